@@ -1,0 +1,1 @@
+"""How data come in: decoding, the live lane from Kafka, dead letters, and simulated devices."""

@@ -1,0 +1,82 @@
+"""What every decoder gives back: the seam that further formats meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.decoding.reasons import Reason
+
+DECODED_SCHEMA = pa.schema(
+    [
+        pa.field("identifier", pa.string()),  # "system|value" of the business identifier; null without one
+        pa.field("component", pa.string()),  # LOINC code of the component; null for a single value
+        pa.field("version", pa.int64()),
+        pa.field("patient_id", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("encounter_id", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("device_id", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("code", pa.dictionary(pa.int32(), pa.string())),  # LOINC of the value (the component's, in a panel)
+        pa.field("panel_code", pa.dictionary(pa.int32(), pa.string())),  # LOINC of the panel; null for a single value
+        pa.field("value", pa.float64()),
+        pa.field("comparator", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("unit", pa.dictionary(pa.int32(), pa.string())),  # as sent: UCUM code
+        pa.field("value_code", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("value_text", pa.string()),
+        pa.field("data_absent_reason", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("status", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("effective_at", pa.timestamp("us", "UTC")),
+        pa.field("effective_offset_minutes", pa.int16()),
+        pa.field("issued_at", pa.timestamp("us", "UTC")),  # null: not said
+    ]
+)
+"""The columns a decoder fills, identified and in the sender's units. Positions and keys come later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A message that goes to the dead letters.
+
+    Attributes:
+        message: its index in what was decoded.
+        reason: from the closed list.
+        path: element names and indices of the format's own vocabulary; never a name taken from the message.
+        rows: how many rows it would have been; 0 for an undecodable message.
+    """
+
+    message: int
+    reason: Reason
+    path: str = ""
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The rows and rejects of one poll.
+
+    Attributes:
+        rows: DECODED_SCHEMA; all rows of a message, or none.
+        message: int32, for each row the index of its message, ascending.
+        rejects: messages that could not be decoded (rows = 0).
+        tombstones: indices of messages without a value.
+    """
+
+    rows: pa.RecordBatch
+    message: npt.NDArray[np.int32]
+    rejects: list[Reject] = field(default_factory=list)
+    tombstones: list[int] = field(default_factory=list)
+
+
+class Decoder(Protocol):
+    """Turns messages of one format into rows."""
+
+    name: str
+    version: str
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        """Return rows and rejects; never raises for what a message holds."""
+        ...

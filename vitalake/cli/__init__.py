@@ -1,0 +1,1 @@
+"""The ``vitalake`` command: one module a group of subcommands; heavy imports happen inside the commands."""

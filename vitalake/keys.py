@@ -1,0 +1,126 @@
+"""Named, versioned keys in one owner-readable file."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import secrets
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from vitalake.errors import PrivacyError
+
+KeyName = Literal["pseudonym", "observation", "quarantine"]
+KEY_NAMES: tuple[KeyName, ...] = ("pseudonym", "observation", "quarantine")
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One version of a named key.
+
+    Attributes:
+        name: what it is for.
+        version: ``v1``, ``v2`` …
+        secret: 32 bytes; hidden in repr.
+    """
+
+    name: str
+    version: str
+    secret: bytes = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """Return ``name/version``: what every envelope carries."""
+        return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """All versions of all keys; ``current`` is the one to write with."""
+
+    keys: dict[str, tuple[Key, ...]]
+    current_versions: dict[str, str]
+
+    def current(self, name: KeyName) -> Key:
+        """Return the version of ``name`` to write with.
+
+        Raises:
+            PrivacyError: there is no such key.
+        """
+        return self.get(f"{name}/{self.current_versions.get(name, '')}")
+
+    def versions(self, name: KeyName) -> tuple[Key, ...]:
+        """Return every version of ``name``, oldest first."""
+        return self.keys.get(name, ())
+
+    def get(self, key_id: str) -> Key:
+        """Return the key an envelope names.
+
+        Raises:
+            PrivacyError: the key file does not hold it.
+        """
+        name = key_id.partition("/")[0]
+        for key in self.keys.get(name, ()):
+            if key.id == key_id:
+                return key
+        raise PrivacyError("Key not found", where=key_id, remedy="Restore the key file that holds it.")
+
+
+def create_key_file(path: Path) -> None:
+    """Write a key file with version ``v1`` of every key, readable by its owner only.
+
+    Raises:
+        FileExistsError: the file is there already; keys are never overwritten.
+    """
+    document = {
+        "keys": {
+            name: {"current": "v1", "versions": {"v1": base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()}}
+            for name in KEY_NAMES
+        }
+    }
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as out:
+        out.write("# Secret. Who has this file can link pseudonyms to patients and read dead letters.\n")
+        yaml.safe_dump(document, out, sort_keys=False)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def load_keys(path: Path) -> KeyRing:
+    """Return the keys of a key file.
+
+    Raises:
+        PrivacyError: the file is missing, readable by others, or not a key file. No content is echoed.
+    """
+    remedy = "Run 'vitalake init', or point settings.keys at the right file."
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text()
+    except OSError as error:
+        raise PrivacyError(f"Key file cannot be read ({error.strerror})", where=str(path), remedy=remedy) from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise PrivacyError("Key file is open to others", where=str(path), remedy=f"Run: chmod 600 {path}")
+    try:
+        document = yaml.safe_load(text)
+        keys: dict[str, tuple[Key, ...]] = {}
+        current: dict[str, str] = {}
+        for name, entry in document["keys"].items():
+            versions = tuple(
+                Key(name, version, base64.b64decode(secret, validate=True))
+                for version, secret in entry["versions"].items()
+            )
+            if any(len(key.secret) != KEY_BYTES for key in versions) or entry["current"] not in entry["versions"]:
+                raise ValueError
+            keys[name], current[name] = versions, entry["current"]
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, binascii.Error):
+        raise PrivacyError("Key file is not a key file", where=str(path), remedy=remedy) from None
+    missing = [name for name in KEY_NAMES if name not in keys]
+    if missing:
+        raise PrivacyError(f"Key file lacks {', '.join(missing)}", where=str(path), remedy=remedy)
+    return KeyRing(keys, current)

@@ -1,0 +1,108 @@
+"""What a dataset is: declared once in YAML; the Arrow schema, data classes and partitioning follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from vitalake.errors import SettingsError
+
+TYPES: dict[str, pa.DataType] = {
+    "binary": pa.binary(),
+    "bool": pa.bool_(),
+    "date": pa.date32(),
+    "float64": pa.float64(),
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "string": pa.string(),
+    "timestamp": pa.timestamp("us", "UTC"),
+}
+"""The types a dataset's YAML may name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its type, and what it *is* (its data class; without one it is not published)."""
+
+    name: str
+    type: pa.DataType
+    data_class: str | None
+    description: str
+    statistics: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A declared dataset.
+
+    Attributes:
+        name: also the name of its table.
+        columns: in order; the partition column ``day`` is not among them.
+        key: columns that name a row.
+        day_of: the column whose (masked) date is the partition; None: the table is not partitioned.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    day_of: str | None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Return the Arrow schema of its rows, without the partition column."""
+        return pa.schema([pa.field(c.name, c.type) for c in self.columns])
+
+    @property
+    def table_schema(self) -> pa.Schema:
+        """Return the schema of its table, the partition column ``day`` last."""
+        return self.schema.append(pa.field("day", pa.date32())) if self.day_of else self.schema
+
+    def column(self, name: str) -> Column:
+        """Return one column by its name."""
+        return next(c for c in self.columns if c.name == name)
+
+
+def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
+    """Return the dataset that a YAML document declares.
+
+    Raises:
+        SettingsError: a field is missing or a type unknown.
+    """
+    try:
+        columns = tuple(
+            Column(
+                name=entry["name"],
+                type=TYPES[entry["type"]],
+                data_class=entry.get("class"),
+                description=entry["description"],
+                statistics=bool(entry.get("statistics", False)),
+            )
+            for entry in document["columns"]
+        )
+        dataset = Dataset(document["name"], columns, tuple(document["key"]), document.get("day_of"))
+    except (KeyError, TypeError) as error:
+        raise SettingsError(f"Dataset declaration lacks or misnames {error}", where=where, remedy="Mend it.") from None
+    names = {c.name for c in columns}
+    if len(names) != len(columns) or not names.issuperset(dataset.key) or (dataset.day_of or "") not in names | {""}:
+        raise SettingsError("Dataset declaration contradicts itself", where=where, remedy="Check key and day_of.")
+    return dataset
+
+
+@cache
+def load_dataset(name: str) -> Dataset:
+    """Return a dataset that ships with the project.
+
+    Raises:
+        SettingsError: none has this name.
+    """
+    path = Path(str(resources.files("vitalake") / "datasets" / f"{name}.yaml"))
+    if not path.is_file():
+        raise SettingsError("Unknown dataset", where=name, remedy="The datasets are: observation, dead_letter.")
+    return parse_dataset(yaml.safe_load(path.read_text()), where=path.name)
