@@ -1,0 +1,161 @@
+"""The configuration of a home: one frozen object, read once, passed down."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from vitalake.errors import SettingsError
+
+CONFIG_NAME = "vitalake.yaml"
+Format = Literal["fhir"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class LakeSettings(_Frozen):
+    """Where the lake lies."""
+
+    uri: str = Field("lake", description="A folder (relative to the home) or s3://bucket/prefix.")
+    storage_options: dict[str, str] = Field(
+        default_factory=dict, description="For object storage; values may be references: env:NAME or file:PATH.", repr=False
+    )
+
+
+class KafkaSettings(_Frozen):
+    """How the event log is reached."""
+
+    bootstrap_servers: str = Field("127.0.0.1:19092", description="host:port, comma-separated.")
+    options: dict[str, str] = Field(
+        default_factory=dict,
+        description="Further librdkafka options (TLS, SASL); values may be references: env:NAME or file:PATH.",
+        repr=False,
+    )
+
+
+class StreamSettings(_Frozen):
+    """One job of the live lane."""
+
+    topics: dict[str, Format] = Field({"vitals": "fhir"}, description="Topic → format of its messages.")
+    dataset: str = Field("observation", description="The dataset its rows go to.")
+    span_seconds: float = Field(1.0, gt=0, le=600, description="A span is decided at least this often while rows come.")
+    span_rows: int = Field(100_000, ge=1, le=2_000_000, description="… or after this many messages.")
+    bundle_seconds: float = Field(10.0, gt=0, le=600, description="Longest bundle of the runner.")
+    poll_messages: int = Field(10_000, ge=1, le=100_000, description="Most messages taken in one poll.")
+    max_message_bytes: int = Field(1_048_576, ge=1_000, description="Longer messages are rejected as too-large.")
+    fetch_queue_kbytes: int = Field(32_768, ge=1_024, description="Most memory for messages fetched ahead.")
+    lookback_seconds: float = Field(3600.0, gt=0, description="Duplicates are recognised at least this long …")
+    lookback_entries: int = Field(1_000_000, ge=1_000, description="… or for at least this many rows of a worker.")
+    late_seconds: float = Field(3600.0, gt=0, description="Rows effective this far behind their partition count as late.")
+    max_future_seconds: float = Field(86_400.0, ge=0, description="Rows effective further ahead of the broker are rejected.")
+    min_effective_year: int = Field(1900, description="Rows effective earlier are rejected.")
+    dead_letter_days: int = Field(30, ge=1, description="Dead letters expire after this many days.")
+
+
+class ObservabilitySettings(_Frozen):
+    """Metrics and health over HTTP."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(9464, ge=0, le=65535, description="0 takes a free one.")
+
+
+class Settings(BaseSettings):
+    """All settings of a home; environment variables like VITALAKE_KAFKA__BOOTSTRAP_SERVERS come before the file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="VITALAKE_", env_nested_delimiter="__", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    home: Path = Field(Path(), exclude=True, description="The folder of the configuration file.")
+    lake: LakeSettings = LakeSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    jobs: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")], StreamSettings] = {"vitals": StreamSettings()}
+    governance: Path = Field(Path("governance"), description="Folder of the masking rules.")
+    keys: Path = Field(Path("keys.yaml"), description="The key file, readable by its owner only.")
+    observability: ObservabilitySettings = ObservabilitySettings()
+    notify: list[str] = Field(default_factory=list, description="apprise addresses, as references.", repr=False)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the environment before the file; read nothing else."""
+        return env_settings, init_settings
+
+    def path(self, relative: Path | str) -> Path:
+        """Return a path of the configuration, resolved against the home."""
+        return (self.home / relative).resolve()
+
+    @property
+    def lake_uri(self) -> str:
+        """Return the lake's address; a folder as an absolute path."""
+        return self.lake.uri if "://" in self.lake.uri else str(self.path(self.lake.uri))
+
+    @property
+    def storage_options(self) -> dict[str, str]:
+        """Return the storage options with their references resolved."""
+        return resolve_references(self.lake.storage_options, home=self.home)
+
+
+def resolve_references(options: dict[str, str], *, home: Path) -> dict[str, str]:
+    """Return the options with ``env:NAME`` and ``file:PATH`` replaced by what they refer to.
+
+    Raises:
+        SettingsError: the variable is not set or the file cannot be read.
+    """
+    resolved = {}
+    for name, value in options.items():
+        kind, _, target = value.partition(":")
+        try:
+            if kind == "env":
+                resolved[name] = os.environ[target]
+            elif kind == "file":
+                resolved[name] = (home / target).read_text().strip()
+            else:
+                resolved[name] = value
+        except (KeyError, OSError):
+            raise SettingsError("Reference leads nowhere", where=f"{name}: {kind}:{target}", remedy="Set it.") from None
+    return resolved
+
+
+def load_settings(config: Path) -> Settings:
+    """Return the settings of a configuration file, or of the folder that holds one.
+
+    Raises:
+        SettingsError: it is missing, is not YAML, or a field does not fit (values are not echoed).
+    """
+    path = config / CONFIG_NAME if config.is_dir() or not config.suffix else config
+    try:
+        document: Any = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise SettingsError(
+            f"Configuration cannot be read ({error.strerror})", where=str(path), remedy="Run 'vitalake init' to make one."
+        ) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise SettingsError("Configuration is not YAML", where=f"{path}{line}", remedy="Mend that line.") from None
+    if not isinstance(document, dict):
+        raise SettingsError("Configuration is not a mapping", where=str(path), remedy="See docs/reference/configuration.md.")
+    try:
+        return Settings(**{**document, "home": path.parent.resolve()})
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(
+            f"Setting does not fit ({first['type'].replace('_', ' ')})",
+            where=f"{path}: {field}",
+            remedy="See docs/reference/configuration.md.",
+        ) from None
