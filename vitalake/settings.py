@@ -25,7 +25,9 @@ class LakeSettings(_Frozen):
 
     uri: str = Field("lake", description="A folder (relative to the home) or s3://bucket/prefix.")
     storage_options: dict[str, str] = Field(
-        default_factory=dict, description="For object storage; values may be references: env:NAME or file:PATH.", repr=False
+        default_factory=dict,
+        description="For object storage; values may be references: env:NAME or file:PATH.",
+        repr=False,
     )
 
 
@@ -53,8 +55,12 @@ class StreamSettings(_Frozen):
     fetch_queue_kbytes: int = Field(32_768, ge=1_024, description="Most memory for messages fetched ahead.")
     lookback_seconds: float = Field(3600.0, gt=0, description="Duplicates are recognised at least this long …")
     lookback_entries: int = Field(1_000_000, ge=1_000, description="… or for at least this many rows of a worker.")
-    late_seconds: float = Field(3600.0, gt=0, description="Rows effective this far behind their partition count as late.")
-    max_future_seconds: float = Field(86_400.0, ge=0, description="Rows effective further ahead of the broker are rejected.")
+    late_seconds: float = Field(
+        3600.0, gt=0, description="Rows effective this far behind their partition count as late."
+    )
+    max_future_seconds: float = Field(
+        86_400.0, ge=0, description="Rows effective further ahead of the broker are rejected."
+    )
     min_effective_year: int = Field(1900, description="Rows effective earlier are rejected.")
     dead_letter_days: int = Field(30, ge=1, description="Dead letters expire after this many days.")
 
@@ -141,14 +147,18 @@ def load_settings(config: Path) -> Settings:
         document: Any = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
         raise SettingsError(
-            f"Configuration cannot be read ({error.strerror})", where=str(path), remedy="Run 'vitalake init' to make one."
+            f"Configuration cannot be read ({error.strerror})",
+            where=str(path),
+            remedy="Run 'vitalake init' to make one.",
         ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise SettingsError("Configuration is not YAML", where=f"{path}{line}", remedy="Mend that line.") from None
     if not isinstance(document, dict):
-        raise SettingsError("Configuration is not a mapping", where=str(path), remedy="See docs/reference/configuration.md.")
+        raise SettingsError(
+            "Configuration is not a mapping", where=str(path), remedy="See docs/reference/configuration.md."
+        )
     try:
         return Settings(**{**document, "home": path.parent.resolve()})
     except ValidationError as error:

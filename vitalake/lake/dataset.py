@@ -104,5 +104,5 @@ def load_dataset(name: str) -> Dataset:
     """
     path = Path(str(resources.files("vitalake") / "datasets" / f"{name}.yaml"))
     if not path.is_file():
-        raise SettingsError("Unknown dataset", where=name, remedy="The datasets are: observation, dead_letter.")
+        raise SettingsError("Unknown dataset", where=name, remedy="The datasets are: observation, dead_letter, spans.")
     return parse_dataset(yaml.safe_load(path.read_text()), where=path.name)

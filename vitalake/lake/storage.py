@@ -1,0 +1,129 @@
+"""Where files lie: a local folder, synced to disk, or object storage; one small interface for both."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from vitalake.errors import SettingsError
+
+_S3_OPTIONS = {
+    "AWS_ACCESS_KEY_ID": "access_key",
+    "AWS_SECRET_ACCESS_KEY": "secret_key",
+    "AWS_SESSION_TOKEN": "session_token",
+    "AWS_REGION": "region",
+    "AWS_ENDPOINT_URL": "endpoint_override",
+}
+"""delta-rs' names of the options → pyarrow's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A folder or a prefix of a bucket.
+
+    Attributes:
+        uri: as delta-rs takes it.
+        options: as delta-rs takes them.
+        root: the same place as a path of ``fs``.
+        local: whether files must be synced by us.
+    """
+
+    uri: str
+    options: dict[str, str] = field(repr=False)
+    fs: Any = field(repr=False)
+    root: str
+    local: bool
+
+    def child(self, name: str) -> Storage:
+        """Return the storage of a folder below."""
+        return Storage(f"{self.uri}/{name}", self.options, self.fs, f"{self.root}/{name}", self.local)
+
+    def write_parquet(self, relative: str, table: pa.Table, **options: Any) -> int:
+        """Write a Parquet file, synced to disk, and return its size in bytes.
+
+        Raises:
+            OSError: no space, no permission, no connection. The file may be there in part: nobody names it yet.
+        """
+        path = f"{self.root}/{relative}"
+        if not self.local:
+            with self.fs.open_output_stream(path) as sink:
+                pq.write_table(table, sink, **options)
+                return int(sink.tell())
+        target = Path(path)
+        if not target.parent.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _sync_folder(target.parent.parent)
+        with target.open("wb") as out:
+            pq.write_table(table, out, **options)
+            out.flush()
+            os.fsync(out.fileno())
+            size = out.tell()
+        _sync_folder(target.parent)
+        return size
+
+    def read_parquet(self, relative: str, columns: list[str] | None = None) -> pa.Table:
+        """Return a Parquet file's rows."""
+        return pq.read_table(f"{self.root}/{relative}", filesystem=self.fs, columns=columns, partitioning=None)
+
+    def open(self, relative: str) -> pq.ParquetFile:
+        """Return a Parquet file, its footer read."""
+        return pq.ParquetFile(self.fs.open_input_file(f"{self.root}/{relative}"))
+
+    def files(self, suffix: str = ".parquet") -> dict[str, float]:
+        """Return every file below (log folders aside), relative path → seconds since the epoch of its last change."""
+        selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
+        found = {}
+        for info in self.fs.get_file_info(selector):
+            relative = info.path[len(self.root) + 1 :]
+            if info.type == pafs.FileType.File and relative.endswith(suffix) and not relative.startswith("_delta_log/"):
+                found[relative] = info.mtime.timestamp() if info.mtime else 0.0
+        return found
+
+    def exists(self, relative: str) -> bool:
+        """Return whether there is such a file."""
+        return bool(self.fs.get_file_info(f"{self.root}/{relative}").type == pafs.FileType.File)
+
+    def delete(self, relative: str) -> None:
+        """Delete a file; one that is gone already is no error."""
+        try:
+            self.fs.delete_file(f"{self.root}/{relative}")
+        except FileNotFoundError:
+            return
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, not only the bytes of its files."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_storage(uri: str, options: dict[str, str]) -> Storage:
+    """Return the storage of an address.
+
+    Raises:
+        SettingsError: the scheme is none we know.
+    """
+    parsed = urlparse(uri)
+    if parsed.scheme in ("", "file"):
+        root = str(Path(parsed.path).absolute())
+        return Storage(root, dict(options), pafs.LocalFileSystem(), root, local=True)
+    if parsed.scheme == "s3":
+        arguments = {arrow: options[delta] for delta, arrow in _S3_OPTIONS.items() if delta in options}
+        if options.get("AWS_ENDPOINT_URL", "").startswith("http:"):
+            arguments["scheme"] = "http"
+        return Storage(
+            uri, dict(options), pafs.S3FileSystem(**arguments), f"{parsed.netloc}{parsed.path}".rstrip("/"), local=False
+        )
+    raise SettingsError(
+        "Lake address has an unknown scheme", where="lake.uri", remedy="Use a folder or s3://bucket/path."
+    )

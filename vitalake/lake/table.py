@@ -1,0 +1,256 @@
+"""One Delta table: staging files beside it, committing them with transactions, and nothing that commits blindly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from vitalake import clock
+from vitalake.errors import InputError, LakeError, ServiceUnavailable
+from vitalake.lake.dataset import Dataset
+from vitalake.lake.storage import Storage
+
+REOPEN_AFTER = 2_000
+"""Commits after which the table is opened anew: DeltaTable objects grow over days."""
+
+COMMIT_ATTEMPTS = 50
+"""A commit that loses this many races in a row is not unlucky."""
+
+
+class StagedFile(msgspec.Struct, frozen=True):
+    """A file that lies beside a table, not yet part of it."""
+
+    table: str
+    path: str
+    size: int
+    rows: int
+    day: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one version of a table holds: path → (size, rows, day)."""
+
+    version: int
+    files: dict[str, StagedFile]
+
+
+class Table:
+    """A Delta table of a dataset; not to be shared between threads."""
+
+    def __init__(self, dataset: Dataset, storage: Storage, *, zone: str) -> None:
+        """Open the table, or make it.
+
+        Raises:
+            InputError: a table is there and its columns are not the dataset's.
+        """
+        self.dataset = dataset
+        self.name = f"{zone}/{dataset.name}" if zone else dataset.name
+        self.storage = storage.child(self.name)
+        self._commits = 0
+        self.delta = self._open()
+
+    def _open(self) -> DeltaTable:
+        try:
+            delta = DeltaTable(self.storage.uri, storage_options=self.storage.options or None)
+        except TableNotFoundError:
+            delta = self._create()
+        found = pa.schema(delta.schema().to_arrow())
+        expected = self.dataset.table_schema
+        if {f.name: f.type for f in found} != {f.name: f.type for f in expected}:
+            raise InputError(
+                "Existing table does not have the dataset's columns",
+                where=self.name,
+                remedy="Point lake.uri elsewhere, or migrate the table; nothing was written.",
+            )
+        return delta
+
+    def _create(self) -> DeltaTable:
+        try:
+            return DeltaTable.create(
+                self.storage.uri,
+                schema=Schema.from_arrow(self.dataset.table_schema),
+                partition_by=["day"] if self.dataset.day_of else None,
+                mode="ignore",
+                # No statistics: patient columns must leave no min/max in the log.
+                configuration={"delta.dataSkippingNumIndexedCols": "0"},
+                storage_options=self.storage.options or None,
+            )
+        except CommitFailedError:  # another process made it at the same moment
+            return DeltaTable(self.storage.uri, storage_options=self.storage.options or None)
+        except (OSError, DeltaError) as error:
+            raise LakeError(
+                f"Table cannot be made ({type(error).__name__})",
+                where=self.name,
+                remedy="Check that lake.uri is writable; nothing was written.",
+            ) from None
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Bring the object to the table's newest version."""
+        self._commits += 1
+        if self._commits % REOPEN_AFTER == 0:
+            self.delta = DeltaTable(self.storage.uri, storage_options=self.storage.options or None)
+        else:
+            self.delta.update_incremental()
+
+    def transaction(self, app_id: str) -> int | None:
+        """Return the version committed for an application, on the object as it is; None: never."""
+        return self.delta.transaction_version(app_id)
+
+    def snapshot(self) -> Snapshot:
+        """Return the files of the object's version."""
+        actions = pa.table(self.delta.get_add_actions())
+        days = (
+            [str(day["day"]) for day in actions["partition"].to_pylist()]
+            if self.dataset.day_of
+            else [None] * actions.num_rows
+        )
+        files = {
+            path: StagedFile(self.name, path, size, rows, day)
+            for path, size, rows, day in zip(
+                actions["path"].to_pylist(),
+                actions["size_bytes"].to_pylist(),
+                actions["num_records"].to_pylist(),
+                days,
+                strict=True,
+            )
+        }
+        return Snapshot(self.delta.version(), files)
+
+    def scan(self, *, days: Sequence[str] | None = None, columns: list[str] | None = None) -> pa.Table:
+        """Return rows of the object's version, of some days or of all; small tables only."""
+        wanted = [f for f in self.snapshot().files.values() if days is None or f.day in days]
+        names = columns or [c.name for c in self.dataset.columns]
+        parts = [self.storage.read_parquet(f.path, columns=names) for f in wanted]
+        schema = pa.schema([self.dataset.schema.field(name) for name in names])
+        return pa.concat_tables([p.cast(schema) for p in parts]) if parts else schema.empty_table()
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def stage(self, rows: pa.Table, *, stem: str) -> list[StagedFile]:
+        """Write rows beside the table, one file a day, synced; they become visible by a commit only.
+
+        Args:
+            rows: the dataset's columns.
+            stem: start of the files' names; unique to the span or rewrite.
+
+        Raises:
+            OSError: storage refuses.
+        """
+        staged = []
+        for number, (day, part) in enumerate(self._by_day(rows)):
+            folder = f"day={day}/" if day else ""
+            path = f"{folder}{stem}-{number}.parquet"
+            size = self.storage.write_parquet(path, part, **self._parquet_options())
+            staged.append(StagedFile(self.name, path, size, part.num_rows, day))
+        return staged
+
+    def _by_day(self, rows: pa.Table) -> list[tuple[str | None, pa.Table]]:
+        if rows.num_rows == 0:
+            return []
+        if not self.dataset.day_of:
+            return [(None, rows)]
+        days = pc.cast(rows[self.dataset.day_of], pa.date32())
+        bounds = pc.min_max(days).as_py()
+        if bounds["min"] == bounds["max"]:
+            return [(str(bounds["min"]), rows)]
+        numbers = days.cast(pa.int32()).to_numpy()
+        return [
+            (str(np.datetime64(int(day), "D")), rows.filter(pa.array(numbers == day))) for day in np.unique(numbers)
+        ]
+
+    def _parquet_options(self) -> dict[str, Any]:
+        columns = self.dataset.columns
+        return {
+            "compression": "zstd",
+            "compression_level": 1,
+            "use_dictionary": [c.name for c in columns if c.type in (pa.string(), pa.int16())],
+            "write_statistics": [c.name for c in columns if c.statistics],
+            "store_schema": False,
+        }
+
+    def commit(
+        self,
+        *,
+        add: Sequence[StagedFile] = (),
+        remove: Sequence[StagedFile] = (),
+        transactions: Mapping[str, int],
+        data_change: bool = True,
+        retries: int | None = None,
+    ) -> None:
+        """Commit with the object as it is: whoever planned on it must also commit on it.
+
+        Raises:
+            CommitFailedError: somebody else committed what clashes, or the object is stale: look again.
+        """
+        milliseconds = clock.now_us() // 1000
+        actions: list[AddAction | RemoveAction] = [
+            AddAction(
+                file.path,
+                file.size,
+                {"day": file.day} if self.dataset.day_of else {},
+                milliseconds,
+                data_change,
+                msgspec.json.encode({"numRecords": file.rows}).decode(),
+            )
+            for file in add
+        ]
+        actions += [
+            RemoveAction(
+                file.path, data_change, milliseconds, file.size, {"day": file.day} if self.dataset.day_of else {}
+            )
+            for file in remove
+        ]
+        self.delta.create_write_transaction(
+            actions,
+            "append",
+            self.delta.schema(),
+            ["day"] if self.dataset.day_of else [],
+            commit_properties=CommitProperties(
+                app_transactions=[Transaction(app, version) for app, version in transactions.items()],
+                max_commit_retries=retries,
+            ),
+        )
+
+    def commit_when(
+        self,
+        ready: Callable[[], Literal["commit", "done"]],
+        *,
+        add: Sequence[StagedFile] = (),
+        transactions: Mapping[str, int],
+    ) -> bool:
+        """Append as soon as ``ready`` says so on a fresh object; return False if it was done already.
+
+        ``ready`` is asked after every refresh, and the commit is made on that very object, so that nothing can
+        come between. It raises to give up. A reply lost after the commit is recognised by the next look.
+
+        Raises:
+            ServiceUnavailable: storage cannot be reached.
+        """
+        for _ in range(COMMIT_ATTEMPTS):
+            try:
+                self.refresh()
+                if ready() == "done":
+                    return False
+                self.commit(add=add, transactions=transactions)
+            except CommitFailedError:
+                continue  # look again: lost race, lost reply or stale object
+            except (OSError, DeltaError) as error:
+                raise ServiceUnavailable(
+                    f"Table cannot be committed ({type(error).__name__})",
+                    where=self.name,
+                    remedy="Check space and connection of the lake's storage; it is tried again.",
+                ) from None
+            return True
+        raise ServiceUnavailable("Table is contended", where=self.name, remedy="Fewer workers, or longer spans.")
