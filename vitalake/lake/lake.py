@@ -56,8 +56,7 @@ class Lake:
         for table in self.tables:
             table.refresh()
             for span in spans:
-                files = span.files_of(table.name)
-                if files and add_span(span, table):
+                if add_span(span, table):
                     _log.info("rolled forward", extra={"span": span.span_id, "table": table.name})
         passing("start-rolled")
         return spans

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -10,7 +11,6 @@ import msgspec
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, LakeError, ServiceUnavailable
 from vitalake.lake.dataset import load_dataset
@@ -179,7 +179,7 @@ class SpanLog:
         Raises:
             InputError: another job reads one of them into the dataset already.
         """
-        mine = int.from_bytes(job.encode()[-7:].rjust(7, b"\0")) ^ (len(job) << 56)
+        mine = int.from_bytes(hashlib.blake2b(job.encode(), digest_size=7).digest())  # txn versions are int64
         claims = {f"claim/{dataset}/{topic_id}": mine for topic_id in sorted(topic_ids)}
 
         def ready() -> Literal["commit", "done"]:
@@ -320,14 +320,13 @@ def add_span(span: Span, table: Table) -> bool:
         LakeError: some of the span's partitions are added and some are not: the table was meddled with.
     """
     files = span.files_of(table.name)
-    if not files:
+    if not files or _is_added(span, table):
         return False
 
     def ready() -> Literal["commit", "done"]:
-        there = [(table.transaction(app) or -1) >= end for app, end in span.transactions.items()]
-        if all(there):
+        if _is_added(span, table):
             return "done"
-        if any(there):
+        if any((table.transaction(app) or -1) >= end for app, end in span.transactions.items()):
             raise LakeError(
                 "A span is added for some partitions and not for others",
                 where=f"{table.name}, span {span.span_id}",
@@ -338,6 +337,6 @@ def add_span(span: Span, table: Table) -> bool:
     return table.commit_when(ready, add=files, transactions=span.transactions)
 
 
-def new_span_time() -> int:
-    """Return the moment of a decision, microseconds since 1970."""
-    return clock.now_us()
+def _is_added(span: Span, table: Table) -> bool:
+    """Whether the object as it is holds the span; positions only grow, so an old object errs towards asking again."""
+    return all((table.transaction(app) or -1) >= end for app, end in span.transactions.items())
