@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from io import TextIOWrapper
+from typing import IO
 
 import msgspec
 
@@ -28,9 +30,9 @@ class _JsonLines(logging.Formatter):
         return msgspec.json.encode(entry, enc_hook=str).decode()
 
 
-def configure(level: int = logging.INFO) -> None:
-    """Send all logging to standard error as JSON lines; third parties from warnings up, without their text."""
-    handler = logging.StreamHandler(sys.stderr)
+def configure(level: int = logging.INFO, *, stream: IO[bytes] | None = None) -> None:
+    """Send all logging to a stream (standard error) as JSON lines; third parties from warnings up, without text."""
+    handler = logging.StreamHandler(TextIOWrapper(stream, write_through=True) if stream else sys.stderr)
     handler.setFormatter(_JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]

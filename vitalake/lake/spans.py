@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -224,6 +224,36 @@ class SpanLog:
         except (OSError, DeltaError) as error:
             raise _unreachable(error) from None
         return {part: self.table.transaction(part.app_id(dataset)) for part in parts}
+
+    def begin_at(self, dataset: str, positions: Mapping[PartId, int]) -> None:
+        """Record where partitions that were never read begin; one that somebody else has begun stays as it is."""
+        wanted = {part.app_id(dataset): position for part, position in positions.items()}
+
+        def ready() -> Literal["commit", "done"]:
+            if any(self.table.transaction(app) is not None for app in wanted):
+                raise SpanConflict(
+                    "Another reader has begun this partition", where=dataset, remedy="It is read from there."
+                )
+            return "commit"
+
+        self.table.commit_when(ready, transactions=wanted)
+
+    def incarnations(self, dataset: str, topics: set[str]) -> tuple[dict[PartId, int], set[PartId]]:
+        """Return the partitions last read under these topic names with where they ended, and which are closed.
+
+        Days are read from the newest back to the first that knows all the topics.
+        """
+        ends: dict[PartId, int] = {}
+        closed: set[PartId] = set()
+        for day in self.days():
+            for span in self.spans_of(day):
+                for part in span.parts:
+                    if span.dataset == dataset and part.id.topic in topics:
+                        ends[part.id] = max(ends.get(part.id, 0), part.end)
+                        closed |= {part.id} if span.kind == "closed" else set()
+            if {part.topic for part in ends} >= topics:
+                break
+        return ends, closed
 
     def decide(self, span: Span) -> None:
         """Record the span: from here on it is done, and only its adding is left.

@@ -1,0 +1,1 @@
+"""The live lane: Kafka → decode → conform → mask → spans in the lake."""

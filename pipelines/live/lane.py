@@ -1,0 +1,275 @@
+"""One share of a job, from its consumer to its writer: everything a worker holds, and the five steps on it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from governance.masking import MaskPlan, compile_masks
+from governance.rules import load_policy
+
+from pipelines.dead_letters import DeadLetters
+from pipelines.decoding.conform import Conformer
+from pipelines.decoding.fhir import FhirDecoder
+from pipelines.decoding.result import Decoder
+from pipelines.live.errors import TopicRemade
+from pipelines.live.kafka import Share, ShareConsumer
+from pipelines.live.lookback import LookBack
+from pipelines.live.poll import DecodedPoll, Outcome, Poll
+from pipelines.live.positions import resolve_positions
+from pipelines.live.status import Status
+from pipelines.live.writer import SpanWriter
+from vitalake import clock
+from vitalake.crashpoints import passing
+from vitalake.keys import load_keys
+from vitalake.lake.lake import Lake
+from vitalake.lake.seen import read_seen
+from vitalake.lake.spans import PartId, Span
+from vitalake.settings import Settings, StreamSettings
+from vitalake.vocabulary import load_vocabulary
+
+_log = logging.getLogger(__name__)
+
+RELIST_SECONDS = 10.0
+"""How often the topics are listed anew, so that partitions added while running are found."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """What the command line adds to the configuration.
+
+    Attributes:
+        start: where to begin where the lake knows no position: earliest, latest, or a time in ms.
+        accept_loss: record a gap in the log instead of stopping.
+        until_idle_seconds: end when nothing has come for so long; None: never.
+    """
+
+    start: Literal["earliest", "latest"] | int = "earliest"
+    accept_loss: bool = False
+    until_idle_seconds: float | None = None
+
+
+def make_decoder(name: str, stream: StreamSettings) -> Decoder:
+    """Return the decoder of a format: the place where further formats are added."""
+    return {"fhir": FhirDecoder}[name](max_message_bytes=stream.max_message_bytes)
+
+
+class Lane:
+    """A share's state in one process; used by one thread at a time."""
+
+    def __init__(
+        self, settings: Settings, job: str, share: Share, options: StreamOptions, stop: threading.Event
+    ) -> None:
+        """Prepare without touching anything that is shared: see begin."""
+        self.settings, self.job, self.share, self.options, self.stop = settings, job, share, options, stop
+        self.stream = settings.jobs[job]
+        self.name = f"{job}/{share}"
+        self.status = Status(share=self.name)
+        keys = load_keys(settings.path(settings.keys))
+        self.lake = Lake(settings.lake_uri, settings.storage_options, dataset=self.stream.dataset)
+        self.plan: MaskPlan = compile_masks(load_policy(settings.path(settings.governance)), self.lake.dataset, keys)
+        self.decoders: dict[str, Decoder] = {
+            name: make_decoder(name, self.stream) for name in set(self.stream.topics.values())
+        }
+        self.conformer = Conformer(
+            load_vocabulary(),
+            observation_key=keys.current("observation").secret,
+            max_future_seconds=self.stream.max_future_seconds,
+            min_effective_year=self.stream.min_effective_year,
+        )
+        self.dead_letters = DeadLetters(keys.current("quarantine"), days=self.stream.dead_letter_days)
+        self.lookback = LookBack(entries=self.stream.lookback_entries, seconds=self.stream.lookback_seconds)
+        self.consumer: ShareConsumer | None = None
+        self.writer: SpanWriter | None = None
+        self._listed = 0.0
+        self._salts: dict[PartId, tuple[int, int]] = {}
+        self._sources: dict[tuple[PartId, ...], pa.Array] = {}
+
+    # -- beginning and ending ------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Make sure that reading starts where the lake says; called at the start of every bundle."""
+        if self.writer is None:
+            self._open()
+        assert self.consumer is not None and self.writer is not None
+        if time.monotonic() - self._listed > RELIST_SECONDS:
+            self._relist()
+        lake_positions = self.lake.spans.positions(self.lake.dataset.name, self.consumer.parts)
+        if lake_positions != self.writer.positions or not self._consumer_is_there():
+            self.reset()
+            self._open()
+
+    def _consumer_is_there(self) -> bool:
+        """Whether the consumer stands at the decided positions; control records may lie between."""
+        assert self.consumer is not None and self.writer is not None
+        return self.consumer.next == self.writer.positions
+
+    def _open(self) -> None:
+        self.consumer = consumer = ShareConsumer(self.settings, self.job, self.share)
+        parts = consumer.list()
+        spans = self.lake.spans
+        spans.claim(job=self.job, dataset=self.lake.dataset.name, topic_ids={part.topic_id for part in parts})
+        epoch = spans.begin_epoch(job=self.job, share=str(self.share))
+        since = clock.now_us() - int(self.stream.lookback_seconds * 1e6)
+        recent = self.lake.roll_forward(parts, since_us=since)
+        positions = resolve_positions(
+            self.lake, consumer, parts, job=self.job, share=str(self.share), epoch=epoch, options=self.options
+        )
+        self._remember(recent, set(parts))
+        self.writer = SpanWriter(
+            self.lake,
+            job=self.job,
+            share=str(self.share),
+            epoch=epoch,
+            rules=self.plan.version,
+            decoder=",".join(f"{d.name}/{d.version}" for d in self.decoders.values()),
+            dead_letters=self.dead_letters,
+            span_seconds=self.stream.span_seconds,
+            span_rows=self.stream.span_rows,
+            late_seconds=self.stream.late_seconds,
+            positions=dict(positions),
+            watermarks=_watermarks(recent),
+            stop=self.stop,
+            on_committed=self.status.committed,
+            on_paused=self.status.pause,
+        )
+        consumer.start(positions)
+        self._listed = time.monotonic()
+        self.status.state = "running"
+        _log.info("lane open", extra={"share": self.name, "count": len(parts)})
+
+    def _remember(self, recent: list[Span], parts: set[PartId]) -> None:
+        """Fill the look-back from the lake; spans that also hold other shares' partitions do no harm."""
+        self.lookback.clear()
+        since = clock.now_us() - int(self.stream.lookback_seconds * 1e6)
+        young = [span for span in recent if span.decided_us >= since]
+        for prints in read_seen(self.lake.storage, young, entries=self.lookback.entries):
+            self.lookback.admit(prints, now=time.monotonic())
+
+    def _relist(self) -> None:
+        """Take in partitions that were added; a topic made again starts the lane anew."""
+        assert self.consumer is not None and self.writer is not None
+        self._listed = time.monotonic()
+        parts = self.consumer.list()
+        known = {part.topic: part.topic_id for part in self.consumer.parts}
+        if any(known.get(part.topic, part.topic_id) != part.topic_id for part in parts):
+            raise TopicRemade("Topic was made again", where=self.name, remedy="The lane starts on the new one.")
+        if set(parts) != set(self.consumer.parts):
+            _log.info("partitions changed", extra={"share": self.name, "count": len(parts)})
+            self.reset()
+
+    def reset(self) -> None:
+        """Throw away what is not decided; the next bundle starts from the lake."""
+        if self.writer:
+            self.writer.close()
+        if self.consumer:
+            self.consumer.close()
+        self.writer, self.consumer = None, None
+
+    # -- the five steps ------------------------------------------------------------------------------------------
+
+    def read(self, seconds: float) -> Iterator[Poll | None]:
+        """Yield polls for at most so long; None marks time passing, so that the writer can cut."""
+        assert self.consumer is not None
+        end = time.monotonic() + seconds
+        last = time.monotonic()
+        idle = self.options.until_idle_seconds
+        while time.monotonic() < end and not self.stop.is_set():
+            came = False
+            for poll in self.consumer.poll():
+                came = True
+                yield poll
+            now = time.monotonic()
+            last = now if came else last
+            self.status.note_consumer(self.consumer.lag(), down=self.consumer.down) if not came else None
+            if not came:
+                yield None
+                if idle is not None and now - last >= idle and not self.consumer.down:
+                    self.status.idle = True
+                    return
+
+    def decode(self, poll: Poll) -> DecodedPoll:
+        """Return the poll with its decoded rows and undecodable messages."""
+        passing("decode")
+        return DecodedPoll(poll, self.decoders[poll.format].decode(poll.values))
+
+    def conform(self, item: DecodedPoll) -> Outcome:
+        """Return rows in the vocabulary's units that are plausible and new."""
+        poll, decoded = item.poll, item.decoded
+        conformed = self.conformer.conform(decoded, broker_ms=poll.broker_ms)
+        salts = np.array([self._salt(part) for part in poll.parts], np.uint64).reshape(-1, 2)
+        prints = conformed.fingerprint ^ salts[poll.part[conformed.message]]
+        new = self.lookback.admit(prints, now=time.monotonic())
+        rows, message, duplicate = conformed.rows, conformed.message, np.zeros(0, np.int32)
+        if not new.all():
+            duplicate = message[~new]
+            rows, message, prints = rows.filter(pa.array(new)), message[new], prints[new]
+        return Outcome(
+            poll=poll,
+            rows=rows,
+            message=message,
+            row_message=decoded.message,
+            rejects=decoded.rejects + conformed.rejects,
+            tombstones=decoded.tombstones,
+            fingerprints=prints,
+            effective_us=pc.cast(rows["effective_at"], pa.int64()).to_numpy(zero_copy_only=False),
+            duplicate=duplicate,
+        )
+
+    def _salt(self, part: PartId) -> tuple[int, int]:
+        """Return a partition's own 128 bits: duplicates are recognised within their partition only."""
+        if part not in self._salts:
+            digest = hashlib.blake2b(part.app_id("salt").encode(), digest_size=16).digest()
+            self._salts[part] = (int.from_bytes(digest[:8]), int.from_bytes(digest[8:]))
+        return self._salts[part]
+
+    def mask(self, outcome: Outcome) -> Outcome:
+        """Return the rows as they may be published."""
+        poll = outcome.poll
+        part = poll.part[outcome.message]
+        sources = pa.DictionaryArray.from_arrays(pa.array(part), pa.array([str(p) for p in poll.parts]))
+        count = len(outcome.message)
+        identified = outcome.rows
+        columns = dict(zip(identified.schema.names, identified.columns, strict=True)) | {
+            "ingested_at": pa.array(np.full(count, clock.now_us()), pa.timestamp("us", "UTC")),
+            "source": sources,
+            "source_position": pa.array(poll.offset[outcome.message]),
+        }
+        rows, keep = self.plan.apply(pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)))
+        outcome.rows = rows
+        if keep is not None:
+            outcome.filtered = outcome.message[~keep]
+            outcome.message = outcome.message[keep]
+            outcome.effective_us = outcome.effective_us[keep]
+        return outcome
+
+    def write(self, outcome: Outcome | None) -> None:
+        """Take the rows into the open span and cut it when it is time."""
+        assert self.writer is not None
+        if outcome is not None:
+            self.writer.take(outcome)
+            self.status.taken(len(outcome.poll.values))
+        self.writer.cut_if_due()
+
+    def finish(self) -> None:
+        """Cut, and wait until everything is decided and added; called at the end of every bundle."""
+        assert self.writer is not None
+        self.writer.cut()
+        self.writer.flush()
+
+
+def _watermarks(recent: list[Span]) -> dict[PartId, int]:
+    marks: dict[PartId, int] = {}
+    for span in recent:
+        for part in span.parts:
+            if part.max_effective_us is not None:
+                marks[part.id] = max(marks.get(part.id, part.max_effective_us), part.max_effective_us)
+    return marks

@@ -1,0 +1,63 @@
+"""The lanes of this process: one a share, found by name from every step of the pipeline."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipelines.live.kafka import Share
+from pipelines.live.lane import Lane, StreamOptions
+from vitalake.settings import load_settings
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSpec:
+    """What a worker needs to open a lane; travels to other machines, so it holds no secrets.
+
+    Attributes:
+        config: path of the configuration file.
+        job: the job.
+        share: which of its shares.
+        options: from the command line.
+    """
+
+    config: str
+    job: str
+    share: Share
+    options: StreamOptions = field(default_factory=StreamOptions)
+
+    @property
+    def name(self) -> str:
+        """Return ``<job>/<i>of<n>``."""
+        return f"{self.job}/{self.share}"
+
+
+STOP = threading.Event()
+"""Set to end all lanes of this process at their next poll."""
+
+_lanes: dict[str, Lane] = {}
+_guard = threading.Lock()
+failures: list[BaseException] = []
+"""Errors of this process' lanes, newest last: runners wrap them, and their texts are not for a log."""
+
+
+def lane_of(spec: LaneSpec) -> Lane:
+    """Return the lane of a share, made at first use."""
+    with _guard:
+        lane = _lanes.get(spec.name)
+        if lane is None:
+            settings = load_settings(Path(spec.config))
+            lane = _lanes[spec.name] = Lane(settings, spec.job, spec.share, spec.options, STOP)
+        return lane
+
+
+def lane_named(name: str) -> Lane:
+    """Return a lane that was made before."""
+    return _lanes[name]
+
+
+def lanes() -> list[Lane]:
+    """Return all lanes of this process."""
+    with _guard:
+        return list(_lanes.values())

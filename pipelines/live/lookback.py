@@ -1,0 +1,119 @@
+"""Which rows were seen lately: a hash table of fingerprints in numpy, bounded by entries and by time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Fingerprints = npt.NDArray[np.uint64]  # shape (n, 2)
+
+_LOAD: Final = 2  # slots an entry: probes stay short up to half full
+
+
+class _Generation:
+    """An open-addressing set of 128-bit fingerprints; (0, ·) marks an empty slot."""
+
+    def __init__(self, entries: int) -> None:
+        slots = 1 << (entries * _LOAD - 1).bit_length()
+        self.mask = np.uint64(slots - 1)
+        # Written once in full, so that memory is what it will be and does not grow with the backlog.
+        self.high = np.full(slots, 1, np.uint64)
+        self.low = np.full(slots, 1, np.uint64)
+        self.clear()
+
+    def clear(self) -> None:
+        self.high.fill(0)
+        self.low.fill(0)
+        self.count = 0
+
+    def contains(self, prints: Fingerprints) -> npt.NDArray[np.bool_]:
+        found = np.zeros(len(prints), np.bool_)
+        if not self.count:
+            return found
+        active = np.arange(len(prints))
+        slot = prints[:, 1] & self.mask
+        while len(active):
+            held = self.high[slot]
+            match = (held == prints[active, 0]) & (self.low[slot] == prints[active, 1])
+            found[active[match]] = True
+            on = (held != 0) & ~match
+            active, slot = active[on], (slot[on] + np.uint64(1)) & self.mask
+        return found
+
+    def insert(self, prints: Fingerprints) -> None:
+        """Insert fingerprints that are distinct and not in the set."""
+        active, slot = prints, prints[:, 1] & self.mask
+        while len(active):
+            free = self.high[slot] == 0
+            self.high[slot[free]], self.low[slot[free]] = active[free, 0], active[free, 1]
+            # Of several that took one slot the last one has it; the others go on.
+            lost = (self.high[slot] != active[:, 0]) | (self.low[slot] != active[:, 1])
+            active, slot = active[lost], (slot[lost] + np.uint64(1)) & self.mask
+        self.count += len(prints)
+
+
+def first_occurrences(prints: Fingerprints) -> npt.NDArray[np.bool_]:
+    """Return for each fingerprint whether it is the first of its kind in the array."""
+    first = np.ones(len(prints), np.bool_)
+    remaining = np.arange(len(prints))
+    shift = np.uint64(0)
+    while len(remaining):
+        bits = np.uint64(max(len(remaining) * 4 - 1, 1).bit_length())
+        bucket = (prints[remaining, 0] >> shift) & ((np.uint64(1) << bits) - np.uint64(1))
+        owner = np.zeros(1 << int(bits), np.int64)
+        owner[bucket[::-1]] = remaining[::-1]  # assigned backwards: the first one stays
+        mine = owner[bucket]
+        same = (prints[mine] == prints[remaining]).all(axis=1)
+        first[remaining[same & (mine != remaining)]] = False
+        remaining = remaining[~same]  # another fingerprint owns the bucket: next round, other bits
+        shift = (shift + np.uint64(7)) % np.uint64(40)
+    return first
+
+
+class LookBack:
+    """Recognises repeats among at least the last ``entries`` rows and ``seconds``, at most twice as many.
+
+    Two generations: rows are looked up in both and go into the younger; when that is full or old, the older one is
+    forgotten. Lookups and inserts are vectorised; memory is taken once.
+    """
+
+    def __init__(self, *, entries: int, seconds: float) -> None:
+        self.entries = entries
+        self.seconds = seconds
+        self._young, self._old = _Generation(entries), _Generation(entries)
+        self._born = 0.0
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._young.clear()
+        self._old.clear()
+
+    def admit(self, prints: Fingerprints, *, now: float) -> npt.NDArray[np.bool_]:
+        """Return which rows are new, and remember them.
+
+        Args:
+            prints: (n, 2) fingerprints in order of arrival.
+            now: seconds, of any clock that does not go back.
+        """
+        if len(prints) == 0:
+            return np.zeros(0, np.bool_)
+        prints = np.ascontiguousarray(prints)
+        prints[:, 0] |= np.uint64(1)  # never the mark of an empty slot; one bit of 128 is given up
+        new = first_occurrences(prints)
+        candidates = np.flatnonzero(new)
+        seen = self._young.contains(prints[candidates]) | self._old.contains(prints[candidates])
+        new[candidates[seen]] = False
+        fresh = prints[new]
+        for begin in range(0, len(fresh), self.entries):
+            self._insert(fresh[begin : begin + self.entries], now)
+        return new
+
+    def _insert(self, fresh: Fingerprints, now: float) -> None:
+        full = self._young.count + len(fresh) > self.entries
+        if full or now - self._born > self.seconds:
+            self._young, self._old = self._old, self._young
+            self._young.clear()
+            self._born = now
+        self._young.insert(fresh)

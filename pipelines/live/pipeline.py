@@ -1,0 +1,219 @@
+"""The Beam pipeline: one fused stage, whose element is a whole poll.
+
+The lake is the checkpoint: no state, no timers, no grouping, and the runner's own checkpoints are not used. The source
+is a splittable DoFn over shares; it ends its bundle itself, because no runner but one asks it to.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import apache_beam as beam
+from apache_beam.coders import Coder, registry
+from apache_beam.io.iobase import RestrictionTracker
+from apache_beam.transforms.core import RestrictionProvider
+
+from pipelines.live.lane import Lane
+from pipelines.live.lanes import STOP, LaneSpec, failures, lane_named, lane_of
+from pipelines.live.poll import DecodedPoll, Outcome, Poll
+
+_log = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
+
+OPEN, DONE = "open", "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed in a share and nothing came."""
+
+    share: str
+
+
+class FlowCoder(Coder):
+    """Pickles what flows, should a runner ever put it on a wire; sizes it without doing so."""
+
+    def encode(self, value: Any) -> bytes:
+        """Return the pickled element."""
+        return pickle.dumps(value)
+
+    def decode(self, encoded: bytes) -> Any:
+        """Return the element."""
+        return pickle.loads(encoded)  # noqa: S301 - written by our own workers
+
+    def estimate_size(self, value: Any) -> int:
+        """Return roughly the bytes of an element; runners sample this."""
+        return value.nbytes if isinstance(value, Poll) else 1_000
+
+    def is_deterministic(self) -> bool:
+        """Return False: pickles are not."""
+        return False
+
+
+for _kind in (Poll, DecodedPoll, Outcome, Tick):
+    registry.register_coder(_kind, FlowCoder)
+
+
+class ShareTracker(RestrictionTracker):
+    """The restriction of a share: open for ever, until the source says it is done. It splits at its head only."""
+
+    def __init__(self, restriction: str) -> None:
+        self._restriction = restriction
+        self._ended = restriction == DONE
+
+    def current_restriction(self) -> str:
+        """Return the restriction."""
+        return self._restriction
+
+    def try_claim(self, position: str) -> bool:
+        """Claim the end; anything else is always ours."""
+        self._ended = self._ended or position == DONE
+        return True
+
+    def try_split(self, fraction_of_remainder: float) -> tuple[str, str] | None:
+        """Defer everything that is left; a share has no fractions."""
+        if fraction_of_remainder != 0 or self._ended:
+            return None
+        self._restriction, self._ended = DONE, True
+        return DONE, OPEN
+
+    def check_done(self) -> None:
+        """Raise if the source returned without deferring or claiming the end."""
+        if not self._ended:
+            message = "A share was left without being deferred"
+            raise ValueError(message)
+
+    def is_bounded(self) -> bool:
+        """Return False: a share has no end of its own."""
+        return False
+
+
+class ShareProvider(RestrictionProvider):
+    """Gives every share its one restriction."""
+
+    def initial_restriction(self, element: LaneSpec) -> str:
+        """Return the open restriction."""
+        return OPEN
+
+    def create_tracker(self, restriction: str) -> ShareTracker:
+        """Return its tracker."""
+        return ShareTracker(restriction)
+
+    def restriction_size(self, element: LaneSpec, restriction: str) -> int:
+        """Return 1 while open."""
+        return int(restriction == OPEN)
+
+    def split(self, element: LaneSpec, restriction: str) -> Iterator[str]:
+        """Yield it whole."""
+        yield restriction
+
+
+def _guarded(lane: Lane, step: Callable[[], _Item]) -> _Item:
+    """Do a step; on failure throw away what the lane holds, so that the next bundle starts from the lake."""
+    try:
+        return step()
+    except BaseException as error:
+        failures.append(error)
+        lane.reset()
+        raise
+
+
+class ReadShare(beam.DoFn):
+    """Reads a share's partitions, a bundle's time long, from the lake's positions on."""
+
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        spec: LaneSpec,
+        tracker: Any = beam.DoFn.RestrictionParam(ShareProvider()),  # noqa: B008 - how Beam asks for it
+    ) -> Iterator[Poll | Tick]:
+        """Yield polls, and ticks when there are none."""
+        lane = lane_of(spec)
+        _guarded(lane, lane.begin)
+        polls = lane.read(lane.stream.bundle_seconds)
+        while True:
+            poll = _guarded(lane, lambda: next(polls, DONE))
+            if poll == DONE:
+                break
+            yield poll if isinstance(poll, Poll) else Tick(spec.name)
+        if STOP.is_set() or lane.status.idle:
+            tracker.try_claim(DONE)
+        else:
+            tracker.defer_remainder()
+
+
+class DecodeMessages(beam.DoFn):
+    """Poll → DecodedPoll."""
+
+    def process(self, item: Poll | Tick) -> Iterator[DecodedPoll | Tick]:
+        """Yield the poll with its decoded rows."""
+        if isinstance(item, Tick):
+            yield item
+        else:
+            lane = lane_named(item.share)
+            yield _guarded(lane, lambda: lane.decode(item))
+
+
+class ConformRows(beam.DoFn):
+    """DecodedPoll → Outcome with rows in the vocabulary's units, plausible, and not seen before."""
+
+    def process(self, item: DecodedPoll | Tick) -> Iterator[Outcome | Tick]:
+        """Yield the outcome."""
+        if isinstance(item, Tick):
+            yield item
+        else:
+            lane = lane_named(item.poll.share)
+            yield _guarded(lane, lambda: lane.conform(item))
+
+
+class MaskIdentifiers(beam.DoFn):
+    """Outcome → Outcome whose rows may be published."""
+
+    def process(self, item: Outcome | Tick) -> Iterator[Outcome | Tick]:
+        """Yield the masked outcome."""
+        if isinstance(item, Tick):
+            yield item
+        else:
+            lane = lane_named(item.poll.share)
+            yield _guarded(lane, lambda: lane.mask(item))
+
+
+class WriteSpans(beam.DoFn):
+    """Takes outcomes into spans; the end of a bundle forces a cut and waits until it is added."""
+
+    def __init__(self) -> None:
+        self._shares: set[str] = set()
+
+    def start_bundle(self) -> None:
+        """Forget the shares of the bundle before."""
+        self._shares = set()
+
+    def process(self, item: Outcome | Tick) -> None:
+        """Take the outcome in."""
+        share = item.share if isinstance(item, Tick) else item.poll.share
+        self._shares.add(share)
+        lane = lane_named(share)
+        _guarded(lane, lambda: lane.write(None if isinstance(item, Tick) else item))
+
+    def finish_bundle(self) -> None:
+        """Cut and wait."""
+        for share in self._shares:
+            lane = lane_named(share)
+            _guarded(lane, lane.finish)
+
+
+def build(root: beam.Pipeline, specs: list[LaneSpec]) -> None:
+    """Put the live lane on a pipeline: the same one for every runner."""
+    (
+        root
+        | "Shares" >> beam.Create(specs)
+        | "Read" >> beam.ParDo(ReadShare()).with_output_types(Poll)
+        | "Decode" >> beam.ParDo(DecodeMessages()).with_output_types(DecodedPoll)
+        | "Conform" >> beam.ParDo(ConformRows()).with_output_types(Outcome)
+        | "Mask" >> beam.ParDo(MaskIdentifiers()).with_output_types(Outcome)
+        | "Write" >> beam.ParDo(WriteSpans())
+    )

@@ -1,0 +1,77 @@
+"""What flows through the lane: a whole poll, from raw messages to masked rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.decoding.result import Decoded, Reject
+from vitalake.lake.spans import PartId
+
+
+@dataclass(slots=True)
+class Poll:
+    """The messages of one poll; one format. Payloads stay Python bytes: the decoder reads them one by one.
+
+    Attributes:
+        share: the lane it belongs to, ``<job>/<i>of<n>``.
+        format: of its messages.
+        values: payloads; None is a tombstone.
+        parts: partitions, in the order ``part`` refers to.
+        part: int32 per message, index into ``parts``.
+        offset: int64 per message.
+        broker_ms: int64 per message, the broker's or producer's timestamp.
+    """
+
+    share: str
+    format: str
+    values: list[bytes | None]
+    parts: tuple[PartId, ...]
+    part: npt.NDArray[np.int32]
+    offset: npt.NDArray[np.int64]
+    broker_ms: npt.NDArray[np.int64]
+
+    @property
+    def nbytes(self) -> int:
+        """Return roughly how much it holds; what the runner's sampling asks."""
+        return 700 * len(self.values)
+
+
+@dataclass(slots=True)
+class DecodedPoll:
+    """A poll and what the decoder made of it."""
+
+    poll: Poll
+    decoded: Decoded
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of every message and row of a poll: the writer only counts and stages.
+
+    Attributes:
+        poll: the poll.
+        rows: rows to go on with: identified until masked, then masked.
+        message: int32 per row of ``rows``, index of its message.
+        row_message: int32 per *decoded* row, index of its message.
+        rejects: messages to the dead letters.
+        tombstones: indices of messages without a value.
+        duplicate: index of the message of every duplicate row.
+        filtered: index of the message of every filtered row.
+        fingerprints: of the rows that are new, to be remembered.
+        effective_us: int64 per row of ``rows``: true time, for lateness; never written.
+    """
+
+    poll: Poll
+    rows: pa.RecordBatch
+    message: npt.NDArray[np.int32]
+    row_message: npt.NDArray[np.int32]
+    rejects: list[Reject]
+    tombstones: list[int]
+    fingerprints: npt.NDArray[np.uint64]
+    effective_us: npt.NDArray[np.int64]
+    duplicate: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    filtered: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))

@@ -1,0 +1,35 @@
+"""What must be true before a worker starts; checked once by the command, so that mistakes end it at once."""
+
+from __future__ import annotations
+
+from confluent_kafka.admin import AdminClient
+from governance.masking import compile_masks
+from governance.rules import load_policy
+
+from pipelines.live.kafka import client_options, list_partitions
+from vitalake.errors import SettingsError
+from vitalake.keys import load_keys
+from vitalake.lake.lake import Lake
+from vitalake.settings import Settings
+
+
+def preflight(settings: Settings, job: str) -> int:
+    """Return the number of partitions of a job that can start.
+
+    Raises:
+        SettingsError: there is no such job, or two of its topics' formats contradict.
+        PrivacyError: keys or rules stand in the way.
+        LakeError, InputError: the lake cannot be written, or holds other tables; the topic does not exist.
+        ServiceUnavailable: no broker answers.
+    """
+    if job not in settings.jobs:
+        raise SettingsError("Unknown job", where=job, remedy=f"The configuration has: {', '.join(settings.jobs)}.")
+    stream = settings.jobs[job]
+    keys = load_keys(settings.path(settings.keys))
+    lake = Lake(settings.lake_uri, settings.storage_options, dataset=stream.dataset)
+    compile_masks(load_policy(settings.path(settings.governance)), lake.dataset, keys)
+    parts = list_partitions(AdminClient(client_options(settings)), sorted(stream.topics))
+    # Last, for it is the first to leave something behind: the tables.
+    for table in (lake.spans.table, *lake.tables):
+        table.refresh()
+    return len(parts)

@@ -1,0 +1,73 @@
+"""What a worker tells its supervisor: one JSON line now and then; the view, metrics and health are drawn from it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal
+
+import msgspec
+from vitalake.lake.latency import merge
+
+from vitalake.lake.spans import COUNT_NAMES, Counts, Span
+
+
+class StatusLine(msgspec.Struct):
+    """A worker's state; counts since the worker started."""
+
+    share: str
+    state: Literal["starting", "running", "paused", "stopping"] = "starting"
+    reason: str = ""
+    taken: int = 0
+    spans: int = 0
+    counts: Counts = msgspec.field(default_factory=Counts)
+    lag: dict[str, int] = msgspec.field(default_factory=dict)
+    latency: dict[int, int] = msgspec.field(default_factory=dict)
+    last_commit_us: int = 0
+    rss_bytes: int = 0
+    idle: bool = False
+
+
+class Status:
+    """The live state of a lane; written by its threads, read by the reporter."""
+
+    def __init__(self, *, share: str) -> None:
+        self._lock = threading.Lock()
+        self._line = StatusLine(share)
+        self.idle = False
+        self.state: Literal["starting", "running", "paused", "stopping"] = "starting"
+
+    def taken(self, messages: int) -> None:
+        """Count messages that were read and not yet committed."""
+        self._line.taken += messages
+
+    def note_consumer(self, lag: dict[str, int], *, down: bool) -> None:
+        """Note how far behind the consumer is, and whether its broker answers."""
+        self._line.lag = lag
+        if down:
+            self.pause("Broker does not answer; waiting, goes on by itself")
+        elif self.state == "paused":
+            self.state, self._line.reason = "running", ""
+
+    def pause(self, reason: str) -> None:
+        """Say that the lane waits, and for what."""
+        self.state, self._line.reason = "paused", reason
+
+    def committed(self, span: Span) -> None:
+        """Count a span that is decided and added everywhere."""
+        with self._lock:
+            self._line.spans += 1
+            for part in span.parts:
+                self._line.counts.add(part.counts)
+            self._line.latency = merge(self._line.latency, span.latency)
+            self._line.last_commit_us = span.decided_us
+        if self.state == "paused":
+            self.state, self._line.reason = "running", ""
+
+    def line(self, rss_bytes: int) -> bytes:
+        """Return the state as one line of JSON."""
+        with self._lock:
+            self._line.state, self._line.idle, self._line.rss_bytes = self.state, self.idle, rss_bytes
+            return msgspec.json.encode(self._line) + b"\n"
+
+
+__all__ = ["COUNT_NAMES", "Status", "StatusLine"]

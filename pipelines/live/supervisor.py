@@ -1,0 +1,214 @@
+"""Starts one worker process a share, starts it again when it dies, and knows how all of them are."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import IO, Literal
+
+import msgspec
+from vitalake.lake.latency import merge, quantile
+
+from pipelines.live.kafka import Share
+from pipelines.live.lane import StreamOptions
+from pipelines.live.status import StatusLine
+from vitalake.lake.spans import Counts
+
+_log = logging.getLogger(__name__)
+
+TRANSIENT = 75
+"""Exit code of a worker whose trouble may pass (sysexits' EX_TEMPFAIL)."""
+
+BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+HEALTHY_SECONDS = 60.0
+"""A worker that lived so long starts its back-off anew."""
+
+MOST_CRASHES = 6
+"""Crashes in a row (not: transient trouble, not: kills) after which the cause is a bug and not bad luck."""
+
+STOP_SECONDS = 30.0
+
+_LINE = msgspec.json.Decoder(StatusLine)
+
+
+@dataclass(slots=True)
+class Worker:
+    """One share's process, and what it said last."""
+
+    share: Share
+    process: subprocess.Popen[bytes] | None = None
+    line: StatusLine | None = None
+    before: Counts = field(default_factory=Counts)
+    latency_before: dict[int, int] = field(default_factory=dict)
+    spans_before: int = 0
+    started: float = 0.0
+    restarts: int = 0
+    failures: int = 0
+    next_start: float = 0.0
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All workers together, as the terminal view, the metrics and the health endpoint show them."""
+
+    state: Literal["starting", "running", "paused", "stopped"]
+    reasons: tuple[str, ...]
+    counts: Counts
+    spans: int
+    restarts: int
+    lag: dict[str, int]
+    latency: dict[int, int]
+    last_commit_us: int
+    rss_bytes: int
+
+    def latency_ms(self, q: float) -> float | None:
+        """Return a quantile of the time from the broker's timestamp to the decision, ms; None before any."""
+        return quantile(self.latency, q) if self.latency else None
+
+
+class Supervisor:
+    """Keeps the workers of one job alive."""
+
+    def __init__(
+        self, config: str, job: str, *, workers: int, options: StreamOptions, stderr: IO[bytes] | None = None
+    ) -> None:
+        self._config, self._job, self._options, self._stderr = config, job, options, stderr
+        self.workers = [Worker(Share(i, workers)) for i in range(workers)]
+        self.stopping = False
+
+    # -- processes -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all workers."""
+        for worker in self.workers:
+            self._spawn(worker)
+
+    def _spawn(self, worker: Worker) -> None:
+        options = self._options
+        command = [sys.executable, "-m", "pipelines.live.worker_main", self._config, self._job, str(worker.share)]
+        command += ["--from", str(options.start)]
+        command += ["--accept-loss"] if options.accept_loss else []
+        command += ["--until-idle", str(options.until_idle_seconds)] if options.until_idle_seconds else []
+        worker.started = time.monotonic()
+        # A session of its own: Ctrl-C goes to us, and we end the workers in order.
+        worker.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr, start_new_session=True
+        )
+        threading.Thread(target=self._listen, args=(worker, worker.process), daemon=True).start()
+
+    @staticmethod
+    def _listen(worker: Worker, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for raw in process.stdout:
+            try:
+                line = _LINE.decode(raw)
+            except msgspec.DecodeError:  # somebody's print; or the last, torn line of one that was killed
+                continue
+            if worker.process is process:
+                worker.line = line
+
+    def tick(self) -> int | None:
+        """Look after the workers once; return the exit code when all have ended, None while they run."""
+        now = time.monotonic()
+        for worker in self.workers:
+            if worker.process is not None and worker.process.poll() is not None:
+                self._ended(worker, worker.process.returncode, now)
+            elif worker.process is None and worker.exit_code is None and now >= worker.next_start:
+                worker.restarts += 1
+                self._spawn(worker)
+        failed = [w.exit_code for w in self.workers if w.exit_code]
+        if failed and not self.stopping:
+            self.stop()
+        if all(w.exit_code is not None for w in self.workers):
+            return failed[0] if failed else 0
+        return None
+
+    def _ended(self, worker: Worker, code: int, now: float) -> None:
+        self._keep_counts(worker)
+        worker.process = None
+        if now - worker.started > HEALTHY_SECONDS:
+            worker.failures = 0
+        if self.stopping or code == 0:
+            worker.exit_code = code if code > 0 and code != TRANSIENT else 0
+            return
+        passing = code == TRANSIENT or code < 0
+        worker.failures += 1
+        if not passing and (code != 1 or worker.failures >= MOST_CRASHES):
+            worker.exit_code = code
+            return
+        wait = BACKOFF_SECONDS[min(worker.failures, len(BACKOFF_SECONDS)) - 1]
+        worker.next_start = now + wait
+        _log.warning("worker ended, starting again", extra={"share": str(worker.share), "seconds": wait})
+
+    def _keep_counts(self, worker: Worker) -> None:
+        if worker.line is not None:
+            worker.before.add(worker.line.counts)
+            worker.latency_before = merge(worker.latency_before, worker.line.latency)
+            worker.spans_before += worker.line.spans
+            worker.line = msgspec.structs.replace(
+                worker.line, counts=Counts(), latency={}, spans=0, state="starting", rss_bytes=0
+            )
+
+    def stop(self) -> None:
+        """Ask all workers to finish what they hold and end."""
+        self.stopping = True
+        for worker in self.workers:
+            if worker.process is not None:
+                worker.process.terminate()
+            elif worker.exit_code is None:
+                worker.exit_code = 0
+
+    def stop_and_wait(self) -> int:
+        """Stop; return the exit code. A worker that does not end in time is killed: nothing is lost by that."""
+        self.stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        for worker in self.workers:
+            if worker.process is not None:
+                try:
+                    worker.process.wait(max(0.1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    worker.process.kill()
+                    worker.process.wait()
+        return self.tick() or 0
+
+    # -- what they say -------------------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """Return how all workers are, together."""
+        counts = Counts()
+        latency: dict[int, int] = {}
+        lag: dict[str, int] = {}
+        spans = last = rss = 0
+        states, reasons = [], []
+        for worker in self.workers:
+            counts.add(worker.before)
+            latency = merge(latency, worker.latency_before)
+            spans += worker.spans_before
+            line = worker.line
+            states.append("stopped" if worker.exit_code is not None else line.state if line else "starting")
+            if line is None:
+                continue
+            counts.add(line.counts)
+            latency = merge(latency, line.latency)
+            lag |= line.lag
+            spans += line.spans
+            last = max(last, line.last_commit_us)
+            rss += line.rss_bytes
+            reasons += [line.reason] if line.reason else []
+        order: tuple[Literal["paused", "starting", "running", "stopped"], ...] = (
+            "paused", "starting", "running", "stopped",
+        )  # fmt: skip
+        state = next(name for name in order if name in states or name == "stopped")
+        return View(
+            state, tuple(reasons), counts, spans, sum(w.restarts for w in self.workers), lag, latency, last, rss
+        )
+
+
+def worker_pids(supervisor: Supervisor) -> list[int]:
+    """Return the process ids of the workers that run; for tests that kill them."""
+    return [w.process.pid for w in supervisor.workers if w.process is not None and w.process.poll() is None]

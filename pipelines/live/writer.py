@@ -1,0 +1,277 @@
+"""Cuts spans out of what flows, counts them, and commits them one after the other in a thread of its own."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from vitalake.lake.latency import bucket_counts
+
+from pipelines.dead_letters import DeadLetters
+from pipelines.live.poll import Outcome
+from vitalake import clock
+from vitalake.crashpoints import passing
+from vitalake.errors import ServiceUnavailable, VitaLakeError
+from vitalake.lake.lake import Lake
+from vitalake.lake.seen import write_seen
+from vitalake.lake.spans import Counts, Part, PartId, Span, Unbalanced
+from vitalake.lake.table import StagedFile
+
+_log = logging.getLogger(__name__)
+
+SPAN_BYTES = 64 << 20
+"""A span is cut when it holds this much: huge messages must not fill the memory."""
+
+PAUSE_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Waits between tries while storage refuses."""
+
+
+@dataclass(slots=True)
+class OpenSpan:
+    """A span that is still taking in polls."""
+
+    opened: float
+    parts: dict[PartId, Part] = field(default_factory=dict)
+    rows: list[pa.RecordBatch] = field(default_factory=list)
+    dead: list[pa.RecordBatch] = field(default_factory=list)
+    seen: list[npt.NDArray[np.uint64]] = field(default_factory=list)
+    broker_ms: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    messages: int = 0
+    nbytes: int = 0
+
+
+class SpanWriter:
+    """Takes outcomes in, lets spans out. ``start`` of a part is always where the last one ended."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        *,
+        job: str,
+        share: str,
+        epoch: int,
+        rules: str,
+        decoder: str,
+        dead_letters: DeadLetters,
+        span_seconds: float,
+        span_rows: int,
+        late_seconds: float,
+        positions: dict[PartId, int],
+        watermarks: dict[PartId, int],
+        stop: threading.Event,
+        on_committed: Callable[[Span], None],
+        on_paused: Callable[[str], None],
+    ) -> None:
+        self._lake, self._job, self._share, self._epoch = lake, job, share, epoch
+        self._rules, self._decoder, self._dead_letters = rules, decoder, dead_letters
+        self._span_seconds, self._span_rows = span_seconds, span_rows
+        self._late_us = int(late_seconds * 1e6)
+        self.positions = positions
+        self._watermarks = watermarks
+        self._stop, self._on_committed, self._on_paused = stop, on_committed, on_paused
+        self._open: OpenSpan | None = None
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="committer")
+        self._pending: Future[None] | None = None
+
+    # -- taking in -----------------------------------------------------------------------------------------------
+
+    def take(self, outcome: Outcome) -> None:
+        """Count a poll's outcome and keep its rows for the span; cut the span when it is time."""
+        if self._open is None:
+            self._open = OpenSpan(time.monotonic())
+        span, poll = self._open, outcome.poll
+        self._count(span, outcome)
+        span.messages += len(poll.values)
+        span.broker_ms.append(poll.broker_ms)
+        if outcome.rows.num_rows:
+            span.rows.append(outcome.rows)
+            span.nbytes += outcome.rows.nbytes
+        if len(outcome.fingerprints):
+            span.seen.append(outcome.fingerprints)
+        if outcome.rejects:
+            sources = [str(part) for part in poll.parts]
+            ids = [part.topic_id for part in poll.parts]
+            dead = self._dead_letters.batch(
+                poll.values,
+                outcome.rejects,
+                sources=[sources[i] for i in poll.part.tolist()],
+                topic_ids=[ids[i] for i in poll.part.tolist()],
+                positions=poll.offset.tolist(),
+                decoder=self._decoder,
+                rejected_at_us=clock.now_us(),
+            )
+            span.dead.append(dead)
+            span.nbytes += dead.nbytes
+
+    def _count(self, span: OpenSpan, outcome: Outcome) -> None:
+        poll = outcome.poll
+        part_of = poll.part
+
+        def per_part(messages: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
+            indices = np.asarray(messages, np.int64)
+            return np.bincount(part_of[indices], weights, minlength=len(poll.parts)).astype(np.int64)
+
+        undecodable = [r.message for r in outcome.rejects if r.rows == 0]
+        rejected = [r for r in outcome.rejects if r.rows]
+        everything = np.arange(len(poll.values))
+        late = self._late(outcome)
+        columns = {
+            "messages": per_part(everything),
+            "decoded": per_part(np.unique(outcome.row_message)),
+            "undecodable": per_part(undecodable),
+            "tombstones": per_part(outcome.tombstones),
+            "rows": per_part(outcome.row_message),
+            "published": per_part(outcome.message),
+            "rejected": per_part([r.message for r in rejected], [r.rows for r in rejected]),
+            "duplicate": per_part(outcome.duplicate),
+            "filtered": per_part(outcome.filtered),
+            "late": per_part(outcome.message[late]),
+        }
+        row_part = part_of[outcome.message]
+        for i in np.unique(part_of).tolist():
+            identity = poll.parts[i]
+            offsets = poll.offset[part_of == i]
+            part = span.parts.get(identity)
+            if part is None:
+                start = self.positions[identity]
+                part = span.parts[identity] = Part(identity, start, int(offsets[0]), start, Counts())
+            part.end = int(offsets[-1]) + 1
+            part.counts.add(Counts(**{name: int(values[i]) for name, values in columns.items()}))
+            mine = outcome.effective_us[row_part == i]
+            if len(mine):
+                # A clock that runs ahead must not make everybody else late.
+                newest = min(int(mine.max()), int(poll.broker_ms[part_of == i].max()) * 1000)
+                part.max_effective_us = max(part.max_effective_us or newest, newest)
+
+    def _late(self, outcome: Outcome) -> npt.NDArray[np.bool_]:
+        never = -(1 << 62)
+        marks = np.array([self._watermarks.get(part, never) for part in outcome.poll.parts], np.int64)
+        behind: npt.NDArray[np.bool_] = outcome.effective_us < marks[outcome.poll.part[outcome.message]] - self._late_us
+        return behind
+
+    # -- cutting -------------------------------------------------------------------------------------------------
+
+    def cut_if_due(self) -> None:
+        """Cut the span if it is old, long or heavy enough."""
+        span = self._open
+        if span and (
+            time.monotonic() - span.opened >= self._span_seconds
+            or span.messages >= self._span_rows
+            or span.nbytes >= SPAN_BYTES
+        ):
+            self.cut()
+
+    def cut(self) -> None:
+        """Hand the open span to the committer; waits while the one before is still being committed.
+
+        Raises:
+            VitaLakeError: the span before could not be committed.
+        """
+        opened, self._open = self._open, None
+        if opened is None:
+            return
+        self.flush()
+        for part in opened.parts.values():
+            self.positions[part.id] = part.end
+            if part.max_effective_us is not None:
+                self._watermarks[part.id] = max(
+                    self._watermarks.get(part.id, part.max_effective_us), part.max_effective_us
+                )
+        self._pending = self._committer.submit(self._commit, opened)
+
+    def flush(self) -> None:
+        """Wait until what was cut is committed and added everywhere.
+
+        Raises:
+            VitaLakeError: it could not be.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """End the committer's thread; what is not cut is thrown away and read again."""
+        self._open = None
+        self._committer.shutdown(wait=True)
+
+    # -- committing (in the committer's thread) ------------------------------------------------------------------
+
+    def _commit(self, opened: OpenSpan) -> None:
+        span = self._span(opened)
+        steps = [lambda: self._stage(span, opened), lambda: self._decide(span), lambda: self._lake.add(span)]
+        for step in steps:
+            self._persist(step)
+        self._on_committed(span)
+
+    def _persist(self, step: Callable[[], None]) -> None:
+        """Do a step that is safe to repeat until storage lets it through."""
+        attempt = 0
+        while True:
+            try:
+                return step()
+            except (OSError, ServiceUnavailable) as error:
+                self._pause(error, attempt)
+                attempt += 1
+
+    def _span(self, opened: OpenSpan) -> Span:
+        parts = sorted(opened.parts.values(), key=lambda part: part.id)
+        for part in parts:
+            if not part.counts.balanced:
+                raise Unbalanced(
+                    "Ledger does not balance",
+                    where=f"{part.id}@{part.first}-{part.end}",
+                    remedy="Nothing of this span was committed. This is a bug: keep the logs and report it.",
+                )
+        return Span(
+            span_id=f"{self._job}.{self._share}.e{self._epoch}.{uuid.uuid4().hex}",
+            kind="stream",
+            job=self._job,
+            dataset=self._lake.dataset.name,
+            share=self._share,
+            epoch=self._epoch,
+            decided_us=0,
+            rules=self._rules,
+            decoder=self._decoder,
+            parts=parts,
+            latency={},
+            files=[],
+        )
+
+    def _stage(self, span: Span, opened: OpenSpan) -> None:
+        passing("before-stage")
+        files: list[StagedFile] = []
+        if opened.rows:
+            files += self._lake.published.stage(pa.Table.from_batches(opened.rows), stem=span.span_id)
+        if opened.dead:
+            files += self._lake.quarantine.stage(pa.Table.from_batches(opened.dead), stem=span.span_id)
+        if opened.seen:
+            files.append(write_seen(self._lake.storage, span.span_id, np.concatenate(opened.seen)))
+        span.files = files
+        span.decided_us = clock.now_us()
+        span.latency = bucket_counts(span.decided_us / 1000 - np.concatenate(opened.broker_ms))
+        passing("staged")
+
+    def _decide(self, span: Span) -> None:
+        self._lake.spans.decide(span)
+        passing("decided")
+
+    def _pause(self, error: Exception, attempt: int) -> None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "Disk is full" if full else "Lake storage refuses"
+        self._on_paused(f"{what} ({type(error).__name__}); waiting, goes on by itself")
+        _log.warning("paused", extra={"what": what, "share": f"{self._job}/{self._share}"})
+        if self._stop.wait(PAUSE_SECONDS[min(attempt, len(PAUSE_SECONDS) - 1)]):
+            if isinstance(error, VitaLakeError):
+                raise error
+            raise ServiceUnavailable(
+                what, where="lake", remedy="Free space, then start again; nothing is lost."
+            ) from None

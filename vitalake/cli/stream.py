@@ -1,0 +1,156 @@
+"""``vitalake stream``: run the live lane until it is stopped."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vitalake.cli.durations import parse_seconds, parse_start
+from vitalake.cli.output import HomeOption, JsonOption, print_json
+
+if TYPE_CHECKING:
+    from pipelines.live.supervisor import Supervisor
+    from vitalake.settings import Settings
+
+TICK_SECONDS = 0.25
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("stream")(stream)
+
+
+def stream(
+    config: Annotated[Path | None, typer.Argument(help="Configuration file; default: the home's.")] = None,
+    home: HomeOption = None,
+    job: Annotated[str, typer.Option(help="Which of the configuration's jobs.")] = "vitals",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes; one share each.")] = 1,
+    until_idle: Annotated[str | None, typer.Option(help="End when nothing has come for so long: 5s.")] = None,
+    start: Annotated[
+        str, typer.Option("--from", help="Where no position is known: earliest, latest, or a time with its zone.")
+    ] = "earliest",
+    accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Record a gap in the log and go on.")] = False,
+    runner: Annotated[str, typer.Option(help="embedded or flink.")] = "embedded",
+    view: Annotated[bool | None, typer.Option("--view/--no-view", help="Live view; default: on a terminal.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Stream from Kafka into the lake until Ctrl-C, then print the ledger."""
+    from vitalake.cli.output import resolve_home
+    from vitalake.settings import load_settings
+
+    path = (config or resolve_home(home)).absolute()
+    settings = load_settings(path)
+    config_file = settings.home / path.name if path.suffix else path / "vitalake.yaml"
+    idle = parse_seconds(until_idle) if until_idle else None
+    if runner == "flink":
+        from pipelines.runners.flink import run_on_flink
+
+        raise typer.Exit(run_on_flink(settings, str(config_file), job, shares=workers, start=parse_start(start)))
+    if runner != "embedded":
+        message = "embedded or flink"
+        raise typer.BadParameter(message, param_hint="--runner")
+    code = run_stream(
+        settings,
+        str(config_file),
+        job,
+        workers=workers,
+        until_idle_seconds=idle,
+        start=parse_start(start),
+        accept_loss=accept_loss,
+        view=sys.stderr.isatty() and not json if view is None else view,
+    )
+    from vitalake.cli.ledger import ledger_summary, print_ledger
+
+    summary = ledger_summary(settings, job)
+    if json:
+        print_json(summary)
+    else:
+        print_ledger(summary)
+    raise typer.Exit(code)
+
+
+def run_stream(
+    settings: Settings,
+    config_file: str,
+    job: str,
+    *,
+    workers: int = 1,
+    until_idle_seconds: float | None = None,
+    start: str = "earliest",
+    accept_loss: bool = False,
+    view: bool = False,
+    stop: threading.Event | None = None,
+    on_tick: Callable[[Supervisor], None] | None = None,
+) -> int:
+    """Run the lane's workers until they end or ``stop`` is set; return the exit code.
+
+    Raises:
+        VitaLakeError: the configuration, a service or the lake does not allow a start.
+    """
+    from pipelines.live.lane import StreamOptions
+    from pipelines.live.metrics import Observability
+    from pipelines.live.preflight import preflight
+    from pipelines.live.supervisor import Supervisor
+    from vitalake import logs
+
+    stop = stop or threading.Event()
+    begin: str | int = int(start) if start.isdigit() else start
+    options = StreamOptions(start=begin, accept_loss=accept_loss, until_idle_seconds=until_idle_seconds)  # type: ignore[arg-type]
+    log_file = None
+    if view:
+        (settings.home / "logs").mkdir(exist_ok=True)
+        log_file = (settings.home / "logs" / f"{job}.jsonl").open("ab")
+    supervisor = Supervisor(config_file, job, workers=workers, options=options, stderr=log_file)
+    where = settings.observability
+    observability = Observability(supervisor.view, job=job, host=where.host, port=where.port)
+    try:
+        preflight(settings, job)
+        logs.configure(stream=log_file)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        supervisor.start()
+        return _watch(supervisor, stop, title=f"vitalake · {job}", view=view, on_tick=on_tick)
+    finally:
+        supervisor.stop_and_wait()
+        observability.close()
+        if log_file:
+            log_file.close()
+
+
+def _watch(
+    supervisor: Supervisor,
+    stop: threading.Event,
+    *,
+    title: str,
+    view: bool,
+    on_tick: Callable[[Supervisor], None] | None,
+) -> int:
+    if not view:
+        return _loop(supervisor, stop, on_tick)
+    from rich.console import Console
+    from rich.live import Live
+
+    from vitalake.cli.view import LaneView
+
+    picture = LaneView(title)
+    with Live(
+        console=Console(stderr=True), refresh_per_second=4, get_renderable=lambda: picture.render(supervisor.view())
+    ):
+        return _loop(supervisor, stop, on_tick)
+
+
+def _loop(supervisor: Supervisor, stop: threading.Event, on_tick: Callable[[Supervisor], None] | None) -> int:
+    while True:
+        code = supervisor.tick()
+        if code is not None:
+            return code
+        if on_tick:
+            on_tick(supervisor)
+        if stop.wait(TICK_SECONDS):
+            return supervisor.stop_and_wait()

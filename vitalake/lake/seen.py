@@ -1,0 +1,42 @@
+"""Look-back files: the fingerprints of a span's rows, so that duplicates are recognised after a restart too."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vitalake.lake.spans import SEEN, Span
+from vitalake.lake.storage import Storage
+from vitalake.lake.table import StagedFile
+
+FOLDER = "spans-seen"
+
+
+def write_seen(lake: Storage, span_id: str, prints: npt.NDArray[np.uint64]) -> StagedFile:
+    """Write the fingerprints of a span, synced, and return the file for the span to list.
+
+    Args:
+        lake: the lake's root.
+        span_id: the span.
+        prints: (n, 2), keyed hashes only.
+    """
+    table = pa.table({"high": prints[:, 0], "low": prints[:, 1]})
+    path = f"{span_id}.parquet"
+    size = lake.child(FOLDER).write_parquet(
+        path, table, compression="none", use_dictionary=False, write_statistics=False
+    )
+    return StagedFile(SEEN, path, size, len(prints), None)
+
+
+def read_seen(lake: Storage, spans: list[Span], *, entries: int) -> list[npt.NDArray[np.uint64]]:
+    """Return the fingerprints of the newest spans, oldest first, until ``entries`` are reached; swept files are passed over."""
+    folder, found, total = lake.child(FOLDER), [], 0
+    for span in reversed(spans):
+        for file in span.files_of(SEEN):
+            if total >= entries or not folder.exists(file.path):
+                continue
+            table = folder.read_parquet(file.path)
+            found.append(np.column_stack([table["high"].to_numpy(), table["low"].to_numpy()]))
+            total += file.rows
+    return found[::-1]
