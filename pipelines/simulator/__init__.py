@@ -1,0 +1,1 @@
+"""Simulated bedside devices: real or made-up vital signs as FHIR Observations into Kafka."""

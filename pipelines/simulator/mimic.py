@@ -1,0 +1,119 @@
+"""The vital signs of the MIMIC-IV demo as messages of bedside devices, values as they are: dirty."""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from pipelines.simulator import demo_data
+from pipelines.simulator.anchors import Anchors, load_or_create
+from pipelines.simulator.observation import EPOCH, ISSUED_AFTER_US, PRESSURES, Message, instant, number, template
+
+SYSTEM = "urn:vitalake:simulator:mimic-iv-demo"
+_MICROSECOND = timedelta(microseconds=1)
+_PRESSURE_PART = re.compile(r" ?(systolic|diastolic|mean)", re.IGNORECASE)
+
+
+class _Group(NamedTuple):
+    """What makes one message: a stay, a moment (still shifted), a kind of measurement."""
+
+    stay: str
+    recorded: datetime
+    kind: str  # goes into the identifier: arterial and cuff pressures of one moment are two panels
+
+
+def messages(home: Path, *, patients: int | None = None, hours: float | None = None) -> Iterator[Message]:
+    """Return the demo's vital signs, re-based by the home's anchors, in the order in which they were true.
+
+    Every replay of the same home gives the same bytes.
+
+    Args:
+        home: where the anchors are, or come to be.
+        patients: only the first so many; default: all 100.
+        hours: only those of the last so many hours before the anchors' reference; default: all.
+    """
+    anchors = load_or_create(home)
+    patient_of = _patients(patients)
+    groups = _groups(patient_of.keys() & anchors.shift_seconds.keys())
+    due = {group: _rebased(group, anchors) for group in groups}
+    since = 0 if hours is None else _microseconds(anchors.reference - timedelta(hours=hours))
+    beds = _Beds()
+    templates: dict[tuple[str, str, tuple[str, ...]], bytes] = {}
+    for group in sorted((g for g in groups if due[g] >= since), key=lambda g: (due[g], g)):
+        device = beds.device(group.stay, group.recorded)
+        patient, values = patient_of[group.stay], groups[group]
+        shape = tuple(sorted(values, key=(*PRESSURES, *values).index))
+        known = (group.stay, device, shape)
+        if known not in templates:
+            templates[known] = template(shape, system=SYSTEM, patient=patient, encounter=group.stay, device=device)
+        ident = f"{group.stay}-{group.kind}-{_microseconds(group.recorded) // 60_000_000:x}".encode()
+        at, issued = instant(due[group]), instant(due[group] + ISSUED_AFTER_US)
+        value = templates[known] % (ident, at, issued, *(number(values[name]) for name in shape))
+        yield Message(due[group], device, patient.encode(), value)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - EPOCH) // _MICROSECOND
+
+
+def _rebased(group: _Group, anchors: Anchors) -> int:
+    return _microseconds(group.recorded) + anchors.shift_seconds[group.stay] * 1_000_000
+
+
+def _patients(limit: int | None) -> dict[str, str]:
+    """Return the patient of each stay, of the first ``limit`` patients."""
+    stays = demo_data.read("hospitalization", ["patient_id", "hospitalization_id"]).to_pylist()
+    chosen = set(sorted({stay["patient_id"] for stay in stays})[:limit])
+    return {stay["hospitalization_id"]: stay["patient_id"] for stay in stays if stay["patient_id"] in chosen}
+
+
+def _groups(stays: set[str]) -> dict[_Group, dict[str, float]]:
+    """Return the values of each message, by vital sign."""
+    columns = ["hospitalization_id", "recorded_dttm", "vital_name", "vital_category", "vital_value"]
+    table = demo_data.read("vitals", columns).to_pydict()
+    groups: dict[_Group, dict[str, float]] = defaultdict(dict)
+    kinds: dict[str, str] = {}
+    for stay, recorded, name, vital, value in zip(*(table[column] for column in columns), strict=True):
+        if stay in stays:
+            if name not in kinds:
+                kinds[name] = _slug(_PRESSURE_PART.sub("", name) if vital in PRESSURES else name)
+            groups[_Group(stay, recorded, kinds[name])][vital] = value
+    return groups
+
+
+class _Beds:
+    """Which device stood at a patient's bed at a time: one monitor a bed, a bed for each stay in a unit."""
+
+    def __init__(self) -> None:
+        moves: dict[str, list[tuple[datetime, str]]] = defaultdict(list)
+        beds: dict[str, dict[str, int]] = defaultdict(dict)
+        columns = ["hospitalization_id", "in_dttm", "location_name"]
+        rows = demo_data.read("adt", columns).to_pylist()
+        for row in sorted(rows, key=lambda row: (row["hospitalization_id"], row["in_dttm"])):
+            stay, unit = row["hospitalization_id"], _slug(_short(row["location_name"] or "ward"))
+            bed = beds[unit].setdefault(stay, len(beds[unit]) + 1)
+            moves[stay].append((row["in_dttm"], f"{unit}-{bed:02d}"))
+        self._moves = moves
+
+    def device(self, stay: str, moment: datetime) -> str:
+        """Return the device's id; before the first known bed, that of the first."""
+        moves = self._moves.get(stay)
+        if not moves:
+            return "transport-01"
+        return moves[max(bisect.bisect_right(moves, moment, key=lambda move: move[0]) - 1, 0)][1]
+
+
+def _short(unit: str) -> str:
+    """Return the abbreviation a unit's name gives in parentheses, or the name."""
+    found = re.search(r"\(([^)]+)\)", unit)
+    return found[1] if found else unit
+
+
+def _slug(text: str) -> str:
+    """Return lower-case letters and digits with single hyphens: fit for a FHIR id."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,182 @@
+"""Simulated devices at work: a source's messages, some of them faulty, paced into a Kafka topic."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pipelines.broker import ensure_topic
+from pipelines.simulator.faults import FAULTS, inject
+from pipelines.simulator.observation import Message
+from pipelines.simulator.sender import Sender
+from vitalake import clock
+from vitalake.errors import SettingsError
+
+Source = Literal["mimic-demo", "synthetic"]
+
+DEFAULT_SPEED = 1440.0  # × real time: a day of the ward in a minute
+DEFAULT_HOURS = 72.0  # replayed at a speed: three minutes, 22,000 messages
+DEFAULT_RATE = 1000.0  # messages/s of synthetic patients
+DEFAULT_PATIENTS = 100  # synthetic; the demo has 100 of its own
+_PROGRESS_SECONDS = 0.25
+_SLICE_SECONDS = 0.1  # synthetic values are at most about this old when they are sent
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What to simulate.
+
+    Attributes:
+        source: ``mimic-demo`` (real patients, ends) or ``synthetic`` (made up, without end).
+        topic: made with ``partitions`` if it is not there.
+        patients: how many; default: all of the demo, 100 synthetic.
+        rate: messages/s; 0 is as fast as the broker takes them.
+        speed: × real time, for the demo; not with ``rate``. Default: 1440, a day in a minute.
+        hours: of the demo, before its reference; default: all by rate, 72 by speed.
+        faults: 0 to 1, the share of devices that misbehave.
+        seed: decides the values of synthetic patients, and the faults.
+        count: end after so many messages.
+        partitions: of a new topic.
+    """
+
+    source: Source = "mimic-demo"
+    topic: str = "vitals"
+    patients: int | None = None
+    rate: float | None = None
+    speed: float | None = None
+    hours: float | None = None
+    faults: float = 0.1
+    seed: int = 0
+    count: int | None = None
+    partitions: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.rate is not None and self.speed is not None:
+            raise SettingsError("Two paces given", where="--rate and --speed", remedy="Give one of them.")
+        if self.source == "synthetic" and (self.speed is not None or self.hours is not None):
+            raise SettingsError(
+                "Synthetic patients live in real time", where="--speed, --hours", remedy="Give --rate, or no pace."
+            )
+        if not 0 <= self.faults <= 1:
+            raise SettingsError("Share of faulty devices is not a share", where="--faults", remedy="Give 0 to 1.")
+
+
+@dataclass(slots=True)
+class SimulationSummary:
+    """What was sent; during the run, what has been so far.
+
+    Attributes:
+        messages: all that the broker has acknowledged at the end; tombstones and duplicates included.
+        tombstones: those without a value.
+        faults: messages by fault; every fault has an entry.
+        devices: how many spoke.
+        seconds: from the first message to the last acknowledgement.
+    """
+
+    messages: int = 0
+    tombstones: int = 0
+    faults: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FAULTS, 0))
+    devices: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Return messages/s."""
+        return self.messages / self.seconds if self.seconds else 0.0
+
+
+def simulate(
+    simulation: Simulation,
+    *,
+    bootstrap: str,
+    home: Path,
+    options: Mapping[str, str] | None = None,
+    stop: threading.Event | None = None,
+    on_progress: Callable[[SimulationSummary], None] | None = None,
+) -> SimulationSummary:
+    """Return what was sent, once the source ends, ``count`` is reached or ``stop`` is set.
+
+    Args:
+        simulation: what to simulate.
+        bootstrap: the brokers, ``host:port``.
+        home: where the demo's anchors are, or come to be.
+        options: further librdkafka options, references resolved.
+        stop: set it to end; what was sent is flushed first.
+        on_progress: called with the summary so far, four times a second.
+
+    Raises:
+        ServiceUnavailable: the broker cannot be reached, or did not take the messages.
+        SettingsError: the demo's data are not installed.
+    """
+    stop = stop or threading.Event()
+    messages = _messages(simulation, home)
+    ensure_topic(bootstrap, simulation.topic, simulation.partitions)
+    sender = Sender(bootstrap, simulation.topic, options or {})
+    summary, counts, devices = SimulationSummary(), Counter[str](), set[str]()
+    began = reported = time.monotonic()
+
+    def tally() -> SimulationSummary:
+        summary.faults = {fault: counts[fault] for fault in FAULTS}
+        summary.devices, summary.seconds = len(devices), time.monotonic() - began
+        return summary
+
+    for message in _paced(messages, simulation, stop, sender.serve):
+        sender.send(message.key, message.value, stop)
+        summary.messages += 1
+        counts[message.fault] += 1
+        summary.tombstones += message.value is None
+        devices.add(message.device)
+        if on_progress and summary.messages % 64 == 0 and time.monotonic() - reported >= _PROGRESS_SECONDS:
+            reported = time.monotonic()
+            on_progress(tally())
+    sender.close()
+    return tally()
+
+
+def _messages(simulation: Simulation, home: Path) -> Iterator[Message]:
+    """Return the source's messages with faults, ended by ``count``."""
+    if simulation.source == "synthetic":
+        from pipelines.simulator.synthetic import SHAPES, walk
+
+        rate = DEFAULT_RATE if simulation.rate is None else simulation.rate
+        # A small slice keeps values fresh at a slow rate; a large one is cheap at a fast one.
+        slice_patients = max(1, min(256, int(rate * _SLICE_SECONDS / len(SHAPES)))) if rate else 256
+        source = walk(
+            DEFAULT_PATIENTS if simulation.patients is None else simulation.patients,
+            seed=simulation.seed,
+            now_us=clock.now_us,
+            slice_patients=slice_patients,
+        )
+    else:
+        from pipelines.simulator import mimic
+
+        by_rate = simulation.rate is not None
+        hours = simulation.hours if simulation.hours is not None or by_rate else DEFAULT_HOURS
+        source = mimic.messages(home, patients=simulation.patients, hours=hours)
+    return itertools.islice(inject(source, share=simulation.faults, seed=simulation.seed), simulation.count)
+
+
+def _paced(
+    messages: Iterator[Message], simulation: Simulation, stop: threading.Event, serve: Callable[[], None]
+) -> Iterator[Message]:
+    """Return the messages, each when it is due, until ``stop`` is set."""
+    rate, speed = simulation.rate, simulation.speed or DEFAULT_SPEED
+    if rate is None and simulation.source == "synthetic":
+        rate = DEFAULT_RATE
+    began, first_us = time.monotonic(), None
+    for sent, message in enumerate(messages):
+        first_us = message.due_us if first_us is None else first_us
+        ahead = sent / rate if rate else 0.0 if rate == 0 else (message.due_us - first_us) / 1e6 / speed
+        while (early := began + ahead - time.monotonic()) > 0 and not stop.is_set():
+            serve()
+            stop.wait(min(early, 0.1))
+        if stop.is_set():
+            return
+        yield message
