@@ -29,29 +29,40 @@ class _Generation:
         self.count = 0
 
     def contains(self, prints: Fingerprints) -> npt.NDArray[np.bool_]:
+        """Return which fingerprints are in the set."""
         found = np.zeros(len(prints), np.bool_)
         if not self.count:
             return found
-        active = np.arange(len(prints))
-        slot = prints[:, 1] & self.mask
+        high, low = np.ascontiguousarray(prints[:, 0]), prints[:, 1]
+        active, slot = np.arange(len(prints)), low & self.mask
         while len(active):
             held = self.high[slot]
-            match = (held == prints[active, 0]) & (self.low[slot] == prints[active, 1])
-            found[active[match]] = True
-            on = (held != 0) & ~match
+            alike = np.flatnonzero(held == high[active])
+            found[active[alike[self.low[slot[alike]] == low[active[alike]]]]] = True
+            on = np.flatnonzero((held != 0) & ~found[active])
             active, slot = active[on], (slot[on] + np.uint64(1)) & self.mask
         return found
 
     def insert(self, prints: Fingerprints) -> None:
         """Insert fingerprints that are distinct and not in the set."""
-        active, slot = prints, prints[:, 1] & self.mask
-        while len(active):
+        high, low = np.ascontiguousarray(prints[:, 0]), np.ascontiguousarray(prints[:, 1])
+        slot = low & self.mask
+        self.count += len(high)
+        while len(high):
             free = self.high[slot] == 0
-            self.high[slot[free]], self.low[slot[free]] = active[free, 0], active[free, 1]
+            if not free.all():
+                taken = np.flatnonzero(~free)
+                waiting = high[taken], low[taken], slot[taken]
+                high, low, slot = high[free], low[free], slot[free]
+            else:
+                waiting = high[:0], low[:0], slot[:0]
+            self.high[slot] = high
+            self.low[slot] = low
             # Of several that took one slot the last one has it; the others go on.
-            lost = (self.high[slot] != active[:, 0]) | (self.low[slot] != active[:, 1])
-            active, slot = active[lost], (slot[lost] + np.uint64(1)) & self.mask
-        self.count += len(prints)
+            lost = np.flatnonzero((self.high[slot] != high) | (self.low[slot] != low))
+            high = np.concatenate([waiting[0], high[lost]])
+            low = np.concatenate([waiting[1], low[lost]])
+            slot = (np.concatenate([waiting[2], slot[lost]]) + np.uint64(1)) & self.mask
 
 
 def first_occurrences(prints: Fingerprints) -> npt.NDArray[np.bool_]:

@@ -49,7 +49,7 @@ def resolve_positions(
             first[part] = positions[part] = consumer.offset_at(part, start)
             continue
         low, high = consumer.bounds(part)
-        if position > high:
+        if position > high and not consumer.holds(part, position - 1):
             raise UpstreamLoss(
                 "The lake is ahead of the log",
                 where=f"{part}@{position}, log ends at {high}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -26,15 +27,13 @@ def run_worker(spec: LaneSpec) -> int:
     The garbage collector is tuned here and not in the decoder alone: a poll makes tens of thousands of objects, and
     walking them again and again took half of the time.
     """
-    import gc
-
+    logs.configure()
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
     from pipelines.live.pipeline import build
 
-    logs.configure()
     _stop_on_signals()
     ended = threading.Event()
     reporter = threading.Thread(target=_report, args=(ended,), daemon=True)
