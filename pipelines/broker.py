@@ -157,7 +157,7 @@ class EmbeddedBroker:
         self.stop()
 
 
-def ensure_topic(bootstrap: str, topic: str, partitions: int = 4) -> str:
+def ensure_topic(bootstrap: str, topic: str, partitions: int = 4, *, timeout_seconds: float = 10.0) -> str:
     """Return the id of a topic, made with ``partitions`` if it is not there; an existing one is left as it is.
 
     Raises:
@@ -169,12 +169,12 @@ def ensure_topic(bootstrap: str, topic: str, partitions: int = 4) -> str:
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     try:
         try:
-            made = admin.create_topics([NewTopic(topic, num_partitions=partitions)], request_timeout=10)
+            made = admin.create_topics([NewTopic(topic, num_partitions=partitions)], request_timeout=timeout_seconds)
             made[topic].result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
-        described = admin.describe_topics(TopicCollection([topic]), request_timeout=10)
+        described = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_seconds)
         return str(described[topic].result().topic_id)
     except KafkaException as error:
         raise ServiceUnavailable(

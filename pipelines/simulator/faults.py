@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,7 +20,7 @@ FAULTS = (
     "missing-subject",
     "duplicate",  # the same bytes once more
     "late",  # true two to twelve hours before it was sent
-    "out-of-order",  # sent after the device's next message
+    "out-of-order",  # sent after the device's next message, or 20 minutes later if that takes longer
     "clock-skew",  # true five to fifteen minutes in the future
     "tombstone",  # no value at all
     "cancelled",  # status cancelled: legal, and filtered by a rule
@@ -32,6 +33,7 @@ REJECTED = ("malformed", "wrong-unit", "unknown-code", "missing-subject")
 """The faults for which the lane rejects the message, whatever it holds."""
 
 _GAP = (2, 8)  # messages of a misbehaving device from one fault to the next: about a fifth are faulty
+_HOLD_US = 20 * 60 * 1_000_000  # well under the hour from which on a row counts as late
 _PASCAL = 7.50061683  # mmHg in a kPa
 
 
@@ -51,7 +53,11 @@ def inject(messages: Iterable[Message], *, share: float, seed: int) -> Iterator[
         return
     phase = random.Random(seed).random()
     devices: dict[str, _Misbehaving | None] = {}
+    holding: deque[tuple[int, _Misbehaving]] = deque()
     for message in messages:
+        while holding and holding[0][0] < message.due_us - _HOLD_US:
+            since, holder = holding.popleft()
+            yield from holder.release(since)
         device = message.device
         if device not in devices:
             n = len(devices)
@@ -62,6 +68,8 @@ def inject(messages: Iterable[Message], *, share: float, seed: int) -> Iterator[
             yield message
         else:
             yield from behaviour.send(message)
+            if behaviour.held:
+                holding.append((message.due_us, behaviour))
     yield from itertools.chain.from_iterable(each.held for each in devices.values() if each)
 
 
@@ -78,8 +86,7 @@ class _Misbehaving:
         """Return what the device makes of a message."""
         self._gap -= 1
         if self._gap > 0 or self.held:
-            sent, self.held = [message, *self.held], []
-            return sent
+            return [message, *self.release(message.due_us)]
         kind = next(kind for kind in self._kinds if _fits(kind, message.value or b""))
         self._kinds.remove(kind)
         self._kinds.append(kind)
@@ -89,6 +96,13 @@ class _Misbehaving:
             return []
         faulty = message._replace(value=spoil(kind, message.value or b"", self._rng), fault=kind)
         return [message, faulty] if kind == "duplicate" else [faulty]
+
+    def release(self, due_us: int) -> list[Message]:
+        """Return what is held back, if it was due by then; it is no longer held."""
+        if not self.held or self.held[0].due_us > due_us:
+            return []
+        sent, self.held = self.held, []
+        return sent
 
 
 def _fits(kind: str, value: bytes) -> bool:

@@ -22,6 +22,7 @@ Source = Literal["mimic-demo", "synthetic"]
 
 DEFAULT_SPEED = 1440.0  # × real time: a day of the ward in a minute
 DEFAULT_HOURS = 72.0  # replayed at a speed: three minutes, 22,000 messages
+DEFAULT_HOURS_BY_RATE = 600.0  # by rate: the last stay of every patient, 44,000 messages of 25 days
 DEFAULT_RATE = 1000.0  # messages/s of synthetic patients
 DEFAULT_PATIENTS = 100  # synthetic; the demo has 100 of its own
 _PROGRESS_SECONDS = 0.25
@@ -38,7 +39,7 @@ class Simulation:
         patients: how many; default: all of the demo, 100 synthetic.
         rate: messages/s; 0 is as fast as the broker takes them.
         speed: × real time, for the demo; not with ``rate``. Default: 1440, a day in a minute.
-        hours: of the demo, before its reference; default: all by rate, 72 by speed.
+        hours: of the demo, before its reference; default: 72 by speed, 600 by rate.
         faults: 0 to 1, the share of devices that misbehave.
         seed: decides the values of synthetic patients, and the faults.
         count: end after so many messages.
@@ -64,6 +65,8 @@ class Simulation:
             raise SettingsError(
                 "Synthetic patients live in real time", where="--speed, --hours", remedy="Give --rate, or no pace."
             )
+        if self.patients is not None and self.patients < 1:
+            raise SettingsError("No patients to simulate", where="--patients", remedy="Give 1 or more.")
         if not 0 <= self.faults <= 1:
             raise SettingsError("Share of faulty devices is not a share", where="--faults", remedy="Give 0 to 1.")
 
@@ -157,8 +160,8 @@ def _messages(simulation: Simulation, home: Path) -> Iterator[Message]:
     else:
         from pipelines.simulator import mimic
 
-        by_rate = simulation.rate is not None
-        hours = simulation.hours if simulation.hours is not None or by_rate else DEFAULT_HOURS
+        hours = DEFAULT_HOURS if simulation.rate is None else DEFAULT_HOURS_BY_RATE
+        hours = hours if simulation.hours is None else simulation.hours
         source = mimic.messages(home, patients=simulation.patients, hours=hours)
     return itertools.islice(inject(source, share=simulation.faults, seed=simulation.seed), simulation.count)
 
