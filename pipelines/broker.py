@@ -159,7 +159,7 @@ class EmbeddedBroker:
         self.stop()
 
 
-def ensure_topic(bootstrap: str, topic: str, partitions: int = 4, *, timeout_seconds: float = 10.0) -> str:
+def ensure_topic(bootstrap: str, topic: str, partitions: int = 4, *, timeout_seconds: float = 5.0) -> str:
     """Return the id of a topic, made with ``partitions`` if it is not there; an existing one is left as it is.
 
     Raises:

@@ -23,17 +23,19 @@ def bootstrap() -> Iterator[str]:
         yield broker.bootstrap_servers
 
 
-def records(bootstrap: str, topic: str, count: int, partitions: int = 4) -> list[tuple[int, bytes, bytes | None]]:
-    """Return partition, key and value of ``count`` records and of any that come soon after."""
+def records(
+    bootstrap: str, topic: str, count: int, *, most: int | None = None
+) -> list[tuple[int, bytes, bytes | None]]:
+    """Return partition, key and value of ``count`` records and of any that come soon after, up to ``most``."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "test", "enable.auto.commit": False})
-    consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
+    consumer.assign([TopicPartition(topic, number, 0) for number in range(4)])
     found: list[tuple[int, bytes, bytes | None]] = []
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        batch = consumer.consume(10_000, 0.3)
-        if not batch and len(found) >= count:
-            break
+        batch = consumer.consume(most or 10_000, 0.3)
         found += [(each.partition(), each.key(), each.value()) for each in batch if not each.error()]
+        if len(found) >= count and (most or not batch):
+            break
     consumer.close()
     return found
 
