@@ -30,7 +30,10 @@ def write_seen(lake: Storage, span_id: str, prints: npt.NDArray[np.uint64]) -> S
 
 
 def read_seen(lake: Storage, spans: list[Span], *, entries: int) -> list[npt.NDArray[np.uint64]]:
-    """Return the fingerprints of the newest spans, oldest first, until ``entries`` are reached; swept files are passed over."""
+    """Return the fingerprints of the newest spans, oldest first, until ``entries`` are reached.
+
+    Files that the sweeper has deleted are passed over.
+    """
     folder, found, total = lake.child(FOLDER), [], 0
     for span in reversed(spans):
         for file in span.files_of(SEEN):

@@ -150,7 +150,8 @@ def _to_row(span: Span) -> pa.Table:
     return pa.Table.from_pylist([values], schema=load_dataset("spans").schema)
 
 
-def _from_row(row: dict[str, object]) -> Span:
+def from_row(row: dict[str, object]) -> Span:
+    """Return the span that a row of the spans table holds."""
     body = _BODY_DECODER.decode(str(row["body"]))
     decided = row["decided_at"]
     assert isinstance(decided, datetime)
@@ -312,7 +313,7 @@ class SpanLog:
     def spans_of(self, day: str) -> list[Span]:
         """Return the spans decided on a day, oldest first."""
         return sorted(
-            (_from_row(row) for row in self.table.scan(days=[day]).to_pylist()), key=lambda span: span.decided_us
+            (from_row(row) for row in self.table.scan(days=[day]).to_pylist()), key=lambda span: span.decided_us
         )
 
     def all_spans(self) -> Iterator[Span]:
