@@ -6,14 +6,51 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a message went to the dead letters. Documented in docs/reference/reasons.md, made from here."""
+    """Why a message went to the dead letters."""
 
-    NOT_JSON = "not-json"  # truncated, NaN, BOM, two documents in one, …
+    NOT_JSON = "not-json"
     NOT_UTF8 = "not-utf8"
     TOO_LARGE = "too-large"
     TOO_DEEP = "too-deep"
-    WRONG_RESOURCE = "wrong-resource"  # not an Observation or a Bundle of Observations
-    WRONG_SHAPE = "wrong-shape"  # a field is missing or of the wrong type
+    WRONG_RESOURCE = "wrong-resource"
+    WRONG_SHAPE = "wrong-shape"
+    BAD_STATUS = "bad-status"
+    BAD_TIME = "bad-time"
+    NO_TIME = "no-time"
+    NO_SUBJECT = "no-subject"
+    NO_CODE = "no-code"
+    NO_VALUE = "no-value"
+    MODIFIED = "modified"
+    CONTROL_CHARACTER = "control-character"
+    TOO_MANY_ROWS = "too-many-rows"
+    UNKNOWN_CODE = "unknown-code"
+    UNKNOWN_UNIT = "unknown-unit"
+    IMPLAUSIBLE_VALUE = "implausible-value"
+    IMPLAUSIBLE_TIME = "implausible-time"
 
 
-# The decoding work replaces this list; every member carries a docstring-like comment.
+EXPLAINED: dict[Reason, str] = {
+    Reason.NOT_JSON: "Not one JSON document: truncated, NaN, a byte-order mark, two documents, a number out of range.",
+    Reason.NOT_UTF8: "Text that is read is not valid UTF-8.",
+    Reason.TOO_LARGE: "Longer than jobs.*.max_message_bytes.",
+    Reason.TOO_DEEP: "Nested too deeply to be an Observation.",
+    Reason.WRONG_RESOURCE: "resourceType is not Observation, or not a Bundle of Observations only.",
+    Reason.WRONG_SHAPE: "An element is missing or of the wrong type; the path says which.",
+    Reason.BAD_STATUS: "status is not one of FHIR's.",
+    Reason.BAD_TIME: "A time is not a full date and time with its zone (a date alone, a second 60, no zone).",
+    Reason.NO_TIME: "Neither effectiveDateTime nor effectiveInstant.",
+    Reason.NO_SUBJECT: "No subject, or one without reference and identifier.",
+    Reason.NO_CODE: "code or component.code has no coding with a code.",
+    Reason.NO_VALUE: "No value of a kind that is read, and no dataAbsentReason; or an empty Bundle.",
+    Reason.MODIFIED: "modifierExtension or implicitRules: it may mean something else than it says.",
+    Reason.CONTROL_CHARACTER: "An identifier, reference or text holds U+0000.",
+    Reason.TOO_MANY_ROWS: "More rows in one message than a panel or Bundle may have.",
+    Reason.UNKNOWN_CODE: "The vocabulary has no such LOINC code: extend vitalake/vocabulary/codes.yaml, then replay.",
+    Reason.UNKNOWN_UNIT: "The unit does not fit the code: extend vitalake/vocabulary/units.yaml, then replay.",
+    Reason.IMPLAUSIBLE_VALUE: "Outside what a living body or a working sensor can show.",
+    Reason.IMPLAUSIBLE_TIME: "Effective before jobs.*.min_effective_year or too far ahead of the broker's time.",
+}
+"""What each reason means and, where the sender is right, what to do."""
+
+UNDECODABLE = frozenset(list(Reason)[: list(Reason).index(Reason.UNKNOWN_CODE)])
+"""Reasons for which a message has no rows; the others reject the rows it has."""

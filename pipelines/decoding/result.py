@@ -14,8 +14,6 @@ from pipelines.decoding.reasons import Reason
 
 DECODED_SCHEMA = pa.schema(
     [
-        pa.field("identifier", pa.string()),  # "system|value" of the business identifier; null without one
-        pa.field("component", pa.string()),  # LOINC code of the component; null for a single value
         pa.field("version", pa.int64()),
         pa.field("patient_id", pa.dictionary(pa.int32(), pa.string())),
         pa.field("encounter_id", pa.dictionary(pa.int32(), pa.string())),
@@ -60,12 +58,15 @@ class Decoded:
 
     Attributes:
         rows: DECODED_SCHEMA; all rows of a message, or none.
+        identities: for each row the business identifier, "<length of system>|<system>|<value>"; None without one.
+            Python bytes, for they are hashed one by one.
         message: int32, for each row the index of its message, ascending.
         rejects: messages that could not be decoded (rows = 0).
         tombstones: indices of messages without a value.
     """
 
     rows: pa.RecordBatch
+    identities: list[bytes | None]
     message: npt.NDArray[np.int32]
     rejects: list[Reject] = field(default_factory=list)
     tombstones: list[int] = field(default_factory=list)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
@@ -194,7 +195,7 @@ class ShareConsumer:
         if not messages:
             return
         payloads = [m.value() for m in messages]
-        if any(m.error() is not None for m in messages):
+        if any([m.error() for m in messages]):
             messages = self._without_errors(messages)
             payloads = [m.value() for m in messages]
             if not messages:
@@ -208,16 +209,23 @@ class ShareConsumer:
                 yield self._poll(chosen, payloads if len(formats) == 1 else [m.value() for m in chosen], name)
 
     def _poll(self, messages: list[Message], payloads: list[bytes | None], name: str) -> Poll:
-        index = self._index
-        part = np.array([index[m.topic(), m.partition()] for m in messages], np.int32)
+        part = self._part_of(messages)
         offset = np.array([m.offset() for m in messages], np.int64)
-        stamps = np.array([m.timestamp()[1] for m in messages], np.int64)
+        stamps = np.array([m.timestamp() for m in messages], np.int64)[:, 1]
         for i in np.unique(part):
             self.next[self.parts[i]] = int(offset[part == i][-1]) + 1
         return Poll(self.name, name, payloads, self.parts, part, offset, stamps)
 
+    def _part_of(self, messages: list[Message]) -> npt.NDArray[np.int32]:
+        if len({part.topic for part in self.parts}) > 1:
+            return np.array([self._index[m.topic(), m.partition()] for m in messages], np.int32)
+        numbers = np.array([m.partition() for m in messages], np.int64)
+        place = np.zeros(max(part.partition for part in self.parts) + 1, np.int32)
+        place[[part.partition for part in self.parts]] = np.arange(len(self.parts), dtype=np.int32)
+        return place[numbers]
+
     def _size_next(self, payloads: list[bytes | None]) -> None:
-        size = sum(len(p) for p in payloads if p is not None) // len(payloads) + 1
+        size = sum(map(len, filter(None, payloads))) // len(payloads) + 1
         self._batch = max(1, min(self.stream.poll_messages, POLL_BYTES // size))
 
     def _without_errors(self, messages: list[Message]) -> list[Message]:

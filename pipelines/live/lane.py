@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -38,7 +40,7 @@ from vitalake.vocabulary import load_vocabulary
 
 _log = logging.getLogger(__name__)
 
-RELIST_SECONDS = 10.0
+RELIST_SECONDS = float(os.environ.get("VITALAKE_RELIST_SECONDS", "10"))
 """How often the topics are listed anew, so that partitions added while running are found."""
 
 
@@ -264,6 +266,7 @@ class Lane:
         assert self.writer is not None
         self.writer.cut()
         self.writer.flush()
+        gc.collect()  # the worker switched the automatic one off; what a bundle leaves in cycles is little
 
 
 def _watermarks(recent: list[Span]) -> dict[PartId, int]:

@@ -38,8 +38,10 @@ def run_worker(spec: LaneSpec) -> int:
     ended = threading.Event()
     reporter = threading.Thread(target=_report, args=(ended,), daemon=True)
     reporter.start()
+    # From here on collections happen at the end of bundles only: see Lane.finish.
     gc.collect()
     gc.freeze()
+    gc.disable()
     try:
         # Named, and built by hand: another runner would be replaced silently where it cannot be had.
         with beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions(["--streaming"])) as root:

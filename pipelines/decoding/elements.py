@@ -1,0 +1,95 @@
+"""What is made of the FHIR elements that are decoded by text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from pipelines.decoding.fhir_structs import LOINC, Concept, Identifier, Reference, ResourceMeta
+from pipelines.decoding.raw import Refused
+from pipelines.decoding.reasons import Reason
+
+_CONCEPT = msgspec.json.Decoder(Concept)
+_REFERENCE = msgspec.json.Decoder(Reference)
+_META = msgspec.json.Decoder(ResourceMeta)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOST_VERSION = 1 << 31
+
+
+def checked(text: str) -> str:
+    """Return a text that is kept, if it holds no U+0000: databases cut there, so it would name somebody else."""
+    if "\0" in text:
+        raise Refused(Reason.CONTROL_CHARACTER)
+    return text
+
+
+def code_of(raw: bytes) -> str:
+    """Return the LOINC code of a CodeableConcept, or ``<system>|<code>`` of its first coding where it has none.
+
+    Of several LOINC codings the first counts: senders put their own choice first, and broader ones behind.
+    """
+    codings = [c for c in _CONCEPT.decode(raw).coding if c.code]
+    if not codings:
+        raise Refused(Reason.NO_CODE)
+    for coding in codings:
+        if coding.system == LOINC:
+            return checked(str(coding.code))
+    return checked(f"{codings[0].system or ''}|{codings[0].code}")
+
+
+def concept_of(concept: Concept) -> str | None:
+    """Return the first coded value of a concept as ``<system>|<code>``; None where it is only text."""
+    for coding in concept.coding:
+        if coding.code:
+            return checked(f"{coding.system or ''}|{coding.code}")
+    return None
+
+
+def reference_of(kind: str) -> Callable[[bytes], str]:
+    """Return a decoder of references: the logical identifier, else the literal reference without ``<kind>/``.
+
+    An absolute address stays whole: two servers may give one number to two people.
+    """
+    prefix = f"{kind}/"
+
+    def decode(raw: bytes) -> str:
+        reference = _REFERENCE.decode(raw)
+        identifier = reference.identifier
+        if identifier is not None and identifier.value:
+            return checked(f"{identifier.system or ''}|{identifier.value}")
+        if not reference.reference:
+            raise Refused(Reason.NO_SUBJECT if kind == "Patient" else Reason.WRONG_SHAPE)
+        return checked(reference.reference.removeprefix(prefix))
+
+    return decode
+
+
+def version_of(raw: bytes) -> int:
+    """Return ``meta.versionId`` if it is a number, else ``meta.lastUpdated`` in microseconds, else 0."""
+    meta = _META.decode(raw)
+    if meta.versionId and meta.versionId.isascii() and meta.versionId.isdigit() and int(meta.versionId) < _MOST_VERSION:
+        return int(meta.versionId)
+    if not meta.lastUpdated:
+        return 0
+    try:
+        moment = datetime.fromisoformat(meta.lastUpdated)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise Refused(Reason.BAD_TIME, "Observation.meta.lastUpdated")
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def identity_of(identifiers: list[Identifier]) -> bytes | None:
+    """Return what names the Observation in its source; None without a business identifier.
+
+    Of several the official one counts, then the least: the order in a message says nothing.
+    """
+    usable = [i for i in identifiers if i.value]
+    if not usable:
+        return None
+    best = min(usable, key=lambda i: (i.use != "official", i.system or "", i.value or ""))
+    system = best.system or ""
+    return f"{len(system)}|{system}|{best.value}".encode()

@@ -1,0 +1,118 @@
+"""The parts of FHIR R4 that are read, as types; everything else in a message is skipped unread.
+
+Elements whose text repeats from message to message (code, subject, device …) stay raw here: each distinct text is
+decoded once a batch. That halves the cost of a message.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Raw
+
+Status = Literal[
+    "registered", "preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error", "unknown"
+]
+STATUSES: tuple[str, ...] = Status.__args__  # type: ignore[attr-defined]
+Comparator = Literal["<", "<=", ">=", ">"]
+
+LOINC = "http://loinc.org"
+UCUM = "http://unitsofmeasure.org"
+
+_ABSENT = Raw(b"")
+_Text = Annotated[str, Meta(min_length=1)]
+
+
+class Coding(msgspec.Struct, gc=False):
+    """A code of a code system."""
+
+    code: _Text | None = None
+    system: str | None = None
+
+
+class Concept(msgspec.Struct, gc=False):
+    """CodeableConcept."""
+
+    coding: list[Coding] = []
+    text: str | None = None
+
+
+class Identifier(msgspec.Struct, gc=False):
+    """A business identifier."""
+
+    value: _Text | None = None
+    system: str | None = None
+    use: str | None = None
+
+
+class Reference(msgspec.Struct, gc=False):
+    """A reference, literal or logical."""
+
+    reference: _Text | None = None
+    identifier: Identifier | None = None
+
+
+class ResourceMeta(msgspec.Struct, gc=False):
+    """meta: what tells versions apart."""
+
+    versionId: str | None = None
+    lastUpdated: str | None = None
+
+
+class Quantity(msgspec.Struct, gc=False):
+    """A measured amount."""
+
+    value: float | None = None
+    comparator: Comparator | None = None
+    system: str | None = None
+    code: str | None = None
+
+
+class Valued(msgspec.Struct, gc=False):
+    """What an Observation and its components have in common.
+
+    Other kinds of value (Range, Ratio, Period, SampledData, dateTime, time) are not read: such a message has no value.
+    """
+
+    code: Raw = _ABSENT
+    valueQuantity: Quantity | None = None
+    dataAbsentReason: Concept | None = None
+    valueCodeableConcept: Concept | None = None
+    valueString: str | None = None
+    valueInteger: int | None = None
+    valueBoolean: bool | None = None
+    modifierExtension: Raw = _ABSENT
+
+
+class Component(Valued, gc=False):
+    """One value of a panel."""
+
+
+class Observation(Valued, gc=False, tag_field="resourceType", tag="Observation", kw_only=True):
+    """A measurement, single or a panel."""
+
+    status: Status
+    subject: Raw = _ABSENT
+    identifier: list[Identifier] = []
+    meta: Raw = _ABSENT
+    encounter: Raw = _ABSENT
+    device: Raw = _ABSENT
+    effectiveDateTime: str | None = None
+    effectiveInstant: str | None = None
+    issued: str | None = None
+    component: list[Component] | None = None
+    implicitRules: str | None = None
+
+
+class Entry(msgspec.Struct, gc=False):
+    """One resource of a Bundle."""
+
+    resource: Observation
+
+
+class Bundle(msgspec.Struct, gc=False, tag_field="resourceType", tag="Bundle"):
+    """Several Observations in one message."""
+
+    entry: list[Entry] = []
+    implicitRules: str | None = None

@@ -1,0 +1,48 @@
+"""Fingerprints: 128 bits over everything that makes a row what it is, to recognise one that is sent again."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+_U64 = npt.NDArray[np.uint64]
+_TEXTS = ("status", "comparator", "value_code", "value_text", "data_absent_reason")
+
+
+def fingerprints(ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.float64], unit: pa.DictionaryArray) -> _U64:
+    """Return (n, 2) fingerprints of observation_id, version, status, value, unit and the other forms of a value.
+
+    observation_id is a keyed hash already; the rest is mixed in by multiplication and shifts (splitmix64's finaliser),
+    which is for telling re-sends from corrections, not against an adversary: who can send to the topic can also repeat
+    an identifier.
+    """
+    halves = np.frombuffer(ids.buffers()[2], np.uint64, count=2 * len(ids), offset=0).reshape(-1, 2)
+    rest = _mix(rows["version"].to_numpy(zero_copy_only=False).astype(np.uint64), 1)
+    rest += _mix(np.ascontiguousarray(np.where(np.isnan(value), 0.0, value) + 0.0).view(np.uint64), 2)
+    rest += _text_hashes(unit, "unit")
+    for name in _TEXTS:
+        if rows[name].null_count < len(rows):
+            rest += _text_hashes(rows[name], name)
+    return np.column_stack([_mix(halves[:, 0] ^ rest, 3), _mix(halves[:, 1] ^ _mix(rest, 4), 5)])
+
+
+def _mix(x: _U64, salt: int) -> _U64:
+    x = x + np.uint64(salt * 0x9E3779B97F4A7C15 % 2**64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _text_hashes(column: pa.Array, name: str) -> _U64:
+    """Return a 64-bit hash per row, the distinct texts hashed once; null counts as a text of its own."""
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    hashes = [
+        int.from_bytes(hashlib.blake2b(f"{name}\0{text}".encode(), digest_size=8).digest())
+        for text in encoded.dictionary.to_pylist()
+    ]
+    table = np.array([*hashes, 0], np.uint64)
+    indices = encoded.indices.fill_null(len(hashes)) if encoded.null_count else encoded.indices
+    return table[indices.to_numpy(zero_copy_only=False)]

@@ -1,0 +1,131 @@
+"""Kafka's edges, on a real Apache Kafka."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from tests.fhir import message
+from tests.services.kafka import KafkaServer
+from tests.services.lane import LaneUnderTest
+from tests.services.waiting import until
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def lane(home: Path, kafka: KafkaServer, topic_name: str) -> LaneUnderTest:
+    """A lane on an empty topic of two partitions."""
+    lane = LaneUnderTest(home, kafka.bootstrap_servers, topic_name)
+    lane.configure(span_seconds=0.2, span_rows=100)
+    lane.create_topic()
+    return lane
+
+
+def _delete_before(lane: LaneUnderTest, offset: int) -> None:
+    admin = AdminClient({"bootstrap.servers": lane.bootstrap})
+    for future in admin.delete_records([TopicPartition(lane.topic, 0, offset)]).values():
+        future.result(20)
+
+
+def test_a_log_that_starts_after_our_position_stops_the_lane_until_the_loss_is_accepted(lane: LaneUnderTest) -> None:
+    lane.send(message(i) for i in range(100))
+    lane.run()
+    lane.send((message(i) for i in range(100, 150)), partition=0)
+    _delete_before(lane, 80)
+
+    errors = lane.run(expect=13)
+    assert "no longer holds what comes next" in errors
+    assert "--accept-loss" in errors
+    assert lane.ledger()["messages"] == 100
+
+    lane.run(extra=["--accept-loss"])
+    ledger = lane.ledger()
+    assert ledger["lost_upstream"] == 30
+    assert ledger["published"] == 120
+    assert ledger["balanced"] is True
+
+
+def test_a_topic_made_again_is_another_topic_and_the_old_one_is_closed(lane: LaneUnderTest) -> None:
+    lane.send(message(i) for i in range(50))
+    lane.run()
+    lane.delete_topic()
+    until(lambda: lane.topic not in AdminClient({"bootstrap.servers": lane.bootstrap}).list_topics(timeout=10).topics)
+    lane.create_topic()
+    lane.send(message(i) for i in range(50, 90))
+    lane.run()
+    ledger = lane.ledger()
+    assert ledger["published"] == 90
+    assert ledger["balanced"] is True
+    assert ledger["lost_upstream_unknown"] == 2, "one for each partition of the old topic"
+
+
+def test_transaction_markers_are_no_messages_and_aborted_ones_are_not_published(lane: LaneUnderTest) -> None:
+    producer = Producer({"bootstrap.servers": lane.bootstrap, "transactional.id": lane.topic})
+    producer.init_transactions(20)
+    for turn in range(4):
+        producer.begin_transaction()
+        for i in range(10):
+            producer.produce(lane.topic, message(turn * 10 + i), partition=0)
+        if turn % 2:
+            producer.flush(10)
+            producer.abort_transaction(20)
+        else:
+            producer.commit_transaction(20)
+    lane.run()
+    lane.sent = 20
+    lane.assert_exactly_once(20)
+    lane.run()
+    lane.assert_exactly_once(20)
+
+
+def test_partitions_added_while_running_are_found_and_read_from_their_beginning(lane: LaneUnderTest) -> None:
+    lane.send(message(i) for i in range(20))
+    process = lane.start(idle=None, env={"VITALAKE_RELIST_SECONDS": "0.5"}, extra=["--from", "latest"])
+    try:
+        until(lambda: (lane.home / "lake" / "published").exists() and process.poll() is None)
+        lane.send(message(i) for i in range(20, 40))
+        until(lambda: lane.ledger()["published"] == 20, process=process)
+        admin = AdminClient({"bootstrap.servers": lane.bootstrap})
+        for future in admin.create_partitions([NewPartitions(lane.topic, 3)]).values():
+            future.result(20)
+        lane.partitions = 3
+        lane.send((message(i) for i in range(40, 60)), partition=2)
+        until(lambda: lane.ledger()["published"] == 40, process=process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def test_a_broker_that_restarts_pauses_the_lane_and_it_goes_on_by_itself(
+    home: Path, own_kafka: KafkaServer, topic_name: str
+) -> None:
+    lane = LaneUnderTest(home, own_kafka.bootstrap_servers, topic_name)
+    lane.configure(span_seconds=0.2)
+    lane.create_topic()
+    lane.send(message(i) for i in range(50))
+    process = lane.start(idle=None)
+    try:
+        until(lambda: lane.ledger()["published"] == 50, process=process)
+        own_kafka.restart()
+        lane.send(message(i) for i in range(50, 100))
+        until(lambda: lane.ledger()["published"] == 100, process=process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    lane.assert_exactly_once(100)
+
+
+def test_two_readers_on_the_same_partitions_publish_everything_once(lane: LaneUnderTest) -> None:
+    lane.send(message(i) for i in range(1_000))
+    first, second = lane.start(share="0of1"), lane.start(share="0of2")
+    for process in (first, second):
+        process.communicate(timeout=90)
+        assert process.returncode in (0, 75), "it ended well, or gave way and may be started again"
+    lane.run()
+    lane.assert_exactly_once(1_000)

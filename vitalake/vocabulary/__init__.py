@@ -1,0 +1,84 @@
+"""The vocabulary: LOINC codes with their unit and plausible range, and the units that become these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from vitalake.errors import SettingsError
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Codes and units as arrays, so that a batch is looked up at once.
+
+    Attributes:
+        codes: LOINC code → index; panels are not among them.
+        units: UCUM code → index, of all that a sender may use.
+        unit_of: index → the UCUM unit the code is published in.
+        names: index → name.
+        low, high: index → plausible range in that unit.
+        factor, offset: [code, unit] → how to convert; NaN where the unit does not fit the code. The last row and the
+            last column stand for what is unknown.
+        panels: LOINC codes of panels.
+    """
+
+    codes: dict[str, int]
+    units: dict[str, int]
+    unit_of: tuple[str, ...]
+    names: tuple[str, ...]
+    sources: tuple[str, ...]
+    low: Floats
+    high: Floats
+    factor: Floats
+    offset: Floats
+    panels: dict[str, str]
+
+
+def parse_vocabulary(codes: dict[str, Any], units: dict[str, Any]) -> Vocabulary:
+    """Return the vocabulary that two documents declare.
+
+    Raises:
+        SettingsError: an entry is missing a field or contradicts another.
+    """
+    try:
+        entries = codes["codes"]
+        index = {code: i for i, code in enumerate(entries)}
+        unit_of = tuple(str(entry["unit"]) for entry in entries.values())
+        known = dict.fromkeys([*unit_of, *(str(u["from"]) for u in units["units"])])
+        unit_index = {unit: i for i, unit in enumerate(known)}
+        factor = np.full((len(index) + 1, len(unit_index) + 1), np.nan)
+        offset = np.zeros_like(factor)
+        for code, i in index.items():
+            factor[i, unit_index[unit_of[i]]] = 1.0
+            for unit in units["units"]:
+                if unit["to"] == unit_of[i] and code in unit.get("codes", [code]):
+                    j = unit_index[unit["from"]]
+                    factor[i, j], offset[i, j] = float(unit["factor"]), float(unit.get("offset", 0.0))
+        low = np.array([float(e["low"]) for e in entries.values()])
+        high = np.array([float(e["high"]) for e in entries.values()])
+        names = tuple(str(e["name"]) for e in entries.values())
+        sources = tuple(str(e["source"]) for e in entries.values())
+        panels = dict(codes["panels"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise SettingsError("Vocabulary does not hold", where="vitalake/vocabulary", remedy="Mend the entry.") from None
+    if not (low < high).all() or set(panels) & set(index):
+        raise SettingsError("Vocabulary contradicts itself", where="vitalake/vocabulary", remedy="Check the ranges.")
+    return Vocabulary(index, unit_index, unit_of, names, sources, low, high, factor, offset, panels)
+
+
+@cache
+def load_vocabulary() -> Vocabulary:
+    """Return the vocabulary that ships with the project."""
+    folder = resources.files(__package__)
+    return parse_vocabulary(
+        yaml.safe_load((folder / "codes.yaml").read_text()), yaml.safe_load((folder / "units.yaml").read_text())
+    )
