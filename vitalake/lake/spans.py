@@ -351,11 +351,11 @@ def add_span(span: Span, table: Table) -> bool:
         LakeError: some of the span's partitions are added and some are not: the table was meddled with.
     """
     files = span.files_of(table.name)
-    if not files or _is_added(span, table):
+    if not files or is_added(span, table):
         return False
 
     def ready() -> Literal["commit", "done"]:
-        if _is_added(span, table):
+        if is_added(span, table):
             return "done"
         if any((table.transaction(app) or -1) >= end for app, end in span.transactions.items()):
             raise LakeError(
@@ -368,6 +368,6 @@ def add_span(span: Span, table: Table) -> bool:
     return table.commit_when(ready, add=files, transactions=span.transactions)
 
 
-def _is_added(span: Span, table: Table) -> bool:
+def is_added(span: Span, table: Table) -> bool:
     """Whether the object as it is holds the span; positions only grow, so an old object errs towards asking again."""
     return all((table.transaction(app) or -1) >= end for app, end in span.transactions.items())

@@ -90,6 +90,10 @@ class Storage:
         """Return whether there is such a file."""
         return bool(self.fs.get_file_info(f"{self.root}/{relative}").type == pafs.FileType.File)
 
+    def holds_table(self, name: str) -> bool:
+        """Return whether there is a Delta table; for readers, who must not make one by looking."""
+        return bool(self.fs.get_file_info(f"{self.root}/{name}/_delta_log").type == pafs.FileType.Directory)
+
     def delete(self, relative: str) -> None:
         """Delete a file; one that is gone already is no error."""
         try:

@@ -1,0 +1,91 @@
+"""Verification finds what is broken, and is silent when nothing is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.unit.span_samples import begin, open_lake, staged_span, write_spans
+from vitalake.lake.compaction import compact
+from vitalake.lake.lake import Lake
+from vitalake.lake.verify import verify
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """A lake of four spans."""
+    lake = open_lake(tmp_path)
+    begin(lake)
+    write_spans(lake, 4, days=2)
+    return lake
+
+
+def kinds(lake: Lake) -> set[tuple[str, str]]:
+    """Return kind and severity of what is found by a fresh look."""
+    return {(finding.kind, finding.severity) for finding in verify(open_lake(Path(lake.storage.root)))}
+
+
+def test_nothing_is_found_in_a_sound_lake_compacted_or_not(lake: Lake) -> None:
+    assert kinds(lake) == set()
+    for table in (*lake.tables, lake.spans.table):
+        assert compact(table, min_files=2).days > 0
+    assert kinds(lake) == set()
+
+
+def test_decided_and_not_added_is_a_note_until_its_file_is_gone(lake: Lake) -> None:
+    span = staged_span(lake, 16, 20)
+    lake.spans.decide(span)
+    assert kinds(lake) == {("not-added", "note")}
+    lake.published.storage.delete(span.files_of(lake.published.name)[0].path)
+    assert kinds(lake) == {("not-added", "note"), ("staged-file-missing", "error")}
+
+
+def _missing(path: Path) -> None:
+    path.unlink()
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _fewer_rows(path: Path) -> None:
+    size, table = path.stat().st_size, pq.read_table(path, partitioning=None)
+    pq.write_table(table.slice(1), path)
+    assert path.stat().st_size != size
+
+
+def _other_columns(path: Path) -> None:
+    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["unit"]), path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (_missing, "file-missing"),
+        (_truncated, "file-unreadable"),
+        (_fewer_rows, "rows-differ"),
+        (_other_columns, "schema-differs"),
+    ],
+)
+def test_damaged_file_is_found(lake: Lake, damage: Callable[[Path], None], kind: str) -> None:
+    name = next(iter(lake.published.snapshot().files))
+    damage(Path(lake.published.storage.root) / name)
+    assert (kind, "error") in kinds(lake)
+
+
+def test_rows_that_no_span_has_added_are_found(lake: Lake) -> None:
+    stray = staged_span(lake, 100, 104).files_of(lake.published.name)
+    lake.published.refresh()
+    lake.published.commit(add=stray, transactions={})
+    assert kinds(lake) == {("rows-contradict-spans", "error")}
+
+
+def test_span_that_counts_other_rows_than_its_files_hold_is_found(lake: Lake) -> None:
+    span = staged_span(lake, 16, 20)
+    span.files = [file for file in span.files if file.table != lake.quarantine.name]
+    lake.spans.decide(span)
+    lake.add(span)
+    assert kinds(lake) == {("span-contradicts-files", "error")}

@@ -1,0 +1,129 @@
+"""Whether the lake is what its logs say: files, footers, schema, and the spans against the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from vitalake.lake.lake import Lake
+from vitalake.lake.spans import Span, is_added
+from vitalake.lake.table import Snapshot, Table
+
+Kind = Literal[
+    "file-missing", "file-unreadable", "size-differs", "rows-differ", "schema-differs",
+    "not-added", "staged-file-missing", "span-contradicts-files", "rows-contradict-spans",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        kind: what, from the closed list.
+        where: table and file, or the span.
+        detail: numbers; never a value.
+        severity: a note is normal while a lane runs (a span is decided and about to be added).
+    """
+
+    kind: Kind
+    where: str
+    detail: str
+    severity: Literal["error", "note"] = "error"
+
+
+def verify(lake: Lake, *, progress: Callable[[str], None] | None = None) -> list[Finding]:
+    """Return everything that is wrong with the lake; an empty list means that its parts agree.
+
+    Every file of each snapshot is there with the size and rows its action says and the dataset's columns; every
+    decided span is added, or will be (a note) and has its staged files; files of a span hold the rows it counts; and
+    the tables hold what the spans added to them. Dead letters are one a message, while the ledger counts the *rows*
+    of a rejected message, so the quarantine is held against the rows of the spans' own staged files, and those
+    against the counts as bounds: undecodable ≤ dead letters ≤ undecodable + rejected.
+
+    Args:
+        lake: opened afresh; not used by anything else meanwhile.
+        progress: told each table and day before it is read.
+    """
+    tell = progress or (lambda _: None)
+    found: list[Finding] = []
+    snapshots = {}
+    for table in (*lake.tables, lake.spans.table):
+        if table is not lake.spans.table:
+            table.refresh()
+        snapshots[table.name] = table.snapshot()
+        tell(table.name)
+        found += check_files(table, snapshots[table.name])
+    found += list(_check_spans(lake, snapshots, tell))
+    return found
+
+
+def check_files(table: Table, snapshot: Snapshot) -> Iterator[Finding]:
+    """Yield what is wrong with the files of a snapshot."""
+    expected = {field.name: field.type for field in table.dataset.schema}
+    for file in snapshot.files.values():
+        where = f"{table.name}/{file.path}"
+        info = table.storage.fs.get_file_info(f"{table.storage.root}/{file.path}")
+        if info.size is None:
+            yield Finding("file-missing", where, f"{file.rows} rows are lost")
+            continue
+        if info.size != file.size:
+            yield Finding("size-differs", where, f"{info.size} bytes, the log says {file.size}")
+        try:
+            with table.storage.open(file.path) as reader:
+                rows, schema = reader.metadata.num_rows, reader.schema_arrow
+        except (OSError, pa.ArrowException):
+            yield Finding("file-unreadable", where, "no Parquet footer")
+            continue
+        if rows != file.rows:
+            yield Finding("rows-differ", where, f"{rows} rows, the log says {file.rows}")
+        if {field.name: field.type for field in schema} != expected:
+            yield Finding("schema-differs", where, "columns are not the dataset's")
+
+
+def _check_spans(lake: Lake, snapshots: dict[str, Snapshot], tell: Callable[[str], None]) -> Iterator[Finding]:
+    # The spans are read after the tables' snapshots: whatever those hold was decided before.
+    added = {table.name: 0 for table in lake.tables}
+    for day in reversed(lake.spans.days()):
+        tell(f"spans of {day}")
+        for span in lake.spans.spans_of(day):
+            for table in lake.tables:
+                yield from _check_counts(span, table, lake)
+                if is_added(span, table):
+                    added[table.name] += sum(file.rows for file in span.files_of(table.name))
+                else:
+                    yield from _check_pending(span, table)
+    for table in lake.tables:
+        held = sum(file.rows for file in snapshots[table.name].files.values())
+        if held != added[table.name]:
+            yield Finding("rows-contradict-spans", table.name, f"{held} rows, the spans added {added[table.name]}")
+
+
+def _check_counts(span: Span, table: Table, lake: Lake) -> Iterator[Finding]:
+    """Yield whether a span's files for a table hold another number of rows than it counts."""
+    rows = sum(file.rows for file in span.files_of(table.name))
+    counts = [part.counts for part in span.parts]
+    if table.name == lake.quarantine.name:
+        low = sum(c.undecodable + (c.rejected > 0) for c in counts)
+        high = sum(c.undecodable + c.rejected for c in counts)
+    elif span.dataset == lake.dataset.name:
+        low = high = sum(c.published for c in counts)
+    else:
+        return
+    if not low <= rows <= high:
+        where = f"{table.name}, span {span.span_id}"
+        yield Finding("span-contradicts-files", where, f"{rows} rows in its files, {low} to {high} in its counts")
+
+
+def _check_pending(span: Span, table: Table) -> Iterator[Finding]:
+    """Yield that a span is not added yet, and which of its files could not be any more."""
+    files = span.files_of(table.name)
+    if files:
+        rows = sum(file.rows for file in files)
+        yield Finding("not-added", f"{table.name}, span {span.span_id}", f"{rows} rows decided", severity="note")
+    for file in files:
+        if not table.storage.exists(file.path):
+            yield Finding("staged-file-missing", f"{table.name}/{file.path}", f"{file.rows} rows are lost")
