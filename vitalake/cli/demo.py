@@ -38,10 +38,11 @@ def demo(
     """Run broker, devices and lane together, show them live, and print the ledger at the end."""
     from pipelines.broker import EmbeddedBroker
     from vitalake.cli.ledger import ledger_summary, print_ledger
-    from vitalake.home import ensure_home
+    from governance.samples import copy_samples
+    from vitalake.home import init_home
 
     folder = resolve_home(home)
-    if ensure_home(folder):
+    if init_home(folder, copy_samples):
         note(f"Made a home in {folder}: configuration, keys and sample rules.")
     seconds = parse_seconds(duration) if duration else None
     with EmbeddedBroker() as broker:

@@ -1,0 +1,55 @@
+# The project's commands; `make help` lists them. Needs make and Python 3.11+ with its venv module.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check test soak bench-live docs coverage services lock
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make the environment in .venv from the locked, hashed requirements
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index -e .
+	touch $(STAMP)
+
+demo: setup  ## run broker, bedside devices and the lane together, and show them; Ctrl-C ends it
+	$(BIN)/vitalake demo
+
+check: setup  ## lint, types, import layers, lock and generated docs are fresh; reports every failure
+	@failed=""; \
+	for step in "ruff check ." "ruff format --check --quiet ." "mypy" "lint-imports" "python -m docs.check"; do \
+	  echo "== $$step"; $(BIN)/$$step || failed="$$failed [$$step]"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
+
+test: setup  ## run all tests this machine can run; says which services it did not find
+	$(BIN)/python -m pytest -q -m "not soak and not ci"
+
+soak: setup  ## kill the lane 200 times at random moments
+	$(BIN)/python -m pytest -q -m "soak"
+
+bench-live: setup services  ## measure the live lane against the bare limit on a real Kafka
+	$(BIN)/python -m tests.benchmarks.live
+
+docs: setup  ## write the reference from the code
+	$(BIN)/python -m docs.generate
+
+coverage: setup  ## measure branch coverage of the tests
+	$(BIN)/python -m pytest -q -m "not soak and not ci and not flink" --cov --cov-report=term:skip-covered
+
+services: .services/kafka/.fetched .services/flink/.fetched  ## fetch Apache Kafka's and Flink's jars (Maven)
+
+.services/%/.fetched: infra/%/pom.xml
+	mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.services/$*
+	touch $@
+
+lock: setup  ## resolve the dependencies anew and write requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --generate-hashes --no-emit-index-url --python-version 3.11 -o requirements.lock --quiet

@@ -1,0 +1,53 @@
+"""What all tests share: Hypothesis' profiles, a home, and what to say of services that are not there."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from governance.samples import copy_samples
+from vitalake.home import init_home
+
+settings.register_profile(
+    "ci", max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.register_profile("many", max_examples=1_000, deadline=None, parent=settings.get_profile("ci"))
+settings.load_profile(os.environ.get("VITALAKE_HYPOTHESIS", "ci"))
+
+missing: Counter[str] = Counter()
+
+
+def missing_service(name: str, how: str) -> None:
+    """Skip a test whose service is not there, or fail it where the service is required.
+
+    ``VITALAKE_REQUIRE=kafka,flink,s3`` names what must be there: in CI a missing service is a failure.
+    """
+    missing[name] += 1
+    if name in os.environ.get("VITALAKE_REQUIRE", "").split(","):
+        pytest.fail(f"{name} is required and not there: {how}")
+    pytest.skip(f"{name} is not there: {how}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which services were not found, and how many tests were left out for each."""
+    for name, count in sorted(missing.items()):
+        terminalreporter.write_line(f"service not found: {name} ({count} tests left out)", yellow=True)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home as ``vitalake init`` makes it."""
+    folder = tmp_path / "home"
+    init_home(folder, copy_samples)
+    return folder
+
+
+@pytest.fixture
+def topic_name() -> str:
+    """A name no other test has."""
+    return f"vitals-{uuid.uuid4().hex[:10]}"

