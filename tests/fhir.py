@@ -17,7 +17,7 @@ def observation(number: int, *, patient: str = "p-1", value: float = 72.0, **cha
         "subject": {"reference": f"Patient/{patient}"},
         "encounter": {"reference": "Encounter/e-1"},
         "device": {"reference": "Device/d-1"},
-        "effectiveDateTime": f"2026-11-23T10:{number // 60 % 60:02d}:{number % 60:02d}Z",
+        "effectiveDateTime": f"2025-06-01T10:{number // 60 % 60:02d}:{number % 60:02d}Z",
         "valueQuantity": {"value": value, "unit": "/min", "system": "http://unitsofmeasure.org", "code": "/min"},
     }
     for name, changed in changes.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -39,9 +38,6 @@ from vitalake.settings import Settings, StreamSettings
 from vitalake.vocabulary import load_vocabulary
 
 _log = logging.getLogger(__name__)
-
-RELIST_SECONDS = float(os.environ.get("VITALAKE_RELIST_SECONDS", "10"))
-"""How often the topics are listed anew, so that partitions added while running are found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +95,11 @@ class Lane:
 
     def begin(self) -> None:
         """Make sure that reading starts where the lake says; called at the start of every bundle."""
+        if self.writer is not None and time.monotonic() - self._listed > self.stream.relist_seconds:
+            self._relist()
         if self.writer is None:
             self._open()
         assert self.consumer is not None and self.writer is not None
-        if time.monotonic() - self._listed > RELIST_SECONDS:
-            self._relist()
         lake_positions = self.lake.spans.positions(self.lake.dataset.name, self.consumer.parts)
         if lake_positions != self.writer.positions or not self._consumer_is_there():
             self.reset()

@@ -70,6 +70,7 @@ def test_seeded_random_kills(lane: LaneUnderTest) -> None:
                 process.wait(timeout=chance.uniform(1.2, 2.6))
             except Exception:  # the moment has come
                 process.kill()
-            lane.send(message(lane.sent + i, patient="p-9") for i in range(100))
+            begin = lane.sent
+            lane.send(message(begin + i, patient="p-9") for i in range(100))
     lane.run()
     lane.assert_exactly_once(MESSAGES + 300)
