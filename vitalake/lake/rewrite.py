@@ -177,9 +177,10 @@ def _throw_away(table: Table, attempt: _Attempt, files: list[StagedFile], seen_v
     """Delete the files of an attempt that failed, if it cannot become a commit any more; return whether it is done.
 
     On object storage the request of a failed commit may still be under way, for the version after the newest one we
-    saw at most. Once that version is somebody's and not ours, it is dead.
+    saw at most. Once that version is somebody's and not ours, it is dead; until then the files are the sweeper's.
     """
-    if table.delta.version() <= seen_version or _is_in_log(table, attempt):
+    under_way = not table.storage.local and table.delta.version() <= seen_version
+    if under_way or _is_in_log(table, attempt):
         return False
     for file in files:
         table.storage.delete(file.path)

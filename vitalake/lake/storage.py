@@ -49,7 +49,7 @@ class Storage:
         """Write a Parquet file, synced to disk, and return its size in bytes.
 
         Raises:
-            OSError: no space, no permission, no connection. The file may be there in part: nobody names it yet.
+            OSError: no space, no permission, no connection. What was written so far is left, for the sweeper.
         """
         path = f"{self.root}/{relative}"
         if not self.local:
@@ -60,11 +60,15 @@ class Storage:
         if not target.parent.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
             _sync_folder(target.parent.parent)
-        with target.open("wb") as out:
+        # Renamed when complete: a span's row that is written again after a lost reply is in the table already, and
+        # must not be half a file for a moment, or for ever.
+        part = target.with_name(f"{target.name}.part")
+        with part.open("wb") as out:
             pq.write_table(table, out, **options)
             out.flush()
             os.fsync(out.fileno())
             size = out.tell()
+        part.replace(target)
         _sync_folder(target.parent)
         return size
 

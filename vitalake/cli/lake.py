@@ -1,0 +1,186 @@
+"""``vitalake lake``: the tables as files and schemas, their verification and compaction; never a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from vitalake.lake.lake import Lake
+    from vitalake.lake.table import Table
+
+TableOption = Annotated[str | None, typer.Option("--table", help="One table; default: all of them.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands."""
+    group = typer.Typer(help="Look at the lake's tables, verify and compact them; never shows rows.")
+    group.command("tables")(tables)
+    group.command("show")(show)
+    group.command("verify")(verify)
+    group.command("compact")(compact)
+    app.add_typer(group, name="lake", no_args_is_help=True)
+
+
+def tables(home: HomeOption = None, json: JsonOption = False) -> None:
+    """List the tables with their files, rows, size and version."""
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    documents = [_facts(table) for table in _tables(_open(home)).values()]
+    if json:
+        print_json({"tables": documents})
+        return
+    grid = Grid(box=None, padding=(0, 2), header_style="bold")
+    for name in documents[0]:
+        grid.add_column(name.replace("_", " "), justify="left" if name == "table" else "right")
+    for document in documents:
+        grid.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in document.values()))
+    Console(highlight=False).print(grid)
+
+
+def show(
+    table: Annotated[str, typer.Argument(help="As 'vitalake lake tables' names it.")],
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one table's columns with type and data class, and its files per day."""
+    chosen = _choose(_open(home), table)
+    document = _facts(chosen) | {"columns": _columns(chosen), "days": _days(chosen)}
+    if json:
+        print_json(document)
+    else:
+        _print_table(document)
+
+
+def verify(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Hold files, footers, schema, spans and counts against each other; ends with 13 when something is wrong."""
+    from dataclasses import asdict
+
+    from vitalake.errors import LakeError
+    from vitalake.lake.verify import verify as find
+
+    findings = find(_open(home), progress=None if json else note)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if json:
+        print_json({"sound": not errors, "findings": [asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.severity}: {finding.kind}: {finding.where}: {finding.detail}")
+        typer.echo(f"The lake is {'NOT sound' if errors else 'sound'}: {len(errors)} errors, {len(findings)} findings.")
+    if errors:
+        raise typer.Exit(LakeError.exit_code)
+
+
+def compact(
+    home: HomeOption = None,
+    table: TableOption = None,
+    min_files: Annotated[int, typer.Option(min=2, help="Days with fewer small files are left as they are.")] = 8,
+    vacuum: Annotated[bool, typer.Option("--vacuum", help="Delete what was replaced over a week ago, too.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Merge small files into few, while the stream runs and readers read; with --vacuum delete replaced ones."""
+    from dataclasses import asdict
+
+    from vitalake.lake.compaction import compact as merge
+    from vitalake.lake.vacuum import vacuum as delete_replaced
+
+    lake = _open(home)
+    chosen = [_choose(lake, table)] if table else list(_tables(lake).values())
+    tell = None if json else note
+    documents = []
+    for each in chosen:
+        done = asdict(merge(each, min_files=min_files, progress=lambda day: tell(f"Merging {day}") if tell else None))
+        if vacuum:
+            done["deleted"] = delete_replaced(lake, each)
+        documents.append(done)
+        if tell:
+            deleted = f", {done['deleted']:,} files deleted" if vacuum else ""
+            typer.echo(
+                f"{done['table']}: {done['files_before']:,} files of {done['days']} days became "
+                f"{done['files_after']:,}, {done['rows']:,} rows{deleted}"
+            )
+    if json:
+        print_json({"tables": documents})
+
+
+# -- what is there -----------------------------------------------------------------------------------------------
+
+
+def _open(home: Any) -> Lake:
+    from vitalake.cli.ledger import open_lake
+    from vitalake.settings import load_settings
+
+    return open_lake(load_settings(resolve_home(home)))
+
+
+def _tables(lake: Lake) -> dict[str, Table]:
+    """Return the tables that are there; looking makes none."""
+    names = {f"published/{lake.dataset.name}": "published", "quarantine/dead_letter": "quarantine"}
+    found = {name: getattr(lake, attribute) for name, attribute in names.items() if lake.storage.holds_table(name)}
+    return found | {"spans": lake.spans.table}
+
+
+def _choose(lake: Lake, name: str) -> Table:
+    from vitalake.errors import InputError
+
+    known = _tables(lake)
+    if name not in known:
+        raise InputError("Unknown table", where=name, remedy=f"The lake has: {', '.join(known)}.")
+    return known[name]
+
+
+def _facts(table: Table) -> dict[str, Any]:
+    files = table.snapshot().files.values()
+    return {
+        "table": table.name,
+        "version": table.delta.version(),
+        "files": len(files),
+        "rows": sum(file.rows for file in files),
+        "bytes": sum(file.size for file in files),
+        "days": len({file.day for file in files}),
+    }
+
+
+def _columns(table: Table) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": column.name,
+            "type": str(column.type),
+            "data_class": column.data_class,
+            "description": column.description,
+        }
+        for column in table.dataset.columns
+    ]
+
+
+def _days(table: Table) -> list[dict[str, Any]]:
+    days: dict[str | None, dict[str, Any]] = {}
+    for file in table.snapshot().files.values():
+        entry = days.setdefault(file.day, {"day": file.day, "files": 0, "rows": 0, "bytes": 0})
+        for name, value in (("files", 1), ("rows", file.rows), ("bytes", file.size)):
+            entry[name] += value
+    return [days[day] for day in sorted(days, key=str)]
+
+
+def _print_table(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    console = Console(highlight=False)
+    console.print(
+        f"[bold]{document['table']}[/] version {document['version']}: {document['files']:,} files, "
+        f"{document['rows']:,} rows, {document['bytes']:,} bytes"
+    )
+    for rows in (document["columns"], document["days"]):
+        if not rows:
+            continue
+        grid = Grid(box=None, padding=(0, 2), header_style="bold")
+        for name in rows[0]:
+            grid.add_column(name.replace("_", " "), justify="right" if isinstance(rows[0][name], int) else "left")
+        for row in rows:
+            grid.add_row(*(f"{v:,}" if isinstance(v, int) else v or "–" for v in row.values()))
+        console.print(grid)

@@ -1,0 +1,170 @@
+"""The sweeper: deletes what killed writers and rewrites have left, and nothing that anybody may still commit or read.
+
+Writers never delete staged files. Before the sweeper does it takes the writer's right to commit away: a new epoch for
+a dead writer's share, a new number for a table's maintenance. Only then does it look at what was decided.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from vitalake import clock
+from vitalake.lake.lake import Lake
+from vitalake.lake.rewrite import maintenance_app
+from vitalake.lake.seen import FOLDER
+from vitalake.lake.spans import Span, SpanLog, add_span, is_added
+from vitalake.lake.storage import Storage
+from vitalake.lake.table import Table
+from vitalake.lake.vacuum import SPAN_FILE, kept_files, span_id_of
+
+LEASE_SECONDS = 3600.0
+"""A rewrite that takes longer loses its right to commit; it then plans again."""
+
+_REWRITE_FILE = re.compile(r"rewrite\.(?P<number>\d+)\.[0-9a-f]{32}-")
+
+
+@dataclass(slots=True)
+class Swept:
+    """What a sweep did."""
+
+    epochs: dict[str, int] = field(default_factory=dict)
+    rolled_forward: int = 0
+    deleted: dict[str, int] = field(default_factory=dict)
+
+
+def sweep(
+    lake: Lake,
+    job: str,
+    *,
+    shares: Sequence[str] = (),
+    lookback_seconds: float = 3600.0,
+    lease_seconds: float = LEASE_SECONDS,
+) -> Swept:
+    """Delete what was staged and can never be committed; return what was done. Safe beside writers that live.
+
+    Args:
+        lake: opened afresh; not used by anything else meanwhile.
+        job: whose files.
+        shares: shares (``0of2``) whose writers are dead: they are fenced off, and what they decided is added.
+            Other shares' files are deleted only where a successor has begun a newer epoch already.
+        lookback_seconds: as the job's configuration says; look-back files are kept twice as long.
+        lease_seconds: age at which the files of a rewrite that was not committed are given up.
+
+    Raises:
+        ServiceUnavailable: storage cannot be reached.
+    """
+    done = Swept()
+    for share in shares:
+        done.epochs[share] = lake.spans.begin_epoch(job=job, share=share)
+    done.rolled_forward = _roll_forward(lake, job)
+    tables = (*lake.tables, lake.spans.table)
+    for table in tables:
+        _fence_rewrites(table, lease_seconds=lease_seconds)
+    # Listed after the fences, and held against what was decided after the listing: what comes later is not listed.
+    places = {table.name: table.storage for table in tables} | {FOLDER: lake.storage.child(FOLDER)}
+    listed = {name: storage.files(suffix="") for name, storage in places.items()}
+    for table in tables:
+        for path in kept_files(table):
+            listed[table.name].pop(path, None)
+    fenced, decided = _fates(lake.spans, job, [path for paths in listed.values() for path in paths])
+    for table in tables:
+        dead = _dead_rewrites(table, listed[table.name], lease_seconds=lease_seconds)
+        done.deleted[table.name] = _delete(table.storage, dead)
+    oldest = clock.now().timestamp() - 2 * lookback_seconds
+    for name, paths in listed.items():
+        dead = [path for path in paths if span_id_of(path) in fenced - decided]
+        if name == FOLDER:
+            dead += [path for path, changed in paths.items() if changed < oldest and span_id_of(path) in decided]
+        done.deleted[name] = done.deleted.get(name, 0) + _delete(places[name], dead)
+    return done
+
+
+# -- what may go -------------------------------------------------------------------------------------------------
+
+
+def _fates(spans: SpanLog, job: str, paths: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Return the spans of the job's files whose writers can decide nothing any more, and those that were decided.
+
+    Looked up in this order: what is among the first and not among the second never will be decided.
+    """
+    matches = [SPAN_FILE.match(path.rpartition("/")[2]) for path in paths]
+    mine = {m["span_id"]: (m["share"], int(m["epoch"])) for m in matches if m and m["job"] == job}
+    current = {share: spans.current_epoch(job=job, share=share) for share in {share for share, _ in mine.values()}}
+    fenced = {span_id for span_id, (share, epoch) in mine.items() if epoch < current[share]}
+    decided: set[str] = set()
+    for day in spans.days() if mine else []:
+        decided |= mine.keys() & set(spans.table.scan(days=[day], columns=["span_id"])["span_id"].to_pylist())
+    return fenced, decided
+
+
+def _delete(storage: Storage, paths: Sequence[str]) -> int:
+    for path in paths:
+        storage.delete(path)
+    return len(paths)
+
+
+# -- rewrites ----------------------------------------------------------------------------------------------------
+
+
+def _abandoned_rewrites(table: Table, listed: Mapping[str, float], *, lease_seconds: float) -> dict[str, int]:
+    """Return the files of rewrites older than the lease, with the number each wanted to commit."""
+    oldest = clock.now().timestamp() - lease_seconds
+    matches = {
+        path: _REWRITE_FILE.match(path.rpartition("/")[2]) for path, changed in listed.items() if changed < oldest
+    }
+    return {path: int(match["number"]) for path, match in matches.items() if match}
+
+
+def _fence_rewrites(table: Table, *, lease_seconds: float) -> None:
+    """Take the right to commit from rewrites that have left files longer ago than the lease."""
+    files = _abandoned_rewrites(table, table.storage.files(suffix=""), lease_seconds=lease_seconds)
+    kept = kept_files(table) if files else set()
+    newest = table.transaction(maintenance_app(table)) or 0
+    if any(number > newest for path, number in files.items() if path not in kept):
+        with suppress(CommitFailedError):  # other maintenance has moved the number on, which does the same
+            table.commit(transactions={maintenance_app(table): newest + 1})
+
+
+def _dead_rewrites(table: Table, listed: Mapping[str, float], *, lease_seconds: float) -> list[str]:
+    """Return the files of rewrites that can never be committed, and never were.
+
+    ``listed`` is without files that the log knows as replaced. By another machine's clock one may have been replaced
+    in the future; the table as it was a lease ago tells, for all these files are older.
+    """
+    files = _abandoned_rewrites(table, listed, lease_seconds=lease_seconds)
+    if not files:
+        return []
+    newest = table.transaction(maintenance_app(table)) or 0
+    earlier = DeltaTable(table.storage.uri, storage_options=table.storage.options or None)
+    earlier.load_as_version(clock.now() - timedelta(seconds=lease_seconds))
+    known = set(pa.table(earlier.get_add_actions())["path"].to_pylist())
+    return [path for path, number in files.items() if number <= newest and path not in known]
+
+
+# -- rolling forward ---------------------------------------------------------------------------------------------
+
+
+def _roll_forward(lake: Lake, job: str) -> int:
+    """Add what fenced writers have decided and not added; a living writer adds its own."""
+    count = 0
+    for table in lake.tables:
+        table.refresh()
+    for span in list(_pending(lake, job)):
+        if span.epoch < lake.spans.current_epoch(job=job, share=span.share):
+            count += any([add_span(span, table) for table in lake.tables])
+    return count
+
+
+def _pending(lake: Lake, job: str) -> Iterator[Span]:
+    """Yield the job's spans that are not added everywhere, oldest first."""
+    for span in lake.spans.all_spans():
+        if span.job == job and any(span.files_of(table.name) and not is_added(span, table) for table in lake.tables):
+            yield span
