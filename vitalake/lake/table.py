@@ -26,6 +26,10 @@ COMMIT_ATTEMPTS = 50
 """A commit that loses this many races in a row is not unlucky."""
 
 
+NO_DAY = "__HIVE_DEFAULT_PARTITION__"
+"""Folder of rows without a date; the name that Hive, Spark, DuckDB and delta-rs know."""
+
+
 class StagedFile(msgspec.Struct, frozen=True):
     """A file that lies beside a table, not yet part of it."""
 
@@ -112,7 +116,7 @@ class Table:
         """Return the files of the object's version."""
         actions = pa.table(self.delta.get_add_actions())
         days = (
-            [str(day["day"]) for day in actions["partition"].to_pylist()]
+            [str(part["day"]) if part["day"] else None for part in actions["partition"].to_pylist()]
             if self.dataset.day_of
             else [None] * actions.num_rows
         )
@@ -150,7 +154,7 @@ class Table:
         """
         staged = []
         for number, (day, part) in enumerate(self._by_day(rows)):
-            folder = f"day={day}/" if day else ""
+            folder = f"day={day or NO_DAY}/" if self.dataset.day_of else ""
             path = f"{folder}{stem}-{number}.parquet"
             size = self.storage.write_parquet(path, part, **self._parquet_options())
             staged.append(StagedFile(self.name, path, size, part.num_rows, day))
@@ -162,6 +166,9 @@ class Table:
         if not self.dataset.day_of:
             return [(None, rows)]
         days = pc.cast(rows[self.dataset.day_of], pa.date32())
+        if days.null_count:  # a rule may drop dates: such rows have a partition of their own
+            undated = pc.is_null(days)
+            return [*self._by_day(rows.filter(pc.invert(undated))), (None, rows.filter(undated))]
         bounds = pc.min_max(days).as_py()
         if bounds["min"] == bounds["max"]:
             return [(str(bounds["min"]), rows)]
