@@ -153,7 +153,7 @@ def _unfit(path: Path, document: Any, message: str) -> RuleError:
 
 
 def _plain(message: str) -> str:
-    """The part of msgspec's text that names fields and types; an enum's message would quote the value."""
+    """Return the part of msgspec's text that names fields and types; an enum's message would quote the value."""
     head = message.rpartition(" - at ")[0] or message
     return "The value is none of the allowed ones." if head.startswith("Invalid enum value") else f"{head}."
 

@@ -19,7 +19,7 @@ _DAY_US = 86_400_000_000
 
 
 def _bound_to(topic_id: str, source: str, position: int) -> bytes:
-    """What a payload is authenticated with, so that it cannot be passed off as another message's."""
+    """Return what a payload is authenticated with, so that it cannot be passed off as another message's."""
     return f"{topic_id}\n{source}\n{position}".encode()
 
 

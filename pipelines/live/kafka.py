@@ -131,7 +131,7 @@ class ShareConsumer:
 
     # -- which partitions, and from where ------------------------------------------------------------------------
 
-    def list(self) -> list[PartId]:
+    def list_parts(self) -> list[PartId]:
         """Return the share's partitions as they are now.
 
         Raises:

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from governance.masking import MaskPlan, compile_masks
 from governance.rules import load_policy
-
 from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.conform import Conformer
 from pipelines.decoding.fhir import FhirDecoder
@@ -112,7 +112,7 @@ class Lane:
 
     def _open(self) -> None:
         self.consumer = consumer = ShareConsumer(self.settings, self.job, self.share)
-        parts = consumer.list()
+        parts = consumer.list_parts()
         spans = self.lake.spans
         spans.claim(job=self.job, dataset=self.lake.dataset.name, topic_ids={part.topic_id for part in parts})
         epoch = spans.begin_epoch(job=self.job, share=str(self.share))
@@ -156,7 +156,7 @@ class Lane:
         """Take in partitions that were added; a topic made again starts the lane anew."""
         assert self.consumer is not None and self.writer is not None
         self._listed = time.monotonic()
-        parts = self.consumer.list()
+        parts = self.consumer.list_parts()
         known = {part.topic: part.topic_id for part in self.consumer.parts}
         if any(known.get(part.topic, part.topic_id) != part.topic_id for part in parts):
             raise TopicRemade("Topic was made again", where=self.name, remedy="The lane starts on the new one.")

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from vitalake.lake.latency import bucket_counts
 
 from pipelines.dead_letters import DeadLetters
 from pipelines.live.poll import Outcome
@@ -22,6 +21,7 @@ from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import ServiceUnavailable, VitaLakeError
 from vitalake.lake.lake import Lake
+from vitalake.lake.latency import bucket_counts
 from vitalake.lake.seen import write_seen
 from vitalake.lake.spans import Counts, Part, PartId, Span, Unbalanced
 from vitalake.lake.table import StagedFile
@@ -257,7 +257,7 @@ class SpanWriter:
             files.append(write_seen(self._lake.storage, span.span_id, np.concatenate(opened.seen)))
         span.files = files
         span.decided_us = clock.now_us()
-        span.latency = bucket_counts(span.decided_us / 1000 - np.concatenate(opened.broker_ms))
+        span.latency = bucket_counts((span.decided_us / 1000 - np.concatenate(opened.broker_ms)).astype(np.float64))
         passing("staged")
 
     def _decide(self, span: Span) -> None:

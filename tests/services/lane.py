@@ -16,9 +16,9 @@ import yaml
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from deltalake import DeltaTable
-from vitalake.lake.ledger import summarise
 
 from vitalake.lake.lake import Lake
+from vitalake.lake.ledger import summarise
 from vitalake.settings import load_settings
 
 

@@ -8,17 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.unit.span_samples import begin, open_lake, part, staged_span
+from tests.unit.span_samples import JOB, SHARE, open_lake, part, staged_span
 from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.lake.compaction import compact
+from vitalake.lake.lake import Lake
 
 KILLED = -signal.SIGKILL
+SPAN = 4
 _ROOT = Path(__file__).parents[2]
 
 
 def start(folder: Path, *command: object, **environment: str) -> subprocess.Popen[bytes]:
-    """Start ``compact TABLE`` or ``span FIRST END`` (decide and add it, rolling forward before) on a lake."""
+    """Start ``compact TABLE``, or ``stream END``: spans from where the lake stands up to there."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.unit.lake_process", str(folder), *map(str, command)],
         env=os.environ | environment,
@@ -32,15 +34,25 @@ def run(folder: Path, *command: object, **environment: str) -> int:
     return start(folder, *command, **environment).wait(60)
 
 
-def _main(folder: str, verb: str, *arguments: str) -> None:
+def _main(folder: str, verb: str, argument: str) -> None:
     lake = open_lake(Path(folder))
     if verb == "compact":
-        compact({table.name: table for table in (*lake.tables, lake.spans.table)}[arguments[0]], min_files=2)
+        compact({table.name: table for table in (*lake.tables, lake.spans.table)}[argument], min_files=2)
     else:
-        first, end = map(int, arguments)
-        epoch = begin(lake) if first == 0 else lake.spans.begin_epoch(job="vitals", share="0of1")
-        lake.roll_forward([part()], since_us=clock.now_us())
-        span = staged_span(lake, first, end, epoch=epoch)
+        _stream(lake, int(argument))
+
+
+def _stream(lake: Lake, end: int) -> None:
+    """Do what a lane does: begin where the lake says, roll forward, then span after span."""
+    mine, dataset = part(), lake.dataset.name
+    epoch = lake.spans.begin_epoch(job=JOB, share=SHARE)
+    lake.roll_forward([mine], since_us=clock.now_us())
+    position = lake.spans.positions(dataset, [mine])[mine]
+    if position is None:
+        lake.spans.begin_at(dataset, {mine: 0})
+    for first in range(position or 0, end, SPAN):
+        passing("before-stage")
+        span = staged_span(lake, first, first + SPAN, epoch=epoch)
         passing("staged")
         lake.spans.decide(span)
         passing("decided")

@@ -36,9 +36,9 @@ def demo(
     json: JsonOption = False,
 ) -> None:
     """Run broker, devices and lane together, show them live, and print the ledger at the end."""
+    from governance.samples import copy_samples
     from pipelines.broker import EmbeddedBroker
     from vitalake.cli.ledger import ledger_summary, print_ledger
-    from governance.samples import copy_samples
     from vitalake.home import init_home
 
     folder = resolve_home(home)

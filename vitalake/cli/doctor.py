@@ -113,7 +113,7 @@ def _keys(settings: Settings) -> str:
     from vitalake.keys import load_keys
 
     ring = load_keys(settings.path(settings.keys))
-    return ", ".join(ring.current(name).id for name in ("pseudonym", "observation", "quarantine"))  # type: ignore[arg-type]
+    return ", ".join(ring.current(name).id for name in ("pseudonym", "observation", "quarantine"))
 
 
 def _rules(settings: Settings, dataset: str) -> str:
@@ -145,7 +145,9 @@ def _lake(settings: Settings) -> str:
         there = storage.holds_table("spans")
     except OSError as error:
         raise LakeError(
-            f"Lake cannot be reached ({type(error).__name__})", where=settings.lake_uri, remedy="Check address and keys."
+            f"Lake cannot be reached ({type(error).__name__})",
+            where=settings.lake_uri,
+            remedy="Check address and keys.",
         ) from None
     return "there, and holds spans" if there else "writable, still empty"
 

@@ -13,7 +13,7 @@ DEFAULT_HOME = Path("vitalake-home")
 
 HomeOption = Annotated[
     Path | None,
-    typer.Option("--home", envvar="VITALAKE_HOME", help="The home's folder; default ./vitalake-home.", show_envvar=True),
+    typer.Option("--home", envvar="VITALAKE_HOME", help="The home's folder; default ./vitalake-home."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from vitalake.cli.durations import parse_seconds, parse_start
 from vitalake.cli.output import HomeOption, JsonOption, print_json
 
 if TYPE_CHECKING:
+    from pipelines.live.lane import StreamOptions
     from pipelines.live.supervisor import Supervisor
     from vitalake.settings import Settings
 
@@ -49,9 +50,12 @@ def stream(
     config_file = settings.home / path.name if path.suffix else path / "vitalake.yaml"
     idle = parse_seconds(until_idle) if until_idle else None
     if runner == "flink":
+        from pipelines.live.preflight import preflight
         from pipelines.runners.flink import run_on_flink
 
-        raise typer.Exit(run_on_flink(settings, str(config_file), job, shares=workers, start=parse_start(start)))
+        preflight(settings, job)
+        options = stream_options(parse_start(start), accept_loss=accept_loss, until_idle_seconds=idle)
+        raise typer.Exit(run_on_flink(str(config_file), job, shares=workers, options=options))
     if runner != "embedded":
         message = "embedded or flink"
         raise typer.BadParameter(message, param_hint="--runner")
@@ -75,6 +79,14 @@ def stream(
     raise typer.Exit(code)
 
 
+def stream_options(start: str, *, accept_loss: bool, until_idle_seconds: float | None) -> StreamOptions:
+    """Return the options of a lane; ``start`` as parse_start gives it."""
+    from pipelines.live.lane import StreamOptions
+
+    begin: Any = int(start) if start.isdigit() else start
+    return StreamOptions(start=begin, accept_loss=accept_loss, until_idle_seconds=until_idle_seconds)
+
+
 def run_stream(
     settings: Settings,
     config_file: str,
@@ -93,15 +105,13 @@ def run_stream(
     Raises:
         VitaLakeError: the configuration, a service or the lake does not allow a start.
     """
-    from pipelines.live.lane import StreamOptions
     from pipelines.live.metrics import Observability
     from pipelines.live.preflight import preflight
     from pipelines.live.supervisor import Supervisor
     from vitalake import logs
 
     stop = stop or threading.Event()
-    begin: str | int = int(start) if start.isdigit() else start
-    options = StreamOptions(start=begin, accept_loss=accept_loss, until_idle_seconds=until_idle_seconds)  # type: ignore[arg-type]
+    options = stream_options(start, accept_loss=accept_loss, until_idle_seconds=until_idle_seconds)
     log_file = None
     if view:
         (settings.home / "logs").mkdir(exist_ok=True)

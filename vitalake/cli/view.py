@@ -6,7 +6,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -50,7 +50,12 @@ class LaneView:
             f"latency p50 {_ms(view.latency_ms(0.5))}, p99 {_ms(view.latency_ms(0.99))}   ",
             f"last commit {_ago(view.last_commit_us)}   {view.spans:,} spans   {view.rss_bytes / 2**20:,.0f} MiB",
         )
-        parts = [head, *[Text(reason, style="yellow") for reason in view.reasons], Text(""), self._counts(view)]
+        parts: list[RenderableType] = [
+            head,
+            *[Text(reason, style="yellow") for reason in view.reasons],
+            Text(""),
+            self._counts(view),
+        ]
         if view.lag:
             parts += [Text(""), self._lag(view)]
         return Panel(Group(*parts), title=self._title, title_align="left", border_style="cyan")

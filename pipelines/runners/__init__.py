@@ -1,0 +1,1 @@
+"""Where the live lane's pipeline runs when one machine is not enough."""
