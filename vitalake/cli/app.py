@@ -8,12 +8,12 @@ import traceback
 from importlib import import_module
 from types import TracebackType
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from vitalake.errors import VitaLakeError
 
-MODULES = ("init", "demo", "doctor", "broker", "simulate", "stream", "ledger")
+MODULES = ("init", "demo", "doctor", "broker", "simulate", "stream", "ledger", "dead_letters", "lake")
 """Modules of vitalake.cli, in the order in which help lists them; none imports anything heavy at its top."""
 
 INTERRUPTED = 130
@@ -61,11 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
     except VitaLakeError as error:
         typer.echo(f"Error: {error}", err=True)
         return error.exit_code
-    except click.exceptions.Abort:
+    except typer.Abort:
         return INTERRUPTED
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+    except TyperException as error:  # usage: typer says it well; it quotes the command line only
+        error.show()  # type: ignore[attr-defined]
+        return int(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -45,27 +45,28 @@ def stream(
     from vitalake.cli.output import resolve_home
     from vitalake.settings import load_settings
 
+    idle = parse_seconds(until_idle) if until_idle else None
+    begin = parse_start(start)
+    if runner not in ("embedded", "flink"):
+        message = "embedded or flink"
+        raise typer.BadParameter(message, param_hint="--runner")
     path = (config or resolve_home(home)).absolute()
     settings = load_settings(path)
     config_file = settings.home / path.name if path.suffix else path / "vitalake.yaml"
-    idle = parse_seconds(until_idle) if until_idle else None
     if runner == "flink":
         from pipelines.live.preflight import preflight
         from pipelines.runners.flink import run_on_flink
 
         preflight(settings, job)
-        options = stream_options(parse_start(start), accept_loss=accept_loss, until_idle_seconds=idle)
+        options = stream_options(begin, accept_loss=accept_loss, until_idle_seconds=idle)
         raise typer.Exit(run_on_flink(str(config_file), job, shares=workers, options=options))
-    if runner != "embedded":
-        message = "embedded or flink"
-        raise typer.BadParameter(message, param_hint="--runner")
     code = run_stream(
         settings,
         str(config_file),
         job,
         workers=workers,
         until_idle_seconds=idle,
-        start=parse_start(start),
+        start=begin,
         accept_loss=accept_loss,
         view=sys.stderr.isatty() and not json if view is None else view,
     )

@@ -1,0 +1,1 @@
+"""The documentation's tools: what is generated from the code, and whether it is fresh."""

@@ -1,0 +1,55 @@
+"""Says whether the generated pages and the lock are fresh; ends with 1 if not."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from docs.generate import FOLDER, pages
+
+ROOT = Path(__file__).parent.parent
+
+
+def stale_pages() -> list[str]:
+    """Return the generated pages that are not what the code says."""
+    there = {path.name: path.read_text() for path in FOLDER.glob("*.md")}
+    made = pages()
+    return sorted(name for name in made.keys() | there.keys() if made.get(name) != there.get(name))
+
+
+def unlocked() -> list[str]:
+    """Return the requirements of pyproject.toml that requirements.lock does not satisfy."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        wanted += extra
+    locked = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        name, equals, version = line.rstrip(" \\").partition("==")
+        if equals and not line.startswith((" ", "#")):
+            locked[canonicalize_name(name.partition("[")[0])] = version.split(" ")[0]
+    missing = []
+    for text in wanted:
+        requirement = Requirement(text)
+        version = locked.get(canonicalize_name(requirement.name))
+        if version is None or not requirement.specifier.contains(version):
+            missing.append(text)
+    return missing
+
+
+def main() -> int:
+    """Print what is stale; return the exit code."""
+    stale, missing = stale_pages(), unlocked()
+    for name in stale:
+        print(f"docs/reference/{name} is stale: run 'make docs'")  # noqa: T201
+    for text in missing:
+        print(f"requirements.lock does not hold {text}: run 'make lock'")  # noqa: T201
+    return 1 if stale or missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Writes docs/reference from the code; ``python -m docs.check`` says whether that was done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+from pydantic import BaseModel
+from pydantic_settings import BaseSettings
+from typer.core import TyperGroup, TyperOption
+
+from governance.rules import MASKS
+from governance.samples import __file__ as samples_file
+from pipelines.decoding.reasons import EXPLAINED, UNDECODABLE
+from pipelines.live.metrics import DOCUMENTED
+from vitalake.cli.app import make_app
+from vitalake.errors import VitaLakeError
+from vitalake.lake.dataset import load_dataset
+from vitalake.settings import Settings
+from vitalake.vocabulary import load_vocabulary
+
+FOLDER = Path(__file__).parent / "reference"
+_HEAD = "<!-- Made from the code by `make docs`; changes here are lost. -->\n\n"
+
+
+def pages() -> dict[str, str]:
+    """Return every generated page: file name → text."""
+    made = {
+        "commands.md": _commands(),
+        "configuration.md": _configuration(),
+        "datasets.md": _datasets(),
+        "metrics.md": _metrics(),
+        "reasons.md": _reasons(),
+        "rules.md": _rules(),
+        "vocabulary.md": _vocabulary(),
+    }
+    return {name: _HEAD + text for name, text in made.items()}
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def _commands() -> str:
+    root = typer.main.get_command(make_app())
+    codes = sorted({(kind.exit_code, kind.__doc__ or "") for kind in VitaLakeError.__subclasses__()})
+    rows = [["0", "All is well."], ["1", "A bug; a traceback without texts."], ["2", "Usage."]]
+    rows += [[str(code), text.split("\n")[0]] for code, text in codes]
+    text = "# Commands\n\nEvery command ends with one of these codes.\n\n" + _table(["code", "meaning"], rows)
+    return text + "".join(_command(["vitalake"], root))
+
+
+def _command(path: list[str], command: Any) -> Iterator[str]:
+    """Yield the section of a command, or of all of a group's; typer brings its own copy of click's classes."""
+    if isinstance(command, TyperGroup):
+        for name, child in command.commands.items():
+            yield from _command([*path, name], child)
+        return
+    yield f"\n## {' '.join(path)}\n\n{(command.help or '').strip()}\n\n"
+    rows = []
+    for param in command.params:
+        if isinstance(param, TyperOption):
+            names = ", ".join(f"`{name}`" for name in [*param.opts, *param.secondary_opts])
+            rows.append([names, param.help or "", _default(param)])
+        else:
+            rows.append([f"`{param.name}`", getattr(param, "help", "") or "", ""])
+    yield _table(["option", "meaning", "default"], rows)
+
+
+def _default(param: TyperOption) -> str:
+    return "" if param.default is None or param.is_flag else str(getattr(param.default, "value", param.default))
+
+
+def _configuration() -> str:
+    rows = list(_fields(Settings, ""))
+    return (
+        "# Configuration\n\n`vitalake.yaml` in the home. Unknown fields are refused. "
+        "Environment variables come first: "
+        "`VITALAKE_` and the field, `__` between levels, as in `VITALAKE_KAFKA__BOOTSTRAP_SERVERS`. "
+        "Secrets never stand in it: their values are references, `env:NAME` or `file:PATH`.\n\n"
+        + _table(["field", "default", "meaning"], rows)
+    )
+
+
+def _fields(model: type[BaseModel | BaseSettings], prefix: str) -> Iterator[list[str]]:
+    for name, field in model.model_fields.items():
+        if field.exclude:
+            continue
+        default = field.get_default(call_default_factory=True)  # type: ignore[call-overload]
+        if isinstance(default, BaseModel):
+            yield from _fields(type(default), f"{prefix}{name}.")
+        elif isinstance(default, dict) and default and isinstance(next(iter(default.values())), BaseModel):
+            yield from _fields(type(next(iter(default.values()))), f"{prefix}{name}.*.")
+        else:
+            yield [f"`{prefix}{name}`", f"`{_inline(default)}`", field.description or ""]
+
+
+def _inline(value: Any) -> str:
+    return yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True).split("\n")[0]
+
+
+def _datasets() -> str:
+    text = "# Datasets\n\nWhat a column *is* (its class) is declared here; what happens to a class, rules say.\n"
+    for name in ("observation", "dead_letter", "spans"):
+        dataset = load_dataset(name)
+        text += f"\n## {name}\n\nKey: {', '.join(dataset.key)}. Partitioned by the day of {dataset.day_of}.\n\n"
+        rows = [[f"`{c.name}`", str(c.type), c.data_class or "(none)", c.description] for c in dataset.columns]
+        text += _table(["column", "type", "class", "meaning"], rows)
+    return text
+
+
+def _metrics() -> str:
+    rows = [[f"`{name}`", text] for name, text in DOCUMENTED.items()]
+    return (
+        "# Metrics\n\n`/metrics` (Prometheus) and `/healthz` on `observability.port`. The health endpoint answers 200 "
+        "while all workers run, 503 with the reasons otherwise.\n\n" + _table(["metric", "meaning"], rows)
+    )
+
+
+def _reasons() -> str:
+    rows = [
+        [f"`{reason}`", "undecodable: no rows" if reason in UNDECODABLE else "rejected: all rows of the message", text]
+        for reason, text in EXPLAINED.items()
+    ]
+    return "# Reasons of dead letters\n\nA closed list. One bad row rejects its whole message.\n\n" + _table(
+        ["reason", "counts as", "meaning"], rows
+    )
+
+
+def _rules() -> str:
+    meanings = {
+        "keep": "as it is",
+        "round": "numbers to `digits` digits; ties to the even neighbour",
+        "generalise": "times down to the start of their `unit` (minute, hour, day, month, year), in UTC",
+        "pseudonym": "a keyed token; the same in every worker, another one for every class and key version",
+        "redact": "the word REDACTED for text, null for the rest",
+        "drop": "null",
+    }
+    rows = [[f"`{mask}`", meanings[mask]] for mask in MASKS]
+    sample = (Path(samples_file).parent / "limited-data-set.yaml").read_text()
+    return (
+        "# Rules\n\nYAML files in the home's `governance` folder. "
+        "Of several masks for a column the most restrictive wins; "
+        "a column without a class, or of a class no rule speaks of, is not published. "
+        "A mask that does not fit a column's type drops it. "
+        "`filter` leaves rows out and counts them. Unknown fields are refused.\n\n"
+        + _table(["mask, from least to most restrictive", "meaning"], rows)
+        + "\nThe sample that `vitalake init` copies:\n\n```yaml\n"
+        + sample
+        + "```\n"
+    )
+
+
+def _vocabulary() -> str:
+    words = load_vocabulary()
+    codes = [
+        [
+            f"`{code}`",
+            words.names[i],
+            f"`{words.unit_of[i]}`",
+            f"{words.low[i]:g} – {words.high[i]:g}",
+            words.sources[i],
+        ]
+        for code, i in words.codes.items()
+    ]
+    units = []
+    for unit, j in words.units.items():
+        for code, i in words.codes.items():
+            factor = words.factor[i, j]
+            if factor == factor and unit != words.unit_of[i]:  # not NaN
+                shift = f" + {words.offset[i, j]:.10g}" if words.offset[i, j] else ""
+                units.append([code, unit, words.unit_of[i], f"× {factor:.10g}{shift}"])
+    return (
+        "# Vocabulary\n\n"
+        + _table(["LOINC", "name", "UCUM", "plausible", "source of the range"], codes)
+        + "\n## Units that are converted\n\n"
+        + _table(["LOINC", "from", "to", "how"], units)
+    )
+
+
+def main() -> None:
+    """Write the pages."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
