@@ -56,7 +56,7 @@ class Reference(msgspec.Struct, gc=False):
 class ResourceMeta(msgspec.Struct, gc=False):
     """meta: what tells versions apart."""
 
-    versionId: str | None = None
+    versionId: Annotated[str, Meta(pattern=r"^[A-Za-z0-9.\-]{1,64}$")] | None = None
     lastUpdated: str | None = None
 
 

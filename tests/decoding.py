@@ -1,0 +1,29 @@
+"""Decoding and conforming as the lane does it, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipelines.decoding.conform import Conformed, Conformer
+from pipelines.decoding.fhir import FhirDecoder
+from pipelines.decoding.result import Decoded, Reject
+from vitalake.vocabulary import load_vocabulary
+
+BROKER_MS = 1_795_000_000_000
+"""A broker's timestamp after all test messages: 2026-11-18."""
+
+
+def conformer() -> Conformer:
+    """Return a conformer with a key of its own."""
+    return Conformer(load_vocabulary(), observation_key=b"k" * 32, max_future_seconds=86_400, min_effective_year=1900)
+
+
+def take(values: Sequence[bytes | None], *, precise: bool = False) -> tuple[Decoded, Conformed, dict[int, Reject]]:
+    """Return what becomes of a poll: decoded, conformed, and the reject of each message that has one."""
+    decoded = FhirDecoder(precise=precise).decode(values)
+    conformed = conformer().conform(decoded, broker_ms=np.full(len(values), BROKER_MS))
+    rejects = [*decoded.rejects, *conformed.rejects]
+    assert len({r.message for r in rejects}) == len(rejects), "a message is rejected once"
+    return decoded, conformed, {r.message: r for r in rejects}

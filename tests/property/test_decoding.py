@@ -1,0 +1,113 @@
+"""What the fast decoder accepts fhir.resources accepts too; and a message's fate is its own."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fhir.resources.R4B.observation import Observation
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tests.conftest import missing_service
+from tests.decoding import take
+from tests.fhir import message, observation
+from tests.hostile import ACCEPTED, CORPUS
+
+SYNTHEA = Path(__file__).parents[3] / "shared" / "data" / "synthea"
+
+KNOWN_DIFFERENCES = {
+    "bad utf-8 in what is not read": "unread text is not looked at",
+    "bundle": "the model is that of a single Observation",
+}
+"""Corpus messages that we accept and fhir.resources does not, with the reason."""
+
+_VALUES: st.SearchStrategy[Any] = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 400), st.floats(-10, 400), st.sampled_from(["", "x", "final", "/min"]),
+    st.just([]), st.just({}), st.just([{}]), st.just({"coding": []}), st.just({"reference": "Patient/9"}),
+)  # fmt: skip
+_PATHS = st.sampled_from(
+    [
+        ("status",), ("code",), ("subject",), ("identifier",), ("meta",), ("device",), ("encounter",), ("issued",),
+        ("effectiveDateTime",), ("valueQuantity",), ("valueQuantity", "value"), ("valueQuantity", "code"),
+        ("valueQuantity", "system"), ("valueQuantity", "comparator"), ("subject", "reference"),
+        ("code", "coding"), ("meta", "versionId"), ("component",), ("dataAbsentReason",), ("resourceType",),
+    ]
+)  # fmt: skip
+
+
+def _mutated(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    resource = observation(1)
+    target = resource
+    for step in path[:-1]:
+        target = target[step]
+    target[path[-1]] = value
+    return resource
+
+
+def _oracle(payload: bytes) -> bool:
+    """Whether the model takes it; we skip elements that FHIR does not know, as its rules for readers allow."""
+    try:
+        Observation.model_validate_json(payload)
+    except ValidationError as error:
+        return all(detail["type"] == "extra_forbidden" for detail in error.errors())
+    return True
+
+
+@given(path=_PATHS, value=_VALUES)
+def test_what_we_accept_the_oracle_accepts(path: tuple[str, ...], value: Any) -> None:
+    resource = _mutated(path, value)
+    payload = json.dumps(resource).encode()
+    if 0 in take([payload])[2]:
+        return
+    # Two stated differences: JSON null and empty lists or objects, which FHIR's JSON forbids, count as absent here.
+    if value is None or value in ([], {}, [{}], {"coding": []}, ""):
+        return
+    assert _oracle(payload), (path, value)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, reason) in CORPUS.items() if reason is ACCEPTED])
+def test_the_corpus_against_the_oracle(name: str) -> None:
+    assert _oracle(CORPUS[name][0]) == (name not in KNOWN_DIFFERENCES)
+
+
+def _observations() -> Iterator[bytes]:
+    for path in sorted(SYNTHEA.glob("*.json.gz")):
+        for entry in json.loads(gzip.decompress(path.read_bytes()))["entry"]:  # noqa: TID251
+            if entry["resource"]["resourceType"] == "Observation":
+                yield json.dumps(entry["resource"]).encode()
+
+
+def test_synthea_observations_are_decoded_or_rejected_for_a_vocabulary_reason() -> None:
+    payloads = list(_observations())
+    if not payloads:
+        missing_service("synthea", "put its bundles into ../shared/data/synthea")
+    _, conformed, rejects = take(payloads)
+    reasons = {str(r.reason) for r in rejects.values()}
+    assert reasons <= {"unknown-code", "unknown-unit", "implausible-value"}, "all of them are good FHIR"
+    assert len(conformed.rows) > 100
+
+
+@given(seed=st.integers(0, 1_000), cuts=st.lists(st.integers(1, 40), max_size=4))
+def test_neighbours_and_polls_do_not_change_a_messages_fate(seed: int, cuts: list[int]) -> None:
+    messages = [m for m, _ in CORPUS.values() if len(m) < 50_000] + [message(i) for i in range(10)]
+    random.Random(seed).shuffle(messages)
+    _, whole, rejected = take(messages)
+    fates = {messages[i]: r.reason for i, r in rejected.items()}
+    ids = sorted(whole.rows["observation_id"].to_pylist())
+    bounds = [0, *sorted({min(c, len(messages)) for c in cuts}), len(messages)]
+    again: dict[bytes, object] = {}
+    found: list[bytes] = []
+    for begin, end in itertools.pairwise(bounds):
+        _, part, part_rejected = take(messages[begin:end])
+        again |= {messages[begin + i]: r.reason for i, r in part_rejected.items()}
+        found += part.rows["observation_id"].to_pylist()
+    assert again == fates
+    assert sorted(found) == ids

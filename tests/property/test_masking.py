@@ -1,0 +1,134 @@
+"""Masks: masking twice is masking once, and no identifier that went in comes out, in any byte."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from governance.masking import MaskPlan, compile_masks
+from governance.masks import CACHE_ENTRIES, Pseudonyms, make_mask
+from governance.rules import MASKS, Then, load_policy
+from governance.samples import __file__ as samples
+from vitalake.keys import Key, KeyRing
+from vitalake.lake.dataset import load_dataset
+
+KEYS = KeyRing(
+    {"pseudonym": (Key("pseudonym", "v1", b"1" * 32), Key("pseudonym", "v2", b"2" * 32))}, {"pseudonym": "v1"}
+)
+LATER = KeyRing(KEYS.keys, {"pseudonym": "v2"})
+
+_COLUMNS: dict[pa.DataType, st.SearchStrategy[Any]] = {
+    pa.string(): st.text(max_size=12),
+    pa.float64(): st.floats(allow_nan=False, allow_infinity=False),
+    pa.int64(): st.integers(-(2**62), 2**62),
+    pa.timestamp("us", "UTC"): st.datetimes(
+        min_value=datetime.datetime(1900, 1, 1),  # noqa: DTZ001 - Hypothesis adds the zone
+        max_value=datetime.datetime(2200, 1, 1),  # noqa: DTZ001
+        timezones=st.just(datetime.UTC),
+    ),
+    pa.binary(): st.binary(max_size=8),
+}
+_THENS = [
+    Then(mask=mask, unit="day" if mask == "generalise" else None, digits=1 if mask == "round" else None)
+    for mask in MASKS
+]
+
+
+@st.composite
+def _column(draw: st.DrawFn) -> pa.Array:
+    kind = draw(st.sampled_from(list(_COLUMNS)))
+    return pa.array(draw(st.lists(st.none() | _COLUMNS[kind], max_size=8)), kind)
+
+
+@given(column=_column(), then=st.sampled_from(_THENS))
+def test_masking_twice_is_masking_once_and_keeps_the_type(column: pa.Array, then: Then) -> None:
+    mask = make_mask(then, keys=KEYS, domain="patient-identifier")
+    once = mask(column)
+    assert once.type == column.type
+    assert len(once) == len(column)
+    assert mask(once).equals(once)
+
+
+@given(values=st.lists(st.none() | st.text(max_size=6), max_size=20))
+def test_dictionary_encoded_and_plain_columns_get_the_same(values: list[str | None]) -> None:
+    plain = pa.array(values, pa.string())
+    for then in _THENS:
+        mask = make_mask(then, keys=KEYS, domain="d")
+        assert mask(plain.dictionary_encode()).cast(pa.string()).equals(mask(plain))
+
+
+def test_tokens_differ_by_value_domain_and_key_version() -> None:
+    a, b = Pseudonyms(KEYS, "patient-identifier"), Pseudonyms(KEYS, "device-identifier")
+    later = Pseudonyms(LATER, "patient-identifier")
+    tokens = {a.token("1"), a.token("2"), b.token("1"), later.token("1")}
+    assert len(tokens) == 4
+    assert a.token("1") == Pseudonyms(KEYS, "patient-identifier").token("1")
+    assert later.token(a.token("1")) == a.token("1"), "an older version's token is one too"
+
+
+def test_a_look_alike_is_masked_like_anything_else() -> None:
+    masked = Pseudonyms(KEYS, "patient-identifier")
+    real = masked.token("1")
+    for fake in ("v1." + "a" * 32, real[:-1] + ("a" if real[-1] != "a" else "b"), "v9" + real[2:], real.upper()):
+        assert masked.token(fake) != fake
+    assert Pseudonyms(KEYS, "device-identifier").token(real) != real, "of another class it is none"
+
+
+def test_the_cache_is_bounded() -> None:
+    masked = Pseudonyms(KEYS, "patient-identifier")
+    masked(pa.array([str(i) for i in range(CACHE_ENTRIES + 10)]))
+    masked(pa.array(["x"]))
+    assert len(masked._cache) < 10
+
+
+@pytest.fixture(scope="module")
+def plan() -> MaskPlan:
+    return compile_masks(load_policy(Path(samples).parent), load_dataset("observation"), KEYS)
+
+
+_MARKER = st.integers(0, 10**9).map(lambda n: f"Zz{n:010d}zZ")
+
+
+@given(markers=st.lists(_MARKER, min_size=4, max_size=4, unique=True), rows=st.integers(1, 5))
+def test_no_planted_identifier_is_in_any_byte_of_what_is_published(
+    plan: MaskPlan, tmp_path_factory: pytest.TempPathFactory, markers: list[str], rows: int
+) -> None:
+    patient, encounter, device, text = markers
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "patient_id": [patient] * rows,
+            "encounter_id": [encounter] * rows,
+            "device_id": [device] * rows,
+            "value_text": [text] * rows,
+            "status": ["final"] * rows,
+            "surprise": [patient] * rows,
+        }
+    )
+    masked, kept = plan.apply(batch)
+    assert kept is None
+    assert masked.schema.equals(load_dataset("observation").schema)
+    path = tmp_path_factory.mktemp("masked") / "x.parquet"
+    pq.write_table(pa.Table.from_batches([masked]), path, compression="none")
+    content = path.read_bytes()
+    assert not [m for m in markers if m.encode() in content]
+    again, _ = plan.apply(masked)
+    assert again.equals(masked)
+
+
+def test_filtered_rows_are_left_out_and_told(plan: MaskPlan) -> None:
+    statuses = ["final", "cancelled", None, "registered", "amended"]
+    for column in (pa.array(statuses), pa.array(statuses).dictionary_encode()):
+        masked, kept = plan.apply(pa.RecordBatch.from_arrays([column], names=["status"]))
+        assert kept is not None
+        assert kept.tolist() == [True, False, True, False, True]
+        assert masked["status"].to_pylist() == ["final", None, "amended"]
+    without, kept = plan.apply(pa.RecordBatch.from_pydict({"value": [1.0]}))
+    assert kept is None
+    assert without.num_rows == 1

@@ -1,0 +1,155 @@
+"""Units, ranges, identity and times of rows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from pipelines.decoding.reasons import Reason
+from tests.decoding import take
+from tests.fhir import message
+from tests.hostile import bundle, panel
+from vitalake.errors import SettingsError
+from vitalake.lake.dataset import load_dataset
+from vitalake.vocabulary import load_vocabulary, parse_vocabulary
+
+UCUM = "http://unitsofmeasure.org"
+
+
+def _measured(code: str, value: float, unit: str) -> bytes:
+    return message(
+        1,
+        code={"coding": [{"system": "http://loinc.org", "code": code}]},
+        valueQuantity={"value": value, "system": UCUM, "code": unit},
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "unit", "expected", "published"),
+    [
+        ("8310-5", 98.6, "[degF]", 37.0, "Cel"),
+        ("8310-5", 310.15, "K", 37.0, "Cel"),
+        ("8480-6", 16.0, "kPa", 120.0099, "mm[Hg]"),
+        ("29463-7", 154.3236, "[lb_av]", 70.0, "kg"),
+        ("8302-2", 70.0, "[in_i]", 177.8, "cm"),
+        ("2339-0", 5.0, "mmol/L", 90.08, "mg/dL"),
+        ("15074-8", 90.08, "mg/dL", 5.0, "mmol/L"),
+        ("8867-4", 72.0, "{beats}/min", 72.0, "/min"),
+        ("9269-2", 15.0, "{score}", 15.0, "{score}"),
+    ],
+)
+def test_units_become_the_vocabularys(code: str, value: float, unit: str, expected: float, published: str) -> None:
+    _, conformed, rejects = take([_measured(code, value, unit)])
+    assert not rejects
+    row = conformed.rows.to_pylist()[0]
+    assert row["value"] == pytest.approx(expected, rel=1e-5)
+    assert row["unit"] == published
+
+
+def test_a_glucose_unit_does_not_fit_another_code() -> None:
+    _, _, rejects = take([_measured("8867-4", 5.0, "mmol/L")])
+    assert rejects[0].reason is Reason.UNKNOWN_UNIT
+
+
+def test_one_bad_row_rejects_all_rows_of_its_message() -> None:
+    component = {"code": {"coding": [{"system": "http://loinc.org", "code": "8480-6"}]}}
+    good = component | {"valueQuantity": {"value": 120, "system": UCUM, "code": "mm[Hg]"}}
+    bad = component | {"valueQuantity": {"value": 9_000, "system": UCUM, "code": "mm[Hg]"}}
+    _, conformed, rejects = take([panel(good, good, bad), message(2)])
+    assert rejects[0].rows == 3
+    assert conformed.message.tolist() == [1]
+
+
+def _ids(payload: bytes) -> list[bytes]:
+    return take([payload])[1].rows["observation_id"].to_pylist()
+
+
+def test_a_correction_meets_the_id_of_what_it_corrects() -> None:
+    first = _ids(message(1))
+    assert _ids(message(1, value=99.0, status="corrected", device={"reference": "Device/other"})) == first
+    assert _ids(message(1, effectiveDateTime="2025-06-01T11:00:00Z")) == first, "the identifier decides"
+    assert _ids(message(2)) != first
+
+
+def test_without_an_identifier_patient_code_and_time_decide() -> None:
+    plain = _ids(message(1, identifier=None))
+    assert _ids(message(1, identifier=None, value=99.0)) == plain
+    assert _ids(message(1, identifier=None, patient="p-2")) != plain
+    assert _ids(message(1, identifier=None, effectiveDateTime="2025-06-01T10:00:02Z")) != plain
+    assert _ids(message(1, identifier=[{"system": "only"}])) == plain, "an identifier without a value is none"
+
+
+def test_of_several_identifiers_the_order_says_nothing() -> None:
+    a, b = {"system": "a", "value": "1"}, {"system": "b", "value": "2"}
+    assert _ids(message(1, identifier=[a, b])) == _ids(message(1, identifier=[b, a]))
+    official = {"system": "b", "value": "2", "use": "official"}
+    assert _ids(message(1, identifier=[a, official])) == _ids(message(1, identifier=[b]))
+
+
+def test_system_and_value_cannot_be_shifted_into_each_other() -> None:
+    left = _ids(message(1, identifier=[{"system": "a|b", "value": "c"}]))
+    assert left != _ids(message(1, identifier=[{"system": "a", "value": "b|c"}]))
+
+
+def test_components_share_their_panel_and_have_ids_of_their_own() -> None:
+    def component(code: str) -> dict[str, object]:
+        return {
+            "code": {"coding": [{"system": "http://loinc.org", "code": code}]},
+            "valueQuantity": {"value": 100, "system": UCUM, "code": "mm[Hg]"},
+        }
+
+    _, conformed, _ = take([panel(component("8480-6"), component("8462-4")), message(2)])
+    rows = conformed.rows.to_pylist()
+    assert len({row["observation_id"] for row in rows}) == 3
+    assert rows[0]["panel_id"] == rows[1]["panel_id"] is not None
+    assert rows[2]["panel_id"] is None
+
+
+def test_fingerprints_tell_a_resend_from_a_correction() -> None:
+    payloads = [
+        message(1),
+        message(1, device={"reference": "Device/other"}),
+        message(1, value=73.0),
+        message(1, status="amended"),
+        message(1, meta={"versionId": "2"}),
+        message(2),
+    ]
+    _, conformed, _ = take(payloads)
+    prints = [tuple(p) for p in conformed.fingerprint.tolist()]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 5
+
+
+def test_versions_come_from_the_message() -> None:
+    payloads = [
+        message(1, meta={"versionId": "7"}),
+        message(1, meta={"versionId": "x", "lastUpdated": "2025-06-01T10:00:00Z"}),
+        message(1, meta=None),
+        message(1, meta={"versionId": "99999999999999999999"}),
+    ]
+    rows = take(payloads)[1].rows
+    assert rows["version"].to_pylist() == [7, 1_748_772_000_000_000, 0, 0]
+
+
+def test_a_row_is_available_when_issued_else_when_the_broker_had_it() -> None:
+    rows = take([message(1, issued="2025-06-01T10:05:00+02:00"), message(2)])[1].rows
+    assert rows["available_at"].to_pylist() == [
+        datetime(2025, 6, 1, 8, 5, tzinfo=UTC),
+        datetime.fromtimestamp(1_795_000_000, tz=UTC),
+    ]
+
+
+def test_rows_have_the_datasets_columns() -> None:
+    positions = {"ingested_at", "source", "source_position"}
+    rows = take([message(1), bundle()])[1].rows
+    assert set(rows.schema.names) | positions == set(load_dataset("observation").schema.names)
+
+
+def test_a_vocabulary_that_contradicts_itself_is_refused() -> None:
+    entry = {"name": "x", "unit": "/min", "low": 5, "high": 1, "source": "x"}
+    with pytest.raises(SettingsError):
+        parse_vocabulary({"codes": {"1-1": entry}, "panels": {}}, {"units": []})
+    with pytest.raises(SettingsError):
+        parse_vocabulary({"codes": {"1-1": {}}, "panels": {}}, {"units": []})
+    assert len(load_vocabulary().codes) >= 15

@@ -1,0 +1,54 @@
+"""Dead letters: the payload sealed, nothing of it in clear, bound to its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.dead_letters import DeadLetters, open_payload
+from pipelines.decoding.reasons import Reason
+from pipelines.decoding.result import Reject
+from vitalake.errors import PrivacyError
+from vitalake.keys import create_key_file, load_keys
+from vitalake.lake.dataset import load_dataset
+
+PAYLOAD = b'{"subject":"Zzmarker"}'
+
+
+@pytest.fixture
+def batch_and_keys(tmp_path: Path) -> tuple[list[dict[str, object]], object]:
+    create_key_file(tmp_path / "keys.yaml")
+    keys = load_keys(tmp_path / "keys.yaml")
+    batch = DeadLetters(keys.current("quarantine"), days=30).batch(
+        [b"good", PAYLOAD, None],
+        [Reject(1, Reason.NOT_JSON, "Observation.subject"), Reject(2, Reason.NOT_UTF8)],
+        sources=["t[0]", "t[1]", "t[0]"],
+        topic_ids=["u", "u", "u"],
+        positions=[5, 6, 7],
+        decoder="fhir/1",
+        rejected_at_us=1_000_000,
+    )
+    assert batch.schema.equals(load_dataset("dead_letter").schema)
+    return batch.to_pylist(), keys
+
+
+def test_the_row_says_where_and_why_and_nothing_else(batch_and_keys: tuple[list[dict[str, object]], object]) -> None:
+    rows, _ = batch_and_keys
+    assert [(r["source"], r["position"], r["reason"]) for r in rows] == [
+        ("t[1]", 6, "not-json"),
+        ("t[0]", 7, "not-utf8"),
+    ]
+    assert rows[0]["payload_bytes"] == len(PAYLOAD)
+    assert rows[0]["key_id"] == "quarantine/v1"
+    assert rows[0]["nonce"] != rows[1]["nonce"]
+    assert b"Zzmarker" not in b"".join(str(v).encode() for v in rows[0].values())
+
+
+def test_it_opens_with_the_key_and_only_in_its_place(batch_and_keys: tuple[list[dict[str, object]], object]) -> None:
+    rows, keys = batch_and_keys
+    assert open_payload(rows[0], keys) == PAYLOAD  # type: ignore[arg-type]
+    with pytest.raises(PrivacyError, match="tampered"):
+        open_payload(rows[0] | {"position": 7}, keys)  # type: ignore[arg-type]
+    with pytest.raises(PrivacyError, match="Key not found"):
+        open_payload(rows[0] | {"key_id": "quarantine/v9"}, keys)  # type: ignore[arg-type]

@@ -1,0 +1,56 @@
+"""The key file: made once, for its owner only, and never echoed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vitalake.errors import PrivacyError
+from vitalake.keys import KEY_NAMES, create_key_file, load_keys
+
+
+def test_a_new_file_holds_version_one_of_every_key_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    create_key_file(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    keys = load_keys(path)
+    assert [keys.current(name).id for name in KEY_NAMES] == [f"{name}/v1" for name in KEY_NAMES]
+    assert len({keys.current(name).secret for name in KEY_NAMES}) == len(KEY_NAMES)
+    assert str(keys.current("pseudonym").secret) not in repr(keys)
+    with pytest.raises(FileExistsError):
+        create_key_file(path)
+
+
+def test_a_file_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    create_key_file(path)
+    path.chmod(0o640)
+    with pytest.raises(PrivacyError, match="open to others"):
+        load_keys(path)
+
+
+@pytest.mark.parametrize("change", ["short", "not base64", "no current", "missing", "not yaml", "gone", "list"])
+def test_a_broken_file_is_refused_without_its_content(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "keys.yaml"
+    create_key_file(path)
+    document = yaml.safe_load(path.read_text())
+    entry = document["keys"]["pseudonym"]
+    secret = entry["versions"]["v1"]
+    if change == "short":
+        entry["versions"]["v1"] = "QUJD"
+    elif change == "not base64":
+        entry["versions"]["v1"] = "§§§" + secret
+    elif change == "no current":
+        entry["current"] = "v7"
+    elif change == "missing":
+        del document["keys"]["quarantine"]
+    text = {"not yaml": "keys: [", "list": "[]"}.get(change, yaml.safe_dump(document))
+    path.write_text(text)
+    if change == "gone":
+        path.unlink()
+    with pytest.raises(PrivacyError) as caught:
+        load_keys(path)
+    assert secret not in str(caught.value)
+    assert caught.value.remedy
