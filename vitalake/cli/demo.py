@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,7 +50,7 @@ def demo(
         # For the workers too: they read the same configuration.
         os.environ["VITALAKE_KAFKA__BOOTSTRAP_SERVERS"] = broker.bootstrap_servers
         os.environ.setdefault("VITALAKE_OBSERVABILITY__PORT", "0")
-        run = _Demo(folder, seconds=seconds, workers=workers, rate=rate, faults=faults, seed=seed)
+        run = Demo(folder, seconds=seconds, workers=workers, rate=rate, faults=faults, seed=seed)
         code = run.run(view=sys.stderr.isatty() and not json)
     summary = ledger_summary(run.settings, run.job) | {"demo": run.sent()}
     if json:
@@ -63,7 +64,7 @@ def demo(
     raise typer.Exit(code)
 
 
-class _Demo:
+class Demo:
     """Devices in a thread, the lane in its processes, and the order in which they end."""
 
     job = "vitals"
@@ -84,6 +85,7 @@ class _Demo:
         self._silent_since: float | None = None
         self._started = time.monotonic()
         self.settled = False
+        self.watch: Callable[[Supervisor], None] = lambda _: None
 
     def run(self, *, view: bool) -> int:
         """Run until the time is over or Ctrl-C; return the lane's exit code."""
@@ -126,6 +128,7 @@ class _Demo:
 
     def _tick(self, supervisor: Supervisor) -> None:
         """When the time is over: silence the devices, let the lane catch up, then end it."""
+        self.watch(supervisor)
         now = time.monotonic()
         if self._seconds is not None and now - self._started >= self._seconds:
             self._silence.set()

@@ -46,9 +46,9 @@ class LaneView:
             self._seen.popleft()
         head = Text.assemble(
             (f" {view.state} ", _STYLES[view.state] + " reverse"),
-            f"  {self._rate(1):,.0f} messages/s   {self._rate(2):,.0f} rows published/s   ",
-            f"latency p50 {_ms(view.latency_ms(0.5))}, p99 {_ms(view.latency_ms(0.99))}   ",
-            f"last commit {_ago(view.last_commit_us)}   {view.spans:,} spans   {view.rss_bytes / 2**20:,.0f} MiB",
+            f"  {self._rate(1):,.0f} messages/s   {self._rate(2):,.0f} rows published/s   last commit {_ago(view.last_commit_us)}\n",
+            f"latency p50 {_ms(view.latency_ms(0.5))}, p99 {_ms(view.latency_ms(0.99))}   "
+            f"{view.spans:,} spans   {view.rss_bytes / 2**20:,.0f} MiB   {view.restarts} restarts",
         )
         parts: list[RenderableType] = [
             head,
@@ -74,10 +74,10 @@ class LaneView:
         counts = view.counts
         table.add_row("messages", f"{counts.messages:,}", f"decoded {counts.decoded:,}")
         for name in ("undecodable", "tombstones", "lost_upstream"):
-            table.add_row(f"  {name}", f"{getattr(counts, name):,}", _EXPLAINED[name])
+            table.add_row(f"· {name}", f"{getattr(counts, name):,}", _EXPLAINED[name])
         table.add_row("rows", f"{counts.rows:,}", "one per measured value")
         for name in ("published", "rejected", "duplicate", "filtered", "held", "late"):
-            table.add_row(f"  {name}", f"{getattr(counts, name):,}", _EXPLAINED[name])
+            table.add_row(f"· {name}", f"{getattr(counts, name):,}", _EXPLAINED[name])
         return table
 
     @staticmethod
