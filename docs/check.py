@@ -35,8 +35,8 @@ def unlocked() -> list[str]:
     missing = []
     for text in wanted:
         requirement = Requirement(text)
-        version = locked.get(canonicalize_name(requirement.name))
-        if version is None or not requirement.specifier.contains(version):
+        found = locked.get(canonicalize_name(requirement.name))
+        if found is None or not requirement.specifier.contains(found):
             missing.append(text)
     return missing
 

@@ -90,7 +90,7 @@ def _fields(model: type[BaseModel | BaseSettings], prefix: str) -> Iterator[list
     for name, field in model.model_fields.items():
         if field.exclude:
             continue
-        default = field.get_default(call_default_factory=True)  # type: ignore[call-overload]
+        default = field.get_default(call_default_factory=True)
         if isinstance(default, BaseModel):
             yield from _fields(type(default), f"{prefix}{name}.")
         elif isinstance(default, dict) and default and isinstance(next(iter(default.values())), BaseModel):

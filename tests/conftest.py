@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from governance.samples import copy_samples
+from tests.services.requirements import missing
 from vitalake.home import init_home
 
 settings.register_profile(
@@ -19,18 +19,7 @@ settings.register_profile(
 settings.register_profile("many", max_examples=1_000, deadline=None, parent=settings.get_profile("ci"))
 settings.load_profile(os.environ.get("VITALAKE_HYPOTHESIS", "ci"))
 
-missing: Counter[str] = Counter()
-
-
-def missing_service(name: str, how: str) -> None:
-    """Skip a test whose service is not there, or fail it where the service is required.
-
-    ``VITALAKE_REQUIRE=kafka,flink,s3`` names what must be there: in CI a missing service is a failure.
-    """
-    missing[name] += 1
-    if name in os.environ.get("VITALAKE_REQUIRE", "").split(","):
-        pytest.fail(f"{name} is required and not there: {how}")
-    pytest.skip(f"{name} is not there: {how}")
+pytest_plugins = ["tests.services.fixtures"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

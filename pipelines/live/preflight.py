@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from confluent_kafka.admin import AdminClient
+
 from governance.masking import compile_masks
 from governance.rules import load_policy
-
 from pipelines.live.kafka import client_options, list_partitions
 from vitalake.errors import SettingsError
 from vitalake.keys import load_keys
@@ -29,7 +29,5 @@ def preflight(settings: Settings, job: str) -> int:
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=stream.dataset)
     compile_masks(load_policy(settings.path(settings.governance)), lake.dataset, keys)
     parts = list_partitions(AdminClient(client_options(settings)), sorted(stream.topics))
-    # Last, for it is the first to leave something behind: the tables.
-    for table in (lake.spans.table, *lake.tables):
-        table.refresh()
+    lake.open_all()  # last, for this is the first to leave something behind
     return len(parts)

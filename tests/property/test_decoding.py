@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tests.conftest import missing_service
 from tests.decoding import take
 from tests.fhir import message, observation
 from tests.hostile import ACCEPTED, CORPUS
+from tests.services.requirements import missing_service
 
 SYNTHEA = Path(__file__).parents[3] / "shared" / "data" / "synthea"
 

@@ -12,9 +12,9 @@ import pytest
 
 from pipelines.live.lane import StreamOptions
 from pipelines.runners.flink import FlinkServices, flink_services, jars_folder, submit
-from tests.conftest import missing_service
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
+from tests.services.requirements import missing_service
 from tests.services.waiting import until
 from vitalake.errors import SettingsError
 

@@ -46,7 +46,8 @@ class LaneView:
             self._seen.popleft()
         head = Text.assemble(
             (f" {view.state} ", _STYLES[view.state] + " reverse"),
-            f"  {self._rate(1):,.0f} messages/s   {self._rate(2):,.0f} rows published/s   last commit {_ago(view.last_commit_us)}\n",
+            f"  {self._rate(1):,.0f} messages/s   {self._rate(2):,.0f} rows published/s   "
+            f"last commit {_ago(view.last_commit_us)}\n",
             f"latency p50 {_ms(view.latency_ms(0.5))}, p99 {_ms(view.latency_ms(0.99))}   "
             f"{view.spans:,} spans   {view.rss_bytes / 2**20:,.0f} MiB   {view.restarts} restarts",
         )

@@ -42,6 +42,22 @@ class Lake:
         """The tables a span adds to, in the order in which it does."""
         return (self.published, self.quarantine)
 
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The names of all tables, whether they are there or not."""
+        return (f"published/{self.dataset.name}", "quarantine/dead_letter", "spans")
+
+    def open_all(self) -> None:
+        """Open all tables and make those that are missing; one that does not fit stops this before any is made.
+
+        Raises:
+            InputError: a table is there whose columns are not the dataset's.
+            LakeError: the lake cannot be written.
+        """
+        attributes = dict(zip(self.table_names, ("published", "quarantine", "spans"), strict=True))
+        for name in sorted(attributes, key=lambda name: not self.storage.holds_table(name)):
+            getattr(self, attributes[name])
+
     def add(self, span: Span) -> None:
         """Make a decided span's files visible in every table; safe to repeat."""
         passing("before-add")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from pipelines.broker import EmbeddedBroker
-from tests.conftest import missing_service
 from tests.services.kafka import KafkaServer, why_not
+from tests.services.requirements import missing_service
 
 
 @pytest.fixture(scope="session")
