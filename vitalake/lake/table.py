@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -25,6 +25,14 @@ REOPEN_AFTER = 2_000
 COMMIT_ATTEMPTS = 50
 """A commit that loses this many races in a row is not unlucky."""
 
+
+LOG_RETENTION = "interval 2 hours"
+"""How long the log keeps single commits; positions and tombstones live on in its checkpoints. Every commit and refresh
+lists them all, 1 µs each: Delta's 30 days, at three commits a second, would be seconds each. Who holds an older
+version can read on, but not commit on it: it has to look again."""
+
+CLEAN_UP_EVERY = 100
+"""Commits between looks for expired ones: a look costs 25 ms after an hour's worth of commits, one a second."""
 
 NO_DAY = "__HIVE_DEFAULT_PARTITION__"
 """Folder of rows without a date; the name that Hive, Spark, DuckDB and delta-rs know."""
@@ -61,6 +69,7 @@ class Table:
         self.name = f"{zone}/{dataset.name}" if zone else dataset.name
         self.storage = storage.child(self.name)
         self._commits = 0
+        self._transactions: dict[str, int | None] = {}
         self.delta = self._open()
 
     def _open(self) -> DeltaTable:
@@ -86,7 +95,7 @@ class Table:
                 partition_by=["day"] if self.dataset.day_of else None,
                 mode="ignore",
                 # No statistics: patient columns must leave no min/max in the log.
-                configuration={"delta.dataSkippingNumIndexedCols": "0"},
+                configuration={"delta.dataSkippingNumIndexedCols": "0", "delta.logRetentionDuration": LOG_RETENTION},
                 storage_options=self.storage.options or None,
             )
         except CommitFailedError:  # another process made it at the same moment
@@ -103,6 +112,7 @@ class Table:
     def refresh(self) -> None:
         """Bring the object to the table's newest version."""
         self._commits += 1
+        self._transactions.clear()
         if self._commits % REOPEN_AFTER == 0:
             self.delta = DeltaTable(self.storage.uri, storage_options=self.storage.options or None)
         else:
@@ -110,7 +120,9 @@ class Table:
 
     def transaction(self, app_id: str) -> int | None:
         """Return the version committed for an application, on the object as it is; None: never."""
-        return self.delta.transaction_version(app_id)
+        if app_id not in self._transactions:  # delta-rs looks through the log, 1 ms or more
+            self._transactions[app_id] = self.delta.transaction_version(app_id)
+        return self._transactions[app_id]
 
     def snapshot(self) -> Snapshot:
         """Return the files of the object's version."""
@@ -227,6 +239,9 @@ class Table:
             commit_properties=CommitProperties(
                 app_transactions=[Transaction(app, version) for app, version in transactions.items()],
                 max_commit_retries=retries,
+            ),
+            post_commithook_properties=PostCommitHookProperties(
+                create_checkpoint=True, cleanup_expired_logs=self.delta.version() % CLEAN_UP_EVERY == 0
             ),
         )
 
