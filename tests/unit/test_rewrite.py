@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,17 @@ def test_files_are_cut_at_the_target_and_only_closed_days_are_touched(lake: Lake
     assert sorted(rows["2026-03-01"]) == [2, 5, 5]
     assert len(rows["2026-03-02"]) == 6
     assert positions(lake) == ROWS_PUBLISHED
+
+
+def test_merging_ends_even_where_rows_shrink_when_they_are_together(lake: Lake) -> None:
+    lake.quarantine.refresh()
+    sizes = [file.size for file in lake.quarantine.snapshot().files.values()]
+    rounds = 0
+    while compact(lake.quarantine, target_bytes=2 * max(sizes) + 1, min_files=2).days:
+        rounds += 1
+        assert rounds < 5
+    assert len(lake.quarantine.snapshot().files) < len(sizes)
+    assert lake.quarantine.scan().num_rows == 6
 
 
 # -- what must not be committed ----------------------------------------------------------------------------------
@@ -219,6 +231,32 @@ def test_lost_reply_is_recognised_even_when_others_have_rewritten_the_new_files_
     assert result is not None
     assert positions(lake) == ROWS_PUBLISHED
     assert {file.path for file in result.added} <= files_on_disk(table), "an older version still reads them"
+
+
+def test_commit_that_arrives_after_it_was_given_up_keeps_its_files(lake: Lake) -> None:
+    """On object storage a request may be on its way when its sender has given up."""
+    storage = replace(lake.storage, local=False)
+    sent: list[tuple[Table, dict[str, Any]]] = []
+
+    class ArrivesLate(Table):
+        def commit(self, **arguments: Any) -> None:
+            if not sent:
+                sent.append((Table(self.dataset, storage, zone="published"), arguments))
+                raise CommitFailedError("gave up")
+            super().commit(**arguments)
+
+    def plan(snapshot: Snapshot) -> list[StagedFile]:
+        if len(sent) == 1:
+            on_its_way, arguments = sent[0]
+            on_its_way.commit(**arguments)
+            sent.append(sent[0])
+        return everything(snapshot)
+
+    result = rewrite(ArrivesLate(lake.published.dataset, storage, zone="published"), plan, as_one)
+    assert result is not None
+    assert {file.path for file in result.removed} == {file.path for file in sent[0][1]["add"]}
+    assert {file.path for file in result.removed} <= files_on_disk(lake.published)
+    assert positions(lake) == ROWS_PUBLISHED
 
 
 def test_storage_that_fails_before_the_commit_is_an_error_and_changes_nothing(lake: Lake) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from tests.unit.span_samples import JOB, SHARE, begin, open_lake, positions, staged_span, write_spans
 from vitalake import clock
+from vitalake.lake.compaction import compact
 from vitalake.lake.lake import Lake
 from vitalake.lake.spans import Span, Superseded
-from vitalake.lake.sweep import sweep
+from vitalake.lake.sweep import _dead_rewrites, sweep
 from vitalake.lake.verify import verify
 
 
@@ -115,6 +116,25 @@ def test_half_written_files_go_with_their_writer(lake: Lake) -> None:
     assert torn.exists()
     sweep(fresh(lake), JOB, shares=[SHARE])
     assert not torn.exists()
+
+
+def test_replaced_files_of_rewrites_stay_for_the_vacuum(lake: Lake) -> None:
+    for start in (8, 16):
+        compact(lake.published, min_files=2)
+        write_spans(lake, 2, start=start)
+    compact(lake.published, min_files=2)
+    before = on_disk(lake)
+    assert sum("rewrite." in path for path in before) == 3, "two of them replaced"
+    sweep(fresh(lake), JOB, shares=[SHARE], lease_seconds=0)
+    assert on_disk(lake) == before
+
+
+def test_rewrite_that_began_after_the_fence_keeps_its_files_however_old_they_look(lake: Lake) -> None:
+    compact(lake.published, min_files=2)
+    begun, fenced = f"rewrite.2.{'a' * 32}-0", f"rewrite.1.{'b' * 32}-0"
+    staged = [lake.published.stage(lake.published.scan(), stem=stem)[0].path for stem in (begun, fenced)]
+    listed = dict.fromkeys(staged, 0.0)
+    assert _dead_rewrites(lake.published, listed, lease_seconds=0) == [staged[1]]
 
 
 def test_sweep_of_a_swept_lake_does_nothing(lake: Lake) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -88,7 +87,7 @@ class _Goal:
     rows_per_file: int = 0
 
     def plan(self, snapshot: Snapshot) -> Sequence[StagedFile]:
-        """Return the day's small files, if merging them makes the day markedly better."""
+        """Return the day's small files, if there are enough of them."""
         small = [
             file
             for file in snapshot.files.values()
@@ -96,10 +95,8 @@ class _Goal:
         ]
         rows, size = sum(file.rows for file in small), sum(file.size for file in small)
         self.rows_per_file = max(1, min(self.target_rows, self.target_bytes * rows // max(size, 1)))
-        # Without the second condition a day of heavy rows would be rewritten for ever.
-        if len(small) < self.min_files or math.ceil(rows / self.rows_per_file) * 2 > len(small):
-            return []
-        return sorted(small, key=lambda file: file.path)
+        # Each has less than half of a full file's rows and bytes, so that every rewrite at least halves their number.
+        return sorted(small, key=lambda file: file.path) if len(small) >= self.min_files else []
 
     def transform(self, table: Table) -> Transform:
         """Return what makes full, sorted files of batches; the plan has told how many rows a full one has."""
