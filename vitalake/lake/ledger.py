@@ -173,8 +173,6 @@ class LiveLedger:
 
     def _read(self, path: str) -> None:
         """Take in the spans of a file; a compacted one holds many we know."""
-        if path.rpartition("/")[2].removesuffix("-0.parquet") in self._known:
-            return
         with self._spans.table.storage.open(path) as file:
             for batch in file.iter_batches(columns=self._spans.table.dataset.schema.names):
                 ids = batch.column("span_id").to_pylist()
