@@ -137,11 +137,11 @@ class Lane:
             watermarks=_watermarks(recent),
             stop=self.stop,
             on_committed=self.status.committed,
-            on_paused=self.status.pause,
+            on_paused=lambda reason: self.status.pause("storage", reason),
         )
         consumer.start(positions)
         self._listed = time.monotonic()
-        self.status.state = "running"
+        self.status.open = True
         _log.info("lane open", extra={"share": self.name, "count": len(parts)})
 
     def _remember(self, recent: list[Span], parts: set[PartId]) -> None:

@@ -6,16 +6,18 @@ import threading
 from typing import Literal
 
 import msgspec
-from vitalake.lake.latency import merge
 
-from vitalake.lake.spans import COUNT_NAMES, Counts, Span
+from vitalake.lake.latency import merge
+from vitalake.lake.spans import Counts, Span
+
+Cause = Literal["broker", "storage"]
 
 
 class StatusLine(msgspec.Struct):
     """A worker's state; counts since the worker started."""
 
     share: str
-    state: Literal["starting", "running", "paused", "stopping"] = "starting"
+    state: Literal["starting", "running", "paused"] = "starting"
     reason: str = ""
     taken: int = 0
     spans: int = 0
@@ -33,8 +35,9 @@ class Status:
     def __init__(self, *, share: str) -> None:
         self._lock = threading.Lock()
         self._line = StatusLine(share)
+        self._waiting: dict[Cause, str] = {}
         self.idle = False
-        self.state: Literal["starting", "running", "paused", "stopping"] = "starting"
+        self.open = False
 
     def taken(self, messages: int) -> None:
         """Count messages that were read and not yet committed."""
@@ -42,32 +45,38 @@ class Status:
 
     def note_consumer(self, lag: dict[str, int], *, down: bool) -> None:
         """Note how far behind the consumer is, and whether its broker answers."""
-        self._line.lag = lag
+        with self._lock:
+            self._line.lag = lag
         if down:
-            self.pause("Broker does not answer; waiting, goes on by itself")
-        elif self.state == "paused":
-            self.state, self._line.reason = "running", ""
+            self.pause("broker", "Broker does not answer; waiting, goes on by itself")
+        else:
+            self.resume("broker")
 
-    def pause(self, reason: str) -> None:
+    def pause(self, cause: Cause, reason: str) -> None:
         """Say that the lane waits, and for what."""
-        self.state, self._line.reason = "paused", reason
+        with self._lock:
+            self._waiting[cause] = reason
+
+    def resume(self, cause: Cause) -> None:
+        """Say that this is over; another cause may remain."""
+        with self._lock:
+            self._waiting.pop(cause, None)
 
     def committed(self, span: Span) -> None:
         """Count a span that is decided and added everywhere."""
+        self.resume("storage")
         with self._lock:
             self._line.spans += 1
             for part in span.parts:
                 self._line.counts.add(part.counts)
             self._line.latency = merge(self._line.latency, span.latency)
             self._line.last_commit_us = span.decided_us
-        if self.state == "paused":
-            self.state, self._line.reason = "running", ""
 
     def line(self, rss_bytes: int) -> bytes:
         """Return the state as one line of JSON."""
         with self._lock:
-            self._line.state, self._line.idle, self._line.rss_bytes = self.state, self.idle, rss_bytes
-            return msgspec.json.encode(self._line) + b"\n"
-
-
-__all__ = ["COUNT_NAMES", "Status", "StatusLine"]
+            line = self._line
+            line.state = "paused" if self._waiting else "running" if self.open else "starting"
+            line.reason = "; ".join(self._waiting.values())
+            line.idle, line.rss_bytes = self.idle, rss_bytes
+            return msgspec.json.encode(line) + b"\n"

@@ -1,0 +1,101 @@
+"""Zombies, full disks and stopped workers: the lane waits, gives way or goes on, and the count is right."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pipelines.live.status import StatusLine
+from tests.fhir import message
+from tests.services.lane import LaneUnderTest
+from tests.services.waiting import until
+from vitalake.lake.sweep import sweep
+
+MESSAGES = 300
+
+
+@pytest.fixture
+def lane(home: Path, embedded_broker: str, topic_name: str) -> LaneUnderTest:
+    """A lane with messages waiting."""
+    lane = LaneUnderTest(home, embedded_broker, topic_name)
+    lane.configure(span_rows=100, poll_messages=50, span_seconds=0.2, bundle_seconds=60.0)
+    lane.create_topic()
+    lane.send(message(i) for i in range(MESSAGES))
+    return lane
+
+
+@pytest.mark.parametrize("point", ["staged", "before-decide", "before-add", "added-one"])
+def test_a_zombie_that_wakes_after_its_successor_has_swept_changes_nothing(
+    lane: LaneUnderTest, tmp_path: Path, point: str
+) -> None:
+    held = tmp_path / "held"
+    zombie = lane.start(env={"VITALAKE_PAUSE_AT": point, "VITALAKE_PAUSE_FILE": str(held)})
+    try:
+        until(held.exists, process=zombie)
+        lane.run()
+        sweep(lane.lake, "vitals", shares=["0of1"])
+        held.unlink()
+        _, errors = zombie.communicate(timeout=60)
+    finally:
+        zombie.kill()
+    lane.assert_exactly_once(MESSAGES)
+    assert zombie.returncode in (0, 13, 75), errors.decode()[-2000:]
+    if point in ("staged", "before-decide"):
+        assert zombie.returncode == 13, "its decision came too late, and it must not come back"
+        assert "successor" in errors.decode()
+
+
+def test_a_full_disk_pauses_the_lane_and_it_goes_on_by_itself(lane: LaneUnderTest) -> None:
+    process = lane.start(idle=None)
+    try:
+        until(lambda: lane.lake.storage.holds_table("spans"), process=process)
+        until(lambda: lane.ledger()["published"] == MESSAGES, process=process)
+        limits = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        # As a disk does when it is full: every write to a file is refused.
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, limits[1]))
+        lane.send(message(MESSAGES + i) for i in range(100))
+        until(lambda: _last(process).state == "paused", process=process)
+        assert "waiting, goes on by itself" in _last(process).reason
+        assert lane.ledger()["published"] == MESSAGES
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
+        until(lambda: lane.ledger()["published"] == MESSAGES + 100, process=process)
+        until(lambda: _last(process).state == "running", process=process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    lane.assert_exactly_once(MESSAGES + 100)
+
+
+def _last(process: subprocess.Popen[bytes]) -> StatusLine:
+    assert process.stdout is not None
+    return msgspec.json.decode(process.stdout.readline(), type=StatusLine)
+
+
+def test_a_stopped_worker_finishes_what_it_holds(lane: LaneUnderTest) -> None:
+    lane.configure(span_seconds=30.0, span_rows=10_000)
+    process = lane.start(idle=None)
+    try:
+        until(lambda: _last(process).taken == MESSAGES, process=process)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    lane.assert_exactly_once(MESSAGES)
+
+
+def test_a_duplicate_is_recognised_after_a_restart_and_in_its_partition_only(lane: LaneUnderTest) -> None:
+    lane.run()
+    lane.send([message(0), message(2)], partition=0)
+    lane.send([message(0)], partition=1)
+    lane.run()
+    ledger = lane.ledger()
+    assert ledger["duplicate"] == 2
+    assert ledger["published"] == MESSAGES + 1
+    assert ledger["balanced"] is True
