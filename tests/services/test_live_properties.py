@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import random
 import signal
+import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -55,7 +56,7 @@ class _WithoutKafka:
             stop=threading.Event(), on_committed=lambda _: None, on_paused=lambda _: None,
         )  # fmt: skip
 
-    def send(self, batch: list[tuple[int, bytes | None]], *, cut: bool) -> None:
+    def send(self, batch: Sequence[tuple[int, bytes | None]], *, cut: bool) -> None:
         part = np.array([p for p, _ in batch], np.int32)
         offsets = []
         for p in part.tolist():
@@ -67,12 +68,12 @@ class _WithoutKafka:
         if cut:
             self.lane.finish()
 
-    def rows(self) -> list[tuple[Any, ...]]:
+    def rows(self) -> list[str]:
         self.lane.finish()
         self.lane.reset()
         table = Lake(self.lane.settings.lake_uri, {}).published.delta.to_pyarrow_table()
         names = [name for name in table.schema.names if name not in ASIDE]
-        return sorted(map(repr, table.select(names).to_pylist()))  # type: ignore[arg-type]
+        return sorted(map(repr, table.select(names).to_pylist()))
 
 
 _MESSAGES = [message(i, patient=f"p-{i % 3}") for i in range(12)] + [
