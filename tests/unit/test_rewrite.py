@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -329,6 +330,24 @@ def test_vacuum_keeps_replaced_files_for_the_retention_and_staged_ones_for_ever(
     assert vacuum(lake, lake.published, retention_hours=0) == 12
     assert files_on_disk(lake.published) == set(lake.published.snapshot().files) | staged
     assert positions(lake) == ROWS_PUBLISHED
+
+
+def test_vacuum_deletes_what_the_log_has_forgotten_and_keeps_old_files_that_live(lake: Lake, tmp_path: Path) -> None:
+    staged = write_staged(lake)
+    compact(lake.published, min_files=2)
+    write_spans(lake, 1, size=5, start=30)
+    lake.published.refresh()
+    lake.published.delta.alter.set_table_properties({"delta.deletedFileRetentionDuration": "interval 0 seconds"})
+    lake.published.refresh()
+    lake.published.delta.create_checkpoint()
+    for path in Path(lake.published.storage.root).rglob("*.parquet"):
+        os.utime(path, (0, 0))
+    reopened = open_lake(tmp_path)
+    live = set(reopened.published.snapshot().files)
+    assert len(files_on_disk(reopened.published) - live - staged) == 12, "on disk, and not known to the log"
+    assert vacuum(reopened, reopened.published) == 12
+    assert files_on_disk(reopened.published) == live | staged
+    assert positions(reopened) == [*ROWS_PUBLISHED, 30, 31, 32, 33]
 
 
 def write_staged(lake: Lake) -> set[str]:

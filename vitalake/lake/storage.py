@@ -74,7 +74,9 @@ class Storage:
 
     def read_parquet(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """Return a Parquet file's rows."""
-        return pq.read_table(f"{self.root}/{relative}", filesystem=self.fs, columns=columns, partitioning=None)
+        with self.open(relative) as file:  # half the time of read_table, which thinks in data sets
+            table = file.read(columns)
+        return table.select(columns) if columns else table
 
     def open(self, relative: str) -> pq.ParquetFile:
         """Return a Parquet file, its footer read."""
