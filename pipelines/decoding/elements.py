@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import msgspec
 
-from pipelines.decoding.fhir_structs import LOINC, Concept, Identifier, Reference, ResourceMeta
+from pipelines.decoding.fhir_structs import LOINC, UCUM, Concept, Identifier, Quantity, Reference, ResourceMeta
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
 
 _CONCEPT = msgspec.json.Decoder(Concept)
 _REFERENCE = msgspec.json.Decoder(Reference)
+_QUANTITY = msgspec.json.Decoder(Quantity)
 _META = msgspec.json.Decoder(ResourceMeta)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_VERSION = 1 << 31
@@ -64,6 +66,21 @@ def reference_of(kind: str) -> Callable[[bytes], str]:
         return checked(reference.reference.removeprefix(prefix))
 
     return decode
+
+
+class Measured(NamedTuple):
+    """A quantity: its number, its UCUM code (None if it has none or one of another system), its comparator."""
+
+    value: float | None
+    unit: str | None
+    comparator: str | None
+
+
+def quantity_of(raw: bytes) -> Measured:
+    """Return a measured amount; bedside values repeat, so that this is asked once for many."""
+    quantity = _QUANTITY.decode(raw)
+    unit = quantity.code if quantity.system in (UCUM, None) else None
+    return Measured(quantity.value, unit, quantity.comparator)
 
 
 def version_of(raw: bytes) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.decoding.elements import code_of, identity_of, reference_of, version_of
+from pipelines.decoding.elements import Measured, code_of, identity_of, quantity_of, reference_of, version_of
 from pipelines.decoding.fhir_structs import STATUSES, Bundle, Identifier, Observation
 from pipelines.decoding.paths import PreciseReasons, fhir_path, reason_of
 from pipelines.decoding.raw import Encoded, RawElement, dictionary
@@ -58,6 +58,7 @@ class FhirDecoder:
         self._subject = RawElement(reference_of("Patient"), "Observation.subject")
         self._encounter = RawElement(reference_of("Encounter"), "Observation.encounter")
         self._device = RawElement(reference_of("Device"), "Observation.device")
+        self._quantity = RawElement(quantity_of, "Observation.valueQuantity")
         self._meta = RawElement(version_of, "Observation.meta")
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
@@ -134,7 +135,9 @@ class FhirDecoder:
         refusals.absent(codes.index, Reason.NO_CODE, "Observation.code", items.owner)
         refusals.of(codes, items.owner)
         panels = self._panels(observations, items, refusals)
-        values = value_columns(items, refusals.mark)
+        quantities = self._quantity.encode([item.valueQuantity for item in items.items])
+        refusals.of(quantities, items.owner)
+        values = value_columns(items, quantities, refusals.mark)
         statuses = np.array(list(map(_STATUS_INDEX.__getitem__, [o.status for o in observations])), np.int32)
         columns = {
             "version": _versions(meta)[items.owner],
@@ -181,7 +184,9 @@ class _Refusals:
         """Refuse the messages that lack an element."""
         self.mark(index < 0, reason, path, of)
 
-    def of(self, column: Encoded[str] | Encoded[int], of: npt.NDArray[np.int32] | None = None) -> None:
+    def of(
+        self, column: Encoded[str] | Encoded[int] | Encoded[Measured], of: npt.NDArray[np.int32] | None = None
+    ) -> None:
         """Refuse the messages whose element was refused."""
         for value, refused in column.refused.items():
             self.mark(column.index == value, refused.reason, refused.path, of)

@@ -76,7 +76,7 @@ class Valued(msgspec.Struct, gc=False):
     """
 
     code: Raw = _ABSENT
-    valueQuantity: Quantity | None = None
+    valueQuantity: Raw = _ABSENT
     dataAbsentReason: Concept | None = None
     valueCodeableConcept: Concept | None = None
     valueString: str | None = None

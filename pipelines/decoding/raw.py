@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.decoding.paths import reason_of
 from pipelines.decoding.reasons import Reason
 
 _Value = TypeVar("_Value")
@@ -89,12 +90,8 @@ class RawElement(Generic[_Value]):
                 found = self._decode(text)
             except Refused as refused:
                 found = Refused(refused.reason, refused.path or self._path)
-            except UnicodeDecodeError:
-                found = Refused(Reason.NOT_UTF8, self._path)
-            except RecursionError:
-                found = Refused(Reason.TOO_DEEP, self._path)
-            except msgspec.MsgspecError:
-                found = Refused(Reason.WRONG_SHAPE, self._path)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                found = Refused(reason_of(error), self._path)
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             self._known[text] = found

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.decoding.elements import concept_of
-from pipelines.decoding.fhir_structs import UCUM, Observation, Valued
-from pipelines.decoding.raw import Refused, dictionary
+from pipelines.decoding.elements import Measured, checked, concept_of
+from pipelines.decoding.fhir_structs import Observation, Valued
+from pipelines.decoding.raw import Encoded, Refused, dictionary
 from pipelines.decoding.reasons import Reason
 
 Mark = Callable[[npt.NDArray[np.bool_], Reason, str, npt.NDArray[np.int32]], None]
@@ -57,7 +57,7 @@ def flatten(observations: list[Observation]) -> Items:
 
 def _has_value(item: Valued) -> bool:
     return (
-        item.valueQuantity is not None
+        bool(bytes(item.valueQuantity))
         or item.valueCodeableConcept is not None
         or item.valueString is not None
         or item.valueInteger is not None
@@ -65,38 +65,40 @@ def _has_value(item: Valued) -> bool:
     )
 
 
-def value_columns(items: Items, mark: Mark) -> dict[str, pa.Array]:
-    """Return the columns that a value fills, marking what cannot be used."""
-    things = items.items
-    quantities = [item.valueQuantity for item in things]
-    if None in quantities or any([item.dataAbsentReason for item in things]):
-        return _unusual(items, mark)
-    numbers = [q.value for q in quantities]  # type: ignore[union-attr]
-    if None in numbers:
-        return _unusual(items, mark)
-    units = [q.code for q in quantities]  # type: ignore[union-attr]
-    systems = {q.system for q in quantities}  # type: ignore[union-attr]
-    if not systems <= {UCUM, None}:
-        foreign = np.array([q.system not in (UCUM, None) for q in quantities], np.bool_)  # type: ignore[union-attr]
-        units = [None if bad else unit for unit, bad in zip(units, foreign.tolist(), strict=True)]
-    comparators = [q.comparator for q in quantities]  # type: ignore[union-attr]
+def value_columns(items: Items, quantities: Encoded[Measured], mark: Mark) -> dict[str, pa.Array]:
+    """Return the columns that a value fills, marking what cannot be used.
+
+    Args:
+        items: observations and components.
+        quantities: their valueQuantity.
+        mark: tells which messages cannot be used, and why.
+    """
+    things, count = items.items, len(items.items)
     _mark_components(items, mark)
-    count = len(things)
-    return {
-        "value": pa.array(numbers, pa.float64()),
-        "unit": _encoded(units),
-        "comparator": _encoded(comparators),
+    known = quantities.values
+    values = np.array([*(np.nan if q is None or q.value is None else q.value for q in known), np.nan])[quantities.index]
+    units = [None if q is None else q.unit for q in known]
+    comparators = [None if q is None else q.comparator for q in known]
+    columns = {
+        "unit": _repeated(units, quantities.index),
+        "comparator": _repeated(comparators, quantities.index),
         "value_code": dictionary(np.full(count, -1, np.int32), []),
         "value_text": pa.nulls(count, pa.string()),
         "data_absent_reason": dictionary(np.full(count, -1, np.int32), []),
     }
+    unmeasured = np.isnan(values)
+    if unmeasured.any() or any([item.dataAbsentReason for item in things]):
+        columns |= _others(items, unmeasured, values, columns["unit"], mark)
+    empty = np.isnan(values)
+    return columns | {"value": pa.array(values, mask=empty if empty.any() else None)}
 
 
-def _encoded(texts: Sequence[str | None]) -> pa.DictionaryArray:
-    """Return a dictionary array of texts that are few and repeat."""
-    distinct = {text: i for i, text in enumerate(t for t in dict.fromkeys(texts) if t is not None)}
-    index = np.array([-1 if text is None else distinct[text] for text in texts], np.int32)
-    return dictionary(index, list(distinct))
+def _repeated(texts: list[str | None], index: npt.NDArray[np.int32]) -> pa.DictionaryArray:
+    """Return a dictionary array of the texts of each distinct quantity, by the quantity's index."""
+    distinct = list(dict.fromkeys(text for text in texts if text is not None))
+    place = {text: i for i, text in enumerate(distinct)}
+    table = np.array([*(-1 if text is None else place[text] for text in texts), -1], np.int32)
+    return dictionary(table[index], distinct)
 
 
 def _mark_components(items: Items, mark: Mark) -> None:
@@ -107,56 +109,47 @@ def _mark_components(items: Items, mark: Mark) -> None:
     mark(modified & items.panels, Reason.MODIFIED, "Observation.component.modifierExtension", items.owner)
 
 
-@dataclass(slots=True)
-class _Cell:
-    value: float | None = None
-    unit: str | None = None
-    comparator: str | None = None
-    code: str | None = None
-    text: str | None = None
-    absent: str | None = None
-    refused: Refused | None = None
-
-
-def _unusual(items: Items, mark: Mark) -> dict[str, pa.Array]:
-    """Do the same for a batch with values of other kinds, one by one."""
-    cells = [_cell(item) for item in items.items]
-    _mark_components(items, mark)
-    for reason in {cell.refused.reason for cell in cells if cell.refused}:
-        bad = np.array([cell.refused is not None and cell.refused.reason is reason for cell in cells], np.bool_)
+def _others(
+    items: Items, unmeasured: npt.NDArray[np.bool_], values: npt.NDArray[np.float64], unit: pa.Array, mark: Mark
+) -> dict[str, pa.Array]:
+    """Return the columns of values of other kinds; a whole number is filled into ``values``."""
+    count = len(items.items)
+    codes: list[str | None] = [None] * count
+    texts: list[str | None] = [None] * count
+    absent: list[str | None] = [None] * count
+    units: list[str | None] = unit.to_pylist()
+    refused: dict[Reason, list[int]] = {}
+    for i, item in enumerate(items.items):
+        if not unmeasured[i] and item.dataAbsentReason is None:
+            continue
+        try:
+            if item.dataAbsentReason is not None:
+                absent[i] = concept_of(item.dataAbsentReason) or "text"
+            if unmeasured[i]:
+                codes[i], texts[i] = _in_words(item)
+            if unmeasured[i] and item.valueInteger is not None:
+                values[i], units[i] = float(item.valueInteger), "1"
+            elif unmeasured[i] and codes[i] is None and texts[i] is None and absent[i] is None:
+                refused.setdefault(Reason.NO_VALUE, []).append(i)
+        except Refused as why:
+            refused.setdefault(why.reason, []).append(i)
+    for reason, where in refused.items():
+        bad = np.zeros(count, np.bool_)
+        bad[where] = True
         mark(bad, reason, "Observation.value[x]", items.owner)
-
     return {
-        "value": pa.array([cell.value for cell in cells], pa.float64()),
-        "unit": _encoded([cell.unit for cell in cells]),
-        "comparator": _encoded([cell.comparator for cell in cells]),
-        "value_code": _encoded([cell.code for cell in cells]),
-        "value_text": pa.array([cell.text for cell in cells], pa.string()),
-        "data_absent_reason": _encoded([cell.absent for cell in cells]),
+        "unit": pa.array(units, pa.string()).dictionary_encode(),
+        "value_code": pa.array(codes, pa.string()).dictionary_encode(),
+        "value_text": pa.array(texts, pa.string()),
+        "data_absent_reason": pa.array(absent, pa.string()).dictionary_encode(),
     }
 
 
-def _cell(item: Valued) -> _Cell:
-    cell = _Cell()
-    try:
-        quantity = item.valueQuantity
-        if quantity is not None and quantity.value is not None:
-            cell.value, cell.comparator = quantity.value, quantity.comparator
-            cell.unit = quantity.code if quantity.system in (UCUM, None) else None
-        elif item.valueInteger is not None:
-            cell.value, cell.unit = float(item.valueInteger), "1"
-        elif item.valueCodeableConcept is not None:
-            cell.code, cell.text = concept_of(item.valueCodeableConcept), item.valueCodeableConcept.text
-        elif item.valueBoolean is not None:
-            cell.code = _TRUE[item.valueBoolean]
-        elif item.valueString is not None:
-            cell.text = item.valueString
-        if item.dataAbsentReason is not None:
-            cell.absent = concept_of(item.dataAbsentReason) or "text"
-        if cell.text is not None and "\0" in cell.text:
-            raise Refused(Reason.CONTROL_CHARACTER)
-    except Refused as refused:
-        cell.refused = refused
-    if cell.value is None and cell.code is None and cell.text is None and cell.absent is None:
-        cell.refused = cell.refused or Refused(Reason.NO_VALUE)
-    return cell
+def _in_words(item: Valued) -> tuple[str | None, str | None]:
+    """Return the coded value and the text of an item that has no number."""
+    if item.valueCodeableConcept is not None:
+        text = item.valueCodeableConcept.text
+        return concept_of(item.valueCodeableConcept), None if text is None else checked(text)
+    if item.valueBoolean is not None:
+        return _TRUE[item.valueBoolean], None
+    return None, None if item.valueString is None else checked(item.valueString)
