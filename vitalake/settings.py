@@ -51,7 +51,7 @@ class StreamSettings(_Frozen):
     span_rows: int = Field(100_000, ge=1, le=2_000_000, description="… or after this many messages.")
     bundle_seconds: float = Field(10.0, gt=0, le=600, description="Longest bundle of the runner.")
     relist_seconds: float = Field(10.0, gt=0, description="Added partitions are found within this and a bundle.")
-    poll_messages: int = Field(10_000, ge=1, le=100_000, description="Most messages taken in one poll.")
+    poll_messages: int = Field(20_000, ge=1, le=100_000, description="Most messages taken in one poll.")
     max_message_bytes: int = Field(1_048_576, ge=1_000, description="Longer messages are rejected as too-large.")
     fetch_queue_kbytes: int = Field(32_768, ge=1_024, description="Most memory for messages fetched ahead.")
     lookback_seconds: float = Field(3600.0, gt=0, description="Duplicates are recognised at least this long …")

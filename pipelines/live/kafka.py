@@ -211,7 +211,7 @@ class ShareConsumer:
     def _poll(self, messages: list[Message], payloads: list[bytes | None], name: str) -> Poll:
         part = self._part_of(messages)
         offset = np.array([m.offset() for m in messages], np.int64)
-        stamps = np.array([m.timestamp() for m in messages], np.int64)[:, 1]
+        stamps = np.array([m.timestamp()[1] for m in messages], np.int64)
         for i in np.unique(part):
             self.next[self.parts[i]] = int(offset[part == i][-1]) + 1
         return Poll(self.name, name, payloads, self.parts, part, offset, stamps)
