@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import IO, Literal
 
 import msgspec
-from vitalake.lake.latency import merge, quantile
 
 from pipelines.live.kafka import Share
 from pipelines.live.lane import StreamOptions
 from pipelines.live.status import StatusLine
+from vitalake.lake.latency import merge, quantile
 from vitalake.lake.spans import Counts
 
 _log = logging.getLogger(__name__)
