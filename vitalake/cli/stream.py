@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -110,6 +111,7 @@ def run_stream(
     from pipelines.live.preflight import preflight
     from pipelines.live.supervisor import Supervisor
     from vitalake import logs
+    from vitalake.notifications import PauseWatch, sender
 
     stop = stop or threading.Event()
     options = stream_options(start, accept_loss=accept_loss, until_idle_seconds=until_idle_seconds)
@@ -126,7 +128,15 @@ def run_stream(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         supervisor.start()
-        return _watch(supervisor, stop, title=f"vitalake · {job}", view=view, on_tick=on_tick)
+        watch = PauseWatch(sender(settings.notify, home=settings.home), job=job)
+
+        def tick(running: Supervisor) -> None:
+            now = running.view()
+            watch.observe(paused=now.state == "paused", reasons=now.reasons, now=time.monotonic())
+            if on_tick:
+                on_tick(running)
+
+        return _watch(supervisor, stop, title=f"vitalake · {job}", view=view, on_tick=tick)
     finally:
         supervisor.stop_and_wait()
         observability.close()
