@@ -132,3 +132,19 @@ def test_filtered_rows_are_left_out_and_told(plan: MaskPlan) -> None:
     without, kept = plan.apply(pa.RecordBatch.from_pydict({"value": [1.0]}))
     assert kept is None
     assert without.num_rows == 1
+
+
+def test_a_batch_without_the_filters_column_is_not_filtered_and_without_its_codes_neither(plan: MaskPlan) -> None:
+    _, kept = plan.apply(pa.RecordBatch.from_pydict({"value": [1.0]}))
+    assert kept is None
+    column = pa.array(["final", "amended"]).dictionary_encode()
+    _, kept = plan.apply(pa.RecordBatch.from_arrays([column], names=["status"]))
+    assert kept is None
+
+
+def test_a_mask_that_does_not_fit_the_type_drops() -> None:
+    number = pa.array([1.5, None])
+    for then in (Then(mask="redact"), Then(mask="pseudonym"), Then(mask="generalise", unit="day")):
+        assert make_mask(then, keys=KEYS, domain="d")(number).null_count == 2
+    words = pa.array(["x"])
+    assert make_mask(Then(mask="round", digits=1), keys=KEYS, domain="d")(words).null_count == 1

@@ -11,12 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import yaml
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from deltalake import DeltaTable
 
+from pipelines.live.status import StatusLine
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import summarise
 from vitalake.settings import load_settings
@@ -94,6 +96,12 @@ class LaneUnderTest:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+
+    @staticmethod
+    def status(process: subprocess.Popen[bytes]) -> StatusLine:
+        """Return what a worker says next of its state."""
+        assert process.stdout is not None
+        return msgspec.json.decode(process.stdout.readline(), type=StatusLine)
 
     def run(self, *, expect: int = 0, **arguments: object) -> str:
         """Run a worker to its end and return what it wrote to standard error."""

@@ -88,7 +88,7 @@ def test_partitions_added_while_running_are_found_and_read_from_their_beginning(
     lane.configure(relist_seconds=0.5, bundle_seconds=1.0)
     process = lane.start(idle=None, extra=["--from", "latest"])
     try:
-        until(lambda: (lane.home / "lake" / "published").exists() and process.poll() is None)
+        until(lambda: lane.status(process).state == "running", process=process)
         lane.send(message(i) for i in range(20, 40))
         until(lambda: lane.ledger()["published"] == 20, process=process)
         admin = AdminClient({"bootstrap.servers": lane.bootstrap})

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import resource
 import signal
-import subprocess
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from pipelines.live.status import StatusLine
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
@@ -59,12 +56,12 @@ def test_a_full_disk_pauses_the_lane_and_it_goes_on_by_itself(lane: LaneUnderTes
         # As a disk does when it is full: every write to a file is refused.
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, limits[1]))
         lane.send(message(MESSAGES + i) for i in range(100))
-        until(lambda: _last(process).state == "paused", process=process)
-        assert "waiting, goes on by itself" in _last(process).reason
+        until(lambda: lane.status(process).state == "paused", process=process)
+        assert "waiting, goes on by itself" in lane.status(process).reason
         assert lane.ledger()["published"] == MESSAGES
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
         until(lambda: lane.ledger()["published"] == MESSAGES + 100, process=process)
-        until(lambda: _last(process).state == "running", process=process)
+        until(lambda: lane.status(process).state == "running", process=process)
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
@@ -72,16 +69,11 @@ def test_a_full_disk_pauses_the_lane_and_it_goes_on_by_itself(lane: LaneUnderTes
     lane.assert_exactly_once(MESSAGES + 100)
 
 
-def _last(process: subprocess.Popen[bytes]) -> StatusLine:
-    assert process.stdout is not None
-    return msgspec.json.decode(process.stdout.readline(), type=StatusLine)
-
-
 def test_a_stopped_worker_finishes_what_it_holds(lane: LaneUnderTest) -> None:
     lane.configure(span_seconds=30.0, span_rows=10_000)
     process = lane.start(idle=None)
     try:
-        until(lambda: _last(process).taken == MESSAGES, process=process)
+        until(lambda: lane.status(process).taken == MESSAGES, process=process)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     finally:
