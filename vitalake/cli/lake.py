@@ -79,7 +79,9 @@ def compact(
     home: HomeOption = None,
     table: TableOption = None,
     min_files: Annotated[int, typer.Option(min=2, help="Days with fewer small files are left as they are.")] = 8,
-    vacuum: Annotated[bool, typer.Option("--vacuum", help="Delete what was replaced over a week ago, too.")] = False,
+    vacuum: Annotated[
+        bool, typer.Option("--vacuum", help="Delete what was replaced over a week ago, and what killed writers left.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Merge small files into few, while the stream runs and readers read; with --vacuum delete replaced ones."""
@@ -103,8 +105,24 @@ def compact(
                 f"{done['table']}: {done['files_before']:,} files of {done['days']} days became "
                 f"{done['files_after']:,}, {done['rows']:,} rows{deleted}"
             )
+    swept = _sweep(home) if vacuum and not table else {}
+    if tell and swept:
+        typer.echo(f"swept: {sum(swept.values()):,} files of killed writers, and of look-backs long over")
     if json:
-        print_json({"tables": documents})
+        print_json({"tables": documents, "swept": swept})
+
+
+def _sweep(home: Any) -> dict[str, int]:
+    """Delete what killed writers left and nobody names, of every job; return how many files a table."""
+    from vitalake.lake.sweep import sweep
+    from vitalake.settings import load_settings
+
+    settings, deleted = load_settings(resolve_home(home)), dict[str, int]()
+    for job, stream in settings.jobs.items():
+        done = sweep(_open(home), job, lookback_seconds=stream.lookback_seconds)
+        for name, count in done.deleted.items():
+            deleted[name] = deleted.get(name, 0) + count
+    return deleted
 
 
 # -- what is there -----------------------------------------------------------------------------------------------
