@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 import psutil
+import pyarrow.parquet as pq
 import yaml
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -164,7 +165,7 @@ def memory_by_lag(bench: Bench, small: int, large: int) -> None:
 
 
 def latency(bench: Bench, *, rate: int, seconds: float) -> None:
-    """Broker's timestamp → visible in the published table, seen by another process's eyes: this one's."""
+    """Handed to the producer → visible in the published table, as another process than the lane sees it: this one."""
     topic = f"latency-{rate}"
     admin = AdminClient({"bootstrap.servers": bench.kafka.bootstrap_servers})
     for future in admin.create_topics([NewTopic(topic, PARTITIONS, 1)]).values():
@@ -174,12 +175,14 @@ def latency(bench: Bench, *, rate: int, seconds: float) -> None:
         producer = Producer({"bootstrap.servers": bench.kafka.bootstrap_servers, "linger.ms": 5})
         messages = synthetic.messages(10**9, patients=1_000, seed=2)
         waits: list[float] = []
+        sent_at: list[float] = []
         table, version, cpu, begin = None, -1, 0.0, 0.0
         sent, started = 0, time.time()
         while time.time() - started < seconds + 8:
             while sent < (time.time() - started) * rate:
                 _, value = next(messages)
                 producer.produce(topic, value, partition=sent % PARTITIONS)
+                sent_at.append(time.time())
                 sent += 1
             producer.poll(0)
             if not begin and time.time() - started > 8:  # after the start's backlog
@@ -192,7 +195,7 @@ def latency(bench: Bench, *, rate: int, seconds: float) -> None:
             if table.version() != version:
                 now, version = time.time(), table.version()
                 if begin:
-                    waits += _waits(table, now, since=version)
+                    waits += _waits(table, now, sent_at, version=version)
             time.sleep(0.01)
         used = sum(psutil.Process(process.pid).cpu_times()[:2]) - cpu
         cores = used / (time.time() - begin)
@@ -207,16 +210,17 @@ def latency(bench: Bench, *, rate: int, seconds: float) -> None:
     )
 
 
-def _waits(table: DeltaTable, now: float, *, since: int) -> list[float]:
-    """Return how long ago each row of the newest commit had its broker's timestamp (the synthetic effective time)."""
-    added = [line for line in _log_of(table, since) if "add" in line]
+def _waits(table: DeltaTable, now: float, sent_at: list[float], *, version: int) -> list[float]:
+    """Return how long ago each row of a commit was sent; messages went to the partitions in turn."""
+    folder = Path(table.table_uri.removeprefix("file://"))
     waits: list[float] = []
-    import pyarrow.parquet as pq
-
-    for line in added:
-        path = Path(table.table_uri.removeprefix("file://")) / line["add"]["path"]
-        times = pq.read_table(path, columns=["available_at"], partitioning=None)["available_at"]
-        waits += (now - times.cast("int64").to_numpy() / 1e6).tolist()
+    for line in _log_of(table, version):
+        if "add" in line:
+            columns = ["source", "source_position"]
+            rows = pq.read_table(folder / line["add"]["path"], columns=columns, partitioning=None)
+            for source, position in zip(rows["source"].to_pylist(), rows["source_position"].to_pylist(), strict=True):
+                partition = int(source.rpartition("[")[2].rstrip("]"))
+                waits.append(now - sent_at[position * PARTITIONS + partition])
     return waits
 
 
