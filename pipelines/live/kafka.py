@@ -212,7 +212,7 @@ class ShareConsumer:
         part = self._part_of(messages)
         offset = np.array([m.offset() for m in messages], np.int64)
         stamps = np.array([m.timestamp()[1] for m in messages], np.int64)
-        for i in np.unique(part):
+        for i in np.flatnonzero(np.bincount(part)).tolist():
             self.next[self.parts[i]] = int(offset[part == i][-1]) + 1
         return Poll(self.name, name, payloads, self.parts, part, offset, stamps)
 

@@ -122,11 +122,12 @@ class SpanWriter:
 
         undecodable = [r.message for r in outcome.rejects if r.rows == 0]
         rejected = [r for r in outcome.rejects if r.rows]
-        everything = np.arange(len(poll.values))
+        decoded = np.zeros(len(poll.values), np.bool_)
+        decoded[outcome.row_message] = True
         late = self._late(outcome)
         columns = {
-            "messages": per_part(everything),
-            "decoded": per_part(np.unique(outcome.row_message)),
+            "messages": np.bincount(part_of, minlength=len(poll.parts)),
+            "decoded": per_part(np.flatnonzero(decoded)),
             "undecodable": per_part(undecodable),
             "tombstones": per_part(outcome.tombstones),
             "rows": per_part(outcome.row_message),
@@ -137,7 +138,7 @@ class SpanWriter:
             "late": per_part(outcome.message[late]),
         }
         row_part = part_of[outcome.message]
-        for i in np.unique(part_of).tolist():
+        for i in np.flatnonzero(columns["messages"]).tolist():
             identity = poll.parts[i]
             offsets = poll.offset[part_of == i]
             part = span.parts.get(identity)
