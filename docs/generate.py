@@ -179,6 +179,8 @@ def _vocabulary() -> str:
         + _table(["LOINC", "name", "UCUM", "plausible", "source of the range"], codes)
         + "\n## Units that are converted\n\n"
         + _table(["LOINC", "from", "to", "how"], units)
+        + "\n## Code systems of coded values\n\nA code of another system, or of another form, is free text.\n\n"
+        + _table(["system", "form"], [[system, f"`{form.pattern}`"] for system, form in words.systems.items()])
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from governance.errors import RuleError
 from governance.masks import Mask, make_mask
 from governance.rules import MASKS, Filter, Policy, Rule
 from vitalake.keys import KeyRing
-from vitalake.lake.dataset import Column, Dataset
+from vitalake.lake.dataset import Column, Dataset, dataset_names, load_dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +109,10 @@ def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
     rule speaks of, is not published.
 
     Raises:
-        RuleError: a rule names a column that is not there, fails its own examples, or takes away the time by which
-            the table is partitioned.
+        RuleError: a rule names a dataset, column or class that is not there (it would protect nothing), fails its own
+            examples, or takes away the time by which the table is partitioned.
     """
+    _check_names(policy, dataset)
     columns = tuple(_plan(policy, dataset, column, keys) for column in dataset.columns)
     filters = tuple(_filter(rule, dataset) for rule in policy.rules if rule.then.filter and _meant(rule, dataset))
     for plan in columns:
@@ -121,6 +123,27 @@ def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
                 remedy="Keep or generalise that column; its day names the partition.",
             )
     return MaskPlan(dataset, f"{policy.version}+{keys.current('pseudonym').id}", columns, filters)
+
+
+def _check_names(policy: Policy, dataset: Dataset) -> None:
+    known = {name: load_dataset(name) for name in dataset_names()} | {dataset.name: dataset}
+    for rule in policy.rules:
+        what = rule.what
+        if what.dataset is not None and what.dataset not in known:
+            raise RuleError(
+                "Rule names no dataset", where=f"rule {rule.id}", remedy=f"The datasets are: {', '.join(known)}."
+            )
+        columns = [c for d in known.values() if what.dataset in (None, d.name) for c in d.columns]
+        for kind, given, names in (
+            ("column", what.column, {c.name for c in columns}),
+            ("data class", what.data_class, {c.data_class for c in columns if c.data_class}),
+        ):
+            if given is not None and given not in names:
+                raise RuleError(
+                    f"Rule names no {kind}",
+                    where=f"rule {rule.id}{f', {what.dataset}' if what.dataset else ''}",
+                    remedy=f"These are there: {', '.join(sorted(names))}.",
+                )
 
 
 def _meant(rule: Rule, dataset: Dataset) -> bool:
@@ -164,23 +187,29 @@ def _restriction(rule: Rule) -> tuple[int, int, int]:
     return (MASKS.index(rule.then.mask), units.index(rule.then.unit), -digits)
 
 
-def _same_kind(given: pa.DataType, column: pa.DataType) -> bool:
-    kinds = (pa.types.is_string, pa.types.is_timestamp, lambda t: pa.types.is_floating(t) or pa.types.is_integer(t))
-    return bool(pa.types.is_null(given) or any(kind(given) and kind(column) for kind in kinds))
+def _as(kind: pa.DataType, value: Any) -> pa.Array | None:
+    """Return an example's value as a column of this type; None if it is of another: a class may have several."""
+    try:
+        given = pa.array([value])
+        kinds = (pa.types.is_string, pa.types.is_timestamp, lambda t: pa.types.is_floating(t) or pa.types.is_integer(t))
+        if pa.types.is_null(given.type) or any(is_kind(given.type) and is_kind(kind) for is_kind in kinds):
+            return given.cast(kind)
+    except (pa.ArrowException, OverflowError):
+        pass
+    return None
 
 
 def _check_examples(rule: Rule, column: Column, mask: Mask) -> None:
     """Hold the rule to its own examples; of a pseudonym only that it is one, for its value depends on the key."""
     for example in rule.examples:
-        if not _same_kind(pa.array([example.given]).type, column.type):
-            continue  # a class may have columns of several types; the example is of another one
-        given = pa.array([example.given]).cast(column.type)
-        expected = None if rule.then.mask == "pseudonym" else pa.array([example.expected]).cast(column.type)
+        given = _as(column.type, example.given)
+        if given is None:
+            continue
         got = mask(given)
-        if expected is None:
+        if rule.then.mask == "pseudonym":
             good = got.to_pylist() != given.to_pylist() and got.null_count == 0
         else:
-            good = got.equals(expected)
+            good = got.equals(_as(column.type, example.expected) or pa.nulls(0))
         if not good:
             raise RuleError(
                 "Rule does not do what its example says",

@@ -15,6 +15,7 @@ import msgspec
 import yaml
 
 from governance.errors import RuleError
+from vitalake.strict_yaml import read_yaml
 
 MaskName = Literal["keep", "round", "generalise", "pseudonym", "redact", "drop"]
 MASKS: tuple[MaskName, ...] = get_args(MaskName)
@@ -92,12 +93,13 @@ class Policy:
 
 
 def load_policy(folder: Path) -> Policy:
-    """Return the rules of all ``*.yaml`` files of a folder.
+    """Return the rules of all ``*.yaml`` and ``*.yml`` files of a folder.
 
     Raises:
         RuleError: the folder is missing or empty, or a file or rule does not hold. Values are not echoed.
     """
-    files = sorted(folder.glob("*.yaml"))
+    # Both endings: a file that is not read is a rule that is not applied.
+    files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     if not files:
         raise RuleError(
             "No rules found", where=str(folder), remedy="Nothing is published without rules: run 'vitalake init'."
@@ -116,7 +118,7 @@ def load_policy(folder: Path) -> Policy:
 
 def _read(path: Path) -> list[Rule]:
     try:
-        document = yaml.safe_load(path.read_text())
+        document = read_yaml(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise RuleError(
             f"Rule file cannot be read ({type(error).__name__})", where=path.name, remedy="Mend it."
@@ -124,7 +126,9 @@ def _read(path: Path) -> list[Rule]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise RuleError("Rule file is not YAML", where=f"{path.name}{line}", remedy="Mend that line.") from None
+        raise RuleError(
+            "Rule file is not YAML, or names a key twice", where=f"{path.name}{line}", remedy="Mend that line."
+        ) from None
     try:
         rules = msgspec.convert(document, _RuleFile).rules
     except msgspec.ValidationError as error:
@@ -171,3 +175,7 @@ def _check(rule: Rule, name: str) -> None:
         raise RuleError("Digits out of range", where=where, remedy="Use 0 to 12.")
     if then.mask is not None and rule.what == What():
         raise RuleError("Rule speaks of nothing", where=where, remedy="Give 'what' a dataset, column or class.")
+    if then.filter is not None and (rule.what.column or rule.what.data_class):
+        raise RuleError(
+            "Filter is for whole rows", where=where, remedy="Give 'what' a dataset only; the filter names its column."
+        )

@@ -60,6 +60,9 @@ CORPUS: dict[str, tuple[bytes, Reason | None]] = {
     "Infinity": (_replaced(b'"value":72.0', b'"value":Infinity'), Reason.NOT_JSON),
     "raw control character": (_replaced(b"mon-1", b"mon\x01"), Reason.NOT_JSON),
     "single quotes": (_GOOD.replace(b'"', b"'"), Reason.NOT_JSON),
+    "raw NUL in what is read": (_replaced(b"mon-1", b"mon\0"), Reason.NOT_JSON),
+    "raw NUL in what is decoded by its text": (_replaced(b"Patient/", b"Patient\0/"), Reason.NOT_JSON),
+    "raw NUL in what is not read": (_with(note=[{"text": "X"}]).replace(b'"X"', b'"\0"'), Reason.NOT_JSON),
     "comment": (_GOOD[:-1] + b"/* x */}", Reason.NOT_JSON),
     # numbers
     "1e999": (_replaced(b'"value":72.0', b'"value":1e999'), Reason.WRONG_SHAPE),
@@ -103,6 +106,9 @@ CORPUS: dict[str, tuple[bytes, Reason | None]] = {
     "subject missing": (_with(subject=None), Reason.NO_SUBJECT),
     "subject empty": (_with(subject={}), Reason.NO_SUBJECT),
     "subject by display only": (_with(subject={"display": "somebody"}), Reason.NO_SUBJECT),
+    "subject inside the message": (_with(subject={"reference": "#p"}, contained=[]), Reason.NO_SUBJECT),
+    "subject is a group": (_with(subject={"reference": "Group/1"}), Reason.NO_SUBJECT),
+    "subject is a search": (_with(subject={"reference": "Patient?name=x"}), Reason.NO_SUBJECT),
     "subject is text": (_with(subject="Patient/1"), Reason.WRONG_SHAPE),
     "code missing": (_with(code=None), Reason.NO_CODE),
     "code in words only": (_with(code={"text": "pulse"}), Reason.NO_CODE),
@@ -128,6 +134,8 @@ CORPUS: dict[str, tuple[bytes, Reason | None]] = {
     "year 1": (_with(effectiveDateTime="0001-01-01T00:00:00Z"), Reason.IMPLAUSIBLE_TIME),
     "year 9999": (_with(effectiveDateTime="9999-12-31T23:59:59Z"), Reason.IMPLAUSIBLE_TIME),
     "issued is no time": (_with(issued="yesterday"), Reason.BAD_TIME),
+    "issued in the year 9999": (_with(issued="9999-12-31T23:59:59Z"), Reason.IMPLAUSIBLE_TIME),
+    "issued in the year 1": (_with(issued="0001-01-01T00:00:00Z"), Reason.IMPLAUSIBLE_TIME),
     "lastUpdated is no time": (_with(meta={"lastUpdated": "yesterday"}), Reason.BAD_TIME),
     # vocabulary
     "unknown LOINC": (_with(code={"coding": [{"system": _LOINC, "code": "99999-9"}]}), Reason.UNKNOWN_CODE),
@@ -150,6 +158,7 @@ CORPUS: dict[str, tuple[bytes, Reason | None]] = {
     "bundle": (bundle(observation(1), observation(2)), ACCEPTED),
     "bundle with one bad entry": (bundle(observation(1), observation(2, status="x")), Reason.BAD_STATUS),
     "bundle with another resource": (bundle(observation(1), {"resourceType": "Patient"}), Reason.WRONG_RESOURCE),
+    "bundle with implicitRules": (bundle(observation(1))[:-1] + b',"implicitRules":"urn:x"}', Reason.MODIFIED),
     "empty bundle": (bundle(), Reason.NO_VALUE),
     "bundle in a bundle": (
         bundle({"resourceType": "Bundle", "entry": [{"resource": observation(1)}]}), Reason.WRONG_RESOURCE,

@@ -14,6 +14,7 @@ from typing import Literal
 import yaml
 
 from vitalake.errors import PrivacyError
+from vitalake.strict_yaml import read_yaml
 
 KeyName = Literal["pseudonym", "observation", "quarantine"]
 KEY_NAMES: tuple[KeyName, ...] = ("pseudonym", "observation", "quarantine")
@@ -107,7 +108,7 @@ def load_keys(path: Path) -> KeyRing:
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise PrivacyError("Key file is open to others", where=str(path), remedy=f"Run: chmod 600 {path}")
     try:
-        document = yaml.safe_load(text)
+        document = read_yaml(text)
         keys: dict[str, tuple[Key, ...]] = {}
         current: dict[str, str] = {}
         for name, entry in document["keys"].items():

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from vitalake.errors import SettingsError
+from vitalake.strict_yaml import read_yaml
 
 CONFIG_NAME = "vitalake.yaml"
 Format = Literal["fhir"]
@@ -145,7 +146,7 @@ def load_settings(config: Path) -> Settings:
     """
     path = config / CONFIG_NAME if config.is_dir() or not config.suffix else config
     try:
-        document: Any = yaml.safe_load(path.read_text()) or {}
+        document: Any = read_yaml(path.read_text()) or {}
     except OSError as error:
         raise SettingsError(
             f"Configuration cannot be read ({error.strerror})",
@@ -155,7 +156,9 @@ def load_settings(config: Path) -> Settings:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise SettingsError("Configuration is not YAML", where=f"{path}{line}", remedy="Mend that line.") from None
+        raise SettingsError(
+            "Configuration is not YAML, or names a key twice", where=f"{path}{line}", remedy="Mend that line."
+        ) from None
     if not isinstance(document, dict):
         raise SettingsError(
             "Configuration is not a mapping", where=str(path), remedy="See docs/reference/configuration.md."

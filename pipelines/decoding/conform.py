@@ -74,7 +74,10 @@ class Conformer:
         known = code >= 0
         fits = ~measured | ~np.isnan(factor)
         plausible = ~measured | ~fits | ~known | self._plausible(code, value)
-        timely = (effective >= self._earliest_us) & (effective <= broker_us + self._future_us)
+        latest = broker_us + self._future_us
+        timely = (effective >= self._earliest_us) & (effective <= latest)
+        issued = rows["issued_at"].cast(pa.int64()).fill_null(self._earliest_us).to_numpy()
+        in_time = (issued >= self._earliest_us) & (issued <= latest)
         rejects = _rejects(
             message,
             (
@@ -82,6 +85,7 @@ class Conformer:
                 (fits, Reason.UNKNOWN_UNIT, "Observation.valueQuantity.code"),
                 (plausible, Reason.IMPLAUSIBLE_VALUE, "Observation.valueQuantity.value"),
                 (timely, Reason.IMPLAUSIBLE_TIME, "Observation.effective[x]"),
+                (in_time, Reason.IMPLAUSIBLE_TIME, "Observation.issued"),
             ),
         )
         identities = decoded.identities
@@ -119,6 +123,7 @@ class Conformer:
             "value": pa.array(value, mask=empty if empty.any() else None),
             "unit": self._published_unit(code, empty),
             "available_at": pc.coalesce(rows["issued_at"], pa.array(broker_us).cast(_MICROSECONDS)),
+            **self._coded(rows),
         }
         prints = fingerprints(ids, rows, value, columns["unit"])
         batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
@@ -127,6 +132,24 @@ class Conformer:
     def _published_unit(self, code: npt.NDArray[np.int64], empty: npt.NDArray[np.bool_]) -> pa.DictionaryArray:
         mask = empty if empty.any() else None
         return pa.DictionaryArray.from_arrays(pa.array(code.astype(np.int32), mask=mask), self._units)
+
+    def _coded(self, rows: pa.RecordBatch) -> dict[str, pa.Array]:
+        """Return the columns of coded values: what only stands where a code should be becomes the text it is."""
+        columns: dict[str, pa.Array] = {}
+        absent, coded = rows["data_absent_reason"], rows["value_code"]
+        if absent.null_count < len(rows):
+            reasons = [self._vocabulary.absent_reason(text) for text in absent.dictionary.to_pylist()]
+            columns["data_absent_reason"] = pa.DictionaryArray.from_arrays(
+                absent.indices, pa.array(reasons, pa.string())
+            )
+        if coded.null_count < len(rows):
+            texts = coded.dictionary.to_pylist()
+            codes = pa.array([text if self._vocabulary.knows(text) else None for text in texts], pa.string())
+            columns["value_code"] = codes.take(coded.indices)
+            columns["value_text"] = pc.coalesce(
+                rows["value_text"], pc.if_else(columns["value_code"].is_null(), coded.cast(pa.string()), None)
+            )
+        return columns
 
     # -- identity ------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -16,6 +16,8 @@ _CONCEPT = msgspec.json.Decoder(Concept)
 _REFERENCE = msgspec.json.Decoder(Reference)
 _QUANTITY = msgspec.json.Decoder(Quantity)
 _META = msgspec.json.Decoder(ResourceMeta)
+_URN = re.compile(r"urn:(uuid|oid):\S+")
+_LITERAL = re.compile(r"(?P<server>https?://\S+/)?(?P<kind>[A-Za-z]+)/(?P<id>[^\s/?#]+)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_VERSION = 1 << 31
 
@@ -49,23 +51,44 @@ def concept_of(concept: Concept) -> str | None:
     return None
 
 
-def reference_of(kind: str) -> Callable[[bytes], str]:
-    """Return a decoder of references: the logical identifier, else the literal reference without ``<kind>/``.
+def subject_of(raw: bytes) -> str:
+    """Return whose Observation it is: what ``reference_of`` returns, which must name a patient."""
+    subject = reference_of("Patient", raw)
+    if subject is None:
+        raise Refused(Reason.NO_SUBJECT)
+    return subject
 
-    An absolute address stays whole: two servers may give one number to two people.
+
+def encounter_of(raw: bytes) -> str | None:
+    """Return the stay; None where the reference names none."""
+    return reference_of("Encounter", raw)
+
+
+def device_of(raw: bytes) -> str | None:
+    """Return the device; None where the reference names none."""
+    return reference_of("Device", raw)
+
+
+def reference_of(kind: str, raw: bytes) -> str | None:
+    """Return the logical identifier, else the literal reference: ``<kind>/`` and a version are taken off.
+
+    An absolute address stays whole: two servers may give one number to two people. What means something only inside
+    its own message (a contained resource), is a question (a conditional reference) or names another type of resource
+    is no reference to this kind: one text would stand for many.
     """
-    prefix = f"{kind}/"
-
-    def decode(raw: bytes) -> str:
-        reference = _REFERENCE.decode(raw)
-        identifier = reference.identifier
-        if identifier is not None and identifier.value:
-            return checked(f"{identifier.system or ''}|{identifier.value}")
-        if not reference.reference:
-            raise Refused(Reason.NO_SUBJECT if kind == "Patient" else Reason.WRONG_SHAPE)
-        return checked(reference.reference.removeprefix(prefix))
-
-    return decode
+    reference = _REFERENCE.decode(raw)
+    if reference.type not in (None, kind):
+        return None
+    identifier = reference.identifier
+    if identifier is not None and identifier.value and identifier.value.strip():
+        return checked(f"{identifier.system or ''}|{identifier.value}")
+    literal = checked(reference.reference or "").partition("/_history/")[0]
+    if _URN.fullmatch(literal):
+        return literal
+    found = _LITERAL.fullmatch(literal)
+    if found is None or found["kind"] != kind:
+        return None
+    return literal if found["server"] else found["id"]
 
 
 class Measured(NamedTuple):

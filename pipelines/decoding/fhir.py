@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.decoding.elements import code_of, quantity_of, reference_of, version_of
+from pipelines.decoding.elements import code_of, device_of, encounter_of, quantity_of, subject_of, version_of
 from pipelines.decoding.fhir_structs import STATUSES, Bundle, Observation
 from pipelines.decoding.gathering import Gathered, flags
 from pipelines.decoding.paths import PreciseReasons, fhir_path, reason_of
@@ -61,9 +61,9 @@ class FhirDecoder:
         self._decoder = msgspec.json.Decoder(Observation | Bundle)
         self._precise = PreciseReasons() if precise else None
         self._code = RawElement(code_of, "Observation.code")
-        self._subject = RawElement(reference_of("Patient"), "Observation.subject")
-        self._encounter = RawElement(reference_of("Encounter"), "Observation.encounter")
-        self._device = RawElement(reference_of("Device"), "Observation.device")
+        self._subject = RawElement(subject_of, "Observation.subject")
+        self._encounter = RawElement(encounter_of, "Observation.encounter")
+        self._device = RawElement(device_of, "Observation.device")
         self._quantity = RawElement(quantity_of, "Observation.valueQuantity")
         self._meta = RawElement(version_of, "Observation.meta")
 

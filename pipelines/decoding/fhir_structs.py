@@ -50,6 +50,7 @@ class Reference(msgspec.Struct, gc=False):
     """A reference, literal or logical."""
 
     reference: _Text | None = None
+    type: str | None = None
     identifier: Identifier | None = None
 
 

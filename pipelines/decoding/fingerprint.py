@@ -9,11 +9,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 _U64 = npt.NDArray[np.uint64]
-_TEXTS = ("status", "comparator", "value_code", "value_text", "data_absent_reason")
+_TEXTS = ("status", "comparator", "value_code", "value_text", "data_absent_reason", "patient_id", "encounter_id")
 
 
 def fingerprints(ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.float64], unit: pa.DictionaryArray) -> _U64:
-    """Return (n, 2) fingerprints of observation_id, version, status, value, unit and the other forms of a value.
+    """Return (n, 2) fingerprints of observation_id, version, status, value in all its forms, patient, stay and time.
+
+    Whose value it is and when it was so may be corrected too, by a sender that counts no versions. The device is left
+    out: the same message may come over two gateways.
 
     observation_id is a keyed hash already; the rest is mixed in by multiplication and shifts (splitmix64's finaliser),
     which is for telling re-sends from corrections, not against an adversary: who can send to the topic can also repeat
@@ -22,6 +25,7 @@ def fingerprints(ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.floa
     halves = np.frombuffer(ids.buffers()[2], np.uint64, count=2 * len(ids), offset=0).reshape(-1, 2)
     rest = _mix(rows["version"].to_numpy(zero_copy_only=False).astype(np.uint64), 1)
     rest += _mix(np.ascontiguousarray(np.where(np.isnan(value), 0.0, value) + 0.0).view(np.uint64), 2)
+    rest += _mix(rows["effective_at"].cast(pa.int64()).to_numpy(zero_copy_only=False).view(np.uint64), 6)
     rest += _text_hashes(unit, "unit")
     for name in _TEXTS:
         if rows[name].null_count < len(rows):

@@ -57,9 +57,10 @@ def dictionary(index: npt.NDArray[np.int32], values: Sequence[str | None]) -> pa
 class RawElement(Generic[_Value]):
     """Decodes one element of a resource, by text."""
 
-    def __init__(self, decode: Callable[[bytes], _Value], path: str) -> None:
+    def __init__(self, decode: Callable[[bytes], _Value | None], path: str) -> None:
+        """Make one; ``decode`` returns None for an element that counts as absent."""
         self._decode, self._path = decode, path
-        self._known: dict[bytes, _Value | Refused] = {}
+        self._known: dict[bytes, _Value | Refused | None] = {}
 
     def encode(self, texts: Sequence[bytes]) -> Encoded[_Value]:
         """Return the column of these raw texts; an empty one is an absent element."""
@@ -72,7 +73,9 @@ class RawElement(Generic[_Value]):
                 position[text] = -1
                 continue
             found = self._look_up(text)
-            position[text] = len(values)
+            position[text] = -1 if found is None else len(values)
+            if found is None:
+                continue
             if isinstance(found, Refused):
                 refused[len(values)] = found
                 values.append(None)
@@ -81,9 +84,9 @@ class RawElement(Generic[_Value]):
         index = np.fromiter(map(position.__getitem__, texts), np.int32, len(texts))
         return Encoded(index, values, refused)
 
-    def _look_up(self, text: bytes) -> _Value | Refused:
-        found = self._known.get(text)
-        if found is None:
+    def _look_up(self, text: bytes) -> _Value | Refused | None:
+        found = self._known.get(text, ...)
+        if found is ...:
             try:
                 found = self._decode(text)
             except Refused as refused:

@@ -39,7 +39,7 @@ EXPLAINED: dict[Reason, str] = {
     Reason.BAD_STATUS: "status is not one of FHIR's.",
     Reason.BAD_TIME: "A time is not a full date and time with its zone (a date alone, a second 60, no zone).",
     Reason.NO_TIME: "Neither effectiveDateTime nor effectiveInstant.",
-    Reason.NO_SUBJECT: "No subject, or one without reference and identifier.",
+    Reason.NO_SUBJECT: "No subject, or one that names no patient: words, a contained or conditional one, a group.",
     Reason.NO_CODE: "code or component.code has no coding with a code.",
     Reason.NO_VALUE: "No value of a kind that is read, and no dataAbsentReason; or an empty Bundle.",
     Reason.MODIFIED: "modifierExtension or implicitRules: it may mean something else than it says.",
@@ -48,7 +48,7 @@ EXPLAINED: dict[Reason, str] = {
     Reason.UNKNOWN_CODE: "The vocabulary has no such LOINC code: extend vitalake/vocabulary/codes.yaml, then replay.",
     Reason.UNKNOWN_UNIT: "The unit does not fit the code: extend vitalake/vocabulary/units.yaml, then replay.",
     Reason.IMPLAUSIBLE_VALUE: "Outside what a living body or a working sensor can show.",
-    Reason.IMPLAUSIBLE_TIME: "Effective before jobs.*.min_effective_year or too far ahead of the broker's time.",
+    Reason.IMPLAUSIBLE_TIME: "Effective or issued before jobs.*.min_effective_year or far ahead of the broker's time.",
 }
 """What each reason means and, where the sender is right, what to do."""
 

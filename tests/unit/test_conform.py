@@ -15,6 +15,8 @@ from vitalake.lake.dataset import load_dataset
 from vitalake.vocabulary import load_vocabulary, parse_vocabulary
 
 UCUM = "http://unitsofmeasure.org"
+SYSTEMS = {"systems": {}, "absent": {"system": "urn:x", "codes": []}}
+DEVICE_ONLY_CHANGED = message(1, device={"reference": "Device/other"})
 
 
 def _measured(code: str, value: float, unit: str) -> bytes:
@@ -109,16 +111,19 @@ def test_components_share_their_panel_and_have_ids_of_their_own() -> None:
 def test_fingerprints_tell_a_resend_from_a_correction() -> None:
     payloads = [
         message(1),
-        message(1, device={"reference": "Device/other"}),
+        DEVICE_ONLY_CHANGED,
         message(1, value=73.0),
         message(1, status="amended"),
         message(1, meta={"versionId": "2"}),
+        message(1, patient="p-2"),
+        message(1, encounter={"reference": "Encounter/e-2"}),
+        message(1, effectiveDateTime="2025-06-01T11:00:00Z"),
         message(2),
     ]
     _, conformed, _ = take(payloads)
     prints = [tuple(p) for p in conformed.fingerprint.tolist()]
     assert prints[0] == prints[1]
-    assert len(set(prints)) == 5
+    assert len(set(prints)) == len(payloads) - 1
 
 
 def test_versions_come_from_the_message() -> None:
@@ -140,6 +145,75 @@ def test_a_row_is_available_when_issued_else_when_the_broker_had_it() -> None:
     ]
 
 
+def test_words_in_the_place_of_a_code_are_text() -> None:
+    sct, name = "http://snomed.info/sct", "DOE^JANE"
+
+    def coded(number: int, **coding: str) -> bytes:
+        return message(number, valueQuantity=None, valueCodeableConcept={"coding": [coding]})
+
+    payloads = [
+        coded(1, system=sct, code="271594007"),
+        coded(2, system=sct, code=name),
+        coded(3, system="urn:x", code="271594007"),
+        coded(4, code=name),
+        message(5, valueQuantity=None, valueBoolean=True),
+    ]
+    rows = take(payloads)[1].rows
+    assert rows["value_code"].to_pylist() == [f"{sct}|271594007", None, None, None, "true"]
+    assert rows["value_text"].to_pylist() == [None, f"{sct}|{name}", "urn:x|271594007", f"|{name}", None]
+
+
+def test_a_reason_for_no_value_is_one_of_the_list_or_other() -> None:
+    def absent(number: int, **reason: object) -> bytes:
+        return message(number, valueQuantity=None, dataAbsentReason=reason)
+
+    system = load_vocabulary().absent_system
+    payloads = [
+        absent(1, coding=[{"system": system, "code": "error"}]),
+        absent(2, coding=[{"code": "masked"}]),
+        absent(3, coding=[{"system": system, "code": "DOE^JANE"}]),
+        absent(4, text="DOE^JANE pulled it off"),
+        message(5),
+    ]
+    rows = take(payloads)[1].rows
+    assert rows["data_absent_reason"].to_pylist() == ["error", "masked", "other", "other", None]
+
+
+@pytest.mark.parametrize(
+    ("reference", "patient"),
+    [
+        ("Patient/9", "9"),
+        ("Patient/9/_history/2", "9"),
+        ("https://a.example/fhir/Patient/9/_history/2", "https://a.example/fhir/Patient/9"),
+        ("urn:uuid:0c5f0c5f-0000-4000-8000-000000000000", "urn:uuid:0c5f0c5f-0000-4000-8000-000000000000"),
+        ("#contained", None),
+        ("Patient/", None),
+        (" ", None),
+        ("9", None),
+        ("Group/9", None),
+        ("https://a.example/fhir/Device/9", None),
+        ("Patient?identifier=urn:x|9", None),
+        ("Patient/9#part", None),
+    ],
+)
+def test_only_what_names_one_patient_is_a_subject(reference: str, patient: str | None) -> None:
+    _, conformed, rejects = take([message(1, subject={"reference": reference}), message(2)])
+    found = dict(zip(conformed.message.tolist(), conformed.rows["patient_id"].to_pylist(), strict=True))
+    assert found == {1: "p-1"} | ({0: patient} if patient else {})
+    assert bool(patient) or rejects[0].reason is Reason.NO_SUBJECT
+
+
+def test_a_subject_of_another_type_is_none() -> None:
+    _, _, rejects = take([message(1, subject={"type": "Group", "identifier": {"system": "urn:x", "value": "9"}})])
+    assert rejects[0].reason is Reason.NO_SUBJECT
+
+
+def test_a_device_in_words_or_inside_the_message_is_no_device_and_no_reason_to_reject() -> None:
+    payloads = [message(1, device={"display": "monitor"}), message(2, device={"reference": "#d"}), message(3)]
+    rows = take(payloads)[1].rows
+    assert rows["device_id"].to_pylist() == [None, None, "d-1"]
+
+
 def test_rows_have_the_datasets_columns() -> None:
     positions = {"ingested_at", "source", "source_position"}
     rows = take([message(1), bundle()])[1].rows
@@ -149,7 +223,7 @@ def test_rows_have_the_datasets_columns() -> None:
 def test_a_vocabulary_that_contradicts_itself_is_refused() -> None:
     entry = {"name": "x", "unit": "/min", "low": 5, "high": 1, "source": "x"}
     with pytest.raises(SettingsError):
-        parse_vocabulary({"codes": {"1-1": entry}, "panels": {}}, {"units": []})
+        parse_vocabulary({"codes": {"1-1": entry}, "panels": {}}, {"units": []}, SYSTEMS)
     with pytest.raises(SettingsError):
-        parse_vocabulary({"codes": {"1-1": {}}, "panels": {}}, {"units": []})
+        parse_vocabulary({"codes": {"1-1": {}}, "panels": {}}, {"units": []}, SYSTEMS)
     assert len(load_vocabulary().codes) >= 15

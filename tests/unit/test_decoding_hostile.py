@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import re
 
+import msgspec
 import pytest
 
 from pipelines.decoding.fhir import FhirDecoder
+from pipelines.decoding.gathering import texts_of
 from pipelines.decoding.reasons import EXPLAINED, UNDECODABLE, Reason
 from tests.decoding import take
 from tests.fhir import message
@@ -80,3 +82,20 @@ def test_the_collector_is_left_as_it_was() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_a_control_byte_anywhere_harms_only_its_own_message() -> None:
+    decoder = FhirDecoder(precise=False)
+    good = message(5, patient="x" * 40, device={"reference": "Device/" + "é" * 9}, note=[{"text": "n" * 30}])
+    for byte in (b"\0", b"\x01", b"\x1f", b"\xff"):
+        for i in range(len(good) + 1):
+            batch = [message(1, patient="a"), good[:i] + byte + good[i:], message(2, patient="b")]
+            decoded = decoder.decode(batch)
+            fate = dict(zip(decoded.message.tolist(), decoded.rows["patient_id"].to_pylist(), strict=True))
+            assert (fate[0], fate[2]) == ("a", "b"), i
+            assert byte == b"\xff" or decoded.rejects[0].reason is Reason.NOT_JSON, i
+
+
+def test_texts_that_would_shift_are_taken_one_by_one() -> None:
+    raws = [msgspec.Raw(b'"a\0b"'), msgspec.Raw(b'"c"')]
+    assert texts_of(raws) == [b'"a\0b"', b'"c"']

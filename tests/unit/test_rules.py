@@ -50,6 +50,7 @@ BAD = {
     "digits out of range": _rule(then={"mask": "round", "digits": 99}),
     "speaks of nothing": _rule(what=None),
     "id is no text": _rule(id=7),
+    "filter of a class": _rule(what={"class": "free-text"}, then={"filter": {"column": "status", "in": [SECRET]}}),
 }
 
 
@@ -78,6 +79,37 @@ def test_files_that_are_no_rules(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RuleError, match="cannot be read"):
         load_policy(tmp_path)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    text = yaml.safe_dump({"version": 1, "rules": [_rule(then={"mask": "drop"})]})
+    (tmp_path / "rules.yaml").write_text(text.replace("mask: drop", "mask: drop\n    mask: keep"))
+    with pytest.raises(RuleError, match="twice") as caught:
+        load_policy(tmp_path)
+    assert caught.value.where.startswith("rules.yaml:")
+
+
+def test_both_endings_of_yaml_are_read(tmp_path: Path) -> None:
+    (tmp_path / "more.yml").write_text(yaml.safe_dump({"version": 1, "rules": [_rule(id="other")]}))
+    assert [rule.id for rule in _load(tmp_path, _rule()).rules] == ["other", "r1"]
+
+
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        ({"class": "pateint-identifier"}, "data class"),
+        ({"column": "pateint_id"}, "column"),
+        ({"dataset": "observatoin"}, "dataset"),
+        ({"dataset": "spans", "class": "patient-identifier"}, "data class"),
+        ({"dataset": "spans", "column": "value"}, "column"),
+    ],
+)
+def test_a_rule_that_names_what_is_not_there_protects_nothing_and_is_refused(
+    folder: Path, keys: Any, what: dict[str, str], named: str
+) -> None:
+    with pytest.raises(RuleError, match=f"no {named}") as caught:
+        _plans(_load(folder, _rule(), _rule(id="typo", what=what, then={"mask": "drop"})), keys)
+    assert "typo" in caught.value.where
 
 
 def test_two_rules_with_one_id_are_refused(tmp_path: Path) -> None:
@@ -156,6 +188,10 @@ def test_a_rule_that_does_not_do_what_its_example_says_is_refused(folder: Path, 
     bad = _rule(then={"mask": "round", "digits": 0}, examples=[{"in": 36.6, "out": 36.6}])
     with pytest.raises(RuleError, match="example"):
         _plans(_load(folder, bad), keys)
+    for out in (["x"], "x", 2**80):
+        with pytest.raises(RuleError, match="example"):
+            _plans(_load(folder, _rule(examples=[{"in": 36.6, "out": out}])), keys)
+    _plans(_load(folder, _rule(examples=[{"in": {"of": "another type"}, "out": 1}, {"in": 2**80, "out": 1}])), keys)
     leak = _rule(what={"class": "patient-identifier"}, then={"mask": "pseudonym"}, examples=[{"in": None, "out": "x"}])
     with pytest.raises(RuleError, match="example"):
         _plans(_load(folder, leak), keys)
@@ -163,8 +199,9 @@ def test_a_rule_that_does_not_do_what_its_example_says_is_refused(folder: Path, 
 
 def test_a_filter_on_a_column_that_is_not_there_is_refused(folder: Path, keys: Any) -> None:
     for column in ("nope", "value"):
-        with pytest.raises(RuleError, match="Filter"):
-            _plans(_load(folder, _rule(then={"filter": {"column": column, "in": ["x"]}})), keys)
+        rule = _rule(what={"dataset": "observation"}, then={"filter": {"column": column, "in": ["x"]}})
+        with pytest.raises(RuleError, match="names no text column"):
+            _plans(_load(folder, rule), keys)
 
 
 def test_the_version_follows_the_content_and_nothing_else(tmp_path: Path) -> None:

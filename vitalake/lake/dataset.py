@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import yaml
 
 from vitalake.errors import SettingsError
+from vitalake.strict_yaml import read_yaml
 
 TYPES: dict[str, pa.DataType] = {
     "binary": pa.binary(),
@@ -25,6 +25,8 @@ TYPES: dict[str, pa.DataType] = {
     "timestamp": pa.timestamp("us", "UTC"),
 }
 """The types a dataset's YAML may name."""
+
+_FOLDER = Path(str(resources.files("vitalake"))) / "datasets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +98,19 @@ def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
 
 
 @cache
+def dataset_names() -> tuple[str, ...]:
+    """Return the names of the datasets that ship with the project."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+
+
+@cache
 def load_dataset(name: str) -> Dataset:
     """Return a dataset that ships with the project.
 
     Raises:
         SettingsError: none has this name.
     """
-    path = Path(str(resources.files("vitalake") / "datasets" / f"{name}.yaml"))
-    if not path.is_file():
-        raise SettingsError("Unknown dataset", where=name, remedy="The datasets are: observation, dead_letter, spans.")
-    return parse_dataset(yaml.safe_load(path.read_text()), where=path.name)
+    if name not in dataset_names():
+        raise SettingsError("Unknown dataset", where=name, remedy=f"The datasets are: {', '.join(dataset_names())}.")
+    path = _FOLDER / f"{name}.yaml"
+    return parse_dataset(read_yaml(path.read_text()), where=path.name)

@@ -1,7 +1,8 @@
-"""The vocabulary: LOINC codes with their unit and plausible range, and the units that become these."""
+"""The vocabulary: LOINC codes with their unit and plausible range, the units that become these, systems of codes."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -9,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from vitalake.errors import SettingsError
+from vitalake.strict_yaml import read_yaml
 
 Floats = npt.NDArray[np.float64]
+
+FILES = ("codes", "units", "systems")
+TRUTHS = frozenset({"true", "false"})
+"""How valueBoolean is written as a coded value."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Vocabulary:
         factor, offset: [code, unit] → how to convert; NaN where the unit does not fit the code. The last row and the
             last column stand for what is unknown.
         panels: LOINC codes of panels.
+        systems: code system → the form its codes have.
+        absent_system, absent_codes: why a value may be absent.
     """
 
     codes: dict[str, int]
@@ -41,10 +48,24 @@ class Vocabulary:
     factor: Floats
     offset: Floats
     panels: dict[str, str]
+    systems: dict[str, re.Pattern[str]]
+    absent_system: str
+    absent_codes: frozenset[str]
+
+    def knows(self, coded: str) -> bool:
+        """Return whether ``<system>|<code>`` is a code, not words that somebody wrote into its place."""
+        system, _, code = coded.rpartition("|")
+        form = self.systems.get(system)
+        return coded in TRUTHS or (form is not None and form.fullmatch(code) is not None)
+
+    def absent_reason(self, coded: str) -> str:
+        """Return the code for why a value is absent, of ``<system>|<code>``; ``other`` for one that is not listed."""
+        system, _, code = coded.rpartition("|")
+        return code if system in ("", self.absent_system) and code in self.absent_codes else "other"
 
 
-def parse_vocabulary(codes: dict[str, Any], units: dict[str, Any]) -> Vocabulary:
-    """Return the vocabulary that two documents declare.
+def parse_vocabulary(codes: dict[str, Any], units: dict[str, Any], systems: dict[str, Any]) -> Vocabulary:
+    """Return the vocabulary that three documents declare.
 
     Raises:
         SettingsError: an entry is missing a field or contradicts another.
@@ -68,17 +89,33 @@ def parse_vocabulary(codes: dict[str, Any], units: dict[str, Any]) -> Vocabulary
         names = tuple(str(e["name"]) for e in entries.values())
         sources = tuple(str(e["source"]) for e in entries.values())
         panels = dict(codes["panels"])
-    except (KeyError, TypeError, ValueError, AttributeError):
+        forms = {str(system): re.compile(entry["form"]) for system, entry in systems["systems"].items()}
+        absent = systems["absent"]
+        absent_system, absent_codes = str(absent["system"]), frozenset(map(str, absent["codes"]))
+    except (KeyError, TypeError, ValueError, AttributeError, re.error):
         raise SettingsError("Vocabulary does not hold", where="vitalake/vocabulary", remedy="Mend the entry.") from None
     if not (low < high).all() or set(panels) & set(index):
         raise SettingsError("Vocabulary contradicts itself", where="vitalake/vocabulary", remedy="Check the ranges.")
-    return Vocabulary(index, unit_index, unit_of, names, sources, low, high, factor, offset, panels)
+    return Vocabulary(
+        codes=index,
+        units=unit_index,
+        unit_of=unit_of,
+        names=names,
+        sources=sources,
+        low=low,
+        high=high,
+        factor=factor,
+        offset=offset,
+        panels=panels,
+        systems=forms,
+        absent_system=absent_system,
+        absent_codes=absent_codes,
+    )
 
 
 @cache
 def load_vocabulary() -> Vocabulary:
     """Return the vocabulary that ships with the project."""
     folder = resources.files(__package__)
-    return parse_vocabulary(
-        yaml.safe_load((folder / "codes.yaml").read_text()), yaml.safe_load((folder / "units.yaml").read_text())
-    )
+    codes, units, systems = (read_yaml((folder / f"{name}.yaml").read_text()) for name in FILES)
+    return parse_vocabulary(codes, units, systems)
