@@ -67,6 +67,14 @@ class StreamSettings(_Frozen):
     dead_letter_days: int = Field(30, ge=1, description="Dead letters expire after this many days.")
 
 
+class MaintenanceSettings(_Frozen):
+    """What a stream does for its tables while it runs."""
+
+    every_seconds: float = Field(
+        900.0, ge=0, description="Compaction, vacuum and sweep, in a process of their own; 0: never by itself."
+    )
+
+
 class ObservabilitySettings(_Frozen):
     """Metrics and health over HTTP."""
 
@@ -88,6 +96,7 @@ class Settings(BaseSettings):
     governance: Path = Field(Path("governance"), description="Folder of the masking rules.")
     keys: Path = Field(Path("keys.yaml"), description="The key file, readable by its owner only.")
     observability: ObservabilitySettings = ObservabilitySettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
     notify: list[str] = Field(default_factory=list, description="apprise addresses, as references.", repr=False)
 
     @classmethod

@@ -85,19 +85,14 @@ def compact(
     json: JsonOption = False,
 ) -> None:
     """Merge small files into few, while the stream runs and readers read; with --vacuum delete replaced ones."""
-    from dataclasses import asdict
-
-    from vitalake.lake.compaction import compact as merge
-    from vitalake.lake.vacuum import vacuum as delete_replaced
+    from vitalake.lake.maintenance import maintain
 
     lake = _open(home)
     chosen = [_choose(lake, table)] if table else list(_tables(lake).values())
     tell = None if json else note
+    merging = (lambda day: note(f"Merging {day}")) if tell else None
     documents = []
-    for each in chosen:
-        done = asdict(merge(each, min_files=min_files, progress=lambda day: tell(f"Merging {day}") if tell else None))
-        if vacuum:
-            done["deleted"] = delete_replaced(lake, each)
+    for done in maintain(lake, chosen, min_files=min_files, vacuum=vacuum, progress=merging):
         documents.append(done)
         if tell:
             deleted = f", {done['deleted']:,} files deleted" if vacuum else ""
@@ -136,10 +131,9 @@ def _open(home: Any) -> Lake:
 
 
 def _tables(lake: Lake) -> dict[str, Table]:
-    """Return the tables that are there; looking makes none."""
-    names = {f"published/{lake.dataset.name}": "published", "quarantine/dead_letter": "quarantine"}
-    found = {name: getattr(lake, attribute) for name, attribute in names.items() if lake.storage.holds_table(name)}
-    return found | {"spans": lake.spans.table}
+    from vitalake.lake.maintenance import present_tables
+
+    return present_tables(lake)
 
 
 def _choose(lake: Lake, name: str) -> Table:

@@ -110,6 +110,7 @@ def run_stream(
     from pipelines.live.metrics import Observability
     from pipelines.live.preflight import preflight
     from pipelines.live.supervisor import Supervisor
+    from pipelines.live.upkeep import Upkeep
     from vitalake import logs
     from vitalake.notifications import PauseWatch, sender
 
@@ -120,6 +121,14 @@ def run_stream(
         (settings.home / "logs").mkdir(exist_ok=True)
         log_file = (settings.home / "logs" / f"{job}.jsonl").open("ab")
     supervisor = Supervisor(config_file, job, workers=workers, options=options, stderr=log_file)
+    upkeep = Upkeep(
+        config_file,
+        job,
+        workers=workers,
+        every_seconds=settings.maintenance.every_seconds,
+        now=time.monotonic(),
+        stderr=log_file,
+    )
     where = settings.observability
     observability = Observability(supervisor.view, job=job, host=where.host, port=where.port)
     try:
@@ -131,13 +140,15 @@ def run_stream(
         watch = PauseWatch(sender(settings.notify, home=settings.home), job=job)
 
         def tick(running: Supervisor) -> None:
-            now = running.view()
-            watch.observe(paused=now.state == "paused", reasons=now.reasons, now=time.monotonic())
+            view, now = running.view(), time.monotonic()
+            watch.observe(paused=view.state == "paused", reasons=view.reasons, now=now)
+            upkeep.tick(now)
             if on_tick:
                 on_tick(running)
 
         return _watch(supervisor, stop, title=f"vitalake · {job}", view=view, on_tick=tick)
     finally:
+        upkeep.stop()
         supervisor.stop_and_wait()
         observability.close()
         if log_file:

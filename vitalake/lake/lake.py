@@ -54,9 +54,13 @@ class Lake:
             InputError: a table is there whose columns are not the dataset's.
             LakeError: the lake cannot be written.
         """
-        attributes = dict(zip(self.table_names, ("published", "quarantine", "spans"), strict=True))
-        for name in sorted(attributes, key=lambda name: not self.storage.holds_table(name)):
-            getattr(self, attributes[name])
+        for name in sorted(self.table_names, key=lambda name: not self.storage.holds_table(name)):
+            self.table(name)
+
+    def table(self, name: str) -> Table:
+        """Return one of ``table_names``, opened, and made if it is not there."""
+        published, quarantine, _ = self.table_names
+        return self.published if name == published else self.quarantine if name == quarantine else self.spans.table
 
     def add(self, span: Span) -> None:
         """Make a decided span's files visible in every table; safe to repeat."""

@@ -316,10 +316,11 @@ class SpanLog:
             (from_row(row) for row in self.table.scan(days=[day]).to_pylist()), key=lambda span: span.decided_us
         )
 
-    def all_spans(self) -> Iterator[Span]:
-        """Yield every span, oldest day first; one day in memory at a time."""
+    def all_spans(self, *, since: str = "") -> Iterator[Span]:
+        """Yield every span decided on an ISO date or later, oldest day first; one day in memory at a time."""
         for day in reversed(self.days()):
-            yield from self.spans_of(day)
+            if day >= since:
+                yield from self.spans_of(day)
 
     def recent(self, parts: Sequence[PartId], *, dataset: str, since_us: int) -> list[Span]:
         """Return the spans of these partitions, oldest first, back to ``since_us`` and to each one's last span."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -31,6 +31,12 @@ LEASE_SECONDS = 3600.0
 _REWRITE_FILE = re.compile(r"rewrite\.(?P<number>\d+)\.[0-9a-f]{32}-")
 
 
+NEVER = "9999-12-31"
+
+Listing = dict[str, dict[str, float]]
+"""Table → path → when the file was last changed, seconds since 1970."""
+
+
 @dataclass(slots=True)
 class Swept:
     """What a sweep did."""
@@ -38,6 +44,17 @@ class Swept:
     epochs: dict[str, int] = field(default_factory=dict)
     rolled_forward: int = 0
     deleted: dict[str, int] = field(default_factory=dict)
+
+
+def dead_shares(lake: Lake, job: str, *, workers: int) -> list[str]:
+    """Return the shares of another number of workers that have left files: nobody will succeed them."""
+    found = {
+        match["share"]
+        for paths in _loose((*lake.tables, lake.spans.table)).values()
+        for path in paths
+        if (match := SPAN_FILE.match(path.rpartition("/")[2])) and match["job"] == job
+    }
+    return sorted(share for share in found if share.partition("of")[2] != str(workers))
 
 
 def sweep(
@@ -64,17 +81,14 @@ def sweep(
     done = Swept()
     for share in shares:
         done.epochs[share] = lake.spans.begin_epoch(job=job, share=share)
-    done.rolled_forward = _roll_forward(lake, job)
     tables = (*lake.tables, lake.spans.table)
+    done.rolled_forward = _roll_forward(lake, job, _first_day(_loose(tables)))
     for table in tables:
         _fence_rewrites(table, lease_seconds=lease_seconds)
     # Listed after the fences, and held against what was decided after the listing: what comes later is not listed.
     places = {table.name: table.storage for table in tables} | {FOLDER: lake.storage.child(FOLDER)}
-    listed = {name: storage.files(suffix="") for name, storage in places.items()}
-    for table in tables:
-        for path in kept_files(table):
-            listed[table.name].pop(path, None)
-    fenced, decided = _fates(lake.spans, job, [path for paths in listed.values() for path in paths])
+    listed = _loose(tables) | {FOLDER: places[FOLDER].files(suffix="")}
+    fenced, decided = _fates(lake.spans, job, listed)
     for table in tables:
         dead = _dead_rewrites(table, listed[table.name], lease_seconds=lease_seconds)
         done.deleted[table.name] = _delete(table.storage, dead)
@@ -90,17 +104,36 @@ def sweep(
 # -- what may go -------------------------------------------------------------------------------------------------
 
 
-def _fates(spans: SpanLog, job: str, paths: Sequence[str]) -> tuple[set[str], set[str]]:
+def _loose(tables: Sequence[Table]) -> Listing:
+    """Return the files that are there and that a table's log does not know."""
+    listed = {table.name: table.storage.files(suffix="") for table in tables}
+    for table in tables:
+        for path in kept_files(table):
+            listed[table.name].pop(path, None)
+    return listed
+
+
+def _first_day(listed: Listing) -> str:
+    """Return the first day on which spans of these files can have been decided: they are staged first.
+
+    A day early, for the storage's clock may be another one. So a sweep reads the days of what it found, not years.
+    """
+    times = [changed for paths in listed.values() for path, changed in paths.items() if span_id_of(path)]
+    return str((datetime.fromtimestamp(min(times), UTC) - timedelta(days=1)).date()) if times else NEVER
+
+
+def _fates(spans: SpanLog, job: str, listed: Listing) -> tuple[set[str], set[str]]:
     """Return the spans of the job's files whose writers can decide nothing any more, and those that were decided.
 
     Looked up in this order: what is among the first and not among the second never will be decided.
     """
-    matches = [SPAN_FILE.match(path.rpartition("/")[2]) for path in paths]
+    matches = [SPAN_FILE.match(path.rpartition("/")[2]) for paths in listed.values() for path in paths]
     mine = {m["span_id"]: (m["share"], int(m["epoch"])) for m in matches if m and m["job"] == job}
     current = {share: spans.current_epoch(job=job, share=share) for share in {share for share, _ in mine.values()}}
     fenced = {span_id for span_id, (share, epoch) in mine.items() if epoch < current[share]}
     decided: set[str] = set()
-    for day in spans.days() if mine else []:
+    since = _first_day(listed)
+    for day in [day for day in spans.days() if day >= since] if mine else []:
         decided |= mine.keys() & set(spans.table.scan(days=[day], columns=["span_id"])["span_id"].to_pylist())
     return fenced, decided
 
@@ -152,19 +185,19 @@ def _dead_rewrites(table: Table, listed: Mapping[str, float], *, lease_seconds: 
 # -- rolling forward ---------------------------------------------------------------------------------------------
 
 
-def _roll_forward(lake: Lake, job: str) -> int:
+def _roll_forward(lake: Lake, job: str, since: str) -> int:
     """Add what fenced writers have decided and not added; a living writer adds its own."""
     count = 0
     for table in lake.tables:
         table.refresh()
-    for span in list(_pending(lake, job)):
+    for span in list(_pending(lake, job, since)):
         if span.epoch < lake.spans.current_epoch(job=job, share=span.share):
             count += any([add_span(span, table) for table in lake.tables])
     return count
 
 
-def _pending(lake: Lake, job: str) -> Iterator[Span]:
+def _pending(lake: Lake, job: str, since: str) -> Iterator[Span]:
     """Yield the job's spans that are not added everywhere, oldest first."""
-    for span in lake.spans.all_spans():
+    for span in lake.spans.all_spans(since=since):
         if span.job == job and any(span.files_of(table.name) and not is_added(span, table) for table in lake.tables):
             yield span

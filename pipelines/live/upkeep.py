@@ -1,0 +1,100 @@
+"""The upkeep of a running lane's tables: every so often compaction, vacuum and sweep, in a process of their own.
+
+Without it a lane that commits every second doubles what a commit costs within the hour, and a restart reads every
+file of the day. A process of its own, and a nice one: sorting a million rows must not hold up the lane.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+from vitalake import logs
+from vitalake.errors import VitaLakeError
+
+_log = logging.getLogger(__name__)
+
+FIRST_SECONDS = 120.0
+"""The first one comes soon, for lanes that are started again and again."""
+
+NICENESS = 10
+
+
+class Upkeep:
+    """Starts the upkeep's process when it is due; never two at once."""
+
+    def __init__(
+        self, config: str, job: str, *, workers: int, every_seconds: float, now: float, stderr: IO[bytes] | None = None
+    ) -> None:
+        self._command = [sys.executable, "-m", "pipelines.live.upkeep", config, job, str(workers)]
+        self._every, self._stderr = every_seconds, stderr
+        self._due = now + min(FIRST_SECONDS, every_seconds)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def tick(self, now: float) -> None:
+        """Start it if it is due; take note of how it ended."""
+        if self._process is not None:
+            code = self._process.poll()
+            if code is None:
+                return
+            self._process = None
+            self._due = now + self._every
+            if code:
+                _log.error("upkeep failed, the lane goes on", extra={"count": code, "seconds": self._every})
+        if self._every and now >= self._due:
+            # A session of its own: Ctrl-C goes to the supervisor, which ends it.
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._stderr,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def stop(self) -> None:
+        """End it; a rewrite that is cut off has changed nothing, and its files are the next sweep's."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def main() -> int:
+    """Do it once, for the home and job of the arguments; return the exit code."""
+    parser = argparse.ArgumentParser(prog="vitalake upkeep")
+    parser.add_argument("config")
+    parser.add_argument("job")
+    parser.add_argument("workers", type=int)
+    given = parser.parse_args()
+    os.nice(NICENESS)
+    logs.configure()
+    from vitalake.lake.lake import Lake
+    from vitalake.lake.maintenance import maintain, present_tables
+    from vitalake.lake.sweep import dead_shares, sweep
+    from vitalake.settings import load_settings
+
+    settings = load_settings(Path(given.config))
+    stream = settings.jobs[given.job]
+
+    def opened() -> Lake:
+        return Lake(settings.lake_uri, settings.storage_options, dataset=stream.dataset)
+
+    try:
+        if not opened().storage.holds_table("spans"):
+            return 0
+        lake = opened()
+        for done in maintain(lake, present_tables(lake).values()):
+            _log.info("table kept up", extra={"table": done["table"], "count": done["files_before"]})
+        shares = dead_shares(opened(), given.job, workers=given.workers)
+        swept = sweep(opened(), given.job, shares=shares, lookback_seconds=stream.lookback_seconds)
+        _log.info("swept", extra={"job": given.job, "count": sum(swept.deleted.values())})
+    except VitaLakeError as error:
+        _log.error("upkeep ended", extra={"what": error.what, "where": error.where, "remedy": error.remedy})
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

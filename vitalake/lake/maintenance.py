@@ -1,0 +1,44 @@
+"""What keeps tables quick and clean: compaction and the vacuum, table by table; the sweeper goes job by job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from vitalake.lake.compaction import MIN_FILES, compact
+from vitalake.lake.lake import Lake
+from vitalake.lake.table import Table
+from vitalake.lake.vacuum import vacuum as delete_replaced
+
+
+def present_tables(lake: Lake) -> dict[str, Table]:
+    """Return the tables that are there, by name; looking makes none."""
+    return {name: lake.table(name) for name in lake.table_names if lake.storage.holds_table(name)}
+
+
+def maintain(
+    lake: Lake,
+    tables: Iterable[Table],
+    *,
+    min_files: int = MIN_FILES,
+    vacuum: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Compact tables, and delete what was replaced over a week ago; yield what was done, table by table.
+
+    Args:
+        lake: opened afresh; not used by anything else meanwhile.
+        tables: of this lake.
+        min_files: days with fewer small files are left as they are.
+        vacuum: whether to delete replaced files.
+        progress: told what is merged.
+
+    Raises:
+        LakeError, ServiceUnavailable: what is done stays done.
+    """
+    for table in tables:
+        done = asdict(compact(table, min_files=min_files, progress=progress))
+        if vacuum:
+            done["deleted"] = delete_replaced(lake, table)
+        yield done
