@@ -1,7 +1,8 @@
-"""A lane keeps its tables up by itself: few files, nothing left by the dead, and readers see the same rows throughout."""
+"""A lane keeps its tables up by itself: few files, nothing left by the dead, the same rows for readers."""
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -67,7 +68,7 @@ def test_a_running_lane_merges_its_files_and_readers_never_see_other_rows(lane: 
     with _stream(lane) as process:
         for wave in range(WAVES):
             lane.send(message(wave * WAVE + i) for i in range(WAVE))
-            until(lambda wave=wave: reached((wave + 1) * WAVE), process=process)
+            until(functools.partial(reached, (wave + 1) * WAVE), process=process)
             if wave == WAVES // 2:
                 until(lambda: _upkeep_of(process), process=process)
                 for victim in _upkeep_of(process):
