@@ -44,29 +44,30 @@ class DeadLetters:
         """Return one row a reject.
 
         Args:
-            values: payloads of the poll; ``rejects[i].message`` points into these and the following.
+            values: payload of each reject.
             rejects: what was rejected, and why.
-            sources: ``topic[partition]`` of each message.
-            topic_ids: the topic's UUID of each message.
-            positions: offset of each message.
+            sources: ``topic[partition]`` of each.
+            topic_ids: the topic's UUID of each.
+            positions: offset of each.
             decoder: decoder and version.
             rejected_at_us: microseconds since 1970.
         """
-        where = [r.message for r in rejects]
         # One call for all nonces of a batch: a call each costs as much as the encryption.
         random = os.urandom(_NONCE_BYTES * len(rejects))
         nonces = [random[i : i + _NONCE_BYTES] for i in range(0, len(random), _NONCE_BYTES)]
         encrypt = self._cipher.encrypt
-        payloads = [values[i] or b"" for i in where]
+        payloads = [value or b"" for value in values]
         sealed = [
-            encrypt(nonce, payload, _bound_to(topic_ids[i], sources[i], positions[i]))
-            for nonce, payload, i in zip(nonces, payloads, where, strict=True)
+            encrypt(nonce, payload, _bound_to(*place))
+            for nonce, payload, place in zip(
+                nonces, payloads, zip(topic_ids, sources, positions, strict=True), strict=True
+            )
         ]
         count = len(rejects)
         columns = {
-            "source": [sources[i] for i in where],
-            "topic_id": [topic_ids[i] for i in where],
-            "position": [positions[i] for i in where],
+            "source": sources,
+            "topic_id": topic_ids,
+            "position": positions,
             "rejected_at": [rejected_at_us] * count,
             "reason": [str(r.reason) for r in rejects],
             "path": [r.path for r in rejects],

@@ -87,27 +87,32 @@ class FhirDecoder:
         self, values: Sequence[bytes | None], begin: int, rejects: dict[int, Reject]
     ) -> tuple[list[Observation | Bundle], list[int]]:
         """Return the resources of a chunk, and of each the index of its message."""
-        decode = self._decoder.decode
-        if None not in values and max(map(len, values)) <= self._most_bytes:  # type: ignore[arg-type]
-            try:
-                return [decode(v) for v in values], list(range(begin, begin + len(values)))  # type: ignore[arg-type]
-            except _PARSE_ERRORS:
-                pass  # one of them is bad: take them one by one
+        message = list(range(begin, begin + len(values)))
+        if None in values or max(map(len, values)) > self._most_bytes:  # type: ignore[arg-type]
+            message = self._readable(values, message, rejects)
+            values = [values[i - begin] for i in message]
         parsed: list[Observation | Bundle] = []
-        message: list[int] = []
-        for i, value in enumerate(values, begin):
-            if value is None:
-                continue
-            if len(value) > self._most_bytes:
-                rejects[i] = Reject(i, Reason.TOO_LARGE)
-                continue
+        decode, keep = self._decoder.decode, parsed.append
+        remaining = iter(values)
+        while True:
             try:
-                parsed.append(decode(value))
-            except _PARSE_ERRORS as error:
+                for value in remaining:
+                    keep(decode(value))  # type: ignore[arg-type]
+            except _PARSE_ERRORS as error:  # one of them is bad: the loop goes on behind it
+                i = message.pop(len(parsed))
                 rejects[i] = Reject(i, reason_of(error), fhir_path(str(error)))
             else:
-                message.append(i)
-        return parsed, message
+                return parsed, message
+
+    def _readable(self, values: Sequence[bytes | None], message: list[int], rejects: dict[int, Reject]) -> list[int]:
+        """Return the messages of a chunk that are to be parsed: no tombstones, nothing too large."""
+        readable = []
+        for i, value in zip(message, values, strict=True):
+            if value is not None and len(value) > self._most_bytes:
+                rejects[i] = Reject(i, Reason.TOO_LARGE)
+            elif value is not None:
+                readable.append(i)
+        return readable
 
     def _explained(self, rejects: dict[int, Reject], values: Sequence[bytes | None]) -> list[Reject]:
         ordered = [rejects[i] for i in sorted(rejects)]

@@ -98,14 +98,14 @@ class SpanWriter:
         if len(outcome.fingerprints):
             span.seen.append(outcome.fingerprints)
         if outcome.rejects:
-            sources = [str(part) for part in poll.parts]
-            ids = [part.topic_id for part in poll.parts]
+            where = [reject.message for reject in outcome.rejects]
+            parts = [poll.parts[i] for i in poll.part[where].tolist()]
             dead = self._dead_letters.batch(
-                poll.values,
+                [poll.values[i] for i in where],
                 outcome.rejects,
-                sources=[sources[i] for i in poll.part.tolist()],
-                topic_ids=[ids[i] for i in poll.part.tolist()],
-                positions=poll.offset.tolist(),
+                sources=[str(part) for part in parts],
+                topic_ids=[part.topic_id for part in parts],
+                positions=poll.offset[where].tolist(),
                 decoder=self._decoder,
                 rejected_at_us=clock.now_us(),
             )

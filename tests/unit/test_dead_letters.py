@@ -21,11 +21,11 @@ def batch_and_keys(tmp_path: Path) -> tuple[list[dict[str, object]], object]:
     create_key_file(tmp_path / "keys.yaml")
     keys = load_keys(tmp_path / "keys.yaml")
     batch = DeadLetters(keys.current("quarantine"), days=30).batch(
-        [b"good", PAYLOAD, None],
+        [PAYLOAD, None],
         [Reject(1, Reason.NOT_JSON, "Observation.subject"), Reject(2, Reason.NOT_UTF8)],
-        sources=["t[0]", "t[1]", "t[0]"],
-        topic_ids=["u", "u", "u"],
-        positions=[5, 6, 7],
+        sources=["t[1]", "t[0]"],
+        topic_ids=["u", "u"],
+        positions=[6, 7],
         decoder="fhir/1",
         rejected_at_us=1_000_000,
     )
