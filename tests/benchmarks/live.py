@@ -31,10 +31,13 @@ from governance.samples import copy_samples
 from pipelines.live.status import StatusLine
 from pipelines.simulator import synthetic
 from tests.services.kafka import KafkaServer, why_not
+from tests.unit.span_samples import begin, write_spans
 from vitalake.home import init_home
 from vitalake.lake.lake import Lake
+from vitalake.lake.maintenance import present_tables
 
 PARTITIONS = 4
+UPKEEP_MESSAGES = 201  # a span's; one of them bad
 PEERS = {  # messages/s of one and two processes where the bare loop reached 398k and 463k
     "Bytewax 0.21 (no resume state)": (163, 283),
     "Quix Streams 3.28": (85, 155),
@@ -239,13 +242,45 @@ def _log_of(table: DeltaTable, version: int) -> list[dict[str, dict[str, str]]]:
     return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
 
 
+def upkeep(bench: Bench, *, commits: int) -> None:
+    """Compact what so many commits left, while a writer goes on and a reader counts rows all the time."""
+    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+        home = Path(folder) / "home"
+        init_home(home, copy_samples)
+        lake = Lake(str(home / "lake"), {})
+        begin(lake)
+        write_spans(lake, commits, size=UPKEEP_MESSAGES)
+        counted = DeltaTable(lake.published.storage.uri)
+        started, looks, spans = time.time(), 0, commits
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vitalake", "lake", "compact", "--home", str(home), "--json"],
+            stdout=subprocess.DEVNULL,
+        )
+        while process.poll() is None:
+            write_spans(lake, 1, size=UPKEEP_MESSAGES, start=spans * UPKEEP_MESSAGES)
+            spans += 1
+            counted.update_incremental()
+            rows = counted.to_pyarrow_dataset().count_rows()
+            assert rows == spans * (UPKEEP_MESSAGES - 1), "readers saw other rows"
+            looks += 1
+        assert process.returncode == 0
+        seconds, during = time.time() - started, spans - commits
+        for name, table in present_tables(lake).items():
+            table.refresh()
+            files = table.snapshot().files
+            merged = sum("rewrite." in path for path in files)
+            beside = f"and {len(files) - merged} files of {during} commits beside it"
+            bench.say(f"compaction, {name}", f"{commits:,} files → {merged}", beside)
+        bench.say("compaction, all of it", f"{seconds:.1f} s", f"the same rows in each of {looks} looks")
+
+
 def main() -> int:
     """Run what was asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=2_000_000)
     parser.add_argument("--backlog", type=int, default=8_000_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["throughput", "memory", "latency"])
+    parser.add_argument("--only", choices=["throughput", "memory", "latency", "upkeep"])
     given = parser.parse_args()
     if why := why_not():
         print(f"Kafka cannot be started: {why}", file=sys.stderr)
@@ -261,6 +296,8 @@ def main() -> int:
                 memory_by_lag(bench, 100_000, given.backlog)
             if given.only in (None, "latency"):
                 latency(bench, rate=5_000, seconds=30.0)
+            if given.only in (None, "upkeep"):
+                upkeep(bench, commits=3_600)
         finally:
             kafka.stop()
     table = Table("what", "figure", "ratio", title="the live lane")
