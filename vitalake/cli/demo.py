@@ -77,7 +77,7 @@ class Demo:
 
         self.settings = load_settings(folder)
         self._config = str(folder / "vitalake.yaml")
-        self._seconds, self._workers = seconds, workers
+        self._seconds, self._workers, self._rate = seconds, workers, rate
         self._simulation = Simulation(topic="vitals", rate=rate, faults=faults, seed=seed)
         self._silence, self._stop = threading.Event(), threading.Event()
         self._summary: SimulationSummary | None = None
@@ -104,6 +104,7 @@ class Demo:
                 view=view,
                 stop=self._stop,
                 on_tick=self._tick,
+                note=self._note,
             )
         finally:
             self._silence.set()
@@ -138,6 +139,13 @@ class Demo:
         self.settled = supervisor.view().counts.messages >= self._summary.messages
         if self._seconds is not None and (self.settled or now - self._silent_since > DRAIN_SECONDS):
             self._stop.set()
+
+    def _note(self) -> str:
+        """Say what the devices do: nothing coming any more must not look like a lane that is stuck."""
+        if self._summary is None:
+            pace = "a day in a minute" if self._rate is None else f"{self._rate:,.0f} messages a second"
+            return f"Devices: vitals of the MIMIC-IV demo's patients, {pace}. Ctrl-C ends it and prints the ledger."
+        return f"Devices: silent, all {self._summary.messages:,} messages are sent. Ctrl-C ends it."
 
     def sent(self) -> dict[str, Any]:
         """Return what the devices sent, by fault, and whether all of it is in the ledger."""

@@ -17,6 +17,8 @@ from vitalake.cli.output import HomeOption, JsonOption, print_json
 
 if TYPE_CHECKING:
     from pipelines.live.lane import StreamOptions
+    from rich.panel import Panel
+
     from pipelines.live.supervisor import Supervisor
     from vitalake.settings import Settings
 
@@ -101,8 +103,11 @@ def run_stream(
     view: bool = False,
     stop: threading.Event | None = None,
     on_tick: Callable[[Supervisor], None] | None = None,
+    note: Callable[[], str] = str,
 ) -> int:
     """Run the lane's workers until they end or ``stop`` is set; return the exit code.
+
+    ``on_tick`` is called a few times a second; ``note`` gives the view a line of its own.
 
     Raises:
         VitaLakeError: the configuration, a service or the lake does not allow a start.
@@ -146,7 +151,7 @@ def run_stream(
             if on_tick:
                 on_tick(running)
 
-        return _watch(supervisor, stop, title=f"vitalake · {job}", view=view, on_tick=tick)
+        return _watch(supervisor, stop, title=f"vitalake · {job}", view=view, on_tick=tick, note=note)
     finally:
         upkeep.stop()
         supervisor.stop_and_wait()
@@ -162,6 +167,7 @@ def _watch(
     title: str,
     view: bool,
     on_tick: Callable[[Supervisor], None] | None,
+    note: Callable[[], str],
 ) -> int:
     if not view:
         return _loop(supervisor, stop, on_tick)
@@ -171,9 +177,11 @@ def _watch(
     from vitalake.cli.view import LaneView
 
     picture = LaneView(title)
-    with Live(
-        console=Console(stderr=True), refresh_per_second=4, get_renderable=lambda: picture.render(supervisor.view())
-    ):
+
+    def draw() -> Panel:
+        return picture.render(supervisor.view(), note())
+
+    with Live(console=Console(stderr=True), refresh_per_second=4, get_renderable=draw):
         return _loop(supervisor, stop, on_tick)
 
 

@@ -38,8 +38,8 @@ class LaneView:
         self._title = title
         self._seen: deque[tuple[float, int, int]] = deque()
 
-    def render(self, view: View) -> Panel:
-        """Return the picture of this moment."""
+    def render(self, view: View, note: str = "") -> Panel:
+        """Return the picture of this moment, with a line about what else goes on."""
         now = time.monotonic()
         self._seen.append((now, view.counts.messages, view.counts.published))
         while now - self._seen[0][0] > RATE_SECONDS and len(self._seen) > 2:
@@ -54,6 +54,7 @@ class LaneView:
         parts: list[RenderableType] = [
             head,
             *[Text(reason, style="yellow") for reason in view.reasons],
+            *([Text(note, style="dim")] if note else []),
             Text(""),
             self._counts(view),
         ]
