@@ -16,9 +16,9 @@ from vitalake.cli.durations import parse_seconds, parse_start
 from vitalake.cli.output import HomeOption, JsonOption, print_json
 
 if TYPE_CHECKING:
-    from pipelines.live.lane import StreamOptions
     from rich.panel import Panel
 
+    from pipelines.live.lane import StreamOptions
     from pipelines.live.supervisor import Supervisor
     from vitalake.settings import Settings
 
