@@ -37,7 +37,7 @@ def main() -> None:
         def watch(supervisor: Supervisor) -> None:
             view = supervisor.view()
             if view.state == "running" and view.lag:
-                drawn.append(picture.render(view))
+                drawn.append(picture.render(view, demo.note()))
 
         demo.watch = watch
         demo.run(view=False)

@@ -104,7 +104,7 @@ class Demo:
                 view=view,
                 stop=self._stop,
                 on_tick=self._tick,
-                note=self._note,
+                note=self.note,
             )
         finally:
             self._silence.set()
@@ -140,7 +140,7 @@ class Demo:
         if self._seconds is not None and (self.settled or now - self._silent_since > DRAIN_SECONDS):
             self._stop.set()
 
-    def _note(self) -> str:
+    def note(self) -> str:
         """Say what the devices do: nothing coming any more must not look like a lane that is stuck."""
         if self._summary is None:
             pace = "a day in a minute" if self._rate is None else f"{self._rate:,.0f} messages a second"
