@@ -96,10 +96,13 @@ def compact(
         documents.append(done)
         if tell:
             deleted = f", {done['deleted']:,} files deleted" if vacuum else ""
-            typer.echo(
-                f"{done['table']}: {done['files_before']:,} files of {done['days']} days became "
-                f"{done['files_after']:,}, {done['rows']:,} rows{deleted}"
+            merged = (
+                f"{done['files_before']:,} files of {done['days']} days became {done['files_after']:,}, "
+                f"{done['rows']:,} rows"
+                if done["days"]
+                else "few files already, none merged"
             )
+            typer.echo(f"{done['table']}: {merged}{deleted}")
     swept = _sweep(home) if vacuum and not table else {}
     if tell and swept:
         typer.echo(f"swept: {sum(swept.values()):,} files of killed writers, and of look-backs long over")
