@@ -202,11 +202,17 @@ class ShareConsumer:
                 return
         self.down = False
         self._size_next(payloads)
+        polls = self._by_format(messages, payloads)
+        del messages, payloads  # as much memory again as the payloads, while the poll is worked on
+        while polls:
+            yield polls.pop(0)
+
+    def _by_format(self, messages: list[Message], payloads: list[bytes | None]) -> list[Poll]:
         formats = {self.stream.topics[part.topic] for part in self.parts}
-        for name in sorted(formats):
-            chosen = messages if len(formats) == 1 else [m for m in messages if self.stream.topics[m.topic()] == name]
-            if chosen:
-                yield self._poll(chosen, payloads if len(formats) == 1 else [m.value() for m in chosen], name)
+        if len(formats) == 1:
+            return [self._poll(messages, payloads, formats.pop())]
+        chosen = {name: [m for m in messages if self.stream.topics[m.topic()] == name] for name in sorted(formats)}
+        return [self._poll(some, [m.value() for m in some], name) for name, some in chosen.items() if some]
 
     def _poll(self, messages: list[Message], payloads: list[bytes | None], name: str) -> Poll:
         part = self._part_of(messages)
