@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import threading
 import time
@@ -11,31 +10,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from governance.masking import MaskPlan, compile_masks
-from governance.rules import load_policy
-from pipelines.dead_letters import DeadLetters
-from pipelines.decoding.conform import Conformer
 from pipelines.decoding.fhir import FhirDecoder
 from pipelines.decoding.result import Decoder
 from pipelines.live.errors import TopicRemade
 from pipelines.live.kafka import Share, ShareConsumer
-from pipelines.live.lookback import LookBack
 from pipelines.live.poll import DecodedPoll, Outcome, Poll
 from pipelines.live.positions import resolve_positions
 from pipelines.live.status import Status
 from pipelines.live.writer import SpanWriter
+from pipelines.steps import Steps
 from vitalake import clock
 from vitalake.crashpoints import passing
-from vitalake.keys import load_keys
 from vitalake.lake.lake import Lake
 from vitalake.lake.seen import read_seen
 from vitalake.lake.spans import PartId, Span
 from vitalake.settings import Settings, StreamSettings
-from vitalake.vocabulary import load_vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -71,25 +60,14 @@ class Lane:
         self.stream = settings.jobs[job]
         self.name = f"{job}/{share}"
         self.status = Status(share=self.name)
-        keys = load_keys(settings.path(settings.keys))
         self.lake = Lake(settings.lake_uri, settings.storage_options, dataset=self.stream.dataset)
-        self.plan: MaskPlan = compile_masks(load_policy(settings.path(settings.governance)), self.lake.dataset, keys)
+        self.steps = Steps(settings, self.stream, self.lake.dataset)
         self.decoders: dict[str, Decoder] = {
             name: make_decoder(name, self.stream) for name in set(self.stream.topics.values())
         }
-        self.conformer = Conformer(
-            load_vocabulary(),
-            observation_key=keys.current("observation").secret,
-            max_future_seconds=self.stream.max_future_seconds,
-            min_effective_year=self.stream.min_effective_year,
-        )
-        self.dead_letters = DeadLetters(keys.current("quarantine"), days=self.stream.dead_letter_days)
-        self.lookback = LookBack(entries=self.stream.lookback_entries, seconds=self.stream.lookback_seconds)
         self.consumer: ShareConsumer | None = None
         self.writer: SpanWriter | None = None
         self._listed = 0.0
-        self._salts: dict[PartId, tuple[int, int]] = {}
-        self._sources: dict[tuple[PartId, ...], pa.Array] = {}
 
     # -- beginning and ending ------------------------------------------------------------------------------------
 
@@ -127,9 +105,9 @@ class Lane:
             job=self.job,
             share=str(self.share),
             epoch=epoch,
-            rules=self.plan.version,
+            rules=self.steps.plan.version,
             decoder=",".join(f"{d.name}/{d.version}" for d in self.decoders.values()),
-            dead_letters=self.dead_letters,
+            dead_letters=self.steps.dead_letters,
             span_seconds=self.stream.span_seconds,
             span_rows=self.stream.span_rows,
             late_seconds=self.stream.late_seconds,
@@ -146,11 +124,11 @@ class Lane:
 
     def _remember(self, recent: list[Span], parts: set[PartId]) -> None:
         """Fill the look-back from the lake; spans that also hold other shares' partitions do no harm."""
-        self.lookback.clear()
+        self.steps.lookback.clear()
         since = clock.now_us() - int(self.stream.lookback_seconds * 1e6)
         young = [span for span in recent if span.decided_us >= since]
-        for prints in read_seen(self.lake.storage, young, entries=self.lookback.entries):
-            self.lookback.admit(prints, now=time.monotonic())
+        for prints in read_seen(self.lake.storage, young, entries=self.steps.lookback.entries):
+            self.steps.lookback.admit(prints, now=time.monotonic())
 
     def _relist(self) -> None:
         """Take in partitions that were added; a topic made again starts the lane anew."""
@@ -201,53 +179,11 @@ class Lane:
 
     def conform(self, item: DecodedPoll) -> Outcome:
         """Return rows in the vocabulary's units that are plausible and new."""
-        poll, decoded = item.poll, item.decoded
-        conformed = self.conformer.conform(decoded, broker_ms=poll.broker_ms)
-        salts = np.array([self._salt(part) for part in poll.parts], np.uint64).reshape(-1, 2)
-        prints = conformed.fingerprint ^ salts[poll.part[conformed.message]]
-        new = self.lookback.admit(prints, now=time.monotonic())
-        rows, message, duplicate = conformed.rows, conformed.message, np.zeros(0, np.int32)
-        if not new.all():
-            duplicate = message[~new]
-            rows, message, prints = rows.filter(pa.array(new)), message[new], prints[new]
-        return Outcome(
-            poll=poll,
-            rows=rows,
-            message=message,
-            row_message=decoded.message,
-            rejects=decoded.rejects + conformed.rejects,
-            tombstones=decoded.tombstones,
-            fingerprints=prints,
-            effective_us=pc.cast(rows["effective_at"], pa.int64()).to_numpy(zero_copy_only=False),
-            duplicate=duplicate,
-        )
-
-    def _salt(self, part: PartId) -> tuple[int, int]:
-        """Return a partition's own 128 bits: duplicates are recognised within their partition only."""
-        if part not in self._salts:
-            digest = hashlib.blake2b(part.app_id("salt").encode(), digest_size=16).digest()
-            self._salts[part] = (int.from_bytes(digest[:8]), int.from_bytes(digest[8:]))
-        return self._salts[part]
+        return self.steps.conform(item)
 
     def mask(self, outcome: Outcome) -> Outcome:
         """Return the rows as they may be published."""
-        poll = outcome.poll
-        part = poll.part[outcome.message]
-        sources = pa.DictionaryArray.from_arrays(pa.array(part), pa.array([str(p) for p in poll.parts]))
-        count = len(outcome.message)
-        identified = outcome.rows
-        columns = dict(zip(identified.schema.names, identified.columns, strict=True)) | {
-            "ingested_at": pa.array(np.full(count, clock.now_us()), pa.timestamp("us", "UTC")),
-            "source": sources,
-            "source_position": pa.array(poll.offset[outcome.message]),
-        }
-        rows, keep = self.plan.apply(pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)))
-        outcome.rows = rows
-        if keep is not None:
-            outcome.filtered = outcome.message[~keep]
-            outcome.message = outcome.message[keep]
-            outcome.effective_us = outcome.effective_us[keep]
-        return outcome
+        return self.steps.mask(outcome)
 
     def write(self, outcome: Outcome | None) -> None:
         """Take the rows into the open span and cut it when it is time."""
