@@ -179,12 +179,12 @@ def _plan(policy: Policy, dataset: Dataset, column: Column, keys: KeyRing) -> Co
     return ColumnPlan(column, strictest.id, strictest.then.mask, mask)
 
 
-def _restriction(rule: Rule) -> tuple[int, int, int]:
-    """How much a rule takes away: by mask, then the coarser unit, then fewer digits."""
+def _restriction(rule: Rule) -> tuple[int, int, int, int]:
+    """How much a rule takes away: by mask, then the coarser unit, then fewer digits, then the lower cap."""
     units = (None, "minute", "hour", "day", "month", "year")
     digits = rule.then.digits if rule.then.digits is not None else 99
     assert rule.then.mask is not None
-    return (MASKS.index(rule.then.mask), units.index(rule.then.unit), -digits)
+    return (MASKS.index(rule.then.mask), units.index(rule.then.unit), -digits, -(rule.then.at or 0))
 
 
 def _as(kind: pa.DataType, value: Any) -> pa.Array | None:

@@ -121,6 +121,19 @@ def round_to(digits: int) -> Mask:
     return mask
 
 
+def cap(at: int) -> Mask:
+    """Return a mask that lets no number be greater: ages over 89 become one group with ``at: 90``."""
+
+    def mask(column: pa.Array) -> pa.Array:
+        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            return drop(column)
+        most = pa.scalar(at).cast(column.type)
+        # A null stays one, and so does what is no number: min would make 'at' of either.
+        return pc.if_else(pc.greater(column, most), most, column)
+
+    return mask
+
+
 def make_mask(then: Then, *, keys: KeyRing, domain: str) -> Mask:
     """Return the mask of a rule; one that does not fit a column's type drops it: closed, not open.
 
@@ -138,6 +151,9 @@ def make_mask(then: Then, *, keys: KeyRing, domain: str) -> Mask:
     if then.mask == "round":
         assert then.digits is not None
         return round_to(then.digits)
+    if then.mask == "cap":
+        assert then.at is not None
+        return cap(then.at)
     return {"keep": keep, "drop": drop, "redact": redact}[str(then.mask)]
 
 

@@ -17,7 +17,7 @@ import yaml
 from governance.errors import RuleError
 from vitalake.strict_yaml import read_yaml
 
-MaskName = Literal["keep", "round", "generalise", "pseudonym", "redact", "drop"]
+MaskName = Literal["keep", "round", "cap", "generalise", "pseudonym", "redact", "drop"]
 MASKS: tuple[MaskName, ...] = get_args(MaskName)
 """From the least to the most restrictive: of several rules for a column the later one wins."""
 
@@ -45,6 +45,7 @@ class Then(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mask: MaskName | None = None
     unit: Unit | None = None
     digits: int | None = None
+    at: int | None = None
     filter: Filter | None = None
 
 
@@ -171,6 +172,8 @@ def _check(rule: Rule, name: str) -> None:
         raise RuleError(
             "Mask and parameters do not fit", where=where, remedy="'generalise' takes 'unit', 'round' takes 'digits'."
         )
+    if (then.mask == "cap") != (then.at is not None):
+        raise RuleError("Mask and parameters do not fit", where=where, remedy="'cap' takes 'at', no other mask does.")
     if then.digits is not None and not 0 <= then.digits <= 12:
         raise RuleError("Digits out of range", where=where, remedy="Use 0 to 12.")
     if then.mask is not None and rule.what == What():

@@ -12,7 +12,16 @@ from pipelines.simulator.anchors import load_or_create
 
 TABLES = {
     "vitals": ["hospitalization_id", "recorded_dttm", "vital_name", "vital_category", "vital_value"],
-    "hospitalization": ["patient_id", "hospitalization_id"],
+    "hospitalization": [
+        "patient_id",
+        "hospitalization_id",
+        "admission_dttm",
+        "discharge_dttm",
+        "age_at_admission",
+        "admission_type_category",
+        "discharge_category",
+    ],
+    "patient": ["patient_id", "sex_category"],
     "adt": ["hospitalization_id", "in_dttm", "location_name"],
 }
 """CLIF table → the columns that queries read."""
@@ -35,6 +44,7 @@ def make_demo_warehouse(home: Path) -> Path:
         {
             "hospitalization_id": list(anchors.shift_seconds),
             "shift_seconds": pa.array(anchors.shift_seconds.values(), pa.int64()),
+            "reference": [anchors.reference.replace(tzinfo=None)] * len(anchors.shift_seconds),
         }
     )
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -9,17 +9,19 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.history.demo_warehouse import make_demo_warehouse
-from pipelines.history.rows import RowTexts, decoded_rows, message_starts, whole_messages
-from pipelines.history.warehouse import open_duckdb
-from pipelines.live.poll import DecodedPoll, Poll
+from pipelines.history.rows import RowTexts, decoded_rows, message_starts, record_rows, whole_messages
+from pipelines.history.warehouse import Warehouse, open_duckdb
+from pipelines.live.poll import DecodedPoll, Outcome, Poll
 from pipelines.live.writer import SpanWriter
 from pipelines.simulator.anchors import load_or_create
 from pipelines.steps import Steps
 from vitalake import clock
 from vitalake.errors import SettingsError
+from vitalake.lake.dataset import Dataset
 from vitalake.lake.lake import Lake
 from vitalake.lake.spans import PartId
 from vitalake.lake.sweep import sweep
@@ -52,39 +54,81 @@ def load_history(settings: Settings, source: str, *, progress: Callable[[int], N
     """
     if source not in SOURCES:
         raise SettingsError("Unknown source", where=source, remedy=f"The sources are: {', '.join(SOURCES)}.")
-    query = (resources.files(__package__) / "queries" / source / "observation.sql").read_text()
-    part = PartId(f"{source}.observation", _incarnation(settings.home, source), 0)
-    lake = Lake(settings.lake_uri, settings.storage_options)
+    incarnation = _incarnation(settings.home, source)
+    count = 0
+    with open_duckdb(make_demo_warehouse(settings.home)) as warehouse:
+        for dataset, query in queries_of(source).items():
+            part = PartId(f"{source}.{dataset}", incarnation, 0)
+            before = count
+            told = (lambda n, before=before: progress(before + n)) if progress else None
+            count += _load(settings, warehouse, query, part, dataset=dataset, job=job_name(source), progress=told)
+    for dataset in queries_of(source):
+        sweep(Lake(settings.lake_uri, settings.storage_options, dataset=dataset), job_name(source))
+    return count
+
+
+def queries_of(source: str) -> dict[str, str]:
+    """Return the SELECT of each dataset that a source fills."""
+    folder = resources.files(__package__) / "queries" / source
+    return {item.name.removesuffix(".sql"): item.read_text() for item in sorted(folder.iterdir(), key=str)}
+
+
+def _load(
+    settings: Settings,
+    warehouse: Warehouse,
+    query: str,
+    part: PartId,
+    *,
+    dataset: str,
+    job: str,
+    progress: Callable[[int], None] | None,
+) -> int:
+    lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
     lake.open_all()
     stream = StreamSettings(max_future_seconds=0)
     steps = Steps(settings, stream, lake.dataset)
-    writer, position = _begin(lake, steps, part, job=job_name(source), stream=stream)
+    writer, position = _begin(lake, steps, part, job=job, stream=stream)
     begun = position
     try:
-        with open_duckdb(make_demo_warehouse(settings.home)) as warehouse:
-            tables = whole_messages(warehouse.read(query), rows=BATCH_ROWS)
-            for table, starts in _behind(tables, position):
-                count = len(starts)
-                poll = Poll(
-                    share=f"{job_name(source)}/{SHARE}",
-                    format="sql",
-                    values=RowTexts(table, starts),  # type: ignore[arg-type]
-                    parts=(part,),
-                    part=np.zeros(count, np.int32),
-                    offset=np.arange(position, position + count, dtype=np.int64),
-                    broker_ms=np.full(count, clock.now_us() // 1000),
-                )
-                writer.take(steps.mask(steps.conform(DecodedPoll(poll, decoded_rows(table, starts)))))
-                writer.cut_if_due()
-                position += count
-                if progress:
-                    progress(position - begun)
+        tables = whole_messages(warehouse.read(query), rows=BATCH_ROWS)
+        for table, starts in _behind(tables, position):
+            count = len(starts)
+            poll = Poll(
+                share=f"{job}/{SHARE}",
+                format="sql",
+                values=RowTexts(table, starts),  # type: ignore[arg-type]
+                parts=(part,),
+                part=np.zeros(count, np.int32),
+                offset=np.arange(position, position + count, dtype=np.int64),
+                broker_ms=np.full(count, clock.now_us() // 1000),
+            )
+            writer.take(steps.mask(_outcome(poll, table, starts, steps, lake.dataset)))
+            writer.cut_if_due()
+            position += count
+            if progress:
+                progress(position - begun)
         writer.cut()
         writer.flush()
     finally:
         writer.close()
-    sweep(Lake(settings.lake_uri, settings.storage_options), job_name(source))
     return position - begun
+
+
+def _outcome(poll: Poll, table: pa.Table, starts: npt.NDArray[np.int64], steps: Steps, dataset: Dataset) -> Outcome:
+    """Return identified rows that hold: observations as the live lane judges them, others by their key."""
+    if dataset.name == "observation":
+        return steps.conform(DecodedPoll(poll, decoded_rows(table, starts)))
+    rows, message, rejects = record_rows(table, dataset)
+    return Outcome(
+        poll=poll,
+        rows=rows,
+        message=message,
+        row_message=message,
+        rejects=rejects,
+        tombstones=[],
+        fingerprints=np.zeros((0, 2), np.uint64),
+        effective_us=np.zeros(len(message), np.int64),
+    )
 
 
 def _incarnation(home: Path, source: str) -> str:
@@ -122,7 +166,7 @@ def _begin(lake: Lake, steps: Steps, part: PartId, *, job: str, stream: StreamSe
     return writer, position or 0
 
 
-def _behind(tables: Iterator[pa.Table], position: int) -> Iterator[tuple[pa.Table, np.ndarray]]:
+def _behind(tables: Iterator[pa.Table], position: int) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64]]]:
     """Yield what lies behind the first ``position`` messages, with where each message begins."""
     for table in tables:
         starts = message_starts(table)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.result import DECODED_SCHEMA, Decoded, Reject
 from vitalake.errors import InputError
+from vitalake.lake.dataset import Dataset
 
 IDENTITY = ("identity_system", "identity_value")
 _NEEDED = (
@@ -57,6 +58,8 @@ def whole_messages(batches: Iterator[pa.RecordBatch], *, rows: int) -> Iterator[
 
 def message_starts(table: pa.Table) -> npt.NDArray[np.int64]:
     """Return where each message begins: rows in succession with one identity are one; without identity each is one."""
+    if IDENTITY[1] not in table.schema.names:
+        return np.arange(table.num_rows)
     begins = np.ones(table.num_rows, np.bool_)
     same = np.ones(max(table.num_rows - 1, 0), np.bool_)
     for name in IDENTITY:
@@ -97,6 +100,29 @@ def decoded_rows(table: pa.Table, starts: npt.NDArray[np.int64]) -> Decoded:
         batch, message = batch.filter(pa.array(good)), message[good]
         identities = [identity for identity, ok in zip(identities, good.tolist(), strict=True) if ok]
     return Decoded(batch, identities, message, [rejects[i] for i in sorted(rejects)])
+
+
+def record_rows(table: pa.Table, dataset: Dataset) -> tuple[pa.RecordBatch, npt.NDArray[np.int32], list[Reject]]:
+    """Return the rows of a query for any other dataset, the message of each (every row is one), and the rejects.
+
+    A row without its key, or without the time by which the table is partitioned, is rejected.
+
+    Args:
+        table: the dataset's columns by name; absent ones are null, times without a zone are UTC.
+        dataset: where they go.
+
+    Raises:
+        InputError: the query gives a column of a type that cannot be the dataset's.
+    """
+    columns = {field.name: _column(table, field) for field in dataset.schema if field.name in table.schema.names}
+    rejects: dict[int, Reject] = {}
+    for name in (*dataset.key, *([dataset.day_of] if dataset.day_of else [])):
+        bad = columns[name].is_null().to_numpy(zero_copy_only=False) if name in columns else [True] * table.num_rows
+        for i in np.flatnonzero(bad).tolist():
+            rejects.setdefault(i, Reject(i, Reason.WRONG_SHAPE, f"{dataset.name}.{name}"))
+    message = np.setdiff1d(np.arange(table.num_rows, dtype=np.int32), np.fromiter(rejects, np.int32, len(rejects)))
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+    return batch.take(pa.array(message)), message, [rejects[i] for i in sorted(rejects)]
 
 
 def _column(table: pa.Table, field: pa.Field) -> pa.Array:

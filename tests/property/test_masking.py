@@ -36,7 +36,12 @@ _COLUMNS: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.binary(): st.binary(max_size=8),
 }
 _THENS = [
-    Then(mask=mask, unit="day" if mask == "generalise" else None, digits=1 if mask == "round" else None)
+    Then(
+        mask=mask,
+        unit="day" if mask == "generalise" else None,
+        digits=1 if mask == "round" else None,
+        at=90 if mask == "cap" else None,
+    )
     for mask in MASKS
 ]
 

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from pipelines.decoding.reasons import Reason
 from pipelines.history.demo_warehouse import make_demo_warehouse
 from pipelines.history.load import load_history
-from pipelines.history.rows import RowTexts, decoded_rows, message_starts, whole_messages
+from pipelines.history.rows import RowTexts, decoded_rows, message_starts, record_rows, whole_messages
 from pipelines.history.warehouse import open_duckdb
 from pipelines.simulator import mimic
 from tests.decoding import BROKER_MS, conformer, take
 from vitalake.errors import InputError, ServiceUnavailable, SettingsError
+from vitalake.lake.dataset import load_dataset
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import summarise
 from vitalake.lake.verify import verify
@@ -64,14 +65,16 @@ def _tuples(rows: pa.RecordBatch, names: list[str]) -> Iterator[tuple[object, ..
 def test_loaded_twice_it_adds_nothing(home: Path) -> None:
     first = msgspec.json.decode(_load(home).stdout)
     again = msgspec.json.decode(_load(home).stdout)
-    assert first["rows"] == ROWS == first["published"] + first["rejected"]
-    assert first["published"] > 90_000
+    observations = first["by_partition"]["mimic-demo.observation[0]"]
+    assert observations["rows"] == ROWS == observations["published"] + observations["rejected"]
+    assert observations["published"] > 90_000
     assert first["balanced"] is True
     assert again["read"] == 0
     assert {name: again[name] for name in ("rows", "published", "spans")} == {
         name: first[name] for name in ("rows", "published", "spans")
     }
-    assert verify(_lake(home)) == []
+    for dataset in ("observation", "encounter", "patient"):
+        assert verify(_lake(home, dataset)) == []
 
 
 @pytest.mark.parametrize("point", ["staged", "decided", "added-one"])
@@ -79,18 +82,51 @@ def test_killed_and_run_again_it_is_complete(home: Path, point: str) -> None:
     assert _load(home, VITALAKE_CRASH_AT=point).returncode == -signal.SIGKILL
     done = _load(home)
     assert done.returncode == 0, done.stderr
-    lake = _lake(home)
-    summary = summarise(lake.spans)
-    assert summary.to_json()["rows"] == ROWS
-    published = lake.published.delta.to_pyarrow_table()
-    assert published.num_rows == summary.to_json()["published"]
-    places = zip(*(published[name].to_pylist() for name in ("source_position", "code")), strict=True)
-    assert len(set(places)) == published.num_rows, "no row twice"
+    summary = summarise(_lake(home).spans).to_json()
+    assert summary["balanced"] is True
+    for dataset, key in (("observation", "code"), ("encounter", "encounter_id"), ("patient", "patient_id")):
+        published = _lake(home, dataset).published.delta.to_pyarrow_table()
+        assert published.num_rows == summary["by_partition"][f"mimic-demo.{dataset}[0]"]["published"] > 0
+        places = zip(*(published[name].to_pylist() for name in ("source_position", key)), strict=True)
+        assert len(set(places)) == published.num_rows, "no row twice"
 
 
-def _lake(home: Path) -> Lake:
+def _lake(home: Path, dataset: str = "observation") -> Lake:
     settings = load_settings(home)
-    return Lake(settings.lake_uri, settings.storage_options)
+    return Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
+
+
+def test_stays_and_patients_are_masked_and_meet_their_observations(home: Path) -> None:
+    assert _load(home).returncode == 0
+    tables = {
+        name: _lake(home, name).published.delta.to_pyarrow_table() for name in ("observation", "encounter", "patient")
+    }
+    stays, patients = tables["encounter"], tables["patient"]
+    assert patients.num_rows == 100
+    assert set(patients["sex"].to_pylist()) == {"female", "male"}
+    ages = stays["age_at_admission"].to_pylist()
+    assert max(ages) == 90, "the demo has patients of up to 93"
+    assert ages.count(90) > 1
+    assert set(stays["patient_id"].to_pylist()) <= set(patients["patient_id"].to_pylist())
+    assert set(tables["observation"]["encounter_id"].to_pylist()) <= set(stays["encounter_id"].to_pylist())
+    dispositions = stays["discharge_disposition"].to_pylist()
+    assert 0 < dispositions.count("Expired") <= 17
+    ends = stays["discharged_at"].to_pylist()
+    assert [d is None for d in dispositions] == [end is None for end in ends], "nobody knows how a stay will end"
+
+
+def test_a_stay_without_its_key_is_rejected_and_the_others_go_through() -> None:
+    table = pa.table({"encounter_id": ["a", None, "c"], "version": [1, 1, 1], "patient_id": ["p", "p", None],
+                      "admitted_at": pa.array([0, 0, None], pa.timestamp("us"))})  # fmt: skip
+    rows, message, rejects = record_rows(table, load_dataset("encounter"))
+    assert message.tolist() == [0]
+    assert rows["encounter_id"].to_pylist() == ["a"]
+    assert [(r.message, r.reason, r.path) for r in rejects] == [
+        (1, Reason.WRONG_SHAPE, "encounter.encounter_id"), (2, Reason.WRONG_SHAPE, "encounter.admitted_at"),
+    ]  # fmt: skip
+    _, message, rejects = record_rows(table.drop_columns(["version"]), load_dataset("encounter"))
+    assert len(message) == 0
+    assert len(rejects) == 3
 
 
 def test_no_patient_of_the_warehouse_is_found_in_any_byte_of_what_is_published(home: Path) -> None:

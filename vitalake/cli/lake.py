@@ -63,7 +63,10 @@ def verify(home: HomeOption = None, json: JsonOption = False) -> None:
     from vitalake.errors import LakeError
     from vitalake.lake.verify import verify as find
 
-    findings = find(_open(home), progress=None if json else note)
+    names = [name.removeprefix("published/") for name in _tables(_open(home)) if name.startswith("published/")]
+    lakes = [_open(home, dataset) for dataset in names] or [_open(home)]
+    # What several datasets share is found once.
+    findings = list(dict.fromkeys(f for lake in lakes for f in find(lake, progress=None if json else note)))
     errors = [finding for finding in findings if finding.severity == "error"]
     if json:
         print_json({"sound": not errors, "findings": [asdict(finding) for finding in findings]})
@@ -126,11 +129,13 @@ def _sweep(home: Any) -> dict[str, int]:
 # -- what is there -----------------------------------------------------------------------------------------------
 
 
-def _open(home: Any) -> Lake:
+def _open(home: Any, dataset: str | None = None) -> Lake:
     from vitalake.cli.ledger import open_lake
+    from vitalake.lake.lake import Lake
     from vitalake.settings import load_settings
 
-    return open_lake(load_settings(resolve_home(home)))
+    settings = load_settings(resolve_home(home))
+    return Lake(settings.lake_uri, settings.storage_options, dataset=dataset) if dataset else open_lake(settings)
 
 
 def _tables(lake: Lake) -> dict[str, Table]:
