@@ -135,6 +135,7 @@ def _rules() -> str:
     meanings = {
         "keep": "as it is",
         "round": "numbers to `digits` digits; ties to the even neighbour",
+        "cap": "numbers no greater than `at`: with 90, ages over 89 are one group",
         "generalise": "times down to the start of their `unit` (minute, hour, day, month, year), in UTC",
         "pseudonym": "a keyed token; the same in every worker, another one for every class and key version",
         "redact": "the word REDACTED for text, null for the rest",

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from governance.errors import RuleError
-from governance.masks import Mask, make_mask
+from governance.masks import Mask, fits, make_mask
 from governance.rules import MASKS, Filter, Policy, Rule
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Column, Dataset, dataset_names, load_dataset
@@ -176,7 +176,8 @@ def _plan(policy: Policy, dataset: Dataset, column: Column, keys: KeyRing) -> Co
     strictest = max(speaking, key=_restriction)
     mask = make_mask(strictest.then, keys=keys, domain=data_class)
     _check_examples(strictest, column, mask)
-    return ColumnPlan(column, strictest.id, strictest.then.mask, mask)
+    name = strictest.then.mask if fits(strictest.then, column.type) else "drop"
+    return ColumnPlan(column, strictest.id, name, mask)
 
 
 def _restriction(rule: Rule) -> tuple[int, int, int, int]:

@@ -134,6 +134,20 @@ def cap(at: int) -> Mask:
     return mask
 
 
+def fits(then: Then, kind: pa.DataType) -> bool:
+    """Return whether a mask can do something with a column's type other than drop it."""
+    numeric = bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    return {
+        "keep": True,
+        "round": numeric,
+        "cap": numeric,
+        "generalise": bool(pa.types.is_timestamp(kind)),
+        "pseudonym": _is_text(kind),
+        "redact": _is_text(kind),
+        "drop": True,
+    }[str(then.mask)]
+
+
 def make_mask(then: Then, *, keys: KeyRing, domain: str) -> Mask:
     """Return the mask of a rule; one that does not fit a column's type drops it: closed, not open.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from typer.core import TyperGroup
 from docs.check import stale_pages, unlocked
 from tests.services.lane import LaneUnderTest
 from vitalake.cli.app import make_app
+from vitalake.lake.dataset import load_dataset
 
 HEAVY = ("apache_beam", "pyarrow", "deltalake", "pydantic_settings", "confluent_kafka", "numpy", "cryptography")
 
@@ -210,3 +212,30 @@ def test_an_unexpected_error_shows_its_frames_but_not_its_text(monkeypatch: pyte
     shown = capsys.readouterr().err
     assert "RuntimeError" in shown
     assert "Zzmarker" not in shown
+
+
+# -- the officer's view of the rules ---------------------------------------------------------------------------------
+
+
+def test_policy_check_names_each_column_its_class_and_what_happens(home: Path) -> None:
+    done = _vitalake("policy", "check", "--home", str(home), "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)  # noqa: TID251
+    assert set(document["datasets"]) == {"observation", "encounter", "patient"}
+    for name, found in document["datasets"].items():
+        assert [entry["column"] for entry in found["columns"]] == load_dataset(name).schema.names
+    columns = {e["column"]: e for e in document["datasets"]["encounter"]["columns"]}
+    assert columns["patient_id"]["mask"] == "pseudonym"
+    assert columns["age_at_admission"]["mask"] == "cap"
+    shown = _vitalake("policy", "check", "--home", str(home), "--dataset", "observation").stdout
+    assert "value_text" in shown
+    assert "not published" in shown
+
+
+def test_policy_check_refuses_rules_that_do_not_hold(home: Path) -> None:
+    path = next((home / "governance").glob("*.yaml"))
+    path.write_text(path.read_text().replace("class: free-text", "class: fee-text"))
+    done = _vitalake("policy", "check", "--home", str(home))
+    assert done.returncode == 12
+    assert "drop-free-text" in done.stderr
+    assert _vitalake("policy", "check", "--home", str(home), "--dataset", "nope").returncode == 10

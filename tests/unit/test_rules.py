@@ -177,6 +177,17 @@ def test_the_most_restrictive_rule_wins_whatever_the_order(folder: Path, keys: A
         assert columns["comparator"]["rule"] == "round-2"
 
 
+def test_a_mask_that_does_not_fit_a_column_is_shown_for_what_it_does(folder: Path, keys: Any) -> None:
+    rules = [_rule(id="k"), _rule(id="r", what={"column": "comparator"}, then={"mask": "cap", "at": 9})]
+    columns = _plans(_load(folder, *rules), keys)
+    assert columns["comparator"] | {"class": ""} == {
+        "column": "comparator", "class": "", "rule": "r", "mask": "drop", "published": False,
+    }  # fmt: skip
+    assert columns["value"]["published"]
+    with pytest.raises(RuleError, match="partition"):
+        _plans(_load(folder, _rule(what={"column": "effective_at"}, then={"mask": "redact"})), keys)
+
+
 def test_rules_that_take_the_partitions_date_away_are_refused(tmp_path: Path, keys: Any) -> None:
     folder = tmp_path / "g"
     folder.mkdir()

@@ -13,7 +13,19 @@ from typer.exceptions import TyperException
 
 from vitalake.errors import VitaLakeError
 
-MODULES = ("init", "demo", "doctor", "broker", "simulate", "stream", "history", "ledger", "dead_letters", "lake")
+MODULES = (
+    "init",
+    "demo",
+    "doctor",
+    "broker",
+    "simulate",
+    "stream",
+    "history",
+    "policy",
+    "ledger",
+    "dead_letters",
+    "lake",
+)
 """Modules of vitalake.cli, in the order in which help lists them; none imports anything heavy at its top."""
 
 INTERRUPTED = 130

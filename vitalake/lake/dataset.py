@@ -103,6 +103,11 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
 
 
+def published_datasets() -> list[str]:
+    """Return the names of those whose rows are published; the others are the lake's own books."""
+    return [name for name in dataset_names() if name not in ("dead_letter", "spans")]
+
+
 @cache
 def load_dataset(name: str) -> Dataset:
     """Return a dataset that ships with the project.
