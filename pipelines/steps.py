@@ -13,8 +13,8 @@ from governance.masking import MaskPlan, compile_masks
 from governance.rules import load_policy
 from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.conform import Conformer
-from pipelines.live.lookback import LookBack
-from pipelines.live.poll import DecodedPoll, Outcome
+from pipelines.lookback import LookBack
+from pipelines.poll import DecodedPoll, Outcome
 from vitalake import clock
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import Dataset

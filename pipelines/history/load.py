@@ -15,10 +15,10 @@ import pyarrow as pa
 from pipelines.history.demo_warehouse import make_demo_warehouse
 from pipelines.history.rows import RowTexts, decoded_rows, message_starts, record_rows, whole_messages
 from pipelines.history.warehouse import Warehouse, open_duckdb
-from pipelines.live.poll import DecodedPoll, Outcome, Poll
-from pipelines.live.writer import SpanWriter
+from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.simulator.anchors import load_or_create
 from pipelines.steps import Steps
+from pipelines.writer import SpanWriter
 from vitalake import clock
 from vitalake.errors import SettingsError
 from vitalake.lake.dataset import Dataset

@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from pipelines.live.errors import BrokerUnreachable, TopicMissing, TopicRemade, UpstreamLoss
-from pipelines.live.poll import Poll
+from pipelines.poll import Poll
 from vitalake.lake.spans import PartId
 from vitalake.settings import Settings, StreamSettings, resolve_references
 

@@ -14,11 +14,11 @@ from pipelines.decoding.fhir import FhirDecoder
 from pipelines.decoding.result import Decoder
 from pipelines.live.errors import TopicRemade
 from pipelines.live.kafka import Share, ShareConsumer
-from pipelines.live.poll import DecodedPoll, Outcome, Poll
 from pipelines.live.positions import resolve_positions
 from pipelines.live.status import Status
-from pipelines.live.writer import SpanWriter
+from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.steps import Steps
+from pipelines.writer import SpanWriter
 from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.lake.lake import Lake

@@ -19,7 +19,7 @@ from apache_beam.transforms.core import RestrictionProvider
 
 from pipelines.live.lane import Lane
 from pipelines.live.lanes import STOP, LaneSpec, failures, lane_named, lane_of
-from pipelines.live.poll import DecodedPoll, Outcome, Poll
+from pipelines.poll import DecodedPoll, Outcome, Poll
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")

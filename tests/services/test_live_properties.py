@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from governance.samples import copy_samples
 from pipelines.live.kafka import Share
 from pipelines.live.lane import Lane, StreamOptions
-from pipelines.live.poll import Poll
-from pipelines.live.writer import SpanWriter
+from pipelines.poll import Poll
+from pipelines.writer import SpanWriter
 from tests.fhir import message, observation
 from tests.hostile import CORPUS
 from tests.services.lane import LaneUnderTest

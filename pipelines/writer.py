@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.dead_letters import DeadLetters
-from pipelines.live.poll import Outcome
+from pipelines.poll import Outcome
 from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import ServiceUnavailable, VitaLakeError

@@ -1,4 +1,4 @@
-"""What flows through the lane: a whole poll, from raw messages to masked rows."""
+"""What flows through both lanes: a whole poll, from raw messages to masked rows."""
 
 from __future__ import annotations
 
