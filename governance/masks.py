@@ -89,11 +89,9 @@ def drop(column: pa.Array) -> pa.Array:
 
 
 def redact(column: pa.Array) -> pa.Array:
-    """Return a constant where there was text, null where there was anything else; nulls stay."""
+    """Return a constant where there was text; nulls stay."""
     if pa.types.is_dictionary(column.type):
         return redact(column.cast(column.type.value_type))
-    if not pa.types.is_string(column.type):
-        return drop(column)
     return pc.if_else(pc.is_valid(column), pa.scalar(REDACTED), pa.scalar(None, pa.string()))
 
 
@@ -101,8 +99,6 @@ def generalise(unit: str) -> Mask:
     """Return a mask that takes times down to the start of their minute, hour, day, month or year, in UTC."""
 
     def mask(column: pa.Array) -> pa.Array:
-        if not pa.types.is_timestamp(column.type):
-            return drop(column)
         return pc.floor_temporal(column, unit=unit).cast(column.type)
 
     return mask
@@ -114,8 +110,6 @@ def round_to(digits: int) -> Mask:
     def mask(column: pa.Array) -> pa.Array:
         if pa.types.is_integer(column.type):
             return column
-        if not pa.types.is_floating(column.type):
-            return drop(column)
         return pc.round(column, ndigits=digits, round_mode="half_to_even")
 
     return mask
@@ -125,8 +119,6 @@ def cap(at: int) -> Mask:
     """Return a mask that lets no number be greater: ages over 89 become one group with ``at: 90``."""
 
     def mask(column: pa.Array) -> pa.Array:
-        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-            return drop(column)
         most = pa.scalar(at).cast(column.type)
         # A null stays one, and so does what is no number: min would make 'at' of either.
         return pc.if_else(pc.greater(column, most), most, column)
@@ -156,9 +148,13 @@ def make_mask(then: Then, *, keys: KeyRing, domain: str) -> Mask:
         keys: for pseudonyms.
         domain: the data class: the same identifier of two classes gets two tokens.
     """
+    mask = _mask(then, keys=keys, domain=domain)
+    return lambda column: mask(column) if fits(then, column.type) else drop(column)
+
+
+def _mask(then: Then, *, keys: KeyRing, domain: str) -> Mask:
     if then.mask == "pseudonym":
-        pseudonyms = Pseudonyms(keys, domain)
-        return lambda column: pseudonyms(column) if _is_text(column.type) else drop(column)
+        return Pseudonyms(keys, domain)
     if then.mask == "generalise":
         assert then.unit is not None
         return generalise(then.unit)

@@ -174,6 +174,8 @@ def _check(rule: Rule, name: str) -> None:
         )
     if (then.mask == "cap") != (then.at is not None):
         raise RuleError("Mask and parameters do not fit", where=where, remedy="'cap' takes 'at', no other mask does.")
+    if then.at is not None and not 0 <= then.at <= 10_000:
+        raise RuleError("Cap out of range", where=where, remedy="Use 0 to 10000.")
     if then.digits is not None and not 0 <= then.digits <= 12:
         raise RuleError("Digits out of range", where=where, remedy="Use 0 to 12.")
     if then.mask is not None and rule.what == What():

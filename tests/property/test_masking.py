@@ -52,7 +52,8 @@ def _column(draw: st.DrawFn) -> pa.Array:
     return pa.array(draw(st.lists(st.none() | _COLUMNS[kind], max_size=8)), kind)
 
 
-@given(column=_column(), then=st.sampled_from(_THENS))
+@pytest.mark.parametrize("then", _THENS, ids=lambda then: str(then.mask))
+@given(column=_column())
 def test_masking_twice_is_masking_once_and_keeps_the_type(column: pa.Array, then: Then) -> None:
     mask = make_mask(then, keys=KEYS, domain="patient-identifier")
     once = mask(column)

@@ -46,6 +46,7 @@ BAD = {
     "neither mask nor filter": _rule(then={}),
     "generalise without unit": _rule(then={"mask": "generalise"}),
     "round without digits": _rule(then={"mask": "round"}),
+    "cap out of range": _rule(then={"mask": "cap", "at": 10**6}),
     "cap without at": _rule(then={"mask": "cap"}),
     "at with another mask": _rule(then={"mask": "drop", "at": 90}),
     "unit with another mask": _rule(then={"mask": "drop", "unit": "day"}),
