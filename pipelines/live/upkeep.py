@@ -71,7 +71,7 @@ def main() -> int:
     os.nice(NICENESS)
     logs.configure()
     from vitalake.lake.lake import Lake
-    from vitalake.lake.maintenance import maintain, present_tables
+    from vitalake.lake.maintenance import maintain
     from vitalake.lake.sweep import dead_shares, sweep
     from vitalake.settings import load_settings
 
@@ -85,7 +85,7 @@ def main() -> int:
         if not opened().storage.holds_table("spans"):
             return 0
         lake = opened()
-        for done in maintain(lake, present_tables(lake).values()):
+        for done in maintain(lake, lake.present().values()):
             _log.info("table kept up", extra={"table": done["table"], "count": done["files_before"]})
         shares = dead_shares(opened(), given.job, workers=given.workers)
         swept = sweep(opened(), given.job, shares=shares, lookback_seconds=stream.lookback_seconds)

@@ -35,7 +35,6 @@ from tests.services.kafka import KafkaServer, why_not
 from tests.unit.span_samples import begin, write_spans
 from vitalake.home import init_home
 from vitalake.lake.lake import Lake
-from vitalake.lake.maintenance import present_tables
 
 PARTITIONS = 4
 UPKEEP_MESSAGES = 201  # a span's; one of them bad
@@ -281,7 +280,7 @@ def upkeep(bench: Bench, *, commits: int) -> None:
             looks += 1
         assert process.returncode == 0
         seconds, during = time.time() - started, spans - commits
-        for name, table in present_tables(lake).items():
+        for name, table in lake.present().items():
             table.refresh()
             files = table.snapshot().files
             merged = sum("rewrite." in path for path in files)

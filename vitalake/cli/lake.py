@@ -30,7 +30,7 @@ def tables(home: HomeOption = None, json: JsonOption = False) -> None:
     from rich.console import Console
     from rich.table import Table as Grid
 
-    documents = [_facts(table) for table in _tables(_open(home)).values()]
+    documents = [_facts(table) for table in _open(home).present().values()]
     if json:
         print_json({"tables": documents})
         return
@@ -63,7 +63,7 @@ def verify(home: HomeOption = None, json: JsonOption = False) -> None:
     from vitalake.errors import LakeError
     from vitalake.lake.verify import verify as find
 
-    names = [name.removeprefix("published/") for name in _tables(_open(home)) if name.startswith("published/")]
+    names = [name.removeprefix("published/") for name in _open(home).present() if name.startswith("published/")]
     lakes = [_open(home, dataset) for dataset in names] or [_open(home)]
     # What several datasets share is found once.
     findings = list(dict.fromkeys(f for lake in lakes for f in find(lake, progress=None if json else note)))
@@ -91,7 +91,7 @@ def compact(
     from vitalake.lake.maintenance import maintain
 
     lake = _open(home)
-    chosen = [_choose(lake, table)] if table else list(_tables(lake).values())
+    chosen = [_choose(lake, table)] if table else list(lake.present().values())
     tell = None if json else note
     merging = (lambda day: note(f"Merging {day}")) if tell else None
     documents = []
@@ -138,16 +138,10 @@ def _open(home: Any, dataset: str | None = None) -> Lake:
     return Lake(settings.lake_uri, settings.storage_options, dataset=dataset) if dataset else open_lake(settings)
 
 
-def _tables(lake: Lake) -> dict[str, Table]:
-    from vitalake.lake.maintenance import present_tables
-
-    return present_tables(lake)
-
-
 def _choose(lake: Lake, name: str) -> Table:
     from vitalake.errors import InputError
 
-    known = _tables(lake)
+    known = lake.present()
     if name not in known:
         raise InputError("Unknown table", where=name, remedy=f"The lake has: {', '.join(known)}.")
     return known[name]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from vitalake.crashpoints import passing
-from vitalake.lake.dataset import load_dataset
+from vitalake.lake.dataset import load_dataset, published_datasets
 from vitalake.lake.spans import PartId, Span, SpanLog, add_span
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.lake.table import Table
@@ -15,8 +15,13 @@ from vitalake.lake.table import Table
 _log = logging.getLogger(__name__)
 
 
+def published_name(dataset: str) -> str:
+    """Return the name of the table of a dataset's masked rows."""
+    return f"published/{dataset}"
+
+
 class Lake:
-    """A lake's tables for one dataset; not to be shared between threads."""
+    """A lake, with the tables into which one dataset's spans go; not to be shared between threads."""
 
     def __init__(self, uri: str, storage_options: dict[str, str], *, dataset: str = "observation") -> None:
         self.storage: Storage = open_storage(uri, storage_options)
@@ -42,11 +47,6 @@ class Lake:
         """The tables a span adds to, in the order in which it does."""
         return (self.published, self.quarantine)
 
-    @property
-    def table_names(self) -> tuple[str, ...]:
-        """The names of all tables, whether they are there or not."""
-        return (f"published/{self.dataset.name}", "quarantine/dead_letter", "spans")
-
     def open_all(self) -> None:
         """Open all tables and make those that are missing; one that does not fit stops this before any is made.
 
@@ -54,13 +54,23 @@ class Lake:
             InputError: a table is there whose columns are not the dataset's.
             LakeError: the lake cannot be written.
         """
-        for name in sorted(self.table_names, key=lambda name: not self.storage.holds_table(name)):
-            self.table(name)
+        attributes = {
+            published_name(self.dataset.name): "published",
+            "quarantine/dead_letter": "quarantine",
+            "spans": "spans",
+        }
+        for name in sorted(attributes, key=lambda name: not self.storage.holds_table(name)):
+            getattr(self, attributes[name])
 
-    def table(self, name: str) -> Table:
-        """Return one of ``table_names``, opened, and made if it is not there."""
-        published, quarantine, _ = self.table_names
-        return self.published if name == published else self.quarantine if name == quarantine else self.spans.table
+    def present(self) -> dict[str, Table]:
+        """Return the tables that are there, of all datasets, opened afresh, by name, ``spans`` last."""
+        zones = [("published", name) for name in published_datasets()] + [("quarantine", "dead_letter"), ("", "spans")]
+        names = {f"{zone}/{name}".strip("/"): (zone, name) for zone, name in zones}
+        return {
+            name: Table(load_dataset(dataset), self.storage, zone=zone)
+            for name, (zone, dataset) in names.items()
+            if self.storage.holds_table(name)
+        }
 
     def add(self, span: Span) -> None:
         """Make a decided span's files visible in every table; safe to repeat."""

@@ -7,20 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from vitalake.lake.compaction import MIN_FILES, compact
-from vitalake.lake.dataset import dataset_names, load_dataset
 from vitalake.lake.lake import Lake
 from vitalake.lake.table import Table
 from vitalake.lake.vacuum import vacuum as delete_replaced
-
-
-def present_tables(lake: Lake) -> dict[str, Table]:
-    """Return the tables that are there, of all datasets, by name; looking makes none."""
-    others = {f"published/{name}": name for name in dataset_names() if name != lake.dataset.name}
-    return {name: lake.table(name) for name in lake.table_names if lake.storage.holds_table(name)} | {
-        name: Table(load_dataset(dataset), lake.storage, zone="published")
-        for name, dataset in others.items()
-        if lake.storage.holds_table(name)
-    }
 
 
 def maintain(

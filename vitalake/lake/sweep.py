@@ -7,7 +7,8 @@ a dead writer's share, a new number for a table's maintenance. Only then does it
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -46,15 +47,19 @@ class Swept:
     deleted: dict[str, int] = field(default_factory=dict)
 
 
+def leftovers(lake: Lake) -> dict[str, set[str]]:
+    """Return the jobs that have files no table knows, of the living and of the dead, and of which shares."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for paths in _loose(lake.present().values()).values():
+        for path in paths:
+            if match := SPAN_FILE.match(path.rpartition("/")[2]):
+                found[match["job"]].add(match["share"])
+    return found
+
+
 def dead_shares(lake: Lake, job: str, *, workers: int) -> list[str]:
     """Return the shares of another number of workers that have left files: nobody will succeed them."""
-    found = {
-        match["share"]
-        for paths in _loose((*lake.tables, lake.spans.table)).values()
-        for path in paths
-        if (match := SPAN_FILE.match(path.rpartition("/")[2])) and match["job"] == job
-    }
-    return sorted(share for share in found if share.partition("of")[2] != str(workers))
+    return sorted(share for share in leftovers(lake)[job] if share.partition("of")[2] != str(workers))
 
 
 def sweep(
@@ -81,8 +86,8 @@ def sweep(
     done = Swept()
     for share in shares:
         done.epochs[share] = lake.spans.begin_epoch(job=job, share=share)
-    tables = (*lake.tables, lake.spans.table)
-    done.rolled_forward = _roll_forward(lake, job, _first_day(_loose(tables)))
+    tables = list(lake.present().values())
+    done.rolled_forward = _roll_forward(lake, job, tables, _first_day(_loose(tables)))
     for table in tables:
         _fence_rewrites(table, lease_seconds=lease_seconds)
     # Listed after the fences, and held against what was decided after the listing: what comes later is not listed.
@@ -104,7 +109,7 @@ def sweep(
 # -- what may go -------------------------------------------------------------------------------------------------
 
 
-def _loose(tables: Sequence[Table]) -> Listing:
+def _loose(tables: Collection[Table]) -> Listing:
     """Return the files that are there and that a table's log does not know."""
     listed = {table.name: table.storage.files(suffix="") for table in tables}
     for table in tables:
@@ -185,19 +190,17 @@ def _dead_rewrites(table: Table, listed: Mapping[str, float], *, lease_seconds: 
 # -- rolling forward ---------------------------------------------------------------------------------------------
 
 
-def _roll_forward(lake: Lake, job: str, since: str) -> int:
+def _roll_forward(lake: Lake, job: str, tables: Sequence[Table], since: str) -> int:
     """Add what fenced writers have decided and not added; a living writer adds its own."""
     count = 0
-    for table in lake.tables:
-        table.refresh()
-    for span in list(_pending(lake, job, since)):
+    for span in list(_pending(lake, job, tables, since)):
         if span.epoch < lake.spans.current_epoch(job=job, share=span.share):
-            count += any([add_span(span, table) for table in lake.tables])
+            count += any([add_span(span, table) for table in tables])
     return count
 
 
-def _pending(lake: Lake, job: str, since: str) -> Iterator[Span]:
+def _pending(lake: Lake, job: str, tables: Sequence[Table], since: str) -> Iterator[Span]:
     """Yield the job's spans that are not added everywhere, oldest first."""
     for span in lake.spans.all_spans(since=since):
-        if span.job == job and any(span.files_of(table.name) and not is_added(span, table) for table in lake.tables):
+        if span.job == job and any(span.files_of(table.name) and not is_added(span, table) for table in tables):
             yield span

@@ -51,13 +51,13 @@ def verify(lake: Lake, *, progress: Callable[[str], None] | None = None) -> list
     tell = progress or (lambda _: None)
     found: list[Finding] = []
     snapshots = {}
-    for table in (*lake.tables, lake.spans.table):
-        if table is not lake.spans.table:
-            table.refresh()
-        snapshots[table.name] = table.snapshot()
-        tell(table.name)
-        found += check_files(table, snapshots[table.name])
-    found += list(_check_spans(lake, snapshots, tell))
+    tables = lake.present()
+    for name, table in tables.items():
+        snapshots[name] = table.snapshot()
+        tell(name)
+        found += check_files(table, snapshots[name])
+    tables.pop("spans")
+    found += list(_check_spans(lake, list(tables.values()), snapshots, tell))
     return found
 
 
@@ -84,32 +84,34 @@ def check_files(table: Table, snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding("schema-differs", where, "columns are not the dataset's")
 
 
-def _check_spans(lake: Lake, snapshots: dict[str, Snapshot], tell: Callable[[str], None]) -> Iterator[Finding]:
+def _check_spans(
+    lake: Lake, tables: list[Table], snapshots: dict[str, Snapshot], tell: Callable[[str], None]
+) -> Iterator[Finding]:
     # The spans are read after the tables' snapshots: whatever those hold was decided before.
-    added = {table.name: 0 for table in lake.tables}
+    added = {table.name: 0 for table in tables}
     for day in reversed(lake.spans.days()):
         tell(f"spans of {day}")
         for span in lake.spans.spans_of(day):
-            for table in lake.tables:
-                yield from _check_counts(span, table, lake)
+            for table in tables:
+                yield from _check_counts(span, table)
                 if is_added(span, table):
                     added[table.name] += sum(file.rows for file in span.files_of(table.name))
                 else:
                     yield from _check_pending(span, table)
-    for table in lake.tables:
+    for table in tables:
         held = sum(file.rows for file in snapshots[table.name].files.values())
         if held != added[table.name]:
             yield Finding("rows-contradict-spans", table.name, f"{held} rows, the spans added {added[table.name]}")
 
 
-def _check_counts(span: Span, table: Table, lake: Lake) -> Iterator[Finding]:
+def _check_counts(span: Span, table: Table) -> Iterator[Finding]:
     """Yield whether a span's files for a table hold another number of rows than it counts."""
     rows = sum(file.rows for file in span.files_of(table.name))
     counts = [part.counts for part in span.parts]
-    if table.name == lake.quarantine.name:
+    if table.dataset.name == "dead_letter":
         low = sum(c.undecodable + (c.rejected > 0) for c in counts)
         high = sum(c.undecodable + c.rejected for c in counts)
-    elif span.dataset == lake.dataset.name:
+    elif span.dataset == table.dataset.name:
         low = high = sum(c.published for c in counts)
     else:
         return
