@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vitalake.errors import SettingsError
-from vitalake.keys import create_key_file
+from vitalake.keys import add_missing_keys, create_key_file
 from vitalake.settings import CONFIG_NAME, Settings
 
 _EXPLAINED = """\
@@ -80,6 +80,8 @@ def _fill(folder: Path, copy_rules: Callable[[Path], list[str]]) -> list[str]:
     if not (folder / "keys.yaml").exists():
         create_key_file(folder / "keys.yaml")
         made.append("keys.yaml")
+    else:
+        made += [f"keys.yaml: {name}" for name in add_missing_keys(folder / "keys.yaml")]
     if not (folder / "governance").exists():
         made += [f"governance/{name}" for name in copy_rules(folder / "governance")]
     return made

@@ -9,15 +9,15 @@ import secrets
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
 from vitalake.errors import PrivacyError
 from vitalake.strict_yaml import read_yaml
 
-KeyName = Literal["pseudonym", "observation", "quarantine"]
-KEY_NAMES: tuple[KeyName, ...] = ("pseudonym", "observation", "quarantine")
+KeyName = Literal["pseudonym", "observation", "quarantine", "care", "vault", "audit", "serving"]
+KEY_NAMES: tuple[KeyName, ...] = get_args(KeyName)
 KEY_BYTES = 32
 
 
@@ -79,26 +79,59 @@ def create_key_file(path: Path) -> None:
     Raises:
         FileExistsError: the file is there already; keys are never overwritten.
     """
-    document = {
-        "keys": {
-            name: {"current": "v1", "versions": {"v1": base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()}}
-            for name in KEY_NAMES
-        }
-    }
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as out:
-        out.write("# Secret. Who has this file can link pseudonyms to patients and read dead letters.\n")
-        yaml.safe_dump(document, out, sort_keys=False)
-        out.flush()
-        os.fsync(out.fileno())
+    _write(path, {"keys": {name: _new_key() for name in KEY_NAMES}})
+
+
+def add_missing_keys(path: Path) -> list[str]:
+    """Give a key file the keys that a newer release needs; return their names. Keys that are there stay.
+
+    Raises:
+        PrivacyError: it is missing, not a key file, or open to others.
+        OSError: it cannot be written; it stays as it was.
+    """
+    document, ring = _read(path)
+    missing = [name for name in KEY_NAMES if name not in ring.keys]
+    if missing:
+        document["keys"] |= {name: _new_key() for name in missing}
+        staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        _write(staged, document)
+        staged.replace(path)
+    return list(missing)
 
 
 def load_keys(path: Path) -> KeyRing:
     """Return the keys of a key file.
 
     Raises:
-        PrivacyError: the file is missing, readable by others, or not a key file. No content is echoed.
+        PrivacyError: the file is missing, readable by others, not a key file, or lacks a key. No content is echoed.
     """
+    _, ring = _read(path)
+    missing = [name for name in KEY_NAMES if name not in ring.keys]
+    if missing:
+        raise PrivacyError(
+            f"Key file lacks {', '.join(missing)}",
+            where=str(path),
+            remedy="Run 'vitalake init': it adds what is missing.",
+        )
+    return ring
+
+
+def _new_key() -> dict[str, Any]:
+    return {"current": "v1", "versions": {"v1": base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()}}
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as out:
+        out.write(
+            "# Secret. Who has this file can name the patients behind pseudonyms and read all that is encrypted.\n"
+        )
+        yaml.safe_dump(document, out, sort_keys=False)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _read(path: Path) -> tuple[dict[str, Any], KeyRing]:
     remedy = "Run 'vitalake init', or point settings.keys at the right file."
     try:
         mode = path.stat().st_mode
@@ -121,7 +154,4 @@ def load_keys(path: Path) -> KeyRing:
             keys[name], current[name] = versions, entry["current"]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, binascii.Error):
         raise PrivacyError("Key file is not a key file", where=str(path), remedy=remedy) from None
-    missing = [name for name in KEY_NAMES if name not in keys]
-    if missing:
-        raise PrivacyError(f"Key file lacks {', '.join(missing)}", where=str(path), remedy=remedy)
-    return KeyRing(keys, current)
+    return document, KeyRing(keys, current)

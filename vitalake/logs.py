@@ -11,6 +11,7 @@ import msgspec
 
 from vitalake import clock
 
+_OURS = ("vitalake", "governance", "pipelines", "models")
 _FIELDS = ("what", "where", "remedy", "job", "share", "state", "span", "count", "seconds", "table", "version", "reason")
 
 
@@ -21,7 +22,7 @@ class _JsonLines(logging.Formatter):
         entry: dict[str, object] = {
             "at": clock.now().isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "event": record.msg if record.name.startswith(("vitalake", "pipelines", "governance")) else "third-party",
+            "event": record.msg if record.name.startswith(_OURS) else "third-party",
             "logger": record.name,
         }
         entry |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
@@ -37,5 +38,5 @@ def configure(level: int = logging.INFO, *, stream: IO[bytes] | None = None) -> 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    for name in ("vitalake", "governance", "pipelines"):
+    for name in _OURS:
         logging.getLogger(name).setLevel(level)

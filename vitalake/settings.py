@@ -82,6 +82,23 @@ class ObservabilitySettings(_Frozen):
     port: int = Field(9464, ge=0, le=65535, description="0 takes a free one.")
 
 
+class CareSettings(_Frozen):
+    """The online store that scores are computed from: current patients, true times, for treatment only."""
+
+    path: Path = Field(Path("care.db"), description="A SQLite file; values in it are encrypted.")
+    hours: float = Field(48.0, gt=0, le=24 * 31, description="What is older is deleted from it.")
+
+
+class ServingSettings(_Frozen):
+    """The scoring endpoint and the ward board."""
+
+    host: str = Field("127.0.0.1", description="Behind a TLS proxy when it is not this machine.")
+    port: int = Field(8321, ge=0, le=65535, description="0 takes a free one.")
+    issuer: Literal["development"] = Field("development", description="Who signs the tokens; three users to try with.")
+    audience: str = Field("vitalake", description="Whom a token must be made out to.")
+    session_minutes: int = Field(480, ge=1, le=1440, description="A sign-in holds this long.")
+
+
 class Settings(BaseSettings):
     """All settings of a home; environment variables like VITALAKE_KAFKA__BOOTSTRAP_SERVERS come before the file."""
 
@@ -95,6 +112,11 @@ class Settings(BaseSettings):
     jobs: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")], StreamSettings] = {"vitals": StreamSettings()}
     governance: Path = Field(Path("governance"), description="Folder of the masking rules.")
     keys: Path = Field(Path("keys.yaml"), description="The key file, readable by its owner only.")
+    care: CareSettings = CareSettings()
+    vault: Path = Field(Path("vault.db"), description="Who is behind a pseudonym; encrypted.")
+    audit: Path = Field(Path("audit"), description="Folder of the audit's chains.")
+    models: Path = Field(Path("mlflow"), description="Folder of MLflow's database and artefacts.")
+    serving: ServingSettings = ServingSettings()
     observability: ObservabilitySettings = ObservabilitySettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     notify: list[str] = Field(default_factory=list, description="apprise addresses, as references.", repr=False)

@@ -1,0 +1,81 @@
+"""What the care store gives out: a patient's values as arrays, and the stay the patient is in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+_LOINC = re.compile(r"([1-9]\d{0,6})-(\d)")
+
+
+def code_number(loinc: str) -> int:
+    """Return a LOINC code as a number, its check digit last.
+
+    Numbers compare a hundred times faster than texts, and mean the same whatever the vocabulary becomes.
+
+    Raises:
+        ValueError: it does not have the form of a LOINC code; it is not echoed.
+
+    >>> code_number("8867-4")
+    88674
+    """
+    match = _LOINC.fullmatch(loinc)
+    if match is None:
+        message = "not the form of a LOINC code"
+        raise ValueError(message)
+    return int(match[1] + match[2])
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Values of one patient, sorted by ``effective_us``; arrays of one length.
+
+    Attributes:
+        code: uint32, see code_number.
+        value: float64, in the vocabulary's unit.
+        effective_us: int64, when it was so, microseconds since 1970 UTC.
+        available_us: int64, when it could be known.
+    """
+
+    code: npt.NDArray[np.uint32]
+    value: npt.NDArray[np.float64]
+    effective_us: npt.NDArray[np.int64]
+    available_us: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    def known_at(self, as_of_us: int) -> History:
+        """Return what could be known at a moment; values said to be true only later are not among it."""
+        known = (self.available_us <= as_of_us) & (self.effective_us <= as_of_us)
+        return self if known.all() else self.where(known)
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> History:
+        """Return the chosen rows."""
+        return History(self.code[chosen], self.value[chosen], self.effective_us[chosen], self.available_us[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """The stay a patient is in, as far as it is known.
+
+    Attributes:
+        encounter: the stay's pseudonym.
+        admitted_us: when it began, microseconds since 1970 UTC.
+        discharged_us: when it ended; None while it lasts.
+        age_years: completed years at admission; None: not known.
+        sex: female, male, unknown.
+        unit: where the patient lies; empty: not known.
+        bed: the bed or its monitor; empty: not known.
+    """
+
+    encounter: str
+    admitted_us: int
+    discharged_us: int | None
+    age_years: float | None
+    sex: str
+    unit: str
+    bed: str

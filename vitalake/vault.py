@@ -1,0 +1,127 @@
+"""The vault: who is behind a pseudonym. A small SQLite file, every identity sealed on its own."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from vitalake.errors import ServiceUnavailable
+from vitalake.keys import Key
+from vitalake.sealing import Sealer
+
+BUSY_SECONDS = 30.0
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS identity (
+    token TEXT PRIMARY KEY, version INTEGER NOT NULL, mrn_digest BLOB, sealed BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS identity_mrn ON identity (mrn_digest);
+"""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a patient is; shown to people who treat them, and to nobody else.
+
+    Attributes:
+        source_id: the patient's id at its source.
+        name: family and given names, as the source writes them.
+        mrn: medical record number.
+        birth_date: ISO date.
+        address: in one line.
+    """
+
+    source_id: str
+    name: str | None = None
+    mrn: str | None = None
+    birth_date: str | None = None
+    address: str | None = None
+
+    def __repr__(self) -> str:
+        return "Identity(…)"  # a traceback or a log must not name anybody
+
+
+class Vault:
+    """An open vault; not to be shared between threads. Lanes write it; the access layer reads it, and audits that."""
+
+    def __init__(self, path: Path, key: Key) -> None:
+        """Open the vault, or make it, readable by its owner only.
+
+        Raises:
+            ServiceUnavailable: the file cannot be opened.
+        """
+        self._sealer, self._secret, self._name = Sealer(key), key.secret, path.name
+        try:
+            path.touch(mode=0o600)
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_TABLES)
+        except (sqlite3.Error, OSError) as error:
+            raise self._refused(error) from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    def _refused(self, error: Exception) -> ServiceUnavailable:
+        return ServiceUnavailable(
+            f"Vault refuses ({type(error).__name__})", where=self._name, remedy="Check its disk and permissions."
+        )
+
+    def put(self, identities: Iterable[tuple[str, int, Identity]]) -> None:
+        """Store identities; an older version never replaces a newer one.
+
+        Args:
+            identities: pseudonym, version, identity.
+
+        Raises:
+            ServiceUnavailable: the vault cannot be written; none is stored.
+        """
+        rows = [
+            (
+                token,
+                version,
+                self._digest(identity.mrn) if identity.mrn else None,
+                self._sealer.seal(msgspec.json.encode(identity), context=token.encode()),
+            )
+            for token, version, identity in identities
+        ]
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.executemany(
+                    "INSERT INTO identity VALUES (?, ?, ?, ?) ON CONFLICT (token) DO UPDATE SET "
+                    "version = excluded.version, mrn_digest = excluded.mrn_digest, sealed = excluded.sealed "
+                    "WHERE excluded.version >= version",
+                    rows,
+                )
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._refused(error) from None
+
+    def look_up(self, token: str) -> Identity | None:
+        """Return who is behind a pseudonym; None: nobody known.
+
+        Raises:
+            PrivacyError: the vault was written with another key.
+        """
+        row = self._db.execute("SELECT sealed FROM identity WHERE token = ?", (token,)).fetchone()
+        if row is None:
+            return None
+        return msgspec.json.decode(self._sealer.open(row[0], context=token.encode()), type=Identity)
+
+    def token_of_mrn(self, mrn: str) -> str | None:
+        """Return the pseudonym of a medical record number; None: nobody has it."""
+        row = self._db.execute("SELECT token FROM identity WHERE mrn_digest = ?", (self._digest(mrn),)).fetchone()
+        return str(row[0]) if row else None
+
+    def _digest(self, mrn: str) -> bytes:
+        return hmac.digest(self._secret, b"mrn\0" + mrn.encode(), hashlib.sha256)
