@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from governance.masking import MaskPlan, compile_masks
 from governance.rules import load_policy
+from pipelines.care import CareFeed
 from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.conform import Conformer
 from pipelines.lookback import LookBack
@@ -26,13 +27,21 @@ from vitalake.vocabulary import load_vocabulary
 class Steps:
     """What is needed to make publishable rows of decoded ones; used by one thread at a time."""
 
-    def __init__(self, settings: Settings, stream: StreamSettings, dataset: Dataset) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        stream: StreamSettings,
+        dataset: Dataset,
+        *,
+        not_to_care: frozenset[str] = frozenset(),
+    ) -> None:
         """Read keys, rules and vocabulary.
 
         Args:
             settings: of the home.
             stream: how far rows may lie ahead or back, and how long repeats are recognised.
             dataset: where the rows go.
+            not_to_care: LOINC codes that do not go to the care store.
 
         Raises:
             PrivacyError: keys or rules do not hold.
@@ -47,6 +56,7 @@ class Steps:
         )
         self.dead_letters = DeadLetters(keys.current("quarantine"), days=stream.dead_letter_days)
         self.lookback = LookBack(entries=stream.lookback_entries, seconds=stream.lookback_seconds)
+        self.feed = CareFeed(settings, dataset, keys, left_out=not_to_care) if stream.care else None
         self._salts: dict[PartId, tuple[int, int]] = {}
 
     def conform(self, item: DecodedPoll) -> Outcome:
@@ -80,7 +90,13 @@ class Steps:
         return self._salts[part]
 
     def mask(self, outcome: Outcome) -> Outcome:
-        """Return the rows as they may be published."""
+        """Return the rows as they may be published; hand them over as they are to the care store and the vault.
+
+        Raises:
+            ServiceUnavailable: care store or vault cannot be written.
+        """
+        if self.feed is not None:
+            self.feed.take(outcome)
         poll = outcome.poll
         part = poll.part[outcome.message]
         sources = pa.DictionaryArray.from_arrays(pa.array(part), pa.array([str(p) for p in poll.parts]))

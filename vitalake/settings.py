@@ -64,6 +64,7 @@ class StreamSettings(_Frozen):
         86_400.0, ge=0, description="Rows effective further ahead of the broker are rejected."
     )
     min_effective_year: int = Field(1900, description="Rows effective earlier are rejected.")
+    care: bool = Field(True, description="Whether its rows go to the care store too, which scores are computed from.")
     dead_letter_days: int = Field(30, ge=1, description="Dead letters expire after this many days.")
 
 

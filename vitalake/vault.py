@@ -46,7 +46,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Vault:
-    """An open vault; not to be shared between threads. Lanes write it; the access layer reads it, and audits that."""
+    """An open vault; used by one thread at a time. Lanes write it; the access layer reads it, and audits that."""
 
     def __init__(self, path: Path, key: Key) -> None:
         """Open the vault, or make it, readable by its owner only.
@@ -57,7 +57,7 @@ class Vault:
         self._sealer, self._secret, self._name = Sealer(key), key.secret, path.name
         try:
             path.touch(mode=0o600)
-            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_TABLES)

@@ -11,7 +11,7 @@ partition was taken, and what lies before is left out when a lane reads it again
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,35 @@ class Replay(msgspec.Struct, frozen=True):
         return min(self.start_us + int((wall_us - self.wall_us) * self.speed), max(self.end_us, self.start_us))
 
 
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Values of a poll.
+
+    Attributes:
+        rows: of dtype ROW.
+        patient: index into ``patients`` of each row.
+        patients: pseudonyms.
+        position: source position of each row.
+        part: index into ``parts`` of each row.
+        parts: names of the source's partitions.
+    """
+
+    rows: npt.NDArray[np.void]
+    patient: npt.NDArray[np.int32]
+    patients: Sequence[str]
+    position: npt.NDArray[np.int64]
+    part: npt.NDArray[np.int32]
+    parts: Sequence[str]
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Values:
+        """Return the chosen rows."""
+        if chosen.all():
+            return self
+        return Values(
+            self.rows[chosen], self.patient[chosen], self.patients, self.position[chosen], self.part[chosen], self.parts
+        )
+
+
 @dataclass(slots=True)
 class _Tail:
     """A patient's newest block of one writer, which is not full yet."""
@@ -115,7 +144,7 @@ class _Tail:
 
 
 class CareStore:
-    """An open care store; not to be shared between threads. Any number of processes may have one open."""
+    """An open care store; used by one thread at a time. Any number of processes may have one open."""
 
     def __init__(self, path: Path, sealer: Sealer, *, hours: float) -> None:
         """Open the store, or make it, readable by its owner only.
@@ -127,7 +156,7 @@ class CareStore:
         self._name = path.name
         try:
             path.touch(mode=0o600)
-            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             # A poll is one transaction: a sync each is affordable, and a lost one would be a stale score.
             self._db.execute("PRAGMA synchronous=FULL")
@@ -172,33 +201,28 @@ class CareStore:
 
     def take(
         self,
-        rows: npt.NDArray[np.void],
-        patients: list[str],
+        values: Values,
         *,
         writer: str,
-        positions: npt.NDArray[np.int64],
-        part: npt.NDArray[np.int32],
-        parts: list[str],
         ends: Mapping[str, int],
     ) -> int:
         """Store values of a poll that were not stored before; return how many.
 
         Args:
-            rows: of dtype ROW.
-            patients: pseudonym of each row's patient.
+            values: the poll's; too old ones are left out.
             writer: whose blocks they go to; two lanes never write one block.
-            positions: source position of each row.
-            part: index into ``parts`` of each row.
-            parts: names of the source's partitions.
             ends: for each partition of the poll the position behind its last message.
 
         Raises:
             ServiceUnavailable: the store cannot be written; nothing of the poll is stored.
         """
+        values = values.where(values.rows["effective_us"] >= self.now_us() - self._hours_us)
+        if not len(values.rows):  # read again they are too old again
+            return 0
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                stored = self._take(rows, patients, writer, positions, part, parts, ends)
+                stored = self._take(values, writer, ends)
             except BaseException:
                 self._db.execute("ROLLBACK")
                 self._tails.clear()
@@ -211,35 +235,27 @@ class CareStore:
             self.prune()
         return stored
 
-    def _take(
-        self,
-        rows: npt.NDArray[np.void],
-        patients: list[str],
-        writer: str,
-        positions: npt.NDArray[np.int64],
-        part: npt.NDArray[np.int32],
-        parts: list[str],
-        ends: Mapping[str, int],
-    ) -> int:
+    def _take(self, values: Values, writer: str, ends: Mapping[str, int]) -> int:
         generation = self._meta("generation")
         if generation != self._generation:  # somebody has deleted or rewritten blocks
             self._tails.clear()
             self._generation = generation
         before = dict(self._db.execute("SELECT part, next FROM taken"))
-        begun = np.array([before.get(name, -1) for name in parts] or [0], np.int64)
+        begun = np.array([before.get(name, -1) for name in values.parts], np.int64)
         self._db.executemany(
             "INSERT INTO taken VALUES (?, ?) ON CONFLICT (part) DO UPDATE SET next = max(next, excluded.next)",
             list(ends.items()),
         )
-        fresh = (positions >= begun[part]) & (rows["effective_us"] >= self.now_us() - self._hours_us)
-        chosen = np.flatnonzero(fresh)
-        by_patient: dict[str, list[int]] = {}
-        for i in chosen.tolist():
-            by_patient.setdefault(patients[i], []).append(i)
-        for patient, mine in by_patient.items():
-            self._append(patient, writer, rows[mine])
-        self._touch(by_patient)
-        return len(chosen)
+        fresh = values.where(values.position >= begun[values.part])
+        if not len(fresh.rows):
+            return 0
+        order = np.argsort(fresh.patient, kind="stable")
+        rows, patient = fresh.rows[order], fresh.patient[order]
+        bounds = np.flatnonzero(np.append(True, patient[1:] != patient[:-1]))
+        for begin, end in zip(bounds.tolist(), [*bounds[1:].tolist(), len(rows)], strict=True):
+            self._append(fresh.patients[patient[begin]], writer, rows[begin:end])
+        self._touch([fresh.patients[i] for i in patient[bounds].tolist()])
+        return len(rows)
 
     def _append(self, patient: str, writer: str, rows: npt.NDArray[np.void]) -> None:
         tail = self._tails.get((patient, writer)) or self._load_tail(patient, writer)
@@ -275,7 +291,7 @@ class CareStore:
     def _open_block(self, patient: str, writer: str, number: int, sealed: bytes) -> npt.NDArray[np.void]:
         return np.frombuffer(self._sealer.open(sealed, context=_place(patient, writer, number)), ROW)
 
-    def _touch(self, patients: Mapping[str, object]) -> None:
+    def _touch(self, patients: Sequence[str]) -> None:
         if not patients:
             return
         revision = int(self._meta("revision")) + 1
@@ -309,7 +325,7 @@ class CareStore:
                     "SET version = excluded.version, sealed = excluded.sealed WHERE excluded.version >= version",
                     rows,
                 )
-                self._touch({row[0]: None for row in rows if self._has_values(row[0])})
+                self._touch([patient for patient in {row[0] for row in rows} if self._has_values(patient)])
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
@@ -377,21 +393,20 @@ class CareStore:
         parts = [self._open_block(patient, writer, number, sealed) for writer, number, sealed in blocks]
         rows = np.concatenate(parts) if parts else np.zeros(0, ROW)
         rows = rows[rows["effective_us"] >= self.now_us() - self._hours_us]
-        ids = rows["id"]
-        if len(np.unique(ids)) < len(ids):
+        ids = rows["id"].copy()
+        ids.sort()
+        if (ids[1:] == ids[:-1]).any():
+            ids = rows["id"]
             order = np.lexsort((rows["version"], ids))
             last = np.append(ids[order][1:] != ids[order][:-1], True)
             rows = rows[order[last]]
         if rows["withdrawn"].any():
             rows = rows[rows["withdrawn"] == 0]
-        # By code too: the order must not depend on which lane brought a value.
-        order = np.lexsort((rows["code"], rows["effective_us"]))
-        return History(
-            np.ascontiguousarray(rows["code"][order]),
-            np.ascontiguousarray(rows["value"][order]),
-            np.ascontiguousarray(rows["effective_us"][order]),
-            np.ascontiguousarray(rows["available_us"][order]),
-        )
+        times = np.ascontiguousarray(rows["effective_us"])
+        if (times[1:] < times[:-1]).any():
+            rows = rows[np.argsort(times, kind="stable")]
+        columns = (np.ascontiguousarray(rows[name]) for name in ("code", "value", "effective_us", "available_us"))
+        return History(*columns)
 
     def stay(self, patient: str, *, as_of_us: int) -> Stay | None:
         """Return the stay a patient is in at a moment; None: none is known."""

@@ -1,0 +1,215 @@
+"""Hands identified rows to who may have them, before they are masked: the care store, and the vault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from governance.masks import Pseudonyms
+from pipelines.poll import Outcome
+from vitalake.care.records import code_number
+from vitalake.care.store import ROW, Admission, CareStore, Fact, Movement, Person, Values
+from vitalake.keys import KeyRing
+from vitalake.lake.dataset import Dataset
+from vitalake.sealing import Sealer
+from vitalake.settings import Settings
+from vitalake.vault import Identity, Vault
+
+TAKEN_BACK = ("entered-in-error", "cancelled")
+WITHOUT_RESULT = ("registered",)
+
+
+class CareFeed:
+    """Feeds the care store and the vault with one dataset's rows; used by one thread at a time.
+
+    Both are updated poll by poll and may be ahead of the lake, never behind it: what a killed lane reads again is
+    recognised by its position, or by its version.
+    """
+
+    def __init__(
+        self, settings: Settings, dataset: Dataset, keys: KeyRing, *, left_out: frozenset[str] = frozenset()
+    ) -> None:
+        """Prepare; files are opened when the first rows come.
+
+        Args:
+            settings: of the home.
+            dataset: whose rows.
+            keys: for pseudonyms, and what is sealed.
+            left_out: LOINC codes that do not go to the care store.
+        """
+        self._settings, self._dataset, self._keys = settings, dataset, keys
+        self._left_out = left_out
+        self._pseudonyms = {
+            column.name: Pseudonyms(keys, str(column.data_class))
+            for column in dataset.columns
+            if column.name in ("patient_id", "encounter_id")
+        }
+        self._care: CareStore | None = None
+        self._vault: Vault | None = None
+        self._numbers: dict[str, int] = {}
+
+    def take(self, outcome: Outcome) -> None:
+        """Take a poll's identified rows.
+
+        Raises:
+            ServiceUnavailable: care store or vault cannot be written.
+        """
+        takers: dict[str, Callable[[Outcome], None]] = {
+            "observation": self._observations,
+            "encounter": self._encounters,
+            "patient": self._patients,
+            "ward_movement": self._movements,
+        }
+        if outcome.rows.num_rows and self._dataset.name in takers:
+            takers[self._dataset.name](outcome)
+
+    @property
+    def care(self) -> CareStore:
+        """The care store, opened at first use."""
+        if self._care is None:
+            self._care = open_care(self._settings, self._keys)
+        return self._care
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for store in (self._care, self._vault):
+            if store is not None:
+                store.close()
+        self._care = self._vault = None
+
+    # -- observations --------------------------------------------------------------------------------------------
+
+    def _observations(self, outcome: Outcome) -> None:
+        rows, poll = outcome.rows, outcome.poll
+        status, code, chosen = _texts(rows["status"]), _texts(rows["code"]), None
+        back = _is_among(status, TAKEN_BACK)
+        chosen = (rows["value"].is_valid().to_numpy(zero_copy_only=False) | back) & ~_is_among(status, WITHOUT_RESULT)
+        if self._left_out:
+            chosen &= ~_is_among(code, tuple(self._left_out))
+        which = np.flatnonzero(chosen)
+        values = np.zeros(len(which), ROW)
+        values["code"] = self._code_numbers(code)[which]
+        values["withdrawn"] = back[which]
+        values["value"] = pc.fill_null(rows["value"], np.nan).to_numpy()[which]
+        for name in ("effective_at", "available_at"):
+            values[name.replace("_at", "_us")] = rows[name].cast(pa.int64()).to_numpy(zero_copy_only=False)[which]
+        values["id"] = _first_halves(rows["observation_id"])[which]
+        values["version"] = pc.fill_null(rows["version"], 0).to_numpy(zero_copy_only=False)[which]
+        patients = _texts(rows["patient_id"])
+        message = outcome.message[which]
+        self.care.take(
+            Values(
+                rows=values,
+                patient=patients.indices.to_numpy(zero_copy_only=False)[which].astype(np.int32),
+                patients=self._tokens("patient_id", patients.dictionary),
+                position=poll.offset[message],
+                part=poll.part[message],
+                parts=[part.app_id(self._dataset.name) for part in poll.parts],
+            ),
+            writer=poll.share,
+            ends=_ends(outcome, self._dataset.name),
+        )
+
+    def _code_numbers(self, codes: pa.DictionaryArray) -> npt.NDArray[np.uint32]:
+        known = self._numbers
+        for loinc in codes.dictionary.to_pylist():
+            if loinc not in known:
+                known[loinc] = code_number(loinc)
+        numbers = np.array([known[loinc] for loinc in codes.dictionary.to_pylist()], np.uint32)
+        found: npt.NDArray[np.uint32] = numbers[codes.indices.to_numpy(zero_copy_only=False)]
+        return found
+
+    def _tokens(self, column: str, values: pa.Array) -> list[str]:
+        tokens: list[str] = self._pseudonyms[column](values).to_pylist()
+        return tokens
+
+    # -- what the warehouse says of stays and people -------------------------------------------------------------
+
+    def _encounters(self, outcome: Outcome) -> None:
+        rows = outcome.rows
+        columns = (rows[name].cast(pa.int64()).to_pylist() for name in ("admitted_at", "discharged_at"))
+        facts: list[Fact] = [
+            Admission(admitted, discharged, age)
+            for admitted, discharged, age in zip(*columns, rows["age_at_admission"].to_pylist(), strict=True)
+        ]
+        self._put(rows, self._encounter_tokens(rows), facts)
+
+    def _movements(self, outcome: Outcome) -> None:
+        rows = outcome.rows
+        encounters = self._encounter_tokens(rows)
+        facts: list[Fact] = [
+            Movement(encounter, since, unit or "", "")
+            for encounter, since, unit in zip(
+                encounters, rows["in_at"].cast(pa.int64()).to_pylist(), rows["unit"].to_pylist(), strict=True
+            )
+        ]
+        self._put(rows, [f"{fact.encounter}/{fact.since_us}" for fact in facts if isinstance(fact, Movement)], facts)
+
+    def _patients(self, outcome: Outcome) -> None:
+        rows = outcome.rows
+        facts: list[Fact] = [Person(sex or "unknown") for sex in rows["sex"].to_pylist()]
+        self._put(rows, [""] * rows.num_rows, facts)
+        given = {name: rows[name].to_pylist() for name in ("name", "mrn", "address") if name in rows.schema.names}
+        born = rows["birth_date"].to_pylist() if "birth_date" in rows.schema.names else [None] * rows.num_rows
+        identities = [
+            Identity(source_id, birth_date=str(day) if day else None, **{name: given[name][i] for name in given})
+            for i, (source_id, day) in enumerate(zip(rows["patient_id"].to_pylist(), born, strict=True))
+        ]
+        if self._vault is None:
+            self._vault = open_vault(self._settings, self._keys)
+        tokens = self._pseudonyms["patient_id"](rows["patient_id"]).to_pylist()
+        self._vault.put(zip(tokens, rows["version"].to_pylist(), identities, strict=True))
+
+    def _encounter_tokens(self, rows: pa.RecordBatch) -> list[str]:
+        return self._tokens("encounter_id", rows["encounter_id"])
+
+    def _put(self, rows: pa.RecordBatch, keys: list[str], facts: list[Fact]) -> None:
+        patients = self._tokens("patient_id", rows["patient_id"])
+        self.care.put_facts(list(zip(patients, keys, rows["version"].to_pylist(), facts, strict=True)))
+
+
+def open_care(settings: Settings, keys: KeyRing) -> CareStore:
+    """Return the home's care store, opened.
+
+    Raises:
+        ServiceUnavailable: its file cannot be opened.
+    """
+    return CareStore(settings.path(settings.care.path), Sealer(keys.current("care")), hours=settings.care.hours)
+
+
+def open_vault(settings: Settings, keys: KeyRing) -> Vault:
+    """Return the home's vault, opened.
+
+    Raises:
+        ServiceUnavailable: its file cannot be opened.
+    """
+    return Vault(settings.path(settings.vault), keys.current("vault"))
+
+
+def _texts(column: pa.Array) -> pa.DictionaryArray:
+    return column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+
+
+def _is_among(column: pa.DictionaryArray, texts: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    hit = np.array([text in texts for text in column.dictionary.to_pylist()], np.bool_)
+    found: npt.NDArray[np.bool_] = hit[column.indices.to_numpy(zero_copy_only=False)]
+    return found
+
+
+def _first_halves(ids: pa.Array) -> npt.NDArray[np.uint64]:
+    """Return the first eight bytes of each observation_id: enough to tell one patient's values apart."""
+    return np.frombuffer(b"".join([value[:8] for value in ids.to_pylist()]), np.uint64)
+
+
+def _ends(outcome: Outcome, dataset: str) -> dict[str, int]:
+    poll = outcome.poll
+    ends = {}
+    for i, part in enumerate(poll.parts):
+        offsets = poll.offset[poll.part == i]
+        if len(offsets):
+            ends[part.app_id(dataset)] = int(offsets[-1]) + 1
+    return ends

@@ -1,0 +1,97 @@
+"""What the lanes hand over before masking: true values to the care store, under the pseudonym that is published."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.care import open_care
+from pipelines.decoding.fhir import FhirDecoder
+from pipelines.poll import DecodedPoll, Outcome, Poll
+from pipelines.steps import Steps
+from tests.fhir import message
+from vitalake import clock
+from vitalake.care.records import History, code_number
+from vitalake.care.store import CareStore
+from vitalake.keys import load_keys
+from vitalake.lake.dataset import load_dataset
+from vitalake.lake.spans import PartId
+from vitalake.settings import StreamSettings, load_settings
+
+
+def _steps(home: Path, **options: Any) -> Steps:
+    stream = StreamSettings(**{"care": options.pop("care", True)})
+    return Steps(load_settings(home), stream, load_dataset("observation"), **options)
+
+
+def _run(steps: Steps, messages: list[bytes | None], *, first: int = 0) -> Outcome:
+    count = len(messages)
+    poll = Poll(
+        share="vitals/0of1",
+        format="fhir",
+        values=messages,
+        parts=(PartId("vitals", "0123456789abcdefghijkl", 0),),
+        part=np.zeros(count, np.int32),
+        offset=np.arange(first, first + count),
+        broker_ms=np.full(count, clock.now_us() // 1000),
+    )
+    return steps.mask(steps.conform(DecodedPoll(poll, FhirDecoder(precise=False).decode(messages))))
+
+
+def _store(home: Path) -> CareStore:
+    settings = load_settings(home)
+    return open_care(settings, load_keys(settings.path(settings.keys)))
+
+
+def _history(home: Path, outcome: Outcome) -> History:
+    return _store(home).history(outcome.rows["patient_id"][0].as_py())
+
+
+def _at(minutes_ago: float) -> str:
+    moment: datetime = clock.now() - timedelta(minutes=minutes_ago)
+    return moment.isoformat(timespec="seconds")
+
+
+def test_values_come_under_the_published_pseudonym_and_with_their_true_times(home: Path) -> None:
+    at = [_at(30), _at(20), _at(10)]
+    outcome = _run(_steps(home), [message(i, value=70.0 + i, effectiveDateTime=at[i]) for i in range(3)])
+    history = _history(home, outcome)
+    assert history.value.tolist() == [70.0, 71.0, 72.0]
+    assert set(history.code.tolist()) == {code_number("8867-4")}
+    assert history.effective_us.tolist() == [int(datetime.fromisoformat(t).timestamp() * 1e6) for t in at]
+    assert set(_store(home).patients()) == set(outcome.rows["patient_id"].to_pylist())
+
+
+def test_what_is_read_again_after_a_kill_is_not_taken_again(home: Path) -> None:
+    messages: list[bytes | None] = [message(i, effectiveDateTime=_at(30 - i)) for i in range(20)]
+    _run(_steps(home), messages[:15])
+    outcome = _run(_steps(home), messages)  # a new process: its look-back knows nothing
+    assert outcome.rows.num_rows == 20
+    assert len(_history(home, outcome)) == 20
+
+
+def test_corrections_replace_and_what_was_entered_in_error_goes(home: Path) -> None:
+    at = _at(10)
+    steps = _steps(home)
+    first = _run(steps, [message(1, effectiveDateTime=at, value=72.0), message(2, effectiveDateTime=at, value=99.0)])
+    _run(
+        steps,
+        [
+            message(1, effectiveDateTime=at, value=75.0, status="corrected", meta={"versionId": "2"}),
+            message(2, effectiveDateTime=at, value=99.0, status="entered-in-error", meta={"versionId": "2"}),
+        ],
+        first=2,
+    )
+    assert _history(home, first).value.tolist() == [75.0]
+
+
+def test_old_values_codes_left_out_and_jobs_without_care_store_nothing(home: Path) -> None:
+    _run(_steps(home), [message(1)])  # of last year
+    _run(_steps(home, not_to_care=frozenset({"8867-4"})), [message(2, effectiveDateTime=_at(5))], first=1)
+    assert _store(home).patients() == {}
+    (home / "care.db").unlink()
+    _run(_steps(home, care=False), [message(3, effectiveDateTime=_at(5))], first=2)
+    assert not (home / "care.db").exists()

@@ -1,0 +1,198 @@
+"""The care store: every value once, the latest version of each, nothing in clear, nothing older than it keeps."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import secrets
+import sqlite3
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitalake import clock
+from vitalake.care.records import code_number
+from vitalake.care.store import BLOCK_ROWS, ROW, Admission, CareStore, Movement, Person, Replay, Values
+from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.keys import Key
+from vitalake.sealing import Sealer
+
+KEY = Key("care", "v1", bytes(range(32)))
+MINUTE = 60_000_000
+
+
+def _store(folder: Path, *, hours: float = 48.0, key: Key = KEY) -> CareStore:
+    return CareStore(folder / "care.db", Sealer(key), hours=hours)
+
+
+def _values(
+    count: int, *, first: int = 0, patient: str = "v1.p", part: str = "t/0", begin_us: int | None = None
+) -> Values:
+    begin = clock.now_us() - 1000 * MINUTE if begin_us is None else begin_us
+    rows = np.zeros(count, ROW)
+    place = np.arange(first, first + count)
+    rows["code"] = code_number("8867-4")
+    rows["value"] = place
+    rows["effective_us"] = rows["available_us"] = begin + place * 1000
+    rows["id"] = place + 1
+    nothing = np.zeros(count, np.int32)
+    return Values(rows, nothing, [patient], place.astype(np.int64), nothing, [part])
+
+
+def _take(store: CareStore, values: Values, *, writer: str = "vitals/0of1") -> int:
+    end = int(values.position.max()) + 1
+    return store.take(values, writer=writer, ends={values.parts[0]: end})
+
+
+@given(sizes=st.lists(st.integers(1, 3 * BLOCK_ROWS), min_size=1, max_size=8), reread=st.integers(0, 400))
+def test_every_position_is_taken_once_whatever_is_read_again(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], reread: int
+) -> None:
+    store = _store(tmp_path_factory.mktemp("care"))
+    begin = clock.now_us() - 1000 * MINUTE
+    first = stored = 0
+    for size in sizes:
+        back = max(0, first - reread)  # a killed lane starts again at the lake's position
+        stored += _take(store, _values(first + size - back, first=back, begin_us=begin))
+        first += size
+    assert stored == first
+    assert store.history("v1.p").value.tolist() == list(range(first))
+
+
+def test_another_opening_goes_on_where_the_one_before_ended(tmp_path: Path) -> None:
+    begin = clock.now_us() - 1000 * MINUTE
+    for first in range(0, 500, 50):
+        assert _take(_store(tmp_path), _values(50, first=first, begin_us=begin)) == 50
+    assert len(_store(tmp_path).history("v1.p")) == 500
+
+
+def test_the_latest_version_counts_and_what_was_taken_back_is_gone(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    values = _values(6)
+    values.rows["id"] = [1, 1, 2, 2, 3, 3]
+    values.rows["version"] = [2, 1, 1, 2, 1, 2]  # corrections may come before what they correct
+    values.rows["withdrawn"] = [0, 0, 0, 0, 0, 1]
+    _take(store, values)
+    assert store.history("v1.p").value.tolist() == [0.0, 3.0]
+
+
+def test_what_is_too_old_is_neither_taken_nor_kept(tmp_path: Path) -> None:
+    store = _store(tmp_path, hours=1.0)
+    now = clock.now_us()
+    assert _take(store, _values(100, begin_us=now - 90 * MINUTE)) == 0
+    _take(store, _values(10, begin_us=now - 59 * MINUTE, part="t/1"))
+    _take(store, _values(10, begin_us=now - 10 * MINUTE, part="t/2"))
+    store.put_facts([("v1.p", "", 1, Person("female"))])
+    store.set_replay(Replay(start_us=now + 30 * MINUTE, wall_us=now, speed=1.0, end_us=now + 10**12))
+    assert len(store.history("v1.p")) == 10, "too old values are not given out, deleted or not"
+    assert store.prune() == 1
+    assert len(store.history("v1.p")) == 10
+    store.set_replay(Replay(start_us=now + 300 * MINUTE, wall_us=now, speed=1.0, end_us=now + 10**12))
+    store.prune()
+    assert store.patients() == {}
+    with sqlite3.connect(tmp_path / "care.db") as db:
+        assert db.execute("SELECT (SELECT count(*) FROM block) + (SELECT count(*) FROM fact)").fetchone() == (0,)
+
+
+def test_two_writers_and_a_prune_between_lose_nothing(tmp_path: Path) -> None:
+    one, other = _store(tmp_path), _store(tmp_path)
+    begin = clock.now_us() - 1000 * MINUTE
+    _take(one, _values(100, begin_us=begin, part="t/0"), writer="a")
+    _take(other, _values(100, first=1000, begin_us=begin, part="t/1"), writer="b")
+    _take(one, _values(100, first=100, begin_us=begin, part="t/0"), writer="a")
+    other.prune()
+    _take(one, _values(100, first=200, begin_us=begin, part="t/0"), writer="a")
+    assert len(other.history("v1.p")) == 400
+
+
+def _write_polls(folder: Path, begin: int) -> None:
+    store = _store(folder)
+    for first in range(0, 100_000, 10):
+        _take(store, _values(10, first=first, begin_us=begin))
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_polls(tmp_path: Path) -> None:
+    begin = clock.now_us() - 1000 * MINUTE
+    reader = _store(tmp_path)
+    for _ in range(3):
+        seen = len(reader.history("v1.p"))
+        process = multiprocessing.get_context("spawn").Process(target=_write_polls, args=(tmp_path, begin))
+        process.start()
+        while len(reader.history("v1.p")) < seen + random.randrange(20, 200):
+            assert process.is_alive()
+        process.kill()
+        process.join()
+        values = reader.history("v1.p").value.tolist()
+        assert values == list(range(len(values)))
+        assert len(values) % 10 == 0
+
+
+def test_changes_are_told_by_revision_and_seen_from_other_processes(tmp_path: Path) -> None:
+    writer, reader = _store(tmp_path), _store(tmp_path)
+    version = reader.version()
+    _take(writer, _values(3, patient="v1.a"))
+    assert reader.version() != version
+    known = reader.patients()
+    _take(writer, _values(3, patient="v1.b", part="t/1"))
+    assert set(reader.changed_since(max(known.values()))) == {"v1.b"}
+    _take(writer, _values(3, first=3, patient="v1.a"))
+    assert set(reader.changed_since(max(known.values()))) == {"v1.a", "v1.b"}
+
+
+def test_the_stay_is_the_one_begun_last_as_far_as_was_known(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    store.put_facts(
+        [
+            ("v1.p", "", 1, Person("female")),
+            ("v1.p", "v1.first", 1, Admission(1_000, 2_000, 70)),
+            ("v1.p", "v1.second", 1, Admission(5_000, 9_000, 71)),
+            ("v1.p", "v1.second/5000", 1, Movement("v1.second", 5_000, "ED", "")),
+            ("v1.p", "v1.second/6000", 1, Movement("v1.second", 6_000, "MICU", "03")),
+        ]
+    )
+    assert store.stay("v1.p", as_of_us=500) is None
+    first, second = store.stay("v1.p", as_of_us=4_000), store.stay("v1.p", as_of_us=7_000)
+    assert first is not None
+    assert second is not None
+    assert (first.encounter, first.discharged_us, first.unit) == ("v1.first", 2_000, "")
+    assert (second.encounter, second.discharged_us, second.unit, second.bed) == ("v1.second", None, "MICU", "03")
+    assert (second.age_years, second.sex) == (71, "female")
+    store.put_facts([("v1.p", "", 0, Person("male"))])
+    assert store.stay("v1.p", as_of_us=7_000) == second, "an older version changes nothing"
+
+
+def test_nothing_of_a_patient_stands_in_clear_and_only_the_owner_may_read(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    values = _values(300)
+    values.rows["value"] = 123.456789
+    _take(store, values)
+    store.put_facts(
+        [("v1.p", "v1.e", 1, Admission(1, 2, 87.0)), ("v1.p", "x", 1, Movement("v1.e", 1, "Zzward", "Zzbed"))]
+    )
+    store.close()
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    for planted in (b"Zzward", b"Zzbed", b"87.0", np.float64(123.456789).tobytes(), b"admitted"):
+        assert planted not in content
+    assert all(not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) for path in tmp_path.iterdir())
+
+
+def test_another_key_opens_nothing(tmp_path: Path) -> None:
+    _take(_store(tmp_path), _values(3))
+    with pytest.raises(PrivacyError, match="cannot be opened"):
+        _store(tmp_path, key=Key("care", "v2", secrets.token_bytes(32))).history("v1.p")
+
+
+def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
+    (tmp_path / "care.db").write_bytes(b"Zzmarker" * 1000)
+    with pytest.raises(ServiceUnavailable) as caught:
+        _store(tmp_path)
+    assert "Zzmarker" not in str(caught.value)
+
+
+def test_a_replay_runs_as_fast_as_it_says_and_ends() -> None:
+    replay = Replay(start_us=1_000, wall_us=50, speed=10.0, end_us=1_500)
+    assert [replay.at(wall) for wall in (50, 60, 99, 1_000)] == [1_000, 1_100, 1_490, 1_500]
