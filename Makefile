@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test soak bench-live docs coverage services lock
+.PHONY: help setup demo check test soak bench-live bench-way docs coverage services lock
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index -e .
 	touch $(STAMP)
 
-demo: setup  ## run broker, bedside devices and the lane together, and show them; Ctrl-C ends it
+demo: setup  ## the whole way on one machine: warehouse, devices, lake, model and ward board; Ctrl-C ends it
 	$(BIN)/vitalake demo
 
 check: setup  ## lint, types, import layers, lock and generated docs are fresh; reports every failure
@@ -38,6 +38,9 @@ soak: setup  ## kill the lane 200 times at random moments
 
 bench-live: setup services  ## measure the live lane against the bare limit on a real Kafka
 	$(BIN)/python -m tests.benchmarks.live
+
+bench-way: setup  ## measure the way from warehouse and bedside to the board, in a real browser
+	$(BIN)/python -m tests.benchmarks.way
 
 docs: setup  ## write the reference from the code
 	$(BIN)/python -m docs.generate

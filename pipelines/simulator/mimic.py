@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +27,9 @@ class _Group(NamedTuple):
     kind: str  # goes into the identifier: arterial and cuff pressures of one moment are two panels
 
 
-def messages(home: Path, *, patients: int | None = None, hours: float | None = None) -> Iterator[Message]:
+def messages(
+    home: Path, *, patients: int | None = None, only: Collection[str] | None = None, hours: float | None = None
+) -> Iterator[Message]:
     """Return the demo's vital signs, re-based by the home's anchors, in the order in which they were true.
 
     Every replay of the same home gives the same bytes.
@@ -35,10 +37,11 @@ def messages(home: Path, *, patients: int | None = None, hours: float | None = N
     Args:
         home: where the anchors are, or come to be.
         patients: only the first so many; default: all 100.
+        only: ids of patients; default: all.
         hours: only those of the last so many hours before the anchors' reference; default: all.
     """
     anchors = load_or_create(home)
-    patient_of = _patients(patients)
+    patient_of = {stay: p for stay, p in _patients(patients).items() if only is None or p in only}
     groups = _groups(patient_of.keys() & anchors.shift_seconds.keys())
     due = {group: _rebased(group, anchors) for group in groups}
     since = 0 if hours is None else _microseconds(anchors.reference - timedelta(hours=hours))

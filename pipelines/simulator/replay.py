@@ -37,6 +37,7 @@ class Simulation:
         source: ``mimic-demo`` (real patients, ends) or ``synthetic`` (made up, without end).
         topic: made with ``partitions`` if it is not there.
         patients: how many; default: all of the demo, 100 synthetic.
+        only: ids of patients of the demo; default: all.
         rate: messages/s; 0 is as fast as the broker takes them.
         speed: × real time, for the demo; not with ``rate``. Default: 1440, a day in a minute.
         hours: of the demo, before its reference; default: 72 by speed, 600 by rate.
@@ -49,6 +50,7 @@ class Simulation:
     source: Source = "mimic-demo"
     topic: str = "vitals"
     patients: int | None = None
+    only: frozenset[str] | None = None
     rate: float | None = None
     speed: float | None = None
     hours: float | None = None
@@ -103,6 +105,7 @@ def simulate(
     options: Mapping[str, str] | None = None,
     stop: threading.Event | None = None,
     on_progress: Callable[[SimulationSummary], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
 ) -> SimulationSummary:
     """Return what was sent, once the source ends, ``count`` is reached or ``stop`` is set.
 
@@ -113,6 +116,7 @@ def simulate(
         options: further librdkafka options, references resolved.
         stop: set it to end; what was sent is flushed first.
         on_progress: called with the summary so far, four times a second.
+        on_start: called once, when the first message is about to be sent, with the time at which it is true.
 
     Raises:
         ServiceUnavailable: the broker cannot be reached, or did not take the messages.
@@ -124,6 +128,9 @@ def simulate(
     sender = Sender(bootstrap, simulation.topic, options or {})
     tally = _Tally(on_progress)
     for message in _paced(messages, simulation, stop, sender.serve):
+        if on_start:
+            on_start(message.due_us)
+            on_start = None
         sender.send(message.key, message.value, stop)
         tally.add(message)
     sender.close()
@@ -180,7 +187,7 @@ def _messages(simulation: Simulation, home: Path) -> Iterator[Message]:
 
         hours = DEFAULT_HOURS if simulation.rate is None else DEFAULT_HOURS_BY_RATE
         hours = hours if simulation.hours is None else simulation.hours
-        source = mimic.messages(home, patients=simulation.patients, hours=hours)
+        source = mimic.messages(home, patients=simulation.patients, only=simulation.only, hours=hours)
     return itertools.islice(inject(source, share=simulation.faults, seed=simulation.seed), simulation.count)
 
 
