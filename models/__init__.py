@@ -1,1 +1,1 @@
-"""Risk models: features, training, evaluation and serving. Nothing here yet: issue by issue, from the lake up."""
+"""Risk models: features, tasks, training, evaluation, registry, scoring and serving."""

@@ -1,0 +1,20 @@
+"""Model artefacts: native and of plain numbers, checked by digest, loaded without what trained them; no pickle."""
+
+from models.artefact.booster import BoosterEstimator
+from models.artefact.estimator import Estimator, sigmoid
+from models.artefact.linear import LinearColumn, LinearEstimator, LinearParameters
+from models.artefact.model import Manifest, Model, digest_of, load, save
+
+__all__ = [
+    "BoosterEstimator",
+    "Estimator",
+    "LinearColumn",
+    "LinearEstimator",
+    "LinearParameters",
+    "Manifest",
+    "Model",
+    "digest_of",
+    "load",
+    "save",
+    "sigmoid",
+]

@@ -1,0 +1,102 @@
+"""Logistic regression as plain numbers: clip, take logarithms, fill, standardise, add up. Needs NumPy only."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+
+from models.artefact.estimator import Floats
+from vitalake.errors import ModelError
+
+
+class LinearColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What becomes of one feature.
+
+    Attributes:
+        low, high: clipped to this range of the training data.
+        logarithm: whether log(1 + x − low) is taken, for what is skewed to the right.
+        fill: what stands in for an unknown value, after clipping and logarithm.
+        mean, scale: by which it is standardised after that.
+        weight: in log-odds per standard deviation.
+        absent_rate, absent_weight: share of rows without a value, and the weight of having none.
+    """
+
+    name: str
+    low: float
+    high: float
+    logarithm: bool
+    fill: float
+    mean: float
+    scale: float
+    weight: float
+    absent_rate: float
+    absent_weight: float
+
+
+class LinearParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All numbers of a logistic regression; ``intercept`` is the log-odds of the average row."""
+
+    intercept: float
+    columns: list[LinearColumn]
+
+
+class LinearEstimator:
+    """Logistic regression over standardised features with indicators of absence."""
+
+    kind: ClassVar[str] = "logistic-regression"
+    file_name: ClassVar[str] = "linear.json"
+
+    def __init__(self, parameters: LinearParameters) -> None:
+        self.parameters = parameters
+
+    @classmethod
+    def load(cls, path: Path) -> LinearEstimator:
+        """Return the model of a file.
+
+        Raises:
+            ModelError: it is not one, or a number in it is not finite.
+        """
+        try:
+            parameters = msgspec.json.decode(path.read_bytes(), type=LinearParameters)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ModelError(
+                f"Parameters cannot be read ({type(error).__name__})", where=path.name, remedy="Train the model again."
+            ) from None
+        return cls(parameters)
+
+    def save(self, path: Path) -> None:
+        """Write the numbers as JSON; floats are written so that they read back as the same."""
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self.parameters), indent=1))
+
+    @cached_property
+    def _numbers(self) -> dict[str, Any]:
+        columns = self.parameters.columns
+        return {
+            name: np.array([getattr(column, name) for column in columns])
+            for name in LinearColumn.__struct_fields__
+            if name != "name"
+        }
+
+    def terms(self, matrix: Floats) -> Floats:
+        """Return what each feature of each row adds to the log-odds."""
+        n = self._numbers
+        absent = np.isnan(matrix)
+        clipped = np.clip(matrix, n["low"], n["high"])
+        logged = np.where(n["logarithm"], np.log1p(np.where(absent, 0.0, clipped - n["low"])), clipped)
+        standard = (np.where(absent, n["fill"], logged) - n["mean"]) / n["scale"]
+        return np.asarray(standard * n["weight"] + (absent - n["absent_rate"]) * n["absent_weight"])
+
+    def log_odds(self, matrix: Floats) -> Floats:
+        """Return the log-odds of each row.
+
+        Rows are added up one by one: numpy adds along the last axis in the same order whatever the number of rows.
+        """
+        return np.asarray(np.ascontiguousarray(self.terms(matrix)).sum(axis=1) + self.parameters.intercept)
+
+    def contributions(self, row: Floats) -> Floats:
+        """Return what each feature adds to the log-odds of a row."""
+        return np.asarray(self.terms(row[np.newaxis])[0])

@@ -1,0 +1,6 @@
+"""Features: declared as data, computed by one kernel for training and for serving alike."""
+
+from models.features.declaration import Derived, FeatureSet, Item, Statistic, parse_features
+from models.features.kernel import features
+
+__all__ = ["Derived", "FeatureSet", "Item", "Statistic", "features", "parse_features"]

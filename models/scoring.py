@@ -1,0 +1,176 @@
+"""A patient's score as of a moment: one immutable record, with reasons, or with the reason why there is none."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from models.artefact import Model
+from models.artefact.estimator import Floats
+from models.news2 import News2, news2
+from models.tasks import Task
+from vitalake import clock
+from vitalake.care.records import History, Stay
+
+Abstained = Literal["", "no-model", "outside-cohort", "no-data", "policy-changed"]
+
+ABSTAINED: dict[Abstained, str] = {
+    "no-model": "No model is registered for this task.",
+    "outside-cohort": "The model does not speak of this patient: age, or too little has been measured.",
+    "no-data": "Nothing is known of this patient in the window.",
+    "policy-changed": "The masking rules have changed since the model was trained.",
+}
+"""Why there is no score, for people."""
+
+REASONS = 6
+"""Reasons shown: more are not read."""
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """What speaks for or against, in log-odds against the average patient.
+
+    All columns of one item (heart rate's mean, maximum, …) are one reason: their contributions are added, and the
+    column that contributes most in that direction is the one shown.
+
+    Attributes:
+        feature: the column shown.
+        label, unit: for people.
+        value: None is unknown, which can be a reason too.
+        contribution: > 0 raises the risk.
+    """
+
+    feature: str
+    label: str
+    value: float | None
+    unit: str
+    contribution: float
+
+
+class ScoreRecord(msgspec.Struct, frozen=True):
+    """A score; what is shown anywhere is one such record.
+
+    Attributes:
+        id: a digest of patient, stay, moment, task, model, rules and features: the same input has the same id.
+        patient, encounter: pseudonyms.
+        as_of_us: what was known at this moment counts.
+        computed_us: when it was computed.
+        task: its name.
+        model: name/version; empty: none.
+        policy: version of the rules when it was computed.
+        probability: None: see ``abstained``.
+        abstained: why there is no probability; empty: there is one.
+        news2: the early warning score, in any case.
+        reasons: strongest first.
+        newest_us: when the newest value known was measured; None: none is known.
+    """
+
+    id: str
+    patient: str
+    encounter: str | None
+    as_of_us: int
+    computed_us: int
+    task: str
+    model: str
+    policy: str
+    probability: float | None
+    abstained: Abstained
+    news2: News2
+    reasons: list[Reason]
+    newest_us: int | None
+
+
+def score(
+    history: History,
+    stay: Stay | None,
+    *,
+    patient: str,
+    as_of_us: int,
+    model: Model | None,
+    task: Task,
+    policy: str,
+) -> ScoreRecord:
+    """Return the score of a patient as of a moment.
+
+    Args:
+        history: the patient's values; what came later than the moment does not count.
+        stay: the stay the patient is in; without it the age is not known, and there is no score.
+        patient: the pseudonym.
+        as_of_us: the moment, see models.tasks.as_of.
+        model: the champion; None: there is none.
+        task: the model's task.
+        policy: version of the rules in force.
+    """
+    return score_with_features(
+        history, stay, patient=patient, as_of_us=as_of_us, model=model, task=task, policy=policy
+    )[0]
+
+
+def score_with_features(
+    history: History,
+    stay: Stay | None,
+    *,
+    patient: str,
+    as_of_us: int,
+    model: Model | None,
+    task: Task,
+    policy: str,
+) -> tuple[ScoreRecord, Floats]:
+    """Return the score and the features it was computed from, which are to be kept sealed; see ``score``."""
+    known = history.known_at(as_of_us)
+    row = task.vector(known, stay, as_of_us=as_of_us)
+    abstained = _abstained(row, model, task, policy)
+    usable = model if model is not None and not abstained else None
+    record = ScoreRecord(
+        id=_identify(patient, stay, as_of_us, model, task, policy, row),
+        patient=patient,
+        encounter=stay.encounter if stay else None,
+        as_of_us=as_of_us,
+        computed_us=clock.now_us(),
+        task=task.name,
+        model=model.label if model else "",
+        policy=policy,
+        probability=usable.probability(row) if usable else None,
+        abstained=abstained,
+        news2=news2(known, as_of_us=as_of_us),
+        reasons=reasons(usable.contributions(row), row, task) if usable else [],
+        newest_us=int(known.effective_us.max()) if len(known) else None,
+    )
+    return record, row
+
+
+def reasons(contributions: Floats, row: Floats, task: Task, *, count: int = REASONS) -> list[Reason]:
+    """Return the strongest reasons, of each item one."""
+    names, labels, units = task.features.names, task.features.labels, task.features.units
+    groups: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        groups.setdefault(name.partition(".")[0], []).append(i)
+    found = []
+    for columns in groups.values():
+        total = float(contributions[columns].sum())
+        shown = max(columns, key=lambda i: float(contributions[i]) * np.sign(total))
+        value = None if np.isnan(row[shown]) else float(row[shown])
+        found.append(Reason(names[shown], labels[shown], value, units[shown], total))
+    found.sort(key=lambda reason: (-abs(reason.contribution), reason.feature))
+    return [reason for reason in found[:count] if reason.contribution != 0]
+
+
+def _abstained(row: Floats, model: Model | None, task: Task, policy: str) -> Abstained:
+    hours = row[task.features.names.index("hours_observed")]
+    if np.isnan(hours):
+        return "no-data"
+    if not task.admits(row):
+        return "outside-cohort"
+    if model is None or model.manifest.task_digest != task.digest:
+        return "no-model"
+    return "policy-changed" if model.policy_version != policy else ""
+
+
+def _identify(
+    patient: str, stay: Stay | None, as_of_us: int, model: Model | None, task: Task, policy: str, row: Floats
+) -> str:
+    numbers = np.where(np.isnan(row), np.nan, row + 0.0)  # one NaN, one zero
+    parts = [patient, stay.encounter if stay else None, as_of_us, task.digest, model.digest if model else "", policy]
+    return hashlib.sha256(msgspec.json.encode(parts) + numbers.tobytes()).hexdigest()[:32]

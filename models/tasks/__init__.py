@@ -1,0 +1,157 @@
+"""Tasks: what is predicted, of whom, as of when, and from what; declared in YAML beside this file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from models.features import FeatureSet, features, parse_features
+from models.features.kernel import US_PER_HOUR, Floats
+from vitalake.care.records import History, Stay, code_number
+from vitalake.errors import SettingsError
+from vitalake.strict_yaml import read_yaml
+
+
+class Cohort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom the task speaks of: for anybody else there is no score.
+
+    Attributes:
+        min_age: completed years; an unknown age is outside.
+        min_hours: what the known values must span.
+        needs: items of which there must be a value in the window.
+    """
+
+    min_age: int
+    min_hours: float
+    needs: list[str]
+
+
+class AsOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The moments at which training looks at a stay, hours from the first value of what the cohort needs."""
+
+    hours: list[int]
+    fresh_hours: float
+    primary: int
+
+
+class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a stay turned out: the values of a column that count as the event."""
+
+    dataset: str
+    column: str
+    positive: list[str]
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    version: int
+    title: str
+    cohort: Cohort
+    window_hours: float
+    as_of: AsOf
+    label: Label
+    horizon: str
+    features: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A declared task.
+
+    Attributes:
+        digest: of the declaration; a model is used with the very task it was trained for.
+    """
+
+    name: str
+    version: int
+    title: str
+    cohort: Cohort
+    window_hours: float
+    as_of: AsOf
+    label: Label
+    horizon: str
+    features: FeatureSet
+    digest: str
+
+    def vector(self, history: History, stay: Stay | None, *, as_of_us: int) -> Floats:
+        """Return a patient's features as of a moment: the same call in training and in serving."""
+        return features(
+            self.features,
+            history,
+            as_of_us=as_of_us,
+            window_hours=self.window_hours,
+            age_years=stay.age_years if stay else None,
+            sex=stay.sex if stay else "unknown",
+        )
+
+    def admits(self, vector: Floats) -> bool:
+        """Return whether a patient with these features belongs to the cohort."""
+        names = self.features.names
+        age, hours = vector[names.index("age")], vector[names.index("hours_observed")]
+        return bool(age >= self.cohort.min_age and hours >= self.cohort.min_hours and self._has_needed(vector))
+
+    def _has_needed(self, vector: Floats) -> bool:
+        names = self.features.names
+        return all(np.isfinite(vector[names.index(f"{item}.last")]) for item in self.cohort.needs)
+
+    def needed_codes(self) -> frozenset[int]:
+        """Return the numbers of the codes that the cohort needs a value of."""
+        return frozenset(
+            code_number(code) for item in self.features.items if item.name in self.cohort.needs for code in item.codes
+        )
+
+
+def parse_task(text: str, *, where: str) -> Task:
+    """Return the task that a YAML document declares.
+
+    Raises:
+        SettingsError: it does not have the form of a task.
+    """
+    document = read_yaml(text)
+    try:
+        parsed = msgspec.convert(document, _Document)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"Task does not hold ({error})", where=where, remedy="Mend the declaration.") from None
+    declared = parse_features(parsed.features, where=where)
+    needs = {f"{name}.last" for name in parsed.cohort.needs}
+    if not needs.issubset(declared.names) or parsed.as_of.primary not in parsed.as_of.hours:
+        raise SettingsError("Task contradicts itself", where=where, remedy="Check cohort.needs and as_of.primary.")
+    digest = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()[:16]
+    fields = {name: getattr(parsed, name) for name in _Document.__struct_fields__ if name != "features"}
+    return Task(**fields, features=declared, digest=digest)
+
+
+def task_names() -> tuple[str, ...]:
+    """Return the names of the tasks that ship with the project."""
+    return tuple(
+        sorted(f.name.removesuffix(".yaml") for f in resources.files(__package__).iterdir() if f.name.endswith(".yaml"))
+    )
+
+
+@cache
+def load_task(name: str) -> Task:
+    """Return a task that ships with the project.
+
+    Raises:
+        SettingsError: none has this name.
+    """
+    if name not in task_names():
+        raise SettingsError("Unknown task", where=name, remedy=f"The tasks are: {', '.join(task_names())}.")
+    return parse_task((resources.files(__package__) / f"{name}.yaml").read_text(), where=f"{name}.yaml")
+
+
+def as_of(history: History, *, by_us: int) -> int | None:
+    """Return the moment of the newest value known by a time: a score changes only when evidence does."""
+    known = history.available_us[(history.available_us <= by_us) & (history.effective_us <= by_us)]
+    return int(known.max()) if len(known) else None
+
+
+def hours(us: int) -> float:
+    """Return microseconds as hours."""
+    return us / US_PER_HOUR
