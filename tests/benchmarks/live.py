@@ -115,12 +115,12 @@ class Bench:
             (home / "vitalake.yaml").write_text(yaml.safe_dump(document))
             yield home
 
-    def lane(self, topic: str, *, workers: int = 1) -> Run:
+    def lane(self, topic: str, *, workers: int = 1, care: bool = False) -> Run:
         """Return what a lane made of a topic.
 
         The rate is taken as the bare loop's is: from the first commit to the last.
         """
-        with self.home(topic, span_seconds=5.0) as home:
+        with self.home(topic, span_seconds=5.0, care=care) as home:
             started = [_worker(home, f"{i}of{workers}", "--until-idle", "1") for i in range(workers)]
             memory: list[float] = []
             for process in started:
@@ -172,6 +172,10 @@ def throughput(bench: Bench, messages: int, rounds: int) -> None:
         there = [f"{figure / limit:.0%}" for figure, limit in zip((one, both), BARE_THERE, strict=True) if figure]
         bench.say(f"  {name}, elsewhere", ", ".join(there), "of the bare limit there")
     bench.say("lane, 1 % bad", f"{some:,.0f}/s{spread['spoilt']}", f"{some / lane:.0%} of clean (goal 85 %)")
+    cared = bench.lane(topic, care=True)
+    bench.say(
+        "lane, with the care store", f"{cared.rate:,.0f}/s", f"{cared.rate / lane:.0%} of without; 1,000 patients"
+    )
     count = messages // 4
     worst = bench.lane(bench.topic(count, bad=1.0))
     bench.say("lane, 100 % bad", f"{worst.rate:,.0f}/s of {worst.messages:,}", "goal 50,000/s")
