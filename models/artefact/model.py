@@ -17,7 +17,7 @@ from vitalake.errors import ModelError
 
 MANIFEST = "model.json"
 CARD = "card.md"
-FORMAT = 1
+FORMAT: Literal[1] = 1
 Kind = Literal["logistic-regression", "xgboost"]
 
 _LOADERS: dict[str, Any] = {LinearEstimator.kind: LinearEstimator, BoosterEstimator.kind: BoosterEstimator}

@@ -167,7 +167,7 @@ def _statistic(text: str) -> Statistic:
     match = _STATISTIC.fullmatch(text)
     if match is None or match[1] not in STATISTICS:
         raise ValueError
-    return Statistic(match[1], int(match[2]) if match[2] else None)  # type: ignore[arg-type]
+    return Statistic(match[1], int(match[2]) if match[2] else None)
 
 
 def _suffix(statistic: Statistic) -> str:
@@ -184,8 +184,4 @@ def _unit(unit: str, statistic: Statistic) -> str:
         return "h"
     if statistic.name == "count":
         return ""
-    return (
-        f"{unit}/h"
-        if statistic.name == "slope" and not unit.startswith("/")
-        else f"{unit}{'/h' * (statistic.name == 'slope')}"
-    )
+    return f"{unit}/h" if statistic.name == "slope" else unit
