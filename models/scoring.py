@@ -120,7 +120,8 @@ def score_with_features(
 ) -> tuple[ScoreRecord, Floats]:
     """Return the score and the features it was computed from, which are to be kept sealed; see ``score``."""
     known = history.known_at(as_of_us)
-    row = task.vector(known, stay, as_of_us=as_of_us)
+    cap = model.manifest.age_cap if model else None
+    row = task.vector(known, stay, as_of_us=as_of_us, age_cap=cap)
     abstained = _abstained(row, model, task, policy)
     usable = model if model is not None and not abstained else None
     record = ScoreRecord(

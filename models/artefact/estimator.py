@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,8 @@ Floats = npt.NDArray[np.float64]
 class Estimator(Protocol):
     """A fitted model, without its names and versions."""
 
-    kind: str
-    file_name: str
+    kind: ClassVar[str]
+    file_name: ClassVar[str]
 
     def log_odds(self, matrix: Floats) -> Floats:
         """Return the log-odds of each row; a row gives the same number alone as among others."""

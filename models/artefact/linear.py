@@ -1,4 +1,4 @@
-"""Logistic regression as plain numbers: clip, take logarithms, fill, standardise, add up. Needs NumPy only."""
+"""Logistic regression as plain numbers: take logarithms, fill, standardise, add up. Needs NumPy only."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from models.artefact.estimator import Floats
 from vitalake.errors import ModelError
 
+CLIP = 4.0
+"""Standard deviations beyond which a value counts no more: one absurd value must not decide."""
+
 
 class LinearColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What becomes of one feature.
+    """What becomes of one feature. All numbers are of many patients; none is a value of one.
 
     Attributes:
-        low, high: clipped to this range of the training data.
-        logarithm: whether log(1 + x − low) is taken, for what is skewed to the right.
-        fill: what stands in for an unknown value, after clipping and logarithm.
-        mean, scale: by which it is standardised after that.
+        logarithm: whether log(1 + x) is taken, for what is skewed to the right and never negative.
+        fill: what stands in for an unknown value: the median, after the logarithm.
+        mean, scale: by which it is standardised after that, then clipped to ± CLIP.
         weight: in log-odds per standard deviation.
         absent_rate, absent_weight: share of rows without a value, and the weight of having none.
     """
 
     name: str
-    low: float
-    high: float
     logarithm: bool
     fill: float
     mean: float
@@ -42,6 +43,15 @@ class LinearParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     intercept: float
     columns: list[LinearColumn]
+
+
+def standardise(
+    matrix: Floats, *, logarithm: npt.NDArray[np.bool_], fill: Floats, mean: Floats, scale: Floats
+) -> Floats:
+    """Return what the weights are multiplied with; fitting and scoring call this very function."""
+    logged = np.where(logarithm, np.log1p(np.maximum(matrix, 0.0)), matrix)
+    filled = np.where(np.isnan(logged), fill, logged)
+    return np.clip((filled - mean) / scale, -CLIP, CLIP)
 
 
 class LinearEstimator:
@@ -85,9 +95,7 @@ class LinearEstimator:
         """Return what each feature of each row adds to the log-odds."""
         n = self._numbers
         absent = np.isnan(matrix)
-        clipped = np.clip(matrix, n["low"], n["high"])
-        logged = np.where(n["logarithm"], np.log1p(np.where(absent, 0.0, clipped - n["low"])), clipped)
-        standard = (np.where(absent, n["fill"], logged) - n["mean"]) / n["scale"]
+        standard = standardise(matrix, logarithm=n["logarithm"], fill=n["fill"], mean=n["mean"], scale=n["scale"])
         return np.asarray(standard * n["weight"] + (absent - n["absent_rate"]) * n["absent_weight"])
 
     def log_odds(self, matrix: Floats) -> Floats:

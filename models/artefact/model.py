@@ -30,6 +30,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         task, task_version, task_digest: the declaration it was trained for.
         features: the columns, in order.
         policy_version: of the masking rules under which its data were published.
+        age_cap: ages above count as this one, as those rules say.
         source: the data it learned from, by name.
         stays, patients, events: how many it learned from.
         trained_us: when.
@@ -44,6 +45,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     task_digest: str
     features: list[str]
     policy_version: str
+    age_cap: int | None
     source: str
     stays: int
     patients: int

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from models.features import FeatureSet, features, parse_features
-from models.features.kernel import US_PER_HOUR, Floats
+from models.features.kernel import Floats
 from vitalake.care.records import History, Stay, code_number
 from vitalake.errors import SettingsError
 from vitalake.strict_yaml import read_yaml
@@ -79,14 +79,22 @@ class Task:
     features: FeatureSet
     digest: str
 
-    def vector(self, history: History, stay: Stay | None, *, as_of_us: int) -> Floats:
-        """Return a patient's features as of a moment: the same call in training and in serving."""
+    def vector(self, history: History, stay: Stay | None, *, as_of_us: int, age_cap: int | None = None) -> Floats:
+        """Return a patient's features as of a moment: the same call in training and in serving.
+
+        Args:
+            history: the patient's values.
+            stay: for age and sex.
+            as_of_us: the moment.
+            age_cap: ages above count as this one, as they are published.
+        """
+        age = stay.age_years if stay else None
         return features(
             self.features,
             history,
             as_of_us=as_of_us,
             window_hours=self.window_hours,
-            age_years=stay.age_years if stay else None,
+            age_years=age if age is None or age_cap is None else min(age, age_cap),
             sex=stay.sex if stay else "unknown",
         )
 
@@ -150,8 +158,3 @@ def as_of(history: History, *, by_us: int) -> int | None:
     """Return the moment of the newest value known by a time: a score changes only when evidence does."""
     known = history.available_us[(history.available_us <= by_us) & (history.effective_us <= by_us)]
     return int(known.max()) if len(known) else None
-
-
-def hours(us: int) -> float:
-    """Return microseconds as hours."""
-    return us / US_PER_HOUR

@@ -1,0 +1,119 @@
+"""The matrix: one row for each stay and moment, computed by the kernel that serving uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from models.artefact.estimator import Floats
+from models.features.kernel import US_PER_HOUR
+from models.news2 import news2
+from models.tasks import Task, as_of
+from models.training.published import Outcome, Published
+from vitalake.care.records import History
+
+BEFORE_ADMISSION_US = 2 * US_PER_HOUR
+"""Values this long before the stay begins belong to it: monitors are faster than admission clerks."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Rows of features with what they are to be judged by; sorted by patient, stay and moment.
+
+    Attributes:
+        features: [row, column].
+        event: whether the stay ended with the event.
+        patient, stay: pseudonyms of each row.
+        hours: the moment the row stands for, hours after the stay's first value.
+        as_of_us: the moment to which it was computed.
+        primary: whether the row is its stay's one for figures.
+        news2: the partial total; NaN where no part is known.
+        age, female: for subgroups; NaN where unknown.
+    """
+
+    features: Floats
+    event: npt.NDArray[np.bool_]
+    patient: npt.NDArray[np.str_]
+    stay: npt.NDArray[np.str_]
+    hours: npt.NDArray[np.int64]
+    as_of_us: npt.NDArray[np.int64]
+    primary: npt.NDArray[np.bool_]
+    news2: Floats
+    age: Floats
+    female: Floats
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Matrix:
+        """Return the chosen rows."""
+        return Matrix(**{name: getattr(self, name)[chosen] for name in Matrix.__dataclass_fields__})
+
+    @property
+    def weight(self) -> Floats:
+        """Return the weight of each row: every stay counts as one, however many moments it was looked at."""
+        _, inverse, counts = np.unique(self.stay, return_inverse=True, return_counts=True)
+        return np.asarray(1.0 / counts[inverse])
+
+
+def build_matrix(task: Task, outcomes: Sequence[Outcome], published: Published, *, age_cap: int | None) -> Matrix:
+    """Return the rows of all stays that belong to the task's cohort.
+
+    Args:
+        task: says at which moments, and from what.
+        outcomes: by patient and time.
+        published: their values.
+        age_cap: see Pinned.
+    """
+    names = task.features.names
+    rows: list[tuple[Outcome, int, int, bool, float, Floats]] = []
+    for outcome in outcomes:
+        history = published.history(outcome.patient)
+        mine = []
+        for hours, as_of_us in moments(task, history, outcome):
+            row = task.vector(history, outcome.stay, as_of_us=as_of_us, age_cap=age_cap)
+            if task.admits(row):
+                total = news2(history, as_of_us=as_of_us).total
+                mine.append((outcome, hours, as_of_us, np.nan if total is None else float(total), row))
+        shown = max((hours for _, hours, *_ in mine if hours <= task.as_of.primary), default=None)
+        rows += [(o, hours, us, hours == shown, total, row) for o, hours, us, total, row in mine]
+    features = np.array([row for *_, row in rows]).reshape(len(rows), len(names))
+    return Matrix(
+        features=features,
+        event=np.array([o.event for o, *_ in rows], np.bool_),
+        patient=np.array([o.patient for o, *_ in rows], np.str_),
+        stay=np.array([o.stay.encounter for o, *_ in rows], np.str_),
+        hours=np.array([hours for _, hours, *_ in rows], np.int64),
+        as_of_us=np.array([us for _, _, us, *_ in rows], np.int64),
+        primary=np.array([shown for _, _, _, shown, *_ in rows], np.bool_),
+        news2=np.array([total for *_, total, _ in rows], np.float64),
+        age=features[:, names.index("age")],
+        female=features[:, names.index("sex_female")],
+    )
+
+
+def moments(task: Task, history: History, outcome: Outcome) -> list[tuple[int, int]]:
+    """Return the moments at which a stay is looked at: the declared hours, and the newest value known by then.
+
+    A moment counts only while the stay lasts, and while it is fresh: a patient who is no longer measured is not one
+    whom serving would score anew.
+    """
+    stay = outcome.stay
+    assert stay.discharged_us is not None
+    during = (history.effective_us >= stay.admitted_us - BEFORE_ADMISSION_US) & (
+        history.effective_us < stay.discharged_us
+    )
+    needed = history.effective_us[during & np.isin(history.code, sorted(task.needed_codes()))]
+    if not len(needed):
+        return []
+    begun, mine = int(needed.min()), history.where(during)
+    found = []
+    for hours in task.as_of.hours:
+        landmark = begun + hours * US_PER_HOUR
+        as_of_us = as_of(mine, by_us=landmark) if landmark < stay.discharged_us else None
+        if as_of_us is not None and landmark - as_of_us <= task.as_of.fresh_hours * US_PER_HOUR:
+            found.append((hours, as_of_us))
+    return found

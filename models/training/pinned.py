@@ -1,0 +1,75 @@
+"""What serving must repeat: the rules under which the data were published, and what they do to values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from governance.masking import compile_masks
+from governance.rules import load_policy
+from vitalake.errors import ModelError
+from vitalake.keys import load_keys
+from vitalake.lake.dataset import load_dataset
+from vitalake.lake.spans import SpanLog
+from vitalake.lake.storage import open_storage
+from vitalake.settings import Settings
+
+_COLUMNS = {
+    "observation": ("code", "value", "effective_at", "available_at"),
+    "encounter": ("admitted_at", "discharged_at", "age_at_admission", "discharge_disposition"),
+    "patient": ("sex",),
+}
+"""What features and labels are made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """What a model was trained under.
+
+    Attributes:
+        policy_version: of the rules; serving under others abstains.
+        age_cap: ages above count as this one, as they are published; None: they are not capped.
+    """
+
+    policy_version: str
+    age_cap: int | None
+
+
+def pin(settings: Settings) -> Pinned:
+    """Return what the rules in force do to what features are made of.
+
+    Raises:
+        ModelError: they change a value in a way serving does not repeat, or rows were published under other rules.
+    """
+    policy = load_policy(settings.path(settings.governance))
+    keys = load_keys(settings.path(settings.keys))
+    caps: dict[str, int | None] = {rule.id: rule.then.at for rule in policy.rules}
+    age_cap: int | None = None
+    for name, columns in _COLUMNS.items():
+        for plan in compile_masks(policy, load_dataset(name), keys).columns:
+            if plan.column.name not in columns or plan.mask_name == "keep":
+                continue
+            if plan.column.name == "age_at_admission" and plan.mask_name == "cap":
+                age_cap = caps[str(plan.rule)]
+                continue
+            raise ModelError(
+                "The rules change what features are made of, and serving could not repeat it",
+                where=f"{name}.{plan.column.name}, rule {plan.rule or 'none'}",
+                remedy="Keep that column, or do not train from this lake.",
+            )
+    for version in sorted(_published_under(settings)):
+        if version != policy.version:
+            raise ModelError(
+                "Rows were published under other rules than those in force",
+                where=f"rules {version}, now {policy.version}",
+                remedy="Load them into a new home; what two sets of rules made does not fit together.",
+            )
+    return Pinned(policy.version, age_cap)
+
+
+def _published_under(settings: Settings) -> set[str]:
+    storage = open_storage(settings.lake_uri, settings.storage_options)
+    if not storage.holds_table("spans"):
+        return set()
+    spans = SpanLog(storage).table.scan(columns=["rules", "dataset"])
+    rows = zip(spans["rules"].to_pylist(), spans["dataset"].to_pylist(), strict=True)
+    return {rules.partition("+")[0] for rules, dataset in rows if dataset in _COLUMNS and rules}
