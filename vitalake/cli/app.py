@@ -21,6 +21,7 @@ MODULES = (
     "simulate",
     "stream",
     "history",
+    "train",
     "policy",
     "ledger",
     "dead_letters",
