@@ -1,0 +1,33 @@
+"""Who may do what: principals, permissions, tokens, and the one way from a pseudonym to a name."""
+
+from governance.access.identity import IdentityLookup
+from governance.access.issuer import DevelopmentIssuer, open_issuer, open_verifier
+from governance.access.principal import (
+    PERMISSIONS,
+    ROLES,
+    MissingPermission,
+    Permission,
+    Principal,
+    Role,
+    local_principal,
+    require,
+)
+from governance.access.tokens import InvalidToken, JwtVerifier, TokenVerifier
+
+__all__ = [
+    "PERMISSIONS",
+    "ROLES",
+    "DevelopmentIssuer",
+    "IdentityLookup",
+    "InvalidToken",
+    "JwtVerifier",
+    "MissingPermission",
+    "Permission",
+    "Principal",
+    "Role",
+    "TokenVerifier",
+    "local_principal",
+    "open_issuer",
+    "open_verifier",
+    "require",
+]

@@ -1,0 +1,61 @@
+"""What is recorded, and what a recorder promises."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
+
+Action = Literal[
+    "risk.read",
+    "score.write",
+    "identity.read",
+    "board.read",
+    "sql.query",
+    "audit.read",
+    "sign-in",
+    "denied",
+    "train",
+]
+ACTIONS: tuple[Action, ...] = get_args(Action)
+
+_NAME = re.compile(r"[a-z][a-z_]{0,31}")
+_CODES = re.compile(r"[A-Za-z0-9 _.,:+/()-]{0,1000}")
+_PSEUDONYM = re.compile(r"v\d+\.[a-z2-7]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """Somebody did, or tried to do, something.
+
+    Attributes:
+        action: what.
+        actor: who; a principal's subject.
+        role: as what.
+        patients: whose data, by pseudonym; a recorder keeps only keyed digests of them.
+        detail: codes only, such as a dataset's name or a digest; never a value, a text or a patient.
+    """
+
+    action: Action
+    actor: str
+    role: str
+    patients: tuple[str, ...] = ()
+    detail: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Hold events to what they may say; a violation is a bug of the caller, and its text is not shown."""
+        fits = all(_NAME.fullmatch(name) and _CODES.fullmatch(text) for name, text in self.detail.items())
+        if self.action not in ACTIONS or not fits or any(map(_PSEUDONYM.search, self.detail.values())):
+            raise ValueError("an audit event holds codes only")
+
+
+class AuditSink(Protocol):
+    """Records events."""
+
+    def record(self, event: AuditEvent) -> None:
+        """Record an event, durably before it returns.
+
+        Raises:
+            VitaLakeError: it is not recorded; what was to be recorded must then not be done.
+        """
+        ...
