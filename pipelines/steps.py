@@ -19,6 +19,7 @@ from pipelines.poll import DecodedPoll, Outcome
 from vitalake import clock
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import Dataset
+from vitalake.lake.derived import derive
 from vitalake.lake.spans import PartId
 from vitalake.settings import Settings, StreamSettings
 from vitalake.vocabulary import load_vocabulary
@@ -46,6 +47,7 @@ class Steps:
         Raises:
             PrivacyError: keys or rules do not hold.
         """
+        self._dataset = dataset
         keys = load_keys(settings.path(settings.keys))
         self.plan: MaskPlan = compile_masks(load_policy(settings.path(settings.governance)), dataset, keys)
         self.conformer = Conformer(
@@ -82,6 +84,11 @@ class Steps:
             duplicate=duplicate,
         )
 
+    def close(self) -> None:
+        """Close what was opened."""
+        if self.feed is not None:
+            self.feed.close()
+
     def _salt(self, part: PartId) -> tuple[int, int]:
         """Return a partition's own 128 bits: duplicates are recognised within their partition only."""
         if part not in self._salts:
@@ -95,6 +102,7 @@ class Steps:
         Raises:
             ServiceUnavailable: care store or vault cannot be written.
         """
+        outcome.rows = derive(outcome.rows, self._dataset)
         if self.feed is not None:
             self.feed.take(outcome)
         poll = outcome.poll

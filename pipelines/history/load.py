@@ -1,100 +1,118 @@
-"""Loads a warehouse's rows into the lake: read, conform, mask, and committed by spans as the live lane's are."""
+"""Loads a warehouse's rows into the lake: read, judge, conform, mask, and committed by spans as the live lane's are."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
-from importlib import resources
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.history.cinc_warehouse import make_cinc_warehouse
 from pipelines.history.demo_warehouse import make_demo_warehouse
-from pipelines.history.rows import RowTexts, decoded_rows, message_starts, record_rows, whole_messages
-from pipelines.history.warehouse import Warehouse, open_duckdb
+from pipelines.history.gate import QualityGate, SuiteGate
+from pipelines.history.job import Job, load_job
+from pipelines.history.rows import RowTexts, decoded_rows, record_rows
+from pipelines.history.spool import Spool
+from pipelines.history.warehouse import Warehouse, open_warehouse
 from pipelines.poll import DecodedPoll, Outcome, Poll
-from pipelines.simulator.anchors import load_or_create
 from pipelines.steps import Steps
 from pipelines.writer import SpanWriter
 from vitalake import clock
-from vitalake.errors import SettingsError
 from vitalake.lake.dataset import Dataset
 from vitalake.lake.lake import Lake
 from vitalake.lake.spans import PartId
 from vitalake.lake.sweep import sweep
 from vitalake.settings import Settings, StreamSettings
 
-SOURCES = ("mimic-demo",)
 SHARE = "0of1"
 BATCH_ROWS = 20_000
 SPAN_ROWS = 100_000
 
 
-def job_name(source: str) -> str:
-    """Return the name under which the ledger counts a source."""
-    return f"history-{source}"
-
-
-def load_history(settings: Settings, source: str, *, progress: Callable[[int], None] | None = None) -> int:
-    """Load what the lake does not have yet; return how many messages (observations, panels) were read anew.
+def load_history(
+    settings: Settings,
+    source: str,
+    *,
+    warehouse: str | None = None,
+    data: Path | None = None,
+    gate: QualityGate | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Load what the lake does not have yet; return how many messages (observations, panels, rows) were read anew.
 
     The position is the number of messages of the query, whose order does not change: run again it goes on where the
     last span ended, and adds nothing when that was the end.
 
     Args:
         settings: of the home.
-        source: one of SOURCES.
+        source: a job that ships with the project, or the path of a job file.
+        warehouse: its address, instead of the job's.
+        data: folder of the source's files, where an embedded warehouse is made of them.
+        gate: what judges a dataset before it is published; default: the suite of its declaration.
         progress: told how many messages were read so far.
 
     Raises:
+        QualityError: a dataset does not pass the gate; nothing of it is published.
         VitaLakeError: nothing of the span under way is committed; what was decided stays, and is added at the next run.
     """
-    if source not in SOURCES:
-        raise SettingsError("Unknown source", where=source, remedy=f"The sources are: {', '.join(SOURCES)}.")
-    incarnation = _incarnation(settings.home, source)
+    job = load_job(source)
+    gate = gate or SuiteGate(settings.home / "quality", source=job.source, max_rejected=job.max_rejected)
+    address = warehouse or _embedded(job, settings.home, data)
     count = 0
-    with open_duckdb(make_demo_warehouse(settings.home)) as warehouse:
-        for dataset, query in queries_of(source).items():
-            part = PartId(f"{source}.{dataset}", incarnation, 0)
-            before = count
-            told = (lambda n, before=before: progress(before + n)) if progress else None
-            count += _load(settings, warehouse, query, part, dataset=dataset, job=job_name(source), progress=told)
-    for dataset in queries_of(source):
-        sweep(Lake(settings.lake_uri, settings.storage_options, dataset=dataset), job_name(source))
+    with open_warehouse(address, home=settings.home) as opened:
+        incarnation = _incarnation(job, opened)
+        for dataset, query in job.queries.items():
+            part = PartId(f"{job.source}.{dataset}", incarnation, 0)
+            told = (lambda n, before=count: progress(before + n)) if progress else None
+            with Spool(opened.read(query), folder=settings.home, rows=BATCH_ROWS) as spool:
+                count += _load(settings, job, spool, part, dataset=dataset, gate=gate, progress=told)
+    sweep(Lake(settings.lake_uri, settings.storage_options), job.name)
     return count
 
 
-def queries_of(source: str) -> dict[str, str]:
-    """Return the SELECT of each dataset that a source fills."""
-    folder = resources.files(__package__) / "queries" / source
-    return {item.name.removesuffix(".sql"): item.read_text() for item in sorted(folder.iterdir(), key=str)}
+def _embedded(job: Job, home: Path, data: Path | None) -> str:
+    """Return the address of the job's warehouse, made if the job says how."""
+    if job.maker == "mimic-demo":
+        return f"duckdb:{make_demo_warehouse(home)}"
+    if job.maker == "cinc-2012":
+        return f"duckdb:{make_cinc_warehouse(home, data)}"
+    return job.warehouse
+
+
+def _incarnation(job: Job, warehouse: Warehouse) -> str:
+    """Return what stands for a topic's UUID: a source whose rows are others is another one."""
+    text = warehouse.one_text(job.incarnation) if job.incarnation else ""
+    return hashlib.sha256(f"{job.source}|{text}".encode()).hexdigest()[:22]
 
 
 def _load(
     settings: Settings,
-    warehouse: Warehouse,
-    query: str,
+    job: Job,
+    spool: Spool,
     part: PartId,
     *,
     dataset: str,
-    job: str,
+    gate: QualityGate,
     progress: Callable[[int], None] | None,
 ) -> int:
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
+    position = _known_position(lake, part)
+    if spool.messages > position:  # judged before anything is made or begun: what fails leaves the lake as it was
+        gate.judge(lake.dataset, (table for table, _ in spool.tables(behind=position)))
     lake.open_all()
     stream = StreamSettings(max_future_seconds=0)
-    steps = Steps(settings, stream, lake.dataset)
-    writer, position = _begin(lake, steps, part, job=job, stream=stream)
+    steps = Steps(settings, stream, lake.dataset, not_to_care=job.not_to_care)
+    writer, position = _begin(lake, steps, part, job=job.name, stream=stream)
     begun = position
     try:
-        tables = whole_messages(warehouse.read(query), rows=BATCH_ROWS)
-        for table, starts in _behind(tables, position):
+        for table, starts in spool.tables(behind=position):
             count = len(starts)
             poll = Poll(
-                share=f"{job}/{SHARE}",
+                share=f"{job.name}/{SHARE}",
                 format="sql",
                 values=RowTexts(table, starts),  # type: ignore[arg-type]
                 parts=(part,),
@@ -111,7 +129,15 @@ def _load(
         writer.flush()
     finally:
         writer.close()
+        steps.close()
     return position - begun
+
+
+def _known_position(lake: Lake, part: PartId) -> int:
+    """Return where the lake goes on with a source; looking makes no tables."""
+    if not lake.storage.holds_table("spans"):
+        return 0
+    return lake.spans.positions(lake.dataset.name, [part])[part] or 0
 
 
 def _outcome(poll: Poll, table: pa.Table, starts: npt.NDArray[np.int64], steps: Steps, dataset: Dataset) -> Outcome:
@@ -129,12 +155,6 @@ def _outcome(poll: Poll, table: pa.Table, starts: npt.NDArray[np.int64], steps: 
         fingerprints=np.zeros((0, 2), np.uint64),
         effective_us=np.zeros(len(message), np.int64),
     )
-
-
-def _incarnation(home: Path, source: str) -> str:
-    """Return what stands for a topic's UUID: a home that is re-based anew has other rows."""
-    reference = load_or_create(home).reference.isoformat()
-    return hashlib.sha256(f"{source}|{reference}".encode()).hexdigest()[:22]
 
 
 def _begin(lake: Lake, steps: Steps, part: PartId, *, job: str, stream: StreamSettings) -> tuple[SpanWriter, int]:
@@ -164,15 +184,3 @@ def _begin(lake: Lake, steps: Steps, part: PartId, *, job: str, stream: StreamSe
         on_paused=lambda _: None,
     )
     return writer, position or 0
-
-
-def _behind(tables: Iterator[pa.Table], position: int) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64]]]:
-    """Yield what lies behind the first ``position`` messages, with where each message begins."""
-    for table in tables:
-        starts = message_starts(table)
-        if position >= len(starts):
-            position -= len(starts)
-            continue
-        first = int(starts[position])
-        yield table.slice(first), starts[position:] - first
-        position = 0

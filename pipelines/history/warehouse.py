@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from vitalake.errors import ServiceUnavailable, SettingsError
+from vitalake.settings import resolve_references
+
+_DRIVERS = {"duckdb": "adbc_driver_duckdb", "postgresql": "adbc_driver_postgresql"}
 
 
 class Warehouse:
-    """An open connection; read-only use."""
+    """An open connection; read-only use, in one snapshot from its first query on."""
 
     def __init__(self, connection: Any, name: str) -> None:
         self._connection, self._name = connection, name
@@ -35,26 +39,55 @@ class Warehouse:
                 remedy="Try it there by hand.",
             ) from None
 
+    def one_text(self, sql: str) -> str:
+        """Return the one value of a SELECT, as text.
+
+        Raises:
+            ServiceUnavailable: the warehouse refuses the query.
+        """
+        return str(pa.Table.from_batches(self.read(sql)).column(0)[0].as_py())
+
 
 @contextmanager
-def open_duckdb(path: Path) -> Iterator[Warehouse]:
-    """Open the embedded warehouse.
+def open_warehouse(address: str, *, home: Path) -> Iterator[Warehouse]:
+    """Open a warehouse.
+
+    Args:
+        address: ``duckdb:PATH`` (relative to the home), ``postgresql://…``, or a reference to one of them: ``env:NAME``
+            or ``file:PATH``.
+        home: the home.
 
     Raises:
-        SettingsError: the extra 'history' is not installed.
-        ServiceUnavailable: the file cannot be opened.
+        SettingsError: no such kind, a reference that leads nowhere, or the extra 'history' is not installed.
+        ServiceUnavailable: it cannot be opened. The address is not echoed: it may hold a password.
     """
+    address = resolve_references({"warehouse": address}, home=home)["warehouse"]
+    kind = address.partition(":")[0]
+    if kind not in _DRIVERS:
+        raise SettingsError(
+            "Warehouse's address is of no known kind", where="warehouse", remedy="Use duckdb:PATH or postgresql://…"
+        )
     try:
-        from adbc_driver_duckdb import dbapi
+        dbapi = import_module(f"{_DRIVERS[kind]}.dbapi")
     except ImportError:
         raise SettingsError(
-            "History lane is not installed", where="package duckdb", remedy="Run: pip install 'vitalake[history]'."
+            "History lane is not installed",
+            where=f"package {_DRIVERS[kind]}",
+            remedy="Run: pip install 'vitalake[history]'.",
         ) from None
+    path = home / address.removeprefix("duckdb:")
+    name = path.name if kind == "duckdb" else kind
     try:
-        connection = dbapi.connect(str(path))
+        connection = dbapi.connect(str(path) if kind == "duckdb" else address)
     except dbapi.Error as error:
         raise ServiceUnavailable(
-            f"Warehouse cannot be opened ({type(error).__name__})", where=path.name, remedy="Close who else uses it."
+            f"Warehouse cannot be opened ({type(error).__name__})",
+            where=name,
+            remedy="Check its address, and close who else uses an embedded one.",
         ) from None
     with connection:
-        yield Warehouse(connection, path.name)
+        if kind == "postgresql":  # all queries of the load see one moment
+            with connection.cursor() as cursor:
+                cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            connection.commit()
+        yield Warehouse(connection, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,19 +19,26 @@ def register(app: typer.Typer) -> None:
 
 
 def load(
-    source: Annotated[str, typer.Argument(help="mimic-demo: vital signs of the MIMIC-IV demo, in an embedded DuckDB.")],
+    source: Annotated[str, typer.Argument(help="mimic-demo, cinc-2012, or the path of a job file.")],
     home: HomeOption = None,
+    warehouse: Annotated[
+        str | None,
+        typer.Option(help="Instead of the job's: duckdb:PATH, postgresql://…, or better env:NAME or file:PATH."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the source's files; cinc-2012 needs it once.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Load what the lake does not have yet, masked by the same rules; print the ledger of the source."""
-    from pipelines.history.load import job_name, load_history
+    """Judge what the lake does not have yet and load it, masked by the same rules; print the ledger of the source."""
+    from pipelines.history.job import load_job
+    from pipelines.history.load import load_history
     from vitalake.cli.ledger import open_lake, print_ledger
     from vitalake.lake.ledger import summarise
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
-    count = load_history(settings, source, progress=None if json else lambda n: note(f"{n:,} observations read"))
-    summary = summarise(open_lake(settings).spans, job=job_name(source)).to_json() | {"read": count}
+    progress = None if json else lambda n: note(f"{n:,} messages read")
+    count = load_history(settings, source, warehouse=warehouse, data=data, progress=progress)
+    summary = summarise(open_lake(settings).spans, job=load_job(source).name).to_json() | {"read": count}
     if json:
         print_json(summary)
     else:

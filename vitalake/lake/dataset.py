@@ -31,13 +31,24 @@ _FOLDER = Path(str(resources.files("vitalake"))) / "datasets"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its type, and what it *is* (its data class; without one it is not published)."""
+    """One column.
+
+    Attributes:
+        name, type: its name and Arrow type.
+        data_class: what it *is*; without one it is not published.
+        description: for people.
+        statistics: whether min and max may stand in files and log.
+        completed_years: where it is null, the years from the first of these columns to the second; None: not derived.
+        values: the closed set of its values; empty: not closed.
+    """
 
     name: str
     type: pa.DataType
     data_class: str | None
     description: str
     statistics: bool = False
+    completed_years: tuple[str, str] | None = None
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +96,28 @@ def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
                 data_class=entry.get("class"),
                 description=entry["description"],
                 statistics=bool(entry.get("statistics", False)),
+                completed_years=_pair(entry.get("derived", {}).get("completed_years")),
+                values=tuple(entry.get("values", ())),
             )
             for entry in document["columns"]
         )
         dataset = Dataset(document["name"], columns, tuple(document["key"]), document.get("day_of"))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise SettingsError(f"Dataset declaration lacks or misnames {error}", where=where, remedy="Mend it.") from None
     names = {c.name for c in columns}
+    sources = {name for c in columns for name in c.completed_years or ()}
+    if not names.issuperset(sources):
+        raise SettingsError("Derived column lacks its source", where=where, remedy="Name columns of the dataset.")
     if len(names) != len(columns) or not names.issuperset(dataset.key) or (dataset.day_of or "") not in names | {""}:
         raise SettingsError("Dataset declaration contradicts itself", where=where, remedy="Check key and day_of.")
     return dataset
+
+
+def _pair(names: list[str] | None) -> tuple[str, str] | None:
+    if names is None:
+        return None
+    first, second = names
+    return first, second
 
 
 @cache

@@ -2,11 +2,13 @@
 WITH moved AS (
     SELECT
         h.*,
-        make_timestamp(epoch_us(h.admission_dttm) + a.shift_seconds * 1000000) AS admitted_at,
-        make_timestamp(epoch_us(h.discharge_dttm) + a.shift_seconds * 1000000) AS discharged_at,
+        p.birth_date,
+        h.admission_dttm + a.shift_days * INTERVAL '1 day' + a.shift_seconds * INTERVAL '1 second' AS admitted_at,
+        h.discharge_dttm + a.shift_days * INTERVAL '1 day' + a.shift_seconds * INTERVAL '1 second' AS discharged_at,
         a.reference
     FROM hospitalization AS h
-    JOIN anchors AS a USING (hospitalization_id)
+    JOIN patient AS p ON p.patient_id = h.patient_id
+    JOIN anchors AS a ON a.hospitalization_id = h.hospitalization_id
 )
 SELECT
     hospitalization_id AS encounter_id,
@@ -16,8 +18,8 @@ SELECT
     CASE WHEN discharged_at <= reference THEN discharged_at END AS discharged_at,
     admission_type_category AS admission_type,
     CASE WHEN discharged_at <= reference THEN discharge_category END AS discharge_disposition,
-    age_at_admission,
+    birth_date,
     CASE WHEN discharged_at <= reference THEN discharged_at ELSE admitted_at END AS available_at
 FROM moved
 WHERE admitted_at <= reference
-ORDER BY admitted_at, encounter_id
+ORDER BY admitted_at, encounter_id COLLATE "C"

@@ -1,0 +1,283 @@
+"""The quality gate: a Great Expectations suite, made from a dataset's declaration, that its rows must pass first.
+
+Rows are judged a stretch at a time, so that memory does not grow with them; what only shows in the whole (that a key
+stands once, how many rows there are) is counted along the way and judged at the end. Reports hold counts only.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.history.rows import IDENTITY
+from vitalake import clock
+from vitalake.errors import InputError
+from vitalake.lake.dataset import Dataset
+from vitalake.vocabulary import Vocabulary, load_vocabulary
+
+STRETCH_ROWS = 200_000
+EARLIEST_YEAR = 1900
+NEEDED = {"observation": ("patient_id", "code", "status", "effective_at")}
+"""Columns besides the key that a row must have, or it will be rejected."""
+
+GIVEN_BY_US = ("observation_id",)
+"""Key columns that no query gives: the lane makes them."""
+
+
+class QualityError(InputError):
+    """A dataset does not pass the gate; nothing of it was published."""
+
+
+class QualityGate(Protocol):
+    """Judges a dataset's rows before they are published."""
+
+    def judge(self, dataset: Dataset, tables: Iterable[pa.Table]) -> None:
+        """Return if the rows may be published.
+
+        Args:
+            dataset: what they are to become.
+            tables: the query's rows; consumed once.
+
+        Raises:
+            QualityError: they may not.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Check:
+    """One expectation, over all stretches.
+
+    Attributes:
+        expectation: Great Expectations' name of it.
+        column: of the rows, or what was counted.
+        rows: looked at.
+        unexpected: that do not meet it.
+        allowed: greatest share of them.
+    """
+
+    expectation: str
+    column: str
+    rows: int = 0
+    unexpected: int = 0
+    allowed: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Return whether few enough are unexpected."""
+        return self.unexpected <= self.allowed * max(self.rows, 1)
+
+
+class SuiteGate:
+    """Great Expectations in this process, without its context on disk and without its telemetry."""
+
+    def __init__(self, folder: Path, *, source: str, max_rejected: float) -> None:
+        """Prepare; the library is loaded with the first rows.
+
+        Args:
+            folder: where reports go.
+            source: in their names.
+            max_rejected: greatest share of rows that may be of a kind which will be rejected.
+        """
+        self._folder, self._source, self._max_rejected = folder, source, max_rejected
+
+    def judge(self, dataset: Dataset, tables: Iterable[pa.Table]) -> None:
+        """Judge the rows, write the report, and return if they may be published: see QualityGate."""
+        checks: dict[tuple[str, str], Check] = {}
+        keys = _Keys()
+        count = 0
+        for stretch in _stretches(tables):
+            count += stretch.num_rows
+            keys.add(stretch, dataset)
+            _run(suite_of(dataset, stretch, max_rejected=self._max_rejected), _frame(stretch, dataset), checks)
+        whole = pa.table({"rows": [count], "repeated_keys": [keys.repeated()]}).to_pandas()
+        _run(_suite_of_whole(count, self._max_rejected), whole, checks)
+        passed = all(check.passed for check in checks.values())
+        report = self._write(dataset, count, list(checks.values()), passed=passed)
+        if not passed:
+            failed = [
+                f"{c.column}: {c.expectation} ({c.unexpected:,} of {c.rows:,})" for c in checks.values() if not c.passed
+            ]
+            raise QualityError(
+                "Rows do not pass the quality gate",
+                where=f"{self._source}.{dataset.name}: {'; '.join(failed)}",
+                remedy=f"Nothing of it was published. See {self._folder.name}/{report.name}; mend source or query.",
+            )
+
+    def _write(self, dataset: Dataset, rows: int, checks: list[Check], *, passed: bool) -> Path:
+        self._folder.mkdir(exist_ok=True)
+        document = {
+            "source": self._source,
+            "dataset": dataset.name,
+            "judged_at": clock.now().isoformat(timespec="seconds"),
+            "passed": passed,
+            "rows": rows,
+            "checks": [asdict(check) | {"passed": check.passed} for check in checks],
+        }
+        path = self._folder / f"{self._source}.{dataset.name}.json"
+        staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        staged.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
+        os.replace(staged, path)
+        return path
+
+
+def suite_of(dataset: Dataset, rows: pa.Table, *, max_rejected: float) -> list[dict[str, Any]]:
+    """Return the expectations of a dataset's rows, as Great Expectations' types and arguments.
+
+    What an engineer's query may leave out (columns that the dataset allows to be null) is not expected.
+    """
+    mostly = 1.0 - max_rejected
+    given = set(rows.schema.names)
+    key = [name for name in dataset.key if name not in GIVEN_BY_US and name != "version"]
+    needed = dict.fromkeys([*key, *NEEDED.get(dataset.name, ()), *([dataset.day_of] if dataset.day_of else [])])
+    suite: list[dict[str, Any]] = [_expect("column_to_exist", column=name) for name in needed]
+    suite += [_expect("column_values_to_not_be_null", column=name, mostly=mostly) for name in needed if name in given]
+    for column in dataset.columns:
+        if column.name in given and column.values:
+            suite.append(_expect("column_values_to_be_in_set", column=column.name, value_set=list(column.values)))
+        if column.name in given and pa.types.is_timestamp(column.type):
+            suite.append(
+                _expect(
+                    "column_values_to_be_between",
+                    column=column.name,
+                    min_value=_moment(EARLIEST_YEAR),
+                    max_value=clock.now().replace(tzinfo=None),
+                    mostly=mostly,
+                )
+            )
+        if column.name in given and column.data_class == "age":
+            suite.append(_expect("column_values_to_be_between", column=column.name, min_value=0, max_value=130))
+    if dataset.name == "observation":
+        suite += [
+            _expect("column_values_to_be_in_set", column="code_known", value_set=[True], mostly=mostly),
+            _expect("column_values_to_be_in_set", column="plausible", value_set=[True], mostly=mostly),
+        ]
+    return suite
+
+
+def _suite_of_whole(count: int, max_rejected: float) -> list[dict[str, Any]]:
+    return [
+        _expect("column_values_to_be_between", column="rows", min_value=1),
+        _expect("column_values_to_be_between", column="repeated_keys", max_value=int(count * max_rejected)),
+    ]
+
+
+def _expect(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"type": f"expect_{name}", "kwargs": arguments}
+
+
+def _moment(year: int) -> Any:
+    return clock.now().replace(year=year, month=1, day=1, tzinfo=None)
+
+
+# -- rows as the library sees them ------------------------------------------------------------------------------------
+
+
+def _stretches(tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(part.num_rows for part in held) >= STRETCH_ROWS:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _frame(rows: pa.Table, dataset: Dataset) -> Any:
+    """Return the judged columns as a data frame; of observations also whether code and value are understood."""
+    names = [c.name for c in dataset.columns if c.name in rows.schema.names]
+    frame = rows.select(names)
+    if dataset.name == "observation" and {"code", "value", "unit"} <= set(rows.schema.names):
+        known, plausible = _understood(rows, load_vocabulary())
+        frame = frame.append_column("code_known", pa.array(known)).append_column("plausible", pa.array(plausible))
+    return frame.to_pandas()
+
+
+def _understood(rows: pa.Table, vocabulary: Vocabulary) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return for each row whether its code is known, and whether a value it has is plausible in its unit."""
+    code = _index(rows["code"], vocabulary.codes)
+    unit = _index(rows["unit"], vocabulary.units)
+    low, high = np.append(vocabulary.low, -np.inf), np.append(vocabulary.high, np.inf)
+    value = pc.fill_null(rows["value"].cast(pa.float64()), np.nan).to_numpy()
+    value = value * vocabulary.factor[code, unit] + vocabulary.offset[code, unit]
+    fine = rows["value"].is_null().to_numpy() | ((value >= low[code]) & (value <= high[code]))
+    return code >= 0, fine
+
+
+def _index(column: pa.ChunkedArray, known: dict[str, int]) -> npt.NDArray[np.int64]:
+    encoded = column.combine_chunks().dictionary_encode()
+    places = np.array([*(known.get(text, -1) for text in encoded.dictionary.to_pylist()), -1], np.int64)
+    found: npt.NDArray[np.int64] = places[pc.fill_null(encoded.indices, len(places) - 1).to_numpy()]
+    return found
+
+
+class _Keys:
+    """Counts keys that stand more than once among all rows, by 64 bits of each."""
+
+    def __init__(self) -> None:
+        self._parts: list[npt.NDArray[np.uint64]] = []
+
+    def add(self, rows: pa.Table, dataset: Dataset) -> None:
+        import pandas as pd
+
+        if dataset.name == "observation":
+            names = [*IDENTITY, "code", "version"]
+        else:
+            names = list(dataset.key)
+        given = [name for name in names if name in rows.schema.names]
+        if dataset.name == "observation" and IDENTITY[1] not in given:
+            given = [n for n in ("patient_id", "code", "effective_at", "panel_code") if n in rows.schema.names]
+        self._parts.append(pd.util.hash_pandas_object(rows.select(given).to_pandas(), index=False).to_numpy())
+
+    def repeated(self) -> int:
+        """Return how many rows have a key that an earlier one has."""
+        if not self._parts:
+            return 0
+        every = np.concatenate(self._parts)
+        return len(every) - len(np.unique(every))
+
+
+# -- the library -------------------------------------------------------------------------------------------------------
+
+
+def _run(suite: list[dict[str, Any]], frame: Any, checks: dict[tuple[str, str], Check]) -> None:
+    """Validate a frame and add what was found to the checks."""
+    import warnings
+
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the library's own
+        import great_expectations as gx
+        from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = {"globally": False}
+        source = context.data_sources.add_pandas("rows").add_dataframe_asset("rows")
+        batch = source.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
+        expectations = gx.ExpectationSuite("gate")
+        for entry in suite:
+            configuration = ExpectationConfiguration(type=entry["type"], kwargs=entry["kwargs"])
+            expectations.add_expectation(configuration.to_domain_obj())
+        # No examples of unexpected values: they would be a patient's.
+        result = batch.validate(expectations, result_format={"result_format": "BASIC", "partial_unexpected_count": 0})
+    for found in result.results:
+        kind, column = found.expectation_config.type, found.expectation_config.kwargs["column"]
+        check = checks.setdefault((kind, column), Check(kind, column))
+        check.allowed = 1.0 - float(found.expectation_config.kwargs.get("mostly", 1.0))
+        if found.exception_info and found.exception_info.get("raised_exception"):
+            check.unexpected += 1
+            continue
+        check.rows += int(found.result.get("element_count", len(frame)))
+        unexpected = found.result.get("unexpected_count")
+        check.unexpected += int(not found.success) if unexpected is None else int(unexpected)

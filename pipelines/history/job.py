@@ -1,0 +1,103 @@
+"""What to load: a source, the warehouse's address, and one SELECT for each dataset that it fills."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import yaml
+
+from vitalake.errors import SettingsError
+from vitalake.lake.dataset import published_datasets
+from vitalake.strict_yaml import read_yaml
+
+_SHIPPED = Path(str(resources.files(__package__))) / "jobs"
+SOURCES = tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
+"""Jobs that ship with the project."""
+
+Maker = Literal["mimic-demo", "cinc-2012"]
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    source: str
+    warehouse: str
+    datasets: dict[str, str]
+    maker: Maker | None = None
+    incarnation: str | None = None
+    max_rejected: float = 0.01
+    not_to_care: list[str] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job file, read.
+
+    Attributes:
+        source: its name in the ledger.
+        warehouse: address, or a reference to one: see pipelines.history.warehouse.
+        maker: what makes an embedded warehouse that is not there; None: it must be.
+        incarnation: a SELECT of one text; when that changes, the source has other rows and is read from the start.
+        queries: dataset → SELECT, in the order in which they are loaded.
+        max_rejected: the greatest share of rejected rows with which a dataset is still published.
+        not_to_care: LOINC codes that do not go to the care store, because devices send them.
+    """
+
+    source: str
+    warehouse: str
+    maker: Maker | None
+    incarnation: str | None
+    queries: dict[str, str]
+    max_rejected: float
+    not_to_care: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """Return the name under which the ledger counts it."""
+        return f"history-{self.source}"
+
+
+def load_job(name: str) -> Job:
+    """Return a job that ships with the project, or that of a file; queries lie beside the file.
+
+    Raises:
+        SettingsError: there is none, or it does not have the form of one.
+    """
+    path = _SHIPPED / f"{name}.yaml" if name in SOURCES else Path(name)
+    if not path.is_file():
+        raise SettingsError(
+            "Unknown source",
+            where=name,
+            remedy=f"The sources are: {', '.join(SOURCES)}; or give the path of a job file.",
+        )
+    try:
+        document = msgspec.convert(read_yaml(path.read_text()), _Document)
+        queries = {dataset: (path.parent / query).read_text() for dataset, query in document.datasets.items()}
+    except yaml.YAMLError:
+        raise SettingsError("Job file is not YAML", where=path.name, remedy="Mend it.") from None
+    except msgspec.ValidationError as error:
+        raise SettingsError(
+            f"Job does not hold ({error})", where=path.name, remedy="See the how-to on history."
+        ) from None
+    except OSError as error:
+        raise SettingsError(
+            f"Query cannot be read ({error.strerror})", where=path.name, remedy="Put it beside the job file."
+        ) from None
+    unknown = sorted(queries.keys() - set(published_datasets()))
+    if unknown or not queries:
+        raise SettingsError(
+            "Job fills no dataset, or one that does not exist",
+            where=f"{path.name}: {', '.join(unknown) or 'datasets'}",
+            remedy=f"The datasets are: {', '.join(published_datasets())}.",
+        )
+    return Job(
+        source=document.source,
+        warehouse=document.warehouse,
+        maker=document.maker,
+        incarnation=document.incarnation,
+        queries=queries,
+        max_rejected=document.max_rejected,
+        not_to_care=frozenset(document.not_to_care),
+    )

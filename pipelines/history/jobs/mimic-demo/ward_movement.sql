@@ -1,0 +1,24 @@
+-- Where patients of the MIMIC-IV demo lay, re-based; where they have not come yet is left out.
+WITH moved AS (
+    SELECT
+        m.*,
+        h.patient_id AS patient,
+        m.in_dttm + a.shift_days * INTERVAL '1 day' + a.shift_seconds * INTERVAL '1 second' AS in_at,
+        m.out_dttm + a.shift_days * INTERVAL '1 day' + a.shift_seconds * INTERVAL '1 second' AS out_at,
+        a.reference
+    FROM adt AS m
+    JOIN hospitalization AS h ON h.hospitalization_id = m.hospitalization_id
+    JOIN anchors AS a ON a.hospitalization_id = m.hospitalization_id
+)
+SELECT
+    hospitalization_id AS encounter_id,
+    1 AS version,
+    patient AS patient_id,
+    in_at,
+    CASE WHEN out_at <= reference THEN out_at END AS out_at,
+    location_name AS unit,
+    location_category AS unit_category,
+    in_at AS available_at
+FROM moved
+WHERE in_at <= reference
+ORDER BY in_at, encounter_id COLLATE "C", line

@@ -1,0 +1,76 @@
+"""Rows of a query between the warehouse and the lake: read once, judged, and only then loaded.
+
+They lie in a file without a name, which goes when the process does, however it ends: identified rows must not stay.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.history.rows import message_starts, whole_messages
+from vitalake.errors import LakeError
+
+
+class Spool:
+    """The rows of one query, in tables of whole messages; memory holds one of them at a time."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch], *, folder: Path, rows: int) -> None:
+        """Take all rows in.
+
+        Args:
+            batches: of one schema.
+            folder: where there is room for them, compressed.
+            rows: of a table, about.
+
+        Raises:
+            LakeError: there is no room.
+            VitaLakeError: the warehouse does not give them.
+        """
+        self.rows = self.messages = 0
+        self._file = tempfile.TemporaryFile(dir=folder)
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        writer: pa.RecordBatchFileWriter | None = None
+        try:
+            for table in whole_messages(batches, rows=rows):
+                writer = writer or pa.ipc.new_file(self._file, table.schema, options=options)
+                writer.write_table(table, max_chunksize=table.num_rows)
+                self.rows += table.num_rows
+                self.messages += len(message_starts(table))
+            if writer is not None:
+                writer.close()
+        except OSError as error:
+            raise LakeError(
+                f"Rows cannot be kept for judging ({error.strerror})", where=str(folder), remedy="Make room there."
+            ) from None
+
+    def tables(self, *, behind: int = 0) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64]]]:
+        """Yield what lies behind the first so many messages, with where each message begins."""
+        if not self.rows:
+            return
+        self._file.seek(0, os.SEEK_SET)
+        reader = pa.ipc.open_file(self._file)
+        for number in range(reader.num_record_batches):
+            table = pa.Table.from_batches([reader.get_batch(number)])
+            starts = message_starts(table)
+            if behind >= len(starts):
+                behind -= len(starts)
+                continue
+            first = int(starts[behind])
+            yield table.slice(first), starts[behind:] - first
+            behind = 0
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
