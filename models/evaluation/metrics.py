@@ -21,7 +21,7 @@ FEWEST_LEVELS = 10
 
 _NEWTON_STEPS = 25
 _CONVERGED = 1e-8
-_STEEPEST = 20.0
+_STEEPEST = 10.0
 
 
 def _curve(probability: Floats, event: Events, weights: Floats) -> tuple[Floats, Floats]:

@@ -43,6 +43,8 @@ EVENTS_PER_LEAF = 20
 """A leaf may hold this many times fewer events than there are (as ``min_child_weight``), between 1 and 5."""
 
 THREADS = 2
+ROWS_FOR_THREADS = 5_000
+"""With fewer rows threads wait for each other longer than they work, and for minutes where cores are busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,8 @@ def fit_booster(rows: Matrix, names: tuple[str, ...]) -> Estimator:
     """Return gradient-boosted trees."""
     import xgboost
 
-    data = xgboost.DMatrix(rows.features, rows.event, weight=rows.weight, nthread=THREADS)
+    threads = THREADS if len(rows) >= ROWS_FOR_THREADS else 1
+    data = xgboost.DMatrix(rows.features, rows.event, weight=rows.weight, nthread=threads)
     leaf = float(np.clip((rows.weight * rows.event).sum() / EVENTS_PER_LEAF, 1.0, 5.0))
-    settings = BOOSTER | {"nthread": THREADS, "min_child_weight": leaf}
+    settings = BOOSTER | {"nthread": threads, "min_child_weight": leaf}
     return BoosterEstimator(xgboost.train(settings, data, ROUNDS))

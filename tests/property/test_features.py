@@ -89,17 +89,17 @@ def _naive(rows: list[tuple[str, float, int, int]]) -> list[float]:
                 found[name] = nan
             elif statistic.name == "slope":
                 enough = (chosen[-1][0] - chosen[0][0]) * US_PER_HOUR >= SHORTEST_SLOPE_US
-                found[name] = np.polyfit(*zip(*chosen, strict=True), 1)[0] if enough else nan
+                found[name] = _slope(chosen) if enough else nan
             else:
                 found[name] = {
-                    "last": lambda v: v[-1],
-                    "first": lambda v: v[0],
-                    "min": min,
-                    "max": max,
-                    "mean": lambda v: sum(v) / len(v),
-                    "sum": sum,
-                    "hours_since": lambda _: -chosen[-1][0],  # noqa: B023 - called at once
-                }[statistic.name](values)
+                    "last": values[-1],
+                    "first": values[0],
+                    "min": min(values),
+                    "max": max(values),
+                    "mean": sum(values) / len(values),
+                    "sum": sum(values),
+                    "hours_since": -chosen[-1][0],
+                }[statistic.name]
     found |= {"age": 63, "sex_female": 1, "hours_observed": -min(everything) / 60 if everything else nan}
     above, below = found["pulse.last"], found["lactate.last"]
     found["odd"] = nan if below == 0 else 100 * above / below
@@ -176,6 +176,11 @@ def test_an_unknown_sex_or_age_is_nan(sex: str, expected: float) -> None:
     vector = features(SET, _history([]), as_of_us=AS_OF, window_hours=1, age_years=None, sex=sex)
     np.testing.assert_array_equal(vector[SET.names.index("sex_female")], expected)
     assert np.isnan(vector[SET.names.index("age")])
+
+
+def _slope(chosen: list[tuple[float, float]]) -> float:
+    times, values = np.array(chosen).T
+    return float(np.polyfit(times, values, 1)[0])
 
 
 def _joined(one: History, other: History) -> History:
