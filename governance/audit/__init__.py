@@ -1,5 +1,22 @@
 """The audit: who saw what of whom, in chains that show when somebody has been at them."""
 
 from governance.audit.events import ACTIONS, Action, AuditEvent, AuditSink
+from governance.audit.reading import ChainReport, Report, Seen, latest, verify_chain, who_saw
+from governance.audit.records import AuditBroken
+from governance.audit.sink import FileAuditSink, open_audit
 
-__all__ = ["ACTIONS", "Action", "AuditEvent", "AuditSink"]
+__all__ = [
+    "ACTIONS",
+    "Action",
+    "AuditBroken",
+    "AuditEvent",
+    "AuditSink",
+    "ChainReport",
+    "FileAuditSink",
+    "Report",
+    "Seen",
+    "latest",
+    "open_audit",
+    "verify_chain",
+    "who_saw",
+]

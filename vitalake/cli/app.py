@@ -23,6 +23,8 @@ MODULES = (
     "history",
     "train",
     "policy",
+    "audit",
+    "token",
     "ledger",
     "dead_letters",
     "lake",

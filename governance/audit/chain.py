@@ -1,0 +1,219 @@
+"""One chain: a file of bound records and, beside it, its signed head."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from governance.audit.records import Head, Place, Record, Seals, broken
+from vitalake import clock
+
+TORN = "torn"
+WRITERS = "writers"
+"""The chain that names all others, so that one that was deleted shows."""
+
+
+class Odd:
+    """Bytes of a chain's file that are no record."""
+
+    def __init__(self) -> None:
+        self.length, self.open, self._digest = 0, False, hashlib.sha256()
+
+    def take(self, line: bytes) -> None:
+        """Add a line; one without its end can only be the last."""
+        self.length += len(line)
+        self.open = not line.endswith(b"\n")
+        self._digest.update(line)
+
+    def describe(self) -> dict[str, str]:
+        """Return what the record behind them says of them."""
+        return {"bytes": str(self.length), "sha": self._digest.hexdigest()}
+
+
+class Chain:
+    """The chain of one writer; several processes may share it, a record at a time."""
+
+    def __init__(self, folder: Path, writer: str, seals: Seals) -> None:
+        self.writer, self._seals = writer, seals
+        self.path, self.head_path = folder / f"{writer}.jsonl", folder / f"{writer}.head"
+        self._lock = threading.Lock()
+        self._place: Place | None = None
+        self._seen: tuple[int, int, int] | None = None
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def head(self) -> Head | None:
+        """Return the signed head; None: it is missing, or does not hold."""
+        try:
+            return self._seals.check(self.head_path.read_bytes(), writer=self.writer)
+        except FileNotFoundError:
+            return None
+
+    def follow(self, lines: Iterable[bytes], place: Place) -> Iterator[tuple[Record, Place] | Odd]:
+        """Yield records and the places behind them; last, what does not follow: torn by a crash, or changed.
+
+        What a crash has torn is no flaw if the record behind it says so: the writer saw it and sealed it off.
+        """
+        odd = Odd()
+        for line in lines:
+            step = self._seals.follow(line, after=Place(place.records, place.end + odd.length, place.mac))
+            if step is None or (odd.length and (step[0].action != TORN or step[0].detail != odd.describe())):
+                odd.take(line)
+                continue
+            odd, place = Odd(), step[1]
+            yield step
+        if odd.length:
+            yield odd
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        """Make an empty chain with its head; what a crash left of making one is taken on.
+
+        Raises:
+            AuditBroken: there are records already.
+            OSError: the folder cannot be written.
+        """
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            if os.fstat(descriptor).st_size:
+                raise broken("records in a chain that was never begun", writer=self.writer)
+            self._write_head(self._seals.begin(self.writer))
+            sync_folder(self.path.parent)
+        finally:
+            os.close(descriptor)
+
+    def append(
+        self,
+        action: str,
+        *,
+        actor: str = "",
+        role: str = "",
+        patients: Iterable[str] = (),
+        detail: dict[str, str] | None = None,
+    ) -> None:
+        """Append a record and sign the new head, both durable before this returns.
+
+        Raises:
+            AuditBroken: the chain is not what its head says.
+            OSError: it cannot be written.
+        """
+        hidden = tuple(self._seals.patient(patient) for patient in patients)
+        with self._lock, self._locked() as descriptor:
+            place = self._here(descriptor)
+            self._place = None  # if anything fails below, the file is looked at anew
+            record = (action, actor, role, hidden, detail or {})
+            place = self._write(descriptor, place, record)
+            self._place, self._seen = place, _identity(descriptor)
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Yield the open file, this process and thread alone with it."""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
+        except FileNotFoundError:
+            raise broken("its file is gone", writer=self.writer) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _here(self, descriptor: int) -> Place:
+        """Return the place behind the last record, having sealed off what a crash has torn."""
+        if self._place is not None and self._seen == _identity(descriptor):
+            return self._place
+        head = self.head()
+        if head is None:
+            raise broken("its head is gone or not ours", writer=self.writer)
+        place = Place(head.records, head.end, head.mac)
+        if not self._ends_there(descriptor, place):
+            raise broken("records are missing or changed", writer=self.writer)
+        odd: Odd | None = None
+        with open(os.dup(descriptor), "rb") as file:
+            file.seek(place.end)
+            for step in self.follow(file, place):
+                if isinstance(step, Odd):
+                    odd = step
+                else:
+                    place = step[1]
+        return place if odd is None else self._seal_off(descriptor, place, odd)
+
+    def _seal_off(self, descriptor: int, place: Place, odd: Odd) -> Place:
+        """Say in a record what of the file is no record: a crash tore it, or tore the sealing off of it."""
+        if odd.open:
+            _write_all(descriptor, b"\n")
+            odd.take(b"\n")
+        place = Place(place.records, place.end + odd.length, place.mac)
+        return self._write(descriptor, place, (TORN, "", "", (), odd.describe()))
+
+    def _ends_there(self, descriptor: int, place: Place) -> bool:
+        """Return whether the file has a record's end at the place; O(1), the whole is for ``audit verify``."""
+        if place == self._seals.begin(self.writer):
+            return True
+        ending = f'"mac":"{place.mac}"}}\n'.encode()
+        return os.pread(descriptor, len(ending), place.end - len(ending)) == ending
+
+    def _write(
+        self, descriptor: int, place: Place, parts: tuple[str, str, str, tuple[str, ...], dict[str, str]]
+    ) -> Place:
+        record = Record(place.records + 1, clock.now_us(), *parts, self._seals.current)
+        line, place = self._seals.line(record, after=place)
+        _write_all(descriptor, line)
+        os.fsync(descriptor)
+        self._write_head(place)
+        return place
+
+    def _write_head(self, place: Place) -> None:
+        head = Head(self.writer, place.records, place.end, place.mac, clock.now_us(), self._seals.current)
+        staged = self.head_path.with_name(f".{self.writer}.head")
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            _write_all(descriptor, self._seals.sign(head))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        # The name is not synced: after a power cut the older head may be back, and the records behind it are taken in.
+        staged.replace(self.head_path)
+
+
+def _identity(descriptor: int) -> tuple[int, int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder alone, against other processes."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def chain_names(folder: Path) -> set[str]:
+    """Return the names of all chains of which a file is there."""
+    with suppress(FileNotFoundError):
+        return {path.stem for path in folder.iterdir() if path.suffix in (".jsonl", ".head") and path.stem[0] != "."}
+    return set()

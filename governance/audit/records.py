@@ -1,0 +1,182 @@
+"""How audit records and heads are written down, and the keys that bind them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from vitalake.errors import PrivacyError
+from vitalake.keys import Key, KeyRing
+
+_MAC_HEX = 64
+_SIGNATURE_HEX = 128
+_PATIENT_BYTES = 16
+
+
+class AuditBroken(PrivacyError):
+    """A chain is not what its head says: somebody has been at the files. Nothing more is recorded in it."""
+
+
+def broken(what: str, *, writer: str) -> AuditBroken:
+    """Return the error of a chain that does not hold."""
+    return AuditBroken(
+        f"Audit does not hold ({what})",
+        where=f"chain {writer}",
+        remedy="Run 'vitalake audit verify'. Keep the folder as evidence and move it away; a new one is then begun.",
+    )
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One line of a chain.
+
+    Attributes:
+        n: 1, 2, 3 … in its chain.
+        at: microseconds since 1970, UTC.
+        action: one of events.ACTIONS; also ``writer`` (in the chain of writers) and ``torn``.
+        actor: who.
+        role: as what.
+        patients: keyed digests of pseudonyms.
+        detail: codes.
+        key: id of the audit key.
+    """
+
+    n: int
+    at: int
+    action: str
+    actor: str
+    role: str
+    patients: tuple[str, ...]
+    detail: dict[str, str]
+    key: str
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Signed: how far a chain goes. Beside the chain, in a file of its own.
+
+    Attributes:
+        writer: the chain.
+        records: how many it has.
+        end: bytes of its file.
+        mac: of the last record.
+        at: when, in microseconds since 1970.
+        key: id of the audit key.
+    """
+
+    writer: str
+    records: int
+    end: int
+    mac: str
+    at: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A point in a chain: so many records, so many bytes, and the mac all that comes next is bound to."""
+
+    records: int
+    end: int
+    mac: str
+
+
+@dataclass(frozen=True)
+class _Secrets:
+    """What one version of the audit key is used for; each use has a key of its own."""
+
+    key: Key = field(repr=False)
+
+    def derive(self, use: str) -> bytes:
+        return HKDF(SHA256(), length=32, salt=None, info=f"vitalake audit, {use}".encode()).derive(self.key.secret)
+
+    @cached_property
+    def chain(self) -> bytes:
+        return self.derive("chain")
+
+    @cached_property
+    def patients(self) -> bytes:
+        return self.derive("patients")
+
+    @cached_property
+    def signing(self) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self.derive("heads"))
+
+
+class Seals:
+    """Binds and checks lines with the audit key, whatever version they name."""
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._by_id = {key.id: _Secrets(key) for key in keys.versions("audit")}
+        self.current = keys.current("audit").id
+
+    def begin(self, writer: str) -> Place:
+        """Return where a chain begins; the oldest key names it, so that new versions change nothing."""
+        oldest = next(iter(self._by_id.values()))
+        return Place(0, 0, hmac.new(oldest.chain, f"begin {writer}".encode(), hashlib.sha256).hexdigest())
+
+    def patients(self, pseudonym: str) -> set[str]:
+        """Return what stands for a patient in the records, by every version of the key."""
+        return {self._patient(secrets, pseudonym) for secrets in self._by_id.values()}
+
+    def patient(self, pseudonym: str) -> str:
+        """Return what stands for a patient in new records."""
+        return self._patient(self._by_id[self.current], pseudonym)
+
+    @staticmethod
+    def _patient(secrets: _Secrets, pseudonym: str) -> str:
+        return hmac.digest(secrets.patients, pseudonym.encode(), hashlib.sha256)[:_PATIENT_BYTES].hex()
+
+    def line(self, record: Record, *, after: Place) -> tuple[bytes, Place]:
+        """Return a record as its line, and the place behind it."""
+        body = msgspec.json.encode(record)
+        mac = self._mac(record.key, body, after)
+        line = b'%b,"mac":"%b"}\n' % (body[:-1], mac.encode())
+        return line, Place(after.records + 1, after.end + len(line), mac)
+
+    def follow(self, line: bytes, *, after: Place) -> tuple[Record, Place] | None:
+        """Return the record of a line and the place behind it; None: it does not follow, or was changed."""
+        body, mac = _split(line, b',"mac":"', _MAC_HEX)
+        try:
+            record = msgspec.json.decode(body, type=Record)
+            expected = self._mac(record.key, body, after)
+        except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
+            return None
+        if not hmac.compare_digest(expected.encode(), mac):
+            return None
+        return record, Place(after.records + 1, after.end + len(line), expected)
+
+    def _mac(self, key: str, body: bytes, after: Place) -> str:
+        return hmac.new(self._by_id[key].chain, after.mac.encode() + body, hashlib.sha256).hexdigest()
+
+    def sign(self, head: Head) -> bytes:
+        """Return a head as its line."""
+        body = msgspec.json.encode(head)
+        signature = self._by_id[head.key].signing.sign(body).hex()
+        return b'%b,"signature":"%b"}\n' % (body[:-1], signature.encode())
+
+    def check(self, line: bytes, *, writer: str) -> Head | None:
+        """Return the head of a line; None: not signed by us, changed, or of another chain."""
+        body, signature = _split(line, b',"signature":"', _SIGNATURE_HEX)
+        try:
+            head = msgspec.json.decode(body, type=Head)
+            raw = bytes.fromhex(signature.decode())
+            self._by_id[head.key].signing.public_key().verify(raw, body)
+        except (msgspec.MsgspecError, ValueError, KeyError, InvalidSignature):
+            return None
+        # Only one way of writing a signature counts, so that every changed byte shows.
+        return head if head.writer == writer and raw.hex().encode() == signature else None
+
+
+def _split(line: bytes, label: bytes, length: int) -> tuple[bytes, bytes]:
+    """Return body and seal of a line; the body is empty if it does not have the form of one."""
+    cut = len(line) - length - len(b'"}\n')
+    if cut > 0 and line.endswith(b'"}\n') and line[:cut].endswith(label):
+        return line[: cut - len(label)] + b"}", line[cut : cut + length]
+    return b"", b""

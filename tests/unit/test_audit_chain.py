@@ -1,0 +1,313 @@
+"""The audit: durable before it returns, shared by threads and processes, and closed when it cannot be written."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from governance.audit import (
+    AuditBroken,
+    AuditEvent,
+    FileAuditSink,
+    latest,
+    open_audit,
+    verify_chain,
+    who_saw,
+)
+from governance.audit.chain import WRITERS, Chain
+from governance.audit.records import Seals
+from vitalake import clock
+from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.keys import Key, KeyRing, load_keys
+from vitalake.settings import load_settings
+
+V1, V2 = Key("audit", "v1", bytes(range(32))), Key("audit", "v2", bytes(range(1, 33)))
+KEYS = KeyRing({"audit": (V1,)}, {"audit": "v1"})
+BOTH = KeyRing({"audit": (V1, V2)}, {"audit": "v2"})
+PATIENT, OTHER = "v1." + "a" * 32, "v1." + "b" * 32
+
+
+def _event(actor: str = "clinician", *patients: str) -> AuditEvent:
+    return AuditEvent("risk.read", actor, "clinician", patients or (PATIENT,), {"dataset": "observation"})
+
+
+def _sink(folder: Path, writer: str = "serving", keys: KeyRing = KEYS) -> FileAuditSink:
+    return FileAuditSink(folder / "audit", keys, writer)
+
+
+def _reports(folder: Path, **options: Any) -> dict[str, Any]:
+    return {chain.writer: chain for chain in verify_chain(folder / "audit", KEYS, **options).chains}
+
+
+# -- events
+
+
+@pytest.mark.parametrize(
+    "detail", [{"Dataset": "x"}, {"sql": "SELECT 'Doe'"}, {"patient": PATIENT}, {"dataset": "x" * 1001}]
+)
+def test_an_event_holds_codes_only(detail: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="codes only"):
+        AuditEvent("sql.query", "a", "officer", (), detail)
+
+
+def test_an_event_is_one_of_the_known_actions() -> None:
+    with pytest.raises(ValueError, match="codes only"):
+        AuditEvent("looked", "a", "officer")  # type: ignore[arg-type]
+
+
+# -- recording
+
+
+def test_who_saw_a_patient_names_them_in_order_and_the_files_do_not_name_the_patient(tmp_path: Path) -> None:
+    serving, cli = _sink(tmp_path), _sink(tmp_path, "cli")
+    before = clock.now()
+    serving.record(_event("first"))
+    cli.record(_event("second", OTHER, PATIENT))
+    serving.record(_event("third", OTHER))
+    seen = who_saw(tmp_path / "audit", KEYS, PATIENT)
+    assert [(entry.actor, entry.writer, entry.patients) for entry in seen] == [
+        ("first", "serving", 1),
+        ("second", "cli", 2),
+    ]
+    assert before <= seen[0].at <= seen[1].at <= clock.now()
+    assert seen[0].detail == {"dataset": "observation"}
+    files = list((tmp_path / "audit").iterdir())
+    assert files
+    for path in files:
+        assert PATIENT[3:] not in path.read_text()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "audit").stat().st_mode) == 0o700
+    assert [entry.actor for entry in latest(tmp_path / "audit", KEYS, limit=2)] == ["second", "third"]
+
+
+def test_a_record_is_on_disk_when_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink, synced = _sink(tmp_path), []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    sink.record(_event())
+    assert [Path(name).name for name in synced] == ["serving.jsonl", ".serving.head"]
+
+
+def test_threads_share_a_recorder(tmp_path: Path) -> None:
+    sink = _sink(tmp_path)
+
+    def record(actor: str) -> None:
+        for _ in range(5):
+            sink.record(_event(actor))
+
+    threads = [threading.Thread(target=record, args=(f"a{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert _reports(tmp_path)["serving"].records == 20
+    assert verify_chain(tmp_path / "audit", KEYS).whole
+
+
+def _record_some(folder: Path) -> None:
+    sink = _sink(folder)
+    for _ in range(5):
+        sink.record(_event())
+
+
+def test_processes_share_a_chain_also_while_it_is_begun(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_record_some, args=(tmp_path,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert _reports(tmp_path)["serving"].records == 15
+    assert verify_chain(tmp_path / "audit", KEYS).whole
+
+
+def test_a_new_key_version_goes_on_with_the_chain_and_finds_what_the_old_one_hid(tmp_path: Path) -> None:
+    _sink(tmp_path).record(_event("old"))
+    _sink(tmp_path, keys=BOTH).record(_event("new"))
+    assert verify_chain(tmp_path / "audit", BOTH).whole
+    assert [entry.actor for entry in who_saw(tmp_path / "audit", BOTH, PATIENT)] == ["old", "new"]
+    assert not verify_chain(tmp_path / "audit", KEYS).whole  # who lacks the new key cannot vouch for it
+
+
+def test_another_key_finds_nothing_and_nothing_holds(tmp_path: Path) -> None:
+    _sink(tmp_path).record(_event())
+    other = KeyRing({"audit": (Key("audit", "v1", bytes(32)),)}, {"audit": "v1"})
+    assert not verify_chain(tmp_path / "audit", other).whole
+    assert who_saw(tmp_path / "audit", other, PATIENT) == []
+    with pytest.raises(PrivacyError):
+        _sink(tmp_path, keys=other)
+
+
+def test_settings_say_where_the_audit_is(home: Path) -> None:
+    keys = load_keys(home / "keys.yaml")
+    open_audit(load_settings(home), keys, writer="cli").record(_event())
+    assert len(who_saw(home / "audit", keys, PATIENT)) == 1
+
+
+def test_an_audit_that_was_never_begun_holds_and_is_empty(tmp_path: Path) -> None:
+    assert verify_chain(tmp_path / "audit", KEYS).whole
+    assert who_saw(tmp_path / "audit", KEYS, PATIENT) == []
+
+
+@pytest.mark.parametrize("writer", ["", "Serving", "../x", WRITERS])
+def test_writers_have_plain_names(tmp_path: Path, writer: str) -> None:
+    with pytest.raises(ValueError, match="word"):
+        _sink(tmp_path, writer)
+
+
+# -- what stands in the way
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_nothing_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "audit").write_text("a file")
+    with pytest.raises(ServiceUnavailable, match=r"Audit cannot be written \(File exists\)"):
+        _sink(tmp_path)
+
+
+def test_a_full_disk_refuses_and_what_was_half_written_is_sealed_off_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = _sink(tmp_path)
+    sink.record(_event("before"))
+    real = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if len(data) > 100:
+            return real(descriptor, data[:100])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: full(descriptor, data[:-10]))
+        with pytest.raises(ServiceUnavailable, match="No space left"):
+            sink.record(_event("lost"))
+    assert _reports(tmp_path)["serving"].unsealed == 1
+    sink.record(_event("after"))
+    report = _reports(tmp_path)["serving"]
+    assert (report.problem, report.torn, report.unsealed, report.records) == ("", 1, 0, 3)
+    assert [entry.actor for entry in who_saw(tmp_path / "audit", KEYS, PATIENT)] == ["before", "after"]
+
+
+def test_chains_that_are_gone_or_strange_refuse_to_go_on(tmp_path: Path) -> None:
+    sink = _sink(tmp_path)
+    sink.record(_event())
+    folder = tmp_path / "audit"
+
+    def refused(name: str) -> str:
+        copy = tmp_path / f"without-{name}"
+        shutil.copytree(folder, copy / "audit")
+        (copy / "audit" / name).unlink()
+        with pytest.raises(AuditBroken) as caught:
+            _sink(copy).record(_event())
+        assert caught.value.exit_code == 12
+        assert type(pickle.loads(pickle.dumps(caught.value))) is AuditBroken  # noqa: S301
+        return caught.value.what
+
+    assert "file is gone" in refused("serving.jsonl")
+    assert "head is gone" in refused("serving.head")
+    assert "never begun" in refused("writers.jsonl")  # without the list the chain looks new, and has records
+    shutil.copytree(folder, tmp_path / "y" / "audit")
+    for name in ("writers.jsonl", "writers.head"):
+        (tmp_path / "y" / "audit" / name).unlink()
+    with pytest.raises(AuditBroken, match="list of writers is gone"):
+        _sink(tmp_path / "y", "cli")
+    (folder / "serving.jsonl").write_bytes(b"")
+    with pytest.raises(AuditBroken, match="missing or changed"):
+        sink.record(_event())
+
+
+def test_verify_says_what_is_wrong_with_which_chain(tmp_path: Path) -> None:
+    _sink(tmp_path).record(_event())
+    _sink(tmp_path, "cli").record(_event())
+    folder = tmp_path / "audit"
+    (folder / "cli.head").unlink()
+    (folder / "strange.jsonl").touch()
+    shutil.copy(folder / "serving.jsonl", folder / "copy.jsonl")
+    shutil.copy(folder / "serving.head", folder / "copy.head")
+    (folder / "serving.jsonl").unlink()
+    reports = _reports(tmp_path)
+    assert {name: report.problem for name, report in reports.items() if report.problem} == {
+        "cli": "head is missing, changed or not ours",
+        "copy": "head is missing, changed or not ours",
+        "serving": "file is missing",
+        "strange": "head is missing, changed or not ours",
+    }
+    assert [entry.actor for entry in who_saw(folder, KEYS, PATIENT)] == ["clinician"]  # what holds can still be read
+
+
+def test_a_chain_nobody_registered_does_not_hold_once_it_has_records(tmp_path: Path) -> None:
+    _sink(tmp_path).record(_event())
+    chain = Chain(tmp_path / "audit", "cuckoo", Seals(KEYS))
+    chain.create()
+    assert _reports(tmp_path)["cuckoo"].problem == ""  # what a crash leaves, and the next start takes on
+    chain.append("risk.read")
+    assert _reports(tmp_path)["cuckoo"].problem == "not in the list of writers"
+
+
+def test_a_crash_while_the_first_chain_is_begun_is_taken_on(tmp_path: Path) -> None:
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    (folder / "writers.jsonl").touch()
+    sink = _sink(tmp_path)
+    sink.record(_event())
+    assert verify_chain(folder, KEYS).whole
+
+
+def test_a_crash_between_record_and_head_keeps_the_record(tmp_path: Path) -> None:
+    sink = _sink(tmp_path)
+    sink.record(_event("one"))
+    head = (tmp_path / "audit/serving.head").read_bytes()
+    sink.record(_event("two"))
+    (tmp_path / "audit/serving.head").write_bytes(head)
+    assert _reports(tmp_path)["serving"].unsealed == 1
+    _sink(tmp_path).record(_event("three"))
+    report = _reports(tmp_path)["serving"]
+    assert (report.problem, report.unsealed, report.records) == ("", 0, 3)
+
+
+def test_a_crash_while_a_torn_record_is_sealed_off_is_sealed_off_as_well(tmp_path: Path) -> None:
+    _sink(tmp_path).record(_event("one"))
+    with (tmp_path / "audit/serving.jsonl").open("ab") as file:
+        file.write(b'{"n":2,"at"\n')  # the line was ended, and then the machine stopped again
+    _sink(tmp_path).record(_event("two"))
+    report = _reports(tmp_path)["serving"]
+    assert (report.problem, report.torn, report.records) == ("", 1, 3)
+
+
+def test_files_put_back_to_an_earlier_moment_show_against_a_report_kept_elsewhere(tmp_path: Path) -> None:
+    sink = _sink(tmp_path)
+    sink.record(_event("one"))
+    shutil.copytree(tmp_path / "audit", tmp_path / "earlier")
+    sink.record(_event("two"))
+    kept = {chain.writer: (chain.records, chain.mac) for chain in verify_chain(tmp_path / "audit", KEYS).chains}
+    sink.record(_event("three"))
+    assert verify_chain(tmp_path / "audit", KEYS, known=kept).whole
+    shutil.rmtree(tmp_path / "audit")
+    (tmp_path / "earlier").rename(tmp_path / "audit")
+    assert verify_chain(tmp_path / "audit", KEYS).whole
+    assert _reports(tmp_path, known=kept)["serving"].problem == "not the chain that the earlier report speaks of"
+    assert _reports(tmp_path, known={"serving": (1, "0" * 64)})["serving"].problem
+    assert _reports(tmp_path, known={"gone": (1, "0" * 64)})["gone"].problem == "file is missing"
+
+
+def test_lines_that_only_look_like_records_do_not_follow(tmp_path: Path) -> None:
+    seals = Seals(KEYS)
+    begin = seals.begin("serving")
+    end = ',"mac":"' + "0" * 64 + '"}\n'
+    strange = msgspec.json.encode({"n": 1, "key": "audit/v9"}).decode()
+    for text in ("\n", "{}\n", end, "{" + end, "\udcff" + end, strange[:-1] + end):
+        assert seals.follow(text.encode("utf-8", "surrogateescape"), after=begin) is None

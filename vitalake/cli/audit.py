@@ -1,0 +1,155 @@
+"""``vitalake audit``: whether the audit holds, and who saw a patient. Asking is recorded too."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from governance.audit import Report, Seen
+    from vitalake.keys import KeyRing
+    from vitalake.settings import Settings
+
+WRITER = "cli"
+NOT_WHOLE = 12
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands."""
+    group = typer.Typer(help="The audit: whether its chains hold, and who saw a patient's data.")
+    group.command("verify")(verify)
+    group.command("who-saw")(who_saw)
+    group.command("list")(list_)
+    app.add_typer(group, name="audit", no_args_is_help=True)
+
+
+def verify(
+    home: HomeOption = None,
+    known: Annotated[
+        Path | None,
+        typer.Option(help="An earlier 'audit verify --json', kept elsewhere: nothing was taken back since."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Check every record of every chain; ends with 12 when one does not hold."""
+    from governance.audit import verify_chain
+    from vitalake.errors import VitaLakeError
+
+    settings, keys = _open(home)
+    kept = _read_report(known) if known else None
+    report = verify_chain(settings.path(settings.audit), keys, known=kept)
+    try:
+        _record(settings, keys, "verify")
+    except VitaLakeError as error:  # a broken chain takes no record, but must be reported
+        note(f"This check could not be recorded. {error}")
+    if json:
+        print_json({"whole": report.whole, "chains": [asdict(chain) for chain in report.chains]})
+    else:
+        _print_report(report)
+    if not report.whole:
+        raise typer.Exit(NOT_WHOLE)
+
+
+def who_saw(
+    patient: Annotated[str, typer.Argument(help="The patient's published pseudonym.")],
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List every access to a patient's data."""
+    from governance.audit import who_saw as find
+
+    settings, keys = _open(home)
+    _record(settings, keys, "who-saw", patient)
+    _print_seen(find(settings.path(settings.audit), keys, patient), json=json)
+
+
+def list_(
+    home: HomeOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
+    json: JsonOption = False,
+) -> None:
+    """List the newest accesses of all patients; of whom, it does not tell."""
+    from governance.audit import latest
+
+    settings, keys = _open(home)
+    _record(settings, keys, "list")
+    _print_seen(latest(settings.path(settings.audit), keys, limit=limit), json=json)
+
+
+def _open(home: Path | None) -> tuple[Settings, KeyRing]:
+    from vitalake.keys import load_keys
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    return settings, load_keys(settings.path(settings.keys))
+
+
+def _record(settings: Settings, keys: KeyRing, command: str, *patients: str) -> None:
+    """Record the question before it is answered; whoever has the key file asks as an officer."""
+    from governance.access import local_principal
+    from governance.audit import AuditEvent, open_audit
+
+    officer = local_principal("officer")
+    event = AuditEvent("audit.read", officer.subject, officer.role, patients, {"command": command})
+    open_audit(settings, keys, writer=WRITER).record(event)
+
+
+def _read_report(path: Path) -> dict[str, tuple[int, str]]:
+    import msgspec
+
+    from vitalake.errors import InputError
+
+    try:
+        document = msgspec.json.decode(path.read_bytes())
+        return {chain["writer"]: (int(chain["records"]), str(chain["mac"])) for chain in document["chains"]}
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        raise InputError(
+            "Not a report of the audit", where=str(path), remedy="Give the output of 'vitalake audit verify --json'."
+        ) from None
+
+
+def _print_report(report: Report) -> None:
+    rows = []
+    for chain in report.chains:
+        states = [f"DOES NOT HOLD: {chain.problem}"] if chain.problem else ["holds"]
+        states += [f"{chain.torn} torn by crashes, sealed off"] if chain.torn else []
+        states += ["end not sealed yet: a crash came between"] if chain.unsealed and not chain.problem else []
+        rows.append([chain.writer, str(chain.records), "; ".join(states)])
+    _print_grid(["chain", "records", "state"], rows)
+    typer.echo("The audit holds." if report.whole else "The audit does not hold.")
+
+
+def _print_seen(found: Sequence[Seen], *, json: bool) -> None:
+    if json:
+        print_json({"records": [{**asdict(seen), "at": seen.at.isoformat()} for seen in found]})
+        return
+    rows = []
+    for seen in found:
+        detail: dict[str, Any] = seen.detail
+        codes = " ".join(f"{name}={text}" for name, text in sorted(detail.items()))
+        at = seen.at.strftime("%Y-%m-%d %H:%M:%S")
+        rows.append([at, seen.actor, seen.role, seen.action, str(seen.patients or ""), seen.writer, codes])
+    _print_grid(["at (UTC)", "who", "role", "what", "patients", "by", "detail"], rows)
+    if not found:
+        typer.echo("No access is recorded.")
+
+
+def _print_grid(names: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, padding=(0, 2), header_style="bold")
+    for name in names:
+        grid.add_column(name)
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 160).print(grid)

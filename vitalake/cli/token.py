@@ -1,0 +1,34 @@
+"""``vitalake token``: a token of the development issuer, to try the endpoint with."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vitalake.cli.output import HomeOption, note, resolve_home
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("token")(token)
+
+
+def token(
+    user: Annotated[str, typer.Argument(help="engineer, officer or clinician")],
+    home: HomeOption = None,
+) -> None:
+    """Print a token of one of the three development users; signing in is recorded."""
+    from governance.access import open_issuer, open_verifier
+    from governance.audit import AuditEvent, open_audit
+    from vitalake.keys import load_keys
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    keys = load_keys(settings.path(settings.keys))
+    signed = open_issuer(settings, keys).sign_in(user)
+    principal = open_verifier(settings, keys).verify(signed)
+    event = AuditEvent("sign-in", principal.subject, principal.role, (), {"by": "command"})
+    open_audit(settings, keys, writer="cli").record(event)
+    typer.echo(signed)
+    note(f"It lets its holder in as {principal.name} for {settings.serving.session_minutes} minutes.")
