@@ -142,9 +142,13 @@ class CareFeed:
         rows = outcome.rows
         encounters = self._encounter_tokens(rows)
         facts: list[Fact] = [
-            Movement(encounter, since, unit or "", "")
-            for encounter, since, unit in zip(
-                encounters, rows["in_at"].cast(pa.int64()).to_pylist(), rows["unit"].to_pylist(), strict=True
+            Movement(encounter, since, until, unit or "", "")
+            for encounter, since, until, unit in zip(
+                encounters,
+                rows["in_at"].cast(pa.int64()).to_pylist(),
+                rows["out_at"].cast(pa.int64()).to_pylist(),
+                rows["unit"].to_pylist(),
+                strict=True,
             )
         ]
         self._put(rows, [f"{fact.encounter}/{fact.since_us}" for fact in facts if isinstance(fact, Movement)], facts)

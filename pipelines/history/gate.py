@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -90,6 +92,8 @@ class SuiteGate:
             max_rejected: greatest share of rows that may be of a kind which will be rejected.
         """
         self._folder, self._source, self._max_rejected = folder, source, max_rejected
+        # It takes seconds to load; meanwhile the warehouse works.
+        threading.Thread(target=_library, daemon=True).start()
 
     def judge(self, dataset: Dataset, tables: Iterable[pa.Table]) -> None:
         """Judge the rows, write the report, and return if they may be published: see QualityGate."""
@@ -251,16 +255,27 @@ class _Keys:
 # -- the library -------------------------------------------------------------------------------------------------------
 
 
-def _run(suite: list[dict[str, Any]], frame: Any, checks: dict[tuple[str, str], Check]) -> None:
-    """Validate a frame and add what was found to the checks."""
+@cache
+def _library() -> tuple[Any, Any]:
+    """Return Great Expectations and its class of configurations; its telemetry is off before it is loaded."""
     import warnings
 
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the library's own
+        warnings.simplefilter("ignore")
         import great_expectations as gx
         from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
+    return gx, ExpectationConfiguration
+
+
+def _run(suite: list[dict[str, Any]], frame: Any, checks: dict[tuple[str, str], Check]) -> None:
+    """Validate a frame and add what was found to the checks."""
+    import warnings
+
+    gx, ExpectationConfiguration = _library()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the library's own
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = {"globally": False}
         source = context.data_sources.add_pandas("rows").add_dataframe_asset("rows")

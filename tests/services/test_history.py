@@ -8,37 +8,53 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from governance.samples import copy_samples
 from pipelines.decoding.reasons import Reason
 from pipelines.history.demo_warehouse import make_demo_warehouse
+from pipelines.history.job import load_job
 from pipelines.history.load import load_history
 from pipelines.history.rows import RowTexts, decoded_rows, message_starts, record_rows, whole_messages
-from pipelines.history.warehouse import open_duckdb
+from pipelines.history.warehouse import Warehouse, open_warehouse
 from pipelines.simulator import mimic
+from pipelines.simulator.observation import VITALS as VITAL_SIGNS
 from tests.decoding import BROKER_MS, conformer, take
 from vitalake.errors import InputError, ServiceUnavailable, SettingsError
+from vitalake.home import init_home
 from vitalake.lake.dataset import load_dataset
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import summarise
 from vitalake.lake.verify import verify
 from vitalake.settings import load_settings
+from vitalake.strict_yaml import read_yaml
 
-QUERY = Path(__file__).parents[2] / "pipelines" / "history" / "queries" / "mimic-demo" / "observation.sql"
-ROWS = 94_261
+VITALS = 94_261
 """Of the demo's vital signs: each is published or rejected."""
 
+DATASETS = {
+    "observation": "observation_id",
+    "encounter": "encounter_id",
+    "patient": "patient_id",
+    "condition": "code",
+    "ward_movement": "in_at",
+}
+"""What the demo fills, and a column that tells rows of one position apart."""
 
-def _load(home: Path, **env: str) -> subprocess.CompletedProcess[str]:
+
+def _load(home: Path, source: str = "mimic-demo", **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "vitalake", "history", "load", "mimic-demo", "--home", str(home), "--json"],
+        [sys.executable, "-m", "vitalake", "history", "load", source, "--home", str(home), "--json"],
         capture_output=True, text=True, timeout=90, check=False, env=os.environ | env,
     )  # fmt: skip
 
@@ -46,12 +62,13 @@ def _load(home: Path, **env: str) -> subprocess.CompletedProcess[str]:
 def test_what_devices_send_and_what_the_warehouse_holds_is_the_same(home: Path) -> None:
     messages = [message.value for message in mimic.messages(home)]
     _, live, live_rejects = take(messages)
-    with open_duckdb(make_demo_warehouse(home)) as warehouse:
-        table = pa.Table.from_batches(warehouse.read(QUERY.read_text())).combine_chunks()
+    with _warehouse(home) as warehouse:
+        table = pa.Table.from_batches(warehouse.read(load_job("mimic-demo").queries["observation"])).combine_chunks()
+    table = table.filter(pc.is_in(table["code"], pa.array([vital.loinc for vital in VITAL_SIGNS.values()])))
     starts = message_starts(table)
     past = conformer().conform(decoded_rows(table, starts), broker_ms=np.full(len(starts), BROKER_MS))
     assert len(starts) == len(messages)
-    assert table.num_rows == ROWS
+    assert table.num_rows == VITALS
     assert len(past.rejects) == len(live_rejects)
     assert {tuple(f) for f in past.fingerprint.tolist()} == {tuple(f) for f in live.fingerprint.tolist()}
     names = ["observation_id", "panel_id", "device_id", "available_at", "code"]
@@ -62,33 +79,57 @@ def _tuples(rows: pa.RecordBatch, names: list[str]) -> Iterator[tuple[object, ..
     return zip(*(rows[name].to_pylist() for name in names), strict=True)
 
 
-def test_loaded_twice_it_adds_nothing(home: Path) -> None:
-    first = msgspec.json.decode(_load(home).stdout)
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A home into which the demo was loaded once, for tests that only look; and what the command printed."""
+    home = tmp_path_factory.mktemp("loaded") / "home"
+    init_home(home, copy_samples)
+    done = _load(home)
+    assert done.returncode == 0, done.stderr
+    return home, done
+
+
+def test_loaded_twice_it_adds_nothing(loaded: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    home, done = loaded
+    first = msgspec.json.decode(done.stdout)
     again = msgspec.json.decode(_load(home).stdout)
     observations = first["by_partition"]["mimic-demo.observation[0]"]
-    assert observations["rows"] == ROWS == observations["published"] + observations["rejected"]
-    assert observations["published"] > 90_000
+    assert observations["rows"] == observations["published"] + observations["rejected"] > VITALS
+    assert observations["published"] > 150_000
     assert first["balanced"] is True
     assert again["read"] == 0
     assert {name: again[name] for name in ("rows", "published", "spans")} == {
         name: first[name] for name in ("rows", "published", "spans")
     }
-    for dataset in ("observation", "encounter", "patient"):
-        assert verify(_lake(home, dataset)) == []
+    assert verify(_lake(home)) == []
 
 
 @pytest.mark.parametrize("point", ["staged", "decided", "added-one"])
 def test_killed_and_run_again_it_is_complete(home: Path, point: str) -> None:
-    assert _load(home, VITALAKE_CRASH_AT=point).returncode == -signal.SIGKILL
-    done = _load(home)
+    small = Path(__file__).parents[2] / "pipelines" / "history" / "jobs" / "mimic-demo.yaml"
+    document = read_yaml(small.read_text())
+    document["datasets"] = {
+        name: str(small.parent / query) for name, query in document["datasets"].items() if name != "observation"
+    }
+    job = home / "job.yaml"
+    job.write_text(yaml.safe_dump(document))
+    assert _load(home, str(job), VITALAKE_CRASH_AT=point).returncode == -signal.SIGKILL
+    done = _load(home, str(job))
     assert done.returncode == 0, done.stderr
     summary = summarise(_lake(home).spans).to_json()
     assert summary["balanced"] is True
-    for dataset, key in (("observation", "code"), ("encounter", "encounter_id"), ("patient", "patient_id")):
+    for dataset in document["datasets"]:
+        key = DATASETS[dataset]
         published = _lake(home, dataset).published.delta.to_pyarrow_table()
         assert published.num_rows == summary["by_partition"][f"mimic-demo.{dataset}[0]"]["published"] > 0
         places = zip(*(published[name].to_pylist() for name in ("source_position", key)), strict=True)
         assert len(set(places)) == published.num_rows, "no row twice"
+
+
+@contextmanager
+def _warehouse(home: Path) -> Iterator[Warehouse]:
+    with open_warehouse(f"duckdb:{make_demo_warehouse(home)}", home=home) as warehouse:
+        yield warehouse
 
 
 def _lake(home: Path, dataset: str = "observation") -> Lake:
@@ -96,8 +137,10 @@ def _lake(home: Path, dataset: str = "observation") -> Lake:
     return Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
 
 
-def test_stays_and_patients_are_masked_and_meet_their_observations(home: Path) -> None:
-    assert _load(home).returncode == 0
+def test_stays_and_patients_are_masked_and_meet_their_observations(
+    loaded: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    home, _ = loaded
     tables = {
         name: _lake(home, name).published.delta.to_pyarrow_table() for name in ("observation", "encounter", "patient")
     }
@@ -129,15 +172,23 @@ def test_a_stay_without_its_key_is_rejected_and_the_others_go_through() -> None:
     assert len(rejects) == 3
 
 
-def test_no_patient_of_the_warehouse_is_found_in_any_byte_of_what_is_published(home: Path) -> None:
-    with open_duckdb(make_demo_warehouse(home)) as warehouse:
+def test_no_patient_of_the_warehouse_is_found_in_any_byte_of_what_is_published(
+    loaded: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    home, done = loaded
+    with _warehouse(home) as warehouse:
         ids = pa.Table.from_batches(
-            warehouse.read("SELECT DISTINCT patient_id, hospitalization_id FROM hospitalization")
+            warehouse.read(
+                "SELECT p.patient_id, hospitalization_id, name, mrn, address, CAST(birth_date AS varchar) AS born "
+                "FROM hospitalization JOIN patient AS p USING (patient_id)"
+            )
         )
-    planted = {str(value).encode() for column in ids.columns for value in column.to_pylist()}
-    done = _load(home)
-    published = _lake(home).published.delta.to_pyarrow_table()
-    cells = {str(v).encode() for name in published.schema.names for v in published[name].unique().to_pylist()}
+    planted = {str(value).encode() for column in ids.columns for value in column.to_pylist() if value}
+    cells = set()
+    for dataset in DATASETS:
+        published = _lake(home, dataset).published.delta.to_pyarrow_table()
+        cells |= {str(v).encode() for name in published.schema.names for v in published[name].unique().to_pylist()}
+    assert len(cells) > 10_000
     assert not planted & cells
     texts = [done.stdout.encode(), done.stderr.encode()]
     texts += [path.read_bytes() for path in (home / "lake").rglob("*.json")]
@@ -147,11 +198,19 @@ def test_no_patient_of_the_warehouse_is_found_in_any_byte_of_what_is_published(h
 def test_what_cannot_be_loaded_says_why(home: Path) -> None:
     with pytest.raises(SettingsError, match="Unknown source"):
         load_history(load_settings(home), "nowhere")
-    with open_duckdb(make_demo_warehouse(home)) as warehouse, pytest.raises(ServiceUnavailable) as caught:
+    with pytest.raises(SettingsError, match="needs its files"):
+        load_history(load_settings(home), "cinc-2012")
+    with pytest.raises(SettingsError, match="missing") as lacking:
+        load_history(load_settings(home), "cinc-2012", data=home)
+    assert "PhysioNet" in lacking.value.remedy
+    with pytest.raises(SettingsError, match="no known kind") as unknown:
+        load_history(load_settings(home), "mimic-demo", warehouse="oracle://Zzmarker@host")
+    assert "Zzmarker" not in str(unknown.value)
+    with _warehouse(home) as warehouse, pytest.raises(ServiceUnavailable) as caught:
         list(warehouse.read("SELECT 'Zzmarker'::INTEGER"))
     assert "Zzmarker" not in str(caught.value)
     (home / "none.duckdb").write_bytes(b"Zzmarker" * 1000)
-    with pytest.raises(ServiceUnavailable), open_duckdb(home / "none.duckdb"):
+    with pytest.raises(ServiceUnavailable), open_warehouse("duckdb:none.duckdb", home=home):
         pass
 
 

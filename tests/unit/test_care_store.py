@@ -144,25 +144,47 @@ def test_changes_are_told_by_revision_and_seen_from_other_processes(tmp_path: Pa
 
 
 def test_the_stay_is_the_one_begun_last_as_far_as_was_known(tmp_path: Path) -> None:
-    store = _store(tmp_path)
+    store, begin = _store(tmp_path), clock.now_us() - 600 * MINUTE
+
+    def at(minute: int) -> int:
+        return begin + minute * MINUTE
+
     store.put_facts(
         [
+            ("v1.p", "v1.first", 1, Admission(at(1), at(2), 70)),
+            ("v1.p", "v1.second", 1, Admission(at(5), at(9), 71)),
+            ("v1.p", "v1.second/5", 1, Movement("v1.second", at(5), at(6), "ED", "")),
+            ("v1.p", "v1.second/6", 1, Movement("v1.second", at(6), None, "MICU", "03")),
             ("v1.p", "", 1, Person("female")),
-            ("v1.p", "v1.first", 1, Admission(1_000, 2_000, 70)),
-            ("v1.p", "v1.second", 1, Admission(5_000, 9_000, 71)),
-            ("v1.p", "v1.second/5000", 1, Movement("v1.second", 5_000, "ED", "")),
-            ("v1.p", "v1.second/6000", 1, Movement("v1.second", 6_000, "MICU", "03")),
         ]
     )
-    assert store.stay("v1.p", as_of_us=500) is None
-    first, second = store.stay("v1.p", as_of_us=4_000), store.stay("v1.p", as_of_us=7_000)
+    store.put_facts([("v1.p", "", 1, Person("female"))])
+    assert store.stay("v1.p", as_of_us=at(0)) is None
+    first, second = store.stay("v1.p", as_of_us=at(4)), store.stay("v1.p", as_of_us=at(7))
     assert first is not None
     assert second is not None
-    assert (first.encounter, first.discharged_us, first.unit) == ("v1.first", 2_000, "")
+    assert (first.encounter, first.discharged_us, first.unit) == ("v1.first", at(2), "")
     assert (second.encounter, second.discharged_us, second.unit, second.bed) == ("v1.second", None, "MICU", "03")
     assert (second.age_years, second.sex) == (71, "female")
     store.put_facts([("v1.p", "", 0, Person("male"))])
-    assert store.stay("v1.p", as_of_us=7_000) == second, "an older version changes nothing"
+    assert store.stay("v1.p", as_of_us=at(7)) == second, "an older version changes nothing"
+
+
+def test_stays_that_ended_long_ago_and_people_without_a_stay_are_not_kept(tmp_path: Path) -> None:
+    store, now = _store(tmp_path, hours=1.0), clock.now_us()
+    store.put_facts(
+        [
+            ("v1.gone", "v1.a", 1, Admission(now - 200 * MINUTE, now - 61 * MINUTE, 70)),
+            ("v1.here", "v1.b", 1, Admission(now - 200 * MINUTE, now - 59 * MINUTE, 70)),
+        ]
+    )
+    store.put_facts([("v1.gone", "", 1, Person("male")), ("v1.here", "", 1, Person("male"))])
+    assert store.stay("v1.gone", as_of_us=now) is None
+    assert store.stay("v1.here", as_of_us=now) is not None
+    store.set_replay(Replay(start_us=now + 30 * MINUTE, wall_us=now, speed=1.0, end_us=now + 10**12))
+    store.prune()
+    with sqlite3.connect(tmp_path / "care.db") as db:
+        assert db.execute("SELECT count(*) FROM fact").fetchone() == (0,)
 
 
 def test_nothing_of_a_patient_stands_in_clear_and_only_the_owner_may_read(tmp_path: Path) -> None:
@@ -171,7 +193,7 @@ def test_nothing_of_a_patient_stands_in_clear_and_only_the_owner_may_read(tmp_pa
     values.rows["value"] = 123.456789
     _take(store, values)
     store.put_facts(
-        [("v1.p", "v1.e", 1, Admission(1, 2, 87.0)), ("v1.p", "x", 1, Movement("v1.e", 1, "Zzward", "Zzbed"))]
+        [("v1.p", "v1.e", 1, Admission(1, None, 87.0)), ("v1.p", "x", 1, Movement("v1.e", 1, None, "Zzward", "Zzbed"))]
     )
     store.close()
     content = b"".join(path.read_bytes() for path in tmp_path.iterdir())

@@ -58,7 +58,8 @@ CREATE TABLE IF NOT EXISTS block (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS block_age ON block (first_us);
 CREATE TABLE IF NOT EXISTS fact (
-    patient TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, sealed BLOB NOT NULL,
+    patient TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL,
+    until_us INTEGER NOT NULL, sealed BLOB NOT NULL,
     PRIMARY KEY (patient, kind, key)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -88,11 +89,15 @@ class Movement(msgspec.Struct, frozen=True):
 
     encounter: str
     since_us: int
+    until_us: int | None
     unit: str
     bed: str
 
 
 Fact = Admission | Person | Movement
+FOR_EVER = 1 << 62
+"""Until when a fact holds that has not ended."""
+
 _KINDS: dict[type, str] = {Admission: "encounter", Person: "patient", Movement: "movement"}
 
 
@@ -306,28 +311,36 @@ class CareStore:
     def put_facts(self, facts: list[tuple[str, str, int, Fact]]) -> None:
         """Store what the warehouse says of patients' stays; an older version never replaces a newer one.
 
+        What ended before the hours that the store keeps is left out, and a Person of whom no stay is known.
+
         Args:
             facts: pseudonym, key within its kind (a stay's pseudonym; empty for a Person), version, fact.
 
         Raises:
             ServiceUnavailable: the store cannot be written; none is stored.
         """
+        horizon = self.now_us() - self._hours_us
         rows = [
             (
                 patient,
                 _KINDS[type(fact)],
                 key,
                 version,
+                until,
                 self._sealer.seal(msgspec.json.encode(fact), context=_place(patient, _KINDS[type(fact)], key)),
             )
             for patient, key, version, fact in facts
+            if (until := _until(fact)) >= horizon and (not isinstance(fact, Person) or self._is_known(patient))
         ]
+        if not rows:
+            return
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._db.executemany(
-                    "INSERT INTO fact VALUES (?, ?, ?, ?, ?) ON CONFLICT (patient, kind, key) DO UPDATE "
-                    "SET version = excluded.version, sealed = excluded.sealed WHERE excluded.version >= version",
+                    "INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (patient, kind, key) DO UPDATE SET "
+                    "version = excluded.version, until_us = excluded.until_us, sealed = excluded.sealed "
+                    "WHERE excluded.version >= version",
                     rows,
                 )
                 self._touch([patient for patient in {row[0] for row in rows} if self._has_values(patient)])
@@ -340,6 +353,9 @@ class CareStore:
 
     def _has_values(self, patient: str) -> bool:
         return self._db.execute("SELECT 1 FROM patient WHERE patient = ?", (patient,)).fetchone() is not None
+
+    def _is_known(self, patient: str) -> bool:
+        return self._has_values(patient) or bool(self._facts(patient, Admission))
 
     def prune(self) -> int:
         """Delete values older than the store keeps, and patients of whom nothing is left; return how many blocks."""
@@ -359,9 +375,12 @@ class CareStore:
                         self._db.execute(_PUT_BLOCK, self._sealed(*place, rows[rows["effective_us"] >= horizon]))
                 if aged:
                     self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
-                    gone = "patient NOT IN (SELECT patient FROM block)"
-                    self._db.execute(f"DELETE FROM fact WHERE patient IN (SELECT patient FROM patient WHERE {gone})")  # noqa: S608
-                    self._db.execute(f"DELETE FROM patient WHERE {gone}")  # noqa: S608 - a text of ours
+                    self._db.execute("DELETE FROM patient WHERE patient NOT IN (SELECT patient FROM block)")
+                self._db.execute("DELETE FROM fact WHERE until_us < ?", (horizon,))
+                self._db.execute(
+                    "DELETE FROM fact WHERE kind = 'patient' AND patient NOT IN (SELECT patient FROM patient) "
+                    "AND patient NOT IN (SELECT patient FROM fact WHERE kind = 'encounter')"
+                )
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
@@ -445,6 +464,12 @@ class CareStore:
         ).fetchall()
         opened = {key: self._sealer.open(sealed, context=_place(patient, _KINDS[kind], key)) for key, sealed in rows}
         return {key: msgspec.json.decode(plain, type=kind) for key, plain in opened.items()}
+
+
+def _until(fact: Fact) -> int:
+    ended = {Admission: "discharged_us", Movement: "until_us"}.get(type(fact))
+    until = getattr(fact, ended) if ended else None
+    return FOR_EVER if until is None else int(until)
 
 
 def _place(*parts: object) -> bytes:

@@ -40,7 +40,7 @@ WITH charted AS (
 ), beds AS (  -- before the first known bed, that of the first
     SELECT
         stay,
-        unit || '-' || lpad(CAST(bed AS varchar), 2, '0') AS device_id,
+        unit || '-' || CASE WHEN bed < 10 THEN '0' ELSE '' END || CAST(bed AS varchar) AS device_id,
         CASE WHEN place = 1 THEN TIMESTAMP '1900-01-01 00:00:00' ELSE since END AS since,
         coalesce(until, TIMESTAMP '9999-01-01 00:00:00') AS until
     FROM numbered
