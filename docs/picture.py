@@ -30,7 +30,7 @@ def main() -> None:
         init_home(home, copy_samples)
         os.environ["VITALAKE_KAFKA__BOOTSTRAP_SERVERS"] = broker.bootstrap_servers
         os.environ["VITALAKE_OBSERVABILITY__PORT"] = "0"
-        demo = Demo(home, seconds=SECONDS, workers=1, rate=800, faults=0.1, seed=0)
+        demo = Demo(home, seconds=SECONDS, workers=1, faults=0.1, seed=0)
         picture = LaneView("vitalake · vitals")
         drawn: list[Panel] = []
 
