@@ -1,4 +1,4 @@
-"""The served end of the way: one score by request, the board in a real browser, and how soon the demo shows somebody."""
+"""The served end of the way: scores by request, the board in a real browser, and how soon the demo shows somebody."""
 
 from __future__ import annotations
 
@@ -84,9 +84,7 @@ def scores(bench: Bench) -> None:
         )
     settings = load_settings(home)
     store = open_care(settings, load_keys(settings.path(settings.keys)))
-    patients = [
-        f"v1.{'abcdefghijklmnopqrstuvwxyz234567'[i % 32] * 2}{i:030d}".translate(_BASE32) for i in range(PATIENTS)
-    ]
+    patients = [f"v1.{f'{i:032d}'.translate(_BASE32)}" for i in range(PATIENTS)]
     positions = _seed(store, patients)
     with serving(home) as address:
         client = http.client.HTTPConnection(address.removeprefix("http://"))
@@ -145,7 +143,7 @@ def _take(store: CareStore, patient: str, position: int, which: np.ndarray, at: 
 
 
 def board(bench: Bench) -> None:
-    """A device's timestamp until the row is painted in Chromium, a thousand messages a second through Kafka's protocol."""
+    """A device's timestamp until its row is painted in Chromium, at a thousand messages a second."""
     home = bench.home("board")
     with EmbeddedBroker() as broker:
         environment = os.environ | {
