@@ -103,7 +103,17 @@ def _learned(report: Report) -> str:
         f"({t.events / max(t.stays, 1):.1%}), each looked at up to several moments ({t.rows:,} rows, a stay's rows "
         f"weighing one together). {h.stays:,} stays of {h.patients:,} patients ({h.events:,} with the event) were kept "
         "away from all training by a hash of the patient's pseudonym. Only published, masked rows were read, under "
-        f"the rules of version `{report.policy_version}`; with others in force serving abstains."
+        f"the rules of version `{report.policy_version}`; with others in force serving abstains.{_going_on(report)}"
+    )
+
+
+def _going_on(report: Report) -> str:
+    """Say whom it could not learn from: who is still there is not a chance selection."""
+    if not report.going_on:
+        return ""
+    return (
+        f"\n\n{report.going_on:,} stays have not ended and are not among them. Those who stay on differ from those who "
+        "have left or died, so the share of deaths here is too high and so are the probabilities."
     )
 
 

@@ -58,8 +58,8 @@ class Published:
         return History(*(np.ascontiguousarray(mine[name]) for name in History.__dataclass_fields__))
 
 
-def read_outcomes(settings: Settings, task: Task, *, source: str | None = None) -> list[Outcome]:
-    """Return the stays that have ended, by patient and time.
+def read_outcomes(settings: Settings, task: Task, *, source: str | None = None) -> tuple[list[Outcome], int]:
+    """Return the stays that have ended, by patient and time, and how many have not.
 
     Args:
         settings: of the home.
@@ -67,17 +67,20 @@ def read_outcomes(settings: Settings, task: Task, *, source: str | None = None) 
         source: only stays from this source of the history lane; None: of all.
 
     Raises:
-        ModelError: none is published.
+        ModelError: none that has ended is published.
     """
     label = task.label
     wanted = ["patient_id", "admitted_at", "discharged_at", "age_at_admission", "source", "version"]
     rows = _current(read(settings, label.dataset, ["encounter_id", *wanted, label.column]), "encounter_id")
     sexes = _current(read(settings, "patient", ["patient_id", "version", "sex"]), "patient_id")
     sex_of = dict(zip(sexes["patient_id"].to_pylist(), sexes["sex"].to_pylist(), strict=True))
-    found = []
+    found, going_on = [], 0
     for row in _with_microseconds(rows).to_pylist():
         origin = str(row["source"] or "").partition(".")[0]
-        if row[label.column] is None or row["discharged_at"] is None or source not in (None, origin):
+        if source not in (None, origin):
+            continue
+        if row[label.column] is None or row["discharged_at"] is None:
+            going_on += 1
             continue
         stay = Stay(
             encounter=row["encounter_id"],
@@ -95,7 +98,7 @@ def read_outcomes(settings: Settings, task: Task, *, source: str | None = None) 
             where=f"{published_name(label.dataset)}{f', source {source}' if source else ''}",
             remedy="Run 'vitalake history load mimic-demo' first.",
         )
-    return sorted(found, key=lambda o: (o.patient, o.stay.admitted_us, o.stay.encounter))
+    return sorted(found, key=lambda o: (o.patient, o.stay.admitted_us, o.stay.encounter)), going_on
 
 
 def read_values(settings: Settings, task: Task, patients: Sequence[str]) -> Published:

@@ -47,6 +47,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         sources: where the stays come from.
         trained, held_out: who was learnt from, and who was kept away.
+        going_on: stays that have not ended, and so could not be learnt from.
         chosen: the candidate that was registered: of the two models the one with the lower log loss.
         chosen_parameters: of it.
         reliability: of the chosen one, in cross-validation.
@@ -67,6 +68,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     resamples: int
     trained: Sample
     held_out: Sample
+    going_on: int
     results: list[Result]
     chosen: str
     chosen_parameters: dict[str, str]

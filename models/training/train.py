@@ -75,7 +75,7 @@ def train(
     """
     watch, task = _Watch(tell), load_task(task_name)
     pinned = pin(settings)
-    outcomes = read_outcomes(settings, task, source=source)
+    outcomes, going_on = read_outcomes(settings, task, source=source)
     patients = sorted({outcome.patient for outcome in outcomes})
     published = read_values(settings, task, patients)
     watch.done("read", f"{len(published):,} values of {len(outcomes):,} stays read")
@@ -86,7 +86,8 @@ def train(
     watch.done("features", f"{len(kept) + len(other):,} rows of {len(task.features.names)} features")
     _check(kept, task)
     judged = _judge(task, kept, other, watch)
-    report = _report(settings, task, pinned, kept, other, judged, sources=sorted({o.source for o in outcomes}))
+    sources = sorted({outcome.source for outcome in outcomes})
+    report = _report(settings, task, pinned, kept, other, judged, sources=sources, going_on=going_on)
     return _register(settings, task, pinned, report, judged, promote=promote, watch=watch)
 
 
@@ -191,6 +192,7 @@ def _report(
     judged: _Judged,
     *,
     sources: list[str],
+    going_on: int,
 ) -> Report:
     return Report(
         task=task.name,
@@ -204,6 +206,7 @@ def _report(
         resamples=RESAMPLES,
         trained=sample(kept),
         held_out=sample(other),
+        going_on=going_on,
         results=judged.results,
         chosen=judged.chosen.name,
         chosen_parameters={name: str(value) for name, value in judged.chosen.parameters.items()},

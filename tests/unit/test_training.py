@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
@@ -29,9 +30,13 @@ from models.training.published import Outcome, Published, read_outcomes, read_va
 from models.training.report import Report
 from models.training.train import train
 from pipelines.history.load import load_history
+from vitalake.care.records import History
+from vitalake.care.store import ROW, CareStore, Replay, Values
 from vitalake.errors import ModelError
 from vitalake.home import init_home
+from vitalake.keys import Key
 from vitalake.lake.dataset import load_dataset
+from vitalake.sealing import Sealer
 from vitalake.settings import Settings, load_settings
 
 TASK = load_task("mortality")
@@ -54,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     settings = load_settings(home)
     load_history(settings, "mimic-demo")
     report = train(settings, "mortality")
-    outcomes = read_outcomes(settings, TASK)
+    outcomes, _ = read_outcomes(settings, TASK)
     values = read_values(settings, TASK, sorted({o.patient for o in outcomes}))
     pinned = pin(settings)
     model = champion(settings, TASK)
@@ -80,6 +85,39 @@ def test_the_score_of_a_history_is_that_of_its_row_in_the_matrix(trained: Traine
             policy=trained.pinned.policy_version,
         )
         assert found.probability == expected[i]
+
+
+def test_a_history_that_went_through_the_care_store_gives_the_same_score(trained: Trained, tmp_path: Path) -> None:
+    of = {outcome.stay.encounter: outcome for outcome in trained.outcomes}
+    random = np.random.default_rng(4)
+    for i in np.flatnonzero(trained.matrix.primary)[::6].tolist():
+        outcome, as_of_us = of[str(trained.matrix.stay[i])], int(trained.matrix.as_of_us[i])
+        whole = trained.published.history(outcome.patient)
+        came = random.permutation(len(whole))  # no device and no lane sends in order
+        care = CareStore(tmp_path / f"{i}.db", Sealer(Key("care", "v1", b"k" * 32)), hours=TASK.window_hours)
+        care.set_replay(Replay(as_of_us, 0, 0.0, as_of_us))
+        for part in np.array_split(came, 3):
+            care.take(_values(whole, part, outcome.patient), writer="lane", ends={})
+        found = score(
+            care.history(outcome.patient),
+            outcome.stay,
+            patient=outcome.patient,
+            as_of_us=as_of_us,
+            model=trained.model,
+            task=TASK,
+            policy=trained.pinned.policy_version,
+        )
+        care.close()
+        assert found.probability == trained.model.probability(trained.matrix.features[i])
+
+
+def _values(history: History, which: npt.NDArray[np.int64], patient: str) -> Values:
+    rows = np.zeros(len(which), ROW)
+    for name in History.__dataclass_fields__:
+        rows[name] = getattr(history, name)[which]
+    rows["id"] = which
+    number = np.zeros(len(which), np.int32)
+    return Values(rows, number, [patient], number.astype(np.int64), number, ["part"])
 
 
 def test_no_patient_who_is_held_out_is_trained_on(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
