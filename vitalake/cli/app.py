@@ -23,6 +23,8 @@ MODULES = (
     "history",
     "train",
     "policy",
+    "serve",
+    "sql",
     "audit",
     "token",
     "ledger",

@@ -1,0 +1,180 @@
+"""The door: published data for people who ask and for training, and a record of each before anything is handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from governance.access.principal import MissingPermission, Principal, require
+from governance.audit import Action, AuditEvent, AuditSink, open_audit
+from governance.door.catalogue import Catalogue
+from governance.door.engine import connect
+from governance.door.errors import QueryRefused, failure
+from governance.door.relations import quoted
+from governance.door.worker import Head, Request
+from vitalake.errors import InputError, ServiceUnavailable
+from vitalake.keys import KeyRing, load_keys
+from vitalake.settings import Settings
+
+if TYPE_CHECKING:
+    from governance.door.sql import Query
+
+ROWS = 1_000
+"""Rows of an answer, unless more are asked for; it is said when there are more."""
+
+MOST_ROWS = 100_000
+MEMORY_MB = 1_024
+SECONDS = 60
+SIZE = 64 << 20
+BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Rows, and whether these are all.
+
+    Attributes:
+        rows: in the query's order.
+        complete: False: there are more than the limit.
+        datasets: what was read.
+    """
+
+    rows: pa.Table
+    complete: bool
+    datasets: tuple[str, ...]
+
+
+class Door:
+    """Hands out published data; not to be shared between threads."""
+
+    def __init__(self, settings: Settings, keys: KeyRing | None = None, *, audit: AuditSink | None = None) -> None:
+        """Open the door by the rules as they are now.
+
+        Args:
+            settings: of the home.
+            keys: default: the home's.
+            audit: default: the chain ``door``.
+        """
+        keys = keys or load_keys(settings.path(settings.keys))
+        self._audit = audit or open_audit(settings, keys, writer="door")
+        self.catalogue = Catalogue(settings, keys)
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        dataset: str,
+        *,
+        columns: Sequence[str],
+        principal: Principal,
+        purpose: str,
+        where: Mapping[str, Sequence[str | int | float]] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Return the current rows of a published dataset in batches, in no order.
+
+        Of each thing the highest version, once, whichever lane brought it; nothing that was taken back.
+
+        Args:
+            dataset: its name.
+            columns: published ones.
+            principal: who reads; needs ``sql:query``.
+            purpose: a code such as ``train-mortality``, for the record.
+            where: column → values; rows that have one of them in each.
+
+        Raises:
+            MissingPermission: the role does not allow it.
+            InputError: no such dataset or column.
+            VitaLakeError: the audit cannot be written; nothing was read.
+        """
+        self._require(principal)
+        wanted, known = dict(where or {}), self.catalogue.columns(dataset)
+        if not columns or not {*columns, *wanted} <= known.keys():
+            raise InputError("No such column is published", where=dataset, remedy=f"There are: {', '.join(known)}.")
+        detail = {"dataset": dataset, "columns": ",".join(columns), "purpose": purpose, "where": ",".join(wanted)}
+        self._record("train", principal, detail)
+        return self._batches(dataset, columns, wanted)
+
+    def _batches(
+        self, dataset: str, columns: Sequence[str], where: Mapping[str, Sequence[str | int | float]]
+    ) -> Iterator[pa.RecordBatch]:
+        conditions: list[str] = ["true"]
+        values: list[str | int | float] = []
+        for name, choices in where.items():
+            conditions.append(f"{quoted(name)} IN ({', '.join('?' * len(choices))})" if choices else "false")
+            values += choices
+        names = ", ".join(map(quoted, columns))
+        select = f"SELECT {names} FROM {quoted(dataset)} WHERE {' AND '.join(conditions)}"  # noqa: S608
+        with self.catalogue.relations([dataset]) as relations:
+            connection = connect(relations, memory_mb=MEMORY_MB)
+            try:
+                yield from connection.sql(select, params=values).to_arrow_reader(BATCH_ROWS)
+            finally:
+                connection.close()
+
+    # -- queries -------------------------------------------------------------------------------------------------
+
+    def query(self, sql: str, *, principal: Principal, rows: int = ROWS, seconds: int = SECONDS) -> Answer:
+        """Return the answer of a query over published data.
+
+        Args:
+            sql: one SELECT; ``<dataset>`` is its current rows, ``<dataset>_versions`` all of them.
+            principal: who asks; needs ``sql:query``.
+            rows: at most so many; the answer says whether there are more.
+            seconds: it may run.
+
+        Raises:
+            MissingPermission: the role does not allow it.
+            QueryRefused: it is made of something that is not on the list.
+            QueryFailed: it has no answer within its limits.
+            VitaLakeError: the audit cannot be written; the answer is withheld.
+        """
+        from governance.door.sql import check
+
+        self._require(principal)
+        try:
+            query = check(sql, self.catalogue.names)
+        except QueryRefused:
+            self._record("denied", principal, {"permission": "sql:query", "reason": "query"})
+            raise
+        head, table = self._run(query, principal, rows=min(rows, MOST_ROWS), seconds=seconds)
+        self._record_query(query, principal, rows=head.rows, outcome=head.failed or "answered")
+        if table is None:
+            raise failure(head.failed or "failed", remedy=self._known(query) if head.failed == "names" else "")
+        return Answer(table, not head.more, query.datasets)
+
+    def _run(self, query: Query, principal: Principal, *, rows: int, seconds: int) -> tuple[Head, pa.Table | None]:
+        from governance.door.sandbox import Ended, run
+
+        with self.catalogue.relations(query.datasets) as relations:
+            try:
+                return run(Request(query.sql, relations, rows, MEMORY_MB, seconds, SIZE))
+            except Ended:
+                self._record_query(query, principal, rows=0, outcome="ended")
+                raise ServiceUnavailable(
+                    "Query was ended by the system", where="vitalake sql", remedy="Ask for less, or try again."
+                ) from None
+
+    def _known(self, query: Query) -> str:
+        """Return what can be asked of the datasets of a query."""
+        parts = [f"{name} has {', '.join(self.catalogue.columns(name))}" for name in query.datasets]
+        return f"Check names and types: {'; '.join(parts)}."
+
+    # -- the record ----------------------------------------------------------------------------------------------
+
+    def _require(self, principal: Principal) -> None:
+        try:
+            require(principal, "sql:query")
+        except MissingPermission as error:
+            self._record("denied", principal, {"permission": error.permission})
+            raise
+
+    def _record_query(self, query: Query, principal: Principal, *, rows: int, outcome: str) -> None:
+        datasets = ",".join(query.datasets)
+        detail = {"digest": query.digest, "datasets": datasets, "rows": str(rows), "outcome": outcome}
+        self._record("sql.query", principal, detail)
+
+    def _record(self, action: Action, principal: Principal, detail: dict[str, str]) -> None:
+        self._audit.record(AuditEvent(action, principal.subject, principal.role, (), detail))

@@ -1,0 +1,130 @@
+"""The sandboxed interpreter: ``python -m governance.door.worker``. One query in, one answer out, over pipes.
+
+It has an empty environment, no network where the kernel allows that, cannot write a byte, and ends with its parent.
+What it says of a failure is a category.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import signal
+import sys
+from typing import Any, BinaryIO
+
+import msgspec
+
+from governance.door.engine import THREADS, connect
+from governance.door.errors import Category
+from governance.door.relations import Relation
+
+ADDRESS_SPACE_MB = 4096
+"""Beside DuckDB's own memory: libraries, and what allocators reserve but do not use."""
+
+BATCH_ROWS = 8192
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+
+_CATEGORIES: dict[str, Category] = {
+    "BinderException": "names",
+    "CatalogException": "names",
+    "ConversionException": "cast",
+    "IOException": "storage",
+    "MemoryError": "memory",
+    "OutOfMemoryException": "memory",
+    "OutOfRangeException": "range",
+    "ParserException": "form",
+    "PermissionException": "refused",
+    "SyntaxException": "form",
+}
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A query.
+
+    Attributes:
+        sql: one SELECT.
+        relations: what it can read.
+        rows: most that are answered.
+        memory_mb: most that DuckDB takes.
+        seconds: of processor time, for each thread.
+        size: most bytes of an answer.
+    """
+
+    sql: str
+    relations: list[Relation]
+    rows: int
+    memory_mb: int
+    seconds: int
+    size: int
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What comes before the rows: how many, whether there are more, or why there are none."""
+
+    rows: int = 0
+    more: bool = False
+    failed: Category | None = None
+
+
+def answer(request: Request) -> bytes:
+    """Return a head as a line of JSON, and after it the rows as an Arrow stream."""
+    try:
+        head, rows = _run(request)
+    except Exception as error:  # whatever it is: its text stays here
+        return _line(Head(failed=_CATEGORIES.get(type(error).__name__, "failed")))
+    if len(rows) > request.size:
+        return _line(Head(failed="size"))
+    return _line(head) + rows
+
+
+def _run(request: Request) -> tuple[Head, bytes]:
+    import pyarrow as pa
+
+    connection = connect(request.relations, memory_mb=request.memory_mb)
+    found = connection.sql(request.sql)
+    if found is None:
+        return Head(failed="form"), b""
+    reader = found.to_arrow_reader(BATCH_ROWS)
+    sink, count, more = pa.BufferOutputStream(), 0, False
+    with pa.ipc.new_stream(sink, reader.schema) as stream:
+        for batch in reader:
+            kept = batch.slice(0, request.rows - count)
+            stream.write_batch(kept)
+            count, more = count + kept.num_rows, kept.num_rows < batch.num_rows
+            if more or sink.tell() > request.size:
+                break
+    return Head(count, more), sink.getvalue().to_pybytes()
+
+
+def _line(head: Head) -> bytes:
+    return msgspec.json.encode(head) + b"\n"
+
+
+def confine(request: Request) -> None:
+    """Take from this process what a query does not need; for good."""
+    limits = {
+        resource.RLIMIT_AS: (request.memory_mb + ADDRESS_SPACE_MB) << 20,
+        resource.RLIMIT_CPU: request.seconds * THREADS + 1,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, most in limits.items():
+        resource.setrlimit(kind, (most, most))
+    libc: Any = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    # A network of its own, with nothing in it. Where that is not allowed DuckDB's lock stands alone.
+    libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+
+
+def main(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer the one request of a stream."""
+    request = msgspec.json.decode(source.read(), type=Request)
+    confine(request)
+    sink.write(answer(request))
+    sink.flush()
+
+
+if __name__ == "__main__":  # pragma: no cover – runs in the child; main is tested with streams
+    main(sys.stdin.buffer, sys.stdout.buffer)

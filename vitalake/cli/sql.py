@@ -1,0 +1,67 @@
+"""``vitalake sql``: a question to published data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("sql")(sql)
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT over the published datasets.")],
+    home: HomeOption = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many rows.")] = 1_000,
+    seconds: Annotated[int, typer.Option(min=1, max=3_600, help="It may run so long.")] = 60,
+    json: JsonOption = False,
+) -> None:
+    """Answer a query over published data; ends with 12 when it is not one that may be asked. Asking is recorded.
+
+    A dataset's name stands for its current rows, <dataset>_versions for all of them.
+    """
+    from governance.access import local_principal
+    from governance.door.door import Door
+    from vitalake.settings import load_settings
+
+    door = Door(load_settings(resolve_home(home)))
+    answer = door.query(query, principal=local_principal(), rows=limit, seconds=seconds)
+    rows = [list(map(_plain, row)) for row in zip(*(column.to_pylist() for column in answer.rows.columns), strict=True)]
+    names = answer.rows.schema.names
+    if json:
+        print_json({"columns": names, "rows": rows, "complete": answer.complete, "datasets": answer.datasets})
+        return
+    _print(answer.rows.schema, rows)
+    if not answer.complete:
+        note(f"Only the first {limit} rows: there are more. Ask for fewer, or give --limit.")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON and people can read it: bytes in hex, times in ISO 8601."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def _print(schema: pa.Schema, rows: list[list[Any]]) -> None:
+    import pyarrow as pa
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, padding=(0, 2), header_style="bold")
+    for field in schema:
+        numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        grid.add_column(Text(field.name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text("" if value is None else str(value)) for value in row))
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 160).print(grid)
