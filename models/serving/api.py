@@ -1,0 +1,80 @@
+"""The scoring endpoint: one patient's score record, as JSON or as FHIR."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from governance.access import Permission
+from governance.audit import Action
+from models.serving.fhir import MEDIA, risk_assessment, search_set
+from models.serving.gate import is_pseudonym
+from models.serving.place import Place
+from models.serving.problems import not_found
+from models.serving.risk import risk_document
+from models.serving.ward import Chart
+
+router = APIRouter()
+
+
+class ScoreRequest(BaseModel):
+    """Whom to score."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    patient: Annotated[str, Field(max_length=64, description="The patient's pseudonym, as published.")]
+
+
+@router.get("/healthz", include_in_schema=False)
+async def health() -> Response:
+    """Say that the process answers; nothing of any patient, for anybody may ask."""
+    return Response(b'{"status":"ok"}', media_type="application/json")
+
+
+@router.post("/v1/score", summary="Score a patient now")
+async def score(request: Request, asked: ScoreRequest) -> Response:
+    """Return the record of a patient, computed if new evidence has come since the last one."""
+    chart = await _chart(request, asked.patient, "score:write", "score.write", "score")
+    return _json(risk_document(chart.record, chart.now_us))
+
+
+@router.get("/v1/patients/{patient}/risk", summary="A patient's risk")
+async def risk(request: Request, patient: str) -> Response:
+    """Return the record of a patient; as FHIR RiskAssessment for who accepts ``application/fhir+json``."""
+    chart = await _chart(request, patient, "risk:read", "risk.read", "risk")
+    place: Place = request.app.state.place
+    if MEDIA in request.headers.get("accept", ""):
+        return _json(risk_assessment(chart.record, place.ward.task), MEDIA)
+    return _json(risk_document(chart.record, chart.now_us))
+
+
+@router.get("/fhir/RiskAssessment", summary="A patient's risk, as a FHIR search")
+async def search(request: Request, patient: Annotated[str, Query(max_length=80)]) -> Response:
+    """Return a Bundle with the patient's RiskAssessment, or an empty one."""
+    place: Place = request.app.state.place
+    chart = await _look(request, patient.removeprefix("Patient/"), "risk:read", "risk.read", "fhir")
+    found = [] if chart is None else [risk_assessment(chart.record, place.ward.task)]
+    return _json(search_set(found), MEDIA)
+
+
+async def _look(request: Request, patient: str, permission: Permission, action: Action, endpoint: str) -> Chart | None:
+    place: Place = request.app.state.place
+    principal = place.gate.principal(request)
+    known = is_pseudonym(patient)
+    patients = (patient,) if known else ()
+    await place.gate.allow(principal, permission, action, patients=patients, endpoint=endpoint)
+    return await place.chart(patient) if known else None
+
+
+async def _chart(request: Request, patient: str, permission: Permission, action: Action, endpoint: str) -> Chart:
+    chart = await _look(request, patient, permission, action, endpoint)
+    if chart is None:
+        raise not_found()
+    return chart
+
+
+def _json(document: dict[str, Any], media: str = "application/json") -> Response:
+    return Response(msgspec.json.encode(document), media_type=media)

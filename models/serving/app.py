@@ -1,0 +1,64 @@
+"""The application: everything that is served, behind one shield."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
+from starlette.staticfiles import StaticFiles
+
+from governance.access import TokenVerifier
+from governance.audit import AuditSink
+from models.serving import api, pages, problems, staff
+from models.serving.place import Place
+from models.serving.rendering import static_folder
+from models.serving.shield import LOOPBACK, Shield
+from vitalake.settings import Settings
+
+
+def make_app(settings: Settings, *, audit: AuditSink | None = None, verifier: TokenVerifier | None = None) -> FastAPI:
+    """Return the application of a home, its stores open; they are closed when it has ended.
+
+    Args:
+        settings: of the home.
+        audit: where accesses are recorded; None: the home's audit.
+        verifier: who tells tokens' principals; None: the issuer that the settings name.
+
+    Raises:
+        VitaLakeError: a store cannot be opened, or the rules do not hold.
+    """
+    place = Place(settings, audit=audit, verifier=verifier)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        place.start()
+        try:
+            yield
+        finally:
+            await place.stop()
+
+    # No documentation pages: FastAPI's load scripts from elsewhere. The schema is served.
+    app = FastAPI(
+        title="vitalake",
+        summary="Scores, just in time. The learnt score runs in shadow; not a medical device.",
+        version="1",
+        openapi_url="/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # such a redirect would repeat the address that was asked for
+        lifespan=life,
+    )
+    app.state.place, app.state.ledger = place, staff.LedgerReader(settings)
+    app.add_middleware(Shield, loopback=settings.serving.host in LOOPBACK | {"::1"})
+    problems.install(app)
+    for router in (api.router, pages.router, staff.router):
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=static_folder()), name="static")
+
+    @app.exception_handler(pages.SignInFirst)
+    async def _(request: Request, error: Exception) -> Response:
+        return RedirectResponse("/sign-in", 303)
+
+    return app

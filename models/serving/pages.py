@@ -1,0 +1,218 @@
+"""The pages of the ward: board and patient, and the events that keep them up to date."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse, StreamingResponse
+
+from governance.access import InvalidToken, Principal
+from models.serving.forms import read_form
+from models.serving.gate import COOKIE, is_pseudonym, refuse_other_sites
+from models.serving.patient import patient_context
+from models.serving.place import Place
+from models.serving.problems import Problem, not_found
+from models.serving.rendering import fragment, home_of, is_page, render
+from models.serving.watch import Change, Subscription, beat
+from vitalake.errors import PrivacyError
+
+router = APIRouter(include_in_schema=False)
+
+EVENTS = {"x-accel-buffering": "no"}
+"""A proxy must pass events on at once."""
+
+
+OVER = b"event: over\ndata: {}\n\n"
+"""The session has ended."""
+
+
+class SignInFirst(Exception):
+    """A person without a session asked for a page."""
+
+
+def who(request: Request) -> Principal:
+    """Return who asks for a page; who has no session is sent to the sign-in.
+
+    Raises:
+        SignInFirst: a person, in front of a browser.
+        InvalidToken: a program.
+    """
+    place: Place = request.app.state.place
+    try:
+        principal = place.gate.principal(request, pages=True)
+    except InvalidToken:
+        if is_page(request) and request.method == "GET":
+            raise SignInFirst from None
+        raise
+    request.state.principal = principal
+    return principal
+
+
+@router.get("/")
+async def first(request: Request) -> Response:
+    """Lead to the first page the role may see: the board, for who treats patients."""
+    return RedirectResponse(home_of(who(request)), 303)
+
+
+@router.get("/sign-in")
+async def sign_in_page(request: Request) -> Response:
+    """Show the three users of the development issuer."""
+    place: Place = request.app.state.place
+    return render(request, "sign_in.html", {"users": place.issuer.users})
+
+
+@router.post("/sign-in")
+async def sign_in(request: Request) -> Response:
+    """Begin a session for one of them."""
+    refuse_other_sites(request)
+    place: Place = request.app.state.place
+    user = (await read_form(request)).get("user", "")
+    try:
+        token = place.issuer.sign_in(user)
+    except PrivacyError:
+        raise Problem(422, "Does not fit: user.", errors=[{"field": "user", "problem": "no such user"}]) from None
+    principal = place.issuer.users[user]  # type: ignore[index]
+    await place.gate.record(principal, "sign-in")
+    place.gate.sessions.end(request.cookies.get(COOKIE, ""))
+    answer = RedirectResponse(home_of(principal), 303)
+    answer.set_cookie(
+        COOKIE,
+        place.gate.sessions.begin(token),
+        max_age=place.settings.serving.session_minutes * 60,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return answer
+
+
+@router.post("/sign-out")
+async def sign_out(request: Request) -> Response:
+    """End the session."""
+    refuse_other_sites(request)
+    place: Place = request.app.state.place
+    place.gate.sessions.end(request.cookies.get(COOKIE, ""))
+    answer = RedirectResponse("/sign-in", 303)
+    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return answer
+
+
+@router.get("/board")
+async def board(request: Request) -> Response:
+    """Show all patients, ranked."""
+    place: Place = request.app.state.place
+    principal = who(request)
+    at, rows = place.watch.place, await place.watch.rows() if principal.may("risk:read") else []
+    patients = tuple(row.patient for row in rows)
+    await place.gate.allow(principal, "risk:read", "board.read", patients=patients, stage="page")
+    now_us, speed, replay = await place.time()
+    context = {"rows": rows, "place": at, "now_us": now_us, "speed": speed, "replay": replay}
+    return render(request, "board.html", context)
+
+
+@router.get("/board/events")
+async def board_events(request: Request, after: str = "") -> Response:
+    """Send every change of the board, until the browser leaves or the session ends."""
+    place: Place = request.app.state.place
+    principal = who(request)
+    await place.gate.allow(principal, "risk:read", "board.read", stage="events")
+    events = _board_events(request, principal, request.headers.get("last-event-id") or after)
+    return StreamingResponse(events, headers=EVENTS, media_type="text/event-stream")
+
+
+async def _board_events(request: Request, principal: Principal, after: str) -> AsyncIterator[bytes]:
+    place: Place = request.app.state.place
+    await place.watch.rows()
+    subscription = place.watch.subscribe()
+    seen: set[str] = set()
+    try:
+        now_us, speed, _ = await place.time()
+        missed = place.watch.since(after, now_us)
+        yield b"retry: 1000\n\n"
+        yield beat(now_us, speed)
+        if missed.rows or missed.gone:
+            yield await _shown(place, principal, missed, seen, speed)
+        async for change in place.watch.changes(subscription):
+            now_us, speed, _ = await place.time()
+            if change is None:
+                who(request)  # the session may have ended
+                yield beat(now_us, speed)
+            elif change.number > missed.number:
+                yield await _shown(place, principal, change, seen, speed)
+    except (InvalidToken, SignInFirst):
+        yield OVER
+    finally:
+        place.watch.leave(subscription)
+
+
+async def _shown(place: Place, principal: Principal, change: Change, seen: set[str], speed: float) -> bytes:
+    """Return the event; patients this board has not shown yet are on record first."""
+    fresh = tuple(row.patient for row in change.rows if row.patient not in seen)
+    if fresh:
+        await place.gate.record(principal, "board.read", patients=fresh, stage="events")
+        seen.update(fresh)
+    return place.watch.event(change, speed)
+
+
+@router.get("/patients/{patient}")
+async def patient_page(request: Request, patient: str) -> Response:
+    """Show a patient: the score with its parts and reasons, trends, laboratory values; the name to who treats."""
+    place: Place = request.app.state.place
+    principal = who(request)
+    context = await _patient(place, principal, patient, "page")
+    identity = await place.identity(principal, patient) if principal.may("identity:read") else None
+    now_us, speed, replay = await place.time()
+    context |= {"identity": identity, "speed": speed, "replay": replay, "now_us": now_us}
+    return render(request, "patient.html", context)
+
+
+@router.get("/patients/{patient}/events")
+async def patient_events(request: Request, patient: str) -> Response:
+    """Send the patient's page anew whenever something has changed."""
+    place: Place = request.app.state.place
+    principal = who(request)
+    await _patient(place, principal, patient, "events")
+    return StreamingResponse(_patient_events(request, patient), headers=EVENTS, media_type="text/event-stream")
+
+
+async def _patient_events(request: Request, patient: str) -> AsyncIterator[bytes]:
+    place: Place = request.app.state.place
+    subscription: Subscription = place.watch.subscribe()
+    try:
+        yield b"retry: 1000\n\n"
+        yield await _patient_event(place, patient)  # what has changed since the page was made
+        async for change in place.watch.changes(subscription):
+            if change is None:
+                who(request)
+                now_us, speed, _ = await place.time()
+                yield beat(now_us, speed)
+            elif any(row.patient == patient for row in change.rows):
+                yield await _patient_event(place, patient)
+    except (InvalidToken, SignInFirst):
+        yield OVER
+    finally:
+        place.watch.leave(subscription)
+
+
+async def _patient_event(place: Place, patient: str) -> bytes:
+    context = await place.in_ward(patient_context, place.ward, patient)
+    now_us, speed, _ = await place.time()
+    document: dict[str, Any] = {"patient": patient, "ward_us": now_us, "speed": speed, "html": ""}
+    if context is not None:
+        chart = context["chart"]
+        document |= {"revision": chart.revision, "newest_us": chart.record.newest_us}
+        document["html"] = fragment("patient_now.html", context)
+    return b"event: patient\ndata: %b\n\n" % msgspec.json.encode(document)
+
+
+async def _patient(place: Place, principal: Principal, patient: str, stage: str) -> dict[str, Any]:
+    known = is_pseudonym(patient)
+    patients = (patient,) if known else ()
+    await place.gate.allow(principal, "risk:read", "risk.read", patients=patients, stage=stage)
+    context = await place.in_ward(patient_context, place.ward, patient) if known else None
+    if context is None:
+        raise not_found()
+    return context

@@ -1,0 +1,112 @@
+"""What the server holds open: the ward, its watcher, the gate, and the threads they live in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from governance.access import IdentityLookup, Principal, TokenVerifier, open_issuer, open_verifier
+from governance.audit import AuditSink, open_audit
+from models.serving.gate import Gate
+from models.serving.threads import OneThread
+from models.serving.ward import Chart, Ward
+from models.serving.watch import Watch
+from pipelines.care import open_vault
+from vitalake.care.store import Replay
+from vitalake.keys import load_keys
+from vitalake.settings import Settings
+from vitalake.vault import Identity
+
+WRITER = "serving"
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Place:
+    """Everything the routes need.
+
+    Attributes:
+        settings, keys: of the home.
+        ward: used in its thread only.
+        watch: tells the boards what changes.
+        gate: lets requests in.
+        issuer: of development tokens.
+    """
+
+    def __init__(
+        self, settings: Settings, *, audit: AuditSink | None = None, verifier: TokenVerifier | None = None
+    ) -> None:
+        """Open what is served from.
+
+        Raises:
+            VitaLakeError: something cannot be opened.
+        """
+        self.settings, self.keys = settings, load_keys(settings.path(settings.keys))
+        self._ward_thread, self._audit_thread = OneThread("ward"), OneThread("audit")
+        self.slow = OneThread("pages")
+        self.ward = Ward(settings, self.keys)
+        self._audit = audit or open_audit(settings, self.keys, writer=WRITER)
+        self._vault = open_vault(settings, self.keys)
+        self._lookup = IdentityLookup(self._vault, self._audit)
+        self.issuer = open_issuer(settings, self.keys)
+        self.gate = Gate(verifier or open_verifier(settings, self.keys), self._audit, self._audit_thread)
+        self.watch = Watch(self.ward, self._ward_thread)
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def audit_folder(self) -> Path:
+        """Where the audit's chains lie."""
+        return self.settings.path(self.settings.audit)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._watching = asyncio.create_task(self.watch.run(), name="watch")
+
+    async def stop(self) -> None:
+        """Stop watching, and close what was opened."""
+        self.watch.close()
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        for thread in (self._ward_thread, self._audit_thread, self.slow):
+            thread.close()
+        self.ward.close()
+        self._vault.close()
+
+    async def chart(self, patient: str) -> Chart | None:
+        """Return a patient's chart; see Ward.chart."""
+        return await self._ward_thread(self._fresh_chart, patient)
+
+    def _fresh_chart(self, patient: str) -> Chart | None:
+        self.watch.note(self.ward.changed())
+        return self.ward.chart(patient)
+
+    async def in_ward(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what a call returns, made in the ward's thread."""
+        return await self._ward_thread(function, *args, **kwargs)
+
+    async def time(self) -> tuple[int, float, Replay | None]:
+        """Return the ward's time, how fast it runs, and the replay that is under way."""
+        return await self._ward_thread(self._time)
+
+    def _time(self) -> tuple[int, float, Replay | None]:
+        now_us, replay = self.ward.now_us(), self.ward.replay()
+        speed = 1.0 if replay is None else replay.speed if now_us < replay.end_us else 0.0
+        return now_us, speed, replay
+
+    async def identity(self, principal: Principal, patient: str) -> Identity | None:
+        """Return who a patient is; on record before the vault is read.
+
+        Raises:
+            VitaLakeError: the role does not allow it, or it cannot be recorded.
+        """
+        return await self._audit_thread(self._lookup.identity, principal, patient)
+
+    async def pseudonym_of_mrn(self, mrn: str) -> str | None:
+        """Return the pseudonym of a medical record number; None: nobody has it."""
+        return await self._audit_thread(self._vault.token_of_mrn, mrn)

@@ -1,0 +1,82 @@
+"""Pages from templates; everything is escaped, styles and scripts come from files of this server only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from fastapi import Request, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from governance.access import Permission, Principal
+from models.serving import words
+from models.serving.risk import STALE_SECONDS, iso, moment
+
+_PROGRAMS = ("/v1/", "/fhir/", "/healthz", "/static/")
+
+NAVIGATION: tuple[tuple[str, str, Permission], ...] = (
+    ("/board", "Ward board", "risk:read"),
+    ("/ledger", "Ledger", "ledger:read"),
+    ("/audit", "Audit", "audit:read"),
+)
+"""Pages, and the permission each needs: nobody is shown a way they may not go."""
+
+
+def is_page(request: Request) -> bool:
+    """Return whether a person in front of a browser asked."""
+    accepts = request.headers.get("accept", "")
+    return "text/html" in accepts and not request.url.path.startswith(_PROGRAMS)
+
+
+def home_of(principal: Principal) -> str:
+    """Return the first page a role may see."""
+    return next(path for path, _, permission in NAVIGATION if principal.may(permission))
+
+
+@cache
+def environment() -> Environment:
+    """Return the templates."""
+    found = Environment(
+        loader=PackageLoader("models.serving"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    found.filters |= {"ago": words.ago, "iso": iso, "clock": clock_time, "unit": words.unit}
+    found.globals |= {"words": words, "STALE_SECONDS": STALE_SECONDS}
+    return found
+
+
+def clock_time(us: int) -> str:
+    """Return a moment as people read it, in UTC: wards of one home may lie in several time zones."""
+    return moment(us).strftime("%d %b %H:%M").lstrip("0")
+
+
+def fragment(template: str, context: Mapping[str, Any]) -> str:
+    """Return a part of a page as HTML."""
+    return environment().get_template(template).render(context)
+
+
+def render(
+    request: Request,
+    template: str,
+    context: Mapping[str, Any],
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return a page, with the navigation of who asked."""
+    principal: Principal | None = getattr(request.state, "principal", None)
+    links = [(path, name) for path, name, permission in NAVIGATION if principal and principal.may(permission)]
+    shared = {"principal": principal, "links": links, "here": request.url.path, "replay": None, "now_us": None}
+    text = fragment(template, shared | dict(context))
+    return Response(text, status, dict(headers or {}), "text/html; charset=utf-8")
+
+
+def static_folder() -> str:
+    """Return where scripts and styles lie."""
+    return str(resources.files("models.serving") / "static")

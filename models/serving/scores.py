@@ -1,0 +1,123 @@
+"""The book of scores: every record that was ever shown, written once, sealed; whoever asks again gets the same."""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from models.artefact.estimator import Floats
+from models.scoring import ScoreRecord
+from vitalake import clock
+from vitalake.errors import ServiceUnavailable
+from vitalake.sealing import Sealer
+
+FILE = "scores.db"
+
+KEEP_DAYS = 31
+"""What was shown longer ago is deleted. A hundred patients with a value a minute are 200 MB a day."""
+
+BUSY_SECONDS = 30.0
+PRUNE_SECONDS = 600.0
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS score (
+    id TEXT PRIMARY KEY, place TEXT NOT NULL UNIQUE, computed_us INTEGER NOT NULL,
+    record BLOB NOT NULL, features BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS score_age ON score (computed_us);
+"""
+
+
+class ScoreBook:
+    """An open book; used by one thread at a time, by any number of processes."""
+
+    def __init__(self, path: Path, sealer: Sealer) -> None:
+        """Open the book, or make it, readable by its owner only.
+
+        Raises:
+            ServiceUnavailable: the file cannot be opened.
+        """
+        self._sealer, self._name, self._pruned_us = sealer, path.name, clock.now_us()
+        try:
+            path.touch(mode=0o600)
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            # A killed process loses nothing. After a power failure the last records may be gone: what is computed
+            # again from the same evidence has the same id.
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_TABLES)
+        except (sqlite3.Error, OSError) as error:
+            raise self._refused(error) from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    def _refused(self, error: Exception) -> ServiceUnavailable:
+        return ServiceUnavailable(
+            f"Book of scores refuses ({type(error).__name__})",
+            where=self._name,
+            remedy="Check its disk and permissions.",
+        )
+
+    def find(self, place: str) -> ScoreRecord | None:
+        """Return the record of a place; None: it was not computed yet.
+
+        Args:
+            place: a digest of patient, revision, moment, model and rules.
+        """
+        return self._one("SELECT id, record FROM score WHERE place = ?", place)
+
+    def keep(self, place: str, record: ScoreRecord, features: Floats) -> ScoreRecord:
+        """Write a record unless it is there; return the one that is.
+
+        Raises:
+            ServiceUnavailable: it cannot be written; then it must not be shown.
+        """
+        sealed = self._seal(record.id, "record", msgspec.json.encode(record))
+        row = (record.id, place, record.computed_us, sealed, self._seal(record.id, "features", features.tobytes()))
+        try:
+            self._db.execute("INSERT OR IGNORE INTO score VALUES (?, ?, ?, ?, ?)", row)
+            if clock.now_us() - self._pruned_us > PRUNE_SECONDS * 1e6:
+                self.prune()
+        except sqlite3.Error as error:
+            raise self._refused(error) from None
+        kept = self.find(place) or self._one("SELECT id, record FROM score WHERE id = ?", record.id)
+        assert kept is not None
+        return kept
+
+    def features(self, score: str) -> Floats | None:
+        """Return the features a score was computed from, so that it can be computed again."""
+        row = self._db.execute("SELECT features FROM score WHERE id = ?", (score,)).fetchone()
+        return np.frombuffer(self._open(score, "features", row[0])) if row else None
+
+    def count(self) -> int:
+        """Return how many records the book has."""
+        return int(self._db.execute("SELECT count(*) FROM score").fetchone()[0])
+
+    def prune(self) -> int:
+        """Delete what was computed before the last KEEP_DAYS; return how many records."""
+        self._pruned_us = clock.now_us()
+        horizon = self._pruned_us - KEEP_DAYS * 86_400_000_000
+        return self._db.execute("DELETE FROM score WHERE computed_us < ?", (horizon,)).rowcount
+
+    def _one(self, query: str, value: str) -> ScoreRecord | None:
+        try:
+            row = self._db.execute(query, (value,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._refused(error) from None
+        return msgspec.json.decode(self._open(row[0], "record", row[1]), type=ScoreRecord) if row else None
+
+    def _seal(self, score: str, part: str, plain: bytes) -> bytes:
+        return self._sealer.seal(zlib.compress(plain, 1), context=_place(score, part))
+
+    def _open(self, score: str, part: str, sealed: bytes) -> bytes:
+        return zlib.decompress(self._sealer.open(sealed, context=_place(score, part)))
+
+
+def _place(score: str, part: str) -> bytes:
+    return f"score\n{score}\n{part}".encode()

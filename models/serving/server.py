@@ -1,0 +1,105 @@
+"""The process that serves: one address, no access log, streams that end when it does."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from models.serving.app import make_app
+from vitalake.errors import SettingsError
+from vitalake.settings import Settings
+
+GRACE_SECONDS = 3
+"""For answers that are under way when the process is asked to end."""
+
+
+class Server(uvicorn.Server):
+    """Tells when it listens, and lets open boards go before it waits for the rest."""
+
+    def __init__(self, app: FastAPI, *, on_ready: Callable[[str], None]) -> None:
+        """Prepare.
+
+        Args:
+            app: what is served.
+            on_ready: told the address once it answers.
+        """
+        self._application, self._on_ready = app, on_ready
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="on",
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """End well at SIGINT and SIGTERM; uvicorn would raise them again afterwards."""
+        if threading.current_thread() is not threading.main_thread():  # tests
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and tell where."""
+        await super().startup(sockets)
+        if sockets and not self.should_exit:
+            self._on_ready(address_of(sockets[0]))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End; open streams first."""
+        self._application.state.place.watch.close()
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        SettingsError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except OSError as error:
+        found.close()
+        raise SettingsError(
+            f"Address cannot be had ({error.strerror})",
+            where=f"serving.host, serving.port: {host}:{port}",
+            remedy="Free it, or name another one with --port; 0 takes a free one.",
+        ) from None
+    return found
+
+
+def address_of(listening: socket.socket) -> str:
+    """Return the address of a socket, as browsers take it."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        VitaLakeError: a store cannot be opened, or the address cannot be had.
+    """
+    app = make_app(settings)
+    with listen(settings.serving.host, settings.serving.port) as listening:
+        asyncio.run(Server(app, on_ready=on_ready).serve(sockets=[listening]))

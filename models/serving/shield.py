@@ -1,0 +1,116 @@
+"""The outermost layer: headers on every answer, hosts and sizes that are let in, and failures that say nothing."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from models.serving.problems import Problem, problem_response
+
+log = logging.getLogger(__name__)
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+MOST_BYTES = 16_384
+"""Of a request's body: the longest is a token of forty characters and a field's name."""
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
+class Shield:
+    """Wraps the whole application."""
+
+    def __init__(self, app: ASGIApp, *, loopback: bool) -> None:
+        """Prepare.
+
+        Args:
+            app: what is wrapped.
+            loopback: whether only this machine is served. Then a page of another site that has its name point here
+                (DNS rebinding) is sent away: signing in needs no password.
+        """
+        self._app, self._loopback = app, loopback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def guarded(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                static = scope["path"].startswith("/static/")
+                headers["cache-control"] = "no-cache" if static else "no-store"
+            await send(message)
+
+        refused = self._refused(scope)
+        if refused is not None:
+            await problem_response(Request(scope), refused)(scope, receive, guarded)
+            return
+        try:
+            await self._app(scope, _Limited(receive), guarded)
+        except _TooLarge:
+            await problem_response(Request(scope), _too_large())(scope, receive, guarded)
+        except Exception as error:  # its text may hold a value: only the type is told
+            log.error("bug", extra={"reason": type(error).__qualname__, "where": _frame(error)})
+            if begun:
+                return
+            problem = Problem(500, "Something went wrong here, and was noted.")
+            await problem_response(Request(scope), problem)(scope, receive, guarded)
+
+    def _refused(self, scope: Scope) -> Problem | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "").lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if self._loopback and name not in LOOPBACK:
+            return Problem(421, "This server answers to its own address only.")
+        length = headers.get("content-length", "0")
+        return _too_large() if not length.isdecimal() or int(length) > MOST_BYTES else None
+
+
+class _TooLarge(Exception):
+    """More came than was announced."""
+
+
+class _Limited:
+    """A body that ends the request when it grows too long, as one sent in chunks may."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._bytes = receive, 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._bytes += len(message.get("body", b""))
+        if self._bytes > MOST_BYTES:
+            raise _TooLarge
+        return message
+
+
+def _too_large() -> Problem:
+    return Problem(413, f"A request holds at most {MOST_BYTES} bytes.")
+
+
+def _frame(error: BaseException) -> str:
+    trace: Any = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}" if trace else ""

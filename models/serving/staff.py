@@ -1,0 +1,105 @@
+"""The pages of who keeps the lake and who keeps the rules: the ledger, and who saw a patient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from governance.audit import verify_chain, who_saw
+from models.serving.forms import read_form
+from models.serving.gate import is_pseudonym, refuse_other_sites
+from models.serving.pages import who
+from models.serving.place import Place
+from models.serving.problems import Problem
+from models.serving.rendering import render
+from vitalake.lake.lake import Lake
+from vitalake.lake.ledger import LiveLedger
+from vitalake.settings import Settings
+
+router = APIRouter(include_in_schema=False)
+
+COLUMNS = (
+    "messages", "decoded", "undecodable", "tombstones", "lost_upstream",
+    "rows", "published", "rejected", "duplicate", "filtered", "held", "late",
+)  # fmt: skip
+
+MOST_SHOWN = 500
+"""Accesses listed; the newest ones. 'vitalake audit who-saw' lists all."""
+
+ACTIONS = {
+    "risk.read": "saw the risk",
+    "score.write": "had it scored",
+    "identity.read": "saw the name",
+    "board.read": "saw the ward board",
+    "sql.query": "asked by SQL",
+    "audit.read": "asked who saw the patient",
+    "denied": "was refused",
+    "train": "trained a model",
+}
+
+
+class LedgerReader:
+    """Keeps the ledger between two looks, so that each reads only what is new; used by one thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._live: LiveLedger | None = None
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the ledger as data; None: there is no lake yet, and looking makes none.
+
+        Raises:
+            LakeError: the lake cannot be read.
+        """
+        if self._live is None:
+            lake = Lake(self._settings.lake_uri, self._settings.storage_options)
+            if not lake.storage.holds_table("spans"):
+                return None
+            self._live = LiveLedger(lake.spans)
+        return self._live.refresh().to_json()
+
+
+@router.get("/ledger")
+async def ledger(request: Request) -> Response:
+    """Show what became of every message and row, and whether it adds up."""
+    place: Place = request.app.state.place
+    await place.gate.permit(who(request), "ledger:read")
+    reader: LedgerReader = request.app.state.ledger
+    summary = await place.slow(reader.read)
+    return render(request, "ledger.html", {"summary": summary, "columns": COLUMNS})
+
+
+@router.get("/audit")
+async def audit_form(request: Request) -> Response:
+    """Show the form, and whether the audit holds."""
+    place: Place = request.app.state.place
+    await place.gate.allow(who(request), "audit:read", "audit.read", stage="form")
+    return await _audit_page(request, None)
+
+
+@router.post("/audit")
+async def audit(request: Request) -> Response:
+    """Show who saw a patient, given by record number or pseudonym; that this was asked is on record as well."""
+    refuse_other_sites(request)
+    place: Place = request.app.state.place
+    principal = who(request)
+    form = await read_form(request)
+    key, by = form.get("key", ""), form.get("by", "")
+    if by not in ("mrn", "token") or not 0 < len(key) <= 64:
+        field = "key" if by in ("mrn", "token") else "by"
+        raise Problem(422, f"Does not fit: {field}.", errors=[{"field": field, "problem": "missing or unknown"}])
+    patient: str | None = key if by == "token" and is_pseudonym(key) else None
+    if by == "mrn" and principal.may("audit:read"):
+        patient = await place.pseudonym_of_mrn(key)
+    await place.gate.allow(
+        principal, "audit:read", "audit.read", patients=(patient,) if patient else (), stage="who-saw", by=by
+    )
+    found = await place.slow(who_saw, place.audit_folder, place.keys, patient) if patient else []
+    return await _audit_page(request, {"found": found[::-1][:MOST_SHOWN], "count": len(found), "known": bool(patient)})
+
+
+async def _audit_page(request: Request, answer: dict[str, Any] | None) -> Response:
+    place: Place = request.app.state.place
+    report = await place.slow(verify_chain, place.audit_folder, place.keys)
+    return render(request, "audit.html", {"report": report, "answer": answer, "actions": ACTIONS})

@@ -1,0 +1,52 @@
+// The board: puts changed rows where they belong, and says aloud when somebody gets worse.
+
+import { follow } from "./ward.js";
+
+const table = document.getElementById("board");
+const rows = document.getElementById("rows");
+const said = document.getElementById("said");
+
+function find(patient) {
+  return rows.querySelector(`tr[data-patient="${CSS.escape(patient)}"]`);
+}
+
+function make(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html.trim(); // made and escaped by the server's templates
+  return template.content.firstElementChild;
+}
+
+function place(row) {
+  for (const other of rows.children) {
+    if (other !== row && other.dataset.order > row.dataset.order) {
+      if (row.nextElementSibling !== other) rows.insertBefore(row, other);
+      return;
+    }
+  }
+  if (rows.lastElementChild !== row) rows.append(row);
+}
+
+function take(change) {
+  const before = find(change.patient);
+  const row = make(change.html);
+  const focused = before && before.contains(document.activeElement);
+  if (before) before.replaceWith(row);
+  else rows.append(row);
+  place(row);
+  if (focused) row.querySelector("a").focus({ preventScroll: true });
+  if (before && before.dataset.total !== row.dataset.total) {
+    row.classList.add("flash");
+    if (row.classList.contains("high") && !before.classList.contains("high")) {
+      said.textContent = `${row.querySelector("a").textContent}: NEWS2 now ${row.dataset.total}, high.`;
+    }
+  }
+}
+
+function update(event) {
+  for (const change of event.rows) take(change);
+  for (const patient of event.gone) find(patient)?.remove();
+  document.getElementById("count").textContent = rows.children.length;
+  document.getElementById("empty").hidden = rows.children.length > 0;
+}
+
+follow(`/board/events?after=${encodeURIComponent(table.dataset.after)}`, { rows: update });

@@ -1,0 +1,150 @@
+"""How numbers and codes are said to people: the same on every page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from models.news2 import News2
+from vitalake.care.records import History, code_number
+
+PART_NAMES = {
+    "respiratory_rate": "respiratory rate",
+    "oxygen_saturation": "oxygen saturation",
+    "supplemental_oxygen": "supplemental oxygen",
+    "systolic_pressure": "systolic pressure",
+    "pulse": "pulse",
+    "consciousness": "consciousness",
+    "temperature": "temperature",
+}
+"""Parts of NEWS2."""
+
+SHORT_NAMES = {
+    "respiratory_rate": "RR",
+    "oxygen_saturation": "SpO₂",
+    "supplemental_oxygen": "O₂",
+    "systolic_pressure": "BP",
+    "pulse": "HR",
+    "consciousness": "GCS",
+    "temperature": "temp",
+}
+
+Band = Literal["high", "medium", "low", "none"]
+
+MEDIUM, HIGH = 5, 7
+"""Totals from which the RCP asks for an urgent and for an emergency response."""
+
+
+def band(score: News2) -> Band:
+    """Return what the RCP's thresholds say of a score; a single part of 3 counts as medium (urgent look)."""
+    if score.total is None:
+        return "none"
+    if score.total >= HIGH:
+        return "high"
+    return "medium" if score.total >= MEDIUM or score.red else "low"
+
+
+@dataclass(frozen=True, slots=True)
+class Vital:
+    """A vital sign, as pages show it.
+
+    Attributes:
+        name, short, unit: for people.
+        codes: its LOINC codes, as numbers.
+        decimals: shown.
+        part: of NEWS2; empty: none.
+        normal: the range that scores no points, to be shaded in a chart.
+        span: the range a chart shows at least.
+    """
+
+    name: str
+    short: str
+    unit: str
+    codes: tuple[int, ...]
+    decimals: int
+    part: str
+    normal: tuple[float, float] | None
+    span: tuple[float, float]
+
+
+def _vital(
+    name: str,
+    short: str,
+    unit: str,
+    codes: str,
+    part: str,
+    normal: tuple[float, float] | None,
+    span: tuple[float, float],
+    decimals: int = 0,
+) -> Vital:
+    return Vital(name, short, unit, tuple(map(code_number, codes.split())), decimals, part, normal, span)
+
+
+RESPIRATION = _vital("Respiratory rate", "RR", "/min", "9279-1", "respiratory_rate", (12, 20), (8, 30))
+SATURATION = _vital("Oxygen saturation", "SpO₂", "%", "2708-6 59408-5", "oxygen_saturation", (96, 100), (85, 100))
+SYSTOLIC = _vital("Systolic pressure", "Systolic", "mmHg", "8480-6", "systolic_pressure", (111, 219), (80, 160))
+DIASTOLIC = _vital("Diastolic pressure", "Diastolic", "mmHg", "8462-4", "", None, (40, 100))
+PULSE = _vital("Heart rate", "HR", "/min", "8867-4 8889-8", "pulse", (51, 90), (50, 120))
+TEMPERATURE = _vital("Temperature", "Temp", "°C", "8310-5", "temperature", (36.1, 38.0), (35, 39), 1)
+COMA = _vital("Glasgow coma score", "GCS", "", "9269-2", "consciousness", (15, 15), (3, 15))
+OXYGEN_FLOW = _vital("Oxygen flow", "O₂ flow", "L/min", "3151-8", "supplemental_oxygen", None, (0, 10))
+OXYGEN_FRACTION = _vital("Inspired oxygen", "FiO₂", "%", "3150-6", "supplemental_oxygen", (15, 21), (21, 60))
+
+VITALS = (
+    RESPIRATION, SATURATION, OXYGEN_FLOW, OXYGEN_FRACTION, SYSTOLIC, DIASTOLIC, PULSE, COMA, TEMPERATURE,
+)  # fmt: skip
+"""In the order of the NEWS2 chart."""
+
+
+def rows_of(history: History, codes: tuple[int, ...]) -> History:
+    """Return the rows with one of these codes and a finite value."""
+    mine = np.isin(history.code, np.array(codes, np.uint32)) & np.isfinite(history.value)
+    return history.where(mine)
+
+
+def number(value: float, decimals: int) -> str:
+    """Return a number with as many decimals, with a true minus sign."""
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def significant(value: float) -> str:
+    """Return a number as laboratories write it: at most three significant digits, no exponent."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - int(np.floor(np.log10(abs(value)))))
+    text = f"{value:.{min(digits, 3)}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
+
+
+def ago(seconds: float) -> str:
+    """Return an age in words; ``board.js`` says it in the same words.
+
+    >>> ago(42), ago(125), ago(11_400), ago(200_000)
+    ('42 s', '2 min', '3 h 10 min', '2 d 7 h')
+    """
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes = whole // 60
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    if hours < 24:
+        return f"{hours} h {minutes % 60} min" if minutes % 60 else f"{hours} h"
+    return f"{hours // 24} d {hours % 24} h" if hours % 24 else f"{hours // 24} d"
+
+
+def short_pseudonym(patient: str) -> str:
+    """Return the beginning of a pseudonym, long enough to tell a ward's patients apart."""
+    version, _, rest = patient.partition(".")
+    return f"{version}.{rest[:8]}…"
+
+
+UNITS = {"/min": "/min", "mm[Hg]": "mmHg", "Cel": "°C", "{score}": "", "[pH]": "", "10*3/uL": "10³/µL", "{INR}": ""}
+
+
+def unit(ucum: str) -> str:
+    """Return a UCUM unit as people write it."""
+    return UNITS.get(ucum, ucum)
