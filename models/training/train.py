@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from governance.door.door import Door
 from models.artefact import Estimator, save
 from models.artefact.estimator import Floats
 from models.evaluation import Bin, Estimate, Group, Judge, groups, reliability, resample
@@ -75,9 +76,10 @@ def train(
     """
     watch, task = _Watch(tell), load_task(task_name)
     pinned = pin(settings)
-    outcomes, going_on = read_outcomes(settings, task, source=source)
+    door = Door(settings)
+    outcomes, going_on = read_outcomes(door, task, source=source)
     patients = sorted({outcome.patient for outcome in outcomes})
-    published = read_values(settings, task, patients)
+    published = read_values(door, task, patients)
     watch.done("read", f"{len(published):,} values of {len(outcomes):,} stays read")
     matrix = build_matrix(task, outcomes, published, age_cap=pinned.age_cap)
     away = np.array([held_out(patient) for patient in matrix.patient.tolist()], np.bool_)

@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pytest
 
+from governance.audit.reading import latest
+from governance.door.door import Door
 from governance.samples import copy_samples
 from models.artefact import Model
 from models.registry import champion
@@ -21,7 +22,6 @@ from models.registry.champion import ARTIFACTS
 from models.scoring import score
 from models.splits import held_out
 from models.tasks import load_task
-from models.training import published
 from models.training.candidates import Candidate, Fitted, candidates
 from models.training.card import better_than_news2, verdict, write_card
 from models.training.matrix import Matrix, build_matrix, moments
@@ -34,8 +34,7 @@ from vitalake.care.records import History
 from vitalake.care.store import ROW, CareStore, Replay, Values
 from vitalake.errors import ModelError
 from vitalake.home import init_home
-from vitalake.keys import Key
-from vitalake.lake.dataset import load_dataset
+from vitalake.keys import Key, load_keys
 from vitalake.sealing import Sealer
 from vitalake.settings import Settings, load_settings
 
@@ -59,8 +58,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     settings = load_settings(home)
     load_history(settings, "mimic-demo")
     report = train(settings, "mortality")
-    outcomes, _ = read_outcomes(settings, TASK)
-    values = read_values(settings, TASK, sorted({o.patient for o in outcomes}))
+    door = Door(settings)
+    outcomes, _ = read_outcomes(door, TASK)
+    values = read_values(door, TASK, sorted({o.patient for o in outcomes}))
     pinned = pin(settings)
     model = champion(settings, TASK)
     assert model is not None
@@ -256,37 +256,11 @@ def test_an_empty_lake_says_what_to_do(home: Path) -> None:
         train(load_settings(home), "mortality")
 
 
-def test_of_versions_the_latest_counts_and_what_was_taken_back_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    def row(
-        number: int, version: int, value: float | None, status: str = "final", patient: str = "p"
-    ) -> dict[str, object]:
-        return {
-            "observation_id": number.to_bytes(16, "little"),
-            "version": version,
-            "patient_id": patient,
-            "code": "8867-4",
-            "value": value,
-            "status": status,
-            "effective_at": number * 1_000_000,
-            "available_at": number * 1_000_000,
-        }
-
-    rows = [
-        row(1, 1, 80.0),
-        row(1, 2, 81.0, "corrected"),
-        row(2, 1, 82.0),
-        row(2, 2, None, "entered-in-error"),
-        row(3, 1, 83.0),
-        row(3, 1, 83.0),
-        row(4, 1, 84.0, patient="another"),
-        row(5, 1, None),
-    ]
-    schema = pa.schema([load_dataset("observation").schema.field(name) for name in rows[0]])
-    batch = pa.RecordBatch.from_pylist(rows, schema=schema)
-    monkeypatch.setattr(published, "batches", lambda *_, **__: iter([batch]))
-    history = read_values(None, TASK, ["p"]).history("p")  # type: ignore[arg-type]
-    assert history.value.tolist() == [81.0, 83.0]
-    assert len(read_values(None, TASK, ["p"]).history("nobody")) == 0  # type: ignore[arg-type]
+def test_what_is_read_is_on_record(trained: Trained) -> None:
+    keys = load_keys(trained.settings.path(trained.settings.keys))
+    seen = [record for record in latest(trained.settings.path(trained.settings.audit), keys, limit=50)]
+    datasets = {record.detail["dataset"] for record in seen if record.action == "train"}
+    assert datasets == {"encounter", "observation", "patient"}
 
 
 def test_the_command_prints_json_for_programs(trained: Trained) -> None:
