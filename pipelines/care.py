@@ -18,6 +18,7 @@ from vitalake.lake.dataset import Dataset
 from vitalake.sealing import Sealer
 from vitalake.settings import Settings
 from vitalake.vault import Identity, Vault
+from vitalake.vocabulary import load_vocabulary
 
 TAKEN_BACK = ("entered-in-error", "cancelled")
 WITHOUT_RESULT = ("registered",)
@@ -50,7 +51,7 @@ class CareFeed:
         }
         self._care: CareStore | None = None
         self._vault: Vault | None = None
-        self._numbers: dict[str, int] = {}
+        self._numbers = {loinc: code_number(loinc) for loinc in load_vocabulary().codes}
 
     def take(self, outcome: Outcome) -> None:
         """Take a poll's identified rows.
@@ -115,11 +116,8 @@ class CareFeed:
         )
 
     def _code_numbers(self, codes: pa.DictionaryArray) -> npt.NDArray[np.uint32]:
-        known = self._numbers
-        for loinc in codes.dictionary.to_pylist():
-            if loinc not in known:
-                known[loinc] = code_number(loinc)
-        numbers = np.array([known[loinc] for loinc in codes.dictionary.to_pylist()], np.uint32)
+        # The dictionary also holds what rejected rows had in their place: anything.
+        numbers = np.array([self._numbers.get(text, 0) for text in codes.dictionary.to_pylist()], np.uint32)
         found: npt.NDArray[np.uint32] = numbers[codes.indices.to_numpy(zero_copy_only=False)]
         return found
 

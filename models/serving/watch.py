@@ -51,7 +51,7 @@ class Change:
     gone: tuple[str, ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Subscription:
     """An open board."""
 

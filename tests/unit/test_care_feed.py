@@ -88,6 +88,14 @@ def test_corrections_replace_and_what_was_entered_in_error_goes(home: Path) -> N
     assert _history(home, first).value.tolist() == [75.0]
 
 
+def test_what_stood_in_the_code_of_a_rejected_message_does_not_stop_the_others(home: Path) -> None:
+    odd = {"coding": [{"system": "http://loinc.org", "code": "Zzmarker"}]}
+    outcome = _run(
+        _steps(home), [message(1, effectiveDateTime=_at(5), code=odd), message(2, effectiveDateTime=_at(5), value=71.0)]
+    )
+    assert _history(home, outcome).value.tolist() == [71.0]
+
+
 def test_old_values_codes_left_out_and_jobs_without_care_store_nothing(home: Path) -> None:
     _run(_steps(home), [message(1)])  # of last year
     _run(_steps(home, not_to_care=frozenset({"8867-4"})), [message(2, effectiveDateTime=_at(5))], first=1)
