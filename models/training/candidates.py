@@ -31,13 +31,14 @@ BOOSTER: dict[str, Any] = {
     "objective": "binary:logistic",
     "tree_method": "hist",
     "max_depth": 4,
-    "eta": 0.02,
+    "eta": 0.04,
     "subsample": 0.5,
     "colsample_bytree": 0.2,
     "reg_lambda": 5,
     "seed": 7,
 }
-ROUNDS = 800
+ROUNDS = 400
+"""Twice as many at half the rate gained 0.001 of AUROC on CinC 2012, and took twice as long for every score."""
 
 EVENTS_PER_LEAF = 20
 """A leaf may hold this many times fewer events than there are (as ``min_child_weight``), between 1 and 5."""
