@@ -125,8 +125,13 @@ def refuse_other_sites(request: Request) -> None:
         Problem: it comes from somewhere else. SameSite keeps the cookie away from other sites; this also keeps other
             sites from signing somebody in, and other ports of this machine out.
     """
-    origin = request.headers.get("origin")
-    fetched = request.headers.get("sec-fetch-site", "same-origin")
-    same = origin is None or urlsplit(origin).netloc == request.headers.get("host")
-    if not same or fetched not in ("same-origin", "none"):
+    fetched = request.headers.get("sec-fetch-site")
+    if fetched is not None:
+        # Browsers say it themselves to this machine and over TLS. Origin says nothing then: our own pages tell no
+        # referrer, and so it is null.
+        same = fetched in ("same-origin", "none")
+    else:
+        origin = request.headers.get("origin")
+        same = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if not same:
         raise Problem(403, "The form was not sent from a page of this server.")

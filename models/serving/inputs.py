@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,8 +42,13 @@ class Rules:
         """Return the stay with the age the model knows: masked as in what it was trained on."""
         if stay is None or stay.age_years is None:
             return stay
-        masked = self.age(pa.array([stay.age_years], pa.float64()))[0].as_py() if self.age else None
-        return replace(stay, age_years=None if masked is None else float(masked))
+        return replace(stay, age_years=_masked(self.age, stay.age_years) if self.age else None)
+
+
+@lru_cache(1000)
+def _masked(mask: Mask, age: float) -> float | None:
+    masked = mask(pa.array([age], pa.float64()))[0].as_py()
+    return None if masked is None else float(masked)
 
 
 class Inputs:

@@ -12,10 +12,11 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from governance.access import InvalidToken, Principal
 from models.serving.forms import read_form
 from models.serving.gate import COOKIE, is_pseudonym, refuse_other_sites
-from models.serving.patient import patient_context
+from models.serving.patient import patient_context, patient_now
 from models.serving.place import Place
 from models.serving.problems import Problem, not_found
-from models.serving.rendering import fragment, home_of, is_page, render
+from models.serving.rendering import home_of, is_page, render
+from models.serving.ward import Chart
 from models.serving.watch import Change, Subscription, beat
 from vitalake.errors import PrivacyError
 
@@ -162,9 +163,10 @@ async def patient_page(request: Request, patient: str) -> Response:
     """Show a patient: the score with its parts and reasons, trends, laboratory values; the name to who treats."""
     place: Place = request.app.state.place
     principal = who(request)
-    context = await _patient(place, principal, patient, "page")
+    chart = await _patient(place, principal, patient, "page")
     identity = await place.identity(principal, patient) if principal.may("identity:read") else None
     now_us, speed, replay = await place.time()
+    context = await place.drawing(patient_context, chart)
     context |= {"identity": identity, "speed": speed, "replay": replay, "now_us": now_us}
     return render(request, "patient.html", context)
 
@@ -198,21 +200,20 @@ async def _patient_events(request: Request, patient: str) -> AsyncIterator[bytes
 
 
 async def _patient_event(place: Place, patient: str) -> bytes:
-    context = await place.in_ward(patient_context, place.ward, patient)
+    chart = await place.chart(patient)
     now_us, speed, _ = await place.time()
     document: dict[str, Any] = {"patient": patient, "ward_us": now_us, "speed": speed, "html": ""}
-    if context is not None:
-        chart = context["chart"]
+    if chart is not None:
         document |= {"revision": chart.revision, "newest_us": chart.record.newest_us}
-        document["html"] = fragment("patient_now.html", context)
+        document["html"] = await place.drawing(patient_now, chart)
     return b"event: patient\ndata: %b\n\n" % msgspec.json.encode(document)
 
 
-async def _patient(place: Place, principal: Principal, patient: str, stage: str) -> dict[str, Any]:
+async def _patient(place: Place, principal: Principal, patient: str, stage: str) -> Chart:
     known = is_pseudonym(patient)
     patients = (patient,) if known else ()
     await place.gate.allow(principal, "risk:read", "risk.read", patients=patients, stage=stage)
-    context = await place.in_ward(patient_context, place.ward, patient) if known else None
-    if context is None:
+    chart = await place.chart(patient) if known else None
+    if chart is None:
         raise not_found()
-    return context
+    return chart

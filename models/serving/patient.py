@@ -10,9 +10,10 @@ from models.news2 import PARTS
 from models.scoring import ABSTAINED, Reason
 from models.serving import words
 from models.serving.charts import trend
+from models.serving.rendering import fragment
 from models.serving.risk import age_seconds, is_stale
 from models.serving.rows import latest_vitals, moved, percent, place_of
-from models.serving.ward import Chart, Ward
+from models.serving.ward import Chart
 from models.serving.words import band, rows_of, significant
 from vitalake.care.records import History, code_number
 from vitalake.vocabulary import load_vocabulary
@@ -30,16 +31,13 @@ _CHARTS = (
 )
 
 
-def patient_context(ward: Ward, patient: str) -> dict[str, Any] | None:
-    """Return what the page of a patient shows; None: nothing is known of one. In the ward's thread."""
-    chart = ward.chart(patient)
-    if chart is None:
-        return None
+def patient_context(chart: Chart) -> dict[str, Any]:
+    """Return what the page of a patient shows."""
     record = chart.record
     return {
         "chart": chart,
         "record": record,
-        "name": words.short_pseudonym(patient),
+        "name": words.short_pseudonym(chart.patient),
         "band": band(record.news2),
         "place_name": place_of(chart),
         "parts": [(words.PART_NAMES[name], record.news2.parts[name]) for name in PARTS],
@@ -57,6 +55,11 @@ def patient_context(ward: Ward, patient: str) -> dict[str, Any] | None:
     }
 
 
+def patient_now(chart: Chart) -> str:
+    """Return the part of the page that changes, as HTML."""
+    return fragment("patient_now.html", patient_context(chart))
+
+
 def _bars(reasons: list[Reason]) -> list[dict[str, Any]]:
     """Return the reasons with the lengths of their bars, in hundredths of half the width."""
     longest = max((abs(reason.contribution) for reason in reasons), default=1.0) or 1.0
@@ -64,11 +67,19 @@ def _bars(reasons: list[Reason]) -> list[dict[str, Any]]:
         {
             "reason": reason,
             "length": max(1.0, 100 * abs(reason.contribution) / longest),
-            "value": "not known" if reason.value is None else f"{significant(reason.value)} {words.unit(reason.unit)}",
+            "value": _value(reason),
             "raises": reason.contribution > 0,
         }
         for reason in reasons
     ]
+
+
+def _value(reason: Reason) -> str:
+    if reason.value is None:
+        return "not known"
+    if reason.feature == "sex_female":
+        return "yes" if reason.value else "no"
+    return f"{significant(reason.value)} {words.unit(reason.unit)}".strip()
 
 
 def _charts(chart: Chart) -> list[dict[str, Any]]:

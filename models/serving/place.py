@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from governance.access import IdentityLookup, Principal, TokenVerifier, open_issuer, open_verifier
 from governance.audit import AuditSink, open_audit
@@ -22,9 +20,6 @@ from vitalake.vault import Identity
 
 WRITER = "serving"
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 class Place:
     """Everything the routes need.
@@ -35,6 +30,8 @@ class Place:
         watch: tells the boards what changes.
         gate: lets requests in.
         issuer: of development tokens.
+        drawing: where pages of patients are made, so that scores need not wait for them.
+        slow: where what may take seconds is read: the ledger, the audit.
     """
 
     def __init__(
@@ -47,7 +44,7 @@ class Place:
         """
         self.settings, self.keys = settings, load_keys(settings.path(settings.keys))
         self._ward_thread, self._audit_thread = OneThread("ward"), OneThread("audit")
-        self.slow = OneThread("pages")
+        self.drawing, self.slow = OneThread("drawing"), OneThread("slow")
         self.ward = Ward(settings, self.keys)
         self._audit = audit or open_audit(settings, self.keys, writer=WRITER)
         self._vault = open_vault(settings, self.keys)
@@ -73,7 +70,7 @@ class Place:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watching
-        for thread in (self._ward_thread, self._audit_thread, self.slow):
+        for thread in (self._ward_thread, self._audit_thread, self.drawing, self.slow):
             thread.close()
         self.ward.close()
         self._vault.close()
@@ -85,10 +82,6 @@ class Place:
     def _fresh_chart(self, patient: str) -> Chart | None:
         self.watch.note(self.ward.changed())
         return self.ward.chart(patient)
-
-    async def in_ward(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what a call returns, made in the ward's thread."""
-        return await self._ward_thread(function, *args, **kwargs)
 
     async def time(self) -> tuple[int, float, Replay | None]:
         """Return the ward's time, how fast it runs, and the replay that is under way."""

@@ -19,6 +19,8 @@ BACK_MARKS = 2
 
 TOP_REASONS = 2
 
+_ACRONYMS = frozenset({"icu", "ccu", "nicu", "micu", "sicu", "ed"})
+
 _MOST_TOTAL = 20
 
 
@@ -67,7 +69,8 @@ def make_row(chart: Chart) -> Row:
         "record": record,
         "order": order,
         "band": band(record.news2),
-        "place": place_of(chart),
+        "unit": unit_of(chart),
+        "bed": chart.stay.bed if chart.stay else "",
         "name": words.short_pseudonym(chart.patient),
         "missing": [words.SHORT_NAMES[name] for name in record.news2.missing],
         "vitals": latest_vitals(chart),
@@ -90,9 +93,14 @@ def _rank(score: News2) -> str:
 
 def place_of(chart: Chart) -> str:
     """Return unit and bed, as far as they are known."""
-    stay = chart.stay
-    parts = [stay.unit.replace("_", " "), stay.bed] if stay else []
-    return " · ".join(part for part in parts if part)
+    return " · ".join(part for part in (unit_of(chart), chart.stay.bed if chart.stay else "") if part)
+
+
+def unit_of(chart: Chart) -> str:
+    """Return the unit as people write it: ``Medical ICU``; empty: not known."""
+    words_of = chart.stay.unit.replace("_", " ").split() if chart.stay else []
+    said = " ".join(word.upper() if word in _ACRONYMS else word for word in words_of)
+    return said[:1].upper() + said[1:]
 
 
 def percent(probability: float | None) -> str:
@@ -139,11 +147,9 @@ def _oxygen(chart: Chart, moment: int) -> dict[str, Any]:
     flow = latest(chart.history, words.OXYGEN_FLOW, moment)
     share = latest(chart.history, words.OXYGEN_FRACTION, moment)
     points = chart.record.news2.parts.get("supplemental_oxygen")
-    if flow.at_us is not None and (share.at_us is None or flow.at_us >= share.at_us):
-        text, at_us = f"{flow.text} L", flow.at_us
-    else:
-        text, at_us = (f"{share.text} %" if share.at_us is not None else "–"), share.at_us
-    return {"short": "O₂", "unit": "", "value": Latest(text, at_us, points if at_us is not None else None)}
+    found, sign = (flow, "L") if (flow.at_us or 0) >= (share.at_us or 0) else (share, "%")
+    value = Latest(f"{found.text} {sign}", found.at_us, points) if found.at_us is not None else found
+    return {"short": "O₂", "unit": "", "value": value}
 
 
 def latest(history: History, vital: Vital, moment: int) -> Latest:

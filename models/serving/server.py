@@ -74,7 +74,8 @@ def listen(host: str, port: int) -> socket.socket:
         SettingsError: the address cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family)
+    # With the protocol's number: asyncio turns Nagle's delay off only where it sees that a socket is TCP (40 ms).
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))

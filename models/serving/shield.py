@@ -7,9 +7,10 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from models.serving.problems import Problem, problem_response
+from models.serving.problems import PROBLEM, Problem, problem_response
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +75,7 @@ class Shield:
             log.error("bug", extra={"reason": type(error).__qualname__, "where": _frame(error)})
             if begun:
                 return
-            problem = Problem(500, "Something went wrong here, and was noted.")
-            await problem_response(Request(scope), problem)(scope, receive, guarded)
+            await Response(_BUG, 500, media_type=PROBLEM)(scope, receive, guarded)
 
     def _refused(self, scope: Scope) -> Problem | None:
         headers = Headers(scope=scope)
@@ -85,6 +85,13 @@ class Shield:
             return Problem(421, "This server answers to its own address only.")
         length = headers.get("content-length", "0")
         return _too_large() if not length.isdecimal() or int(length) > MOST_BYTES else None
+
+
+_BUG = (
+    b'{"type":"urn:vitalake:problem:internal-error","title":"Internal error","status":500,'
+    b'"detail":"Something went wrong here, and was noted."}'
+)
+"""Needs no template: one may be what went wrong."""
 
 
 class _TooLarge(Exception):

@@ -100,8 +100,12 @@ VITALS = (
 
 def rows_of(history: History, codes: tuple[int, ...]) -> History:
     """Return the rows with one of these codes and a finite value."""
-    mine = np.isin(history.code, np.array(codes, np.uint32)) & np.isfinite(history.value)
-    return history.where(mine)
+    mine = history.code == codes[0]
+    for code in codes[1:]:
+        mine |= history.code == code
+    found = np.flatnonzero(mine)
+    found = found[np.isfinite(history.value[found])]
+    return History(history.code[found], history.value[found], history.effective_us[found], history.available_us[found])
 
 
 def number(value: float, decimals: int) -> str:

@@ -37,7 +37,7 @@ function take(change) {
   if (before && before.dataset.total !== row.dataset.total) {
     row.classList.add("flash");
     if (row.classList.contains("high") && !before.classList.contains("high")) {
-      said.textContent = `${row.querySelector("a").textContent}: NEWS2 now ${row.dataset.total}, high.`;
+      said.textContent = `${row.querySelector("a").textContent.trim()}: NEWS2 now ${row.dataset.total}, high.`;
     }
   }
 }

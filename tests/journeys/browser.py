@@ -1,0 +1,98 @@
+"""A browser for the journeys: Chromium, driven by Playwright, that talks to this machine only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests.services.requirements import missing_service
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SIZE = {"width": 1280, "height": 800}
+
+expect.set_options(timeout=20_000)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """One browser for the session."""
+    if not CHROMIUM.exists():
+        missing_service("browser", f"{CHROMIUM} is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """A person at a browser.
+
+    Attributes:
+        page: what they see.
+        complaints: what the console said that is not well.
+    """
+
+    page: Page
+    context: BrowserContext
+    complaints: list[str] = field(default_factory=list)
+
+    def hear(self, kind: str, text: str) -> None:
+        """Keep what is not well; that a page was refused, which a test may want, is no flaw of the page."""
+        if kind == "error" and "status of 403" not in text:
+            self.complaints.append(text)
+
+    def sign_in(self, role: str) -> None:
+        """Sign in as one of the development issuer's users."""
+        self.page.goto("/")
+        expect(self.page).to_have_url(f"{self.address}/sign-in")
+        self.page.get_by_role("button", name=f"{role.capitalize()} (development)").click()
+        expect(self.page.get_by_role("button", name="Sign out")).to_be_visible()
+
+    @property
+    def address(self) -> str:
+        """The server's address."""
+        return str(self.context._impl_obj._options["baseURL"])
+
+    def look(self, folder: Path, name: str) -> None:
+        """Take a picture, and check that everybody can read the page."""
+        self.page.screenshot(path=folder / f"{name}.png")
+        found = Axe().run(self.page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+@contextmanager
+def visiting(browser: Browser, address: str) -> Iterator[Visit]:
+    """Open a window of its own; at its end the console must have had nothing to complain about."""
+    context = browser.new_context(viewport=SIZE, base_url=address)
+    visit = Visit(context.new_page(), context)
+    visit.page.on("console", lambda said: visit.hear(said.type, said.text))
+    visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+    try:
+        yield visit
+    finally:
+        context.close()
+    assert visit.complaints == []
+
+
+@contextmanager
+def browser_page(address: str, *, user: str) -> Iterator[Page]:
+    """Open a browser of its own, somebody signed in; for benchmarks and for looking."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        try:
+            with visiting(browser, address) as visit:
+                visit.sign_in(user)
+                yield visit.page
+        finally:
+            browser.close()
