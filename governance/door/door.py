@@ -73,7 +73,7 @@ class Door:
         purpose: str,
         where: Mapping[str, Sequence[str | int | float]] | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Return the current rows of a published dataset in batches, in no order.
+        """Return the current rows of a published dataset in batches, in no order; the first one is empty.
 
         Of each thing the highest version, once, whichever lane brought it; nothing that was taken back.
 
@@ -110,7 +110,9 @@ class Door:
         with self.catalogue.relations([dataset]) as relations:
             connection = connect(relations, memory_mb=MEMORY_MB)
             try:
-                yield from connection.sql(select, params=values).to_arrow_reader(BATCH_ROWS)
+                reader = connection.sql(select, params=values).to_arrow_reader(BATCH_ROWS)
+                yield pa.RecordBatch.from_pylist([], schema=reader.schema)  # says the schema, also of nothing
+                yield from reader
             finally:
                 connection.close()
 

@@ -1,7 +1,7 @@
 """The sandboxed interpreter: ``python -m governance.door.worker``. One query in, one answer out, over pipes.
 
-It has an empty environment, no network where the kernel allows that, cannot write a byte, and ends with its parent.
-What it says of a failure is a category.
+It has an empty environment, cannot write a byte, and ends with its parent. Where the kernel allows that it has no
+network, and can open no file but those of the query. What it says of a failure is a category.
 """
 
 from __future__ import annotations
@@ -10,18 +10,24 @@ import ctypes
 import resource
 import signal
 import sys
+from importlib import import_module
 from typing import Any, BinaryIO
 
 import msgspec
 
 from governance.door.engine import THREADS, connect
 from governance.door.errors import Category
+from governance.door.landlock import restrict
 from governance.door.relations import Relation
 
 ADDRESS_SPACE_MB = 4096
 """Beside DuckDB's own memory: libraries, and what allocators reserve but do not use."""
 
 BATCH_ROWS = 8192
+ENGINE_READS = ("/proc/self/cgroup", "/proc/stat", "/sys/devices/system/cpu/online", "/sys/fs/cgroup")
+"""What DuckDB reads to know how much machine there is; it ends the process if it may not. Nothing of anybody."""
+
+_LIBRARIES = ("duckdb", "pyarrow", "pyarrow.ipc")
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
@@ -81,7 +87,10 @@ def answer(request: Request) -> bytes:
 def _run(request: Request) -> tuple[Head, bytes]:
     import pyarrow as pa
 
-    connection = connect(request.relations, memory_mb=request.memory_mb)
+    try:
+        connection = connect(request.relations, memory_mb=request.memory_mb)
+    except Exception:  # nothing was asked yet: a file has gone, which DuckDB takes for one that is not allowed
+        return Head(failed="storage"), b""
     found = connection.sql(request.sql)
     if found is None:
         return Head(failed="form"), b""
@@ -102,7 +111,7 @@ def _line(head: Head) -> bytes:
 
 
 def confine(request: Request) -> None:
-    """Take from this process what a query does not need; for good."""
+    """Take from this process what a query does not need; for good. To be called before it has other threads."""
     limits = {
         resource.RLIMIT_AS: (request.memory_mb + ADDRESS_SPACE_MB) << 20,
         resource.RLIMIT_CPU: request.seconds * THREADS + 1,
@@ -116,6 +125,10 @@ def confine(request: Request) -> None:
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # A network of its own, with nothing in it. Where that is not allowed DuckDB's lock stands alone.
     libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+    for name in _LIBRARIES:  # afterwards their files cannot be opened any more
+        import_module(name)
+    files = [path for relation in request.relations for path in relation.paths]
+    restrict([*files, *ENGINE_READS], libc)
 
 
 def main(source: BinaryIO, sink: BinaryIO) -> None:

@@ -1,0 +1,353 @@
+"""Queries: what may be asked is answered rightly, within limits that are said, and on record first."""
+
+from __future__ import annotations
+
+import resource
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pytest
+
+from governance.access import MissingPermission
+from governance.audit import verify_chain
+from governance.door import sandbox, worker
+from governance.door.door import Answer, Door
+from governance.door.errors import QueryFailed, QueryRefused, failure
+from governance.door.relations import Relation
+from governance.door.sandbox import Ended, read_answer
+from governance.door.sql import check
+from governance.door.worker import Head, Request, answer
+from tests.unit.door_samples import CLINICIAN, OFFICER, ONE, TWO, Recorder, publish_samples
+from vitalake.cli.app import main
+from vitalake.errors import ServiceUnavailable
+from vitalake.keys import load_keys
+from vitalake.settings import Settings, load_settings
+
+DATASETS = ("observation", "patient")
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    publish_samples(home / "lake")
+    return load_settings(home)
+
+
+def _ask(settings: Settings, sql: str, *, audit: Recorder | None = None, **options: Any) -> Answer:
+    return Door(settings, audit=audit or Recorder()).query(sql, principal=OFFICER, **options)
+
+
+def _rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
+    return _ask(settings, sql).rows.to_pylist()
+
+
+# -- what may be asked
+
+
+def test_a_name_is_the_current_rows_and_versions_are_all(settings: Settings) -> None:
+    sql = "SELECT (SELECT count(*) FROM observation) AS now, (SELECT count(*) FROM Observation_Versions) AS all_rows"
+    assert _rows(settings, sql) == [{"now": 4, "all_rows": 9}]
+
+
+def test_datasets_can_be_joined_grouped_and_ordered(settings: Settings) -> None:
+    sql = """
+        -- a comment
+        WITH latest AS (
+            SELECT patient_id, value, row_number() OVER (PARTITION BY patient_id ORDER BY effective_at DESC) AS place
+            FROM observation WHERE code = '8867-4' AND effective_at > TIMESTAMP '2026-01-01'
+        )
+        SELECT p.sex, round(latest.value, 1) AS value FROM latest JOIN patient p USING (patient_id)
+        WHERE place = 1 ORDER BY 1 LIMIT 10
+    """
+    assert _rows(settings, sql) == [{"sex": "female", "value": 75.0}, {"sex": "male", "value": 99.0}]
+
+
+ANSWERED = {
+    "SELECT median(value), quantile_cont(value, 0.5) FROM observation": (74.5, 74.5),
+    "SELECT count(*) FILTER (WHERE value > 74) FROM observation": (2,),
+    "SELECT count(DISTINCT patient_id), max(value) - min(value) FROM observation": (2, 28.0),
+    "SELECT avg(CASE WHEN code = '8867-4' THEN value ELSE 0 END) FROM observation": (61.25,),
+    "SELECT try_cast('x' AS DOUBLE), CAST('1' AS INTEGER), coalesce(NULL, 'a') || 'b'": (None, 1, "ab"),
+    "SELECT extract(hour FROM max(effective_at)), year(max(effective_at)) FROM observation": (12, 2026),
+    "SELECT date_trunc('day', max(effective_at))::VARCHAR FROM observation": ("2026-03-01 00:00:00+00",),
+    "SELECT datediff('minute', min(effective_at), max(effective_at)) FROM observation": (4,),
+    "SELECT count(*) FROM observation WHERE effective_at < now() - INTERVAL 1 SECOND": (4,),
+    "SELECT count(*) FROM (SELECT 1 UNION ALL SELECT 2 EXCEPT SELECT 2) AS x": (1,),
+    "SELECT count(*) FROM observation o WHERE EXISTS (SELECT 1 FROM patient p WHERE p.patient_id = o.patient_id)": (4,),
+    "SELECT count(*) FROM observation WHERE code IN (SELECT code FROM observation) AND code LIKE '8%'": (3,),
+    "SELECT lower(hex(min(observation_id))) FROM observation": ("0" * 31 + "1",),
+    "FROM patient SELECT count(*)": (2,),
+    "(SELECT 1)": (1,),
+    "SELECT 'it''s; DROP TABLE x -- no'": ("it's; DROP TABLE x -- no",),
+    "SELECT '../../etc/passwd'": ("../../etc/passwd",),
+}
+
+
+@pytest.mark.parametrize("sql", ANSWERED)
+def test_ordinary_questions_are_answered(settings: Settings, sql: str) -> None:
+    [row] = _rows(settings, sql)
+    assert tuple(row.values()) == ANSWERED[sql]
+
+
+def test_an_answer_that_is_cut_says_so(settings: Settings) -> None:
+    cut = _ask(settings, "SELECT value FROM observation ORDER BY value", rows=3)
+    assert (cut.rows["value"].to_pylist(), cut.complete) == ([71.0, 74.0, 75.0], False)
+    full = _ask(settings, "SELECT value FROM observation", rows=4)
+    assert (full.rows.num_rows, full.complete, full.datasets) == (4, True, ("observation",))
+
+
+# -- the record
+
+
+def test_a_query_is_recorded_by_its_form_before_it_is_answered(settings: Settings) -> None:
+    audit = Recorder()
+    for patient in (ONE, TWO):
+        _ask(settings, f"SELECT value FROM observation WHERE patient_id = '{patient}'", audit=audit)  # noqa: S608
+    first, second = audit.events
+    assert first.detail["digest"] == second.detail["digest"]
+    assert (first.detail["rows"], second.detail["rows"]) == ("3", "1")
+    assert first.detail["digest"] == "".join(c for c in first.detail["digest"] if c in "0123456789abcdef")
+    assert {**first.detail, "digest": ""} == {
+        "digest": "", "datasets": "observation", "rows": first.detail["rows"], "outcome": "answered",
+    }  # fmt: skip
+    audit.full = True
+    with pytest.raises(ServiceUnavailable, match="Audit cannot be written"):
+        _ask(settings, "SELECT 1", audit=audit)
+
+
+def test_refused_and_failed_queries_are_recorded_too(settings: Settings) -> None:
+    audit = Recorder()
+    with pytest.raises(QueryRefused):
+        _ask(settings, "SELECT getenv('HOME')", audit=audit)
+    with pytest.raises(QueryFailed):
+        _ask(settings, "SELECT value_text FROM observation", audit=audit)
+    with pytest.raises(MissingPermission):
+        Door(settings, audit=audit).query("SELECT 1", principal=CLINICIAN)
+    assert [(event.action, event.detail.get("outcome")) for event in audit.events] == [
+        ("denied", None),
+        ("sql.query", "names"),
+        ("denied", None),
+    ]
+
+
+def test_a_door_records_in_the_homes_audit_by_itself(settings: Settings, home: Path) -> None:
+    Door(settings).query("SELECT 1", principal=OFFICER)
+    report = {
+        chain.writer: chain.records for chain in verify_chain(home / "audit", load_keys(home / "keys.yaml")).chains
+    }
+    assert report["door"] == 1
+
+
+# -- failures say a category
+
+
+def test_a_name_that_is_not_known_is_answered_with_those_that_are(settings: Settings) -> None:
+    with pytest.raises(QueryFailed) as caught:
+        _ask(settings, "SELECT value_text FROM observation")
+    assert "observation has observation_id, version, patient_id" in str(caught.value)
+    assert "value_text" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sql", "why"),
+    [
+        ("SELECT CAST(patient_id AS INTEGER) FROM observation", "a value does not fit"),
+        ("SELECT CAST(patient_id AS DATE) FROM patient", "a value does not fit"),
+        ("SELECT CAST(9999999999 AS INTEGER)", "a value does not fit"),
+        ("SELECT sum(value) FROM observation WHERE sum(value) > 1", "not known"),
+    ],
+)
+def test_a_failure_never_quotes_a_value(settings: Settings, sql: str, why: str) -> None:
+    with pytest.raises(QueryFailed, match=why) as caught:
+        _ask(settings, sql)
+    assert "v1." not in str(caught.value)
+    assert "9999" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "category", ["names", "form", "cast", "range", "memory", "time", "size", "storage", "refused", "failed"]
+)
+def test_every_category_has_words_and_a_remedy(category: Any) -> None:
+    error = failure(category)
+    assert error.what
+    assert error.remedy
+    assert error.exit_code == {"refused": 12, "storage": 14}.get(category, 11)
+
+
+def test_a_bomb_is_killed_when_its_time_is_over(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "START_SECONDS", 2)
+    tables = ", ".join(f"observation_versions AS t{number}" for number in range(14))
+    total = " + ".join(f"t{number}.value" for number in range(14))
+    with pytest.raises(QueryFailed, match="takes longer than"):
+        _ask(settings, f"SELECT sum({total}) FROM {tables}", seconds=1)  # noqa: S608
+
+
+def test_a_sandbox_that_ends_without_an_answer_is_said_and_recorded(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    audit = Recorder()
+    with pytest.raises(ServiceUnavailable, match="ended by the system"):
+        _ask(settings, "SELECT 1", audit=audit)
+    assert [event.detail["outcome"] for event in audit.events] == ["ended"]
+
+
+# -- the worker, in this process
+
+
+def _request(sql: str, **changes: Any) -> Request:
+    return Request(
+        **{"sql": sql, "relations": [], "rows": 10, "memory_mb": 256, "seconds": 5, "size": 1 << 20, **changes}
+    )
+
+
+def _head(data: bytes) -> Head:
+    return msgspec.json.decode(data.partition(b"\n")[0], type=Head)
+
+
+def test_the_worker_answers_with_a_head_and_rows() -> None:
+    request = _request("SELECT 1 AS a UNION ALL SELECT 2")
+    head, table = read_answer(answer(request), request)
+    assert head == Head(rows=2)
+    assert table is not None
+    assert sorted(table["a"].to_pylist()) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("sql", "category"),
+    [
+        ("SELECT nothing", "names"),
+        ("SELECT FROM", "form"),
+        ("SET threads = 1", "failed"),
+        ("", "form"),
+        ("SELECT CAST('x' AS INT)", "cast"),
+        ("SELECT 9223372036854775807 + 1", "range"),
+        ("SELECT error('v1.secret')", "failed"),
+        ("SELECT count(*) FROM (SELECT DISTINCT i FROM range(100000000) t(i))", "memory"),
+        ("SELECT repeat('x', 3000000)", "size"),
+        ("SELECT repeat('x', 100000) FROM range(1000)", "size"),
+    ],
+)
+def test_the_worker_says_categories_only(sql: str, category: str) -> None:
+    data = answer(_request(sql, rows=10_000))
+    assert _head(data) == Head(failed=category)  # type: ignore[arg-type]
+    assert b"v1." not in data
+
+
+def test_the_worker_cuts_at_the_limit() -> None:
+    request = _request("SELECT * FROM range(20000)", rows=9_000)
+    head, table = read_answer(answer(request), request)
+    assert head == Head(rows=9_000, more=True)
+    assert table is not None
+    assert table.num_rows == 9_000
+
+
+def test_a_file_that_has_gone_is_the_storages_failure(tmp_path: Path) -> None:
+    relation = Relation("observation", {"version": "BIGINT"}, ("version",), (str(tmp_path / "gone.parquet"),))
+    assert _head(answer(_request("SELECT 1", relations=[relation]))).failed == "storage"
+
+
+def test_the_worker_confines_itself_before_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    class _Libc:
+        def syscall(self, number: int, *_: Any) -> int:
+            calls.append(("syscall", number))
+            return -1  # no Landlock here
+
+        def prctl(self, *arguments: int) -> int:
+            calls.append(("prctl", *arguments[:2]))
+            return 0
+
+        def unshare(self, flags: int) -> int:
+            calls.append(("unshare", flags))
+            return -1
+
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: _Libc())
+    monkeypatch.setattr("resource.setrlimit", lambda kind, most: calls.append(("limit", kind, most)))
+    out = BytesIO()
+    worker.main(BytesIO(msgspec.json.encode(_request("SELECT 1 AS a"))), out)
+    assert _head(out.getvalue()) == Head(rows=1)
+    assert ("limit", resource.RLIMIT_FSIZE, (0, 0)) in calls
+    assert ("limit", resource.RLIMIT_CPU, (11, 11)) in calls
+    assert ("prctl", 1, 9) in calls
+    assert ("prctl", 38, 1) in calls
+    assert calls[-2:] == [("unshare", 0x50000000), ("syscall", 444)]
+
+
+# -- the answer is held to its word
+
+
+def _stream(rows: int) -> bytes:
+    sink = pa.BufferOutputStream()
+    table = pa.table({"a": list(range(rows))})
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not json\n",
+        b'{"rows":"many"}\n',
+        b'{"rows":2}\n',
+        b'{"rows":2}\nARROW1',
+        b'{"rows":2}\n' + _stream(3),
+        b'{"rows":11}\n' + _stream(11),
+        b'{"rows":2}\n' + _stream(2)[:-30],
+        b'{"failed":"SELECT v1.secret"}\n',
+    ],
+)
+def test_what_is_no_answer_is_not_taken_for_one(data: bytes) -> None:
+    with pytest.raises(Ended):
+        read_answer(data, _request("SELECT 1"))
+
+
+def test_an_answer_that_is_too_large_is_not_read() -> None:
+    assert read_answer(b"x" * (2 << 20), _request("SELECT 1")) == (Head(failed="size"), None)
+
+
+# -- the command
+
+
+def test_the_command_prints_rows_and_says_when_there_are_more(
+    settings: Settings, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sql = "SELECT observation_id, value, effective_at, NULL AS nothing FROM observation ORDER BY value"
+    assert main(["sql", sql, "--home", str(home), "--limit", "2"]) == 0
+    printed = capsys.readouterr()
+    assert "71.0" in printed.out
+    assert "Only the first 2 rows: there are more." in printed.err
+    assert main(["sql", sql, "--home", str(home), "--json"]) == 0
+    document = msgspec.json.decode(capsys.readouterr().out)
+    assert document["columns"] == ["observation_id", "value", "effective_at", "nothing"]
+    assert document["rows"][0] == ["0" * 31 + "1", 71.0, "2026-03-01T12:01:00+00:00", None]
+    assert document["complete"] is True
+
+
+def test_the_command_ends_with_12_when_refused_and_with_11_when_it_fails(
+    settings: Settings, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sql", "SELECT * FROM read_parquet('/tmp/secret.parquet')", "--home", str(home)]) == 12
+    assert "secret" not in capsys.readouterr().err
+    assert main(["sql", "SELECT CAST(patient_id AS INT) FROM patient", "--home", str(home)]) == 11
+    assert "v1." not in capsys.readouterr().err
+
+
+def test_a_query_has_one_digest_whatever_its_literals_and_another_for_another_form() -> None:
+    one, two, three = (
+        check(f"SELECT value FROM observation WHERE {condition}", DATASETS).digest  # noqa: S608
+        for condition in ("code = 'a' AND value > 1", "code = 'b' AND value > 2.5", "code = 'a'")
+    )
+    assert one == two != three
+
+
+def test_what_reads_differently_once_it_is_written_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("governance.door.sql._generate", lambda tree: f"SELECT {len(tree.sql())}")
+    with pytest.raises(QueryRefused, match="form"):
+        check("SELECT value FROM observation", DATASETS)
