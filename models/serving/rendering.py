@@ -23,6 +23,9 @@ NAVIGATION: tuple[tuple[str, str, Permission], ...] = (
 )
 """Pages, and the permission each needs: nobody is shown a way they may not go."""
 
+LEAST_MOVE = 2
+"""NEWS2 points in an hour that are told as a move: one point goes to and fro."""
+
 
 def is_page(request: Request) -> bool:
     """Return whether a person in front of a browser asked."""
@@ -47,7 +50,7 @@ def environment() -> Environment:
         auto_reload=False,
     )
     found.filters |= {"ago": words.ago, "iso": iso, "clock": clock_time, "unit": words.unit}
-    found.globals |= {"words": words, "STALE_SECONDS": STALE_SECONDS}
+    found.globals |= {"words": words, "STALE_SECONDS": STALE_SECONDS, "LEAST_MOVE": LEAST_MOVE}
     return found
 
 
