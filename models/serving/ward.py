@@ -14,7 +14,7 @@ from models.news2 import News2, news2
 from models.scoring import ScoreRecord, score_with_features
 from models.serving.inputs import Inputs, Rules
 from models.serving.scores import FILE, ScoreBook
-from models.tasks import as_of, load_task
+from models.tasks import load_task
 from pipelines.care import open_care
 from vitalake.care.records import History, Stay
 from vitalake.care.store import Replay
@@ -149,7 +149,7 @@ class Ward:
         ahead = np.maximum(held.history.available_us, held.history.effective_us)
         ahead = ahead[ahead > now_us]
         held.due_us = int(ahead.min()) if len(ahead) else NEVER_US
-        moment = as_of(held.history, by_us=now_us)
+        moment = self.task.newest_known(held.history, by_us=now_us)
         if moment is None:
             return None
         stay = self._care.stay(patient, as_of_us=now_us)

@@ -1,0 +1,489 @@
+"""The served endpoint as programs meet it: one record everywhere, closed by default, and nothing echoed."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from fhir.resources.R4B.bundle import Bundle
+from fhir.resources.R4B.riskassessment import RiskAssessment
+
+from governance.audit import AuditEvent, who_saw
+from governance.samples import copy_samples
+from models.serving.fhir import MEDIA
+from models.serving.problems import PROBLEM
+from models.serving.scores import FILE, ScoreBook
+from models.serving.shield import MOST_BYTES, POLICY
+from tests.services.serving import HOUR, ILL, MINUTE, STABLE, Served, WardUnderTest, as_json, serving
+from vitalake import clock
+from vitalake.care.store import Replay
+from vitalake.errors import ServiceUnavailable
+from vitalake.home import init_home
+from vitalake.logs import configure
+from vitalake.sealing import Sealer
+
+HTML = {"accept": "text/html"}
+MARKER = "Zz-Marker-Planted"
+UNKNOWN = "v1." + "a" * 32
+PAGES = ("/", "/board", "/board/events", f"/patients/{UNKNOWN}", f"/patients/{UNKNOWN}/events", "/ledger", "/audit")
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory) -> WardUnderTest:
+    folder = tmp_path_factory.mktemp("ward")
+    init_home(folder / "home", copy_samples)
+    found = WardUnderTest(folder / "home")
+    found.register_model(folder / "model")
+    for number, values in enumerate((STABLE, ILL)):
+        patient = found.admit(f"p-{number}", bed=f"Bed {number + 1}", name=f"{MARKER}, Name", mrn=f"M-{number}")
+        found.chart(patient, values)
+    return found
+
+
+@pytest.fixture(scope="module")
+def served(ward: WardUnderTest) -> Iterator[Served]:
+    with serving(ward.settings) as found:
+        yield found
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=served.address, timeout=20) as found:
+        yield found
+
+
+def _events(client: httpx.Client, address: str, headers: dict[str, str], count: int) -> list[dict[str, Any]]:
+    """Return the first events of a stream."""
+    found: list[dict[str, Any]] = []
+    with client.stream("GET", address, headers=headers) as response:
+        assert response.status_code == 200, response.read()
+        event: dict[str, Any] = {}
+        for line in response.iter_lines():
+            name, _, value = line.partition(": ")
+            if name in ("id", "event"):
+                event[name] = value
+            elif name == "data":
+                event["data"] = msgspec.json.decode(value)
+                found.append(event)
+                event = {}
+            if len(found) == count:
+                break
+    return found
+
+
+# -- one record ------------------------------------------------------------------------------------------------------
+
+
+def test_board_risk_and_score_give_the_same_record(ward: WardUnderTest, client: httpx.Client) -> None:
+    patient = ward.token("p-1")
+    risk = as_json(client.get(f"/v1/patients/{patient}/risk", headers=ward.bearer()))
+    score = as_json(client.post("/v1/score", json={"patient": patient}, headers=ward.bearer()))
+    fhir = as_json(client.get(f"/v1/patients/{patient}/risk", headers=ward.bearer() | {"accept": MEDIA}))
+    board = client.get("/board", headers=ward.bearer() | HTML).text
+    page = client.get(f"/patients/{patient}", headers=ward.bearer() | HTML).text
+    changing = ("newest_age_seconds",)
+    assert {k: v for k, v in risk.items() if k not in changing} == {k: v for k, v in score.items() if k not in changing}
+    assert fhir["id"] == risk["id"]
+    row = next(row for row in board.split("<tr ") if patient in row)
+    assert f'data-score="{risk["id"]}"' in row
+    assert f'data-total="{risk["news2"]["total"]}"' in row
+    assert f'data-score="{risk["id"]}"' in page
+    assert 0 < risk["probability"] < 1
+    assert risk["reasons"]
+    assert (risk["status"], risk["approved"], risk["stale"], risk["abstained"]) == ("shadow", False, False, "")
+    assert 0 <= risk["newest_age_seconds"] < 4000
+
+
+def test_the_record_stays_until_evidence_comes_also_for_another_server(
+    ward: WardUnderTest, client: httpx.Client
+) -> None:
+    patient = ward.admit("p-again")
+    ward.chart(patient, STABLE)
+    address = f"/v1/patients/{patient}/risk"
+    before = as_json(client.get(address, headers=ward.bearer()))
+    with serving(ward.settings) as other:
+        again = as_json(httpx.get(other.address + address, headers=ward.bearer()))
+    assert {name: again[name] for name in ("id", "computed_us", "as_of_us")} == {
+        name: before[name] for name in ("id", "computed_us", "as_of_us")
+    }
+    moment = ward.measure(patient, {"8867-4": 121})
+    after = as_json(client.get(address, headers=ward.bearer()))
+    assert after["newest_us"] == moment
+    assert after["id"] != before["id"]
+
+
+def test_a_record_is_sealed_and_its_features_are_kept(ward: WardUnderTest, client: httpx.Client) -> None:
+    risk = as_json(client.get(f"/v1/patients/{ward.token('p-1')}/risk", headers=ward.bearer()))
+    path = ward.settings.path(FILE)
+    assert ward.token("p-1").encode() not in path.read_bytes() + path.with_name(f"{FILE}-wal").read_bytes()
+    assert path.stat().st_mode & 0o77 == 0
+    book = ScoreBook(path, Sealer(ward.keys.current("care")))
+    features = book.features(risk["id"])
+    book.close()
+    assert features is not None
+    assert len(features) > 100
+
+
+def test_fhir_answers_are_valid(ward: WardUnderTest, client: httpx.Client) -> None:
+    patient = ward.token("p-1")
+    one = client.get(f"/v1/patients/{patient}/risk", headers=ward.bearer() | {"accept": MEDIA})
+    assert one.headers["content-type"] == MEDIA
+    resource = RiskAssessment.model_validate_json(one.content)
+    assert resource.status == "preliminary"
+    assert 0 < resource.prediction[1].probabilityDecimal < 100
+    for asked in (patient, f"Patient/{patient}"):
+        found = client.get("/fhir/RiskAssessment", params={"patient": asked}, headers=ward.bearer())
+        assert Bundle.model_validate_json(found.content).total == 1
+    nobody = client.get("/fhir/RiskAssessment", params={"patient": UNKNOWN}, headers=ward.bearer())
+    assert Bundle.model_validate_json(nobody.content).total == 0
+
+
+def test_no_model_and_too_few_values_abstain_and_news2_is_partial(home: Path) -> None:
+    ward = WardUnderTest(home)
+    patient = ward.admit("p-few")
+    ward.measure(patient, {"8867-4": 135}, at_us=clock.now_us() - 3 * HOUR)
+    with serving(ward.settings) as served:
+        address = f"{served.address}/v1/patients/{patient}/risk"
+        risk = as_json(httpx.get(address, headers=ward.bearer()))
+        assert risk["probability"] is None
+        assert risk["abstained"] == "outside-cohort"
+        assert risk["abstained_because"]
+        assert risk["stale"] is True
+        assert risk["news2"]["total"] == 3
+        assert "consciousness" in risk["news2"]["missing"]
+        ward.chart(patient, STABLE)
+        assert as_json(httpx.get(address, headers=ward.bearer()))["abstained"] == "no-model"
+        fhir = httpx.get(address, headers=ward.bearer() | {"accept": MEDIA})
+        assert "no-model" in RiskAssessment.model_validate_json(fhir.content).prediction[1].rationale
+
+
+def test_changed_rules_silence_the_model_until_it_is_trained_again(ward: WardUnderTest, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(ward.home, home)
+    copy = WardUnderTest(home)
+    patient = copy.token("p-0")
+    with serving(copy.settings) as served:
+        address = f"{served.address}/v1/patients/{patient}/risk"
+        assert as_json(httpx.get(address, headers=copy.bearer()))["abstained"] == ""
+        rules = next((home / "governance").glob("*.yaml"))
+        before = rules.read_text()
+        rules.write_text(before.replace("reason: ", "reason: Changed. ", 1))
+        changed = as_json(httpx.get(address, headers=copy.bearer()))
+        assert changed["abstained"] == "policy-changed"
+        assert changed["probability"] is None
+        assert changed["news2"]["total"] is not None
+        rules.write_text(before.replace("mask: cap", "mask: nonsense"))
+        broken = httpx.get(address, headers=copy.bearer())
+        assert broken.status_code == 503, "under rules that do not hold nothing is scored"
+        rules.write_text(before)
+        assert as_json(httpx.get(address, headers=copy.bearer()))["abstained"] == ""
+
+
+def test_an_age_above_the_cap_is_the_cap(ward: WardUnderTest, client: httpx.Client) -> None:
+    ids = []
+    for source in ("p-old", "p-older"):
+        patient = ward.admit(source, age=90 if source == "p-old" else 97)
+        ward.chart(patient, {"8867-4": 80.0})
+        risk = as_json(client.get(f"/v1/patients/{patient}/risk", headers=ward.bearer()))
+        book = ScoreBook(ward.settings.path(FILE), Sealer(ward.keys.current("care")))
+        features = book.features(risk["id"])
+        book.close()
+        assert features is not None
+        ids.append(90.0 in features.tolist())
+        assert 97.0 not in features.tolist()
+    assert ids == [True, True]
+
+
+# -- closed ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_token_there_is_nothing(ward: WardUnderTest, client: httpx.Client) -> None:
+    patient = ward.token("p-0")
+    answers = [
+        client.get(f"/v1/patients/{patient}/risk"),
+        client.post("/v1/score", json={"patient": patient}),
+        client.get("/fhir/RiskAssessment", params={"patient": patient}),
+        client.post("/audit", data={"by": "mrn", "key": "M-0"}),
+        *(client.get(path) for path in PAGES),
+        client.get(f"/v1/patients/{patient}/risk", headers={"authorization": "Bearer nonsense"}),
+        client.get(f"/v1/patients/{patient}/risk", headers={"authorization": "Basic bm9uc2Vuc2U="}),
+    ]
+    for answer in answers:
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert answer.headers["content-type"] == PROBLEM
+        assert "risk" not in answer.text
+    for path in PAGES:
+        answer = client.get(path, headers=HTML)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
+    assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("user", "method", "path", "permission"),
+    [
+        ("engineer", "GET", f"/v1/patients/{UNKNOWN}/risk", "risk:read"),
+        ("officer", "GET", f"/fhir/RiskAssessment?patient={UNKNOWN}", "risk:read"),
+        ("engineer", "POST", "/v1/score", "score:write"),
+        ("engineer", "GET", "/board", "risk:read"),
+        ("officer", "GET", "/board/events", "risk:read"),
+        ("engineer", "GET", f"/patients/{UNKNOWN}", "risk:read"),
+        ("officer", "GET", f"/patients/{UNKNOWN}/events", "risk:read"),
+        ("clinician", "GET", "/ledger", "ledger:read"),
+        ("clinician", "GET", "/audit", "audit:read"),
+        ("engineer", "POST", "/audit", "audit:read"),
+    ],
+)
+def test_the_wrong_role_is_told_the_permission_and_that_is_recorded(
+    ward: WardUnderTest, client: httpx.Client, user: Any, method: str, path: str, permission: str
+) -> None:
+    arguments: dict[str, Any] = {}
+    if method == "POST":
+        arguments = {"json": {"patient": UNKNOWN}} if path == "/v1/score" else {"data": {"by": "token", "key": UNKNOWN}}
+    before = len(_denied(ward, permission))
+    answer = client.request(method, path, headers=ward.bearer(user), **arguments)
+    assert answer.status_code == 403
+    assert as_json(answer)["permission"] == permission
+    assert len(_denied(ward, permission)) == before + 1
+    shown = client.request(method, path, headers=ward.bearer(user) | HTML, **arguments)
+    assert shown.status_code == 403
+    assert permission in shown.text
+
+
+def _denied(ward: WardUnderTest, permission: str) -> list[Any]:
+    from governance.audit import latest
+
+    seen = latest(ward.settings.path(ward.settings.audit), ward.keys, limit=10_000)
+    return [one for one in seen if one.action == "denied" and one.detail.get("permission") == permission]
+
+
+class _Full:
+    """A recorder whose disk is full."""
+
+    def record(self, event: AuditEvent) -> None:
+        raise ServiceUnavailable("Audit cannot be written", where="settings.audit", remedy="Make room.")
+
+
+def test_nothing_is_answered_that_cannot_be_recorded(ward: WardUnderTest) -> None:
+    patient = ward.token("p-0")
+    with serving(ward.settings, audit=_Full()) as served, httpx.Client(base_url=served.address) as client:
+        answers = [
+            client.get(f"/v1/patients/{patient}/risk", headers=ward.bearer()),
+            client.post("/v1/score", json={"patient": patient}, headers=ward.bearer()),
+            client.get("/fhir/RiskAssessment", params={"patient": patient}, headers=ward.bearer()),
+            client.get("/board", headers=ward.bearer()),
+            client.get("/board/events", headers=ward.bearer()),
+            client.get(f"/patients/{patient}", headers=ward.bearer()),
+            client.get("/audit", headers=ward.bearer("officer")),
+            client.post("/sign-in", data={"user": "clinician"}),
+        ]
+    for answer in answers:
+        assert answer.status_code == 503, answer.request.url
+        assert answer.headers["content-type"] == PROBLEM
+        assert patient not in answer.text
+        assert "set-cookie" not in answer.headers
+
+
+def test_every_access_is_on_record(ward: WardUnderTest, client: httpx.Client) -> None:
+    patient = ward.admit("p-seen", name="Seen, Ada", mrn="M-seen")
+    ward.chart(patient, STABLE)
+    client.get(f"/v1/patients/{patient}/risk", headers=ward.bearer())
+    client.post("/v1/score", json={"patient": patient}, headers=ward.bearer())
+    client.get(f"/patients/{patient}", headers=ward.bearer() | HTML)
+    seen = who_saw(ward.settings.path(ward.settings.audit), ward.keys, patient)
+    assert [one.action for one in seen] == ["risk.read", "score.write", "risk.read", "identity.read"]
+    answer = client.post("/audit", data={"by": "mrn", "key": "M-seen"}, headers=ward.bearer("officer") | HTML)
+    assert "saw the name" in answer.text
+    assert "the audit's chains hold" in html.unescape(answer.text)
+    assert "Seen, Ada" not in answer.text
+    for key in ("M-nobody", UNKNOWN):
+        by = "mrn" if key.startswith("M") else "token"
+        nobody = client.post("/audit", data={"by": by, "key": key}, headers=ward.bearer("officer") | HTML)
+        assert nobody.status_code == 200
+        assert key not in nobody.text
+
+
+def test_a_session_ends_with_the_sign_out_and_opens_pages_only(ward: WardUnderTest, client: httpx.Client) -> None:
+    answer = client.post("/sign-in", data={"user": "clinician"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/board")
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    held = dict(client.cookies)
+    assert client.get("/board", headers=HTML).status_code == 200
+    assert client.get(f"/v1/patients/{ward.token('p-0')}/risk").status_code == 401
+    client.post("/sign-out")
+    client.cookies.update(held)
+    assert client.get("/board", headers=HTML).status_code == 303
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"origin": "https://elsewhere.example"}, {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}],
+)
+def test_forms_of_other_sites_are_refused(client: httpx.Client, headers: dict[str, str]) -> None:
+    assert client.post("/sign-in", data={"user": "clinician"}, headers=headers).status_code == 403
+
+
+def test_other_names_of_this_machine_are_refused(client: httpx.Client) -> None:
+    assert client.get("/healthz", headers={"host": "rebound.example"}).status_code == 421
+    assert client.get("/healthz", headers={"host": "localhost:1"}).status_code == 200
+
+
+# -- nothing echoed --------------------------------------------------------------------------------------------------
+
+
+def test_planted_markers_come_back_nowhere(ward: WardUnderTest, client: httpx.Client, tmp_path: Path) -> None:
+    log = io.BytesIO()
+    configure(stream=log)
+    m, clinician, officer = MARKER, ward.bearer(), ward.bearer("officer")
+    answers = [
+        client.get(f"/v1/patients/{m}/risk", headers=clinician),
+        client.get(f"/v1/patients/{m}/risk/{m}/", headers=clinician),
+        client.get(f"/patients/{m}", headers=clinician),
+        client.get(f"/patients/{m}/", headers=clinician | HTML),
+        client.get(f"/patients/{m}/events?{m}={m}", headers=clinician),
+        client.get(f"/{m}", headers=HTML),
+        client.get(f"/static/{m}.css"),
+        client.get(f"/static/../{m}"),
+        client.get(f"/fhir/RiskAssessment?patient={m}", headers=clinician),
+        client.get(f"/fhir/RiskAssessment?{m}=1", headers=clinician),
+        client.get(f"/fhir/{m}?patient={m * 9}", headers=clinician),
+        client.get(f"/board/events?after={m}&{m}=1", headers={"authorization": f"Bearer {m}"}),
+        client.get("/board", headers={"authorization": f"{m} {m}", "cookie": f"vitalake_session={m}"}),
+        client.post("/v1/score", json={"patient": m}, headers=clinician),
+        client.post("/v1/score", json={"patient": m * 20}, headers=clinician),
+        client.post("/v1/score", json={"patient": [m]}, headers=clinician),
+        client.post("/v1/score", json={"patient": UNKNOWN, m: m}, headers=clinician),
+        client.post("/v1/score", json=[m], headers=clinician),
+        client.post("/v1/score", content=f'{{"patient": "{m}'.encode(), headers=clinician),
+        client.post("/v1/score", content=b"x" * (MOST_BYTES + 1), headers=clinician),
+        client.post("/v1/score", content=iter([b"x" * MOST_BYTES, m.encode()]), headers=clinician),
+        client.request(m.replace("-", ""), "/v1/score", headers=clinician),
+        client.delete(f"/v1/patients/{m}/risk", headers=clinician),
+        client.post("/sign-in", data={"user": m}),
+        client.post("/sign-in", data={m: m}, headers=HTML),
+        client.post("/sign-in", content=m.encode()),
+        client.post("/audit", data={"by": m, "key": m}, headers=officer | HTML),
+        client.post("/audit", data={"by": "mrn", "key": m}, headers=officer | HTML),
+        client.post("/audit", data={"by": "token", "key": m}, headers=officer | HTML),
+        client.post("/audit", data={"by": "token", "key": m * 9}, headers=officer),
+        client.get("/healthz", headers={"host": m}),
+        client.get("/sign-in", headers={"referer": m, "user-agent": m, "x-forwarded-for": m} | HTML),
+    ]
+    planted = re.compile(MARKER.replace("-", "-?"), re.IGNORECASE)
+    for answer in answers:
+        where = f"{answer.request.method} {answer.request.url}"
+        assert answer.status_code != 500, where
+        assert not planted.search(answer.text), where
+        assert not planted.search(str(answer.headers)), where
+        assert answer.headers["content-security-policy"] == POLICY
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        if answer.status_code >= 400 and "text/html" not in answer.request.headers.get("accept", ""):
+            assert answer.headers["content-type"] == PROBLEM, where
+            assert {"type", "title", "status", "detail"} <= as_json(answer).keys()
+    assert not planted.search(log.getvalue().decode())
+    for path in ward.settings.path(ward.settings.audit).iterdir():
+        assert not planted.search(path.read_text())
+    configure()
+
+
+def test_a_field_that_does_not_fit_is_named(ward: WardUnderTest, client: httpx.Client) -> None:
+    answer = client.post("/v1/score", json={"patient": 7}, headers=ward.bearer())
+    assert answer.status_code == 422
+    assert as_json(answer)["errors"] == [{"field": "patient", "problem": "string type"}]
+    answer = client.get("/fhir/RiskAssessment", headers=ward.bearer())
+    assert as_json(answer)["errors"] == [{"field": "patient", "problem": "missing"}]
+
+
+def test_a_bug_says_nothing(ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.BytesIO()
+    configure(stream=log)
+
+    def explode(*_: object) -> None:
+        raise RuntimeError(MARKER)
+
+    with serving(ward.settings) as served:
+        monkeypatch.setattr(served.app.state.place.ward, "chart", explode)
+        answer = httpx.get(f"{served.address}/v1/patients/{ward.token('p-0')}/risk", headers=ward.bearer())
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == PROBLEM
+    assert MARKER not in answer.text + log.getvalue().decode()
+    assert "RuntimeError" in log.getvalue().decode()
+    configure()
+
+
+# -- events ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_board_is_told_what_changed_and_goes_on_where_it_was(ward: WardUnderTest, client: httpx.Client) -> None:
+    first = _events(client, "/board/events", ward.bearer(), 2)
+    assert [event["event"] for event in first] == ["ward", "rows"]
+    assert first[0]["data"]["speed"] == 1.0
+    shown = {row["patient"] for row in first[1]["data"]["rows"]}
+    assert ward.token("p-0") in shown
+    patient = ward.token("p-0")
+    moment = ward.measure(patient, {"8867-4": 131})
+    headers = ward.bearer() | {"last-event-id": first[1]["id"]}
+    event = _events(client, "/board/events", headers, 2)[1]
+    rows = {row["patient"]: row for row in event["data"]["rows"]}
+    row = rows[patient]
+    assert row["newest_us"] == moment
+    assert moment <= row["ward_us"] <= clock.now_us()
+    assert f'data-newest-us="{moment}"' in row["html"]
+    assert f'data-patient="{patient}"' in row["html"]
+    assert row["revision"] > 0
+    assert ward.token("p-1") not in rows, "only what has changed"
+
+
+def test_a_replay_shows_only_what_has_come_by_the_wards_time(home: Path) -> None:
+    ward = WardUnderTest(home)
+    now = clock.now_us()
+    ward.store.set_replay(Replay(start_us=now - 20 * HOUR, wall_us=now, speed=60.0, end_us=now))
+    past, ahead, soon = (ward.admit(name) for name in ("p-past", "p-ahead", "p-soon"))
+    ward.measure(past, STABLE, at_us=now - 21 * HOUR)
+    ward.measure(ahead, STABLE, at_us=now - HOUR)
+    ward.measure(soon, STABLE, at_us=now - 20 * HOUR + 2 * MINUTE, known_us=now - 20 * HOUR + 3 * MINUTE)
+    with serving(ward.settings) as served, httpx.Client(base_url=served.address, timeout=30) as client:
+        page = client.get("/board", headers=ward.bearer() | HTML).text
+        assert past in page
+        assert ahead not in page
+        assert "Replay" in page
+        assert "60 × real time" in page
+        found: set[str] = set()
+        with client.stream("GET", "/board/events", headers=ward.bearer()) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    document = msgspec.json.decode(line[6:])
+                    assert document["speed"] == 60.0
+                    found |= {row["patient"] for row in document.get("rows", ())}
+                if soon in found:
+                    break
+        assert ahead not in found
+        assert client.get(f"/v1/patients/{ahead}/risk", headers=ward.bearer()).status_code == 404
+
+
+def test_a_discharged_patient_leaves_the_board(home: Path) -> None:
+    from vitalake.care.store import Admission
+
+    ward = WardUnderTest(home)
+    patient = ward.admit("p-leaves")
+    ward.chart(patient, STABLE)
+    with serving(ward.settings) as served, httpx.Client(base_url=served.address, timeout=30) as client:
+        assert patient in client.get("/board", headers=ward.bearer() | HTML).text
+        with client.stream("GET", "/board/events", headers=ward.bearer()) as response:
+            now = clock.now_us()
+            ward.store.put_facts([(patient, "stay-p-leaves", 2, Admission(now - 40 * HOUR, now - 1, 60))])
+            for line in response.iter_lines():
+                if line.startswith("data: ") and patient in msgspec.json.decode(line[6:]).get("gone", ()):
+                    break
+        assert patient not in client.get("/board", headers=ward.bearer() | HTML).text
