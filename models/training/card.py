@@ -201,7 +201,7 @@ def _made(report: Report) -> str:
     return (
         f"Task `{report.task}` version {report.task_version} (`{report.task_digest}`), trained {report.trained_at}. "
         f"{report.chosen}: {parameters}. The parameters are fixed; they were chosen among a handful by "
-        "cross-validation on training patients of PhysioNet/CinC 2012 sets A and B, so figures of cross-validation "
-        "on those data are a little too good; the held-out ones are not. "
+        "cross-validation on training patients of PhysioNet/CinC 2012 sets A and B, so figures on those data "
+        "are a little too good: only data from elsewhere judge the choice from outside. "
         f"Versions of the published tables: {versions}. Artefact: plain numbers, no pickle."
     )
