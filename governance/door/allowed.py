@@ -34,7 +34,7 @@ FUNCTIONS: frozenset[type[exp.Expr]] = frozenset(
         exp.Abs, exp.AnyValue, exp.ApproxDistinct, exp.ArgMax, exp.ArgMin, exp.Avg, exp.Ceil, exp.Coalesce, exp.Corr,
         exp.Count, exp.CountIf, exp.CovarPop, exp.CovarSamp, exp.DateDiff, exp.DateTrunc, exp.Day, exp.DayOfWeek,
         exp.DayOfYear, exp.DenseRank, exp.Exp, exp.Extract, exp.First, exp.FirstValue, exp.Floor, exp.Greatest,
-        exp.Hex, exp.Hour, exp.Lag, exp.Last, exp.LastValue, exp.Lead, exp.Least, exp.Length, exp.Ln, exp.Log,
+        exp.Hex, exp.Hour, exp.IsNan, exp.Lag, exp.Last, exp.LastValue, exp.Lead, exp.Least, exp.Length, exp.Ln, exp.Log,
         exp.LogicalAnd, exp.LogicalOr, exp.Lower, exp.LowerHex, exp.Max, exp.Median, exp.Min, exp.Minute, exp.Mode,
         exp.Month, exp.Ntile, exp.Nullif, exp.PercentRank, exp.PercentileCont, exp.PercentileDisc, exp.Pow,
         exp.Quantile, exp.Quarter, exp.Rank, exp.Round, exp.RowNumber, exp.Second, exp.Sign, exp.Sqrt, exp.StartsWith,
@@ -45,7 +45,7 @@ FUNCTIONS: frozenset[type[exp.Expr]] = frozenset(
 
 NODES = STRUCTURE | OPERATORS | FUNCTIONS
 
-PLAIN_FUNCTIONS = frozenset({"now", "epoch_ms", "epoch_us", "isfinite", "isnan"})
+PLAIN_FUNCTIONS = frozenset({"now", "epoch_us", "isfinite"})
 """Functions sqlglot has no class for; the name is what counts."""
 
 TYPES = frozenset(
@@ -59,7 +59,7 @@ TYPES = frozenset(
 UNITS = frozenset(
     f"{unit}{plural}"
     for unit in (
-        "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR", "EPOCH", "DOW", "DOY", "ISODOW",
+        "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR", "EPOCH", "DOW", "DOY", "ISODOW", "DAYOFWEEK", "DAYOFYEAR",
     )
     for plural in ("", "S")
 )  # fmt: skip

@@ -198,6 +198,8 @@ REFUSED = [
     "SELECT " + "-" * 1 + " -".join(["1"] * 4000),
     "SELECT '" + "x" * 20_001 + "'",
     "SELECT " + "NOT " * 2900 + "true",
+    "SELECT 1" + "::INT" * 1400,
+    "SELECT 1" + " BETWEEN 1 AND 1" * 700,
     "SELECT " + "- " * 2900 + "1",
 ]
 """Nothing of these gets as far as the engine."""

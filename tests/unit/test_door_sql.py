@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import resource
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from governance.access import MissingPermission
 from governance.audit import verify_chain
 from governance.door import sandbox, worker
 from governance.door.door import Answer, Door
+from governance.door.engine import connect
 from governance.door.errors import QueryFailed, QueryRefused, failure
 from governance.door.relations import Relation
 from governance.door.sandbox import Ended, read_answer
 from governance.door.sql import check
 from governance.door.worker import Head, Request, answer
-from tests.unit.door_samples import CLINICIAN, OFFICER, ONE, TWO, Recorder, publish_samples
+from tests.unit.door_samples import CLINICIAN, NOON, OFFICER, ONE, TWO, Recorder, publish_samples
 from vitalake.cli.app import main
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import load_keys
@@ -89,6 +92,62 @@ ANSWERED = {
 def test_ordinary_questions_are_answered(settings: Settings, sql: str) -> None:
     [row] = _rows(settings, sql)
     assert tuple(row.values()) == ANSWERED[sql]
+
+
+EXPRESSIONS = [
+    "avg(x)", "sum(x)", "min(s)", "max(t)", "count(*)", "count(x)", "count_if(x > 2)", "any_value(x)", "mode(s)",
+    "median(x)", "quantile_cont(x, 0.25)", "quantile_disc(x, 0.25)", "quantile(x, 0.75)", "stddev(x)",
+    "stddev_pop(x)", "stddev_samp(x)", "variance(x)", "var_pop(x)", "var_samp(x)", "corr(x, y)", "covar_pop(x, y)",
+    "covar_samp(x, y)", "bool_and(x > 0)", "bool_or(x > 4)", "arg_max(s, x)", "arg_min(s, x)",
+    "approx_count_distinct(s)", "percentile_cont(0.5) WITHIN GROUP (ORDER BY x)", "max(x) FILTER (WHERE y > 1)",
+    "max(abs(-x))", "max(ceil(x))", "max(floor(x))", "max(round(x))", "max(round(x / 3, 2))", "max(sign(x))",
+    "max(sqrt(x))", "max(exp(x))", "max(ln(x))", "max(log(x))", "max(x ** 2)", "max(pow(x, 2))", "max(power(x, y))",
+    "max(x // 2)", "max(x % 3)", "max(5 // 2)", "max(5 / 2)", "max(-7 // 2)", "max(-7 % 3)", "max(greatest(x, y))",
+    "max(least(x, y))", "max(coalesce(NULL, x))", "max(nullif(x, 3))", "max(if(x > 2, 1, 0))", "max(ifnull(NULL, x))",
+    "max(lower(upper(s)))", "max(length(s))", "max(substring(s, 2, 1))", "max(substr(s, 1, 2))", "max(trim(s))",
+    "max(s || s)", "max(starts_with(s, 'a'))", "max(hex(s))", "max(s LIKE 'a%')", "max(s ILIKE 'A%')",
+    "max(year(t))", "max(quarter(t))", "max(month(t))", "max(week(t))", "max(day(t))", "max(dayofweek(t))",
+    "max(dayofyear(t))", "max(hour(t))", "max(minute(t))", "max(second(t))", "max(epoch(t))", "max(epoch_us(t))",
+    "max(extract(dow FROM t))", "max(extract(doy FROM t))", "max(extract(week FROM t))", "max(extract(epoch FROM t))", "max(date_trunc('week', t))",
+    "max(date_trunc('month', t))", "max(date_trunc('hour', t))", "max(date_diff('hour', TIMESTAMP '2026-01-01', t))",
+    "max(t - INTERVAL 90 MINUTE)", "max(t + INTERVAL '2 days')", "max(t - TIMESTAMP '2026-01-01')",
+    "max(CAST(t AS DATE))", "max(t::DATE + 1)", "max(CAST(x AS DECIMAL(9, 3)))", "max(CAST(2.5 AS INTEGER))",
+    "max(CAST(x AS VARCHAR))", "max(try_cast(s AS INTEGER))", "max(CASE s WHEN 'ab' THEN 1 ELSE 2 END)",
+    "max(x BETWEEN 1 AND 2)", "max(x NOT IN (1, 2))", "max(x IS DISTINCT FROM y)", "max(x IS NOT DISTINCT FROM y)",
+    "max(NOT x > 2)", "max(isnan(x))", "max(isfinite(x))", "count(DISTINCT s)",
+]  # fmt: skip
+WINDOWS = [
+    "row_number() OVER w", "rank() OVER w", "dense_rank() OVER w", "percent_rank() OVER w", "ntile(2) OVER w",
+    "lag(x) OVER w", "lead(x, 1, 0) OVER w", "first_value(x) OVER w", "last_value(x) OVER w",
+    "last_value(x IGNORE NULLS) OVER w",
+    "avg(x) OVER (PARTITION BY s ORDER BY t ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING)",
+    "sum(x) OVER (ORDER BY t RANGE BETWEEN INTERVAL 1 DAY PRECEDING AND CURRENT ROW)", "max(x) OVER ()",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A connection with one relation of a few rows."""
+    path = tmp_path_factory.mktemp("engine") / "rows.parquet"
+    columns = {"version": "BIGINT", "x": "DOUBLE", "y": "DOUBLE", "s": "VARCHAR", "t": "TIMESTAMPTZ"}
+    times = [NOON + timedelta(hours=17 * number) for number in range(6)]
+    rows = {"version": [1] * 6, "x": [1.0, 2.5, 3.0, 4.5, None, 0.5], "y": [2.0, 1.0, 0.5, 4.0, 1.0, 3.5],
+            "s": ["ab", "cd ", "ab", None, "é", "7"], "t": pa.array(times, pa.timestamp("us", "UTC"))}  # fmt: skip
+    pq.write_table(pa.table(rows), path)
+    return connect([Relation("things", columns, ("t",), (str(path),))], memory_mb=128)
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_what_is_written_anew_means_the_same(engine: Any, expression: str) -> None:
+    sql = f"SELECT {expression} FROM things"  # noqa: S608
+    assert str(engine.sql(check(sql, ["things"]).sql).fetchall()) == str(engine.sql(sql).fetchall())
+
+
+@pytest.mark.parametrize("expression", WINDOWS)
+def test_windows_that_are_written_anew_mean_the_same(engine: Any, expression: str) -> None:
+    expression = expression.replace("OVER w", "OVER (PARTITION BY s ORDER BY t DESC NULLS LAST)")
+    sql = f"SELECT t, {expression} AS value FROM things ORDER BY t"  # noqa: S608
+    assert str(engine.sql(check(sql, ["things"]).sql).fetchall()) == str(engine.sql(sql).fetchall())
 
 
 def test_an_answer_that_is_cut_says_so(settings: Settings) -> None:
@@ -318,15 +377,17 @@ def test_an_answer_that_is_too_large_is_not_read() -> None:
 def test_the_command_prints_rows_and_says_when_there_are_more(
     settings: Settings, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sql = "SELECT observation_id, value, effective_at, NULL AS nothing FROM observation ORDER BY value"
+    sql = """SELECT observation_id, value, effective_at, NULL AS nothing, sum(version) OVER () AS versions,
+        CAST(value AS DECIMAL(10, 2)) / 2 AS half, CAST(0.25 AS DECIMAL(4, 2)) AS quarter
+        FROM observation ORDER BY value"""
     assert main(["sql", sql, "--home", str(home), "--limit", "2"]) == 0
     printed = capsys.readouterr()
     assert "71.0" in printed.out
     assert "Only the first 2 rows: there are more." in printed.err
     assert main(["sql", sql, "--home", str(home), "--json"]) == 0
     document = msgspec.json.decode(capsys.readouterr().out)
-    assert document["columns"] == ["observation_id", "value", "effective_at", "nothing"]
-    assert document["rows"][0] == ["0" * 31 + "1", 71.0, "2026-03-01T12:01:00+00:00", None]
+    assert document["columns"][:5] == ["observation_id", "value", "effective_at", "nothing", "versions"]
+    assert document["rows"][0] == ["0" * 31 + "1", 71.0, "2026-03-01T12:01:00+00:00", None, 5, 35.5, 0.25]
     assert document["complete"] is True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -45,9 +46,11 @@ def sql(
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON and people can read it: bytes in hex, times in ISO 8601."""
+    """Return a value as JSON and people can read it: bytes in hex, times in ISO 8601, sums of integers as integers."""
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
     return value.isoformat() if hasattr(value, "isoformat") else value
 
 
