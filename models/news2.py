@@ -33,6 +33,9 @@ OXYGEN_FLOW, OXYGEN_FRACTION = "3151-8", "3150-6"
 ROOM_AIR_PERCENT = 21.0
 ON_OXYGEN = 2
 
+CODES = (*(code for codes, _, _ in _BANDS.values() for code in codes), OXYGEN_FLOW, OXYGEN_FRACTION)
+"""LOINC codes of everything the score reads."""
+
 PARTS = ("respiratory_rate", "oxygen_saturation", "supplemental_oxygen", *list(_BANDS)[2:])
 """In the chart's order."""
 

@@ -98,7 +98,7 @@ def score(
         history: the patient's values; what came later than the moment does not count.
         stay: the stay the patient is in; without it the age is not known, and there is no score.
         patient: the pseudonym.
-        as_of_us: the moment, see models.tasks.as_of.
+        as_of_us: the moment, see Task.newest_known.
         model: the champion; None: there is none.
         task: the model's task.
         policy: version of the rules in force.
@@ -119,7 +119,7 @@ def score_with_features(
     policy: str,
 ) -> tuple[ScoreRecord, Floats]:
     """Return the score and the features it was computed from, which are to be kept sealed; see ``score``."""
-    known = history.known_at(as_of_us)
+    known = task.read_of(history.known_at(as_of_us))
     cap = model.manifest.age_cap if model else None
     row = task.vector(known, stay, as_of_us=as_of_us, age_cap=cap)
     abstained = _abstained(row, model, task, policy)

@@ -32,7 +32,13 @@ class CareFeed:
     """
 
     def __init__(
-        self, settings: Settings, dataset: Dataset, keys: KeyRing, *, left_out: frozenset[str] = frozenset()
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        keys: KeyRing,
+        *,
+        left_out: frozenset[str] = frozenset(),
+        admits: Callable[[str], bool] | None = None,
     ) -> None:
         """Prepare; files are opened when the first rows come.
 
@@ -41,9 +47,10 @@ class CareFeed:
             dataset: whose rows.
             keys: for pseudonyms, and what is sealed.
             left_out: LOINC codes that do not go to the care store.
+            admits: whether a patient, by pseudonym, goes to the care store; None: everybody does.
         """
         self._settings, self._dataset, self._keys = settings, dataset, keys
-        self._left_out = left_out
+        self._left_out, self._admits = left_out, admits
         self._pseudonyms = {
             column.name: Pseudonyms(keys, str(column.data_class))
             for column in dataset.columns
@@ -91,6 +98,11 @@ class CareFeed:
         chosen = (rows["value"].is_valid().to_numpy(zero_copy_only=False) | back) & ~_is_among(status, WITHOUT_RESULT)
         if self._left_out:
             chosen &= ~_is_among(code, tuple(self._left_out))
+        patients = _texts(rows["patient_id"])
+        tokens = self._tokens("patient_id", patients.dictionary)
+        owner = patients.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+        if self._admits is not None:
+            chosen &= np.array([self._admits(token) for token in tokens], np.bool_)[owner]
         which = np.flatnonzero(chosen)
         values = np.zeros(len(which), ROW)
         values["code"] = self._code_numbers(code)[which]
@@ -100,13 +112,12 @@ class CareFeed:
             values[name.replace("_at", "_us")] = rows[name].cast(pa.int64()).to_numpy(zero_copy_only=False)[which]
         values["id"] = _first_halves(rows["observation_id"])[which]
         values["version"] = pc.fill_null(rows["version"], 0).to_numpy(zero_copy_only=False)[which]
-        patients = _texts(rows["patient_id"])
         message = outcome.message[which]
         self.care.take(
             Values(
                 rows=values,
-                patient=patients.indices.to_numpy(zero_copy_only=False)[which].astype(np.int32),
-                patients=self._tokens("patient_id", patients.dictionary),
+                patient=owner[which],
+                patients=tokens,
                 position=poll.offset[message],
                 part=poll.part[message],
                 parts=[part.app_id(self._dataset.name) for part in poll.parts],
@@ -171,7 +182,8 @@ class CareFeed:
 
     def _put(self, rows: pa.RecordBatch, keys: list[str], facts: list[Fact]) -> None:
         patients = self._tokens("patient_id", rows["patient_id"])
-        self.care.put_facts(list(zip(patients, keys, rows["version"].to_pylist(), facts, strict=True)))
+        given = zip(patients, keys, rows["version"].to_pylist(), facts, strict=True)
+        self.care.put_facts([fact for fact in given if self._admits is None or self._admits(fact[0])])
 
 
 def open_care(settings: Settings, keys: KeyRing) -> CareStore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,7 @@ class Steps:
         dataset: Dataset,
         *,
         not_to_care: frozenset[str] = frozenset(),
+        care_admits: Callable[[str], bool] | None = None,
     ) -> None:
         """Read keys, rules and vocabulary.
 
@@ -43,6 +45,7 @@ class Steps:
             stream: how far rows may lie ahead or back, and how long repeats are recognised.
             dataset: where the rows go.
             not_to_care: LOINC codes that do not go to the care store.
+            care_admits: see pipelines.care.CareFeed.
 
         Raises:
             PrivacyError: keys or rules do not hold.
@@ -58,7 +61,7 @@ class Steps:
         )
         self.dead_letters = DeadLetters(keys.current("quarantine"), days=stream.dead_letter_days)
         self.lookback = LookBack(entries=stream.lookback_entries, seconds=stream.lookback_seconds)
-        self.feed = CareFeed(settings, dataset, keys, left_out=not_to_care) if stream.care else None
+        self.feed = CareFeed(settings, dataset, keys, left_out=not_to_care, admits=care_admits) if stream.care else None
         self._salts: dict[PartId, tuple[int, int]] = {}
 
     def conform(self, item: DecodedPoll) -> Outcome:

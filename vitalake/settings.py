@@ -87,7 +87,12 @@ class CareSettings(_Frozen):
     """The online store that scores are computed from: current patients, true times, for treatment only."""
 
     path: Path = Field(Path("care.db"), description="A SQLite file; values in it are encrypted.")
-    hours: float = Field(48.0, gt=0, le=24 * 31, description="What is older is deleted from it.")
+    hours: float = Field(
+        54.0,
+        gt=0,
+        le=24 * 31,
+        description="What is older is deleted from it: the models' window, and as old as the newest evidence may be.",
+    )
 
 
 class ServingSettings(_Frozen):

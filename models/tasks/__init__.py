@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from models.features import FeatureSet, features, parse_features
 from models.features.kernel import Floats
+from models.news2 import CODES
 from vitalake.care.records import History, Stay, code_number
 from vitalake.errors import SettingsError
 from vitalake.strict_yaml import read_yaml
@@ -108,6 +110,27 @@ class Task:
         names = self.features.names
         return all(np.isfinite(vector[names.index(f"{item}.last")]) for item in self.cohort.needs)
 
+    @cached_property
+    def codes(self) -> frozenset[str]:
+        """The LOINC codes that a score reads, of this task and of NEWS2."""
+        return frozenset(code for item in self.features.items for code in item.codes) | frozenset(CODES)
+
+    @cached_property
+    def _code_numbers(self) -> npt.NDArray[np.uint32]:
+        return np.array(sorted(code_number(code) for code in self.codes), np.uint32)
+
+    def read_of(self, history: History) -> History:
+        """Return the values that a score reads: it is the same whatever else is stored beside them."""
+        return history.where(np.isin(history.code, self._code_numbers))
+
+    def newest_known(self, history: History, *, by_us: int) -> int | None:
+        """Return when the newest value that a score reads became known, by a time: a score's moment.
+
+        So a score changes only when evidence does.
+        """
+        known = self.read_of(history.known_at(by_us)).available_us
+        return int(known.max()) if len(known) else None
+
     def needed_codes(self) -> frozenset[int]:
         """Return the numbers of the codes that the cohort needs a value of."""
         return frozenset(
@@ -152,9 +175,3 @@ def load_task(name: str) -> Task:
     if name not in task_names():
         raise SettingsError("Unknown task", where=name, remedy=f"The tasks are: {', '.join(task_names())}.")
     return parse_task((resources.files(__package__) / f"{name}.yaml").read_text(), where=f"{name}.yaml")
-
-
-def as_of(history: History, *, by_us: int) -> int | None:
-    """Return the moment of the newest value known by a time: a score changes only when evidence does."""
-    known = history.available_us[(history.available_us <= by_us) & (history.effective_us <= by_us)]
-    return int(known.max()) if len(known) else None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from models.artefact.estimator import Floats
 from models.features.kernel import US_PER_HOUR
 from models.news2 import news2
-from models.tasks import Task, as_of
+from models.tasks import Task
 from models.training.published import Outcome, Published
 from vitalake.care.records import History
 
@@ -113,7 +113,7 @@ def moments(task: Task, history: History, outcome: Outcome) -> list[tuple[int, i
     found = []
     for hours in task.as_of.hours:
         landmark = begun + hours * US_PER_HOUR
-        as_of_us = as_of(mine, by_us=landmark) if landmark < stay.discharged_us else None
+        as_of_us = task.newest_known(mine, by_us=landmark) if landmark < stay.discharged_us else None
         if as_of_us is not None and landmark - as_of_us <= task.as_of.fresh_hours * US_PER_HOUR:
             found.append((hours, as_of_us))
     return found

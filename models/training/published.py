@@ -92,8 +92,8 @@ def read_outcomes(door: Door, task: Task, *, source: str | None = None) -> tuple
             continue
         stay = Stay(
             encounter=row["encounter_id"],
-            admitted_us=_microseconds(row["admitted_at"]) or 0,
-            discharged_us=_microseconds(row["discharged_at"]),
+            admitted_us=microseconds(row["admitted_at"]) or 0,
+            discharged_us=microseconds(row["discharged_at"]),
             age_years=row["age_at_admission"],
             sex=sex_of.get(row["patient_id"]) or "unknown",
             unit="",
@@ -109,16 +109,13 @@ def read_outcomes(door: Door, task: Task, *, source: str | None = None) -> tuple
     return sorted(found, key=lambda o: (o.patient, o.stay.admitted_us, o.stay.encounter)), going_on
 
 
-def read_values(door: Door, task: Task, patients: Sequence[str]) -> Published:
+def read_values(door: Door, task: Task, patients: Sequence[str], *, purpose: str = "train") -> Published:
     """Return the current values of a task's codes of some patients."""
-    codes = sorted({code for item in task.features.items for code in item.codes} | set(NEWS2_CODES))
+    codes = sorted(task.codes)
     numbers = {patient: i for i, patient in enumerate(patients)}
-    parts = [_numbers(batch, numbers) for batch in read(door, task, "observation", _OBSERVATION, where={"code": codes})]
+    batches = read(door, task, "observation", _OBSERVATION, where={"code": codes}, purpose=purpose)
+    parts = [_numbers(batch, numbers) for batch in batches]
     return Published(patients, np.concatenate([np.zeros(0, _VALUES), *parts]))
-
-
-NEWS2_CODES = ("9279-1", "2708-6", "59408-5", "3151-8", "3150-6", "8480-6", "8867-4", "8889-8", "9269-2", "8310-5")
-"""What the baseline reads; most of it stands in the tasks too."""
 
 
 def _numbers(batch: pa.RecordBatch, patients: dict[str, int]) -> npt.NDArray[np.void]:
@@ -144,7 +141,8 @@ def _looked_up(column: pa.Array, function: Any, kind: Any) -> npt.NDArray[Any]:
     return results[indices]
 
 
-def _microseconds(value: datetime | None) -> int | None:
+def microseconds(value: datetime | None) -> int | None:
+    """Return a moment as microseconds since 1970 UTC."""
     return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
 
 
@@ -155,10 +153,11 @@ def read(
     columns: Sequence[str],
     *,
     where: Mapping[str, Sequence[str | int | float]] | None = None,
+    purpose: str = "train",
 ) -> Iterator[pa.RecordBatch]:
     """Yield columns of a dataset's current rows, through the door: published ones, and on record."""
     principal = local_principal()
-    yield from door.read(dataset, columns=columns, principal=principal, purpose=f"train-{task.name}", where=where)
+    yield from door.read(dataset, columns=columns, principal=principal, purpose=f"{purpose}-{task.name}", where=where)
 
 
 def data_versions(settings: Settings) -> dict[str, int]:

@@ -40,6 +40,7 @@ def load_history(
     warehouse: str | None = None,
     data: Path | None = None,
     gate: QualityGate | None = None,
+    care_admits: Callable[[str], bool] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Load what the lake does not have yet; return how many messages (observations, panels, rows) were read anew.
@@ -53,6 +54,7 @@ def load_history(
         warehouse: its address, instead of the job's.
         data: folder of the source's files, where an embedded warehouse is made of them.
         gate: what judges a dataset before it is published; default: the suite of its declaration.
+        care_admits: whether a patient, by pseudonym, goes to the care store too; None: everybody does.
         progress: told how many messages were read so far.
 
     Raises:
@@ -69,7 +71,9 @@ def load_history(
             part = PartId(f"{job.source}.{dataset}", incarnation, 0)
             told = (lambda n, before=count: progress(before + n)) if progress else None
             with Spool(opened.read(query), folder=settings.home, rows=BATCH_ROWS) as spool:
-                count += _load(settings, job, spool, part, dataset=dataset, gate=gate, progress=told)
+                count += _load(
+                    settings, job, spool, part, dataset=dataset, gate=gate, care_admits=care_admits, progress=told
+                )
     sweep(Lake(settings.lake_uri, settings.storage_options), job.name)
     return count
 
@@ -97,6 +101,7 @@ def _load(
     *,
     dataset: str,
     gate: QualityGate,
+    care_admits: Callable[[str], bool] | None,
     progress: Callable[[int], None] | None,
 ) -> int:
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
@@ -105,7 +110,7 @@ def _load(
         gate.judge(lake.dataset, (table for table, _ in spool.tables(behind=position)))
     lake.open_all()
     stream = StreamSettings(max_future_seconds=0)
-    steps = Steps(settings, stream, lake.dataset, not_to_care=job.not_to_care)
+    steps = Steps(settings, stream, lake.dataset, not_to_care=job.not_to_care, care_admits=care_admits)
     writer, position = _begin(lake, steps, part, job=job.name, stream=stream)
     begun = position
     try:

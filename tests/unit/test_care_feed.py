@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from models.splits import held_out
 from pipelines.care import open_care
 from pipelines.decoding.fhir import FhirDecoder
 from pipelines.poll import DecodedPoll, Outcome, Poll
@@ -94,6 +95,16 @@ def test_what_stood_in_the_code_of_a_rejected_message_does_not_stop_the_others(h
         _steps(home), [message(1, effectiveDateTime=_at(5), code=odd), message(2, effectiveDateTime=_at(5), value=71.0)]
     )
     assert _history(home, outcome).value.tolist() == [71.0]
+
+
+def test_only_who_is_admitted_goes_to_the_care_store(home: Path) -> None:
+    messages: list[bytes | None] = [message(i, patient=f"p-{i}", effectiveDateTime=_at(5)) for i in range(20)]
+    outcome = _run(_steps(home, care_admits=held_out), messages)
+    published = set(outcome.rows["patient_id"].to_pylist())
+    chosen = {patient for patient in published if held_out(patient)}
+    assert len(published) == 20
+    assert 0 < len(chosen) < 20
+    assert set(_store(home).patients()) == chosen
 
 
 def test_old_values_codes_left_out_and_jobs_without_care_store_nothing(home: Path) -> None:

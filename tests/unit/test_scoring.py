@@ -12,7 +12,7 @@ import pytest
 from models.artefact import Model
 from models.news2 import news2
 from models.scoring import ABSTAINED, REASONS, ScoreRecord, score, score_with_features
-from models.tasks import as_of, load_task
+from models.tasks import load_task
 from tests.unit.model_samples import AS_OF, HOUR, POLICY, make_history, make_model, make_stay
 from vitalake.care.records import History
 
@@ -144,9 +144,9 @@ def test_it_abstains_without_data(model: Model) -> None:
 
 def test_the_moment_is_that_of_the_newest_known_value() -> None:
     history = make_history(_random())
-    assert as_of(history, by_us=AS_OF) == AS_OF - HOUR + 60_000_000
-    assert as_of(history, by_us=AS_OF - HOUR) == AS_OF - 2 * HOUR + 60_000_000
-    assert as_of(history, by_us=0) is None
+    assert TASK.newest_known(history, by_us=AS_OF) == AS_OF - HOUR + 60_000_000
+    assert TASK.newest_known(history, by_us=AS_OF - HOUR) == AS_OF - 2 * HOUR + 60_000_000
+    assert TASK.newest_known(history, by_us=0) is None
 
 
 def test_a_record_goes_through_json(model: Model) -> None:

@@ -22,6 +22,7 @@ MODULES = (
     "stream",
     "history",
     "train",
+    "score",
     "policy",
     "serve",
     "sql",

@@ -28,7 +28,7 @@ DRAIN_SECONDS = 20.0
 CATCH_UP_SECONDS = 120.0
 """… and the training, on a slow machine."""
 
-ERRANDS = {"history": ["history", "load", "mimic-demo"], "training": ["train", "mortality"]}
+ERRANDS = {"history": ["history", "load", "mimic-demo", "--held-out"], "training": ["train", "mortality"]}
 
 
 def register(app: typer.Typer) -> None:

@@ -26,6 +26,10 @@ def load(
         typer.Option(help="Instead of the job's: duckdb:PATH, postgresql://…, or better env:NAME or file:PATH."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the source's files; cinc-2012 needs it once.")] = None,
+    held_out: Annotated[
+        bool,
+        typer.Option("--held-out", help="Only patients no model is trained on go to the care store, and its board."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Judge what the lake does not have yet and load it, masked by the same rules; print the ledger of the source."""
@@ -37,7 +41,10 @@ def load(
 
     settings = load_settings(resolve_home(home))
     progress = None if json else lambda n: note(f"{n:,} messages read")
-    count = load_history(settings, source, warehouse=warehouse, data=data, progress=progress)
+    admits = None
+    if held_out:
+        from models.splits import held_out as admits
+    count = load_history(settings, source, warehouse=warehouse, data=data, care_admits=admits, progress=progress)
     summary = summarise(open_lake(settings).spans, job=load_job(source).name).to_json() | {"read": count}
     if json:
         print_json(summary)
