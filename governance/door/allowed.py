@@ -31,15 +31,16 @@ OPERATORS: frozenset[type[exp.Expr]] = frozenset(
 
 FUNCTIONS: frozenset[type[exp.Expr]] = frozenset(
     {
-        exp.Abs, exp.AnyValue, exp.ApproxDistinct, exp.ArgMax, exp.ArgMin, exp.Avg, exp.Ceil, exp.Coalesce, exp.Corr,
-        exp.Count, exp.CountIf, exp.CovarPop, exp.CovarSamp, exp.DateDiff, exp.DateTrunc, exp.Day, exp.DayOfWeek,
-        exp.DayOfYear, exp.DenseRank, exp.Exp, exp.Extract, exp.First, exp.FirstValue, exp.Floor, exp.Greatest,
-        exp.Hex, exp.Hour, exp.IsNan, exp.Lag, exp.Last, exp.LastValue, exp.Lead, exp.Least, exp.Length, exp.Ln, exp.Log,
-        exp.LogicalAnd, exp.LogicalOr, exp.Lower, exp.LowerHex, exp.Max, exp.Median, exp.Min, exp.Minute, exp.Mode,
-        exp.Month, exp.Ntile, exp.Nullif, exp.PercentRank, exp.PercentileCont, exp.PercentileDisc, exp.Pow,
-        exp.Quantile, exp.Quarter, exp.Rank, exp.Round, exp.RowNumber, exp.Second, exp.Sign, exp.Sqrt, exp.StartsWith,
-        exp.Stddev, exp.StddevPop, exp.StddevSamp, exp.Substring, exp.Sum, exp.TimeToUnix, exp.TimestampTrunc, exp.Trim,
-        exp.Upper, exp.Variance, exp.VariancePop, exp.Week, exp.Year,
+        exp.Abs, exp.AnyValue, exp.ApproxDistinct, exp.ArgMax, exp.ArgMin, exp.Avg, exp.Ceil, exp.Coalesce,
+        exp.Corr, exp.Count, exp.CountIf, exp.CovarPop, exp.CovarSamp, exp.DateDiff, exp.DateTrunc, exp.Day,
+        exp.DayOfWeek, exp.DayOfYear, exp.DenseRank, exp.Exp, exp.Extract, exp.First, exp.FirstValue, exp.Floor,
+        exp.Greatest, exp.Hex, exp.Hour, exp.IsNan, exp.Lag, exp.Last, exp.LastValue, exp.Lead, exp.Least,
+        exp.Length, exp.Ln, exp.Log, exp.LogicalAnd, exp.LogicalOr, exp.Lower, exp.LowerHex, exp.Max,
+        exp.Median, exp.Min, exp.Minute, exp.Mode, exp.Month, exp.Ntile, exp.Nullif, exp.PercentRank,
+        exp.PercentileCont, exp.PercentileDisc, exp.Pow, exp.Quantile, exp.Quarter, exp.Rank, exp.Round,
+        exp.RowNumber, exp.Second, exp.Sign, exp.Sqrt, exp.StartsWith, exp.Stddev, exp.StddevPop,
+        exp.StddevSamp, exp.Substring, exp.Sum, exp.TimeToUnix, exp.TimestampTrunc, exp.Trim, exp.Upper,
+        exp.Variance, exp.VariancePop, exp.Week, exp.Year,
     }
 )  # fmt: skip
 
@@ -59,7 +60,8 @@ TYPES = frozenset(
 UNITS = frozenset(
     f"{unit}{plural}"
     for unit in (
-        "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR", "EPOCH", "DOW", "DOY", "ISODOW", "DAYOFWEEK", "DAYOFYEAR",
+        "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR", "EPOCH", "DOW", "DOY", "ISODOW",
+        "DAYOFWEEK", "DAYOFYEAR",
     )
     for plural in ("", "S")
 )  # fmt: skip

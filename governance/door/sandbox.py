@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -50,7 +51,7 @@ def run(request: Request) -> tuple[Head, pa.Table | None]:
         process.kill()
         process.wait()
         process.stdout.close()
-    if over.is_set():
+    if over.is_set() or process.returncode == -signal.SIGXCPU:
         return Head(failed="time"), None
     return read_answer(data, request)
 
