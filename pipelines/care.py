@@ -140,10 +140,9 @@ class CareFeed:
 
     def _encounters(self, outcome: Outcome) -> None:
         rows = outcome.rows
-        columns = (rows[name].cast(pa.int64()).to_pylist() for name in ("admitted_at", "discharged_at"))
+        columns = (_numbers(rows, name) for name in ("admitted_at", "discharged_at", "age_at_admission"))
         facts: list[Fact] = [
-            Admission(admitted, discharged, age)
-            for admitted, discharged, age in zip(*columns, rows["age_at_admission"].to_pylist(), strict=True)
+            Admission(admitted or 0, discharged, age) for admitted, discharged, age in zip(*columns, strict=True)
         ]
         self._put(rows, self._encounter_tokens(rows), facts)
 
@@ -151,11 +150,11 @@ class CareFeed:
         rows = outcome.rows
         encounters = self._encounter_tokens(rows)
         facts: list[Fact] = [
-            Movement(encounter, since, until, unit or "", "")
+            Movement(encounter, since or 0, until, unit or "", "")
             for encounter, since, until, unit in zip(
                 encounters,
-                rows["in_at"].cast(pa.int64()).to_pylist(),
-                rows["out_at"].cast(pa.int64()).to_pylist(),
+                _numbers(rows, "in_at"),
+                _numbers(rows, "out_at"),
                 rows["unit"].to_pylist(),
                 strict=True,
             )
@@ -202,6 +201,14 @@ def open_vault(settings: Settings, keys: KeyRing) -> Vault:
         ServiceUnavailable: its file cannot be opened.
     """
     return Vault(settings.path(settings.vault), keys.current("vault"))
+
+
+def _numbers(rows: pa.RecordBatch, name: str) -> list[int | None]:
+    """Return a column as integers, times as microseconds; nulls where the query gives none."""
+    if name not in rows.schema.names:
+        return [None] * rows.num_rows
+    numbers: list[int | None] = rows[name].cast(pa.int64()).to_pylist()
+    return numbers
 
 
 def _texts(column: pa.Array) -> pa.DictionaryArray:
