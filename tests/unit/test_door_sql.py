@@ -395,6 +395,15 @@ def test_the_command_prints_rows_and_says_when_there_are_more(
     assert document["complete"] is True
 
 
+def test_rows_too_wide_for_a_grid_are_printed_one_below_the_other(
+    settings: Settings, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sql", "SELECT * FROM observation WHERE value = 71", "--home", str(home)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert ["value", "71.0"] in lines
+    assert ["patient_id", ONE] in lines
+
+
 def test_the_command_ends_with_12_when_refused_and_with_11_when_it_fails(
     settings: Settings, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,16 +55,27 @@ def _plain(value: Any) -> Any:
 
 
 def _print(schema: pa.Schema, rows: list[list[Any]]) -> None:
+    """Print rows as a grid, or one below the other where a grid would be wider than the terminal."""
     import pyarrow as pa
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    cells = [["" if value is None else str(value) for value in row] for row in rows]
+    terminal = Console(highlight=False)
+    console = Console(highlight=False, width=None if terminal.is_terminal else 160)
+    widths = [max(map(len, column)) + 4 for column in zip(schema.names, *cells, strict=True)]
     grid = Table(box=None, padding=(0, 2), header_style="bold")
-    for field in schema:
-        numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        grid.add_column(Text(field.name), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text("" if value is None else str(value)) for value in row))
-    console = Console(highlight=False)
-    Console(highlight=False, width=None if console.is_terminal else 160).print(grid)
+    if sum(widths) <= console.width:
+        for field in schema:
+            numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+            grid.add_column(Text(field.name), justify="right" if numeric else "left", overflow="fold")
+        for row in cells:
+            grid.add_row(*map(Text, row))
+    else:
+        grid.show_header = False
+        for row in cells:
+            for name, cell in zip(schema.names, row, strict=True):
+                grid.add_row(Text(name, style="bold"), Text(cell))
+            grid.add_row()
+    console.print(grid)
