@@ -40,11 +40,13 @@ class Visit:
 
     Attributes:
         page: what they see.
+        address: the server's.
         complaints: what the console said that is not well.
     """
 
     page: Page
     context: BrowserContext
+    address: str
     complaints: list[str] = field(default_factory=list)
 
     def hear(self, kind: str, text: str) -> None:
@@ -59,10 +61,10 @@ class Visit:
         self.page.get_by_role("button", name=f"{role.capitalize()} (development)").click()
         expect(self.page.get_by_role("button", name="Sign out")).to_be_visible()
 
-    @property
-    def address(self) -> str:
-        """The server's address."""
-        return str(self.context._impl_obj._options["baseURL"])
+    def look_at_sign_in(self, folder: Path) -> None:
+        """Check the one page that is there before signing in."""
+        self.page.goto("/sign-in")
+        self.look(folder, "sign-in")
 
     def look(self, folder: Path, name: str) -> None:
         """Take a picture, and check that everybody can read the page."""
@@ -75,7 +77,7 @@ class Visit:
 def visiting(browser: Browser, address: str) -> Iterator[Visit]:
     """Open a window of its own; at its end the console must have had nothing to complain about."""
     context = browser.new_context(viewport=SIZE, base_url=address)
-    visit = Visit(context.new_page(), context)
+    visit = Visit(context.new_page(), context, address)
     visit.page.on("console", lambda said: visit.hear(said.type, said.text))
     visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
     try:

@@ -1,0 +1,7 @@
+"""The browser, for all journeys."""
+
+from __future__ import annotations
+
+from tests.journeys.browser import chromium
+
+__all__ = ["chromium"]
