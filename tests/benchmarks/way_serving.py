@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -130,7 +130,7 @@ def _append(store: CareStore, patient: str, position: int) -> int:
     return _take(store, patient, position, np.array([position % len(CODES)]), np.array([clock.now_us()]))
 
 
-def _take(store: CareStore, patient: str, position: int, which: np.ndarray, at: np.ndarray) -> int:  # type: ignore[type-arg]
+def _take(store: CareStore, patient: str, position: int, which: Any, at: Any) -> int:
     rows = np.zeros(len(which), ROW)
     rows["code"] = np.array([code_number(code) for code in CODES], np.uint32)[which]
     rows["value"] = np.array(NORMAL)[which] + np.random.default_rng(position).normal(0, 1, len(which))
@@ -188,7 +188,7 @@ def demo_start(bench: Bench) -> None:
     try:
         lines: queue.Queue[str] = queue.Queue()
         assert process.stderr is not None
-        threading.Thread(target=lambda: [lines.put(line) for line in process.stderr or ()], daemon=True).start()
+        threading.Thread(target=_follow, args=(process.stderr, lines), daemon=True).start()
         address = ""
         while "Ward board: http://" not in address:
             address = lines.get(timeout=120)
@@ -202,3 +202,8 @@ def demo_start(bench: Bench) -> None:
         process.send_signal(signal.SIGINT)
         process.wait(60)
     bench.say("vitalake demo to the first ranked patient", f"{seconds:.1f} s", "45 s")
+
+
+def _follow(stream: IO[str], lines: queue.Queue[str]) -> None:
+    for line in stream:
+        lines.put(line)

@@ -33,6 +33,7 @@ def load(
     json: JsonOption = False,
 ) -> None:
     """Judge what the lake does not have yet and load it, masked by the same rules; print the ledger of the source."""
+    from models.splits import held_out as is_held_out
     from pipelines.history.job import load_job
     from pipelines.history.load import load_history
     from vitalake.cli.ledger import open_lake, print_ledger
@@ -41,9 +42,7 @@ def load(
 
     settings = load_settings(resolve_home(home))
     progress = None if json else lambda n: note(f"{n:,} messages read")
-    admits = None
-    if held_out:
-        from models.splits import held_out as admits
+    admits = is_held_out if held_out else None
     count = load_history(settings, source, warehouse=warehouse, data=data, care_admits=admits, progress=progress)
     summary = summarise(open_lake(settings).spans, job=load_job(source).name).to_json() | {"read": count}
     if json:
