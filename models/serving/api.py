@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import msgspec
@@ -61,12 +62,25 @@ async def search(request: Request, patient: Annotated[str, Query(max_length=80)]
 
 
 async def _look(request: Request, patient: str, permission: Permission, action: Action, endpoint: str) -> Chart | None:
+    """Return the chart of who may be looked at, once that is on record; both are made at the same time."""
     place: Place = request.app.state.place
     principal = place.gate.principal(request)
     known = is_pseudonym(patient)
     patients = (patient,) if known else ()
-    await place.gate.allow(principal, permission, action, patients=patients, endpoint=endpoint)
-    return await place.chart(patient) if known else None
+    await place.gate.permit(principal, permission, patients=patients)
+    recorded, chart = await asyncio.gather(
+        place.gate.record(principal, action, patients=patients, endpoint=endpoint),
+        place.chart(patient) if known else _nobody(),
+        return_exceptions=True,
+    )
+    for failed in (recorded, chart):
+        if isinstance(failed, BaseException):
+            raise failed
+    return chart if isinstance(chart, Chart) else None
+
+
+async def _nobody() -> None:
+    return None
 
 
 async def _chart(request: Request, patient: str, permission: Permission, action: Action, endpoint: str) -> Chart:

@@ -49,7 +49,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    found.filters |= {"ago": words.ago, "iso": iso, "clock": clock_time, "unit": words.unit}
+    found.filters |= {"ago": words.ago, "brief": words.brief, "iso": iso, "clock": clock_time, "unit": words.unit}
     found.globals |= {"words": words, "STALE_SECONDS": STALE_SECONDS, "LEAST_MOVE": LEAST_MOVE}
     return found
 

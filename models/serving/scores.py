@@ -21,6 +21,10 @@ KEEP_DAYS = 31
 """What was shown longer ago is deleted. A hundred patients with a value a minute are 200 MB a day."""
 
 BUSY_SECONDS = 30.0
+
+CHECKPOINT_PAGES = 8_000
+"""32 MB: a checkpoint waits for the disk, and so does the score that brings it about; at 1,000 one in 400 would."""
+
 PRUNE_SECONDS = 600.0
 
 _TABLES = """
@@ -49,6 +53,7 @@ class ScoreBook:
             # A killed process loses nothing. After a power failure the last records may be gone: what is computed
             # again from the same evidence has the same id.
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             self._db.executescript(_TABLES)
         except (sqlite3.Error, OSError) as error:
             raise self._refused(error) from None

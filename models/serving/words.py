@@ -140,6 +140,15 @@ def ago(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h" if hours % 24 else f"{hours // 24} d"
 
 
+def brief(seconds: float) -> str:
+    """Return an age in its largest unit, for narrow columns.
+
+    >>> brief(42), brief(11_400), brief(200_000)
+    ('42 s', '3 h', '2 d')
+    """
+    return " ".join(ago(seconds).split()[:2])
+
+
 def short_pseudonym(patient: str) -> str:
     """Return the beginning of a pseudonym, long enough to tell a ward's patients apart."""
     version, _, rest = patient.partition(".")

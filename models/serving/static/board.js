@@ -45,7 +45,8 @@ function take(change) {
 function update(event) {
   for (const change of event.rows) take(change);
   for (const patient of event.gone) find(patient)?.remove();
-  document.getElementById("count").textContent = rows.children.length;
+  const count = rows.children.length;
+  document.getElementById("count").textContent = count === 1 ? "1 patient" : `${count} patients`;
   document.getElementById("empty").hidden = rows.children.length > 0;
 }
 

@@ -38,7 +38,8 @@ function setText(element, text) {
 export function tick(root = document) {
   const now = nowUs();
   for (const element of root.querySelectorAll("time.age")) {
-    setText(element, ago((now - Number(element.dataset.us)) / 1e6));
+    const words = ago((now - Number(element.dataset.us)) / 1e6);
+    setText(element, element.classList.contains("brief") ? words.split(" ").slice(0, 2).join(" ") : words);
   }
   for (const element of root.querySelectorAll("[data-newest-us]")) {
     const newest = element.dataset.newestUs;
