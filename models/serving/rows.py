@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ BACK_MARKS = 2
 
 TOP_REASONS = 2
 
+_SHORT = re.compile(r"\(([A-Z/]{2,12})\)$")
 _ACRONYMS = frozenset({"icu", "ccu", "nicu", "micu", "sicu", "ed"})
 
 _MOST_TOTAL = 20
@@ -69,10 +71,11 @@ def make_row(chart: Chart) -> Row:
         "record": record,
         "order": order,
         "band": band(record.news2),
+        "place": place_of(chart),
         "unit": unit_of(chart),
         "bed": chart.stay.bed if chart.stay else "",
         "name": words.short_pseudonym(chart.patient),
-        "missing": [words.SHORT_NAMES[name] for name in record.news2.missing],
+        "partly": partly(record.news2),
         "vitals": latest_vitals(chart),
         "moved": moved(record.news2, chart.trend),
         "spark": sparkline([score.total for score in chart.trend], record.news2.total),
@@ -97,10 +100,25 @@ def place_of(chart: Chart) -> str:
 
 
 def unit_of(chart: Chart) -> str:
-    """Return the unit as people write it: ``Medical ICU``; empty: not known."""
-    words_of = chart.stay.unit.replace("_", " ").split() if chart.stay else []
-    said = " ".join(word.upper() if word in _ACRONYMS else word for word in words_of)
+    """Return the unit as people say it; empty: not known.
+
+    Of ``Surgical Intensive Care Unit (SICU)`` that is ``SICU``, of ``medical_icu`` it is ``Medical ICU``.
+    """
+    name = chart.stay.unit if chart.stay else ""
+    short = _SHORT.search(name)
+    if short:
+        return short[1]
+    said = " ".join(word.upper() if word in _ACRONYMS else word for word in name.replace("_", " ").split())
     return said[:1].upper() + said[1:]
+
+
+def partly(score: News2) -> str:
+    """Return what is missing of a score, in the fewest words that name it; empty: nothing is."""
+    missing = [words.SHORT_NAMES[name] for name in score.missing]
+    known = [words.SHORT_NAMES[name] for name, points in score.parts.items() if points is not None]
+    if not score.partial or not known:
+        return ""
+    return f"partial: no {', '.join(missing)}" if len(missing) <= len(known) else f"partial: only {', '.join(known)}"
 
 
 def percent(probability: float | None) -> str:
