@@ -1,0 +1,311 @@
+"""Parts of the served pages, without a server: words, charts, the book of scores, and what a board has missed."""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+import re
+import sqlite3
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.news2 import PARTS, News2
+from models.scoring import ScoreRecord
+from models.serving import words
+from models.serving.charts import MOST_POINTS, sparkline, trend
+from models.serving.rows import Row, make_row, moved, partly, percent
+from models.serving.scores import KEEP_DAYS, ScoreBook
+from models.serving.threads import OneThread
+from models.serving.ward import NEVER_US, Ward
+from models.serving.watch import CALM_SECONDS, QUEUE_EVENTS, Change, Watch
+from tests.services.serving import HOUR, MINUTE, STABLE, WardUnderTest
+from vitalake import clock
+from vitalake.care.records import History
+from vitalake.care.store import Replay
+from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.keys import Key
+from vitalake.sealing import Sealer
+
+STATIC = Path(words.__file__).parent / "static"
+SEALER = Sealer(Key("care", "v1", bytes(range(32))))
+
+
+def _news2(**parts: int | None) -> News2:
+    found = {name: parts.get(name) for name in PARTS}
+    known = [points for points in found.values() if points is not None]
+    missing = tuple(name for name, points in found.items() if points is None)
+    return News2(sum(known) if known else None, found, missing, bool(missing))
+
+
+def _history(code: int, values: list[float]) -> History:
+    times = np.arange(len(values), dtype=np.int64) * MINUTE + clock.now_us() - len(values) * MINUTE
+    return History(np.full(len(values), code, np.uint32), np.array(values), times, times)
+
+
+# -- words -----------------------------------------------------------------------------------------------------------
+
+
+def test_doctests() -> None:
+    assert doctest.testmod(words).failed == 0
+
+
+def test_the_script_says_ages_in_the_same_words(tmp_path: Path) -> None:
+    """Run the script's function where there is an engine to run it."""
+    script = (STATIC / "ward.js").read_text()
+    function = script[script.index("export function ago") : script.index("const clock")].replace("export ", "")
+    ages = [0, 59, 60, 3_599, 3_600, 3_660, 7_200, 86_399, 86_400, 90_000, 200_000]
+    try:
+        done = subprocess.run(
+            ["node", "-e", f"{function}console.log(JSON.stringify({ages}.map(ago)))"],
+            capture_output=True, timeout=30, check=True,
+        )  # fmt: skip
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("there is no node to run a script with; the journeys see the same ages in a browser")
+    assert msgspec.json.decode(done.stdout) == [words.ago(age) for age in ages]
+
+
+@given(st.floats(0, 1e9, allow_nan=False))
+def test_brief_is_the_beginning_of_the_age(seconds: float) -> None:
+    assert words.ago(seconds).startswith(words.brief(seconds))
+
+
+@given(st.floats(-1e5, 1e5, allow_nan=False))
+def test_laboratory_numbers_have_no_exponent(value: float) -> None:
+    assert re.fullmatch(r"−?\d+(\.\d{1,3})?", words.significant(value))
+
+
+def test_bands_follow_the_thresholds_and_a_single_part_of_three() -> None:
+    assert words.band(_news2()) == "none"
+    assert words.band(_news2(pulse=2)) == "low"
+    assert words.band(_news2(pulse=3)) == "medium"
+    assert words.band(_news2(pulse=2, temperature=2, respiratory_rate=1)) == "medium"
+    assert words.band(_news2(pulse=3, consciousness=3, temperature=1)) == "high"
+
+
+def test_a_partial_score_names_its_parts_in_the_fewest_words() -> None:
+    assert partly(_news2(**dict.fromkeys(PARTS, 0))) == ""
+    assert partly(_news2()) == ""
+    assert partly(_news2(pulse=1)) == "partial: only HR"
+    known = dict.fromkeys(PARTS, 0) | {"consciousness": None}
+    assert partly(_news2(**known)) == "partial: no GCS"
+
+
+def test_a_move_counts_only_parts_that_were_known_then_and_now() -> None:
+    before = (_news2(pulse=0), _news2(pulse=0), _news2(pulse=0))
+    assert moved(_news2(pulse=2, consciousness=3), before) == 2
+    assert moved(_news2(pulse=2), ()) == 0
+
+
+def test_small_probabilities_are_not_rounded_to_nothing() -> None:
+    assert [percent(p) for p in (None, 0.001, 0.015, 0.5)] == ["", "<1 %", "2 %", "50 %"]
+
+
+# -- charts ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(1, 300), max_size=2000))
+def test_a_trend_stays_within_its_picture_and_says_what_it_shows(values: list[float]) -> None:
+    picture = str(trend(words.PULSE, _history(words.PULSE.codes[0], values), now_us=clock.now_us()))
+    assert "style=" not in picture, "the content security policy forbids it"
+    recent = values[-24 * 60 :]
+    if recent:
+        assert f"last {words.number(recent[-1], 0)}" in picture
+        line = re.search(r'polyline points="([^"]*)"', picture)
+        assert line is not None
+        points = [tuple(map(float, point.split(","))) for point in line[1].split()]
+        assert len(points) <= MOST_POINTS
+        assert all(0 <= x <= 400 and 0 <= y <= 108 for x, y in points)
+        lowest, highest = min(y for _, y in points), max(y for _, y in points)
+        assert lowest <= highest
+    else:
+        assert "no value" in picture
+
+
+def test_a_thinned_trend_keeps_its_peaks() -> None:
+    values = [80.0] * 1400
+    values[700] = 180.0
+    picture = str(trend(words.PULSE, _history(words.PULSE.codes[0], values), now_us=clock.now_us()))
+    assert "between 80 and 180" in picture
+    line = re.search(r'polyline points="([^"]*)"', picture)
+    assert line is not None
+    assert min(float(point.split(",")[1]) for point in line[1].split()) == 8.0
+
+
+@given(st.lists(st.none() | st.integers(0, 20), max_size=30), st.none() | st.integers(0, 20))
+def test_a_sparkline_is_there_whatever_is_known(totals: list[int | None], now: int | None) -> None:
+    picture = str(sparkline(totals, now))
+    assert picture.startswith("<svg")
+    assert ("not known" in picture) == (now is None and not any(total is not None for total in totals))
+
+
+# -- the book --------------------------------------------------------------------------------------------------------
+
+
+def _record(name: str, **changes: Any) -> ScoreRecord:
+    fields: dict[str, Any] = {
+        "id": name, "patient": "v1.p", "encounter": None, "as_of_us": 1, "computed_us": clock.now_us(),
+        "task": "mortality", "model": "", "policy": "p", "probability": None, "abstained": "no-model",
+        "news2": _news2(pulse=1), "reasons": [], "newest_us": 1,
+    }  # fmt: skip
+    return ScoreRecord(**(fields | changes))
+
+
+def test_what_is_written_first_stays(tmp_path: Path) -> None:
+    book = ScoreBook(tmp_path / "scores.db", SEALER)
+    first = book.keep("place", _record("a", computed_us=1_000), np.array([1.0, np.nan]))
+    assert book.keep("place", _record("b"), np.zeros(2)) == first, "of one place there is one record"
+    assert book.keep("elsewhere", _record("a"), np.zeros(2)) == first, "of one id, too"
+    assert book.find("place") == first
+    assert book.find("nowhere") is None
+    assert book.count() == 1
+    features = book.features("a")
+    assert features is not None
+    assert np.array_equal(features, [1.0, np.nan], equal_nan=True)
+    assert book.features("b") is None
+    assert book.prune() == 1, f"it was computed more than {KEEP_DAYS} days ago"
+
+
+def test_a_record_cannot_be_passed_off_as_another(tmp_path: Path) -> None:
+    book = ScoreBook(tmp_path / "scores.db", SEALER)
+    book.keep("one", _record("a"), np.zeros(1))
+    book.keep("two", _record("b"), np.zeros(1))
+    book.close()
+    with sqlite3.connect(tmp_path / "scores.db") as db:
+        db.execute("UPDATE score SET record = (SELECT record FROM score WHERE id = 'b') WHERE id = 'a'")
+    with pytest.raises(PrivacyError):
+        ScoreBook(tmp_path / "scores.db", SEALER).find("one")
+
+
+def test_a_book_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ServiceUnavailable, match=r"scores\.db"):
+        ScoreBook(tmp_path / "missing" / "scores.db", SEALER)
+
+
+# -- ward and watcher ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ward(home: Path) -> WardUnderTest:
+    return WardUnderTest(home)
+
+
+def test_a_value_that_lies_ahead_is_due_and_not_shown(ward: WardUnderTest) -> None:
+    now = clock.now_us()
+    ward.store.set_replay(Replay(start_us=now, wall_us=now, speed=0.0, end_us=now + 48 * HOUR))
+    patient = ward.admit("p-1")
+    ward.measure(patient, STABLE, at_us=now - HOUR)
+    ward.measure(patient, {"8867-4": 150}, at_us=now + HOUR, known_us=now + 2 * HOUR)
+    seen = Ward(ward.settings, ward.keys)
+    assert seen.changed() == {patient}
+    assert seen.changed() == set()
+    chart = seen.chart(patient)
+    assert chart is not None
+    assert chart.due_us == now + 2 * HOUR
+    assert chart.record.newest_us == now - HOUR
+    ward.store.set_replay(Replay(start_us=now + 2 * HOUR, wall_us=now, speed=0.0, end_us=now + 48 * HOUR))
+    later = seen.chart(patient)
+    assert later is not None
+    assert later.due_us == NEVER_US
+    assert later.record.newest_us == now + HOUR
+    assert make_row(later).order < make_row(chart).order, "150 beats a minute score more points"
+    seen.close()
+
+
+def test_history_that_comes_late_changes_the_trend(ward: WardUnderTest) -> None:
+    now = clock.now_us()
+    patient = ward.admit("p-1")
+    ward.measure(patient, {"8867-4": 80}, at_us=now - MINUTE)
+    seen = Ward(ward.settings, ward.keys)
+    seen.changed()
+    before = seen.chart(patient)
+    assert before is not None
+    assert before.trend[0].total is None
+    ward.measure(patient, {"8867-4": 140}, at_us=now - 13 * HOUR)
+    seen.changed()
+    after = seen.chart(patient)
+    assert after is not None
+    assert after.trend[0].total == 3
+    seen.close()
+
+
+def _row(patient: str, number: int = 1) -> Row:
+    return Row(patient, number, number, f"{number}", "<tr></tr>", (patient, number))
+
+
+def _watch(ward: WardUnderTest) -> Watch:
+    return Watch(Ward(ward.settings, ward.keys), OneThread("ward"))
+
+
+def test_a_board_gets_what_it_missed_and_everything_after_a_restart(ward: WardUnderTest) -> None:
+    watch = _watch(ward)
+    for number, patient in enumerate(("v1.a", "v1.b", "v1.c")):
+        rows: list[Row] = []
+        gone: list[str] = []
+        watch._take(patient, _row(patient), NEVER_US, rows, gone)
+        watch._push(tuple(rows), tuple(gone), number)
+    place = watch.place
+    watch._take("v1.a", None, NEVER_US, [], gone := [])
+    watch._push((), tuple(gone), 9)
+    missed = watch.since(place, 10)
+    assert (missed.rows, missed.gone, missed.ward_us) == ((), ("v1.a",), 10)
+    assert [row.patient for row in watch.since(f"{watch.epoch}-1", 0).rows] == ["v1.b", "v1.c"]
+    for elsewhere in ("", "other-3", f"{watch.epoch}-", f"{watch.epoch}-x", f"{watch.epoch}-{'9' * 40}"):
+        assert [row.patient for row in watch.since(elsewhere, 0).rows] == ["v1.b", "v1.c"]
+
+
+def test_a_row_that_shows_the_same_is_not_pushed_again(ward: WardUnderTest) -> None:
+    watch = _watch(ward)
+    rows: list[Row] = []
+    watch._take("v1.a", _row("v1.a"), NEVER_US, rows, [])
+    watch._take("v1.a", _row("v1.a"), NEVER_US, rows, [])
+    assert len(rows) == 1
+    watch._take("v1.a", _row("v1.a", 2), NEVER_US, rows, [])
+    assert len(rows) == 2
+
+
+def test_a_slow_board_is_let_go(ward: WardUnderTest) -> None:
+    async def run() -> list[Change | None]:
+        watch = _watch(ward)
+        slow = watch.subscribe()
+        for number in range(QUEUE_EVENTS + 1):
+            watch._push((), ("v1.a",), number)
+        assert slow.dropped
+        return [change async for change in watch.changes(slow)]
+
+    assert asyncio.run(run()) == []
+
+
+def test_changes_reach_all_boards_and_a_busy_patient_is_calmed(ward: WardUnderTest) -> None:
+    async def run() -> None:
+        watch = _watch(ward)
+        patient = ward.admit("p-1")
+        ward.measure(patient, STABLE)
+        boards = [watch.subscribe(), watch.subscribe()]
+        await watch.tick()
+        assert [row.patient for row in await watch.rows()] == [patient]
+        first = [await anext(watch.changes(board)) for board in boards]
+        assert first[0] is not None
+        assert first[0] == first[1]
+        newest = ward.measure(patient, {"8867-4": 99})
+        await watch.tick()
+        assert boards[0].queue.empty(), f"only {CALM_SECONDS} s later"
+        while boards[0].queue.empty():
+            await watch.tick()
+        change = await anext(watch.changes(boards[0]))
+        assert change is not None
+        assert change.rows[0].newest_us == newest
+        event = watch.event(change, 1.0).decode()
+        assert event.startswith(f"id: {watch.place}\nevent: rows\ndata: {{")
+        document = msgspec.json.decode(event.split("data: ")[1])
+        assert document["rows"][0].keys() == {"patient", "revision", "newest_us", "ward_us", "order", "html"}
+        watch.close()
+        assert all(board.dropped for board in boards)
+
+    asyncio.run(run())
