@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from pathlib import Path
+from typing import Any
 
+from pipelines.history.making import make_once
 from vitalake.errors import InputError, SettingsError
 
 SETS = ("a", "b")
+FORMAT = 2
+"""Of the file; another one is made anew. The job's incarnation names it: rows are numbered in the file."""
+
 KNOWN = {
     "cinc2012_set_a.parquet": "426a36bbbe9a7f1fd35e6c6bc953a924c0c29aac0d7f5639b1f87b1a15a29130",
     "cinc2012_set_b.parquet": "ce9d300e81a59bc72036640f0b9f5f7c03872344e87a809dadede22f70d0f08d",
@@ -19,7 +23,8 @@ KNOWN = {
 
 _MEASURED = """
 CREATE TABLE measured AS
-SELECT row_number() OVER () AS line, CAST(record_id AS bigint) AS record_id, CAST(minute AS bigint) AS minute,
+SELECT row_number() OVER (ORDER BY record_id, minute, parameter, value) AS line,
+    CAST(record_id AS bigint) AS record_id, CAST(minute AS bigint) AS minute,
     parameter, value
 FROM (SELECT * FROM read_parquet(?) UNION ALL SELECT * FROM read_parquet(?))
 """
@@ -36,23 +41,18 @@ def make_cinc_warehouse(home: Path, folder: Path | None) -> Path:
     Raises:
         SettingsError: no folder is given, or a file is not in it.
         InputError: a file is not the one that is known.
+        ServiceUnavailable: there is no room for it.
     """
-    import duckdb
 
-    path = home / "cinc-2012.duckdb"
-    if path.exists():
-        return path
-    if folder is None:
-        raise SettingsError("Source needs its files", where="cinc-2012", remedy="Name their folder with --data.")
-    for name in KNOWN:
-        _check(folder / name)
-    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with duckdb.connect(str(staged)) as connection:
+    def fill(connection: Any) -> None:
+        if folder is None:
+            raise SettingsError("Source needs its files", where="cinc-2012", remedy="Name their folder with --data.")
+        for name in KNOWN:
+            _check(folder / name)
         for statement, kind in ((_MEASURED, "set"), (_OUTCOME, "outcomes")):
             connection.execute(statement, [str(folder / f"cinc2012_{kind}_{part}.parquet") for part in SETS])
-    staged.chmod(0o600)
-    staged.replace(path)
-    return path
+
+    return make_once(home, "cinc-2012", format=FORMAT, fill=fill)
 
 
 def _check(path: Path) -> None:

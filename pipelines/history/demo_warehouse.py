@@ -6,14 +6,15 @@ plants and colours, numbers that start with DEMO, birth dates that make the ages
 
 from __future__ import annotations
 
-import secrets
 import zlib
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.history.making import make_once
 from pipelines.simulator import demo_data
 from pipelines.simulator.anchors import Anchors, load_or_create
 
@@ -76,19 +77,16 @@ def make_demo_warehouse(home: Path) -> Path:
     Raises:
         SettingsError: the demo's data are not installed.
         InputError: the anchors cannot be read or written.
+        ServiceUnavailable: there is no room for it.
     """
-    import duckdb
 
-    path = home / f"mimic-demo.v{FORMAT}.duckdb"
-    if not path.exists():
-        staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        with duckdb.connect(str(staged)) as connection:
-            for name, table in demo_tables(load_or_create(home)).items():
-                connection.register("incoming", table)
-                connection.execute(f'CREATE TABLE "{name}" AS SELECT * FROM incoming')  # noqa: S608 - names of ours
-        staged.chmod(0o600)
-        staged.replace(path)
-    return path
+    def fill(connection: Any) -> None:
+        for name, table in demo_tables(load_or_create(home)).items():
+            connection.register("incoming", table)
+            connection.execute(f'CREATE TABLE "{name}" AS SELECT * FROM incoming')  # noqa: S608 - names of ours
+            connection.unregister("incoming")
+
+    return make_once(home, "mimic-demo", format=FORMAT, fill=fill)
 
 
 def demo_tables(anchors: Anchors) -> dict[str, pa.Table]:

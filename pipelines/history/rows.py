@@ -22,7 +22,7 @@ _NEEDED = (
     ("effective_at", Reason.NO_TIME, "Observation.effective[x]"),
     ("status", Reason.WRONG_SHAPE, "Observation.status"),
 )
-_VALUES = ("value", "value_code", "value_text", "data_absent_reason")
+VALUES = ("value", "value_code", "value_text", "data_absent_reason")
 
 
 class RowTexts(Sequence[bytes | None]):
@@ -62,7 +62,7 @@ def message_starts(table: pa.Table) -> npt.NDArray[np.int64]:
         return np.arange(table.num_rows)
     begins = np.ones(table.num_rows, np.bool_)
     same = np.ones(max(table.num_rows - 1, 0), np.bool_)
-    for name in IDENTITY:
+    for name in IDENTITY if IDENTITY[0] in table.schema.names else IDENTITY[1:]:
         column = table[name].combine_chunks()
         same &= pc.fill_null(pc.equal(column[1:], column[:-1]), False).to_numpy(zero_copy_only=False)
     begins[1:] = ~same
@@ -84,7 +84,7 @@ def decoded_rows(table: pa.Table, starts: npt.NDArray[np.int64]) -> Decoded:
     message = (np.searchsorted(starts, np.arange(table.num_rows), side="right") - 1).astype(np.int32)
     rejects: dict[int, Reject] = {}
     empty = np.ones(table.num_rows, np.bool_)
-    for name in _VALUES:
+    for name in VALUES:
         empty &= columns[name].is_null().to_numpy(zero_copy_only=False)
     missing = [(columns[name].is_null().to_numpy(zero_copy_only=False), why, path) for name, why, path in _NEEDED]
     for bad, why, path in [*missing, (empty, Reason.NO_VALUE, "Observation.value[x]")]:
@@ -92,7 +92,9 @@ def decoded_rows(table: pa.Table, starts: npt.NDArray[np.int64]) -> Decoded:
             rejects.setdefault(i, Reject(i, why, path))
     identities = [
         None if value is None else f"{len(system or '')}|{system or ''}|{value}".encode()
-        for system, value in zip(*(table[name].to_pylist() for name in IDENTITY), strict=True)
+        for system, value in zip(
+            *(_column(table, pa.field(name, pa.string())).to_pylist() for name in IDENTITY), strict=True
+        )
     ]
     batch = pa.RecordBatch.from_arrays(list(columns.values()), schema=DECODED_SCHEMA)
     if rejects:
@@ -100,6 +102,25 @@ def decoded_rows(table: pa.Table, starts: npt.NDArray[np.int64]) -> Decoded:
         batch, message = batch.filter(pa.array(good)), message[good]
         identities = [identity for identity, ok in zip(identities, good.tolist(), strict=True) if ok]
     return Decoded(batch, identities, message, [rejects[i] for i in sorted(rejects)])
+
+
+def typed(table: pa.Table, dataset: Dataset) -> pa.Table:
+    """Return the columns that a query gives for a dataset, in the types they will have.
+
+    Raises:
+        InputError: one of them cannot have that type, or is none of the dataset's.
+    """
+    fields = {field.name: field for field in dataset.schema}
+    if dataset.name == "observation":
+        own = {name: pa.field(name, pa.string()) for name in (*IDENTITY, "panel_code")}
+        fields |= own | {"issued_at": DECODED_SCHEMA.field("issued_at")}
+    if unknown := sorted(set(table.schema.names) - fields.keys()):
+        raise InputError(
+            "Query gives a column that its dataset does not have",
+            where=f"{dataset.name}: {', '.join(unknown)}",
+            remedy="See the reference of the datasets.",
+        )
+    return pa.table({name: _column(table, fields[name]) for name in table.schema.names})
 
 
 def record_rows(table: pa.Table, dataset: Dataset) -> tuple[pa.RecordBatch, npt.NDArray[np.int32], list[Reject]]:
@@ -131,7 +152,10 @@ def _column(table: pa.Table, field: pa.Field) -> pa.Array:
             return pa.repeat(pa.scalar(0, field.type), table.num_rows)
         return pa.nulls(table.num_rows, field.type)
     column = table[field.name].combine_chunks()
+    texts = pa.types.is_dictionary(field.type) or pa.types.is_string(field.type)
     try:
+        if texts and pa.types.is_floating(column.type):  # what an identifier looks like is not left to chance
+            raise pa.ArrowInvalid
         if pa.types.is_dictionary(field.type):
             return column.cast(pa.string()).dictionary_encode()
         if pa.types.is_timestamp(field.type) and column.type.tz is None:
@@ -139,5 +163,7 @@ def _column(table: pa.Table, field: pa.Field) -> pa.Array:
         return column.cast(field.type)
     except (pa.ArrowException, AttributeError):
         raise InputError(
-            f"Query gives a column that is no {field.type}", where=field.name, remedy="Cast it in the query."
+            f"Query gives a column that is no {'string' if texts else field.type}",
+            where=field.name,
+            remedy="Cast it in the query.",
         ) from None

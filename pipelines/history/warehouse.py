@@ -10,10 +10,19 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.history.columns import plain
 from vitalake.errors import ServiceUnavailable, SettingsError
 from vitalake.settings import resolve_references
 
 _DRIVERS = {"duckdb": "adbc_driver_duckdb", "postgresql": "adbc_driver_postgresql"}
+_SESSION = (
+    # All queries of the load see one moment.
+    "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
+    # Times cast to text are the same whatever the server's defaults are.
+    "SET DateStyle TO 'ISO, YMD'",
+    "SET TimeZone TO 'UTC'",
+)
+"""What a session of PostgreSQL begins with."""
 
 
 class Warehouse:
@@ -26,12 +35,13 @@ class Warehouse:
         """Yield the rows of a SELECT in batches, streamed.
 
         Raises:
+            InputError: a column would be read wrongly: see plain.
             ServiceUnavailable: the warehouse refuses the query. Its text is not passed on: it may quote a value.
         """
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(sql)
-                yield from cursor.fetch_record_batch()
+                yield from map(plain, cursor.fetch_record_batch())
         except (self._connection.Error, pa.ArrowException, OSError) as error:  # OSError: midway through the stream
             raise ServiceUnavailable(
                 f"Warehouse refuses the query ({type(error).__name__})",
@@ -86,8 +96,9 @@ def open_warehouse(address: str, *, home: Path) -> Iterator[Warehouse]:
             remedy="Check its address, and close who else uses an embedded one.",
         ) from None
     with connection:
-        if kind == "postgresql":  # all queries of the load see one moment
+        if kind == "postgresql":
             with connection.cursor() as cursor:
-                cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                for statement in _SESSION:
+                    cursor.execute(statement)
             connection.commit()
         yield Warehouse(connection, name)

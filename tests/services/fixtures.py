@@ -9,6 +9,8 @@ import pytest
 
 from pipelines.broker import EmbeddedBroker
 from tests.services.kafka import KafkaServer, why_not
+from tests.services.postgres import PostgresServer
+from tests.services.postgres import why_not as why_no_postgres
 from tests.services.requirements import missing_service
 
 
@@ -46,3 +48,36 @@ def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]
     server = KafkaServer(tmp_path_factory.mktemp("kafka")).start()
     yield server
     server.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def _postgres() -> Iterator[PostgresServer | None]:
+    if why_no_postgres():
+        yield None
+        return
+    server = PostgresServer()
+    try:
+        yield server.start()
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres(_postgres: PostgresServer | None) -> PostgresServer:
+    """A real PostgreSQL, shared by the session."""
+    if _postgres is None:
+        missing_service("postgres", str(why_no_postgres()))
+    assert _postgres is not None
+    return _postgres
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL for one test, which may stop it."""
+    if why := why_no_postgres():
+        missing_service("postgres", why)
+    server = PostgresServer()
+    try:
+        yield server.start()
+    finally:
+        server.remove()

@@ -14,4 +14,4 @@ SELECT
 FROM outcome AS o
 JOIN measured AS m ON m.record_id = o.record_id AND m.minute = 0
 GROUP BY o.record_id, o.length_of_stay, o.died
-ORDER BY admitted_at, encounter_id COLLATE "C"
+ORDER BY admitted_at, o.record_id

@@ -12,4 +12,5 @@ FROM diagnosis AS d
 JOIN hospitalization AS h ON h.hospitalization_id = d.hospitalization_id
 JOIN anchors AS a ON a.hospitalization_id = d.hospitalization_id
 WHERE h.discharge_dttm + a.shift_days * INTERVAL '1 day' + a.shift_seconds * INTERVAL '1 second' <= a.reference
-ORDER BY recorded_at, encounter_id COLLATE "C", code_system COLLATE "C", code COLLATE "C"
+ORDER BY
+    recorded_at, d.hospitalization_id COLLATE "C", d.diagnosis_code_format COLLATE "C", d.diagnosis_code COLLATE "C", d.line

@@ -22,4 +22,4 @@ SELECT
     CASE WHEN discharged_at <= reference THEN discharged_at ELSE admitted_at END AS available_at
 FROM moved
 WHERE admitted_at <= reference
-ORDER BY admitted_at, encounter_id COLLATE "C"
+ORDER BY admitted_at, hospitalization_id COLLATE "C"

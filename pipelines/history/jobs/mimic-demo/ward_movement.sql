@@ -21,4 +21,4 @@ SELECT
     in_at AS available_at
 FROM moved
 WHERE in_at <= reference
-ORDER BY in_at, encounter_id COLLATE "C", line
+ORDER BY in_at, hospitalization_id COLLATE "C", line
