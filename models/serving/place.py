@@ -9,16 +9,21 @@ from pathlib import Path
 from governance.access import IdentityLookup, Principal, TokenVerifier, open_issuer, open_verifier
 from governance.audit import AuditSink, open_audit
 from models.serving.gate import Gate
+from models.serving.scores import FILE, tidy
 from models.serving.threads import OneThread
 from models.serving.ward import Chart, Ward
 from models.serving.watch import Watch
 from pipelines.care import open_vault
 from vitalake.care.store import Replay
+from vitalake.errors import ServiceUnavailable
 from vitalake.keys import load_keys
 from vitalake.settings import Settings
 from vitalake.vault import Identity
 
 WRITER = "serving"
+
+TIDY_SECONDS = 20.0
+"""Between two visits to the book of scores, whose write-ahead log grows meanwhile."""
 
 
 class Place:
@@ -44,7 +49,7 @@ class Place:
         """
         self.settings, self.keys = settings, load_keys(settings.path(settings.keys))
         self._ward_thread, self._audit_thread = OneThread("ward"), OneThread("audit")
-        self.drawing, self.slow = OneThread("drawing"), OneThread("slow")
+        self.drawing, self.slow, self._tidying = OneThread("drawing"), OneThread("slow"), OneThread("tidying")
         self.ward = Ward(settings, self.keys)
         self._audit = audit or open_audit(settings, self.keys, writer=WRITER)
         self._vault = open_vault(settings, self.keys)
@@ -52,7 +57,7 @@ class Place:
         self.issuer = open_issuer(settings, self.keys)
         self.gate = Gate(verifier or open_verifier(settings, self.keys), self._audit, self._audit_thread)
         self.watch = Watch(self.ward, self._ward_thread)
-        self._watching: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def audit_folder(self) -> Path:
@@ -61,16 +66,21 @@ class Place:
 
     def start(self) -> None:
         """Begin to watch."""
-        self._watching = asyncio.create_task(self.watch.run(), name="watch")
+        self._tasks = [asyncio.create_task(run()) for run in (self.watch.run, self._tidy)]
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            with suppress(ServiceUnavailable):  # next time
+                await self._tidying(tidy, self.settings.path(FILE))
 
     async def stop(self) -> None:
         """Stop watching, and close what was opened."""
         self.watch.close()
-        if self._watching is not None:
-            self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
-        for thread in (self._ward_thread, self._audit_thread, self.drawing, self.slow):
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for thread in (self._ward_thread, self._audit_thread, self.drawing, self.slow, self._tidying):
             thread.close()
         self.ward.close()
         self._vault.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -22,11 +23,6 @@ KEEP_DAYS = 31
 
 BUSY_SECONDS = 30.0
 
-CHECKPOINT_PAGES = 8_000
-"""32 MB: a checkpoint waits for the disk, and so does the score that brings it about; at 1,000 one in 400 would."""
-
-PRUNE_SECONDS = 600.0
-
 _TABLES = """
 CREATE TABLE IF NOT EXISTS score (
     id TEXT PRIMARY KEY, place TEXT NOT NULL UNIQUE, computed_us INTEGER NOT NULL,
@@ -34,6 +30,31 @@ CREATE TABLE IF NOT EXISTS score (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS score_age ON score (computed_us);
 """
+
+
+def tidy(path: Path) -> int:
+    """Delete what was computed before the last KEEP_DAYS, and move the write-ahead log into the file; return how many.
+
+    To be called now and then from a thread that may wait for the disk; whoever writes meanwhile need not.
+
+    Raises:
+        ServiceUnavailable: the file cannot be written.
+    """
+    horizon = clock.now_us() - KEEP_DAYS * 86_400_000_000
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as db:
+            deleted = db.execute("DELETE FROM score WHERE computed_us < ?", (horizon,)).rowcount
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)")  # the bulk, while others write
+            db.execute("PRAGMA wal_checkpoint(RESTART)")  # what came meanwhile, so that the log begins anew
+            return deleted
+    except sqlite3.Error as error:
+        raise _refused(path, error) from None
+
+
+def _refused(path: Path, error: Exception) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        f"Book of scores refuses ({type(error).__name__})", where=path.name, remedy="Check its disk and permissions."
+    )
 
 
 class ScoreBook:
@@ -45,7 +66,7 @@ class ScoreBook:
         Raises:
             ServiceUnavailable: the file cannot be opened.
         """
-        self._sealer, self._name, self._pruned_us = sealer, path.name, clock.now_us()
+        self._sealer, self._path = sealer, path
         try:
             path.touch(mode=0o600)
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -53,21 +74,15 @@ class ScoreBook:
             # A killed process loses nothing. After a power failure the last records may be gone: what is computed
             # again from the same evidence has the same id.
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+            # A checkpoint waits for the disk, and so would the score that brings it about: see ``tidy``.
+            self._db.execute("PRAGMA wal_autocheckpoint=0")
             self._db.executescript(_TABLES)
         except (sqlite3.Error, OSError) as error:
-            raise self._refused(error) from None
+            raise _refused(self._path, error) from None
 
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
-
-    def _refused(self, error: Exception) -> ServiceUnavailable:
-        return ServiceUnavailable(
-            f"Book of scores refuses ({type(error).__name__})",
-            where=self._name,
-            remedy="Check its disk and permissions.",
-        )
 
     def find(self, place: str) -> ScoreRecord | None:
         """Return the record of a place; None: it was not computed yet.
@@ -86,11 +101,10 @@ class ScoreBook:
         sealed = self._seal(record.id, "record", msgspec.json.encode(record))
         row = (record.id, place, record.computed_us, sealed, self._seal(record.id, "features", features.tobytes()))
         try:
-            self._db.execute("INSERT OR IGNORE INTO score VALUES (?, ?, ?, ?, ?)", row)
-            if clock.now_us() - self._pruned_us > PRUNE_SECONDS * 1e6:
-                self.prune()
+            if self._db.execute("INSERT OR IGNORE INTO score VALUES (?, ?, ?, ?, ?)", row).rowcount:
+                return record
         except sqlite3.Error as error:
-            raise self._refused(error) from None
+            raise _refused(self._path, error) from None
         kept = self.find(place) or self._one("SELECT id, record FROM score WHERE id = ?", record.id)
         assert kept is not None
         return kept
@@ -104,17 +118,11 @@ class ScoreBook:
         """Return how many records the book has."""
         return int(self._db.execute("SELECT count(*) FROM score").fetchone()[0])
 
-    def prune(self) -> int:
-        """Delete what was computed before the last KEEP_DAYS; return how many records."""
-        self._pruned_us = clock.now_us()
-        horizon = self._pruned_us - KEEP_DAYS * 86_400_000_000
-        return self._db.execute("DELETE FROM score WHERE computed_us < ?", (horizon,)).rowcount
-
     def _one(self, query: str, value: str) -> ScoreRecord | None:
         try:
             row = self._db.execute(query, (value,)).fetchone()
         except sqlite3.Error as error:
-            raise self._refused(error) from None
+            raise _refused(self._path, error) from None
         return msgspec.json.decode(self._open(row[0], "record", row[1]), type=ScoreRecord) if row else None
 
     def _seal(self, score: str, part: str, plain: bytes) -> bytes:

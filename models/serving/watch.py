@@ -113,8 +113,10 @@ class Watch:
             row, due_us = await self._thread(self._row, patient)
             self._pending.discard(patient)
             self._take(patient, row, due_us, rows, gone)
-        if rows or gone:
-            self._push(tuple(rows), tuple(gone), await self._thread(self._ward.now_us))
+            if time.monotonic() - moment >= LOOK_SECONDS:  # on a full ward the first need not wait for the last
+                await self._push(rows, gone)
+                rows, gone, moment = [], [], time.monotonic()
+        await self._push(rows, gone)
         self._ready.set()
 
     def _look(self) -> tuple[int, set[str]]:
@@ -155,7 +157,11 @@ class Watch:
             self._shown[patient] = _Shown(row, before.number if before else 0)
             rows.append(row)
 
-    def _push(self, rows: tuple[Row, ...], gone: tuple[str, ...], ward_us: int) -> None:
+    async def _push(self, rows: list[Row], gone: list[str]) -> None:
+        if rows or gone:
+            self._tell(tuple(rows), tuple(gone), await self._thread(self._ward.now_us))
+
+    def _tell(self, rows: tuple[Row, ...], gone: tuple[str, ...], ward_us: int) -> None:
         self.number += 1
         for row in rows:
             self._shown[row.patient].number = self.number

@@ -21,7 +21,7 @@ from models.scoring import ScoreRecord
 from models.serving import words
 from models.serving.charts import MOST_POINTS, sparkline, trend
 from models.serving.rows import Row, make_row, moved, partly, percent
-from models.serving.scores import KEEP_DAYS, ScoreBook
+from models.serving.scores import KEEP_DAYS, ScoreBook, tidy
 from models.serving.threads import OneThread
 from models.serving.ward import NEVER_US, Ward
 from models.serving.watch import CALM_SECONDS, QUEUE_EVENTS, Change, Watch
@@ -169,7 +169,7 @@ def test_what_is_written_first_stays(tmp_path: Path) -> None:
     assert features is not None
     assert np.array_equal(features, [1.0, np.nan], equal_nan=True)
     assert book.features("b") is None
-    assert book.prune() == 1, f"it was computed more than {KEEP_DAYS} days ago"
+    assert tidy(tmp_path / "scores.db") == 1, f"it was computed more than {KEEP_DAYS} days ago"
 
 
 def test_a_record_cannot_be_passed_off_as_another(tmp_path: Path) -> None:
@@ -249,10 +249,10 @@ def test_a_board_gets_what_it_missed_and_everything_after_a_restart(ward: WardUn
         rows: list[Row] = []
         gone: list[str] = []
         watch._take(patient, _row(patient), NEVER_US, rows, gone)
-        watch._push(tuple(rows), tuple(gone), number)
+        watch._tell(tuple(rows), tuple(gone), number)
     place = watch.place
     watch._take("v1.a", None, NEVER_US, [], gone := [])
-    watch._push((), tuple(gone), 9)
+    watch._tell((), tuple(gone), 9)
     missed = watch.since(place, 10)
     assert (missed.rows, missed.gone, missed.ward_us) == ((), ("v1.a",), 10)
     assert [row.patient for row in watch.since(f"{watch.epoch}-1", 0).rows] == ["v1.b", "v1.c"]
@@ -275,7 +275,7 @@ def test_a_slow_board_is_let_go(ward: WardUnderTest) -> None:
         watch = _watch(ward)
         slow = watch.subscribe()
         for number in range(QUEUE_EVENTS + 1):
-            watch._push((), ("v1.a",), number)
+            watch._tell((), ("v1.a",), number)
         assert slow.dropped
         return [change async for change in watch.changes(slow)]
 
