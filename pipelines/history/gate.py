@@ -154,7 +154,7 @@ def suite_of(dataset: Dataset, rows: pa.Table, *, max_rejected: float) -> list[d
             "column_values_to_be_between",
             column=name,
             min_value=_moment(EARLIEST_YEAR),
-            max_value=clock.now().replace(tzinfo=None),
+            max_value=clock.now(),
             mostly=mostly,
         )
         for name in times
@@ -178,7 +178,7 @@ def _expect(name: str, **arguments: Any) -> dict[str, Any]:
 
 
 def _moment(year: int) -> Any:
-    return clock.now().replace(year=year, month=1, day=1, tzinfo=None)
+    return clock.now().replace(year=year, month=1, day=1)
 
 
 # -- rows as the library sees them ------------------------------------------------------------------------------------
@@ -198,9 +198,7 @@ def _stretches(tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
 def _frame(rows: pa.Table, dataset: Dataset) -> Any:
     """Return the judged columns as a data frame; of observations also what _understood says."""
     names = [name for name in rows.schema.names if name not in IDENTITY]
-    frame = pa.table(
-        {n: pc.local_timestamp(rows[n]) if pa.types.is_timestamp(rows[n].type) else rows[n] for n in names}
-    )
+    frame = rows.select(names)
     if dataset.name == "observation":
         for name, holds in _understood(rows, load_vocabulary()).items():
             frame = frame.append_column(name, pa.array(holds))
@@ -220,7 +218,7 @@ def _understood(rows: pa.Table, vocabulary: Vocabulary) -> dict[str, npt.NDArray
     low, high = np.append(vocabulary.low, -np.inf), np.append(vocabulary.high, np.inf)
     value = pc.fill_null(rows["value"], np.nan).to_numpy()
     value = value * vocabulary.factor[code, unit] + vocabulary.offset[code, unit]
-    fine = rows["value"].is_null().to_numpy() | ((value >= low[code]) & (value <= high[code]))
+    fine = rows["value"].is_null().to_numpy() | (code < 0) | ((value >= low[code]) & (value <= high[code]))
     return {"code_known": code >= 0, "valued": valued, "plausible": fine}
 
 
@@ -234,14 +232,17 @@ def _index(column: pa.ChunkedArray | None, known: dict[str, int], rows: pa.Table
 
 
 class _Keys:
-    """Counts keys that stand more than once among all rows, by 64 bits of each."""
+    """Counts keys that stand more than once among all rows, by 64 bits of each; rows without one do not count."""
 
     def __init__(self) -> None:
         self._parts: list[npt.NDArray[np.uint64]] = []
 
     def add(self, rows: pa.Table, dataset: Dataset) -> None:
         if dataset.name != "observation":
-            self._parts.append(_hashes(rows, *dataset.key))
+            whole = np.ones(rows.num_rows, np.bool_)
+            for name in set(dataset.key) & set(rows.schema.names):
+                whole &= rows[name].is_valid().to_numpy()
+            self._parts.append(_hashes(rows, *dataset.key)[whole])
             return
         unnamed = _hashes(rows, "patient_id", "code", "effective_at", "panel_code", "version")
         if IDENTITY[1] not in rows.schema.names:
@@ -270,8 +271,11 @@ def _hashes(rows: pa.Table, *names: str) -> npt.NDArray[np.uint64]:
 
 
 @cache
-def _library() -> tuple[Any, Any]:
-    """Return Great Expectations and its class of configurations; its telemetry is off before it is loaded."""
+def _library() -> tuple[Any, Any, Any]:
+    """Return Great Expectations, its class of configurations, and what makes a batch of a data frame.
+
+    Its telemetry is off before it is loaded, and its context, in memory, says so again.
+    """
     import warnings
 
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
@@ -280,20 +284,21 @@ def _library() -> tuple[Any, Any]:
         import great_expectations as gx
         from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    return gx, ExpectationConfiguration
+        context = gx.get_context(mode="ephemeral")
+        context.enable_analytics(enable=False)
+        context.variables.progress_bars = {"globally": False}
+        asset = context.data_sources.add_pandas("rows").add_dataframe_asset("rows")
+    return gx, ExpectationConfiguration, asset.add_batch_definition_whole_dataframe("all")
 
 
 def _run(suite: list[dict[str, Any]], frame: Any, checks: dict[tuple[str, str], Check]) -> None:
     """Validate a frame and add what was found to the checks."""
     import warnings
 
-    gx, ExpectationConfiguration = _library()
+    gx, ExpectationConfiguration, rows = _library()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's own
-        context = gx.get_context(mode="ephemeral")
-        context.variables.progress_bars = {"globally": False}
-        source = context.data_sources.add_pandas("rows").add_dataframe_asset("rows")
-        batch = source.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
+        batch = rows.get_batch({"dataframe": frame})
         expectations = gx.ExpectationSuite("gate")
         for entry in suite:
             configuration = ExpectationConfiguration(type=entry["type"], kwargs=entry["kwargs"])
