@@ -12,7 +12,7 @@ from models.serving import words
 from models.serving.charts import trend
 from models.serving.rendering import fragment
 from models.serving.risk import age_seconds, is_stale
-from models.serving.rows import latest_vitals, moved, percent, place_of
+from models.serving.rows import counted, latest_vitals, moved, percent, place_of
 from models.serving.ward import Chart
 from models.serving.words import band, rows_of, significant
 from vitalake.care.records import History, code_number
@@ -88,7 +88,7 @@ def _charts(chart: Chart) -> list[dict[str, Any]]:
         rows = rows_of(chart.history, vital.codes)
         if not len(rows) and vital in (words.OXYGEN_FLOW, words.OXYGEN_FRACTION, words.COMA):
             continue
-        last = float(rows.value[-1]) if len(rows) else None
+        last = counted(rows, vital) if len(rows) else None
         found.append(
             {
                 "vital": vital,

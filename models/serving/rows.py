@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from models.news2 import MAX_AGE_HOURS, News2
+import numpy as np
+
+from models.news2 import MAX_AGE_HOURS, News2, news2
 from models.serving import words
 from models.serving.charts import sparkline
 from models.serving.rendering import fragment
@@ -146,10 +148,8 @@ def latest_vitals(chart: Chart) -> list[dict[str, Any]]:
         points = parts.get(vital.part) if found.at_us is not None else None
         return {"short": short or vital.short, "unit": vital.unit, "value": Latest(found.text, found.at_us, points)}
 
-    pressure, lower = cell(words.SYSTOLIC, "BP"), latest(chart.history, words.DIASTOLIC, moment)
-    upper = pressure["value"]
-    if upper.at_us is not None and lower.at_us == upper.at_us:
-        pressure["value"] = Latest(f"{upper.text}/{lower.text}", upper.at_us, upper.points)
+    pressure = cell(words.SYSTOLIC, "BP")
+    pressure["value"] = _with_diastolic(chart.history, pressure["value"])
     return [
         cell(words.RESPIRATION),
         cell(words.SATURATION),
@@ -159,6 +159,14 @@ def latest_vitals(chart: Chart) -> list[dict[str, Any]]:
         cell(words.COMA),
         cell(words.TEMPERATURE),
     ]
+
+
+def _with_diastolic(history: History, upper: Latest) -> Latest:
+    """Return the pressure as a pair; of two measurements at one moment nobody can say what belongs together."""
+    values = [newest_values(rows_of(history, vital.codes)) for vital in (words.SYSTOLIC, words.DIASTOLIC)]
+    if upper.at_us is None or any(len(v) != 1 or v.effective_us[0] != upper.at_us for v in values):
+        return upper
+    return Latest(f"{upper.text}/{number(float(values[1].value[0]), 0)}", upper.at_us, upper.points)
 
 
 def _oxygen(chart: Chart, moment: int) -> dict[str, Any]:
@@ -175,4 +183,24 @@ def latest(history: History, vital: Vital, moment: int) -> Latest:
     rows = rows_of(history, vital.codes)
     if not len(rows) or rows.effective_us[-1] <= moment - int(MAX_AGE_HOURS * 3.6e9):
         return Latest("–")
-    return Latest(number(float(rows.value[-1]), vital.decimals), int(rows.effective_us[-1]))
+    return Latest(number(counted(rows, vital), vital.decimals), int(rows.effective_us[-1]))
+
+
+def newest_values(rows: History) -> History:
+    """Return the rows of the latest moment."""
+    return rows.where(rows.effective_us == rows.effective_us[-1]) if len(rows) else rows
+
+
+def counted(rows: History, vital: Vital) -> float:
+    """Return, of the values of the latest moment, the one NEWS2 counts: that with most points."""
+    newest = newest_values(rows)
+    values: list[float] = newest.value.tolist()
+    if len(set(values)) == 1 or not vital.part:
+        return values[-1]
+    at_us = int(max(newest.available_us.max(), newest.effective_us.max()))
+
+    def points(i: int) -> int:
+        one = newest.where(np.arange(len(newest)) == i)
+        return news2(one, as_of_us=at_us).parts[vital.part] or 0
+
+    return values[max(range(len(values)), key=points)]

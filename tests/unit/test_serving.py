@@ -20,7 +20,7 @@ from models.news2 import PARTS, News2
 from models.scoring import ScoreRecord
 from models.serving import words
 from models.serving.charts import MOST_POINTS, sparkline, trend
-from models.serving.rows import Row, make_row, moved, partly, percent
+from models.serving.rows import Row, _with_diastolic, latest, make_row, moved, partly, percent
 from models.serving.scores import KEEP_DAYS, ScoreBook, tidy
 from models.serving.threads import OneThread
 from models.serving.ward import NEVER_US, Ward
@@ -105,6 +105,20 @@ def test_a_move_counts_only_parts_that_were_known_then_and_now() -> None:
 
 def test_small_probabilities_are_not_rounded_to_nothing() -> None:
     assert [percent(p) for p in (None, 0.001, 0.015, 0.5)] == ["", "<1 %", "2 %", "50 %"]
+
+
+def test_of_two_values_of_one_moment_the_one_that_scores_is_shown() -> None:
+    """A cuff and an arterial line: NEWS2 counts the worse, and the board must not show the other beside its points."""
+    (code,), now = words.SYSTOLIC.codes, clock.now_us()
+    times = np.full(2, now, np.int64)
+    for values in ([88.0, 141.0], [141.0, 88.0]):
+        both = History(np.full(2, code, np.uint32), np.array(values), times, times)
+        assert latest(both, words.SYSTOLIC, now).text == "88"
+        lower = np.array([words.DIASTOLIC.codes[0], *both.code], np.uint32)
+        three = History(lower, np.array([52.0, *values]), np.full(3, now, np.int64), np.full(3, now, np.int64))
+        assert _with_diastolic(three, latest(three, words.SYSTOLIC, now)).text == "88", "52 may belong to either"
+        one = three.where(np.array([True, True, False]))
+        assert _with_diastolic(one, latest(one, words.SYSTOLIC, now)).text == f"{values[0]:.0f}/52"
 
 
 # -- charts ----------------------------------------------------------------------------------------------------------
