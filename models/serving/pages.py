@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from models.serving.place import Place
 from models.serving.problems import Problem, not_found
 from models.serving.rendering import home_of, is_page, render
 from models.serving.ward import Chart
-from models.serving.watch import Change, Subscription, beat
+from models.serving.watch import BEAT_SECONDS, Change, Subscription, beat
 from vitalake.errors import PrivacyError
 
 router = APIRouter(include_in_schema=False)
@@ -136,17 +137,31 @@ async def _board_events(request: Request, principal: Principal, after: str) -> A
         yield beat(now_us, speed)
         if missed.rows or missed.gone:
             yield await _shown(place, principal, missed, seen, speed)
-        async for change in place.watch.changes(subscription):
+        async for change in _following(request, subscription):
             now_us, speed, _ = await place.time()
             if change is None:
-                who(request)  # the session may have ended
                 yield beat(now_us, speed)
             elif change.number > missed.number:
                 yield await _shown(place, principal, change, seen, speed)
-    except (InvalidToken, SignInFirst):
+    except InvalidToken:
         yield OVER
     finally:
         place.watch.leave(subscription)
+
+
+async def _following(request: Request, subscription: Subscription) -> AsyncIterator[Change | None]:
+    """Yield what a subscription brings, as long as the session holds.
+
+    Raises:
+        InvalidToken: it does not any more.
+    """
+    place: Place = request.app.state.place
+    checked = time.monotonic()
+    async for change in place.watch.changes(subscription):
+        if change is None or time.monotonic() - checked >= BEAT_SECONDS:
+            place.gate.principal(request, pages=True)
+            checked = time.monotonic()
+        yield change
 
 
 async def _shown(place: Place, principal: Principal, change: Change, seen: set[str], speed: float) -> bytes:
@@ -186,14 +201,13 @@ async def _patient_events(request: Request, patient: str) -> AsyncIterator[bytes
     try:
         yield b"retry: 1000\n\n"
         yield await _patient_event(place, patient)  # what has changed since the page was made
-        async for change in place.watch.changes(subscription):
+        async for change in _following(request, subscription):
             if change is None:
-                who(request)
                 now_us, speed, _ = await place.time()
                 yield beat(now_us, speed)
             elif any(row.patient == patient for row in change.rows):
                 yield await _patient_event(place, patient)
-    except (InvalidToken, SignInFirst):
+    except InvalidToken:
         yield OVER
     finally:
         place.watch.leave(subscription)

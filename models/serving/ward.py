@@ -43,7 +43,7 @@ class Chart:
         revision: the care store's; grows with each change of the patient.
         now_us: the ward's time.
         record: the score.
-        history: what is known now, nothing ahead of the ward's time.
+        history: what the score rests on; nothing ahead of the ward's time.
         stay: None: no stay is known.
         trend: NEWS2 at each mark of the last twelve hours, as it was known then, oldest first.
         due_us: when a value that lies ahead (in a replay) becomes known; NEVER_US: none does.
@@ -154,7 +154,7 @@ class Ward:
             return None
         stay = self._care.stay(patient, as_of_us=now_us)
         record = self._record(held, stay, patient, moment)
-        known = held.history.known_at(now_us)
+        known = held.history.known_at(moment)  # what is shown is what was scored
         return Chart(
             patient=patient,
             revision=revision,

@@ -325,6 +325,18 @@ def test_a_session_ends_with_the_sign_out_and_opens_pages_only(ward: WardUnderTe
     assert client.get("/board", headers=HTML).status_code == 303
 
 
+def test_an_open_board_ends_with_its_session(ward: WardUnderTest, client: httpx.Client) -> None:
+    client.post("/sign-in", data={"user": "clinician"})
+    for path in ("/board/events", f"/patients/{ward.token('p-0')}/events"):
+        if "vitalake_session" not in client.cookies:
+            client.post("/sign-in", data={"user": "clinician"})
+        with client.stream("GET", path) as response:
+            lines = response.iter_lines()
+            assert next(lines) == "retry: 1000"
+            client.post("/sign-out")
+            assert "event: over" in list(lines), "it ends by itself, and says why"
+
+
 @pytest.mark.parametrize(
     "headers",
     [{"origin": "https://elsewhere.example"}, {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}],
