@@ -93,7 +93,7 @@ def open_warehouse(address: str, *, home: Path) -> Iterator[Warehouse]:
         raise ServiceUnavailable(
             f"Warehouse cannot be opened ({type(error).__name__})",
             where=name,
-            remedy="Check its address, and close who else uses an embedded one.",
+            remedy="Check address, user and password; close who else uses an embedded one.",
         ) from None
     with connection:
         if kind == "postgresql":
