@@ -6,6 +6,10 @@ import html
 import io
 import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -499,3 +503,46 @@ def test_a_discharged_patient_leaves_the_board(home: Path) -> None:
                 if line.startswith("data: ") and patient in msgspec.json.decode(line[6:]).get("gone", ()):
                     break
         assert patient not in client.get("/board", headers=ward.bearer() | HTML).text
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def _serve(home: Path, port: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vitalake", "serve", "--home", str(home), "--port", str(port)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_serve_prints_its_one_address_logs_no_access_and_ends_when_asked(ward: WardUnderTest) -> None:
+    process = _serve(ward.home, 0)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
+        patient = ward.token("p-0")
+        with httpx.Client(base_url=address) as client:
+            assert client.get(f"/v1/patients/{patient}/risk", headers=ward.bearer()).status_code == 200
+            with client.stream("GET", "/board/events", headers=ward.bearer()) as response:
+                lines = response.iter_lines()
+                next(lines)
+                process.send_signal(signal.SIGTERM)
+                assert list(lines), "the stream ends well"
+        output, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, errors
+    assert output == ""
+    assert patient not in errors
+    assert "GET" not in errors
+
+
+def test_an_address_that_is_taken_is_told(ward: WardUnderTest) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        process = _serve(ward.home, taken.getsockname()[1])
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 10
+    assert "Address cannot be had" in errors
+    assert "Traceback" not in errors
