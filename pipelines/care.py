@@ -11,8 +11,10 @@ import pyarrow.compute as pc
 
 from governance.masks import Pseudonyms
 from pipelines.poll import Outcome
+from vitalake.care.facts import Admission, Fact, Movement, Person
 from vitalake.care.records import code_number
-from vitalake.care.store import ROW, Admission, CareStore, Fact, Movement, Person, Values
+from vitalake.care.store import CareStore
+from vitalake.care.values import ROW, Values
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Dataset
 from vitalake.sealing import Sealer

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
-from vitalake.errors import ServiceUnavailable
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
-
-BUSY_SECONDS = 30.0
+from vitalake.sqlite import Database
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS identity (
@@ -54,24 +51,13 @@ class Vault:
         Raises:
             ServiceUnavailable: the file cannot be opened.
         """
-        self._sealer, self._secret, self._name = Sealer(key), key.secret, path.name
-        try:
-            path.touch(mode=0o600)
-            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_TABLES)
-        except (sqlite3.Error, OSError) as error:
-            raise self._refused(error) from None
+        self._sealer, self._secret = Sealer(key), key.secret
+        self._database = Database(path, tables=_TABLES, name="Vault")
+        self._db = self._database.connection
 
     def close(self) -> None:
         """Close the connection."""
-        self._db.close()
-
-    def _refused(self, error: Exception) -> ServiceUnavailable:
-        return ServiceUnavailable(
-            f"Vault refuses ({type(error).__name__})", where=self._name, remedy="Check its disk and permissions."
-        )
+        self._database.close()
 
     def put(self, identities: Iterable[tuple[str, int, Identity]]) -> None:
         """Store identities; an older version never replaces a newer one.
@@ -91,21 +77,13 @@ class Vault:
             )
             for token, version, identity in identities
         ]
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.executemany(
-                    "INSERT INTO identity VALUES (?, ?, ?, ?) ON CONFLICT (token) DO UPDATE SET "
-                    "version = excluded.version, mrn_digest = excluded.mrn_digest, sealed = excluded.sealed "
-                    "WHERE excluded.version >= version",
-                    rows,
-                )
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise self._refused(error) from None
+        with self._database.transaction() as db:
+            db.executemany(
+                "INSERT INTO identity VALUES (?, ?, ?, ?) ON CONFLICT (token) DO UPDATE SET "
+                "version = excluded.version, mrn_digest = excluded.mrn_digest, sealed = excluded.sealed "
+                "WHERE excluded.version >= version",
+                rows,
+            )
 
     def look_up(self, token: str) -> Identity | None:
         """Return who is behind a pseudonym; None: nobody known.

@@ -14,7 +14,7 @@ from models.serving.threads import OneThread
 from models.serving.ward import Chart, Ward
 from models.serving.watch import Watch
 from pipelines.care import open_vault
-from vitalake.care.store import Replay
+from vitalake.care.replay import Replay
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import load_keys
 from vitalake.settings import Settings

@@ -17,7 +17,7 @@ from models.serving.scores import FILE, ScoreBook
 from models.tasks import load_task
 from pipelines.care import open_care
 from vitalake.care.records import History, Stay
-from vitalake.care.store import Replay
+from vitalake.care.replay import Replay
 from vitalake.keys import KeyRing
 from vitalake.sealing import Sealer
 from vitalake.settings import Settings

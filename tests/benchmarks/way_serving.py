@@ -24,8 +24,10 @@ from pipelines.broker import EmbeddedBroker
 from pipelines.care import open_care
 from tests.journeys.browser import browser_page
 from vitalake import clock
+from vitalake.care.facts import Admission, Person
 from vitalake.care.records import code_number
-from vitalake.care.store import ROW, Admission, CareStore, Person, Values
+from vitalake.care.store import CareStore
+from vitalake.care.values import ROW, Values
 from vitalake.keys import load_keys
 from vitalake.settings import load_settings
 

@@ -25,8 +25,10 @@ from pipelines.care import open_care, open_vault
 from tests.services.waiting import until
 from tests.unit.model_samples import fields, fit, make_matrix
 from vitalake import clock
+from vitalake.care.facts import Admission, Fact, Movement, Person
 from vitalake.care.records import code_number
-from vitalake.care.store import ROW, Admission, CareStore, Fact, Movement, Person, Values
+from vitalake.care.store import CareStore
+from vitalake.care.values import ROW, Values
 from vitalake.keys import load_keys
 from vitalake.settings import Settings, load_settings
 from vitalake.vault import Identity

@@ -28,7 +28,7 @@ from models.serving.scores import FILE, ScoreBook
 from models.serving.shield import MOST_BYTES, POLICY
 from tests.services.serving import HOUR, ILL, MINUTE, STABLE, Served, WardUnderTest, as_json, serving
 from vitalake import clock
-from vitalake.care.store import Replay
+from vitalake.care.replay import Replay
 from vitalake.errors import ServiceUnavailable
 from vitalake.home import init_home
 from vitalake.logs import configure
@@ -489,7 +489,7 @@ def test_a_replay_shows_only_what_has_come_by_the_wards_time(home: Path) -> None
 
 
 def test_a_discharged_patient_leaves_the_board(home: Path) -> None:
-    from vitalake.care.store import Admission
+    from vitalake.care.facts import Admission
 
     ward = WardUnderTest(home)
     patient = ward.admit("p-leaves")

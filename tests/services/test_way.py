@@ -29,7 +29,7 @@ from pipelines.history.warehouse import open_warehouse
 from pipelines.simulator.anchors import load_or_create
 from tests.services.serving import serving
 from vitalake.care.records import code_number
-from vitalake.care.store import Replay
+from vitalake.care.replay import Replay
 from vitalake.home import init_home
 from vitalake.keys import load_keys
 from vitalake.settings import Settings, load_settings

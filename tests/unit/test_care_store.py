@@ -15,8 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitalake import clock
+from vitalake.care.facts import Admission, Movement, Person
 from vitalake.care.records import code_number
-from vitalake.care.store import BLOCK_ROWS, ROW, Admission, CareStore, Movement, Person, Replay, Values
+from vitalake.care.replay import Replay
+from vitalake.care.store import BLOCK_ROWS, CareStore
+from vitalake.care.values import ROW, Values
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import Key
 from vitalake.sealing import Sealer

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from governance.samples import copy_samples
 from vitalake.errors import PrivacyError
+from vitalake.home import init_home
 from vitalake.keys import KEY_NAMES, create_key_file, load_keys
 
 
@@ -54,3 +56,19 @@ def test_a_broken_file_is_refused_without_its_content(tmp_path: Path, change: st
         load_keys(path)
     assert secret not in str(caught.value)
     assert caught.value.remedy
+
+
+def test_init_gives_an_old_key_file_what_a_newer_release_needs_and_keeps_the_rest(home: Path) -> None:
+    path = home / "keys.yaml"
+    document = yaml.safe_load(path.read_text())
+    kept = document["keys"]["pseudonym"]
+    for name in ("care", "vault"):
+        del document["keys"][name]
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(PrivacyError, match="lacks care, vault"):
+        load_keys(path)
+    assert init_home(home, copy_samples) == ["keys.yaml: care", "keys.yaml: vault"]
+    assert init_home(home, copy_samples) == []
+    assert yaml.safe_load(path.read_text())["keys"]["pseudonym"] == kept
+    assert load_keys(path).current("vault").secret != load_keys(path).current("care").secret
+    assert not path.stat().st_mode & 0o077

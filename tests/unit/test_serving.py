@@ -28,7 +28,7 @@ from models.serving.watch import CALM_SECONDS, QUEUE_EVENTS, Change, Watch
 from tests.services.serving import HOUR, MINUTE, STABLE, WardUnderTest
 from vitalake import clock
 from vitalake.care.records import History
-from vitalake.care.store import Replay
+from vitalake.care.replay import Replay
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import Key
 from vitalake.sealing import Sealer

@@ -31,7 +31,9 @@ from models.training.report import Report
 from models.training.train import train
 from pipelines.history.load import load_history
 from vitalake.care.records import History
-from vitalake.care.store import ROW, CareStore, Replay, Values
+from vitalake.care.replay import Replay
+from vitalake.care.store import CareStore
+from vitalake.care.values import ROW, Values
 from vitalake.errors import ModelError
 from vitalake.home import init_home
 from vitalake.keys import Key, load_keys

@@ -10,7 +10,6 @@ partition was taken, and what lies before is left out when a lane reads it again
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vitalake import clock
+from vitalake.care.facts import KINDS, Admission, Fact, Movement, Person, until
 from vitalake.care.records import History, Stay
-from vitalake.errors import ServiceUnavailable
+from vitalake.care.replay import Replay
+from vitalake.care.values import ROW, Values
 from vitalake.sealing import Sealer
+from vitalake.sqlite import Database
 
 BLOCK_ROWS = 128
 """Rows of a full block, 6 kB: a longer one makes each append dearer, a shorter one each read."""
@@ -31,21 +33,7 @@ BLOCK_ROWS = 128
 CACHED_BLOCKS = 20_000
 """Open blocks a writer remembers, 120 MB at the most."""
 
-BUSY_SECONDS = 30.0
 PRUNE_SECONDS = 60.0
-
-ROW = np.dtype(
-    [
-        ("code", "<u4"),
-        ("withdrawn", "<u4"),
-        ("value", "<f8"),
-        ("effective_us", "<i8"),
-        ("available_us", "<i8"),
-        ("id", "<u8"),
-        ("version", "<i8"),
-    ]
-)
-"""One value: LOINC as a number, whether it was taken back, the first half of observation_id, and its version."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS taken (part TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
@@ -70,79 +58,6 @@ INSERT OR IGNORE INTO meta VALUES ('revision', '0'), ('generation', '0');
 _PUT_BLOCK = "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?, ?)"
 
 
-class Admission(msgspec.Struct, frozen=True):
-    """A stay, as the warehouse tells it."""
-
-    admitted_us: int
-    discharged_us: int | None
-    age_years: float | None
-
-
-class Person(msgspec.Struct, frozen=True):
-    """What of a patient a score may depend on."""
-
-    sex: str
-
-
-class Movement(msgspec.Struct, frozen=True):
-    """A patient comes to a ward or bed."""
-
-    encounter: str
-    since_us: int
-    until_us: int | None
-    unit: str
-    bed: str
-
-
-Fact = Admission | Person | Movement
-FOR_EVER = 1 << 62
-"""Until when a fact holds that has not ended."""
-
-_KINDS: dict[type, str] = {Admission: "encounter", Person: "patient", Movement: "movement"}
-
-
-class Replay(msgspec.Struct, frozen=True):
-    """The ward's time while old data are replayed: it began at ``start_us`` and runs ``speed`` times as fast."""
-
-    start_us: int
-    wall_us: int
-    speed: float
-    end_us: int
-
-    def at(self, wall_us: int) -> int:
-        """Return the ward's time at a moment of the wall clock; it does not go beyond the replay's end."""
-        return min(self.start_us + int((wall_us - self.wall_us) * self.speed), max(self.end_us, self.start_us))
-
-
-@dataclass(frozen=True, slots=True)
-class Values:
-    """Values of a poll.
-
-    Attributes:
-        rows: of dtype ROW.
-        patient: index into ``patients`` of each row.
-        patients: pseudonyms.
-        position: source position of each row.
-        part: index into ``parts`` of each row.
-        parts: names of the source's partitions.
-    """
-
-    rows: npt.NDArray[np.void]
-    patient: npt.NDArray[np.int32]
-    patients: Sequence[str]
-    position: npt.NDArray[np.int64]
-    part: npt.NDArray[np.int32]
-    parts: Sequence[str]
-
-    def where(self, chosen: npt.NDArray[np.bool_]) -> Values:
-        """Return the chosen rows."""
-        if chosen.all():
-            return self
-        return Values(
-            self.rows[chosen], self.patient[chosen], self.patients, self.position[chosen], self.part[chosen], self.parts
-        )
-
-
 @dataclass(slots=True)
 class _Tail:
     """A patient's newest block of one writer, which is not full yet."""
@@ -161,28 +76,16 @@ class CareStore:
             ServiceUnavailable: the file cannot be opened.
         """
         self._sealer, self._hours_us = sealer, int(hours * 3_600_000_000)
-        self._name = path.name
-        try:
-            path.touch(mode=0o600)
-            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            # A poll is one transaction: a sync each is affordable, and a lost one would be a stale score.
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_TABLES)
-        except (sqlite3.Error, OSError) as error:
-            raise self._refused(error) from None
+        # Synced at every commit: a poll is one, which is affordable, and a lost one would be a stale score.
+        self._database = Database(path, tables=_TABLES, name="Care store")
+        self._db = self._database.connection
         self._tails: dict[tuple[str, str], _Tail] = {}
         self._generation = ""
         self._pruned_us = 0
 
     def close(self) -> None:
         """Close the connection."""
-        self._db.close()
-
-    def _refused(self, error: Exception) -> ServiceUnavailable:
-        return ServiceUnavailable(
-            f"Care store refuses ({type(error).__name__})", where=self._name, remedy="Check its disk and permissions."
-        )
+        self._database.close()
 
     # -- the ward's time -----------------------------------------------------------------------------------------
 
@@ -228,16 +131,11 @@ class CareStore:
         if not len(values.rows):  # read again they are too old again
             return 0
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with self._database.transaction():
                 stored = self._take(values, writer, ends)
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                self._tails.clear()
-                raise
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise self._refused(error) from None
+        except BaseException:  # what is remembered of blocks was not written
+            self._tails.clear()
+            raise
         if clock.now_us() - self._pruned_us > PRUNE_SECONDS * 1e6:
             self._pruned_us = clock.now_us()
             self.prune()
@@ -323,33 +221,25 @@ class CareStore:
         rows = [
             (
                 patient,
-                _KINDS[type(fact)],
+                KINDS[type(fact)],
                 key,
                 version,
-                until,
-                self._sealer.seal(msgspec.json.encode(fact), context=_place(patient, _KINDS[type(fact)], key)),
+                end,
+                self._sealer.seal(msgspec.json.encode(fact), context=_place(patient, KINDS[type(fact)], key)),
             )
             for patient, key, version, fact in facts
-            if (until := _until(fact)) >= horizon and (not isinstance(fact, Person) or self._is_known(patient))
+            if (end := until(fact)) >= horizon and (not isinstance(fact, Person) or self._is_known(patient))
         ]
         if not rows:
             return
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.executemany(
-                    "INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (patient, kind, key) DO UPDATE SET "
-                    "version = excluded.version, until_us = excluded.until_us, sealed = excluded.sealed "
-                    "WHERE excluded.version >= version",
-                    rows,
-                )
-                self._touch([patient for patient in {row[0] for row in rows} if self._has_values(patient)])
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise self._refused(error) from None
+        with self._database.transaction():
+            self._db.executemany(
+                "INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (patient, kind, key) DO UPDATE SET "
+                "version = excluded.version, until_us = excluded.until_us, sealed = excluded.sealed "
+                "WHERE excluded.version >= version",
+                rows,
+            )
+            self._touch([patient for patient in {row[0] for row in rows} if self._has_values(patient)])
 
     def _has_values(self, patient: str) -> bool:
         return self._db.execute("SELECT 1 FROM patient WHERE patient = ?", (patient,)).fetchone() is not None
@@ -360,33 +250,25 @@ class CareStore:
     def prune(self) -> int:
         """Delete values older than the store keeps, and patients of whom nothing is left; return how many blocks."""
         horizon = self.now_us() - self._hours_us
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                aged = self._db.execute(
-                    "SELECT patient, writer, number, last_us, sealed FROM block WHERE first_us < ?", (horizon,)
-                ).fetchall()
-                for patient, writer, number, last_us, sealed in aged:
-                    place = (patient, writer, number)
-                    if last_us < horizon:
-                        self._db.execute("DELETE FROM block WHERE (patient, writer, number) = (?, ?, ?)", place)
-                    else:
-                        rows = self._open_block(*place, sealed)
-                        self._db.execute(_PUT_BLOCK, self._sealed(*place, rows[rows["effective_us"] >= horizon]))
-                if aged:
-                    self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
-                    self._db.execute("DELETE FROM patient WHERE patient NOT IN (SELECT patient FROM block)")
-                self._db.execute("DELETE FROM fact WHERE until_us < ?", (horizon,))
-                self._db.execute(
-                    "DELETE FROM fact WHERE kind = 'patient' AND patient NOT IN (SELECT patient FROM patient) "
-                    "AND patient NOT IN (SELECT patient FROM fact WHERE kind = 'encounter')"
-                )
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise self._refused(error) from None
+        with self._database.transaction():
+            aged = self._db.execute(
+                "SELECT patient, writer, number, last_us, sealed FROM block WHERE first_us < ?", (horizon,)
+            ).fetchall()
+            for patient, writer, number, last_us, sealed in aged:
+                place = (patient, writer, number)
+                if last_us < horizon:
+                    self._db.execute("DELETE FROM block WHERE (patient, writer, number) = (?, ?, ?)", place)
+                else:
+                    rows = self._open_block(*place, sealed)
+                    self._db.execute(_PUT_BLOCK, self._sealed(*place, rows[rows["effective_us"] >= horizon]))
+            if aged:
+                self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
+                self._db.execute("DELETE FROM patient WHERE patient NOT IN (SELECT patient FROM block)")
+            self._db.execute("DELETE FROM fact WHERE until_us < ?", (horizon,))
+            self._db.execute(
+                "DELETE FROM fact WHERE kind = 'patient' AND patient NOT IN (SELECT patient FROM patient) "
+                "AND patient NOT IN (SELECT patient FROM fact WHERE kind = 'encounter')"
+            )
         return len(aged)
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -460,16 +342,10 @@ class CareStore:
 
     def _facts(self, patient: str, kind: type) -> dict[str, Any]:
         rows = self._db.execute(
-            "SELECT key, sealed FROM fact WHERE patient = ? AND kind = ?", (patient, _KINDS[kind])
+            "SELECT key, sealed FROM fact WHERE patient = ? AND kind = ?", (patient, KINDS[kind])
         ).fetchall()
-        opened = {key: self._sealer.open(sealed, context=_place(patient, _KINDS[kind], key)) for key, sealed in rows}
+        opened = {key: self._sealer.open(sealed, context=_place(patient, KINDS[kind], key)) for key, sealed in rows}
         return {key: msgspec.json.decode(plain, type=kind) for key, plain in opened.items()}
-
-
-def _until(fact: Fact) -> int:
-    ended = {Admission: "discharged_us", Movement: "until_us"}.get(type(fact))
-    until = getattr(fact, ended) if ended else None
-    return FOR_EVER if until is None else int(until)
 
 
 def _place(*parts: object) -> bytes:

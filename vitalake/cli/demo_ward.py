@@ -176,7 +176,7 @@ class WardClock:
     def __init__(self, settings: Settings, *, hours: float, speed: float) -> None:
         from pipelines.care import open_care
         from pipelines.simulator.anchors import load_or_create
-        from vitalake.care.store import Replay
+        from vitalake.care.replay import Replay
         from vitalake.keys import load_keys
 
         self.store = open_care(settings, load_keys(settings.path(settings.keys)))
