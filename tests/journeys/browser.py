@@ -23,9 +23,9 @@ SIZE: ViewportSize = {"width": 1280, "height": 800}
 expect.set_options(timeout=20_000)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One browser for the session."""
+    """One browser for a module's tests; not for the session: while it is open no other test can run an event loop."""
     if not CHROMIUM.exists():
         missing_service("browser", f"{CHROMIUM} is not installed")
     with sync_playwright() as playwright:
