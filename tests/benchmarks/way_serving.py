@@ -197,7 +197,10 @@ def demo_start(bench: Bench) -> None:
         client = http.client.HTTPConnection(address.partition("http://")[2].split()[0], timeout=120)
         client.request("GET", "/board/events", headers={"Authorization": f"Bearer {token(home)}"})
         for line in client.getresponse():
-            if line.startswith(b"data: ") and msgspec.json.decode(line[6:]).get("rows"):
+            event = msgspec.json.decode(line[6:]) if line.startswith(b"data: ") else {}
+            if (
+                event.get("rows") and event["speed"] > 0
+            ):  # before the devices speak there are the warehouse's values only
                 break
         seconds = time.monotonic() - begun
     finally:

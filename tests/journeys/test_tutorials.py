@@ -31,6 +31,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("VITALAKE_")} | {
         "PATH": path,
         "VITALAKE_OBSERVABILITY__PORT": "0",
+        "VITALAKE_SERVING__PORT": "0",  # a free one: somebody's demo may have the usual one
     }
 
 
