@@ -106,9 +106,8 @@ def _load(
 ) -> int:
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
     position = _known_position(lake, part)
-    if (
-        spool.messages > position or not spool.messages
-    ):  # judged before anything is made or begun: what fails leaves the lake as it was
+    # Judged before anything is made or begun: what fails, an empty result too, leaves the lake as it was.
+    if spool.messages > position or not spool.messages:
         gate.judge(lake.dataset, (table for table, _ in spool.tables(behind=position)))
     lake.open_all()
     stream = StreamSettings(max_future_seconds=0)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 
@@ -58,6 +59,14 @@ class Warehouse:
         return str(pa.Table.from_batches(self.read(sql)).column(0)[0].as_py())
 
 
+def _has_password(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # brackets that do not match: the driver says what is wrong
+        return "@" in address
+    return bool(parts.password) or "password" in parse_qs(parts.query)
+
+
 @contextmanager
 def open_warehouse(address: str, *, home: Path) -> Iterator[Warehouse]:
     """Open a warehouse.
@@ -68,9 +77,16 @@ def open_warehouse(address: str, *, home: Path) -> Iterator[Warehouse]:
         home: the home.
 
     Raises:
-        SettingsError: no such kind, a reference that leads nowhere, or the extra 'history' is not installed.
+        SettingsError: no such kind, a password in clear, a reference that leads nowhere, or the extra 'history' is not
+            installed.
         ServiceUnavailable: it cannot be opened. The address is not echoed: it may hold a password.
     """
+    if _has_password(address):  # on a command line or in a job file others can read it
+        raise SettingsError(
+            "Password stands in the warehouse's address",
+            where="warehouse",
+            remedy="Secrets go by reference: write env:NAME or file:PATH in its place.",
+        )
     address = resolve_references({"warehouse": address}, home=home)["warehouse"]
     kind = address.partition(":")[0]
     if kind not in _DRIVERS:

@@ -206,6 +206,10 @@ def test_what_cannot_be_loaded_says_why(home: Path) -> None:
     with pytest.raises(SettingsError, match="no known kind") as unknown:
         load_history(load_settings(home), "mimic-demo", warehouse="oracle://Zzmarker@host")
     assert "Zzmarker" not in str(unknown.value)
+    for address in ("postgresql://me:Zzmarker@127.0.0.1/x", "postgresql://127.0.0.1/x?user=me&password=Zzmarker"):
+        with pytest.raises(SettingsError, match="Password stands") as shown:
+            load_history(load_settings(home), "mimic-demo", warehouse=address)
+        assert "Zzmarker" not in str(shown.value)
     with _warehouse(home) as warehouse, pytest.raises(ServiceUnavailable) as caught:
         list(warehouse.read("SELECT 'Zzmarker'::INTEGER"))
     assert "Zzmarker" not in str(caught.value)

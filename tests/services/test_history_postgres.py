@@ -82,7 +82,8 @@ def test_both_engines_give_the_same_rows_in_the_same_order(home: Path, postgres:
     incarnation = load_job("mimic-demo").incarnation
     assert incarnation is not None
     texts = []
-    for where in (address, f"duckdb:{make_demo_warehouse(twin)}"):
+    (twin / "address").write_text(address)
+    for where in ("file:address", f"duckdb:{make_demo_warehouse(twin)}"):
         with open_warehouse(where, home=twin) as warehouse:
             texts.append(warehouse.one_text(incarnation))
     assert texts[0] == texts[1]

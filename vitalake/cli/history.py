@@ -23,7 +23,7 @@ def load(
     home: HomeOption = None,
     warehouse: Annotated[
         str | None,
-        typer.Option(help="Instead of the job's: duckdb:PATH, postgresql://…, or better env:NAME or file:PATH."),
+        typer.Option(help="Instead of the job's: duckdb:PATH, postgresql://…, env:NAME or file:PATH; no passwords."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the source's files; cinc-2012 needs it once.")] = None,
     held_out: Annotated[
