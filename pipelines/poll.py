@@ -63,6 +63,9 @@ class Outcome:
         filtered: index of the message of every filtered row.
         fingerprints: of the rows that are new, to be remembered.
         effective_us: int64 per row of ``rows``: true time, for lateness; never written.
+        held: index of the message of every row that waits to be told whose it is.
+        extra: rows for further tables, by the table's name: the same rows as they came, held messages, resolutions.
+        associations: version of the table of associations the rows were attributed by.
     """
 
     poll: Poll
@@ -75,3 +78,6 @@ class Outcome:
     effective_us: npt.NDArray[np.int64]
     duplicate: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     filtered: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    held: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    extra: dict[str, pa.RecordBatch] = field(default_factory=dict)
+    associations: int = 0

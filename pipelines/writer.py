@@ -7,9 +7,11 @@ import logging
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +22,15 @@ from pipelines.poll import Outcome
 from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import ServiceUnavailable, VitaLakeError
-from vitalake.lake.lake import Lake
+from vitalake.lake.lake import Lake, published_name
 from vitalake.lake.latency import bucket_counts
 from vitalake.lake.seen import write_seen
 from vitalake.lake.spans import Counts, Part, PartId, Span, Unbalanced
 from vitalake.lake.table import StagedFile
 
 _log = logging.getLogger(__name__)
+
+DEAD_LETTERS = "quarantine/dead_letter"
 
 SPAN_BYTES = 64 << 20
 """A span is cut when it holds this much: huge messages must not fill the memory."""
@@ -41,12 +45,18 @@ class OpenSpan:
 
     opened: float
     parts: dict[PartId, Part] = field(default_factory=dict)
-    rows: list[pa.RecordBatch] = field(default_factory=list)
-    dead: list[pa.RecordBatch] = field(default_factory=list)
+    rows: dict[str, list[pa.RecordBatch]] = field(default_factory=lambda: defaultdict(list))
     seen: list[npt.NDArray[np.uint64]] = field(default_factory=list)
     broker_ms: list[npt.NDArray[np.int64]] = field(default_factory=list)
     messages: int = 0
     nbytes: int = 0
+    associations: int | None = None
+
+    def keep(self, table: str, rows: pa.RecordBatch) -> None:
+        """Keep rows for a table."""
+        if rows.num_rows:
+            self.rows[table].append(rows)
+            self.nbytes += rows.nbytes
 
 
 class SpanWriter:
@@ -59,6 +69,7 @@ class SpanWriter:
         job: str,
         share: str,
         epoch: int,
+        fence: int,
         rules: str,
         decoder: str,
         dead_letters: DeadLetters,
@@ -70,8 +81,31 @@ class SpanWriter:
         stop: threading.Event,
         on_committed: Callable[[Span], None],
         on_paused: Callable[[str], None],
+        kind: Literal["stream", "replay", "attribution"] = "stream",
     ) -> None:
+        """Prepare.
+
+        Args:
+            lake: opened by this thread, and used by the committer's from now on.
+            job: whose spans.
+            share: of it, ``<i>of<n>``.
+            epoch: of the share.
+            fence: the dataset's, read before keys, rules and associations were.
+            rules: version of the rules.
+            decoder: decoders and versions.
+            dead_letters: makes envelopes of rejects.
+            span_seconds: age at which a span is cut.
+            span_rows: messages at which it is.
+            late_seconds: see the ledger.
+            positions: where each partition goes on; kept up to date.
+            watermarks: newest effective time of each, in microseconds.
+            stop: ends waiting for storage.
+            on_committed: told each span that is added everywhere.
+            on_paused: told why the writer waits.
+            kind: of the spans.
+        """
         self._lake, self._job, self._share, self._epoch = lake, job, share, epoch
+        self._fence, self._kind = fence, kind
         self._rules, self._decoder, self._dead_letters = rules, decoder, dead_letters
         self._span_seconds, self._span_rows = span_seconds, span_rows
         self._late_us = int(late_seconds * 1e6)
@@ -92,9 +126,11 @@ class SpanWriter:
         self._count(span, outcome)
         span.messages += len(poll.values)
         span.broker_ms.append(poll.broker_ms)
-        if outcome.rows.num_rows:
-            span.rows.append(outcome.rows)
-            span.nbytes += outcome.rows.nbytes
+        span.keep(published_name(self._lake.dataset.name), outcome.rows)
+        for table, rows in outcome.extra.items():
+            span.keep(table, rows)
+        if outcome.associations:
+            span.associations = min(span.associations or outcome.associations, outcome.associations)
         if len(outcome.fingerprints):
             span.seen.append(outcome.fingerprints)
         if outcome.rejects:
@@ -109,8 +145,7 @@ class SpanWriter:
                 decoder=self._decoder,
                 rejected_at_us=clock.now_us(),
             )
-            span.dead.append(dead)
-            span.nbytes += dead.nbytes
+            span.keep(DEAD_LETTERS, dead)
 
     def _count(self, span: OpenSpan, outcome: Outcome) -> None:
         poll = outcome.poll
@@ -135,6 +170,7 @@ class SpanWriter:
             "rejected": per_part([r.message for r in rejected], [r.rows for r in rejected]),
             "duplicate": per_part(outcome.duplicate),
             "filtered": per_part(outcome.filtered),
+            "held": per_part(outcome.held),
             "late": per_part(outcome.message[late]),
         }
         row_part = part_of[outcome.message]
@@ -234,7 +270,7 @@ class SpanWriter:
                 )
         return Span(
             span_id=f"{self._job}.{self._share}.e{self._epoch}.{uuid.uuid4().hex}",
-            kind="stream",
+            kind=self._kind,
             job=self._job,
             dataset=self._lake.dataset.name,
             share=self._share,
@@ -245,15 +281,15 @@ class SpanWriter:
             parts=parts,
             latency={},
             files=[],
+            fence=self._fence,
+            associations=opened.associations or 0,
         )
 
     def _stage(self, span: Span, opened: OpenSpan) -> None:
         passing("before-stage")
         files: list[StagedFile] = []
-        if opened.rows:
-            files += self._lake.published.stage(pa.Table.from_batches(opened.rows), stem=span.span_id)
-        if opened.dead:
-            files += self._lake.quarantine.stage(pa.Table.from_batches(opened.dead), stem=span.span_id)
+        for table, batches in opened.rows.items():
+            files += self._lake.table(table).stage(pa.Table.from_batches(batches), stem=span.span_id)
         if opened.seen:
             files.append(write_seen(self._lake.storage, span.span_id, np.concatenate(opened.seen)))
         span.files = files

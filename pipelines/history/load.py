@@ -111,8 +111,9 @@ def _load(
         gate.judge(lake.dataset, (table for table, _ in spool.tables(behind=position)))
     lake.open_all()
     stream = StreamSettings(max_future_seconds=0)
+    fence = lake.spans.fence(dataset)  # before rules and keys are read
     steps = Steps(settings, stream, lake.dataset, not_to_care=job.not_to_care, care_admits=care_admits)
-    writer, position = _begin(lake, steps, part, job=job.name, stream=stream)
+    writer, position = _begin(lake, steps, part, job=job.name, stream=stream, fence=fence)
     begun = position
     try:
         for table, starts in spool.tables(behind=position):
@@ -163,7 +164,9 @@ def _outcome(poll: Poll, table: pa.Table, starts: npt.NDArray[np.int64], steps: 
     )
 
 
-def _begin(lake: Lake, steps: Steps, part: PartId, *, job: str, stream: StreamSettings) -> tuple[SpanWriter, int]:
+def _begin(
+    lake: Lake, steps: Steps, part: PartId, *, job: str, stream: StreamSettings, fence: int
+) -> tuple[SpanWriter, int]:
     """Take the source over, add what was decided and not added, and return a writer where the lake goes on."""
     spans, dataset = lake.spans, lake.dataset.name
     spans.claim(job=job, dataset=dataset, topic_ids=[part.topic_id])
@@ -177,6 +180,7 @@ def _begin(lake: Lake, steps: Steps, part: PartId, *, job: str, stream: StreamSe
         job=job,
         share=SHARE,
         epoch=epoch,
+        fence=fence,
         rules=steps.plan.version,
         decoder="sql/1",
         dead_letters=steps.dead_letters,

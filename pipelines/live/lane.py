@@ -61,13 +61,19 @@ class Lane:
         self.name = f"{job}/{share}"
         self.status = Status(share=self.name)
         self.lake = Lake(settings.lake_uri, settings.storage_options, dataset=self.stream.dataset)
-        self.steps = Steps(settings, self.stream, self.lake.dataset)
-        self.decoders: dict[str, Decoder] = {
-            name: make_decoder(name, self.stream) for name in set(self.stream.topics.values())
-        }
+        self._know()
         self.consumer: ShareConsumer | None = None
         self.writer: SpanWriter | None = None
         self._listed = 0.0
+
+    def _know(self) -> None:
+        """Read rules, keys, vocabulary and profiles; the fence first, so that nothing is older than it says."""
+        spans = self.lake.spans if self.lake.storage.holds_table("spans") else None
+        self.fence = spans.fence(self.lake.dataset.name) if spans else 0
+        self.steps = Steps(self.settings, self.stream, self.lake.dataset)
+        self.decoders: dict[str, Decoder] = {
+            name: make_decoder(name, self.stream) for name in set(self.stream.topics.values())
+        }
 
     # -- beginning and ending ------------------------------------------------------------------------------------
 
@@ -95,6 +101,9 @@ class Lane:
         spans.claim(job=self.job, dataset=self.lake.dataset.name, topic_ids={part.topic_id for part in parts})
         epoch = spans.begin_epoch(job=self.job, share=str(self.share))
         since = clock.now_us() - int(self.stream.lookback_seconds * 1e6)
+        if spans.fence(self.lake.dataset.name) != self.fence:
+            self.steps.close()
+            self._know()
         recent = self.lake.roll_forward(parts, since_us=since)
         positions = resolve_positions(
             self.lake, consumer, parts, job=self.job, share=str(self.share), epoch=epoch, options=self.options
@@ -105,6 +114,7 @@ class Lane:
             job=self.job,
             share=str(self.share),
             epoch=epoch,
+            fence=self.fence,
             rules=self.steps.plan.version,
             decoder=",".join(f"{d.name}/{d.version}" for d in self.decoders.values()),
             dead_letters=self.steps.dead_letters,

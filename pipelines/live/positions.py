@@ -109,5 +109,6 @@ def _record(lake: Lake, kind: str, job: str, share: str, epoch: int, part: Part)
             parts=[part],
             latency={},
             files=[],
+            fence=lake.spans.fence(lake.dataset.name),
         )
     )

@@ -30,7 +30,7 @@ def kinds(lake: Lake) -> set[tuple[str, str]]:
 
 def test_nothing_is_found_in_a_sound_lake_compacted_or_not(lake: Lake) -> None:
     assert kinds(lake) == set()
-    for table in (*lake.tables, lake.spans.table):
+    for table in (lake.published, lake.quarantine, lake.spans.table):
         assert compact(table, min_files=2).days > 0
     assert kinds(lake) == set()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -25,6 +25,9 @@ TYPES: dict[str, pa.DataType] = {
     "timestamp": pa.timestamp("us", "UTC"),
 }
 """The types a dataset's YAML may name."""
+
+QUARANTINE = ("dead_letter", "held", "resolution")
+"""Datasets of messages that were not published, and of what became of them later."""
 
 _FOLDER = Path(str(resources.files("vitalake"))) / "datasets"
 
@@ -60,12 +63,14 @@ class Dataset:
         columns: in order; the partition column ``day`` is not among them.
         key: columns that name a row.
         day_of: the column whose (masked) date is the partition; None: the table is not partitioned.
+        restricted: whether its rows are kept as they came too, what identifies sealed.
     """
 
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     day_of: str | None
+    restricted: bool = False
 
     @property
     def schema(self) -> pa.Schema:
@@ -101,7 +106,13 @@ def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
             )
             for entry in document["columns"]
         )
-        dataset = Dataset(document["name"], columns, tuple(document["key"]), document.get("day_of"))
+        dataset = Dataset(
+            document["name"],
+            columns,
+            tuple(document["key"]),
+            document.get("day_of"),
+            document.get("restricted") is True,
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise SettingsError(f"Dataset declaration lacks or misnames {error}", where=where, remedy="Mend it.") from None
     names = {c.name for c in columns}
@@ -120,6 +131,40 @@ def _pair(names: list[str] | None) -> tuple[str, str] | None:
     return first, second
 
 
+IDENTIFYING = frozenset(
+    {
+        "patient-identifier", "encounter-identifier", "device-identifier", "medical-record-number", "free-text",
+        "name", "address", "date-of-birth",
+    }
+)  # fmt: skip
+"""Data classes whose values are sealed, one by one, where identified rows are kept."""
+
+SUBJECT = Column("subject", pa.binary(), "subject", "keyed hash of the patient: whose key the sealed values need")
+DEVICE_KEY = Column("device_key", pa.binary(), "subject", "keyed hash of the device")
+
+
+def restricted_form(dataset: Dataset) -> Dataset:
+    """Return what a dataset's table looks like in the restricted zone.
+
+    First the keyed hashes by which rows of a patient, or of a device, are found; then its own columns, binary where
+    they hold sealed values. Nothing has statistics but what has them in the published form and is not sealed.
+    """
+    sealed = {column.name for column in dataset.columns if column.data_class in IDENTIFYING}
+    columns = tuple(
+        replace(column, type=pa.binary(), statistics=False, values=()) if column.name in sealed else column
+        for column in dataset.columns
+    )
+    found_by = (
+        (SUBJECT, DEVICE_KEY) if any(c.data_class == "device-identifier" for c in dataset.columns) else (SUBJECT,)
+    )
+    return replace(dataset, columns=(*found_by, *columns))
+
+
+def table_form(dataset: Dataset, zone: str) -> Dataset:
+    """Return what a dataset's table looks like in a zone."""
+    return restricted_form(dataset) if zone == "restricted" else dataset
+
+
 @cache
 def dataset_names() -> tuple[str, ...]:
     """Return the names of the datasets that ship with the project."""
@@ -128,7 +173,12 @@ def dataset_names() -> tuple[str, ...]:
 
 def published_datasets() -> list[str]:
     """Return the names of those whose rows are published; the others are the lake's own books."""
-    return [name for name in dataset_names() if name not in ("dead_letter", "spans")]
+    return [name for name in dataset_names() if name != "spans" and name not in QUARANTINE]
+
+
+def quarantine_datasets() -> list[str]:
+    """Return the names of those that are about messages which were not published."""
+    return [name for name in dataset_names() if name in QUARANTINE]
 
 
 @cache

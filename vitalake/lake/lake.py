@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from vitalake.crashpoints import passing
-from vitalake.lake.dataset import load_dataset, published_datasets
-from vitalake.lake.spans import PartId, Span, SpanLog, add_span
+from vitalake.lake.dataset import load_dataset, published_datasets, quarantine_datasets, table_form
+from vitalake.lake.spans import SEEN, PartId, Span, SpanLog, add_span
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.lake.table import Table
 
@@ -20,12 +20,18 @@ def published_name(dataset: str) -> str:
     return f"published/{dataset}"
 
 
+def restricted_name(dataset: str) -> str:
+    """Return the name of the table of a dataset's identified rows."""
+    return f"restricted/{dataset}"
+
+
 class Lake:
     """A lake, with the tables into which one dataset's spans go; not to be shared between threads."""
 
     def __init__(self, uri: str, storage_options: dict[str, str], *, dataset: str = "observation") -> None:
         self.storage: Storage = open_storage(uri, storage_options)
         self.dataset = load_dataset(dataset)
+        self._opened: dict[str, Table] = {}
 
     @cached_property
     def spans(self) -> SpanLog:
@@ -35,17 +41,36 @@ class Lake:
     @cached_property
     def published(self) -> Table:
         """The masked rows."""
-        return Table(self.dataset, self.storage, zone="published")
+        return self.table(published_name(self.dataset.name))
+
+    @cached_property
+    def restricted(self) -> Table:
+        """The identified rows, what identifies sealed."""
+        return self.table(restricted_name(self.dataset.name))
 
     @cached_property
     def quarantine(self) -> Table:
         """The dead letters."""
-        return Table(load_dataset("dead_letter"), self.storage, zone="quarantine")
+        return self.table("quarantine/dead_letter")
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """The tables a span adds to, in the order in which it does."""
-        return (self.published, self.quarantine)
+        """The tables every span of the dataset may add to, in the order in which it does."""
+        kept = (self.restricted,) if self.dataset.restricted else ()
+        return (self.published, *kept, self.quarantine)
+
+    def table(self, name: str) -> Table:
+        """Return a table by its name, ``<zone>/<dataset>``, made if need be; the same one each time.
+
+        Raises:
+            InputError: a table is there whose columns are not the dataset's.
+            LakeError: the lake cannot be written.
+            SettingsError: there is no such dataset.
+        """
+        if name not in self._opened:
+            zone, _, dataset = name.rpartition("/")
+            self._opened[name] = Table(table_form(load_dataset(dataset), zone), self.storage, zone=zone)
+        return self._opened[name]
 
     def open_all(self) -> None:
         """Open all tables and make those that are missing; one that does not fit stops this before any is made.
@@ -54,20 +79,21 @@ class Lake:
             InputError: a table is there whose columns are not the dataset's.
             LakeError: the lake cannot be written.
         """
-        attributes = {
-            published_name(self.dataset.name): "published",
-            "quarantine/dead_letter": "quarantine",
-            "spans": "spans",
-        }
-        for name in sorted(attributes, key=lambda name: not self.storage.holds_table(name)):
-            getattr(self, attributes[name])
+        names = [published_name(self.dataset.name), "quarantine/dead_letter", "spans"]
+        names += [restricted_name(self.dataset.name)] if self.dataset.restricted else []
+        for name in sorted(names, key=lambda name: not self.storage.holds_table(name)):
+            if name == "spans":
+                self.spans  # noqa: B018 - opens it
+            else:
+                self.table(name)
 
     def present(self) -> dict[str, Table]:
         """Return the tables that are there, of all datasets, opened afresh, by name, ``spans`` last."""
-        zones = [("published", name) for name in published_datasets()] + [("quarantine", "dead_letter"), ("", "spans")]
+        zones = [(zone, name) for zone in ("published", "restricted") for name in published_datasets()]
+        zones += [("quarantine", name) for name in quarantine_datasets()] + [("", "spans")]
         names = {f"{zone}/{name}".strip("/"): (zone, name) for zone, name in zones}
         return {
-            name: Table(load_dataset(dataset), self.storage, zone=zone)
+            name: Table(table_form(load_dataset(dataset), zone), self.storage, zone=zone)
             for name, (zone, dataset) in names.items()
             if self.storage.holds_table(name)
         }
@@ -75,17 +101,25 @@ class Lake:
     def add(self, span: Span) -> None:
         """Make a decided span's files visible in every table; safe to repeat."""
         passing("before-add")
-        for table in self.tables:
+        for table in self._tables_of(span):
             add_span(span, table)
             passing("added-one")
         passing("added")
 
+    def _tables_of(self, span: Span) -> list[Table]:
+        usual = list(self.tables)
+        names = {table.name for table in usual} | {SEEN}
+        return usual + [self.table(name) for name in sorted({file.table for file in span.files} - names)]
+
     def roll_forward(self, parts: Sequence[PartId], *, since_us: int) -> list[Span]:
         """Add what was decided for these partitions and not added everywhere; return their recent spans."""
         spans = self.spans.recent(parts, dataset=self.dataset.name, since_us=since_us)
-        for table in self.tables:
-            table.refresh()
-            for span in spans:
+        fresh = set()
+        for span in spans:
+            for table in self._tables_of(span):
+                if table.name not in fresh:
+                    table.refresh()
+                    fresh.add(table.name)
                 if add_span(span, table):
                     _log.info("rolled forward", extra={"span": span.span_id, "table": table.name})
         passing("start-rolled")

@@ -99,10 +99,17 @@ class Part(msgspec.Struct):
 
 
 class Span(msgspec.Struct):
-    """What was read, what became of it, and the files that say so."""
+    """What was read, what became of it, and the files that say so.
+
+    Attributes:
+        kind: a stretch of input, a gap in it, its end; or rows that were read before: rejected or held messages that
+            were replayed, and rows that now belong to somebody else.
+        fence: the dataset's fence when its rows were made; see ``SpanLog.raise_fence``.
+        associations: version of the table of device associations its rows were attributed by; 0: none was needed.
+    """
 
     span_id: str
-    kind: Literal["stream", "gap", "closed"]
+    kind: Literal["stream", "gap", "closed", "replay", "attribution"]
     job: str
     dataset: str
     share: str
@@ -113,6 +120,8 @@ class Span(msgspec.Struct):
     parts: list[Part]
     latency: dict[int, int]
     files: list[StagedFile]
+    fence: int = 0
+    associations: int = 0
 
     @property
     def transactions(self) -> dict[str, int]:
@@ -128,13 +137,15 @@ class _Body(msgspec.Struct):
     parts: list[Part]
     latency: dict[int, int]
     files: list[StagedFile]
+    fence: int = 0
+    associations: int = 0
 
 
 _BODY_DECODER = msgspec.json.Decoder(_Body)
 
 
 def _to_row(span: Span) -> pa.Table:
-    body = msgspec.json.encode(_Body(span.parts, span.latency, span.files)).decode()
+    body = msgspec.json.encode(_Body(span.parts, span.latency, span.files, span.fence, span.associations)).decode()
     values = {
         "span_id": span.span_id,
         "kind": span.kind,
@@ -162,6 +173,8 @@ def from_row(row: dict[str, object]) -> Span:
         parts=body.parts,
         latency=body.latency,
         files=body.files,
+        fence=body.fence,
+        associations=body.associations,
     )
 
 
@@ -216,6 +229,34 @@ class SpanLog:
         self.table.refresh()
         return self.table.transaction(f"{job}/{share}/epoch") or 0
 
+    def fence(self, dataset: str) -> int:
+        """Return how often the dataset's fence was raised."""
+        self.table.refresh()
+        return self.table.transaction(_fence_app(dataset)) or 0
+
+    def raise_fence(self, dataset: str) -> int:
+        """Raise the dataset's fence, and return its new height.
+
+        Whoever makes rows works with keys, rules and associations as they were read. When those have changed such that
+        no row of before may be decided any more (a patient is forgotten, rules are stricter), the fence is raised:
+        spans under way are thrown away, and read again by lanes that open anew.
+
+        Raises:
+            ServiceUnavailable: the lake cannot be reached, or others always come first.
+        """
+        app = _fence_app(dataset)
+        for _ in range(50):
+            height = self.fence(dataset) + 1
+            try:
+                self.table.commit(transactions={app: height})
+            except CommitFailedError:
+                continue
+            except (OSError, DeltaError) as error:
+                raise _unreachable(error) from None
+            passing("fence-raised")
+            return height
+        raise ServiceUnavailable("Fence is contended", where=app, remedy="Try again.")
+
     # -- positions and decisions ---------------------------------------------------------------------------------
 
     def positions(self, dataset: str, parts: Iterable[PartId]) -> dict[PartId, int | None]:
@@ -261,7 +302,7 @@ class SpanLog:
 
         Raises:
             Unbalanced: its counts contradict each other; nothing is committed.
-            SpanConflict: a partition is not where the span starts.
+            SpanConflict: a partition is not where the span starts, or the dataset's fence was raised since.
             Superseded: the share has a newer epoch.
             OSError: storage refuses the row's file.
         """
@@ -283,6 +324,12 @@ class SpanLog:
                     "A successor has taken this share over",
                     where=f"{span.job}/{span.share}",
                     remedy="Nothing of this span was committed; let the successor run.",
+                )
+            if (self.table.transaction(_fence_app(span.dataset)) or 0) != span.fence:
+                raise SpanConflict(
+                    "Rules, keys or patients have changed under way",
+                    where=f"{span.job}/{span.share}",
+                    remedy="The span is thrown away and read again as things are now.",
                 )
             for part in span.parts:
                 if self.table.transaction(part.id.app_id(span.dataset)) != part.start:
@@ -333,6 +380,10 @@ class SpanLog:
             missing -= {part.id for span in mine for part in span.parts}
             found = mine + found
         return found
+
+
+def _fence_app(dataset: str) -> str:
+    return f"fence/{dataset}"
 
 
 def _day(us: int) -> str:
