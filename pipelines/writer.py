@@ -142,6 +142,8 @@ class SpanWriter:
                 sources=[str(part) for part in parts],
                 topic_ids=[part.topic_id for part in parts],
                 positions=poll.offset[where].tolist(),
+                broker_ms=poll.broker_ms[where].tolist(),
+                dataset=self._lake.dataset.name,
                 decoder=self._decoder,
                 rejected_at_us=clock.now_us(),
             )
@@ -289,7 +291,9 @@ class SpanWriter:
         passing("before-stage")
         files: list[StagedFile] = []
         for table, batches in opened.rows.items():
-            files += self._lake.table(table).stage(pa.Table.from_batches(batches), stem=span.span_id)
+            # One dictionary a column: Parquet writes texts out where the next batch's is another.
+            rows = pa.Table.from_batches(batches).unify_dictionaries()
+            files += self._lake.table(table).stage(rows, stem=span.span_id)
         if opened.seen:
             files.append(write_seen(self._lake.storage, span.span_id, np.concatenate(opened.seen)))
         span.files = files
