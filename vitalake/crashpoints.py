@@ -23,6 +23,8 @@ POINTS = (
     "added",
     "rewrite-staged",
     "rewrite-committed",
+    "schema",
+    "schema-applied",
     "start-epoch",
     "start-rolled",
 )

@@ -64,6 +64,7 @@ class Dataset:
         key: columns that name a row.
         day_of: the column whose (masked) date is the partition; None: the table is not partitioned.
         restricted: whether its rows are kept as they came too, what identifies sealed.
+        revision: counts up with every change of its columns; see vitalake/lake/schema.py.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Dataset:
     key: tuple[str, ...]
     day_of: str | None
     restricted: bool = False
+    revision: int = 1
 
     @property
     def schema(self) -> pa.Schema:
@@ -112,6 +114,7 @@ def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
             tuple(document["key"]),
             document.get("day_of"),
             document.get("restricted") is True,
+            int(document.get("revision", 1)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SettingsError(f"Dataset declaration lacks or misnames {error}", where=where, remedy="Mend it.") from None

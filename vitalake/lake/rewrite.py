@@ -1,15 +1,16 @@
 """The one way in which rows that are in a table already are written anew: compaction, erasure, re-key, republish.
 
 Two compactions from one stale snapshot would both commit and double the rows without an error; so would a removal of
-a file that somebody else has replaced. Hence: plan on an object and commit with that very object, with a transaction
-of the table's own that makes the second of two rewrites fail; after any failure look before trying again.
+a file that somebody else has replaced. Hence every rewrite commits the next number of a transaction of the table's
+own, and does so only on an object that still has the number it was planned at, and all files it removes; after any
+failure look before trying again.
 """
 
 from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -18,21 +19,44 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from vitalake.crashpoints import passing
 from vitalake.errors import LakeError, ServiceUnavailable
-from vitalake.lake.table import Snapshot, StagedFile, Table
+from vitalake.lake.staging import Piece, stage_all
+from vitalake.lake.table import COMMIT_ATTEMPTS, Snapshot, StagedFile, Table
 
 _log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 """A rewrite that loses to another maintenance so often in a row should wait for a quieter hour."""
 
-BATCH_ROWS = 65_536
-"""Rows read at a time: what the transform asks for is in memory, and one batch."""
+BATCH_ROWS = 262_144
+"""Rows read at a time: what the transform asks for is in memory, and one batch. Fewer cost a dictionary more often."""
 
 Plan = Callable[[Snapshot], Sequence[StagedFile]]
 """Which files of a snapshot are to be replaced; none ends the rewrite. Asked again on every new snapshot."""
 
-Transform = Callable[[Iterator[pa.Table]], Iterator[pa.Table]]
-"""The rows of those files, in batches → the rows of one new file after the other."""
+Transform = Callable[["Rows"], Iterable[pa.Table | Piece]]
+"""The rows of those files → the rows of one new file after the other."""
+
+Counted = Callable[[int], None]
+"""Told how many rows have been read since it was told the last time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a plan's files, in batches; may be gone through more than once. Text stays in dictionaries."""
+
+    table: Table
+    files: tuple[StagedFile, ...]
+    counted: Counted | None = None
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Yield all rows, file by file."""
+        for file in self.files:
+            yield from read_file(self.table, file, counted=self.counted)
+
+    @property
+    def count(self) -> int:
+        """Return how many rows the files hold."""
+        return sum(file.rows for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +70,11 @@ class Rewritten:
     def rows(self) -> int:
         """Return how many rows the new files hold."""
         return sum(file.rows for file in self.added)
+
+    @property
+    def rows_before(self) -> int:
+        """Return how many rows the old files hold."""
+        return sum(file.rows for file in self.removed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +91,38 @@ def maintenance_app(table: Table) -> str:
     return f"maintenance/{table.name}"
 
 
-def rewrite(table: Table, plan: Plan, transform: Transform, *, data_change: bool = False) -> Rewritten | None:
+def rows_app(table: Table) -> str:
+    """Return the name of the transaction that says by how many rows rewrites have changed what spans added."""
+    return f"rows/{table.name}"
+
+
+def swap_app(table: Table) -> str:
+    """Return the name of the transaction that is odd while somebody prepares to swap the whole table: see swap.py."""
+    return f"swap/{table.name}"
+
+
+def is_held(table: Table) -> bool:
+    """Whether the table, as the object has it, waits for a swap: its files must stay as they are."""
+    return (table.transaction(swap_app(table)) or 0) % 2 == 1
+
+
+def rewrite(
+    table: Table,
+    plan: Plan,
+    transform: Transform,
+    *,
+    data_change: bool = False,
+    counted: Counted | None = None,
+) -> Rewritten | None:
     """Replace files by what ``transform`` makes of their rows, in one commit; return None when nothing is planned.
 
     Args:
         table: not to be used by anything else meanwhile; readers and appends of other processes go on.
         plan: chooses the files, on each fresh snapshot.
         transform: gives back all rows, unless ``data_change``.
-        data_change: whether rows are changed, dropped or added. Then appends beside it have to try again.
+        data_change: whether rows are changed, dropped or added; how many is added up in a transaction, so that they
+            can be held against the spans for ever. One that only moves rows does nothing while a swap is prepared.
+        counted: told how many rows are read, as they are.
 
     Raises:
         LakeError: rows would be lost or doubled (nothing is committed), or other maintenance always came first.
@@ -81,12 +134,12 @@ def rewrite(table: Table, plan: Plan, transform: Transform, *, data_change: bool
             table.refresh()
             abandoned = [entry for entry in abandoned if not _throw_away(table, *entry)]
             snapshot = table.snapshot()
-            old = list(plan(snapshot))
+            old = [] if is_held(table) and not data_change else list(plan(snapshot))
             if not old:
                 return None
             number = (table.transaction(maintenance_app(table)) or 0) + 1
             attempt = _Attempt(number, f"rewrite.{number}.{uuid.uuid4().hex}", snapshot.version)
-            new = _stage(table, old, transform, attempt, row_preserving=not data_change)
+            new = _stage(table, Rows(table, tuple(old), counted), transform, attempt, row_preserving=not data_change)
             passing("rewrite-staged")
             if _commit(table, old, new, attempt, data_change=data_change):
                 passing("rewrite-committed")
@@ -95,28 +148,32 @@ def rewrite(table: Table, plan: Plan, transform: Transform, *, data_change: bool
                 return Rewritten(tuple(old), tuple(new))
             abandoned.append((attempt, new, table.delta.version()))
     except (OSError, DeltaError) as error:
-        raise ServiceUnavailable(
-            f"Table cannot be rewritten ({type(error).__name__})",
-            where=table.name,
-            remedy="Check space and connection of the lake's storage, then start the maintenance again.",
-        ) from None
+        raise unavailable(table, error) from None
     raise LakeError(
         "Other maintenance of the table always came first", where=table.name, remedy="Let it end, then try again."
     )
 
 
+def unavailable(table: Table, error: Exception) -> ServiceUnavailable:
+    """Return what to say when storage fails a rewrite."""
+    return ServiceUnavailable(
+        f"Table cannot be rewritten ({type(error).__name__})",
+        where=table.name,
+        remedy="Check space and connection of the lake's storage, then start the maintenance again.",
+    )
+
+
 def _stage(
-    table: Table, old: list[StagedFile], transform: Transform, attempt: _Attempt, *, row_preserving: bool
+    table: Table, rows: Rows, transform: Transform, attempt: _Attempt, *, row_preserving: bool
 ) -> list[StagedFile]:
     """Write the new files; one that fails deletes what it wrote, for nobody has heard of it yet."""
     new: list[StagedFile] = []
     try:
-        for number, rows in enumerate(transform(_read(table, old))):
-            new += table.stage(rows, stem=f"{attempt.stem}-{number}")
-        before, after = sum(file.rows for file in old), sum(file.rows for file in new)
-        if row_preserving and before != after:
+        stage_all(table, transform(rows), stem=attempt.stem, into=new)
+        after = sum(file.rows for file in new)
+        if row_preserving and rows.count != after:
             raise LakeError(
-                f"A rewrite would make {after} rows of {before}",
+                f"A rewrite would make {after} rows of {rows.count}",
                 where=f"{table.name}@{attempt.planned_on}",
                 remedy="Nothing was committed. Run 'vitalake lake verify'.",
             )
@@ -127,46 +184,99 @@ def _stage(
     return new
 
 
-def _read(table: Table, files: list[StagedFile]) -> Iterator[pa.Table]:
-    """Yield the files' rows, batch by batch; text stays in dictionaries, which is a fraction of the memory."""
-    names = table.dataset.schema.names
-    texts = [column.name for column in table.dataset.columns if column.type == pa.string()]
-    for file in files:
-        with table.storage.fs.open_input_file(f"{table.storage.root}/{file.path}") as source:
-            reader = pq.ParquetFile(source, read_dictionary=texts)
-            for batch in reader.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                yield pa.Table.from_batches([batch]).select(names)
+def read_file(
+    table: Table, file: StagedFile, *, columns: Sequence[str] | None = None, counted: Counted | None = None
+) -> Iterator[pa.Table]:
+    """Yield a file's rows, batch by batch; text stays in dictionaries, which is a fraction of the memory."""
+    names = list(columns or table.dataset.schema.names)
+    with table.storage.fs.open_input_file(f"{table.storage.root}/{file.path}") as source:
+        reader = pq.ParquetFile(source, read_dictionary=table.dictionary_columns)
+        for batch in reader.iter_batches(batch_size=BATCH_ROWS, columns=names):
+            if counted:
+                counted(batch.num_rows)
+            yield pa.Table.from_batches([batch]).select(names)
 
 
 def _commit(
-    table: Table, old: list[StagedFile], new: list[StagedFile], attempt: _Attempt, *, data_change: bool
+    table: Table, old: Sequence[StagedFile], new: Sequence[StagedFile], attempt: _Attempt, *, data_change: bool
 ) -> bool:
-    """Commit with the object as it was planned on; return whether it is committed, the reply lost or not."""
-    try:
-        table.commit(
-            add=new,
-            remove=old,
-            transactions={maintenance_app(table): attempt.number},
-            data_change=data_change,
-        )
-    except (CommitFailedError, OSError, DeltaError) as error:
-        table.refresh()
-        if not _is_in_log(table, attempt):
+    """Commit; return whether it is committed, the reply lost or not. False: the plan is not good any more."""
+    table.refresh()
+
+    def transactions() -> dict[str, int]:
+        numbers = {maintenance_app(table): attempt.number}
+        return numbers | (row_change(table, old, new) if data_change else {})
+
+    def is_good() -> bool:
+        number = (table.transaction(maintenance_app(table)) or 0) + 1
+        return number == attempt.number and {file.path for file in old} <= table.snapshot().files.keys()
+
+    return commit_rewrite(
+        table, old, new, stem=attempt.stem, since=attempt.planned_on, transactions=transactions, is_good=is_good,
+        data_change=data_change,
+    )  # fmt: skip
+
+
+def commit_rewrite(
+    table: Table,
+    old: Sequence[StagedFile],
+    new: Sequence[StagedFile],
+    *,
+    stem: str,
+    since: int,
+    transactions: Callable[[], Mapping[str, int]],
+    is_good: Callable[[], bool],
+    data_change: bool,
+) -> bool:
+    """Replace files in one commit as soon as no append comes between; return False when ``is_good`` says no.
+
+    Args:
+        table: the object is asked as it is, just refreshed.
+        old: removed.
+        new: added.
+        stem: names this very commit in the log, so that a lost reply is recognised.
+        since: a version older than any try.
+        transactions: what to commit with, on the object as it is.
+        is_good: whether the plan holds, on the object as it is; must fail for ever once it was committed.
+        data_change: see ``rewrite``.
+
+    Raises:
+        OSError, DeltaError: storage refuses.
+        ServiceUnavailable: appends always come first.
+    """
+    for _ in range(COMMIT_ATTEMPTS):
+        if not is_good():
+            return False
+        try:
+            table.commit(add=new, remove=old, transactions=transactions(), data_change=data_change)
+        except (CommitFailedError, OSError, DeltaError) as error:
+            # On object storage the request may still be under way, for the very next version: then either it or the
+            # next try becomes that version, and the other one fails.
+            table.refresh()
+            if is_in_log(table, stem, since=since):
+                return True
             if not isinstance(error, CommitFailedError):
                 raise
             _log.info("rewrite came second", extra={"table": table.name})
-            return False
-    table.refresh()
-    return True
+            continue
+        table.refresh()
+        return True
+    raise ServiceUnavailable("Table is contended", where=table.name, remedy="Try again in a quieter hour.")
 
 
-def _is_in_log(table: Table, attempt: _Attempt) -> bool:
-    """Whether the attempt was committed since it was planned.
+def row_change(table: Table, old: Sequence[StagedFile], new: Sequence[StagedFile]) -> dict[str, int]:
+    """Return the transaction that records how many rows more or less a table holds than spans have added."""
+    change = sum(file.rows for file in new) - sum(file.rows for file in old)
+    return {rows_app(table): (table.transaction(rows_app(table)) or 0) + change}
+
+
+def is_in_log(table: Table, stem: str, *, since: int) -> bool:
+    """Whether files of this stem were committed after a version.
 
     The snapshot would not tell: its files may be there, or have been replaced again already.
     """
-    name = attempt.stem.encode()
-    for version in range(attempt.planned_on + 1, table.delta.version() + 1):
+    name = stem.encode()
+    for version in range(since + 1, table.delta.version() + 1):
         with table.storage.fs.open_input_file(f"{table.storage.root}/_delta_log/{version:020}.json") as entry:
             if name in entry.read():
                 return True
@@ -180,7 +290,7 @@ def _throw_away(table: Table, attempt: _Attempt, files: list[StagedFile], seen_v
     saw at most. Once that version is somebody's and not ours, it is dead; until then the files are the sweeper's.
     """
     under_way = not table.storage.local and table.delta.version() <= seen_version
-    if under_way or _is_in_log(table, attempt):
+    if under_way or is_in_log(table, attempt.stem, since=attempt.planned_on):
         return False
     for file in files:
         table.storage.delete(file.path)

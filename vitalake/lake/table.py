@@ -15,8 +15,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from vitalake import clock
-from vitalake.errors import InputError, LakeError, ServiceUnavailable
-from vitalake.lake.dataset import Dataset
+from vitalake.errors import LakeError, ServiceUnavailable
+from vitalake.lake.dataset import IDENTIFYING, SUBJECT, Column, Dataset
+from vitalake.lake.schema import APP, SchemaState, apply, check, conform, new_schema, read_state
 from vitalake.lake.storage import Storage
 
 REOPEN_AFTER = 2_000
@@ -56,6 +57,11 @@ class Snapshot:
     files: dict[str, StagedFile]
 
 
+def _repeats(column: Column) -> bool:
+    """Whether a binary column has few values for many rows: keyed hashes of patients, and what is sealed of them."""
+    return column.type == pa.binary() and column.data_class in IDENTIFYING | {SUBJECT.data_class}
+
+
 class Table:
     """A Delta table of a dataset; not to be shared between threads."""
 
@@ -63,39 +69,33 @@ class Table:
         """Open the table, or make it.
 
         Raises:
-            InputError: a table is there and its columns are not the dataset's.
+            InputError: a table is there whose columns are not the dataset's, nor of a release before or after.
         """
         self.dataset = dataset
         self.name = f"{zone}/{dataset.name}" if zone else dataset.name
         self.storage = storage.child(self.name)
         self._commits = 0
         self._transactions: dict[str, int | None] = {}
+        self._state: SchemaState | None = None
         self.delta = self._open()
+        check(self.state, where=self.name)
 
     def _open(self) -> DeltaTable:
         try:
-            delta = DeltaTable(self.storage.uri, storage_options=self.storage.options or None)
+            return DeltaTable(self.storage.uri, storage_options=self.storage.options or None)
         except TableNotFoundError:
-            delta = self._create()
-        found = pa.schema(delta.schema().to_arrow())
-        expected = self.dataset.table_schema
-        if {f.name: f.type for f in found} != {f.name: f.type for f in expected}:
-            raise InputError(
-                "Existing table does not have the dataset's columns",
-                where=self.name,
-                remedy="Point lake.uri elsewhere, or migrate the table; nothing was written.",
-            )
-        return delta
+            return self._create()
 
     def _create(self) -> DeltaTable:
         try:
             return DeltaTable.create(
                 self.storage.uri,
-                schema=Schema.from_arrow(self.dataset.table_schema),
+                schema=Schema.from_arrow(new_schema(self.dataset)),
                 partition_by=["day"] if self.dataset.day_of else None,
                 mode="ignore",
                 # No statistics: patient columns must leave no min/max in the log.
                 configuration={"delta.dataSkippingNumIndexedCols": "0", "delta.logRetentionDuration": LOG_RETENTION},
+                commit_properties=CommitProperties(app_transactions=[Transaction(APP, self.dataset.revision)]),
                 storage_options=self.storage.options or None,
             )
         except CommitFailedError:  # another process made it at the same moment
@@ -113,6 +113,7 @@ class Table:
         """Bring the object to the table's newest version."""
         self._commits += 1
         self._transactions.clear()
+        self._state = None
         if self._commits % REOPEN_AFTER == 0:
             self.delta = DeltaTable(self.storage.uri, storage_options=self.storage.options or None)
         else:
@@ -147,27 +148,54 @@ class Table:
     def scan(self, *, days: Sequence[str] | None = None, columns: list[str] | None = None) -> pa.Table:
         """Return rows of the object's version, of some days or of all; small tables only."""
         wanted = [f for f in self.snapshot().files.values() if days is None or f.day in days]
-        names = columns or [c.name for c in self.dataset.columns]
-        parts = [self.storage.read_parquet(f.path, columns=names) for f in wanted]
-        schema = pa.schema([self.dataset.schema.field(name) for name in names])
-        return pa.concat_tables([p.cast(schema) for p in parts]) if parts else schema.empty_table()
+        schema = pa.schema([self.state.columns.field(name) for name in columns or self.dataset.schema.names])
+        parts = [conform(self.storage.read_parquet(f.path, columns=schema.names), schema) for f in wanted]
+        return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    # -- the schema ----------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> SchemaState:
+        """How the table's columns stand to the dataset's, on the object as it is."""
+        if self._state is None:
+            self._state = read_state(self.dataset, self.delta)
+        return self._state
+
+    def prepare(self, *, republished: bool = False) -> None:
+        """Bring the table to the dataset: columns added, types widened, classes recorded; ``stage`` does it first.
+
+        The object stays at its version: what was planned on it and is committed after this has to look again.
+
+        Args:
+            republished: whether all rows are under the dataset's data classes now.
+
+        Raises:
+            InputError: what is there by now cannot be brought to the dataset.
+            ServiceUnavailable: storage cannot be reached.
+        """
+        if self.state.pending or (republished and self.state.republish):
+            own = DeltaTable(self.storage.uri, storage_options=self.storage.options or None)
+            apply(self.dataset, own, where=self.name, republished=republished)
+            self._state = read_state(self.dataset, own)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def stage(self, rows: pa.Table, *, stem: str) -> list[StagedFile]:
+    def stage(self, rows: pa.Table, *, stem: str, suffix: str = "") -> list[StagedFile]:
         """Write rows beside the table, one file a day, synced; they become visible by a commit only.
 
         Args:
             rows: the dataset's columns.
             stem: start of the files' names; unique to the span or rewrite.
+            suffix: end of the names' stems; see buckets.py.
 
         Raises:
             OSError: storage refuses.
         """
+        self.prepare()
         staged = []
         for number, (day, part) in enumerate(self._by_day(rows)):
             folder = f"day={day or NO_DAY}/" if self.dataset.day_of else ""
-            path = f"{folder}{stem}-{number}.parquet"
+            path = f"{folder}{stem}-{number}{suffix}.parquet"
             size = self.storage.write_parquet(path, part, **self._parquet_options())
             staged.append(StagedFile(self.name, path, size, part.num_rows, day))
         return staged
@@ -194,7 +222,7 @@ class Table:
         return {
             "compression": "zstd",
             "compression_level": 1,
-            "use_dictionary": [c.name for c in columns if c.type in (pa.string(), pa.int16())],
+            "use_dictionary": [c.name for c in columns if c.type in (pa.string(), pa.int16()) or _repeats(c)],
             "write_statistics": [c.name for c in columns if c.statistics],
             "store_schema": False,
         }

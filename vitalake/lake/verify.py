@@ -9,6 +9,7 @@ from typing import Literal
 import pyarrow as pa
 
 from vitalake.lake.lake import Lake, published_name, restricted_name
+from vitalake.lake.schema import fits
 from vitalake.lake.spans import Span, is_added
 from vitalake.lake.table import Snapshot, Table
 
@@ -63,7 +64,6 @@ def verify(lake: Lake, *, progress: Callable[[str], None] | None = None) -> list
 
 def check_files(table: Table, snapshot: Snapshot) -> Iterator[Finding]:
     """Yield what is wrong with the files of a snapshot."""
-    expected = {field.name: field.type for field in table.dataset.schema}
     for file in snapshot.files.values():
         where = f"{table.name}/{file.path}"
         info = table.storage.fs.get_file_info(f"{table.storage.root}/{file.path}")
@@ -80,7 +80,7 @@ def check_files(table: Table, snapshot: Snapshot) -> Iterator[Finding]:
             continue
         if rows != file.rows:
             yield Finding("rows-differ", where, f"{rows} rows, the log says {file.rows}")
-        if {field.name: field.type for field in schema} != expected:
+        if not fits(table.state, schema):
             yield Finding("schema-differs", where, "columns are not the dataset's")
 
 
