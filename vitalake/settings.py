@@ -14,7 +14,9 @@ from vitalake.errors import SettingsError
 from vitalake.strict_yaml import read_yaml
 
 CONFIG_NAME = "vitalake.yaml"
-Format = Literal["fhir"]
+_PROFILE = r"[a-z0-9][a-z0-9-]{0,60}"
+Format = Annotated[str, Field(pattern=rf"^(fhir|hl7-v2(:{_PROFILE})?|flat:{_PROFILE})$")]
+"""``fhir``, ``hl7-v2``, ``hl7-v2:<profile>`` or ``flat:<profile>``: see docs/how-to/formats.md."""
 
 
 class _Frozen(BaseModel):
@@ -46,7 +48,10 @@ class KafkaSettings(_Frozen):
 class StreamSettings(_Frozen):
     """One job of the live lane."""
 
-    topics: dict[str, Format] = Field({"vitals": "fhir"}, description="Topic → format of its messages.")
+    topics: dict[str, Format] = Field(
+        {"vitals": "fhir"},
+        description="Topic → format of its messages: fhir, hl7-v2, hl7-v2:<profile> or flat:<profile>.",
+    )
     dataset: str = Field("observation", description="The dataset its rows go to.")
     span_seconds: float = Field(1.0, gt=0, le=600, description="A span is decided at least this often while rows come.")
     span_rows: int = Field(100_000, ge=1, le=2_000_000, description="… or after this many messages.")
@@ -124,6 +129,7 @@ class Settings(BaseSettings):
     models: Path = Field(Path("mlflow"), description="Folder of MLflow's database and artefacts.")
     serving: ServingSettings = ServingSettings()
     observability: ObservabilitySettings = ObservabilitySettings()
+    profiles: Path = Field(Path("profiles"), description="Folder of device profiles, beside those that ship.")
     maintenance: MaintenanceSettings = MaintenanceSettings()
     notify: list[str] = Field(default_factory=list, description="apprise addresses, as references.", repr=False)
 

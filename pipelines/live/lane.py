@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.decoding.fhir import FhirDecoder
+from pipelines.decoding.formats import make_decoder
 from pipelines.decoding.result import Decoder
 from pipelines.live.errors import TopicRemade
 from pipelines.live.kafka import Share, ShareConsumer
@@ -24,7 +24,7 @@ from vitalake.crashpoints import passing
 from vitalake.lake.lake import Lake
 from vitalake.lake.seen import read_seen
 from vitalake.lake.spans import PartId, Span
-from vitalake.settings import Settings, StreamSettings
+from vitalake.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +42,6 @@ class StreamOptions:
     start: Literal["earliest", "latest"] | int = "earliest"
     accept_loss: bool = False
     until_idle_seconds: float | None = None
-
-
-def make_decoder(name: str, stream: StreamSettings) -> Decoder:
-    """Return the decoder of a format: the place where further formats are added."""
-    return {"fhir": FhirDecoder}[name](max_message_bytes=stream.max_message_bytes)
 
 
 class Lane:
@@ -72,7 +67,8 @@ class Lane:
         self.fence = spans.fence(self.lake.dataset.name) if spans else 0
         self.steps = Steps(self.settings, self.stream, self.lake.dataset)
         self.decoders: dict[str, Decoder] = {
-            name: make_decoder(name, self.stream) for name in set(self.stream.topics.values())
+            name: make_decoder(name, dataset=self.stream.dataset, stream=self.stream, settings=self.settings)
+            for name in set(self.stream.topics.values())
         }
 
     # -- beginning and ending ------------------------------------------------------------------------------------
