@@ -1,0 +1,31 @@
+"""Which decoder reads a topic: one for each format and dataset."""
+
+from __future__ import annotations
+
+from pipelines.decoding.result import Decoder
+from vitalake.errors import SettingsError
+from vitalake.settings import Settings, StreamSettings
+
+
+def make_decoder(name: str, *, dataset: str, stream: StreamSettings, settings: Settings) -> Decoder:
+    """Return the decoder of a format for a dataset: the place where further formats are added.
+
+    Args:
+        name: ``fhir``, ``hl7-v2``, ``hl7-v2:<profile>`` or ``flat:<profile>``.
+        dataset: where the rows go.
+        stream: how long a message may be.
+        settings: where the home's profiles are.
+
+    Raises:
+        SettingsError: the format has nothing for this dataset, or its profile does not hold.
+    """
+    kind, _, profile = name.partition(":")
+    if kind == "fhir" and dataset == "observation":
+        from pipelines.decoding.fhir import FhirDecoder
+
+        return FhirDecoder(max_message_bytes=stream.max_message_bytes)
+    raise SettingsError(
+        "Format has no rows for this dataset",
+        where=f"{name}: {dataset}",
+        remedy="See docs/how-to/formats.md for what each format can fill.",
+    )
