@@ -19,7 +19,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from vitalake.crashpoints import passing
 from vitalake.errors import LakeError, ServiceUnavailable
+from vitalake.lake.sorting import repeating
 from vitalake.lake.staging import Piece, stage_all
+from vitalake.lake.schema import conform
 from vitalake.lake.table import COMMIT_ATTEMPTS, Snapshot, StagedFile, Table
 
 _log = logging.getLogger(__name__)
@@ -187,14 +189,18 @@ def _stage(
 def read_file(
     table: Table, file: StagedFile, *, columns: Sequence[str] | None = None, counted: Counted | None = None
 ) -> Iterator[pa.Table]:
-    """Yield a file's rows, batch by batch; text stays in dictionaries, which is a fraction of the memory."""
-    names = list(columns or table.dataset.schema.names)
+    """Yield a file's rows, batch by batch; text stays in dictionaries, which is a fraction of the memory.
+
+    By default all columns of the table, also those that only a newer release knows: our compaction must not lose them.
+    """
+    schema = table.state.columns
+    schema = pa.schema([schema.field(name) for name in columns]) if columns else schema
     with table.storage.fs.open_input_file(f"{table.storage.root}/{file.path}") as source:
-        reader = pq.ParquetFile(source, read_dictionary=table.dictionary_columns)
-        for batch in reader.iter_batches(batch_size=BATCH_ROWS, columns=names):
+        reader = pq.ParquetFile(source, read_dictionary=repeating(table.dataset))
+        for batch in reader.iter_batches(batch_size=BATCH_ROWS, columns=schema.names):
             if counted:
                 counted(batch.num_rows)
-            yield pa.Table.from_batches([batch]).select(names)
+            yield conform(pa.Table.from_batches([batch]), schema)
 
 
 def _commit(
