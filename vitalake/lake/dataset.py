@@ -65,6 +65,8 @@ class Dataset:
         day_of: the column whose (masked) date is the partition; None: the table is not partitioned.
         restricted: whether its rows are kept as they came too, what identifies sealed.
         revision: counts up with every change of its columns; see vitalake/lake/schema.py.
+        buckets: number of files by patient that closed days are put into; 0: none.
+        retention_days: older days are deleted, in every zone; 0: never.
     """
 
     name: str
@@ -73,6 +75,8 @@ class Dataset:
     day_of: str | None
     restricted: bool = False
     revision: int = 1
+    buckets: int = 0
+    retention_days: int = 0
 
     @property
     def schema(self) -> pa.Schema:
@@ -115,6 +119,8 @@ def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
             document.get("day_of"),
             document.get("restricted") is True,
             int(document.get("revision", 1)),
+            buckets=int(document.get("buckets", 0)),
+            retention_days=int(document.get("retention_days", 0)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SettingsError(f"Dataset declaration lacks or misnames {error}", where=where, remedy="Mend it.") from None
