@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vitalake.errors import SettingsError
 from vitalake.keys import add_missing_keys, create_key_file
+from vitalake.keyservice.local import create_local_service
 from vitalake.settings import CONFIG_NAME, Settings
 
 _EXPLAINED = """\
@@ -82,6 +83,9 @@ def _fill(folder: Path, copy_rules: Callable[[Path], list[str]]) -> list[str]:
         made.append("keys.yaml")
     else:
         made += [f"keys.yaml: {name}" for name in add_missing_keys(folder / "keys.yaml")]
+    if not (folder / "vault-keys.yaml").exists():
+        create_local_service(folder / "vault-keys.yaml")
+        made.append("vault-keys.yaml")
     if not (folder / "governance").exists():
         made += [f"governance/{name}" for name in copy_rules(folder / "governance")]
     return made

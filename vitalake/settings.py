@@ -100,6 +100,13 @@ class CareSettings(_Frozen):
     )
 
 
+class KeyServiceSettings(_Frozen):
+    """Who wraps the vault's keys, and can take them away."""
+
+    kind: Literal["local"] = Field("local", description="local: a file of its own.")
+    path: Path = Field(Path("vault-keys.yaml"), description="local: the file, readable by its owner only.")
+
+
 class ServingSettings(_Frozen):
     """The scoring endpoint and the ward board."""
 
@@ -122,14 +129,22 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     jobs: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")], StreamSettings] = {"vitals": StreamSettings()}
     governance: Path = Field(Path("governance"), description="Folder of the masking rules.")
+    profiles: Path = Field(Path("profiles"), description="Folder of device profiles, beside those that ship.")
     keys: Path = Field(Path("keys.yaml"), description="The key file, readable by its owner only.")
     care: CareSettings = CareSettings()
-    vault: Path = Field(Path("vault.db"), description="Who is behind a pseudonym; encrypted.")
+    vault: str = Field(
+        "vault.db",
+        description="Patients' keys, and who is behind a pseudonym; a file, or a reference to postgresql://…",
+        repr=False,
+    )
+    erasures: Path = Field(
+        Path("erasures.jsonl"), description="Who was erased; a file that is kept apart from the vault's back-ups."
+    )
+    key_service: KeyServiceSettings = KeyServiceSettings()
     audit: Path = Field(Path("audit"), description="Folder of the audit's chains.")
     models: Path = Field(Path("mlflow"), description="Folder of MLflow's database and artefacts.")
     serving: ServingSettings = ServingSettings()
     observability: ObservabilitySettings = ObservabilitySettings()
-    profiles: Path = Field(Path("profiles"), description="Folder of device profiles, beside those that ship.")
     maintenance: MaintenanceSettings = MaintenanceSettings()
     notify: list[str] = Field(default_factory=list, description="apprise addresses, as references.", repr=False)
 

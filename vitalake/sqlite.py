@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vitalake.errors import ServiceUnavailable
 
@@ -19,23 +21,25 @@ class Database:
         connection: for reading; in autocommit.
     """
 
-    def __init__(self, path: Path, *, tables: str, name: str) -> None:
+    def __init__(self, path: Path, *, tables: str, name: str, secure_delete: bool = False) -> None:
         """Open the file, or make it.
 
         Args:
             path: the file; its folder exists.
             tables: statements that make what is missing.
             name: in errors, such as ``Vault``.
+            secure_delete: whether what is deleted is overwritten with zeros.
 
         Raises:
             ServiceUnavailable: the file cannot be opened, or is none.
         """
-        self._name, self._where = name, path.name
+        self._name, self._where, self._path = name, path.name, path
         try:
             path.touch(mode=0o600)
             self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             self.connection.execute("PRAGMA journal_mode=WAL")
             self.connection.execute("PRAGMA synchronous=FULL")
+            self.connection.execute(f"PRAGMA secure_delete={'ON' if secure_delete else 'OFF'}")
             self.connection.executescript(tables)
         except (sqlite3.Error, OSError) as error:
             raise self._refused(error) from None
@@ -57,6 +61,45 @@ class Database:
             self.connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._refused(error) from None
+
+    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of one query.
+
+        Raises:
+            ServiceUnavailable: the file cannot be read.
+        """
+        try:
+            return self.connection.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._refused(error) from None
+
+    def scrub(self, needles: Sequence[bytes]) -> None:
+        """See that nothing which was deleted stays in the file or in its write-ahead log.
+
+        Args:
+            needles: what must not be found any more; none: everything is written anew.
+
+        Raises:
+            ServiceUnavailable: somebody reads on and on, or the file cannot be written.
+        """
+        try:
+            self._empty_log()
+            if not needles or self._holds_any(needles):
+                # A page that was split keeps copies of its rows in its free part, which secure_delete does not know of.
+                self.connection.execute("PRAGMA temp_store=MEMORY")
+                self.connection.execute("VACUUM")
+                self._empty_log()
+        except (sqlite3.Error, OSError) as error:
+            raise self._refused(error) from None
+
+    def _empty_log(self) -> None:
+        busy = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise sqlite3.OperationalError
+
+    def _holds_any(self, needles: Sequence[bytes]) -> bool:
+        with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return any(content.find(needle) >= 0 for needle in needles)
 
     def close(self) -> None:
         """Close it."""

@@ -13,12 +13,11 @@ from models.serving.scores import FILE, tidy
 from models.serving.threads import OneThread
 from models.serving.ward import Chart, Ward
 from models.serving.watch import Watch
-from pipelines.care import open_vault
 from vitalake.care.replay import Replay
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import load_keys
 from vitalake.settings import Settings
-from vitalake.vault import Identity
+from vitalake.vault import Identity, open_vault
 
 WRITER = "serving"
 

@@ -21,7 +21,7 @@ from models.registry.tracking import Run, Tracking
 from models.serving.app import make_app
 from models.serving.server import Server, listen
 from models.tasks import load_task
-from pipelines.care import open_care, open_vault
+from pipelines.care import open_care
 from tests.services.waiting import until
 from tests.unit.model_samples import fields, fit, make_matrix
 from vitalake import clock
@@ -31,7 +31,7 @@ from vitalake.care.store import CareStore
 from vitalake.care.values import ROW, Values
 from vitalake.keys import load_keys
 from vitalake.settings import Settings, load_settings
-from vitalake.vault import Identity
+from vitalake.vault import Identity, open_vault
 
 MINUTE = 60_000_000
 HOUR = 60 * MINUTE

@@ -23,7 +23,7 @@ from models.scoring import ScoreRecord
 from models.tasks import load_task
 from models.training.pinned import pin
 from models.training.published import Outcome, read_values
-from pipelines.care import open_care, open_vault
+from pipelines.care import open_care
 from pipelines.history.demo_warehouse import make_demo_warehouse
 from pipelines.history.warehouse import open_warehouse
 from pipelines.simulator.anchors import load_or_create
@@ -33,6 +33,7 @@ from vitalake.care.replay import Replay
 from vitalake.home import init_home
 from vitalake.keys import load_keys
 from vitalake.settings import Settings, load_settings
+from vitalake.vault import open_vault
 
 HOURS = 60
 """Replayed: more than a score looks back from the newest evidence, which is up to six hours old."""

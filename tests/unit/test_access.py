@@ -34,8 +34,10 @@ from governance.audit import AuditEvent
 from vitalake import clock
 from vitalake.errors import PrivacyError, ServiceUnavailable, SettingsError
 from vitalake.keys import Key, KeyRing, load_keys
+from vitalake.keyservice.local import LocalKeyService, create_local_service
 from vitalake.settings import load_settings
 from vitalake.vault import Identity, Vault
+from vitalake.vault.on_sqlite import SqliteStore
 
 PATIENT = "v1." + "a" * 32
 CLINICIAN = Principal("clinician", "clinician", "Clinician")
@@ -243,7 +245,12 @@ class _Recorder:
 
 
 def _vault(folder: Path) -> Vault:
-    vault = Vault(folder / "vault.db", Key("vault", "v1", bytes(range(32))))
+    create_local_service(folder / "vault-keys.yaml")
+    vault = Vault(
+        SqliteStore(folder / "vault.db"),
+        Key("vault", "v1", bytes(range(32))),
+        LocalKeyService(folder / "vault-keys.yaml"),
+    )
     vault.put([(PATIENT, 1, Identity("7", name="Doe, Jo"))])
     return vault
 

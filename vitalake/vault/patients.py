@@ -1,0 +1,247 @@
+"""Patients in the vault: their keys, pseudonyms and identities."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from vitalake import clock
+from vitalake.vault.lease import Lease
+from vitalake.vault.records import Identity, PatientKey
+from vitalake.vault.seals import KEY_BYTES, seal, unseal
+from vitalake.vault.store import Row, Store, Transaction, among, chunks, insert_new
+
+SUBJECT_BYTES = 16
+
+CACHE_PATIENTS = 500_000
+"""Keys in memory, about 300 bytes each; when there are more all are forgotten, and read again as they are needed."""
+
+_NEW = ("subject", "token", "vault_key", "wrapped", "source_id", "made_us")
+
+
+class Patients:
+    """The table of patients, and their opened keys in memory; the lease is held by whoever calls."""
+
+    def __init__(self, store: Store, secret: bytes) -> None:
+        """Prepare.
+
+        Args:
+            store: the vault's tables.
+            secret: makes subjects and the digests of record numbers; never changes.
+        """
+        self._store, self._secret = store, secret
+        self._by_id: dict[str, PatientKey | None] = {}
+        self._by_subject: dict[bytes, bytes] = {}
+
+    def forget(self) -> None:
+        """Forget all keys."""
+        self._by_id, self._by_subject = {}, {}
+
+    def subject_of(self, patient_id: str) -> bytes:
+        """Return the subject of a source id."""
+        return hmac.digest(self._secret, b"subject\0" + patient_id.encode(), hashlib.sha256)[:SUBJECT_BYTES]
+
+    # -- keys ----------------------------------------------------------------------------------------------------
+
+    def enrol(self, lease: Lease, patients: Sequence[tuple[str, str]]) -> list[PatientKey | None]:
+        """Return the key of each patient; see Vault.enrol."""
+        while True:
+            lease.hold()
+            # What is forgotten meanwhile must not come back: these are the caches as of this generation.
+            generation, known, by_subject = lease.generation, self._by_id, self._by_subject
+            missing = {patient: token for patient, token in patients if patient not in known}
+            for chunk in chunks(missing.items()):
+                lease.hold()
+                found = self._enrol(lease, chunk)
+                known |= found
+                by_subject |= {key.subject: key.secret for key in found.values() if key}
+            if lease.generation == generation and known is self._by_id:
+                keys = [known[patient] for patient, _ in patients]
+                if len(known) > CACHE_PATIENTS:
+                    self.forget()
+                return keys
+
+    def _enrol(self, lease: Lease, patients: Sequence[tuple[str, str]]) -> dict[str, PatientKey | None]:
+        subjects = {self.subject_of(patient): (patient, token) for patient, token in patients}
+        rows = self._keys_of(self._store.read, list(subjects))
+        unseen = sorted(subjects.keys() - rows.keys())  # sorted: two writers must not wait for each other crosswise
+        made: dict[bytes, bytes] = {}
+        if unseen:
+            with self._store.transaction() as transaction:
+                lease.writing(transaction)
+                made = dict(zip(unseen, _slices(os.urandom(KEY_BYTES * len(unseen))), strict=True))
+                new = [_new_row(lease, subject, *subjects[subject], made[subject]) for subject in unseen]
+                insert_new(transaction, "patient", _NEW, new)
+                stored = self._keys_of(transaction.run, unseen)
+            ours = {row[0] for row in new if stored[row[0]][1] == row[3]}
+            made = {subject: secret for subject, secret in made.items() if subject in ours}
+            rows |= stored
+        found: dict[str, PatientKey | None] = {}
+        for subject, (patient, _) in subjects.items():
+            secret = made.get(subject) or _opened(lease, subject, *rows[subject])
+            found[patient] = PatientKey(subject, secret) if secret else None
+        return found
+
+    def secrets(self, lease: Lease, subjects: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Return the keys of those who are known and not erased."""
+        while True:
+            lease.hold()
+            generation, known, wanted = lease.generation, self._by_subject, list(subjects)
+            for chunk in chunks(subject for subject in wanted if subject not in known):
+                lease.hold()
+                for subject, row in self._keys_of(self._store.read, chunk).items():
+                    if secret := _opened(lease, subject, *row):
+                        known[subject] = secret
+            if lease.generation == generation and known is self._by_subject:
+                found = {subject: known[subject] for subject in wanted if subject in known}
+                if len(known) > CACHE_PATIENTS:
+                    self.forget()
+                return found
+            subjects = wanted
+
+    def _keys_of(
+        self, read: Callable[[str, Sequence[bytes]], list[Row]], subjects: Sequence[bytes]
+    ) -> dict[bytes, tuple[int | None, bytes | None]]:
+        found = read(
+            f"SELECT subject, vault_key, wrapped FROM patient WHERE subject IN {among(len(subjects))}",  # noqa: S608
+            subjects,
+        )
+        return {bytes(subject): (version, wrapped and bytes(wrapped)) for subject, version, wrapped in found}
+
+    # -- pseudonyms ----------------------------------------------------------------------------------------------
+
+    def patient_ids(self, lease: Lease, subjects: Iterable[bytes]) -> dict[bytes, str]:
+        """Return the source ids of those who are known and not erased."""
+        found = {}
+        for chunk in chunks(subjects):
+            secrets = self.secrets(lease, chunk)
+            rows = self._store.read(
+                f"SELECT subject, token, source_id FROM patient WHERE subject IN {among(len(chunk))}",  # noqa: S608
+                chunk,
+            )
+            for subject, token, sealed in rows:
+                if (secret := secrets.get(bytes(subject))) and sealed is not None:
+                    opened = unseal(AESGCM(secret), bytes(sealed), b"source", bytes(subject), token.encode())
+                    found[bytes(subject)] = opened.decode()
+        return found
+
+    def tokens(self) -> dict[bytes, str]:
+        """Return the pseudonym of every patient who is not erased."""
+        return {
+            bytes(s): str(t) for s, t in self._store.read("SELECT subject, token FROM patient WHERE token IS NOT NULL")
+        }
+
+    def subject_of_token(self, token: str) -> bytes | None:
+        """Return the subject of a pseudonym; None: nobody has it."""
+        rows = self._store.read("SELECT subject FROM patient WHERE token = ?", (token,))
+        return bytes(rows[0][0]) if rows else None
+
+    def retoken(self, lease: Lease, token_of: Callable[[str], str]) -> int:
+        """Give each patient the pseudonym that a new key makes; return how many changed."""
+        changed = 0
+        for chunk in chunks(sorted(self.tokens())):
+            ids = self.patient_ids(lease, chunk)
+            secrets = self.secrets(lease, ids)
+            with self._store.transaction() as transaction:
+                transaction.alone()
+                changed += sum(
+                    _retoken(transaction, subject, token_of(patient), AESGCM(secrets[subject]))
+                    for subject, patient in ids.items()
+                    if subject in secrets
+                )
+        return changed
+
+    # -- identities ----------------------------------------------------------------------------------------------
+
+    def put(self, lease: Lease, identities: Iterable[tuple[str, int, Identity]]) -> None:
+        """Store identities; see Vault.put."""
+        for chunk in chunks(identities):
+            keys = self.enrol(lease, [(identity.source_id, token) for token, _, identity in chunk])
+            with self._store.transaction() as transaction:
+                transaction.share()
+                subjects = [key.subject for key in keys if key]
+                tokens = dict(_tokens_of(transaction, subjects)) if subjects else {}
+                transaction.run_many(
+                    "UPDATE patient SET version = ?, mrn_digest = ?, identity = ? "
+                    "WHERE subject = ? AND token = ? AND (version IS NULL OR version <= ?)",
+                    [
+                        (
+                            version,
+                            *self._sealed(key, tokens[key.subject], identity),
+                            key.subject,
+                            tokens[key.subject],
+                            version,
+                        )
+                        for key, (_, version, identity) in zip(keys, chunk, strict=True)
+                        if key and key.subject in tokens
+                    ],
+                )
+
+    def _sealed(self, key: PatientKey, token: str, identity: Identity) -> tuple[bytes | None, bytes]:
+        sealed = seal(AESGCM(key.secret), msgspec.json.encode(identity), b"identity", key.subject, token.encode())
+        return self._digest(identity.mrn) if identity.mrn else None, sealed
+
+    def look_up(self, lease: Lease, token: str) -> Identity | None:
+        """Return who is behind a pseudonym; None: nobody known."""
+        rows = self._store.read(
+            "SELECT subject, identity FROM patient WHERE token = ? AND identity IS NOT NULL", (token,)
+        )
+        for subject, sealed in rows:
+            secret = self.secrets(lease, [bytes(subject)]).get(bytes(subject))
+            if secret is not None:
+                opened = unseal(AESGCM(secret), bytes(sealed), b"identity", bytes(subject), token.encode())
+                return msgspec.json.decode(opened, type=Identity)
+        return None
+
+    def token_of_mrn(self, mrn: str) -> str | None:
+        """Return the pseudonym of a medical record number; None: nobody has it."""
+        rows = self._store.read("SELECT token FROM patient WHERE mrn_digest = ?", (self._digest(mrn),))
+        return str(rows[0][0]) if rows else None
+
+    def _digest(self, mrn: str) -> bytes:
+        return hmac.digest(self._secret, b"mrn\0" + mrn.encode(), hashlib.sha256)
+
+
+def _slices(random: bytes) -> Iterator[bytes]:
+    return (random[at : at + KEY_BYTES] for at in range(0, len(random), KEY_BYTES))
+
+
+def _new_row(lease: Lease, subject: bytes, patient: str, token: str, secret: bytes) -> Row:
+    wrapped = lease.wrap(secret, b"patient", subject)
+    source = seal(AESGCM(secret), patient.encode(), b"source", subject, token.encode())
+    return subject, token, lease.current, wrapped, source, clock.now_us()
+
+
+def _opened(lease: Lease, subject: bytes, version: int | None, wrapped: bytes | None) -> bytes | None:
+    """Return a patient's key; None: it was destroyed."""
+    if version is None or wrapped is None:
+        return None
+    return lease.unwrap(version, wrapped, b"patient", subject)
+
+
+def _tokens_of(transaction: Transaction, subjects: Sequence[bytes]) -> Iterator[tuple[bytes, str]]:
+    sql = f"SELECT subject, token FROM patient WHERE token IS NOT NULL AND subject IN {among(len(subjects))}"  # noqa: S608
+    return ((bytes(subject), str(token)) for subject, token in transaction.run(sql, subjects))
+
+
+def _retoken(transaction: Transaction, subject: bytes, token: str, cipher: AESGCM) -> bool:
+    rows = transaction.run(
+        "SELECT token, source_id, identity FROM patient WHERE subject = ? AND token IS NOT NULL AND token <> ?",
+        (subject, token),
+    )
+    for old, *sealed in rows:
+        new = [
+            None
+            if value is None
+            else seal(cipher, unseal(cipher, bytes(value), name, subject, old.encode()), name, subject, token.encode())
+            for name, value in zip((b"source", b"identity"), sealed, strict=True)
+        ]
+        transaction.run(
+            "UPDATE patient SET token = ?, source_id = ?, identity = ? WHERE subject = ?", (token, *new, subject)
+        )
+    return bool(rows)

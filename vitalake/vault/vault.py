@@ -1,0 +1,129 @@
+"""The vault: each patient's key, wrapped, and who is behind a pseudonym."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+
+from vitalake.keys import Key
+from vitalake.keyservice import KeyService
+from vitalake.vault.lease import Lease, boot_seconds
+from vitalake.vault.patients import Patients
+from vitalake.vault.records import Identity, PatientKey
+from vitalake.vault.store import Store, insert_new
+
+
+class Vault:
+    """An open vault; used by one thread at a time, by any number of processes.
+
+    Every method that needs a key raises KeyRevoked when the key service took it away, and ServiceUnavailable when
+    vault or key service do not answer. Then no key stays in memory, and the next call asks anew.
+    """
+
+    def __init__(
+        self, store: Store, key: Key, service: KeyService, *, seconds: Callable[[], float] = boot_seconds
+    ) -> None:
+        """Open the vault.
+
+        Args:
+            store: its tables.
+            key: ``vault`` of the key file: makes subjects and digests of record numbers.
+            service: wraps the vault's keys.
+            seconds: a clock that only runs forward, for the lease of keys.
+
+        Raises:
+            ServiceUnavailable: the vault cannot be read.
+        """
+        self._store = store
+        self._patients = Patients(store, key.secret)
+        self._lease = Lease(store, service, forget=self._patients.forget, seconds=seconds)
+        if not store.read("SELECT id FROM vault"):
+            with store.transaction() as transaction:
+                first = (1, secrets.token_hex(8), 0, "", 0, 0)
+                columns = ("only", "id", "erasures", "log_head", "rotating", "scrub")
+                insert_new(transaction, "vault", columns, [first])
+
+    def close(self) -> None:
+        """Close it, and forget all keys."""
+        self._lease.drop()
+        self._store.close()
+
+    def check(self) -> None:
+        """Ask the key service whether the keys may still be used.
+
+        Raises:
+            KeyRevoked: they may not.
+            ServiceUnavailable: nobody can say.
+        """
+        self._lease.renew()
+
+    @property
+    def generation(self) -> int:
+        """How many patients were erased, as of the last time that the lease was renewed."""
+        self._lease.hold()
+        return self._lease.generation
+
+    # -- patients ------------------------------------------------------------------------------------------------
+
+    def enrol(self, patients: Sequence[tuple[str, str]]) -> list[PatientKey | None]:
+        """Return the key of each patient, made for those who are new; None: erased.
+
+        Of several processes that meet a new patient at once the first makes the key, and all get that one.
+
+        Args:
+            patients: source id and pseudonym of each.
+        """
+        return self._patients.enrol(self._lease, patients)
+
+    def secrets(self, subjects: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Return the keys of those subjects who are known and not erased."""
+        return self._patients.secrets(self._lease, subjects)
+
+    def subject_of(self, patient_id: str) -> bytes:
+        """Return the subject of a source id: 16 bytes, always the same, known or not."""
+        return self._patients.subject_of(patient_id)
+
+    def subject_of_token(self, token: str) -> bytes | None:
+        """Return the subject of a pseudonym; None: nobody has it (any more)."""
+        return self._patients.subject_of_token(token)
+
+    def patient_ids(self, subjects: Iterable[bytes]) -> dict[bytes, str]:
+        """Return the source ids of those subjects who are known and not erased."""
+        return self._patients.patient_ids(self._lease, subjects)
+
+    def tokens(self) -> dict[bytes, str]:
+        """Return the pseudonym of every subject that is not erased."""
+        return self._patients.tokens()
+
+    def retoken(self, token_of: Callable[[str], str]) -> int:
+        """Give each patient the pseudonym that a new key makes; when it was killed, run it again.
+
+        Args:
+            token_of: source id → pseudonym.
+
+        Returns:
+            How many changed.
+        """
+        return self._patients.retoken(self._lease, token_of)
+
+    def put(self, identities: Iterable[tuple[str, int, Identity]]) -> None:
+        """Store identities; an older version never replaces a newer one, and of the erased nothing is stored.
+
+        Args:
+            identities: pseudonym, version, identity.
+        """
+        self._patients.put(self._lease, identities)
+
+    def look_up(self, token: str) -> Identity | None:
+        """Return who is behind a pseudonym; None: nobody known.
+
+        Raises:
+            PrivacyError: the entry was moved or changed.
+        """
+        self._lease.hold()
+        return self._patients.look_up(self._lease, token)
+
+    def token_of_mrn(self, mrn: str) -> str | None:
+        """Return the pseudonym of a medical record number; None: nobody has it."""
+        self._lease.hold()
+        return self._patients.token_of_mrn(mrn)
