@@ -103,7 +103,11 @@ CORPUS: dict[str, tuple[bytes, Reason | None]] = {
     "status unknown to FHIR": (_with(status="done"), Reason.BAD_STATUS),
     "modifierExtension": (_with(modifierExtension=[{"url": "urn:x", "valueBoolean": True}]), Reason.MODIFIED),
     "implicitRules": (_with(implicitRules="urn:x"), Reason.MODIFIED),
-    "subject missing": (_with(subject=None), Reason.NO_SUBJECT),
+    # Whose it is follows from the device; without either it is nobody's.
+    "subject missing": (_with(subject=None), ACCEPTED),
+    "subject null": (_replaced(b'{"reference":"Patient/p-1"}', b"null"), ACCEPTED),
+    "subject and device missing": (_with(subject=None, device=None), Reason.NO_SUBJECT),
+    "subject missing, device in words": (_with(subject=None, device={"display": "x"}), Reason.NO_SUBJECT),
     "subject empty": (_with(subject={}), Reason.NO_SUBJECT),
     "subject by display only": (_with(subject={"display": "somebody"}), Reason.NO_SUBJECT),
     "subject inside the message": (_with(subject={"reference": "#p"}, contained=[]), Reason.NO_SUBJECT),

@@ -157,7 +157,8 @@ class Conformer:
         """Return observation_id and panel_id of the rows.
 
         The hash is of the identifier and the component's code; without an identifier of patient, code, component and
-        time. Never of value, status, device or position: a correction meets the id of what it corrects.
+        time; without a patient too of device, code, component and time. Never of value, status or position: a
+        correction meets the id of what it corrects.
         """
         single = rows["panel_code"].null_count == len(rows)
         if single and None not in identities:
@@ -179,10 +180,16 @@ class Conformer:
         if None not in identities:
             return identities  # type: ignore[return-value]
         patients, times = rows["patient_id"].to_pylist(), rows["effective_at"].cast(pa.int64()).to_pylist()
+        owners = [f"-|{len(patient)}|{patient}" if patient is not None else None for patient in patients]
+        if None in owners:
+            owners = [
+                f"-device|{len(device or '')}|{device}" if owner is None else owner
+                for owner, device in zip(owners, rows["device_id"].to_pylist(), strict=True)
+            ]
         codes = pc.coalesce(rows["panel_code"].cast(pa.string()), rows["code"].cast(pa.string())).to_pylist()
         return [
-            identity if identity is not None else f"-|{len(patient)}|{patient}|{code}|{us}".encode()
-            for identity, patient, code, us in zip(identities, patients, codes, times, strict=True)
+            identity if identity is not None else f"{owner}|{code}|{us}".encode()
+            for identity, owner, code, us in zip(identities, owners, codes, times, strict=True)
         ]
 
     def _hash_all(self, texts: list[bytes]) -> list[bytes]:

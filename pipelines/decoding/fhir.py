@@ -129,7 +129,8 @@ class FhirDecoder:
         subject = self._subject.encode(gathered.subjects)
         encounter, device = self._encounter.encode(gathered.encounters), self._device.encode(gathered.devices)
         meta = self._meta.encode(gathered.metas)
-        whole.mark(subject.index < 0, Reason.NO_SUBJECT, "Observation.subject")
+        # Who is meant by a device's own message is told by who the device was with: see device_association.
+        whole.mark((subject.index < 0) & (device.index < 0), Reason.NO_SUBJECT, "Observation.subject")
         for column in (subject, encounter, device, meta):
             whole.of(column)
         effective, issued = _times(gathered, whole)

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 _U64 = npt.NDArray[np.uint64]
 _TEXTS = ("status", "comparator", "value_code", "value_text", "data_absent_reason", "patient_id", "encounter_id")
@@ -16,7 +17,7 @@ def fingerprints(ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.floa
     """Return (n, 2) fingerprints of observation_id, version, status, value in all its forms, patient, stay and time.
 
     Whose value it is and when it was so may be corrected too, by a sender that counts no versions. The device is left
-    out: the same message may come over two gateways.
+    out: the same message may come over two gateways. Where no patient is named the device stands for whoever it is.
 
     observation_id is a keyed hash already; the rest is mixed in by multiplication and shifts (splitmix64's finaliser),
     which is for telling re-sends from corrections, not against an adversary: who can send to the topic can also repeat
@@ -30,6 +31,9 @@ def fingerprints(ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.floa
     for name in _TEXTS:
         if rows[name].null_count < len(rows):
             rest += _text_hashes(rows[name], name)
+    if rows["patient_id"].null_count:
+        nobody = rows["patient_id"].is_null()
+        rest += _text_hashes(pc.if_else(nobody, rows["device_id"].cast(pa.string()), None), "device_id")
     return np.column_stack([_mix(halves[:, 0] ^ rest, 3), _mix(halves[:, 1] ^ _mix(rest, 4), 5)])
 
 

@@ -63,6 +63,7 @@ class Decoded:
         message: int32, for each row the index of its message, ascending.
         rejects: messages that could not be decoded (rows = 0).
         tombstones: indices of messages without a value.
+        empty: indices of messages that are decoded and hold nothing for this dataset: other resources, other events.
     """
 
     rows: pa.RecordBatch
@@ -70,6 +71,7 @@ class Decoded:
     message: npt.NDArray[np.int32]
     rejects: list[Reject] = field(default_factory=list)
     tombstones: list[int] = field(default_factory=list)
+    empty: list[int] = field(default_factory=list)
 
 
 class Decoder(Protocol):
