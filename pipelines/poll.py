@@ -59,6 +59,7 @@ class Outcome:
         row_message: int32 per *decoded* row, index of its message.
         rejects: messages to the dead letters.
         tombstones: indices of messages without a value.
+        empty: indices of decoded messages that held nothing for this dataset.
         duplicate: index of the message of every duplicate row.
         filtered: index of the message of every filtered row.
         fingerprints: of the rows that are new, to be remembered.
@@ -78,6 +79,7 @@ class Outcome:
     effective_us: npt.NDArray[np.int64]
     duplicate: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     filtered: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    empty: list[int] = field(default_factory=list)
     held: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     extra: dict[str, pa.RecordBatch] = field(default_factory=dict)
     associations: int = 0

@@ -161,6 +161,7 @@ class SpanWriter:
         rejected = [r for r in outcome.rejects if r.rows]
         decoded = np.zeros(len(poll.values), np.bool_)
         decoded[outcome.row_message] = True
+        decoded[outcome.empty] = True
         late = self._late(outcome)
         columns = {
             "messages": np.bincount(part_of, minlength=len(poll.parts)),
