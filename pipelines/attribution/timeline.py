@@ -1,0 +1,194 @@
+"""Whose a device's value of one moment is, as it was known over time: the pure kernel of attribution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+OPEN_END = (1 << 63) - 1
+"""End of an association that has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose it is; what stands here is identified and is not shown.
+
+    Attributes:
+        patient: the patient's source id; None: a patient who was forgotten.
+        encounter: the stay's, where the association says so.
+    """
+
+    patient: str | None
+    encounter: str | None = None
+
+    def __repr__(self) -> str:
+        """Return no identifier."""
+        return "Owner(…)"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One version of an association of one device; times in microseconds since 1970.
+
+    Attributes:
+        association: names the association over its versions.
+        version: a higher one replaces a lower one.
+        owner: who the device is with.
+        valid_from, valid_to: from when, and until when, exclusive.
+        active: False: it was entered in error.
+        available_us: when it could be known.
+    """
+
+    association: bytes
+    version: int
+    owner: Owner
+    valid_from: int
+    valid_to: int
+    active: bool
+    available_us: int
+
+    def holds(self, at_us: int) -> bool:
+        """Return whether it says of a moment whose the device is."""
+        return self.active and self.valid_from <= at_us < self.valid_to
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """From ``since_us`` on it is known that it is ``owner``'s; None: nobody's."""
+
+    since_us: int
+    owner: Owner | None
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """One row to write of an observation.
+
+    Attributes:
+        owner: whose row.
+        available_us: from when it is known.
+        attribution: which of several of one moment is current: the highest.
+        withdrawn: the row takes back what was said of this owner.
+    """
+
+    owner: Owner
+    available_us: int
+    attribution: int
+    withdrawn: bool
+
+
+def distinct(facts: Iterable[Fact]) -> list[Fact]:
+    """Return each version of each association once: of several, the one that was known first, then any but the same.
+
+    The order in which facts came plays no part.
+    """
+    kept: dict[tuple[bytes, int], Fact] = {}
+    for fact in facts:
+        key = (fact.association, fact.version)
+        if key not in kept or _order(fact) < _order(kept[key]):
+            kept[key] = fact
+    return sorted(kept.values(), key=lambda fact: (fact.available_us, fact.association, fact.version))
+
+
+def _order(fact: Fact) -> tuple[int, bool, int, int, str, str]:
+    owner = fact.owner
+    return (
+        fact.available_us, fact.active, fact.valid_from, fact.valid_to, owner.patient or "", owner.encounter or "",
+    )  # fmt: skip
+
+
+def resolve(facts: Iterable[Fact], at_us: int, known_us: int) -> Owner | None:
+    """Return whose a moment's value is as known at a time; None: nobody's.
+
+    Of every association the highest version known counts; of those that hold, the one that began last, then the
+    highest name.
+    """
+    latest: dict[bytes, Fact] = {}
+    for fact in facts:
+        held = latest.get(fact.association)
+        if fact.available_us <= known_us and (held is None or fact.version > held.version):
+            latest[fact.association] = fact
+    holding = [fact for fact in latest.values() if fact.holds(at_us)]
+    return max(holding, key=lambda fact: (fact.valid_from, fact.association)).owner if holding else None
+
+
+def steps_at(facts: Sequence[Fact], at_us: int) -> tuple[Step, ...]:
+    """Return how the owner of one moment's value has changed over what was known; empty: it is nobody's ever.
+
+    Args:
+        facts: distinct ones of one device, at least all versions of the associations of which one holds that moment.
+        at_us: the moment.
+    """
+    meant = {fact.association for fact in facts if fact.holds(at_us)}
+    relevant = [fact for fact in facts if fact.association in meant]
+    steps: list[Step] = []
+    for since in sorted({fact.available_us for fact in relevant}):
+        owner = resolve(relevant, at_us, since)
+        if owner != (steps[-1].owner if steps else None):
+            steps.append(Step(since, owner))
+    return tuple(steps)
+
+
+def seen_from(steps: Sequence[Step], available_us: int) -> Iterator[Step]:
+    """Yield the steps of a value that could itself be known from a time only; the first one has an owner."""
+    owner: Owner | None = None
+    first = 0
+    for first, step in enumerate(steps):  # noqa: B007 - used behind the loop
+        if step.since_us > available_us:
+            break
+        owner = step.owner
+    else:
+        first = len(steps)
+    if owner is not None:
+        yield Step(available_us, owner)
+    for step in steps[first:]:
+        if owner is not None or step.owner is not None:
+            yield step
+        owner = step.owner
+
+
+def emissions(
+    steps: Sequence[Step], available_us: int, *, facts: int, written: Iterable[Emission] = ()
+) -> list[Emission]:
+    """Return the rows that are missing so that every view of an observation says what is known of its owner.
+
+    At every time T the row with the latest ``available_us`` up to T, of several that with the highest attribution,
+    must be the owner's as known at T; where nobody's it is, a row that takes back.
+
+    Args:
+        steps: see steps_at.
+        available_us: when the observation itself could be known.
+        facts: how many of the device are known: later writers write higher numbers.
+        written: what was written of this version of the observation.
+
+    Returns:
+        What to write; nothing where all is as it should be.
+    """
+    before = _winners(written)
+    missing: list[Emission] = []
+    wanted = {step.since_us: step.owner for step in seen_from(steps, available_us)}
+    want: Owner | None = None
+    shown: Emission | None = None
+    for moment in sorted(wanted.keys() | before.keys()):
+        want = wanted.get(moment, want)
+        shown = before.get(moment, shown)
+        showing = None if shown is None or shown.withdrawn else shown.owner
+        if showing == want:
+            continue
+        highest = before[moment].attribution if moment in before else -1
+        number = 2 * max(facts, highest // 2 + 1)
+        if showing is not None and (want is None or want.patient != showing.patient):
+            missing.append(shown := Emission(showing, moment, number, withdrawn=True))
+        if want is not None:
+            missing.append(shown := Emission(want, moment, number + 1, withdrawn=False))
+    return missing
+
+
+def _winners(written: Iterable[Emission]) -> dict[int, Emission]:
+    """Return the row that counts of each moment at which something was written."""
+    winners: dict[int, Emission] = {}
+    for row in written:
+        held = winners.get(row.available_us)
+        if held is None or row.attribution > held.attribution:
+            winners[row.available_us] = row
+    return winners
