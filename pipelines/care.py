@@ -38,6 +38,7 @@ class CareFeed:
         settings: Settings,
         dataset: Dataset,
         keys: KeyRing,
+        vault: Vault,
         *,
         left_out: frozenset[str] = frozenset(),
         admits: Callable[[str], bool] | None = None,
@@ -48,6 +49,7 @@ class CareFeed:
             settings: of the home.
             dataset: whose rows.
             keys: for pseudonyms, and what is sealed.
+            vault: who patients are; its owner closes it.
             left_out: LOINC codes that do not go to the care store.
             admits: whether a patient, by pseudonym, goes to the care store; None: everybody does.
         """
@@ -59,7 +61,7 @@ class CareFeed:
             if column.name in ("patient_id", "encounter_id")
         }
         self._care: CareStore | None = None
-        self._vault: Vault | None = None
+        self._vault = vault
         self._numbers = {loinc: code_number(loinc) for loinc in load_vocabulary().codes}
 
     def take(self, outcome: Outcome) -> None:
@@ -86,10 +88,9 @@ class CareFeed:
 
     def close(self) -> None:
         """Close what was opened."""
-        for store in (self._care, self._vault):
-            if store is not None:
-                store.close()
-        self._care = self._vault = None
+        if self._care is not None:
+            self._care.close()
+        self._care = None
 
     # -- observations --------------------------------------------------------------------------------------------
 
@@ -173,8 +174,6 @@ class CareFeed:
             Identity(source_id, birth_date=str(day) if day else None, **{name: given[name][i] for name in given})
             for i, (source_id, day) in enumerate(zip(rows["patient_id"].to_pylist(), born, strict=True))
         ]
-        if self._vault is None:
-            self._vault = open_vault(self._settings, self._keys)
         tokens = self._pseudonyms["patient_id"](rows["patient_id"]).to_pylist()
         self._vault.put(zip(tokens, rows["version"].to_pylist(), identities, strict=True))
 
@@ -194,15 +193,6 @@ def open_care(settings: Settings, keys: KeyRing) -> CareStore:
         ServiceUnavailable: its file cannot be opened.
     """
     return CareStore(settings.path(settings.care.path), Sealer(keys.current("care")), hours=settings.care.hours)
-
-
-def open_vault(settings: Settings, keys: KeyRing) -> Vault:
-    """Return the home's vault, opened.
-
-    Raises:
-        ServiceUnavailable: its file cannot be opened.
-    """
-    return Vault(settings.path(settings.vault), keys.current("vault"))
 
 
 def _numbers(rows: pa.RecordBatch, name: str) -> list[int | None]:

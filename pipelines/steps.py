@@ -7,22 +7,28 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from governance.masking import MaskPlan, compile_masks
+from governance.masks import Pseudonyms
 from governance.rules import load_policy
 from pipelines.care import CareFeed
 from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.conform import Conformer
+from pipelines.decoding.keyed import with_key
 from pipelines.lookback import LookBack
 from pipelines.poll import DecodedPoll, Outcome
 from vitalake import clock
-from vitalake.keys import load_keys
+from vitalake.keys import KeyRing, load_keys
 from vitalake.lake.dataset import Dataset
 from vitalake.lake.derived import derive
+from vitalake.lake.lake import restricted_name
 from vitalake.lake.spans import PartId
+from vitalake.restricted import RowSealer
 from vitalake.settings import Settings, StreamSettings
+from vitalake.vault import Vault, open_vault
 from vitalake.vocabulary import load_vocabulary
 
 
@@ -61,12 +67,20 @@ class Steps:
         )
         self.dead_letters = DeadLetters(keys.current("quarantine"), days=stream.dead_letter_days)
         self.lookback = LookBack(entries=stream.lookback_entries, seconds=stream.lookback_seconds)
-        self.feed = CareFeed(settings, dataset, keys, left_out=not_to_care, admits=care_admits) if stream.care else None
+        self.vault = open_vault(settings, keys)
+        self.feed = (
+            CareFeed(settings, dataset, keys, self.vault, left_out=not_to_care, admits=care_admits)
+            if stream.care
+            else None
+        )
+        self.sealer = make_sealer(dataset, self.vault, keys) if dataset.restricted else None
         self._salts: dict[PartId, tuple[int, int]] = {}
 
     def conform(self, item: DecodedPoll) -> Outcome:
         """Return rows in the vocabulary's units that are plausible and new."""
         poll, decoded = item.poll, item.decoded
+        if self._dataset.name != "observation":
+            return self._records(item)
         conformed = self.conformer.conform(decoded, broker_ms=poll.broker_ms)
         salts = np.array([self._salt(part) for part in poll.parts], np.uint64).reshape(-1, 2)
         prints = conformed.fingerprint ^ salts[poll.part[conformed.message]]
@@ -82,15 +96,33 @@ class Steps:
             row_message=decoded.message,
             rejects=decoded.rejects + conformed.rejects,
             tombstones=decoded.tombstones,
+            empty=decoded.empty,
             fingerprints=prints,
             effective_us=pc.cast(rows["effective_at"], pa.int64()).to_numpy(zero_copy_only=False),
             duplicate=duplicate,
+        )
+
+    def _records(self, item: DecodedPoll) -> Outcome:
+        """Return rows of another dataset that have their key: in them nothing is measured."""
+        decoded = item.decoded
+        rows, message, rejects = with_key(decoded.rows, decoded.message, self._dataset)
+        return Outcome(
+            poll=item.poll,
+            rows=rows,
+            message=message,
+            row_message=decoded.message,
+            rejects=decoded.rejects + rejects,
+            tombstones=decoded.tombstones,
+            empty=decoded.empty,
+            fingerprints=np.zeros((0, 2), np.uint64),
+            effective_us=np.zeros(len(message), np.int64),
         )
 
     def close(self) -> None:
         """Close what was opened."""
         if self.feed is not None:
             self.feed.close()
+        self.vault.close()
 
     def _salt(self, part: PartId) -> tuple[int, int]:
         """Return a partition's own 128 bits: duplicates are recognised within their partition only."""
@@ -100,28 +132,57 @@ class Steps:
         return self._salts[part]
 
     def mask(self, outcome: Outcome) -> Outcome:
-        """Return the rows as they may be published; hand them over as they are to the care store and the vault.
+        """Return the rows as they may be published.
+
+        As they are they go to the restricted zone, sealed, to the care store and the vault. Rows of patients who were
+        forgotten go nowhere.
 
         Raises:
-            ServiceUnavailable: care store or vault cannot be written.
+            KeyRevoked: patients' keys cannot be had; nothing was handed over, the same poll can be masked later.
+            ServiceUnavailable: care store or vault cannot be reached; so it can then.
         """
-        outcome.rows = derive(outcome.rows, self._dataset)
+        rows = self._with_provenance(derive(outcome.rows, self._dataset), outcome)
+        if self.sealer is not None:
+            sealed, known = self.sealer.seal(rows)
+            outcome.extra[restricted_name(self._dataset.name)] = sealed
+            rows = _keep(outcome, rows, known)
+        outcome.rows = rows
         if self.feed is not None:
             self.feed.take(outcome)
+        rows, kept = self.plan.apply(rows)
+        _keep(outcome, None, kept)
+        outcome.rows = rows
+        return outcome
+
+    @staticmethod
+    def _with_provenance(rows: pa.RecordBatch, outcome: Outcome) -> pa.RecordBatch:
         poll = outcome.poll
         part = poll.part[outcome.message]
         sources = pa.DictionaryArray.from_arrays(pa.array(part), pa.array([str(p) for p in poll.parts]))
         count = len(outcome.message)
-        identified = outcome.rows
-        columns = dict(zip(identified.schema.names, identified.columns, strict=True)) | {
+        columns = dict(zip(rows.schema.names, rows.columns, strict=True)) | {
             "ingested_at": pa.array(np.full(count, clock.now_us()), pa.timestamp("us", "UTC")),
             "source": sources,
             "source_position": pa.array(poll.offset[outcome.message]),
         }
-        rows, keep = self.plan.apply(pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)))
-        outcome.rows = rows
-        if keep is not None:
-            outcome.filtered = outcome.message[~keep]
-            outcome.message = outcome.message[keep]
-            outcome.effective_us = outcome.effective_us[keep]
-        return outcome
+        return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def _keep(outcome: Outcome, rows: pa.RecordBatch | None, kept: npt.NDArray[np.bool_] | None) -> pa.RecordBatch | None:
+    """Count the rows that are not kept as filtered; return those that are."""
+    if kept is None:
+        return rows
+    outcome.filtered = np.concatenate([outcome.filtered, outcome.message[~kept]])
+    outcome.message = outcome.message[kept]
+    outcome.effective_us = outcome.effective_us[kept]
+    return None if rows is None else rows.filter(pa.array(kept))
+
+
+def make_sealer(dataset: Dataset, vault: Vault, keys: KeyRing) -> RowSealer:
+    """Return what seals and opens a dataset's rows, by the home's vault and keys."""
+    return RowSealer(
+        dataset,
+        vault,
+        secret=keys.current("vault").secret,
+        tokens_of=Pseudonyms(keys, "patient-identifier"),
+    )

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     UNKNOWN_UNIT = "unknown-unit"
     IMPLAUSIBLE_VALUE = "implausible-value"
     IMPLAUSIBLE_TIME = "implausible-time"
+    NO_KEY = "no-key"
 
 
 EXPLAINED: dict[Reason, str] = {
@@ -49,6 +50,7 @@ EXPLAINED: dict[Reason, str] = {
     Reason.UNKNOWN_UNIT: "The unit does not fit the code: extend vitalake/vocabulary/units.yaml, then replay.",
     Reason.IMPLAUSIBLE_VALUE: "Outside what a living body or a working sensor can show.",
     Reason.IMPLAUSIBLE_TIME: "Effective or issued before jobs.*.min_effective_year or far ahead of the broker's time.",
+    Reason.NO_KEY: "A row lacks its key, its patient, or the time it is partitioned by; the path says which.",
 }
 """What each reason means and, where the sender is right, what to do."""
 

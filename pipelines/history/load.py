@@ -149,19 +149,8 @@ def _known_position(lake: Lake, part: PartId) -> int:
 
 def _outcome(poll: Poll, table: pa.Table, starts: npt.NDArray[np.int64], steps: Steps, dataset: Dataset) -> Outcome:
     """Return identified rows that hold: observations as the live lane judges them, others by their key."""
-    if dataset.name == "observation":
-        return steps.conform(DecodedPoll(poll, decoded_rows(table, starts)))
-    rows, message, rejects = record_rows(table, dataset)
-    return Outcome(
-        poll=poll,
-        rows=rows,
-        message=message,
-        row_message=message,
-        rejects=rejects,
-        tombstones=[],
-        fingerprints=np.zeros((0, 2), np.uint64),
-        effective_us=np.zeros(len(message), np.int64),
-    )
+    decoded = decoded_rows(table, starts) if dataset.name == "observation" else record_rows(table, dataset)
+    return steps.conform(DecodedPoll(poll, decoded))
 
 
 def _begin(

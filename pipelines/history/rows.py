@@ -123,10 +123,8 @@ def typed(table: pa.Table, dataset: Dataset) -> pa.Table:
     return pa.table({name: _column(table, fields[name]) for name in table.schema.names})
 
 
-def record_rows(table: pa.Table, dataset: Dataset) -> tuple[pa.RecordBatch, npt.NDArray[np.int32], list[Reject]]:
-    """Return the rows of a query for any other dataset, the message of each (every row is one), and the rejects.
-
-    A row without its key, or without the time by which the table is partitioned, is rejected.
+def record_rows(table: pa.Table, dataset: Dataset) -> Decoded:
+    """Return the rows of a query for any other dataset; every row is a message.
 
     Args:
         table: the dataset's columns by name; absent ones are null, times without a zone are UTC.
@@ -136,14 +134,8 @@ def record_rows(table: pa.Table, dataset: Dataset) -> tuple[pa.RecordBatch, npt.
         InputError: the query gives a column of a type that cannot be the dataset's.
     """
     columns = {field.name: _column(table, field) for field in dataset.schema if field.name in table.schema.names}
-    rejects: dict[int, Reject] = {}
-    for name in (*dataset.key, *([dataset.day_of] if dataset.day_of else [])):
-        bad = columns[name].is_null().to_numpy(zero_copy_only=False) if name in columns else [True] * table.num_rows
-        for i in np.flatnonzero(bad).tolist():
-            rejects.setdefault(i, Reject(i, Reason.WRONG_SHAPE, f"{dataset.name}.{name}"))
-    message = np.setdiff1d(np.arange(table.num_rows, dtype=np.int32), np.fromiter(rejects, np.int32, len(rejects)))
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-    return batch.take(pa.array(message)), message, [rejects[i] for i in sorted(rejects)]
+    return Decoded(batch, [None] * table.num_rows, np.arange(table.num_rows, dtype=np.int32))
 
 
 def _column(table: pa.Table, field: pa.Field) -> pa.Array:

@@ -21,12 +21,17 @@ from pipelines.steps import Steps
 from pipelines.writer import SpanWriter
 from vitalake import clock
 from vitalake.crashpoints import passing
+from vitalake.errors import ServiceUnavailable
+from vitalake.keyservice import KeyRevoked
 from vitalake.lake.lake import Lake
 from vitalake.lake.seen import read_seen
 from vitalake.lake.spans import PartId, Span
 from vitalake.settings import Settings
 
 _log = logging.getLogger(__name__)
+
+KEY_SECONDS = 0.5
+"""Wait between tries while patients' keys cannot be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +193,22 @@ class Lane:
         return self.steps.conform(item)
 
     def mask(self, outcome: Outcome) -> Outcome:
-        """Return the rows as they may be published."""
-        return self.steps.mask(outcome)
+        """Return the rows as they may be published; waits while patients' keys cannot be had.
+
+        Raises:
+            KeyRevoked, ServiceUnavailable: they still cannot, and the lane is to stop.
+        """
+        while True:
+            try:
+                masked = self.steps.mask(outcome)
+            except (KeyRevoked, ServiceUnavailable) as error:
+                self.status.pause("keys", f"{error.what}; waiting, goes on by itself")
+                _log.warning("paused", extra={"what": error.what, "share": self.name})
+                if self.stop.wait(KEY_SECONDS):
+                    raise
+            else:
+                self.status.resume("keys")
+                return masked
 
     def write(self, outcome: Outcome | None) -> None:
         """Take the rows into the open span and cut it when it is time."""

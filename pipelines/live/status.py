@@ -10,7 +10,7 @@ import msgspec
 from vitalake.lake.latency import merge
 from vitalake.lake.spans import Counts, Span
 
-Cause = Literal["broker", "storage"]
+Cause = Literal["broker", "storage", "keys"]
 
 
 class StatusLine(msgspec.Struct):

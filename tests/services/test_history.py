@@ -25,6 +25,7 @@ from pipelines.decoding.reasons import Reason
 from pipelines.history.demo_warehouse import make_demo_warehouse
 from pipelines.history.job import load_job
 from pipelines.history.load import load_history
+from pipelines.decoding.keyed import with_key
 from pipelines.history.rows import RowTexts, decoded_rows, message_starts, record_rows, whole_messages
 from pipelines.history.warehouse import Warehouse, open_warehouse
 from pipelines.simulator import mimic
@@ -161,13 +162,15 @@ def test_stays_and_patients_are_masked_and_meet_their_observations(
 def test_a_stay_without_its_key_is_rejected_and_the_others_go_through() -> None:
     table = pa.table({"encounter_id": ["a", None, "c"], "version": [1, 1, 1], "patient_id": ["p", "p", None],
                       "admitted_at": pa.array([0, 0, None], pa.timestamp("us"))})  # fmt: skip
-    rows, message, rejects = record_rows(table, load_dataset("encounter"))
+    decoded = record_rows(table, load_dataset("encounter"))
+    rows, message, rejects = with_key(decoded.rows, decoded.message, load_dataset("encounter"))
     assert message.tolist() == [0]
     assert rows["encounter_id"].to_pylist() == ["a"]
-    assert [(r.message, r.reason, r.path) for r in rejects] == [
-        (1, Reason.WRONG_SHAPE, "encounter.encounter_id"), (2, Reason.WRONG_SHAPE, "encounter.admitted_at"),
+    assert [(r.message, r.reason, r.path, r.rows) for r in rejects] == [
+        (1, Reason.NO_KEY, "encounter.encounter_id", 1), (2, Reason.NO_KEY, "encounter.admitted_at", 1),
     ]  # fmt: skip
-    _, message, rejects = record_rows(table.drop_columns(["version"]), load_dataset("encounter"))
+    decoded = record_rows(table.drop_columns(["version"]), load_dataset("encounter"))
+    _, message, rejects = with_key(decoded.rows, decoded.message, load_dataset("encounter"))
     assert len(message) == 0
     assert len(rejects) == 3
 

@@ -10,6 +10,7 @@ partition was taken, and what lies before is left out when a lane reads it again
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ CREATE TABLE IF NOT EXISTS fact (
     until_us INTEGER NOT NULL, sealed BLOB NOT NULL,
     PRIMARY KEY (patient, kind, key)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS forgotten (digest BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO meta VALUES ('revision', '0'), ('generation', '0');
 """
@@ -152,7 +154,7 @@ class CareStore:
             "INSERT INTO taken VALUES (?, ?) ON CONFLICT (part) DO UPDATE SET next = max(next, excluded.next)",
             list(ends.items()),
         )
-        fresh = values.where(values.position >= begun[values.part])
+        fresh = self._without_forgotten(values.where(values.position >= begun[values.part]))
         if not len(fresh.rows):
             return 0
         order = np.argsort(fresh.patient, kind="stable")
@@ -164,6 +166,13 @@ class CareStore:
         self._db.executemany(_PUT_BLOCK, blocks)
         self._touch([fresh.patients[i] for i in patient[bounds].tolist()])
         return len(rows)
+
+    def _without_forgotten(self, values: Values) -> Values:
+        forgotten = {row[0] for row in self._db.execute("SELECT digest FROM forgotten")}
+        if not forgotten:
+            return values
+        kept = np.array([_digest(patient) not in forgotten for patient in values.patients], np.bool_)
+        return values.where(kept[values.patient])
 
     def _append(self, patient: str, writer: str, rows: npt.NDArray[np.void]) -> list[tuple[object, ...]]:
         """Return the blocks to write: the patient's open one with the rows behind it, and more when it is full."""
@@ -230,6 +239,8 @@ class CareStore:
             for patient, key, version, fact in facts
             if (end := until(fact)) >= horizon and (not isinstance(fact, Person) or self._is_known(patient))
         ]
+        forgotten = {row[0] for row in self._db.execute("SELECT digest FROM forgotten")}
+        rows = [row for row in rows if not forgotten or _digest(row[0]) not in forgotten]
         if not rows:
             return
         with self._database.transaction():
@@ -246,6 +257,32 @@ class CareStore:
 
     def _is_known(self, patient: str) -> bool:
         return self._has_values(patient) or bool(self._facts(patient, Admission))
+
+    def forget(self, patients: Sequence[str]) -> int:
+        """Delete all that is known of patients, overwritten on disk, and take nothing of them any more.
+
+        A lane that has not heard of it yet may still bring some of their values; so their digests stay.
+
+        Args:
+            patients: pseudonyms.
+
+        Returns:
+            How many blocks and facts there were.
+
+        Raises:
+            ServiceUnavailable: the store cannot be written; all is as it was.
+        """
+        self._db.execute("PRAGMA secure_delete=ON")
+        with self._database.transaction():
+            deleted = 0
+            for patient in patients:
+                self._db.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (_digest(patient),))
+                for table in ("block", "fact", "patient"):
+                    cursor = self._db.execute(f"DELETE FROM {table} WHERE patient = ?", (patient,))  # noqa: S608
+                    deleted += cursor.rowcount if table != "patient" else 0
+            self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
+        self._database.scrub([patient.encode() for patient in patients])
+        return deleted
 
     def prune(self) -> int:
         """Delete values older than the store keeps, and patients of whom nothing is left; return how many blocks."""
@@ -346,6 +383,10 @@ class CareStore:
         ).fetchall()
         opened = {key: self._sealer.open(sealed, context=_place(patient, KINDS[kind], key)) for key, sealed in rows}
         return {key: msgspec.json.decode(plain, type=kind) for key, plain in opened.items()}
+
+
+def _digest(patient: str) -> bytes:
+    return hashlib.sha256(patient.encode()).digest()
 
 
 def _place(*parts: object) -> bytes:

@@ -1,0 +1,284 @@
+"""Identified rows as the lake keeps them: what identifies is sealed, value by value, with the patient's own key.
+
+The files stay ordinary Parquet: delta-rs maintains them without a key, any engine reads the rest. Whoever destroys a
+patient's key has made all that identifies them unreadable, in every copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from vitalake.errors import PrivacyError
+from vitalake.lake.dataset import DEVICE_KEY, IDENTIFYING, SUBJECT, Dataset, restricted_form
+from vitalake.vault import PatientKey
+
+FORMAT = b"\x01"
+"""First byte of a sealed value: subject, nonce, ciphertext and tag follow."""
+
+SUBJECT_BYTES = 16
+REMEMBERED = 200_000
+"""Sealed values remembered a column, about 30 MB: a patient's own device and stay come again in every poll."""
+
+_NONCE_BYTES = 12
+_HEAD_BYTES = len(FORMAT) + SUBJECT_BYTES
+
+
+class PatientKeys(Protocol):
+    """Where the keys of patients are: the vault."""
+
+    def enrol(self, patients: Sequence[tuple[str, str]]) -> list[PatientKey | None]:
+        """Return the key of each patient (source id and token), made for those not seen before; None: forgotten."""
+        ...
+
+    def secrets(self, subjects: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Return the secrets of those that are known and not forgotten."""
+        ...
+
+
+def device_key(secret: bytes, device_id: str) -> bytes:
+    """Return the keyed hash by which a device's rows are found: 16 bytes.
+
+    Args:
+        secret: of the key ``vault``.
+        device_id: as the source writes it.
+    """
+    return hmac.digest(secret, b"device\0" + device_id.encode(), hashlib.sha256)[:SUBJECT_BYTES]
+
+
+class RowSealer:
+    """Seals and opens the rows of one dataset; used by one thread at a time."""
+
+    def __init__(
+        self, dataset: Dataset, keys: PatientKeys, *, secret: bytes, tokens_of: Callable[[pa.Array], pa.Array]
+    ) -> None:
+        """Prepare.
+
+        Args:
+            dataset: whose rows; it has a patient column.
+            keys: the vault.
+            secret: of the key ``vault``, for device_key.
+            tokens_of: source ids → pseudonyms.
+        """
+        self._dataset, self._keys, self._secret, self._tokens_of = dataset, keys, secret, tokens_of
+        self._form = restricted_form(dataset)
+        self._patient = next(c.name for c in dataset.columns if c.data_class == "patient-identifier")
+        self._device = next((c.name for c in dataset.columns if c.data_class == "device-identifier"), None)
+        self._sealed = {c.name: c.type for c in dataset.columns if c.data_class in IDENTIFYING}
+        self._ciphers: dict[bytes, AESGCM] = {}
+        self._known: dict[str, dict[tuple[bytes, str], bytes]] = {name: {} for name in self._sealed}
+        self._device_keys: dict[str, bytes] = {}
+
+    # -- sealing -------------------------------------------------------------------------------------------------
+
+    def seal(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, npt.NDArray[np.bool_] | None]:
+        """Return the rows as the restricted zone keeps them, and which of those given they are (None: all).
+
+        Rows of patients who were forgotten are not among them.
+
+        Args:
+            rows: identified; columns by name, dictionary-encoded or plain, absent ones count as null. The patient is
+                never null.
+
+        Raises:
+            KeyRevoked: the keys cannot be had; nothing of them is remembered.
+            ServiceUnavailable: the vault cannot be reached.
+        """
+        patients = _encoded(rows[self._patient])
+        owner, used = _used(patients)
+        keys = self._enrolled(patients.dictionary.take(pa.array(used)))
+        kept = None
+        if None in keys:
+            kept = np.array([key is not None for key in keys], np.bool_)[owner]
+            rows, owner = rows.filter(pa.array(kept)), owner[kept]
+        arrays = {SUBJECT.name: _dictionary(owner, [key.subject if key else b"" for key in keys])}
+        names = set(rows.schema.names)
+        for field in self._form.schema:
+            if field.name in arrays:
+                continue
+            if field.name == DEVICE_KEY.name:
+                arrays[field.name] = self._keys_of_devices(rows)
+            elif field.name not in names:
+                arrays[field.name] = pa.nulls(len(owner), field.type)
+            elif field.name in self._sealed:
+                arrays[field.name] = self._seal_column(field.name, rows[field.name], owner, keys)
+            else:
+                arrays[field.name] = _plain(rows[field.name], field.type)
+        return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays)), kept
+
+    def _enrolled(self, patients: pa.Array) -> list[PatientKey | None]:
+        tokens = self._tokens_of(patients).to_pylist()
+        try:
+            keys = self._keys.enrol(list(zip(patients.to_pylist(), tokens, strict=True)))
+        except BaseException:
+            self.forget()
+            raise
+        return keys
+
+    def forget(self) -> None:
+        """Keep no key in memory."""
+        self._ciphers.clear()
+
+    def _seal_column(
+        self, name: str, column: pa.Array, owner: npt.NDArray[np.int32], keys: Sequence[PatientKey | None]
+    ) -> pa.Array:
+        if column.null_count == len(column):
+            return pa.nulls(len(column), pa.binary())
+        encoded = _encoded(column)
+        texts = [None if value is None else str(value) for value in encoded.dictionary.to_pylist()]
+        index = encoded.indices.fill_null(len(texts)) if encoded.null_count else encoded.indices
+        texts.append(None)
+        # One sealed value for each pair of patient and value.
+        pairs = owner.astype(np.int64) * len(texts) + index.to_numpy(zero_copy_only=False)
+        distinct, place = np.unique(pairs, return_inverse=True)
+        known, context = self._known[name], self._context(name)
+        sealed: list[bytes | None] = []
+        if len(known) > REMEMBERED:
+            known.clear()
+        for patient, value in zip(*(part.tolist() for part in np.divmod(distinct, len(texts))), strict=True):
+            key, text = keys[patient], texts[value]
+            if text is None or key is None:
+                sealed.append(None)
+                continue
+            found = known.get((key.subject, text))
+            if found is None:
+                found = known[(key.subject, text)] = self._seal(key, text.encode(), context)
+            sealed.append(found)
+        return _dictionary(place, sealed)
+
+    def _context(self, column: str) -> bytes:
+        return f"{self._dataset.name}.{column}".encode()
+
+    def _seal(self, key: PatientKey, plain: bytes, context: bytes) -> bytes:
+        nonce = os.urandom(_NONCE_BYTES)
+        cipher = self._ciphers.get(key.subject)
+        if cipher is None:
+            if len(self._ciphers) > REMEMBERED:
+                self._ciphers.clear()
+            cipher = self._ciphers[key.subject] = AESGCM(key.secret)
+        return FORMAT + key.subject + nonce + cipher.encrypt(nonce, plain, context)
+
+    def _keys_of_devices(self, rows: pa.RecordBatch) -> pa.Array:
+        if self._device is None or self._device not in rows.schema.names:
+            return pa.nulls(rows.num_rows, pa.binary())
+        encoded, known = _encoded(rows[self._device]), self._device_keys
+        if len(known) > REMEMBERED:
+            known.clear()
+        for value in encoded.dictionary.to_pylist():
+            if value is not None and value not in known:
+                known[value] = device_key(self._secret, value)
+        found = [known.get(value) for value in encoded.dictionary.to_pylist()]
+        return pa.DictionaryArray.from_arrays(encoded.indices.cast(pa.int32()), pa.array(found, pa.binary()))
+
+    # -- opening -------------------------------------------------------------------------------------------------
+
+    def open(self, rows: pa.Table) -> pa.Table:
+        """Return restricted rows in the dataset's columns, identified; those of forgotten patients are left out.
+
+        Args:
+            rows: of the restricted table, all of its columns.
+
+        Raises:
+            KeyRevoked: the keys cannot be had.
+            PrivacyError: a value was changed, or stands where it was not sealed for.
+        """
+        rows = rows.combine_chunks()
+        subjects = rows[SUBJECT.name].combine_chunks()
+        subjects = subjects if pa.types.is_dictionary(subjects.type) else subjects.dictionary_encode()
+        secrets = self._keys.secrets(set(subjects.dictionary.to_pylist()) - {None})
+        alive = pa.array([subject in secrets for subject in subjects.dictionary.to_pylist()], pa.bool_())
+        rows = rows.filter(alive.take(subjects.indices))
+        ciphers = {subject: AESGCM(secret) for subject, secret in secrets.items()}
+        columns = {
+            field.name: _opened(rows[field.name], field.type, ciphers, self._context(field.name))
+            if field.name in self._sealed
+            else _plain(rows[field.name].combine_chunks(), field.type)
+            for field in self._dataset.schema
+        }
+        return pa.table(columns, schema=self._dataset.schema)
+
+
+def open_value(sealed: bytes, secrets: dict[bytes, bytes], *, context: bytes) -> bytes | None:
+    """Return one sealed value; None: its patient's key is not among these.
+
+    Args:
+        sealed: as RowSealer seals it.
+        secrets: subject → the patient's secret.
+        context: ``<dataset>.<column>``.
+
+    Raises:
+        PrivacyError: it was changed, or sealed for another place.
+    """
+    secret = secrets.get(subject_of_value(sealed))
+    return None if secret is None else _unsealed(AESGCM(secret), sealed, context)
+
+
+def subject_of_value(sealed: bytes) -> bytes:
+    """Return whose key a sealed value needs."""
+    return sealed[len(FORMAT) : _HEAD_BYTES]
+
+
+def _unsealed(cipher: AESGCM, sealed: bytes, context: bytes) -> bytes:
+    try:
+        if sealed[: len(FORMAT)] != FORMAT:
+            raise ValueError
+        begin = _HEAD_BYTES + _NONCE_BYTES
+        return cipher.decrypt(sealed[_HEAD_BYTES:begin], sealed[begin:], context)
+    except (InvalidTag, ValueError):
+        raise PrivacyError(
+            "Sealed value cannot be opened",
+            where=context.decode(),
+            remedy="It was changed, or moved to another column. Run 'vitalake lake verify'.",
+        ) from None
+
+
+def _opened(column: pa.ChunkedArray, kind: pa.DataType, ciphers: dict[bytes, AESGCM], context: bytes) -> pa.Array:
+    encoded = column.combine_chunks()
+    encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
+    values: list[str | date | None] = []
+    for sealed in encoded.dictionary.to_pylist():
+        cipher = None if sealed is None else ciphers.get(subject_of_value(sealed))
+        text = None if cipher is None else _unsealed(cipher, sealed, context).decode()
+        values.append(date.fromisoformat(text) if text is not None and pa.types.is_date(kind) else text)
+    return pa.array(values, kind).take(encoded.indices)
+
+
+# -- columns -----------------------------------------------------------------------------------------------------
+
+
+def _encoded(column: pa.Array) -> pa.DictionaryArray:
+    return column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+
+
+def _used(column: pa.DictionaryArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Return for each row a number, and the place of each number in the dictionary; unused entries have none.
+
+    A dictionary also holds what rejected rows had: nobody is enrolled for those.
+    """
+    indices = column.indices.to_numpy(zero_copy_only=False)
+    used = np.flatnonzero(np.bincount(indices, minlength=len(column.dictionary)))
+    numbers = np.zeros(len(column.dictionary), np.int32)
+    numbers[used] = np.arange(len(used), dtype=np.int32)
+    return numbers[indices], used
+
+
+def _dictionary(indices: npt.NDArray[np.integer], values: Sequence[bytes | None]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int32)), pa.array(values, pa.binary()))
+
+
+def _plain(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        if column.type.value_type == kind:
+            return column  # Parquet keeps dictionaries as they are
+        return column.cast(column.type.value_type).cast(kind)
+    return column if column.type == kind else column.cast(kind)
