@@ -17,11 +17,14 @@ TableOption = Annotated[str | None, typer.Option("--table", help="One table; def
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
+    from vitalake.cli.schema import schema
+
     group = typer.Typer(help="Look at the lake's tables, verify and compact them; never shows rows.")
     group.command("tables")(tables)
     group.command("show")(show)
     group.command("verify")(verify)
     group.command("compact")(compact)
+    group.command("schema")(schema)
     app.add_typer(group, name="lake", no_args_is_help=True)
 
 

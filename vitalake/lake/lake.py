@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from vitalake.crashpoints import passing
-from vitalake.lake.dataset import load_dataset, published_datasets, quarantine_datasets, table_form
+from vitalake.lake.dataset import Dataset, load_dataset, published_datasets, quarantine_datasets, table_form
 from vitalake.lake.spans import SEEN, PartId, Span, SpanLog, add_span
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.lake.table import Table
@@ -87,15 +87,21 @@ class Lake:
             else:
                 self.table(name)
 
-    def present(self) -> dict[str, Table]:
-        """Return the tables that are there, of all datasets, opened afresh, by name, ``spans`` last."""
+    def here(self) -> dict[str, Dataset]:
+        """Return which tables are there, of all datasets, by name, ``spans`` last; none is opened."""
         zones = [(zone, name) for zone in ("published", "restricted") for name in published_datasets()]
         zones += [("quarantine", name) for name in quarantine_datasets()] + [("", "spans")]
         names = {f"{zone}/{name}".strip("/"): (zone, name) for zone, name in zones}
         return {
-            name: Table(table_form(load_dataset(dataset), zone), self.storage, zone=zone)
+            name: table_form(load_dataset(dataset), zone)
             for name, (zone, dataset) in names.items()
             if self.storage.holds_table(name)
+        }
+
+    def present(self) -> dict[str, Table]:
+        """Return the tables that are there, of all datasets, opened afresh, by name, ``spans`` last."""
+        return {
+            name: Table(dataset, self.storage, zone=name.rpartition("/")[0]) for name, dataset in self.here().items()
         }
 
     def add(self, span: Span) -> None:

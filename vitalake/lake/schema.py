@@ -21,6 +21,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.lake.dataset import Dataset
+from vitalake.lake.storage import Storage
 
 APP = "schema"
 """The Delta transaction that says which revision of the dataset a table was brought to."""
@@ -79,6 +80,11 @@ def new_schema(dataset: Dataset) -> pa.Schema:
     """Return the schema of a table that is made now, with what it is made under."""
     fields = [_described(dataset, field, since=None) for field in dataset.schema]
     return pa.schema(fields + list(dataset.table_schema)[len(fields) :])
+
+
+def open_delta(storage: Storage) -> DeltaTable:
+    """Return the Delta table of a folder, as it is there."""
+    return DeltaTable(storage.uri, storage_options=storage.options or None)
 
 
 def read_state(dataset: Dataset, delta: DeltaTable) -> SchemaState:

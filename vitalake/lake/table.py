@@ -17,7 +17,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from vitalake import clock
 from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.lake.dataset import IDENTIFYING, SUBJECT, Column, Dataset
-from vitalake.lake.schema import APP, SchemaState, apply, check, conform, new_schema, read_state
+from vitalake.lake.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.storage import Storage
 
 REOPEN_AFTER = 2_000
@@ -82,7 +82,7 @@ class Table:
 
     def _open(self) -> DeltaTable:
         try:
-            return DeltaTable(self.storage.uri, storage_options=self.storage.options or None)
+            return open_delta(self.storage)
         except TableNotFoundError:
             return self._create()
 
@@ -99,7 +99,7 @@ class Table:
                 storage_options=self.storage.options or None,
             )
         except CommitFailedError:  # another process made it at the same moment
-            return DeltaTable(self.storage.uri, storage_options=self.storage.options or None)
+            return open_delta(self.storage)
         except (OSError, DeltaError) as error:
             raise LakeError(
                 f"Table cannot be made ({type(error).__name__})",
@@ -115,7 +115,7 @@ class Table:
         self._transactions.clear()
         self._state = None
         if self._commits % REOPEN_AFTER == 0:
-            self.delta = DeltaTable(self.storage.uri, storage_options=self.storage.options or None)
+            self.delta = open_delta(self.storage)
         else:
             self.delta.update_incremental()
 
@@ -174,7 +174,7 @@ class Table:
             ServiceUnavailable: storage cannot be reached.
         """
         if self.state.pending or (republished and self.state.republish):
-            own = DeltaTable(self.storage.uri, storage_options=self.storage.options or None)
+            own = open_delta(self.storage)
             apply(self.dataset, own, where=self.name, republished=republished)
             self._state = read_state(self.dataset, own)
 
