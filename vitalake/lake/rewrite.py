@@ -19,9 +19,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from vitalake.crashpoints import passing
 from vitalake.errors import LakeError, ServiceUnavailable
-from vitalake.lake.sorting import repeating
-from vitalake.lake.staging import Piece, stage_all
 from vitalake.lake.schema import conform
+from vitalake.lake.sorting import repeating
+from vitalake.lake.staging import Counted, Piece, stage_all
 from vitalake.lake.table import COMMIT_ATTEMPTS, Snapshot, StagedFile, Table
 
 _log = logging.getLogger(__name__)
@@ -38,9 +38,6 @@ Plan = Callable[[Snapshot], Sequence[StagedFile]]
 Transform = Callable[["Rows"], Iterable[pa.Table | Piece]]
 """The rows of those files → the rows of one new file after the other."""
 
-Counted = Callable[[int], None]
-"""Told how many rows have been read since it was told the last time."""
-
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -48,12 +45,11 @@ class Rows:
 
     table: Table
     files: tuple[StagedFile, ...]
-    counted: Counted | None = None
 
     def __iter__(self) -> Iterator[pa.Table]:
         """Yield all rows, file by file."""
         for file in self.files:
-            yield from read_file(self.table, file, counted=self.counted)
+            yield from read_file(self.table, file)
 
     @property
     def count(self) -> int:
@@ -124,7 +120,7 @@ def rewrite(
         transform: gives back all rows, unless ``data_change``.
         data_change: whether rows are changed, dropped or added; how many is added up in a transaction, so that they
             can be held against the spans for ever. One that only moves rows does nothing while a swap is prepared.
-        counted: told how many rows are read, as they are.
+        counted: told how many rows were made since it was told the last time.
 
     Raises:
         LakeError: rows would be lost or doubled (nothing is committed), or other maintenance always came first.
@@ -141,7 +137,7 @@ def rewrite(
                 return None
             number = (table.transaction(maintenance_app(table)) or 0) + 1
             attempt = _Attempt(number, f"rewrite.{number}.{uuid.uuid4().hex}", snapshot.version)
-            new = _stage(table, Rows(table, tuple(old), counted), transform, attempt, row_preserving=not data_change)
+            new = _stage(table, Rows(table, tuple(old)), transform, attempt, counted, row_preserving=not data_change)
             passing("rewrite-staged")
             if _commit(table, old, new, attempt, data_change=data_change):
                 passing("rewrite-committed")
@@ -166,12 +162,12 @@ def unavailable(table: Table, error: Exception) -> ServiceUnavailable:
 
 
 def _stage(
-    table: Table, rows: Rows, transform: Transform, attempt: _Attempt, *, row_preserving: bool
+    table: Table, rows: Rows, transform: Transform, attempt: _Attempt, counted: Counted | None, *, row_preserving: bool
 ) -> list[StagedFile]:
     """Write the new files; one that fails deletes what it wrote, for nobody has heard of it yet."""
     new: list[StagedFile] = []
     try:
-        stage_all(table, transform(rows), stem=attempt.stem, into=new)
+        stage_all(table, transform(rows), stem=attempt.stem, into=new, counted=counted)
         after = sum(file.rows for file in new)
         if row_preserving and rows.count != after:
             raise LakeError(
@@ -186,21 +182,27 @@ def _stage(
     return new
 
 
-def read_file(
-    table: Table, file: StagedFile, *, columns: Sequence[str] | None = None, counted: Counted | None = None
-) -> Iterator[pa.Table]:
+def read_file(table: Table, file: StagedFile, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield a file's rows, batch by batch; text stays in dictionaries, which is a fraction of the memory.
 
     By default all columns of the table, also those that only a newer release knows: our compaction must not lose them.
     """
     schema = table.state.columns
     schema = pa.schema([schema.field(name) for name in columns]) if columns else schema
+    encoded = [name for name in repeating(table.dataset) if name in schema.names]
     with table.storage.fs.open_input_file(f"{table.storage.root}/{file.path}") as source:
-        reader = pq.ParquetFile(source, read_dictionary=repeating(table.dataset))
-        for batch in reader.iter_batches(batch_size=BATCH_ROWS, columns=schema.names):
-            if counted:
-                counted(batch.num_rows)
-            yield conform(pa.Table.from_batches([batch]), schema)
+        reader = pq.ParquetFile(source, read_dictionary=encoded)
+        there = [name for name in schema.names if name in reader.schema_arrow.names]
+        for batch in reader.iter_batches(batch_size=BATCH_ROWS, columns=there):
+            yield _encoded(conform(pa.Table.from_batches([batch]), schema), encoded)
+
+
+def _encoded(rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Return the rows with dictionaries also where a file of before has none."""
+    for name in names:
+        if not pa.types.is_dictionary(rows[name].type):
+            rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].dictionary_encode())
+    return rows
 
 
 def _commit(

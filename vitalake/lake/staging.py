@@ -1,0 +1,60 @@
+"""Writing the new files of a rewrite: two at a time, for one encoder keeps one core busy."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from vitalake.lake.buckets import Bucket, suffix_of
+from vitalake.lake.table import StagedFile, Table
+
+WRITERS = 2
+"""Files written at once; each holds its rows in memory, and one more waits."""
+
+Counted = Callable[[int], None]
+"""Told how many rows were made since it was told the last time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The rows of one new file; of several, where they are of several days."""
+
+    rows: pa.Table
+    bucket: Bucket | None = None
+
+
+def stage_all(
+    table: Table,
+    pieces: Iterable[pa.Table | Piece],
+    *,
+    stem: str,
+    into: list[StagedFile],
+    counted: Counted | None = None,
+) -> None:
+    """Stage piece after piece, ``<stem>-<i>-<j>``, and append the files to ``into``: also when it fails half way.
+
+    Raises:
+        OSError: storage refuses.
+    """
+    table.prepare()  # once, before several threads stage
+    waiting: deque[Future[list[StagedFile]]] = deque()
+    with ThreadPoolExecutor(WRITERS, thread_name_prefix="staging") as writers:
+        try:
+            for number, given in enumerate(pieces):
+                piece = given if isinstance(given, Piece) else Piece(given)
+                name = f"{stem}-{number}"
+                waiting.append(writers.submit(table.stage, piece.rows, stem=name, suffix=suffix_of(piece.bucket)))
+                if counted:
+                    counted(piece.rows.num_rows)
+                if len(waiting) > WRITERS:
+                    into.extend(waiting.popleft().result())
+            while waiting:
+                into.extend(waiting.popleft().result())
+        finally:
+            for future in waiting:
+                if not future.cancel() and future.exception() is None:
+                    into.extend(future.result())
