@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 OPEN_END = (1 << 63) - 1
@@ -153,7 +154,7 @@ def emissions(
     """Return the rows that are missing so that every view of an observation says what is known of its owner.
 
     At every time T the row with the latest ``available_us`` up to T, of several that with the highest attribution,
-    must be the owner's as known at T; where nobody's it is, a row that takes back.
+    must be the owner's as known at T; and so must, of every patient's own rows, the last one take back what is not.
 
     Args:
         steps: see steps_at.
@@ -164,31 +165,40 @@ def emissions(
     Returns:
         What to write; nothing where all is as it should be.
     """
-    before = _winners(written)
+    before: dict[int, list[Emission]] = defaultdict(list)
+    for row in sorted(written, key=lambda row: row.attribution):
+        before[row.available_us].append(row)
+    wanted = {step.since_us: _nameable(step.owner) for step in seen_from(steps, available_us)}
     missing: list[Emission] = []
-    wanted = {step.since_us: step.owner for step in seen_from(steps, available_us)}
     want: Owner | None = None
-    shown: Emission | None = None
+    shown: dict[str | None, Emission] = {}  # of each patient the last row; the last one of all wins
     for moment in sorted(wanted.keys() | before.keys()):
         want = wanted.get(moment, want)
-        shown = before.get(moment, shown)
-        showing = None if shown is None or shown.withdrawn else shown.owner
-        if showing == want:
-            continue
-        highest = before[moment].attribution if moment in before else -1
-        number = 2 * max(facts, highest // 2 + 1)
-        if showing is not None and (want is None or want.patient != showing.patient):
-            missing.append(shown := Emission(showing, moment, number, withdrawn=True))
-        if want is not None:
-            missing.append(shown := Emission(want, moment, number + 1, withdrawn=False))
+        there = before.get(moment, [])
+        for row in there:
+            shown.pop(row.owner.patient, None)
+            shown[row.owner.patient] = row
+        number = 2 * max([facts, *(row.attribution // 2 + 1 for row in there)])
+        for row in _lacking(shown, want, moment, number):
+            missing.append(row)
+            shown.pop(row.owner.patient, None)
+            shown[row.owner.patient] = row
     return missing
 
 
-def _winners(written: Iterable[Emission]) -> dict[int, Emission]:
-    """Return the row that counts of each moment at which something was written."""
-    winners: dict[int, Emission] = {}
-    for row in written:
-        held = winners.get(row.available_us)
-        if held is None or row.attribution > held.attribution:
-            winners[row.available_us] = row
-    return winners
+def _lacking(shown: Mapping[str | None, Emission], want: Owner | None, moment: int, number: int) -> list[Emission]:
+    """Return the rows that make the right owner's row, or none, the last one at a moment."""
+    patient = None if want is None else want.patient
+    rows = [
+        Emission(row.owner, moment, number, withdrawn=True)
+        for row in shown.values()
+        if not row.withdrawn and row.owner.patient != patient
+    ]
+    last = [*shown.values()][-1] if shown else None
+    if want is not None and (rows or last is None or last.withdrawn or last.owner != want):
+        rows.append(Emission(want, moment, number + 1, withdrawn=False))
+    return rows
+
+
+def _nameable(owner: Owner | None) -> Owner | None:
+    return None if owner is None or owner.patient is None else owner

@@ -1,0 +1,152 @@
+"""The histories of many devices, so laid out that a poll's rows find their owners a million a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.attribution.timeline import Fact, Owner, Step, distinct, steps_at
+
+NOBODY = -1
+"""No association says whose the value is, or ever did after it could be known."""
+
+SEVERAL = -2
+"""What is known of the value's owner has changed since it could be known: ask ``steps``."""
+
+FORGOTTEN = -3
+"""It is a patient's who was forgotten."""
+
+_UNKNOWN = -9
+_EARLIEST = -(1 << 63)
+
+
+@dataclass(slots=True)
+class _History:
+    """A device's facts, and where its stretches of time lie in the pool."""
+
+    facts: list[Fact]
+    begin: int
+    length: int
+    steps: dict[int, tuple[Step, ...]] = field(default_factory=dict)
+
+
+class Histories:
+    """Of each device: its time, cut into stretches within which every moment has the same owners.
+
+    All devices' stretches lie one behind the other in one pool; a device that changes gets new ones at its end. A
+    stretch's owner is worked out when it is first asked for.
+    """
+
+    def __init__(self) -> None:
+        self.owners: list[Owner] = []
+        self._owner_numbers: dict[Owner, int] = {}
+        self._devices: list[_History] = []
+        self._numbers: dict[bytes, int] = {}
+        self._used = 0
+        self._starts = np.zeros(0, np.int64)
+        self._winner = np.zeros(0, np.int32)
+        self._settled = np.zeros(0, np.int64)
+        self._begin = np.zeros(0, np.int64)
+        self._length = np.zeros(0, np.int64)
+
+    def __contains__(self, device: bytes) -> bool:
+        """Return whether a device's history is here."""
+        return device in self._numbers
+
+    def number(self, device: bytes) -> int:
+        """Return a device's number; -1: it has no history."""
+        return self._numbers.get(device, -1)
+
+    def count(self, number: int) -> int:
+        """Return how many facts of a device are known."""
+        return len(self._devices[number].facts)
+
+    def put(self, device: bytes, facts: Iterable[Fact]) -> int:
+        """Take a device's facts, all of them, in place of those it had; return its number."""
+        known = distinct(facts)
+        moments = {fact.valid_from for fact in known} | {fact.valid_to for fact in known}
+        starts = np.array([_EARLIEST, *sorted(moments - {_EARLIEST})], np.int64)
+        history = _History(known, self._used, len(starts))
+        self._grow(len(starts))
+        self._starts[history.begin : self._used] = starts
+        self._winner[history.begin : self._used] = _UNKNOWN
+        number = self._numbers.setdefault(device, len(self._devices))
+        if number == len(self._devices):
+            self._devices.append(history)
+            self._begin = np.append(self._begin, 0)
+            self._length = np.append(self._length, 0)
+        self._devices[number] = history
+        self._begin[number], self._length[number] = history.begin, history.length
+        return number
+
+    def _grow(self, count: int) -> None:
+        self._used += count
+        if self._used > len(self._starts):
+            room = max(1024, self._used)  # doubles what is there
+            self._starts, self._settled = (
+                np.append(old, np.zeros(room, np.int64)) for old in (self._starts, self._settled)
+            )
+            self._winner = np.append(self._winner, np.zeros(room, np.int32))
+
+    def find(
+        self, number: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64], available_us: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int32]:
+        """Return for each value the index of its owner in ``owners``; or NOBODY, SEVERAL or FORGOTTEN.
+
+        Args:
+            number: of the devices; -1: one without a history.
+            at_us: when each was so.
+            available_us: when each could be known.
+        """
+        owner = np.full(len(number), NOBODY, np.int32)
+        known = np.flatnonzero(number >= 0)
+        if not len(known):
+            return owner
+        place = self._places(number[known], at_us[known])
+        winner = self._winner[place]
+        if (winner == _UNKNOWN).any():
+            missing, first = np.unique(place[winner == _UNKNOWN], return_index=True)
+            for i, which in zip(missing.tolist(), number[known][winner == _UNKNOWN][first].tolist(), strict=True):
+                self._settle(i, self._devices[which])
+            winner = self._winner[place]
+        owner[known] = np.where(available_us[known] >= self._settled[place], winner, SEVERAL)
+        return owner
+
+    def _places(self, number: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return in which stretch of the pool each moment lies: all binary searches at once."""
+        base, size = self._begin[number], self._length[number]
+        for _ in range(int(size.max()).bit_length()):
+            half = size >> 1
+            middle = base + half
+            base = np.where(self._starts[middle] <= at_us, middle, base)
+            size = size - half
+        return base
+
+    def _settle(self, place: int, history: _History) -> None:
+        steps = self._steps(history, place)
+        self._winner[place] = self._owner(steps[-1].owner) if steps else NOBODY
+        self._settled[place] = steps[-1].since_us if steps else _EARLIEST
+
+    def _steps(self, history: _History, place: int) -> tuple[Step, ...]:
+        if place not in history.steps:
+            history.steps[place] = steps_at(history.facts, int(self._starts[place]))
+        return history.steps[place]
+
+    def _owner(self, owner: Owner | None) -> int:
+        if owner is None:
+            return NOBODY
+        if owner.patient is None:
+            return FORGOTTEN
+        number = self._owner_numbers.setdefault(owner, len(self.owners))
+        if number == len(self.owners):
+            self.owners.append(owner)
+        return number
+
+    def steps(self, number: int, at_us: int) -> tuple[Step, ...]:
+        """Return how the owner of a device's value has changed over what was known; see timeline.steps_at."""
+        history = self._devices[number]
+        place = int(self._places(np.array([number]), np.array([at_us]))[0])
+        return self._steps(history, place)

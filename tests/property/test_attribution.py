@@ -1,0 +1,141 @@
+"""Facts, values and repairs in any order: every view, at every time, says what was known of whose a value is."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.attribution.histories import FORGOTTEN, NOBODY, SEVERAL, Histories
+from pipelines.attribution.timeline import OPEN_END, Emission, Fact, Owner, Step, distinct, emissions, resolve, steps_at
+
+TIMES = st.integers(0, 12)
+OWNERS = st.builds(Owner, st.sampled_from(["a", "b", "c"]), st.sampled_from(["1", "2", None]))
+
+
+@st.composite
+def facts(draw: st.DrawFn) -> Fact:
+    """A version of one of a few associations of one device, on a short axis of time."""
+    begin = draw(TIMES)
+    return Fact(
+        association=draw(st.sampled_from([b"x", b"y", b"z"])),
+        version=draw(st.integers(0, 3)),
+        owner=draw(OWNERS),
+        valid_from=begin,
+        valid_to=draw(st.one_of(st.just(OPEN_END), st.integers(begin, 14))),
+        active=draw(st.integers(0, 4)) > 0,
+        available_us=draw(TIMES),
+    )
+
+
+HISTORIES = st.lists(facts(), max_size=7)
+
+
+@dataclass
+class Written:
+    """What was written of one version of an observation, and the view's rule for it."""
+
+    at: int
+    available: int
+    rows: list[Emission] = field(default_factory=list)
+
+    def write(self, known: list[Fact], *, seen: list[Emission] | None = None) -> None:
+        """Write what is missing by what a writer knows; a lane has seen nothing of it."""
+        known = distinct(known)
+        steps = steps_at(known, self.at)
+        before = self.rows if seen is None else seen
+        self.rows = self.rows + emissions(steps, self.available, facts=len(known), written=before)
+
+    def shown(self, known_us: int) -> Owner | None:
+        """Return whose row the view shows as known at a time."""
+        rows = [row for row in self.rows if row.available_us <= known_us]
+        row = max(rows, key=lambda row: (row.available_us, row.attribution), default=None)
+        return None if row is None or row.withdrawn else row.owner
+
+
+def shows(written: Written, known: list[Fact]) -> None:
+    """Assert that the view is right at every time."""
+    for moment in range(-1, 20):
+        expected = resolve(distinct(known), written.at, moment) if moment >= written.available else None
+        assert written.shown(moment) == expected, moment
+        latest: dict[str | None, Emission] = {}
+        for row in sorted(written.rows, key=lambda row: (row.available_us, row.attribution)):
+            if row.available_us <= moment:
+                latest[row.owner.patient] = row
+        named = {patient for patient, row in latest.items() if not row.withdrawn}
+        assert named == ({expected.patient} if expected else set()), "of each patient's own rows"
+
+
+@given(HISTORIES, st.lists(st.tuples(TIMES, TIMES), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_any_order_of_arrival_gives_the_same_views(
+    known: list[Fact], values: list[tuple[int, int]], chance: random.Random
+) -> None:
+    arrivals: list[Fact | Written] = [*known, *(Written(at, available) for at, available in values)]
+    chance.shuffle(arrivals)
+    there: list[Fact] = []
+    written: list[Written] = []
+    for arrival in arrivals:
+        if isinstance(arrival, Fact):
+            there.append(arrival)
+        else:  # a lane may know less than is there
+            arrival.write(there[: chance.randint(0, len(there))], seen=[])
+            written.append(arrival)
+        if chance.random() < 0.4:
+            for value in written:
+                value.write(there)
+        if written and chance.random() < 0.2:  # a re-sent message, which the lane does not recognise
+            chance.choice(written).write(there[: chance.randint(0, len(there))], seen=[])
+    for value in written:
+        value.write(there)
+        shows(value, there)
+
+
+@given(HISTORIES, TIMES, TIMES)
+def test_what_is_right_is_left_alone(known: list[Fact], at: int, available: int) -> None:
+    value = Written(at, available)
+    value.write(known)
+    before = list(value.rows)
+    value.write(known)
+    assert value.rows == before
+    value.write(known[: len(known) // 2], seen=[])
+    value.write(known)
+    shows(value, known)
+
+
+@given(st.lists(HISTORIES, min_size=1, max_size=4), st.data())
+def test_many_rows_at_once_find_what_one_finds(devices: list[list[Fact]], data: st.DataObject) -> None:
+    histories = Histories()
+    for number, known in enumerate(devices):
+        histories.put(b"d%d" % number, known[:1])
+        histories.put(b"d%d" % number, known)
+    rows = data.draw(st.lists(st.tuples(st.integers(-1, len(devices) - 1), TIMES, TIMES), max_size=30))
+    number, at, available = (
+        (np.array(column, np.int64) for column in zip(*rows, strict=True)) if rows else (np.zeros(0, np.int64),) * 3
+    )
+    found = histories.find(number, at, available).tolist()
+    for owner, (device, moment, since) in zip(found, rows, strict=True):
+        known = distinct(devices[device]) if device >= 0 else []
+        later = [step for step in steps_at(known, moment) if step.since_us > since]
+        if owner == SEVERAL:
+            assert later
+            assert histories.steps(device, moment) == steps_at(known, moment)
+        else:
+            assert not later
+            assert (None if owner == NOBODY else histories.owners[owner]) == resolve(known, moment, since)
+
+
+def test_a_forgotten_patient_is_nobody_to_be_named() -> None:
+    histories = Histories()
+    number = histories.put(b"d", [Fact(b"x", 0, Owner(None), 0, OPEN_END, active=True, available_us=0)])
+    assert histories.find(np.array([number]), np.array([5]), np.array([5])).tolist() == [FORGOTTEN]
+    steps = (Step(0, Owner(None)),)
+    assert emissions(steps, 5, facts=1) == []
+    shown = Emission(Owner("a"), 5, 3, withdrawn=False)
+    assert [row.withdrawn for row in emissions(steps, 5, facts=1, written=[shown])] == [True]
+
+
+def test_an_owner_is_never_printed() -> None:
+    assert "MRN-MARKER" not in repr([Fact(b"x", 0, Owner("MRN-MARKER", "V-1"), 0, 1, active=True, available_us=0)])
