@@ -16,6 +16,8 @@ Action = Literal[
     "sign-in",
     "denied",
     "train",
+    "dead-letters.replay",
+    "dead-letters.discard",
 ]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 

@@ -1,4 +1,4 @@
-"""``vitalake dead-letters``: which messages were rejected, where and why; never what they hold."""
+"""``vitalake dead-letters``: what was rejected, where and why, and what becomes of it; never what it holds."""
 
 from __future__ import annotations
 
@@ -6,45 +6,66 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pyarrow as pa
 
+    from pipelines.replay.letters import Choice, Places
+    from pipelines.replay.replaying import Report
+    from vitalake.lake.lake import Lake
+    from vitalake.settings import Settings
+
+WRITER = "cli"
+
 _SHOWN = ("source", "position", "rejected_at", "reason", "path", "decoder", "payload_bytes")
-_METADATA = (*_SHOWN, "topic_id", "key_id", "expires_at")
+_METADATA = (*_SHOWN, "topic_id", "key_id", "expires_at", "dataset")
 """The columns of vitalake/datasets/dead_letter.yaml without the envelope: nonce and payload are never read here."""
+
+ReasonOption = Annotated[str | None, typer.Option("--reason", help="Only this reason code.")]
+SourceOption = Annotated[
+    str | None, typer.Option("--source", metavar="TOPIC[PARTITION]", help="Only this partition; or a topic, all of it.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(help="Rejected messages: where they are and why they were rejected; never what they hold.")
+    group = typer.Typer(help="Rejected messages: where and why, and how they are taken up again or given up.")
     group.command("list")(list_)
     group.command("show")(show)
+    group.command("replay")(replay)
+    group.command("discard")(discard)
     app.add_typer(group, name="dead-letters", no_args_is_help=True)
+
+
+# -- looking -----------------------------------------------------------------------------------------------------
 
 
 def list_(
     home: HomeOption = None,
-    reason: Annotated[str | None, typer.Option(help="Only this reason code.")] = None,
+    reason: ReasonOption = None,
+    only_open: Annotated[bool, typer.Option("--open", help="Only those that nothing was done about.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest days first.")] = 20,
     json: JsonOption = False,
 ) -> None:
-    """List dead letters and how many there are of each reason."""
+    """List dead letters, what became of them, and how many there are of each reason."""
+    lake = _lake(home)
     reasons: dict[str, int] = {}
     rows: list[dict[str, Any]] = []
-    for table in _days(home, ["reason"]):
+    for table in _days(lake, ["reason"]):
         for entry in table["reason"].value_counts().to_pylist():
             reasons[entry["values"]] = reasons.get(entry["values"], 0) + entry["counts"]
-    for table in _days(home, list(_METADATA)):
+    states = _states(lake)
+    for table in _days(lake, list(_METADATA)):
         if len(rows) >= limit:
             break
-        chosen = [row for row in _newest_first(table) if reason in (None, row["reason"])]
-        rows += chosen[: limit - len(rows)]
+        chosen = [row for row in _newest_first(table, states) if reason in (None, row["reason"])]
+        rows += [row for row in chosen if row["state"] == "open" or not only_open][: limit - len(rows)]
     document = {
         "total": sum(reasons.values()),
+        **_counts(lake),
         "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         "dead_letters": rows,
     }
@@ -63,10 +84,10 @@ def show(
     """Show what is known of one dead letter, its encrypted payload aside."""
     from vitalake.errors import InputError
 
-    found = []
-    for table in _days(home, list(_METADATA)):
-        mask = [s == source and p == position for s, p in zip(*(table[n].to_pylist() for n in _SHOWN[:2]), strict=True)]
-        found += table.filter(mask).to_pylist()
+    lake = _lake(home)
+    states, found = _states(lake), []
+    for table in _days(lake, list(_METADATA)):
+        found += [r for r in _newest_first(table, states) if (r["source"], r["position"]) == (source, position)]
     if not found:
         raise InputError(
             "No such dead letter", where=f"{source}@{position}", remedy="See 'vitalake dead-letters list'."
@@ -74,17 +95,20 @@ def show(
     if json:
         print_json({"dead_letters": found})
         return
-    for row in found:  # more than one when a topic was made again, or a message replayed
+    for row in found:  # more than one when a topic was made again, or is read into several datasets
         for name, value in row.items():
             typer.echo(f"{name:14} {value}")
 
 
-def _days(home: Any, columns: list[str]) -> Iterator[pa.Table]:
-    """Yield the quarantine a day at a time, the newest first."""
+def _lake(home: Any) -> Lake:
     from vitalake.cli.ledger import open_lake
     from vitalake.settings import load_settings
 
-    lake = open_lake(load_settings(resolve_home(home)))
+    return open_lake(load_settings(resolve_home(home)))
+
+
+def _days(lake: Lake, columns: list[str]) -> Iterator[pa.Table]:
+    """Yield the quarantine a day at a time, the newest first."""
     if not lake.storage.holds_table("quarantine/dead_letter"):
         return
     days = {str(file.day) for file in lake.quarantine.snapshot().files.values()}
@@ -92,8 +116,29 @@ def _days(home: Any, columns: list[str]) -> Iterator[pa.Table]:
         yield lake.quarantine.scan(days=[day], columns=columns)
 
 
-def _newest_first(table: pa.Table) -> list[dict[str, Any]]:
-    return table.sort_by([("rejected_at", "descending"), ("position", "descending")]).to_pylist()
+def _states(lake: Lake) -> dict[str, Places]:
+    from pipelines.replay.letters import DEAD_LETTER, resolved
+
+    return {name: resolved(lake, DEAD_LETTER, outcome=name) for name in ("recovered", "discarded")}
+
+
+def _counts(lake: Lake) -> dict[str, int]:
+    """Return how many are open, and how many were resolved; those stay counted when their envelopes have expired."""
+    from pipelines.replay.letters import DEAD_LETTER, census, outcomes
+
+    done = outcomes(lake, DEAD_LETTER)
+    return {"open": census(lake, DEAD_LETTER).open} | {name: done[name] for name in ("recovered", "discarded")}
+
+
+def _newest_first(table: pa.Table, states: dict[str, Places]) -> list[dict[str, Any]]:
+    import numpy as np
+
+    state = np.full(table.num_rows, "open", object)
+    for name, places in states.items():
+        state[places.hold(table)] = name
+    table = table.append_column("state", [state.tolist()])
+    rows: list[dict[str, Any]] = table.sort_by([("rejected_at", "descending"), ("position", "descending")]).to_pylist()
+    return rows
 
 
 def _print(document: dict[str, Any]) -> None:
@@ -101,14 +146,137 @@ def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    console.print(f"[bold]{document['total']:,} dead letters[/]")
+    console.print(
+        f"[bold]{document['total']:,} dead letters[/]: {document['open']:,} open, "
+        f"{document['recovered']:,} recovered, {document['discarded']:,} discarded"
+    )
     for reason, count in document["reasons"].items():
         console.print(f"  {count:>9,}  {reason}")
     if not document["dead_letters"]:
         return
+    names = (*_SHOWN, "state")
     table = Table(box=None, padding=(0, 1), header_style="bold")
-    for name in _SHOWN:
+    for name in names:
         table.add_column(name.replace("_", " "), justify="right" if name in ("position", "payload_bytes") else "left")
     for row in document["dead_letters"]:
-        table.add_row(*(str(row[name]) for name in _SHOWN))
+        table.add_row(*(str(row[name]) for name in names))
     Console(highlight=False, width=None if console.is_terminal else 200).print(table)
+
+
+# -- doing something about them ----------------------------------------------------------------------------------
+
+
+def replay(
+    home: HomeOption = None,
+    reason: ReasonOption = None,
+    source: SourceOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, the oldest first.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only see what today's rules would recover.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Run open dead letters through today's decoders, vocabulary and rules; what is rejected again stays open."""
+    from pipelines.replay.replaying import replay as run
+    from pipelines.replay.replaying import unknown_topics
+
+    settings, choice = _settings(home), _choice(reason, source)
+    actor = "" if dry_run else _record(settings, choice)
+    report = run(
+        settings,
+        actor=actor,
+        choice=choice,
+        limit=limit,
+        dry_run=dry_run,
+        progress=None if json else lambda so_far: note(f"{so_far.tried:,} of {so_far.open:,}"),
+    )
+    if json:
+        print_json(report.to_json())
+    else:
+        _print_report(report)
+    if error := unknown_topics(report):
+        raise error
+
+
+def discard(
+    reason_text: Annotated[
+        str, typer.Option("--reason-text", help="Why, in your words. They are kept in clear: name no patient in them.")
+    ],
+    home: HomeOption = None,
+    reason: ReasonOption = None,
+    source: SourceOption = None,
+    position: Annotated[int | None, typer.Option(min=0, help="Offset; with --source topic[partition].")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Give open dead letters up: they are never replayed again, and that is recorded with your words."""
+    from governance.access import local_principal
+    from governance.audit import open_audit
+    from pipelines.replay.discarding import checked_words
+    from pipelines.replay.discarding import discard as give_up
+    from vitalake.keys import load_keys
+
+    one = source is not None and position is not None
+    if sum((every, reason is not None, one)) != 1 or (position is not None) != one or (source is not None) != one:
+        message = "give one of: --all; --reason CODE; --source TOPIC[PARTITION] with --position OFFSET"
+        raise typer.BadParameter(message)
+    words = checked_words(reason_text)
+    settings = _settings(home)
+    note("Your words are kept in clear beside these dead letters. Do not name a patient in them.")
+    audit = open_audit(settings, load_keys(settings.path(settings.keys)), writer=WRITER)
+    choice = _choice(reason, source, position)
+    count = give_up(settings, choice, words=words, principal=local_principal("officer"), audit=audit)
+    if json:
+        print_json({"discarded": count})
+    else:
+        typer.echo(f"{count:,} dead letters are discarded." if count else "No open dead letter fits: none discarded.")
+
+
+def _settings(home: Any) -> Settings:
+    from vitalake.cli.ledger import open_lake
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    open_lake(settings)  # looking makes no lake
+    return settings
+
+
+def _choice(reason: str | None, source: str | None, position: int | None = None) -> Choice:
+    from pipelines.decoding.reasons import Reason
+    from pipelines.replay.letters import Choice
+
+    if reason is not None and reason not in list(Reason):
+        message = f"one of: {', '.join(Reason)}"
+        raise typer.BadParameter(message, param_hint="--reason")
+    return Choice(reason=reason, source=source, position=position)
+
+
+def _record(settings: Settings, choice: Choice) -> str:
+    """Record that messages are taken up again, before they are opened; return who does it."""
+    from governance.access import local_principal
+    from governance.audit import AuditEvent, open_audit
+    from vitalake.keys import load_keys
+
+    engineer = local_principal("engineer")
+    detail = {"reason": choice.reason} if choice.reason else {}
+    event = AuditEvent("dead-letters.replay", engineer.subject, engineer.role, (), detail)
+    open_audit(settings, load_keys(settings.path(settings.keys)), writer=WRITER).record(event)
+    return engineer.subject
+
+
+def _print_report(report: Report) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    rows = report.to_json()["rows"]
+    would = "would be " if report.dry_run else ""
+    console.print(f"[bold]{report.recovered:,} of {report.open:,} open dead letters {would}recovered[/]")
+    if report.recovered:
+        console.print(f"  their rows: {', '.join(f'{count:,} {name}' for name, count in rows.items() if count)}")
+    if report.rejected_again:
+        console.print(f"  {report.rejected_again:,} rejected again, still open:")
+        for reason, count in report.reasons.most_common():
+            console.print(f"  {count:>9,}  {reason}")
+    if report.unopened:
+        console.print(f"  {report.unopened:,} cannot be opened, still open: their key is gone, or they were changed")
+    left = report.open - report.tried - report.unknown_topics.total()
+    if left > 0:
+        console.print(f"  {left:,} not tried")
