@@ -140,6 +140,7 @@ class Settings(BaseSettings):
     erasures: Path = Field(
         Path("erasures.jsonl"), description="Who was erased; a file that is kept apart from the vault's back-ups."
     )
+    certificates: Path = Field(Path("certificates"), description="Folder of what was erased, and when; names nobody.")
     key_service: KeyServiceSettings = KeyServiceSettings()
     audit: Path = Field(Path("audit"), description="Folder of the audit's chains.")
     models: Path = Field(Path("mlflow"), description="Folder of MLflow's database and artefacts.")

@@ -106,6 +106,21 @@ def sweep(
     return done
 
 
+def settle(lake: Lake) -> int:
+    """Add what was decided and not added everywhere, whoever decided it; return how many spans had something left.
+
+    After a raised fence this makes all that was decided under the older one visible: nothing of it can come later.
+
+    Raises:
+        ServiceUnavailable: storage cannot be reached.
+    """
+    tables = [table for name, table in lake.present().items() if name != "spans"]
+    since, count = _first_day(_loose(tables)), 0
+    for span in lake.spans.all_spans(since=since):
+        count += any([add_span(span, table) for table in tables])
+    return count
+
+
 # -- what may go -------------------------------------------------------------------------------------------------
 
 
