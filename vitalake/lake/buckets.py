@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -77,9 +78,9 @@ def may_hold(path: str, value: str | bytes) -> bool:
     return bucket is None or bucket[0] == bucket_of_value(value, bucket[1])
 
 
-def by_bucket(rows: pa.Table, buckets: npt.NDArray[np.int32], count: int) -> Iterator[tuple[Bucket, pa.Table]]:
-    """Yield the rows of each bucket; they are ordered by bucket already, as ``buckets`` says."""
-    bounds = np.searchsorted(buckets, np.arange(count + 1))
-    for number, (begin, end) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+def bounds_of(buckets: npt.NDArray[np.int32], count: int) -> Iterator[tuple[Bucket, int, int]]:
+    """Yield where the rows of each bucket begin and end, of rows in the order of their buckets."""
+    bounds = np.searchsorted(buckets, np.arange(count + 1)).tolist()
+    for number, (begin, end) in enumerate(pairwise(bounds)):
         if begin < end:
-            yield (number, count), rows.slice(begin, end - begin)
+            yield (number, count), begin, end

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from vitalake.errors import InputError
-from vitalake.lake.buckets import MOST_BUCKETS, Bucket, bucket_of, buckets_of_values, by_bucket, patient_column
+from vitalake.lake.buckets import MOST_BUCKETS, Bucket, bounds_of, bucket_of, buckets_of_values, patient_column
 from vitalake.lake.dataset import Dataset
 from vitalake.lake.rewrite import Rows, rewrite
 from vitalake.lake.sorting import joined, order_by, sort_by
@@ -250,10 +250,10 @@ def _scattered(rows: Rows, count: int, full: int, keys: list[str]) -> Iterator[P
         held.clear()
         buckets = buckets_of_values(part[keys[0]], count)
         order = order_by(part, keys, first=buckets)
-        ordered = part.take(pa.array(order))
-        for bucket, mine in by_bucket(ordered, buckets[order], count):
-            for begin in range(0, mine.num_rows, full):
-                yield Piece(mine.slice(begin, full), bucket)
+        # Bucket by bucket: the writers write one while the next one is gathered, and its memory is used again.
+        for bucket, begin, end in bounds_of(buckets[order], count):
+            for at in range(begin, end, full):
+                yield Piece(part.take(pa.array(order[at : min(at + full, end)])), bucket)
 
 
 def _within(batches: Iterable[pa.Table], column: str, count: int, first: int, end: int) -> Iterator[pa.Table]:
@@ -272,7 +272,7 @@ def _parts(batches: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
         count += batch.num_rows
         while count >= rows:
             table = joined(held)
-            yield table.slice(0, rows).combine_chunks()
+            yield table.slice(0, rows)
             held, count = [table.slice(rows)], count - rows
     if count:
         yield joined(held)

@@ -24,8 +24,8 @@ def repeating(dataset: Dataset) -> list[str]:
 
 
 def joined(batches: Sequence[pa.Table]) -> pa.Table:
-    """Return the batches as one table of one chunk a column; equal text stands in one dictionary."""
-    return pa.concat_tables(batches).unify_dictionaries().combine_chunks()
+    """Return the batches as one table; equal text stands in one dictionary. Nothing is copied but the indices."""
+    return pa.concat_tables(batches).unify_dictionaries()
 
 
 def order_by(
@@ -34,14 +34,30 @@ def order_by(
     """Return the order of the rows by some columns, nulls first; equal rows stay as they lie.
 
     Args:
-        rows: of one chunk a column.
+        rows: as ``joined`` returns them.
         keys: text, binary, integer or time columns, the most significant one first.
         first: numbers that come before all of them.
     """
-    numbers: list[npt.NDArray[np.integer[Any]]] = [_numbers(rows[name]) for name in reversed(keys)]
+    numbers: list[npt.NDArray[np.integer[Any]]] = [_numbers(rows[name]) for name in keys]
     if first is not None:
-        numbers.append(first)
-    return np.lexsort(numbers) if numbers else np.arange(rows.num_rows)
+        numbers.insert(0, first)
+    if not numbers or not rows.num_rows:
+        return np.arange(rows.num_rows)
+    packed = _packed(numbers)
+    return np.lexsort(numbers[::-1]) if packed is None else np.argsort(packed, kind="stable")
+
+
+def _packed(numbers: Sequence[npt.NDArray[np.integer[Any]]]) -> npt.NDArray[np.int64] | None:
+    """Return one integer a row that sorts as all of them do, which takes half the time; None: 63 bits do not do."""
+    bounds = [(int(column.min()), int(column.max())) for column in numbers]
+    widths = [(greatest - least).bit_length() for least, greatest in bounds]
+    if sum(widths) > 63:
+        return None
+    packed = np.zeros(len(numbers[0]), np.int64)
+    for column, (least, _), width in zip(numbers, bounds, widths, strict=True):
+        packed <<= width
+        packed |= column - least
+    return packed
 
 
 def sort_by(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
@@ -51,9 +67,7 @@ def sort_by(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
 
 def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """Return integers in the order of the values; null is the least."""
-    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0) if array.num_chunks else pa.nulls(0, column.type)
+    array = column.combine_chunks() if column.num_chunks else pa.nulls(0, column.type)
     if not pa.types.is_temporal(array.type) and not pa.types.is_integer(array.type):
         return _ranks(array if pa.types.is_dictionary(array.type) else array.dictionary_encode())
     bits = pa.int32() if array.type.bit_width == 32 else pa.int64()

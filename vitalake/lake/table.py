@@ -17,6 +17,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from vitalake import clock
 from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.lake.dataset import IDENTIFYING, SUBJECT, Column, Dataset
+from vitalake.lake.dictionaries import without_unused
 from vitalake.lake.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.storage import Storage
 
@@ -196,7 +197,7 @@ class Table:
         for number, (day, part) in enumerate(self._by_day(rows)):
             folder = f"day={day or NO_DAY}/" if self.dataset.day_of else ""
             path = f"{folder}{stem}-{number}{suffix}.parquet"
-            size = self.storage.write_parquet(path, part, **self._parquet_options())
+            size = self.storage.write_parquet(path, without_unused(part), **self._parquet_options())
             staged.append(StagedFile(self.name, path, size, part.num_rows, day))
         return staged
 
