@@ -122,3 +122,34 @@ def test_ledger_of_one_job_leaves_out_the_others(tmp_path: Path) -> None:
     assert summarise(lake.spans, job="vitals").to_json()["messages"] == 4
     assert LiveLedger(lake.spans, job="labs").refresh().total.counts.messages == 4
     assert summarise(lake.spans).to_json()["messages"] == 8
+
+
+def test_what_a_replay_recovers_stands_beside_what_was_read(tmp_path: Path) -> None:
+    again = part(topic="dead-letters", topic_id="uuid-again")
+    replayed = empty_span(
+        0, 4, at=again, counts=Counts(messages=4, decoded=3, undecodable=1, rows=5, published=4, rejected=1)
+    )
+    replayed.kind, replayed.job = "replay", "replay"
+    discarded = empty_span(4, 9, at=again, counts=Counts())
+    discarded.kind, discarded.job = "replay", "replay"
+    ledger = Ledger()
+    for span in (empty_span(0, 9, counts=Counts(messages=9, undecodable=9)), discarded, replayed):
+        ledger.add(span)
+    summary = ledger.to_json()
+    assert summary["balanced"] is True
+    assert (summary["messages"], summary["published"], summary["recovered"]) == (9, 0, 4)
+    assert sum(entry["recovered"] for entry in summary["by_hour"].values()) == 4
+    assert summary["by_job"]["vitals"]["recovered"] == 0
+    taken_up = summary["by_job"]["replay"]
+    assert (taken_up["messages"], taken_up["recovered"], taken_up["rejected"]) == (4, 4, 1)
+    assert summary["by_partition"]["dead-letters[0]"]["recovered"] == 4
+    ledger.add(replayed)
+    assert ledger.to_json()["balanced"] is False
+
+
+def test_what_is_attributed_later_has_a_count_of_its_own() -> None:
+    ledger = Ledger()
+    span = empty_span(0, 2, counts=Counts(messages=2, decoded=2, rows=2, published=2))
+    span.kind = "attribution"
+    ledger.add(span)
+    assert (ledger.total.attributed, ledger.total.recovered, ledger.total.counts.published) == (2, 0, 0)

@@ -18,6 +18,9 @@ _COLUMNS = (
 )  # fmt: skip
 """spans.COUNT_NAMES, written out so that --help need not load Arrow; a test holds them equal."""
 
+_LATER = ("recovered", "attributed")
+"""ledger.AGAIN: what came of messages that were rejected or held, shown where there is any."""
+
 _EQUATIONS = (
     "messages = decoded + undecodable + tombstones + lost_upstream",
     "rows = published + rejected + duplicate + filtered + held        (late is counted besides)",
@@ -111,14 +114,17 @@ def print_ledger(summary: dict[str, Any], by: str | None = None) -> None:
     groups = {"all": summary} | (summary[f"by_{by}"] if by else {})
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column(by or "")
-    for name in _COLUMNS:
+    columns = (*_COLUMNS, *(name for name in _LATER if summary[name]))
+    for name in columns:
         table.add_column(name, justify="right")
     for name, entry in groups.items():
-        table.add_row(name, *(f"{entry[column]:,}" for column in _COLUMNS))
+        table.add_row(name, *(f"{entry[column]:,}" for column in columns))
     # Numbers must not be cut where the output is not a terminal.
     Console(highlight=False, width=None if console.is_terminal else 200).print(table)
     for equation in _EQUATIONS:
         console.print(equation, style="dim")
+    if len(columns) > len(_COLUMNS):
+        console.print(f"in the lake = {' + '.join(('published', *columns[len(_COLUMNS) :]))}", style="dim")
     for part in summary["lost_upstream_unknown"]:
         console.print(f"lost upstream, nobody can say how much: {part} (the topic was made again)", style="yellow")
     for problem in summary["problems"]:

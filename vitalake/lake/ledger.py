@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -19,12 +19,28 @@ MOST_PROBLEMS = 20
 
 Grouping = Literal["partition", "hour", "job"]
 
+AGAIN = {"replay": "recovered", "attribution": "attributed"}
+"""Kinds of spans whose messages or rows were read before → what the rows they publish are called.
+
+The totals count every message once, where it was first read: it is undecodable or held there for good. What came of it
+later stands beside them, so that what is published is ``published + recovered + attributed``."""
+
 
 @dataclass(slots=True)
 class Entry:
-    """What became of the messages and rows of one group of spans."""
+    """What became of the messages and rows of one group of spans.
+
+    Attributes:
+        counts: of what was read; in an entry of a replay's own job or partition, of what was taken up again.
+        recovered: rows published by replays.
+        attributed: rows published because it became known, or known better, whose they are.
+        spans: how many there are.
+        latency: histogram of the time from the broker to the decision.
+    """
 
     counts: Counts = field(default_factory=Counts)
+    recovered: int = 0
+    attributed: int = 0
     spans: int = 0
     latency: dict[int, int] = field(default_factory=dict)
 
@@ -32,6 +48,8 @@ class Entry:
         """Return the counts, whether they balance, and the latency where it is known."""
         document: dict[str, Any] = {name: getattr(self.counts, name) for name in COUNT_NAMES}
         return document | {
+            "recovered": self.recovered,
+            "attributed": self.attributed,
             "spans": self.spans,
             "balanced": self.counts.balanced,
             "latency_ms": {name: _milliseconds(self.latency, q) for name, q in (("p50", 0.5), ("p99", 0.99))},
@@ -93,17 +111,21 @@ class Ledger:
             for bucket, count in span.latency.items():
                 entry.latency[bucket] = entry.latency.get(bucket, 0) + count
         self.last_commit_us = max(self.last_commit_us, span.decided_us)
+        own = self._entry("job", span.job)
         for part in span.parts:
-            self._add_part(span.dataset, part, entries)
+            mine = self._entry("partition", self._name(part.id))
+            mine.spans += 1
+            if name := AGAIN.get(span.kind):
+                for entry in (*entries, mine):
+                    setattr(entry, name, getattr(entry, name) + part.counts.published)
+            for entry in (own, mine) if span.kind in AGAIN else (*entries, mine):
+                entry.counts.add(part.counts)
+            self._check_part(span.dataset, part)
 
     def _entry(self, grouping: Grouping, name: str) -> Entry:
         return self.groups[grouping].setdefault(name, Entry())
 
-    def _add_part(self, dataset: str, part: Part, entries: Iterable[Entry]) -> None:
-        own = self._entry("partition", self._name(part.id))
-        own.spans += 1
-        for entry in (*entries, own):
-            entry.counts.add(part.counts)
+    def _check_part(self, dataset: str, part: Part) -> None:
         start = part.first if part.start is None else part.start
         if not part.counts.balanced or part.counts.messages > part.end - start:
             self.unbalanced.append(f"{part.id}@{start}-{part.end}")
@@ -130,8 +152,9 @@ class Ledger:
     def to_json(self, by: Grouping | None = None) -> dict[str, Any]:
         """Return the summary as data for a program; with one grouping, or with all of them.
 
-        The keys are those of ``spans.COUNT_NAMES`` and: balanced, latency_ms, spans, last_commit_at,
-        lost_upstream_unknown (partitions that ended with an unread part nobody can count), problems, by_….
+        The keys are those of ``spans.COUNT_NAMES`` and: recovered, attributed, balanced, latency_ms, spans,
+        last_commit_at, lost_upstream_unknown (partitions that ended with an unread part nobody can count), problems,
+        by_….
         """
         problems = self.problems
         last = datetime.fromtimestamp(self.last_commit_us / 1e6, tz=UTC) if self.last_commit_us else None
