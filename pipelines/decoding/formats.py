@@ -24,6 +24,11 @@ def make_decoder(name: str, *, dataset: str, stream: StreamSettings, settings: S
         from pipelines.decoding.fhir import FhirDecoder
 
         return FhirDecoder(max_message_bytes=stream.max_message_bytes)
+    if kind == "flat" and dataset == "observation":
+        from pipelines.decoding.flat import FlatDecoder
+        from pipelines.decoding.profile import FlatProfile, load_profile
+
+        return FlatDecoder(load_profile(FlatProfile, profile, settings), max_message_bytes=stream.max_message_bytes)
     raise SettingsError(
         "Format has no rows for this dataset",
         where=f"{name}: {dataset}",
