@@ -23,12 +23,26 @@ POINTS = (
     "added",
     "rewrite-staged",
     "rewrite-committed",
+    "dropped-day",
+    "swap-held",
+    "swap-fenced",
+    "swap-chunk",
+    "swap-ready",
+    "swap-committed",
+    "rekey-added",
+    "rekey-retokened",
+    "rekey-republished",
+    "rekey-care",
     "schema",
     "schema-applied",
     "start-epoch",
     "start-rolled",
+    "erasure-logged",
+    "erasure-destroyed",
+    "keys-rewrapped",
+    "keys-destroying",
 )
-"""The names, in the order in which a span passes them."""
+"""The names, in the order in which a span, an erasure, a rotation passes them."""
 
 _passed: dict[str, int] = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -195,6 +196,15 @@ def resolve_references(options: dict[str, str], *, home: Path) -> dict[str, str]
         except (KeyError, OSError):
             raise SettingsError("Reference leads nowhere", where=f"{name}: {kind}:{target}", remedy="Set it.") from None
     return resolved
+
+
+def has_password(address: str) -> bool:
+    """Return whether a password stands in an address in clear: on a command line or in a file others can read it."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # brackets that do not match: the driver says what is wrong
+        return "@" in address
+    return bool(parts.password) or "password" in parse_qs(parts.query)
 
 
 def load_settings(config: Path) -> Settings:

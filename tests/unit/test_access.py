@@ -37,6 +37,7 @@ from vitalake.keys import Key, KeyRing, load_keys
 from vitalake.keyservice.local import LocalKeyService, create_local_service
 from vitalake.settings import load_settings
 from vitalake.vault import Identity, Vault
+from vitalake.vault.erasure_log import ErasureLog
 from vitalake.vault.on_sqlite import SqliteStore
 
 PATIENT = "v1." + "a" * 32
@@ -250,6 +251,7 @@ def _vault(folder: Path) -> Vault:
         SqliteStore(folder / "vault.db"),
         Key("vault", "v1", bytes(range(32))),
         LocalKeyService(folder / "vault-keys.yaml"),
+        ErasureLog(folder / "erasures.jsonl", bytes(32)),
     )
     vault.put([(PATIENT, 1, Identity("7", name="Doe, Jo"))])
     return vault

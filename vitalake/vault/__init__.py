@@ -1,7 +1,7 @@
 """The vault: each patient's key, and who is behind a pseudonym."""
 
 from vitalake.vault.opening import open_vault
-from vitalake.vault.records import Identity, PatientKey
+from vitalake.vault.records import Hold, Identity, PatientKey, PendingErasure, Tombstone
 from vitalake.vault.vault import Vault
 
-__all__ = ["Identity", "PatientKey", "Vault", "open_vault"]
+__all__ = ["Hold", "Identity", "PatientKey", "PendingErasure", "Tombstone", "Vault", "open_vault"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from vitalake.errors import SettingsError
 from vitalake.keys import KeyRing
 from vitalake.keyservice import open_key_service
-from vitalake.settings import Settings
+from vitalake.settings import Settings, has_password, resolve_references
+from vitalake.vault.erasure_log import ErasureLog
+from vitalake.vault.old_form import take_over
 from vitalake.vault.on_sqlite import SqliteStore
 from vitalake.vault.store import Store
 from vitalake.vault.vault import Vault
@@ -15,16 +18,39 @@ def open_vault(settings: Settings, keys: KeyRing) -> Vault:
 
     Raises:
         SettingsError: its address does not fit.
+        PrivacyError: the log of erasures is not this vault's, or it was sealed with another key.
         ServiceUnavailable: it cannot be opened.
     """
-    return Vault(open_store(settings), keys.current("vault"), open_key_service(settings))
+    key, store = keys.current("vault"), open_store(settings)
+    log = ErasureLog(settings.path(settings.erasures), key.secret)
+    vault = Vault(store, key, open_key_service(settings), log)
+    if isinstance(store, SqliteStore):
+        take_over(vault, store, key)
+    return vault
 
 
 def open_store(settings: Settings) -> Store:
     """Return the vault's tables.
 
     Raises:
-        SettingsError: its address does not fit.
+        SettingsError: the address has a password in clear, leads nowhere, or the extra 'postgres' is not installed.
         ServiceUnavailable: it cannot be opened.
     """
-    return SqliteStore(settings.path(settings.vault))
+    if has_password(settings.vault):
+        raise SettingsError(
+            "Password stands in the vault's address",
+            where="settings.vault",
+            remedy="Secrets go by reference: write env:NAME or file:PATH in its place.",
+        )
+    address = resolve_references({"vault": settings.vault}, home=settings.home)["vault"]
+    if not address.startswith(("postgresql://", "postgres://")):
+        return SqliteStore(settings.path(address))
+    try:
+        from vitalake.vault.on_postgres import PostgresStore
+    except ImportError:
+        raise SettingsError(
+            "Vault on PostgreSQL is not installed",
+            where="package psycopg",
+            remedy="Run: pip install 'vitalake[postgres]'.",
+        ) from None
+    return PostgresStore(address)

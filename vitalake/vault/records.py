@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import msgspec
 
 
@@ -39,3 +41,55 @@ class PatientKey(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"PatientKey({self.subject.hex()})"
+
+
+class Tombstone(msgspec.Struct, frozen=True):
+    """What is left of a patient who was erased.
+
+    Attributes:
+        subject: whose.
+        erased_at: when the key was destroyed.
+        certificate: the id of the certificate.
+    """
+
+    subject: bytes
+    erased_at: datetime
+    certificate: str
+
+
+class PendingErasure(msgspec.Struct, frozen=True):
+    """An erasure that is not finished.
+
+    Attributes:
+        certificate: the id of its certificate.
+        subject: whose.
+        identifiers: what is needed to find the rest.
+        destroyed: whether the key is; False: it was killed before, begin it again.
+    """
+
+    certificate: str
+    subject: bytes
+    identifiers: tuple[str, ...]
+    destroyed: bool
+
+    def __repr__(self) -> str:
+        return f"PendingErasure({self.certificate})"
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """A legal hold.
+
+    Attributes:
+        subject: who must not be erased.
+        reason: in the officer's words.
+        until: its end; None: until it is released.
+    """
+
+    subject: bytes
+    reason: str
+    until: datetime | None
+
+
+def moment(microseconds: int) -> datetime:
+    """Return the time of microseconds since 1970, aware, in UTC."""
+    return datetime.fromtimestamp(microseconds // 1_000_000, tz=UTC).replace(microsecond=microseconds % 1_000_000)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 
 from vitalake.keys import Key
 from vitalake.keyservice import KeyService
+from vitalake.vault.erasure_log import ErasureLog
+from vitalake.vault.erasures import Erasures
+from vitalake.vault.holds import Holds
 from vitalake.vault.lease import Lease, boot_seconds
 from vitalake.vault.patients import Patients
-from vitalake.vault.records import Identity, PatientKey
+from vitalake.vault.records import Hold, Identity, PatientKey, PendingErasure, Tombstone
+from vitalake.vault.rotation import Rotation
+from vitalake.vault.status import VaultStatus, read_status
 from vitalake.vault.store import Store, insert_new
 
 
@@ -21,18 +27,26 @@ class Vault:
     """
 
     def __init__(
-        self, store: Store, key: Key, service: KeyService, *, seconds: Callable[[], float] = boot_seconds
+        self,
+        store: Store,
+        key: Key,
+        service: KeyService,
+        log: ErasureLog,
+        *,
+        seconds: Callable[[], float] = boot_seconds,
     ) -> None:
-        """Open the vault.
+        """Open the vault; first of all what was erased since it was backed up is erased in it again.
 
         Args:
             store: its tables.
             key: ``vault`` of the key file: makes subjects and digests of record numbers.
             service: wraps the vault's keys.
+            log: of erasures.
             seconds: a clock that only runs forward, for the lease of keys.
 
         Raises:
-            ServiceUnavailable: the vault cannot be read.
+            PrivacyError: the log of erasures is not this vault's, or lacks entries.
+            ServiceUnavailable: vault or log cannot be read.
         """
         self._store = store
         self._patients = Patients(store, key.secret)
@@ -42,6 +56,10 @@ class Vault:
                 first = (1, secrets.token_hex(8), 0, "", 0, 0)
                 columns = ("only", "id", "erasures", "log_head", "rotating", "scrub")
                 insert_new(transaction, "vault", columns, [first])
+        self._holds = Holds(store, self._patients)
+        self._erasures = Erasures(store, self._lease, log, self._holds)
+        self._rotation = Rotation(store, self._lease, service)
+        self._erasures.reapply()
 
     def close(self) -> None:
         """Close it, and forget all keys."""
@@ -127,3 +145,90 @@ class Vault:
         """Return the pseudonym of a medical record number; None: nobody has it."""
         self._lease.hold()
         return self._patients.token_of_mrn(mrn)
+
+    # -- erasures ------------------------------------------------------------------------------------------------
+
+    def hold(self, subject: bytes, reason: str, until: datetime | None = None) -> None:
+        """Put a legal hold on a patient: erasing stops with the reason.
+
+        Args:
+            subject: whom.
+            reason: in the officer's words; shown to whoever tries to erase, so it names nobody.
+            until: its end; None: until it is released.
+
+        Raises:
+            InputError: the patient is not in the vault, or erased.
+        """
+        self._holds.put(self._lease, subject, reason, until)
+
+    def release(self, subject: bytes) -> None:
+        """Take a legal hold off."""
+        self._holds.release(subject)
+
+    def held(self, subject: bytes) -> Hold | None:
+        """Return the legal hold that is on a patient now; None: none is."""
+        return self._holds.get(self._lease, subject)
+
+    def erase(self, subject: bytes, certificate: str) -> Tombstone:
+        """Destroy a patient's key and identity, on record in the log first; no byte of them stays in the vault's file.
+
+        A patient who was never seen gets a tombstone too, and is never enrolled. Needs no key, unless there is a hold.
+
+        Args:
+            subject: whom.
+            certificate: the id of the erasure's certificate.
+
+        Returns:
+            The tombstone; that of the first erasure, if there was one.
+
+        Raises:
+            PrivacyError: a legal hold stands against it.
+            ServiceUnavailable: log or vault cannot be written; call it again.
+        """
+        return self._erasures.erase(subject, certificate)
+
+    def begin_erasure(self, subject: bytes, certificate: str, identifiers: Sequence[str]) -> Tombstone:
+        """Destroy the key as ``erase`` does, and keep, sealed, what is needed to find the patient's other traces.
+
+        Call it again when it was killed; it stays pending until ``finish_erasure``.
+
+        Args:
+            subject: whom.
+            certificate: the id of the erasure's certificate.
+            identifiers: such as source id, pseudonyms, record number.
+
+        Raises:
+            PrivacyError: a legal hold stands against it, or the certificate is of somebody else; nothing was done.
+        """
+        return self._erasures.begin(subject, certificate, identifiers)
+
+    def pending_erasures(self) -> list[PendingErasure]:
+        """Return the erasures that were begun and not finished, oldest first."""
+        return self._erasures.pending()
+
+    def finish_erasure(self, certificate: str) -> None:
+        """Forget what was kept to finish an erasure."""
+        self._erasures.finish(certificate)
+
+    def tombstone(self, subject: bytes) -> Tombstone | None:
+        """Return when and under which certificate a patient was erased; None: not."""
+        return self._erasures.tombstone(subject)
+
+    # -- keys ----------------------------------------------------------------------------------------------------
+
+    def rotate(self, progress: Callable[[int], None] = lambda _: None) -> int:
+        """Wrap every patient's key anew with a new key of a new version; destroy the old versions.
+
+        Nothing outside the vault changes. Others read and write meanwhile. Killed, it goes on when it is called again.
+
+        Args:
+            progress: is told how many keys were wrapped.
+
+        Returns:
+            How many keys were wrapped.
+        """
+        return self._rotation.run(progress)
+
+    def status(self) -> VaultStatus:
+        """Return versions and counts; needs no key and tells no secret."""
+        return read_status(self._store)

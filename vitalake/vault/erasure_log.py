@@ -1,0 +1,152 @@
+"""The log of erasures: one line each, chained, in a file that is kept apart from the vault and its back-ups."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from vitalake import clock
+from vitalake.errors import PrivacyError, ServiceUnavailable
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One erasure.
+
+    Attributes:
+        number: 1, 2, 3 …
+        at_us: when.
+        subject: whose, as hex; a keyed hash.
+        certificate: the id of its certificate.
+        previous: the hash of the entry before.
+        hash: over all of the above, by a key; so no entry can be made up, changed or left out.
+    """
+
+    number: int
+    at_us: int
+    subject: str
+    certificate: str
+    previous: str
+    hash: str = ""
+
+
+class ErasureLog:
+    """The log; read by many, written by who holds its lock."""
+
+    def __init__(self, path: Path, secret: bytes) -> None:
+        """Prepare; a log that is not there is empty.
+
+        Args:
+            path: the file.
+            secret: makes the hashes.
+        """
+        self._path, self._secret = path, secret
+
+    @property
+    def name(self) -> str:
+        """The file's name, for errors."""
+        return self._path.name
+
+    def entries(self) -> list[Entry]:
+        """Return all entries, checked. A last line without its end was never written: its erasure was not begun.
+
+        Raises:
+            PrivacyError: a line is none, or the chain does not hold.
+            ServiceUnavailable: the file cannot be read.
+        """
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._refused(error) from None
+        found: list[Entry] = []
+        for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+            try:
+                entry = msgspec.json.decode(line, type=Entry)
+                bytes.fromhex(entry.subject)
+            except (msgspec.DecodeError, ValueError):
+                raise self._broken(number) from None
+            previous = found[-1].hash if found else ""
+            if (entry.number, entry.previous) != (number, previous) or not self._is_ours(entry):
+                raise self._broken(number)
+            found.append(entry)
+        return found
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let nobody else append meanwhile; makes the file.
+
+        Raises:
+            ServiceUnavailable: it cannot be written.
+        """
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise self._refused(error) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def append(self, after: list[Entry], subject: bytes, certificate: str) -> Entry:
+        """Add an entry, synced to the disk; the caller holds the lock.
+
+        Args:
+            after: all entries there are.
+            subject: who is erased.
+            certificate: the id of the certificate.
+
+        Raises:
+            ServiceUnavailable: it cannot be written; nothing was added.
+        """
+        previous = after[-1].hash if after else ""
+        entry = Entry(len(after) + 1, clock.now_us(), subject.hex(), certificate, previous)
+        entry = msgspec.structs.replace(entry, hash=self._hash(entry))
+        try:
+            with self._path.open("r+b") as file:
+                # What follows the last whole line is what a killed process left.
+                end = file.read().rfind(b"\n") + 1
+                file.seek(end)
+                file.truncate()
+                file.write(msgspec.json.encode(entry) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            _sync(self._path.parent)
+        except OSError as error:
+            raise self._refused(error) from None
+        return entry
+
+    def _hash(self, entry: Entry) -> str:
+        plain = msgspec.json.encode(msgspec.structs.replace(entry, hash=""))
+        return hmac.digest(self._secret, b"erasure\0" + plain, hashlib.sha256).hex()
+
+    def _is_ours(self, entry: Entry) -> bool:
+        return hmac.compare_digest(self._hash(entry), entry.hash)
+
+    def _broken(self, number: int) -> PrivacyError:
+        return PrivacyError(
+            "Erasure log does not hold together",
+            where=f"{self.name}, line {number}",
+            remedy="It was changed, or is of another home: restore it from its back-up (settings.erasures).",
+        )
+
+    def _refused(self, error: OSError) -> ServiceUnavailable:
+        return ServiceUnavailable(
+            f"Erasure log refuses ({error.strerror})", where=self.name, remedy="Check its disk and permissions."
+        )
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,69 @@
+"""Legal holds: who must not be erased, why, and until when."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from vitalake import clock
+from vitalake.errors import InputError, PrivacyError
+from vitalake.vault.lease import Lease
+from vitalake.vault.patients import Patients
+from vitalake.vault.records import Hold, moment
+from vitalake.vault.seals import seal, unseal
+from vitalake.vault.store import Store, Transaction
+
+
+class Holds:
+    """The table of holds; a reason is sealed with the patient's own key."""
+
+    def __init__(self, store: Store, patients: Patients) -> None:
+        self._store, self._patients = store, patients
+
+    def put(self, lease: Lease, subject: bytes, reason: str, until: datetime | None) -> None:
+        """Hold a patient; see Vault.hold."""
+        secret = self._patients.secrets(lease, [subject]).get(subject)
+        if secret is None:
+            raise InputError("Patient is not in the vault", where="vault", remedy="Only who is known can be held.")
+        sealed = seal(AESGCM(secret), reason.encode(), b"hold", subject)
+        with self._store.transaction() as transaction:
+            transaction.run(
+                "INSERT INTO hold (subject, reason, until_us) VALUES (?, ?, ?) "
+                "ON CONFLICT (subject) DO UPDATE SET reason = excluded.reason, until_us = excluded.until_us",
+                (subject, sealed, None if until is None else round(until.timestamp() * 1_000_000)),
+            )
+
+    def release(self, subject: bytes) -> None:
+        """Let a patient be erased again."""
+        with self._store.transaction() as transaction:
+            transaction.run("DELETE FROM hold WHERE subject = ?", (subject,))
+
+    def get(self, lease: Lease, subject: bytes) -> Hold | None:
+        """Return the hold that is on a patient now; None: none is."""
+        return self._now(lease, self._store.read(_HOLD, (subject,)), subject)
+
+    def refuse(self, lease: Lease, transaction: Transaction, subject: bytes) -> None:
+        """Stop an erasure that a hold stands against.
+
+        Raises:
+            PrivacyError: with the reason.
+        """
+        if (hold := self._now(lease, transaction.run(_HOLD, (subject,)), subject)) is not None:
+            until = f"until {hold.until:%Y-%m-%d}" if hold.until else "until it is released"
+            raise PrivacyError(
+                f"Patient is on hold {until} ({hold.reason})",
+                where="vault",
+                remedy="Release the hold first, if that is lawful.",
+            )
+
+    def _now(self, lease: Lease, rows: list[tuple[bytes, int | None]], subject: bytes) -> Hold | None:
+        for reason, until_us in rows:
+            if until_us is None or until_us > clock.now_us():
+                secret = self._patients.secrets(lease, [subject])[subject]
+                opened = unseal(AESGCM(secret), bytes(reason), b"hold", subject).decode()
+                return Hold(subject, opened, None if until_us is None else moment(until_us))
+        return None
+
+
+_HOLD = "SELECT reason, until_us FROM hold WHERE subject = ?"

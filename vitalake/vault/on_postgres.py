@@ -1,0 +1,131 @@
+"""The vault in PostgreSQL, for lanes and servers on more than one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from vitalake.errors import ServiceUnavailable, SettingsError
+from vitalake.vault.store import Row
+from vitalake.vault.tables import TABLES
+
+_LOCK = 0x76697461_6C616B65
+"""Of the advisory lock: "vitalake". All that writes shares it; erasures and rotations take it alone."""
+
+_CONNECTION = {
+    "application_name": "vitalake vault",
+    "target_session_attrs": "read-write",  # of several hosts the one that is not a standby
+    "connect_timeout": "5",
+    "keepalives_idle": "5",
+    "tcp_user_timeout": "10000",  # milliseconds: a host that vanished is noticed
+}
+_SESSION = """
+SET default_transaction_isolation = 'read committed';
+SET lock_timeout = '30s';
+SET synchronous_commit = 'on'
+"""
+_TABLES = ("patient", "pending", "hold", "vault_key")
+
+
+class PostgresTransaction:
+    """Statements that hold together."""
+
+    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+        self._connection = connection
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement; return its rows."""
+        return _run(self._connection, sql, parameters)
+
+    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run one statement with each of the rows."""
+        with self._connection.cursor() as cursor:
+            cursor.executemany(_dialect(sql), list(rows))
+
+    def share(self) -> None:
+        """Keep who calls ``alone`` out until the end."""
+        self.run("SELECT pg_advisory_xact_lock_shared(?)", (_LOCK,))
+
+    def alone(self) -> None:
+        """Keep everybody out who shares or wants to be alone."""
+        self.run("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
+
+
+class PostgresStore:
+    """A vault's database; see Store. Connects at first use, and anew after a connection was lost."""
+
+    def __init__(self, address: str) -> None:
+        """Connect, and make what is missing.
+
+        Args:
+            address: ``postgresql://…``; of several hosts the one that takes writes is used.
+
+        Raises:
+            SettingsError: it is no address.
+            ServiceUnavailable: it cannot be reached. The address is not echoed: it may hold a password.
+        """
+        try:
+            self._options: dict[str, Any] = {**_CONNECTION, **conninfo_to_dict(address)}
+        except psycopg.Error:
+            raise SettingsError(
+                "Vault's address is none", where="settings.vault", remedy="Use postgresql://user@host/database."
+            ) from None
+        self.connections = 0
+        self._open: psycopg.Connection[Row] | None = None
+        tables = TABLES.replace("BLOB", "BYTEA").replace("INTEGER", "BIGINT")
+        with self._connected() as connection, connection.transaction():
+            PostgresTransaction(connection).alone()  # two that make a table at once get in each other's way
+            connection.execute(tables.encode())
+
+    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Return the rows of one query."""
+        with self._connected() as connection:
+            return _run(connection, sql, parameters)
+
+    @contextmanager
+    def transaction(self) -> Iterator[PostgresTransaction]:
+        """Give statements of which all are committed, or none."""
+        with self._connected() as connection, connection.transaction():
+            yield PostgresTransaction(connection)
+
+    def scrub(self, needles: Sequence[bytes]) -> None:
+        """Write the tables anew: what was deleted would stay in their files. The server's own log is out of reach."""
+        with self._connected() as connection:
+            for table in _TABLES:
+                connection.execute(f"VACUUM (FULL) {table}".encode())
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._open is not None:
+            self._open.close()
+        self._open = None
+
+    @contextmanager
+    def _connected(self) -> Iterator[psycopg.Connection[Row]]:
+        try:
+            if self._open is None:
+                self._open = psycopg.connect(**self._options, autocommit=True, prepare_threshold=None)
+                self.connections += 1
+                self._open.execute(_SESSION)
+            yield self._open
+        except psycopg.Error as error:
+            if self._open is not None and (self._open.closed or self._open.broken):
+                self.close()
+            raise ServiceUnavailable(
+                f"Vault refuses ({type(error).__name__})",
+                where="PostgreSQL",
+                remedy="Check that the server runs and takes writes, and the user's password and rights.",
+            ) from None
+
+
+def _run(connection: psycopg.Connection[Row], sql: str, parameters: Sequence[Any]) -> list[Row]:
+    cursor = connection.execute(_dialect(sql), parameters)
+    return cursor.fetchall() if cursor.description else []
+
+
+def _dialect(sql: str) -> bytes:
+    return sql.replace("?", "%s").encode()
