@@ -11,7 +11,8 @@ from pathlib import Path
 from tests.unit.span_samples import JOB, SHARE, open_lake, part, staged_span
 from vitalake import clock
 from vitalake.crashpoints import passing
-from vitalake.lake.compaction import compact
+from vitalake.lake.compaction import compact, put_into_buckets
+from vitalake.lake.erasing import drop_rows
 from vitalake.lake.lake import Lake
 
 KILLED = -signal.SIGKILL
@@ -20,7 +21,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 def start(folder: Path, *command: object, **environment: str) -> subprocess.Popen[bytes]:
-    """Start ``compact TABLE``, or ``stream END``: spans from where the lake stands up to there."""
+    """Start ``compact TABLE``, ``bucket TABLE COUNT``, ``drop TABLE PATIENT``, or ``stream END``: spans up to there."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.unit.lake_process", str(folder), *map(str, command)],
         env=os.environ | environment,
@@ -34,12 +35,18 @@ def run(folder: Path, *command: object, **environment: str) -> int:
     return start(folder, *command, **environment).wait(60)
 
 
-def _main(folder: str, verb: str, argument: str) -> None:
+def _main(folder: str, verb: str, argument: str, *more: str) -> None:
     lake = open_lake(Path(folder))
-    if verb == "compact":
-        compact({table.name: table for table in (*lake.tables, lake.spans.table)}[argument], min_files=2)
-    else:
+    if verb == "stream":
         _stream(lake, int(argument))
+        return
+    table = {table.name: table for table in (*lake.tables, lake.spans.table)}[argument]
+    if verb == "compact":
+        compact(table, min_files=2)
+    elif verb == "bucket":
+        put_into_buckets(table, int(more[0]), closed_before="9999-12-31")
+    else:
+        drop_rows(table, "patient_id", more[0])
 
 
 def _stream(lake: Lake, end: int) -> None:

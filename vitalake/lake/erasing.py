@@ -1,0 +1,213 @@
+"""Taking rows out of a table for good: out of its newest version, and out of the files that only older ones name.
+
+A patient's rows are looked for in the patient column alone, and only in files of the patient's bucket and in those
+without buckets.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vitalake.crashpoints import passing
+from vitalake.lake.buckets import bucket_of, may_hold, patient_column
+from vitalake.lake.compaction import TARGET_ROWS
+from vitalake.lake.rewrite import Rows, read_file, rewrite, unavailable
+from vitalake.lake.staging import Piece
+from vitalake.lake.table import Snapshot, StagedFile, Table
+
+Value = str | bytes
+
+
+@dataclass(slots=True)
+class Dropped:
+    """What it took to drop rows.
+
+    Attributes:
+        table: which.
+        rows: dropped.
+        days: that had any; a commit each.
+        looked_at: files whose one column was read.
+        files_read: that had such rows, and were read as a whole.
+        files_written: in their place.
+        bytes_looked_at: of that one column, and of the footers.
+        bytes_read: of the files that were read as a whole.
+        bytes_written: of the new ones.
+    """
+
+    table: str
+    rows: int = 0
+    days: int = 0
+    looked_at: int = 0
+    files_read: int = 0
+    files_written: int = 0
+    bytes_looked_at: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+
+    @property
+    def bytes_touched(self) -> int:
+        """Return all bytes that were read or written."""
+        return self.bytes_looked_at + self.bytes_read + self.bytes_written
+
+
+@dataclass(slots=True)
+class Purged:
+    """What was deleted of a table's folder for good.
+
+    Attributes:
+        table: which.
+        looked_at: files that the newest version does not have.
+        deleted: those of them that held the value.
+        bytes_deleted: how much it was.
+        unreadable: files that are not Parquet, or not whole: nobody can tell what is in them. The sweeper deletes what
+            dead writers have left half written.
+    """
+
+    table: str
+    looked_at: int = 0
+    deleted: int = 0
+    bytes_deleted: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+def drop_rows(table: Table, column: str, value: Value, *, progress: Callable[[str], None] | None = None) -> Dropped:
+    """Rewrite every file that has rows with this value without them; a commit a day. Repeating it changes nothing.
+
+    What is added later is not looked at: raise the fence and settle first, so that nobody can add any. It goes on
+    beside a swap that is prepared, which then has to start anew.
+
+    Args:
+        table: not to be used by anything else meanwhile.
+        column: of text or binary; by the patient column it takes a file of each bucket.
+        value: whose rows go.
+        progress: told each day before it is rewritten.
+
+    Raises:
+        LakeError, ServiceUnavailable: as ``rewrite``; days that are done stay done.
+    """
+    done = Dropped(table.name)
+    finder = _Finder(table, column, value, done)
+    table.refresh()
+    days: dict[str | None, list[StagedFile]] = defaultdict(list)
+    for file in finder.holders(table.snapshot().files.values()):
+        days[file.day].append(file)
+    for day in sorted(days, key=str):
+        if progress:
+            progress(day or table.name)
+
+        def plan(snapshot: Snapshot, day: str | None = day) -> Sequence[StagedFile]:
+            return finder.holders(file for file in snapshot.files.values() if file.day == day)
+
+        result = rewrite(table, plan, lambda rows: _without(rows, column, {value}), data_change=True)
+        passing("dropped-day")
+        if result:
+            done.days += 1
+            done.rows += result.rows_before - result.rows
+            done.files_read += len(result.removed)
+            done.files_written += len(result.added)
+            done.bytes_read += sum(file.size for file in result.removed)
+            done.bytes_written += sum(file.size for file in result.added)
+    return done
+
+
+def purge(table: Table, column: str, value: Value) -> Purged:
+    """Delete every file of the table's folder that its newest version does not have and that holds the value.
+
+    Those are files that were replaced and wait for the vacuum, so that older versions cannot be read any more where
+    they had the value; and files that were staged and never added. Settle first, and drop the rows: what is decided
+    and not added yet would be lost.
+
+    Raises:
+        OSError, DeltaError: storage refuses.
+    """
+    done = Purged(table.name)
+    by_name = column == patient_column(table.dataset)
+    listed = table.storage.files(suffix="")
+    table.refresh()  # after the listing: what was added between is in the newest version
+    current = table.snapshot().files.keys()
+    for path in sorted(listed.keys() - current):
+        if by_name and not may_hold(path, value):
+            continue
+        done.looked_at += 1
+        held = _held(table, path, column, value)
+        if held is None:
+            done.unreadable.append(path)
+        elif held[0]:
+            info = table.storage.fs.get_file_info(f"{table.storage.root}/{path}")
+            table.storage.delete(path)
+            done.deleted += 1
+            done.bytes_deleted += info.size or 0
+    return done
+
+
+class _Finder:
+    """Finds the files that hold a value; each file is looked into once."""
+
+    def __init__(self, table: Table, column: str, value: Value, done: Dropped) -> None:
+        self._table, self._column, self._value, self._done = table, column, value, done
+        self._by_name = column == patient_column(table.dataset)
+        self._known: dict[str, bool] = {}
+
+    def holders(self, files: Collection[StagedFile] | Iterator[StagedFile]) -> list[StagedFile]:
+        """Return those of the files that hold the value."""
+        return sorted((file for file in files if self._holds(file)), key=lambda file: file.path)
+
+    def _holds(self, file: StagedFile) -> bool:
+        if self._by_name and not may_hold(file.path, self._value):
+            return False
+        if file.path not in self._known:
+            held = _held(self._table, file.path, self._column, self._value)
+            if held is None:
+                raise unavailable(self._table, OSError())
+            self._known[file.path], size = held
+            self._done.looked_at += 1
+            self._done.bytes_looked_at += size
+        return self._known[file.path]
+
+
+def _held(table: Table, path: str, column: str, value: Value) -> tuple[bool, int] | None:
+    """Return whether a file holds a value in a column, and how many bytes were read for it; None: cannot be told."""
+    try:
+        with table.storage.fs.open_input_file(f"{table.storage.root}/{path}") as source:
+            reader = pq.ParquetFile(source, read_dictionary=[column])
+            if column not in reader.schema_arrow.names:
+                return False, 0
+            size = _column_bytes(reader, column)
+            batches = reader.iter_batches(columns=[column])
+            return any(pc.any(has_value(batch.column(0), {value})).as_py() for batch in batches), size
+    except (pa.ArrowException, OSError):
+        return None
+
+
+def _column_bytes(reader: pq.ParquetFile, column: str) -> int:
+    place = reader.schema_arrow.names.index(column)
+    meta = reader.metadata
+    chunks = sum(meta.row_group(i).column(place).total_compressed_size for i in range(meta.num_row_groups))
+    return int(chunks + meta.serialized_size)
+
+
+def has_value(column: pa.Array, values: Collection[Value]) -> pa.BooleanArray:
+    """Return for each row whether it has one of the values; a null has none."""
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    known = pc.is_in(encoded.dictionary, value_set=pa.array(list(values), encoded.dictionary.type))
+    return known.take(encoded.indices).fill_null(False)
+
+
+def _without(rows: Rows, column: str, values: Collection[Value]) -> Iterator[Piece]:
+    """Yield the rows of each file that have none of the values; buckets stay what they are."""
+    for file in rows.files:
+        held: list[pa.Table] = []
+        for batch in read_file(rows.table, file):
+            kept = batch.filter(pc.invert(has_value(batch[column].combine_chunks(), values)))
+            if sum(part.num_rows for part in held) + kept.num_rows > TARGET_ROWS:
+                yield Piece(pa.concat_tables(held), bucket_of(file.path))
+                held = []
+            held.append(kept)
+        if any(part.num_rows for part in held):
+            yield Piece(pa.concat_tables(held), bucket_of(file.path))
