@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from pipelines.live.errors import BrokerUnreachable, TopicMissing
 from pipelines.live.kafka import client_options, list_partitions
 from vitalake.errors import SettingsError
+from vitalake.lake.dataset import quarantine_datasets
 from vitalake.lake.lake import Lake
 from vitalake.lake.spans import PartId, Span, is_added
 from vitalake.lake.table import Table
@@ -73,7 +74,7 @@ def audit(
     names = [job] if job else list(settings.jobs)
     for dataset in sorted({settings.jobs[name].dataset for name in names}):
         lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
-        tables = {table.name: _recount_rows(table) for table in lake.tables if not tell(f"Recounting {table.name}")}
+        tables = {table.name: _recount_rows(table) for table in _tables(lake) if not tell(f"Recounting {table.name}")}
         claimed = _claims(lake, names)
         for table, rows in tables.items():
             checks.append(_check(f"rows of {table}", claimed.rows[table], rows))
@@ -92,6 +93,13 @@ def _check(what: str, ledger: int, recounted: int) -> dict[str, Any]:
 # -- rows --------------------------------------------------------------------------------------------------------
 
 
+def _tables(lake: Lake) -> list[Table]:
+    """Return the tables that spans of the dataset add to, and what else of the quarantine is there."""
+    quarantine = (f"quarantine/{name}" for name in quarantine_datasets())
+    others = [lake.table(name) for name in quarantine if lake.storage.holds_table(name)]
+    return list(dict.fromkeys([*lake.tables, *others]))
+
+
 def _recount_rows(table: Table) -> int:
     """Return the rows of a table by the footers of its files: neither the log's numbers nor the ledger's."""
     table.refresh()
@@ -104,12 +112,12 @@ def _recount_rows(table: Table) -> int:
 
 def _claims(lake: Lake, jobs: Sequence[str]) -> _Claimed:
     """Sum up the spans; they are read after the tables, so that whatever those hold was decided before."""
-    claimed = _Claimed()
+    claimed, tables = _Claimed(), _tables(lake)
     for span in lake.spans.all_spans():
-        added = [table for table in lake.tables if is_added(span, table) or not span.files_of(table.name)]
+        added = [table for table in tables if is_added(span, table) or not span.files_of(table.name)]
         for table in added:
             claimed.rows[table.name] += _counted_rows(span, table, lake)
-        if len(added) < len(lake.tables):
+        if len(added) < len(tables):
             claimed.pending += 1
         elif span.job in jobs and span.dataset == lake.dataset.name:
             for part in span.parts:

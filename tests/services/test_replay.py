@@ -15,9 +15,12 @@ import pytest
 import yaml
 
 import vitalake
+from pipelines.audit import audit
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
+from tests.services.waiting import until
 from vitalake.lake.verify import verify
+from vitalake.settings import load_settings
 
 KILLED = -signal.SIGKILL
 GOOD = 20
@@ -126,3 +129,133 @@ def test_a_killed_replay_loses_and_doubles_nothing(lane: LaneUnderTest, extended
     run(lane, "replay", package=extended, expect=KILLED, env={"VITALAKE_CRASH_AT": point})
     run(lane, "replay", package=extended)
     assert_recovered(lane)
+
+
+def test_of_two_replays_the_older_one_is_told_and_nothing_comes_twice(lane: LaneUnderTest, extended: Path) -> None:
+    held = lane.home / "held"
+    older = start(
+        lane,
+        "replay",
+        package=extended,
+        env={"VITALAKE_PAUSE_AT": "before-decide", "VITALAKE_PAUSE_FILE": str(held)},
+    )
+    with older:
+        until(held.exists, process=older)
+        run(lane, "replay", package=extended)
+        held.unlink()
+        out, errors = older.communicate(timeout=60)
+    assert (older.returncode, out) == (13, b"")
+    assert b"Another replay has begun" in errors
+    assert_recovered(lane)
+
+
+def test_one_that_stopped_after_deciding_is_finished_by_the_next(lane: LaneUnderTest, extended: Path) -> None:
+    held = lane.home / "held"
+    older = start(
+        lane, "replay", package=extended, env={"VITALAKE_PAUSE_AT": "decided", "VITALAKE_PAUSE_FILE": str(held)}
+    )
+    with older:
+        until(held.exists, process=older)
+        assert run(lane, "replay", package=extended)["recovered"] == 0, "it is decided: only its adding was left"
+        assert_recovered(lane)
+        held.unlink()
+        older.communicate(timeout=60)
+    assert older.returncode == 0
+    assert_recovered(lane)
+
+
+def test_rules_that_change_under_way_are_the_ones_that_count(lane: LaneUnderTest, extended: Path) -> None:
+    held = lane.home / "held"
+    process = start(
+        lane,
+        "replay",
+        package=extended,
+        env={"VITALAKE_PAUSE_AT": "before-decide", "VITALAKE_PAUSE_FILE": str(held)},
+    )
+    with process:
+        until(held.exists, process=process)
+        lane.lake.spans.raise_fence("observation")
+        held.unlink()
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors.decode()
+    assert msgspec.json.decode(out)["recovered"] == UNKNOWN
+    assert_recovered(lane)
+
+
+def test_a_copy_that_came_meanwhile_gives_no_second_current_row(lane: LaneUnderTest, extended: Path) -> None:
+    lane.send(message(i, patient=f"p-{i % 7}", code=code("8889-8")) for i in range(100, 100 + UNKNOWN))
+    lane.run()
+    run(lane, "replay", package=extended)
+    ids = lane.published()["observation_id"].to_pylist()
+    assert len(ids) == GOOD + 2 * UNKNOWN
+    assert len(set(ids)) == GOOD + UNKNOWN, "the same observation, sent twice: one of them is current"
+
+
+def test_discarded_ones_are_never_replayed(lane: LaneUnderTest, extended: Path) -> None:
+    first = run(lane, "list", "--open", "--limit", "100", package=today(lane))["dead_letters"]
+    one = next(row for row in first if row["reason"] == "unknown-code")
+    chosen = ("--source", one["source"], "--position", str(one["position"]))
+    done = run(lane, "discard", *chosen, "--reason-text", "Test device, see ticket 7", package=today(lane))
+    assert done == {"discarded": 1}
+    assert run(lane, "discard", *chosen, "--reason-text", "Again", package=today(lane)) == {"discarded": 0}
+    done = run(lane, "discard", "--reason", "not-json", "--reason-text", "Noise", package=today(lane))
+    assert done == {"discarded": UNREADABLE}
+    assert run(lane, "replay", package=extended)["recovered"] == UNKNOWN - 1
+    listed = run(lane, "list", package=today(lane))
+    assert (listed["open"], listed["recovered"], listed["discarded"]) == (0, UNKNOWN - 1, UNREADABLE + 1)
+    rows = [row for row in lane.lake.table("quarantine/resolution").scan().to_pylist() if row["outcome"] == "discarded"]
+    assert {row["reason"] for row in rows} == {"Test device, see ticket 7", "Noise"}
+    assert all(row["actor"].startswith("local:") and row["resolved_at"] for row in rows)
+    recorded = [entry["action"] for entry in audit_of(lane)]
+    assert recorded.count("dead-letters.discard") == 2
+    assert recorded.count("dead-letters.replay") == 1
+    assert lane.ledger()["balanced"] is True
+    assert [finding for finding in verify(lane.lake) if finding.severity == "error"] == []
+
+
+@pytest.mark.parametrize("words", ["", "   ", "123 !", "two\nlines", "x" * 501])
+def test_discarding_needs_words(lane: LaneUnderTest, words: str) -> None:
+    run(lane, "discard", "--all", "--reason-text", words, package=today(lane), expect=11)
+    assert run(lane, "list", package=today(lane))["discarded"] == 0
+
+
+def test_a_topic_that_no_job_knows_is_named(lane: LaneUnderTest, extended: Path) -> None:
+    lane.configure(topics={"elsewhere": "fhir"})
+    process = start(lane, "replay", package=extended)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 10
+    assert lane.topic in errors.decode()
+    report = msgspec.json.decode(out)
+    assert (report["recovered"], report["unknown_topics"]) == (0, {lane.topic: UNKNOWN + UNREADABLE})
+    assert run(lane, "discard", "--all", "--reason-text", "Gone", package=today(lane))["discarded"] == 40
+
+
+def test_those_whose_key_is_gone_are_counted_and_stay(lane: LaneUnderTest, extended: Path) -> None:
+    path = lane.home / "keys.yaml"
+    kept = path.read_text()
+    document = yaml.safe_load(kept)
+    secret = document["keys"]["quarantine"]["versions"].pop("v1")
+    document["keys"]["quarantine"] = {"current": "v2", "versions": {"v2": secret[::-1][secret.count("=") :] + "="}}
+    path.write_text(yaml.safe_dump(document))
+    done = run(lane, "replay", package=extended)
+    assert (done["recovered"], done["unopened"], done["spans"]) == (0, UNKNOWN + UNREADABLE, 0)
+    path.write_text(kept)
+    run(lane, "replay", package=extended)
+    assert_recovered(lane)
+
+
+def test_the_recount_agrees_with_replays(lane: LaneUnderTest, extended: Path) -> None:
+    run(lane, "replay", "--limit", "7", package=extended)
+    done = run(lane, "replay", package=extended)
+    assert done["open"] == UNKNOWN + UNREADABLE - 7
+    recount = audit(load_settings(lane.home))
+    assert recount["agrees"] is True
+    found = {check["what"]: check["recounted"] for check in recount["checks"]}
+    assert found["rows of published/observation"] == GOOD + UNKNOWN
+    assert found["rows of quarantine/resolution"] == UNKNOWN
+
+
+def audit_of(lane: LaneUnderTest) -> list[dict[str, Any]]:
+    """Return what the audit has of the command line."""
+    lines = (lane.home / "audit" / "cli.jsonl").read_bytes().splitlines()
+    return [msgspec.json.decode(line) for line in lines]
