@@ -142,6 +142,7 @@ class RowSealer:
         pairs = owner.astype(np.int64) * len(texts) + index.to_numpy(zero_copy_only=False)
         distinct, place = np.unique(pairs, return_inverse=True)
         known, context = self._known[name], self._context(name)
+        again = name in self._dataset.key
         sealed: list[bytes | None] = []
         if len(known) > REMEMBERED:
             known.clear()
@@ -152,15 +153,18 @@ class RowSealer:
                 continue
             found = known.get((key.subject, text))
             if found is None:
-                found = known[(key.subject, text)] = self._seal(key, text.encode(), context)
+                found = known[(key.subject, text)] = self._seal(key, text.encode(), context, again=again)
             sealed.append(found)
         return _dictionary(place, sealed)
 
     def _context(self, column: str) -> bytes:
         return f"{self._dataset.name}.{column}".encode()
 
-    def _seal(self, key: PatientKey, plain: bytes, context: bytes) -> bytes:
+    def _seal(self, key: PatientKey, plain: bytes, context: bytes, *, again: bool) -> bytes:
+        """Seal a value; the same to the same again, if it names a thing whose versions must be found."""
         nonce = os.urandom(_NONCE_BYTES)
+        if again:  # of the value itself: it repeats for the same value only
+            nonce = hmac.digest(key.secret, b"nonce\0" + context + b"\0" + plain, hashlib.sha256)[:_NONCE_BYTES]
         cipher = self._ciphers.get(key.subject)
         if cipher is None:
             if len(self._ciphers) > REMEMBERED:
