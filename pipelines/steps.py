@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from governance.masking import MaskPlan, compile_masks
 from governance.masks import Pseudonyms
 from governance.rules import load_policy
+from pipelines.attribution.attributor import make_attributor
 from pipelines.care import CareFeed
 from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.conform import Conformer
@@ -74,6 +75,18 @@ class Steps:
             else None
         )
         self.sealer = make_sealer(dataset, self.vault, keys) if dataset.restricted else None
+        self.attributor = (
+            make_attributor(
+                settings,
+                dataset=dataset.name,
+                keys=keys,
+                vault=self.vault,
+                envelopes=self.dead_letters,
+                days=stream.dead_letter_days,
+            )
+            if dataset.name == "observation"
+            else None
+        )
         self._salts: dict[PartId, tuple[int, int]] = {}
 
     def conform(self, item: DecodedPoll) -> Outcome:
@@ -141,6 +154,8 @@ class Steps:
             KeyRevoked: patients' keys cannot be had; nothing was handed over, the same poll can be masked later.
             ServiceUnavailable: care store or vault cannot be reached; so it can then.
         """
+        if self.attributor is not None:
+            outcome = self.attributor.attribute(outcome)
         rows = self._with_provenance(derive(outcome.rows, self._dataset), outcome)
         if self.sealer is not None:
             sealed, known = self.sealer.seal(rows)

@@ -51,6 +51,7 @@ class Histories:
         self._settled = np.zeros(0, np.int64)
         self._begin = np.zeros(0, np.int64)
         self._length = np.zeros(0, np.int64)
+        self._count = np.zeros(0, np.int64)
 
     def __contains__(self, device: bytes) -> bool:
         """Return whether a device's history is here."""
@@ -62,7 +63,12 @@ class Histories:
 
     def count(self, number: int) -> int:
         """Return how many facts of a device are known."""
-        return len(self._devices[number].facts)
+        return int(self._count[number])
+
+    def counts(self, number: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return how many facts of each device are known; 0 for -1."""
+        found: npt.NDArray[np.int64] = np.where(number >= 0, np.append(self._count, 0)[number], 0)
+        return found
 
     def put(self, device: bytes, facts: Iterable[Fact]) -> int:
         """Take a device's facts, all of them, in place of those it had; return its number."""
@@ -78,7 +84,9 @@ class Histories:
             self._devices.append(history)
             self._begin = np.append(self._begin, 0)
             self._length = np.append(self._length, 0)
+            self._count = np.append(self._count, 0)
         self._devices[number] = history
+        self._count[number] = len(known)
         self._begin[number], self._length[number] = history.begin, history.length
         return number
 

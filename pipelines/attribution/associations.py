@@ -1,0 +1,184 @@
+"""What is known of where devices were: the association table as a map from device to its history, read as it grows."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.attribution.histories import Histories
+from pipelines.attribution.timeline import OPEN_END, Fact, Owner, Step
+from vitalake.lake.dataset import DEVICE_KEY, SUBJECT
+from vitalake.lake.lake import Lake, restricted_name
+from vitalake.lake.schema import conform
+from vitalake.lake.table import StagedFile, Table
+from vitalake.restricted import PatientKeys, open_value
+
+TABLE = restricted_name("device_association")
+
+LOOK_SECONDS = 1.0
+"""How old what is known may be: a look costs a listing of the table's log."""
+
+_COLUMNS = (
+    SUBJECT.name, DEVICE_KEY.name, "association_id", "version", "patient_id", "encounter_id", "valid_from", "valid_to",
+    "status", "available_at",
+)  # fmt: skip
+
+
+class AssociationMap:
+    """The association table, read file by file as it grows; a device's facts are opened when they are first needed.
+
+    Used by one thread at a time.
+    """
+
+    def __init__(self, lake: Lake, keys: PatientKeys) -> None:
+        """Prepare; the table is opened, and made if need be, at the first look.
+
+        Args:
+            lake: of this thread.
+            keys: the vault.
+        """
+        self._lake, self._keys = lake, keys
+        self._table: Table | None = None
+        self._files: dict[str, dict[bytes, pa.Table]] = {}
+        self._histories = Histories()
+        self._looked = -LOOK_SECONDS
+        self.version = 0
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def look(self, *, now: bool = False) -> int:
+        """Read what is new, if the last look was a while ago; return the version known: 1 and more.
+
+        Args:
+            now: look in any case.
+        """
+        if not now and time.monotonic() - self._looked < LOOK_SECONDS:
+            return self.version
+        if self._table is None:
+            self._table = self._lake.table(TABLE)
+        self._table.refresh()
+        version = self._table.delta.version() + 1
+        if version != self.version:
+            self._take(self._table.snapshot().files)
+        self.version, self._looked = version, time.monotonic()
+        return version
+
+    def _take(self, files: dict[str, StagedFile]) -> None:
+        if not self._files.keys() <= files.keys():  # rewritten: somebody's may be gone
+            self._files, self._histories = {}, Histories()
+        for path in files.keys() - self._files.keys():
+            self._files[path] = found = self._by_device(path)
+            for device in found:
+                if device in self._histories:
+                    self._histories.put(device, self._facts(device))
+
+    def _by_device(self, path: str) -> dict[bytes, pa.Table]:
+        assert self._table is not None
+        schema = pa.schema([self._table.state.columns.field(name) for name in _COLUMNS])
+        rows = conform(self._table.storage.read_parquet(path, columns=list(_COLUMNS)), schema).combine_chunks()
+        devices = pc.fill_null(rows[DEVICE_KEY.name], b"").combine_chunks().dictionary_encode()
+        index = devices.indices.to_numpy()
+        order = np.argsort(index, kind="stable")
+        bounds = np.flatnonzero(np.append(True, np.diff(index[order]) != 0)) if len(order) else np.zeros(0, np.int64)
+        rows = rows.take(pa.array(order))
+        names = devices.dictionary.to_pylist()
+        return {
+            names[index[order[begin]]]: rows.slice(begin, end - begin)
+            for begin, end in zip(bounds.tolist(), [*bounds[1:].tolist(), len(order)], strict=True)
+        }
+
+    def forget(self) -> None:
+        """Keep nothing that identifies in memory."""
+        self._histories = Histories()
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def number(self, device: bytes) -> int:
+        """Return a device's number among the histories, opened if need be; -1: nothing is known of it.
+
+        Raises:
+            KeyRevoked: patients' keys cannot be had.
+        """
+        if device not in self._histories:
+            facts = self._facts(device)
+            if not facts:
+                return -1
+            return self._histories.put(device, facts)
+        return self._histories.number(device)
+
+    def _facts(self, device: bytes) -> list[Fact]:
+        parts = [found[device] for found in self._files.values() if device in found]
+        return read_facts(pa.concat_tables(parts), self._keys) if parts else []
+
+    def find(
+        self, number: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64], available_us: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int32]:
+        """See Histories.find; where a patient was forgotten since, the sealer says so."""
+        return self._histories.find(number, at_us, available_us)
+
+    def owners(self, index: Iterable[int]) -> list[Owner]:
+        """Return owners by their index."""
+        return [self._histories.owners[i] for i in index]
+
+    def steps(self, number: int, at_us: int) -> tuple[Step, ...]:
+        """See Histories.steps."""
+        return self._histories.steps(number, at_us)
+
+    def count(self, number: int) -> int:
+        """Return how many facts of a device are known."""
+        return self._histories.count(number)
+
+    def counts(self, number: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return how many facts of each device are known; 0 for -1."""
+        return self._histories.counts(number)
+
+    def devices(self) -> dict[bytes, pa.Table]:
+        """Return the rows of every device, sealed."""
+        rows: dict[bytes, list[pa.Table]] = defaultdict(list)
+        for found in self._files.values():
+            for device, part in found.items():
+                rows[device].append(part)
+        return {device: pa.concat_tables(parts) for device, parts in rows.items()}
+
+
+def read_facts(rows: pa.Table, keys: PatientKeys) -> list[Fact]:
+    """Return the facts of sealed rows; those of a patient who was forgotten name nobody.
+
+    Raises:
+        KeyRevoked: patients' keys cannot be had.
+        PrivacyError: a value was changed.
+    """
+    secrets = keys.secrets(set(rows[SUBJECT.name].to_pylist()) - {None})
+    opened = {
+        name: [
+            None if sealed is None else open_value(sealed, secrets, context=f"device_association.{name}".encode())
+            for sealed in rows[name].to_pylist()
+        ]
+        for name in ("patient_id", "encounter_id")
+    }
+    plain = {name: rows[name].to_pylist() for name in ("association_id", "version", "status")}
+    times = {name: rows[name].cast(pa.int64()).to_pylist() for name in ("valid_from", "valid_to", "available_at")}
+    return [
+        Fact(
+            association=plain["association_id"][i],
+            version=plain["version"][i],
+            owner=_owner(opened["patient_id"][i], opened["encounter_id"][i]),
+            valid_from=times["valid_from"][i],
+            valid_to=OPEN_END if times["valid_to"][i] is None else times["valid_to"][i],
+            active=plain["status"][i] != "entered-in-error",
+            available_us=times["available_at"][i] or 0,
+        )
+        for i in range(rows.num_rows)
+    ]
+
+
+def _owner(patient: bytes | None, encounter: bytes | None) -> Owner:
+    if patient is None:
+        return Owner(None)
+    return Owner(patient.decode(), None if encounter is None else encounter.decode())
