@@ -12,7 +12,7 @@ from tests.unit.span_samples import JOB, SHARE, open_lake, part, staged_span
 from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.lake.compaction import compact, put_into_buckets
-from vitalake.lake.erasing import drop_rows
+from vitalake.lake.forgetting import drop_rows
 from vitalake.lake.lake import Lake
 
 KILLED = -signal.SIGKILL

@@ -20,7 +20,7 @@ from vitalake.errors import InputError
 from vitalake.lake import compaction
 from vitalake.lake.buckets import bucket_of, bucket_of_value, buckets_of_values, files_for, patient_column, suffix_of
 from vitalake.lake.compaction import compact, put_into_buckets
-from vitalake.lake.erasing import drop_rows, purge
+from vitalake.lake.forgetting import distinct_values, drop_rows, purge
 from vitalake.lake.lake import Lake
 from vitalake.lake.sorting import order_by, sort_by
 from vitalake.lake.table import Table
@@ -218,7 +218,7 @@ def test_dropped_rows_are_gone_and_all_others_stay(lake: Lake, buckets: int) -> 
         put_into_buckets(lake.published, buckets, closed_before=FOREVER)
     done = drop_rows(lake.published, "patient_id", "pseudonym-1")
     assert (done.rows, done.days) == (6, 2)
-    assert 0 < done.bytes_looked_at < done.bytes_touched
+    assert 0 < done.bytes_searched < done.bytes_touched
     assert positions(lake) == [position for position in ROWS_PUBLISHED if position % 5 != 1]
     assert all(bool(bucket_of(path)) == bool(buckets) for path in files(lake.published))
     assert drop_rows(lake.published, "patient_id", "pseudonym-1").rows == 0
@@ -229,15 +229,16 @@ def test_purged_files_are_gone_and_with_them_older_versions(lake: Lake) -> None:
     version = lake.published.delta.version()
     drop_rows(lake.published, "patient_id", "pseudonym-1")
     assert found_in(lake, b"pseudonym-1") > 0
-    done = purge(lake.published, "patient_id", "pseudonym-1")
-    assert done.deleted == 6 and done.unreadable == []
+    assert "pseudonym-1" in distinct_values(lake.published, "patient_id")
+    assert purge(lake.published, "patient_id", "pseudonym-1") == 6
     assert found_in(lake, b"pseudonym-1") == 0
+    assert distinct_values(lake.published, "patient_id") == {"pseudonym-0", "pseudonym-2", "pseudonym-3"}
     assert positions(lake) == [position for position in ROWS_PUBLISHED if position % 5 != 1]
     lake.published.delta.load_as_version(version)
     with pytest.raises(Exception, match=r"(?i)no such file|not found"):
         lake.published.delta.to_pyarrow_table()
     lake.published.refresh()
-    assert purge(lake.published, "patient_id", "pseudonym-1").deleted == 0
+    assert purge(lake.published, "patient_id", "pseudonym-1") == 0
 
 
 def found_in(lake: Lake, text: bytes) -> int:
@@ -256,7 +257,7 @@ def test_staged_files_of_the_dead_are_purged_too(lake: Lake) -> None:
     from tests.unit.span_samples import staged_span
 
     staged = {file.path for file in staged_span(lake, 30, 35).files_of(lake.published.name)}
-    assert purge(lake.published, "patient_id", "pseudonym-1").deleted == 1
+    assert purge(lake.published, "patient_id", "pseudonym-1") == 1
     assert not staged & set(lake.published.storage.files())
 
 
@@ -312,5 +313,5 @@ def test_one_patient_of_many_rows_is_dropped_by_reading_a_fraction(tmp_path: Pat
     began = time.monotonic()
     done = drop_rows(table, "patient_id", "token-00007")
     print(f"{done.bytes_touched:,} of {whole:,} bytes, {time.monotonic() - began:.2f} s")
-    assert done.rows > 100 and done.files_read == done.looked_at == 1
+    assert done.rows > 100 and done.files_rewritten == done.files_searched == 1
     assert done.bytes_touched < whole / 20

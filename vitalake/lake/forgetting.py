@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,48 +33,28 @@ class Dropped:
         table: which.
         rows: dropped.
         days: that had any; a commit each.
-        looked_at: files whose one column was read.
-        files_read: that had such rows, and were read as a whole.
-        files_written: in their place.
-        bytes_looked_at: of that one column, and of the footers.
-        bytes_read: of the files that were read as a whole.
-        bytes_written: of the new ones.
+        files_searched: whose one column was read.
+        bytes_searched: of that one column, and of the footers.
+        files_rewritten: that had such rows, and were read as a whole.
+        bytes_rewritten: of those.
+        bytes_written: of the new files in their place.
+        files_deleted: for whoever purges after it.
     """
 
     table: str
     rows: int = 0
     days: int = 0
-    looked_at: int = 0
-    files_read: int = 0
-    files_written: int = 0
-    bytes_looked_at: int = 0
-    bytes_read: int = 0
+    files_searched: int = 0
+    bytes_searched: int = 0
+    files_rewritten: int = 0
+    bytes_rewritten: int = 0
     bytes_written: int = 0
+    files_deleted: int = 0
 
     @property
     def bytes_touched(self) -> int:
         """Return all bytes that were read or written."""
-        return self.bytes_looked_at + self.bytes_read + self.bytes_written
-
-
-@dataclass(slots=True)
-class Purged:
-    """What was deleted of a table's folder for good.
-
-    Attributes:
-        table: which.
-        looked_at: files that the newest version does not have.
-        deleted: those of them that held the value.
-        bytes_deleted: how much it was.
-        unreadable: files that are not Parquet, or not whole: nobody can tell what is in them. The sweeper deletes what
-            dead writers have left half written.
-    """
-
-    table: str
-    looked_at: int = 0
-    deleted: int = 0
-    bytes_deleted: int = 0
-    unreadable: list[str] = field(default_factory=list)
+        return self.bytes_searched + self.bytes_rewritten + self.bytes_written
 
 
 def drop_rows(table: Table, column: str, value: Value, *, progress: Callable[[str], None] | None = None) -> Dropped:
@@ -109,41 +90,53 @@ def drop_rows(table: Table, column: str, value: Value, *, progress: Callable[[st
         if result:
             done.days += 1
             done.rows += result.rows_before - result.rows
-            done.files_read += len(result.removed)
-            done.files_written += len(result.added)
-            done.bytes_read += sum(file.size for file in result.removed)
+            done.files_rewritten += len(result.removed)
+            done.bytes_rewritten += sum(file.size for file in result.removed)
             done.bytes_written += sum(file.size for file in result.added)
     return done
 
 
-def purge(table: Table, column: str, value: Value) -> Purged:
+def purge(table: Table, column: str, value: Value) -> int:
     """Delete every file of the table's folder that its newest version does not have and that holds the value.
 
     Those are files that were replaced and wait for the vacuum, so that older versions cannot be read any more where
     they had the value; and files that were staged and never added. Settle first, and drop the rows: what is decided
-    and not added yet would be lost.
+    and not added yet would be lost. What is half written is the sweeper's: nobody can tell what is in it.
+
+    Returns:
+        How many files were deleted.
 
     Raises:
         OSError, DeltaError: storage refuses.
     """
-    done = Purged(table.name)
     by_name = column == patient_column(table.dataset)
     listed = table.storage.files(suffix="")
     table.refresh()  # after the listing: what was added between is in the newest version
-    current = table.snapshot().files.keys()
-    for path in sorted(listed.keys() - current):
+    deleted = 0
+    for path in sorted(listed.keys() - table.snapshot().files.keys()):
         if by_name and not may_hold(path, value):
             continue
-        done.looked_at += 1
         held = _held(table, path, column, value)
-        if held is None:
-            done.unreadable.append(path)
-        elif held[0]:
-            info = table.storage.fs.get_file_info(f"{table.storage.root}/{path}")
+        if held and held[0]:
             table.storage.delete(path)
-            done.deleted += 1
-            done.bytes_deleted += info.size or 0
-    return done
+            deleted += 1
+    return deleted
+
+
+def distinct_values(table: Table, column: str) -> set[Value]:
+    """Return the values of a column of text or binary in the table's newest version, and in all older ones."""
+    table.refresh()
+    values: set[Value] = set()
+    for path in table.snapshot().files.keys() | table.storage.files().keys():
+        with suppress(pa.ArrowException, FileNotFoundError):  # half written, or gone meanwhile
+            with table.storage.fs.open_input_file(f"{table.storage.root}/{path}") as source:
+                reader = pq.ParquetFile(source, read_dictionary=[column])
+                for batch in reader.iter_batches(columns=[column]):
+                    encoded = batch.column(0)
+                    values.update(
+                        (encoded if _is_encoded(encoded) else encoded.dictionary_encode()).dictionary.to_pylist()
+                    )
+    return values - {None}
 
 
 class _Finder:
@@ -166,8 +159,8 @@ class _Finder:
             if held is None:
                 raise unavailable(self._table, OSError())
             self._known[file.path], size = held
-            self._done.looked_at += 1
-            self._done.bytes_looked_at += size
+            self._done.files_searched += 1
+            self._done.bytes_searched += size
         return self._known[file.path]
 
 
@@ -194,9 +187,13 @@ def _column_bytes(reader: pq.ParquetFile, column: str) -> int:
 
 def has_value(column: pa.Array, values: Collection[Value]) -> pa.BooleanArray:
     """Return for each row whether it has one of the values; a null has none."""
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    encoded = column if _is_encoded(column) else column.dictionary_encode()
     known = pc.is_in(encoded.dictionary, value_set=pa.array(list(values), encoded.dictionary.type))
     return known.take(encoded.indices).fill_null(False)
+
+
+def _is_encoded(column: pa.Array) -> bool:
+    return bool(pa.types.is_dictionary(column.type))
 
 
 def _without(rows: Rows, column: str, values: Collection[Value]) -> Iterator[Piece]:
