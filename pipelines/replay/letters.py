@@ -64,12 +64,14 @@ class Choice:
         source: ``topic[partition]``, or a topic.
         position: offset.
         sources: exact partitions; None takes all.
+        device_keys: of which devices, in a table that says; also those of several devices. None takes all.
     """
 
     reason: str | None = None
     source: str | None = None
     position: int | None = None
     sources: frozenset[Source] | None = None
+    device_keys: frozenset[bytes] | None = None
 
     def takes(self, source: Source) -> bool:
         """Return whether messages of a partition can be among them."""
@@ -258,7 +260,7 @@ def _letters(table: Table, choice: Choice, done: Places) -> Iterator[pa.Table]:
 def _places(table: Table, file: StagedFile) -> pa.Table:
     """Return the columns by which a file's messages are chosen."""
     with table.storage.open(file.path) as reader:
-        there = [name for name in (*PLACE, "reason") if name in reader.schema_arrow.names]
+        there = [name for name in (*PLACE, "reason", "device_key") if name in reader.schema_arrow.names]
         return reader.read(there)
 
 
@@ -268,6 +270,9 @@ def _mask(rows: pa.Table, choice: Choice, done: Places) -> npt.NDArray[np.bool_]
         mask &= _equal(rows, "reason", choice.reason)
     if choice.position is not None:
         mask &= rows["position"].to_numpy() == choice.position
+    if choice.device_keys is not None and "device_key" in rows.schema.names:
+        wanted = pa.array(sorted(choice.device_keys), pa.binary())
+        mask &= pc.or_(pc.is_in(rows["device_key"], wanted), pc.is_null(rows["device_key"])).to_numpy()
     for source, index in by_source(rows).items():
         if not choice.takes(source):
             mask[index] = False

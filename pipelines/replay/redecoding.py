@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.attribution.held import HELD
 from pipelines.care import CareFeed
 from pipelines.dead_letters import Message, open_message
 from pipelines.decoding.formats import make_decoder
@@ -28,21 +29,33 @@ from vitalake.lake.spans import PartId
 from vitalake.settings import Settings
 
 RESOLUTION_SCHEMA = load_dataset("resolution").schema
-_PUT_ASIDE = ("rejected_at", "held_at")
 
 
 @dataclass(slots=True)
 class Attempt:
-    """Envelopes of one format, and what became of their messages: one letter a message, in one order."""
+    """Envelopes of one format, and what became of their messages: one letter a message, in one order.
+
+    Attributes:
+        letters: the envelopes.
+        outcome: of their messages.
+        table: where the envelopes lie.
+    """
 
     letters: pa.Table
     outcome: Outcome
+    table: str
+
+    def __post_init__(self) -> None:
+        """Leave out second envelopes of messages that are held already."""
+        self.outcome.extra.pop(self.table, None)
 
     @property
     def left(self) -> npt.NDArray[np.bool_]:
-        """Return which messages were rejected again."""
+        """Return which messages stay where they are: rejected again, or held that are held again."""
         left = np.zeros(self.letters.num_rows, np.bool_)
         left[[reject.message for reject in self.outcome.rejects]] = True
+        if self.table == HELD:
+            left[np.unique(self.outcome.held)] = True
         return left
 
     @property
@@ -54,11 +67,11 @@ class Attempt:
         reasons[np.unique(self.outcome.message)] = "published"
         return reasons
 
-    def resolutions(self, *, table: str, actor: str) -> pa.Table:
-        """Return the rows that say that the messages which were not rejected again are recovered."""
+    def resolutions(self, *, actor: str) -> pa.Table:
+        """Return the rows that say that the messages which do not stay are recovered."""
         done = ~self.left
         places = self.letters.filter(pa.array(done))
-        return resolution_rows(places, table=table, outcome="recovered", reasons=self.reasons[done], actor=actor)
+        return resolution_rows(places, table=self.table, outcome="recovered", reasons=self.reasons[done], actor=actor)
 
 
 def resolution_rows(
@@ -143,11 +156,12 @@ class Redecoder:
         """Return the decoders that were used, with their versions."""
         return ",".join(f"{d.name}/{d.version}" for d in self._decoders.values())
 
-    def attempts(self, letters: pa.Table, *, mask: bool = True) -> Iterator[Attempt]:
+    def attempts(self, letters: pa.Table, *, table: str, mask: bool = True) -> Iterator[Attempt]:
         """Yield what becomes of envelopes today; those that cannot be opened are counted and left out.
 
         Args:
             letters: envelopes, in memory.
+            table: where they lie.
             mask: whether to make publishable rows, which care store and vault hear of; else only see what holds.
 
         Raises:
@@ -162,7 +176,7 @@ class Redecoder:
             if index:
                 messages = [message for i in index if (message := opened[i]) is not None]
                 mine = letters.take(pa.array(index))
-                yield Attempt(mine, self._outcome(self._poll(mine, messages, name), mask=mask))
+                yield Attempt(mine, self._outcome(self._poll(mine, messages, name), mask=mask), table)
 
     def _open(self, row: dict[str, object]) -> Message | None:
         try:
@@ -171,7 +185,8 @@ class Redecoder:
             return None
         if message.broker_ms is not None:
             return message
-        since = next((at for name in _PUT_ASIDE if isinstance(at := row.get(name), datetime)), clock.now())
+        since = row["rejected_at"]  # of an earlier release: it was read shortly before
+        assert isinstance(since, datetime)
         return replace(message, broker_ms=int(since.timestamp() * 1000))
 
     def _poll(self, letters: pa.Table, messages: list[Message], name: str) -> Poll:

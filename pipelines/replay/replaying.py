@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 ATTEMPTS = 5
 """How often a job is begun anew because rules, keys or the table changed under way."""
 
+_MESSAGES = ("open", "tried", "recovered", "rejected_again", "held_again", "unopened")
 ROWS_COUNTED = ("published", "held", "filtered", "duplicate")
 
 
@@ -46,6 +47,7 @@ class Report:
         open: messages that were open and chosen.
         recovered: messages that are resolved now; in a dry run: that would be.
         rejected_again: messages that stay open, for what they hold.
+        held_again: messages of a table of held ones that stay there.
         unopened: messages that stay open, for no key opens them.
         reasons: why messages were rejected again.
         counts: of messages and rows, as the spans hold them.
@@ -57,6 +59,7 @@ class Report:
     open: int = 0
     recovered: int = 0
     rejected_again: int = 0
+    held_again: int = 0
     unopened: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     counts: Counts = field(default_factory=Counts)
@@ -67,20 +70,21 @@ class Report:
     @property
     def tried(self) -> int:
         """Return how many messages were taken up."""
-        return self.recovered + self.rejected_again + self.unopened
+        return self.recovered + self.rejected_again + self.held_again + self.unopened
 
     def take(self, attempt: Attempt) -> None:
         """Count what became of the messages of a batch."""
-        again = int(attempt.left.sum())
-        self.rejected_again += again
-        self.recovered += attempt.letters.num_rows - again
+        stay, rejected = int(attempt.left.sum()), len({reject.message for reject in attempt.outcome.rejects})
+        self.rejected_again += rejected
+        self.held_again += stay - rejected
+        self.recovered += attempt.letters.num_rows - stay
         self.reasons.update(str(reject.reason) for reject in attempt.outcome.rejects)
         self.counts.add(counts_of(attempt.outcome))
 
     def to_json(self) -> dict[str, Any]:
         """Return it as data for a program; of rows there are the outcomes that a replay can have."""
         return {
-            **{name: getattr(self, name) for name in ("open", "tried", "recovered", "rejected_again", "unopened")},
+            **{name: getattr(self, name) for name in _MESSAGES},
             "rows": {name: getattr(self.counts, name) for name in ROWS_COUNTED},
             "reasons": dict(self.reasons.most_common()),
             "unknown_topics": dict(sorted(self.unknown_topics.items())),
@@ -179,7 +183,7 @@ class _Job:
         lake = self._lake()
         with self._redecoder(lake, writer=None) as redecoder:
             for letters in self._batches(lake):
-                self._count(letters, list(redecoder.attempts(letters, mask=False)), redecoder)
+                self._count(letters, list(redecoder.attempts(letters, table=self.table, mask=False)), redecoder)
 
     def _decided(self) -> None:
         lake = self._lake()
@@ -188,13 +192,13 @@ class _Job:
         writer = AgainWriter(lake, kind=self.kind, fence=fence)
         with self._redecoder(lake, writer=writer) as redecoder:
             for letters in self._batches(lake):
-                attempts = list(redecoder.attempts(letters))
+                attempts = list(redecoder.attempts(letters, table=self.table))
                 self._decide(writer, redecoder, attempts)
                 self._count(letters, attempts, redecoder)
 
     def _decide(self, writer: AgainWriter, redecoder: Redecoder, attempts: list[Attempt]) -> None:
         """Decide what a batch recovers; where that is nothing the lake stays as it is."""
-        resolutions = [attempt.resolutions(table=self.table, actor=self.actor) for attempt in attempts]
+        resolutions = [attempt.resolutions(actor=self.actor) for attempt in attempts]
         if not sum(rows.num_rows for rows in resolutions):
             return
         writer.decide(
@@ -223,7 +227,7 @@ class _Job:
         lake.table(self.table).refresh()
         done = resolved(lake, self.table)
         done.merge(self.passed)
-        choice = Choice(self.choice.reason, self.choice.source, self.choice.position, self.lineage.sources)
+        choice = replace(self.choice, sources=self.lineage.sources)
         for letters in open_letters(lake, self.table, choice, done=done):
             left = self._left
             if left is not None and left <= 0:
