@@ -32,6 +32,7 @@ REMEMBERED = 200_000
 
 _NONCE_BYTES = 12
 _HEAD_BYTES = len(FORMAT) + SUBJECT_BYTES
+_LEAST_BYTES = _HEAD_BYTES + _NONCE_BYTES + 16
 
 
 class PatientKeys(Protocol):
@@ -227,6 +228,11 @@ def open_value(sealed: bytes, secrets: dict[bytes, bytes], *, context: bytes) ->
     return None if secret is None else _unsealed(AESGCM(secret), sealed, context)
 
 
+def is_sealed(value: bytes) -> bool:
+    """Return whether bytes have the form of a sealed value; those of keyed hashes and other binary columns have not."""
+    return len(value) >= _LEAST_BYTES and value.startswith(FORMAT)
+
+
 def subject_of_value(sealed: bytes) -> bytes:
     """Return whose key a sealed value needs."""
     return sealed[len(FORMAT) : _HEAD_BYTES]
@@ -277,7 +283,10 @@ def _used(column: pa.DictionaryArray) -> tuple[npt.NDArray[np.int32], npt.NDArra
 
 
 def _dictionary(indices: npt.NDArray[np.integer], values: Sequence[bytes | None]) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int32)), pa.array(values, pa.binary()))
+    absent = np.array([value is None for value in values], np.bool_)
+    # Parquet takes a null as a row's, not as an entry of the dictionary.
+    mask = absent[indices] if absent.any() else None
+    return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int32), mask=mask), pa.array(values, pa.binary()))
 
 
 def _plain(column: pa.Array, kind: pa.DataType) -> pa.Array:
