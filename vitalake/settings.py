@@ -143,6 +143,9 @@ class Settings(BaseSettings):
     )
     certificates: Path = Field(Path("certificates"), description="Folder of what was erased, and when; names nobody.")
     key_service: KeyServiceSettings = KeyServiceSettings()
+    privacy_officers: list[str] = Field(
+        default_factory=list, description="Accounts of this machine that may ask identified rows; nobody by default."
+    )
     audit: Path = Field(Path("audit"), description="Folder of the audit's chains.")
     models: Path = Field(Path("mlflow"), description="Folder of MLflow's database and artefacts.")
     serving: ServingSettings = ServingSettings()

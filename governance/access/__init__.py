@@ -10,6 +10,7 @@ from governance.access.principal import (
     Principal,
     Role,
     local_principal,
+    local_privacy_officer,
     require,
 )
 from governance.access.tokens import InvalidToken, JwtVerifier, TokenVerifier
@@ -27,6 +28,7 @@ __all__ = [
     "Role",
     "TokenVerifier",
     "local_principal",
+    "local_privacy_officer",
     "open_issuer",
     "open_verifier",
     "require",

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vitalake.errors import PrivacyError
 
-Role = Literal["engineer", "officer", "clinician"]
+Role = Literal["engineer", "officer", "clinician", "privacy-officer"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
-Permission = Literal["risk:read", "score:write", "identity:read", "audit:read", "ledger:read", "sql:query"]
+Permission = Literal[
+    "risk:read", "score:write", "identity:read", "audit:read", "ledger:read", "sql:query", "identified:query"
+]
 
 PERMISSIONS: dict[Role, frozenset[Permission]] = {
     "clinician": frozenset({"risk:read", "score:write", "identity:read"}),
     "officer": frozenset({"audit:read", "sql:query", "ledger:read"}),
     "engineer": frozenset({"ledger:read", "sql:query"}),
+    "privacy-officer": frozenset({"sql:query", "identified:query"}),
 }
 """Nobody has all: who reads names does not read the audit, who keeps the machines sees no risk of a person."""
 
@@ -75,3 +79,14 @@ def local_principal(role: Role = "engineer") -> Principal:
     except (KeyError, OSError):  # an account without an entry, as in some containers
         user = "unknown"
     return Principal(f"local:{user}", role, f"{user} (this machine)")
+
+
+def local_privacy_officer(accounts: Collection[str]) -> Principal:
+    """Return who sits at this machine, as a privacy officer if the configuration says that they are one.
+
+    Args:
+        accounts: of privacy officers; nobody is one by default.
+    """
+    somebody = local_principal("officer")
+    account = somebody.subject.removeprefix("local:")
+    return local_principal("privacy-officer") if account in accounts else somebody

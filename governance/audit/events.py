@@ -12,6 +12,7 @@ Action = Literal[
     "identity.read",
     "board.read",
     "sql.query",
+    "identified.query",
     "audit.read",
     "sign-in",
     "denied",

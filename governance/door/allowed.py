@@ -49,6 +49,11 @@ NODES = STRUCTURE | OPERATORS | FUNCTIONS
 PLAIN_FUNCTIONS = frozenset({"now", "epoch_us", "isfinite"})
 """Functions sqlglot has no class for; the name is what counts."""
 
+MOMENT = (
+    exp.Add, exp.Anonymous, exp.Cast, exp.DataType, exp.Interval, exp.Literal, exp.Paren, exp.Sub, exp.Var,
+)  # fmt: skip
+"""What the moment of ``<dataset>_as_known_at`` is made of: nothing that is read."""
+
 TYPES = frozenset(
     {
         exp.DType.BIGINT, exp.DType.BOOLEAN, exp.DType.DATE, exp.DType.DECIMAL, exp.DType.DOUBLE, exp.DType.FLOAT,

@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from governance.door.relations import VERSION, Relation
+from governance.door.relations import ATTRIBUTION, RESTRICTED, VERSION, Relation
 from governance.masking import MaskPlan, compile_masks
 from governance.rules import load_policy
 from vitalake.errors import InputError, PrivacyError
 from vitalake.keys import KeyRing
-from vitalake.lake.dataset import load_dataset, published_datasets
-from vitalake.lake.lake import published_name
+from vitalake.lake.buckets import files_for
+from vitalake.lake.dataset import IDENTIFYING, Dataset, load_dataset, published_datasets, table_form
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.lake.table import Table
 from vitalake.settings import Settings
@@ -45,19 +45,36 @@ class Catalogue:
         policy = load_policy(settings.path(settings.governance))
         self._settings = settings
         self._plans = {name: compile_masks(policy, load_dataset(name), keys) for name in published_datasets()}
+        self._restricted = {RESTRICTED + name: name for name in self._plans if load_dataset(name).restricted}
 
     @property
     def names(self) -> list[str]:
-        """Return the datasets' names."""
+        """Return the names of what is published."""
         return list(self._plans)
 
-    def columns(self, dataset: str) -> dict[str, str]:
-        """Return the columns that the rules publish, with their DuckDB types.
+    @property
+    def identified_names(self) -> list[str]:
+        """Return the names of what is kept as it came, what identifies sealed."""
+        return list(self._restricted)
+
+    def columns(self, name: str) -> dict[str, str]:
+        """Return the columns that may be asked for, with their DuckDB types.
 
         Raises:
             InputError: there is no such dataset; the name is not echoed.
         """
-        return {plan.column.name: _TYPES[plan.column.type] for plan in self._plan(dataset).columns if plan.published}
+        if name in self._restricted:
+            return {column.name: _TYPES[column.type] for column in self._form(name).columns}
+        return {plan.column.name: _TYPES[plan.column.type] for plan in self._plan(name).columns if plan.published}
+
+    def sealed(self, name: str) -> dict[str, pa.DataType]:
+        """Return the columns of identified rows whose values are sealed, with their types once they are opened."""
+        dataset = load_dataset(self._restricted[name])
+        return {column.name: column.type for column in dataset.columns if column.data_class in IDENTIFYING}
+
+    def dataset(self, name: str) -> str:
+        """Return the dataset whose identified rows have this name."""
+        return self._restricted[name]
 
     def _plan(self, dataset: str) -> MaskPlan:
         if dataset not in self._plans:
@@ -66,9 +83,19 @@ class Catalogue:
             )
         return self._plans[dataset]
 
+    def _form(self, name: str) -> Dataset:
+        """Return the form of the table behind a name."""
+        if name in self._restricted:
+            return table_form(load_dataset(self._restricted[name]), "restricted")
+        return self._plan(name).dataset
+
     @contextmanager
-    def relations(self, datasets: Iterable[str]) -> Iterator[list[Relation]]:
-        """Yield relations of some datasets, each of one version of its table; their files stay until the end.
+    def relations(self, names: Iterable[str], *, subject: bytes | None = None) -> Iterator[list[Relation]]:
+        """Yield relations, each of one version of its table; their files stay until the end.
+
+        Args:
+            names: of published datasets, or of identified ones.
+            subject: of identified rows only this patient's.
 
         Raises:
             InputError: there is no such dataset, or its table has other columns.
@@ -76,22 +103,38 @@ class Catalogue:
         """
         storage = open_storage(self._settings.lake_uri, self._settings.storage_options)
         with TemporaryDirectory(prefix="vitalake-door-", ignore_cleanup_errors=True) as folder:
-            yield [self._relation(name, storage, Path(folder)) for name in datasets]
+            yield [self._relation(name, storage, Path(folder) / name, subject) for name in names]
 
-    def _relation(self, dataset: str, storage: Storage, folder: Path) -> Relation:
-        columns = self.columns(dataset)
-        declared = self._plan(dataset).dataset
-        if not columns.keys() >= set(declared.key):
+    def _relation(self, name: str, storage: Storage, folder: Path, subject: bytes | None) -> Relation:
+        columns, form = self.columns(name), self._form(name)
+        zone, only = ("restricted", subject) if name in self._restricted else ("published", None)
+        table = Table(form, storage, zone=zone) if storage.holds_table(f"{zone}/{form.name}") else None
+        if table is not None:
+            # What was written under another data class is not shown until it is written again.
+            columns = {column: kind for column, kind in columns.items() if column not in table.state.republish}
+        needed = {*form.key} | ({ATTRIBUTION} & set(form.schema.names))
+        if not columns.keys() >= needed:
             raise PrivacyError(
                 "The rules do not publish what tells versions apart",
-                where=f"{dataset}: {', '.join(declared.key)}",
+                where=f"{name}: {', '.join(sorted(needed))}",
                 remedy="Publish the key's columns, masked if need be.",
             )
-        paths: list[str] = []
-        if storage.holds_table(published_name(dataset)):
-            table = Table(declared, storage, zone="published")
-            paths = [_local(table.storage, path, folder / dataset) for path in sorted(table.snapshot().files)]
-        return Relation(dataset, columns, tuple(name for name in declared.key if name != VERSION), tuple(paths))
+        return Relation(
+            name,
+            columns,
+            key=tuple(column for column in form.key if column != VERSION),
+            paths=() if table is None else tuple(_files(table, storage, folder, only)),
+            differ=table is not None and table.state.differ,
+            subject=only.hex() if only else "",
+        )
+
+
+def _files(table: Table, storage: Storage, folder: Path, subject: bytes | None) -> Iterator[str]:
+    """Yield where the files lie that hold a table's rows, or one patient's."""
+    snapshot = table.snapshot()
+    paths = snapshot.files if subject is None else [file.path for file in files_for(snapshot, subject)]
+    for path in sorted(paths):
+        yield _local(table.storage, path, folder)
 
 
 def _local(storage: Storage, path: str, folder: Path) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from governance.access.principal import MissingPermission, Principal, require
+from governance.access.principal import MissingPermission, Permission, Principal, require
 from governance.audit import Action, AuditEvent, AuditSink, open_audit
 from governance.door.catalogue import Catalogue
 from governance.door.engine import connect
 from governance.door.errors import QueryRefused, failure
-from governance.door.relations import quoted
+from governance.door.relations import AVAILABLE, known_name, quoted, text
 from governance.door.worker import Head, Request
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.keys import KeyRing, load_keys
@@ -58,9 +59,10 @@ class Door:
             keys: default: the home's.
             audit: default: the chain ``door``.
         """
-        keys = keys or load_keys(settings.path(settings.keys))
-        self._audit = audit or open_audit(settings, keys, writer="door")
-        self.catalogue = Catalogue(settings, keys)
+        self._settings = settings
+        self._keys = keys or load_keys(settings.path(settings.keys))
+        self._audit = audit or open_audit(settings, self._keys, writer="door")
+        self.catalogue = Catalogue(settings, self._keys)
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -72,6 +74,7 @@ class Door:
         principal: Principal,
         purpose: str,
         where: Mapping[str, Sequence[str | int | float]] | None = None,
+        as_known_at: datetime | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Return the current rows of a published dataset in batches, in no order; the first one is empty.
 
@@ -83,6 +86,7 @@ class Door:
             principal: who reads; needs ``sql:query``.
             purpose: a code such as ``train-mortality``, for the record.
             where: column → values; rows that have one of them in each.
+            as_known_at: a moment, aware; the rows that were current by what could be known then. None: now.
 
         Raises:
             MissingPermission: the role does not allow it.
@@ -93,21 +97,42 @@ class Door:
         wanted, known = dict(where or {}), self.catalogue.columns(dataset)
         if not columns or not {*columns, *wanted} <= known.keys():
             raise InputError("No such column is published", where=dataset, remedy=f"There are: {', '.join(known)}.")
+        if as_known_at is not None and (AVAILABLE not in known or as_known_at.tzinfo is None):
+            raise InputError(
+                "Rows cannot be had as known at this moment",
+                where=dataset,
+                remedy=f"Give it with its zone; the rules must publish {AVAILABLE}.",
+            )
         detail = {"dataset": dataset, "columns": ",".join(columns), "purpose": purpose, "where": ",".join(wanted)}
+        if as_known_at is not None:
+            detail["as_known_at"] = as_known_at.astimezone(UTC).isoformat()
         self._record("train", principal, detail)
-        return self._batches(dataset, columns, wanted)
+        return self._batches(dataset, columns, wanted, as_known_at)
 
     def _batches(
-        self, dataset: str, columns: Sequence[str], where: Mapping[str, Sequence[str | int | float]]
+        self,
+        dataset: str,
+        columns: Sequence[str],
+        where: Mapping[str, Sequence[str | int | float]],
+        moment: datetime | None,
     ) -> Iterator[pa.RecordBatch]:
         conditions: list[str] = ["true"]
+        source = quoted(dataset)
+        if moment is not None:
+            source = f"{quoted(known_name(dataset))}({text(moment.astimezone(UTC).isoformat())})"
         values: list[str | int | float] = []
         for name, choices in where.items():
             conditions.append(f"{quoted(name)} IN ({', '.join('?' * len(choices))})" if choices else "false")
             values += choices
         names = ", ".join(map(quoted, columns))
-        select = f"SELECT {names} FROM {quoted(dataset)} WHERE {' AND '.join(conditions)}"  # noqa: S608
+        select = f"SELECT {names} FROM {source} WHERE {' AND '.join(conditions)}"  # noqa: S608
         with self.catalogue.relations([dataset]) as relations:
+            if missing := sorted({*columns, *where} - relations[0].columns.keys()):
+                raise InputError(
+                    "A column's rows were published under another data class",
+                    where=f"{dataset}: {', '.join(missing)}",
+                    remedy=f"Run 'vitalake lake rewrite --republish {dataset}' first.",
+                )
             connection = connect(relations, memory_mb=MEMORY_MB)
             try:
                 reader = connection.sql(select, params=values).to_arrow_reader(BATCH_ROWS)
@@ -147,14 +172,23 @@ class Door:
             raise failure(head.failed or "failed", remedy=self._known(query) if head.failed == "names" else "")
         return Answer(table, not head.more, query.datasets)
 
-    def _run(self, query: Query, principal: Principal, *, rows: int, seconds: int) -> tuple[Head, pa.Table | None]:
+    def _run(
+        self,
+        query: Query,
+        principal: Principal,
+        *,
+        rows: int,
+        seconds: int,
+        subject: bytes | None = None,
+        detail: dict[str, str] | None = None,
+    ) -> tuple[Head, pa.Table | None]:
         from governance.door.sandbox import Ended, run
 
-        with self.catalogue.relations(query.datasets) as relations:
+        with self.catalogue.relations(query.datasets, subject=subject) as relations:
             try:
                 return run(Request(query.sql, relations, rows, MEMORY_MB, seconds, SIZE))
             except Ended:
-                self._record_query(query, principal, rows=0, outcome="ended")
+                self._record_query(query, principal, rows=0, outcome="ended", detail=detail)
                 raise ServiceUnavailable(
                     "Query was ended by the system", where="vitalake sql", remedy="Ask for less, or try again."
                 ) from None
@@ -166,17 +200,29 @@ class Door:
 
     # -- the record ----------------------------------------------------------------------------------------------
 
-    def _require(self, principal: Principal) -> None:
+    def _require(self, principal: Principal, permission: Permission = "sql:query") -> None:
         try:
-            require(principal, "sql:query")
+            require(principal, permission)
         except MissingPermission as error:
             self._record("denied", principal, {"permission": error.permission})
             raise
 
-    def _record_query(self, query: Query, principal: Principal, *, rows: int, outcome: str) -> None:
-        datasets = ",".join(query.datasets)
-        detail = {"digest": query.digest, "datasets": datasets, "rows": str(rows), "outcome": outcome}
-        self._record("sql.query", principal, detail)
+    def _record_query(
+        self,
+        query: Query,
+        principal: Principal,
+        *,
+        rows: int,
+        outcome: str,
+        detail: dict[str, str] | None = None,
+        patients: tuple[str, ...] = (),
+    ) -> None:
+        """Record a query; with a detail of its own it is one over identified rows."""
+        said = {"digest": query.digest, "datasets": ",".join(query.datasets), "rows": str(rows), "outcome": outcome}
+        action: Action = "sql.query" if detail is None else "identified.query"
+        self._record(action, principal, said | (detail or {}), patients)
 
-    def _record(self, action: Action, principal: Principal, detail: dict[str, str]) -> None:
-        self._audit.record(AuditEvent(action, principal.subject, principal.role, (), detail))
+    def _record(
+        self, action: Action, principal: Principal, detail: dict[str, str], patients: tuple[str, ...] = ()
+    ) -> None:
+        self._audit.record(AuditEvent(action, principal.subject, principal.role, patients, detail))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from governance.door.relations import Relation, current_sql, quoted, text, versions_name, versions_sql
+from governance.door.relations import Relation, text, views
 
 THREADS = 2
 
@@ -37,7 +37,7 @@ def connect(relations: Sequence[Relation], *, memory_mb: int) -> Any:
     connection.execute(f"SET allowed_paths = [{paths}]")
     connection.execute("SET enable_external_access = false")
     for relation in relations:
-        for name, select in ((versions_name(relation.name), versions_sql), (relation.name, current_sql)):
-            connection.execute(f"CREATE VIEW {quoted(name)} AS {select(relation)}")
+        for statement in views(relation):
+            connection.execute(statement)
     connection.execute("SET lock_configuration = true")
     return connection

@@ -5,28 +5,40 @@ from __future__ import annotations
 import msgspec
 
 VERSION = "version"
-TIES = ("available_at", "ingested_at", "source", "source_position")
+STATUS = "status"
+AVAILABLE = "available_at"
+ATTRIBUTION = "attribution"
+TIES = (AVAILABLE, "ingested_at", "source", "source_position")
 """Of rows of one version, as history and replay bring them, the one that was known first; position decides last."""
 
-STATUS = "status"
 TAKEN_BACK = ("entered-in-error", "cancelled")
 """What was withdrawn is no current value; ``<dataset>_versions`` still shows it."""
+
+RESTRICTED = "restricted_"
+"""Before the name of a dataset: its rows as they came, what identifies sealed."""
+
+MOMENT = "moment__"
+"""The parameter of *as known at*; no dataset's column has such a name."""
 
 
 class Relation(msgspec.Struct, frozen=True):
     """A dataset as the door offers it: ``name`` is the current view, ``name_versions`` all rows.
 
     Attributes:
-        name: the dataset's.
-        columns: name → DuckDB type; published ones only.
+        name: the dataset's; of identified rows with ``restricted_`` before it.
+        columns: name → DuckDB type; those that may be asked for only.
         key: columns that name a thing, without the version.
         paths: the files of one version of its table.
+        differ: whether files of before lack a column, or hold a narrower type.
+        subject: hex of the one patient whose rows these are; empty: all rows.
     """
 
     name: str
     columns: dict[str, str]
     key: tuple[str, ...]
     paths: tuple[str, ...]
+    differ: bool = False
+    subject: str = ""
 
 
 def versions_name(name: str) -> str:
@@ -34,22 +46,50 @@ def versions_name(name: str) -> str:
     return f"{name}_versions"
 
 
+def known_name(name: str) -> str:
+    """Return the name of the function that gives the rows that were current, as known at a moment."""
+    return f"{name}_as_known_at"
+
+
+def views(relation: Relation) -> list[str]:
+    """Return the statements that make a relation, in order."""
+    rows, moment = quoted(versions_name(relation.name)), f"CAST({MOMENT} AS TIMESTAMPTZ)"
+    made = [
+        f"CREATE VIEW {rows} AS {versions_sql(relation)}",
+        f"CREATE VIEW {quoted(relation.name)} AS {_latest(relation, rows)}",
+    ]
+    if AVAILABLE in relation.columns:
+        known = f"(SELECT * FROM {rows} WHERE {quoted(AVAILABLE)} <= {moment})"  # noqa: S608
+        name = quoted(known_name(relation.name))
+        made.append(f"CREATE MACRO {name}({MOMENT}) AS TABLE {_latest(relation, known)}")
+    return made
+
+
 def versions_sql(relation: Relation) -> str:
     """Return a SELECT of all rows."""
-    if not relation.paths:
-        nothing = ", ".join(f"NULL::{kind} AS {quoted(name)}" for name, kind in relation.columns.items())
-        return f"SELECT {nothing} WHERE false"
     names = ", ".join(map(quoted, relation.columns))
-    return f"SELECT {names} FROM read_parquet([{', '.join(map(text, relation.paths))}])"  # noqa: S608
+    typed = ", ".join(f"NULL::{kind} AS {quoted(name)}" for name, kind in relation.columns.items())
+    nothing = f"SELECT {typed} WHERE false"
+    if not relation.paths:
+        return nothing
+    paths = f"[{', '.join(map(text, relation.paths))}]"
+    mine = f" WHERE subject = from_hex({text(relation.subject)})" if relation.subject else ""
+    if not relation.differ:
+        return f"SELECT {names} FROM read_parquet({paths}){mine}"  # noqa: S608
+    # By name, so that a file without a column gives nulls; the empty one knows all of them, and the wider types.
+    files = f"SELECT * FROM read_parquet({paths}, union_by_name = true){mine}"  # noqa: S608
+    return f"SELECT {names} FROM ({nothing} UNION ALL BY NAME {files})"  # noqa: S608
 
 
-def current_sql(relation: Relation) -> str:
-    """Return a SELECT of the highest version of each thing, one row each, without what was taken back.
+def _latest(relation: Relation, rows: str) -> str:
+    """Return a SELECT of the row of each thing that counts, without what was taken back: *current*, of some rows.
+
+    Of the highest version: a row whose message named its patient before one that was attributed by its device; of
+    those that of the latest knowledge, of the others the one that was known first.
 
     Few things have more than one row: only those are sorted. On 3.3 million rows that halves time and memory.
     """
-    rows, keys = quoted(versions_name(relation.name)), ", ".join(map(quoted, relation.key))
-    ties = "".join(f", {quoted(name)}" for name in TIES if name in relation.columns)
+    keys = ", ".join(map(quoted, relation.key))
     kept = "true"
     if STATUS in relation.columns:
         kept = f"coalesce({quoted(STATUS)}, '') NOT IN ({', '.join(map(text, TAKEN_BACK))})"
@@ -58,9 +98,21 @@ def current_sql(relation: Relation) -> str:
     return (
         f"WITH k AS MATERIALIZED (SELECT {keys} FROM {rows} GROUP BY ALL HAVING count(*) > 1), "  # noqa: S608
         f"latest AS (SELECT r.* FROM {rows} r SEMI JOIN k ON {same} "
-        f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {quoted(VERSION)} DESC{ties}) = 1) "
+        f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {_order(relation)}) = 1) "
         f"SELECT * FROM (SELECT r.* FROM {rows} r ANTI JOIN k ON {same} UNION ALL SELECT * FROM latest) WHERE {kept}"
     )
+
+
+def _order(relation: Relation) -> str:
+    """Return what comes first of the rows of one thing."""
+    order = [f"{quoted(VERSION)} DESC NULLS LAST"]
+    if ATTRIBUTION in relation.columns:
+        attributed = f"{quoted(ATTRIBUTION)} IS NOT NULL"
+        order.append(attributed)
+        if AVAILABLE in relation.columns:
+            order.append(f"CASE WHEN {attributed} THEN {quoted(AVAILABLE)} END DESC NULLS LAST")
+        order.append(f"{quoted(ATTRIBUTION)} DESC NULLS LAST")
+    return ", ".join(order + [f"{quoted(name)} NULLS LAST" for name in TIES if name in relation.columns])
 
 
 def quoted(name: str) -> str:

@@ -15,7 +15,7 @@ from sqlglot.tokenizer_core import TokenType
 
 from governance.door import allowed
 from governance.door.errors import QueryRefused
-from governance.door.relations import versions_name
+from governance.door.relations import known_name, versions_name
 
 _NAME = re.compile(allowed.NAME)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
@@ -46,23 +46,24 @@ def check(text: str, datasets: Collection[str]) -> Query:
 
     Args:
         text: what was asked.
-        datasets: names that can be asked for; each also as ``<name>_versions``.
+        datasets: names that can be asked for; each also as ``<name>_versions`` and ``<name>_as_known_at(moment)``.
 
     Raises:
         QueryRefused: it is not a query, or made of something that is not on the list. Nothing of it is echoed.
     """
     relations = {name: name for name in datasets} | {versions_name(name): name for name in datasets}
+    functions = {known_name(name): name for name in datasets}
     try:
         tree = _parse(text)
         _check_nodes(tree)
-        used = _resolve(tree, relations)
+        used = _resolve(tree, relations) | _resolve_functions(tree, functions)
         sql = _generate(tree)
         # What was written must read as what was checked: a flaw of parser or generator stops here.
         again = _parse(sql)
         _check_nodes(again)
         if _generate(again) != sql:
             raise _refused("form")
-        return Query(sql, tuple(sorted({relations[name] for name in used})), _digest(tree))
+        return Query(sql, tuple(sorted({(relations | functions)[name] for name in used})), _digest(tree))
     except (SqlglotError, RecursionError, ValueError):
         raise _refused("form") from None
 
@@ -91,13 +92,18 @@ def _check_nodes(tree: exp.Expr) -> None:
     """Hold every node, and every text and type in one, to the list."""
     for node in tree.walk():
         if type(node) is exp.Anonymous:
-            if str(node.this).lower() not in allowed.PLAIN_FUNCTIONS:
+            if not _is_table(node) and str(node.this).lower() not in allowed.PLAIN_FUNCTIONS:
                 raise _refused("function")
         elif type(node) not in allowed.NODES:
             raise _refused(f"{type(node).__name__} is not on the list")
         for name, value in node.args.items():
             for part in value if isinstance(value, list) else [value]:
                 _check_part(node, name, part)
+
+
+def _is_table(node: exp.Expr) -> bool:
+    """Whether a function stands where a table does; ``_resolve_functions`` knows the only ones that may."""
+    return isinstance(node.parent, exp.Table) and node.arg_key == "this"
 
 
 def _check_part(node: exp.Expr, name: str, part: Any) -> None:
@@ -131,6 +137,8 @@ def _resolve(tree: exp.Expr, relations: Collection[str]) -> set[str]:
         cte.args["alias"].set("this", exp.to_identifier(commons.setdefault(name, f"{_CTE}{len(commons)}")))
     used = set()
     for table in tree.find_all(exp.Table):
+        if type(table.this) is exp.Anonymous:
+            continue
         name = table.name.lower()
         if not isinstance(table.this, exp.Identifier) or table.args.get("db") or table.args.get("catalog"):
             raise _refused("table")
@@ -145,6 +153,29 @@ def _resolve(tree: exp.Expr, relations: Collection[str]) -> set[str]:
         if column.args.get("db") or column.args.get("catalog"):
             raise _refused("name")
     return used
+
+
+def _resolve_functions(tree: exp.Expr, functions: Collection[str]) -> set[str]:
+    """Return which functions of ours stand for tables; each takes one moment, made of nothing that is read."""
+    used = set()
+    for table in tree.find_all(exp.Table):
+        function = table.this
+        if type(function) is not exp.Anonymous:
+            continue
+        if not isinstance(function.this, str) or function.this.lower() not in functions:
+            raise _refused("function")
+        given = {name for name, value in table.args.items() if value}
+        moments = function.expressions
+        if not given <= {"this", "alias"} or len(moments) != 1 or not _is_constant(moments[0]):
+            raise _refused("a moment is one constant")
+        if not table.alias:
+            table.set("alias", exp.TableAlias(this=exp.to_identifier(function.this.lower())))
+        used.add(function.this.lower())
+    return used
+
+
+def _is_constant(moment: exp.Expr) -> bool:
+    return all(isinstance(node, allowed.MOMENT) for node in moment.walk())
 
 
 def _generate(tree: exp.Expr) -> str:

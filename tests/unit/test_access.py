@@ -111,11 +111,11 @@ def test_local_principal_is_the_account_and_an_engineer(monkeypatch: pytest.Monk
 # -- tokens
 
 
-def test_development_issuer_has_three_users_whose_tokens_hold() -> None:
+def test_development_issuer_has_a_user_of_every_role_whose_tokens_hold() -> None:
     assert list(DEVELOPMENT.users) == list(ROLES)
     for user, principal in DEVELOPMENT.users.items():
         assert VERIFIER.verify(DEVELOPMENT.sign_in(user)) == principal
-    with pytest.raises(PrivacyError, match=r"The users are: engineer, officer, clinician\.") as caught:
+    with pytest.raises(PrivacyError, match=r"The users are: engineer, officer, clinician, privacy-officer\.") as caught:
         DEVELOPMENT.sign_in("admin-maria")
     assert "maria" not in str(caught.value)
 

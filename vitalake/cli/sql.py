@@ -12,6 +12,9 @@ from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolv
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from governance.door.door import Answer
+    from vitalake.settings import Settings
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -23,18 +26,32 @@ def sql(
     home: HomeOption = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many rows.")] = 1_000,
     seconds: Annotated[int, typer.Option(min=1, max=3_600, help="It may run so long.")] = 60,
+    identified: Annotated[
+        bool, typer.Option("--identified", help="Ask identified rows, restricted_<dataset>; for privacy officers.")
+    ] = False,
+    purpose: Annotated[str, typer.Option(help="Why; recorded. Name no patient. With --identified.")] = "",
+    patient: Annotated[
+        str | None, typer.Option(help="Only identified rows of this one: pseudonym, or the source's id.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Answer a query over published data; ends with 12 when it is not one that may be asked. Asking is recorded.
 
-    A dataset's name stands for its current rows, <dataset>_versions for all of them.
+    A dataset's name stands for its current rows, <dataset>_versions for all of them, and
+    <dataset>_as_known_at(TIMESTAMP '2026-03-01 12:00') for those that were current by what could be known then.
     """
-    from governance.access import local_principal
-    from governance.door.door import Door
     from vitalake.settings import load_settings
 
-    door = Door(load_settings(resolve_home(home)))
-    answer = door.query(query, principal=local_principal(), rows=limit, seconds=seconds)
+    settings = load_settings(resolve_home(home))
+    if identified:
+        answer = _identify(settings, query, purpose, patient, rows=limit, seconds=seconds)
+    elif purpose or patient is not None:
+        raise typer.BadParameter("--purpose and --patient go with --identified.")
+    else:
+        from governance.access import local_principal
+        from governance.door.door import Door
+
+        answer = Door(settings).query(query, principal=local_principal(), rows=limit, seconds=seconds)
     rows = [list(map(_plain, row)) for row in zip(*(column.to_pylist() for column in answer.rows.columns), strict=True)]
     names = answer.rows.schema.names
     if json:
@@ -42,7 +59,16 @@ def sql(
         return
     _print(answer.rows.schema, rows)
     if not answer.complete:
-        note(f"Only the first {limit} rows: there are more. Ask for fewer, or give --limit.")
+        note(f"Only the first {len(rows)} rows: there are more. Ask for fewer, or give --limit.")
+
+
+def _identify(settings: Settings, query: str, purpose: str, patient: str | None, *, rows: int, seconds: int) -> Answer:
+    from governance.access import local_privacy_officer
+    from governance.door.restricted import RestrictedDoor
+
+    principal = local_privacy_officer(settings.privacy_officers)
+    door = RestrictedDoor(settings)
+    return door.identify(query, principal=principal, purpose=purpose, patient=patient, rows=rows, seconds=seconds)
 
 
 def _plain(value: Any) -> Any:

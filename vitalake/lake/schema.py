@@ -36,6 +36,7 @@ WIDER: dict[pa.DataType, tuple[pa.DataType, ...]] = {
 has no moment until somebody says in which zone it began."""
 
 _CLASS, _SINCE, _KEY, _DAY = b"vitalake.class", b"vitalake.since", b"vitalake.key", b"vitalake.day"
+_WIDENED = b"vitalake.widened"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,11 @@ class SchemaState:
     optional: frozenset[str]
     refused: tuple[str, ...]
 
+    @property
+    def differ(self) -> bool:
+        """Return whether files of before lack a column, or hold a narrower type."""
+        return bool(self.optional) or any(_recorded(field, _WIDENED) for field in self.target)
+
 
 def new_schema(dataset: Dataset) -> pa.Schema:
     """Return the schema of a table that is made now, with what it is made under."""
@@ -111,6 +117,7 @@ def compare(dataset: Dataset, found: pa.Schema, partition: Sequence[str], revisi
             refused.append(f"{field.name} is {old.type} and not {field.type}")
         elif kind != old.type:
             pending.append(Change("widen", field.name, f"{old.type} to {kind}"))
+            old = old.with_metadata({**(old.metadata or {}), _WIDENED: str(dataset.revision).encode()})
         if _CLASS not in (old.metadata or {}):
             pending.append(Change("record", field.name, dataset.column(field.name).data_class or "no class"))
             old = _described(dataset, old, since=None)

@@ -1,0 +1,101 @@
+"""The cells of an answer over identified rows: sealed as the sandbox gives them, opened here with patients' keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import pyarrow as pa
+
+from vitalake.errors import PrivacyError
+from vitalake.restricted import SUBJECT_BYTES, is_sealed, open_value, subject_of_value
+
+
+class Keys(Protocol):
+    """Where patients' keys are: the vault."""
+
+    def secrets(self, subjects: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Return the secrets of those that are known and not forgotten."""
+        ...
+
+    def tokens(self) -> dict[bytes, str]:
+        """Return the pseudonym of each subject that is not forgotten."""
+        ...
+
+
+class Cells:
+    """The sealed cells of an answer; they tell themselves whose they are."""
+
+    def __init__(self, rows: pa.Table, sealed: Mapping[str, pa.DataType]) -> None:
+        """Look for them.
+
+        Args:
+            rows: the answer, as the sandbox gave it.
+            sealed: ``<dataset>.<column>`` → type, of what the query could read. A column of the answer may hold values
+                of any of them: they were sealed for their place, so that each opens in one only.
+        """
+        self._rows, self._sealed = rows, sealed
+        self._columns = {
+            name: column.combine_chunks().dictionary_encode()
+            for name, column in zip(rows.schema.names, rows.columns, strict=True)
+            if pa.types.is_binary(column.type)
+        }
+        values = {value for column in self._columns.values() for value in _values(column)}
+        self._owners = {subject_of_value(value) for value in values if is_sealed(value)}
+        self._named = {value for value in values if len(value) == SUBJECT_BYTES}
+
+    def patients(self, keys: Keys) -> list[str]:
+        """Return the pseudonyms of those whom the answer is about: by a sealed cell, or by the subject itself."""
+        tokens = keys.tokens()
+        return sorted({tokens[subject] for subject in self._owners | self._named if subject in tokens})
+
+    def secrets(self, keys: Keys) -> dict[bytes, bytes]:
+        """Return the secrets of those whose cells these are.
+
+        Raises:
+            KeyRevoked: the keys cannot be had.
+        """
+        return keys.secrets(self._owners)
+
+    def opened(self, secrets: Mapping[bytes, bytes]) -> pa.Table:
+        """Return the answer with its cells opened; those of forgotten patients are null.
+
+        Raises:
+            PrivacyError: a value was changed, or is none of these places'.
+        """
+        columns = {name: self._rows[name] for name in self._rows.schema.names}
+        for name, column in self._columns.items():
+            if any(map(is_sealed, _values(column))):
+                columns[name] = self._open(column, secrets)
+        return pa.table(list(columns.values()), names=list(columns))
+
+    def _open(self, column: pa.DictionaryArray, secrets: Mapping[bytes, bytes]) -> pa.Array:
+        values: list[str | None] = []
+        places: set[str] = set()
+        for sealed in column.dictionary.to_pylist():
+            place, value = self._value(sealed, secrets)
+            values.append(value)
+            places |= {place} if place else set()
+        kinds = {self._sealed[place] for place in places}
+        texts = pa.array(values, pa.string())
+        return (texts.cast(kinds.pop()) if len(kinds) == 1 else texts).take(column.indices)
+
+    def _value(self, sealed: bytes, secrets: Mapping[bytes, bytes]) -> tuple[str | None, str | None]:
+        """Return for which place a value was sealed, and itself; bytes that are not sealed are shown in hex."""
+        if not is_sealed(sealed):
+            return None, sealed.hex()
+        for place in self._sealed:
+            try:
+                value = open_value(sealed, dict(secrets), context=place.encode())
+            except PrivacyError:
+                continue
+            return (None, None) if value is None else (place, value.decode())
+        raise PrivacyError(
+            "Sealed value cannot be opened",
+            where="vitalake sql --identified",
+            remedy="Ask for sealed columns as they are: they cannot be joined to other text.",
+        )
+
+
+def _values(column: pa.DictionaryArray) -> list[bytes]:
+    return [value for value in column.dictionary.to_pylist() if value is not None]
