@@ -112,10 +112,8 @@ def test_many_rows_at_once_find_what_one_finds(devices: list[list[Fact]], data: 
         histories.put(b"d%d" % number, known[:1])
         histories.put(b"d%d" % number, known)
     rows = data.draw(st.lists(st.tuples(st.integers(-1, len(devices) - 1), TIMES, TIMES), max_size=30))
-    number, at, available = (
-        (np.array(column, np.int64) for column in zip(*rows, strict=True)) if rows else (np.zeros(0, np.int64),) * 3
-    )
-    found = histories.find(number, at, available).tolist()
+    columns = np.array(rows, np.int64).reshape(-1, 3).T
+    found = histories.find(*columns).tolist()
     for owner, (device, moment, since) in zip(found, rows, strict=True):
         known = distinct(devices[device]) if device >= 0 else []
         later = [step for step in steps_at(known, moment) if step.since_us > since]
