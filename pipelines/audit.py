@@ -18,6 +18,7 @@ from pipelines.live.kafka import client_options, list_partitions
 from vitalake.errors import SettingsError
 from vitalake.lake.dataset import quarantine_datasets
 from vitalake.lake.lake import Lake
+from vitalake.lake.rewrite import rows_app
 from vitalake.lake.spans import PartId, Span, is_added
 from vitalake.lake.table import Table
 from vitalake.settings import Settings
@@ -107,7 +108,8 @@ def _recount_rows(table: Table) -> int:
     for path in table.snapshot().files:
         with table.storage.open(path) as file:
             total += file.metadata.num_rows
-    return total
+    # What rewrites have dropped (expired, or of a patient who was forgotten) was counted when it was added.
+    return total - (table.transaction(rows_app(table)) or 0)
 
 
 def _claims(lake: Lake, jobs: Sequence[str]) -> _Claimed:

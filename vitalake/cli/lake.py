@@ -108,7 +108,8 @@ def compact(
                 if done["days"]
                 else "few files already, none merged"
             )
-            typer.echo(f"{done['table']}: {merged}{deleted}")
+            expired = f", {done['expired']:,} rows had expired" if done.get("expired") else ""
+            typer.echo(f"{done['table']}: {merged}{deleted}{expired}")
     swept = _sweep(home) if vacuum and not table else {}
     if tell and swept:
         typer.echo(f"swept: {sum(swept.values()):,} files of killed writers, and of look-backs long over")
@@ -118,12 +119,14 @@ def compact(
 
 def _sweep(home: Any) -> dict[str, int]:
     """Delete what killed writers left and nobody names, of every job; return how many files a table."""
+    from vitalake.lake.ledger import AGAIN
     from vitalake.lake.sweep import sweep
     from vitalake.settings import load_settings
 
     settings, deleted = load_settings(resolve_home(home)), dict[str, int]()
-    for job, stream in settings.jobs.items():
-        done = sweep(_open(home), job, lookback_seconds=stream.lookback_seconds)
+    lookbacks = {job: stream.lookback_seconds for job, stream in settings.jobs.items()}
+    for job, seconds in (lookbacks | dict.fromkeys(AGAIN, 3600.0)).items():
+        done = sweep(_open(home), job, lookback_seconds=seconds)
         for name, count in done.deleted.items():
             deleted[name] = deleted.get(name, 0) + count
     return deleted

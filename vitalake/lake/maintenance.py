@@ -1,4 +1,4 @@
-"""What keeps tables quick and clean: compaction and the vacuum, table by table; the sweeper goes job by job."""
+"""What keeps tables quick and clean: expiry, compaction and vacuum, table by table; the sweeper goes job by job."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vitalake.lake.compaction import MIN_FILES, compact
+from vitalake.lake.expiry import expire, expires
 from vitalake.lake.lake import Lake
 from vitalake.lake.table import Table
 from vitalake.lake.vacuum import vacuum as delete_replaced
@@ -20,7 +21,7 @@ def maintain(
     vacuum: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Compact tables, and delete what was replaced over a week ago; yield what was done, table by table.
+    """Delete what has expired, compact tables, and delete what was replaced over a week ago; yield what was done.
 
     Args:
         lake: opened afresh; not used by anything else meanwhile.
@@ -33,7 +34,10 @@ def maintain(
         LakeError, ServiceUnavailable: what is done stays done.
     """
     for table in tables:
+        expired = expire(table, progress=progress) if expires(table) else None
         done = asdict(compact(table, min_files=min_files, progress=progress))
+        if expired is not None:
+            done["expired"] = expired
         if vacuum:
             done["deleted"] = delete_replaced(lake, table)
         yield done
