@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitalake.errors import SettingsError
@@ -15,6 +17,9 @@ Send = Callable[[str, str], None]
 
 PATIENCE_SECONDS = 10.0
 """A pause that is over sooner is not worth waking somebody."""
+
+MOST_REASONS = 3
+"""Reasons that a notification names: the most frequent ones."""
 
 
 def sender(addresses: Sequence[str], *, home: Path) -> Send:
@@ -73,3 +78,103 @@ class PauseWatch:
             self._send(
                 f"vitalake: {self._job} waits", f"{'; '.join(reasons)}. 'vitalake doctor' says what to do about it."
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What became of what a job has read so far; only ever more.
+
+    Attributes:
+        messages: that were read.
+        rows: they had; one that cannot be decoded counts as one.
+        rejected: rows that went to the dead letters.
+        held: rows that wait to be told whose they are.
+        reasons: reason code → messages rejected for it.
+    """
+
+    messages: int = 0
+    rows: int = 0
+    rejected: int = 0
+    held: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+    def since(self, before: Tally) -> Tally:
+        """Return what has come since."""
+        return Tally(
+            self.messages - before.messages,
+            self.rows - before.rows,
+            self.rejected - before.rejected,
+            self.held - before.held,
+            dict(Counter(self.reasons) - Counter(before.reasons)),
+        )
+
+    def share(self, count: int) -> float:
+        """Return a count as a share of the rows."""
+        return count / self.rows if self.rows else 0.0
+
+
+class ShareWatch:
+    """Says when too great a share of a window is rejected or held, and when that is over; at most once a window.
+
+    A window ends when its time is over and enough has come to speak of a share: one of a trickle takes longer.
+    """
+
+    def __init__(
+        self, send: Send, *, job: str, window_seconds: float, share: float, min_messages: int, runbook: str
+    ) -> None:
+        """Prepare.
+
+        Args:
+            send: takes a title and a text.
+            job: whose.
+            window_seconds: of a window, at least.
+            share: above which it is said, of the rows rejected or of those held.
+            min_messages: of a window, at least.
+            runbook: where it is written what to do: an address, or a file of the documentation.
+        """
+        self._send, self._job, self._runbook = send, job, runbook
+        self._seconds, self._share, self._least = window_seconds, share, max(min_messages, 1)
+        self._begun: tuple[float, Tally] | None = None
+        self._told = False
+
+    def observe(self, tally: Tally, *, now: float) -> None:
+        """Look at the job.
+
+        Args:
+            tally: so far.
+            now: seconds, of any clock that does not go back.
+        """
+        if self._begun is None or tally.messages < self._begun[1].messages:
+            self._begun = (now, tally)
+            return
+        began, before = self._begun
+        window = tally.since(before)
+        if now - began < self._seconds or window.messages < self._least:
+            return
+        self._begun = (now, tally)
+        too_many = max(window.share(window.rejected), window.share(window.held)) > self._share
+        if too_many and not self._told:
+            self._tell(window, now - began)
+        elif self._told and not too_many:
+            text = f"{_said(window)} in the last {_minutes(now - began)}. What is open: 'vitalake dead-letters list'."
+            self._send(f"vitalake: {self._job} takes its rows again", text)
+        self._told = too_many
+
+    def _tell(self, window: Tally, seconds: float) -> None:
+        mainly_held = window.held > window.rejected
+        share, what = (window.held, "holds") if mainly_held else (window.rejected, "rejects")
+        reasons = Counter(window.reasons).most_common(MOST_REASONS)
+        why = f" Most often: {', '.join(f'{reason} ({count:,})' for reason, count in reasons)}." if reasons else ""
+        self._send(
+            f"vitalake: {self._job} {what} {window.share(share):.0%} of its rows",
+            f"{_said(window)} in the last {_minutes(seconds)}.{why} What to do: {self._runbook}",
+        )
+
+
+def _said(window: Tally) -> str:
+    rejected, held = (f"{count:,} ({window.share(count):.1%})" for count in (window.rejected, window.held))
+    return f"Of {window.rows:,} rows {rejected} were rejected and {held} held"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"

@@ -8,13 +8,17 @@ from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from vitalake.errors import SettingsError
 from vitalake.strict_yaml import read_yaml
 
 CONFIG_NAME = "vitalake.yaml"
+
+OWN_JOBS = frozenset({"replay", "attribution"})
+"""Jobs that take up again what others have put aside: see pipelines/replay."""
+
 _PROFILE = r"[a-z0-9][a-z0-9-]{0,60}"
 Format = Annotated[str, Field(pattern=rf"^(fhir|hl7-v2(:{_PROFILE})?|flat:{_PROFILE})$")]
 """``fhir``, ``hl7-v2``, ``hl7-v2:<profile>`` or ``flat:<profile>``: see docs/how-to/formats.md."""
@@ -89,6 +93,15 @@ class ObservabilitySettings(_Frozen):
     port: int = Field(9464, ge=0, le=65535, description="0 takes a free one.")
 
 
+class AlertSettings(_Frozen):
+    """When a stream notifies that it rejects or holds too much."""
+
+    window_seconds: float = Field(300.0, gt=0, description="It is looked at so often; at most one notification each.")
+    share: float = Field(0.05, gt=0, lt=1, description="Of the rows of a window, rejected or held: more is too much.")
+    min_messages: int = Field(100, ge=1, description="A window lasts until so many have come.")
+    runbook_url: str = Field("docs/how-to/dead-letters.md", description="Where people find what to do about it.")
+
+
 class CareSettings(_Frozen):
     """The online store that scores are computed from: current patients, true times, for treatment only."""
 
@@ -152,6 +165,14 @@ class Settings(BaseSettings):
     observability: ObservabilitySettings = ObservabilitySettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     notify: list[str] = Field(default_factory=list, description="apprise addresses, as references.", repr=False)
+    alerts: AlertSettings = AlertSettings()
+
+    @field_validator("jobs")
+    @classmethod
+    def _none_of_our_own(cls, jobs: dict[str, StreamSettings]) -> dict[str, StreamSettings]:
+        if not OWN_JOBS.isdisjoint(jobs):
+            raise ValueError("a job's name is one of vitalake's own")
+        return jobs
 
     @classmethod
     def settings_customise_sources(

@@ -215,7 +215,7 @@ class Lane:
         assert self.writer is not None
         if outcome is not None:
             self.writer.take(outcome)
-            self.status.taken(len(outcome.poll.values))
+            self.status.taken(len(outcome.poll.values), outcome.rejects)
         self.writer.cut_if_due()
 
     def finish(self) -> None:

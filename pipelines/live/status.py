@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
+from pipelines.decoding.result import Reject
 from vitalake.lake.latency import merge
 from vitalake.lake.spans import Counts, Span
 
@@ -22,6 +25,7 @@ class StatusLine(msgspec.Struct):
     taken: int = 0
     spans: int = 0
     counts: Counts = msgspec.field(default_factory=Counts)
+    rejected_for: dict[str, int] = msgspec.field(default_factory=dict)
     lag: dict[str, int] = msgspec.field(default_factory=dict)
     latency: dict[int, int] = msgspec.field(default_factory=dict)
     last_commit_us: int = 0
@@ -39,9 +43,13 @@ class Status:
         self.idle = False
         self.open = False
 
-    def taken(self, messages: int) -> None:
-        """Count messages that were read and not yet committed."""
+    def taken(self, messages: int, rejects: Sequence[Reject] = ()) -> None:
+        """Count messages that were read and not yet committed, and why some of them are rejected."""
         self._line.taken += messages
+        if rejects:
+            counts = Counter(str(reject.reason) for reject in rejects)
+            with self._lock:
+                self._line.rejected_for = dict(counts + Counter(self._line.rejected_for))
 
     def note_consumer(self, lag: dict[str, int], *, down: bool) -> None:
         """Note how far behind the consumer is, and whether its broker answers."""

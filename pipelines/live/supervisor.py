@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import IO, Literal
 
@@ -17,6 +18,7 @@ from pipelines.live.lane import StreamOptions
 from pipelines.live.status import StatusLine
 from vitalake.lake.latency import merge, quantile
 from vitalake.lake.spans import Counts
+from vitalake.notifications import Tally
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Worker:
     process: subprocess.Popen[bytes] | None = None
     line: StatusLine | None = None
     before: Counts = field(default_factory=Counts)
+    rejected_before: Counter[str] = field(default_factory=Counter)
     latency_before: dict[int, int] = field(default_factory=dict)
     spans_before: int = 0
     started: float = 0.0
@@ -59,12 +62,20 @@ class View:
     state: Literal["starting", "running", "paused", "stopped"]
     reasons: tuple[str, ...]
     counts: Counts
+    rejected_for: dict[str, int]
     spans: int
     restarts: int
     lag: dict[str, int]
     latency: dict[int, int]
     last_commit_us: int
     rss_bytes: int
+
+    @property
+    def tally(self) -> Tally:
+        """Return what became of what was read, as a watch of shares takes it."""
+        counts = self.counts
+        rows, rejected = counts.undecodable + counts.rows, counts.undecodable + counts.rejected
+        return Tally(counts.messages, rows, rejected, counts.held, self.rejected_for)
 
     def latency_ms(self, q: float) -> float | None:
         """Return a quantile of the time from the broker's timestamp to the decision, ms; None before any."""
@@ -148,10 +159,11 @@ class Supervisor:
     def _keep_counts(self, worker: Worker) -> None:
         if worker.line is not None:
             worker.before.add(worker.line.counts)
+            worker.rejected_before.update(worker.line.rejected_for)
             worker.latency_before = merge(worker.latency_before, worker.line.latency)
             worker.spans_before += worker.line.spans
             worker.line = msgspec.structs.replace(
-                worker.line, counts=Counts(), latency={}, spans=0, state="starting", rss_bytes=0
+                worker.line, counts=Counts(), rejected_for={}, latency={}, spans=0, state="starting", rss_bytes=0
             )
 
     def stop(self) -> None:
@@ -180,13 +192,14 @@ class Supervisor:
 
     def view(self) -> View:
         """Return how all workers are, together."""
-        counts = Counts()
+        counts, rejected_for = Counts(), Counter[str]()
         latency: dict[int, int] = {}
         lag: dict[str, int] = {}
         spans = last = rss = 0
         states, reasons = [], []
         for worker in self.workers:
             counts.add(worker.before)
+            rejected_for.update(worker.rejected_before)
             latency = merge(latency, worker.latency_before)
             spans += worker.spans_before
             line = worker.line
@@ -194,6 +207,7 @@ class Supervisor:
             if line is None:
                 continue
             counts.add(line.counts)
+            rejected_for.update(line.rejected_for)
             latency = merge(latency, line.latency)
             lag |= line.lag
             spans += line.spans
@@ -205,7 +219,16 @@ class Supervisor:
         )  # fmt: skip
         state = next(name for name in order if name in states or name == "stopped")
         return View(
-            state, tuple(reasons), counts, spans, sum(w.restarts for w in self.workers), lag, latency, last, rss
+            state,
+            tuple(reasons),
+            counts,
+            dict(rejected_for),
+            spans,
+            sum(w.restarts for w in self.workers),
+            lag,
+            latency,
+            last,
+            rss,
         )
 
 

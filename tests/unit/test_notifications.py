@@ -3,14 +3,65 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vitalake.errors import SettingsError
-from vitalake.notifications import PauseWatch, sender
+from vitalake.notifications import PauseWatch, Send, ShareWatch, Tally, sender
+
+WINDOW = 60.0
+RUNBOOK = "https://wiki.example/dead-letters"
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """An address that takes notifications over HTTP, and what it has got."""
+    received: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(msgspec.json.decode(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"json://127.0.0.1:{server.server_address[1]}", received
+        server.shutdown()
+        thread.join()
+
+
+def watch(send: Send, *, share: float = 0.05, least: int = 100) -> ShareWatch:
+    """Return a watch of windows of a minute."""
+    return ShareWatch(send, job="vitals", window_seconds=WINDOW, share=share, min_messages=least, runbook=RUNBOOK)
+
+
+def feed(shares: ShareWatch, windows: list[tuple[int, int, int]], *, begin: float = 0.0) -> None:
+    """Show it windows of (messages, rejected, held), in four looks each."""
+    total = Tally()
+    shares.observe(total, now=begin)
+    for i, (messages, rejected, held) in enumerate(windows):
+        for quarter in range(1, 5):
+            seen = Tally(
+                total.messages + messages * quarter // 4,
+                total.rows + messages * quarter // 4,
+                total.rejected + rejected * quarter // 4,
+                total.held + held * quarter // 4,
+                {"unknown-code": total.rejected + rejected * quarter // 4},
+            )
+            shares.observe(seen, now=begin + (i + quarter / 4) * WINDOW)
+        total = seen
 
 
 def test_a_pause_is_told_once_and_so_is_its_end() -> None:
@@ -24,24 +75,13 @@ def test_a_pause_is_told_once_and_so_is_its_end() -> None:
     assert told == ["vitalake: vitals waits", "vitalake: vitals goes on"]
 
 
-def test_it_reaches_a_real_address_given_by_reference(tmp_path: Path) -> None:
-    received: list[bytes] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
-        (tmp_path / "address").write_text(f"json://127.0.0.1:{server.server_address[1]}\n")
-        sender(["file:address"], home=tmp_path)("title", "text")
-    document = msgspec.json.decode(received[0])
-    assert (document["title"], document["message"]) == ("title", "text")
+def test_it_reaches_a_real_address_given_by_reference(
+    tmp_path: Path, receiver: tuple[str, list[dict[str, str]]]
+) -> None:
+    address, received = receiver
+    (tmp_path / "address").write_text(f"{address}\n")
+    sender(["file:address"], home=tmp_path)("title", "text")
+    assert (received[0]["title"], received[0]["message"]) == ("title", "text")
 
 
 def test_an_address_that_is_none_is_refused_and_not_echoed(tmp_path: Path) -> None:
@@ -49,3 +89,72 @@ def test_an_address_that_is_none_is_refused_and_not_echoed(tmp_path: Path) -> No
         sender(["no-such-scheme://token"], home=tmp_path)
     assert "token" not in str(caught.value)
     sender([], home=tmp_path)("nobody", "hears")
+
+
+def test_too_great_a_share_is_told_once_with_reasons_and_a_way_out_and_so_is_its_end(
+    tmp_path: Path, receiver: tuple[str, list[dict[str, str]]]
+) -> None:
+    address, received = receiver
+    feed(
+        watch(sender([address], home=tmp_path)),
+        [(1000, 10, 0), (1000, 120, 0), (1000, 700, 0), (1000, 51, 0), (1000, 20, 0), (1000, 0, 0)],
+    )
+    assert [got["title"] for got in received] == [
+        "vitalake: vitals rejects 12% of its rows",
+        "vitalake: vitals takes its rows again",
+    ]
+    assert received[0]["message"] == (
+        "Of 1,000 rows 120 (12.0%) were rejected and 0 (0.0%) held in the last 60 seconds. "
+        f"Most often: unknown-code (120). What to do: {RUNBOOK}"
+    )
+    assert "20 (2.0%) were rejected" in received[1]["message"]
+
+
+def test_what_is_held_counts_too() -> None:
+    told: list[str] = []
+    feed(watch(lambda title, _: told.append(title)), [(200, 0, 150), (200, 0, 0)])
+    assert told == ["vitalake: vitals holds 75% of its rows", "vitalake: vitals takes its rows again"]
+
+
+def test_a_trickle_is_judged_when_enough_has_come() -> None:
+    told: list[str] = []
+    feed(watch(lambda title, _: told.append(title)), [(40, 40, 0), (40, 40, 0), (40, 40, 0), (40, 40, 0)])
+    assert told == ["vitalake: vitals rejects 100% of its rows"]
+    told.clear()
+    feed(watch(lambda title, _: told.append(title)), [(40, 40, 0), (0, 0, 0), (0, 0, 0)])
+    assert told == []
+
+
+def test_totals_that_begin_again_are_a_new_window() -> None:
+    told: list[str] = []
+    shares = watch(lambda title, _: told.append(title))
+    feed(shares, [(1000, 0, 0)])
+    feed(shares, [(500, 0, 0)], begin=10 * WINDOW)
+    assert told == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.floats(0, 1), st.floats(0, 1)), max_size=12),
+    st.floats(0.01, 0.9),
+    st.integers(1, 300),
+)
+def test_never_more_than_one_a_window_and_by_turns(
+    windows: list[tuple[int, float, float]], share: float, least: int
+) -> None:
+    told: list[str] = []
+    counted: list[int] = []
+    shares = watch(lambda title, _: told.append(title), share=share, least=least)
+    total = Tally()
+    shares.observe(total, now=0.0)
+    for i, (messages, rejected, held) in enumerate(windows):
+        gone = int(messages * rejected)
+        total = Tally(
+            total.messages + messages,
+            total.rows + messages,
+            total.rejected + gone,
+            total.held + int((messages - gone) * held),
+        )
+        shares.observe(total, now=(i + 1) * WINDOW)
+        counted.append(len(told))
+    assert all(later - before <= 1 for before, later in pairwise([0, *counted]))
+    assert all(title.endswith("again") == (i % 2 == 1) for i, title in enumerate(told))

@@ -117,7 +117,7 @@ def run_stream(
     from pipelines.live.supervisor import Supervisor
     from pipelines.live.upkeep import Upkeep
     from vitalake import logs
-    from vitalake.notifications import PauseWatch, sender
+    from vitalake.notifications import PauseWatch, ShareWatch, sender
 
     stop = stop or threading.Event()
     options = stream_options(start, accept_loss=accept_loss, until_idle_seconds=until_idle_seconds)
@@ -142,11 +142,21 @@ def run_stream(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         supervisor.start()
-        watch = PauseWatch(sender(settings.notify, home=settings.home), job=job)
+        send, alerts = sender(settings.notify, home=settings.home), settings.alerts
+        pauses = PauseWatch(send, job=job)
+        shares = ShareWatch(
+            send,
+            job=job,
+            window_seconds=alerts.window_seconds,
+            share=alerts.share,
+            min_messages=alerts.min_messages,
+            runbook=alerts.runbook_url,
+        )
 
         def tick(running: Supervisor) -> None:
             view, now = running.view(), time.monotonic()
-            watch.observe(paused=view.state == "paused", reasons=view.reasons, now=now)
+            pauses.observe(paused=view.state == "paused", reasons=view.reasons, now=now)
+            shares.observe(view.tally, now=now)
             upkeep.tick(now)
             if on_tick:
                 on_tick(running)
