@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,10 @@ from pipelines.poll import Outcome
 from vitalake.care.facts import Admission, Fact, Movement, Person
 from vitalake.care.records import code_number
 from vitalake.care.store import CareStore
-from vitalake.care.values import ROW, Values
+from vitalake.care.values import MOST_ATTRIBUTION, ROW, Values
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Dataset
+from vitalake.lake.spans import PartId
 from vitalake.sealing import Sealer
 from vitalake.settings import Settings
 from vitalake.vault import Identity, Vault
@@ -79,6 +80,15 @@ class CareFeed:
         if outcome.rows.num_rows and self._dataset.name in takers:
             takers[self._dataset.name](outcome)
 
+    def settle(self, ends: Mapping[PartId, int]) -> None:
+        """Take note of how far the lake has decided partitions; any thread may say so."""
+        if self._care is not None:
+            self._care.settle({part.app_id(self._dataset.name): end for part, end in ends.items()})
+
+    def rewind(self, positions: Mapping[PartId, int]) -> int:
+        """Delete what is ahead of the lake, where it may be somebody else's when it is read again; see CareStore."""
+        return self.care.rewind({part.app_id(self._dataset.name): position for part, position in positions.items()})
+
     @property
     def care(self) -> CareStore:
         """The care store, opened at first use."""
@@ -113,6 +123,7 @@ class CareFeed:
         values["value"] = pc.fill_null(rows["value"], np.nan).to_numpy()[which]
         for name in ("effective_at", "available_at"):
             values[name.replace("_at", "_us")] = rows[name].cast(pa.int64()).to_numpy(zero_copy_only=False)[which]
+        values["attribution"] = _attribution(rows)[which]
         values["id"] = _first_halves(rows["observation_id"])[which]
         values["version"] = pc.fill_null(rows["version"], 0).to_numpy(zero_copy_only=False)[which]
         message = outcome.message[which]
@@ -201,6 +212,14 @@ def _numbers(rows: pa.RecordBatch, name: str) -> list[int | None]:
         return [None] * rows.num_rows
     numbers: list[int | None] = rows[name].cast(pa.int64()).to_pylist()
     return numbers
+
+
+def _attribution(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
+    """Return how much was known of whose each row is; 0 where the message said so. Odd and even stay so."""
+    if "attribution" not in rows.schema.names:
+        return np.zeros(rows.num_rows, np.int64)
+    known = pc.fill_null(rows["attribution"], 0).to_numpy(zero_copy_only=False)
+    return np.where(known > MOST_ATTRIBUTION, MOST_ATTRIBUTION + known % 2, known)
 
 
 def _texts(column: pa.Array) -> pa.DictionaryArray:

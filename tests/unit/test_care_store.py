@@ -221,3 +221,46 @@ def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
 def test_a_replay_runs_as_fast_as_it_says_and_ends() -> None:
     replay = Replay(start_us=1_000, wall_us=50, speed=10.0, end_us=1_500)
     assert [replay.at(wall) for wall in (50, 60, 99, 1_000)] == [1_000, 1_100, 1_490, 1_500]
+
+
+def _owned(patient: str, *, attribution: int, value: float = 1.0, withdrawn: bool = False, position: int = 0) -> Values:
+    values = _values(1, first=position, patient=patient, part="t/0")
+    values.rows["id"], values.rows["value"], values.rows["withdrawn"] = 7, value, withdrawn
+    values.rows["attribution"] = attribution
+    values.rows["effective_us"] = values.rows["available_us"] = clock.now_us() - MINUTE
+    return values
+
+
+def test_of_what_is_known_of_a_values_owner_the_most_counts_whoever_stored_it_when(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    now = clock.now_us()
+    rows = [
+        ("vitals/0of1", _owned("v1.p", attribution=3)),
+        ("attribution/0of1", _owned("v1.p", attribution=4, withdrawn=True)),
+        ("vitals/0of1", _owned("v1.p", attribution=3)),  # a message that came twice
+    ]
+    for number, (writer, values) in enumerate(rows):
+        values.rows["available_us"] = now
+        values.position[:] = number
+        _take(store, values, writer=writer)
+        assert len(store.history("v1.p")) == (1 if number == 0 else 0)
+    back = _owned("v1.p", attribution=7, position=9)
+    back.rows["available_us"] = now
+    _take(store, back, writer="attribution/0of1")
+    assert len(store.history("v1.p")) == 1
+
+
+def test_what_was_never_decided_is_deleted_and_may_be_anothers(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    _take(store, _owned("v1.p", attribution=3, position=5))
+    _take(store, _owned("v1.q", attribution=3, position=6))
+    store.settle({"t/0": 6})
+    _take(store, _values(1, first=7, patient="v1.r"))
+    store = _store(tmp_path)
+    assert store.rewind({"t/0": 6, "t/1": 0}) == 1
+    assert [len(store.history(patient)) for patient in ("v1.p", "v1.q", "v1.r")] == [1, 0, 1]
+    assert _take(store, _owned("v1.s", attribution=5, position=6)) == 1, "it is taken again, as somebody else's"
+    assert store.rewind({"t/0": 7}) == 0
+    assert len(store.history("v1.s")) == 1
+    _take(store, _owned("v1.q", attribution=3, position=7))
+    assert len(store.history("v1.q")) == 1

@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vitalake import clock
+from vitalake.care.ahead import TABLES as _AHEAD_TABLES
+from vitalake.care.ahead import Ahead
 from vitalake.care.facts import KINDS, Admission, Fact, Movement, Person, until
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
@@ -79,8 +81,10 @@ class CareStore:
         """
         self._sealer, self._hours_us = sealer, int(hours * 3_600_000_000)
         # Synced at every commit: a poll is one, which is affordable, and a lost one would be a stale score.
-        self._database = Database(path, tables=_TABLES, name="Care store")
+        self._database = Database(path, tables=_TABLES + _AHEAD_TABLES, name="Care store")
         self._db = self._database.connection
+        self._ahead = Ahead(self._db, sealer)
+        self._decided: dict[str, int] = {}
         self._tails: dict[tuple[str, str], _Tail] = {}
         self._generation = ""
         self._pruned_us = 0
@@ -154,7 +158,15 @@ class CareStore:
             "INSERT INTO taken VALUES (?, ?) ON CONFLICT (part) DO UPDATE SET next = max(next, excluded.next)",
             list(ends.items()),
         )
+        if self._decided:
+            self._ahead.settle(self._decided)
+            self._decided = {}
         fresh = self._without_forgotten(values.where(values.position >= begun[values.part]))
+        if fresh.rows["attribution"].any():
+            self._ahead.note(fresh)
+        return self._store(fresh, writer)
+
+    def _store(self, fresh: Values, writer: str) -> int:
         if not len(fresh.rows):
             return 0
         order = np.argsort(fresh.patient, kind="stable")
@@ -173,6 +185,64 @@ class CareStore:
             return values
         kept = np.array([_digest(patient) not in forgotten for patient in values.patients], np.bool_)
         return values.where(kept[values.patient])
+
+    def settle(self, positions: Mapping[str, int]) -> None:
+        """Take note of how far the lake has decided partitions; any thread may say so.
+
+        Args:
+            positions: by the partition's name.
+        """
+        self._decided = {**self._decided, **positions}
+
+    def rewind(self, positions: Mapping[str, int]) -> int:
+        """Delete what was stored and never decided, of values that may be somebody else's when they are read again.
+
+        Args:
+            positions: where the lake goes on with partitions, by name; from there on they are taken again.
+
+        Returns:
+            How many values were deleted.
+
+        Raises:
+            ServiceUnavailable: the store cannot be written; nothing is deleted.
+        """
+        count = 0
+        with self._database.transaction():
+            for part, position in positions.items():
+                for values in self._ahead.undecided(part, position):
+                    count += sum(
+                        self._delete(values.patients[i], values.rows[values.patient == i])
+                        for i in np.unique(values.patient).tolist()
+                    )
+                    self._db.execute("UPDATE taken SET next = min(next, ?) WHERE part = ?", (position, part))
+                self._ahead.forget(part)
+            if count:
+                self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
+        return count
+
+    def _delete(self, patient: str, rows: npt.NDArray[np.void]) -> int:
+        """Delete these rows of a patient, whoever stored them; return how many."""
+        gone = {row.tobytes() for row in rows}
+        count = 0
+        blocks = self._db.execute(
+            "SELECT writer, number, sealed FROM block WHERE patient = ? AND last_us >= ? AND first_us <= ?",
+            (patient, int(rows["effective_us"].min()), int(rows["effective_us"].max())),
+        ).fetchall()
+        for writer, number, sealed in blocks:
+            held = self._open_block(patient, writer, number, sealed)
+            near = np.isin(held["id"], rows["id"])
+            near[near] = [row.tobytes() in gone for row in held[near]]
+            if not near.any():
+                continue
+            count += int(near.sum())
+            if near.all():
+                self._db.execute(
+                    "DELETE FROM block WHERE (patient, writer, number) = (?, ?, ?)", (patient, writer, number)
+                )
+            else:
+                self._db.execute(_PUT_BLOCK, self._sealed(patient, writer, number, held[~near]))
+        self._touch([patient] if count else [])
+        return count
 
     def _append(self, patient: str, writer: str, rows: npt.NDArray[np.void]) -> list[tuple[object, ...]]:
         """Return the blocks to write: the patient's open one with the rows behind it, and more when it is full."""
@@ -301,6 +371,7 @@ class CareStore:
             if aged:
                 self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
                 self._db.execute("DELETE FROM patient WHERE patient NOT IN (SELECT patient FROM block)")
+            self._ahead.prune()
             self._db.execute("DELETE FROM fact WHERE until_us < ?", (horizon,))
             self._db.execute(
                 "DELETE FROM fact WHERE kind = 'patient' AND patient NOT IN (SELECT patient FROM patient) "
@@ -340,7 +411,8 @@ class CareStore:
         ids.sort()
         if (ids[1:] == ids[:-1]).any():
             ids = rows["id"]
-            order = np.lexsort((rows["version"], ids))
+            known = np.where(rows["attribution"] > 0, rows["available_us"], 0)
+            order = np.lexsort((rows["attribution"], known, rows["version"], ids))
             last = np.append(ids[order][1:] != ids[order][:-1], True)
             rows = rows[order[last]]
         if rows["withdrawn"].any():

@@ -11,7 +11,8 @@ import numpy.typing as npt
 ROW = np.dtype(
     [
         ("code", "<u4"),
-        ("withdrawn", "<u4"),
+        ("withdrawn", "<u2"),
+        ("attribution", "<u2"),
         ("value", "<f8"),
         ("effective_us", "<i8"),
         ("available_us", "<i8"),
@@ -19,7 +20,11 @@ ROW = np.dtype(
         ("version", "<i8"),
     ]
 )
-"""One value: LOINC as a number, whether it was taken back, the first half of observation_id, and its version."""
+"""One value: LOINC as a number, whether it was taken back, how much was known of whose it is (0: the message said so;
+see the dataset observation), the first half of observation_id, and its version."""
+
+MOST_ATTRIBUTION = 0xFFFE
+"""Where more is known than fits, what was stored last counts: after 32,767 facts of one device."""
 
 
 @dataclass(frozen=True, slots=True)
