@@ -27,12 +27,14 @@ FORMAT = b"\x01"
 """First byte of a sealed value: subject, nonce, ciphertext and tag follow."""
 
 SUBJECT_BYTES = 16
+IDENTIFIERS = ("patient-identifier", "encounter-identifier", "device-identifier", "medical-record-number")
+"""Classes whose values seal to the same bytes each time: versions of a stay are found without a key."""
+
 REMEMBERED = 200_000
 """Sealed values remembered a column, about 30 MB: a patient's own device and stay come again in every poll."""
 
 _NONCE_BYTES = 12
 _HEAD_BYTES = len(FORMAT) + SUBJECT_BYTES
-_LEAST_BYTES = _HEAD_BYTES + _NONCE_BYTES + 16
 
 
 class PatientKeys(Protocol):
@@ -143,7 +145,7 @@ class RowSealer:
         pairs = owner.astype(np.int64) * len(texts) + index.to_numpy(zero_copy_only=False)
         distinct, place = np.unique(pairs, return_inverse=True)
         known, context = self._known[name], self._context(name)
-        again = name in self._dataset.key
+        again = self._dataset.column(name).data_class in IDENTIFIERS
         sealed: list[bytes | None] = []
         if len(known) > REMEMBERED:
             known.clear()
@@ -162,7 +164,7 @@ class RowSealer:
         return f"{self._dataset.name}.{column}".encode()
 
     def _seal(self, key: PatientKey, plain: bytes, context: bytes, *, again: bool) -> bytes:
-        """Seal a value; the same to the same again, if it names a thing whose versions must be found."""
+        """Seal a value; the same to the same again if it is a patient's identifier, by which rows are put together."""
         nonce = os.urandom(_NONCE_BYTES)
         if again:  # of the value itself: it repeats for the same value only
             nonce = hmac.digest(key.secret, b"nonce\0" + context + b"\0" + plain, hashlib.sha256)[:_NONCE_BYTES]
@@ -182,7 +184,7 @@ class RowSealer:
         for value in encoded.dictionary.to_pylist():
             if value is not None and value not in known:
                 known[value] = device_key(self._secret, value)
-        found = [known.get(value) for value in encoded.dictionary.to_pylist()]
+        found = [known.get(value, b"") for value in encoded.dictionary.to_pylist()]
         return pa.DictionaryArray.from_arrays(encoded.indices.cast(pa.int32()), pa.array(found, pa.binary()))
 
     # -- opening -------------------------------------------------------------------------------------------------
@@ -226,11 +228,6 @@ def open_value(sealed: bytes, secrets: dict[bytes, bytes], *, context: bytes) ->
     """
     secret = secrets.get(subject_of_value(sealed))
     return None if secret is None else _unsealed(AESGCM(secret), sealed, context)
-
-
-def is_sealed(value: bytes) -> bool:
-    """Return whether bytes have the form of a sealed value; those of keyed hashes and other binary columns have not."""
-    return len(value) >= _LEAST_BYTES and value.startswith(FORMAT)
 
 
 def subject_of_value(sealed: bytes) -> bytes:
