@@ -126,6 +126,7 @@ class Catalogue:
             paths=() if table is None else tuple(_files(table, storage, folder, only)),
             differ=table is not None and table.state.differ,
             subject=only.hex() if only else "",
+            sealed=tuple(self.sealed(name)) if zone == "restricted" else (),
         )
 
 

@@ -7,8 +7,11 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from governance.door.relations import SEALED
 from vitalake.errors import PrivacyError
-from vitalake.restricted import SUBJECT_BYTES, is_sealed, open_value, subject_of_value
+from vitalake.restricted import SUBJECT_BYTES, open_value, subject_of_value
+
+_WRAPPED = pa.struct({SEALED: pa.binary()})
 
 
 class Keys(Protocol):
@@ -35,14 +38,15 @@ class Cells:
                 of any of them: they were sealed for their place, so that each opens in one only.
         """
         self._rows, self._sealed = rows, sealed
-        self._columns = {
-            name: column.combine_chunks().dictionary_encode()
+        self._cells = {
+            name: column.combine_chunks().field(SEALED).dictionary_encode()
             for name, column in zip(rows.schema.names, rows.columns, strict=True)
-            if pa.types.is_binary(column.type)
+            if column.type == _WRAPPED
         }
-        values = {value for column in self._columns.values() for value in _values(column)}
-        self._owners = {subject_of_value(value) for value in values if is_sealed(value)}
-        self._named = {value for value in values if len(value) == SUBJECT_BYTES}
+        self._owners = {subject_of_value(value) for cells in self._cells.values() for value in _values(cells)}
+        plain = [column for column in rows.columns if pa.types.is_binary(column.type)]
+        named = {value for column in plain for value in column.unique().to_pylist() if value is not None}
+        self._named = {value for value in named if len(value) == SUBJECT_BYTES}
 
     def patients(self, keys: Keys) -> list[str]:
         """Return the pseudonyms of those whom the answer is about: by a sealed cell, or by the subject itself."""
@@ -63,11 +67,11 @@ class Cells:
         Raises:
             PrivacyError: a value was changed, or is none of these places'.
         """
-        columns = {name: self._rows[name] for name in self._rows.schema.names}
-        for name, column in self._columns.items():
-            if any(map(is_sealed, _values(column))):
-                columns[name] = self._open(column, secrets)
-        return pa.table(list(columns.values()), names=list(columns))
+        columns = [
+            self._open(self._cells[name], secrets) if name in self._cells else self._rows[name]
+            for name in self._rows.schema.names
+        ]
+        return pa.table(columns, names=self._rows.schema.names)
 
     def _open(self, column: pa.DictionaryArray, secrets: Mapping[bytes, bytes]) -> pa.Array:
         values: list[str | None] = []
@@ -81,9 +85,7 @@ class Cells:
         return (texts.cast(kinds.pop()) if len(kinds) == 1 else texts).take(column.indices)
 
     def _value(self, sealed: bytes, secrets: Mapping[bytes, bytes]) -> tuple[str | None, str | None]:
-        """Return for which place a value was sealed, and itself; bytes that are not sealed are shown in hex."""
-        if not is_sealed(sealed):
-            return None, sealed.hex()
+        """Return for which place a value was sealed, and itself; neither, if its patient is forgotten."""
         for place in self._sealed:
             try:
                 value = open_value(sealed, dict(secrets), context=place.encode())
@@ -93,7 +95,7 @@ class Cells:
         raise PrivacyError(
             "Sealed value cannot be opened",
             where="vitalake sql --identified",
-            remedy="Ask for sealed columns as they are: they cannot be joined to other text.",
+            remedy="It was changed in its file. Run 'vitalake lake verify'.",
         )
 
 

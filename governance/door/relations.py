@@ -17,6 +17,9 @@ TAKEN_BACK = ("entered-in-error", "cancelled")
 RESTRICTED = "restricted_"
 """Before the name of a dataset: its rows as they came, what identifies sealed."""
 
+SEALED = "sealed"
+"""The one field of a wrapped value."""
+
 MOMENT = "moment__"
 """The parameter of *as known at*; no dataset's column has such a name."""
 
@@ -31,6 +34,8 @@ class Relation(msgspec.Struct, frozen=True):
         paths: the files of one version of its table.
         differ: whether files of before lack a column, or hold a narrower type.
         subject: hex of the one patient whose rows these are; empty: all rows.
+        sealed: columns whose values are sealed. Each is wrapped, so that it is neither compared with text, which
+            would find nothing, nor joined to something else, which could not be opened.
     """
 
     name: str
@@ -39,6 +44,7 @@ class Relation(msgspec.Struct, frozen=True):
     paths: tuple[str, ...]
     differ: bool = False
     subject: str = ""
+    sealed: tuple[str, ...] = ()
 
 
 def versions_name(name: str) -> str:
@@ -67,11 +73,11 @@ def views(relation: Relation) -> list[str]:
 
 def versions_sql(relation: Relation) -> str:
     """Return a SELECT of all rows."""
-    names = ", ".join(map(quoted, relation.columns))
+    names = ", ".join(_wrapped(name) if name in relation.sealed else quoted(name) for name in relation.columns)
     typed = ", ".join(f"NULL::{kind} AS {quoted(name)}" for name, kind in relation.columns.items())
     nothing = f"SELECT {typed} WHERE false"
     if not relation.paths:
-        return nothing
+        return f"SELECT {names} FROM ({nothing})"  # noqa: S608
     paths = f"[{', '.join(map(text, relation.paths))}]"
     mine = f" WHERE subject = from_hex({text(relation.subject)})" if relation.subject else ""
     if not relation.differ:
@@ -79,6 +85,11 @@ def versions_sql(relation: Relation) -> str:
     # By name, so that a file without a column gives nulls; the empty one knows all of them, and the wider types.
     files = f"SELECT * FROM read_parquet({paths}, union_by_name = true){mine}"  # noqa: S608
     return f"SELECT {names} FROM ({nothing} UNION ALL BY NAME {files})"  # noqa: S608
+
+
+def _wrapped(name: str) -> str:
+    column = quoted(name)
+    return f"CASE WHEN {column} IS NOT NULL THEN struct_pack({SEALED} := {column}) END AS {column}"
 
 
 def _latest(relation: Relation, rows: str) -> str:

@@ -1,0 +1,369 @@
+"""Identified rows through the door: closed by default, sealed in the sandbox, on record, and locked with their keys."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pytest
+
+from governance.access import MissingPermission, Principal, local_privacy_officer
+from governance.door.door import Door
+from governance.door.errors import QueryFailed, QueryRefused
+from governance.door.restricted import RestrictedDoor
+from governance.door.sandbox import run
+from governance.door.sql import check
+from governance.door.worker import Request
+from governance.masks import Pseudonyms
+from pipelines.steps import make_sealer
+from tests.unit.door_samples import CLINICIAN, NOON, OFFICER, Recorder, observation, publish_samples
+from vitalake.cli.app import main
+from vitalake.errors import InputError, PrivacyError, ServiceUnavailable
+from vitalake.keys import KeyRing, load_keys
+from vitalake.keyservice import KeyRevoked, open_key_service
+from vitalake.lake.dataset import load_dataset, restricted_form
+from vitalake.lake.storage import open_storage
+from vitalake.lake.table import Table
+from vitalake.settings import Settings, load_settings
+from vitalake.vault import Vault, open_vault
+
+GUARD = Principal("guard", "privacy-officer", "Privacy officer")
+PURPOSE = "breach-2026-11"
+SECRETS = ("ZZMRN", "Zzname", "ZZSTAY", "ZZDEVICE", "zztext")
+"""What no byte of the sandbox's answer, of the audit or of an error may hold."""
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    return load_settings(home)
+
+
+@pytest.fixture
+def keys(settings: Settings) -> KeyRing:
+    return load_keys(settings.path(settings.keys))
+
+
+@pytest.fixture
+def vault(settings: Settings, keys: KeyRing) -> Iterator[Vault]:
+    vault = open_vault(settings, keys)
+    yield vault
+    vault.close()
+
+
+@pytest.fixture
+def audit() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def door(settings: Settings, keys: KeyRing, audit: Recorder, vault: Vault) -> RestrictedDoor:
+    """A door to a lake with identified rows of two patients."""
+    one, two = (identified(i, f"ZZMRN-{i}") for i in (1, 2))
+    keep(settings, vault, keys, "observation", [one, two, {**one, "version": 2, "value": 99.0}])
+    keep(settings, vault, keys, "observation", [identified(3, "ZZMRN-1", status="entered-in-error", value_text=None)])
+    who = {"version": 1, "name": "Zzname, Zzgiven", "mrn": "ZZMRN-1", "birth_date": date(1958, 3, 9)}
+    keep(settings, vault, keys, "patient", [{**who, "patient_id": "ZZMRN-1"}])
+    return RestrictedDoor(settings, keys, audit=audit)
+
+
+def identified(number: int, patient: str, **other: Any) -> dict[str, Any]:
+    """Return a row as it came, of a stay and a device."""
+    row = observation(number, 70.0 + number)
+    return {
+        **row, "patient_id": patient, "encounter_id": f"ZZSTAY-{number}", "device_id": "ZZDEVICE",
+        "value_text": "zztext of the night", **other,
+    }  # fmt: skip
+
+
+def keep(settings: Settings, vault: Vault, keys: KeyRing, dataset: str, rows: list[dict[str, Any]]) -> None:
+    """Add rows to a restricted table, sealed by a process that has sealed nothing before."""
+    declared = load_dataset(dataset)
+    columns = {c.name: pa.array([row.get(c.name) for row in rows], c.type) for c in declared.columns}
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), schema=declared.schema)
+    sealed, _ = make_sealer(declared, vault, keys).seal(batch)
+    table = Table(restricted_form(declared), open_storage(settings.lake_uri, {}), zone="restricted")
+    number = table.delta.version()
+    staged = table.stage(pa.Table.from_batches([sealed]), stem=f"part-{number}")
+    table.commit(add=staged, transactions={"samples": number})
+
+
+def ask(door: RestrictedDoor, sql: str, **changes: Any) -> list[dict[str, Any]]:
+    """Ask as the privacy officer."""
+    answer = door.identify(sql, **{"principal": GUARD, "purpose": PURPOSE, **changes})
+    rows: list[dict[str, Any]] = answer.rows.to_pylist()
+    return rows
+
+
+def token(keys: KeyRing, patient: str) -> str:
+    pseudonym: str = Pseudonyms(keys, "patient-identifier")(pa.array([patient]))[0].as_py()
+    return pseudonym
+
+
+SELECT = "SELECT patient_id, encounter_id, value, value_text FROM restricted_observation ORDER BY value"
+
+
+# -- closed by default
+
+
+@pytest.mark.parametrize("principal", [OFFICER, CLINICIAN, Principal("e", "engineer", "Engineer")])
+def test_no_role_but_the_privacy_officers_may(door: RestrictedDoor, audit: Recorder, principal: Principal) -> None:
+    with pytest.raises(MissingPermission, match="privacy-officer"):
+        ask(door, SELECT, principal=principal)
+    (event,) = audit.events
+    assert (event.action, event.detail) == ("denied", {"permission": "identified:query"})
+
+
+@pytest.mark.parametrize("name", ["restricted_observation", "restricted_observation_versions"])
+def test_identified_rows_are_unknown_to_every_other_query(door: RestrictedDoor, name: str) -> None:
+    with pytest.raises(QueryRefused, match="no such dataset"):
+        door.query(f"SELECT * FROM {name}", principal=GUARD)  # noqa: S608
+    with pytest.raises(QueryRefused):
+        door.query("SELECT * FROM restricted_observation_as_known_at('2026-03-01')", principal=GUARD)
+    with pytest.raises(InputError, match="No such dataset"):
+        door.read("restricted_patient_", columns=["version"], principal=GUARD, purpose="x")
+
+
+@pytest.mark.parametrize("purpose", ["", "no", "x" * 81, "why\nnot", "because; 'x'", "v1." + "a" * 32 + "!"])
+def test_without_a_purpose_that_can_be_recorded_nothing_is_answered(
+    door: RestrictedDoor, audit: Recorder, purpose: str
+) -> None:
+    with pytest.raises(InputError, match="Purpose"):
+        ask(door, SELECT, purpose=purpose)
+    assert audit.events == []
+
+
+def test_accounts_are_privacy_officers_only_where_the_configuration_says_so() -> None:
+    account = getpass.getuser()
+    assert local_privacy_officer([]).role == "officer"
+    assert local_privacy_officer([account + "x"]).role == "officer"
+    assert local_privacy_officer([account]).role == "privacy-officer"
+
+
+# -- answers
+
+
+def test_cells_are_opened_and_whom_the_answer_is_about_is_on_record(
+    door: RestrictedDoor, audit: Recorder, keys: KeyRing
+) -> None:
+    assert ask(door, SELECT) == [
+        {"patient_id": "ZZMRN-2", "encounter_id": "ZZSTAY-2", "value": 72.0, "value_text": "zztext of the night"},
+        {"patient_id": "ZZMRN-1", "encounter_id": "ZZSTAY-1", "value": 99.0, "value_text": "zztext of the night"},
+    ]
+    (event,) = audit.events
+    assert (event.action, event.actor, event.role) == ("identified.query", "guard", "privacy-officer")
+    assert set(event.patients) == {token(keys, "ZZMRN-1"), token(keys, "ZZMRN-2")}
+    assert event.detail["purpose"] == PURPOSE
+    assert event.detail["rows"] == "2"
+    assert not [secret for secret in SECRETS if secret in str(event)]
+
+
+def test_a_cell_opens_whatever_it_is_called_and_wherever_it_went(door: RestrictedDoor, keys: KeyRing) -> None:
+    sql = """SELECT count(*) AS n, any_value(o.patient_id) AS who, max(o.encounter_id) AS stay,
+        arg_max(p.birth_date, value) AS born, any_value(p.name) AS name
+        FROM restricted_observation AS o JOIN restricted_patient AS p USING (subject)"""
+    assert ask(door, sql) == [
+        {"n": 1, "who": "ZZMRN-1", "stay": "ZZSTAY-1", "born": date(1958, 3, 9), "name": "Zzname, Zzgiven"}
+    ]
+    mixed = ask(
+        door, "SELECT name AS x FROM restricted_patient UNION ALL SELECT birth_date FROM restricted_patient ORDER BY x"
+    )
+    assert {row["x"] for row in mixed} == {"Zzname, Zzgiven", "1958-03-09"}
+
+
+def test_rows_without_a_sealed_cell_name_their_patients_by_subject(
+    door: RestrictedDoor, audit: Recorder, vault: Vault, keys: KeyRing
+) -> None:
+    rows = ask(door, "SELECT subject, value FROM restricted_observation WHERE value = 72")
+    assert rows == [{"subject": vault.subject_of("ZZMRN-2"), "value": 72.0}]
+    assert audit.events[-1].patients == (token(keys, "ZZMRN-2"),)
+    assert ask(door, "SELECT count(*) AS n FROM restricted_observation_versions") == [{"n": 4}]
+    assert audit.events[-1].patients == ()
+
+
+@pytest.mark.parametrize("by_token", [True, False])
+def test_one_patients_rows_are_found_by_pseudonym_or_by_the_sources_id(
+    door: RestrictedDoor, keys: KeyRing, audit: Recorder, by_token: bool
+) -> None:
+    patient = token(keys, "ZZMRN-1") if by_token else "ZZMRN-1"
+    rows = ask(door, "SELECT DISTINCT patient_id FROM restricted_observation_versions", patient=patient)
+    assert rows == [{"patient_id": "ZZMRN-1"}]
+    assert audit.events[-1].detail["patient"] == "one"
+    assert ask(door, SELECT, patient="nobody") == []
+    with pytest.raises(InputError, match="Nobody has this pseudonym") as caught:
+        ask(door, SELECT, patient="v1." + "b" * 32)
+    assert "bbbb" not in str(caught.value)
+
+
+def test_published_rows_can_be_asked_beside(door: RestrictedDoor, settings: Settings) -> None:
+    publish_samples(settings.lake_uri)
+    sql = """SELECT r.patient_id, p.patient_id AS token FROM observation AS p
+        JOIN restricted_observation AS r USING (observation_id) WHERE p.value = 71"""
+    assert ask(door, sql) == [{"patient_id": "ZZMRN-1", "token": "v1." + "a" * 32}]
+
+
+def test_versions_of_what_has_a_sealed_key_are_found(
+    door: RestrictedDoor, settings: Settings, vault: Vault, keys: KeyRing
+) -> None:
+    stay = {"encounter_id": "ZZSTAY-1", "patient_id": "ZZMRN-1", "admitted_at": NOON, "available_at": NOON}
+    keep(settings, vault, keys, "encounter", [{**stay, "version": 1, "discharge_disposition": "Home"}])
+    later = datetime(2026, 3, 5, tzinfo=UTC)
+    keep(settings, vault, keys, "encounter", [{**stay, "version": 2, "available_at": later}])
+    columns = "encounter_id, version, discharge_disposition"
+    assert ask(door, f"SELECT {columns} FROM restricted_encounter") == [  # noqa: S608
+        {"encounter_id": "ZZSTAY-1", "version": 2, "discharge_disposition": None}
+    ]
+    known = f"SELECT {columns} FROM restricted_encounter_as_known_at(TIMESTAMP '2026-03-02')"  # noqa: S608
+    assert ask(door, known) == [{"encounter_id": "ZZSTAY-1", "version": 1, "discharge_disposition": "Home"}]
+
+
+def test_what_was_never_kept_is_empty_not_an_error(door: RestrictedDoor) -> None:
+    assert ask(door, "SELECT * FROM restricted_condition") == []
+
+
+# -- the sandbox
+
+
+def test_the_sandbox_sees_and_says_sealed_cells_only(door: RestrictedDoor) -> None:
+    query = check(SELECT, door.catalogue.identified_names)
+    with door.catalogue.relations(query.datasets) as relations:
+        request = Request(query.sql, relations, 10, 256, 10, 1 << 20)
+        files = b"".join(Path(path).read_bytes() for relation in relations for path in relation.paths)
+        head, table = run(request)
+    assert head.rows == 2
+    assert table is not None
+    assert table.schema.field("patient_id").type == pa.struct({"sealed": pa.binary()})
+    for data in (files, msgspec.json.encode(request), str(table.to_pylist()).encode()):
+        assert not [secret for secret in SECRETS if secret.encode() in data]
+
+
+def test_a_value_that_was_changed_in_its_file_is_refused(door: RestrictedDoor, settings: Settings) -> None:
+    """Moved to another column, it opens in neither."""
+    form = restricted_form(load_dataset("patient"))
+    table = Table(form, open_storage(settings.lake_uri, {}), zone="restricted")
+    rows = table.scan()
+    meddled = rows["name"].combine_chunks()[0].as_py()[:-1] + b"x"
+    rows = rows.set_column(rows.schema.get_field_index("name"), "name", pa.array([meddled]))
+    table.commit(add=table.stage(rows, stem="meddled"), transactions={"meddled": 1})
+    with pytest.raises(PrivacyError, match="cannot be opened") as caught:
+        ask(door, "SELECT name FROM restricted_patient_versions")
+    assert not [secret for secret in SECRETS if secret in str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "why"),
+    [
+        ("SELECT * FROM restricted_observation WHERE patient_id = 'ZZMRN-1'", "cannot be answered"),
+        ("SELECT * FROM restricted_observation WHERE patient_id LIKE 'ZZMRN%'", "cannot be answered"),
+        ("SELECT name FROM restricted_patient UNION SELECT subject FROM restricted_patient", "cannot be answered"),
+        ("SELECT CASE WHEN value > 1 THEN patient_id ELSE subject END FROM restricted_observation", "cannot be"),
+        ("SELECT upper(patient_id) FROM restricted_observation", "cannot be answered"),
+        ("SELECT CAST(patient_id AS TEXT) || 'x' FROM restricted_observation WHERE nothing = 1", "cannot be answered"),
+    ],
+)
+def test_a_failure_is_recorded_and_quotes_nothing(door: RestrictedDoor, audit: Recorder, sql: str, why: str) -> None:
+    with pytest.raises(QueryFailed, match=why) as caught:
+        ask(door, sql)
+    assert "ZZMRN" not in str(caught.value)
+    assert audit.events[-1].action == "identified.query"
+    assert audit.events[-1].detail["outcome"] != "answered"
+
+
+def test_what_is_made_of_a_sealed_value_says_nothing(door: RestrictedDoor) -> None:
+    shown = ask(
+        door, "SELECT patient_id || encounter_id AS x, CAST(device_id AS TEXT) AS y FROM restricted_observation"
+    )
+    assert len(shown) == 2
+    assert not [secret for secret in SECRETS if secret in str(shown)]
+
+
+def test_what_is_not_on_the_list_is_refused_and_recorded(door: RestrictedDoor, audit: Recorder) -> None:
+    with pytest.raises(QueryRefused):
+        ask(door, "SELECT * FROM read_parquet('x')")
+    assert audit.events[-1].detail == {"permission": "identified:query", "reason": "query"}
+
+
+# -- forgotten, locked, unrecorded
+
+
+def test_the_cells_of_a_forgotten_patient_are_null(
+    door: RestrictedDoor, audit: Recorder, vault: Vault, keys: KeyRing
+) -> None:
+    vault.erase(vault.subject_of("ZZMRN-1"), "certificate")
+    rows = ask(door, SELECT)
+    assert rows[1] == {"patient_id": None, "encounter_id": None, "value": 99.0, "value_text": None}
+    assert rows[0]["patient_id"] == "ZZMRN-2"
+    assert audit.events[-1].patients == (token(keys, "ZZMRN-2"),)
+
+
+def test_a_revoked_key_locks_the_door_and_a_restored_one_opens_it(
+    door: RestrictedDoor, audit: Recorder, settings: Settings
+) -> None:
+    service = open_key_service(settings)
+    service.revoke()
+    with pytest.raises(KeyRevoked):
+        ask(door, SELECT)
+    assert audit.events[-1].detail["outcome"] == "locked"
+    assert door.query("SELECT 1 AS one", principal=GUARD).rows.to_pylist() == [{"one": 1}]
+    service.restore()
+    assert len(ask(door, SELECT)) == 2
+
+
+def test_an_answer_that_cannot_be_recorded_is_withheld(door: RestrictedDoor, audit: Recorder) -> None:
+    audit.full = True
+    with pytest.raises(ServiceUnavailable, match="Audit"):
+        ask(door, SELECT)
+
+
+def test_many_patients_are_recorded_in_parts(
+    door: RestrictedDoor, audit: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("governance.door.restricted.PATIENTS_A_RECORD", 1)
+    ask(door, SELECT)
+    assert [len(event.patients) for event in audit.events] == [1, 1]
+
+
+def test_an_answer_has_a_limit_of_its_own(door: RestrictedDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("governance.door.restricted.MOST_IDENTIFIED", 1)
+    answer = door.identify(SELECT, principal=GUARD, purpose=PURPOSE, rows=100)
+    assert (answer.rows.num_rows, answer.complete) == (1, False)
+
+
+# -- the command
+
+
+def test_the_command_is_closed_until_the_configuration_opens_it(
+    door: RestrictedDoor, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["sql", SELECT, "--identified", "--purpose", PURPOSE, "--home", str(home)]
+    assert main(arguments) == 12
+    captured = capsys.readouterr()
+    assert not [secret for secret in SECRETS if secret in captured.out + captured.err]
+    with (home / "vitalake.yaml").open("a") as file:
+        file.write(f"\nprivacy_officers: [{getpass.getuser()}]\n")
+    assert main(arguments) == 0
+    assert "ZZMRN-1" in capsys.readouterr().out
+    assert main([*arguments, "--patient", "ZZMRN-2", "--json"]) == 0
+    assert msgspec.json.decode(capsys.readouterr().out)["rows"][0][0] == "ZZMRN-2"
+    assert main(["audit", "list", "--home", str(home)]) == 0
+    assert "identified.query" in capsys.readouterr().out
+    assert not [
+        secret
+        for path in (home / "audit").rglob("*")
+        if path.is_file()
+        for secret in SECRETS
+        if secret.encode() in path.read_bytes()
+    ]
+
+
+def test_purpose_and_patient_belong_to_identified_queries(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sql", "SELECT 1", "--purpose", "x", "--home", str(home)]) == 2
+    assert "--identified" in capsys.readouterr().err
+
+
+def test_the_plain_door_has_no_way_to_identified_rows() -> None:
+    assert not hasattr(Door, "identify")
