@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,28 +14,6 @@ from vitalake.notifications import PauseWatch, Send, ShareWatch, Tally, sender
 
 WINDOW = 60.0
 RUNBOOK = "https://wiki.example/dead-letters"
-
-
-@pytest.fixture
-def receiver() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """An address that takes notifications over HTTP, and what it has got."""
-    received: list[dict[str, str]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append(msgspec.json.decode(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield f"json://127.0.0.1:{server.server_address[1]}", received
-        server.shutdown()
-        thread.join()
 
 
 def watch(send: Send, *, share: float = 0.05, least: int = 100) -> ShareWatch:
