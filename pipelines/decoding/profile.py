@@ -30,7 +30,9 @@ PathText = Annotated[Path, BeforeValidator(lambda text: parse_path(text) if isin
 TimeFormat = Literal["rfc3339", "epoch-s", "epoch-ms", "epoch-us", "local"]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Nothing but what is named."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 
 
@@ -38,42 +40,42 @@ def _as_mapping(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
 
-class Name(_Strict):
+class Name(Strict):
     """Where an identifier stands, and the system it belongs to: written before it, as FHIR identifiers are."""
 
     path: PathText
     system: str = ""
 
 
-class When(_Strict):
+class When(Strict):
     """Where a time stands, and how it is written."""
 
     path: PathText
     format: TimeFormat = "rfc3339"
 
 
-class Words(_Strict):
+class Words(Strict):
     """Where a word stands, and what each means."""
 
     path: PathText
     words: Annotated[dict[str, str], Field(alias="is", min_length=1)]
 
 
-class StatusWords(_Strict):
+class StatusWords(Strict):
     """Where a status stands, and FHIR's status for each."""
 
     path: PathText
     words: Annotated[dict[str, Status], Field(alias="is", min_length=1)]
 
 
-class Condition(_Strict):
+class Condition(Strict):
     """A reading counts only where this word stands there."""
 
     path: PathText
     word: Annotated[str, Field(alias="is")]
 
 
-class Value(_Strict):
+class Value(Strict):
     """One thing that is measured."""
 
     path: PathText
@@ -96,7 +98,7 @@ NameOrPath = Annotated[Name, BeforeValidator(_as_mapping)]
 WhenOrPath = Annotated[When, BeforeValidator(_as_mapping)]
 
 
-class Profile(_Strict):
+class Profile(Strict):
     """What profiles of all formats say."""
 
     description: str

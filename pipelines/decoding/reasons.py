@@ -23,6 +23,8 @@ class Reason(StrEnum):
     MODIFIED = "modified"
     CONTROL_CHARACTER = "control-character"
     TOO_MANY_ROWS = "too-many-rows"
+    NOT_HL7 = "not-hl7"
+    BAD_CHARSET = "bad-charset"
     UNKNOWN_CODE = "unknown-code"
     UNKNOWN_UNIT = "unknown-unit"
     IMPLAUSIBLE_VALUE = "implausible-value"
@@ -35,7 +37,7 @@ EXPLAINED: dict[Reason, str] = {
     Reason.NOT_UTF8: "Text that is read is not valid UTF-8.",
     Reason.TOO_LARGE: "Longer than jobs.*.max_message_bytes.",
     Reason.TOO_DEEP: "Nested too deeply to be an Observation.",
-    Reason.WRONG_RESOURCE: "resourceType is not Observation, or not a Bundle of Observations only.",
+    Reason.WRONG_RESOURCE: "Another resourceType, or another HL7 v2 message, than this topic's dataset is made of.",
     Reason.WRONG_SHAPE: "An element is missing or of the wrong type; the path says which.",
     Reason.BAD_STATUS: "status is not one of FHIR's.",
     Reason.BAD_TIME: "A time is not a full date and time with its zone (a date alone, a second 60, no zone).",
@@ -46,6 +48,8 @@ EXPLAINED: dict[Reason, str] = {
     Reason.MODIFIED: "modifierExtension or implicitRules: it may mean something else than it says.",
     Reason.CONTROL_CHARACTER: "An identifier, reference or text holds U+0000.",
     Reason.TOO_MANY_ROWS: "More rows in one message than a panel or Bundle may have.",
+    Reason.NOT_HL7: "Not HL7 v2: no MSH at its start, unusable separators, or MLLP's end is missing.",
+    Reason.BAD_CHARSET: "A character set (MSH-18) that is not read, or text that is not of the one that is named.",
     Reason.UNKNOWN_CODE: "The vocabulary has no such LOINC code: extend vitalake/vocabulary/codes.yaml, then replay.",
     Reason.UNKNOWN_UNIT: "The unit does not fit the code: extend vitalake/vocabulary/units.yaml, then replay.",
     Reason.IMPLAUSIBLE_VALUE: "Outside what a living body or a working sensor can show.",

@@ -51,6 +51,13 @@ class Zone:
             self._known[wall_seconds] = self._look_up(wall_seconds)
         return self._known[wall_seconds]
 
+    def first_offset_seconds(self, wall_seconds: int) -> int:
+        """Return the offset before a change of the clock, also in the hours that have no one instant."""
+        if not _FIRST <= wall_seconds <= _LAST:
+            return 0
+        wall = _EPOCH + timedelta(seconds=wall_seconds)
+        return int((wall.replace(tzinfo=self._zone).utcoffset() or timedelta()).total_seconds())
+
     def _look_up(self, wall_seconds: int) -> int | None:
         wall = _EPOCH + timedelta(seconds=wall_seconds)
         first = wall.replace(tzinfo=self._zone)

@@ -1,0 +1,87 @@
+"""HL7 v2 ORU^R01: results of monitors, devices and laboratories, one row an OBX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.decoding.hl7_header import header_of
+from pipelines.decoding.hl7_profile import Hl7Profile
+from pipelines.decoding.hl7_results import Reader, Result
+from pipelines.decoding.hl7_text import messages_of
+from pipelines.decoding.parsing import collector_paused, readable
+from pipelines.decoding.raw import Refused
+from pipelines.decoding.reasons import Reason
+from pipelines.decoding.refusals import whole_messages
+from pipelines.decoding.result import DECODED_SCHEMA, Decoded, Reject
+
+_OTHERS = frozenset({"ADT"})
+"""Messages that come over the same feed and hold no results."""
+
+
+class Hl7Decoder:
+    """Decodes HL7 v2 messages, or batches of them, to measured values."""
+
+    name = "hl7-v2"
+
+    def __init__(self, profile: Hl7Profile, *, max_message_bytes: int = 1_048_576) -> None:
+        """Make a decoder; not to be shared between threads.
+
+        Args:
+            profile: what the messages leave open.
+            max_message_bytes: longer messages are rejected unread.
+        """
+        self.version = f"1-{profile.digest}"
+        self._profile, self._most_bytes = profile, max_message_bytes
+        self._reader = Reader(profile)
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        """Return rows and rejects; never raises for what a message holds."""
+        with collector_paused():
+            rejects: dict[int, Reject] = {}
+            rows: list[Result] = []
+            message: list[int] = []
+            empty: list[int] = []
+            for i in readable(values, list(range(len(values))), rejects, most_bytes=self._most_bytes):
+                try:
+                    found = self._results(values[i] or b"")
+                except Refused as refused:
+                    rejects[i] = Reject(i, refused.reason, refused.path)
+                    continue
+                rows += found
+                message += [i] * len(found)
+                if not found:
+                    empty.append(i)
+            decoded = whole_messages(
+                _columns(rows), [row.identity for row in rows], np.array(message, np.int32), rejects
+            )
+            decoded.rejects.extend(rejects[i] for i in sorted(rejects))
+            decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
+            decoded.empty.extend(empty)
+            return decoded
+
+    def _results(self, payload: bytes) -> list[Result]:
+        found: list[Result] = []
+        for message in messages_of(payload):
+            header = header_of(message[0], self._profile.clock)
+            if header.kind == "ORU" and header.event in ("R01", ""):
+                found += self._reader.results(header, message)
+            elif header.kind not in _OTHERS:
+                raise Refused(Reason.WRONG_RESOURCE, "MSH-9")
+        return found
+
+
+def _columns(rows: list[Result]) -> dict[str, pa.Array]:
+    columns = dict(zip(Result._fields, zip(*rows, strict=True), strict=True)) if rows else {}
+    made: dict[str, pa.Array] = {"panel_code": pa.nulls(len(rows), pa.string()).dictionary_encode()}
+    for field in DECODED_SCHEMA:
+        if field.name != "panel_code":
+            values = list(columns.get(field.name, ()))
+            made[field.name] = (
+                pa.array(values, pa.string()).dictionary_encode()
+                if pa.types.is_dictionary(field.type)
+                else pa.array(values, field.type)
+            )
+    return made

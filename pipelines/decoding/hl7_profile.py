@@ -1,0 +1,68 @@
+"""Profiles of HL7 v2 feeds: what a hospital's or vendor's messages leave open."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import model_validator
+
+from pipelines.decoding.fhir_structs import LOINC
+from pipelines.decoding.profile import Profile, Strict
+from vitalake.vocabulary import load_vocabulary
+
+SYSTEMS = {
+    "LN": LOINC,
+    "SCT": "http://snomed.info/sct",
+    "UCUM": "http://unitsofmeasure.org",
+    "MDC": "urn:iso:std:iso:11073:10101",
+}
+"""HL7 table 0396, the part that matters here → FHIR's name of the code system."""
+
+
+class PatientNumber(Strict):
+    """Which of the numbers of PID-3 names the patient; nothing said: the first."""
+
+    authority: str | None = None
+    type: str | None = None
+
+
+class Hl7Profile(Profile):
+    """What a feed of HL7 v2 messages leaves open.
+
+    Attributes:
+        patient: which number of PID-3 counts; without a match the message has no subject.
+        systems: assigning authority → what is written before its numbers; empty: nothing.
+        codes: ``<OBX-3's system>|<its code>`` → LOINC.
+        units: OBX-6's text, or ``<its system>|<its code>``, → UCUM.
+        ignore: codes, as in ``codes``, whose values are nobody's business here.
+        identity: ``filler`` where OBR-3 names a result; ``time`` where it names a session, so that the time is needed too.
+        unassigned: what a message without a patient is of: its device, else its bed; or its bed, else its device.
+        updates: what an ADT A08 of a patient that was not moved means: the admission told anew, or nothing.
+    """
+
+    format: Literal["hl7-v2"]
+    patient: PatientNumber = PatientNumber()
+    systems: dict[str, str] = {}
+    codes: dict[str, str] = {}
+    units: dict[str, str] = {}
+    ignore: frozenset[str] = frozenset()
+    identity: Literal["filler", "time"] = "filler"
+    unassigned: Literal["device", "bed"] = "device"
+    updates: Literal["admission", "ignore"] = "admission"
+
+    @model_validator(mode="after")
+    def _holds(self) -> Hl7Profile:
+        vocabulary = load_vocabulary()
+        for said, code in self.codes.items():
+            if code not in vocabulary.codes:
+                raise ValueError(f"codes.{said}: not a code of the vocabulary")
+        for said, unit in self.units.items():
+            if unit not in vocabulary.units:
+                raise ValueError(f"units.{said}: not a unit of the vocabulary")
+        for said in (*self.codes, *self.ignore):
+            if not re.fullmatch(r"[^|]*\|[^|]+", said):
+                raise ValueError("codes and ignore: write <system>|<code>")
+        if set(self.codes) & self.ignore:
+            raise ValueError("ignore: a code that codes maps")
+        return self
