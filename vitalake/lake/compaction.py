@@ -189,7 +189,8 @@ def _files(snapshot: Snapshot, day: str | None) -> list[StagedFile]:
     return sorted((file for file in snapshot.files.values() if file.day == day), key=lambda file: file.path)
 
 
-def _sort_keys(dataset: Dataset, *, by_patient: bool) -> list[str]:
+def sort_keys(dataset: Dataset, *, by_patient: bool = False) -> list[str]:
+    """Return the columns that rows of a file are sorted by."""
     patient = patient_column(dataset) if by_patient else None
     keys = [patient, dataset.day_of, *(name for name in SORT_COLUMNS if name in dataset.schema.names)]
     return [name for name in keys if name]
@@ -197,7 +198,7 @@ def _sort_keys(dataset: Dataset, *, by_patient: bool) -> list[str]:
 
 def _merge_step(table: Table, day: str | None, bucket: Bucket | None, size: _Size) -> Step:
     """Return what makes full, sorted files of the small ones of a day and bucket, if there are enough of them."""
-    keys = _sort_keys(table.dataset, by_patient=bucket is not None)
+    keys = sort_keys(table.dataset, by_patient=bucket is not None)
 
     def plan(snapshot: Snapshot) -> Sequence[StagedFile]:
         small = [file for file in _files(snapshot, day) if bucket_of(file.path) == bucket and size.small(file)]
@@ -230,7 +231,7 @@ def _scatter_step(table: Table, day: str, count: int, size: _Size, *, explicit: 
         return sorted(chosen, key=lambda file: file.path)
 
     def transform(rows: Rows) -> Iterator[Piece]:
-        yield from _scattered(rows, count, size.of(rows.files), _sort_keys(table.dataset, by_patient=True))
+        yield from _scattered(rows, count, size.of(rows.files), sort_keys(table.dataset, by_patient=True))
 
     return Step(plan, transform)
 

@@ -1,0 +1,1 @@
+"""Rewrites that need rules and keys: published rows made anew of identified ones."""

@@ -1,0 +1,127 @@
+"""Publishes a dataset anew: its identified rows through today's rules and keys, in the place of what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from governance.masking import MaskPlan, compile_masks
+from governance.rules import load_policy
+from pipelines.steps import make_sealer
+from vitalake.errors import InputError, LakeError
+from vitalake.keys import load_keys
+from vitalake.lake.dataset import Dataset, load_dataset, published_datasets
+from vitalake.lake.lake import Lake, restricted_name
+from vitalake.lake.staging import Counted
+from vitalake.lake.swap import Converted, Swapped, abandon, swap
+from vitalake.lake.table import Table
+from vitalake.restricted import RowSealer
+from vitalake.settings import Settings
+from vitalake.vault import Vault, open_vault
+
+
+def republish(
+    settings: Settings, dataset: str, *, keep_replaced: bool = False, counted: Counted | None = None
+) -> Swapped:
+    """Publish all of a dataset's identified rows by today's rules, in one commit; safe beside streams.
+
+    Streams go on: the raised fence makes them read rules and keys anew. Begun again, a killed one goes on.
+
+    Args:
+        settings: of the home.
+        dataset: which.
+        keep_replaced: leave the files of before to the vacuum; else they are deleted, and no older version of the
+            table shows what today's rules hide.
+        counted: told how many rows were made.
+
+    Raises:
+        InputError: the dataset is not kept restricted, or nothing of it is there.
+        RuleError: today's rules do not hold; nothing is changed.
+        LakeError: rows were published that there are no identified ones of; nothing is changed.
+        KeyRevoked: patients' keys cannot be had.
+        ServiceUnavailable: lake or vault cannot be reached; begin it again.
+    """
+    lake = open_restricted(settings, dataset)
+    rules = _plan(settings, lake.dataset).version
+    opened: list[Vault] = []
+
+    def make() -> Callable[[pa.Table], Converted]:
+        plan = _plan(settings, lake.dataset)
+        if plan.version != rules:
+            raise LakeError("The rules were changed under way", where=dataset, remedy="Start it again.")
+        keys = load_keys(settings.path(settings.keys))
+        opened.append(open_vault(settings, keys))
+        return converter(make_sealer(lake.dataset, opened[-1], keys), plan)
+
+    try:
+        done = swap(lake, kind="republish", rules=rules, make=make, counted=counted)
+    finally:
+        for vault in opened:
+            vault.close()
+    if not keep_replaced:
+        delete_replaced(lake.published)
+    return done
+
+
+def give_up(settings: Settings, dataset: str) -> bool:
+    """End a republish that is not to be gone on with; return whether there was one. The published rows stay."""
+    return abandon(open_restricted(settings, dataset))
+
+
+def open_restricted(settings: Settings, dataset: str) -> Lake:
+    """Return the lake, of a dataset that is kept restricted.
+
+    Raises:
+        InputError: it is not, or nothing of it is there.
+    """
+    lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
+    if not lake.dataset.restricted:
+        raise InputError(
+            "Dataset is not kept as it came",
+            where=dataset,
+            remedy="Only what the restricted zone has can be published anew; load it again from its source.",
+        )
+    if not lake.storage.holds_table("spans") or not lake.storage.holds_table(restricted_name(dataset)):
+        raise InputError(
+            "Nothing of the dataset is kept as it came",
+            where=restricted_name(dataset),
+            remedy="Load or stream it first.",
+        )
+    return lake
+
+
+def restricted_datasets(settings: Settings) -> list[str]:
+    """Return the datasets that the restricted zone has something of."""
+    lake = Lake(settings.lake_uri, settings.storage_options)
+    kept = [name for name in published_datasets() if load_dataset(name).restricted]
+    return [name for name in kept if lake.storage.holds_table(restricted_name(name))]
+
+
+def converter(sealer: RowSealer, plan: MaskPlan) -> Callable[[pa.Table], Converted]:
+    """Return what makes published rows of a batch of identified ones."""
+
+    def convert(batch: pa.Table) -> Converted:
+        opened = sealer.open(batch)
+        masked = [plan.apply(part)[0] for part in opened.to_batches()]
+        rows = pa.Table.from_batches(masked, plan.dataset.schema)
+        return Converted(rows, filtered=opened.num_rows - rows.num_rows, forgotten=batch.num_rows - opened.num_rows)
+
+    return convert
+
+
+def delete_replaced(table: Table) -> int:
+    """Delete the files that a table's newest version does not have and an older one had; return how many.
+
+    Who reads an older version right now meets an error and reads again.
+    """
+    table.refresh()
+    replaced = table.delta.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False)
+    for path in replaced:
+        table.storage.delete(path)
+    return len(replaced)
+
+
+def _plan(settings: Settings, dataset: Dataset) -> MaskPlan:
+    keys = load_keys(settings.path(settings.keys))
+    return compile_masks(load_policy(settings.path(settings.governance)), dataset, keys)

@@ -1,0 +1,151 @@
+"""The journal of a long job: small files in the lake that say how far it is, so that a killed one goes on from there.
+
+``jobs/<dataset>/job.json`` is the job, one a dataset; beside it one file for each piece of work that is done, with the
+names of what it has staged. Whoever writes one renews the lease: files of a job that has written nothing for a day are
+given up by the sweeper.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from vitalake import clock
+from vitalake.errors import LakeError
+from vitalake.lake.storage import Storage
+from vitalake.lake.table import StagedFile
+
+FOLDER = "jobs"
+JOB_LEASE_SECONDS = 86_400.0
+"""A day: a job that was killed in the evening is gone on with in the morning."""
+
+_JOB = "job.json"
+_T = TypeVar("_T")
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A job that is under way.
+
+    Attributes:
+        id: 16 hex digits; stands in the names of its files.
+        kind: what it is.
+        dataset: of which.
+        fence: of the dataset, which the job has raised.
+        rules: version of the rules it publishes by.
+        begun_us: when, microseconds since 1970 UTC.
+    """
+
+    id: str
+    kind: str
+    dataset: str
+    fence: int
+    rules: str
+    begun_us: int
+
+
+class Work(msgspec.Struct, frozen=True):
+    """A piece of a job that is done.
+
+    Attributes:
+        source: the files that were read.
+        files: the files that were staged.
+        rows: read.
+        filtered: rows that a rule leaves out.
+        forgotten: rows of patients whose key is destroyed.
+    """
+
+    source: list[str]
+    files: list[StagedFile]
+    rows: int
+    filtered: int
+    forgotten: int
+
+
+class Journal:
+    """The journal of one dataset's job."""
+
+    def __init__(self, lake: Storage, dataset: str) -> None:
+        self._storage = lake.child(f"{FOLDER}/{dataset}")
+
+    def job(self) -> Job | None:
+        """Return the job that is under way; None: none is."""
+        content = _read(self._storage, _JOB)
+        return None if content is None else _decoded(content, Job)
+
+    def begin(self, job: Job) -> None:
+        """Write a job down; what is there of an earlier one is deleted first."""
+        self.end()
+        _write(self._storage, _JOB, msgspec.json.encode(job))
+
+    def renew(self, job: Job) -> None:
+        """Renew the lease."""
+        _write(self._storage, _JOB, msgspec.json.encode(job))
+
+    def end(self) -> None:
+        """Delete it; the job itself last, so that a killed end is ended again."""
+        for path in sorted(self._storage.files(suffix=""), key=lambda path: path == _JOB):
+            self._storage.delete(path)
+
+    def done(self, source: Sequence[str]) -> Work | None:
+        """Return what was made of these files already."""
+        content = _read(self._storage, _name(source))
+        found = None if content is None else _decoded(content, Work)
+        return found if found and found.source == list(source) else None
+
+    def record(self, work: Work) -> None:
+        """Write down that a piece is done."""
+        _write(self._storage, _name(work.source), msgspec.json.encode(work))
+
+    def is_alive(self, *, lease_seconds: float = JOB_LEASE_SECONDS) -> bool:
+        """Return whether the job has written something within the lease."""
+        newest = max(self._storage.files(suffix=".json").values(), default=0.0)
+        return newest > clock.now().timestamp() - lease_seconds
+
+
+def journals(lake: Storage, datasets: Iterable[str]) -> dict[str, Journal]:
+    """Return the journals of those datasets that have a job under way."""
+    found = {dataset: Journal(lake, dataset) for dataset in datasets}
+    return {dataset: journal for dataset, journal in found.items() if journal.job() is not None}
+
+
+def _name(source: Sequence[str]) -> str:
+    return f"{hashlib.blake2b('/'.join(source).encode(), digest_size=16).hexdigest()}.json"
+
+
+def _decoded(content: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.MsgspecError:
+        raise LakeError(
+            "Journal of a job cannot be read", where=FOLDER, remedy="Delete that folder; the job begins anew."
+        ) from None
+
+
+def _read(storage: Storage, name: str) -> bytes | None:
+    try:
+        with storage.fs.open_input_file(f"{storage.root}/{name}") as source:
+            return bytes(source.read())
+    except FileNotFoundError:
+        return None
+
+
+def _write(storage: Storage, name: str, content: bytes) -> None:
+    """Write a small file, whole or not at all, and durable before what it speaks of is relied on."""
+    if not storage.local:
+        with storage.fs.open_output_stream(f"{storage.root}/{name}") as sink:
+            sink.write(content)
+        return
+    target = Path(storage.root, name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{name}.{secrets.token_hex(4)}.part")
+    with part.open("wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+    part.replace(target)

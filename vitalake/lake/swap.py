@@ -1,0 +1,406 @@
+"""Swapping all of a dataset's published rows for others made of its identified ones, in one commit.
+
+While a swap is prepared nobody else may move the rows of either table, or nobody could tell any more which files were
+decided under the older fence: the table is held, by a transaction that is odd meanwhile. Streams go on, and so do
+erasures, which then make the swap start anew. What is staged is written in a journal; whoever begins the same swap
+again goes on with it, and takes from the one before the right to commit.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from vitalake import clock
+from vitalake.crashpoints import passing
+from vitalake.errors import LakeError, ServiceUnavailable
+from vitalake.lake.compaction import TARGET_ROWS, sort_keys
+from vitalake.lake.journal import Job, Journal, Work
+from vitalake.lake.lake import Lake
+from vitalake.lake.rewrite import (
+    commit_rewrite,
+    is_held,
+    maintenance_app,
+    read_file,
+    rows_app,
+    swap_app,
+    unavailable,
+)  # fmt: skip
+from vitalake.lake.sorting import joined, sort_by
+from vitalake.lake.spans import Span, add_span, is_added
+from vitalake.lake.staging import Counted, Piece, stage_all
+from vitalake.lake.table import COMMIT_ATTEMPTS, StagedFile, Table
+from vitalake.lake.vacuum import span_id_of
+
+ATTEMPTS = 3
+"""An erasure in the middle makes a swap begin anew; who is met by so many should wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What became of some identified rows.
+
+    Attributes:
+        rows: as they are to be published.
+        filtered: rows that a rule leaves out.
+        forgotten: rows of patients whose key is destroyed.
+    """
+
+    rows: pa.Table
+    filtered: int
+    forgotten: int
+
+
+Convert = Callable[[pa.Table], Converted]
+"""Identified rows as the lake keeps them → the same as they are published."""
+
+
+class Overtaken(LakeError):
+    """An erasure, a new rule or another process came first: what was prepared is not committed."""
+
+
+@dataclass(slots=True)
+class Swapped:
+    """What a swap did.
+
+    Attributes:
+        dataset: whose rows.
+        rows_before: that were published.
+        rows_after: that are now, in their place.
+        rows_restricted: they were made of.
+        filtered: of these a rule leaves out.
+        forgotten: of these belong to patients whose key is destroyed.
+        resumed: pieces of work that a killed run before had done.
+    """
+
+    dataset: str
+    rows_before: int = 0
+    rows_after: int = 0
+    rows_restricted: int = 0
+    filtered: int = 0
+    forgotten: int = 0
+    resumed: int = 0
+
+
+def swap(lake: Lake, *, kind: str, rules: str, make: Callable[[], Convert], counted: Counted | None = None) -> Swapped:
+    """Publish all that was decided so far anew; safe beside streams, erasures and itself, and goes on when killed.
+
+    The dataset's fence is raised first: lanes go on under today's rules and keys, and what they decide from then on
+    is left as it is. Then all that was decided before is added, and then replaced in one commit.
+
+    Args:
+        lake: of the dataset; not used by anything else meanwhile.
+        kind: of the job, for its journal.
+        rules: version of the rules and keys: a job that was killed is gone on with under the same ones only.
+        make: makes what converts rows, as rules and keys are now: called once the fence is raised.
+        counted: told how many rows were made.
+
+    Raises:
+        LakeError: rows were published that there are no identified ones of: nothing is changed. Or another process
+            has taken the job over.
+        ServiceUnavailable: storage, vault or key service fail; start it again.
+    """
+    for _ in range(ATTEMPTS):
+        run = _Run(lake, kind, rules, counted)
+        try:
+            return run.go(make)
+        except Overtaken:
+            if not run.may_go_on():
+                raise
+        except (OSError, DeltaError) as error:
+            if not run.is_overtaken():  # an erasure deletes files under the reader's hands
+                raise unavailable(lake.published, error) from None
+    raise LakeError("Others always came first", where=lake.published.name, remedy="Try again in a quieter hour.")
+
+
+@dataclass(slots=True)
+class _Books:
+    """What the spans say of all that was decided under an older fence.
+
+    Attributes:
+        rows: that they have added to the published table.
+        ends: where each partition ends, by application id, of those that have published something.
+    """
+
+    rows: int = 0
+    ends: dict[str, int] = field(default_factory=dict)
+
+
+class _Run:
+    """One try at a swap."""
+
+    def __init__(self, lake: Lake, kind: str, rules: str, counted: Counted | None) -> None:
+        self._lake, self._kind, self._rules, self._counted = lake, kind, rules, counted
+        self._dataset = lake.dataset.name
+        self._target, self._source = lake.published, lake.restricted
+        self._journal = Journal(lake.storage, self._dataset)
+        self._number = 0
+        self._begun: Job | None = None
+        self.done = Swapped(self._dataset)
+
+    def go(self, make: Callable[[], Convert]) -> Swapped:
+        """Do it all; see ``swap``."""
+        self._finish_committed()
+        self._refuse_missing()
+        hold(self._source)
+        self._number = hold(self._target)
+        passing("swap-held")
+        job = self._job()
+        passing("swap-fenced")
+        self._begun = job
+        convert = make()
+        books = self._settle(job)
+        old = self._older(self._target, job)
+        self.done.rows_before = sum(file.rows for file in old)
+        new = self._work(job, convert)
+        passing("swap-ready")
+        self._commit(job, old, new, books)
+        passing("swap-committed")
+        self._finish_committed()
+        self._target.prepare(republished=True)
+        return self.done
+
+    def may_go_on(self) -> bool:
+        """Whether the job may be begun anew: nobody else has taken it over."""
+        self._target.refresh()
+        return (self._target.transaction(swap_app(self._target)) or 0) == self._number
+
+    def is_overtaken(self) -> bool:
+        """Whether the fence was raised since the job has raised it."""
+        return self._begun is not None and not self._is_current(self._begun)
+
+    # -- beginning -----------------------------------------------------------------------------------------------
+
+    def _finish_committed(self) -> None:
+        """End what was committed, and not ended because it was killed."""
+        self._target.refresh()
+        if not is_held(self._target):
+            release(self._source)
+            self._journal.end()
+
+    def _job(self) -> Job:
+        """Return the job of before if it is still good, else a new one, its fence raised."""
+        job = self._journal.job()
+        if job and (job.kind, job.rules) == (self._kind, self._rules) and self._is_current(job):
+            self._journal.renew(job)
+            return job
+        fence = self._lake.spans.raise_fence(self._dataset)
+        job = Job(uuid.uuid4().hex[:16], self._kind, self._dataset, fence, self._rules, clock.now_us())
+        self._journal.begin(job)
+        return job
+
+    def _is_current(self, job: Job) -> bool:
+        return self._lake.spans.fence(self._dataset) == job.fence
+
+    def _check_current(self, job: Job) -> None:
+        if not self._is_current(job):
+            raise Overtaken(
+                "An erasure or another republish came first", where=self._target.name, remedy="It begins anew."
+            )
+
+    # -- what was decided before ---------------------------------------------------------------------------------
+
+    def _refuse_missing(self) -> None:
+        """Stop if rows were published that are not kept identified: of days that are there, or all of a lost table."""
+        self._target.refresh()
+        days = {file.day for file in self._target.snapshot().files.values()}
+        missing = 0
+        for span in self._spans():
+            if not span.files_of(self._source.name):
+                files = span.files_of(self._target.name)
+                missing += sum(file.rows for file in files if not days or file.day in days)
+        if missing:
+            raise LakeError(
+                f"{missing:,} published rows are not kept as they came",
+                where=self._source.name,
+                remedy="They were published before the dataset was kept restricted, and cannot be made anew. Load them "
+                "again from their source into a new lake, or let their days go first (vitalake lake rewrite "
+                "--retention). Nothing was changed.",
+            )
+
+    def _settle(self, job: Job) -> _Books:
+        """Add what was decided under the older fence, as far as its files are there; return what the spans say."""
+        books = _Books()
+        for span in self._spans():
+            if span.fence >= job.fence:
+                continue
+            self._settle_span(span)
+            published = span.files_of(self._target.name)
+            books.rows += sum(file.rows for file in published)
+            for app, end in span.transactions.items() if published else ():
+                books.ends[app] = max(books.ends.get(app, 0), end)
+        return books
+
+    def _spans(self) -> Iterator[Span]:
+        return (span for span in self._lake.spans.all_spans() if span.dataset == self._dataset)
+
+    def _settle_span(self, span: Span) -> None:
+        for table in (self._source, self._target, self._lake.quarantine):
+            files = span.files_of(table.name)
+            if is_added(span, table) or not all(table.storage.exists(file.path) for file in files):
+                continue  # of a published table that was lost there is nothing to add: it is made anew
+            add_span(span, table)
+
+    def _older(self, table: Table, job: Job) -> list[StagedFile]:
+        """Return the files of a table that were decided before the fence was raised, or made of such."""
+        table.refresh()
+        day = str(datetime.fromtimestamp(job.begun_us / 1e6, UTC).date() - timedelta(days=1))
+        newer = {span.span_id for span in self._lake.spans.all_spans(since=day) if span.fence >= job.fence}
+        files = table.snapshot().files.values()
+        return sorted((file for file in files if span_id_of(file.path) not in newer), key=lambda file: file.path)
+
+    # -- the work ------------------------------------------------------------------------------------------------
+
+    def _work(self, job: Job, convert: Convert) -> list[StagedFile]:
+        new: list[StagedFile] = []
+        for files in _pieces_of(self._older(self._source, job)):
+            self._check_mine()
+            paths = [file.path for file in files]
+            work = self._journal.done(paths)
+            if work is None:
+                work = self._piece(job, convert, files)
+                self._journal.record(work)
+                self._journal.renew(job)
+                passing("swap-chunk")
+            else:
+                self.done.resumed += 1
+            new += work.files
+            self.done.rows_restricted += work.rows
+            self.done.filtered += work.filtered
+            self.done.forgotten += work.forgotten
+            self.done.rows_after += sum(file.rows for file in work.files)
+        return new
+
+    def _check_mine(self) -> None:
+        self._target.refresh()
+        if (self._target.transaction(swap_app(self._target)) or 0) != self._number:
+            raise Overtaken(
+                "Another process has taken this job over", where=self._target.name, remedy="Let it end; see its output."
+            )
+
+    def _piece(self, job: Job, convert: Convert, files: Sequence[StagedFile]) -> Work:
+        work = Work([file.path for file in files], [], 0, 0, 0)
+        rows, filtered, forgotten = 0, 0, 0
+        keys = sort_keys(self._target.dataset)
+
+        def converted() -> Iterator[pa.Table]:
+            nonlocal rows, filtered, forgotten
+            for file in files:
+                for batch in read_file(self._source, file):
+                    done = convert(batch)
+                    rows += batch.num_rows
+                    filtered += done.filtered
+                    forgotten += done.forgotten
+                    yield done.rows
+
+        stem = f"swap.{job.id}.{uuid.uuid4().hex}"
+        made = (Piece(sort_by(part, keys)) for part in _full(converted()))
+        stage_all(self._target, made, stem=stem, into=work.files, counted=self._counted)
+        return Work(work.source, work.files, rows, filtered, forgotten)
+
+    # -- the commit ----------------------------------------------------------------------------------------------
+
+    def _commit(self, job: Job, old: Sequence[StagedFile], new: Sequence[StagedFile], books: _Books) -> None:
+        target = self._target
+        target.refresh()
+        number = (target.transaction(maintenance_app(target)) or 0) + 1
+        rows = sum(file.rows for file in new) - books.rows
+        self._check_current(job)
+
+        def transactions() -> dict[str, int]:
+            ends = {app: end for app, end in books.ends.items() if (target.transaction(app) or -1) < end}
+            mine = {maintenance_app(target): number, swap_app(target): self._number + 1, rows_app(target): rows}
+            return mine | ends
+
+        def is_good() -> bool:
+            return (
+                (target.transaction(swap_app(target)) or 0) == self._number
+                and (target.transaction(maintenance_app(target)) or 0) + 1 == number
+                and {file.path for file in old} <= target.snapshot().files.keys()
+            )
+
+        committed = commit_rewrite(
+            target, old, new, stem=f"swap.{job.id}", since=target.delta.version(), transactions=transactions,
+            is_good=is_good, data_change=True,
+        )  # fmt: skip
+        if not committed:
+            raise Overtaken("Other maintenance came first", where=target.name, remedy="It begins anew.")
+
+
+def _pieces_of(files: Sequence[StagedFile]) -> Iterator[list[StagedFile]]:
+    """Yield files of one day, as many as make a full new one."""
+    held: list[StagedFile] = []
+    for file in sorted(files, key=lambda file: (str(file.day), file.path)):
+        if held and (held[0].day != file.day or sum(f.rows for f in held) + file.rows > TARGET_ROWS):
+            yield held
+            held = []
+        held.append(file)
+    if held:
+        yield held
+
+
+def _full(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    for part in parts:
+        if sum(one.num_rows for one in held) + part.num_rows > TARGET_ROWS:
+            yield joined(held)
+            held = []
+        held.append(part)
+    if any(part.num_rows for part in held):
+        yield joined(held)
+
+
+# -- holding a table ---------------------------------------------------------------------------------------------
+
+
+def hold(table: Table) -> int:
+    """Hold a table, or take the hold over; return the number that is to be committed over.
+
+    Rewrites under way that were planned before are refused: they took a number of maintenance that is gone.
+
+    Raises:
+        ServiceUnavailable: the table is contended.
+    """
+    for _ in range(COMMIT_ATTEMPTS):
+        table.refresh()
+        number = (table.transaction(swap_app(table)) or 0) + 1
+        number += (number + 1) % 2  # odd
+        try:
+            table.commit(transactions={swap_app(table): number, maintenance_app(table): _next(table)})
+        except CommitFailedError:
+            continue
+        table.refresh()
+        return number
+    raise ServiceUnavailable("Table is contended", where=table.name, remedy="Try again in a quieter hour.")
+
+
+def release(table: Table) -> None:
+    """Let a table be maintained again; nothing where it is already."""
+    for _ in range(COMMIT_ATTEMPTS):
+        table.refresh()
+        if not is_held(table):
+            return
+        try:
+            table.commit(transactions={swap_app(table): (table.transaction(swap_app(table)) or 0) + 1})
+        except CommitFailedError:
+            continue
+    raise ServiceUnavailable("Table is contended", where=table.name, remedy="Try again in a quieter hour.")
+
+
+def abandon(lake: Lake) -> bool:
+    """Give a dataset's job up, whoever is at it; return whether there was one. What it has staged is the sweeper's."""
+    journal = Journal(lake.storage, lake.dataset.name)
+    found = journal.job() is not None
+    journal.end()  # first: a job that is not written down cannot be gone on with
+    for table in (lake.published, lake.restricted):
+        release(table)
+    return found
+
+
+def _next(table: Table) -> int:
+    return (table.transaction(maintenance_app(table)) or 0) + 1
