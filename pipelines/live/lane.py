@@ -110,6 +110,8 @@ class Lane:
             self.lake, consumer, parts, job=self.job, share=str(self.share), epoch=epoch, options=self.options
         )
         self._remember(recent, set(parts))
+        if self.steps.attributor is not None and self.steps.feed is not None:
+            self.steps.feed.rewind(positions)
         self.writer = SpanWriter(
             self.lake,
             job=self.job,
@@ -125,13 +127,19 @@ class Lane:
             positions=dict(positions),
             watermarks=_watermarks(recent),
             stop=self.stop,
-            on_committed=self.status.committed,
+            on_committed=self._committed,
             on_paused=lambda reason: self.status.pause("storage", reason),
         )
         consumer.start(positions)
         self._listed = time.monotonic()
         self.status.open = True
         _log.info("lane open", extra={"share": self.name, "count": len(parts)})
+
+    def _committed(self, span: Span) -> None:
+        """Take note of a span that is added everywhere; in the committer's thread."""
+        self.status.committed(span)
+        if self.steps.feed is not None:
+            self.steps.feed.settle({part.id: part.end for part in span.parts})
 
     def _remember(self, recent: list[Span], parts: set[PartId]) -> None:
         """Fill the look-back from the lake; spans that also hold other shares' partitions do no harm."""
