@@ -5,18 +5,13 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from pipelines.decoding.fhir_structs import LOINC
 from pipelines.decoding.profile import Profile, Strict
 from vitalake.vocabulary import load_vocabulary
 
-SYSTEMS = {
-    "LN": LOINC,
-    "SCT": "http://snomed.info/sct",
-    "UCUM": "http://unitsofmeasure.org",
-    "MDC": "urn:iso:std:iso:11073:10101",
-}
+SYSTEMS = {"LN": LOINC, "SCT": "http://snomed.info/sct", "MDC": "urn:iso:std:iso:11073:10101"}
 """HL7 table 0396, the part that matters here → FHIR's name of the code system."""
 
 
@@ -36,16 +31,16 @@ class Hl7Profile(Profile):
         codes: ``<OBX-3's system>|<its code>`` → LOINC.
         units: OBX-6's text, or ``<its system>|<its code>``, → UCUM.
         ignore: codes, as in ``codes``, whose values are nobody's business here.
-        identity: ``filler`` where OBR-3 names a result; ``time`` where it names a session, so that the time is needed too.
+        identity: ``filler`` where OBR-3 names a result; ``time`` where it names a session, and the time a result.
         unassigned: what a message without a patient is of: its device, else its bed; or its bed, else its device.
         updates: what an ADT A08 of a patient that was not moved means: the admission told anew, or nothing.
     """
 
     format: Literal["hl7-v2"]
     patient: PatientNumber = PatientNumber()
-    systems: dict[str, str] = {}
-    codes: dict[str, str] = {}
-    units: dict[str, str] = {}
+    systems: dict[str, str] = Field(default_factory=dict)
+    codes: dict[str, str] = Field(default_factory=dict)
+    units: dict[str, str] = Field(default_factory=dict)
     ignore: frozenset[str] = frozenset()
     identity: Literal["filler", "time"] = "filler"
     unassigned: Literal["device", "bed"] = "device"

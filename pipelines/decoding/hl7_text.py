@@ -65,7 +65,7 @@ class Dialect:
         return text.split(self.separators.repetition)
 
     def plain(self, text: str) -> str:
-        r"""Return a text without escapes: \F\ \S\ \T\ \R\ \E\, hexadecimal bytes, line breaks; what is formatting is dropped.
+        r"""Return a text without escapes: \F\ \S\ \T\ \R\ \E\, hexadecimal bytes, line breaks; not formatting.
 
         An escape that is not known stays as it is written: two identifiers must not become one.
 
@@ -191,7 +191,7 @@ def _one_dialect(separators: Separators, charset: str) -> Dialect:
 
 @lru_cache(maxsize=64)
 def _separators(beginning: str) -> Separators:
-    """Return what ``MSH|^~\\&|`` says; python-hl7's usual ones stand for those it leaves out."""
+    r"""Return what ``MSH|^~\&|`` says; python-hl7's usual ones stand for those it leaves out."""
     plan = create_parse_plan(beginning)
     _, field, repetition, component, subcomponent = plan.separators
     separators = Separators(field, component, repetition, plan.esc, subcomponent)

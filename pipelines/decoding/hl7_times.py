@@ -76,7 +76,7 @@ def instant(written: Written, *, offset_minutes: int | None, clock: Zone | None)
 
 
 def in_order(written: Written, clock: Zone | None) -> int:
-    """Return microseconds for telling versions apart, also of a time that is no one instant: the first that it may be."""
+    """Return microseconds for telling versions apart; of a time that may be two instants the first."""
     if written.offset_minutes is not None:
         return written.wall_us - written.offset_minutes * 60_000_000
     return written.wall_us - (clock.first_offset_seconds(written.wall_us // 1_000_000) if clock else 0) * 1_000_000
