@@ -12,6 +12,7 @@ from pipelines.steps import make_sealer
 from vitalake.errors import InputError, LakeError
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import Dataset, load_dataset, published_datasets
+from vitalake.lake.journal import Journal
 from vitalake.lake.lake import Lake, restricted_name
 from vitalake.lake.staging import Counted
 from vitalake.lake.swap import Converted, Swapped, abandon, swap
@@ -66,7 +67,8 @@ def republish(
 
 def give_up(settings: Settings, dataset: str) -> bool:
     """End a republish that is not to be gone on with; return whether there was one. The published rows stay."""
-    return abandon(open_restricted(settings, dataset))
+    lake = open_restricted(settings, dataset)
+    return abandon(Journal(lake.storage, dataset), [lake.published, lake.restricted])
 
 
 def open_restricted(settings: Settings, dataset: str) -> Lake:

@@ -392,13 +392,17 @@ def release(table: Table) -> None:
     raise ServiceUnavailable("Table is contended", where=table.name, remedy="Try again in a quieter hour.")
 
 
-def abandon(lake: Lake) -> bool:
-    """Give a dataset's job up, whoever is at it; return whether there was one. What it has staged is the sweeper's."""
-    journal = Journal(lake.storage, lake.dataset.name)
+def abandon(journal: Journal, tables: Sequence[Table]) -> bool:
+    """Give a job up, whoever is at it; return whether there was one. What it has staged is the sweeper's.
+
+    Args:
+        journal: of the dataset.
+        tables: that it holds, as far as they are there.
+    """
     found = journal.job() is not None
-    journal.end()  # first: a job that is not written down cannot be gone on with
-    for table in (lake.published, lake.restricted):
+    for table in tables:  # first: whoever finds the journal and no hold ends it
         release(table)
+    journal.end()
     return found
 
 

@@ -18,11 +18,13 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from vitalake import clock
+from vitalake.lake.journal import JOB_LEASE_SECONDS, journals
 from vitalake.lake.lake import Lake
 from vitalake.lake.rewrite import maintenance_app
 from vitalake.lake.seen import FOLDER
 from vitalake.lake.spans import Span, SpanLog, add_span, is_added
 from vitalake.lake.storage import Storage
+from vitalake.lake.swap import abandon
 from vitalake.lake.table import Table
 from vitalake.lake.vacuum import SPAN_FILE, kept_files, span_id_of
 
@@ -30,7 +32,7 @@ LEASE_SECONDS = 3600.0
 """A rewrite that takes longer loses its right to commit; it then plans again."""
 
 _REWRITE_FILE = re.compile(r"rewrite\.(?P<number>\d+)\.[0-9a-f]{32}-")
-
+_SWAP_FILE = re.compile(r"swap\.(?P<job>[0-9a-f]{16})\.[0-9a-f]{32}-")
 
 NEVER = "9999-12-31"
 
@@ -69,6 +71,7 @@ def sweep(
     shares: Sequence[str] = (),
     lookback_seconds: float = 3600.0,
     lease_seconds: float = LEASE_SECONDS,
+    job_lease_seconds: float = JOB_LEASE_SECONDS,
 ) -> Swept:
     """Delete what was staged and can never be committed; return what was done. Safe beside writers that live.
 
@@ -79,6 +82,7 @@ def sweep(
             Other shares' files are deleted only where a successor has begun a newer epoch already.
         lookback_seconds: as the job's configuration says; look-back files are kept twice as long.
         lease_seconds: age at which the files of a rewrite that was not committed are given up.
+        job_lease_seconds: age of its last sign of life at which a job with a journal is given up.
 
     Raises:
         ServiceUnavailable: storage cannot be reached.
@@ -90,12 +94,16 @@ def sweep(
     done.rolled_forward = _roll_forward(lake, job, tables, _first_day(_loose(tables)))
     for table in tables:
         _fence_rewrites(table, lease_seconds=lease_seconds)
+    live = _live_jobs(lake, tables, lease_seconds=job_lease_seconds)
     # Listed after the fences, and held against what was decided after the listing: what comes later is not listed.
     places = {table.name: table.storage for table in tables} | {FOLDER: lake.storage.child(FOLDER)}
     listed = _loose(tables) | {FOLDER: places[FOLDER].files(suffix="")}
     fenced, decided = _fates(lake.spans, job, listed)
+    # Both looks: a job that has ended between has committed, after the look for what is loose it may be.
+    live |= _live_jobs(lake, tables, lease_seconds=job_lease_seconds)
     for table in tables:
         dead = _dead_rewrites(table, listed[table.name], lease_seconds=lease_seconds)
+        dead += _dead_swaps(listed[table.name], live, lease_seconds=lease_seconds)
         done.deleted[table.name] = _delete(table.storage, dead)
     oldest = clock.now().timestamp() - 2 * lookback_seconds
     for name, paths in listed.items():
@@ -200,6 +208,30 @@ def _dead_rewrites(table: Table, listed: Mapping[str, float], *, lease_seconds: 
     earlier.load_as_version(clock.now() - timedelta(seconds=lease_seconds))
     known = set(pa.table(earlier.get_add_actions())["path"].to_pylist())
     return [path for path, number in files.items() if number <= newest and path not in known]
+
+
+# -- jobs with a journal -----------------------------------------------------------------------------------------
+
+
+def _live_jobs(lake: Lake, tables: Sequence[Table], *, lease_seconds: float) -> set[str]:
+    """Return the jobs that may still commit; from those that show no life the right is taken."""
+    names = [table.dataset.name for table in tables if table.name.startswith("published/")]
+    live = set()
+    for dataset, journal in journals(lake.storage, names).items():
+        job = journal.job()
+        if journal.is_alive(lease_seconds=lease_seconds):
+            live |= {job.id} if job else set()
+        else:
+            held = (f"published/{dataset}", f"restricted/{dataset}")
+            abandon(journal, [table for table in tables if table.name in held])
+    return live
+
+
+def _dead_swaps(listed: Mapping[str, float], live: Collection[str], *, lease_seconds: float) -> list[str]:
+    """Return the files of jobs that do not live; a young one may be of a job that began after we looked."""
+    oldest = clock.now().timestamp() - lease_seconds
+    matches = {path: _SWAP_FILE.match(path.rpartition("/")[2]) for path, changed in listed.items() if changed < oldest}
+    return [path for path, match in matches.items() if match and match["job"] not in live]
 
 
 # -- rolling forward ---------------------------------------------------------------------------------------------
