@@ -1,0 +1,152 @@
+"""However a replay is split up, and however often it is begun: the same current rows, the same messages resolved."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.dead_letters import DeadLetters
+from pipelines.decoding.reasons import Reason
+from pipelines.decoding.result import Reject
+from pipelines.replay.letters import DEAD_LETTER, Choice, census, resolved
+from pipelines.replay.replaying import replay
+from tests.fhir import message
+from vitalake import clock
+from vitalake.keys import load_keys
+from vitalake.lake.lake import Lake
+from vitalake.lake.ledger import summarise
+from vitalake.lake.spans import Counts, Part, PartId, Span
+from vitalake.lake.verify import verify
+from vitalake.settings import LakeSettings, Settings, StreamSettings, load_settings
+
+PARTS = (PartId("vitals", "topic-uuid-000000000000", 0), PartId("vitals", "topic-uuid-000000000000", 1))
+REASONS = (Reason.UNKNOWN_CODE, Reason.TOO_LARGE)
+
+Letter = tuple[int, bytes, Reason]
+
+
+@st.composite
+def letters(draw: st.DrawFn) -> list[Letter]:
+    """Return dead letters: versions of few observations, exact copies, and some that nobody will ever read."""
+    kinds = st.tuples(
+        st.sampled_from([0, 1]), st.integers(0, 4), st.integers(1, 3), st.booleans(), st.sampled_from(REASONS)
+    )
+    return [
+        (part, b"{" if bad and number == 0 else _version(number, version), reason)
+        for part, number, version, bad, reason in draw(st.lists(kinds, min_size=1, max_size=14))
+    ]
+
+
+def _version(number: int, version: int) -> bytes:
+    return message(number, value=60.0 + version, meta={"versionId": str(version)}, patient=f"p-{number % 2}")
+
+
+steps = st.lists(
+    st.tuples(
+        st.none() | st.sampled_from(REASONS), st.none() | st.sampled_from(["vitals[0]", "vitals"]), st.integers(1, 5)
+    ),
+    max_size=5,
+)
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    """The settings of a home whose job has nothing to do with care."""
+    plain = load_settings(home)
+    return plain.model_copy(update={"jobs": {"vitals": StreamSettings(care=False)}})
+
+
+@given(letters(), steps)
+def test_any_split_of_replays_gives_the_same(
+    settings: Settings, given_letters: list[Letter], taken: list[tuple[Reason | None, str | None, int]]
+) -> None:
+    folder = Path(tempfile.mkdtemp(dir=settings.home))
+    at_once = settings.model_copy(update={"lake": LakeSettings(uri=str(folder / "once"))})
+    in_steps = settings.model_copy(update={"lake": LakeSettings(uri=str(folder / "steps"))})
+    for each in (at_once, in_steps):
+        put_aside(each, given_letters)
+    whole = replay(at_once, actor="test")
+    for reason, source, limit in taken:
+        replay(in_steps, actor="test", choice=Choice(reason=reason, source=source), limit=limit)
+    replay(in_steps, actor="test")
+    last = replay(in_steps, actor="test")
+    assert (last.recovered, last.spans) == (0, 0)
+    assert current(at_once) == current(in_steps)
+    assert places(at_once) == places(in_steps)
+    assert whole.recovered == sum(payload != b"{" for _, payload, _ in given_letters)
+    for each in (at_once, in_steps):
+        lake = Lake(each.lake_uri, {})
+        assert summarise(lake.spans).to_json()["balanced"] is True
+        assert [finding for finding in verify(Lake(each.lake_uri, {})) if finding.severity == "error"] == []
+        assert census(lake, DEAD_LETTER).open == whole.rejected_again
+    shutil.rmtree(folder)
+
+
+def put_aside(settings: Settings, given_letters: list[Letter]) -> None:
+    """Decide and add one span in which all messages were rejected."""
+    lake = Lake(settings.lake_uri, {})
+    lake.open_all()
+    lake.spans.begin_at("observation", dict.fromkeys(PARTS, 0))
+    epoch = lake.spans.begin_epoch(job="vitals", share="0of1")
+    seal = DeadLetters(load_keys(settings.path(settings.keys)).current("quarantine"), days=30)
+    count = len(given_letters)
+    batch = seal.batch(
+        [payload for _, payload, _ in given_letters],
+        [Reject(i, reason) for i, (_, _, reason) in enumerate(given_letters)],
+        sources=[str(PARTS[part]) for part, _, _ in given_letters],
+        topic_ids=[PARTS[part].topic_id for part, _, _ in given_letters],
+        positions=list(range(count)),
+        broker_ms=[1_750_000_000_000 + i for i in range(count)],
+        dataset="observation",
+        decoder="fhir/0",
+        rejected_at_us=clock.now_us(),
+    )
+    span = Span(
+        span_id=f"vitals.0of1.e{epoch}.{'0' * 32}",
+        kind="stream",
+        job="vitals",
+        dataset="observation",
+        share="0of1",
+        epoch=epoch,
+        decided_us=clock.now_us(),
+        rules="",
+        decoder="fhir/0",
+        parts=[
+            Part(part, 0, 0, count, Counts(messages=mine, undecodable=mine))
+            for i, part in enumerate(PARTS)
+            for mine in [sum(number == i for number, _, _ in given_letters)]
+        ],
+        latency={},
+        files=[],
+    )
+    span.files = lake.quarantine.stage(pa.Table.from_batches([batch]), stem=span.span_id)
+    lake.spans.decide(span)
+    lake.add(span)
+
+
+def current(settings: Settings) -> dict[bytes, dict[str, Any]]:
+    """Return the newest version of each observation; where it came from aside, for a copy may be the one."""
+    rows = Lake(settings.lake_uri, {}).published.scan().to_pylist()
+    newest: dict[bytes, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (row["version"], -row["available_at"].timestamp())):
+        newest[row["observation_id"]] = {
+            name: value for name, value in row.items() if name not in ("ingested_at", "source", "source_position")
+        }
+    return newest
+
+
+def places(settings: Settings) -> list[tuple[str, int]]:
+    """Return the messages that are resolved; each must be there once."""
+    lake = Lake(settings.lake_uri, {})
+    if not lake.storage.holds_table("quarantine/resolution"):
+        return []
+    rows = lake.table("quarantine/resolution").scan().to_pylist()
+    assert len(rows) == len(resolved(lake, DEAD_LETTER))
+    return sorted((row["source"], row["position"]) for row in rows)
