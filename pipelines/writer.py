@@ -22,6 +22,7 @@ from pipelines.poll import Outcome
 from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import ServiceUnavailable, VitaLakeError
+from vitalake.lake.dictionaries import unified
 from vitalake.lake.lake import Lake, published_name
 from vitalake.lake.latency import bucket_counts
 from vitalake.lake.seen import write_seen
@@ -292,9 +293,7 @@ class SpanWriter:
         passing("before-stage")
         files: list[StagedFile] = []
         for table, batches in opened.rows.items():
-            # One dictionary a column: Parquet writes texts out where the next batch's is another.
-            rows = pa.Table.from_batches(batches).unify_dictionaries()
-            files += self._lake.table(table).stage(rows, stem=span.span_id)
+            files += self._lake.table(table).stage(unified(batches), stem=span.span_id)
         if opened.seen:
             files.append(write_seen(self._lake.storage, span.span_id, np.concatenate(opened.seen)))
         span.files = files

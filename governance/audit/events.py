@@ -19,6 +19,8 @@ Action = Literal[
     "train",
     "dead-letters.replay",
     "dead-letters.discard",
+    "patient.erase",
+    "patient.hold",
 ]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 

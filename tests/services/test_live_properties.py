@@ -7,11 +7,9 @@ import random
 import signal
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -19,62 +17,14 @@ from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 
 from governance.samples import copy_samples
-from pipelines.live.kafka import Share
-from pipelines.live.lane import Lane, StreamOptions
-from pipelines.poll import Poll
-from pipelines.writer import SpanWriter
+from pipelines.live.lane import StreamOptions
 from tests.fhir import message, observation
 from tests.hostile import CORPUS
 from tests.services.lane import LaneUnderTest
+from tests.services.polls import LaneWithoutKafka
 from tests.services.waiting import until
 from vitalake.home import init_home
 from vitalake.lake.lake import Lake
-from vitalake.lake.spans import PartId
-from vitalake.settings import load_settings
-
-ASIDE = ("ingested_at", "source", "source_position", "available_at")
-"""Columns that depend on when and where a message arrived."""
-
-
-class _WithoutKafka:
-    """A lane with its real decoder, masks, look-back and writer, given polls by hand instead of by a consumer."""
-
-    def __init__(self, home: Path, parts: int) -> None:
-        import threading
-
-        (home / "vitalake.yaml").write_text("jobs: {vitals: {lookback_entries: 1000}}")
-        settings = load_settings(home)
-        self.lane = Lane(settings, "vitals", Share(0, 1), StreamOptions(), threading.Event())
-        self.parts = tuple(PartId("t", "u", p) for p in range(parts))
-        self.offsets = [0] * parts
-        lake = self.lane.lake
-        lake.spans.begin_at("observation", dict.fromkeys(self.parts, 0))
-        self.lane.writer = SpanWriter(
-            lake, job="vitals", share="0of1", epoch=lake.spans.begin_epoch(job="vitals", share="0of1"),
-            rules=self.lane.steps.plan.version, decoder="test", dead_letters=self.lane.steps.dead_letters,
-            span_seconds=1e9, span_rows=10**9, late_seconds=3600, positions=dict.fromkeys(self.parts, 0), watermarks={},
-            stop=threading.Event(), on_committed=lambda _: None, on_paused=lambda _: None,
-        )  # fmt: skip
-
-    def send(self, batch: Sequence[tuple[int, bytes | None]], *, cut: bool) -> None:
-        part = np.array([p for p, _ in batch], np.int32)
-        offsets = []
-        for p in part.tolist():
-            offsets.append(self.offsets[p])
-            self.offsets[p] += 1
-        stamps = np.full(len(batch), 1_795_000_000_000, np.int64)
-        poll = Poll("vitals/0of1", "fhir", [m for _, m in batch], self.parts, part, np.array(offsets), stamps)
-        self.lane.write(self.lane.mask(self.lane.conform(self.lane.decode(poll))))
-        if cut:
-            self.lane.finish()
-
-    def rows(self) -> list[str]:
-        self.lane.finish()
-        self.lane.reset()
-        table = Lake(self.lane.settings.lake_uri, {}).published.delta.to_pyarrow_table()
-        names = [name for name in table.schema.names if name not in ASIDE]
-        return sorted(map(repr, table.select(names).to_pylist()))
-
 
 _MESSAGES = [message(i, patient=f"p-{i % 3}") for i in range(12)] + [
     message(100, status="cancelled"),
@@ -103,7 +53,7 @@ def test_duplication_splitting_and_order_between_partitions_change_nothing(
         init_home(home, copy_samples)
         keys = keys or (home / "keys.yaml").read_bytes()
         (home / "keys.yaml").write_bytes(keys)
-        lane = _WithoutKafka(home, 2)
+        lane = LaneWithoutKafka(home, 2)
         if plain:
             lane.send([(p, m) for p, messages in enumerate(lists) for m in messages], cut=True)
         else:
@@ -122,7 +72,7 @@ def test_duplication_splitting_and_order_between_partitions_change_nothing(
 
 
 def test_late_rows_are_counted_besides(home: Path) -> None:
-    lane = _WithoutKafka(home, 1)
+    lane = LaneWithoutKafka(home, 1)
     lane.send([(0, message(i, effectiveDateTime="2025-06-01T10:00:00Z")) for i in range(3)], cut=True)
     lane.send([(0, message(9, effectiveDateTime="2025-06-01T08:59:59Z"))], cut=True)
     lane.send([(0, message(10, effectiveDateTime="2025-06-01T09:00:01Z"))], cut=True)

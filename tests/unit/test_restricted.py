@@ -124,7 +124,7 @@ def test_a_value_names_its_patient_by_subject_only_and_is_bound_to_its_column(se
     secrets = vault.secrets([subject])
     assert open_value(value, secrets, context=b"observation.device_id") == b"monitor-one"
     assert open_value(value, {}, context=b"observation.device_id") is None
-    with pytest.raises(PrivacyError, match="observation.patient_id"):
+    with pytest.raises(PrivacyError, match=r"observation\.patient_id"):
         open_value(value, secrets, context=b"observation.patient_id")
     with pytest.raises(PrivacyError):
         open_value(b"\x02" + value[len(FORMAT) :], secrets, context=b"observation.device_id")

@@ -31,6 +31,7 @@ MODULES = (
     "ledger",
     "dead_letters",
     "lake",
+    "patient",
 )
 """Modules of vitalake.cli, in the order in which help lists them; none imports anything heavy at its top."""
 

@@ -6,6 +6,8 @@ whose rows were dropped, and in a column that is kept as it is whatever a reject
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -18,6 +20,19 @@ def without_unused(rows: pa.Table) -> pa.Table:
         chunks = [_pruned(chunk) for chunk in rows.column(place).chunks]
         rows = rows.set_column(place, field.name, pa.chunked_array(chunks, field.type))
     return rows
+
+
+def unified(batches: Sequence[pa.RecordBatch]) -> pa.Table:
+    """Return the rows of batches with one dictionary a column: Parquet writes texts out where a chunk's is another.
+
+    A dictionary may hold a null, in the place of what was refused; those cannot be unified, and are made anew.
+    """
+    rows = pa.Table.from_batches(batches)
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_dictionary(field.type) and any(c.dictionary.null_count for c in rows.column(place).chunks):
+            plain = rows.column(place).cast(field.type.value_type)
+            rows = rows.set_column(place, field.name, plain.dictionary_encode())
+    return rows.unify_dictionaries()
 
 
 def _pruned(chunk: pa.DictionaryArray) -> pa.DictionaryArray:

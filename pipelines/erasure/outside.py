@@ -1,0 +1,66 @@
+"""What an erasure does not reach: where a patient's data may still be, and until when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from pipelines.erasure.certificate import Outside
+from pipelines.live.kafka import client_options
+from vitalake import clock
+from vitalake.settings import Settings
+
+TIMEOUT_SECONDS = 5.0
+
+
+def outside(settings: Settings) -> list[Outside]:
+    """Return the places that the lake does not rule, as far as the home's settings tell of them."""
+    places = list(_topics(settings))
+    places += [
+        Outside(
+            "warehouses",
+            "history jobs only read from them; what they still hold is left out when it is read again",
+        ),
+        Outside(
+            "back-ups of lake and vault",
+            "identifiers in them are unreadable, for the key is destroyed; after a restore run "
+            "'vitalake patient reapply', which erases the masked rows again",
+        ),
+        Outside("exports and answers of queries", "whoever has them must be told; the audit says who asked for what"),
+        Outside("models and their figures", "trained before; a model holds no row of a patient"),
+    ]
+    return places
+
+
+def _topics(settings: Settings) -> Iterator[Outside]:
+    """Yield the topics of the home's jobs, with the date by which today's messages are gone."""
+    names = sorted({topic for stream in settings.jobs.values() for topic in stream.topics})
+    retained = _retention(settings, names)
+    for name in names:
+        keeps = retained.get(name)
+        what = "messages of the patient; they are filtered and counted when they are read again"
+        if keeps is None:
+            yield Outside(f"topic {name}", f"{what}; the broker did not say how long it keeps them")
+        elif keeps < 0:
+            yield Outside(f"topic {name}", f"{what}; the broker keeps them for ever")
+        else:
+            yield Outside(f"topic {name}", what, str((clock.now() + timedelta(milliseconds=keeps)).date()))
+
+
+def _retention(settings: Settings, topics: list[str]) -> dict[str, int]:
+    """Return ``retention.ms`` of topics; those whose broker does not tell are not among them."""
+    found: dict[str, int] = {}
+    try:
+        admin = AdminClient(client_options(settings))
+        resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+        futures = admin.describe_configs(resources, request_timeout=TIMEOUT_SECONDS)
+        for resource, future in futures.items():
+            entry = future.result(TIMEOUT_SECONDS + 1).get("retention.ms")
+            if entry is not None:
+                found[resource.name] = int(entry.value)
+    except (KafkaException, TimeoutError, ValueError):
+        return found
+    return found

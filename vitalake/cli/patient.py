@@ -1,0 +1,240 @@
+"""``vitalake patient``: what a patient, or the law, may ask of the lake: to be forgotten, or to be kept."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from pipelines.erasure.certificate import Certificate
+    from pipelines.erasure.erase import Eraser
+    from vitalake.keys import KeyRing
+    from vitalake.settings import Settings
+    from vitalake.vault import Vault
+
+PatientArgument = Annotated[
+    str,
+    typer.Argument(help="The pseudonym, or the id as the source writes it; '-' reads it from standard input."),
+]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, such as the number of the request; names nobody.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands."""
+    group = typer.Typer(help="Forget a patient on request, show the certificate, or keep one from being forgotten.")
+    group.command("erase")(erase)
+    group.command("certificate")(certificate)
+    group.command("reapply")(reapply)
+    group.command("hold")(hold)
+    group.command("release")(release)
+    app.add_typer(group, name="patient", no_args_is_help=True)
+
+
+def erase(
+    patient: Annotated[
+        str | None,
+        typer.Argument(help="Pseudonym, or id as the source writes it; '-' reads it; none: finish what was killed."),
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why, such as the request's number; names nobody.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: it cannot be taken back.")] = False,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Forget a patient: destroy the key, remove the rows from every zone and version, and write a certificate."""
+    with _opened(home, json=json) as (eraser, settings, keys, _):
+        for done in eraser.finish():
+            _record(settings, keys, "patient.erase", certificate=done.id, outcome="finished")
+            note(f"Finished: {done.id}, which had been begun {done.begun_at}")
+            if patient is None:
+                _show(done, json=json)
+        if patient is None:
+            return
+        given = _given(patient)
+        if not reason.strip():
+            raise typer.BadParameter("say why, such as the request's number", param_hint="--reason")
+        eraser.subject_of(given)
+        if not yes and not typer.confirm("This patient will be forgotten. It cannot be taken back. Go on?", err=True):
+            raise typer.Exit(1)
+        from governance.access.principal import local_principal
+
+        _record(settings, keys, "patient.erase", outcome="begun", patients=eraser.tokens_of(given))
+        done = eraser.erase(given, reason=reason.strip(), actor=local_principal("officer").subject)
+        _record(settings, keys, "patient.erase", certificate=done.id, outcome="finished")
+        _show(done, json=json)
+
+
+def certificate(
+    id_: Annotated[str | None, typer.Argument(metavar="ID", help="None: list them.")] = None,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what was done for an erasure, and what stays outside our reach; or list all certificates."""
+    from pipelines.erasure.certificate import all_of, load
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    folder = settings.path(settings.certificates)
+    if id_ is not None:
+        _show(load(folder, id_), json=json)
+        return
+    found = all_of(folder)
+    if json:
+        print_json({"certificates": [{"id": c.id, "begun_at": c.begun_at, "reason": c.reason} for c in found]})
+        return
+    for done in found:
+        typer.echo(f"{done.id}  {done.begun_at}  {done.reason}")
+    typer.echo(f"{len(found)} certificates in {folder.name}/")
+
+
+def reapply(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Erase again, after a restore of the lake, all who were forgotten since the back-up was made."""
+    from pipelines.erasure.certificate import all_of
+
+    with _opened(home, json=json) as (eraser, settings, keys, _):
+        certificates = all_of(settings.path(settings.certificates))
+        tables = eraser.reapply(certificates)
+        _record(settings, keys, "patient.erase", outcome="reapplied")
+    document = {"certificates": len(certificates), "tables": [_plain(table) for table in tables]}
+    if json:
+        print_json(document)
+        return
+    for table in tables:
+        typer.echo(f"{table.table}: {table.rows:,} rows removed again, {table.files_deleted:,} older files deleted")
+    typer.echo(f"{len(certificates)} erasures hold{'' if not tables else ' again'}.")
+
+
+def hold(
+    patient: PatientArgument,
+    reason: ReasonOption,
+    until: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="UTC day; none: until released.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Keep a patient from being forgotten, and from retention: a legal hold."""
+    from datetime import UTC
+
+    with _opened(home, json=False) as (eraser, settings, keys, vault):
+        given = _given(patient)
+        subject = eraser.subject_of(given)
+        vault.hold(subject, reason, until.replace(tzinfo=UTC) if until else None)
+        _record(settings, keys, "patient.hold", outcome="held", patients=eraser.tokens_of(given))
+    typer.echo(f"Held {f'until {until:%Y-%m-%d}' if until else 'until it is released'}.")
+
+
+def release(patient: PatientArgument, home: HomeOption = None) -> None:
+    """End a patient's legal hold."""
+    with _opened(home, json=False) as (eraser, settings, keys, vault):
+        given = _given(patient)
+        vault.release(eraser.subject_of(given))
+        _record(settings, keys, "patient.hold", outcome="released", patients=eraser.tokens_of(given))
+    typer.echo("Released.")
+
+
+# -- what they share ---------------------------------------------------------------------------------------------
+
+
+def _opened(home: Path | None, *, json: bool) -> Any:
+    from contextlib import contextmanager
+
+    @contextmanager
+    def opened() -> Iterator[tuple[Eraser, Settings, KeyRing, Vault]]:
+        from pipelines.erasure.erase import Eraser
+        from vitalake.keys import load_keys
+        from vitalake.settings import load_settings
+        from vitalake.vault import open_vault
+
+        settings = load_settings(resolve_home(home))
+        keys = load_keys(settings.path(settings.keys))
+        vault = open_vault(settings, keys)
+        tell = (lambda _: None) if json else note
+        try:
+            yield (
+                Eraser(
+                    settings,
+                    keys,
+                    vault,
+                    elsewhere={"scores": lambda t: _forget_scores(settings, keys, t)},
+                    progress=tell,
+                ),
+                settings,
+                keys,
+                vault,
+            )
+        finally:
+            vault.close()
+
+    return opened()
+
+
+def _forget_scores(settings: Settings, keys: KeyRing, tokens: Sequence[str]) -> int:
+    from models.serving.scores import FILE, ScoreBook
+    from vitalake.sealing import Sealer
+
+    path = settings.path(FILE)
+    if not path.exists():
+        return 0
+    book = ScoreBook(path, Sealer(keys.current("care")))
+    try:
+        return book.forget(tokens)
+    finally:
+        book.close()
+
+
+def _given(patient: str) -> str:
+    return sys.stdin.readline().strip() if patient == "-" else patient
+
+
+def _record(
+    settings: Settings,
+    keys: KeyRing,
+    action: Any,
+    *,
+    outcome: str,
+    certificate: str = "",
+    patients: Sequence[str] = (),
+) -> None:
+    from governance.access.principal import local_principal
+    from governance.audit import AuditEvent, open_audit
+
+    who = local_principal("officer")
+    detail = {"outcome": outcome} | ({"certificate": certificate} if certificate else {})
+    event = AuditEvent(action, actor=who.subject, role=who.role, patients=tuple(patients), detail=detail)
+    open_audit(settings, keys, writer="patient").record(event)
+
+
+def _plain(document: Any) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(document)
+
+
+def _show(done: Certificate, *, json: bool) -> None:
+    if json:
+        print_json(_plain(done))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    typer.echo(f"Certificate {done.id}: begun {done.begun_at}, finished {done.finished_at}, by {done.actor}")
+    typer.echo(f"Reason: {done.reason}")
+    grid = Table(box=None, padding=(0, 2), header_style="bold")
+    for name in ("table", "rows removed", "files searched", "bytes searched", "files rewritten", "bytes rewritten",
+                 "older files deleted"):  # fmt: skip
+        grid.add_column(name, justify="left" if name == "table" else "right")
+    for entry in done.tables:
+        grid.add_row(entry.table, *(f"{n:,}" for n in (entry.rows, entry.files_searched, entry.bytes_searched,
+                     entry.files_rewritten, entry.bytes_rewritten, entry.files_deleted)))  # fmt: skip
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 140).print(grid)
+    for name, count in done.elsewhere.items():
+        typer.echo(f"{name}: {count:,} entries removed")
+    typer.echo("Outside our reach:")
+    for place in done.outside:
+        typer.echo(f"  {place.place}: {place.what}{f'; gone by {place.until}' if place.until else ''}")
