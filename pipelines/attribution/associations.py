@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,8 @@ class AssociationMap:
         self._lake, self._keys = lake, keys
         self._table: Table | None = None
         self._files: dict[str, dict[bytes, pa.Table]] = {}
+        self._names: dict[str, pa.Table] = {}
+        self._moved: dict[bytes, set[bytes]] = {}
         self._histories = Histories()
         self._looked = -LOOK_SECONDS
         self.version = 0
@@ -71,17 +74,21 @@ class AssociationMap:
 
     def _take(self, files: dict[str, StagedFile]) -> None:
         if not self._files.keys() <= files.keys():  # rewritten: somebody's may be gone
-            self._files, self._histories = {}, Histories()
-        for path in files.keys() - self._files.keys():
-            self._files[path] = found = self._by_device(path)
-            for device in found:
-                if device in self._histories:
-                    self._histories.put(device, self._facts(device))
+            self._files, self._names, self._histories = {}, {}, Histories()
+        new = {path: self._by_device(path) for path in files.keys() - self._files.keys()}
+        self._files |= new
+        moved = _moved(list(self._names.values()))
+        if moved != self._moved:
+            self._moved, self._histories = moved, Histories()
+        for device in {device for found in new.values() for device in found}:
+            if device in self._histories:
+                self._histories.put(device, self._facts(device))
 
     def _by_device(self, path: str) -> dict[bytes, pa.Table]:
         assert self._table is not None
         schema = pa.schema([self._table.state.columns.field(name) for name in _COLUMNS])
         rows = conform(self._table.storage.read_parquet(path, columns=list(_COLUMNS)), schema).combine_chunks()
+        self._names[path] = rows.select(["association_id", DEVICE_KEY.name])
         devices = pc.fill_null(rows[DEVICE_KEY.name], b"").combine_chunks().dictionary_encode()
         index = devices.indices.to_numpy()
         order = np.argsort(index, kind="stable")
@@ -113,8 +120,21 @@ class AssociationMap:
         return self._histories.number(device)
 
     def _facts(self, device: bytes) -> list[Fact]:
+        rows = self._rows(device)
+        if rows is None:
+            return []
+        facts = read_facts(rows, self._keys)
+        for name in {fact.association for fact in facts} & self._moved.keys():
+            for other in self._moved[name] - {device}:  # a version of another device says that it is not this one
+                theirs = self._rows(other)
+                assert theirs is not None
+                mine = theirs.filter(pc.equal(theirs["association_id"], pa.scalar(name, pa.binary())))
+                facts += [replace(fact, active=False, owner=Owner(None)) for fact in read_facts(mine, self._keys)]
+        return facts
+
+    def _rows(self, device: bytes) -> pa.Table | None:
         parts = [found[device] for found in self._files.values() if device in found]
-        return read_facts(pa.concat_tables(parts), self._keys) if parts else []
+        return pa.concat_tables(parts) if parts else None
 
     def find(
         self, number: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64], available_us: npt.NDArray[np.int64]
@@ -147,6 +167,19 @@ class AssociationMap:
         return {device: pa.concat_tables(parts) for device, parts in rows.items()}
 
 
+def _moved(names: list[pa.Table]) -> dict[bytes, set[bytes]]:
+    """Return the associations of which versions name different devices, with those devices."""
+    if not names:
+        return {}
+    pairs = pa.concat_tables(names).group_by(["association_id", DEVICE_KEY.name]).aggregate([])
+    counts = pairs.group_by("association_id").aggregate([(DEVICE_KEY.name, "count")])
+    several = counts.filter(pc.greater(counts[f"{DEVICE_KEY.name}_count"], 1))["association_id"]
+    moved: dict[bytes, set[bytes]] = defaultdict(set)
+    for row in pairs.filter(pc.is_in(pairs["association_id"], value_set=several.combine_chunks())).to_pylist():
+        moved[row["association_id"]].add(row[DEVICE_KEY.name])
+    return dict(moved)
+
+
 def read_facts(rows: pa.Table, keys: PatientKeys) -> list[Fact]:
     """Return the facts of sealed rows; those of a patient who was forgotten name nobody.
 
@@ -173,6 +206,7 @@ def read_facts(rows: pa.Table, keys: PatientKeys) -> list[Fact]:
             valid_to=OPEN_END if times["valid_to"][i] is None else times["valid_to"][i],
             active=plain["status"][i] != "entered-in-error",
             available_us=times["available_at"][i] or 0,
+            ends=plain["status"][i] == "ended",
         )
         for i in range(rows.num_rows)
     ]

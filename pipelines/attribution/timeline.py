@@ -38,6 +38,8 @@ class Fact:
         valid_from, valid_to: from when, and until when, exclusive.
         active: False: it was entered in error.
         available_us: when it could be known.
+        ends: it says that the device is no longer with its owner from ``valid_from`` on: who tells of a leaving does
+            not always know when it began, so that it cannot name the association it ends.
     """
 
     association: bytes
@@ -47,6 +49,7 @@ class Fact:
     valid_to: int
     active: bool
     available_us: int
+    ends: bool = False
 
     def holds(self, at_us: int) -> bool:
         """Return whether it says of a moment whose the device is."""
@@ -91,10 +94,11 @@ def distinct(facts: Iterable[Fact]) -> list[Fact]:
     return sorted(kept.values(), key=lambda fact: (fact.available_us, fact.association, fact.version))
 
 
-def _order(fact: Fact) -> tuple[int, bool, int, int, str, str]:
+def _order(fact: Fact) -> tuple[int, bool, bool, int, int, str, str]:
     owner = fact.owner
     return (
-        fact.available_us, fact.active, fact.valid_from, fact.valid_to, owner.patient or "", owner.encounter or "",
+        fact.available_us, fact.active, fact.ends, fact.valid_from, fact.valid_to, owner.patient or "",
+        owner.encounter or "",
     )  # fmt: skip
 
 
@@ -102,7 +106,7 @@ def resolve(facts: Iterable[Fact], at_us: int, known_us: int) -> Owner | None:
     """Return whose a moment's value is as known at a time; None: nobody's.
 
     Of every association the highest version known counts; of those that hold, the one that began last, then the
-    highest name.
+    highest name; unless its own patient's leaving is known, behind its beginning.
     """
     latest: dict[bytes, Fact] = {}
     for fact in facts:
@@ -110,7 +114,12 @@ def resolve(facts: Iterable[Fact], at_us: int, known_us: int) -> Owner | None:
         if fact.available_us <= known_us and (held is None or fact.version > held.version):
             latest[fact.association] = fact
     holding = [fact for fact in latest.values() if fact.holds(at_us)]
-    return max(holding, key=lambda fact: (fact.valid_from, fact.association)).owner if holding else None
+    being = [fact for fact in holding if not fact.ends]
+    if not being:
+        return None
+    last = max(being, key=lambda fact: (fact.valid_from, fact.association))
+    leaving = [fact for fact in holding if fact.ends and fact.owner.patient == last.owner.patient]
+    return None if any(fact.valid_from > last.valid_from for fact in leaving) else last.owner
 
 
 def steps_at(facts: Sequence[Fact], at_us: int) -> tuple[Step, ...]:
