@@ -8,8 +8,19 @@ VERSION = "version"
 STATUS = "status"
 AVAILABLE = "available_at"
 ATTRIBUTION = "attribution"
-TIES = (AVAILABLE, "ingested_at", "source", "source_position")
-"""Of rows of one version, as history and replay bring them, the one that was known first; position decides last."""
+PROVENANCE = ("ingested_at", "source", "source_position")
+"""How a row came to us; decides only between rows that say the same."""
+
+CORRECTED = ("amended", "corrected")
+STAGES = (
+    ("registered",),
+    ("preliminary",),
+    ("final", "unknown", "active"),
+    CORRECTED,
+    ("cancelled",),
+    ("entered-in-error",),
+)
+"""How far a result has come, for senders who count no versions: of one version the later stage replaces the earlier."""
 
 TAKEN_BACK = ("entered-in-error", "cancelled")
 """What was withdrawn is no current value; ``<dataset>_versions`` still shows it."""
@@ -95,8 +106,9 @@ def _wrapped(name: str) -> str:
 def _latest(relation: Relation, rows: str) -> str:
     """Return a SELECT of the row of each thing that counts, without what was taken back: *current*, of some rows.
 
-    Of the highest version: a row whose message named its patient before one that was attributed by its device; of
-    those that of the latest knowledge, of the others the one that was known first.
+    Of the highest version a row whose message named its patient comes before one that was attributed by its device, and
+    of the latter that of the latest knowledge. Of those that are left the later stage counts; of several corrections
+    the one that was known last, else the one that was known first. Which came to us first never matters.
 
     Few things have more than one row: only those are sorted. On 3.3 million rows that halves time and memory.
     """
@@ -116,14 +128,22 @@ def _latest(relation: Relation, rows: str) -> str:
 
 def _order(relation: Relation) -> str:
     """Return what comes first of the rows of one thing."""
-    order = [f"{quoted(VERSION)} DESC NULLS LAST"]
-    if ATTRIBUTION in relation.columns:
+    columns = relation.columns
+    available = quoted(AVAILABLE) if AVAILABLE in columns else "NULL::TIMESTAMPTZ"
+    order = [f"{quoted(VERSION)} DESC"]
+    if ATTRIBUTION in columns:
         attributed = f"{quoted(ATTRIBUTION)} IS NOT NULL"
-        order.append(attributed)
-        if AVAILABLE in relation.columns:
-            order.append(f"CASE WHEN {attributed} THEN {quoted(AVAILABLE)} END DESC NULLS LAST")
-        order.append(f"{quoted(ATTRIBUTION)} DESC NULLS LAST")
-    return ", ".join(order + [f"{quoted(name)} NULLS LAST" for name in TIES if name in relation.columns])
+        order += [attributed, f"CASE WHEN {attributed} THEN {available} END DESC", f"{quoted(ATTRIBUTION)} DESC"]
+    if STATUS in columns:
+        stages = " ".join(f"WHEN {text(status)} THEN {stage}" for stage, names in enumerate(STAGES) for status in names)
+        corrected = f"{quoted(STATUS)} IN ({', '.join(map(text, CORRECTED))})"
+        order += [f"CASE {quoted(STATUS)} {stages} END DESC", f"CASE WHEN {corrected} THEN {available} END DESC"]
+    order.append(available)
+    # What is sealed differs each time it is sealed, and what a row says has no order: any will do, if always the same.
+    settled = {*relation.key, *relation.sealed, *PROVENANCE, VERSION, ATTRIBUTION, AVAILABLE}
+    order += [quoted(name) for name in columns if name not in settled]
+    order += [quoted(name) for name in PROVENANCE if name in columns]
+    return ", ".join(f"{part} NULLS LAST" for part in order)
 
 
 def quoted(name: str) -> str:

@@ -36,7 +36,7 @@ ROW = st.fixed_dictionaries(
 
 
 def _naive(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The definition: of each thing the highest version; of those the one known first; then by position."""
+    """The definition, in words: see governance/door/relations.py."""
     best: dict[Any, dict[str, Any]] = {}
     for row in rows:
         held = best.get(row["id"])
@@ -46,8 +46,14 @@ def _naive(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _rank(row: dict[str, Any]) -> tuple[Any, ...]:
-    known = row["available_at"]
-    return -row["version"], known is None, known or 0, row["source"], row["source_position"]
+    known, status = row["available_at"], row["status"]
+    known_last = (known is None, -(known or 0)) if status == "amended" else (True, 0)
+    stage = {"final": 2, "amended": 3, "cancelled": 4, "entered-in-error": 5}.get(status, -1)
+    value = (row["value"] is None, row["value"] or 0)
+    return (
+        -row["version"], -stage, known_last, (known is None, known or 0), (status is None, status or ""), value,
+        row["source"], row["source_position"],
+    )  # fmt: skip
 
 
 @given(rows=st.lists(ROW, max_size=20), cut=st.integers(0, 20), data=st.data())
