@@ -98,6 +98,10 @@ class PostgresServer:
         """What the server wrote."""
         return (self._folder / "log").read_text(errors="replace")
 
+    def files(self, folder: str) -> list[Path]:
+        """Return the files below a folder of its data."""
+        return sorted(path for path in (self._folder / "data" / folder).rglob("*") if path.is_file())
+
     def address(self, *, port: int | None = None, password: str | None = None, database: str = "postgres") -> str:
         """Return the address of a database, with the password in it."""
         return f"postgresql://{USER}:{password or self.password}@127.0.0.1:{port or self.port}/{database}"

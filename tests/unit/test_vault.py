@@ -18,12 +18,6 @@ from vitalake.settings import load_settings
 from vitalake.vault import Identity, PatientKey, open_vault
 from vitalake.vault import patients as patients_module
 
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
 # -- keys ------------------------------------------------------------------------------------------------------------
 
 
@@ -147,7 +141,15 @@ def test_nothing_stands_in_clear_and_only_the_owner_may_read(place: Place) -> No
     vault.hold(vault.subject_of("Zzp-1"), "Zz against Zz")
     content = place.content()
     assert b"v1.a" in content
-    for planted in (b"Zz", b"ZZMRN", b"1958", *(key.secret for key in keys if key)):
+    for planted in (
+        b"Zzp-",
+        b"Zzname",
+        b"Zzroad",
+        b"Zz against",
+        b"ZZMRN",
+        b"1958-03",
+        *(key.secret for key in keys if key),
+    ):
         assert planted not in content
     assert all(not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) for path in place.folder.iterdir())
     assert "Zz" not in repr(WHO)
@@ -176,10 +178,10 @@ def test_a_batch_is_stored_whole_or_not_at_all(place: Place) -> None:
     assert vault.look_up("v1.a") is None
 
 
-def test_a_file_that_is_none_says_so(place: Place) -> None:
-    (place.folder / "vault.db").write_bytes(b"Zzmarker" * 1000)
+def test_a_file_that_is_none_says_so(sqlite_place: Place) -> None:
+    (sqlite_place.folder / "vault.db").write_bytes(b"Zzmarker" * 1000)
     with pytest.raises(ServiceUnavailable) as caught:
-        place.open()
+        sqlite_place.open()
     assert "Zzmarker" not in str(caught.value)
 
 

@@ -14,11 +14,6 @@ from vitalake.vault import Vault
 from vitalake.vault.lease import boot_seconds
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
 def _is_empty(vault: Vault) -> bool:
     return not (vault._lease._ciphers or vault._patients._by_id or vault._patients._by_subject)
 

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.vault_samples import TOKENS, WHO, Place, people
+from tests.unit.vault_samples import TOKENS, WHO, Place, people, run
 from vitalake.errors import PrivacyError
 from vitalake.keyservice import KeyRevoked, Wrapped
 from vitalake.vault import PatientKey, Vault
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
 
 
 def _wrapped(vault: Vault) -> list[Any]:
@@ -78,21 +70,12 @@ def test_who_enrols_while_it_rotates_wraps_with_the_new_key(place: Place) -> Non
     assert [(key.version, key.patients) for key in vault.status().keys] == [(2, 3002)]
 
 
-_ROTATE = """
-import sys
-from pathlib import Path
-from tests.unit.vault_samples import Place
-Place(Path(sys.argv[1])).open().rotate()
-"""
-
-
 @pytest.mark.parametrize("point", ["keys-rewrapped", "keys-rewrapped:2", "keys-destroying"])
 def test_a_killed_rotation_goes_on(place: Place, point: str) -> None:
     vault = place.open()
     keys = vault.enrol(people(3000))
     old, context = _wrapped(vault), _context(vault)
-    environment = {"VITALAKE_CRASH_AT": point, "PYTHONPATH": str(Path(__file__).parents[2])}
-    killed = subprocess.run([sys.executable, "-c", _ROTATE, str(place.folder)], env=environment, check=False)
+    killed = run(place, "place.open().rotate()", VITALAKE_CRASH_AT=point)
     assert killed.returncode == -signal.SIGKILL
     assert vault.status().rotating
     place.seconds.now += 1

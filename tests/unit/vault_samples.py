@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import subprocess
+import sys
+import uuid
 from pathlib import Path
 
+import psycopg
+
+from tests.services.postgres import PostgresServer
 from vitalake.keys import Key
 from vitalake.keyservice import KeyService
 from vitalake.keyservice.local import LocalKeyService, create_local_service
 from vitalake.vault import Identity, Vault
 from vitalake.vault.erasure_log import ErasureLog
+from vitalake.vault.on_postgres import PostgresStore
 from vitalake.vault.on_sqlite import SqliteStore
 from vitalake.vault.store import Store
 
@@ -28,7 +35,7 @@ class Seconds:
 
 
 class Place:
-    """Where a vault, its key service and its erasure log lie.
+    """Where a vault, its key service and its erasure log lie: all in one folder.
 
     Attributes:
         folder: of their files.
@@ -37,21 +44,105 @@ class Place:
         log: the erasure log's file.
     """
 
-    def __init__(self, folder: Path, store: Callable[[], Store] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.seconds = folder, Seconds()
         self.service_file, self.log = folder / "vault-keys.yaml", folder / "erasures.jsonl"
         if not self.service_file.exists():
             create_local_service(self.service_file)
         self.service: KeyService = LocalKeyService(self.service_file)
-        self._store = store or (lambda: SqliteStore(folder / "vault.db"))
+
+    @property
+    def address(self) -> str:
+        """The database's address; empty: it is a file."""
+        return ""
+
+    def store(self) -> Store:
+        """Open the database."""
+        return SqliteStore(self.folder / "vault.db")
 
     def open(self, key: Key = KEY) -> Vault:
         """Open the vault."""
-        return Vault(self._store(), key, self.service, ErasureLog(self.log, key.secret), seconds=self.seconds)
+        return Vault(self.store(), key, self.service, ErasureLog(self.log, key.secret), seconds=self.seconds)
 
     def content(self) -> bytes:
-        """Return every byte of the vault's files."""
+        """Return every byte of the database's files."""
         return b"".join(path.read_bytes() for path in sorted(self.folder.glob("vault.db*")))
+
+    def back_up(self) -> None:
+        """Copy the database, which nobody has open."""
+        shutil.copy(self.folder / "vault.db", self.folder / "backup")
+
+    def restore(self) -> None:
+        """Put the copy in the database's place."""
+        for left in self.folder.glob("vault.db*"):
+            left.unlink()
+        shutil.copy(self.folder / "backup", self.folder / "vault.db")
+
+
+class PostgresPlace(Place):
+    """The same, the vault in a database of its own in PostgreSQL."""
+
+    def __init__(self, folder: Path, server: PostgresServer) -> None:
+        super().__init__(folder)
+        self._server, self._database = server, f"vault_{uuid.uuid4().hex}"
+        server.execute(f"CREATE DATABASE {self._database}")
+
+    @property
+    def address(self) -> str:
+        """The database's address."""
+        return self._server.address(database=self._database)
+
+    def store(self) -> Store:
+        """Open the database."""
+        return PostgresStore(self.address)
+
+    def content(self) -> bytes:
+        """Return every byte of the database's files; the server's write-ahead log is out of our reach."""
+        self._server.execute("CHECKPOINT")
+        with psycopg.connect(self.address) as connection:
+            oid = connection.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone()
+        assert oid is not None
+        return b"".join(path.read_bytes() for path in self._server.files(f"base/{oid[0]}"))
+
+    def back_up(self) -> None:
+        """Copy the database, which nobody has open."""
+        self._server.execute(f"CREATE DATABASE {self._database}_copy TEMPLATE {self._database}")
+
+    def restore(self) -> None:
+        """Put the copy in the database's place."""
+        self._server.execute(
+            f"DROP DATABASE {self._database}", f"CREATE DATABASE {self._database} TEMPLATE {self._database}_copy"
+        )
+
+
+class OpenedPlace(Place):
+    """A place as another process finds it."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        super().__init__(folder)
+        self._address = address
+
+    def store(self) -> Store:
+        """Open the database."""
+        return PostgresStore(self._address) if self._address else super().store()
+
+
+def run(place: Place, code: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run code in a process of its own, in which ``place`` is the place."""
+    return subprocess.run(
+        [sys.executable, "-c", PREPARE + code, str(place.folder), place.address],
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        capture_output=True,
+        check=False,
+    )
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from tests.unit.vault_samples import OpenedPlace, people
+place = OpenedPlace(Path(sys.argv[1]), sys.argv[2])
+"""
 
 
 def people(number: int) -> list[tuple[str, str]]:

@@ -43,6 +43,11 @@ class Holds:
         """Return the hold that is on a patient now; None: none is."""
         return self._now(lease, self._store.read(_HOLD, (subject,)), subject)
 
+    def all(self) -> list[bytes]:
+        """Return the subjects on whom a hold is now; needs no key."""
+        rows = self._store.read("SELECT subject, until_us FROM hold")
+        return [bytes(subject) for subject, until_us in rows if until_us is None or until_us > clock.now_us()]
+
     def refuse(self, lease: Lease, transaction: Transaction, subject: bytes) -> None:
         """Stop an erasure that a hold stands against.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS vault (
-    only INTEGER PRIMARY KEY,           -- 1: there is one row
+    one INTEGER PRIMARY KEY,            -- 1: there is one row
     id TEXT NOT NULL,                   -- random; what the key service wraps is bound to it
     erasures INTEGER NOT NULL,          -- how many of the erasure log are applied: the vault's generation
     log_head TEXT NOT NULL,             -- the hash of the last of them

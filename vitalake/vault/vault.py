@@ -54,7 +54,7 @@ class Vault:
         if not store.read("SELECT id FROM vault"):
             with store.transaction() as transaction:
                 first = (1, secrets.token_hex(8), 0, "", 0, 0)
-                columns = ("only", "id", "erasures", "log_head", "rotating", "scrub")
+                columns = ("one", "id", "erasures", "log_head", "rotating", "scrub")
                 insert_new(transaction, "vault", columns, [first])
         self._holds = Holds(store, self._patients)
         self._erasures = Erasures(store, self._lease, log, self._holds)
@@ -168,6 +168,10 @@ class Vault:
     def held(self, subject: bytes) -> Hold | None:
         """Return the legal hold that is on a patient now; None: none is."""
         return self._holds.get(self._lease, subject)
+
+    def on_hold(self) -> list[bytes]:
+        """Return every subject on whom there is a legal hold now; needs no key."""
+        return self._holds.all()
 
     def erase(self, subject: bytes, certificate: str) -> Tombstone:
         """Destroy a patient's key and identity, on record in the log first; no byte of them stays in the vault's file.
