@@ -59,7 +59,7 @@ def discard(settings: Settings, choice: Choice, *, words: str, principal: Princi
     if not found.open:
         return 0
     audit.record(AuditEvent("dead-letters.discard", principal.subject, principal.role, (), _detail(choice, words)))
-    jobs, unknown = lineages(settings, found.sources)
+    jobs, unknown = lineages(settings, found.decoders)
     mine: dict[str, set[Source]] = defaultdict(set)
     for lineage in jobs:
         mine[lineage.stream.dataset] |= lineage.sources

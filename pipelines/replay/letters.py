@@ -179,6 +179,7 @@ class Census:
     open: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     sources: Counter[Source] = field(default_factory=Counter)
+    decoders: dict[Source, str] = field(default_factory=dict)
 
 
 def census(lake: Lake, table: str, choice: Choice | None = None) -> Census:
@@ -196,7 +197,9 @@ def census(lake: Lake, table: str, choice: Choice | None = None) -> Census:
         left = rows.filter(pa.array(mask))
         if "reason" in left.schema.names:
             found.reasons.update(left["reason"].to_pylist())
-        found.sources.update({source: len(index) for source, index in by_source(left).items()})
+        for source, index in by_source(left).items():
+            found.sources[source] += len(index)
+            found.decoders[source] = str(left["decoder"][int(index[0])])
     return found
 
 
@@ -260,7 +263,7 @@ def _letters(table: Table, choice: Choice, done: Places) -> Iterator[pa.Table]:
 def _places(table: Table, file: StagedFile) -> pa.Table:
     """Return the columns by which a file's messages are chosen."""
     with table.storage.open(file.path) as reader:
-        there = [name for name in (*PLACE, "reason", "device_key") if name in reader.schema_arrow.names]
+        there = [name for name in (*PLACE, "reason", "decoder", "device_key") if name in reader.schema_arrow.names]
         return reader.read(there)
 
 

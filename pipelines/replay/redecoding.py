@@ -14,7 +14,6 @@ import pyarrow as pa
 from pipelines.attribution.held import HELD
 from pipelines.care import CareFeed
 from pipelines.dead_letters import Message, open_message
-from pipelines.decoding.formats import make_decoder
 from pipelines.decoding.result import Decoder
 from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.replay.letters import topic_of
@@ -169,7 +168,7 @@ class Redecoder:
             ServiceUnavailable: care store or vault cannot be written.
         """
         opened = [self._open(row) for row in letters.to_pylist()]
-        formats = [self._lineage.format_of(topic_of(source)) for source in letters["source"].to_pylist()]
+        formats = [self._lineage.formats[topic_of(source)] for source in letters["source"].to_pylist()]
         self.unopened += opened.count(None)
         for name in sorted(set(formats)):
             index = [i for i, message in enumerate(opened) if message is not None and formats[i] == name]
@@ -205,10 +204,7 @@ class Redecoder:
     def _outcome(self, poll: Poll, *, mask: bool) -> Outcome:
         passing("decode")
         if poll.format not in self._decoders:
-            stream = self._lineage.stream
-            self._decoders[poll.format] = make_decoder(
-                poll.format, dataset=stream.dataset, stream=stream, settings=self._settings
-            )
+            self._decoders[poll.format] = self._lineage.decoder(poll.format, self._settings)
         decoded = self._decoders[poll.format].decode(poll.values)
         outcome = self.steps.conform(DecodedPoll(poll, decoded))
         return self.steps.mask(outcome) if mask else outcome

@@ -128,7 +128,7 @@ def replay(
     lake = Lake(settings.lake_uri, settings.storage_options)
     found = census(lake, table, wanted)
     report.open = found.open
-    jobs, unknown = lineages(settings, found.sources)
+    jobs, unknown = lineages(settings, found.decoders)
     report.unknown_topics.update({source.topic: 0 for source in unknown})
     for source in unknown:
         report.unknown_topics[source.topic] += found.sources[source]

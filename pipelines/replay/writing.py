@@ -153,10 +153,10 @@ class AgainWriter:
 
 def counts_of(outcome: Outcome) -> Counts:
     """Return what became of the messages and rows of an outcome."""
-    decoded = len(np.unique(outcome.row_message))
+    decoded = np.union1d(outcome.row_message, np.array(outcome.empty, np.int32))
     return Counts(
         messages=len(outcome.poll.values),
-        decoded=decoded,
+        decoded=len(decoded),
         undecodable=sum(reject.rows == 0 for reject in outcome.rejects),
         tombstones=len(outcome.tombstones),
         rows=len(outcome.row_message),

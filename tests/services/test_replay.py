@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import msgspec
 import pytest
 import yaml
 
 import vitalake
 from pipelines.audit import audit
+from pipelines.history.load import load_history
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
@@ -259,3 +261,39 @@ def audit_of(lane: LaneUnderTest) -> list[dict[str, Any]]:
     """Return what the audit has of the command line."""
     lines = (lane.home / "audit" / "cli.jsonl").read_bytes().splitlines()
     return [msgspec.json.decode(line) for line in lines]
+
+
+def test_rejected_rows_of_a_warehouse_are_recovered_too(home: Path, extended: Path) -> None:
+    with duckdb.connect(str(home / "ward.duckdb")) as warehouse:
+        warehouse.execute(
+            "CREATE TABLE chart AS SELECT i AS id, i % 5 AS person, TIMESTAMP '2020-01-01' + to_minutes(i) AS taken, "
+            "CASE WHEN i % 2 = 0 THEN '8867-4' ELSE '99999-1' END AS code, 60.0 + i AS value FROM range(20) t(i)"
+        )
+    job = home / "own.yaml"
+    job.write_text(
+        yaml.safe_dump(
+            {
+                "source": "city",
+                "warehouse": f"duckdb:{home / 'ward.duckdb'}",
+                "incarnation": "SELECT '1'",
+                "max_rejected": 0.6,
+                "datasets": {"observation": "observation.sql"},
+            }
+        )
+    )
+    (home / "observation.sql").write_text(
+        "SELECT 'urn:city' AS identity_system, CAST(id AS varchar) AS identity_value, 0 AS version, "
+        "CAST(person AS varchar) AS patient_id, code, value, '/min' AS unit, 'final' AS status, taken AS effective_at, "
+        "taken AS issued_at FROM chart ORDER BY taken, id"
+    )
+    assert load_history(load_settings(home), str(job)) == 20
+    lane = LaneUnderTest(home, "127.0.0.1:9", "vitals")
+    assert len(lane.positions()) == 10
+    done = run(lane, "replay", package=extended)
+    assert (done["recovered"], done["rejected_again"], done["unknown_topics"]) == (10, 0, {})
+    positions = lane.positions()
+    assert set(positions.values()) == {1}
+    assert {place for place, _ in positions} == {"city.observation[0]"}
+    assert len(positions) == 20
+    assert [finding for finding in verify(lane.lake) if finding.severity == "error"] == []
+    assert lane.ledger()["balanced"] is True
