@@ -93,10 +93,48 @@ def add_missing_keys(path: Path) -> list[str]:
     missing = [name for name in KEY_NAMES if name not in ring.keys]
     if missing:
         document["keys"] |= {name: _new_key() for name in missing}
-        staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        _write(staged, document)
-        staged.replace(path)
+        _replace(path, document)
     return list(missing)
+
+
+def next_version(ring: KeyRing, name: KeyName) -> str:
+    """Return the version that a new key of this name would have."""
+    return f"v{max(int(key.version[1:]) for key in ring.versions(name)) + 1}"
+
+
+def add_version(path: Path, name: KeyName, version: str) -> None:
+    """Add a version of a key and make it the one to write with; nothing where it is there. Older ones stay.
+
+    Raises:
+        PrivacyError: it is missing, not a key file, or open to others.
+        OSError: it cannot be written; it stays as it was.
+    """
+    document, ring = _read(path)
+    entry = document["keys"][name]
+    if version not in {key.version for key in ring.versions(name)}:
+        entry["versions"][version] = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+    if entry["current"] != version:
+        entry["current"] = version
+        _replace(path, document)
+
+
+def retire_version(path: Path, name: KeyName, version: str) -> None:
+    """Take a version of a key out of a key file, for good.
+
+    Raises:
+        PrivacyError: it is the one to write with, or not there; or the file is not good.
+        OSError: it cannot be written; it stays as it was.
+    """
+    document, ring = _read(path)
+    entry = document["keys"].get(name, {"current": "", "versions": {}})
+    if version == entry["current"] or version not in {key.version for key in ring.versions(name)}:
+        raise PrivacyError(
+            "Key is in use, or not there",
+            where=f"{name}/{version}",
+            remedy="See 'vitalake keys status' for its versions.",
+        )
+    del entry["versions"][version]
+    _replace(path, document)
 
 
 def load_keys(path: Path) -> KeyRing:
@@ -129,6 +167,18 @@ def _write(path: Path, document: dict[str, Any]) -> None:
         yaml.safe_dump(document, out, sort_keys=False)
         out.flush()
         os.fsync(out.fileno())
+
+
+def _replace(path: Path, document: dict[str, Any]) -> None:
+    """Write a key file in the place of one that is there, whole or not at all, and durable."""
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    _write(staged, document)
+    staged.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], KeyRing]:

@@ -354,6 +354,28 @@ class CareStore:
         self._database.scrub([patient.encode() for patient in patients])
         return deleted
 
+    def drop(self, *, patients: Sequence[str] = (), writer: str = "") -> int:
+        """Delete all that is there of patients, and what one writer has brought; what comes later is taken.
+
+        Returns:
+            How many blocks and facts there were.
+
+        Raises:
+            ServiceUnavailable: the store cannot be written; all is as it was.
+        """
+        with self._database.transaction():
+            deleted = self._db.execute("DELETE FROM block WHERE writer = ?", (writer,)).rowcount
+            for patient in patients:
+                for table in ("block", "fact", "patient"):
+                    cursor = self._db.execute(f"DELETE FROM {table} WHERE patient = ?", (patient,))  # noqa: S608
+                    deleted += cursor.rowcount if table != "patient" else 0
+            self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
+        return deleted
+
+    def everybody(self) -> list[str]:
+        """Return every patient of whom anything is there."""
+        return [str(row[0]) for row in self._db.execute("SELECT patient FROM block UNION SELECT patient FROM fact")]
+
     def prune(self) -> int:
         """Delete values older than the store keeps, and patients of whom nothing is left; return how many blocks."""
         horizon = self.now_us() - self._hours_us

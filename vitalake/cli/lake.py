@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+from vitalake.cli.rewrite import rebuild, rewrite
 
 if TYPE_CHECKING:
     from vitalake.lake.lake import Lake
@@ -25,6 +26,8 @@ def register(app: typer.Typer) -> None:
     group.command("verify")(verify)
     group.command("compact")(compact)
     group.command("schema")(schema)
+    group.command("rewrite")(rewrite)
+    group.command("rebuild")(rebuild)
     app.add_typer(group, name="lake", no_args_is_help=True)
 
 

@@ -146,7 +146,7 @@ class _Run:
     def go(self, make: Callable[[], Convert]) -> Swapped:
         """Do it all; see ``swap``."""
         self._finish_committed()
-        self._refuse_missing()
+        refuse_missing(self._lake)
         hold(self._source)
         self._number = hold(self._target)
         passing("swap-held")
@@ -204,24 +204,6 @@ class _Run:
             )
 
     # -- what was decided before ---------------------------------------------------------------------------------
-
-    def _refuse_missing(self) -> None:
-        """Stop if rows were published that are not kept identified: of days that are there, or all of a lost table."""
-        self._target.refresh()
-        days = {file.day for file in self._target.snapshot().files.values()}
-        missing = 0
-        for span in self._spans():
-            if not span.files_of(self._source.name):
-                files = span.files_of(self._target.name)
-                missing += sum(file.rows for file in files if not days or file.day in days)
-        if missing:
-            raise LakeError(
-                f"{missing:,} published rows are not kept as they came",
-                where=self._source.name,
-                remedy="They were published before the dataset was kept restricted, and cannot be made anew. Load them "
-                "again from their source into a new lake, or let their days go first (vitalake lake rewrite "
-                "--retention). Nothing was changed.",
-            )
 
     def _settle(self, job: Job) -> _Books:
         """Add what was decided under the older fence, as far as its files are there; return what the spans say."""
@@ -353,6 +335,31 @@ def _full(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
         held.append(part)
     if any(part.num_rows for part in held):
         yield joined(held)
+
+
+def refuse_missing(lake: Lake) -> None:
+    """Return if all that is published of a dataset is kept identified too: of the days that are there.
+
+    Of a published table that was lost all days count.
+
+    Raises:
+        LakeError: with the number of rows that could not be made anew.
+    """
+    target, source = lake.published, lake.restricted
+    target.refresh()
+    days = {file.day for file in target.snapshot().files.values()}
+    missing = 0
+    for span in lake.spans.all_spans():
+        if span.dataset == lake.dataset.name and not span.files_of(source.name):
+            missing += sum(file.rows for file in span.files_of(target.name) if not days or file.day in days)
+    if missing:
+        raise LakeError(
+            f"{missing:,} published rows are not kept as they came",
+            where=source.name,
+            remedy="They were published before the dataset was kept restricted, and cannot be made anew. Load them "
+            "again from their source into a new lake, or let their days go first (vitalake lake rewrite --retention). "
+            "Nothing was changed.",
+        )
 
 
 # -- holding a table ---------------------------------------------------------------------------------------------

@@ -1,0 +1,106 @@
+"""The care store made anew of the restricted zone: when it was lost, and when pseudonyms have changed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.care import CareFeed
+from pipelines.poll import Outcome, Poll
+from pipelines.rewrites.republish import open_restricted, restricted_datasets
+from pipelines.steps import make_sealer
+from vitalake.keys import load_keys
+from vitalake.lake.lake import Lake
+from vitalake.lake.rewrite import read_file
+from vitalake.lake.spans import PartId
+from vitalake.lake.staging import Counted
+from vitalake.lake.table import StagedFile
+from vitalake.settings import Settings
+from vitalake.vault import open_vault
+
+ORDER = ("encounter", "ward_movement", "patient", "observation")
+"""The datasets that the care store takes, stays first: of whom no stay is known it takes no person."""
+
+WRITER = "rebuild"
+BATCH_ROWS = 50_000
+
+
+def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
+    """Fill the care store with what the restricted zone has of its hours; return how many rows were offered.
+
+    What is there stays: lanes may be ahead of the lake. Of a value that is there twice the latest version counts, as
+    ever. Patients under a pseudonym of another version of the key are deleted at the end. Safe to repeat.
+
+    Args:
+        settings: of the home.
+        counted: told how many rows were offered.
+
+    Raises:
+        KeyRevoked: patients' keys cannot be had.
+        ServiceUnavailable: lake, vault or care store cannot be reached; call it again.
+    """
+    keys = load_keys(settings.path(settings.keys))
+    vault = open_vault(settings, keys)
+    there, total = restricted_datasets(settings), 0
+    try:
+        for dataset in [name for name in ORDER if name in there]:
+            lake = open_restricted(settings, dataset)
+            sealer = make_sealer(lake.dataset, vault, keys)
+            feed = CareFeed(settings, lake.dataset, keys, vault)
+            part = PartId(WRITER, uuid.uuid4().hex[:22], 0)
+            try:
+                if dataset == ORDER[0]:
+                    feed.care.drop(writer=_share())
+                for rows in _batches(lake, feed.care.now_us() - int(settings.care.hours * 3_600_000_000)):
+                    opened = sealer.open(rows)
+                    feed.take(_outcome(opened, part, total))
+                    total += rows.num_rows
+                    if counted:
+                        counted(rows.num_rows)
+                current = keys.current("pseudonym").version
+                if dataset == ORDER[-1]:
+                    feed.care.drop(patients=[p for p in feed.care.everybody() if not p.startswith(f"{current}.")])
+            finally:
+                feed.close()
+    finally:
+        vault.close()
+    return total
+
+
+def _batches(lake: Lake, since_us: int) -> Iterator[pa.Table]:
+    """Yield the restricted rows that can matter: of a table that is partitioned by day those of the last days."""
+    table = lake.restricted
+    table.refresh()
+    first = str(datetime.fromtimestamp(since_us / 1e6, UTC).date())
+
+    def matters(file: StagedFile) -> bool:
+        return lake.dataset.name != "observation" or file.day is None or file.day >= first
+
+    for file in sorted(filter(matters, table.snapshot().files.values()), key=lambda file: (str(file.day), file.path)):
+        for batch in read_file(table, file):
+            for begin in range(0, batch.num_rows, BATCH_ROWS):
+                yield batch.slice(begin, BATCH_ROWS)
+
+
+def _share() -> str:
+    return f"{WRITER}/0of1"
+
+
+def _outcome(rows: pa.Table, part: PartId, first: int) -> Outcome:
+    """Return identified rows as a poll's, each a message of its own, of a source that was never read."""
+    count = rows.num_rows
+    poll = Poll(
+        _share(), "fhir", [None] * count, (part,), np.zeros(count, np.int32), np.arange(first, first + count),
+        np.zeros(count, np.int64),
+    )  # fmt: skip
+    batches = rows.combine_chunks().to_batches()
+    batch = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)
+    message = np.arange(count, dtype=np.int32)
+    return Outcome(
+        poll=poll, rows=batch, message=message, row_message=message, rejects=[], tombstones=[],
+        fingerprints=np.zeros((0, 2), np.uint64), effective_us=np.zeros(count, np.int64),
+    )  # fmt: skip
