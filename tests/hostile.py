@@ -161,7 +161,13 @@ CORPUS: dict[str, tuple[bytes, Reason | None]] = {
     "huge panel": (panel(*[_component("8480-6", 120)] * 3_000), Reason.TOO_MANY_ROWS),
     "bundle": (bundle(observation(1), observation(2)), ACCEPTED),
     "bundle with one bad entry": (bundle(observation(1), observation(2, status="x")), Reason.BAD_STATUS),
-    "bundle with another resource": (bundle(observation(1), {"resourceType": "Patient"}), Reason.WRONG_RESOURCE),
+    # Rule: in a Bundle the resources of other datasets are passed over, if R4 knows them.
+    "bundle with another resource": (bundle({"resourceType": "Patient", "id": 7}, observation(1)), ACCEPTED),
+    "bundle with an unknown resource": (bundle(observation(1), {"resourceType": "Potion"}), Reason.WRONG_RESOURCE),
+    "bundle with parameters": (bundle(observation(1), {"resourceType": "Parameters"}), Reason.WRONG_RESOURCE),
+    "bundle with an entry without resource": (
+        bundle(observation(1))[:-2] + b',{"fullUrl":"urn:x"}]}', Reason.WRONG_SHAPE,
+    ),
     "bundle with implicitRules": (bundle(observation(1))[:-1] + b',"implicitRules":"urn:x"}', Reason.MODIFIED),
     "empty bundle": (bundle(), Reason.NO_VALUE),
     "bundle in a bundle": (

@@ -1,4 +1,4 @@
-"""FHIR R4 Observation and Bundle of Observations, by typed decoding; strict, every message on its own."""
+"""FHIR R4 Observation, alone and in a Bundle, by typed decoding; strict, every message on its own."""
 
 from __future__ import annotations
 
@@ -55,11 +55,13 @@ class FhirDecoder:
         with collector_paused():
             rejects: dict[int, Reject] = {}
             tombstones = [i for i, value in enumerate(values) if value is None] if None in values else []
+            empty: list[int] = []
             gathered = Gathered()
             for resources, message in self._messages.parse(values, rejects):
-                gathered.take(*_unbundle(resources, message, rejects))
+                gathered.take(*_unbundle(resources, message, rejects, empty))
             decoded = self._columns(gathered, rejects)
             decoded.tombstones.extend(tombstones)
+            decoded.empty.extend(empty)
             decoded.rejects.extend(self._explained(rejects, values))
             return decoded
 
@@ -119,9 +121,9 @@ class FhirDecoder:
 
 
 def _unbundle(
-    resources: list[Observation | Bundle], message: list[int], rejects: dict[int, Reject]
+    resources: list[Observation | Bundle], message: list[int], rejects: dict[int, Reject], empty: list[int]
 ) -> tuple[list[Observation], list[int]]:
-    """Return all Observations, and of each the index of its message."""
+    """Return all Observations, and of each the index of its message; note Bundles of other resources only."""
     if Bundle not in set(map(type, resources)):
         return resources, message  # type: ignore[return-value]
     observations: list[Observation] = []
@@ -135,8 +137,11 @@ def _unbundle(
         elif not resource.entry:
             rejects[i] = Reject(i, Reason.NO_VALUE, "Bundle.entry")
         else:
-            observations += [entry.resource for entry in resource.entry]
-            owner += [i] * len(resource.entry)
+            found = [entry.resource for entry in resource.entry if isinstance(entry.resource, Observation)]
+            observations += found
+            owner += [i] * len(found)
+            if not found:
+                empty.append(i)
     return observations, owner
 
 

@@ -6,7 +6,7 @@ decoded once a batch. That halves the cost of a message.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Union
 
 import msgspec
 from msgspec import Meta, Raw
@@ -106,14 +106,59 @@ class Observation(Valued, gc=False, tag_field="resourceType", tag="Observation",
     implicitRules: str | None = None
 
 
+RESOURCES = frozenset(
+    "Account ActivityDefinition AdverseEvent AllergyIntolerance Appointment AppointmentResponse AuditEvent Basic "
+    "Binary "
+    "BiologicallyDerivedProduct BodyStructure CapabilityStatement CarePlan CareTeam CatalogEntry ChargeItem "
+    "ChargeItemDefinition Claim ClaimResponse ClinicalImpression CodeSystem Communication CommunicationRequest "
+    "CompartmentDefinition Composition ConceptMap Condition Consent Contract Coverage CoverageEligibilityRequest "
+    "CoverageEligibilityResponse DetectedIssue Device DeviceDefinition DeviceMetric DeviceRequest DeviceUseStatement "
+    "DiagnosticReport DocumentManifest DocumentReference EffectEvidenceSynthesis Encounter Endpoint EnrollmentRequest "
+    "EnrollmentResponse EpisodeOfCare EventDefinition Evidence EvidenceVariable ExampleScenario ExplanationOfBenefit "
+    "FamilyMemberHistory Flag Goal GraphDefinition Group GuidanceResponse HealthcareService ImagingStudy Immunization "
+    "ImmunizationEvaluation ImmunizationRecommendation ImplementationGuide InsurancePlan Invoice Library Linkage List "
+    "Location Measure MeasureReport Media Medication MedicationAdministration MedicationDispense MedicationKnowledge "
+    "MedicationRequest MedicationStatement MedicinalProduct MedicinalProductAuthorization "
+    "MedicinalProductContraindication MedicinalProductIndication MedicinalProductIngredient "
+    "MedicinalProductInteraction MedicinalProductManufactured MedicinalProductPackaged "
+    "MedicinalProductPharmaceutical MedicinalProductUndesirableEffect MessageDefinition MessageHeader "
+    "MolecularSequence NamingSystem NutritionOrder Observation ObservationDefinition OperationDefinition "
+    "OperationOutcome Organization OrganizationAffiliation Patient PaymentNotice PaymentReconciliation Person "
+    "PlanDefinition Practitioner PractitionerRole Procedure Provenance Questionnaire QuestionnaireResponse "
+    "RelatedPerson RequestGroup ResearchDefinition ResearchElementDefinition ResearchStudy ResearchSubject "
+    "RiskAssessment RiskEvidenceSynthesis Schedule SearchParameter ServiceRequest Slot Specimen SpecimenDefinition "
+    "StructureDefinition StructureMap Subscription Substance SubstanceNucleicAcid SubstancePolymer SubstanceProtein "
+    "SubstanceReferenceInformation SubstanceSourceMaterial SubstanceSpecification SupplyDelivery SupplyRequest Task "
+    "TerminologyCapabilities TestReport TestScript ValueSet VerificationResult VisionPrescription".split()
+)
+"""What R4 knows besides Bundle and Parameters: in a Bundle the resources of other datasets are passed over unread."""
+
+
+class Passed(msgspec.Struct, gc=False):
+    """A resource that holds nothing for the dataset."""
+
+
+def entry_types(*wanted: type[msgspec.Struct]) -> Any:
+    """Return the union of what may stand in a Bundle: the wanted resources, and all others as ``Passed``."""
+    own = {kind.__struct_config__.tag for kind in wanted}
+    others = [
+        msgspec.defstruct(name, (), bases=(Passed,), tag_field="resourceType", tag=name, gc=False)
+        for name in sorted(RESOURCES - own)
+    ]
+    return Union[(*wanted, *others)]
+
+
+InBundle = entry_types(Observation)
+
+
 class Entry(msgspec.Struct, gc=False):
     """One resource of a Bundle."""
 
-    resource: Observation
+    resource: InBundle  # type: ignore[valid-type]
 
 
 class Bundle(msgspec.Struct, gc=False, tag_field="resourceType", tag="Bundle"):
-    """Several Observations in one message."""
+    """Several resources in one message, Observations among them or not."""
 
     entry: list[Entry] = []
     implicitRules: str | None = None

@@ -26,6 +26,7 @@ SYNTHEA = Path(__file__).parents[3] / "shared" / "data" / "synthea"
 KNOWN_DIFFERENCES = {
     "bad utf-8 in what is not read": "unread text is not looked at",
     "bundle": "the model is that of a single Observation",
+    "bundle with another resource": "the model is that of a single Observation",
 }
 """Corpus messages that we accept and fhir.resources does not, with the reason."""
 
