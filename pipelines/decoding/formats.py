@@ -29,8 +29,8 @@ def make_decoder(name: str, *, dataset: str, stream: StreamSettings, settings: S
         from pipelines.decoding.profile import FlatProfile, load_profile
 
         return FlatDecoder(load_profile(FlatProfile, profile, settings), max_message_bytes=stream.max_message_bytes)
-    if kind == "hl7-v2" and dataset == "observation":
-        return _hl7(profile, stream, settings)
+    if kind == "hl7-v2" and dataset in ("observation", "device_association"):
+        return _hl7(profile, dataset, stream, settings)
     raise SettingsError(
         "Format has no rows for this dataset",
         where=f"{name}: {dataset}",
@@ -38,9 +38,10 @@ def make_decoder(name: str, *, dataset: str, stream: StreamSettings, settings: S
     )
 
 
-def _hl7(profile: str, stream: StreamSettings, settings: Settings) -> Decoder:
+def _hl7(name: str, dataset: str, stream: StreamSettings, settings: Settings) -> Decoder:
     try:
         from pipelines.decoding.hl7 import Hl7Decoder
+        from pipelines.decoding.hl7_adt import AdtDecoder
     except ImportError:
         raise SettingsError(
             "python-hl7 is not installed", where="format hl7-v2", remedy="pip install 'vitalake[hl7]'."
@@ -48,4 +49,6 @@ def _hl7(profile: str, stream: StreamSettings, settings: Settings) -> Decoder:
     from pipelines.decoding.hl7_profile import Hl7Profile
     from pipelines.decoding.profile import load_profile
 
-    return Hl7Decoder(load_profile(Hl7Profile, profile or "hl7", settings), max_message_bytes=stream.max_message_bytes)
+    profile = load_profile(Hl7Profile, name or "hl7", settings)
+    decoder = AdtDecoder if dataset == "device_association" else Hl7Decoder
+    return decoder(profile, max_message_bytes=stream.max_message_bytes)

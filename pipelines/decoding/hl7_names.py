@@ -110,10 +110,10 @@ class Names:
         return None
 
     def bed(self, text: str, dialect: Dialect) -> str | None:
-        """Return ``bed:<point of care>/<room>/<bed>`` of a PL; None where none of them is said."""
+        """Return ``bed:<point of care>/<room>/<bed>`` of a PL; None where no bed is said: a room may have many."""
         parts = [*dialect.components(dialect.repetitions(text)[0]), "", ""][:3]
         said = [dialect.plain(part.split(dialect.separators.subcomponent)[0]).strip() for part in parts]
-        if not any(said):
+        if not said[2]:
             return None
         return "bed:" + "/".join(part.replace("%", "%25").replace("/", "%2F") for part in said)
 

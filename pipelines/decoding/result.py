@@ -64,6 +64,8 @@ class Decoded:
         rejects: messages that could not be decoded (rows = 0).
         tombstones: indices of messages without a value.
         empty: indices of messages that are decoded and hold nothing for this dataset: other resources, other events.
+        unfinished: sent rows of another dataset than observation: they lack names and times that follow from the
+            identity and the broker, see records.Records.
     """
 
     rows: pa.RecordBatch
@@ -72,6 +74,7 @@ class Decoded:
     rejects: list[Reject] = field(default_factory=list)
     tombstones: list[int] = field(default_factory=list)
     empty: list[int] = field(default_factory=list)
+    unfinished: bool = False
 
 
 class Decoder(Protocol):

@@ -1,0 +1,248 @@
+"""HL7 v2 ADT: who lies in which bed, as rows of ``device_association``; a bed stands for the devices at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.decoding.hl7_header import Header, header_of
+from pipelines.decoding.hl7_names import Names
+from pipelines.decoding.hl7_profile import Hl7Profile
+from pipelines.decoding.hl7_text import Segment, messages_of
+from pipelines.decoding.hl7_times import Moment, in_order, instant, read_time
+from pipelines.decoding.parsing import collector_paused, readable
+from pipelines.decoding.raw import Refused
+from pipelines.decoding.reasons import Reason
+from pipelines.decoding.records import decoded_records
+from pipelines.decoding.result import Decoded, Reject
+
+Row = dict[str, Any]
+
+_OTHERS = frozenset({"ORU"})
+"""Messages that come over the same feed and tell of no bed."""
+
+MERGED = "patient:"
+"""Before the number that a merge gave up: who resolves to it is who it was merged into."""
+
+
+@dataclass(slots=True)
+class _Visit:
+    """A patient and where they are: PID, PV1 and MRG of one message."""
+
+    patient: str
+    visit: str | None = None
+    bed: str | None = None
+    prior_bed: str | None = None
+    pv1: Segment | None = None
+    merged: str | None = None
+
+
+@dataclass(slots=True)
+class _Event:
+    """An ADT message.
+
+    Attributes:
+        header: MSH.
+        evn: EVN, if there is one.
+        version: when it was told, in microseconds.
+        visits: of whom.
+    """
+
+    header: Header
+    evn: Segment | None
+    version: int = 0
+    visits: list[_Visit] = field(default_factory=list)
+
+
+class AdtDecoder:
+    """Decodes ADT messages to associations of beds and patients.
+
+    A message alone says what it means: an admission (A01, A04) or transfer (A02, A17) begins an association, a
+    discharge (A03) or transfer says that the patient has left a bed. What is cancelled (A11, A12, A13) was entered in
+    error. A merge (A40) says whose the old number is. All other events tell of no bed.
+    """
+
+    name = "hl7-v2-adt"
+
+    def __init__(self, profile: Hl7Profile, *, max_message_bytes: int = 1_048_576) -> None:
+        """Make a decoder; not to be shared between threads.
+
+        Args:
+            profile: what the messages leave open.
+            max_message_bytes: longer messages are rejected unread.
+        """
+        self.version = f"1-{profile.digest}"
+        self._profile, self._most_bytes = profile, max_message_bytes
+        self._names = Names(profile)
+        self._rows = {
+            "A01": self._admitted, "A04": self._admitted, "A02": self._moved, "A17": self._moved, "A03": self._left,
+            "A08": self._updated, "A11": self._not_admitted, "A12": self._not_moved, "A13": self._not_left,
+            "A40": self._merged,
+        }  # fmt: skip
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        """Return rows and rejects; never raises for what a message holds."""
+        with collector_paused():
+            rejects: dict[int, Reject] = {}
+            rows: list[Row] = []
+            message: list[int] = []
+            empty: list[int] = []
+            for i in readable(values, list(range(len(values))), rejects, most_bytes=self._most_bytes):
+                try:
+                    found = list(self._of(values[i] or b""))
+                except Refused as refused:
+                    rejects[i] = Reject(i, refused.reason, refused.path)
+                    continue
+                rows += found
+                message += [i] * len(found)
+                if not found:
+                    empty.append(i)
+            identities = [row.pop("identity") for row in rows]
+            decoded = decoded_records("device_association", rows, identities, message, rejects)
+            decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
+            decoded.empty.extend(empty)
+            return decoded
+
+    def _of(self, payload: bytes) -> Iterator[Row]:
+        for message in messages_of(payload):
+            header = header_of(message[0], self._profile.clock)
+            if header.kind == "ADT":
+                make = self._rows.get(header.event)
+                event = self._event(header, message) if make else None
+                for visit in event.visits if event else ():
+                    assert make is not None and event is not None
+                    yield from make(event, visit)
+            elif header.kind not in _OTHERS:
+                raise Refused(Reason.WRONG_RESOURCE, "MSH-9")
+
+    # -- what a message says -------------------------------------------------------------------------------------
+
+    def _event(self, header: Header, message: list[Segment]) -> _Event:
+        evn = next((segment for segment in message if segment.name == "EVN"), None)
+        event = _Event(header, evn)
+        told = evn.first(2) if evn else ""
+        event.version = in_order(read_time(told), self._profile.clock) if told else header.order_us or 0
+        for segment in message:
+            dialect = segment.dialect
+            if segment.name == "PID":
+                patient = self._names.patient(segment.raw(3), dialect)
+                if patient is None:
+                    raise Refused(Reason.NO_SUBJECT, "PID-3")
+                event.visits.append(_Visit(patient))
+            elif segment.name == "PV1" and event.visits:
+                last = event.visits[-1]
+                last.pv1 = segment
+                last.visit = self._names.visit(segment.raw(19), dialect)
+                last.bed = self._names.bed(segment.raw(3), dialect)
+                last.prior_bed = self._names.bed(segment.raw(6), dialect)
+            elif segment.name == "MRG" and event.visits:
+                event.visits[-1].merged = self._names.patient(segment.raw(1), dialect)
+        if not event.visits:
+            raise Refused(Reason.NO_SUBJECT, "PID")
+        return event
+
+    def _when(self, event: _Event, *places: tuple[Segment | None, int, str]) -> Moment:
+        """Return the first time that is there."""
+        for segment, number, name in places:
+            text = segment.first(number) if segment is not None else ""
+            if text:
+                try:
+                    return instant(
+                        read_time(text), offset_minutes=event.header.offset_minutes, clock=self._profile.clock
+                    )
+                except Refused as refused:
+                    raise Refused(refused.reason, name) from None
+        raise Refused(Reason.NO_TIME, places[0][2])
+
+    def _admitted_at(self, event: _Event, visit: _Visit) -> Moment:
+        return self._when(event, (visit.pv1, 44, "PV1-44"), (event.evn, 6, "EVN-6"), (event.evn, 2, "EVN-2"))
+
+    def _moved_at(self, event: _Event) -> Moment:
+        return self._when(event, (event.evn, 6, "EVN-6"), (event.evn, 2, "EVN-2"))
+
+    def _left_at(self, event: _Event, visit: _Visit) -> Moment:
+        return self._when(event, (visit.pv1, 45, "PV1-45"), (event.evn, 6, "EVN-6"), (event.evn, 2, "EVN-2"))
+
+    def _row(
+        self, event: _Event, visit: _Visit, bed: str, since: Moment, *, status: str = "active", mistake: bool = False
+    ) -> Row:
+        """Return a row of a bed; what takes it back has the same identity and a higher version."""
+        stay = visit.visit or visit.patient
+        identity = f"hl7-v2|{status}|{len(stay)}|{stay}|{len(bed)}|{bed}|{since.us}"
+        return {
+            "identity": identity.encode(),
+            "version": event.version + mistake,
+            "device_id": bed,
+            "patient_id": visit.patient,
+            "encounter_id": visit.visit,
+            "valid_from": since.us,
+            "status": "entered-in-error" if mistake else status,
+            "available_at": event.header.sent.us if event.header.sent else None,
+        }
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def _admitted(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        if visit.bed is not None:
+            yield self._row(event, visit, visit.bed, self._admitted_at(event, visit))
+
+    def _moved(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        if visit.bed == visit.prior_bed:
+            return
+        at = self._moved_at(event)
+        if visit.prior_bed is not None:
+            yield self._row(event, visit, visit.prior_bed, at, status="ended")
+        if visit.bed is not None:
+            yield self._row(event, visit, visit.bed, at)
+
+    def _left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        if visit.bed is not None:
+            yield self._row(event, visit, visit.bed, self._left_at(event, visit), status="ended")
+
+    def _updated(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        """Yield the admission told anew, where the patient has neither been moved nor left: else it tells of no bed."""
+        pv1 = visit.pv1
+        if self._profile.updates == "ignore" or pv1 is None or visit.bed is None:
+            return
+        if pv1.first(44) and not pv1.first(45) and visit.prior_bed is None:
+            yield self._row(event, visit, visit.bed, self._admitted_at(event, visit))
+
+    def _not_admitted(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        if visit.bed is not None:
+            at = self._when(event, (visit.pv1, 44, "PV1-44"), (event.evn, 6, "EVN-6"))
+            yield self._row(event, visit, visit.bed, at, mistake=True)
+
+    def _not_moved(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        """Yield that a transfer was none: PV1-3 is the bed from before it, PV1-6 the one it would have led to."""
+        if visit.bed is None or visit.prior_bed is None:
+            raise Refused(Reason.WRONG_SHAPE, "PV1-3" if visit.bed is None else "PV1-6")
+        at = self._when(event, (event.evn, 6, "EVN-6"))
+        yield self._row(event, visit, visit.bed, at, status="ended", mistake=True)
+        yield self._row(event, visit, visit.prior_bed, at, mistake=True)
+
+    def _not_left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        """Yield that a discharge was none; without its time, that the patient is in the bed from now on."""
+        if visit.bed is None:
+            return
+        pv1, evn = visit.pv1, event.evn
+        if (pv1 and pv1.first(45)) or (evn and evn.first(6)):
+            yield self._row(event, visit, visit.bed, self._left_at(event, visit), status="ended", mistake=True)
+        else:
+            yield self._row(event, visit, visit.bed, self._moved_at(event))
+
+    def _merged(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        if visit.merged is None:
+            raise Refused(Reason.WRONG_SHAPE, "MRG-1")
+        if visit.merged == visit.patient:
+            return
+        old = visit.merged
+        yield {
+            "identity": f"hl7-v2|merged|{old}".encode(),
+            "version": event.version,
+            "device_id": f"{MERGED}{old}",
+            "patient_id": visit.patient,
+            "valid_from": self._moved_at(event).us,
+            "status": "active",
+            "available_at": event.header.sent.us if event.header.sent else None,
+        }

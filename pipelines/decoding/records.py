@@ -1,0 +1,118 @@
+"""Rows of datasets in which nothing is measured: what they are called, and when they could be known."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.decoding.keyed import with_key
+from pipelines.decoding.reasons import Reason
+from pipelines.decoding.result import Decoded, Reject
+from vitalake.lake.dataset import Dataset, load_dataset
+
+ID_BYTES = 16
+PROVENANCE = ("ingested_at", "source", "source_position")
+_NAMED = "association_id"
+_MICROSECONDS = pa.timestamp("us", "UTC")
+
+Message = npt.NDArray[np.int32]
+
+
+def record_batch(dataset: str, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+    """Return rows as the dataset's columns; what a row does not name is null.
+
+    Left out are the columns that only the lake knows, and the name of an association, a hash that is made later of
+    the row's identity.
+    """
+    schema = load_dataset(dataset).schema
+    fields = [field for field in schema if field.name not in (*PROVENANCE, _NAMED)]
+    return pa.RecordBatch.from_arrays(
+        [pa.array([row.get(field.name) for row in rows], field.type) for field in fields], schema=pa.schema(fields)
+    )
+
+
+def decoded_records(
+    dataset: str,
+    rows: Sequence[Mapping[str, Any]],
+    identities: Sequence[bytes | None],
+    message: Sequence[int],
+    rejects: Mapping[int, Reject],
+) -> Decoded:
+    """Return rows of the messages that are not rejected."""
+    kept = [i for i, of in enumerate(message) if of not in rejects]
+    return Decoded(
+        record_batch(dataset, [rows[i] for i in kept]),
+        [identities[i] for i in kept],
+        np.array([message[i] for i in kept], np.int32),
+        [rejects[i] for i in sorted(rejects)],
+        unfinished=True,
+    )
+
+
+class Records:
+    """Finishes the rows of one dataset; one a lane."""
+
+    def __init__(self, dataset: Dataset, *, key: bytes, max_future_seconds: float, min_effective_year: int) -> None:
+        """Prepare.
+
+        Args:
+            dataset: where the rows go.
+            key: of names that are hashed; never rotated.
+            max_future_seconds: how far ahead of the broker's time a row may be effective.
+            min_effective_year: rows effective before it are rejected.
+        """
+        self._dataset = dataset
+        self._hash = hashlib.blake2b(key=key, digest_size=ID_BYTES)
+        self._future_us = int(max_future_seconds * 1e6)
+        self._earliest_us = int(np.datetime64(f"{min_effective_year:04d}-01-01", "us").astype(np.int64))
+
+    def finish(
+        self, decoded: Decoded, *, broker_ms: npt.NDArray[np.int64]
+    ) -> tuple[pa.RecordBatch, Message, list[Reject]]:
+        """Return the rows that have their key and a time that can be, the message of each, and the rejects.
+
+        Args:
+            decoded: what a decoder made.
+            broker_ms: int64 per message, the broker's timestamp.
+        """
+        rows, message = decoded.rows, decoded.message
+        columns = dict(zip(rows.schema.names, rows.columns, strict=True))
+        names = {column.name for column in self._dataset.columns}
+        if _NAMED in names and _NAMED not in columns:
+            columns[_NAMED] = pa.array([self._named(identity) for identity in decoded.identities], pa.binary())
+        if "available_at" in names:
+            arrived = pa.array(broker_ms[message] * 1000).cast(_MICROSECONDS)
+            columns["available_at"] = pc.coalesce(columns["available_at"], arrived)
+        whole = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+        rows, message, rejects = with_key(whole, message, self._dataset)
+        return self._timely(rows, message, rejects, broker_ms)
+
+    def _named(self, identity: bytes | None) -> bytes | None:
+        if identity is None:
+            return None
+        state = self._hash.copy()
+        state.update(identity)
+        return state.digest()
+
+    def _timely(
+        self, rows: pa.RecordBatch, message: Message, rejects: list[Reject], broker_ms: npt.NDArray[np.int64]
+    ) -> tuple[pa.RecordBatch, Message, list[Reject]]:
+        day_of = self._dataset.day_of
+        if day_of is None or not rows.num_rows:
+            return rows, message, rejects
+        at = rows[day_of].cast(pa.int64()).to_numpy()
+        bad = (at < self._earliest_us) | (at > broker_ms[message] * 1000 + self._future_us)
+        if not bad.any():
+            return rows, message, rejects
+        count = np.bincount(message)
+        late = sorted(set(message[bad].tolist()))
+        path = f"{self._dataset.name}.{day_of}"
+        rejects = [*rejects, *(Reject(i, Reason.IMPLAUSIBLE_TIME, path, int(count[i])) for i in late)]
+        good = ~np.isin(message, np.array(late, np.int32))
+        return rows.filter(pa.array(good)), message[good], sorted(rejects, key=lambda reject: reject.message)
