@@ -19,6 +19,7 @@ from pipelines.care import CareFeed
 from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.conform import Conformer
 from pipelines.decoding.keyed import with_key
+from pipelines.decoding.records import Records
 from pipelines.lookback import LookBack
 from pipelines.poll import DecodedPoll, Outcome
 from vitalake import clock
@@ -63,6 +64,12 @@ class Steps:
         self.conformer = Conformer(
             load_vocabulary(),
             observation_key=keys.current("observation").secret,
+            max_future_seconds=stream.max_future_seconds,
+            min_effective_year=stream.min_effective_year,
+        )
+        self.records = Records(
+            dataset,
+            key=keys.current("observation").secret,
             max_future_seconds=stream.max_future_seconds,
             min_effective_year=stream.min_effective_year,
         )
@@ -118,7 +125,10 @@ class Steps:
     def _records(self, item: DecodedPoll) -> Outcome:
         """Return rows of another dataset that have their key: in them nothing is measured."""
         decoded = item.decoded
-        rows, message, rejects = with_key(decoded.rows, decoded.message, self._dataset)
+        if decoded.unfinished:
+            rows, message, rejects = self.records.finish(decoded, broker_ms=item.poll.broker_ms)
+        else:
+            rows, message, rejects = with_key(decoded.rows, decoded.message, self._dataset)
         return Outcome(
             poll=item.poll,
             rows=rows,
