@@ -44,6 +44,7 @@ def publish(
     columns = {c.name: pa.array([row.get(c.name) for row in rows], c.type) for c in declared.columns}
     number = table.delta.version()
     staged = table.stage(pa.table(columns, schema=declared.schema), stem=f"part-{number}")
+    table.refresh()
     table.commit(add=staged, transactions={"samples": number})
 
 
