@@ -14,6 +14,7 @@ from pathlib import Path
 
 POINTS = (
     "decode",
+    "masked",
     "before-stage",
     "staged",
     "before-decide",

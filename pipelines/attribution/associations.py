@@ -35,6 +35,10 @@ class AssociationMap:
     """The association table, read file by file as it grows; a device's facts are opened when they are first needed.
 
     Used by one thread at a time.
+
+    Attributes:
+        version: what is known: the table's version and one; 0: nothing was looked at yet.
+        frozen: nothing new is learnt unless asked to, so that a batch is attributed by one state of things.
     """
 
     def __init__(self, lake: Lake, keys: PatientKeys) -> None:
@@ -52,6 +56,7 @@ class AssociationMap:
         self._histories = Histories()
         self._looked = -LOOK_SECONDS
         self.version = 0
+        self.frozen = False
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -59,9 +64,9 @@ class AssociationMap:
         """Read what is new, if the last look was a while ago; return the version known: 1 and more.
 
         Args:
-            now: look in any case.
+            now: look in any case; else not while it is frozen.
         """
-        if not now and time.monotonic() - self._looked < LOOK_SECONDS:
+        if not now and (self.frozen or time.monotonic() - self._looked < LOOK_SECONDS):
             return self.version
         if self._table is None:
             self._table = self._lake.table(TABLE)
@@ -71,6 +76,12 @@ class AssociationMap:
             self._take(self._table.snapshot().files)
         self.version, self._looked = version, time.monotonic()
         return version
+
+    @property
+    def table(self) -> Table:
+        """The association table as it was last looked at."""
+        assert self._table is not None
+        return self._table
 
     def _take(self, files: dict[str, StagedFile]) -> None:
         if not self._files.keys() <= files.keys():  # rewritten: somebody's may be gone

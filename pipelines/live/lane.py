@@ -216,6 +216,7 @@ class Lane:
                     raise
             else:
                 self.status.resume("keys")
+                passing("masked")
                 return masked
 
     def write(self, outcome: Outcome | None) -> None:

@@ -1,0 +1,238 @@
+"""The attributor: brings what was held, and what is somebody else's by now, to where it belongs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.attribution.associations import TABLE
+from pipelines.attribution.changes import Stretches, changed_since
+from pipelines.attribution.release import Release
+from pipelines.attribution.repair import Repair
+from pipelines.attribution.watching import Watch
+from pipelines.care import CareFeed
+from pipelines.poll import Outcome
+from pipelines.replay.letters import LettersMoved
+from pipelines.replay.writing import SHARE, AgainWriter, Kind
+from pipelines.steps import Steps
+from vitalake.crashpoints import passing
+from vitalake.keys import load_keys
+from vitalake.lake.lake import Lake
+from vitalake.lake.spans import SpanConflict
+from vitalake.restricted import device_key
+from vitalake.settings import Settings, StreamSettings
+
+_log = logging.getLogger(__name__)
+
+KIND: Kind = "attribution"
+JOB = f"{KIND}/{SHARE}"
+ACTOR = "attributor"
+DATASET = "observation"
+
+ATTEMPTS = 5
+"""How often a pass is begun anew because rules, keys or tables have changed under way."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a pass did.
+
+    Attributes:
+        devices: of which something new was known.
+        released: messages that were held and are somebody's now.
+        rows: rows that were written of them.
+        moved: rows that were written because a value is somebody else's, those that take back among them.
+        spans: how many were decided.
+    """
+
+    devices: int = 0
+    released: int = 0
+    rows: int = 0
+    moved: int = 0
+    spans: int = 0
+
+
+class Attribution:
+    """Looks at what is new, and does what follows from it; used by one thread at a time.
+
+    What it does follows from what is there and what is known alone: killed and begun again, it finds what is left.
+    """
+
+    def __init__(self, settings: Settings, *, actor: str = ACTOR) -> None:
+        """Prepare; nothing is opened before the first pass that finds a lake.
+
+        Args:
+            settings: of the home.
+            actor: who is named in resolutions.
+        """
+        self._settings, self._actor = settings, actor
+        self._work: _Work | None = None
+
+    def run(self) -> Report:
+        """Do what is to be done by what is known now; nearly free when that is nothing.
+
+        Raises:
+            Overtaken: another attributor has begun; what was decided stays.
+            KeyRevoked: patients' keys cannot be had; nothing was changed.
+            PrivacyError: keys or rules do not hold.
+            ServiceUnavailable: lake, care store or vault cannot be reached.
+        """
+        report = Report()
+        for attempt in range(ATTEMPTS):
+            try:
+                if self._work is None:
+                    self._work = self._open()
+                if self._work is not None:
+                    self._work.run(report, self._actor)
+                return report
+            except (SpanConflict, LettersMoved, FileNotFoundError):
+                self.close()
+                if attempt == ATTEMPTS - 1:
+                    raise
+                _log.info("attribution begins anew")
+            except BaseException:
+                self.close()
+                raise
+        return report
+
+    def _open(self) -> _Work | None:
+        lake = Lake(self._settings.lake_uri, self._settings.storage_options, dataset=DATASET)
+        if not all(map(lake.storage.holds_table, ("spans", TABLE))):
+            return None
+        return _Work(self._settings, lake)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self._work is not None:
+            self._work.close()
+            self._work = None
+
+
+class CareOfWriter:
+    """Hands rows to the care store under the writer's positions: what it never decides can be told, and deleted."""
+
+    def __init__(self, feed: CareFeed, writer: AgainWriter) -> None:
+        self._feed, self._writer, self._next = feed, writer, 0
+
+    def take(self, outcome: Outcome) -> None:
+        """Take a poll's identified rows."""
+        begin, count = max(self._next, self._writer.position), len(outcome.poll.values)
+        own = replace(
+            outcome.poll,
+            parts=(self._writer.part,),
+            part=np.zeros(count, np.int32),
+            offset=np.arange(begin, begin + count, dtype=np.int64),
+        )
+        self._feed.take(replace(outcome, poll=own))
+        self._next = begin + count
+
+    def decided(self) -> None:
+        """Take note that all that was taken is decided."""
+        self._feed.settle({self._writer.part: self._writer.position})
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._feed.close()
+
+
+class _Work:
+    """What is open between passes."""
+
+    def __init__(self, settings: Settings, lake: Lake) -> None:
+        self._settings, self._lake = settings, lake
+        self._fence = lake.spans.fence(DATASET)  # before rules, keys and associations are read
+        streams = [stream for stream in settings.jobs.values() if stream.dataset == DATASET]
+        self._steps = Steps(settings, streams[0] if streams else StreamSettings(), lake.dataset)
+        assert self._steps.attributor is not None
+        self._associations = self._steps.attributor.associations
+        self._associations.frozen = True
+        self._watch = Watch(lake)
+        self._release = Release(settings, lake, self._associations, job=JOB)
+        self._secret = load_keys(settings.path(settings.keys)).current("vault").secret
+        self._writer: AgainWriter | None = None
+        self._care: dict[int, CareOfWriter] = {}
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._release.close()
+        self._steps.close()
+
+    def run(self, report: Report, actor: str) -> None:
+        """Do what is to be done; see Attribution.run."""
+        version = self._associations.look(now=True)
+        late = self._watch.late(version)
+        known = min(self._watch.associations, version if late is None else late)
+        if known < version:
+            stretches = changed_since(self._associations.table, known)
+            if stretches:
+                report.devices += len(stretches.by_device)
+                self._watch.settle()
+                self._do(stretches, report, actor)
+        self._watch.record(version)
+
+    def _do(self, stretches: Stretches, report: Report, actor: str) -> None:
+        for outcome in self._repair().outcomes(stretches):
+            report.moved += self._decide([outcome], self._steps, decoder="attribution/1")
+            report.spans += 1
+        for released in self._release.batches(stretches):
+            report.released += sum(attempt.letters.num_rows for attempt in released.attempts)
+            report.rows += self._decide(
+                [attempt.outcome for attempt in released.attempts],
+                released.redecoder.steps,
+                decoder=released.redecoder.decoder,
+                resolutions=lambda done=released: pa.concat_tables(
+                    [attempt.resolutions(actor=actor) for attempt in done.attempts]
+                ),
+            )
+            report.spans += 1
+
+    def _repair(self) -> Repair:
+        table = self._lake.restricted
+        table.refresh()
+        assert self._steps.sealer is not None
+        return Repair(
+            table,
+            self._steps.sealer,
+            self._associations,
+            lambda device: device_key(self._secret, device),
+            job=JOB,
+        )
+
+    def _decide(
+        self,
+        outcomes: list[Outcome],
+        steps: Steps,
+        *,
+        decoder: str,
+        resolutions: Callable[[], pa.Table] | None = None,
+    ) -> int:
+        """Mask rows and decide them with what they resolve; return how many they are."""
+        writer = self._open_writer()
+        care = self._care.get(id(steps))
+        if care is None and steps.feed is not None:
+            care = self._care[id(steps)] = CareOfWriter(steps.feed, writer)
+            steps.feed = cast("CareFeed", care)
+        for outcome in outcomes:
+            steps.mask(outcome)
+        passing("masked")
+        writer.decide(
+            outcomes,
+            rules=steps.plan.version,
+            decoder=decoder,
+            resolutions=resolutions() if resolutions else None,  # what became of them is known now
+        )
+        if care is not None:
+            care.decided()
+        return sum(outcome.rows.num_rows for outcome in outcomes)
+
+    def _open_writer(self) -> AgainWriter:
+        if self._writer is None:
+            self._writer = AgainWriter(self._lake, kind=KIND, fence=self._fence)
+            if self._steps.feed is not None:
+                self._steps.feed.rewind({self._writer.part: self._writer.position})
+        return self._writer

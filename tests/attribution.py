@@ -1,0 +1,203 @@
+"""A ward for tests of attribution: beds whose devices know no patient, messages, associations, and what is where."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from governance.masks import Pseudonyms
+from pipelines.attribution.entering import Entry, enter
+from pipelines.attribution.passes import Attribution, Report
+from pipelines.care import open_care
+from pipelines.decoding.fhir import FhirDecoder
+from pipelines.poll import DecodedPoll, Outcome, Poll
+from pipelines.steps import Steps
+from pipelines.writer import SpanWriter
+from tests.fhir import message
+from vitalake import clock
+from vitalake.keys import KeyRing, load_keys
+from vitalake.lake.dataset import load_dataset
+from vitalake.lake.lake import Lake
+from vitalake.lake.spans import PartId
+from vitalake.settings import Settings, StreamSettings, load_settings
+
+PART = PartId("vitals", "0123456789abcdefghijkl", 0)
+
+Shown = dict[tuple[str, float], str]
+"""(bed, second) → patient."""
+
+
+def beds(number: int, bed: str = "bed-1", *, begin: datetime, **changes: object) -> bytes:
+    """Return the message of a bed's monitor so many seconds after the beginning; its value is the second."""
+    at = begin + timedelta(seconds=number)
+    elements: dict[str, object] = {
+        "identifier": [{"system": "urn:oid:2.16.840.1.113883.19", "value": f"{bed}-{number}"}],
+        "subject": None,
+        "encounter": None,
+        "device": {"reference": f"Device/{bed}"},
+        "effectiveDateTime": at.isoformat(),
+        "issued": at.isoformat(),
+        "valueQuantity": {"value": 30.0 + number, "system": "http://unitsofmeasure.org", "code": "/min"},
+    }
+    return message(number, **(elements | changes))
+
+
+@dataclass
+class Ward:
+    """One home, written to without a broker."""
+
+    home: Path
+    begin: datetime = field(default_factory=lambda: (clock.now() - timedelta(minutes=10)).replace(microsecond=0))
+    sent: int = 0
+
+    @property
+    def settings(self) -> Settings:
+        """The home's settings."""
+        return load_settings(self.home)
+
+    @property
+    def keys(self) -> KeyRing:
+        """The home's keys."""
+        return load_keys(self.home / "keys.yaml")
+
+    @property
+    def lake(self) -> Lake:
+        """The lake, opened afresh."""
+        return Lake(self.settings.lake_uri, self.settings.storage_options)
+
+    def at(self, seconds: float) -> datetime:
+        """Return a moment so many seconds after the beginning."""
+        return self.begin + timedelta(seconds=seconds)
+
+    def bed(self, number: int, bed: str = "bed-1", **changes: object) -> bytes:
+        """Return the message of a bed's monitor."""
+        return beds(number, bed, begin=self.begin, **changes)
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def associate(
+        self, bed: str, patient: str, since: float, until: float | None = None, *, mistake: bool = False
+    ) -> None:
+        """Say by hand who a bed is with."""
+        end = None if until is None else self.at(until)
+        enter(self.settings, [Entry(bed, patient, f"e-{patient}", self.at(since), end, mistake=mistake)])
+
+    def stream(self, messages: Sequence[bytes | None], *, steps: Steps | None = None) -> Outcome:
+        """Take messages in as a lane does, by a span of its own; ``steps`` may know less than is there."""
+        lake = self.lake
+        lake.open_all()
+        own = steps or self.steps()
+        try:
+            return self._stream(lake, messages, own)
+        finally:
+            if steps is None:
+                own.close()
+
+    def steps(self) -> Steps:
+        """Return the steps of a lane."""
+        return Steps(self.settings, StreamSettings(), load_dataset("observation"))
+
+    def _stream(self, lake: Lake, messages: Sequence[bytes | None], steps: Steps) -> Outcome:
+        epoch = lake.spans.begin_epoch(job="vitals", share="0of1")
+        if lake.spans.positions("observation", [PART])[PART] is None:
+            lake.spans.begin_at("observation", {PART: 0})
+        writer = SpanWriter(
+            lake, job="vitals", share="0of1", epoch=epoch, fence=lake.spans.fence("observation"),
+            rules=steps.plan.version, decoder="fhir-r4/1", dead_letters=steps.dead_letters, span_seconds=60,
+            span_rows=1_000_000, late_seconds=3600, positions={PART: self.sent}, watermarks={},
+            stop=threading.Event(), on_committed=lambda _: None, on_paused=lambda _: None,
+        )  # fmt: skip
+        outcome = steps.mask(self.conformed(messages, steps))
+        writer.take(outcome)
+        writer.cut()
+        writer.flush()
+        writer.close()
+        self.sent += len(messages)
+        return outcome
+
+    def conformed(self, messages: Sequence[bytes | None], steps: Steps) -> Outcome:
+        """Return messages decoded and conformed, as a lane would read them next."""
+        count = len(messages)
+        poll = Poll(
+            share="vitals/0of1",
+            format="fhir",
+            values=list(messages),
+            parts=(PART,),
+            part=np.zeros(count, np.int32),
+            offset=np.arange(self.sent, self.sent + count),
+            broker_ms=np.full(count, clock.now_us() // 1000),
+        )
+        return steps.conform(DecodedPoll(poll, FhirDecoder(precise=False).decode(messages)))
+
+    def attribute(self) -> Report:
+        """Let an attributor look once."""
+        attributor = Attribution(self.settings)
+        try:
+            return attributor.run()
+        finally:
+            attributor.close()
+
+    # -- what is where -------------------------------------------------------------------------------------------
+
+    def token(self, patient: str) -> str:
+        """Return a patient's pseudonym."""
+        return Pseudonyms(self.keys, "patient-identifier").token(patient)
+
+    def restricted(self) -> pa.Table:
+        """Return the identified rows."""
+        steps = self.steps()
+        try:
+            assert steps.sealer is not None
+            return steps.sealer.open(self.lake.restricted.scan())
+        finally:
+            steps.close()
+
+    def everywhere(self, patients: Sequence[str]) -> dict[float, str]:
+        """Return whose each second's value is, after asserting that all zones say the same of every patient.
+
+        In published and restricted zone, of each patient's own rows the last one counts; and of all rows.
+        """
+        tokens = {self.token(patient): patient for patient in patients}
+        published = shown(self.lake.published.scan().to_pylist(), tokens)
+        restricted = shown(self.restricted().to_pylist(), {patient: patient for patient in patients})
+        assert published == restricted
+        care: dict[float, str] = {}
+        store = open_care(self.settings, self.keys)
+        try:
+            for token, patient in tokens.items():
+                for value in store.history(token).value.tolist():
+                    assert value - 30.0 not in care, "a value is one patient's"
+                    care[value - 30.0] = patient
+        finally:
+            store.close()
+        assert care == published
+        return published
+
+
+def shown(rows: list[dict[str, object]], names: dict[str, str]) -> dict[float, str]:
+    """Return whose each second's value is by the order of the view, asserting that each patient's own rows agree."""
+    rows = [row | {"attribution": row["attribution"] or 0} for row in rows]
+    rows.sort(key=lambda row: (row["version"], row["available_at"], row["attribution"]))
+    last: dict[object, dict[str, object]] = {}
+    own: dict[tuple[object, object], dict[str, object]] = {}
+    for row in rows:
+        last[row["observation_id"]] = own[row["observation_id"], row["patient_id"]] = row
+    assert {(name, p) for (name, p), row in own.items() if row["status"] != "entered-in-error"} == {
+        (name, row["patient_id"]) for name, row in last.items() if row["status"] != "entered-in-error"
+    }
+    return {
+        float(str(row["value"])) - 30.0: names[str(row["patient_id"])]
+        for row in last.values()
+        if row["status"] != "entered-in-error"
+    }
+
+
+def utc(text: str) -> datetime:
+    """Return an aware moment."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)

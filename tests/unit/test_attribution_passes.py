@@ -1,0 +1,132 @@
+"""The attributor: held messages come back, values follow corrected associations, in every zone, exactly once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.attribution.passes import Attribution
+from pipelines.replay.letters import census
+from tests.attribution import Ward
+from vitalake.lake.ledger import summarise
+from vitalake.lake.verify import verify
+
+HELD = "quarantine/held"
+EVERYBODY = ("A", "B", "C")
+
+
+@pytest.fixture
+def ward(home: Path) -> Ward:
+    return Ward(home)
+
+
+def test_nothing_to_do_makes_nothing(ward: Ward) -> None:
+    assert ward.attribute().spans == 0
+    assert not (ward.home / "lake").exists()
+    ward.stream([ward.bed(0)])
+    assert ward.attribute().spans == 0
+
+
+def test_held_messages_come_back_by_themselves(ward: Ward) -> None:
+    ward.stream([ward.bed(second) for second in range(10)])
+    assert census(ward.lake, HELD).open == 10
+    assert ward.everywhere(EVERYBODY) == {}
+    ward.associate("bed-1", "A", 0, 5)
+    report = ward.attribute()
+    assert (report.released, report.rows, report.spans) == (5, 5, 1)
+    assert ward.everywhere(EVERYBODY) == dict.fromkeys(range(5), "A")
+    assert census(ward.lake, HELD).open == 5
+    ward.associate("bed-1", "B", 5)
+    assert ward.attribute().released == 5
+    assert census(ward.lake, HELD).open == 0
+    attributor = Attribution(ward.settings)
+    attributor.run()
+    again = attributor.run()
+    attributor.close()
+    assert (again.released, again.moved, again.spans, again.devices) == (0, 0, 0, 0)
+    rows = ward.restricted().to_pylist()
+    assert {(row["source"], row["source_position"]) for row in rows} == {("vitals[0]", i) for i in range(10)}
+
+
+def test_a_corrected_association_takes_back_what_it_had_put_on_another(ward: Ward) -> None:
+    ward.associate("bed-1", "A", 0)
+    ward.stream([ward.bed(second) for second in range(6)])
+    assert ward.everywhere(EVERYBODY) == dict.fromkeys(range(6), "A")
+    ward.associate("bed-1", "B", 3)
+    report = ward.attribute()
+    assert (report.moved, report.released) == (6, 0)
+    assert ward.everywhere(EVERYBODY) == {0: "A", 1: "A", 2: "A", 3: "B", 4: "B", 5: "B"}
+    ward.associate("bed-1", "C", 0)  # it never was A
+    ward.attribute()
+    assert ward.everywhere(EVERYBODY) == {0: "C", 1: "C", 2: "C", 3: "B", 4: "B", 5: "B"}
+    ward.associate("bed-1", "B", 3, mistake=True)
+    ward.attribute()
+    assert ward.everywhere(EVERYBODY) == dict.fromkeys(range(6), "C")
+    ward.associate("bed-1", "C", 0, mistake=True)
+    ward.attribute()
+    assert ward.everywhere(EVERYBODY) == {}
+    ward.associate("bed-1", "A", 0)
+    ward.attribute()
+    assert ward.everywhere(EVERYBODY) == dict.fromkeys(range(6), "A")
+    assert ward.attribute().spans == 0
+
+
+def test_rows_of_other_beds_and_of_named_patients_stay(ward: Ward) -> None:
+    named = ward.bed(7, subject={"reference": "Patient/C"})
+    ward.associate("bed-1", "A", 0)
+    ward.associate("bed-2", "B", 0)
+    ward.stream([ward.bed(0), ward.bed(1, "bed-2"), named])
+    ward.associate("bed-1", "B", 0)
+    assert ward.attribute().moved == 2
+    assert ward.everywhere(EVERYBODY) == {0: "B", 1: "B", 7: "C"}
+
+
+def test_what_is_decided_later_by_less_than_is_known_is_looked_at_again(ward: Ward) -> None:
+    ward.associate("bed-1", "A", 0)
+    steps = ward.steps()
+    assert steps.attributor is not None
+    steps.attributor.associations.look()
+    steps.attributor.associations.frozen = True  # a lane that has not looked since
+    ward.associate("bed-1", "B", 0)
+    ward.attribute()
+    ward.stream([ward.bed(0), ward.bed(1)], steps=steps)
+    steps.close()
+    assert ward.everywhere(EVERYBODY) == dict.fromkeys(range(2), "A")
+    assert ward.attribute().moved == 4
+    assert ward.everywhere(EVERYBODY) == dict.fromkeys(range(2), "B")
+
+
+def test_a_message_held_later_by_less_than_is_known_comes_back(ward: Ward) -> None:
+    steps = ward.steps()
+    assert steps.attributor is not None
+    steps.attributor.associations.look()
+    steps.attributor.associations.frozen = True
+    ward.associate("bed-1", "B", 0)
+    ward.attribute()
+    ward.stream([ward.bed(0), ward.bed(1)], steps=steps)
+    steps.close()
+    assert census(ward.lake, HELD).open == 2
+    assert ward.attribute().released == 2
+    assert ward.everywhere(EVERYBODY) == dict.fromkeys(range(2), "B")
+
+
+def test_corrections_of_the_value_itself_move_too(ward: Ward) -> None:
+    ward.associate("bed-1", "A", 0)
+    ward.stream([ward.bed(0), ward.bed(1)])
+    ward.stream([ward.bed(0, meta={"versionId": "2"}, status="entered-in-error", valueQuantity=None)])
+    assert ward.everywhere(EVERYBODY) == {1: "A"}
+    ward.associate("bed-1", "B", 0)
+    ward.attribute()
+    assert ward.everywhere(EVERYBODY) == {1: "B"}
+
+
+def test_the_ledger_balances(ward: Ward) -> None:
+    ward.stream([ward.bed(second) for second in range(10)])
+    ward.associate("bed-1", "A", 0, 5)
+    ward.attribute()
+    ward.associate("bed-1", "B", 2)
+    ward.attribute()
+    assert summarise(ward.lake.spans).to_json()["balanced"] is True
+    assert verify(ward.lake) == []
+    assert ward.everywhere(EVERYBODY) == {0: "A", 1: "A", **dict.fromkeys(range(2, 10), "B")}
