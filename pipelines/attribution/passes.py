@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from pipelines.attribution.associations import TABLE
 from pipelines.attribution.changes import Stretches, changed_since
-from pipelines.attribution.release import Release
+from pipelines.attribution.release import Release, Released
 from pipelines.attribution.repair import Repair
 from pipelines.attribution.watching import Watch
 from pipelines.care import CareFeed
@@ -113,6 +114,10 @@ class Attribution:
             self._work = None
 
 
+def _resolutions(released: Released, actor: str) -> pa.Table:
+    return pa.concat_tables([attempt.resolutions(actor=actor) for attempt in released.attempts])
+
+
 class CareOfWriter:
     """Hands rows to the care store under the writer's positions: what it never decides can be told, and deleted."""
 
@@ -185,9 +190,7 @@ class _Work:
                 [attempt.outcome for attempt in released.attempts],
                 released.redecoder.steps,
                 decoder=released.redecoder.decoder,
-                resolutions=lambda done=released: pa.concat_tables(
-                    [attempt.resolutions(actor=actor) for attempt in done.attempts]
-                ),
+                resolutions=partial(_resolutions, released, actor),
             )
             report.spans += 1
 

@@ -114,7 +114,7 @@ def test_a_message_held_later_by_less_than_is_known_comes_back(ward: Ward) -> No
 def test_corrections_of_the_value_itself_move_too(ward: Ward) -> None:
     ward.associate("bed-1", "A", 0)
     ward.stream([ward.bed(0), ward.bed(1)])
-    ward.stream([ward.bed(0, meta={"versionId": "2"}, status="entered-in-error", valueQuantity=None)])
+    ward.stream([ward.bed(0, meta={"versionId": "2"}, status="entered-in-error")])
     assert ward.everywhere(EVERYBODY) == {1: "A"}
     ward.associate("bed-1", "B", 0)
     ward.attribute()
