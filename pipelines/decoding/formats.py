@@ -24,6 +24,10 @@ def make_decoder(name: str, *, dataset: str, stream: StreamSettings, settings: S
         from pipelines.decoding.fhir import FhirDecoder
 
         return FhirDecoder(max_message_bytes=stream.max_message_bytes)
+    if kind == "fhir" and dataset in ("patient", "encounter", "condition", "device_association"):
+        from pipelines.decoding.fhir_records import FhirRecordDecoder
+
+        return FhirRecordDecoder(dataset, max_message_bytes=stream.max_message_bytes)
     if kind == "flat" and dataset == "observation":
         from pipelines.decoding.flat import FlatDecoder
         from pipelines.decoding.profile import FlatProfile, load_profile

@@ -42,14 +42,14 @@ def reason_of(error: Exception) -> Reason:
     return Reason.WRONG_SHAPE
 
 
-def fhir_path(text: str) -> str:
+def fhir_path(text: str, *, resource: str = "Observation") -> str:
     """Return ``Observation.valueQuantity.value`` for msgspec's ``… - at `$.valueQuantity.value```.
 
     Only names of FHIR elements and indices pass; the path is cut at anything else: it could be a key of the message.
     """
     _, found, path = text.rpartition(" - at `$")
     steps = _steps(path.rstrip("`")) if found else iter(())
-    return _join(steps)
+    return _join(steps, resource)
 
 
 def _steps(path: str) -> Iterator[str | int]:
@@ -60,7 +60,7 @@ def _steps(path: str) -> Iterator[str | int]:
             yield int(match[2])
 
 
-def _join(steps: Iterator[str | int]) -> str:
+def _join(steps: Iterator[str | int], resource: str = "Observation") -> str:
     out = ""
     for step in steps:
         if isinstance(step, int):
@@ -71,7 +71,7 @@ def _join(steps: Iterator[str | int]) -> str:
             break
     if not out:
         return ""
-    return ("Bundle" if out.startswith(".entry") else "Observation") + out
+    return ("Bundle" if out.startswith(".entry") else resource) + out
 
 
 @cache
@@ -87,6 +87,8 @@ _MORE_NAMES = frozenset(
     "id extension text contained basedOn partOf category focus performer dataAbsentReason interpretation note bodySite "
     "method specimen referenceRange hasMember derivedFrom valueRange valueRatio valuePeriod valueSampledData "
     "valueDateTime valueTime effectivePeriod effectiveTiming display userSelected unit low high start end type "
+    "fullUrl name family given gender birthDate address line postalCode city state country use period class "
+    "hospitalization admitSource dischargeDisposition verificationStatus recordedDate patient timingPeriod "
     "profile security tag source div language versionId lastUpdated link fullUrl request response search".split()
 )
 

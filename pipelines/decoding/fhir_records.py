@@ -1,0 +1,346 @@
+"""FHIR R4 resources as rows of the datasets in which nothing is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from pipelines.decoding.elements import checked, reference_of, version_of
+from pipelines.decoding.fhir_record_structs import (
+    WANTED,
+    Address,
+    Condition,
+    Device,
+    DeviceUseStatement,
+    Encounter,
+    HumanName,
+    Patient,
+    Resource,
+    TypedIdentifier,
+    message_type,
+)  # fmt: skip
+from pipelines.decoding.fhir_structs import Coding, Concept
+from pipelines.decoding.parsing import PARSE_ERRORS, JsonMessages, collector_paused
+from pipelines.decoding.paths import fhir_path, reason_of
+from pipelines.decoding.raw import Refused
+from pipelines.decoding.reasons import Reason
+from pipelines.decoding.records import decoded_records
+from pipelines.decoding.refusals import MOST_ROWS
+from pipelines.decoding.result import Decoded, Reject
+
+Row = dict[str, Any]
+
+SEXES = frozenset({"male", "female"})
+CODE_SYSTEMS = {
+    "http://hl7.org/fhir/sid/icd-10-cm": "ICD10CM",
+    "http://hl7.org/fhir/sid/icd-9-cm": "ICD9CM",
+    "http://snomed.info/sct": "SNOMEDCT",
+}
+"""Systems of diagnoses → the dataset's names; of several codings the first of the first system here counts."""
+
+ADMISSIONS = {
+    "emd": "ed", "hosp-trans": "osh", "outp": "direct", "gp": "direct", "mp": "direct", "nursing": "facility",
+    "psych": "facility", "rehab": "facility", "born": "other", "other": "other",
+}  # fmt: skip
+"""FHIR's admit source → CLIF's category of admissions."""
+
+DISCHARGES = {
+    "home": "Home", "alt-home": "Home", "other-hcf": "Acute Care Hospital", "hosp": "Hospice",
+    "long": "Long Term Care Hospital (LTACH)", "aadvice": "Against Medical Advice (AMA)", "exp": "Expired",
+    "psy": "Psychiatric Hospital", "rehab": "Acute Inpatient Rehab Facility", "snf": "Skilled Nursing Facility (SNF)",
+    "oth": "Other",
+}  # fmt: skip
+"""FHIR's discharge disposition → CLIF's category of discharges."""
+
+_PLANNED = frozenset({"planned", "cancelled", "intended", "on-hold"})
+_MISTAKE = "entered-in-error"
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+
+class FhirRecordDecoder:
+    """Decodes FHIR R4 JSON to rows of ``patient``, ``encounter``, ``condition`` or ``device_association``."""
+
+    version = "1"
+
+    def __init__(self, dataset: str, *, max_message_bytes: int = 1_048_576) -> None:
+        """Make a decoder; not to be shared between threads.
+
+        Args:
+            dataset: one of fhir_record_structs.WANTED.
+            max_message_bytes: longer messages are rejected unread.
+        """
+        self.name = f"fhir-r4-{dataset.replace('_', '-')}"
+        self._dataset, self._wanted = dataset, WANTED[dataset]
+        kinds, self._bundle = message_type(dataset)
+        self._resource = self._wanted[0].__name__
+        self._messages: JsonMessages[Any] = JsonMessages(
+            msgspec.json.Decoder(kinds).decode, max_message_bytes=max_message_bytes, refused=self._refused
+        )
+
+    def _refused(self, error: Exception) -> tuple[Reason, str]:
+        return reason_of(error), fhir_path(str(error), resource=self._resource)
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        """Return rows and rejects; never raises for what a message holds."""
+        with collector_paused():
+            rejects: dict[int, Reject] = {}
+            rows: list[Row] = []
+            message: list[int] = []
+            empty: list[int] = []
+            for parsed, indices in self._messages.parse(values, rejects):
+                for resource, i in zip(parsed, indices, strict=True):
+                    try:
+                        found = self._of(resource)
+                    except Refused as refused:
+                        rejects[i] = Reject(i, refused.reason, refused.path)
+                        continue
+                    rows += found
+                    message += [i] * len(found)
+                    if not found:
+                        empty.append(i)
+            identities = [row.pop("identity", None) for row in rows]
+            decoded = decoded_records(self._dataset, rows, identities, message, rejects)
+            decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
+            decoded.empty.extend(empty)
+            return decoded
+
+    def _of(self, message: Any) -> list[Row]:
+        """Return the rows of a resource, or of those of a Bundle that are the dataset's."""
+        if not isinstance(message, self._bundle):
+            return list(_rows(message, None))
+        if message.implicitRules is not None:  # type: ignore[attr-defined]
+            raise Refused(Reason.MODIFIED, "Bundle.implicitRules")
+        entries = message.entry  # type: ignore[attr-defined]
+        if not entries:
+            raise Refused(Reason.NO_VALUE, "Bundle.entry")
+        found = [row for e in entries if isinstance(e.resource, self._wanted) for row in _rows(e.resource, e.fullUrl)]
+        if len(found) > MOST_ROWS:
+            raise Refused(Reason.TOO_MANY_ROWS)
+        return found
+
+
+def _rows(resource: Resource, full_url: str | None) -> Iterator[Row]:
+    kind = type(resource).__name__
+    if resource.implicitRules is not None or bytes(resource.modifierExtension):
+        raise Refused(Reason.MODIFIED, f"{kind}.modifierExtension")
+    row = _MAKERS[type(resource)](resource, _own_name(resource, full_url))
+    if row is not None:
+        row["version"] = _of_meta(resource, version_of) or 0
+        row.setdefault("available_at", _of_meta(resource, _updated))
+        yield row
+
+
+def _own_name(resource: Resource, full_url: str | None) -> str | None:
+    """Return what others call the resource: its entry's ``urn:``, else its id."""
+    name = full_url if full_url and full_url.startswith("urn:") else resource.id
+    return checked(name) if name else None
+
+
+def _of_meta(resource: Resource, read: Callable[[bytes], Any]) -> Any:
+    raw = bytes(resource.meta)
+    if not raw or raw == b"null":
+        return None
+    kind = type(resource).__name__
+    try:
+        return read(raw)
+    except Refused as refused:
+        raise Refused(refused.reason, f"{kind}.meta.lastUpdated") from None
+    except PARSE_ERRORS as error:
+        raise Refused(reason_of(error), f"{kind}.meta") from None
+
+
+class _Updated(msgspec.Struct, gc=False):
+    lastUpdated: str | None = None
+
+
+_UPDATED = msgspec.json.Decoder(_Updated)
+
+
+def _updated(raw: bytes) -> datetime | None:
+    text = _UPDATED.decode(raw).lastUpdated
+    return instant_of(text, "meta.lastUpdated") if text else None
+
+
+def instant_of(text: str | None, path: str) -> datetime | None:
+    """Return the instant of a FHIR dateTime; None where there is none.
+
+    Raises:
+        Refused: a date alone, or without its zone.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text) if len(text) >= len("2026-11-23T10:00:00Z") else None
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None or not 1 < moment.year < 9999:
+        raise Refused(Reason.BAD_TIME, path)
+    return moment.astimezone(UTC)
+
+
+def _reference(kind: str, raw: msgspec.Raw, path: str) -> str | None:
+    text = bytes(raw)
+    if not text or text == b"null":
+        return None
+    try:
+        return reference_of(kind, text)
+    except Refused as refused:
+        raise Refused(refused.reason, path) from None
+    except PARSE_ERRORS as error:
+        raise Refused(reason_of(error), path) from None
+
+
+def _whose(raw: msgspec.Raw, path: str) -> str:
+    found = _reference("Patient", raw, path)
+    if found is None:
+        raise Refused(Reason.NO_SUBJECT, path)
+    return found
+
+
+# -- resources ---------------------------------------------------------------------------------------------------
+
+
+def _patient(patient: Patient, name: str | None) -> Row:
+    try:
+        born = date.fromisoformat(patient.birthDate) if patient.birthDate and len(patient.birthDate) == 10 else None
+    except ValueError:
+        raise Refused(Reason.BAD_TIME, "Patient.birthDate") from None
+    return {
+        "patient_id": name,
+        "sex": patient.gender if patient.gender in SEXES else "unknown",
+        "name": _name(patient.name),
+        "mrn": _record_number(patient.identifier),
+        "address": _address(patient.address),
+        "birth_date": born,
+    }
+
+
+def _name(names: list[HumanName]) -> str | None:
+    """Return given names and family name; of several the official one, old ones never."""
+    usable = [n for n in names if n.use not in ("old", "maiden", "temp")]
+    for name in sorted(usable, key=lambda n: n.use != "official"):
+        text = " ".join([*name.given, *([name.family] if name.family else [])]) or name.text
+        if text:
+            return checked(text)
+    return None
+
+
+def _record_number(identifiers: list[TypedIdentifier]) -> str | None:
+    for identifier in identifiers:
+        kinds = {coding.code for coding in identifier.type.coding} if identifier.type else set()
+        if "MR" in kinds and identifier.value:
+            return checked(identifier.value)
+    return None
+
+
+def _address(addresses: list[Address]) -> str | None:
+    for address in addresses:
+        if address.use == "old":
+            continue
+        city = " ".join(part for part in (address.postalCode, address.city) if part)
+        parts = [*address.line, city, address.state or "", address.country or ""]
+        text = ", ".join(part for part in parts if part) or address.text
+        if text:
+            return checked(text)
+    return None
+
+
+def _encounter(encounter: Encounter, name: str | None) -> Row | None:
+    if encounter.status in _PLANNED:
+        return None
+    if encounter.status == _MISTAKE:
+        raise Refused(Reason.BAD_STATUS, "Encounter.status")  # the dataset cannot say so: somebody must look
+    period = encounter.period
+    stay = encounter.hospitalization
+    emergency = encounter.kind is not None and encounter.kind.code == "EMER"
+    began = "ed" if emergency else _category(stay.admitSource if stay else None, ADMISSIONS, "other")
+    return {
+        "encounter_id": name,
+        "patient_id": _whose(encounter.subject, "Encounter.subject"),
+        "admitted_at": instant_of(period.start if period else None, "Encounter.period.start"),
+        "discharged_at": instant_of(period.end if period else None, "Encounter.period.end"),
+        "admission_type": began,
+        "discharge_disposition": _category(stay.dischargeDisposition if stay else None, DISCHARGES, "Other"),
+    }
+
+
+def _category(concept: Concept | None, categories: dict[str, str], other: str) -> str | None:
+    codes = [coding.code for coding in concept.coding if coding.code] if concept else []
+    return next((categories[code] for code in codes if code in categories), other) if codes else None
+
+
+def _condition(condition: Condition, _: str | None) -> Row:
+    verified = {c.code for c in condition.verificationStatus.coding} if condition.verificationStatus else set()
+    if verified & {_MISTAKE, "refuted"}:
+        raise Refused(Reason.BAD_STATUS, "Condition.verificationStatus")  # as of an encounter
+    coding = _diagnosis(condition.code.coding if condition.code else [])
+    system = CODE_SYSTEMS[coding.system or ""]
+    code = checked(coding.code or "")
+    return {
+        "encounter_id": _reference("Encounter", condition.encounter, "Condition.encounter"),
+        "code_system": system,
+        "code": code if system == "SNOMEDCT" else code.replace(".", ""),
+        "patient_id": _whose(condition.subject, "Condition.subject"),
+        "recorded_at": instant_of(condition.recordedDate, "Condition.recordedDate"),
+    }
+
+
+def _diagnosis(codings: list[Coding]) -> Coding:
+    for system in CODE_SYSTEMS:
+        for coding in codings:
+            if coding.system == system and coding.code:
+                return coding
+    raise Refused(Reason.NO_CODE, "Condition.code")
+
+
+def _device(device: Device, name: str | None) -> Row | None:
+    """Return that a device is with a patient since the resource was last updated; None where it is with nobody."""
+    patient = _reference("Patient", device.patient, "Device.patient")
+    if patient is None or name is None:
+        return None
+    since = _of_meta(device, _updated)
+    if since is None:
+        raise Refused(Reason.NO_TIME, "Device.meta.lastUpdated")
+    return {
+        "identity": f"fhir|device|{len(name)}|{name}|{(since - _EPOCH) // _MICROSECOND}".encode(),
+        "device_id": name,
+        "patient_id": patient,
+        "valid_from": since,
+        "status": _MISTAKE if device.status == _MISTAKE else "active",
+    }
+
+
+def _use(use: DeviceUseStatement, name: str | None) -> Row | None:
+    if use.status in _PLANNED:
+        return None
+    identifiers = sorted((i.system or "", i.value) for i in use.identifier if i.value)
+    called = "|".join(identifiers[0]) if identifiers else name
+    if called is None:
+        raise Refused(Reason.WRONG_SHAPE, "DeviceUseStatement.identifier")
+    period = use.timingPeriod
+    begun = instant_of(period.start if period else None, "DeviceUseStatement.timingPeriod.start")
+    if begun is None:
+        raise Refused(Reason.NO_TIME, "DeviceUseStatement.timingPeriod.start")
+    device = _reference("Device", use.device, "DeviceUseStatement.device")
+    if device is None:
+        raise Refused(Reason.WRONG_SHAPE, "DeviceUseStatement.device")
+    return {
+        "identity": f"fhir|use|{checked(called)}".encode(),
+        "device_id": device,
+        "patient_id": _whose(use.subject, "DeviceUseStatement.subject"),
+        "valid_from": begun,
+        "valid_to": instant_of(period.end if period else None, "DeviceUseStatement.timingPeriod.end"),
+        "status": _MISTAKE if use.status == _MISTAKE else "active",
+    }
+
+
+_MAKERS: dict[type[Resource], Callable[[Any, str | None], Row | None]] = {
+    Patient: _patient,
+    Encounter: _encounter,
+    Condition: _condition,
+    Device: _device,
+    DeviceUseStatement: _use,
+}
