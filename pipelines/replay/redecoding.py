@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.attribution.held import HELD
-from pipelines.care import CareFeed
 from pipelines.dead_letters import Message, open_message
 from pipelines.decoding.result import Decoder
 from pipelines.poll import DecodedPoll, Outcome, Poll
@@ -102,43 +100,17 @@ def resolution_rows(
     return pa.table(columns, schema=RESOLUTION_SCHEMA)
 
 
-class CareAgain:
-    """Hands rows to the care store under positions of their own: those of the source are long taken."""
-
-    def __init__(self, feed: CareFeed, part: PartId) -> None:
-        self._feed, self._part, self._next = feed, part, 0
-
-    def take(self, outcome: Outcome) -> None:
-        """Take a poll's identified rows."""
-        count = len(outcome.poll.values)
-        own = replace(
-            outcome.poll,
-            parts=(self._part,),
-            part=np.zeros(count, np.int32),
-            offset=np.arange(self._next, self._next + count, dtype=np.int64),
-        )
-        self._feed.take(replace(outcome, poll=own))
-        self._next += count
-
-    def close(self) -> None:
-        """Close what was opened."""
-        self._feed.close()
-
-
 class Redecoder:
     """Makes outcomes of envelopes; used by one thread at a time."""
 
-    def __init__(
-        self, settings: Settings, lineage: Lineage, steps: Steps, *, job: str, care: PartId | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, lineage: Lineage, steps: Steps, *, job: str) -> None:
         """Prepare.
 
         Args:
             settings: of the home.
             lineage: the job that knows the messages' topics.
-            steps: of that job's dataset; its feed is made one for messages that are taken again.
+            steps: of that job's dataset; its feed takes rows under positions of their own: see CareAgain.
             job: names the writer of the care store's blocks.
-            care: a partition that nobody else ever hands to the care store; None: nothing is handed over.
 
         Raises:
             PrivacyError: the key file does not hold.
@@ -146,8 +118,6 @@ class Redecoder:
         self._settings, self._lineage, self.steps, self._job = settings, lineage, steps, job
         self._keys = load_keys(settings.path(settings.keys))
         self._decoders: dict[str, Decoder] = {}
-        if steps.feed is not None and care is not None:
-            steps.feed = cast("CareFeed", CareAgain(steps.feed, care))
         self.unopened = 0
 
     @property

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
+from pipelines.care import CareFeed
+from pipelines.replay.care import CareAgain
 from pipelines.replay.letters import (
     DEAD_LETTER,
     Choice,
@@ -24,9 +26,10 @@ from pipelines.replay.origins import Lineage, lineages
 from pipelines.replay.redecoding import Attempt, Redecoder
 from pipelines.replay.writing import SHARE, AgainWriter, Kind, counts_of
 from pipelines.steps import Steps
+from vitalake.crashpoints import passing
 from vitalake.errors import SettingsError
 from vitalake.lake.lake import Lake
-from vitalake.lake.spans import Counts, PartId, SpanConflict
+from vitalake.lake.spans import Counts, SpanConflict
 from vitalake.lake.sweep import sweep
 from vitalake.settings import Settings
 
@@ -164,6 +167,7 @@ class _Job:
     report: Report
     progress: Callable[[Report], None] | None
     passed: Places = field(default_factory=Places)
+    care: CareAgain | None = None
 
     def run(self) -> None:
         """Try every message once, beginning anew where something has changed under way."""
@@ -181,7 +185,7 @@ class _Job:
 
     def _dry(self) -> None:
         lake = self._lake()
-        with self._redecoder(lake, writer=None) as redecoder:
+        with self._redecoder(lake) as redecoder:
             for letters in self._batches(lake):
                 self._count(letters, list(redecoder.attempts(letters, table=self.table, mask=False)), redecoder)
 
@@ -190,9 +194,10 @@ class _Job:
         lake.open_all()
         fence = lake.spans.fence(lake.dataset.name)  # before rules and keys are read
         writer = AgainWriter(lake, kind=self.kind, fence=fence)
-        with self._redecoder(lake, writer=writer) as redecoder:
+        with self._redecoder(lake) as redecoder:
             for letters in self._batches(lake):
                 attempts = list(redecoder.attempts(letters, table=self.table))
+                passing("masked")
                 self._decide(writer, redecoder, attempts)
                 self._count(letters, attempts, redecoder)
 
@@ -207,6 +212,8 @@ class _Job:
             decoder=redecoder.decoder,
             resolutions=pa.concat_tables(resolutions),
         )
+        if self.care is not None:
+            self.care.decided()
         self.report.spans += 1
 
     def _count(self, letters: pa.Table, attempts: list[Attempt], redecoder: Redecoder) -> None:
@@ -235,10 +242,12 @@ class _Job:
             yield letters.slice(0, left)
 
     @contextmanager
-    def _redecoder(self, lake: Lake, *, writer: AgainWriter | None) -> Iterator[Redecoder]:
-        care = PartId(writer.part.topic, writer.part.topic_id, writer.epoch) if writer else None
+    def _redecoder(self, lake: Lake) -> Iterator[Redecoder]:
         steps = Steps(self.settings, self.lineage.stream, lake.dataset)
+        if steps.feed is not None:
+            self.care = CareAgain(steps.feed)
+            steps.feed = cast("CareFeed", self.care)
         try:
-            yield Redecoder(self.settings, self.lineage, steps, job=f"{self.kind}/{SHARE}", care=care)
+            yield Redecoder(self.settings, self.lineage, steps, job=f"{self.kind}/{SHARE}")
         finally:
             steps.close()

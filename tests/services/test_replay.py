@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import yaml
 
 import vitalake
 from pipelines.audit import audit
+from pipelines.care import open_care
 from pipelines.history.load import load_history
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
+from vitalake import clock
+from vitalake.keys import load_keys
 from vitalake.lake.verify import verify
 from vitalake.settings import load_settings
 
@@ -297,3 +301,29 @@ def test_rejected_rows_of_a_warehouse_are_recovered_too(home: Path, extended: Pa
     assert len(positions) == 20
     assert [finding for finding in verify(lane.lake) if finding.severity == "error"] == []
     assert lane.ledger()["balanced"] is True
+
+
+@pytest.mark.parametrize("point", [None, "masked", "staged", "decided"])
+def test_what_is_recovered_reaches_the_care_store(
+    home: Path, embedded_broker: str, topic_name: str, point: str | None
+) -> None:
+    lane = LaneUnderTest(home, embedded_broker, topic_name)
+    lane.configure(span_seconds=0.2, max_message_bytes=1_000)
+    lane.create_topic()
+    now = clock.now()
+    times = [(now - timedelta(minutes=i)).isoformat() for i in range(1, 13)]
+    note = {"note": [{"text": "x" * 1_000}]}
+    lane.send(message(i, effectiveDateTime=at, **(note if i % 2 else {})) for i, at in enumerate(times))
+    lane.run()
+    assert (lane.ledger()["published"], lane.ledger()["undecodable"]) == (6, 6)
+    lane.configure(max_message_bytes=100_000)
+    if point:
+        run(lane, "replay", package=today(lane), expect=KILLED, env={"VITALAKE_CRASH_AT": point})
+    run(lane, "replay", package=today(lane))
+    settings = load_settings(home)
+    store = open_care(settings, load_keys(settings.path(settings.keys)))
+    try:
+        (patient,) = store.everybody()
+        assert len(store.history(patient).value) == 12
+    finally:
+        store.close()
