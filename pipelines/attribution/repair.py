@@ -34,7 +34,7 @@ _PROVENANCE = ("ingested_at", "source", "source_position")
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The rows of one version of an observation."""
+    """The rows of one version of an observation that one message has said."""
 
     rows: list[int]
     written: list[Emission]
@@ -143,12 +143,13 @@ class Repair:
         return next(i for i, row in zip(group.rows, group.written, strict=True) if not row.withdrawn)
 
     def _groups(self, rows: pa.Table) -> list[_Group]:
-        names = ("observation_id", "version", "patient_id", "encounter_id", "device_id", ATTRIBUTION)
+        key = ("observation_id", "version", "source", "source_position")
+        names = (*key, "patient_id", "encounter_id", "device_id", ATTRIBUTION)
         plain = {name: rows[name].to_pylist() for name in names}
         times = {name: rows[name].cast(pa.int64()).to_pylist() for name in ("effective_at", "available_at", TOLD_AT)}
-        groups: dict[tuple[bytes, int], list[int]] = defaultdict(list)
-        for i, key in enumerate(zip(plain["observation_id"], plain["version"], strict=True)):
-            groups[key].append(i)
+        groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        for i, name in enumerate(zip(*(plain[part] for part in key), strict=True)):
+            groups[name].append(i)
         made = []
         for members in groups.values():
             written = [
@@ -166,7 +167,7 @@ class Repair:
             told = min(t if (t := times[TOLD_AT][i]) is not None else times["available_at"][i] for i in members)
             device = self._key_of(plain["device_id"][first] or "")
             made.append(_Group(members, written, device, times["effective_at"][first], told))
-        return made
+        return sorted(made, key=lambda group: group.told_us)
 
     def _as_outcome(self, rows: pa.RecordBatch) -> Outcome:
         """Return the rows as if their messages were read again, each of them one."""
