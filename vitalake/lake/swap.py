@@ -124,10 +124,12 @@ class _Books:
 
     Attributes:
         rows: that they have added to the published table.
+        kept: rows that they have added to the restricted one.
         ends: where each partition ends, by application id, of those that have published something.
     """
 
     rows: int = 0
+    kept: int = 0
     ends: dict[str, int] = field(default_factory=dict)
 
 
@@ -155,6 +157,7 @@ class _Run:
         self._begun = job
         convert = make()
         books = self._settle(job)
+        self._check_source(job, books)
         old = self._older(self._target, job)
         self.done.rows_before = sum(file.rows for file in old)
         new = self._work(job, convert)
@@ -214,9 +217,22 @@ class _Run:
             self._settle_span(span)
             published = span.files_of(self._target.name)
             books.rows += sum(file.rows for file in published)
+            books.kept += sum(file.rows for file in span.files_of(self._source.name))
             for app, end in span.transactions.items() if published else ():
                 books.ends[app] = max(books.ends.get(app, 0), end)
         return books
+
+    def _check_source(self, job: Job, books: _Books) -> None:
+        """Stop if the restricted table lacks rows: what is published of them would be gone too."""
+        held = sum(file.rows for file in self._older(self._source, job))
+        said = books.kept + (self._source.transaction(rows_app(self._source)) or 0)
+        if held != said:
+            raise LakeError(
+                f"The restricted zone holds {held:,} rows of {said:,}",
+                where=self._source.name,
+                remedy="Restore it from a back-up; see 'vitalake lake verify'. Published rows were not changed: give "
+                "the republish up with 'vitalake lake rewrite --give-up'.",
+            )
 
     def _spans(self) -> Iterator[Span]:
         return (span for span in self._lake.spans.all_spans() if span.dataset == self._dataset)
@@ -246,6 +262,7 @@ class _Run:
             work = self._journal.done(paths)
             if work is None:
                 work = self._piece(job, convert, files)
+                self._check_mine()
                 self._journal.record(work)
                 self._journal.renew(job)
                 passing("swap-chunk")

@@ -1,0 +1,39 @@
+"""A process that rewrites a home's lake, for tests that kill it at a named point."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+KILLED = -signal.SIGKILL
+_ROOT = Path(__file__).parents[2]
+
+
+def run(home: Path, *command: str, **environment: str) -> int:
+    """Run ``republish DATASET`` or ``rekey`` to its end and return its exit code."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.services.rewrite_process", str(home), *command],
+        env=os.environ | environment,
+        cwd=_ROOT,
+        stdin=subprocess.DEVNULL,
+    )
+    return process.wait(120)
+
+
+def _main(home: str, verb: str, *more: str) -> None:
+    from pipelines.rewrites.rekey import rekey
+    from pipelines.rewrites.republish import republish
+    from vitalake.settings import load_settings
+
+    settings = load_settings(Path(home))
+    if verb == "republish":
+        republish(settings, more[0])
+    else:
+        rekey(settings)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

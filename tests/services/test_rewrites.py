@@ -1,0 +1,451 @@
+"""Published rows made anew of identified ones: the same, each once, whatever comes between."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from governance.samples import copy_samples
+from pipelines.care import open_care
+from pipelines.poll import Poll
+from pipelines.rewrites.care import rebuild_care
+from pipelines.rewrites.rekey import rekey, retire
+from pipelines.rewrites.republish import give_up, republish
+from pipelines.rewrites.retention import retain
+from tests.fhir import message
+from tests.services import rewrite_process
+from tests.services.polls import LaneWithoutKafka
+from tests.unit.span_samples import begin, write_spans
+from vitalake import clock
+from vitalake.cli.app import main
+from vitalake.errors import InputError, LakeError, PrivacyError
+from vitalake.home import init_home
+from vitalake.keys import load_keys
+from vitalake.lake import swap
+from vitalake.lake.compaction import compact
+from vitalake.lake.forgetting import drop_rows
+from vitalake.lake.lake import Lake
+from vitalake.lake.ledger import summarise
+from vitalake.lake.rewrite import is_held
+from vitalake.lake.spans import SpanConflict
+from vitalake.lake.sweep import settle, sweep
+from vitalake.lake.verify import verify
+from vitalake.settings import Settings, load_settings
+from vitalake.vault import open_vault
+
+PATIENTS = 4
+SWAP_POINTS = ("swap-held", "fence-raised", "swap-fenced", "swap-chunk", "swap-chunk:2", "swap-ready", "swap-committed")
+REKEY_POINTS = ("rekey-added", "rekey-retokened", "swap-chunk", "swap-committed", "rekey-republished", "rekey-care")
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with 60 observations of four patients on three days, in three spans."""
+    home = tmp_path_factory.mktemp("rewrites") / "home"
+    init_home(home, copy_samples)
+    stream(home, range(3))
+    return home
+
+
+@pytest.fixture
+def home(loaded: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    folder = tmp_path / "home"
+    shutil.copytree(loaded, folder)
+    return folder
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    return load_settings(home)
+
+
+def stream(home: Path, spans: range, *, topic_id: str = "u") -> LaneWithoutKafka:
+    """Send a span of 20 messages each, as a lane does; a topic's id for each lane."""
+    lane = LaneWithoutKafka(home, topic_id=topic_id)
+    for number in spans:
+        lane.send([(0, observed(number * 20 + i, day=1 + i % 3)) for i in range(20)], cut=True)
+    lane.lane.finish()
+    return lane
+
+
+def observed(number: int, *, day: int = 1, **changes: Any) -> bytes:
+    at = f"2025-06-{day:02}T10:{number // 60 % 60:02}:{number % 60:02}Z"
+    changes |= {"status": "amended"} if number % 10 == 9 else {}
+    return message(number, patient=f"p-{number % PATIENTS}", value=60.0 + number % 50, effectiveDateTime=at, **changes)
+
+
+def opened(settings: Settings) -> Lake:
+    return Lake(settings.lake_uri, settings.storage_options)
+
+
+def published(settings: Settings) -> Counter[tuple[Any, ...]]:
+    """Return all published rows, every column of them."""
+    table = opened(settings).published
+    return Counter(tuple(map(str, row.values())) for row in table.scan().to_pylist())
+
+
+def sound(settings: Settings) -> bool:
+    """Whether the lake agrees with its books, and no table waits for anybody."""
+    lake = opened(settings)
+    assert verify(opened(settings)) == []
+    assert not is_held(lake.published) and not is_held(lake.restricted)
+    assert summarise(lake.spans).to_json()["balanced"]
+    return not lake.storage.child("jobs").files(suffix="")
+
+
+def loose(settings: Settings) -> set[str]:
+    table = opened(settings).published
+    return set(table.storage.files(suffix="")) - set(table.snapshot().files)
+
+
+STRICTER = """version: 1
+rules:
+  - id: test-drop-stays
+    what: {class: encounter-identifier}
+    then: {mask: drop}
+    reason: a test
+    legal_basis: a test
+    owner: a test
+  - id: test-months
+    what: {dataset: observation, column: effective_at}
+    then: {mask: generalise, unit: month}
+    reason: a test
+    legal_basis: a test
+    owner: a test
+  - id: test-leave-out-amended
+    what: {dataset: observation}
+    then: {filter: {column: status, in: [amended]}}
+    reason: a test
+    legal_basis: a test
+    owner: a test
+"""
+
+
+def make_stricter(settings: Settings) -> None:
+    """Leave out amended values, drop stays, and take times to their month."""
+    (settings.path(settings.governance) / "test.yaml").write_text(STRICTER)
+
+
+# -- republish ---------------------------------------------------------------------------------------------------
+
+
+def test_republish_under_the_same_rules_changes_no_row(settings: Settings) -> None:
+    before = published(settings)
+    done = republish(settings, "observation")
+    assert (done.rows_before, done.rows_after, done.rows_restricted, done.filtered) == (60, 60, 60, 0)
+    assert published(settings) == before and len(before) == 60
+    assert loose(settings) == set(), "nothing of before is left to be read by time travel"
+    assert sound(settings)
+
+
+def test_republish_makes_old_rows_what_todays_rules_say(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swap, "TARGET_ROWS", 25)
+    assert set(opened(settings).published.scan()["encounter_id"].to_pylist()) != {None}
+    make_stricter(settings)
+    done = republish(settings, "observation")
+    after = opened(settings).published.scan()
+    assert (done.rows_before, done.rows_after, done.filtered) == (60, 54, 6) and len(after) == 54
+    assert set(after["encounter_id"].to_pylist()) == {None}
+    days = {file.day for file in opened(settings).published.snapshot().files.values()}
+    assert days == {"2025-06-01"}, "the masked day is not the true day"
+    assert sound(settings)
+    (settings.path(settings.governance) / "test.yaml").unlink()
+    assert republish(settings, "observation").rows_after == 60, "nothing of what a rule left out is lost"
+    assert sound(settings)
+
+
+@pytest.mark.parametrize("point", SWAP_POINTS)
+def test_killed_republish_goes_on_where_it_was(home: Path, settings: Settings, point: str) -> None:
+    before = published(settings)
+    make_stricter(settings)
+    code = rewrite_process.run(home, "republish", "observation", VITALAKE_CRASH_AT=point)
+    assert code == rewrite_process.KILLED
+    assert len(opened(settings).published.scan()) == (54 if point == "swap-committed" else 60)
+    if point == "swap-chunk:2":
+        assert compact(opened(settings).published, min_files=2).days == 0, "held: what it was planned on must stay"
+    done = republish(settings, "observation")
+    assert done.rows_after == 54
+    assert done.resumed == {"swap-chunk": 1, "swap-chunk:2": 2, "swap-ready": 3}.get(point, 0)
+    after = published(settings)
+    assert len(after) == 54 and set(after.values()) == {1} and not set(after) & set(before)
+    assert sound(settings)
+    sweep(opened(settings), "vitals", lease_seconds=0)
+    assert loose(settings) == set()
+
+
+def test_republish_under_other_rules_than_the_killed_one_begins_anew(home: Path, settings: Settings) -> None:
+    before = published(settings)
+    make_stricter(settings)
+    rewrite_process.run(home, "republish", "observation", VITALAKE_CRASH_AT="swap-ready")
+    (settings.path(settings.governance) / "test.yaml").unlink()
+    assert republish(settings, "observation").resumed == 0
+    assert published(settings) == before
+    assert sound(settings)
+    assert sum(sweep(opened(settings), "vitals", lease_seconds=0).deleted.values()) >= 3, "of the first one"
+    assert loose(settings) == set() and published(settings) == before
+
+
+def test_killed_republish_that_nobody_goes_on_with_is_swept(home: Path, settings: Settings) -> None:
+    before = published(settings)
+    rewrite_process.run(home, "republish", "observation", VITALAKE_CRASH_AT="swap-ready")
+    staged = loose(settings)
+    sweep(opened(settings), "vitals", lease_seconds=0)
+    assert loose(settings) == staged and len(staged) == 3, "a day is left to go on with it"
+    sweep(opened(settings), "vitals", lease_seconds=0, job_lease_seconds=0)
+    assert loose(settings) == set() and published(settings) == before
+    assert sound(settings)
+    assert compact(opened(settings).published, min_files=2).days == 3
+
+
+def test_killed_republish_can_be_given_up(home: Path, settings: Settings) -> None:
+    rewrite_process.run(home, "republish", "observation", VITALAKE_CRASH_AT="swap-ready")
+    assert give_up(settings, "observation") and not give_up(settings, "observation")
+    assert sound(settings)
+
+
+def once(act: Callable[[], object]) -> Callable[[int], None]:
+    """Return what acts when rows are counted the first time: in the middle of a rewrite."""
+    left = [act]
+    return lambda _: (left.pop()(), None)[1] if left else None
+
+
+def test_streams_go_on_under_new_rules_beside_a_republish(home: Path, settings: Settings) -> None:
+    lane = stream(home, range(0), topic_id="v")
+    make_stricter(settings)
+
+    def meanwhile() -> None:
+        lane.send([(0, observed(100 + i)) for i in range(10)], cut=False)
+        with pytest.raises(SpanConflict):  # made under the old rules
+            lane.send([], cut=True)
+            lane.lane.finish()
+        stream(home, range(5, 7), topic_id="w")
+
+    done = republish(settings, "observation", counted=once(meanwhile))
+    assert (done.rows_before, done.rows_after) == (60, 54)
+    rows = opened(settings).published.scan()
+    assert len(rows) == 54 + 36 and set(rows["encounter_id"].to_pylist()) == {None}
+    assert sound(settings)
+
+
+def test_of_two_republishes_at_once_the_second_goes_on_with_the_work_of_the_first(settings: Settings) -> None:
+    make_stricter(settings)
+    second: list[int] = []
+
+    def meanwhile() -> None:
+        second.append(republish(settings, "observation").rows_after)
+
+    with pytest.raises(LakeError, match="taken this job over"):
+        republish(settings, "observation", counted=once(meanwhile))
+    assert second == [54] and len(opened(settings).published.scan()) == 54
+    assert sound(settings)
+
+
+def test_who_is_forgotten_in_the_middle_does_not_come_back(settings: Settings) -> None:
+    keys = load_keys(settings.path(settings.keys))
+
+    def forget() -> None:
+        vault = open_vault(settings, keys)
+        subject = vault.subject_of("p-1")
+        token = vault.tokens()[subject]
+        vault.erase(subject, "erasure-test")
+        vault.close()
+        lake = opened(settings)
+        lake.spans.raise_fence("observation")
+        settle(lake)
+        drop_rows(lake.published, "patient_id", token)
+        drop_rows(lake.restricted, "subject", subject)
+
+    done = republish(settings, "observation", counted=once(forget))
+    assert done.rows_after == 45 and len(opened(settings).published.scan()) == 45
+    assert sound(settings)
+
+
+def test_a_restricted_zone_that_was_lost_stops_it(home: Path, settings: Settings) -> None:
+    shutil.rmtree(home / "lake" / "restricted")
+    with pytest.raises(InputError, match="Nothing of the dataset is kept"):
+        republish(settings, "observation")
+    opened(settings).restricted.refresh()
+    with pytest.raises(LakeError, match="holds 0 rows of 60"):
+        republish(settings, "observation")
+    assert len(opened(settings).published.scan()) == 60
+    assert give_up(settings, "observation")
+
+
+def test_rows_that_were_published_before_they_were_kept_stop_it(tmp_path: Path) -> None:
+    init_home(tmp_path / "home", copy_samples)
+    settings = load_settings(tmp_path / "home")
+    lake = opened(settings)
+    lake.restricted.refresh()
+    write_spans(lake, 1, size=5, epoch=begin(lake))
+    with pytest.raises(LakeError, match=r"^4 published rows are not kept"):
+        republish(settings, "observation")
+    with pytest.raises(LakeError, match=r"^4 published rows are not kept"):
+        rekey(settings)
+    assert load_keys(settings.path(settings.keys)).current("pseudonym").version == "v1"
+    assert sound(settings)
+
+
+# -- rebuild -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_rebuilt_published_rows_are_what_they_were(
+    home: Path, settings: Settings, lost: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = published(settings)
+    if lost:
+        shutil.rmtree(home / "lake" / "published")
+    (done,) = run(home, capsys, "rebuild", "published", "--from", "restricted")["datasets"]
+    assert done["rows_after"] == 60 and done["rows_before"] == (0 if lost else 60)
+    assert published(settings) == before
+    assert sound(settings)
+    stream(home, range(5, 6), topic_id="w")
+    assert sum(published(settings).values()) == 80
+    assert sound(settings)
+
+
+def run(home: Path, capsys: pytest.CaptureFixture[str], *command: str, code: int = 0) -> Any:
+    """Run a command of the lake with --json and return what it printed."""
+    assert main(["lake", *command, "--home", str(home), "--json"]) == code
+    return msgspec.json.decode(capsys.readouterr().out) if code == 0 else None
+
+
+def send_now(home: Path, messages: list[bytes]) -> None:
+    """Send messages with the broker's time of now: of what lies in its future nothing is taken."""
+    lane, count = LaneWithoutKafka(home, topic_id="now"), len(messages)
+    stamps = np.full(count, clock.now_us() // 1000)
+    poll = Poll("vitals/0of1", "fhir", list(messages), lane.parts, np.zeros(count, np.int32), np.arange(count), stamps)
+    lane.lane.write(lane.lane.mask(lane.lane.conform(lane.lane.decode(poll))))
+    lane.lane.finish()
+
+
+def ago(minutes: int) -> str:
+    return f"{clock.now() - timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def test_rebuilt_care_store_has_the_values_of_its_hours(home: Path, settings: Settings) -> None:
+    send_now(home, [message(500 + i, patient=f"p-{i % 2}", effectiveDateTime=ago(i)) for i in range(8)])
+    before = histories(settings)
+    assert sum(map(len, before.values())) == 8
+    settings.path(settings.care.path).unlink()
+    for _ in range(2):
+        assert rebuild_care(settings) >= 8
+        assert histories(settings) == before
+
+
+def histories(settings: Settings) -> dict[str, list[tuple[int, float]]]:
+    care = open_care(settings, load_keys(settings.path(settings.keys)))
+    try:
+        found = {patient: care.history(patient) for patient in care.patients()}
+        return {p: sorted(zip(h.effective_us.tolist(), h.value.tolist(), strict=True)) for p, h in found.items()}
+    finally:
+        care.close()
+
+
+# -- a new pseudonym key -----------------------------------------------------------------------------------------
+
+
+def check_rekeyed(settings: Settings, before: pa.Table) -> None:
+    after = opened(settings).published.scan()
+    pairs = {(a, b) for a, b in zip(by_id(before), by_id(after), strict=True)}
+    assert len(pairs) == PATIENTS, "each patient has one pseudonym before and one after"
+    assert all(old.startswith("v1.") and new.startswith("v2.") for old, new in pairs)
+    keys = load_keys(settings.path(settings.keys))
+    vault = open_vault(settings, keys)
+    assert set(vault.tokens().values()) == {new for _, new in pairs}
+    vault.close()
+    assert keys.current("pseudonym").version == "v2" and len(keys.versions("pseudonym")) == 2
+    assert sound(settings)
+
+
+def by_id(rows: pa.Table) -> list[str]:
+    columns = rows.select(["observation_id", "patient_id"]).to_pylist()
+    return [row["patient_id"] for row in sorted(columns, key=lambda row: row["observation_id"])]
+
+
+def test_rekey_gives_every_row_a_new_pseudonym_and_old_keys_can_be_retired(settings: Settings) -> None:
+    before = opened(settings).published.scan()
+    done = rekey(settings)
+    assert (done.version, done.patients, [d.rows_after for d in done.datasets]) == ("v2", PATIENTS, [60])
+    check_rekeyed(settings, before)
+    retire(settings, "v1")
+    assert [key.version for key in load_keys(settings.path(settings.keys)).versions("pseudonym")] == ["v2"]
+    with pytest.raises(PrivacyError, match="in use"):
+        retire(settings, "v2")
+    assert rekey(settings).version == "v3", "a retired version's name is never used again while a newer one is there"
+
+
+@pytest.mark.parametrize("point", REKEY_POINTS)
+def test_killed_rekey_goes_on_with_the_same_key(home: Path, settings: Settings, point: str) -> None:
+    before = opened(settings).published.scan()
+    assert rewrite_process.run(home, "rekey", VITALAKE_CRASH_AT=point) == rewrite_process.KILLED
+    with pytest.raises(InputError, match="under way"):
+        retire(settings, "v1")
+    assert rekey(settings).version == "v2"
+    check_rekeyed(settings, before)
+
+
+def test_care_store_follows_the_new_pseudonyms(home: Path, settings: Settings) -> None:
+    send_now(home, [message(600 + i, patient=f"p-{i}", effectiveDateTime=ago(5)) for i in range(PATIENTS)])
+    before = histories(settings)
+    assert len(before) == PATIENTS
+    rekey(settings)
+    after = histories(settings)
+    assert sorted(after.values()) == sorted(before.values())
+    assert all(token.startswith("v2.") for token in after)
+
+
+# -- retention ---------------------------------------------------------------------------------------------------
+
+
+def test_old_days_go_in_all_zones_but_for_who_is_on_hold(settings: Settings) -> None:
+    keys = load_keys(settings.path(settings.keys))
+    vault = open_vault(settings, keys)
+    vault.hold(vault.subject_of("p-1"), "a test")
+    vault.close()
+    kept = (clock.now().date() - date(2025, 6, 3)).days
+    done = list(retain(settings, days=kept))
+    assert [(d.table, d.before, d.days) for d in done] == [
+        ("restricted/observation", "2025-06-03", 2), ("published/observation", "2025-06-03", 2),
+    ]  # fmt: skip
+    assert done[0].rows == done[1].rows > 0 and done[0].held == done[1].held > 0
+    assert [d.rows for d in retain(settings, days=kept)] == [0, 0]
+    rows = opened(settings).published.scan()
+    old = [row["patient_id"] for row in rows.to_pylist() if str(row["effective_at"]) < "2025-06-03"]
+    assert len(set(old)) == 1 and len(old) == done[0].held
+    assert done[0].rows + len(rows) == 60
+    assert sound(settings)
+    assert republish(settings, "observation").rows_after == len(rows), "what is gone does not come back"
+    assert sound(settings)
+
+
+# -- the command -------------------------------------------------------------------------------------------------
+
+
+def test_command_does_one_thing_at_a_time_and_says_what(
+    home: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(home, capsys, "rewrite", code=11)
+    assert main(["lake", "rewrite", "--home", str(home), "--bucket", "4"]) == 0
+    told = capsys.readouterr()
+    assert "published/observation: 60 rows of 3 days went into 4 buckets" in told.out
+    assert "restricted/observation: 60 rows" in told.out and "rows/s" in told.err
+    assert main(["lake", "rewrite", "--home", str(home), "--republish", "observation"]) == 0
+    assert "60 published rows became 60, of 60 restricted ones" in capsys.readouterr().out
+    assert run(home, capsys, "rewrite", "--rekey")["version"] == "v2"
+    assert run(home, capsys, "rewrite", "--retire-key", "v1") == {"retired": "v1"}
+    assert [t["rows"] for t in run(home, capsys, "rewrite", "--retention", "--days", "1")["tables"]] == [60, 60]
+    assert run(home, capsys, "rewrite", "--give-up", "observation") == {"given_up": False}
+    run(home, capsys, "rewrite", "--republish", "spans", code=11)
+    assert "care_rows" in run(home, capsys, "rebuild", "care")
+    assert sound(settings)
