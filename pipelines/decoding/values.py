@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.decoding.elements import Measured, checked, concept_of
-from pipelines.decoding.fhir_structs import Valued
+from pipelines.decoding.fhir_structs import STATUSES, Valued
 from pipelines.decoding.gathering import flags
 from pipelines.decoding.raw import Encoded, Refused, dictionary
 from pipelines.decoding.reasons import Reason
@@ -18,12 +18,19 @@ Mark = Callable[[npt.NDArray[np.bool_], Reason, str], None]
 _TRUE = {True: "true", False: "false"}
 
 
-def value_columns(quantities: Encoded[Measured], others: dict[int, Valued], mark: Mark) -> dict[str, pa.Array]:
+_WITHOUT_VALUE = {"registered": "temp-unknown", "cancelled": "unknown", "entered-in-error": "unknown"}
+"""Statuses of what needs no value, and why there is none: refusing it, what is taken back would go on to count."""
+
+
+def value_columns(
+    quantities: Encoded[Measured], others: dict[int, Valued], statuses: npt.NDArray[np.int32], mark: Mark
+) -> dict[str, pa.Array]:
     """Return the columns that a value fills, marking items that cannot be used.
 
     Args:
         quantities: valueQuantity of every item.
         others: items, by index, that have no valueQuantity or a dataAbsentReason.
+        statuses: of every item, by their place in STATUSES.
         mark: tells which items cannot be used, and why.
     """
     count, known = len(quantities.index), quantities.values
@@ -37,7 +44,7 @@ def value_columns(quantities: Encoded[Measured], others: dict[int, Valued], mark
     }
     unmeasured = np.isnan(values)
     if unmeasured.any() or others:
-        columns |= _others(others, unmeasured, values, columns["unit"], mark)
+        columns |= _others(others, unmeasured, values, columns["unit"], statuses, mark)
     empty = np.isnan(values)
     return columns | {"value": pa.array(values, mask=empty if empty.any() else None)}
 
@@ -55,6 +62,7 @@ def _others(
     unmeasured: npt.NDArray[np.bool_],
     values: npt.NDArray[np.float64],
     unit: pa.Array,
+    statuses: npt.NDArray[np.int32],
     mark: Mark,
 ) -> dict[str, pa.Array]:
     """Return the columns of values of other kinds; a whole number is filled into ``values``."""
@@ -73,6 +81,8 @@ def _others(
                 codes[i], texts[i] = _in_words(item)
                 if item.valueInteger is not None:
                     values[i], units[i] = float(item.valueInteger), "1"
+            if np.isnan(values[i]) and codes[i] is None and texts[i] is None and absent[i] is None:
+                absent[i] = _WITHOUT_VALUE.get(STATUSES[statuses[i]])
             if np.isnan(values[i]) and codes[i] is None and texts[i] is None and absent[i] is None:
                 refused.setdefault(Reason.NO_VALUE, []).append(i)
         except Refused as why:

@@ -215,7 +215,7 @@ def test_a_device_in_words_or_inside_the_message_is_no_device_and_no_reason_to_r
 
 
 def test_rows_have_the_datasets_columns() -> None:
-    later = {"ingested_at", "source", "source_position", "attribution"}
+    later = {"ingested_at", "source", "source_position", "attribution", "told_at"}
     rows = take([message(1), bundle()])[1].rows
     assert set(rows.schema.names) | later == set(load_dataset("observation").schema.names)
 
