@@ -90,6 +90,8 @@ def main() -> int:
         shares = dead_shares(opened(), given.job, workers=given.workers)
         swept = sweep(opened(), given.job, shares=shares, lookback_seconds=stream.lookback_seconds)
         _log.info("swept", extra={"job": given.job, "count": sum(swept.deleted.values())})
+        for other in ("attribution", "devices"):  # these begin anew by themselves, and leave what a killed one staged
+            sweep(opened(), other)
     except VitaLakeError as error:
         _log.error("upkeep ended", extra={"what": error.what, "where": error.where, "remedy": error.remedy})
         return error.exit_code

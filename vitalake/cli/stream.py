@@ -112,6 +112,7 @@ def run_stream(
     Raises:
         VitaLakeError: the configuration, a service or the lake does not allow a start.
     """
+    from pipelines.attribution.beside import Beside
     from pipelines.live.metrics import Observability
     from pipelines.live.preflight import preflight
     from pipelines.live.supervisor import Supervisor
@@ -134,6 +135,7 @@ def run_stream(
         now=time.monotonic(),
         stderr=log_file,
     )
+    attributor = Beside(config_file, settings, job, stderr=log_file)
     where = settings.observability
     observability = Observability(supervisor.view, job=job, host=where.host, port=where.port)
     try:
@@ -158,6 +160,7 @@ def run_stream(
             pauses.observe(paused=view.state == "paused", reasons=view.reasons, now=now)
             shares.observe(view.tally, now=now)
             upkeep.tick(now)
+            attributor.tick(now)
             if on_tick:
                 on_tick(running)
 
@@ -165,6 +168,7 @@ def run_stream(
     finally:
         upkeep.stop()
         supervisor.stop_and_wait()
+        attributor.stop()
         observability.close()
         if log_file:
             log_file.close()

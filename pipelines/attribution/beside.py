@@ -1,0 +1,155 @@
+"""The attributor beside a stream: a process of its own, which looks every second, once devices are associated at all.
+
+A process of its own, and a nice one: what moves to another patient must not hold up the lane.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO
+
+from vitalake import logs
+from vitalake.errors import VitaLakeError
+from vitalake.lake.storage import open_storage
+from vitalake.settings import Settings, load_settings
+
+_log = logging.getLogger(__name__)
+
+DATASETS = ("observation", "device_association")
+"""Streams of these are looked after."""
+
+EVERY_SECONDS = 1.0
+LOOK_SECONDS = 5.0
+"""How often it is looked whether devices are associated: it needs no process before."""
+
+AGAIN_SECONDS = 10.0
+"""Wait after trouble, or where another attributor is at work."""
+
+STOP_SECONDS = 20.0
+NICENESS = 10
+
+
+class Beside:
+    """Keeps the attributor's process alive while a stream runs; never two of one stream at once."""
+
+    def __init__(self, config: str, settings: Settings, job: str, *, stderr: IO[bytes] | None = None) -> None:
+        self._command = [sys.executable, "-m", "pipelines.attribution.beside", config]
+        self._settings, self._stderr = settings, stderr
+        self._wanted = settings.jobs[job].dataset in DATASETS
+        self._due = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def tick(self, now: float) -> None:
+        """Start it if it is due; take note of how it ended."""
+        if not self._wanted:
+            return
+        if self._process is not None:
+            code = self._process.poll()
+            if code is None:
+                return
+            self._process = None
+            self._due = now + AGAIN_SECONDS
+            _log.error("attributor ended, it is started again", extra={"count": code, "seconds": AGAIN_SECONDS})
+        if now >= self._due:
+            self._due = now + LOOK_SECONDS
+            if self._is_needed():
+                # A session of its own: Ctrl-C goes to the supervisor, which ends it.
+                self._process = subprocess.Popen(
+                    self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._stderr,
+                    start_new_session=True,
+                )  # fmt: skip
+
+    def _is_needed(self) -> bool:
+        try:
+            storage = open_storage(self._settings.lake_uri, self._settings.storage_options)
+            return storage.holds_table("restricted/device_association")
+        except (OSError, VitaLakeError):
+            return False
+
+    def stop(self) -> None:
+        """Let it look once more, and end it; what is cut off has changed nothing, and is done by the next one."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            if _waited(process) == 0:
+                return
+        if self._wanted and self._is_needed():
+            _waited(
+                subprocess.Popen(
+                    [*self._command, "--once"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self._stderr,
+                    start_new_session=True,
+                )  # fmt: skip
+            )
+
+
+def _waited(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def keep_attributing(settings: Settings, stop: threading.Event, *, every_seconds: float = EVERY_SECONDS) -> None:
+    """Look again and again until told to stop, and once more then.
+
+    Raises:
+        VitaLakeError: something that does not pass by itself.
+    """
+    from pipelines.attribution.passes import Attribution
+    from pipelines.replay.writing import Overtaken
+
+    attribution = Attribution(settings)
+    try:
+        while True:
+            last, wait = stop.is_set(), every_seconds
+            try:
+                report = attribution.run()
+            except VitaLakeError as error:
+                if last or not (error.transient or isinstance(error, Overtaken)):
+                    raise
+                wait = AGAIN_SECONDS
+                _log.warning("attributor waits", extra={"what": error.what, "where": error.where})
+            else:
+                if report.spans:
+                    _log.info("attributed", extra={"count": report.rows + report.moved})
+            if last:
+                return
+            stop.wait(wait)
+    finally:
+        attribution.close()
+
+
+def main() -> int:
+    """Attribute for the home of the arguments until told to end; return the exit code."""
+    parser = argparse.ArgumentParser(prog="vitalake attributor")
+    parser.add_argument("config")
+    parser.add_argument("--once", action="store_true")
+    given = parser.parse_args()
+    os.nice(NICENESS)
+    logs.configure()
+    stop = threading.Event()
+    if given.once:
+        stop.set()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        keep_attributing(load_settings(Path(given.config)), stop)
+    except VitaLakeError as error:
+        _log.error("attributor ended", extra={"what": error.what, "where": error.where, "remedy": error.remedy})
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
