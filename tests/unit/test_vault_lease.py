@@ -12,6 +12,7 @@ from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keyservice import KeyRevoked, Wrapped
 from vitalake.vault import Vault
 from vitalake.vault.lease import boot_seconds
+from vitalake.vault.store import CHUNK
 
 
 def _is_empty(vault: Vault) -> bool:
@@ -88,8 +89,8 @@ def test_a_large_batch_asks_again_on_its_way(place: Place, monkeypatch: pytest.M
 
     monkeypatch.setattr(vault._patients, "_enrol", slow)
     with pytest.raises(KeyRevoked):
-        vault.enrol(people(1001))
-    assert vault.status().patients == 1000
+        vault.enrol(people(CHUNK + 1))
+    assert vault.status().patients == CHUNK
 
 
 def test_who_was_erased_by_another_process_is_forgotten_within_a_second(place: Place) -> None:
@@ -107,7 +108,7 @@ def test_who_is_erased_while_a_batch_is_enrolled_does_not_come_back(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vault, other = place.open(), place.open()
-    vault.enrol(people(1500))
+    vault.enrol(people(CHUNK + 1))
     vault._patients.forget()
     enrol = vault._patients._enrol
     done: list[object] = []
@@ -120,12 +121,12 @@ def test_who_is_erased_while_a_batch_is_enrolled_does_not_come_back(
         return found
 
     monkeypatch.setattr(vault._patients, "_enrol", erasing)
-    assert [key is None for key in vault.enrol(people(1500))[:2]] == [True, False]
+    assert [key is None for key in vault.enrol(people(CHUNK + 1))[:2]] == [True, False]
 
 
 def test_the_same_of_secrets(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     vault, other = place.open(), place.open()
-    subjects = [key.subject for key in vault.enrol(people(1500)) if key]
+    subjects = [key.subject for key in vault.enrol(people(CHUNK + 1)) if key]
     vault._patients.forget()
     keys_of = vault._patients._keys_of
     done: list[object] = []

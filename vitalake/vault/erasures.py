@@ -13,7 +13,7 @@ from vitalake.vault.erasure_log import Entry, ErasureLog
 from vitalake.vault.holds import Holds
 from vitalake.vault.lease import Lease
 from vitalake.vault.records import PendingErasure, Tombstone, moment
-from vitalake.vault.store import Store, Transaction, insert_new
+from vitalake.vault.store import Store, Transaction
 
 _PIECE_BYTES = 64
 """A long value may be cut over pages of the file, so it is searched for in pieces of this length."""
@@ -73,8 +73,8 @@ class Erasures:
                 self._holds.refuse(self._lease, transaction, subject)
             sealed = self._lease.wrap(msgspec.json.encode(list(identifiers)), *_place(subject, certificate))
             columns = ("certificate", "subject", "vault_key", "identifiers", "made_us")
-            insert_new(
-                transaction, "pending", columns, [(certificate, subject, self._lease.current, sealed, clock.now_us())]
+            transaction.insert_new(
+                "pending", columns, [(certificate, subject, self._lease.current, sealed, clock.now_us())]
             )
             owner = transaction.run("SELECT subject FROM pending WHERE certificate = ?", (certificate,))
             if bytes(owner[0][0]) != subject:
@@ -145,7 +145,7 @@ def _apply(transaction: Transaction, entry: Entry) -> list[bytes]:
     transaction.run("DELETE FROM hold WHERE subject = ?", (subject,))
     transaction.run("DELETE FROM patient WHERE subject = ? AND erased_us IS NULL", (subject,))
     columns = ("subject", "erased_us", "certificate")
-    insert_new(transaction, "patient", columns, [(subject, entry.at_us, entry.certificate)])
+    transaction.insert_new("patient", columns, [(subject, entry.at_us, entry.certificate)])
     transaction.run("UPDATE vault SET erasures = ?, log_head = ?, scrub = 1", (entry.number, entry.hash))
     values = [value.encode() if isinstance(value, str) else bytes(value) for row in found for value in row if value]
     return [piece for value in values for piece in _pieces(value)]

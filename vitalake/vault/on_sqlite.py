@@ -21,7 +21,17 @@ class SqliteTransaction:
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement; return its rows."""
-        return self._connection.execute(sql, parameters).fetchall()
+        return self._connection.execute(*_expanded(sql, parameters)).fetchall()
+
+    def insert_new(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        """Insert the rows whose key is not there yet."""
+        if rows:
+            one = f"({', '.join('?' * len(columns))})"
+            self._connection.execute(
+                f"INSERT INTO {table} ({', '.join(columns)}) "  # noqa: S608 - our own names
+                f"VALUES {', '.join([one] * len(rows))} ON CONFLICT DO NOTHING",
+                [value for row in rows for value in row],
+            )
 
     def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run one statement with each of the rows."""
@@ -49,7 +59,7 @@ class SqliteStore:
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Return the rows of one query."""
-        return self._database.read(sql, parameters)
+        return self._database.read(*_expanded(sql, parameters))
 
     @contextmanager
     def transaction(self) -> Iterator[SqliteTransaction]:
@@ -64,3 +74,10 @@ class SqliteStore:
     def close(self) -> None:
         """Close it."""
         self._database.close()
+
+
+def _expanded(sql: str, parameters: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    if parameters and isinstance(parameters[0], list):
+        (listed,) = parameters
+        return sql.replace("IN ?", f"IN ({', '.join('?' * len(listed))})"), listed
+    return sql, parameters

@@ -14,7 +14,7 @@ from vitalake import clock
 from vitalake.vault.lease import Lease
 from vitalake.vault.records import Identity, PatientKey
 from vitalake.vault.seals import KEY_BYTES, seal, unseal
-from vitalake.vault.store import Row, Store, Transaction, among, chunks, insert_new
+from vitalake.vault.store import Row, Store, Transaction, chunks
 
 SUBJECT_BYTES = 16
 
@@ -76,7 +76,7 @@ class Patients:
                 lease.writing(transaction)
                 made = dict(zip(unseen, _slices(os.urandom(KEY_BYTES * len(unseen))), strict=True))
                 new = [_new_row(lease, subject, *subjects[subject], made[subject]) for subject in unseen]
-                insert_new(transaction, "patient", _NEW, new)
+                transaction.insert_new("patient", _NEW, new)
                 stored = self._keys_of(transaction.run, unseen)
             ours = {row[0] for row in new if stored[row[0]][1] == row[3]}
             made = {subject: secret for subject, secret in made.items() if subject in ours}
@@ -105,12 +105,9 @@ class Patients:
             subjects = wanted
 
     def _keys_of(
-        self, read: Callable[[str, Sequence[bytes]], list[Row]], subjects: Sequence[bytes]
+        self, read: Callable[[str, list[list[bytes]]], list[Row]], subjects: Sequence[bytes]
     ) -> dict[bytes, tuple[int | None, bytes | None]]:
-        found = read(
-            f"SELECT subject, vault_key, wrapped FROM patient WHERE subject IN {among(len(subjects))}",  # noqa: S608
-            subjects,
-        )
+        found = read("SELECT subject, vault_key, wrapped FROM patient WHERE subject IN ?", [list(subjects)])
         return {bytes(subject): (version, wrapped and bytes(wrapped)) for subject, version, wrapped in found}
 
     # -- pseudonyms ----------------------------------------------------------------------------------------------
@@ -120,10 +117,7 @@ class Patients:
         found = {}
         for chunk in chunks(subjects):
             secrets = self.secrets(lease, chunk)
-            rows = self._store.read(
-                f"SELECT subject, token, source_id FROM patient WHERE subject IN {among(len(chunk))}",  # noqa: S608
-                chunk,
-            )
+            rows = self._store.read("SELECT subject, token, source_id FROM patient WHERE subject IN ?", [chunk])
             for subject, token, sealed in rows:
                 if (secret := secrets.get(bytes(subject))) and sealed is not None:
                     opened = unseal(AESGCM(secret), bytes(sealed), b"source", bytes(subject), token.encode())
@@ -165,7 +159,7 @@ class Patients:
             with self._store.transaction() as transaction:
                 transaction.share()
                 subjects = [key.subject for key in keys if key]
-                tokens = dict(_tokens_of(transaction, subjects)) if subjects else {}
+                tokens = dict(_tokens_of(transaction, subjects))
                 transaction.run_many(
                     "UPDATE patient SET version = ?, mrn_digest = ?, identity = ? "
                     "WHERE subject = ? AND token = ? AND (version IS NULL OR version <= ?)",
@@ -225,8 +219,8 @@ def _opened(lease: Lease, subject: bytes, version: int | None, wrapped: bytes | 
 
 
 def _tokens_of(transaction: Transaction, subjects: Sequence[bytes]) -> Iterator[tuple[bytes, str]]:
-    sql = f"SELECT subject, token FROM patient WHERE token IS NOT NULL AND subject IN {among(len(subjects))}"  # noqa: S608
-    return ((bytes(subject), str(token)) for subject, token in transaction.run(sql, subjects))
+    sql = "SELECT subject, token FROM patient WHERE token IS NOT NULL AND subject IN ?"
+    return ((bytes(subject), str(token)) for subject, token in transaction.run(sql, [list(subjects)]))
 
 
 def _retoken(transaction: Transaction, subject: bytes, token: str, cipher: AESGCM) -> bool:

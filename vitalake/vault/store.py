@@ -10,15 +10,24 @@ from typing import Any, Protocol, TypeVar
 Row = tuple[Any, ...]
 T = TypeVar("T")
 
-CHUNK = 1000
-"""Rows of one statement: with eleven columns well below the 32,766 parameters that SQLite takes."""
+CHUNK = 4000
+"""Rows of one statement: with six columns below the 32,766 parameters that SQLite takes."""
 
 
 class Transaction(Protocol):
     """Statements that hold together; parameters are written ``?``."""
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement; return its rows."""
+        """Run one statement; return its rows.
+
+        Args:
+            sql: the statement; ``IN ?`` takes a list of bytes.
+            parameters: for each ``?``; that of ``IN ?`` is the only one.
+        """
+        ...
+
+    def insert_new(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        """Insert the rows whose key is not there yet, at most ``CHUNK``; who came first stays."""
         ...
 
     def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -46,7 +55,7 @@ class Store(Protocol):
     connections: int
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Return the rows of one query."""
+        """Return the rows of one query; see Transaction.run."""
         ...
 
     def transaction(self) -> AbstractContextManager[Transaction]:
@@ -71,19 +80,3 @@ def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
     left = iter(items)
     while chunk := list(islice(left, size)):
         yield chunk
-
-
-def insert_new(transaction: Transaction, table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Insert the rows whose key is not there yet; who came first stays."""
-    one = f"({', '.join('?' * len(columns))})"
-    for chunk in chunks(rows):
-        transaction.run(
-            f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([one] * len(chunk))} "  # noqa: S608 - our names
-            "ON CONFLICT DO NOTHING",
-            [value for row in chunk for value in row],
-        )
-
-
-def among(number: int) -> str:
-    """Return ``(?, ?, …)``."""
-    return f"({', '.join('?' * number)})"

@@ -16,7 +16,7 @@ from vitalake.vault.patients import Patients
 from vitalake.vault.records import Hold, Identity, PatientKey, PendingErasure, Tombstone
 from vitalake.vault.rotation import Rotation
 from vitalake.vault.status import VaultStatus, read_status
-from vitalake.vault.store import Store, insert_new
+from vitalake.vault.store import Store
 
 
 class Vault:
@@ -55,7 +55,7 @@ class Vault:
             with store.transaction() as transaction:
                 first = (1, secrets.token_hex(8), 0, "", 0, 0)
                 columns = ("one", "id", "erasures", "log_head", "rotating", "scrub")
-                insert_new(transaction, "vault", columns, [first])
+                transaction.insert_new("vault", columns, [first])
         self._holds = Holds(store, self._patients)
         self._erasures = Erasures(store, self._lease, log, self._holds)
         self._rotation = Rotation(store, self._lease, service)
