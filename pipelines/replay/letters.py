@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.lake.lake import Lake
@@ -23,6 +25,9 @@ DEAD_LETTER = "quarantine/dead_letter"
 BATCH_MESSAGES = 5_000
 BATCH_BYTES = 32 << 20
 """A batch has at most so many messages, and at most so many bytes of payload: it is in memory several times over."""
+
+ATTEMPTS = 3
+"""How often a table that is rewritten meanwhile is counted anew."""
 
 _READ_ROWS = 256
 """Rows read at a time, of at most a megabyte each by default."""
@@ -159,7 +164,8 @@ def _resolutions(lake: Lake, table: str, columns: list[str]) -> Iterator[pa.Tabl
     resolution.refresh()
     name = table.rpartition("/")[2]
     for file in _ordered(resolution):
-        rows = resolution.storage.read_parquet(file.path, columns)
+        with _open(resolution, file) as reader:
+            rows = reader.read(columns)
         yield rows.filter(pc.equal(rows["table"].cast(pa.string()), name))
 
 
@@ -183,15 +189,27 @@ class Census:
 
 
 def census(lake: Lake, table: str, choice: Choice | None = None) -> Census:
-    """Count the messages of a quarantine table; no payload is read."""
-    found, chosen = Census(), choice or Choice()
+    """Count the messages of a quarantine table; no payload is read.
+
+    Raises:
+        LettersMoved: the table is always rewritten meanwhile.
+        ServiceUnavailable: storage cannot be read.
+    """
+    for _ in range(ATTEMPTS - 1):
+        with suppress(LettersMoved):
+            return _census(lake, table, choice or Choice())
+    return _census(lake, table, choice or Choice())
+
+
+def _census(lake: Lake, table: str, choice: Choice) -> Census:
+    found = Census()
     if not lake.storage.holds_table(table):
         return found
     done = resolved(lake, table)
     lake.table(table).refresh()
     for file in _ordered(lake.table(table)):
         rows = _places(lake.table(table), file)
-        mask = _mask(rows, chosen, done)
+        mask = _mask(rows, choice, done)
         found.total += rows.num_rows
         found.open += int(mask.sum())
         left = rows.filter(pa.array(mask))
@@ -229,19 +247,12 @@ def open_letters(lake: Lake, table: str, choice: Choice, *, done: Places) -> Ite
         return
     held: list[pa.Table] = []
     count = size = 0
-    try:
-        for rows in _letters(lake.table(table), choice, done):
-            held.append(rows)
-            count, size = count + rows.num_rows, size + rows.nbytes
-            if count >= BATCH_MESSAGES or size >= BATCH_BYTES:
-                yield _in_order(held)
-                held, count, size = [], 0, 0
-    except FileNotFoundError:
-        raise LettersMoved("Table was rewritten meanwhile", where=table, remedy="It is read anew.") from None
-    except OSError as error:
-        raise ServiceUnavailable(
-            f"Lake cannot be read ({type(error).__name__})", where=table, remedy="Check the lake's storage."
-        ) from None
+    for rows in _letters(lake.table(table), choice, done):
+        held.append(rows)
+        count, size = count + rows.num_rows, size + rows.nbytes
+        if count >= BATCH_MESSAGES or size >= BATCH_BYTES:
+            yield _in_order(held)
+            held, count, size = [], 0, 0
     if held:
         yield _in_order(held)
 
@@ -252,7 +263,7 @@ def _letters(table: Table, choice: Choice, done: Places) -> Iterator[pa.Table]:
         if not mask.any():
             continue
         begin = 0
-        with table.storage.open(file.path) as reader:
+        with _open(table, file) as reader:
             for batch in reader.iter_batches(batch_size=_READ_ROWS, columns=table.dataset.schema.names):
                 mine = mask[begin : begin + batch.num_rows]
                 begin += batch.num_rows
@@ -262,9 +273,22 @@ def _letters(table: Table, choice: Choice, done: Places) -> Iterator[pa.Table]:
 
 def _places(table: Table, file: StagedFile) -> pa.Table:
     """Return the columns by which a file's messages are chosen."""
-    with table.storage.open(file.path) as reader:
+    with _open(table, file) as reader:
         there = [name for name in (*PLACE, "reason", "decoder", "device_key") if name in reader.schema_arrow.names]
         return reader.read(there)
+
+
+@contextmanager
+def _open(table: Table, file: StagedFile) -> Iterator[pq.ParquetFile]:
+    try:
+        with table.storage.open(file.path) as reader:
+            yield reader
+    except FileNotFoundError:
+        raise LettersMoved("Table was rewritten meanwhile", where=table.name, remedy="Try again.") from None
+    except OSError as error:
+        raise ServiceUnavailable(
+            f"Lake cannot be read ({type(error).__name__})", where=table.name, remedy="Check the lake's storage."
+        ) from None
 
 
 def _mask(rows: pa.Table, choice: Choice, done: Places) -> npt.NDArray[np.bool_]:

@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.result import Reject
-from pipelines.replay.letters import DEAD_LETTER, Choice, census, resolved
-from pipelines.replay.replaying import replay
+from pipelines.replay import letters as read
+from pipelines.replay.letters import DEAD_LETTER, Choice, LettersMoved, census, resolved
+from pipelines.replay.replaying import Report, replay
 from tests.fhir import message
 from vitalake import clock
 from vitalake.keys import load_keys
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import summarise
+from vitalake.lake.rewrite import rewrite
 from vitalake.lake.spans import Counts, Part, PartId, Span
 from vitalake.lake.verify import verify
 from vitalake.settings import LakeSettings, Settings, StreamSettings, load_settings
@@ -63,9 +65,9 @@ def settings(home: Path) -> Settings:
     return plain.model_copy(update={"jobs": {"vitals": StreamSettings(care=False)}})
 
 
-@given(letters(), steps)
+@given(letters(), steps, st.integers(1, 5))
 def test_any_split_of_replays_gives_the_same(
-    settings: Settings, given_letters: list[Letter], taken: list[tuple[Reason | None, str | None, int]]
+    settings: Settings, given_letters: list[Letter], taken: list[tuple[Reason | None, str | None, int]], batch: int
 ) -> None:
     folder = Path(tempfile.mkdtemp(dir=settings.home))
     at_once = settings.model_copy(update={"lake": LakeSettings(uri=str(folder / "once"))})
@@ -73,9 +75,12 @@ def test_any_split_of_replays_gives_the_same(
     for each in (at_once, in_steps):
         put_aside(each, given_letters)
     whole = replay(at_once, actor="test")
-    for reason, source, limit in taken:
-        replay(in_steps, actor="test", choice=Choice(reason=reason, source=source), limit=limit)
-    replay(in_steps, actor="test")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(read, "BATCH_MESSAGES", batch)
+        patch.setattr(read, "_READ_ROWS", batch)
+        for reason, source, limit in taken:
+            replay(in_steps, actor="test", choice=Choice(reason=reason, source=source), limit=limit)
+        replay(in_steps, actor="test")
     last = replay(in_steps, actor="test")
     assert (last.recovered, last.spans) == (0, 0)
     assert current(at_once) == current(in_steps)
@@ -150,3 +155,32 @@ def places(settings: Settings) -> list[tuple[str, int]]:
     rows = lake.table("quarantine/resolution").scan().to_pylist()
     assert len(rows) == len(resolved(lake, DEAD_LETTER))
     return sorted((row["source"], row["position"]) for row in rows)
+
+
+def test_a_table_that_is_rewritten_under_way_is_read_anew(settings: Settings) -> None:
+    put_aside(settings, [(0, _version(i, 1) if i % 3 else b"{", Reason.UNKNOWN_CODE) for i in range(30)])
+
+    def rewritten(_: Report) -> None:
+        table = Lake(settings.lake_uri, {}).quarantine
+        table.refresh()
+        old = set(table.snapshot().files)
+        rewrite(table, lambda snapshot: list(snapshot.files.values()), lambda rows: list(rows))
+        for path in old:
+            table.storage.delete(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(read, "BATCH_MESSAGES", 8)
+        patch.setattr(read, "_READ_ROWS", 8)
+        done = replay(settings, actor="test", progress=rewritten)
+    assert (done.recovered, done.rejected_again, done.tried) == (20, 10, 30)
+    assert len(places(settings)) == 20
+
+
+def test_one_that_is_always_rewritten_says_so(settings: Settings) -> None:
+    put_aside(settings, [(0, _version(1, 1), Reason.UNKNOWN_CODE)])
+    lake = Lake(settings.lake_uri, {})
+    lake.quarantine.refresh()
+    for path in lake.quarantine.snapshot().files:
+        lake.quarantine.storage.delete(path)
+    with pytest.raises(LettersMoved):
+        replay(settings, actor="test")
