@@ -25,6 +25,7 @@ POINTS = (
     "rewrite-staged",
     "rewrite-committed",
     "dropped-day",
+    "expired-day",
     "swap-held",
     "swap-fenced",
     "swap-chunk",

@@ -173,6 +173,7 @@ def test_killed_republish_goes_on_where_it_was(home: Path, settings: Settings, p
     assert len(opened(settings).published.scan()) == (54 if point == "swap-committed" else 60)
     if point == "swap-chunk:2":
         assert compact(opened(settings).published, min_files=2).days == 0, "held: what it was planned on must stay"
+        assert {(f.kind, f.severity) for f in verify(opened(settings))} == {("held", "note")}
     done = republish(settings, "observation")
     assert done.rows_after == 54
     assert done.resumed == {"swap-chunk": 1, "swap-chunk:2": 2, "swap-ready": 3}.get(point, 0)

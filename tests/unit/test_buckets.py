@@ -24,6 +24,7 @@ from vitalake.lake.forgetting import distinct_values, drop_rows, purge
 from vitalake.lake.lake import Lake
 from vitalake.lake.sorting import order_by, sort_by
 from vitalake.lake.table import Table
+from vitalake.lake.vacuum import vacuum
 from vitalake.lake.verify import verify
 
 FOREVER = "9999-12-31"
@@ -239,6 +240,8 @@ def test_purged_files_are_gone_and_with_them_older_versions(lake: Lake) -> None:
         lake.published.delta.to_pyarrow_table()
     lake.published.refresh()
     assert purge(lake.published, "patient_id", "pseudonym-1") == 0
+    assert vacuum(lake, lake.published, retention_hours=0) == 6, "of files that are gone it says so, and goes on"
+    assert verify(open_lake(Path(lake.storage.root))) == []
 
 
 def found_in(lake: Lake, text: bytes) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
+from vitalake import clock
 from vitalake.lake.compaction import MIN_FILES, compact
 from vitalake.lake.expiry import expire, expires
 from vitalake.lake.lake import Lake
@@ -23,6 +24,8 @@ def maintain(
 ) -> Iterator[dict[str, Any]]:
     """Delete what has expired, compact tables, and delete what was replaced over a week ago; yield what was done.
 
+    Days before today are put into buckets, of datasets that want them.
+
     Args:
         lake: opened afresh; not used by anything else meanwhile.
         tables: of this lake.
@@ -33,9 +36,10 @@ def maintain(
     Raises:
         LakeError, ServiceUnavailable: what is done stays done.
     """
+    today = str(clock.now().date())
     for table in tables:
         expired = expire(table, progress=progress) if expires(table) else None
-        done = asdict(compact(table, min_files=min_files, progress=progress))
+        done = asdict(compact(table, min_files=min_files, buckets_before=today, progress=progress))
         if expired is not None:
             done["expired"] = expired
         if vacuum:

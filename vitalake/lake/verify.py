@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from vitalake.lake.lake import Lake, published_name, restricted_name
 from vitalake.lake.ledger import AGAIN
-from vitalake.lake.rewrite import rows_app
+from vitalake.lake.rewrite import is_held, rows_app
 from vitalake.lake.schema import fits
 from vitalake.lake.spans import Span, is_added
 from vitalake.lake.table import Snapshot, Table
@@ -18,6 +18,7 @@ from vitalake.lake.table import Snapshot, Table
 Kind = Literal[
     "file-missing", "file-unreadable", "size-differs", "rows-differ", "schema-differs",
     "not-added", "staged-file-missing", "span-contradicts-files", "rows-contradict-spans",
+    "held",
 ]  # fmt: skip
 
 
@@ -29,7 +30,8 @@ class Finding:
         kind: what, from the closed list.
         where: table and file, or the span.
         detail: numbers; never a value.
-        severity: a note is normal while a lane runs (a span is decided and about to be added).
+        severity: a note is normal while a lane runs (a span is decided and about to be added), or a republish (its
+            tables are held: not compacted until it has ended, or is gone on with, or given up).
     """
 
     kind: Kind
@@ -59,6 +61,8 @@ def verify(lake: Lake, *, progress: Callable[[str], None] | None = None) -> list
         snapshots[name] = table.snapshot()
         tell(name)
         found += check_files(table, snapshots[name])
+        if is_held(table):
+            found.append(Finding("held", name, "a republish is under way, or was killed", severity="note"))
     tables.pop("spans")
     found += list(_check_spans(lake, list(tables.values()), snapshots, tell))
     return found
