@@ -23,7 +23,7 @@ FAULTS = (
     "out-of-order",  # sent after the device's next message, or 20 minutes later if that takes longer
     "clock-skew",  # true five to fifteen minutes in the future
     "tombstone",  # no value at all
-    "cancelled",  # status cancelled: legal, and filtered by a rule
+    "registered",  # status registered: legal, and filtered by a rule
     "fahrenheit",  # legal: converted
     "kilopascal",  # legal: converted
 )
@@ -148,8 +148,8 @@ def _missing_subject(resource: dict[str, Any], _: random.Random) -> None:
     del resource["subject"]
 
 
-def _cancelled(resource: dict[str, Any], _: random.Random) -> None:
-    resource["status"] = "cancelled"
+def _registered(resource: dict[str, Any], _: random.Random) -> None:
+    resource["status"] = "registered"
 
 
 def _late(resource: dict[str, Any], rng: random.Random) -> None:
@@ -184,7 +184,7 @@ _CHANGES: dict[str, Callable[[dict[str, Any], random.Random], None]] = {
     "missing-subject": _missing_subject,
     "late": _late,
     "clock-skew": _skew,
-    "cancelled": _cancelled,
+    "registered": _registered,
     "fahrenheit": _fahrenheit,
     "kilopascal": _kilopascal,
 }

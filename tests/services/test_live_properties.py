@@ -27,7 +27,7 @@ from vitalake.home import init_home
 from vitalake.lake.lake import Lake
 
 _MESSAGES = [message(i, patient=f"p-{i % 3}") for i in range(12)] + [
-    message(100, status="cancelled"),
+    message(100, status="registered"),
     message(101, value=9_999.0),
     b"{",
 ]

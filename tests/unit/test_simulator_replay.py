@@ -50,7 +50,7 @@ def test_summary_counts_what_lies_in_the_topic(bootstrap: str, tmp_path: Path) -
     assert summary.tombstones == summary.faults["tombstone"] == sum(value is None for _, _, value in found)
     repeated = sum(times - 1 for value, times in Counter(value for _, _, value in found if value).items())
     assert summary.faults["duplicate"] == repeated
-    assert summary.faults["cancelled"] == sum(b'"cancelled"' in (value or b"") for _, _, value in found)
+    assert summary.faults["registered"] == sum(b'"registered"' in (value or b"") for _, _, value in found)
     assert summary.devices == 100
 
 
