@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -13,6 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 
 from governance.samples import copy_samples
 from pipelines.care import open_care
@@ -24,6 +26,7 @@ from pipelines.rewrites.retention import retain
 from tests.fhir import message
 from tests.services import rewrite_process
 from tests.services.polls import LaneWithoutKafka
+from tests.services.test_lake_s3 import s3_options  # noqa: F401 - a fixture
 from tests.unit.span_samples import begin, write_spans
 from vitalake import clock
 from vitalake.cli.app import main
@@ -31,8 +34,8 @@ from vitalake.errors import InputError, LakeError, PrivacyError
 from vitalake.home import init_home
 from vitalake.keys import load_keys
 from vitalake.lake import swap
-from vitalake.lake.compaction import compact
-from vitalake.lake.forgetting import drop_rows
+from vitalake.lake.compaction import compact, put_into_buckets
+from vitalake.lake.forgetting import distinct_values, drop_rows, purge
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import summarise
 from vitalake.lake.rewrite import is_held
@@ -427,6 +430,37 @@ def test_old_days_go_in_all_zones_but_for_who_is_on_hold(settings: Settings) -> 
     assert done[0].rows + len(rows) == 60
     assert sound(settings)
     assert republish(settings, "observation").rows_after == len(rows), "what is gone does not come back"
+    assert sound(settings)
+
+
+# -- on object storage -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.s3
+def test_rewrites_on_object_storage(tmp_path: Path, s3_options: dict[str, str]) -> None:  # noqa: F811
+    home = tmp_path / "home"
+    init_home(home, copy_samples)
+    config = home / "vitalake.yaml"
+    document = yaml.safe_load(config.read_text()) or {}
+    document["lake"] = {"uri": f"s3://lake/{uuid.uuid4().hex}", "storage_options": s3_options}
+    config.write_text(yaml.safe_dump(document))
+    settings = load_settings(home)
+    stream(home, range(3))
+    before = published(settings)
+    assert (
+        rewrite_process.run(home, "republish", "observation", VITALAKE_CRASH_AT="swap-ready") == rewrite_process.KILLED
+    )
+    assert republish(settings, "observation").resumed == 3
+    assert published(settings) == before and loose(settings) == set()
+    table = opened(settings).published
+    assert put_into_buckets(table, 4, closed_before="9999-12-31").days == 3
+    table.refresh()
+    token = table.scan()["patient_id"].to_pylist()[0]
+    opened(settings).spans.raise_fence("observation")
+    assert drop_rows(table, "patient_id", token).rows == 15
+    assert purge(table, "patient_id", token) > 0
+    assert token not in distinct_values(opened(settings).published, "patient_id")
+    assert sum(published(settings).values()) == 45
     assert sound(settings)
 
 
