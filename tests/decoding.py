@@ -8,7 +8,9 @@ import numpy as np
 
 from pipelines.decoding.conform import Conformed, Conformer
 from pipelines.decoding.fhir import FhirDecoder
-from pipelines.decoding.result import Decoded, Reject
+from pipelines.decoding.formats import make_decoder
+from pipelines.decoding.result import Decoded, Decoder, Reject
+from vitalake.settings import Settings, StreamSettings
 from vitalake.vocabulary import load_vocabulary
 
 BROKER_MS = 1_795_000_000_000
@@ -22,7 +24,20 @@ def conformer() -> Conformer:
 
 def take(values: Sequence[bytes | None], *, precise: bool = False) -> tuple[Decoded, Conformed, dict[int, Reject]]:
     """Return what becomes of a poll: decoded, conformed, and the reject of each message that has one."""
-    decoded = FhirDecoder(precise=precise).decode(values)
+    return take_by(FhirDecoder(precise=precise), values)
+
+
+def decoder_of(name: str, *, dataset: str = "observation", settings: Settings | None = None) -> Decoder:
+    """Return the decoder of a format, with the profiles that ship."""
+    return make_decoder(name, dataset=dataset, stream=StreamSettings(), settings=settings or Settings())
+
+
+def take_by(decoder: Decoder, values: Sequence[bytes | None]) -> tuple[Decoded, Conformed, dict[int, Reject]]:
+    """Return what a decoder, and conforming, make of a poll; each message has one fate."""
+    decoded = decoder.decode(values)
+    assert decoded.message.tolist() == sorted(decoded.message.tolist()), "the order of messages is kept"
+    fates = [*set(decoded.message.tolist()), *decoded.tombstones, *decoded.empty, *(r.message for r in decoded.rejects)]
+    assert sorted(fates) == list(range(len(values)))
     conformed = conformer().conform(decoded, broker_ms=np.full(len(values), BROKER_MS))
     rejects = [*decoded.rejects, *conformed.rejects]
     assert len({r.message for r in rejects}) == len(rejects), "a message is rejected once"

@@ -125,12 +125,12 @@ def message_type(dataset: str) -> tuple[object, type[msgspec.Struct]]:
     entry = msgspec.defstruct("Entry", [("resource", entry_types(*wanted)), ("fullUrl", str | None, None)], gc=False)
     bundle = msgspec.defstruct(
         "Bundle",
-        [("entry", list[entry], []), ("implicitRules", str | None, None)],
+        [("entry", list[entry], []), ("implicitRules", str | None, None)],  # type: ignore[valid-type]
         tag_field="resourceType",
         tag="Bundle",
         gc=False,
     )
     whole: object = bundle
     for kind in wanted:
-        whole = kind | whole  # type: ignore[operator]
+        whole = kind | whole
     return whole, bundle
