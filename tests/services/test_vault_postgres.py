@@ -133,13 +133,13 @@ WHERE application_name = 'vitalake vault' AND datname = current_database() AND w
 def test_connections_killed_again_and_again_never_make_a_second_key(postgres: PostgresServer, tmp_path: Path) -> None:
     place = PostgresPlace(tmp_path, postgres)
     writers = _started(place, batch=10, number=6000)
-    with psycopg.connect(place.address) as killer:
-        for _ in range(8):
-            killer.execute("LOCK TABLE patient IN SHARE ROW EXCLUSIVE MODE")  # whoever inserts waits in the middle
+    with psycopg.connect(place.address) as holder, psycopg.connect(place.address, autocommit=True) as killer:
+        for _ in range(15):
+            holder.execute("LOCK TABLE patient IN SHARE ROW EXCLUSIVE MODE")  # whoever inserts waits in the middle
             until(lambda: killer.execute(_KILL).fetchall())
-            killer.commit()
+            holder.commit()
     results = [writer.result() for writer in writers]
-    assert sum(result.lost for result in results) >= 8
+    assert sum(result.lost for result in results) >= 15
     _check(place, results, 6000)
 
 
