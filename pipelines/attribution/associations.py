@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipelines.attribution.histories import Histories
 from pipelines.attribution.timeline import OPEN_END, Fact, Owner, Step
+from pipelines.decoding.hl7_adt import MERGED
 from vitalake.lake.dataset import DEVICE_KEY, SUBJECT
 from vitalake.lake.lake import Lake, restricted_name
 from vitalake.lake.schema import conform
@@ -41,18 +42,20 @@ class AssociationMap:
         frozen: nothing new is learnt unless asked to, so that a batch is attributed by one state of things.
     """
 
-    def __init__(self, lake: Lake, keys: PatientKeys) -> None:
+    def __init__(self, lake: Lake, keys: PatientKeys, key_of: Callable[[str], bytes]) -> None:
         """Prepare; the table is opened, and made if need be, at the first look.
 
         Args:
             lake: of this thread.
             keys: the vault.
+            key_of: device id → the keyed hash by which it is found.
         """
-        self._lake, self._keys = lake, keys
+        self._lake, self._keys, self._key_of = lake, keys, key_of
         self._table: Table | None = None
         self._files: dict[str, dict[bytes, pa.Table]] = {}
         self._names: dict[str, pa.Table] = {}
         self._moved: dict[bytes, set[bytes]] = {}
+        self._merged: dict[bytes, set[bytes]] = defaultdict(set)
         self._histories = Histories()
         self._looked = -LOOK_SECONDS
         self.version = 0
@@ -91,7 +94,8 @@ class AssociationMap:
         moved = _moved(list(self._names.values()))
         if moved != self._moved:
             self._moved, self._histories = moved, Histories()
-        for device in {device for found in new.values() for device in found}:
+        told = {device for found in new.values() for device in found}
+        for device in told | {device for name in told for device in self._merged.get(name, ())}:
             if device in self._histories:
                 self._histories.put(device, self._facts(device))
 
@@ -140,8 +144,26 @@ class AssociationMap:
                 theirs = self._rows(other)
                 assert theirs is not None
                 mine = theirs.filter(pc.equal(theirs["association_id"], pa.scalar(name, pa.binary())))
-                facts += [replace(fact, active=False, owner=Owner(None)) for fact in read_facts(mine, self._keys)]
-        return facts
+                facts += [
+                    replace(fact, status="entered-in-error", owner=Owner(None)) for fact in read_facts(mine, self._keys)
+                ]
+        return facts + self._merges(device, {fact.owner.patient for fact in facts})
+
+    def _merges(self, device: bytes, patients: set[str | None]) -> list[Fact]:
+        """Return what is known of whom a device's patients were merged into, and those again."""
+        found: list[Fact] = []
+        seen: set[str | None] = {None}
+        while patients := patients - seen:
+            seen |= patients
+            new: list[Fact] = []
+            for patient in patients:
+                name = self._key_of(f"{MERGED}{patient}")
+                self._merged[name].add(device)
+                rows = self._rows(name)
+                new += [] if rows is None else [replace(f, merged=patient) for f in read_facts(rows, self._keys)]
+            found += new
+            patients = {fact.owner.patient for fact in new}
+        return found
 
     def _rows(self, device: bytes) -> pa.Table | None:
         parts = [found[device] for found in self._files.values() if device in found]
@@ -215,9 +237,8 @@ def read_facts(rows: pa.Table, keys: PatientKeys) -> list[Fact]:
             owner=_owner(opened["patient_id"][i], opened["encounter_id"][i]),
             valid_from=times["valid_from"][i],
             valid_to=OPEN_END if times["valid_to"][i] is None else times["valid_to"][i],
-            active=plain["status"][i] != "entered-in-error",
+            status=plain["status"][i] or "active",
             available_us=times["available_at"][i] or 0,
-            ends=plain["status"][i] == "ended",
         )
         for i in range(rows.num_rows)
     ]

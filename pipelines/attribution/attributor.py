@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -204,8 +205,6 @@ def make_attributor(
     """
     lake = Lake(settings.lake_uri, settings.storage_options, dataset="device_association")
     secret = keys.current("vault").secret
-    return Attributor(
-        AssociationMap(lake, vault),
-        Holder(envelopes, dataset=dataset, days=days),
-        lambda device: device_key(secret, device),
-    )
+    key_of = partial(device_key, secret)
+    holder = Holder(envelopes, dataset=dataset, days=days)
+    return Attributor(AssociationMap(lake, vault, key_of), holder, key_of)

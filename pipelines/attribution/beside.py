@@ -88,7 +88,7 @@ class Beside:
                     stdout=subprocess.DEVNULL,
                     stderr=self._stderr,
                     start_new_session=True,
-                )  # fmt: skip
+                )
             )
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Literal
 
 OPEN_END = (1 << 63) - 1
 """End of an association that has not ended."""
+
+_EVER = -(1 << 63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,9 @@ class Owner:
         return "Owner(…)"
 
 
+Status = Literal["active", "ended", "entered-in-error"]
+
+
 @dataclass(frozen=True, slots=True)
 class Fact:
     """One version of an association of one device; times in microseconds since 1970.
@@ -36,10 +43,9 @@ class Fact:
         version: a higher one replaces a lower one.
         owner: who the device is with.
         valid_from, valid_to: from when, and until when, exclusive.
-        active: False: it was entered in error.
+        status: ended: that from valid_from on its owner, or their stay, is no longer where they came before.
         available_us: when it could be known.
-        ends: it says that the device is no longer with its owner from ``valid_from`` on: who tells of a leaving does
-            not always know when it began, so that it cannot name the association it ends.
+        merged: the number that its owner's patient had too: whoever resolves to it is its owner; no device is meant.
     """
 
     association: bytes
@@ -47,13 +53,17 @@ class Fact:
     owner: Owner
     valid_from: int
     valid_to: int
-    active: bool
+    status: Status
     available_us: int
-    ends: bool = False
+    merged: str | None = None
 
     def holds(self, at_us: int) -> bool:
         """Return whether it says of a moment whose the device is."""
-        return self.active and self.valid_from <= at_us < self.valid_to
+        return self.status == "active" and self.merged is None and self.valid_from <= at_us < self.valid_to
+
+    def __repr__(self) -> str:
+        """Return no identifier."""
+        return "Fact(…)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +104,20 @@ def distinct(facts: Iterable[Fact]) -> list[Fact]:
     return sorted(kept.values(), key=lambda fact: (fact.available_us, fact.association, fact.version))
 
 
-def _order(fact: Fact) -> tuple[int, bool, bool, int, int, str, str]:
+def _order(fact: Fact) -> tuple[int, str, int, int, str, str, str]:
     owner = fact.owner
     return (
-        fact.available_us, fact.active, fact.ends, fact.valid_from, fact.valid_to, owner.patient or "",
-        owner.encounter or "",
+        fact.available_us, fact.status, fact.valid_from, fact.valid_to, owner.patient or "", owner.encounter or "",
+        fact.merged or "",
     )  # fmt: skip
 
 
 def resolve(facts: Iterable[Fact], at_us: int, known_us: int) -> Owner | None:
-    """Return whose a moment's value is as known at a time; None: nobody's.
+    """Return whose a moment's value is as known at a time; None: nobody's. What steps_at says, said plainly.
 
-    Of every association the highest version known counts; of those that hold, the one that began last, then the
-    highest name; unless its own patient's leaving is known, behind its beginning.
+    Of every association the highest version known counts. Of those that hold at the moment the one counts that began
+    last, then the one with the highest name. If its owner is known to have left since, it is nobody's: who was there
+    before does not come back by that. Who was merged into somebody else is them.
     """
     latest: dict[bytes, Fact] = {}
     for fact in facts:
@@ -114,29 +125,140 @@ def resolve(facts: Iterable[Fact], at_us: int, known_us: int) -> Owner | None:
         if fact.available_us <= known_us and (held is None or fact.version > held.version):
             latest[fact.association] = fact
     holding = [fact for fact in latest.values() if fact.holds(at_us)]
-    being = [fact for fact in holding if not fact.ends]
-    if not being:
+    if not holding:
         return None
-    last = max(being, key=lambda fact: (fact.valid_from, fact.association))
-    leaving = [fact for fact in holding if fact.ends and fact.owner.patient == last.owner.patient]
-    return None if any(fact.valid_from > last.valid_from for fact in leaving) else last.owner
+    merges = {fact.merged: fact for fact in sorted(latest.values(), key=_merging) if _is_merge(fact)}
+    last = max(holding, key=lambda fact: (fact.valid_from, fact.association))
+    left = [fact for fact in latest.values() if fact.status == "ended" and last.valid_from < fact.valid_from <= at_us]
+    return None if any(_same(last.owner, fact.owner, merges) for fact in left) else _merged(last.owner, merges)
+
+
+def _is_merge(fact: Fact) -> bool:
+    return fact.merged is not None and fact.status == "active"
+
+
+def _merging(fact: Fact) -> tuple[int, bytes]:
+    return fact.valid_from, fact.association
+
+
+def _merged(owner: Owner, merges: Mapping[str | None, Fact]) -> Owner:
+    """Return who an owner is by now; a ring of merges leads nowhere, and ends."""
+    for _ in range(len(merges)):
+        if owner.patient is None or owner.patient not in merges:
+            break
+        owner = Owner(merges[owner.patient].owner.patient, owner.encounter)
+    return owner
+
+
+def _same(one: Owner, other: Owner, merges: Mapping[str | None, Fact]) -> bool:
+    """Return whether two owners are one stay, or one patient where a stay is not named."""
+    if one.encounter is not None and other.encounter is not None:
+        return one.encounter == other.encounter
+    return _merged(one, merges).patient == _merged(other, merges).patient
+
+
+# -- over what was known -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A fact while it is the highest version of its association that is known: from begin until end."""
+
+    fact: Fact
+    begin: int
+    end: int
+
+
+def _while_known(facts: Iterable[Fact]) -> list[_Known]:
+    """Return the facts that count for a time, each with that time."""
+    versions: dict[bytes, list[Fact]] = defaultdict(list)
+    for fact in facts:
+        versions[fact.association].append(fact)
+    found: list[_Known] = []
+    for several in versions.values():
+        end = OPEN_END
+        for fact in sorted(several, key=lambda fact: -fact.version):
+            if fact.available_us < end:
+                found.append(_Known(fact, fact.available_us, end))
+                end = fact.available_us
+    return found
 
 
 def steps_at(facts: Sequence[Fact], at_us: int) -> tuple[Step, ...]:
     """Return how the owner of one moment's value has changed over what was known; empty: it is nobody's ever.
 
+    It says what ``resolve`` says of every time, in time that grows with the facts and not with their square: a bed
+    has thousands.
+
     Args:
-        facts: distinct ones of one device, at least all versions of the associations of which one holds that moment.
+        facts: distinct ones of one device, and the merges of its owners.
         at_us: the moment.
     """
-    meant = {fact.association for fact in facts if fact.holds(at_us)}
-    relevant = [fact for fact in facts if fact.association in meant]
+    known = _while_known(facts)
+    holding = [k for k in known if k.fact.holds(at_us)]
+    if not holding:
+        return ()
+    holding.sort(key=lambda k: (k.fact.valid_from, k.fact.association), reverse=True)
+    ended = [k for k in known if k.fact.status == "ended" and k.fact.valid_from <= at_us]
+    merging = sorted((k for k in known if _is_merge(k.fact)), key=lambda k: _merging(k.fact))
+    bounds = sorted({_EVER, OPEN_END, *(k.begin for k in merging), *(k.end for k in merging)})
     steps: list[Step] = []
-    for since in sorted({fact.available_us for fact in relevant}):
-        owner = resolve(relevant, at_us, since)
-        if owner != (steps[-1].owner if steps else None):
-            steps.append(Step(since, owner))
+    for begin, end in pairwise(bounds):
+        merges: dict[str | None, Fact] = {k.fact.merged: k.fact for k in merging if k.begin <= begin < k.end}
+        for since, owner in _owners(holding, ended, merges, begin, end):
+            if owner != (steps[-1].owner if steps else None):
+                steps.append(Step(since, owner))
     return tuple(steps)
+
+
+def _owners(
+    holding: Sequence[_Known], ended: Sequence[_Known], merges: Mapping[str | None, Fact], begin: int, end: int
+) -> list[tuple[int, Owner | None]]:
+    """Return from when on it was known whose it is, between two times at which no merge becomes known."""
+    of_stay: dict[object, list[_Known]] = defaultdict(list)
+    for k in ended:
+        patient = _merged(k.fact.owner, merges).patient
+        of_stay["patient", patient, k.fact.owner.encounter is None].append(k)
+        of_stay["encounter", k.fact.owner.encounter].append(k)
+    open_times = [(begin, end)]
+    earliest = [*accumulate((k.begin for k in reversed(holding)), min)][::-1]
+    found: list[tuple[int, Owner | None]] = []
+    for k, first in zip(holding, earliest, strict=True):
+        if not open_times or open_times[-1][1] <= first:
+            break
+        owner = _merged(k.fact.owner, merges)
+        ends = of_stay.get(("patient", owner.patient, True), [])
+        if owner.encounter is None:
+            ends = ends + of_stay.get(("patient", owner.patient, False), [])
+        else:
+            ends = ends + of_stay.get(("encounter", owner.encounter), [])
+        times = [(max(k.begin, a), min(k.end, b)) for a, b in open_times if max(k.begin, a) < min(k.end, b)]
+        there = times
+        for other in ends:
+            if other.fact.valid_from > k.fact.valid_from:
+                there = _without(there, other.begin, other.end)
+        found += [(since, owner) for since, _ in there]
+        for since, until in there:
+            times = _without(times, since, until)
+        found += [(since, None) for since, _ in times]  # known to have left
+        open_times = _without(open_times, k.begin, k.end)
+    found += [(since, None) for since, _ in open_times]
+    return sorted(found, key=lambda entry: entry[0])
+
+
+def _without(times: Sequence[tuple[int, int]], begin: int, end: int) -> list[tuple[int, int]]:
+    """Return stretches of time with one taken out of them."""
+    left: list[tuple[int, int]] = []
+    for first, last in times:
+        if last <= begin or end <= first:
+            left.append((first, last))
+            continue
+        left += [(first, begin)] if first < begin else []
+        left += [(end, last)] if end < last else []
+    return left
+
+
+# -- rows --------------------------------------------------------------------------------------------------------
 
 
 def seen_from(steps: Sequence[Step], available_us: int) -> Iterator[Step]:

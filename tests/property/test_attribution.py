@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
@@ -18,16 +19,18 @@ OWNERS = st.builds(Owner, st.sampled_from(["a", "b", "c"]), st.sampled_from(["1"
 
 @st.composite
 def facts(draw: st.DrawFn) -> Fact:
-    """A version of one of a few associations of one device, on a short axis of time."""
+    """A version of one of a few associations of one device, or a merge of its owners, on a short axis of time."""
     begin = draw(TIMES)
+    merge = draw(st.integers(0, 5)) == 0
     return Fact(
-        association=draw(st.sampled_from([b"x", b"y", b"z"])),
+        association=draw(st.sampled_from([b"m", b"n"] if merge else [b"w", b"x", b"y", b"z"])),
         version=draw(st.integers(0, 3)),
         owner=draw(OWNERS),
         valid_from=begin,
         valid_to=draw(st.one_of(st.just(OPEN_END), st.integers(begin, 14))),
-        active=draw(st.integers(0, 4)) > 0,
+        status=draw(st.sampled_from(["active", "active", "active", "ended", "entered-in-error"])),
         available_us=draw(TIMES),
+        merged=draw(st.sampled_from(["a", "b"])) if merge else None,
     )
 
 
@@ -67,6 +70,16 @@ def shows(written: Written, known: list[Fact]) -> None:
                 latest[row.owner.patient] = row
         named = {patient for patient, row in latest.items() if not row.withdrawn}
         assert named == ({expected.patient} if expected else set()), "of each patient's own rows"
+
+
+@given(st.lists(facts(), max_size=12), TIMES)
+def test_the_fast_way_says_what_the_plain_one_says(known: list[Fact], at: int) -> None:
+    known = distinct(known)
+    steps = steps_at(known, at)
+    for moment in range(-1, 16):
+        owner = next((step.owner for step in reversed(steps) if step.since_us <= moment), None)
+        assert owner == resolve(known, at, moment)
+    assert all(one.owner != other.owner for one, other in pairwise(steps))
 
 
 @given(HISTORIES, st.lists(st.tuples(TIMES, TIMES), min_size=1, max_size=4), st.randoms(use_true_random=False))
@@ -127,7 +140,7 @@ def test_many_rows_at_once_find_what_one_finds(devices: list[list[Fact]], data: 
 
 def test_a_forgotten_patient_is_nobody_to_be_named() -> None:
     histories = Histories()
-    number = histories.put(b"d", [Fact(b"x", 0, Owner(None), 0, OPEN_END, active=True, available_us=0)])
+    number = histories.put(b"d", [Fact(b"x", 0, Owner(None), 0, OPEN_END, status="active", available_us=0)])
     assert histories.find(np.array([number]), np.array([5]), np.array([5])).tolist() == [FORGOTTEN]
     steps = (Step(0, Owner(None)),)
     assert emissions(steps, 5, facts=1) == []
@@ -136,4 +149,4 @@ def test_a_forgotten_patient_is_nobody_to_be_named() -> None:
 
 
 def test_an_owner_is_never_printed() -> None:
-    assert "MRN-MARKER" not in repr([Fact(b"x", 0, Owner("MRN-MARKER", "V-1"), 0, 1, active=True, available_us=0)])
+    assert "MRN-MARKER" not in repr([Fact(b"x", 0, Owner("MRN-MARKER", "V-1"), 0, 1, status="active", available_us=0)])
