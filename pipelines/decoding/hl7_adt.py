@@ -14,16 +14,13 @@ from pipelines.decoding.hl7_times import Moment, in_order, instant, read_time
 from pipelines.decoding.parsing import collector_paused, readable
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
-from pipelines.decoding.records import decoded_records
+from pipelines.decoding.records import MERGED, decoded_records
 from pipelines.decoding.result import Decoded, Reject
 
 Row = dict[str, Any]
 
 _OTHERS = frozenset({"ORU"})
 """Messages that come over the same feed and tell of no bed."""
-
-MERGED = "patient:"
-"""Before the number that a merge gave up: who resolves to it is who it was merged into."""
 
 
 @dataclass(slots=True)

@@ -18,6 +18,9 @@ from vitalake.lake.dataset import Dataset, load_dataset
 
 ID_BYTES = 16
 PROVENANCE = ("ingested_at", "source", "source_position")
+MERGED = "patient:"
+"""Device of a merge, before the number that was given up: who resolves to that number is who it was merged into."""
+
 _NAMED = "association_id"
 _MICROSECONDS = pa.timestamp("us", "UTC")
 
