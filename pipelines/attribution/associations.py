@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipelines.attribution.histories import Histories
 from pipelines.attribution.timeline import OPEN_END, Fact, Owner, Step
-from pipelines.decoding.hl7_adt import MERGED
+from pipelines.decoding.records import MERGED
 from vitalake.lake.dataset import DEVICE_KEY, SUBJECT
 from vitalake.lake.lake import Lake, restricted_name
 from vitalake.lake.schema import conform
