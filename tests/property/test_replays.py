@@ -27,6 +27,7 @@ from vitalake.lake.rewrite import rewrite
 from vitalake.lake.spans import Counts, Part, PartId, Span
 from vitalake.lake.verify import verify
 from vitalake.settings import LakeSettings, Settings, StreamSettings, load_settings
+from vitalake.vault.opening import open_vault
 
 PARTS = (PartId("vitals", "topic-uuid-000000000000", 0), PartId("vitals", "topic-uuid-000000000000", 1))
 REASONS = (Reason.UNKNOWN_CODE, Reason.TOO_LARGE)
@@ -184,3 +185,22 @@ def test_one_that_is_always_rewritten_says_so(settings: Settings) -> None:
         lake.quarantine.storage.delete(path)
     with pytest.raises(LettersMoved):
         replay(settings, actor="test")
+
+
+def test_of_a_forgotten_patient_nothing_comes_back_and_that_is_counted(settings: Settings) -> None:
+    first = settings.model_copy(update={"lake": LakeSettings(uri="first")})
+    put_aside(first, [(0, _version(number, 1), Reason.UNKNOWN_CODE) for number in range(4)])
+    assert replay(first, actor="test").counts.published == 4
+    vault = open_vault(settings, load_keys(settings.path(settings.keys)))
+    (subject,) = (who for who, name in vault.patient_ids(vault.tokens()).items() if name.endswith("p-1"))
+    vault.erase(subject, "c-1")
+    vault.close()
+    put_aside(settings, [(0, _version(number, 1), Reason.UNKNOWN_CODE) for number in range(4)])
+    done = replay(settings, actor="test")
+    assert (done.recovered, done.counts.published, done.counts.filtered) == (4, 2, 2)
+    lake = Lake(settings.lake_uri, {})
+    reasons = lake.table("quarantine/resolution").scan().to_pylist()
+    assert sorted(row["reason"] for row in reasons) == ["filtered", "filtered", "published", "published"]
+    assert lake.published.scan().num_rows == lake.restricted.scan().num_rows == 2
+    assert replay(settings, actor="test").open == 0
+    assert [finding for finding in verify(Lake(settings.lake_uri, {})) if finding.severity == "error"] == []
