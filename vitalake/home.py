@@ -44,7 +44,7 @@ def _section(name: str, value: object, *, depth: int = 0) -> list[str]:
 def _inline(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {_inline(v)}" for k, v in value.items()) + "}"
-    return "[]" if value == [] else str(value)
+    return "[]" if value == [] else "null" if value is None else str(value)
 
 
 def init_home(folder: Path, copy_rules: Callable[[Path], list[str]]) -> list[str]:

@@ -117,8 +117,16 @@ class CareSettings(_Frozen):
 class KeyServiceSettings(_Frozen):
     """Who wraps the vault's keys, and can take them away."""
 
-    kind: Literal["local"] = Field("local", description="local: a file of its own.")
+    kind: Literal["local", "aws-kms"] = Field("local", description="local: a file of its own.")
     path: Path = Field(Path("vault-keys.yaml"), description="local: the file, readable by its owner only.")
+    key: str | None = Field(None, description="aws-kms: id, ARN or alias of the key.")
+    region: str | None = Field(None, description="aws-kms: region of the key; by default the environment's.")
+    endpoint: str | None = Field(None, description="aws-kms: another address than AWS's.")
+    options: dict[str, str] = Field(
+        default_factory=dict,
+        description="aws-kms: arguments of a boto3 client, such as credentials, as references: env:NAME or file:PATH.",
+        repr=False,
+    )
 
 
 class ServingSettings(_Frozen):

@@ -8,7 +8,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -99,12 +99,12 @@ class LocalKeyService:
                 raise PrivacyError("Current key is not destroyed", where=f"key {key_id}", remedy="Rotate first.")
             return document["versions"][name].pop("secret", None) is not None
 
-    def revoke(self) -> None:
-        """Let nobody use it until it is restored."""
+    def revoke(self, key_ids: Iterable[str] = ()) -> None:
+        """Let nobody use any version until it is restored."""
         with self._changed() as document:
             document["state"] = "revoked"
 
-    def restore(self) -> None:
+    def restore(self, key_ids: Iterable[str] = ()) -> None:
         """Let it be used again."""
         with self._changed() as document:
             document["state"] = "enabled"

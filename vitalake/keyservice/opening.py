@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from vitalake.errors import SettingsError
 from vitalake.keyservice.local import LocalKeyService
 from vitalake.keyservice.service import KeyService
-from vitalake.settings import Settings
+from vitalake.settings import Settings, resolve_references
 
 
 def open_key_service(settings: Settings) -> KeyService:
@@ -13,4 +14,22 @@ def open_key_service(settings: Settings) -> KeyService:
     Raises:
         SettingsError: the service of that kind is not installed, or lacks a setting.
     """
-    return LocalKeyService(settings.path(settings.key_service.path))
+    chosen = settings.key_service
+    if chosen.kind == "local":
+        return LocalKeyService(settings.path(chosen.path))
+    if chosen.key is None:
+        raise SettingsError(
+            "Key service lacks its key", where="settings.key_service.key", remedy="Set id, ARN or alias of a KMS key."
+        )
+    try:
+        from vitalake.keyservice.kms import KmsKeyService
+    except ImportError:
+        raise SettingsError(
+            "Key service is not installed", where="package boto3", remedy="Run: pip install 'vitalake[aws]'."
+        ) from None
+    return KmsKeyService(
+        chosen.key,
+        region=chosen.region,
+        endpoint=chosen.endpoint,
+        options=resolve_references(chosen.options, home=settings.home),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -87,10 +88,14 @@ class KeyService(Protocol):
         """Destroy a version that is not current; return whether there was anything to destroy."""
         ...
 
-    def revoke(self) -> None:
-        """Take the key away from everybody, until it is restored."""
+    def revoke(self, key_ids: Iterable[str] = ()) -> None:
+        """Take the key away from everybody, until it is restored.
+
+        Args:
+            key_ids: those which wrap something: an older one may still be among them.
+        """
         ...
 
-    def restore(self) -> None:
+    def restore(self, key_ids: Iterable[str] = ()) -> None:
         """Give it back."""
         ...
