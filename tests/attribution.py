@@ -15,11 +15,12 @@ from governance.masks import Pseudonyms
 from pipelines.attribution.entering import Entry, enter
 from pipelines.attribution.passes import Attribution, Report
 from pipelines.care import open_care
-from pipelines.decoding.fhir import FhirDecoder
+from pipelines.decoding.formats import make_decoder
 from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.steps import Steps
 from pipelines.writer import SpanWriter
 from tests.fhir import message
+from tests.hl7 import MSH, obx, oru
 from vitalake import clock
 from vitalake.keys import KeyRing, load_keys
 from vitalake.lake.dataset import load_dataset
@@ -28,9 +29,7 @@ from vitalake.lake.spans import PartId
 from vitalake.settings import Settings, StreamSettings, load_settings
 
 PART = PartId("vitals", "0123456789abcdefghijkl", 0)
-
-Shown = dict[tuple[str, float], str]
-"""(bed, second) → patient."""
+ADT = PartId("adt", "abcdefghijkl0123456789", 0)
 
 
 def beds(number: int, bed: str = "bed-1", *, begin: datetime, **changes: object) -> bytes:
@@ -55,6 +54,7 @@ class Ward:
     home: Path
     begin: datetime = field(default_factory=lambda: (clock.now() - timedelta(minutes=10)).replace(microsecond=0))
     sent: int = 0
+    told: int = 0
 
     @property
     def settings(self) -> Settings:
@@ -79,6 +79,17 @@ class Ward:
         """Return the message of a bed's monitor."""
         return beds(number, bed, begin=self.begin, **changes)
 
+    def oru(self, number: int, bed: str) -> bytes:
+        """Return the message of a bed's monitor that speaks HL7 v2, and names its bed only."""
+        at = hl7_time(self.at(number))
+        return oru(
+            obx(value=str(30 + number)),
+            msh=MSH.replace("20250601100001+0200", at),
+            pid="PID|1",
+            pv1=f"PV1|1|I|{bed}",
+            obr=f"OBR|1||{bed}-{number}^MON|VITALS|||{at}",
+        )
+
     # -- writing -------------------------------------------------------------------------------------------------
 
     def associate(
@@ -88,52 +99,75 @@ class Ward:
         end = None if until is None else self.at(until)
         enter(self.settings, [Entry(bed, patient, f"e-{patient}", self.at(since), end, mistake=mistake)])
 
-    def stream(self, messages: Sequence[bytes | None], *, steps: Steps | None = None) -> Outcome:
+    def stream(self, messages: Sequence[bytes | None], *, steps: Steps | None = None, name: str = "fhir") -> Outcome:
         """Take messages in as a lane does, by a span of its own; ``steps`` may know less than is there."""
-        lake = self.lake
-        lake.open_all()
         own = steps or self.steps()
         try:
-            return self._stream(lake, messages, own)
+            return self._decide(own.mask(self.conformed(messages, own, name=name)), own)
         finally:
             if steps is None:
                 own.close()
+
+    def tell(self, *messages: bytes) -> None:
+        """Take in what an ADT feed says."""
+        dataset = "device_association"
+        stream = StreamSettings(topics={"adt": "hl7-v2"}, dataset=dataset)
+        steps = Steps(self.settings, stream, load_dataset(dataset))
+        decoder = make_decoder("hl7-v2", dataset=dataset, stream=stream, settings=self.settings)
+        try:
+            poll = self._poll(messages, "hl7-v2", ADT, self.told)
+            outcome = steps.mask(steps.conform(DecodedPoll(poll, decoder.decode(messages))))
+            assert not outcome.rejects, outcome.rejects
+            self._decide(outcome, steps)
+        finally:
+            steps.close()
+        self.told += len(messages)
 
     def steps(self) -> Steps:
         """Return the steps of a lane."""
         return Steps(self.settings, StreamSettings(), load_dataset("observation"))
 
-    def _stream(self, lake: Lake, messages: Sequence[bytes | None], steps: Steps) -> Outcome:
-        epoch = lake.spans.begin_epoch(job="vitals", share="0of1")
-        if lake.spans.positions("observation", [PART])[PART] is None:
-            lake.spans.begin_at("observation", {PART: 0})
+    def _decide(self, outcome: Outcome, steps: Steps) -> Outcome:
+        """Decide an outcome by a span of its own."""
+        part, begin = outcome.poll.parts[0], int(outcome.poll.offset[0])
+        dataset = "observation" if part == PART else "device_association"
+        lake = Lake(self.settings.lake_uri, self.settings.storage_options, dataset=dataset)
+        lake.open_all()
+        epoch = lake.spans.begin_epoch(job=part.topic, share="0of1")
+        if lake.spans.positions(dataset, [part])[part] is None:
+            lake.spans.begin_at(dataset, {part: 0})
         writer = SpanWriter(
-            lake, job="vitals", share="0of1", epoch=epoch, fence=lake.spans.fence("observation"),
-            rules=steps.plan.version, decoder="fhir-r4/1", dead_letters=steps.dead_letters, span_seconds=60,
-            span_rows=1_000_000, late_seconds=3600, positions={PART: self.sent}, watermarks={},
+            lake, job=part.topic, share="0of1", epoch=epoch, fence=lake.spans.fence(dataset),
+            rules=steps.plan.version, decoder="test/1", dead_letters=steps.dead_letters, span_seconds=60,
+            span_rows=1_000_000, late_seconds=3600, positions={part: begin}, watermarks={},
             stop=threading.Event(), on_committed=lambda _: None, on_paused=lambda _: None,
         )  # fmt: skip
-        outcome = steps.mask(self.conformed(messages, steps))
         writer.take(outcome)
         writer.cut()
         writer.flush()
         writer.close()
-        self.sent += len(messages)
+        if part == PART:
+            self.sent += len(outcome.poll.values)
         return outcome
 
-    def conformed(self, messages: Sequence[bytes | None], steps: Steps) -> Outcome:
-        """Return messages decoded and conformed, as a lane would read them next."""
+    @staticmethod
+    def _poll(messages: Sequence[bytes | None], name: str, part: PartId, begin: int) -> Poll:
         count = len(messages)
-        poll = Poll(
-            share="vitals/0of1",
-            format="fhir",
+        return Poll(
+            share=f"{part.topic}/0of1",
+            format=name,
             values=list(messages),
-            parts=(PART,),
+            parts=(part,),
             part=np.zeros(count, np.int32),
-            offset=np.arange(self.sent, self.sent + count),
+            offset=np.arange(begin, begin + count),
             broker_ms=np.full(count, clock.now_us() // 1000),
         )
-        return steps.conform(DecodedPoll(poll, FhirDecoder(precise=False).decode(messages)))
+
+    def conformed(self, messages: Sequence[bytes | None], steps: Steps, *, name: str = "fhir") -> Outcome:
+        """Return messages decoded and conformed, as a lane would read them next."""
+        decoder = make_decoder(name, dataset="observation", stream=StreamSettings(), settings=self.settings)
+        poll = self._poll(messages, name, PART, self.sent)
+        return steps.conform(DecodedPoll(poll, decoder.decode(messages)))
 
     def attribute(self) -> Report:
         """Let an attributor look once."""
@@ -198,6 +232,20 @@ def shown(rows: list[dict[str, object]], names: dict[str, str]) -> dict[float, s
     }
 
 
-def utc(text: str) -> datetime:
-    """Return an aware moment."""
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+def hl7_time(at: datetime) -> str:
+    """Return a moment as HL7 v2 writes it."""
+    return at.astimezone(UTC).strftime("%Y%m%d%H%M%S+0000")
+
+
+def pid(patient: str) -> str:
+    """Return the segment of a patient."""
+    return f"PID|1||{patient}^^^HOSP^MR||DOE^JANE"
+
+
+def pv1(bed: str, prior: str = "", *, visit: str, began: datetime | None = None) -> str:
+    """Return the segment of a stay; a bed is ``ICU^1^2``."""
+    fields = [""] * 46
+    fields[2:4] = ["I", bed]
+    fields[6], fields[19] = prior, visit
+    fields[44] = hl7_time(began) if began else ""
+    return "|".join(["PV1", "1", *fields[2:]]).rstrip("|")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import unquote
 
 import msgspec
@@ -14,14 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.attribution.timeline import OPEN_END
-from vitalake.lake.dataset import DEVICE_KEY
+from pipelines.decoding.records import MERGED
+from vitalake.lake.dataset import DEVICE_KEY, SUBJECT
 from vitalake.lake.schema import conform
 from vitalake.lake.storage import Storage
 from vitalake.lake.table import Table
+from vitalake.restricted import PatientKeys, open_value
 
 EARLIEST = -(1 << 63)
 
-_COLUMNS = (DEVICE_KEY.name, "association_id", "valid_from", "valid_to")
+_COLUMNS = (SUBJECT.name, DEVICE_KEY.name, "association_id", "device_id", "valid_from", "valid_to")
 
 
 @dataclass(slots=True)
@@ -65,12 +68,24 @@ class Stretches:
         return found
 
 
-def changed_since(table: Table, known: int) -> Stretches:
+class Subjects(PatientKeys, Protocol):
+    """The vault, as far as it is needed here."""
+
+    def subject_of(self, patient_id: str) -> bytes:
+        """Return the subject of a source id."""
+        ...
+
+
+def changed_since(table: Table, known: int, vault: Subjects) -> Stretches:
     """Return what the association table says that it did not say at an earlier version.
 
     Args:
         table: as the object stands.
         known: what was known then: as AssociationMap.version; 0: nothing.
+        vault: opens who was merged into somebody else.
+
+    Raises:
+        KeyRevoked: patients' keys cannot be had.
     """
     rows = _rows_since(table, known)
     stretches = Stretches()
@@ -82,7 +97,28 @@ def changed_since(table: Table, known: int) -> Stretches:
     for file in table.snapshot().files.values():
         others = _read(table, file.path)
         _widen(stretches, others.filter(pc.is_in(others["association_id"], value_set=ids)))
+    _widen_merged(stretches, table, rows, vault)
     return stretches
+
+
+def _widen_merged(stretches: Stretches, table: Table, rows: pa.Table, vault: Subjects) -> None:
+    """Take in all time of all devices that were with somebody who is now somebody else."""
+    seen: set[str] = set()
+    while patients := _merged_patients(rows, vault) - seen:
+        seen |= patients
+        subjects = pa.array([vault.subject_of(patient) for patient in patients], pa.binary())
+        files = [_read(table, path) for path in table.snapshot().files]
+        rows = pa.concat_tables([part.filter(pc.is_in(part[SUBJECT.name], value_set=subjects)) for part in files])
+        _widen(stretches, rows)
+
+
+def _merged_patients(rows: pa.Table, vault: Subjects) -> set[str]:
+    """Return the numbers that rows say were given up."""
+    secrets = vault.secrets(set(rows[SUBJECT.name].to_pylist()) - {None})
+    sealed = [value for value in rows["device_id"].to_pylist() if value is not None]
+    opened = [open_value(value, secrets, context=b"device_association.device_id") for value in sealed]
+    names = [name.decode() for name in opened if name is not None]
+    return {name.removeprefix(MERGED) for name in names if name.startswith(MERGED)}
 
 
 def _widen(stretches: Stretches, rows: pa.Table) -> None:

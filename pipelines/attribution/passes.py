@@ -173,7 +173,7 @@ class _Work:
         late = self._watch.late(version)
         known = min(self._watch.associations, version if late is None else late)
         if known < version:
-            stretches = changed_since(self._associations.table, known)
+            stretches = changed_since(self._associations.table, known, self._steps.vault)
             if stretches:
                 report.devices += len(stretches.by_device)
                 self._watch.settle()

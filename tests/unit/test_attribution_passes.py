@@ -8,7 +8,8 @@ import pytest
 
 from pipelines.attribution.passes import Attribution
 from pipelines.replay.letters import census
-from tests.attribution import Ward
+from tests.attribution import Ward, hl7_time, pid, pv1
+from tests.hl7 import adt
 from vitalake.lake.ledger import summarise
 from vitalake.lake.verify import verify
 
@@ -130,3 +131,49 @@ def test_the_ledger_balances(ward: Ward) -> None:
     assert summarise(ward.lake.spans).to_json()["balanced"] is True
     assert verify(ward.lake) == []
     assert ward.everywhere(EVERYBODY) == {0: "A", 1: "A", **dict.fromkeys(range(2, 10), "B")}
+
+
+def test_beds_follow_what_an_adt_feed_says(ward: Ward) -> None:
+    """Admitted, moved, another admitted, left; and told late that the first one had been somebody else all along."""
+    (ward.home / "vitalake.yaml").write_text("jobs: {vitals: {topics: {vitals: hl7-v2}}}\n")
+    patients = ("HOSP|11", "HOSP|12", "HOSP|13")
+    one, two = "ICU^1^2", "ICU^1^3"
+    told = {second: hl7_time(ward.at(second)) for second in range(60)}
+    stay = pv1(one, visit="V-1", began=ward.at(0))
+    ward.stream([ward.oru(second, one) for second in range(0, 40, 5)], name="hl7-v2")
+    ward.stream([ward.oru(second + 1, two) for second in range(0, 40, 5)], name="hl7-v2")
+    assert ward.everywhere(patients) == {}
+    ward.tell(adt("A01", pid("11"), stay, at=told[0]))
+    ward.attribute()
+    assert set(ward.everywhere(patients).values()) == {"HOSP|11"}
+    ward.tell(
+        adt("A02", pid("11"), pv1(two, one, visit="V-1"), at=told[10]),
+        adt("A01", pid("12"), pv1(one, visit="V-2", began=ward.at(20)), at=told[20]),
+        adt("A03", pid("12"), pv1(one, visit="V-2"), at=told[30]),
+    )
+    ward.attribute()
+    assert ward.everywhere(patients) == {
+        **dict.fromkeys((0, 5), "HOSP|11"), **dict.fromkeys((20, 25), "HOSP|12"),
+        **dict.fromkeys((11, 16, 21, 26, 31, 36), "HOSP|11"),
+    }  # fmt: skip
+    ward.tell(adt("A40", pid("13"), "MRG|11^^^HOSP^MR", at=told[40]))
+    ward.attribute()
+    merged = ward.everywhere(patients)
+    assert merged == {
+        **dict.fromkeys((0, 5), "HOSP|13"), **dict.fromkeys((20, 25), "HOSP|12"),
+        **dict.fromkeys((11, 16, 21, 26, 31, 36), "HOSP|13"),
+    }  # fmt: skip
+    ward.stream([ward.oru(46, two)], name="hl7-v2")
+    assert ward.everywhere(patients) == merged | {46: "HOSP|13"}
+    assert ward.attribute().spans == 0
+
+
+def test_a_merge_of_one_who_was_merged_moves_all_that_was_theirs(ward: Ward) -> None:
+    patients = ("HOSP|11", "HOSP|12", "HOSP|13")
+    told = hl7_time(ward.at(0))
+    ward.tell(adt("A01", pid("11"), pv1("ICU^1^2", visit="V-1", began=ward.at(0)), at=told))
+    ward.stream([ward.oru(0, "ICU^1^2")], name="hl7-v2")
+    for old, new in (("11", "12"), ("12", "13")):
+        ward.tell(adt("A40", pid(new), f"MRG|{old}^^^HOSP^MR", at=hl7_time(ward.at(int(new)))))
+        ward.attribute()
+        assert ward.everywhere(patients) == {0: f"HOSP|{new}"}
