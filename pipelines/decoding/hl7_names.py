@@ -103,7 +103,7 @@ class Names:
         for repetition in dialect.repetitions(text):
             parts = [*dialect.parts(repetition, dialect.separators.component), "", "", ""]
             identifier, namespace, universal = (part.strip() for part in parts[:3])
-            if identifier:
+            if identifier and identifier != universal:
                 return self._qualified(identifier, namespace, universal)
             if universal:
                 return universal
