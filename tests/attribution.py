@@ -87,7 +87,7 @@ class Ward:
             msh=MSH.replace("20250601100001+0200", at),
             pid="PID|1",
             pv1=f"PV1|1|I|{bed}",
-            obr=f"OBR|1||{bed}-{number}^MON|VITALS|||{at}",
+            obr=f"OBR|1||{bed.replace('^', '-')}-{number}^MON|VITALS|||{at}",
         )
 
     # -- writing -------------------------------------------------------------------------------------------------
