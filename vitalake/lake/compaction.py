@@ -15,7 +15,7 @@ from vitalake.errors import InputError
 from vitalake.lake.buckets import MOST_BUCKETS, Bucket, bounds_of, bucket_of, buckets_of_values, patient_column
 from vitalake.lake.dataset import Dataset
 from vitalake.lake.rewrite import Rows, rewrite
-from vitalake.lake.sorting import joined, order_by, sort_by
+from vitalake.lake.sorting import joined, order_by, sort_by, taken
 from vitalake.lake.staging import Counted, Piece
 from vitalake.lake.table import Snapshot, StagedFile, Table
 
@@ -251,10 +251,13 @@ def _scattered(rows: Rows, count: int, full: int, keys: list[str]) -> Iterator[P
         held.clear()
         buckets = buckets_of_values(part[keys[0]], count)
         order = order_by(part, keys, first=buckets)
-        # Bucket by bucket: the writers write one while the next one is gathered, and its memory is used again.
-        for bucket, begin, end in bounds_of(buckets[order], count):
+        numbers, columns, names = buckets[order], part.columns, part.schema.names
+        del part  # its memory is given back column by column
+        ordered = taken(columns, names, order)
+        for bucket, begin, end in bounds_of(numbers, count):
             for at in range(begin, end, full):
-                yield Piece(part.take(pa.array(order[at : min(at + full, end)])), bucket)
+                yield Piece(ordered.slice(at, min(full, end - at)), bucket)
+        del ordered
 
 
 def _within(batches: Iterable[pa.Table], column: str, count: int, first: int, end: int) -> Iterator[pa.Table]:

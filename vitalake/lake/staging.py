@@ -13,7 +13,10 @@ from vitalake.lake.buckets import Bucket, suffix_of
 from vitalake.lake.table import StagedFile, Table
 
 WRITERS = 2
-"""Files written at once; each holds its rows in memory, and one more waits."""
+"""Files written at once."""
+
+WAITING_ROWS = 2_000_000
+"""Rows that wait to be written, or are; whoever makes more of them waits too, for they are in memory."""
 
 Counted = Callable[[int], None]
 """Told how many rows were made since it was told the last time."""
@@ -41,20 +44,21 @@ def stage_all(
         OSError: storage refuses.
     """
     table.prepare()  # once, before several threads stage
-    waiting: deque[Future[list[StagedFile]]] = deque()
+    waiting: deque[tuple[int, Future[list[StagedFile]]]] = deque()
     with ThreadPoolExecutor(WRITERS, thread_name_prefix="staging") as writers:
         try:
             for number, given in enumerate(pieces):
                 piece = given if isinstance(given, Piece) else Piece(given)
                 name = f"{stem}-{number}"
-                waiting.append(writers.submit(table.stage, piece.rows, stem=name, suffix=suffix_of(piece.bucket)))
+                writing = writers.submit(table.stage, piece.rows, stem=name, suffix=suffix_of(piece.bucket))
+                waiting.append((piece.rows.num_rows, writing))
                 if counted:
                     counted(piece.rows.num_rows)
-                if len(waiting) > WRITERS:
-                    into.extend(waiting.popleft().result())
+                while sum(rows for rows, _ in waiting) > WAITING_ROWS:
+                    into.extend(waiting.popleft()[1].result())
             while waiting:
-                into.extend(waiting.popleft().result())
+                into.extend(waiting.popleft()[1].result())
         finally:
-            for future in waiting:
+            for _, future in waiting:
                 if not future.cancel() and future.exception() is None:
                     into.extend(future.result())
