@@ -19,8 +19,13 @@ Action = Literal[
     "train",
     "dead-letters.replay",
     "dead-letters.discard",
+    "devices.associate",
+    "devices.identify",
     "patient.erase",
     "patient.hold",
+    "keys.rotate",
+    "keys.revoke",
+    "keys.restore",
 ]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 

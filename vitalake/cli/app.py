@@ -30,8 +30,10 @@ MODULES = (
     "token",
     "ledger",
     "dead_letters",
+    "devices",
     "lake",
     "patient",
+    "keys",
 )
 """Modules of vitalake.cli, in the order in which help lists them; none imports anything heavy at its top."""
 

@@ -9,6 +9,7 @@ from vitalake.settings import Settings, has_password, resolve_references
 from vitalake.vault.erasure_log import ErasureLog
 from vitalake.vault.old_form import take_over
 from vitalake.vault.on_sqlite import SqliteStore
+from vitalake.vault.status import VaultStatus, read_status
 from vitalake.vault.store import Store
 from vitalake.vault.vault import Vault
 
@@ -23,9 +24,13 @@ def open_vault(settings: Settings, keys: KeyRing) -> Vault:
     """
     key, store = keys.current("vault"), open_store(settings)
     log = ErasureLog(settings.path(settings.erasures), key.secret)
-    vault = Vault(store, key, open_key_service(settings), log)
-    if isinstance(store, SqliteStore):
-        take_over(vault, store, key)
+    try:
+        vault = Vault(store, key, open_key_service(settings), log)
+        if isinstance(store, SqliteStore):
+            take_over(vault, store, key)
+    except BaseException:
+        store.close()
+        raise
     return vault
 
 
@@ -36,14 +41,8 @@ def open_store(settings: Settings) -> Store:
         SettingsError: the address has a password in clear, leads nowhere, or the extra 'postgres' is not installed.
         ServiceUnavailable: it cannot be opened.
     """
-    if has_password(settings.vault):
-        raise SettingsError(
-            "Password stands in the vault's address",
-            where="settings.vault",
-            remedy="Secrets go by reference: write env:NAME or file:PATH in its place.",
-        )
-    address = resolve_references({"vault": settings.vault}, home=settings.home)["vault"]
-    if not address.startswith(("postgresql://", "postgres://")):
+    address = _address(settings)
+    if not _is_postgres(settings):
         return SqliteStore(settings.path(address))
     try:
         from vitalake.vault.on_postgres import PostgresStore
@@ -54,3 +53,33 @@ def open_store(settings: Settings) -> Store:
             remedy="Run: pip install 'vitalake[postgres]'.",
         ) from None
     return PostgresStore(address)
+
+
+def _is_postgres(settings: Settings) -> bool:
+    return _address(settings).startswith(("postgresql://", "postgres://"))
+
+
+def _address(settings: Settings) -> str:
+    if has_password(settings.vault):
+        raise SettingsError(
+            "Password stands in the vault's address",
+            where="settings.vault",
+            remedy="Secrets go by reference: write env:NAME or file:PATH in its place.",
+        )
+    return resolve_references({"vault": settings.vault}, home=settings.home)["vault"]
+
+
+def look_at_vault(settings: Settings) -> VaultStatus | None:
+    """Return what there is in the home's vault, without a key and without making one; None: there is none yet.
+
+    Raises:
+        SettingsError: see ``open_store``.
+        ServiceUnavailable: it cannot be read.
+    """
+    if not _is_postgres(settings) and not settings.path(_address(settings)).exists():
+        return None
+    store = open_store(settings)
+    try:
+        return read_status(store)
+    finally:
+        store.close()

@@ -48,8 +48,8 @@ class VaultStatus(msgspec.Struct, frozen=True):
     pending: int
 
 
-def read_status(store: Store) -> VaultStatus:
-    """Return what there is."""
+def read_status(store: Store) -> VaultStatus | None:
+    """Return what there is; None: nobody has opened the vault yet."""
     keys = store.read(
         "SELECT version, key_id, made_us, (SELECT count(*) FROM patient WHERE patient.vault_key = vault_key.version) "
         "FROM vault_key ORDER BY version"
@@ -59,9 +59,11 @@ def read_status(store: Store) -> VaultStatus:
         "(SELECT count(*) FROM patient WHERE identity IS NOT NULL), "
         "(SELECT count(*) FROM patient WHERE erased_us IS NOT NULL), "
         "(SELECT count(*) FROM hold), (SELECT count(*) FROM pending) FROM vault"
-    )[0]
+    )
+    if not counts:
+        return None
     return VaultStatus(
         [VaultKeyStatus(int(v), str(key_id), moment(made), int(n)) for v, key_id, made, n in keys],
-        bool(counts[0]),
-        *(int(count) for count in counts[1:]),
+        bool(counts[0][0]),
+        *(int(count) for count in counts[0][1:]),
     )

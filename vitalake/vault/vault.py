@@ -235,4 +235,6 @@ class Vault:
 
     def status(self) -> VaultStatus:
         """Return versions and counts; needs no key and tells no secret."""
-        return read_status(self._store)
+        found = read_status(self._store)
+        assert found is not None, "opening made its row"
+        return found
