@@ -21,6 +21,8 @@ Action = Literal[
     "dead-letters.discard",
     "devices.associate",
     "devices.identify",
+    "devices.associate",
+    "devices.identify",
     "patient.erase",
     "patient.hold",
     "keys.rotate",

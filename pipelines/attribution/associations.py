@@ -27,8 +27,8 @@ LOOK_SECONDS = 1.0
 """How old what is known may be: a look costs a listing of the table's log."""
 
 _COLUMNS = (
-    SUBJECT.name, DEVICE_KEY.name, "association_id", "version", "patient_id", "encounter_id", "valid_from", "valid_to",
-    "status", "available_at",
+    SUBJECT.name, DEVICE_KEY.name, "association_id", "version", "device_id", "patient_id", "encounter_id", "valid_from",
+    "valid_to", "status", "available_at",
 )  # fmt: skip
 
 

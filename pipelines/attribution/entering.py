@@ -67,7 +67,7 @@ def enter(settings: Settings, entries: Sequence[Entry]) -> None:
         ServiceUnavailable: lake or vault cannot be reached.
     """
     for entry in entries:
-        _check(entry)
+        checked(entry)
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=DATASET)
     lake.open_all()
     stream = StreamSettings(topics={}, dataset=DATASET)
@@ -86,7 +86,12 @@ def enter(settings: Settings, entries: Sequence[Entry]) -> None:
         steps.close()
 
 
-def _check(entry: Entry) -> None:
+def checked(entry: Entry) -> Entry:
+    """Return the entry.
+
+    Raises:
+        InputError: it does not hold; nothing of it is shown.
+    """
     texts = (entry.device, entry.patient, entry.encounter or "-")
     if any(not text.strip() or len(text) > _MOST_LETTERS or not text.isprintable() for text in texts):
         raise InputError(
@@ -96,6 +101,7 @@ def _check(entry: Entry) -> None:
         )
     if entry.until is not None and entry.until <= entry.since:
         raise InputError("Association ends before it begins", where="--until", remedy="Give a later time.")
+    return entry
 
 
 def _writer(lake: Lake, steps: Steps, fence: int) -> tuple[SpanWriter, int]:

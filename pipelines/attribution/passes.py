@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipelines.attribution.associations import TABLE
 from pipelines.attribution.changes import Stretches, changed_since
+from pipelines.attribution.entering import JOB as ENTERING
 from pipelines.attribution.release import Release, Released
 from pipelines.attribution.repair import Repair
 from pipelines.attribution.watching import Watch
@@ -25,6 +26,7 @@ from vitalake.crashpoints import passing
 from vitalake.keys import load_keys
 from vitalake.lake.lake import Lake
 from vitalake.lake.spans import SpanConflict
+from vitalake.lake.sweep import sweep
 from vitalake.restricted import device_key
 from vitalake.settings import Settings, StreamSettings
 
@@ -143,6 +145,23 @@ class CareOfWriter:
     def close(self) -> None:
         """Close what was opened."""
         self._feed.close()
+
+
+def attribute_once(settings: Settings, *, actor: str) -> Report:
+    """Look once, and sweep up what killed attributors have left; see Attribution.run.
+
+    Raises:
+        VitaLakeError: as Attribution.run.
+    """
+    attribution = Attribution(settings, actor=actor)
+    try:
+        report = attribution.run()
+    finally:
+        attribution.close()
+    if report.spans:
+        for job in (KIND, ENTERING):
+            sweep(Lake(settings.lake_uri, settings.storage_options), job)
+    return report
 
 
 class _Work:

@@ -31,6 +31,7 @@ MODULES = (
     "ledger",
     "dead_letters",
     "devices",
+    "devices",
     "lake",
     "patient",
     "keys",
