@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 
 from governance.access import Principal
 from governance.audit import AuditEvent, AuditSink
-from pipelines.replay.letters import DEAD_LETTER, Choice, Source, census, open_places, resolved
+from pipelines.replay.letters import ATTEMPTS, DEAD_LETTER, Choice, LettersMoved, Source, census, open_places, resolved
 from pipelines.replay.origins import lineages
 from pipelines.replay.redecoding import resolution_rows
 from pipelines.replay.writing import AgainWriter
 from vitalake.errors import InputError
 from vitalake.lake.lake import Lake
+from vitalake.lake.spans import SpanConflict
 from vitalake.settings import Settings
 
 MOST_WORDS = 500
 """Letters of a reason: a sentence or two, and a number of a ticket."""
+
+_PSEUDONYM = re.compile(r"v\d+\.[a-z2-7]{32}")
 
 
 def checked_words(words: str) -> str:
@@ -30,6 +35,8 @@ def checked_words(words: str) -> str:
     trimmed = words.strip()
     if not trimmed or not any(letter.isalpha() for letter in trimmed):
         raise InputError("A reason is needed", where="--reason-text", remedy="Say in words why they are given up.")
+    if _PSEUDONYM.search(trimmed):
+        raise InputError("Reason names a patient", where="--reason-text", remedy="Say it without the pseudonym.")
     if len(trimmed) > MOST_WORDS or any(unicodedata.category(letter)[0] == "C" for letter in trimmed):
         raise InputError(
             "Reason is not one line of text", where="--reason-text", remedy=f"At most {MOST_WORDS} letters, one line."
@@ -74,17 +81,31 @@ def discard(settings: Settings, choice: Choice, *, words: str, principal: Princi
 
 
 def _discard(settings: Settings, dataset: str, choice: Choice, *, words: str, actor: str) -> int:
+    """Give up what is open, beginning anew where something has changed under way."""
+    count = 0
+    for attempt in range(ATTEMPTS):
+        try:
+            for rows in _decided(settings, dataset, choice, words=words, actor=actor):
+                count += rows
+        except (SpanConflict, LettersMoved):
+            if attempt == ATTEMPTS - 1:
+                raise
+        else:
+            break
+    return count
+
+
+def _decided(settings: Settings, dataset: str, choice: Choice, *, words: str, actor: str) -> Iterator[int]:
+    """Give up file after file; yield how many messages of each were open."""
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
     lake.open_all()
     writer = AgainWriter(lake, kind="replay", fence=lake.spans.fence(dataset))
     lake.quarantine.refresh()
     done = resolved(lake, DEAD_LETTER)
-    count = 0
     for places in open_places(lake, DEAD_LETTER, choice, done=done):
         rows = resolution_rows(places, table=DEAD_LETTER, outcome="discarded", reasons=words, actor=actor)
         writer.decide([], rules="", decoder="", resolutions=rows, messages=rows.num_rows)
-        count += rows.num_rows
-    return count
+        yield rows.num_rows
 
 
 def _detail(choice: Choice, words: str) -> dict[str, str]:

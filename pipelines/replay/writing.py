@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.lake.lake import Lake, published_name
-from vitalake.lake.spans import Counts, Part, PartId, Span, Superseded
+from vitalake.lake.spans import Counts, Part, PartId, Span, SpanConflict, Superseded
 
 SHARE = "0of1"
 Kind = Literal["replay", "attribution"]
@@ -55,10 +56,10 @@ class AgainWriter:
         spans.claim(job=kind, dataset=dataset, topic_ids=[self.part.topic_id])
         self.epoch = spans.begin_epoch(job=kind, share=SHARE)
         lake.roll_forward([self.part], since_us=clock.now_us())
-        position = spans.positions(dataset, [self.part])[self.part]
-        if position is None:
-            spans.begin_at(dataset, {self.part: 0})
-        self.position = position or 0
+        if spans.positions(dataset, [self.part])[self.part] is None:
+            with suppress(SpanConflict):  # another one has, which will hear that we are the younger
+                spans.begin_at(dataset, {self.part: 0})
+        self.position = spans.positions(dataset, [self.part])[self.part] or 0
 
     @property
     def job(self) -> str:

@@ -227,10 +227,24 @@ def test_discarded_ones_are_never_replayed(lane: LaneUnderTest, extended: Path) 
     assert [finding for finding in verify(lane.lake) if finding.severity == "error"] == []
 
 
-@pytest.mark.parametrize("words", ["", "   ", "123 !", "two\nlines", "x" * 501])
-def test_discarding_needs_words(lane: LaneUnderTest, words: str) -> None:
-    run(lane, "discard", "--all", "--reason-text", words, package=today(lane), expect=11)
+def test_discarding_needs_words(lane: LaneUnderTest) -> None:
+    run(lane, "discard", "--all", "--reason-text", "  ", package=today(lane), expect=11)
+    run(lane, "discard", "--reason-text", "Nothing is chosen", package=today(lane), expect=2)
+    run(lane, "discard", "--all", "--reason", "not-json", "--reason-text", "Two", package=today(lane), expect=2)
     assert run(lane, "list", package=today(lane))["discarded"] == 0
+
+
+@pytest.mark.parametrize("point", ["before-decide", "decided", "added-one"])
+def test_a_killed_discard_is_finished_by_the_next(lane: LaneUnderTest, extended: Path, point: str) -> None:
+    words = ("--all", "--reason-text", "Load test")
+    run(lane, "discard", *words, package=today(lane), expect=KILLED, env={"VITALAKE_CRASH_AT": point})
+    done = run(lane, "discard", *words, package=today(lane))
+    assert done["discarded"] == (UNKNOWN + UNREADABLE if point == "before-decide" else 0)
+    assert run(lane, "replay", package=extended)["open"] == 0
+    listed = run(lane, "list", package=today(lane))
+    assert (listed["open"], listed["discarded"]) == (0, UNKNOWN + UNREADABLE)
+    assert lane.lake.table("quarantine/resolution").scan().num_rows == UNKNOWN + UNREADABLE
+    assert [finding for finding in verify(lane.lake) if finding.severity == "error"] == []
 
 
 def test_a_topic_that_no_job_knows_is_named(lane: LaneUnderTest, extended: Path) -> None:

@@ -214,7 +214,7 @@ def discard(
     from pipelines.replay.discarding import discard as give_up
     from vitalake.keys import load_keys
 
-    one = source is not None and position is not None
+    one = source is not None and source.endswith("]") and position is not None
     if sum((every, reason is not None, one)) != 1 or (position is not None) != one or (source is not None) != one:
         message = "give one of: --all; --reason CODE; --source TOPIC[PARTITION] with --position OFFSET"
         raise typer.BadParameter(message)
