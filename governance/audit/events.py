@@ -21,8 +21,6 @@ Action = Literal[
     "dead-letters.discard",
     "devices.associate",
     "devices.identify",
-    "devices.associate",
-    "devices.identify",
     "patient.erase",
     "patient.hold",
     "keys.rotate",

@@ -31,7 +31,6 @@ MODULES = (
     "ledger",
     "dead_letters",
     "devices",
-    "devices",
     "lake",
     "patient",
     "keys",
