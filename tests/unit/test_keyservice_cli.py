@@ -13,6 +13,7 @@ from tests.unit.vault_samples import WHO, people
 from vitalake import clock
 from vitalake.cli.app import main
 from vitalake.keys import load_keys
+from vitalake.keyservice.local import create_local_service
 from vitalake.settings import load_settings
 from vitalake.vault import Vault, open_vault
 
@@ -33,7 +34,7 @@ def _json(home: Path, capfdbinary: pytest.CaptureFixture[bytes], *arguments: str
 def _actions(home: Path) -> list[str]:
     settings = load_settings(home)
     found = latest(settings.path(settings.audit), load_keys(home / "keys.yaml"), limit=10)
-    return [entry.action for entry in found][::-1]
+    return [entry.action for entry in found]
 
 
 def test_init_makes_what_is_missing_and_tries_it(home: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -140,3 +141,27 @@ def test_revoke_locks_and_undo_opens_and_both_are_on_record(home: Path, capsys: 
 def test_revoke_before_there_is_a_vault(home: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert _json(home, capfdbinary, "revoke") == {"kind": "local", "state": "revoked"}
     assert _json(home, capfdbinary, "revoke", "--undo") == {"kind": "local", "state": "enabled"}
+
+
+def _doctor(home: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> dict[str, str]:
+    main(["doctor", "--home", str(home), "--json"])
+    checks = msgspec.json.decode(capfdbinary.readouterr().out)["checks"]
+    (found,) = (check for check in checks if check["name"] == "key service")
+    return {name: found[name] for name in ("result", "finding", "remedy")}
+
+
+def test_doctor_says_whether_the_vaults_keys_can_be_had(home: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert _doctor(home, capfdbinary)["finding"] == "local, usable; the vault is still empty"
+    vault = _vault(home)
+    vault.enrol(people(2))
+    assert _doctor(home, capfdbinary)["finding"] == "local, opens the vault's key v1 of 2 patients"
+    vault._store.read("UPDATE vault SET rotating = 1")
+    assert "a rotation is not finished" in _doctor(home, capfdbinary)["finding"]
+    assert _run(home, "revoke") == 0
+    capfdbinary.readouterr()
+    found = _doctor(home, capfdbinary)
+    assert (found["result"], found["finding"]) == ("fail", "Wrapping key is revoked (vault-keys.yaml)")
+    assert "keys revoke --undo" in found["remedy"]
+    (home / "vault-keys.yaml").unlink()
+    create_local_service(home / "vault-keys.yaml")
+    assert "this file does not hold it" in _doctor(home, capfdbinary)["finding"]

@@ -56,7 +56,7 @@ def test_every_process_is_locked_within_a_second_and_goes_on_by_itself(home: Pat
 
 def _await(user: subprocess.Popen[str], wanted: str) -> list[float]:
     """Read on to such a word; return when the others were said."""
-    others = []
+    others: list[float] = []
     assert user.stdout is not None
     for line in user.stdout:
         word, moment = line.split()

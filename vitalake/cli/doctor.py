@@ -74,6 +74,8 @@ def _extras() -> Iterator[Check]:
         "history": ("adbc_driver_manager", "the history lane and its embedded warehouse"),
         "reasons": ("fhir", "precise reasons for rejected messages"),
         "notify": ("apprise", "notifications"),
+        "postgres": ("psycopg", "the vault in PostgreSQL"),
+        "aws": ("boto3", "the vault's keys in AWS KMS"),
     }
     for extra, (module, what) in extras.items():
         if find_spec(module):
@@ -92,6 +94,7 @@ def _java() -> Check:
 
 def _of_home(settings: Settings) -> Iterator[Check]:
     yield _tried("keys", lambda: _keys(settings))
+    yield _tried("key service", lambda: _key_service(settings))
     for job, stream in settings.jobs.items():
         yield _tried(f"rules for {job}", lambda dataset=stream.dataset: _rules(settings, dataset))  # type: ignore[misc]
     yield _tried("lake", lambda: _lake(settings))
@@ -115,6 +118,17 @@ def _keys(settings: Settings) -> str:
 
     ring = load_keys(settings.path(settings.keys))
     return ", ".join(ring.current(name).id for name in ("pseudonym", "observation", "quarantine"))
+
+
+def _key_service(settings: Settings) -> str:
+    """Let it wrap and unwrap, also what the vault holds."""
+    from vitalake.vault.opening import try_vault
+
+    found, kind = try_vault(settings), settings.key_service.kind
+    if found is None or not found.keys:
+        return f"{kind}, usable; the vault is still empty"
+    unfinished = "; a rotation is not finished: run 'vitalake keys rotate'" if found.rotating else ""
+    return f"{kind}, opens the vault's key v{found.keys[-1].version} of {found.patients:,} patients{unfinished}"
 
 
 def _rules(settings: Settings, dataset: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -15,6 +15,8 @@ from vitalake.vault.seals import KEY_BYTES, seal, unseal
 from vitalake.vault.store import Store, Transaction
 
 LEASE_SECONDS = 1.0
+
+KeyRow = tuple[str, int, int, str, bytes]
 
 
 def boot_seconds() -> float:
@@ -66,10 +68,7 @@ class Lease:
         asked = self._seconds()  # before the question: the answer may have been on its way for long
         try:
             rows = self._read()
-            ciphers = {
-                version: AESGCM(self._service.unwrap(Wrapped(key_id, bytes(wrapped)), context=_context(vault, version)))
-                for vault, _, version, key_id, wrapped in rows
-            }
+            ciphers = unwrapped(rows, self._service)
         except BaseException:
             self.drop()
             raise
@@ -120,18 +119,35 @@ class Lease:
         )
         return version
 
-    def _read(self) -> list[tuple[str, int, int, str, bytes]]:
-        sql = "SELECT id, erasures, version, key_id, wrapped FROM vault, vault_key ORDER BY version"
-        rows = self._store.read(sql)
+    def _read(self) -> list[KeyRow]:
+        rows = read_keys(self._store)
         if not rows:
             with self._store.transaction() as transaction:
                 transaction.alone()
                 if not transaction.run("SELECT version FROM vault_key"):
                     self.add_version(transaction)
-            rows = self._store.read(sql)
-        return [
-            (str(vault), int(erased), int(version), str(key), wrapped) for vault, erased, version, key, wrapped in rows
-        ]
+            rows = read_keys(self._store)
+        return rows
+
+
+def read_keys(store: Store) -> list[KeyRow]:
+    """Return the vault's id, how many were erased, and each version of its key: number, by what it is wrapped, how."""
+    rows = store.read("SELECT id, erasures, version, key_id, wrapped FROM vault, vault_key ORDER BY version")
+    return [
+        (str(vault), int(erased), int(version), str(key), bytes(sealed)) for vault, erased, version, key, sealed in rows
+    ]
+
+
+def unwrapped(rows: Sequence[KeyRow], service: KeyService) -> dict[int, AESGCM]:
+    """Return the vault's keys by version.
+
+    Raises:
+        KeyRevoked, ServiceUnavailable: see KeyService.
+    """
+    return {
+        version: AESGCM(service.unwrap(Wrapped(key_id, wrapped), context=_context(vault, version)))
+        for vault, _, version, key_id, wrapped in rows
+    }
 
 
 def _context(vault: str, version: int) -> bytes:

@@ -7,6 +7,7 @@ from vitalake.keys import KeyRing
 from vitalake.keyservice import open_key_service
 from vitalake.settings import Settings, has_password, resolve_references
 from vitalake.vault.erasure_log import ErasureLog
+from vitalake.vault.lease import read_keys, unwrapped
 from vitalake.vault.old_form import take_over
 from vitalake.vault.on_sqlite import SqliteStore
 from vitalake.vault.status import VaultStatus, read_status
@@ -83,3 +84,21 @@ def look_at_vault(settings: Settings) -> VaultStatus | None:
         return read_status(store)
     finally:
         store.close()
+
+
+def try_vault(settings: Settings) -> VaultStatus | None:
+    """Return what ``look_at_vault`` does, after the key service has shown that it opens the vault's keys.
+
+    Raises:
+        KeyRevoked, ServiceUnavailable: it does not.
+    """
+    service = open_key_service(settings)
+    service.unwrap(service.wrap(b"probe", context=b"probe"), context=b"probe")
+    found = look_at_vault(settings)
+    if found is not None:
+        store = open_store(settings)
+        try:
+            unwrapped(read_keys(store), service)
+        finally:
+            store.close()
+    return found
