@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,11 +19,17 @@ Mask = Callable[[pa.Array], pa.Array]
 
 REDACTED = "REDACTED"
 CACHE_ENTRIES = 200_000
-"""Pseudonyms remembered a column, some 40 MB at the most; then the memory is emptied and filled anew."""
+"""Pseudonyms remembered a domain, some 40 MB at the most; then the memory is emptied and filled anew."""
 
 _TAG_BYTES = 16
 _CHECK_BYTES = 4
 _TOKEN = re.compile(r"(v\d+)\.([a-z2-7]{32})")
+
+
+@cache
+def _tokens(_key_id: str, _digest: bytes) -> dict[str, str]:
+    """Return the memory of one domain's tokens, of one set of keys."""
+    return {}
 
 
 class Pseudonyms:
@@ -37,7 +44,10 @@ class Pseudonyms:
         self._key = keys.current("pseudonym")
         self._by_version = {key.version: key for key in keys.versions("pseudonym")}
         self._domain = domain.encode()
-        self._cache: dict[str, str] = {}
+        # Masks, sealers and the care store ask for the same tokens: each is made once in a process.
+        self._cache = _tokens(
+            self._key.id, self._digest(self._key, b"cache", b",".join(map(str.encode, self._by_version)))
+        )
 
     def token(self, value: str) -> str:
         """Return the token of a value."""
@@ -65,14 +75,14 @@ class Pseudonyms:
     def __call__(self, column: pa.Array) -> pa.Array:
         """Return the column with every value replaced by its token; nulls stay."""
         encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-        cache = self._cache
-        if len(cache) > CACHE_ENTRIES:
-            cache.clear()
+        known = self._cache
+        if len(known) > CACHE_ENTRIES:
+            known.clear()
         tokens: list[str | None] = []
         for value in encoded.dictionary.to_pylist():
-            token = cache.get(value)
+            token = known.get(value)
             if token is None and value is not None:
-                token = cache[value] = self.token(value)
+                token = known[value] = self.token(value)
             tokens.append(token)
         masked = pa.DictionaryArray.from_arrays(encoded.indices, pa.array(tokens, pa.string()))
         return masked if pa.types.is_dictionary(column.type) else masked.cast(column.type)

@@ -139,6 +139,15 @@ class ServingSettings(_Frozen):
     session_minutes: int = Field(480, ge=1, le=1440, description="A sign-in holds this long.")
 
 
+class RecordsSettings(_Frozen):
+    """How long records must be kept, whoever asks for them to be erased."""
+
+    keep_days: int = Field(
+        0, ge=0, description="Who has rows of the last so many days is not erased; 0: no duty."
+    )
+    basis: str = Field("", description="The law or rule that says so; shown to who is refused.")
+
+
 class Settings(BaseSettings):
     """All settings of a home; environment variables like VITALAKE_KAFKA__BOOTSTRAP_SERVERS come before the file."""
 
@@ -162,6 +171,7 @@ class Settings(BaseSettings):
     erasures: Path = Field(
         Path("erasures.jsonl"), description="Who was erased; a file that is kept apart from the vault's back-ups."
     )
+    records: RecordsSettings = RecordsSettings()
     certificates: Path = Field(Path("certificates"), description="Folder of what was erased, and when; names nobody.")
     key_service: KeyServiceSettings = KeyServiceSettings()
     privacy_officers: list[str] = Field(

@@ -36,6 +36,11 @@ ACTIONS = {
     "audit.read": "asked who saw the patient",
     "denied": "was refused",
     "train": "trained a model",
+    "identified.query": "asked for identified rows",
+    "dead-letters.replay": "replayed dead letters",
+    "dead-letters.discard": "discarded dead letters",
+    "patient.erase": "had the patient forgotten",
+    "patient.hold": "put or ended a legal hold",
 }
 
 

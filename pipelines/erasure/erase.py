@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, timedelta
+
+import pyarrow.compute as pc
 
 from governance.masking import compile_masks
 from governance.masks import Pseudonyms
@@ -17,12 +20,13 @@ from pipelines.care import open_care
 from pipelines.erasure.certificate import Certificate, Outside, TableErased, new_id, now, save
 from pipelines.erasure.letters import Search, erase_letters
 from pipelines.erasure.outside import outside
+from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, PrivacyError
 from vitalake.keys import KeyRing
-from vitalake.lake.buckets import patient_column
-from vitalake.lake.dataset import load_dataset, quarantine_datasets
-from vitalake.lake.forgetting import distinct_values, drop_rows, purge
+from vitalake.lake.buckets import may_hold, patient_column
+from vitalake.lake.dataset import SUBJECT, load_dataset, quarantine_datasets
+from vitalake.lake.forgetting import distinct_values, drop_rows, has_value, purge
 from vitalake.lake.lake import Lake
 from vitalake.lake.sweep import settle
 from vitalake.lake.table import Table
@@ -134,6 +138,7 @@ class Eraser:
             raise PrivacyError(
                 "Patient is forgotten already", where=stone.certificate, remedy="See 'vitalake patient certificate'."
             )
+        self._refuse_kept(subject)
         wanted = self._wanted(subject, reason=reason, actor=actor)
         certificate = new_id()
         self._tell("Destroying the key")
@@ -150,6 +155,22 @@ class Eraser:
         # Killed between the note and the destruction: the key may still be there.
         self._vault.begin_erasure(pending.subject, pending.certificate, list(pending.identifiers))
         return self._finish(pending.certificate, pending.subject, wanted)
+
+    def _refuse_kept(self, subject: bytes) -> None:
+        """Stop where the patient's newest rows are of days that must be kept."""
+        records = self._settings.records
+        if not records.keep_days:
+            return
+        horizon = str((clock.now() - timedelta(days=records.keep_days)).date())
+        lake = Lake(self._settings.lake_uri, self._settings.storage_options)
+        for name, table in lake.present().items():
+            if name.startswith("restricted/") and (day := newest_day(table, subject, after=horizon)):
+                until = date.fromisoformat(day) + timedelta(days=records.keep_days)
+                raise PrivacyError(
+                    f"Records must be kept until {until} ({records.basis or 'records.keep_days'})",
+                    where=name,
+                    remedy="Ask again when that time is over, or mend settings.records if that is not so.",
+                )
 
     def _wanted(self, subject: bytes, *, reason: str, actor: str) -> Wanted:
         source_id = self._vault.patient_ids([subject])[subject]
@@ -253,6 +274,19 @@ class Eraser:
             plan = compile_masks(policy, table.dataset, self._keys)
             if not next(c.published for c in plan.columns if c.column.name == column):
                 yield Outside(name, "its rows do not say whose they are, so the patient's stay among them")
+
+
+def newest_day(table: Table, subject: bytes, *, after: str) -> str | None:
+    """Return the newest day, later than an ISO date, of which a restricted table has rows of a patient."""
+    files = sorted(table.snapshot().files.values(), key=lambda file: file.day or "", reverse=True)
+    for file in files:
+        if file.day is None or file.day <= after:
+            break
+        if may_hold(file.path, subject):
+            column = table.storage.read_parquet(file.path, [SUBJECT.name])[SUBJECT.name]
+            if pc.any(has_value(column.combine_chunks(), {subject})).as_py():
+                return file.day
+    return None
 
 
 def _column(table: Table) -> str | None:
