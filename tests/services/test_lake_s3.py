@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import boto3
 import polars as pl
@@ -141,7 +141,7 @@ def test_compaction_beside_appends_and_a_second_one(open_lake: OpenLake) -> None
     write_spans(lake, 4)
     done: list[int] = []
 
-    def transform(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    def transform(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
         if not done:
             write_spans(other, 1, start=16)
             done.append(compact(other.published, min_files=2).rows)

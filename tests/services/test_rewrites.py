@@ -211,6 +211,14 @@ def test_killed_republish_that_nobody_goes_on_with_is_swept(home: Path, settings
     assert compact(opened(settings).published, min_files=2).days == 3
 
 
+def test_republish_that_was_killed_before_it_wrote_itself_down_is_given_up_too(home: Path, settings: Settings) -> None:
+    rewrite_process.run(home, "republish", "observation", VITALAKE_CRASH_AT="swap-held")
+    sweep(opened(settings), "vitals")
+    assert is_held(opened(settings).published), "it may be alive, and about to"
+    sweep(opened(settings), "vitals", job_lease_seconds=0)
+    assert sound(settings)
+
+
 def test_killed_republish_can_be_given_up(home: Path, settings: Settings) -> None:
     rewrite_process.run(home, "republish", "observation", VITALAKE_CRASH_AT="swap-ready")
     assert give_up(settings, "observation") and not give_up(settings, "observation")

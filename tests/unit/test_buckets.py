@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit import lake_process
-from tests.unit.span_samples import DAY, begin, open_lake, positions, write_spans
+from tests.unit.span_samples import DAY, begin, observations, open_lake, positions, write_spans
 from vitalake.errors import InputError
 from vitalake.lake import compaction
 from vitalake.lake.buckets import bucket_of, bucket_of_value, buckets_of_values, files_for, patient_column, suffix_of
@@ -23,7 +23,7 @@ from vitalake.lake.compaction import compact, put_into_buckets
 from vitalake.lake.forgetting import distinct_values, drop_rows, purge
 from vitalake.lake.lake import Lake
 from vitalake.lake.sorting import order_by, sort_by
-from vitalake.lake.table import Table
+from vitalake.lake.table import StagedFile, Table
 from vitalake.lake.vacuum import vacuum
 from vitalake.lake.verify import verify
 
@@ -254,6 +254,27 @@ def found_in(lake: Lake, text: bytes) -> int:
         elif path.is_file():
             count += text in path.read_bytes()
     return count
+
+
+def test_a_pseudonym_that_no_row_has_does_not_stay_in_a_dictionary(lake: Lake, tmp_path: Path) -> None:
+    """As files of before have them, and of other writers."""
+    table = lake.published
+    rows = observations(90, 93).set_column(
+        table.dataset.schema.names.index("patient_id"), "patient_id", pa.array(["a", "gone", "b"]).dictionary_encode()
+    )
+    path = "day=2026-03-01/foreign.parquet"
+    pa.parquet.write_table(rows.take(pa.array([0, 2])), f"{table.storage.root}/{path}", store_schema=False)
+    size = Path(table.storage.root, path).stat().st_size
+    table.refresh()
+    table.commit(add=[StagedFile(table.name, path, size, 2, "2026-03-01")], transactions={"foreign": 1})
+    done = drop_rows(table, "patient_id", "gone")
+    assert (done.rows, done.files_rewritten) == (0, 1)
+    assert "gone" not in {v for f in files(table) for v in in_dictionary(table, f)}
+
+
+def in_dictionary(table: Table, path: str) -> list[str]:
+    column = pa.parquet.read_table(f"{table.storage.root}/{path}", read_dictionary=["patient_id"])["patient_id"]
+    return [value for chunk in column.chunks for value in chunk.dictionary.to_pylist()]
 
 
 def test_staged_files_of_the_dead_are_purged_too(lake: Lake) -> None:

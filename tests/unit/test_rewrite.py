@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def everything(snapshot: Snapshot) -> list[StagedFile]:
     return list(snapshot.files.values())
 
 
-def as_one(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+def as_one(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Make one file of all rows."""
     yield pa.concat_tables(batches)
 
@@ -139,7 +139,7 @@ def test_rewrite_that_loses_or_doubles_rows_is_refused(lake: Lake, change: Calla
 
 
 def test_rewrite_that_says_so_may_drop_rows(lake: Lake) -> None:
-    def without_first(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    def without_first(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(batches).filter(pa.compute.field("source_position") > 0)
 
     result = rewrite(lake.published, everything, without_first, data_change=True)
@@ -154,7 +154,7 @@ def test_second_of_two_rewrites_from_one_snapshot_throws_its_files_away(lake: La
     other = open_lake(Path(lake.storage.root)).published
     others: list[set[str]] = []
 
-    def slow(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    def slow(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
         rows = pa.concat_tables(batches)
         if not others:
             assert compact(other, min_files=2).days == 2
@@ -185,7 +185,7 @@ def test_rewrite_of_stale_files_that_a_fresh_snapshot_would_accept_is_planned_ag
 def test_appends_go_on_beside_a_compaction(lake: Lake) -> None:
     other = open_lake(Path(lake.storage.root))
 
-    def slow(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    def slow(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
         write_spans(other, 2, size=5, days=2, start=30 + 10 * len(appended))
         appended.append(1)
         yield from as_one(batches)
@@ -307,7 +307,7 @@ def test_two_processes_that_compact_at_once_do_not_double_rows(lake: Lake, tmp_p
 def test_rewrite_that_was_swept_while_it_slept_commits_nothing_of_what_was_swept(lake: Lake, tmp_path: Path) -> None:
     swept: list[int] = []
 
-    def slow(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    def slow(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
         rows = pa.concat_tables(batches)
         yield rows.slice(0, 10)
         if not swept:

@@ -173,7 +173,8 @@ def _held(table: Table, path: str, column: str, value: Value) -> tuple[bool, int
                 return False, 0
             size = _column_bytes(reader, column)
             batches = reader.iter_batches(columns=[column])
-            return any(pc.any(has_value(batch.column(0), {value})).as_py() for batch in batches), size
+            # In the dictionary, used or not: what no row has any more must not stand in the file either.
+            return any(value in _values(batch.column(0)) for batch in batches), size
     except (pa.ArrowException, OSError):
         return None
 
@@ -183,6 +184,12 @@ def _column_bytes(reader: pq.ParquetFile, column: str) -> int:
     meta = reader.metadata
     chunks = sum(meta.row_group(i).column(place).total_compressed_size for i in range(meta.num_row_groups))
     return int(chunks + meta.serialized_size)
+
+
+def _values(column: pa.Array) -> list[Value | None]:
+    encoded = column if _is_encoded(column) else column.dictionary_encode()
+    values: list[Value | None] = encoded.dictionary.to_pylist()
+    return values
 
 
 def has_value(column: pa.Array, values: Collection[Value]) -> pa.BooleanArray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -106,12 +106,6 @@ class Journal:
         """Return whether the job has written something within the lease."""
         newest = max(self._storage.files(suffix=".json").values(), default=0.0)
         return newest > clock.now().timestamp() - lease_seconds
-
-
-def journals(lake: Storage, datasets: Iterable[str]) -> dict[str, Journal]:
-    """Return the journals of those datasets that have a job under way."""
-    found = {dataset: Journal(lake, dataset) for dataset in datasets}
-    return {dataset: journal for dataset, journal in found.items() if journal.job() is not None}
 
 
 def _name(source: Sequence[str]) -> str:

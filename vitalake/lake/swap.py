@@ -165,7 +165,8 @@ class _Run:
         self._commit(job, old, new, books)
         passing("swap-committed")
         self._finish_committed()
-        self._target.prepare(republished=True)
+        for table in (self._target, self._source):
+            table.prepare(republished=True)
         return self.done
 
     def may_go_on(self) -> bool:

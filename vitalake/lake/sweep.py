@@ -18,9 +18,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from vitalake import clock
-from vitalake.lake.journal import JOB_LEASE_SECONDS, journals
+from vitalake.lake.journal import JOB_LEASE_SECONDS, Job, Journal
 from vitalake.lake.lake import Lake
-from vitalake.lake.rewrite import maintenance_app
+from vitalake.lake.rewrite import is_held, maintenance_app
 from vitalake.lake.seen import FOLDER
 from vitalake.lake.spans import Span, SpanLog, add_span, is_added
 from vitalake.lake.storage import Storage
@@ -215,15 +215,18 @@ def _dead_rewrites(table: Table, listed: Mapping[str, float], *, lease_seconds: 
 
 def _live_jobs(lake: Lake, tables: Sequence[Table], *, lease_seconds: float) -> set[str]:
     """Return the jobs that may still commit; from those that show no life the right is taken."""
-    names = [table.dataset.name for table in tables if table.name.startswith("published/")]
     live = set()
-    for dataset, journal in journals(lake.storage, names).items():
+    for dataset in [table.dataset.name for table in tables if table.name.startswith("published/")]:
+        journal = Journal(lake.storage, dataset)
+        held = [table for table in tables if table.name in (f"published/{dataset}", f"restricted/{dataset}")]
         job = journal.job()
-        if journal.is_alive(lease_seconds=lease_seconds):
-            live |= {job.id} if job else set()
-        else:
-            held = (f"published/{dataset}", f"restricted/{dataset}")
-            abandon(journal, [table for table in tables if table.name in held])
+        if job is None and any(is_held(table) for table in held):
+            # Killed before it wrote itself down, or about to: from now on it has a lease like any other.
+            journal.begin(Job("0" * 16, "unknown", dataset, 0, "", clock.now_us()))
+        elif job is not None and journal.is_alive(lease_seconds=lease_seconds):
+            live.add(job.id)
+        elif job is not None:
+            abandon(journal, held)
     return live
 
 
