@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -107,7 +107,7 @@ class LakeMachine(RuleBasedStateMachine):
         if not lake.published.snapshot().files:
             return
 
-        def transform(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        def transform(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
             self.decide(work, "add")
             self.compact(0)
             yield from batches
