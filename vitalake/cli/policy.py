@@ -47,7 +47,7 @@ def check(
 
 def _document(plan: MaskPlan) -> dict[str, Any]:
     filters = [{"column": rule.column, "leaves_out": list(rule.values)} for rule in plan.filters]
-    return {"columns": plan.describe(), "filters": filters}
+    return {"columns": plan.describe(), "filters": filters, "kept_identified": plan.dataset.restricted}
 
 
 def _print(plan: MaskPlan) -> None:
@@ -67,4 +67,6 @@ def _print(plan: MaskPlan) -> None:
     Console(highlight=False, width=None if console.is_terminal else 120).print(grid)
     for rule in plan.filters:
         typer.echo(f"  left out, and counted as filtered: rows whose {rule.column} is {', '.join(rule.values)}")
+    kept = "kept as it comes too, in the restricted zone, what identifies sealed"
+    typer.echo(f"  {kept if plan.dataset.restricted else 'not kept as it comes: what is not published is gone'}")
     typer.echo("")
