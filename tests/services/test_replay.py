@@ -145,6 +145,33 @@ def test_a_killed_replay_loses_and_doubles_nothing(lane: LaneUnderTest, extended
     assert_recovered(lane)
 
 
+def test_beside_a_running_stream_both_are_whole(lane: LaneUnderTest, extended: Path) -> None:
+    more = 600
+    stream = lane.start(idle=None)
+    with stream:
+        for begin in range(1_000, 1_000 + more, 100):
+            lane.send(message(i, patient=f"p-{i % 7}") for i in range(begin, begin + 100))
+            run(lane, "replay", "--limit", "13", package=extended)
+        run(lane, "replay", package=extended)
+        until(lambda: len(lane.positions()) == GOOD + UNKNOWN + more, process=stream)
+        stream.terminate()
+        _, errors = stream.communicate(timeout=60)
+    assert stream.returncode == 0, errors.decode()[-3000:]
+    positions = lane.positions()
+    assert set(positions.values()) == {1}
+    assert len(positions) == GOOD + UNKNOWN + more
+    ledger = lane.ledger()
+    assert (ledger["published"], ledger["recovered"], ledger["balanced"]) == (GOOD + more, UNKNOWN, True)
+    assert [finding for finding in verify(lane.lake) if finding.severity == "error"] == []
+    printed = subprocess.run(
+        [sys.executable, "-m", "vitalake", "ledger", "--home", str(lane.home)],
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    assert "in the lake = published + recovered" in printed
+
+
 def test_of_two_replays_the_older_one_is_told_and_nothing_comes_twice(lane: LaneUnderTest, extended: Path) -> None:
     held = lane.home / "held"
     older = start(
