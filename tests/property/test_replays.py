@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,15 +19,17 @@ from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.result import Reject
 from pipelines.replay import letters as read
-from pipelines.replay.letters import DEAD_LETTER, Choice, LettersMoved, census, resolved
+from pipelines.replay.letters import DEAD_LETTER, RESOLUTION, Choice, LettersMoved, census, resolved
 from pipelines.replay.replaying import Report, replay
 from tests.fhir import message
 from vitalake import clock
 from vitalake.keys import load_keys
+from vitalake.lake.dataset import load_dataset
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import summarise
 from vitalake.lake.rewrite import rewrite
 from vitalake.lake.spans import Counts, Part, PartId, Span
+from vitalake.lake.table import Table
 from vitalake.lake.verify import verify
 from vitalake.settings import LakeSettings, Settings, StreamSettings, load_settings
 from vitalake.vault.opening import open_vault
@@ -95,12 +100,14 @@ def test_any_split_of_replays_gives_the_same(
     shutil.rmtree(folder)
 
 
-def put_aside(settings: Settings, given_letters: list[Letter]) -> None:
+def put_aside(
+    settings: Settings, given_letters: list[Letter], *, dataset: str = "observation", job: str = "vitals"
+) -> None:
     """Decide and add one span in which all messages were rejected."""
-    lake = Lake(settings.lake_uri, {})
+    lake = Lake(settings.lake_uri, {}, dataset=dataset)
     lake.open_all()
-    lake.spans.begin_at("observation", dict.fromkeys(PARTS, 0))
-    epoch = lake.spans.begin_epoch(job="vitals", share="0of1")
+    lake.spans.begin_at(dataset, dict.fromkeys(PARTS, 0))
+    epoch = lake.spans.begin_epoch(job=job, share="0of1")
     seal = DeadLetters(load_keys(settings.path(settings.keys)).current("quarantine"), days=30)
     count = len(given_letters)
     batch = seal.batch(
@@ -110,15 +117,15 @@ def put_aside(settings: Settings, given_letters: list[Letter]) -> None:
         topic_ids=[PARTS[part].topic_id for part, _, _ in given_letters],
         positions=list(range(count)),
         broker_ms=[1_750_000_000_000 + i for i in range(count)],
-        dataset="observation",
+        dataset=dataset,
         decoder="fhir/0",
         rejected_at_us=clock.now_us(),
     )
     span = Span(
-        span_id=f"vitals.0of1.e{epoch}.{'0' * 32}",
+        span_id=f"{job}.0of1.e{epoch}.{'0' * 32}",
         kind="stream",
-        job="vitals",
-        dataset="observation",
+        job=job,
+        dataset=dataset,
         share="0of1",
         epoch=epoch,
         decided_us=clock.now_us(),
@@ -204,3 +211,53 @@ def test_of_a_forgotten_patient_nothing_comes_back_and_that_is_counted(settings:
     assert lake.published.scan().num_rows == lake.restricted.scan().num_rows == 2
     assert replay(settings, actor="test").open == 0
     assert [finding for finding in verify(Lake(settings.lake_uri, {})) if finding.severity == "error"] == []
+
+
+def test_dead_letters_of_an_earlier_release_are_recovered_too(settings: Settings) -> None:
+    """They have no dataset, and no time was sealed with them; their table lacks the column."""
+    now = load_dataset("dead_letter")
+    before = replace(now, columns=tuple(c for c in now.columns if c.name != "dataset"), revision=1)
+    lake = Lake(settings.lake_uri, {})
+    key = load_keys(settings.path(settings.keys)).current("quarantine")
+    rows = []
+    for position in range(5):
+        payload, source = _version(position, 1), str(PARTS[0])
+        bound = f"{PARTS[0].topic_id}\n{source}\n{position}".encode()
+        rows.append(
+            {
+                "source": source,
+                "topic_id": PARTS[0].topic_id,
+                "position": position,
+                "rejected_at": clock.now(),
+                "reason": "unknown-code",
+                "path": "",
+                "decoder": "fhir/0",
+                "payload_bytes": len(payload),
+                "key_id": key.id,
+                "nonce": bytes(12),
+                "payload": AESGCM(key.secret).encrypt(bytes(12), payload, bound),
+                "expires_at": clock.now() + timedelta(days=30),
+            }
+        )
+    old = Table(before, lake.storage, zone="quarantine")
+    old.commit(add=old.stage(pa.Table.from_pylist(rows, schema=before.schema), stem="by-hand"), transactions={})
+    assert replay(settings, actor="test", limit=2).recovered == 2
+    put_aside(settings, [(1, _version(9, 1), Reason.UNKNOWN_CODE)])
+    assert replay(settings, actor="test").recovered == 4
+    assert replay(settings, actor="test").open == 0
+    assert len(current(settings)) == 6
+    assert {row["dataset"] for row in Lake(settings.lake_uri, {}).table(RESOLUTION).scan().to_pylist()} == {
+        "",
+        "observation",
+    }
+
+
+def test_one_message_put_aside_for_two_datasets_is_two(settings: Settings) -> None:
+    there = StreamSettings(topics={"vitals": "fhir"}, dataset="encounter", care=False)
+    both = settings.model_copy(update={"jobs": {**settings.jobs, "stays": there}})
+    put_aside(both, [(0, _version(1, 1), Reason.UNKNOWN_CODE)], dataset="observation")
+    put_aside(both, [(0, b"{", Reason.NOT_JSON)], dataset="encounter", job="stays")
+    done = replay(both, actor="test")
+    assert (done.open, done.recovered, done.rejected_again) == (2, 1, 1)
+    left = census(Lake(both.lake_uri, {}), DEAD_LETTER)
+    assert (left.open, left.total, dict(left.reasons)) == (1, 2, {"not-json": 1})
