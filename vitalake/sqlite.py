@@ -39,7 +39,8 @@ class Database:
             self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             self.connection.execute("PRAGMA journal_mode=WAL")
             self.connection.execute("PRAGMA synchronous=FULL")
-            self.connection.execute(f"PRAGMA secure_delete={'ON' if secure_delete else 'OFF'}")
+            if secure_delete:
+                self.connection.execute("PRAGMA secure_delete=ON")
             self.connection.executescript(tables)
         except (sqlite3.Error, OSError) as error:
             raise self._refused(error) from None

@@ -25,11 +25,14 @@ import pytest
 
 from tests.services.waiting import until
 from tests.unit.vault_samples import Place, people
+from vitalake.cli.app import main
 from vitalake.errors import PrivacyError, ServiceUnavailable, SettingsError
 from vitalake.home import init_home
+from vitalake.keys import load_keys
 from vitalake.keyservice import KeyRevoked, Wrapped, open_key_service
 from vitalake.keyservice.kms import KmsKeyService
-from vitalake.settings import load_settings
+from vitalake.settings import Settings, load_settings
+from vitalake.vault import open_vault
 
 pytestmark = pytest.mark.s3
 
@@ -323,6 +326,39 @@ def test_a_home_says_which_key_and_where_its_credentials_are(
     with pytest.raises(SettingsError, match="do not fit") as caught:
         open_key_service(load_settings(home))
     assert "Zz" not in str(caught.value)
+
+
+def _configure(home: Path, **key_service: object) -> Settings:
+    (home / "vitalake.yaml").write_bytes(msgspec.json.encode({"key_service": key_service}))
+    return load_settings(home)
+
+
+def test_a_home_moves_to_kms_and_back_by_rotating(aws: Aws, home: Path) -> None:
+    keys, key = load_keys(home / "keys.yaml"), aws.key()
+    kms = {"region": REGION, "endpoint": aws.endpoint, "options": ROOT, "key": key}
+    vault = open_vault(load_settings(home), keys)
+    patients = vault.enrol(people(3))
+    vault.close()
+    settings = _configure(home, kind="aws-kms", **kms)
+    vault = open_vault(settings, keys)
+    assert vault.enrol(people(3)) == patients, "the file still unwraps"
+    assert main(["keys", "revoke", "--home", str(home)]) == 0
+    assert [version.state for version in open_key_service(settings).status()] == ["revoked", "revoked"]
+    assert main(["keys", "revoke", "--undo", "--home", str(home)]) == 0
+    assert vault.rotate() == 3
+    assert [found.key_id for found in vault.status().keys] == [key]
+    file = (home / "vault-keys.yaml").rename(home / "away")
+    vault.close()
+    vault = open_vault(settings, keys)
+    assert vault.enrol(people(3)) == patients, "the file is needed no more"
+    vault.close()
+    file.rename(home / "vault-keys.yaml")
+    vault = open_vault(_configure(home, kind="local", **kms), keys)
+    assert vault.enrol(people(3)) == patients
+    assert vault.rotate() == 3
+    assert vault.status().keys[0].key_id.startswith("local/")
+    vault.close()
+    assert open_vault(_configure(home, kind="local"), keys).enrol(people(3)) == patients
 
 
 def test_what_the_proxy_reads_is_what_is_sent(aws: Aws, strict: Strict) -> None:
