@@ -17,7 +17,8 @@ FAULTS = (
     "malformed",  # cut off in the middle: not JSON
     "wrong-unit",  # mg/dL, which no vital sign has
     "unknown-code",  # the form of a LOINC code, but none
-    "missing-subject",
+    "missing-subject",  # nor a device: nobody's for ever
+    "bed-only",  # names its device, not its patient: legal, and held until somebody says whose it is
     "duplicate",  # the same bytes once more
     "late",  # true two to twelve hours before it was sent
     "out-of-order",  # sent after the device's next message, or 20 minutes later if that takes longer
@@ -145,7 +146,11 @@ def _unknown_code(resource: dict[str, Any], _: random.Random) -> None:
 
 
 def _missing_subject(resource: dict[str, Any], _: random.Random) -> None:
-    del resource["subject"]
+    del resource["subject"], resource["device"]
+
+
+def _bed_only(resource: dict[str, Any], _: random.Random) -> None:
+    del resource["subject"], resource["encounter"]
 
 
 def _registered(resource: dict[str, Any], _: random.Random) -> None:
@@ -182,6 +187,7 @@ _CHANGES: dict[str, Callable[[dict[str, Any], random.Random], None]] = {
     "wrong-unit": _wrong_unit,
     "unknown-code": _unknown_code,
     "missing-subject": _missing_subject,
+    "bed-only": _bed_only,
     "late": _late,
     "clock-skew": _skew,
     "registered": _registered,

@@ -86,10 +86,17 @@ def test_rejected_kinds_are_what_they_say(faulty: list[Message]) -> None:
     for message in of(faulty, "malformed"):
         with pytest.raises(msgspec.DecodeError):
             decoded(message)
-    assert all("subject" not in decoded(message) for message in of(faulty, "missing-subject"))
+    assert all({"subject", "device"}.isdisjoint(decoded(message)) for message in of(faulty, "missing-subject"))
     assert all(b'"mg/dL"' in (message.value or b"") for message in of(faulty, "wrong-unit"))
     assert all(b'"00000-0"' in (message.value or b"") for message in of(faulty, "unknown-code"))
     assert all(message.value is None for message in of(faulty, "tombstone"))
+
+
+def test_a_bed_names_its_device_and_no_patient(faulty: list[Message]) -> None:
+    for message in of(faulty, "bed-only"):
+        said = decoded(message)
+        assert "device" in said
+        assert {"subject", "encounter"}.isdisjoint(said)
 
 
 def test_only_skew_is_ahead_and_only_late_far_behind(faulty: list[Message]) -> None:
@@ -126,7 +133,7 @@ def test_well_formed_messages_are_accepted_by_fhir_resources(faulty: list[Messag
 
 
 def test_accepted_changes_have_an_identifier_of_their_own(faulty: list[Message]) -> None:
-    for kind in ("late", "clock-skew", "registered", "fahrenheit", "kilopascal"):
+    for kind in ("bed-only", "late", "clock-skew", "registered", "fahrenheit", "kilopascal"):
         for message in of(faulty, kind):
             assert decoded(message)["identifier"][0]["value"].endswith(f"-{kind}")
 
