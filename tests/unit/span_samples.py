@@ -66,7 +66,7 @@ def dead_letters(first: int, end: int, *, source: str = "vitals[0]") -> pa.Table
             "key_id": "quarantine/v1",
             "nonce": b"0" * 12,
             "payload": b"sealed",
-            "expires_at": DAY + timedelta(days=30),
+            "expires_at": DAY + timedelta(days=36_500),
         }
         for position in range(first, end)
     ]

@@ -62,7 +62,7 @@ def test_tables_and_show_tell_files_schema_and_data_classes(
     home: Path, lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tables = {entry["table"]: entry for entry in run(home, capsys, "lake", "tables")["tables"]}
-    assert set(tables) == {"published/observation", "quarantine/dead_letter", "spans"}
+    assert set(tables) == {"published/observation", "restricted/observation", "quarantine/dead_letter", "spans"}
     assert (tables["published/observation"]["files"], tables["published/observation"]["rows"]) == (10, 30)
     shown = run(home, capsys, "lake", "show", "published/observation")
     classes = {column["name"]: column["data_class"] for column in shown["columns"]}
@@ -76,8 +76,8 @@ def test_compact_merges_and_vacuum_keeps_what_is_young(
 ) -> None:
     done = run(home, capsys, "lake", "compact", "--table", "published/observation", "--vacuum")["tables"]
     assert [(d["files_before"], d["files_after"], d["rows"], d["deleted"]) for d in done] == [(10, 1, 30, 0)]
-    assert len(run(home, capsys, "lake", "compact")["tables"]) == 3
-    assert [entry["files"] for entry in run(home, capsys, "lake", "tables")["tables"]] == [1, 1, 1]
+    assert len(run(home, capsys, "lake", "compact")["tables"]) == 4
+    assert [entry["files"] for entry in run(home, capsys, "lake", "tables")["tables"]] == [1, 0, 1, 1]
     assert run(home, capsys, "lake", "verify") == {"sound": True, "findings": []}
     assert len(positions(lake)) == 30
 
