@@ -147,8 +147,30 @@ class PostgresServer:
         self._process.send_signal(number)
         self._process.wait(60)
 
+    def promote(self) -> None:
+        """Let a standby take writes from now on."""
+        self.execute("SELECT pg_promote()")
+
     def remove(self) -> None:
         """Stop and remove its files."""
         if self._process is not None and self._process.poll() is None:
             self.stop(signal.SIGQUIT)
         shutil.rmtree(self._folder)
+
+
+class Standby(PostgresServer):
+    """A server that follows another one, synchronously, until it is promoted."""
+
+    def __init__(self, primary: PostgresServer) -> None:
+        self._programs, self._account, self.password = primary._programs, primary._account, primary.password
+        self.port = free_port()
+        self._process = None
+        self._folder = Path(tempfile.mkdtemp(prefix="vitalake-standby-"))
+        os.chown(self._folder, self._account.pw_uid, self._account.pw_gid)
+        copied = self._run(
+            "pg_basebackup", "--pgdata", str(self._folder / "data"), "--write-recovery-conf", "--checkpoint", "fast",
+            "--dbname", primary.address(), "--no-sync",
+        )  # fmt: skip
+        assert copied.wait(120) == 0, self.log
+        self.start()
+        primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")

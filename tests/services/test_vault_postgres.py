@@ -16,7 +16,7 @@ import msgspec
 import psycopg
 import pytest
 
-from tests.services.postgres import PostgresServer
+from tests.services.postgres import PostgresServer, Standby
 from tests.services.waiting import until
 from tests.unit.vault_samples import PREPARE, PostgresPlace, people
 from vitalake.errors import ServiceUnavailable, SettingsError
@@ -158,6 +158,27 @@ def test_a_server_that_goes_and_comes_back_keeps_the_keys(
     results = [writer.result() for writer in writers]
     assert all(result.lost for result in results)
     _check(place, results, 2000)
+
+
+def test_a_standby_that_takes_over_has_every_key_that_anybody_got(own_postgres: PostgresServer, tmp_path: Path) -> None:
+    place = PostgresPlace(tmp_path, own_postgres)
+    place.open().check()
+    standby = Standby(own_postgres)
+    try:
+        place.address = place.address.replace("127.0.0.1:", f"127.0.0.1:{standby.port},127.0.0.1:")
+        writers = _started(place, batch=10, number=3000)
+        for writer in writers:
+            writer.await_line(b"batch")
+        own_postgres.stop(signal.SIGQUIT)
+        for writer in writers:
+            writer.await_line(b"lost")
+        standby.promote()
+        results = [writer.result() for writer in writers]
+        _check(place, results, 3000)
+        with psycopg.connect(place.address) as connection:
+            assert connection.info.port == standby.port
+    finally:
+        standby.remove()
 
 
 def test_after_a_new_connection_keys_are_read_anew(postgres: PostgresServer, tmp_path: Path) -> None:

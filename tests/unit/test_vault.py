@@ -17,6 +17,8 @@ from vitalake.sealing import Sealer
 from vitalake.settings import load_settings
 from vitalake.vault import Identity, PatientKey, open_vault
 from vitalake.vault import patients as patients_module
+from vitalake.vault.on_sqlite import SqliteStore
+from vitalake.vault.opening import look_at_vault
 
 # -- keys ------------------------------------------------------------------------------------------------------------
 
@@ -233,6 +235,12 @@ def test_a_password_in_the_configuration_is_refused(home: Path, address: str) ->
         open_vault(load_settings(home), load_keys(home / "keys.yaml"))
     assert "Zz" not in str(caught.value)
     assert "Zz" not in repr(load_settings(home))
+
+
+def test_a_vault_that_nobody_has_opened_yet_is_none(home: Path) -> None:
+    assert look_at_vault(load_settings(home)) is None
+    SqliteStore(home / "vault.db").close()
+    assert look_at_vault(load_settings(home)) is None
 
 
 def test_a_reference_that_leads_nowhere_is_refused(home: Path) -> None:

@@ -96,6 +96,33 @@ def test_erasing_needs_no_key(place: Place) -> None:
     assert vault.erase(subject, "c-1").subject == subject
 
 
+_ERASE_SOME = """
+vault = place.open()
+for i in range({first}, {last}):
+    vault.erase(vault.subject_of(f"Zzp-{{i}}"), f"c-{{i}}")
+"""
+
+_ENROL_MEANWHILE = """
+vault = place.open()
+for i in range(50):
+    place.seconds.now += 1
+    vault.enrol(people(100 + i))
+"""
+
+
+def test_erasures_of_two_processes_and_who_enrols_meanwhile_do_not_get_in_each_others_way(place: Place) -> None:
+    place.open().enrol(people(20))
+    some = [_ERASE_SOME.format(first=first, last=first + 8) for first in (0, 8)]
+    assert run(place, *some, _ENROL_MEANWHILE) == [0, 0, 0]
+    vault = place.open()
+    assert vault.generation == 16
+    assert [key is None for key in vault.enrol(people(149))] == [i < 16 for i in range(149)]
+    assert {vault.tombstone(vault.subject_of(f"Zzp-{i}")).certificate for i in range(16)} == {  # type: ignore[union-attr]
+        f"c-{i}" for i in range(16)
+    }
+    assert vault.status().patients == 133
+
+
 # -- restored back-ups and the log -----------------------------------------------------------------------------------
 
 
@@ -242,8 +269,10 @@ def test_a_hold_ends_at_its_end_and_can_be_changed(place: Place) -> None:
     assert (held.reason, held.until) == ("case 17", until)
     with pytest.raises(PrivacyError, match=r"on hold until 2199-05-04 \(case 17\)"):
         vault.erase(subject, "c-1")
+    assert vault.on_hold() == [subject]
     vault.hold(subject, "case 17", clock.now() - timedelta(seconds=1))
     assert vault.held(subject) is None
+    assert vault.on_hold() == []
     vault.erase(subject, "c-1")
     assert vault.status().held == 0
 
@@ -305,8 +334,8 @@ def test_a_killed_erasure_goes_on(place: Place, point: str) -> None:
     vault, subject = _known(place)
     stored = _stored(vault, subject)
     vault.close()
-    killed = run(place, _ERASE, VITALAKE_CRASH_AT=point)
-    assert killed.returncode == -signal.SIGKILL
+    ended = run(place, _ERASE, VITALAKE_CRASH_AT=point)
+    assert ended == [-signal.SIGKILL]
     vault = place.open()
     assert vault.tombstone(subject) is not None
     assert not any(value in place.content() for value in stored)

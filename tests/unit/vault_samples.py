@@ -39,22 +39,18 @@ class Place:
 
     Attributes:
         folder: of their files.
+        address: of the database; empty: it is a file.
         seconds: the clock of leases; it stands.
         service: the local key service.
         log: the erasure log's file.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.seconds = folder, Seconds()
+        self.folder, self.seconds, self.address = folder, Seconds(), ""
         self.service_file, self.log = folder / "vault-keys.yaml", folder / "erasures.jsonl"
         if not self.service_file.exists():
             create_local_service(self.service_file)
         self.service: KeyService = LocalKeyService(self.service_file)
-
-    @property
-    def address(self) -> str:
-        """The database's address; empty: it is a file."""
-        return ""
 
     def store(self) -> Store:
         """Open the database."""
@@ -86,11 +82,7 @@ class PostgresPlace(Place):
         super().__init__(folder)
         self._server, self._database = server, f"vault_{uuid.uuid4().hex}"
         server.execute(f"CREATE DATABASE {self._database}")
-
-    @property
-    def address(self) -> str:
-        """The database's address."""
-        return self._server.address(database=self._database)
+        self.address = server.address(database=self._database)
 
     def store(self) -> Store:
         """Open the database."""
@@ -120,21 +112,23 @@ class OpenedPlace(Place):
 
     def __init__(self, folder: Path, address: str) -> None:
         super().__init__(folder)
-        self._address = address
+        self.address = address
 
     def store(self) -> Store:
         """Open the database."""
-        return PostgresStore(self._address) if self._address else super().store()
+        return PostgresStore(self.address) if self.address else super().store()
 
 
-def run(place: Place, code: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run code in a process of its own, in which ``place`` is the place."""
-    return subprocess.run(
-        [sys.executable, "-c", PREPARE + code, str(place.folder), place.address],
-        env={"PYTHONPATH": str(Path(__file__).parents[2]), **environment},
-        capture_output=True,
-        check=False,
-    )
+def run(place: Place, code: str, *codes: str, **environment: str) -> list[int]:
+    """Run pieces of code, each in a process of its own in which ``place`` is the place; return how they ended."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PREPARE + each, str(place.folder), place.address],
+            env={"PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        )
+        for each in (code, *codes)
+    ]
+    return [process.wait(120) for process in processes]
 
 
 PREPARE = """
