@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 KILLED = -signal.SIGKILL
+PIECE_ROWS = 21
+"""Small pieces of work, so that sixty rows are three of them."""
 _ROOT = Path(__file__).parents[2]
 
 
@@ -26,8 +28,10 @@ def run(home: Path, *command: str, **environment: str) -> int:
 def _main(home: str, verb: str, *more: str) -> None:
     from pipelines.rewrites.rekey import rekey
     from pipelines.rewrites.republish import republish
+    from vitalake.lake import swap
     from vitalake.settings import load_settings
 
+    swap.PIECE_ROWS = PIECE_ROWS
     settings = load_settings(Path(home))
     if verb == "republish":
         republish(settings, more[0])

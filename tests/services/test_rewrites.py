@@ -18,10 +18,11 @@ import yaml
 
 from governance.samples import copy_samples
 from pipelines.care import open_care
+from pipelines.history.load import load_history
 from pipelines.poll import Poll
 from pipelines.rewrites.care import rebuild_care
 from pipelines.rewrites.rekey import rekey, retire
-from pipelines.rewrites.republish import give_up, republish
+from pipelines.rewrites.republish import give_up, republish, restricted_datasets
 from pipelines.rewrites.retention import retain
 from tests.fhir import message
 from tests.services import rewrite_process
@@ -70,6 +71,11 @@ def home(loaded: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def settings(home: Path) -> Settings:
     return load_settings(home)
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swap, "PIECE_ROWS", rewrite_process.PIECE_ROWS)
 
 
 def stream(home: Path, spans: range, *, topic_id: str = "u") -> LaneWithoutKafka:
@@ -439,6 +445,34 @@ def test_old_days_go_in_all_zones_but_for_who_is_on_hold(settings: Settings) -> 
     assert sound(settings)
     assert republish(settings, "observation").rows_after == len(rows), "what is gone does not come back"
     assert sound(settings)
+
+
+# -- all datasets ------------------------------------------------------------------------------------------------
+
+
+def test_every_dataset_of_a_warehouse_is_rebuilt_as_it_was_and_rekeyed(tmp_path: Path) -> None:
+    init_home(tmp_path / "home", copy_samples)
+    settings = load_settings(tmp_path / "home")
+    load_history(settings, "mimic-demo")
+    before = everything(settings)
+    assert len(before) == 5 and all(before.values())
+    shutil.rmtree(tmp_path / "home" / "lake" / "published")
+    for dataset in restricted_datasets(settings):
+        republish(settings, dataset)
+    assert everything(settings) == before
+    done = rekey(settings)
+    assert done.patients == 100 and len(done.datasets) == 5
+    after = everything(settings)
+    assert {name: sum(rows.values()) for name, rows in after.items()} == {n: sum(r.values()) for n, r in before.items()}
+    assert not any("v1." in value for rows in after.values() for row in rows for value in row)
+    for name in before:
+        assert verify(Lake(settings.lake_uri, {}, dataset=name.rpartition("/")[2])) == []
+
+
+def everything(settings: Settings) -> dict[str, Counter[tuple[str, ...]]]:
+    """Return all rows of all published tables, every column of them."""
+    tables = {name: table for name, table in opened(settings).present().items() if name.startswith("published/")}
+    return {name: Counter(tuple(map(str, row.values())) for row in t.scan().to_pylist()) for name, t in tables.items()}
 
 
 # -- on object storage -------------------------------------------------------------------------------------------

@@ -41,6 +41,10 @@ ATTEMPTS = 3
 """An erasure in the middle makes a swap begin anew; who is met by so many should wait."""
 
 
+PIECE_ROWS = 1_000_000
+"""Rows between two entries of the journal: what a killed swap does again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Converted:
     """What became of some identified rows.
@@ -333,10 +337,10 @@ class _Run:
 
 
 def _pieces_of(files: Sequence[StagedFile]) -> Iterator[list[StagedFile]]:
-    """Yield files of one day, as many as make a full new one."""
+    """Yield files, day by day, as many at a time as make a piece of work."""
     held: list[StagedFile] = []
     for file in sorted(files, key=lambda file: (str(file.day), file.path)):
-        if held and (held[0].day != file.day or sum(f.rows for f in held) + file.rows > TARGET_ROWS):
+        if held and sum(f.rows for f in held) + file.rows > PIECE_ROWS:
             yield held
             held = []
         held.append(file)
