@@ -135,8 +135,8 @@ class RowSealer:
     def _seal_column(
         self, name: str, column: pa.Array, owner: npt.NDArray[np.int32], keys: Sequence[PatientKey | None]
     ) -> pa.Array:
-        if column.null_count == len(column):
-            return pa.nulls(len(column), pa.binary())
+        if column.null_count == len(column):  # of the same type as where there are values: polls become one table
+            return pa.nulls(len(column), pa.dictionary(pa.int32(), pa.binary()))
         encoded = _encoded(column)
         texts = [None if value is None else str(value) for value in encoded.dictionary.to_pylist()]
         index = encoded.indices.fill_null(len(texts)) if encoded.null_count else encoded.indices
