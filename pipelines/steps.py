@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from governance.masking import MaskPlan, compile_masks
 from governance.masks import Pseudonyms
 from governance.rules import load_policy
 from pipelines.attribution.attributor import make_attributor
+from pipelines.attribution.vacant import vacated_of
 from pipelines.care import CareFeed
 from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.conform import Conformer
@@ -28,7 +30,7 @@ from vitalake.lake.dataset import Dataset
 from vitalake.lake.derived import derive
 from vitalake.lake.lake import restricted_name
 from vitalake.lake.spans import PartId
-from vitalake.restricted import RowSealer
+from vitalake.restricted import RowSealer, device_key
 from vitalake.settings import Settings, StreamSettings
 from vitalake.vault import Vault, open_vault
 from vitalake.vocabulary import load_vocabulary
@@ -94,6 +96,7 @@ class Steps:
             if dataset.name == "observation"
             else None
         )
+        self._key_of = partial(device_key, keys.current("vault").secret)
         self._salts: dict[PartId, tuple[int, int]] = {}
 
     def conform(self, item: DecodedPoll) -> Outcome:
@@ -169,6 +172,8 @@ class Steps:
         rows = self._with_provenance(derive(outcome.rows, self._dataset), outcome)
         if self.sealer is not None:
             sealed, known = self.sealer.seal(rows)
+            if known is not None and self._dataset.name == "device_association":
+                sealed = self._with_vacated(sealed, rows.filter(pa.array(~known)))
             outcome.extra[restricted_name(self._dataset.name)] = sealed
             rows = _keep(outcome, rows, known)
         outcome.rows = rows
@@ -178,6 +183,12 @@ class Steps:
         _keep(outcome, None, kept)
         outcome.rows = rows
         return outcome
+
+    def _with_vacated(self, sealed: pa.RecordBatch, forgotten: pa.RecordBatch) -> pa.RecordBatch:
+        """Return sealed associations, and what is kept of those of patients who were forgotten."""
+        keys = pa.array([self._key_of(device) for device in forgotten["device_id"].to_pylist()], pa.binary())
+        both = [sealed, vacated_of(forgotten, sealed.schema, keys)]
+        return pa.Table.from_batches(both).unify_dictionaries().combine_chunks().to_batches()[0]
 
     @staticmethod
     def _with_provenance(rows: pa.RecordBatch, outcome: Outcome) -> pa.RecordBatch:

@@ -15,7 +15,7 @@ from pipelines.attribution.associations import AssociationMap
 from pipelines.attribution.held import HELD, Holder
 from pipelines.attribution.histories import FORGOTTEN, NOBODY, SEVERAL
 from pipelines.attribution.rows import with_owners
-from pipelines.attribution.timeline import Emission, Owner, emissions
+from pipelines.attribution.timeline import Emission, Owner, emissions, is_forgotten
 from pipelines.dead_letters import DeadLetters
 from pipelines.poll import Outcome
 from vitalake.keys import KeyRing
@@ -114,8 +114,7 @@ class Attributor:
             if written:
                 found[i] = written
             else:
-                last = steps[-1].owner if steps else None
-                owner[i] = NOBODY if last is None else FORGOTTEN
+                owner[i] = FORGOTTEN if is_forgotten(steps) else NOBODY
         return found
 
     def _applied(

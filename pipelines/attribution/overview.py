@@ -109,7 +109,7 @@ class Overview:
         device.associations = len(set(rows["association_id"].to_pylist()))
         secrets = self._vault.secrets(set(rows[SUBJECT.name].to_pylist()))
         for sealed in rows["device_id"].to_pylist():
-            name = open_value(sealed, secrets, context=b"device_association.device_id")
+            name = None if sealed is None else open_value(sealed, secrets, context=b"device_association.device_id")
             if name is not None:
                 device.name = name.decode()
                 break

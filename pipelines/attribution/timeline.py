@@ -299,12 +299,15 @@ def emissions(
     before: dict[int, list[Emission]] = defaultdict(list)
     for row in sorted(written, key=lambda row: row.attribution):
         before[row.available_us].append(row)
-    wanted = {step.since_us: _nameable(step.owner) for step in seen_from(steps, available_us)}
+    wanted = {step.since_us: step.owner for step in seen_from(steps, available_us)}
+    if is_forgotten(steps):
+        wanted = {}
     missing: list[Emission] = []
     want: Owner | None = None
     shown: dict[str | None, Emission] = {}  # of each patient the last row; the last one of all wins
     for moment in sorted(wanted.keys() | before.keys()):
         want = wanted.get(moment, want)
+        want = None if want is None or want.patient is None else want  # who is forgotten is not named
         there = before.get(moment, [])
         for row in there:
             shown.pop(row.owner.patient, None)
@@ -331,5 +334,7 @@ def _lacking(shown: Mapping[str | None, Emission], want: Owner | None, moment: i
     return rows
 
 
-def _nameable(owner: Owner | None) -> Owner | None:
-    return None if owner is None or owner.patient is None else owner
+def is_forgotten(steps: Sequence[Step]) -> bool:
+    """Return whether it is known last to be a patient's who was forgotten: then it was nobody else's at any time."""
+    last = steps[-1].owner if steps else None
+    return last is not None and last.patient is None

@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from governance.masking import compile_masks
 from governance.masks import Pseudonyms
 from governance.rules import load_policy
+from pipelines.attribution.associations import TABLE as ASSOCIATIONS
+from pipelines.attribution.vacant import vacated
 from pipelines.care import open_care
 from pipelines.erasure.certificate import Certificate, Outside, TableErased, new_id, now, save
 from pipelines.erasure.letters import Search, erase_letters
@@ -296,7 +298,8 @@ def _column(table: Table) -> str | None:
 
 def _clear(table: Table, column: str, values: Sequence[str | bytes]) -> TableErased:
     """Remove the rows that have one of the values, and delete what holds some and no version needs any more."""
-    dropped = [drop_rows(table, column, value) for value in values]
+    instead = vacated if table.name == ASSOCIATIONS else None
+    dropped = [drop_rows(table, column, value, instead=instead) for value in values]
     return TableErased(
         table=table.name,
         rows=sum(part.rows for part in dropped),

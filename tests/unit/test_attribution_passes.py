@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from pipelines.attribution.passes import Attribution
+from pipelines.erasure.erase import Eraser
 from pipelines.replay.letters import census
 from tests.attribution import Ward, hl7_time, pid, pv1
 from tests.hl7 import adt
 from vitalake.lake.ledger import summarise
 from vitalake.lake.verify import verify
+from vitalake.vault import open_vault
 
 HELD = "quarantine/held"
 EVERYBODY = ("A", "B", "C")
@@ -177,3 +179,36 @@ def test_a_merge_of_one_who_was_merged_moves_all_that_was_theirs(ward: Ward) -> 
         ward.tell(adt("A40", pid(new), f"MRG|{old}^^^HOSP^MR", at=hl7_time(ward.at(int(new)))))
         ward.attribute()
         assert ward.everywhere(patients) == {0: f"HOSP|{new}"}
+
+
+def erase(ward: Ward, patient: str) -> None:
+    """Forget a patient."""
+    vault = open_vault(ward.settings, ward.keys)
+    try:
+        Eraser(ward.settings, ward.keys, vault, elsewhere={}).erase(patient, reason="asked for", actor="test")
+    finally:
+        vault.close()
+
+
+def test_the_time_of_who_is_forgotten_is_nobody_elses(ward: Ward) -> None:
+    ward.associate("bed-1", "A", 0)  # that A has left nobody has told
+    ward.associate("bed-1", "B", 10, 20)
+    ward.stream([ward.bed(second) for second in (5, 15)])
+    assert ward.everywhere(EVERYBODY) == {5: "A", 15: "B"}
+    subject = open_vault(ward.settings, ward.keys).subject_of("B")
+    erase(ward, "B")
+    ward.attribute()
+    assert ward.everywhere(EVERYBODY) == {5: "A"}
+    outcome = ward.stream([ward.bed(second) for second in (6, 16)])
+    assert outcome.filtered.tolist() == [1]
+    ward.associate("bed-1", "B", 30, 40)  # an admission that comes late
+    outcome = ward.stream([ward.bed(second) for second in (35, 45)])
+    assert outcome.filtered.tolist() == [0]
+    ward.attribute()
+    assert ward.everywhere(EVERYBODY) == {5: "A", 6: "A", 45: "A"}
+    files = [path.read_bytes() for path in (ward.home / "lake").rglob("*.parquet")]
+    assert not [data for data in files if subject in data]
+    rows = ward.lake.table("restricted/device_association")
+    rows.refresh()
+    assert sorted(row["patient_id"] is None for row in rows.scan().to_pylist()) == [False, True, True]
+    assert verify(ward.lake) == []

@@ -57,7 +57,14 @@ class Dropped:
         return self.bytes_searched + self.bytes_rewritten + self.bytes_written
 
 
-def drop_rows(table: Table, column: str, value: Value, *, progress: Callable[[str], None] | None = None) -> Dropped:
+def drop_rows(
+    table: Table,
+    column: str,
+    value: Value,
+    *,
+    progress: Callable[[str], None] | None = None,
+    instead: Callable[[pa.Table], pa.Table] | None = None,
+) -> Dropped:
     """Rewrite every file that has rows with this value without them; a commit a day. Repeating it changes nothing.
 
     What is added later is not looked at: raise the fence and settle first, so that nobody can add any. It goes on
@@ -68,11 +75,18 @@ def drop_rows(table: Table, column: str, value: Value, *, progress: Callable[[st
         column: of text or binary; by the patient column it takes a file of each bucket.
         value: whose rows go.
         progress: told each day before it is rewritten.
+        instead: makes of the rows what stays of them, without the value; default: nothing stays.
 
     Raises:
         LakeError, ServiceUnavailable: as ``rewrite``; days that are done stay done.
     """
     done = Dropped(table.name)
+    replaced = [0]
+
+    def without(rows: Rows) -> Iterator[Piece]:
+        replaced[0] = 0
+        return _without(rows, column, {value}, instead=instead, replaced=replaced)
+
     finder = _Finder(table, column, value, done)
     table.refresh()
     days: dict[str | None, list[StagedFile]] = defaultdict(list)
@@ -85,11 +99,11 @@ def drop_rows(table: Table, column: str, value: Value, *, progress: Callable[[st
         def plan(snapshot: Snapshot, day: str | None = day) -> Sequence[StagedFile]:
             return finder.holders(file for file in snapshot.files.values() if file.day == day)
 
-        result = rewrite(table, plan, lambda rows: _without(rows, column, {value}), data_change=True)
+        result = rewrite(table, plan, without, data_change=True)
         passing("dropped-day")
         if result:
             done.days += 1
-            done.rows += result.rows_before - result.rows
+            done.rows += result.rows_before - result.rows + replaced[0]
             done.files_rewritten += len(result.removed)
             done.bytes_rewritten += sum(file.size for file in result.removed)
             done.bytes_written += sum(file.size for file in result.added)
@@ -203,12 +217,23 @@ def _is_encoded(column: pa.Array) -> bool:
     return bool(pa.types.is_dictionary(column.type))
 
 
-def _without(rows: Rows, column: str, values: Collection[Value]) -> Iterator[Piece]:
-    """Yield the rows of each file that have none of the values; buckets stay what they are."""
+def _without(
+    rows: Rows,
+    column: str,
+    values: Collection[Value],
+    *,
+    instead: Callable[[pa.Table], pa.Table] | None = None,
+    replaced: list[int] | None = None,
+) -> Iterator[Piece]:
+    """Yield the rows of each file that have none of the values, and what stays of those that have; as buckets are."""
     for file in rows.files:
         held: list[pa.Table] = []
         for batch in read_file(rows.table, file):
-            kept = batch.filter(pc.invert(has_value(batch[column].combine_chunks(), values)))
+            has = has_value(batch[column].combine_chunks(), values)
+            kept = batch.filter(pc.invert(has))
+            if instead is not None and replaced is not None and has.true_count:
+                kept = pa.concat_tables([kept, instead(batch.filter(has))])
+                replaced[0] += has.true_count
             if sum(part.num_rows for part in held) + kept.num_rows > TARGET_ROWS:
                 yield Piece(pa.concat_tables(held), bucket_of(file.path))
                 held = []

@@ -1,0 +1,58 @@
+"""That a device was with somebody who is forgotten: what stays of an association, so that nobody else gets the values.
+
+Without it the device's time would be its former patient's, whose leaving nobody may have told. What stays names neither
+the patient nor the stay nor the device, and cannot be traced to the patient: the same subject stands for all who are
+forgotten.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vitalake.lake.dataset import IDENTIFYING, SUBJECT, load_dataset
+from vitalake.restricted import SUBJECT_BYTES
+
+NOBODY = bytes(SUBJECT_BYTES)
+"""The subject of all who are forgotten; no key is ever there for it."""
+
+_SEALED = tuple(c.name for c in load_dataset("device_association").columns if c.data_class in IDENTIFYING)
+
+
+def vacated(rows: pa.Table) -> pa.Table:
+    """Return restricted rows of associations without whose they were."""
+    for name in (SUBJECT.name, *_SEALED):
+        place = rows.schema.get_field_index(name)
+        field = rows.schema.field(place)
+        if name == SUBJECT.name:
+            column = pa.array([NOBODY] * rows.num_rows, pa.binary())
+            column = column.dictionary_encode().cast(field.type) if pa.types.is_dictionary(field.type) else column
+        else:
+            column = pa.nulls(rows.num_rows, field.type)
+        rows = rows.set_column(place, field, column)
+    return rows
+
+
+def vacated_of(rows: pa.RecordBatch, form: pa.Schema, device_keys: pa.Array) -> pa.RecordBatch:
+    """Return identified rows of associations as the restricted zone keeps them of who is forgotten.
+
+    Args:
+        rows: identified.
+        form: of the rows that the sealer makes.
+        device_keys: of the rows.
+    """
+    given = dict(zip(rows.schema.names, rows.columns, strict=True)) | {"device_key": device_keys}
+    columns = []
+    for field in form:
+        column = given.get(field.name)
+        if field.name == SUBJECT.name:
+            column = pa.array([NOBODY] * rows.num_rows, pa.binary())
+        if column is None or field.name in _SEALED:
+            column = pa.nulls(rows.num_rows, pa.binary() if field.name in _SEALED else field.type)
+        plain = pc.cast(column, column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        columns.append(plain if plain.type == field.type else _cast(plain, field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=form)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    return column.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else column.cast(kind)
