@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.history.cinc_warehouse import make_cinc_warehouse
 from pipelines.history.demo_warehouse import make_demo_warehouse
 from pipelines.history.gate import QualityGate, SuiteGate
 from pipelines.history.job import Job, load_job
+from pipelines.history.remembered import CHANGED, ENTRY, PASSED, Digests, Plan, Positions, Remembered, plan, rebased
 from pipelines.history.rows import RowTexts, decoded_rows, record_rows
 from pipelines.history.spool import Spool
 from pipelines.history.warehouse import Warehouse, open_warehouse
@@ -22,11 +25,14 @@ from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.steps import Steps
 from pipelines.writer import SpanWriter
 from vitalake import clock
+from vitalake.keys import load_keys
 from vitalake.lake.dataset import Dataset
 from vitalake.lake.lake import Lake
 from vitalake.lake.spans import PartId
 from vitalake.lake.sweep import sweep
 from vitalake.settings import Settings, StreamSettings
+
+_log = logging.getLogger(__name__)
 
 SHARE = "0of1"
 BATCH_ROWS = 20_000
@@ -45,8 +51,8 @@ def load_history(
 ) -> int:
     """Load what the lake does not have yet; return how many messages (observations, panels, rows) were read anew.
 
-    The position is the number of messages of the query, whose order does not change: run again it goes on where the
-    last span ended, and adds nothing when that was the end.
+    Messages are known again by what they say, wherever the query gives them: run again it loads those that are new,
+    and those that were changed. Where nothing is remembered of a source, by their place: see remembered.py.
 
     Args:
         settings: of the home.
@@ -105,46 +111,121 @@ def _load(
     progress: Callable[[int], None] | None,
 ) -> int:
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
-    position = _known_position(lake, part)
+    known = Remembered(settings.home, f"{part.topic}.{part.topic_id}")
+    found, form = _digests(settings, lake.dataset, spool)
+    wanted = _plan(known, found, form, _known_positions(lake, part))
     # Judged before anything is made or begun: what fails, an empty result too, leaves the lake as it was.
-    if spool.messages > position or not spool.messages:
-        gate.judge(lake.dataset, (table for table, _ in spool.tables(behind=position)))
+    if wanted.fate.any() or not spool.messages:
+        gate.judge(lake.dataset, (table for table, _, _ in _chosen(spool, wanted)))
     lake.open_all()
     stream = StreamSettings(max_future_seconds=0)
     fence = lake.spans.fence(dataset)  # before rules and keys are read
     steps = Steps(settings, stream, lake.dataset, not_to_care=job.not_to_care, care_admits=care_admits)
-    writer, position = _begin(lake, steps, part, job=job.name, stream=stream, fence=fence)
-    begun = position
+    writer, positions = _begin(lake, steps, part, job=job.name, stream=stream, fence=fence)
+    wanted = _plan(known, found, form, positions)  # as it is now that nobody else can load
+    if wanted.missing:
+        _log.info("messages have gone from the source", extra={"source": str(part), "messages": wanted.missing})
+    count, next_of = 0, [positions.new, positions.changed]
     try:
-        for table, starts in spool.tables(behind=position):
-            count = len(starts)
-            poll = Poll(
-                share=f"{job.name}/{SHARE}",
-                format="sql",
-                values=RowTexts(table, starts),  # type: ignore[arg-type]
-                parts=(part,),
-                part=np.zeros(count, np.int32),
-                offset=np.arange(position, position + count, dtype=np.int64),
-                broker_ms=np.full(count, clock.now_us() // 1000),
-            )
+        known.write(wanted.entries, form)
+        for table, starts, changed in _chosen(spool, wanted):
+            poll = _poll(job, part, RowTexts(table, starts), changed, next_of)
             writer.take(steps.mask(_outcome(poll, table, starts, steps, lake.dataset)))
             writer.cut_if_due()
-            position += count
+            count += len(starts)
             if progress:
-                progress(position - begun)
+                progress(count)
         writer.cut()
         writer.flush()
     finally:
         writer.close()
         steps.close()
-    return position - begun
+    return count
 
 
-def _known_position(lake: Lake, part: PartId) -> int:
+def _poll(job: Job, part: PartId, texts: RowTexts, changed: npt.NDArray[np.bool_], next_of: list[int]) -> Poll:
+    """Return messages as a poll; what was changed is of a partition of its own, and both are counted on."""
+    parts, number = [part], np.zeros(len(changed), np.int32)
+    offset = next_of[0] + np.cumsum(~changed) - 1
+    if changed.any():
+        parts = [part, changes_of(part)] if not changed.all() else [changes_of(part)]
+        number = (changed & (not changed.all())).astype(np.int32)
+        offset = np.where(changed, next_of[1] + np.cumsum(changed) - 1, offset)
+    next_of[0] += int((~changed).sum())
+    next_of[1] += int(changed.sum())
+    return Poll(
+        share=f"{job.name}/{SHARE}",
+        format="sql",
+        values=texts,  # type: ignore[arg-type]
+        parts=tuple(parts),
+        part=number,
+        offset=offset.astype(np.int64),
+        broker_ms=np.full(len(changed), clock.now_us() // 1000),
+    )
+
+
+def changes_of(part: PartId) -> PartId:
+    """Return the partition of messages that replace others of a source."""
+    return PartId(part.topic, part.topic_id, part.partition + 1)
+
+
+def _digests(settings: Settings, dataset: Dataset, spool: Spool) -> tuple[npt.NDArray[np.void], str]:
+    """Return the entries of a query's messages, and what tells its columns from those of another query."""
+    digests = Digests(dataset, load_keys(settings.path(settings.keys)).current("vault").secret)
+    found, form = [np.zeros(0, ENTRY)], ""
+    for table, starts in spool.tables():
+        found.append(digests.of(table, starts))
+        form = hashlib.sha256(str([(field.name, str(field.type)) for field in table.schema]).encode()).hexdigest()
+    return np.concatenate(found), form
+
+
+def _plan(known: Remembered, found: npt.NDArray[np.void], form: str, positions: Positions) -> Plan:
+    entries, form_of_before = known.read()
+    if entries.size and form not in ("", form_of_before):
+        entries = rebased(entries, found, positions)
+    return plan(found, entries, positions)
+
+
+def _chosen(spool: Spool, wanted: Plan) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
+    """Yield the messages that are to be loaded, with where each begins and whether it replaces another."""
+    begin, versions = 0, clock.now_us()
+    for table, starts in spool.tables():
+        fate = wanted.fate[begin : begin + len(starts)]
+        begin += len(starts)
+        if not fate.any():
+            continue
+        sizes = np.diff(np.r_[starts, table.num_rows])
+        chosen, changed = fate != PASSED, fate[fate != PASSED] == CHANGED
+        rows = table.filter(pa.array(np.repeat(chosen, sizes))) if not chosen.all() else table
+        kept = sizes[chosen]
+        yield _replacing(rows, np.repeat(changed, kept), versions), np.r_[0, np.cumsum(kept)[:-1]], changed
+
+
+def _replacing(rows: pa.Table, changed: npt.NDArray[np.bool_], now_us: int) -> pa.Table:
+    """Return rows of a query that counts no versions with one for those that replace others: when that was found."""
+    if not changed.any() or "version" in rows.schema.names:
+        return rows
+    rows = rows.append_column("version", pa.array(np.where(changed, now_us, 0)))
+    for name in ("issued_at", "available_at"):
+        if name in rows.schema.names:
+            now = pa.scalar(now_us, pa.timestamp("us", "UTC"))
+            given = rows[name].cast(now.type) if pa.types.is_timestamp(rows[name].type) else rows[name]
+            if given.type == now.type:
+                column = pc.if_else(pa.array(changed), now, given)
+                rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    return rows
+
+
+def _known_positions(lake: Lake, part: PartId) -> Positions:
     """Return where the lake goes on with a source; looking makes no tables."""
     if not lake.storage.holds_table("spans"):
-        return 0
-    return lake.spans.positions(lake.dataset.name, [part])[part] or 0
+        return Positions(0, 0)
+    return _positions(lake, part)
+
+
+def _positions(lake: Lake, part: PartId) -> Positions:
+    found = lake.spans.positions(lake.dataset.name, [part, changes_of(part)])
+    return Positions(found[part] or 0, found[changes_of(part)] or 0)
 
 
 def _outcome(poll: Poll, table: pa.Table, starts: npt.NDArray[np.int64], steps: Steps, dataset: Dataset) -> Outcome:
@@ -155,15 +236,17 @@ def _outcome(poll: Poll, table: pa.Table, starts: npt.NDArray[np.int64], steps: 
 
 def _begin(
     lake: Lake, steps: Steps, part: PartId, *, job: str, stream: StreamSettings, fence: int
-) -> tuple[SpanWriter, int]:
+) -> tuple[SpanWriter, Positions]:
     """Take the source over, add what was decided and not added, and return a writer where the lake goes on."""
     spans, dataset = lake.spans, lake.dataset.name
     spans.claim(job=job, dataset=dataset, topic_ids=[part.topic_id])
     epoch = spans.begin_epoch(job=job, share=SHARE)
-    lake.roll_forward([part], since_us=clock.now_us())
-    position = spans.positions(dataset, [part])[part]
-    if position is None:
-        spans.begin_at(dataset, {part: 0})
+    parts = [part, changes_of(part)]
+    lake.roll_forward(parts, since_us=clock.now_us())
+    for each, position in spans.positions(dataset, parts).items():
+        if position is None:
+            spans.begin_at(dataset, {each: 0})
+    positions = _positions(lake, part)
     writer = SpanWriter(
         lake,
         job=job,
@@ -176,10 +259,10 @@ def _begin(
         span_seconds=stream.span_seconds * 60,
         span_rows=SPAN_ROWS,
         late_seconds=stream.late_seconds,
-        positions={part: position or 0},
+        positions=dict(zip(parts, (positions.new, positions.changed), strict=True)),
         watermarks={},
         stop=threading.Event(),
         on_committed=lambda _: None,
         on_paused=lambda _: None,
     )
-    return writer, position or 0
+    return writer, positions

@@ -1,0 +1,336 @@
+"""A warehouse that changes where it stands: what is new and what was changed comes in once, whatever kills the load."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from governance.door.catalogue import Catalogue
+from governance.door.engine import connect
+from pipelines.history.load import load_history
+from pipelines.history.remembered import CHANGED, ENTRY, NEW, PASSED, Digests, Positions, Remembered, plan
+from vitalake import clock
+from vitalake.errors import LakeError
+from vitalake.keys import load_keys
+from vitalake.lake.dataset import Dataset, load_dataset
+from vitalake.lake.lake import Lake
+from vitalake.lake.verify import verify
+from vitalake.settings import load_settings
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+JOB = """
+source: city
+warehouse: duckdb:city.duckdb
+incarnation: SELECT '1'
+max_rejected: 1.0
+datasets: {observation: observation.sql}
+"""
+SELECT = """
+SELECT 'city' AS identity_system, name AS identity_value, 'p-1' AS patient_id, '8867-4' AS code, value, '/min' AS unit,
+    status, taken AS effective_at{more}
+FROM vital ORDER BY name
+"""
+
+
+class Trusting:
+    """A gate through which everything goes."""
+
+    def judge(self, dataset: Dataset, batches: Iterable[pa.Table]) -> None:
+        """Read what is to be judged."""
+        for _ in batches:
+            pass
+
+
+class City:
+    """A warehouse of vital signs, and the home it is loaded into."""
+
+    def __init__(self, home: Path, *, more: str = "") -> None:
+        self.home = home
+        (home / "city.yaml").write_text(JOB)
+        (home / "observation.sql").write_text(SELECT.format(more=more))
+        self.run("CREATE TABLE vital (name TEXT, value DOUBLE, status TEXT, taken TIMESTAMP, revision BIGINT)")
+        self.insert(*"bdf")
+
+    def run(self, sql: str) -> None:
+        """Change it."""
+        with duckdb.connect(str(self.home / "city.duckdb")) as connection:
+            connection.execute(sql)
+
+    def insert(self, *names: str, value: float = 70.0) -> None:
+        """Add rows."""
+        for name in names:
+            self.run(f"INSERT INTO vital VALUES ('{name}', {value}, 'final', '2026-03-01 10:00', 1)")  # noqa: S608
+
+    def load(self) -> int:
+        """Load what the lake does not have."""
+        return load_history(load_settings(self.home), str(self.home / "city.yaml"), gate=Trusting())
+
+    def shown(self, moment: datetime | None = None) -> list[float]:
+        """Return the values that are current, or were as known at a moment."""
+        settings = load_settings(self.home)
+        catalogue = Catalogue(settings, load_keys(settings.path(settings.keys)))
+        source = "observation" if moment is None else f"observation_as_known_at('{moment.isoformat()}')"
+        with catalogue.relations(["observation"]) as relations:
+            connection = connect(relations, memory_mb=256)
+            rows = connection.sql(f"SELECT value FROM {source} ORDER BY value").fetchall()  # noqa: S608
+            connection.close()
+        return [value for (value,) in rows]
+
+    @property
+    def lake(self) -> Lake:
+        settings = load_settings(self.home)
+        return Lake(settings.lake_uri, settings.storage_options, dataset="observation")
+
+    def counts(self) -> dict[str, int]:
+        """Return the messages of each partition, as the ledger has them."""
+        found: Counter[str] = Counter()
+        for span in self.lake.spans.all_spans():
+            for part in span.parts:
+                found[str(part.id)] += part.counts.messages
+        return dict(found)
+
+
+@pytest.fixture
+def city(home: Path) -> City:
+    city = City(home)
+    assert city.load() == 3
+    return city
+
+
+def test_rows_in_the_middle_come_in_and_nothing_comes_twice(city: City) -> None:
+    city.insert("a", "c", "z", value=80)
+    assert city.load() == 3
+    assert city.load() == 0
+    assert city.shown() == [70.0] * 3 + [80.0] * 3
+    assert city.counts() == {"city.observation[0]": 6}
+    assert verify(city.lake) == []
+
+
+def test_a_row_that_was_changed_replaces_what_it_said_from_when_that_was_found(city: City) -> None:
+    before = clock.now()
+    city.run("UPDATE vital SET value = 99 WHERE name = 'd'")
+    assert city.load() == 1
+    assert city.load() == 0
+    assert city.shown() == [70.0, 70.0, 99.0]
+    assert city.shown(before) == [70.0] * 3
+    assert city.counts() == {"city.observation[0]": 3, "city.observation[1]": 1}
+    assert verify(city.lake) == []
+
+
+def test_a_row_that_was_changed_back_counts_as_well(city: City) -> None:
+    for value in (99, 70, 99, 98):
+        city.run(f"UPDATE vital SET value = {value} WHERE name = 'b'")  # noqa: S608
+        assert city.load() == 1
+        assert sorted({70.0, float(value)}) == sorted(set(city.shown()))
+        assert len(city.shown()) == 3
+    assert city.counts()["city.observation[1]"] == 4
+
+
+def test_a_row_that_is_taken_back_where_it_stands_is_not_current(city: City) -> None:
+    city.run("UPDATE vital SET status = 'entered-in-error', value = 70 WHERE name = 'f'")
+    assert city.load() == 1
+    assert city.shown() == [70.0, 70.0]
+
+
+def test_rows_that_are_gone_or_stand_elsewhere_change_nothing(city: City, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    city.run("DELETE FROM vital WHERE name = 'b'")
+    (city.home / "observation.sql").write_text(SELECT.format(more="").replace("ORDER BY name", "ORDER BY name DESC"))
+    assert city.load() == 0
+    assert [record.messages for record in caplog.records if hasattr(record, "messages")] == [1]
+    assert city.shown() == [70.0] * 3
+
+
+def test_a_source_that_counts_versions_is_taken_at_its_word(home: Path) -> None:
+    city = City(home, more=", revision AS version, taken AS issued_at")
+    city.load()
+    city.run("UPDATE vital SET value = 99, revision = 2 WHERE name = 'd'")
+    assert city.load() == 1
+    assert city.shown() == [70.0, 70.0, 99.0]
+    assert city.counts() == {"city.observation[0]": 4}  # another version is another message
+    assert city.shown(NOON) == [70.0, 70.0, 99.0]  # so the source said
+    city.run("UPDATE vital SET value = 98 WHERE name = 'd'")
+    assert city.load() == 1
+    assert city.shown() in ([70.0, 70.0, 98.0], [70.0, 70.0, 99.0])  # of one version and time: one of the two
+    assert city.counts() == {"city.observation[0]": 4, "city.observation[1]": 1}
+
+
+def test_a_time_that_the_query_gives_is_kept_for_what_is_new_only(home: Path) -> None:
+    city = City(home, more=", taken AS issued_at")
+    city.load()
+    assert city.shown(NOON) == [70.0] * 3
+    city.insert("c", value=71)
+    city.run("UPDATE vital SET value = 99 WHERE name = 'd'")
+    assert city.load() == 2
+    assert city.shown(NOON) == [70.0, 70.0, 70.0, 71.0]
+    assert city.shown(clock.now() + timedelta(minutes=1)) == [70.0, 70.0, 71.0, 99.0]
+
+
+def test_a_query_that_gives_other_columns_changes_no_row_by_that(city: City) -> None:
+    city.run("UPDATE vital SET value = 99 WHERE name = 'd'")
+    assert city.load() == 1
+    (city.home / "observation.sql").write_text(SELECT.format(more=", 'e-1' AS encounter_id"))
+    city.insert("a", value=80)
+    assert city.load() == 1
+    assert city.load() == 0
+    assert city.shown() == [70.0, 70.0, 80.0, 99.0]
+    city.run("UPDATE vital SET value = 98 WHERE name = 'd'")
+    assert city.load() == 1
+    assert city.shown() == [70.0, 70.0, 80.0, 98.0]
+
+
+def test_without_the_file_messages_are_passed_over_by_their_place_and_remembered_anew(city: City) -> None:
+    shutil.rmtree(city.home / "history")
+    city.insert("z", value=80)
+    assert city.load() == 1
+    city.run("UPDATE vital SET value = 99 WHERE name = 'b'")
+    assert city.load() == 1
+    assert city.shown() == [70.0, 70.0, 80.0, 99.0]
+    shutil.rmtree(city.home / "history")  # lost once more, with changes behind it
+    assert city.load() == 0
+    city.run("UPDATE vital SET value = 98 WHERE name = 'b'")
+    assert city.load() == 1
+    assert city.shown() == [70.0, 70.0, 80.0, 98.0]
+
+
+def test_the_file_names_nobody_and_is_the_owners_only(city: City) -> None:
+    (path,) = (city.home / "history").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert b"p-1" not in path.read_bytes()
+
+
+def _load_and_die(home: str, point: str) -> None:
+    os.environ["VITALAKE_CRASH_AT"] = point
+    load_history(load_settings(Path(home)), f"{home}/city.yaml", gate=Trusting())
+
+
+@pytest.mark.parametrize("point", ["start-epoch", "staged", "before-decide", "decided", "added-one"])
+def test_killed_and_run_again_changes_are_there_once(city: City, point: str) -> None:
+    city.insert("a", "e", value=80)
+    city.run("UPDATE vital SET value = 99 WHERE name IN ('b', 'f')")
+    process = multiprocessing.get_context("spawn").Process(target=_load_and_die, args=(str(city.home), point))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    city.run("UPDATE vital SET value = 98 WHERE name = 'f'")
+    city.load()
+    assert city.load() == 0
+    assert city.shown() == [70.0, 80.0, 80.0, 98.0, 99.0]
+    counts = city.counts()
+    assert counts["city.observation[0]"] == 5
+    assert counts["city.observation[1]"] == (3 if point in ("decided", "added-one") else 2)
+    assert verify(city.lake) == []
+
+
+# -- the plan, against a naive one
+
+
+def entries(pairs: Iterable[tuple[int, int]]) -> Any:
+    found = np.zeros(len(list(pairs := list(pairs))), ENTRY)
+    for i, (key, content) in enumerate(pairs):
+        found[i] = (key, content, 0, 0)
+    return found
+
+
+PAIRS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), max_size=10)
+
+
+@given(states=st.lists(PAIRS, min_size=1, max_size=4), data=st.data())
+def test_after_each_load_what_is_there_is_what_is_known_wherever_it_was_killed(
+    states: list[list[tuple[int, int]]], data: st.DataObject
+) -> None:
+    known, at = entries([]), Positions(0, 0)
+    there: Counter[tuple[int, int]] = Counter()
+    for state in [*states, states[-1]]:
+        done = plan(entries(state), known, at)
+        fate = done.fate.tolist()
+        passed = Counter(pair for pair, what in zip(state, fate, strict=True) if what == PASSED)
+        assert passed == there & Counter(state)
+        new, changed = fate.count(NEW), fate.count(CHANGED)
+        assert len(done.entries) == at.new + at.changed + new + changed
+        # Loaded in full, or up to any point: spans take messages in order.
+        upto = data.draw(st.integers(0, len(fate)))
+        for reached in (upto, len(fate)):
+            part = Positions(at.new + fate[:reached].count(NEW), at.changed + fate[:reached].count(CHANGED))
+            again = plan(entries(state), done.entries, part)
+            assert again.fate.tolist() == [PASSED if i < reached else what for i, what in enumerate(fate)]
+        known, at = done.entries, Positions(at.new + new, at.changed + changed)
+        there = (there | Counter(state)) - _replaced(there, state)
+    assert not plan(entries(states[-1]), known, at).fate.any()
+
+
+def _replaced(there: Counter[tuple[int, int]], state: list[tuple[int, int]]) -> Counter[tuple[int, int]]:
+    """Return which known messages give way: of a name as many as come with another content, the first of them."""
+    gone, come = there - Counter(state), Counter(state) - there
+    wanted = Counter[int]()
+    for (key, _), count in come.items():
+        wanted[key] += count
+    found: Counter[tuple[int, int]] = Counter()
+    for pair in gone.elements():
+        if wanted[pair[0]]:
+            wanted[pair[0]] -= 1
+            found[pair] += 1
+    return found
+
+
+def test_a_file_that_is_no_such_file_is_none(tmp_path: Path) -> None:
+    remembered = Remembered(tmp_path, "x")
+    assert len(remembered.read()[0]) == 0
+    remembered.write(entries([(1, 2)]), "form")
+    assert remembered.read()[0]["content"].tolist() == [2]
+    assert remembered.read()[1] == "form"
+    path = tmp_path / "history" / "x.npz"
+    for broken in (b"PK\x03\x04", b"\x93NUMPY", b"", path.read_bytes()[:-30]):
+        path.write_bytes(broken)
+        assert len(remembered.read()[0]) == 0
+    np.savez(path, entries=np.arange(3), form=np.array("x"))
+    assert len(remembered.read()[0]) == 0
+
+
+def test_without_room_nothing_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "history").write_text("in the way")
+    with pytest.raises(LakeError, match="remembered"):
+        Remembered(tmp_path, "x").write(entries([]), "")
+
+
+@pytest.mark.parametrize("name", ["observation", "encounter"])
+def test_digests_do_not_depend_on_how_rows_are_cut_and_do_on_everything_they_say(name: str) -> None:
+    digests = Digests(load_dataset(name), b"k" * 32)
+    table = pa.table(
+        {
+            "encounter_id": ["a", "a", "b", None], "patient_id": ["p", "q", "p", "p"], "code": ["x", "x", "x", "y"],
+            "version": [1, 2, 1, None], "value": [1.0, None, 0.0, 2.0], "is_primary": [True, False, None, True],
+            "effective_at": pa.array([1, 2, 3, None], pa.timestamp("us")),
+            "born": pa.array([1, 2, 3, None], pa.date32()),
+            "identity_value": ["i", "j", None, "k"],
+        }
+    )  # fmt: skip
+    whole = digests.of(table, np.arange(4))
+    parts = np.concatenate([digests.of(table.slice(0, 1), np.arange(1)), digests.of(table.slice(1), np.arange(3))])
+    assert whole.tolist() == parts.tolist()
+    assert len({*whole["key"].tolist()}) == len({*whole["content"].tolist()}) == 4
+    assert digests.of(table, np.array([0, 2]))["content"].tolist() != whole["content"][[0, 2]].tolist()
+    assert Digests(load_dataset(name), b"l" * 32).of(table, np.arange(4)).tolist() != whole.tolist()
+    for column in table.schema.names:
+        changed = table.set_column(table.schema.get_field_index(column), column, shifted(table[column]))
+        assert (digests.of(changed, np.arange(4))["content"] != whole["content"]).any(), column
+    assert len(digests.of(table.slice(0, 0), np.arange(0))) == 0
+
+
+def shifted(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column with its values moved by one row."""
+    return pa.chunked_array([pa.concat_arrays([column[1:].combine_chunks(), column[:1].combine_chunks()])])
