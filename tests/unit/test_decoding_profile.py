@@ -174,3 +174,12 @@ def test_formats_in_the_configuration(tmp_path: Path, name: str, known: bool) ->
     else:
         with pytest.raises(SettingsError, match="topics"):
             load_settings(tmp_path)
+
+
+def test_the_profiles_of_the_handbook_hold() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "formats.md").read_text()
+    found = re.findall(r"```yaml\n(format: .*?)```", page, re.DOTALL)
+    assert len(found) == 3
+    for text in found:
+        kind = FlatProfile if text.startswith("format: flat") else Hl7Profile
+        assert parse_profile(kind, text, where="formats.md").description
