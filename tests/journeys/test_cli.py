@@ -184,7 +184,7 @@ def test_init_makes_a_home_once_and_leaves_it_alone_then(tmp_path: Path) -> None
     home = tmp_path / "deep" / "home"
     assert _vitalake("init", "--home", str(home)).returncode == 0
     before = {p: p.read_bytes() for p in home.rglob("*") if p.is_file()}
-    assert {p.name for p in before} == {"vitalake.yaml", "keys.yaml", "limited-data-set.yaml"}
+    assert {p.name for p in before} == {"vitalake.yaml", "keys.yaml", "vault-keys.yaml", "limited-data-set.yaml"}
     done = _vitalake("init", "--home", str(home), "--json")
     assert '"made":[]' in done.stdout
     assert {p: p.read_bytes() for p in home.rglob("*") if p.is_file()} == before
