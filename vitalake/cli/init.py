@@ -26,5 +26,5 @@ def init(home: HomeOption = None, json: JsonOption = False) -> None:
         typer.echo(f"made  {folder / name}")
     if not made:
         typer.echo(f"{folder} is a home already; nothing was changed.")
-    note("Keep keys.yaml safe: without it pseudonyms cannot be made again and dead letters not be opened.")
+    note("Keep keys.yaml and vault-keys.yaml safe: what is sealed opens with them only, and with the vault.")
     note("Next: 'vitalake doctor', then 'vitalake stream', or 'vitalake demo' to see all of it at work.")
