@@ -26,6 +26,7 @@ from pipelines.lookback import LookBack
 from pipelines.poll import DecodedPoll, Outcome
 from vitalake import clock
 from vitalake.keys import KeyRing, load_keys
+from vitalake.keyservice import KeyRevoked
 from vitalake.lake.dataset import Dataset
 from vitalake.lake.derived import derive
 from vitalake.lake.lake import restricted_name
@@ -167,6 +168,14 @@ class Steps:
             KeyRevoked: patients' keys cannot be had; nothing was handed over, the same poll can be masked later.
             ServiceUnavailable: care store or vault cannot be reached; so it can then.
         """
+        try:
+            return self._mask(outcome)
+        except KeyRevoked:
+            if self.attributor is not None:
+                self.attributor.associations.forget()
+            raise
+
+    def _mask(self, outcome: Outcome) -> Outcome:
         if self.attributor is not None:
             outcome = self.attributor.attribute(outcome)
         rows = self._with_provenance(derive(outcome.rows, self._dataset), outcome)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -121,32 +121,35 @@ class AssociationMap:
 
     # -- asking --------------------------------------------------------------------------------------------------
 
-    def number(self, device: bytes) -> int:
-        """Return a device's number among the histories, opened if need be; -1: nothing is known of it.
+    def numbers(self, devices: Sequence[bytes]) -> list[int]:
+        """Return the devices' numbers among the histories, opened if need be; -1: nothing is known of one.
 
         Raises:
             KeyRevoked: patients' keys cannot be had.
         """
-        if device not in self._histories:
-            facts = self._facts(device)
-            if not facts:
-                return -1
-            return self._histories.put(device, facts)
-        return self._histories.number(device)
+        rows = {device: self._rows(device) for device in devices if device not in self._histories}
+        new = {device: part for device, part in rows.items() if part is not None}
+        if new:
+            secrets = self._secrets(pa.concat_tables(new.values()))  # asked for at once: a vault may be far away
+            for device, part in new.items():
+                self._histories.put(device, self._facts_of(device, part, secrets))
+        return [self._histories.number(device) for device in devices]
+
+    def _secrets(self, rows: pa.Table) -> dict[bytes, bytes]:
+        return self._keys.secrets(set(rows[SUBJECT.name].to_pylist()) - {None})
 
     def _facts(self, device: bytes) -> list[Fact]:
         rows = self._rows(device)
-        if rows is None:
-            return []
-        facts = read_facts(rows, self._keys)
+        return [] if rows is None else self._facts_of(device, rows, self._secrets(rows))
+
+    def _facts_of(self, device: bytes, rows: pa.Table, secrets: dict[bytes, bytes]) -> list[Fact]:
+        facts = read_facts(rows, secrets)
         for name in {fact.association for fact in facts} & self._moved.keys():
             for other in self._moved[name] - {device}:  # a version of another device says that it is not this one
                 theirs = self._rows(other)
                 assert theirs is not None
                 mine = theirs.filter(pc.equal(theirs["association_id"], pa.scalar(name, pa.binary())))
-                facts += [
-                    replace(fact, status="entered-in-error", owner=Owner(None)) for fact in read_facts(mine, self._keys)
-                ]
+                facts += [replace(f, status="entered-in-error", owner=Owner(None)) for f in read_facts(mine, {})]
         return facts + self._merges(device, {fact.owner.patient for fact in facts})
 
     def _merges(self, device: bytes, patients: set[str | None]) -> list[Fact]:
@@ -160,7 +163,8 @@ class AssociationMap:
                 name = self._key_of(f"{MERGED}{patient}")
                 self._merged[name].add(device)
                 rows = self._rows(name)
-                new += [] if rows is None else [replace(f, merged=patient) for f in read_facts(rows, self._keys)]
+                if rows is not None:
+                    new += [replace(fact, merged=patient) for fact in read_facts(rows, self._secrets(rows))]
             found += new
             patients = {fact.owner.patient for fact in new}
         return found
@@ -213,14 +217,12 @@ def _moved(names: list[pa.Table]) -> dict[bytes, set[bytes]]:
     return dict(moved)
 
 
-def read_facts(rows: pa.Table, keys: PatientKeys) -> list[Fact]:
-    """Return the facts of sealed rows; those of a patient who was forgotten name nobody.
+def read_facts(rows: pa.Table, secrets: dict[bytes, bytes]) -> list[Fact]:
+    """Return the facts of sealed rows; those of a patient whose secret is not given name nobody.
 
     Raises:
-        KeyRevoked: patients' keys cannot be had.
         PrivacyError: a value was changed.
     """
-    secrets = keys.secrets(set(rows[SUBJECT.name].to_pylist()) - {None})
     opened = {
         name: [
             None if sealed is None else open_value(sealed, secrets, context=f"device_association.{name}".encode())

@@ -70,8 +70,8 @@ class Attributor:
         number = np.full(len(device), -1, np.int64)
         used = np.unique(device[mine])
         numbers = np.full(len(keys), -1, np.int64)  # the last one stands for no device
-        for i in used[used >= 0].tolist():
-            numbers[i] = self.associations.number(keys[i] or b"")
+        there = used[used >= 0].tolist()
+        numbers[there] = self.associations.numbers([keys[i] or b"" for i in there])
         number[mine] = numbers[device[mine]]
         owner = np.full(rows.num_rows, _NAMED, np.int64)
         owner[mine] = self.associations.find(number[mine], at_us[mine], available_us[mine])

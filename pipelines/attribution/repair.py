@@ -115,8 +115,11 @@ class Repair:
     def _outcome(self, rows: pa.Table) -> Outcome | None:
         owners: dict[Owner, int] = {}
         missing: list[tuple[int, int, int, int, int, bool]] = []
-        for group in self._groups(rows):
-            number = self._associations.number(group.device)
+        groups = self._groups(rows)
+        devices = list({group.device for group in groups})
+        numbers = dict(zip(devices, self._associations.numbers(devices), strict=True))
+        for group in groups:
+            number = numbers[group.device]
             steps = self._associations.steps(number, group.at_us) if number >= 0 else ()
             facts = self._associations.count(number) if number >= 0 else 0
             base = self._base(group)
