@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import duckdb
 import numpy as np
-from hypothesis import given
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from governance.door.relations import Relation, known_name, views
 from pipelines.attribution.histories import FORGOTTEN, NOBODY, SEVERAL, Histories
 from pipelines.attribution.timeline import OPEN_END, Emission, Fact, Owner, Step, distinct, emissions, resolve, steps_at
 
@@ -150,3 +156,81 @@ def test_a_forgotten_patient_is_nobody_to_be_named() -> None:
 
 def test_an_owner_is_never_printed() -> None:
     assert "MRN-MARKER" not in repr([Fact(b"x", 0, Owner("MRN-MARKER", "V-1"), 0, 1, status="active", available_us=0)])
+
+
+# -- the views themselves ----------------------------------------------------------------------------------------
+
+COLUMNS = {
+    "observation_id": "BLOB", "version": "BIGINT", "patient_id": "VARCHAR", "encounter_id": "VARCHAR",
+    "status": "VARCHAR", "value": "DOUBLE", "available_at": "TIMESTAMPTZ", "attribution": "BIGINT",
+    "ingested_at": "TIMESTAMPTZ", "source": "VARCHAR", "source_position": "BIGINT",
+}  # fmt: skip
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def stored(values: list[Written], order: random.Random) -> pa.Table:
+    """Return what was written of the versions of one observation as a table, in any order."""
+    rows = [
+        {
+            "observation_id": b"o",
+            "version": version,
+            "patient_id": row.owner.patient,
+            "encounter_id": row.owner.encounter,
+            "status": "entered-in-error" if row.withdrawn else "final",
+            "value": None if row.withdrawn else float(version),
+            "available_at": START + timedelta(hours=row.available_us),
+            "attribution": row.attribution,
+            "ingested_at": START + timedelta(days=9, seconds=order.randrange(9)),
+            "source": "vitals[0]",
+            "source_position": version,
+        }
+        for version, value in enumerate(values)
+        for row in value.rows
+    ]
+    order.shuffle(rows)
+    types = {"BLOB": pa.binary(), "BIGINT": pa.int64(), "VARCHAR": pa.string(), "DOUBLE": pa.float64()}
+    moment = pa.timestamp("us", "UTC")
+    return pa.Table.from_pylist(rows, pa.schema([(n, types.get(kind, moment)) for n, kind in COLUMNS.items()]))
+
+
+@settings(max_examples=15)
+@given(
+    known=HISTORIES,
+    at=TIMES,
+    available=st.lists(TIMES, min_size=1, max_size=3),
+    chance=st.randoms(use_true_random=False),
+)
+def test_the_sql_of_the_views_says_it_too(
+    tmp_path_factory: pytest.TempPathFactory, known: list[Fact], at: int, available: list[int], chance: random.Random
+) -> None:
+    values = [Written(at, first) for first in sorted(available)]  # versions of one observation, told in their order
+    arrivals: list[Fact | Written] = [*known, *values]
+    chance.shuffle(arrivals)
+    there: list[Fact] = []
+    told: list[Written] = []
+    for arrival in arrivals:
+        if isinstance(arrival, Fact):
+            there.append(arrival)
+        else:
+            arrival.write(there[: chance.randint(0, len(there))], seen=[])
+            told.append(arrival)
+        if chance.random() < 0.5:
+            for value in told:
+                value.write(there)
+    for value in values:
+        value.write(there)
+    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
+    pq.write_table(stored(values, chance), path)
+    relation = Relation("observation", COLUMNS, ("observation_id",), (str(path),))
+    with duckdb.connect() as database:
+        database.execute("SET TimeZone = 'UTC'")
+        for statement in views(relation):
+            database.execute(statement)
+        for moment in range(-1, 16):
+            version = max((v for v, value in enumerate(values) if value.available <= moment), default=None)
+            owner = None if version is None else resolve(distinct(known), at, moment)
+            text = (START + timedelta(hours=moment)).isoformat()
+            query = f"SELECT patient_id, encounter_id, value FROM {known_name('observation')}('{text}')"  # noqa: S608
+            expected = [] if owner is None else [(owner.patient, owner.encounter, float(version or 0))]
+            assert database.execute(query).fetchall() == expected, moment
+        assert database.execute("SELECT patient_id, encounter_id, value FROM observation").fetchall() == expected
