@@ -450,7 +450,7 @@ def test_old_days_go_in_all_zones_but_for_who_is_on_hold(settings: Settings) -> 
 # -- all datasets ------------------------------------------------------------------------------------------------
 
 
-def test_every_dataset_of_a_warehouse_is_rebuilt_as_it_was_and_rekeyed(tmp_path: Path) -> None:
+def test_every_dataset_of_a_warehouse_is_rebuilt_as_it_was(tmp_path: Path) -> None:
     init_home(tmp_path / "home", copy_samples)
     settings = load_settings(tmp_path / "home")
     load_history(settings, "mimic-demo")
@@ -460,13 +460,7 @@ def test_every_dataset_of_a_warehouse_is_rebuilt_as_it_was_and_rekeyed(tmp_path:
     for dataset in restricted_datasets(settings):
         republish(settings, dataset)
     assert everything(settings) == before
-    done = rekey(settings)
-    assert done.patients == 100 and len(done.datasets) == 5
-    after = everything(settings)
-    assert {name: sum(rows.values()) for name, rows in after.items()} == {n: sum(r.values()) for n, r in before.items()}
-    assert not any("v1." in value for rows in after.values() for row in rows for value in row)
-    for name in before:
-        assert verify(Lake(settings.lake_uri, {}, dataset=name.rpartition("/")[2])) == []
+    assert verify(opened(settings)) == []
 
 
 def everything(settings: Settings) -> dict[str, Counter[tuple[str, ...]]]:
