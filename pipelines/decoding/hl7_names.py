@@ -12,6 +12,9 @@ from pipelines.decoding.reasons import Reason
 
 _Found = TypeVar("_Found")
 
+LONGEST = 1_000
+"""Texts longer than this are not remembered: nobody can fill the memory with them."""
+
 
 class Remembered(Generic[_Found]):
     """Reads texts by a function of text and dialect, each once; refusals too."""
@@ -41,7 +44,8 @@ class Remembered(Generic[_Found]):
             found = Refused(refused.reason, refused.path)
         if len(self._known) >= REMEMBERED:
             self._known.clear()
-        self._known[text, dialect] = found
+        if len(text) <= LONGEST:
+            self._known[text, dialect] = found
         return found
 
 

@@ -20,6 +20,9 @@ from pipelines.decoding.reasons import Reason
 
 _ENDS = re.compile(rb"\r\n|\r|\n")
 _SEGMENT = re.compile(r"[A-Z][A-Z0-9]{2}")
+_MARKS = 5
+"""MSH-2 has four, and since 2.7 one for truncation, which nothing that is read uses."""
+
 _FRAME_BEGIN, _FRAME_END = b"\x0b", b"\x1c"
 _ENVELOPE = frozenset({b"FHS", b"BHS", b"BTS", b"FTS"})
 
@@ -173,7 +176,7 @@ def _check_counts(lines: list[bytes]) -> None:
 def _dialect(header: bytes) -> Dialect:
     text = header.decode("latin-1")
     end = text.find(text[3:4], 4) if len(text) > 4 else -1
-    if end < 0:
+    if not 0 < end <= len("MSH|") + _MARKS:
         raise Refused(Reason.NOT_HL7)
     separators = _separators(text[: end + 1])
     fields = text.split(separators.field)

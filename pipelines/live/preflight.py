@@ -6,6 +6,7 @@ from confluent_kafka.admin import AdminClient
 
 from governance.masking import compile_masks
 from governance.rules import load_policy
+from pipelines.decoding.formats import make_decoder
 from pipelines.live.kafka import client_options, list_partitions
 from vitalake.errors import SettingsError
 from vitalake.keys import load_keys
@@ -17,7 +18,7 @@ def preflight(settings: Settings, job: str) -> int:
     """Return the number of partitions of a job that can start.
 
     Raises:
-        SettingsError: there is no such job, or two of its topics' formats contradict.
+        SettingsError: there is no such job, a format cannot fill its dataset, or a profile does not hold.
         PrivacyError: keys or rules stand in the way.
         LakeError, InputError: the lake cannot be written, or holds other tables; the topic does not exist.
         ServiceUnavailable: no broker answers.
@@ -26,6 +27,8 @@ def preflight(settings: Settings, job: str) -> int:
         raise SettingsError("Unknown job", where=job, remedy=f"The configuration has: {', '.join(settings.jobs)}.")
     stream = settings.jobs[job]
     keys = load_keys(settings.path(settings.keys))
+    for name in sorted(set(stream.topics.values())):
+        make_decoder(name, dataset=stream.dataset, stream=stream, settings=settings)
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=stream.dataset)
     compile_masks(load_policy(settings.path(settings.governance)), lake.dataset, keys)
     parts = list_partitions(AdminClient(client_options(settings)), sorted(stream.topics))

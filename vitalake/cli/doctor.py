@@ -99,6 +99,7 @@ def _of_home(settings: Settings) -> Iterator[Check]:
         yield _tried(f"rules for {job}", lambda dataset=stream.dataset: _rules(settings, dataset))  # type: ignore[misc]
     yield _tried("lake", lambda: _lake(settings))
     for job in settings.jobs:
+        yield _tried(f"formats of {job}", lambda job=job: _formats(settings, job))  # type: ignore[misc]
         yield _tried(f"topics of {job}", lambda job=job: _topics(settings, job))  # type: ignore[misc]
     yield _port(settings)
     yield _space(settings)
@@ -141,6 +142,17 @@ def _rules(settings: Settings, dataset: str) -> str:
     plan = compile_masks(policy, load_dataset(dataset), load_keys(settings.path(settings.keys)))
     closed = [p.column.name for p in plan.columns if not p.published]
     return f"{len(policy.rules)} rules, version {policy.version}; not published: {', '.join(closed) or 'nothing'}"
+
+
+def _formats(settings: Settings, job: str) -> str:
+    """Make the decoders: profiles are read, libraries looked for."""
+    from pipelines.decoding.formats import make_decoder
+
+    stream = settings.jobs[job]
+    names = sorted(set(stream.topics.values()))
+    for name in names:
+        make_decoder(name, dataset=stream.dataset, stream=stream, settings=settings)
+    return f"{', '.join(names)} → {stream.dataset}"
 
 
 def _lake(settings: Settings) -> str:
