@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -13,6 +14,9 @@ from vitalake.lake.table import Table
 
 MARGIN = timedelta(hours=1)
 """A span that was decided may be seen so much later than its time says, and is looked at again after a restart."""
+
+KEPT_DAYS = 2
+"""Spans of so many days are looked for: who decides one later than that was paused for days."""
 
 RECORD_SECONDS = 60.0
 """How often it is recorded that nothing had to be done."""
@@ -31,7 +35,7 @@ class Watch:
         dataset = lake.dataset.name
         self._apps = (f"attribution/{dataset}/associations", f"attribution/{dataset}/looked")
         self._paths: set[str] | None = None
-        self._seen: set[str] = set()
+        self._seen: dict[str, set[str]] = defaultdict(set)
         self._newest: dict[PartId, Span] = {}
         lake.spans.table.refresh()
         self.associations = self._recorded(0)
@@ -54,21 +58,21 @@ class Watch:
         table = self._lake.spans.table
         table.refresh()
         files = table.snapshot().files
-        since = ""
-        if self._paths is None:
-            looked = datetime.fromtimestamp(self._recorded(1) / 1e6, tz=UTC)
-            since = str((max(looked, datetime(1970, 1, 2, tzinfo=UTC)) - MARGIN).date())
+        since = str((clock.now() - timedelta(days=KEPT_DAYS)).date())
+        if self._paths is None and (looked := self._recorded(1)):  # where nothing was, all rows are looked at anyway
+            since = min(since, str((datetime.fromtimestamp(looked / 1e6, tz=UTC) - MARGIN).date()))
         for path in files.keys() - (self._paths or set()):
             if (files[path].day or "") >= since:
-                yield from self._spans(table, path)
+                yield from self._spans(table, path, self._seen[str(files[path].day)])
         self._paths = set(files)
+        for day in [day for day in self._seen if day < since]:
+            del self._seen[day]
 
-    def _spans(self, table: Table, path: str) -> Iterator[Span]:
-        names = table.dataset.schema.names
-        for row in table.storage.read_parquet(path, columns=names).to_pylist():
-            if row["dataset"] != self._lake.dataset.name or row["span_id"] in self._seen:
+    def _spans(self, table: Table, path: str, seen: set[str]) -> Iterator[Span]:
+        for row in table.storage.read_parquet(path, columns=table.dataset.schema.names).to_pylist():
+            if row["dataset"] != self._lake.dataset.name or row["span_id"] in seen:
                 continue
-            self._seen.add(row["span_id"])
+            seen.add(row["span_id"])
             span = from_row(row)
             if span.associations:
                 for part in span.parts:

@@ -16,6 +16,7 @@ from vitalake.errors import InputError
 from vitalake.lake.dataset import Dataset
 
 IDENTITY = ("identity_system", "identity_value")
+NAMED = "association_id"
 _NEEDED = (
     ("patient_id", Reason.NO_SUBJECT, "Observation.subject"),
     ("code", Reason.NO_CODE, "Observation.code"),
@@ -127,15 +128,23 @@ def record_rows(table: pa.Table, dataset: Dataset) -> Decoded:
     """Return the rows of a query for any other dataset; every row is a message.
 
     Args:
-        table: the dataset's columns by name; absent ones are null, times without a zone are UTC.
+        table: the dataset's columns by name; absent ones are null, times without a zone are UTC. What names an
+            association is a text of the warehouse, and is hashed.
         dataset: where they go.
 
     Raises:
         InputError: the query gives a column of a type that cannot be the dataset's.
     """
     columns = {field.name: _column(table, field) for field in dataset.schema if field.name in table.schema.names}
+    message = np.arange(table.num_rows, dtype=np.int32)
+    named = columns.pop(NAMED, None)
+    if named is None:
+        batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+        return Decoded(batch, [None] * table.num_rows, message)
+    columns.setdefault("available_at", pa.nulls(table.num_rows, dataset.schema.field("available_at").type))
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-    return Decoded(batch, [None] * table.num_rows, np.arange(table.num_rows, dtype=np.int32))
+    identities = [None if name is None else b"sql|" + name for name in named.to_pylist()]
+    return Decoded(batch, identities, message, unfinished=True)
 
 
 def _column(table: pa.Table, field: pa.Field) -> pa.Array:

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import duckdb
 import pytest
 import yaml
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipelines.attribution.passes import DATASET, KIND
+from pipelines.history.load import load_history
 from pipelines.replay.letters import census
 from tests.attribution import Ward, hl7_time, pid, pv1
 from tests.hl7 import adt
@@ -219,3 +221,34 @@ def test_held_values_come_back_by_themselves_while_streams_run(lane: LaneUnderTe
     balanced(ward)
     kinds = {span.kind for span in ward.lake.spans.all_spans() if span.dataset == DATASET}
     assert kinds == {"stream", KIND}
+
+
+def test_a_warehouse_says_whose_beds_were(home: Path) -> None:
+    ward = Ward(home)
+    ward.stream([ward.bed(second) for second in range(10)])
+    with duckdb.connect(str(ward.home / "own.duckdb")) as database:
+        database.execute("CREATE TABLE stays (no INTEGER, bed VARCHAR, person VARCHAR, came TIMESTAMP, went TIMESTAMP)")
+        naive = [ward.at(second).replace(tzinfo=None) for second in (0, 6)]
+        database.execute(
+            "INSERT INTO stays VALUES (1, 'bed-1', 'A', ?, ?), (2, 'bed-1', 'B', ?, NULL)", [*naive, naive[1]]
+        )
+    (ward.home / "beds.sql").write_text(
+        "SELECT CAST(no AS VARCHAR) AS association_id, 1 AS version, bed AS device_id, person AS patient_id, "
+        "came AS valid_from, went AS valid_to, 'active' AS status, came AS available_at FROM stays ORDER BY came, no"
+    )
+    job = ward.home / "own.yaml"
+    job.write_text(
+        yaml.safe_dump(
+            {
+                "source": "city-hospital",
+                "warehouse": f"duckdb:{ward.home / 'own.duckdb'}",
+                "max_rejected": 0.01,
+                "datasets": {"device_association": "beds.sql"},
+            }
+        )
+    )
+    assert load_history(ward.settings, str(job)) == 2
+    attribute(ward)
+    assert ward.everywhere(EVERYBODY) == {second: "A" if second < 6 else "B" for second in range(10)}
+    assert census(ward.lake, HELD).open == 0
+    balanced(ward)
