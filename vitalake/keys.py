@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import fcntl
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -109,13 +112,14 @@ def add_version(path: Path, name: KeyName, version: str) -> None:
         PrivacyError: it is missing, not a key file, or open to others.
         OSError: it cannot be written; it stays as it was.
     """
-    document, ring = _read(path)
-    entry = document["keys"][name]
-    if version not in {key.version for key in ring.versions(name)}:
-        entry["versions"][version] = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
-    if entry["current"] != version:
-        entry["current"] = version
-        _replace(path, document)
+    with _locked(path):  # of two at once the second must find what the first has made
+        document, ring = _read(path)
+        entry = document["keys"][name]
+        if version not in {key.version for key in ring.versions(name)}:
+            entry["versions"][version] = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+        if entry["current"] != version:
+            entry["current"] = version
+            _replace(path, document)
 
 
 def retire_version(path: Path, name: KeyName, version: str) -> None:
@@ -125,16 +129,17 @@ def retire_version(path: Path, name: KeyName, version: str) -> None:
         PrivacyError: it is the one to write with, or not there; or the file is not good.
         OSError: it cannot be written; it stays as it was.
     """
-    document, ring = _read(path)
-    entry = document["keys"].get(name, {"current": "", "versions": {}})
-    if version == entry["current"] or version not in {key.version for key in ring.versions(name)}:
-        raise PrivacyError(
-            "Key is in use, or not there",
-            where=f"{name}/{version}",
-            remedy="See 'vitalake keys status' for its versions.",
-        )
-    del entry["versions"][version]
-    _replace(path, document)
+    with _locked(path):
+        document, ring = _read(path)
+        entry = document["keys"].get(name, {"current": "", "versions": {}})
+        if version == entry["current"] or version not in {key.version for key in ring.versions(name)}:
+            raise PrivacyError(
+                "Key is in use, or not there",
+                where=f"{name}/{version}",
+                remedy="See 'vitalake keys status' for what is.",
+            )
+        del entry["versions"][version]
+        _replace(path, document)
 
 
 def load_keys(path: Path) -> KeyRing:
@@ -167,6 +172,17 @@ def _write(path: Path, document: dict[str, Any]) -> None:
         yaml.safe_dump(document, out, sort_keys=False)
         out.flush()
         os.fsync(out.fileno())
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Be the only one who changes the key files of a folder; they are replaced, so the lock is the folder's."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _replace(path: Path, document: dict[str, Any]) -> None:

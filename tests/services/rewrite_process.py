@@ -15,7 +15,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 def run(home: Path, *command: str, **environment: str) -> int:
-    """Run ``republish DATASET`` or ``rekey`` to its end and return its exit code."""
+    """Run ``republish DATASET``, ``retain`` or ``rekey`` to its end and return its exit code."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.services.rewrite_process", str(home), *command],
         env=os.environ | environment,
@@ -28,6 +28,7 @@ def run(home: Path, *command: str, **environment: str) -> int:
 def _main(home: str, verb: str, *more: str) -> None:
     from pipelines.rewrites.rekey import rekey
     from pipelines.rewrites.republish import republish
+    from pipelines.rewrites.retention import retain
     from vitalake.lake import swap
     from vitalake.settings import load_settings
 
@@ -35,6 +36,8 @@ def _main(home: str, verb: str, *more: str) -> None:
     settings = load_settings(Path(home))
     if verb == "republish":
         republish(settings, more[0])
+    elif verb == "retain":
+        list(retain(settings, days=1))
     else:
         rekey(settings)
 

@@ -447,6 +447,12 @@ def test_old_days_go_in_all_zones_but_for_who_is_on_hold(settings: Settings) -> 
     assert sound(settings)
 
 
+def test_killed_retention_goes_on(home: Path, settings: Settings) -> None:
+    assert rewrite_process.run(home, "retain", VITALAKE_CRASH_AT="expired-day:2") == rewrite_process.KILLED
+    assert sum(done.rows for done in retain(settings, days=1)) == 120 - 42, "of two days in the restricted zone"
+    assert published(settings) == Counter() and sound(settings)
+
+
 # -- all datasets ------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 from governance.samples import copy_samples
 from vitalake.errors import PrivacyError
 from vitalake.home import init_home
-from vitalake.keys import KEY_NAMES, create_key_file, load_keys
+from vitalake.keys import KEY_NAMES, add_version, create_key_file, load_keys, next_version, retire_version
 
 
 def test_a_new_file_holds_version_one_of_every_key_for_its_owner_only(tmp_path: Path) -> None:
@@ -72,3 +74,23 @@ def test_init_gives_an_old_key_file_what_a_newer_release_needs_and_keeps_the_res
     assert yaml.safe_load(path.read_text())["keys"]["pseudonym"] == kept
     assert load_keys(path).current("vault").secret != load_keys(path).current("care").secret
     assert not path.stat().st_mode & 0o077
+
+
+def test_a_new_version_is_made_once_and_old_ones_stay_until_they_are_retired(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    create_key_file(path)
+    first = load_keys(path).current("pseudonym")
+    assert next_version(load_keys(path), "pseudonym") == "v2"
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: add_version(path, "pseudonym", "v2"), range(8)))
+    keys = load_keys(path)
+    assert [key.version for key in keys.versions("pseudonym")] == ["v1", "v2"]
+    second = keys.current("pseudonym")
+    assert keys.get("pseudonym/v1") == first != second and second.version == "v2"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(PrivacyError, match="in use"):
+        retire_version(path, "pseudonym", "v2")
+    retire_version(path, "pseudonym", "v1")
+    assert load_keys(path).versions("pseudonym") == (second,)
+    with pytest.raises(PrivacyError, match="not there"):
+        retire_version(path, "pseudonym", "v1")

@@ -154,6 +154,7 @@ def _bucket(
     from vitalake.errors import InputError
     from vitalake.lake.buckets import patient_column
     from vitalake.lake.compaction import put_into_buckets
+    from vitalake.lake.rewrite import is_held
 
     present = open_lake(settings).present()
     if table is not None and table not in present:
@@ -161,6 +162,8 @@ def _bucket(
     able = [name for name, one in present.items() if one.dataset.day_of and patient_column(one.dataset)]
     before, documents = closed_before or str(clock.now().date()), []
     for name in [table] if table else able:
+        if is_held(present[name]):
+            note(f"{name}: a republish holds it; start this again when that has ended")
         tell = None if json else (lambda day, name=name: note(f"{name} {day}"))
         done = put_into_buckets(present[name], count, closed_before=_day(before), progress=tell, counted=meter)
         documents.append(asdict(done))
