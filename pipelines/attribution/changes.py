@@ -49,7 +49,10 @@ class Stretches:
         return min(firsts), max(lasts)
 
     def hit(
-        self, device: pa.ChunkedArray, first_us: npt.NDArray[np.int64], last_us: npt.NDArray[np.int64]
+        self,
+        device: pa.ChunkedArray | pa.DictionaryArray,
+        first_us: npt.NDArray[np.int64],
+        last_us: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.bool_]:
         """Return for each row whether its device's stretch has a moment from its first to its last.
 
@@ -58,7 +61,7 @@ class Stretches:
             first_us: per row.
             last_us: per row, inclusive.
         """
-        encoded = device.combine_chunks().dictionary_encode() if isinstance(device, pa.ChunkedArray) else device
+        encoded = device if isinstance(device, pa.DictionaryArray) else device.combine_chunks().dictionary_encode()
         names = encoded.dictionary.to_pylist()
         nothing = (OPEN_END, EARLIEST)
         spans = [self.by_device.get(name, nothing) for name in names] + [self.bounds if self.by_device else nothing]

@@ -28,7 +28,6 @@ from vitalake.restricted import RowSealer
 BATCH_ROWS = 200_000
 """Rows looked at together: they are in memory, opened."""
 
-_SOUGHT = (DEVICE_KEY.name, "effective_at", ATTRIBUTION)
 _PROVENANCE = ("ingested_at", "source", "source_position")
 
 
@@ -89,15 +88,17 @@ class Repair:
 
     def _sought(self, file: StagedFile, stretches: Stretches) -> npt.NDArray[np.bool_] | None:
         """Return which rows of a file may have to change; None: none."""
-        with self._table.storage.open(file.path) as reader:
-            names = reader.schema_arrow.names
-            if ATTRIBUTION not in names or not _overlaps(reader, stretches.bounds):
+        storage = self._table.storage
+        with storage.fs.open_input_file(f"{storage.root}/{file.path}") as source:
+            reader = pq.ParquetFile(source, read_dictionary=[DEVICE_KEY.name])
+            if ATTRIBUTION not in reader.schema_arrow.names or not _overlaps(reader, stretches.bounds):
                 return None
-            rows = reader.read(list(_SOUGHT))
-        if rows[ATTRIBUTION].null_count == rows.num_rows:
-            return None
+            devices = reader.read([DEVICE_KEY.name])[DEVICE_KEY.name].unify_dictionaries().combine_chunks()
+            if not stretches.by_device.keys() & set(devices.dictionary.to_pylist()):
+                return None
+            rows = reader.read(["effective_at", ATTRIBUTION])
         at_us = pc.fill_null(rows["effective_at"].cast(pa.int64()), 0).to_numpy()
-        mask = rows[ATTRIBUTION].is_valid().to_numpy() & stretches.hit(rows[DEVICE_KEY.name], at_us, at_us)
+        mask = rows[ATTRIBUTION].is_valid().to_numpy() & stretches.hit(devices, at_us, at_us)
         return mask if mask.any() else None
 
     def _read(self, file: StagedFile, mask: npt.NDArray[np.bool_], part: int, parts: int) -> pa.Table:
