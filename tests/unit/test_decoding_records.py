@@ -317,3 +317,62 @@ def test_admissions_that_cannot_be_used(message: bytes, reason: Reason) -> None:
     _, rows, rejects = take("hl7-v2", "device_association", ADMIT, message, MOVE)
     assert rejects[1].reason is reason
     assert len(rows) == 3
+
+
+def test_bundles_that_cannot_be_used() -> None:
+    stay = resource("Encounter", **ENCOUNTER)
+    crowd = bundle(*[{**stay, "id": str(i)} for i in range(2_001)])
+    odd = bundle(stay)[:-1] + b',"implicitRules":"urn:x"}'
+    _, rows, rejects = take(
+        "fhir", "encounter", crowd, odd, bundle(), bundle({"resourceType": "Potion"}), b"x" * 1_100_000
+    )
+    assert rows == []
+    reasons = [Reason.TOO_MANY_ROWS, Reason.MODIFIED, Reason.NO_VALUE, Reason.WRONG_RESOURCE, Reason.TOO_LARGE]
+    assert [rejects[i].reason for i in range(5)] == reasons
+
+
+def test_a_resource_is_called_by_its_bundles_urn() -> None:
+    entry = {"fullUrl": "urn:uuid:0c5f0c5f-0000-4000-8000-000000000000", "resource": resource("Patient")}
+    document = json.dumps({"resourceType": "Bundle", "entry": [entry]}).encode()
+    assert take("fhir", "patient", document)[1][0]["patient_id"] == entry["fullUrl"]
+    document = document.replace(b"urn:uuid:0c5f0c5f-0000-4000-8000-000000000000", b"https://a.example/Patient/x-1")
+    assert take("fhir", "patient", document)[1][0]["patient_id"] == "x-1"
+
+
+@pytest.mark.parametrize(
+    "text", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00Z", "2025-06-01T10:00:00", "2025-13-01T10:00:00Z"]
+)
+def test_times_that_are_none(text: str) -> None:
+    assert refused("encounter", "Encounter", **{**ENCOUNTER, "period": {"start": text}}).reason is Reason.BAD_TIME
+
+
+def test_what_was_sent_when_says_when_it_could_be_known() -> None:
+    row = one("patient", "Patient", meta=None)
+    assert (row["version"], row["available_at"]) == (0, datetime.fromtimestamp(BROKER_MS / 1000, tz=UTC))
+    _, rows, _ = take("hl7-v2", "device_association", ADMIT.replace(b"|20250601080000+0000||ADT", b"|||ADT"))
+    assert rows[0]["available_at"] == datetime.fromtimestamp(BROKER_MS / 1000, tz=UTC)
+
+
+def test_what_tells_of_no_bed_and_what_moves_two() -> None:
+    quiet = [adt("A01", PID), adt("A03", PID, pv1("ER")), adt("A02", PID, pv1(X, X)), adt("A13", PID), adt("A11", PID)]
+    quiet += [adt("A08", PID), adt("A04", "PV1|1|O", PID)]
+    decoded, rows, rejects = take("hl7-v2", "device_association", *quiet)
+    assert (decoded.empty, rows, rejects) == (list(range(len(quiet))), [], {})
+    swap = adt("A17", PID, pv1(X, Y), OTHER, pv1(Y, X, visit="V-10"))
+    _, rows, _ = take("hl7-v2", "device_association", swap)
+    assert [(row["patient_id"], row["device_id"], row["status"]) for row in rows] == [
+        (JANE, BED_Y, "ended"), (JANE, BED_X, "active"), (MARY, BED_X, "ended"), (MARY, BED_Y, "active"),
+    ]  # fmt: skip
+
+
+def test_a_discharge_that_was_none_without_its_time_counts_from_now() -> None:
+    not_left = adt("A13", PID, pv1(Y), at="20250601140000+0000")
+    assert [whose(ADMIT, MOVE, LEAVE, not_left, bed=BED_Y, hour=h) for h in (13, 14)] == [None, JANE]
+
+
+def test_without_a_visit_number_the_patient_names_the_stay() -> None:
+    _, rows, _ = take(
+        "hl7-v2", "device_association", adt("A01", PID, pv1(X, visit="")), adt("A01", OTHER, pv1(X, visit=""))
+    )
+    assert rows[0]["association_id"] != rows[1]["association_id"]
+    assert rows[0]["encounter_id"] is None

@@ -265,3 +265,39 @@ def test_without_an_order_number_patient_code_and_time_name_a_result() -> None:
 def test_a_profile_that_does_not_hold_is_refused(said: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match=r"test\.yaml"):
         profile(**said)
+
+
+def test_without_a_filler_number_the_placers_names_a_result() -> None:
+    placed = OBR.replace("F-1^MON", "").replace("OBR|1|", "OBR|1|P-7^HIS")
+    assert row(oru(obr=placed))["observation_id"] == row(oru(obx(value="80"), obr=placed))["observation_id"]
+    assert row(oru(obr=placed))["observation_id"] != row(oru(obr=OBR.replace("F-1^MON", "P-7^HIS")))["observation_id"]
+
+
+def test_without_msh_7_the_order_says_when_its_status_changed() -> None:
+    timeless, at = MSH.replace("20250601100001+0200", ""), obx(at="20250601100000+0200")
+
+    def version(changed: str) -> int:
+        found: int = row(oru(at, msh=timeless, obr=OBR + "|" * 15 + changed))["version"]
+        return found
+
+    assert version("20250601120000+0000") - version("20250601110000+0000") == 3_600_000_000
+    assert version("") == 2
+    assert rejected(oru(at, msh=timeless, obr=OBR + "|" * 15 + "now")).path == "OBR-22"
+
+
+def test_versions_keep_their_order_in_the_hour_that_is_repeated() -> None:
+    decoder = profile(zone="Europe/Berlin")
+
+    def sent(at: str) -> bytes:
+        return oru(obx(at="20251026010000+0000"), msh=MSH.replace("20250601100001+0200", at))
+
+    found = rows(*map(sent, ("20251026015959", "20251026023000", "20251026030000")), decoder=decoder)
+    versions = [r["version"] for r in found]
+    assert versions == sorted(versions)
+    assert len(set(versions)) == 3
+
+
+def test_nothing_of_a_sender_fills_the_memory() -> None:
+    decoder = profile()
+    assert row(oru(pid=f"PID|1||{'9' * 5_000}"), decoder)["patient_id"] == "9" * 5_000
+    assert row(oru(pid="PID|1||4711"), decoder)["patient_id"] == "4711"
