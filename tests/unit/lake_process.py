@@ -46,7 +46,7 @@ def _main(folder: str, verb: str, argument: str, *more: str) -> None:
     elif verb == "bucket":
         put_into_buckets(table, int(more[0]), closed_before="9999-12-31")
     else:
-        drop_rows(table, "patient_id", more[0])
+        drop_rows(table, "patient_id", more[0], commit_rows=1)
 
 
 def _stream(lake: Lake, end: int) -> None:

@@ -6,7 +6,7 @@ without buckets.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +24,9 @@ from vitalake.lake.table import Snapshot, StagedFile, Table
 
 Value = str | bytes
 
+COMMIT_ROWS = 4_000_000
+"""Rows of the files that are written anew in one commit."""
+
 
 @dataclass(slots=True)
 class Dropped:
@@ -32,7 +35,7 @@ class Dropped:
     Attributes:
         table: which.
         rows: dropped.
-        days: that had any; a commit each.
+        days: that had any.
         files_searched: whose one column was read.
         bytes_searched: of that one column, and of the footers.
         files_rewritten: that had such rows, and were read as a whole.
@@ -62,10 +65,14 @@ def drop_rows(
     column: str,
     value: Value,
     *,
+    commit_rows: int = COMMIT_ROWS,
     progress: Callable[[str], None] | None = None,
     instead: Callable[[pa.Table], pa.Table] | None = None,
 ) -> Dropped:
-    """Rewrite every file that has rows with this value without them; a commit a day. Repeating it changes nothing.
+    """Rewrite every file that has rows with this value without them. Repeating it changes nothing.
+
+    Days go together, for a commit each would be what takes the time; but no more than COMMIT_ROWS, for whoever loses to
+    other maintenance has to do them again.
 
     What is added later is not looked at: raise the fence and settle first, so that nobody can add any. It goes on
     beside a swap that is prepared, which then has to start anew.
@@ -74,7 +81,8 @@ def drop_rows(
         table: not to be used by anything else meanwhile.
         column: of text or binary; by the patient column it takes a file of each bucket.
         value: whose rows go.
-        progress: told each day before it is rewritten.
+        commit_rows: rows of the files of one commit, a day at the least.
+        progress: told the days before they are rewritten.
         instead: makes of the rows what stays of them, without the value; default: nothing stays.
 
     Raises:
@@ -89,25 +97,37 @@ def drop_rows(
 
     finder = _Finder(table, column, value, done)
     table.refresh()
-    days: dict[str | None, list[StagedFile]] = defaultdict(list)
-    for file in finder.holders(table.snapshot().files.values()):
-        days[file.day].append(file)
-    for day in sorted(days, key=str):
+    for days in _together(finder.holders(table.snapshot().files.values()), commit_rows):
         if progress:
-            progress(day or table.name)
+            progress(f"{days[0]} … {days[-1]}" if len(days) > 1 else str(days[0] or table.name))
 
-        def plan(snapshot: Snapshot, day: str | None = day) -> Sequence[StagedFile]:
-            return finder.holders(file for file in snapshot.files.values() if file.day == day)
+        def plan(snapshot: Snapshot, days: Collection[str | None] = frozenset(days)) -> Sequence[StagedFile]:
+            return finder.holders(file for file in snapshot.files.values() if file.day in days)
 
         result = rewrite(table, plan, without, data_change=True)
         passing("dropped-day")
         if result:
-            done.days += 1
+            done.days += len(days)
             done.rows += result.rows_before - result.rows + replaced[0]
             done.files_rewritten += len(result.removed)
             done.bytes_rewritten += sum(file.size for file in result.removed)
             done.bytes_written += sum(file.size for file in result.added)
     return done
+
+
+def _together(files: Sequence[StagedFile], most: int) -> Iterator[list[str | None]]:
+    """Yield the days of these files, so many together as have that many rows at the most."""
+    rows: Counter[str | None] = Counter()
+    for file in files:
+        rows[file.day] += file.rows
+    held: list[str | None] = []
+    for day in sorted(rows, key=str):
+        if held and sum(rows[other] for other in held) + rows[day] > most:
+            yield held
+            held = []
+        held.append(day)
+    if held:
+        yield held
 
 
 def purge(table: Table, column: str, value: Value) -> int:
