@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -183,3 +185,26 @@ def test_the_profiles_of_the_handbook_hold() -> None:
     for text in found:
         kind = FlatProfile if text.startswith("format: flat") else Hl7Profile
         assert parse_profile(kind, text, where="formats.md").description
+
+
+_WITHOUT_LIBRARY = """
+import sys
+import pipelines.live.lane, pipelines.attribution.associations, pipelines.decoding.formats
+assert "hl7" not in sys.modules, "imported before anybody uses it"
+sys.modules["hl7"] = None
+from pipelines.decoding.formats import make_decoder
+from vitalake.errors import SettingsError
+from vitalake.settings import Settings, StreamSettings
+make_decoder("flat:bedside-monitor", dataset="observation", stream=StreamSettings(), settings=Settings())
+try:
+    make_decoder("hl7-v2", dataset="observation", stream=StreamSettings(), settings=Settings())
+except SettingsError as error:
+    print(error)
+"""
+
+
+def test_the_hl7_library_is_asked_for_by_who_uses_it_only() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_LIBRARY], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "pip install 'vitalake[hl7]'" in done.stdout
