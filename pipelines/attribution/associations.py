@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake.exceptions import DeltaError
 
 from pipelines.attribution.histories import Histories
 from pipelines.attribution.timeline import OPEN_END, Fact, Owner, Step
 from pipelines.decoding.records import MERGED
+from vitalake.errors import ServiceUnavailable
 from vitalake.lake.dataset import DEVICE_KEY, SUBJECT
 from vitalake.lake.lake import Lake, restricted_name
 from vitalake.lake.schema import conform
 from vitalake.lake.table import StagedFile, Table
 from vitalake.restricted import PatientKeys, open_value
+
+_log = logging.getLogger(__name__)
 
 TABLE = restricted_name("device_association")
 
@@ -30,6 +35,14 @@ _COLUMNS = (
     SUBJECT.name, DEVICE_KEY.name, "association_id", "version", "device_id", "patient_id", "encounter_id", "valid_from",
     "valid_to", "status", "available_at",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The rows of one file, by device; and which association each row is of, and of which device."""
+
+    by_device: dict[bytes, pa.Table]
+    names: pa.Table
 
 
 class AssociationMap:
@@ -52,8 +65,7 @@ class AssociationMap:
         """
         self._lake, self._keys, self._key_of = lake, keys, key_of
         self._table: Table | None = None
-        self._files: dict[str, dict[bytes, pa.Table]] = {}
-        self._names: dict[str, pa.Table] = {}
+        self._files: dict[str, _File] = {}
         self._moved: dict[bytes, set[bytes]] = {}
         self._merged: dict[bytes, set[bytes]] = defaultdict(set)
         self._histories = Histories()
@@ -66,19 +78,38 @@ class AssociationMap:
     def look(self, *, now: bool = False) -> int:
         """Read what is new, if the last look was a while ago; return the version known: 1 and more.
 
+        While the table cannot be reached what was known stays: who is attributed by less than is known is looked at
+        again.
+
         Args:
             now: look in any case; else not while it is frozen.
+
+        Raises:
+            ServiceUnavailable: it cannot be reached, and nothing is known yet or ``now`` is asked.
         """
         if not now and (self.frozen or time.monotonic() - self._looked < LOOK_SECONDS):
             return self.version
+        try:
+            self._look()
+        except (OSError, DeltaError) as error:
+            if now or not self.version:
+                raise ServiceUnavailable(
+                    f"Associations cannot be read ({type(error).__name__})",
+                    where=TABLE,
+                    remedy="Check the lake's storage; it is tried again.",
+                ) from None
+            _log.warning("associations out of reach", extra={"table": TABLE, "version": self.version})
+        self._looked = time.monotonic()
+        return self.version
+
+    def _look(self) -> None:
         if self._table is None:
             self._table = self._lake.table(TABLE)
         self._table.refresh()
         version = self._table.delta.version() + 1
         if version != self.version:
             self._take(self._table.snapshot().files)
-        self.version, self._looked = version, time.monotonic()
-        return version
+            self.version = version
 
     @property
     def table(self) -> Table:
@@ -87,33 +118,34 @@ class AssociationMap:
         return self._table
 
     def _take(self, files: dict[str, StagedFile]) -> None:
-        if not self._files.keys() <= files.keys():  # rewritten: somebody's may be gone
-            self._files, self._names, self._histories = {}, {}, Histories()
-        new = {path: self._by_device(path) for path in files.keys() - self._files.keys()}
-        self._files |= new
-        moved = _moved(list(self._names.values()))
-        if moved != self._moved:
-            self._moved, self._histories = moved, Histories()
-        told = {device for found in new.values() for device in found}
+        """Take in the files of a version; where one cannot be read nothing is changed."""
+        whole = self._files.keys() <= files.keys()  # else rewritten: somebody's may be gone
+        kept = self._files if whole else {}
+        new = {path: self._read(path) for path in files.keys() - kept.keys()}
+        names = [part.names for part in (kept | new).values()]
+        moved = _moved(names)
+        if not whole or moved != self._moved:
+            self._histories = Histories()
+        self._files, self._moved = kept | new, moved
+        told = {device for part in new.values() for device in part.by_device}
         for device in told | {device for name in told for device in self._merged.get(name, ())}:
-            if device in self._histories:
-                self._histories.put(device, self._facts(device))
+            self._histories.outdate(device)
 
-    def _by_device(self, path: str) -> dict[bytes, pa.Table]:
+    def _read(self, path: str) -> _File:
         assert self._table is not None
         schema = pa.schema([self._table.state.columns.field(name) for name in _COLUMNS])
         rows = conform(self._table.storage.read_parquet(path, columns=list(_COLUMNS)), schema).combine_chunks()
-        self._names[path] = rows.select(["association_id", DEVICE_KEY.name])
         devices = pc.fill_null(rows[DEVICE_KEY.name], b"").combine_chunks().dictionary_encode()
         index = devices.indices.to_numpy()
         order = np.argsort(index, kind="stable")
         bounds = np.flatnonzero(np.append(True, np.diff(index[order]) != 0)) if len(order) else np.zeros(0, np.int64)
-        rows = rows.take(pa.array(order))
+        ordered = rows.take(pa.array(order))
         names = devices.dictionary.to_pylist()
-        return {
-            names[index[order[begin]]]: rows.slice(begin, end - begin)
+        by_device = {
+            names[index[order[begin]]]: ordered.slice(begin, end - begin)
             for begin, end in zip(bounds.tolist(), [*bounds[1:].tolist(), len(order)], strict=True)
         }
+        return _File(by_device, rows.select(["association_id", DEVICE_KEY.name]))
 
     def forget(self) -> None:
         """Keep nothing that identifies in memory."""
@@ -137,10 +169,6 @@ class AssociationMap:
 
     def _secrets(self, rows: pa.Table) -> dict[bytes, bytes]:
         return self._keys.secrets(set(rows[SUBJECT.name].to_pylist()) - {None})
-
-    def _facts(self, device: bytes) -> list[Fact]:
-        rows = self._rows(device)
-        return [] if rows is None else self._facts_of(device, rows, self._secrets(rows))
 
     def _facts_of(self, device: bytes, rows: pa.Table, secrets: dict[bytes, bytes]) -> list[Fact]:
         facts = read_facts(rows, secrets)
@@ -170,7 +198,7 @@ class AssociationMap:
         return found
 
     def _rows(self, device: bytes) -> pa.Table | None:
-        parts = [found[device] for found in self._files.values() if device in found]
+        parts = [file.by_device[device] for file in self._files.values() if device in file.by_device]
         return pa.concat_tables(parts) if parts else None
 
     def find(
@@ -198,8 +226,8 @@ class AssociationMap:
     def devices(self) -> dict[bytes, pa.Table]:
         """Return the rows of every device, sealed."""
         rows: dict[bytes, list[pa.Table]] = defaultdict(list)
-        for found in self._files.values():
-            for device, part in found.items():
+        for file in self._files.values():
+            for device, part in file.by_device.items():
                 rows[device].append(part)
         return {device: pa.concat_tables(parts) for device, parts in rows.items()}
 

@@ -45,6 +45,7 @@ class Histories:
         self._owner_numbers: dict[Owner, int] = {}
         self._devices: list[_History] = []
         self._numbers: dict[bytes, int] = {}
+        self._stale: set[bytes] = set()
         self._used = 0
         self._starts = np.zeros(0, np.int64)
         self._winner = np.zeros(0, np.int32)
@@ -55,7 +56,11 @@ class Histories:
 
     def __contains__(self, device: bytes) -> bool:
         """Return whether a device's history is here."""
-        return device in self._numbers
+        return device in self._numbers and device not in self._stale
+
+    def outdate(self, device: bytes) -> None:
+        """Take note that more is known of a device than its history says: it is put anew before it is asked."""
+        self._stale.add(device)
 
     def number(self, device: bytes) -> int:
         """Return a device's number; -1: it has no history."""
@@ -79,6 +84,7 @@ class Histories:
         self._grow(len(starts))
         self._starts[history.begin : self._used] = starts
         self._winner[history.begin : self._used] = _UNKNOWN
+        self._stale.discard(device)
         number = self._numbers.setdefault(device, len(self._devices))
         if number == len(self._devices):
             self._devices.append(history)
