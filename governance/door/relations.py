@@ -16,7 +16,7 @@ STAGES = (
     ("registered",),
     ("preliminary",),
     ("final", "unknown", "active"),
-    CORRECTED,
+    (*CORRECTED, "ended"),
     ("cancelled",),
     ("entered-in-error",),
 )

@@ -391,6 +391,26 @@ def test_the_command_shows_and_applies(first_home: Path, capsys: pytest.CaptureF
     assert "schema-differs" not in capsys.readouterr().out
 
 
+def test_the_command_says_what_is_to_be_published_again_and_what_cannot_be(
+    first_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["lake", "schema", "published/observation", "--home", str(first_home)]
+    assert main([*arguments, "--apply"]) == 0
+    declared = load_dataset("observation")
+    columns = tuple(replace(c, data_class="measurement") if c.name == "unit" else c for c in declared.columns)
+    known = {"observation": replace(declared, columns=columns)}
+    monkeypatch.setattr("vitalake.lake.lake.load_dataset", lambda name: known.get(name) or load_dataset(name))
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "of another data class: unit; run 'vitalake lake rewrite --republish observation'" in capsys.readouterr().out
+    known["observation"] = replace(declared, revision=1)
+    assert main(arguments) == 0
+    assert "made by a newer release" in capsys.readouterr().out
+    known["observation"] = replace(declared, columns=columns[:-1])
+    assert main(arguments) == 11
+    assert f"REFUSED: {columns[-1].name} is not of the dataset" in capsys.readouterr().out
+
+
 def test_the_command_ends_with_11_for_a_table_that_cannot_be_brought(
     first_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -415,7 +435,7 @@ def released() -> str:
 
 
 def test_columns_change_with_a_new_revision_only() -> None:
-    """Who changes a dataset counts its revision up, and writes what it has now to the golden file."""
+    """Who changes a dataset counts its revision up, and runs ``python -m tests.unit.test_schema``."""
     assert released() == GOLDEN.read_text()
 
 
@@ -423,3 +443,7 @@ def test_parquet_itself_reads_what_was_written(old: Path) -> None:
     table = open_table(old)
     (path,) = table.snapshot().files
     assert pq.read_schema(str(old / "published" / "things" / path)).names == list(COLUMNS)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(released())
