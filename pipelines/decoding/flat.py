@@ -46,7 +46,7 @@ class FlatDecoder:
             max_message_bytes: longer messages are rejected unread.
         """
         self._profile = profile
-        self.name, self.version = "flat", f"1-{profile.digest}"
+        self.name, self.version = f"flat:{profile.name}", f"1-{profile.digest}"
         layout = profile.layout
         self._messages: JsonMessages[Any] = JsonMessages(
             layout.decode, max_message_bytes=max_message_bytes, refused=_refused

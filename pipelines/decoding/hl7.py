@@ -24,8 +24,6 @@ _OTHERS = frozenset({"ADT"})
 class Hl7Decoder:
     """Decodes HL7 v2 messages, or batches of them, to measured values."""
 
-    name = "hl7-v2"
-
     def __init__(self, profile: Hl7Profile, *, max_message_bytes: int = 1_048_576) -> None:
         """Make a decoder; not to be shared between threads.
 
@@ -33,7 +31,7 @@ class Hl7Decoder:
             profile: what the messages leave open.
             max_message_bytes: longer messages are rejected unread.
         """
-        self.version = f"1-{profile.digest}"
+        self.name, self.version = f"hl7-v2:{profile.name}", f"1-{profile.digest}"
         self._profile, self._most_bytes = profile, max_message_bytes
         self._reader = Reader(profile)
 

@@ -60,8 +60,6 @@ class AdtDecoder:
     error. A merge (A40) says whose the old number is. All other events tell of no bed.
     """
 
-    name = "hl7-v2-adt"
-
     def __init__(self, profile: Hl7Profile, *, max_message_bytes: int = 1_048_576) -> None:
         """Make a decoder; not to be shared between threads.
 
@@ -69,7 +67,7 @@ class AdtDecoder:
             profile: what the messages leave open.
             max_message_bytes: longer messages are rejected unread.
         """
-        self.version = f"1-{profile.digest}"
+        self.name, self.version = f"hl7-v2-adt:{profile.name}", f"1-{profile.digest}"
         self._profile, self._most_bytes = profile, max_message_bytes
         self._names = Names(profile)
         self._rows = {

@@ -99,11 +99,20 @@ WhenOrPath = Annotated[When, BeforeValidator(_as_mapping)]
 
 
 class Profile(Strict):
-    """What profiles of all formats say."""
+    """What profiles of all formats say.
+
+    Attributes:
+        description: for people.
+        zone: of times that name none.
+        repeated_hour: which is meant of the two instants of a time in the hour that is repeated.
+        name: its file's, without the ending.
+        digest: of its text.
+    """
 
     description: str
     zone: str | None = None
     repeated_hour: Repeated = "reject"
+    name: str = ""
     digest: str = ""
 
     @cached_property
@@ -258,11 +267,11 @@ def parse_profile(kind: type[_Profile], text: str, *, where: str) -> _Profile:
         raise SettingsError(
             "Profile is not YAML, or names a key twice", where=f"{where}:{mark.line + 1 if mark else 1}", remedy="Mend."
         ) from None
-    if not isinstance(document, dict) or "digest" in document:
+    if not isinstance(document, dict) or document.keys() & {"name", "digest"}:
         raise SettingsError("Profile is not a mapping of its keys", where=where, remedy="See docs/how-to/formats.md.")
     try:
         digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-        profile = kind.model_validate({**document, "digest": digest})
+        profile = kind.model_validate({**document, "name": FilePath(where).stem, "digest": digest})
         _ = profile.clock
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
