@@ -73,7 +73,7 @@ class Lane:
         self.steps = Steps(self.settings, self.stream, self.lake.dataset)
         self.decoders: dict[str, Decoder] = {
             name: make_decoder(name, dataset=self.stream.dataset, stream=self.stream, settings=self.settings)
-            for name in set(self.stream.topics.values())
+            for name in sorted(set(self.stream.topics.values()))
         }
 
     # -- beginning and ending ------------------------------------------------------------------------------------
