@@ -16,6 +16,7 @@ from pipelines.attribution.entering import Entry, enter
 from pipelines.attribution.passes import Attribution, Report
 from pipelines.care import open_care
 from pipelines.decoding.formats import make_decoder
+from pipelines.decoding.result import Decoded
 from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.steps import Steps
 from pipelines.writer import SpanWriter
@@ -122,6 +123,23 @@ class Ward:
         finally:
             steps.close()
         self.told += len(messages)
+
+    def say(self, name: bytes, version: int, bed: str, patient: str, since: float, *, known: datetime) -> None:
+        """Take in one version of an association that has a name."""
+        dataset = load_dataset("device_association")
+        row = {
+            "association_id": name.ljust(16), "version": version, "device_id": bed, "patient_id": patient,
+            "valid_from": self.at(since), "status": "active", "available_at": known,
+        }  # fmt: skip
+        batch = pa.Table.from_pylist([row], pa.schema([dataset.schema.field(column) for column in row])).to_batches()[0]
+        steps = Steps(self.settings, StreamSettings(dataset=dataset.name), dataset)
+        try:
+            poll = self._poll([b""], "hl7-v2", ADT, self.told)
+            decoded = Decoded(batch, [None], np.zeros(1, np.int32))
+            self._decide(steps.mask(steps.conform(DecodedPoll(poll, decoded))), steps)
+        finally:
+            steps.close()
+        self.told += 1
 
     def steps(self) -> Steps:
         """Return the steps of a lane."""

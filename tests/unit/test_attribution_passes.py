@@ -11,6 +11,9 @@ from pipelines.erasure.erase import Eraser
 from pipelines.replay.letters import census
 from tests.attribution import Ward, hl7_time, pid, pv1
 from tests.hl7 import adt
+from vitalake import clock
+from vitalake.errors import ServiceUnavailable
+from vitalake.lake.compaction import compact
 from vitalake.lake.ledger import summarise
 from vitalake.lake.verify import verify
 from vitalake.vault import open_vault
@@ -212,3 +215,70 @@ def test_the_time_of_who_is_forgotten_is_nobody_elses(ward: Ward) -> None:
     rows.refresh()
     assert sorted(row["patient_id"] is None for row in rows.scan().to_pylist()) == [False, True, True]
     assert verify(ward.lake) == []
+
+
+def test_an_association_whose_device_is_corrected_leaves_the_one_and_comes_to_the_other(ward: Ward) -> None:
+    now = clock.now()
+    ward.say(b"s-1", 1, "bed-1", "A", 0, known=now)
+    ward.stream([ward.bed(0), ward.bed(1, "bed-2")])
+    assert ward.everywhere(EVERYBODY) == {0: "A"}
+    ward.say(b"s-1", 2, "bed-2", "A", 0, known=now)
+    ward.attribute()
+    assert ward.everywhere(EVERYBODY) == {1: "A"}
+    ward.stream([ward.bed(2), ward.bed(3, "bed-2")])
+    assert ward.everywhere(EVERYBODY) == {1: "A", 3: "A"}
+
+
+def test_what_is_told_late_was_known_before_it_came(ward: Ward) -> None:
+    """The feed was behind: the later admission came first. As known at any time it is as if they had come in order."""
+    ward.say(b"s-2", 1, "bed-1", "B", 20, known=ward.at(21))
+    ward.stream([ward.bed(second) for second in (10, 30)])
+    ward.say(b"s-1", 1, "bed-1", "A", 0, known=ward.at(1))
+    ward.say(b"s-2", 2, "bed-1", "C", 20, known=ward.at(300))
+    ward.attribute()
+    assert ward.everywhere(EVERYBODY) == {10: "A", 30: "C"}
+    rows = sorted(ward.restricted().to_pylist(), key=lambda row: (row["available_at"], row["attribution"]))
+    assert [(row["patient_id"], row["status"], row["available_at"]) for row in rows] == [
+        ("A", "final", ward.at(10)),
+        ("B", "final", ward.at(30)),
+        ("B", "entered-in-error", ward.at(300)),
+        ("C", "final", ward.at(300)),
+    ]
+
+
+def test_compaction_of_associations_changes_nothing(ward: Ward) -> None:
+    ward.associate("bed-1", "A", 0)
+    steps = ward.steps()
+    ward.stream([ward.bed(0)], steps=steps)
+    for second in (2, 4, 6):
+        ward.associate("bed-1", "B", second)
+    table = ward.lake.table("restricted/device_association")
+    assert compact(table, min_files=2)
+    assert steps.attributor is not None
+    steps.attributor.associations.look(now=True)
+    ward.stream([ward.bed(1), ward.bed(7)], steps=steps)
+    steps.close()
+    assert ward.everywhere(EVERYBODY) == {0: "A", 1: "A", 7: "B"}
+    assert ward.attribute().spans == 0
+
+
+def test_a_lake_out_of_reach_leaves_what_was_known(ward: Ward) -> None:
+    ward.associate("bed-1", "A", 0)
+    steps = ward.steps()
+    assert steps.attributor is not None
+    associations = steps.attributor.associations
+    version = associations.look()
+    ward.associate("bed-1", "B", 5)
+    folder = ward.home / "lake" / "restricted" / "device_association"
+    files = {path: path.read_bytes() for path in folder.rglob("*.parquet")}
+    for path in files:
+        path.unlink()
+    with pytest.raises(ServiceUnavailable):
+        associations.look(now=True)
+    assert associations.version == version
+    for path, data in files.items():
+        path.write_bytes(data)
+    assert associations.look(now=True) > version
+    ward.stream([ward.bed(0), ward.bed(6)], steps=steps)
+    assert ward.everywhere(EVERYBODY) == {0: "A", 6: "B"}
+    steps.close()
