@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from vitalake.errors import ServiceUnavailable
 
 BUSY_SECONDS = 30.0
+_PAUSE_SECONDS = 0.02
 
 
 class Database:
@@ -94,9 +96,13 @@ class Database:
             raise self._refused(error) from None
 
     def _empty_log(self) -> None:
-        busy = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        if busy:
-            raise sqlite3.OperationalError
+        """Move the write-ahead log into the file, and cut it off."""
+        # SQLite waits for readers by itself, but not for another checkpoint.
+        deadline = time.monotonic() + self.connection.execute("PRAGMA busy_timeout").fetchone()[0] / 1000
+        while self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            if time.monotonic() > deadline:
+                raise sqlite3.OperationalError
+            time.sleep(_PAUSE_SECONDS)
 
     def _holds_any(self, needles: Sequence[bytes]) -> bool:
         with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

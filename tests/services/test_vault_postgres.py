@@ -19,7 +19,7 @@ import pytest
 from tests.services.postgres import PostgresServer, Standby
 from tests.services.waiting import until
 from tests.unit.vault_samples import PREPARE, PostgresPlace, people
-from vitalake.errors import ServiceUnavailable, SettingsError
+from vitalake.errors import PrivacyError, ServiceUnavailable, SettingsError
 from vitalake.home import init_home
 from vitalake.keys import load_keys
 from vitalake.settings import load_settings
@@ -197,6 +197,47 @@ def test_after_a_new_connection_keys_are_read_anew(postgres: PostgresServer, tmp
     second = vault.enrol(people(1))
     assert second == place.open().enrol(people(1))
     assert second != first
+
+
+def test_a_connection_that_was_lost_while_nobody_used_it_is_not_missed(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    place = PostgresPlace(tmp_path, postgres)
+    store = place.store()
+    with psycopg.connect(place.address, autocommit=True) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'vitalake vault'"
+        )
+    store._used -= 6  # type: ignore[attr-defined]
+    assert store.read("SELECT count(*) FROM patient") == [(0,)]
+    assert store.connections == 2
+    store._used -= 6  # type: ignore[attr-defined]
+    assert store.read("SELECT count(*) FROM patient") == [(0,)]
+    assert store.connections == 2
+
+
+def test_a_user_who_does_not_own_the_tables_can_use_them_and_is_told_what_is_left_to_the_owner(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    place = PostgresPlace(tmp_path, postgres)
+    place.open().check()
+    owner, address = place.address, place.address.replace(f"lake:{postgres.password}", "lane:Zzlane")
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute("CREATE ROLE lane LOGIN PASSWORD 'Zzlane'")
+        connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lane")
+    place.address = address
+    vault = place.open()
+    vault.enrol(people(2))
+    subject = vault.subject_of("Zzp-1")
+    stored = bytes(vault._store.read("SELECT wrapped FROM patient WHERE subject = ?", (subject,))[0][0])
+    with pytest.raises(PrivacyError, match="as the user who owns"):
+        vault.erase(subject, "c-1")
+    assert place.open().tombstone(subject) is not None, "a lane opens it all the same"
+    assert stored in place.content()
+    place.address = owner
+    place.open()
+    assert stored not in place.content()
+    assert vault.status().erased == 1
 
 
 def test_a_transaction_whose_connection_is_lost_changed_nothing(postgres: PostgresServer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -35,33 +36,36 @@ class Erasures:
             ServiceUnavailable: vault or log cannot be read.
         """
         # The vault first: an erasure is in the log before it is in the vault.
-        known, head, scrub = self._store.read("SELECT erasures, log_head, scrub FROM vault")[0]
+        known, head, unfinished = self._store.read("SELECT erasures, log_head, scrub FROM vault")[0]
         entries = self._log.entries()
         self._compare(entries, known, head)
-        if len(entries) > known:
+        if len(entries) == known and not unfinished:
+            return
+        with self._log.locked():
             with self._store.transaction() as transaction:
                 transaction.alone()
+                unfinished = _is_unfinished(transaction)
                 needles = self._catch_up(transaction, self._log.entries())
-            self._scrub(needles)
-        elif scrub:
-            self._scrub([])
+            # A lane may have no right to write tables anew, and goes on; the flag stays for who may.
+            with suppress(PrivacyError):
+                self._scrub(needles, unfinished=unfinished)
 
     def erase(self, subject: bytes, certificate: str) -> Tombstone:
         """Destroy a patient's key and identity; see Vault.erase."""
-        with self._log.locked(), self._store.transaction() as transaction:
-            transaction.alone()
-            entries = self._log.entries()
-            needles = self._catch_up(transaction, entries)
-            if (stone := _tombstone(transaction.run(_STONE, (subject,)))) is None:
-                self._holds.refuse(self._lease, transaction, subject)
-                entry = self._log.append(entries, subject, certificate)
-                passing("erasure-logged")
-                needles += _apply(transaction, entry)
-                stone = Tombstone(subject, moment(entry.at_us), entry.certificate)
-        passing("erasure-destroyed")
-        self._lease.drop()
-        if needles or self._store.read("SELECT scrub FROM vault")[0][0]:
-            self._scrub(needles)
+        with self._log.locked():
+            with self._store.transaction() as transaction:
+                transaction.alone()
+                entries, unfinished = self._log.entries(), _is_unfinished(transaction)
+                needles = self._catch_up(transaction, entries)
+                if (stone := _tombstone(transaction.run(_STONE, (subject,)))) is None:
+                    self._holds.refuse(self._lease, transaction, subject)
+                    entry = self._log.append(entries, subject, certificate)
+                    passing("erasure-logged")
+                    needles += _apply(transaction, entry)
+                    stone = Tombstone(subject, moment(entry.at_us), entry.certificate)
+            passing("erasure-destroyed")
+            self._lease.drop()
+            self._scrub(needles, unfinished=unfinished)
         return stone
 
     def begin(self, subject: bytes, certificate: str, identifiers: Sequence[str]) -> Tombstone:
@@ -99,13 +103,14 @@ class Erasures:
 
     def finish(self, certificate: str) -> None:
         """Forget what was kept of an erasure; see Vault.finish_erasure."""
-        with self._store.transaction() as transaction:
-            rows = transaction.run("SELECT identifiers FROM pending WHERE certificate = ?", (certificate,))
-            transaction.run("DELETE FROM pending WHERE certificate = ?", (certificate,))
-            if rows:
-                transaction.run("UPDATE vault SET scrub = 1")
-        if rows:
-            self._scrub(_pieces(bytes(rows[0][0])))
+        with self._log.locked():
+            with self._store.transaction() as transaction:
+                unfinished = _is_unfinished(transaction)
+                rows = transaction.run("SELECT identifiers FROM pending WHERE certificate = ?", (certificate,))
+                transaction.run("DELETE FROM pending WHERE certificate = ?", (certificate,))
+                if rows:
+                    transaction.run("UPDATE vault SET scrub = 1")
+            self._scrub([piece for (sealed,) in rows for piece in _pieces(bytes(sealed))], unfinished=unfinished)
 
     def tombstone(self, subject: bytes) -> Tombstone | None:
         """Return when and under which certificate a patient was erased; None: not."""
@@ -124,13 +129,20 @@ class Erasures:
                 remedy="Restore the log (settings.erasures) from where it is kept; without it the erased could return.",
             )
 
-    def _scrub(self, needles: Sequence[bytes]) -> None:
-        self._store.scrub(needles)
-        with self._store.transaction() as transaction:
-            transaction.run("UPDATE vault SET scrub = 0")
+    def _scrub(self, needles: Sequence[bytes], *, unfinished: bool) -> None:
+        """Clean the files; the caller holds the log's lock, so that the flag is of nobody else who is at work."""
+        if needles or unfinished:
+            self._store.scrub([] if unfinished else needles)
+            with self._store.transaction() as transaction:
+                transaction.run("UPDATE vault SET scrub = 0")
 
 
 _STONE = "SELECT subject, erased_us, certificate FROM patient WHERE subject = ? AND erased_us IS NOT NULL"
+
+
+def _is_unfinished(transaction: Transaction) -> bool:
+    """Return whether somebody was killed before the files were clean."""
+    return bool(transaction.run("SELECT scrub FROM vault")[0][0])
 
 
 def _tombstone(rows: Sequence[tuple[bytes, int, str]]) -> Tombstone | None:

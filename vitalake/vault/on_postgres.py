@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from vitalake.errors import ServiceUnavailable, SettingsError
+from vitalake.errors import PrivacyError, ServiceUnavailable, SettingsError
 from vitalake.vault.store import Row
 from vitalake.vault.tables import TABLES
 
@@ -24,6 +25,7 @@ _CONNECTION = {
     "keepalives_idle": "5",
     "tcp_user_timeout": "10000",  # milliseconds: a host that vanished is noticed
 }
+_IDLE_SECONDS = 5.0
 _SESSION = """
 SET default_transaction_isolation = 'read committed';
 SET lock_timeout = '30s';
@@ -90,12 +92,13 @@ class PostgresStore:
             raise SettingsError(
                 "Vault's address is none", where="settings.vault", remedy="Use postgresql://user@host/database."
             ) from None
-        self.connections = 0
+        self.connections, self._used = 0, 0.0
         self._open: psycopg.Connection[Row] | None = None
-        tables = TABLES.replace("BLOB", "BYTEA").replace("INTEGER", "BIGINT")
-        with self._connected() as connection, connection.transaction():
-            PostgresTransaction(connection).alone()  # two that make a table at once get in each other's way
-            connection.execute(tables.encode())
+        if self.read("SELECT to_regclass('vault')") == [(None,)]:
+            tables = TABLES.replace("BLOB", "BYTEA").replace("INTEGER", "BIGINT")
+            with self._connected() as connection, connection.transaction():
+                PostgresTransaction(connection).alone()  # two that make a table at once get in each other's way
+                connection.execute(tables.encode())
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Return the rows of one query."""
@@ -109,10 +112,22 @@ class PostgresStore:
             yield PostgresTransaction(connection)
 
     def scrub(self, needles: Sequence[bytes]) -> None:
-        """Write the tables anew: what was deleted would stay in their files. The server's own log is out of reach."""
+        """Write the tables anew: what was deleted would stay in their files. The server's own log is out of reach.
+
+        Raises:
+            PrivacyError: the user does not own the tables.
+        """
         with self._connected() as connection:
             for table in _TABLES:
+                before = _run(connection, "SELECT pg_relation_filenode(?)", (table,))
                 connection.execute(f"VACUUM (FULL) {table}".encode())
+                # Who must not, is only warned.
+                if _run(connection, "SELECT pg_relation_filenode(?)", (table,)) == before:
+                    raise PrivacyError(
+                        "What was destroyed may still lie in the vault's files",
+                        where=f"PostgreSQL, table {table}",
+                        remedy="Erase and rotate as the user who owns the vault's tables; run it again as that one.",
+                    )
 
     def close(self) -> None:
         """Close the connection."""
@@ -122,6 +137,7 @@ class PostgresStore:
 
     @contextmanager
     def _connected(self) -> Iterator[psycopg.Connection[Row]]:
+        self._try_idle()
         try:
             if self._open is None:
                 self._open = psycopg.connect(**self._options, autocommit=True, prepare_threshold=None)
@@ -136,6 +152,16 @@ class PostgresStore:
                 where="PostgreSQL",
                 remedy="Check that the server runs and takes writes, and the user's password and rights.",
             ) from None
+
+    def _try_idle(self) -> None:
+        """Give a connection up that was lost while nobody used it: its loss is nothing to tell anybody."""
+        now = time.monotonic()
+        if self._open is not None and now - self._used > _IDLE_SECONDS:
+            try:
+                self._open.execute("SELECT 1")
+            except psycopg.Error:
+                self.close()
+        self._used = now
 
 
 def _run(connection: psycopg.Connection[Row], sql: str, parameters: Sequence[Any]) -> list[Row]:

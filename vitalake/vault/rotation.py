@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from vitalake.crashpoints import passing
 from vitalake.keyservice import KeyService
+from vitalake.vault.erasure_log import ErasureLog
 from vitalake.vault.lease import Lease
 from vitalake.vault.store import Store, Transaction
 
@@ -16,8 +17,8 @@ BATCH = 2000
 class Rotation:
     """Goes on where a killed one stopped: what is still to be done stands in the tables."""
 
-    def __init__(self, store: Store, lease: Lease, service: KeyService) -> None:
-        self._store, self._lease, self._service = store, lease, service
+    def __init__(self, store: Store, lease: Lease, service: KeyService, log: ErasureLog) -> None:
+        self._store, self._lease, self._service, self._log = store, lease, service, log
 
     def run(self, progress: Callable[[int], None]) -> int:
         """Rotate; see Vault.rotate."""
@@ -81,22 +82,27 @@ class Rotation:
 
     def _end(self) -> None:
         """Destroy the old versions, first the vault's, then the service's; nothing is wrapped by them any more."""
-        with self._store.transaction() as transaction:
-            transaction.alone()
-            current = self._lease.current
-            assert not _wrapped_before(transaction, current)
-            old = transaction.run("SELECT wrapped FROM vault_key WHERE version < ?", (current,))
-            transaction.run("DELETE FROM vault_key WHERE version < ?", (current,))
-            transaction.run("UPDATE vault SET scrub = 1")
-        passing("keys-destroying")
-        self._store.scrub([bytes(wrapped) for (wrapped,) in old])
+        with self._log.locked():  # as erasures do: who cleans is alone
+            with self._store.transaction() as transaction:
+                transaction.alone()
+                current = self._lease.current
+                assert not _wrapped_before(transaction, current)
+                old = transaction.run("SELECT wrapped FROM vault_key WHERE version < ?", (current,))
+                transaction.run("DELETE FROM vault_key WHERE version < ?", (current,))
+                unfinished = transaction.run("SELECT scrub FROM vault")[0][0]
+                transaction.run("UPDATE vault SET scrub = 1")
+            passing("keys-destroying")
+            self._store.scrub([] if unfinished else [bytes(wrapped) for (wrapped,) in old])
+            self._destroy_unused()
+            with self._store.transaction() as transaction:
+                transaction.run("UPDATE vault SET rotating = 0, scrub = 0")
+        self._lease.drop()
+
+    def _destroy_unused(self) -> None:
         used = {key_id for (key_id,) in self._store.read("SELECT key_id FROM vault_key")}
         for version in self._service.status():
             if not version.current and version.key_id not in used and version.state != "destroyed":
                 self._service.destroy(version.key_id)
-        with self._store.transaction() as transaction:
-            transaction.run("UPDATE vault SET rotating = 0, scrub = 0")
-        self._lease.drop()
 
 
 def _wrapped_before(transaction: Transaction, version: int) -> int:

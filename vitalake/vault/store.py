@@ -67,6 +67,9 @@ class Store(Protocol):
 
         Args:
             needles: what must not be found any more; none: look nowhere, write everything anew.
+
+        Raises:
+            PrivacyError: the user has no right to do so.
         """
         ...
 

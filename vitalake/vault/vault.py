@@ -58,7 +58,7 @@ class Vault:
                 transaction.insert_new("vault", columns, [first])
         self._holds = Holds(store, self._patients)
         self._erasures = Erasures(store, self._lease, log, self._holds)
-        self._rotation = Rotation(store, self._lease, service)
+        self._rotation = Rotation(store, self._lease, service, log)
         self._erasures.reapply()
 
     def close(self) -> None:
@@ -186,7 +186,8 @@ class Vault:
             The tombstone; that of the first erasure, if there was one.
 
         Raises:
-            PrivacyError: a legal hold stands against it.
+            PrivacyError: a legal hold stands against it; or the key is destroyed, and the database's user has no
+                right to clean the files.
             ServiceUnavailable: log or vault cannot be written; call it again.
         """
         return self._erasures.erase(subject, certificate)
