@@ -142,9 +142,7 @@ class ServingSettings(_Frozen):
 class RecordsSettings(_Frozen):
     """How long records must be kept, whoever asks for them to be erased."""
 
-    keep_days: int = Field(
-        0, ge=0, description="Who has rows of the last so many days is not erased; 0: no duty."
-    )
+    keep_days: int = Field(0, ge=0, description="Who has rows of the last so many days is not erased; 0: no duty.")
     basis: str = Field("", description="The law or rule that says so; shown to who is refused.")
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -104,7 +105,8 @@ def _forget_one(settings: Settings, say: Say, *, rows: int) -> None:
 def _bare_copy(lake: Lake, name: str) -> float:
     """Return rows/s of reading one day's files of a table and writing their rows, nothing done to them."""
     table = lake.table(name)
-    files = [file for file in table.snapshot().files.values() if file.day == min(f.day or "" for f in _files(table))]
+    found = list(table.snapshot().files.values())
+    files = [file for file in found if file.day == min(other.day or "" for other in found)]
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         texts = [column.name for column in table.dataset.columns if column.type == pa.string()]
@@ -114,10 +116,6 @@ def _bare_copy(lake: Lake, name: str) -> float:
         shutil.rmtree(folder)
         Path(folder).mkdir()
     return sum(file.rows for file in files) / (time.perf_counter() - begun)
-
-
-def _files(table: object) -> list[object]:
-    return list(table.snapshot().files.values())  # type: ignore[attr-defined]
 
 
 def _fill(settings: Settings, rows: int) -> None:
@@ -144,7 +142,7 @@ def _fill(settings: Settings, rows: int) -> None:
     steps.close()
 
 
-def _poll(begin: int, patients: np.ndarray, *, day: int) -> Outcome:  # type: ignore[type-arg]
+def _poll(begin: int, patients: npt.NDArray[np.int64], *, day: int) -> Outcome:
     count = len(patients)
     owners, index = np.unique(patients, return_inverse=True)
 
