@@ -85,9 +85,14 @@ class CareFeed:
         if self._care is not None:
             self._care.settle({part.app_id(self._dataset.name): end for part, end in ends.items()})
 
-    def rewind(self, positions: Mapping[PartId, int]) -> int:
+    def is_ahead(self, part: PartId) -> bool:
+        """Return whether something of a partition may never have been decided; see CareStore."""
+        return self.care.is_ahead(part.app_id(self._dataset.name))
+
+    def rewind(self, positions: Mapping[PartId, int], *, others: bool = False) -> int:
         """Delete what is ahead of the lake, where it may be somebody else's when it is read again; see CareStore."""
-        return self.care.rewind({part.app_id(self._dataset.name): position for part, position in positions.items()})
+        names = {part.app_id(self._dataset.name): position for part, position in positions.items()}
+        return self.care.rewind(names, others=others)
 
     @property
     def care(self) -> CareStore:

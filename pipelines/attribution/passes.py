@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-import numpy as np
 import pyarrow as pa
 
 from pipelines.attribution.associations import TABLE
@@ -19,8 +18,9 @@ from pipelines.attribution.repair import Repair
 from pipelines.attribution.watching import Watch
 from pipelines.care import CareFeed
 from pipelines.poll import Outcome
+from pipelines.replay.care import CareAgain
 from pipelines.replay.letters import LettersMoved
-from pipelines.replay.writing import SHARE, AgainWriter, Kind
+from pipelines.replay.writing import SHARE, AgainWriter, Kind, part_of
 from pipelines.steps import Steps
 from vitalake.crashpoints import passing
 from vitalake.keys import load_keys
@@ -120,33 +120,6 @@ def _resolutions(released: Released, actor: str) -> pa.Table:
     return pa.concat_tables([attempt.resolutions(actor=actor) for attempt in released.attempts])
 
 
-class CareOfWriter:
-    """Hands rows to the care store under the writer's positions: what it never decides can be told, and deleted."""
-
-    def __init__(self, feed: CareFeed, writer: AgainWriter) -> None:
-        self._feed, self._writer, self._next = feed, writer, 0
-
-    def take(self, outcome: Outcome) -> None:
-        """Take a poll's identified rows."""
-        begin, count = max(self._next, self._writer.position), len(outcome.poll.values)
-        own = replace(
-            outcome.poll,
-            parts=(self._writer.part,),
-            part=np.zeros(count, np.int32),
-            offset=np.arange(begin, begin + count, dtype=np.int64),
-        )
-        self._feed.take(replace(outcome, poll=own))
-        self._next = begin + count
-
-    def decided(self) -> None:
-        """Take note that all that was taken is decided."""
-        self._feed.settle({self._writer.part: self._writer.position})
-
-    def close(self) -> None:
-        """Close what was opened."""
-        self._feed.close()
-
-
 def attribute_once(settings: Settings, *, actor: str) -> Report:
     """Look once, and sweep up what killed attributors have left; see Attribution.run.
 
@@ -179,7 +152,10 @@ class _Work:
         self._release = Release(settings, lake, self._associations, job=JOB)
         self._secret = load_keys(settings.path(settings.keys)).current("vault").secret
         self._writer: AgainWriter | None = None
-        self._care: dict[int, CareOfWriter] = {}
+        self._care: dict[int, CareAgain] = {}
+        feed = self._steps.feed
+        if feed is not None and feed.is_ahead(part_of(KIND, DATASET)):  # somebody was killed
+            self._take_care(self._steps)
 
     def close(self) -> None:
         """Close what was opened."""
@@ -234,11 +210,7 @@ class _Work:
         resolutions: Callable[[], pa.Table] | None = None,
     ) -> int:
         """Mask rows and decide them with what they resolve; return how many they are."""
-        writer = self._open_writer()
-        care = self._care.get(id(steps))
-        if care is None and steps.feed is not None:
-            care = self._care[id(steps)] = CareOfWriter(steps.feed, writer)
-            steps.feed = cast("CareFeed", care)
+        writer, care = self._open_writer(), self._take_care(steps)
         for outcome in outcomes:
             steps.mask(outcome)
         passing("masked")
@@ -252,9 +224,14 @@ class _Work:
             care.decided()
         return sum(outcome.rows.num_rows for outcome in outcomes)
 
+    def _take_care(self, steps: Steps) -> CareAgain | None:
+        """Return what hands rows to the care store, which is as far as the lake has decided when it is made."""
+        if id(steps) not in self._care and steps.feed is not None:
+            care = self._care[id(steps)] = CareAgain(steps.feed, self._open_writer())
+            steps.feed = cast("CareFeed", care)
+        return self._care.get(id(steps))
+
     def _open_writer(self) -> AgainWriter:
         if self._writer is None:
             self._writer = AgainWriter(self._lake, kind=KIND, fence=self._fence)
-            if self._steps.feed is not None:
-                self._steps.feed.rewind({self._writer.part: self._writer.position})
         return self._writer

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import replace
 
 import numpy as np
 
 from pipelines.care import CareFeed
 from pipelines.poll import Outcome
-from vitalake.lake.spans import PartId
+from pipelines.replay.writing import AgainWriter
 
 
 class CareAgain:
-    """Hands rows to the care store under positions of their own.
+    """Hands rows to the care store under the writer's positions.
 
-    The partition is a new one each time, so that what a killed replay has handed over does not count as taken: the
-    next one's batches are others. What comes twice is recognised by its version.
+    What a killed writer has handed over and never decided does not count as taken: the next one's batches are others.
+    What is somebody's by where their device was is deleted, for it may be somebody else's by now; what comes twice
+    else is recognised by its version.
     """
 
-    def __init__(self, feed: CareFeed) -> None:
-        self._feed, self._part, self._next = feed, PartId("again", uuid.uuid4().hex[:22], 0), 0
+    def __init__(self, feed: CareFeed, writer: AgainWriter) -> None:
+        """Take over from the writer before.
+
+        Raises:
+            ServiceUnavailable: the care store cannot be written.
+        """
+        self._feed, self._writer, self._count = feed, writer, 0
+        feed.rewind({writer.part: writer.position}, others=True)
 
     def take(self, outcome: Outcome) -> None:
         """Take a poll's identified rows.
@@ -28,19 +34,22 @@ class CareAgain:
         Raises:
             ServiceUnavailable: care store or vault cannot be written.
         """
-        count = len(outcome.poll.values)
+        if not outcome.rows.num_rows:
+            return
+        begin, count = self._writer.position + self._count, len(outcome.poll.values)
         own = replace(
             outcome.poll,
-            parts=(self._part,),
+            parts=(self._writer.part,),
             part=np.zeros(count, np.int32),
-            offset=np.arange(self._next, self._next + count, dtype=np.int64),
+            offset=np.arange(begin, begin + count, dtype=np.int64),
         )
         self._feed.take(replace(outcome, poll=own))
-        self._next += count
+        self._count += count
 
     def decided(self) -> None:
         """Take note that all that was taken is decided."""
-        self._feed.settle({self._part: self._next})
+        self._feed.settle({self._writer.part: self._writer.position})
+        self._count = 0
 
     def close(self) -> None:
         """Close what was opened."""

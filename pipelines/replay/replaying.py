@@ -185,7 +185,7 @@ class _Job:
 
     def _dry(self) -> None:
         lake = self._lake()
-        with self._redecoder(lake) as redecoder:
+        with self._redecoder(lake, None) as redecoder:
             for letters in self._batches(lake):
                 self._count(letters, list(redecoder.attempts(letters, table=self.table, mask=False)), redecoder)
 
@@ -194,7 +194,7 @@ class _Job:
         lake.open_all()
         fence = lake.spans.fence(lake.dataset.name)  # before rules and keys are read
         writer = AgainWriter(lake, kind=self.kind, fence=fence)
-        with self._redecoder(lake) as redecoder:
+        with self._redecoder(lake, writer) as redecoder:
             for letters in self._batches(lake):
                 attempts = list(redecoder.attempts(letters, table=self.table))
                 passing("masked")
@@ -242,10 +242,10 @@ class _Job:
             yield letters.slice(0, left)
 
     @contextmanager
-    def _redecoder(self, lake: Lake) -> Iterator[Redecoder]:
+    def _redecoder(self, lake: Lake, writer: AgainWriter | None) -> Iterator[Redecoder]:
         steps = Steps(self.settings, self.lineage.stream, lake.dataset)
-        if steps.feed is not None:
-            self.care = CareAgain(steps.feed)
+        if steps.feed is not None and writer is not None:
+            self.care = CareAgain(steps.feed, writer)
             steps.feed = cast("CareFeed", self.care)
         try:
             yield Redecoder(self.settings, self.lineage, steps, job=f"{self.kind}/{SHARE}")

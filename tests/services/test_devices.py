@@ -132,6 +132,19 @@ def test_an_attributor_killed_anywhere_loses_and_doubles_nothing(lane: LaneUnder
     balanced(ward)
 
 
+def test_what_a_killed_attributor_has_told_the_care_store_is_taken_back_though_nothing_is_left_to_do(
+    lane: LaneUnderTest, ward: Ward
+) -> None:
+    ward.associate("bed-1", "A", 0)
+    lane.send(ward.bed(second) for second in range(10))
+    lane.run()
+    ward.associate("bed-1", "B", 5)
+    assert attribute(ward, env={"VITALAKE_CRASH_AT": "masked"}) == KILLED
+    ward.associate("bed-1", "B", 5, mistake=True)
+    attribute(ward)
+    assert ward.everywhere(EVERYBODY) == dict.fromkeys(range(10), "A")
+
+
 def test_seeded_random_moves_corrections_and_kills(lane: LaneUnderTest, ward: Ward) -> None:
     """Two beds, three patients, everything said late, some of it wrong, everybody killed now and then."""
     chance = random.Random(11)

@@ -72,6 +72,10 @@ class Ahead:
             owner = entries["patient"].astype(np.int32)
             yield Values(entries["row"].copy(), owner, patients, entries["position"].copy(), nothing, [part])
 
+    def holds(self, part: str) -> bool:
+        """Return whether anything of a partition is noted."""
+        return self._db.execute("SELECT 1 FROM ahead WHERE part = ? LIMIT 1", (part,)).fetchone() is not None
+
     def forget(self, part: str) -> None:
         """Forget all notes of a partition."""
         self._db.execute("DELETE FROM ahead WHERE part = ?", (part,))

@@ -194,11 +194,16 @@ class CareStore:
         """
         self._decided = {**self._decided, **positions}
 
-    def rewind(self, positions: Mapping[str, int]) -> int:
+    def is_ahead(self, part: str) -> bool:
+        """Return whether something of a partition may never have been decided, and may be somebody else's."""
+        return self._ahead.holds(part)
+
+    def rewind(self, positions: Mapping[str, int], *, others: bool = False) -> int:
         """Delete what was stored and never decided, of values that may be somebody else's when they are read again.
 
         Args:
             positions: where the lake goes on with partitions, by name; from there on they are taken again.
+            others: take all from there on again, also where nothing is deleted: another message may come there.
 
         Returns:
             How many values were deleted.
@@ -214,11 +219,16 @@ class CareStore:
                         self._delete(values.patients[i], values.rows[values.patient == i])
                         for i in np.unique(values.patient).tolist()
                     )
-                    self._db.execute("UPDATE taken SET next = min(next, ?) WHERE part = ?", (position, part))
+                    self._again(part, position)
+                if others:
+                    self._again(part, position)
                 self._ahead.forget(part)
             if count:
                 self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
         return count
+
+    def _again(self, part: str, position: int) -> None:
+        self._db.execute("UPDATE taken SET next = min(next, ?) WHERE part = ?", (position, part))
 
     def _delete(self, patient: str, rows: npt.NDArray[np.void]) -> int:
         """Delete these rows of a patient, whoever stored them; return how many."""
