@@ -81,8 +81,10 @@ def _print(document: dict[str, Any]) -> None:
     words = _DONE if document["applied"] else _WORDS
     kinds: dict[str, list[str]] = {}
     for change in document["changes"]:
-        shown = change["column"] if change["kind"] == "record" else f"{change['column']} ({change['detail']})"
-        kinds.setdefault(words[change["kind"]], []).append(shown)
+        if change["kind"] != "record":  # of every column, in every table of the first release
+            kinds.setdefault(words[change["kind"]], []).append(f"{change['column']} ({change['detail']})")
+    if any(change["kind"] == "record" for change in document["changes"]):
+        kinds[words["record"]] = ["data classes"]
     said = [f"{what}: {', '.join(columns)}" for what, columns in kinds.items()]
     if document["republish"]:
         dataset = document["table"].rpartition("/")[2]
