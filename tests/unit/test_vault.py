@@ -55,6 +55,35 @@ def test_a_key_that_came_between_look_and_insert_wins(place: Place, monkeypatch:
     assert one.enrol(people(2)) == made
 
 
+def test_of_two_that_open_a_new_vault_at_once_one_makes_its_key(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = place.open(), place.open()
+    transaction = one._store.transaction
+
+    def between() -> Any:
+        other.check()
+        return transaction()
+
+    monkeypatch.setattr(one._store, "transaction", between)
+    one.check()
+    assert [key.version for key in one.status().keys] == [1]
+    assert one._lease.current == other._lease.current == 1
+
+
+def test_who_is_erased_between_key_and_identity_gets_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault, other = place.open(), place.open()
+    vault.enrol(people(1))
+    enrol = vault._patients.enrol
+
+    def erasing(*arguments: Any) -> Any:
+        keys = enrol(*arguments)
+        other.erase(other.subject_of("Zzp-0"), "c-1")
+        return keys
+
+    monkeypatch.setattr(vault._patients, "enrol", erasing)
+    vault.put([(people(1)[0][1], 1, Identity("Zzp-0", "Zzname"))])
+    assert vault.status().identities == 0
+
+
 def test_secrets_are_those_of_the_known(place: Place) -> None:
     vault = place.open()
     keys = [key for key in vault.enrol(people(2)) if key]
@@ -185,6 +214,15 @@ def test_a_file_that_is_none_says_so(sqlite_place: Place) -> None:
     with pytest.raises(ServiceUnavailable) as caught:
         sqlite_place.open()
     assert "Zzmarker" not in str(caught.value)
+
+
+def test_a_vault_that_cannot_be_read_says_so_and_quotes_nothing(place: Place) -> None:
+    vault = place.open()
+    vault.enrol(people(1))
+    vault._store.read("DROP TABLE patient")
+    with pytest.raises(ServiceUnavailable, match="Vault refuses") as caught:
+        vault.look_up("v1.Zz")
+    assert "Zz" not in str(caught.value)
 
 
 # -- opening ---------------------------------------------------------------------------------------------------------

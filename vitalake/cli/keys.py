@@ -215,13 +215,11 @@ def _print_status(document: dict[str, Any], found: VaultStatus | None, refused: 
     typer.echo("Key file: " + ", ".join(f"{name}/{versions[-1]}" for name, versions in document["key_file"].items()))
 
 
-def _ago(moment: str | None) -> str:
+def _ago(moment: str) -> str:
     from datetime import datetime
 
     from vitalake import clock
 
-    if moment is None:
-        return "nobody knows when"
     made = datetime.fromisoformat(moment)
     days = (clock.now() - made).days
     return f"{made:%Y-%m-%d} ({'today' if days < 1 else f'{days} days ago'})"

@@ -38,13 +38,13 @@ class KeyVersion(msgspec.Struct, frozen=True):
         key_id: its name, as in what it wrapped.
         state: whether it can be used.
         current: whether it wraps what comes.
-        made_at: when it was made; None: the service does not say.
+        made_at: when it was made.
     """
 
     key_id: str
     state: State
     current: bool
-    made_at: datetime | None
+    made_at: datetime
 
 
 class KeyService(Protocol):
