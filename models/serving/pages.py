@@ -16,7 +16,7 @@ from models.serving.gate import COOKIE, is_pseudonym, refuse_other_sites
 from models.serving.patient import patient_context, patient_now
 from models.serving.place import Place
 from models.serving.problems import Problem, not_found
-from models.serving.rendering import home_of, is_page, render
+from models.serving.rendering import SIGN_IN, home_of, is_page, render
 from models.serving.ward import Chart
 from models.serving.watch import BEAT_SECONDS, Change, Subscription, beat
 from vitalake.errors import PrivacyError
@@ -61,9 +61,10 @@ async def first(request: Request) -> Response:
 
 @router.get("/sign-in")
 async def sign_in_page(request: Request) -> Response:
-    """Show the three users of the development issuer."""
+    """Show the users of the development issuer who have pages."""
     place: Place = request.app.state.place
-    return render(request, "sign_in.html", {"users": place.issuer.users})
+    users = {user: person for user, person in place.issuer.users.items() if home_of(person) != SIGN_IN}
+    return render(request, "sign_in.html", {"users": users})
 
 
 @router.post("/sign-in")
@@ -75,7 +76,9 @@ async def sign_in(request: Request) -> Response:
     try:
         token = place.issuer.sign_in(user)
     except PrivacyError:
-        raise Problem(422, "Does not fit: user.", errors=[{"field": "user", "problem": "no such user"}]) from None
+        token = ""
+    if not token or home_of(place.issuer.users[user]) == SIGN_IN:  # type: ignore[index]
+        raise Problem(422, "Does not fit: user.", errors=[{"field": "user", "problem": "no such user"}])
     principal = place.issuer.users[user]  # type: ignore[index]
     await place.gate.record(principal, "sign-in")
     place.gate.sessions.end(request.cookies.get(COOKIE, ""))

@@ -23,6 +23,8 @@ NAVIGATION: tuple[tuple[str, str, Permission], ...] = (
 )
 """Pages, and the permission each needs: nobody is shown a way they may not go."""
 
+SIGN_IN = "/sign-in"
+
 LEAST_MOVE = 2
 """NEWS2 points in an hour that are told as a move: one point goes to and fro."""
 
@@ -34,8 +36,8 @@ def is_page(request: Request) -> bool:
 
 
 def home_of(principal: Principal) -> str:
-    """Return the first page a role may see."""
-    return next(path for path, _, permission in NAVIGATION if principal.may(permission))
+    """Return the first page a role may see; that for signing in, if there is none for it."""
+    return next((path for path, _, permission in NAVIGATION if principal.may(permission)), SIGN_IN)
 
 
 @cache

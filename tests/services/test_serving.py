@@ -329,6 +329,16 @@ def test_a_session_ends_with_the_sign_out_and_opens_pages_only(ward: WardUnderTe
     assert client.get("/board", headers=HTML).status_code == 303
 
 
+def test_who_has_no_page_is_not_offered_to_sign_in_and_led_nowhere(ward: WardUnderTest, client: httpx.Client) -> None:
+    page = client.get("/sign-in", headers=HTML)
+    assert page.status_code == 200
+    assert "clinician" in page.text
+    assert "privacy-officer" not in page.text
+    assert client.post("/sign-in", data={"user": "privacy-officer"}).status_code == 422
+    answer = client.get("/", headers=ward.bearer("privacy-officer") | HTML)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
+
+
 def test_an_open_board_ends_with_its_session(ward: WardUnderTest, client: httpx.Client) -> None:
     client.post("/sign-in", data={"user": "clinician"})
     for path in ("/board/events", f"/patients/{ward.token('p-0')}/events"):
