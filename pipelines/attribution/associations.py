@@ -203,7 +203,7 @@ class AssociationMap:
 
     def find(
         self, number: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64], available_us: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int32]:
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """See Histories.find; where a patient was forgotten since, the sealer says so."""
         return self._histories.find(number, at_us, available_us)
 

@@ -74,7 +74,8 @@ class Attributor:
         numbers[there] = self.associations.numbers([keys[i] or b"" for i in there])
         number[mine] = numbers[device[mine]]
         owner = np.full(rows.num_rows, _NAMED, np.int64)
-        owner[mine] = self.associations.find(number[mine], at_us[mine], available_us[mine])
+        known_us = available_us.copy()
+        owner[mine], known_us[mine] = self.associations.find(number[mine], at_us[mine], available_us[mine])
         several = self._several(np.flatnonzero(owner == SEVERAL), number, at_us, available_us, owner)
         waiting = owner == NOBODY
         if waiting.any():
@@ -83,7 +84,7 @@ class Attributor:
                 outcome.poll, outcome.message[waiting], rows_of, at_us[waiting], device[waiting], keys
             )
             outcome.extra[HELD] = envelopes
-        return self._applied(outcome, owner, number, several, available_us)
+        return self._applied(outcome, owner, number, several, available_us, known_us)
 
     def _devices(self, column: pa.Array) -> tuple[npt.NDArray[np.int64], list[bytes | None]]:
         """Return for each row the index of its device's key among these, the last of which is nobody's."""
@@ -124,6 +125,7 @@ class Attributor:
         number: npt.NDArray[np.int64],
         several: dict[int, list[Emission]],
         available_us: npt.NDArray[np.int64],
+        known_us: npt.NDArray[np.int64],
     ) -> Outcome:
         message = outcome.message
         held = np.isin(message, message[owner == NOBODY])
@@ -132,7 +134,7 @@ class Attributor:
         outcome.held = np.concatenate([outcome.held, message[held]]).astype(np.int32)
         outcome.filtered = np.concatenate([outcome.filtered, message[forgotten]]).astype(np.int32)
         counts = self.associations.counts(number[going])
-        plan = _Plan(going, owner[going], available_us[going], 2 * counts + 1, np.zeros(len(going), np.bool_))
+        plan = _Plan(going, owner[going], known_us[going], 2 * counts + 1, np.zeros(len(going), np.bool_))
         used = np.unique(plan.owner[plan.owner >= 0])
         owners = self.associations.owners(used.tolist())
         plan.owner = np.where(plan.owner >= 0, np.searchsorted(used, plan.owner), plan.owner)

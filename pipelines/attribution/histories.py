@@ -50,6 +50,7 @@ class Histories:
         self._starts = np.zeros(0, np.int64)
         self._winner = np.zeros(0, np.int32)
         self._settled = np.zeros(0, np.int64)
+        self._since = np.zeros(0, np.int64)
         self._begin = np.zeros(0, np.int64)
         self._length = np.zeros(0, np.int64)
         self._count = np.zeros(0, np.int64)
@@ -100,25 +101,27 @@ class Histories:
         self._used += count
         if self._used > len(self._starts):
             room = max(1024, self._used)  # doubles what is there
-            self._starts, self._settled = (
-                np.append(old, np.zeros(room, np.int64)) for old in (self._starts, self._settled)
+            self._starts, self._settled, self._since = (
+                np.append(old, np.zeros(room, np.int64)) for old in (self._starts, self._settled, self._since)
             )
             self._winner = np.append(self._winner, np.zeros(room, np.int32))
 
     def find(
         self, number: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64], available_us: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int32]:
-        """Return for each value the index of its owner in ``owners``; or NOBODY, SEVERAL or FORGOTTEN.
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return for each value the index of its owner in ``owners``, and from when on that is known.
+
+        In place of an index it may be NOBODY, SEVERAL or FORGOTTEN.
 
         Args:
             number: of the devices; -1: one without a history.
             at_us: when each was so.
             available_us: when each could be known.
         """
-        owner = np.full(len(number), NOBODY, np.int32)
+        owner, known_us = np.full(len(number), NOBODY, np.int32), available_us.copy()
         known = np.flatnonzero(number >= 0)
         if not len(known):
-            return owner
+            return owner, known_us
         place = self._places(number[known], at_us[known])
         winner = self._winner[place]
         if (winner == _UNKNOWN).any():
@@ -127,7 +130,8 @@ class Histories:
                 self._settle(i, self._devices[which])
             winner = self._winner[place]
         owner[known] = np.where(available_us[known] >= self._settled[place], winner, SEVERAL)
-        return owner
+        known_us[known] = np.maximum(available_us[known], self._since[place])
+        return owner, known_us
 
     def _places(self, number: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return in which stretch of the pool each moment lies: all binary searches at once."""
@@ -142,7 +146,9 @@ class Histories:
     def _settle(self, place: int, history: _History) -> None:
         steps = self._steps(history, place)
         self._winner[place] = self._owner(steps[-1].owner) if steps else NOBODY
-        self._settled[place] = steps[-1].since_us if steps else _EARLIEST
+        # What has become known once is the same for all, from then on; what has changed since is told one by one.
+        self._settled[place] = steps[-1].since_us if len(steps) > 1 else _EARLIEST
+        self._since[place] = steps[0].since_us if len(steps) == 1 else _EARLIEST
 
     def _steps(self, history: _History, place: int) -> tuple[Step, ...]:
         if place not in history.steps:

@@ -17,7 +17,18 @@ from hypothesis import strategies as st
 
 from governance.door.relations import Relation, known_name, views
 from pipelines.attribution.histories import FORGOTTEN, NOBODY, SEVERAL, Histories
-from pipelines.attribution.timeline import OPEN_END, Emission, Fact, Owner, Step, distinct, emissions, resolve, steps_at
+from pipelines.attribution.timeline import (
+    OPEN_END,
+    Emission,
+    Fact,
+    Owner,
+    Step,
+    distinct,
+    emissions,
+    resolve,
+    seen_from,
+    steps_at,
+)
 
 TIMES = st.integers(0, 12)
 OWNERS = st.builds(Owner, st.sampled_from(["a", "b", "c"]), st.sampled_from(["1", "2", None]))
@@ -132,22 +143,23 @@ def test_many_rows_at_once_find_what_one_finds(devices: list[list[Fact]], data: 
         histories.put(b"d%d" % number, known)
     rows = data.draw(st.lists(st.tuples(st.integers(-1, len(devices) - 1), TIMES, TIMES), max_size=30))
     columns = np.array(rows, np.int64).reshape(-1, 3).T
-    found = histories.find(*columns).tolist()
-    for owner, (device, moment, since) in zip(found, rows, strict=True):
+    owners, from_when = histories.find(*columns)
+    for owner, from_us, (device, moment, since) in zip(owners.tolist(), from_when.tolist(), rows, strict=True):
         known = distinct(devices[device]) if device >= 0 else []
-        later = [step for step in steps_at(known, moment) if step.since_us > since]
+        seen = list(seen_from(steps_at(known, moment), since))
         if owner == SEVERAL:
-            assert later
+            assert len(seen) > 1 or not seen or seen[0].since_us > since
             assert histories.steps(device, moment) == steps_at(known, moment)
+        elif owner == NOBODY:
+            assert not seen
         else:
-            assert not later
-            assert (None if owner == NOBODY else histories.owners[owner]) == resolve(known, moment, since)
+            assert seen == [Step(from_us, histories.owners[owner])]
 
 
 def test_a_forgotten_patient_is_nobody_to_be_named() -> None:
     histories = Histories()
     number = histories.put(b"d", [Fact(b"x", 0, Owner(None), 0, OPEN_END, status="active", available_us=0)])
-    assert histories.find(np.array([number]), np.array([5]), np.array([5])).tolist() == [FORGOTTEN]
+    assert histories.find(np.array([number]), np.array([5]), np.array([5]))[0].tolist() == [FORGOTTEN]
     steps = (Step(0, Owner(None)),)
     assert emissions(steps, 5, facts=1) == []
     shown = Emission(Owner("a"), 5, 3, withdrawn=False)
