@@ -78,6 +78,7 @@ class Table:
         self._commits = 0
         self._transactions: dict[str, int | None] = {}
         self._state: SchemaState | None = None
+        self._last_state: tuple[str, SchemaState] | None = None
         self.delta = self._open()
         check(self.state, where=self.name)
 
@@ -159,7 +160,10 @@ class Table:
     def state(self) -> SchemaState:
         """How the table's columns stand to the dataset's, on the object as it is."""
         if self._state is None:
-            self._state = read_state(self.dataset, self.delta)
+            text = self.delta.schema().to_json()  # its revision changes with it, in one commit
+            if self._last_state is None or self._last_state[0] != text:
+                self._last_state = text, read_state(self.dataset, self.delta)
+            self._state = self._last_state[1]
         return self._state
 
     def prepare(self, *, republished: bool = False) -> None:
