@@ -42,7 +42,8 @@ class Beside:
     def __init__(self, config: str, settings: Settings, job: str, *, stderr: IO[bytes] | None = None) -> None:
         self._command = [sys.executable, "-m", "pipelines.attribution.beside", config]
         self._settings, self._stderr = settings, stderr
-        self._wanted = settings.jobs[job].dataset in DATASETS
+        stream = settings.jobs.get(job)  # who names none is told by the preflight
+        self._wanted = stream is not None and stream.dataset in DATASETS
         self._due = 0.0
         self._process: subprocess.Popen[bytes] | None = None
 

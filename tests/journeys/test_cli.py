@@ -221,7 +221,9 @@ def test_policy_check_names_each_column_its_class_and_what_happens(home: Path) -
     done = _vitalake("policy", "check", "--home", str(home), "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)  # noqa: TID251
-    assert set(document["datasets"]) == {"observation", "encounter", "patient", "condition", "ward_movement"}
+    names = {"observation", "encounter", "patient", "condition", "ward_movement", "device_association"}
+    assert set(document["datasets"]) == names
+    assert all(found["kept_identified"] for found in document["datasets"].values())
     for name, found in document["datasets"].items():
         assert [entry["column"] for entry in found["columns"]] == load_dataset(name).schema.names
     columns = {e["column"]: e for e in document["datasets"]["encounter"]["columns"]}

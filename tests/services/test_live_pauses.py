@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from pipelines.steps import make_sealer
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
+from vitalake.keys import load_keys
+from vitalake.keyservice import KeyRevoked
 from vitalake.lake.sweep import sweep
+from vitalake.settings import load_settings
+from vitalake.vault import open_vault
 
 MESSAGES = 300
 
@@ -60,6 +67,40 @@ def test_a_full_disk_pauses_the_lane_and_it_goes_on_by_itself(lane: LaneUnderTes
         assert "waiting, goes on by itself" in lane.status(process).reason
         assert lane.ledger()["published"] == MESSAGES
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
+        until(lambda: lane.ledger()["published"] == MESSAGES + 100, process=process)
+        until(lambda: lane.status(process).state == "running", process=process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    lane.assert_exactly_once(MESSAGES + 100)
+
+
+def _keys(home: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "vitalake", "keys", *arguments, "--home", str(home)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def test_a_revoked_key_pauses_the_lane_and_closes_what_is_identified_until_it_is_back(lane: LaneUnderTest) -> None:
+    process = lane.start(idle=None)
+    try:
+        until(lambda: lane.lake.storage.holds_table("spans"), process=process)
+        until(lambda: lane.ledger()["published"] == MESSAGES, process=process)
+        _keys(lane.home, "revoke")
+        lane.send(message(MESSAGES + i) for i in range(100))
+        until(lambda: lane.status(process).state == "paused", process=process)
+        reason = lane.status(process).reason
+        assert "revoked" in reason
+        assert "goes on by itself" in reason
+        assert lane.ledger()["published"] == MESSAGES
+        settings = load_settings(lane.home)
+        keys = load_keys(settings.path(settings.keys))
+        vault = open_vault(settings, keys)
+        with pytest.raises(KeyRevoked):
+            make_sealer(lane.lake.dataset, vault, keys).open(lane.lake.restricted.scan())
+        vault.close()
+        assert lane.lake.published.delta.to_pyarrow_table().num_rows == MESSAGES, "published is read without a key"
+        _keys(lane.home, "revoke", "--undo")
         until(lambda: lane.ledger()["published"] == MESSAGES + 100, process=process)
         until(lambda: lane.status(process).state == "running", process=process)
     finally:
