@@ -19,7 +19,7 @@ from vitalake.lake.forgetting import drop_rows
 from vitalake.lake.lake import Lake
 from vitalake.lake.rewrite import is_held
 from vitalake.lake.spans import Counts, Span, SpanConflict, Superseded
-from vitalake.lake.swap import Converted, swap
+from vitalake.lake.swap import Convert, Converted, swap
 from vitalake.lake.sweep import settle, sweep
 from vitalake.lake.table import Table
 from vitalake.lake.verify import verify
@@ -120,13 +120,16 @@ class SwapMachine(RuleBasedStateMachine):
         assert units <= {str(self.policy)}, "a row of before is still under the rules of before"
         assert not is_held(open_lake(self.folder).published)
 
-    @rule(newer=st.booleans(), after=st.integers(0, 2))
+    @rule(newer=st.booleans(), after=st.integers(-1, 2))
     def swap_killed(self, newer: bool, after: int) -> None:
         self.policy += newer
         self.swap_with(after, self.killed)
 
-    @rule(newer=st.booleans(), work=staged, bucket=st.booleans())
-    def swap_while_others_write(self, newer: bool, work: tuple[Lake, Span, set[int]], bucket: bool) -> None:
+    @rule(newer=st.booleans(), work=staged, bucket=st.booleans(), early=st.booleans())
+    def swap_while_others_write(
+        self, newer: bool, work: tuple[Lake, Span, set[int]], bucket: bool, early: bool
+    ) -> None:
+        """Write right after the fence was raised, or while rows are converted."""
         self.policy += newer
 
         def meanwhile() -> None:
@@ -135,7 +138,7 @@ class SwapMachine(RuleBasedStateMachine):
             for table in ("published", "restricted") if bucket else ():
                 self.bucket(table, 3)
 
-        self.swap_with(0, meanwhile)
+        self.swap_with(-1 if early else 0, meanwhile)
 
     @rule(patient=st.integers(0, PATIENTS - 1))
     def swap_while_somebody_is_forgotten(self, patient: int) -> None:
@@ -154,7 +157,7 @@ class SwapMachine(RuleBasedStateMachine):
         raise Killed
 
     def swap_with(self, after: int, act: Callable[[], None]) -> None:
-        """Swap, and do something when so many batches were converted, once."""
+        """Swap, and do something when so many batches were converted, once; −1: before any was."""
         calls = itertools.count()
 
         def convert(batch: pa.Table) -> Converted:
@@ -162,8 +165,13 @@ class SwapMachine(RuleBasedStateMachine):
                 act()
             return self.convert(batch)
 
+        def make() -> Convert:
+            if after < 0:
+                act()
+            return convert
+
         try:
-            swap(open_lake(self.folder), kind="test", rules=str(self.policy), make=lambda: convert)
+            swap(open_lake(self.folder), kind="test", rules=str(self.policy), make=make)
         except Killed:
             return
 
