@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.attribution.associations import AssociationMap
+from pipelines.attribution.emission import Emission, emissions, is_forgotten
 from pipelines.attribution.held import HELD, Holder
 from pipelines.attribution.histories import FORGOTTEN, NOBODY, SEVERAL
 from pipelines.attribution.rows import with_owners
-from pipelines.attribution.timeline import Emission, Owner, emissions, is_forgotten
+from pipelines.attribution.timeline import Owner
 from pipelines.dead_letters import DeadLetters
 from pipelines.poll import Outcome
 from vitalake.keys import KeyRing

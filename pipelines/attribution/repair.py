@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from pipelines.attribution.associations import AssociationMap
 from pipelines.attribution.changes import Stretches, by_day
+from pipelines.attribution.emission import Emission, emissions
 from pipelines.attribution.rows import ATTRIBUTION, TOLD_AT, with_owners
-from pipelines.attribution.timeline import Emission, Owner, emissions
+from pipelines.attribution.timeline import Owner
 from pipelines.poll import Outcome, Poll
 from vitalake.lake.dataset import DEVICE_KEY
 from vitalake.lake.schema import conform

@@ -16,19 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from governance.door.relations import Relation, known_name, views
+from pipelines.attribution.emission import Emission, emissions, seen_from
 from pipelines.attribution.histories import FORGOTTEN, NOBODY, SEVERAL, Histories
-from pipelines.attribution.timeline import (
-    OPEN_END,
-    Emission,
-    Fact,
-    Owner,
-    Step,
-    distinct,
-    emissions,
-    resolve,
-    seen_from,
-    steps_at,
-)
+from pipelines.attribution.timeline import OPEN_END, Fact, Owner, Step, distinct, resolve, steps_at
 
 TIMES = st.integers(0, 12)
 OWNERS = st.builds(Owner, st.sampled_from(["a", "b", "c"]), st.sampled_from(["1", "2", None]))
