@@ -126,9 +126,10 @@ class LaneUnderTest:
         """Return the published rows as any engine sees them."""
         return DeltaTable(str(self.home / "lake" / "published" / "observation")).to_pyarrow_table()
 
-    def positions(self) -> collections.Counter[tuple[str, int]]:
-        """Return how often each message's row was published."""
-        table = self.published().select(["source", "source_position"])
+    def positions(self, zone: str = "published") -> collections.Counter[tuple[str, int]]:
+        """Return how often each message's row is in a zone."""
+        folder = self.home / "lake" / zone / "observation"
+        table = DeltaTable(str(folder)).to_pyarrow_table(columns=["source", "source_position"])
         return collections.Counter(zip(table["source"].to_pylist(), table["source_position"].to_pylist(), strict=True))
 
     def ledger(self) -> dict[str, object]:
@@ -136,8 +137,9 @@ class LaneUnderTest:
         return summarise(self.lake.spans).to_json()
 
     def assert_exactly_once(self, expected: int) -> None:
-        """Assert that every message's row is there once, and that the ledger says the same."""
+        """Assert that every message's row is there once, in both zones, and that the ledger says the same."""
         counts = self.positions()
+        assert self.positions("restricted") == counts
         doubled = {position: n for position, n in counts.items() if n != 1}
         assert not doubled
         assert len(counts) == expected
