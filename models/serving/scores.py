@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import zlib
 from collections.abc import Collection
@@ -30,6 +31,7 @@ CREATE TABLE IF NOT EXISTS score (
     record BLOB NOT NULL, features BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS score_age ON score (computed_us);
+CREATE TABLE IF NOT EXISTS forgotten (digest BLOB PRIMARY KEY) WITHOUT ROWID;
 """
 
 
@@ -98,24 +100,24 @@ class ScoreBook:
         return self._one("SELECT id, record FROM score WHERE place = ?", place)
 
     def keep(self, place: str, record: ScoreRecord, features: Floats) -> ScoreRecord:
-        """Write a record unless it is there; return the one that is.
+        """Write a record unless it is there; return the one that is. Of who is forgotten none is written.
 
         Raises:
             ServiceUnavailable: it cannot be written; then it must not be shown.
         """
         sealed = self._seal(record.id, "record", msgspec.json.encode(record))
         row = (record.id, place, record.computed_us, sealed, self._seal(record.id, "features", features.tobytes()))
+        insert = "INSERT OR IGNORE INTO score SELECT ?, ?, ?, ?, ? WHERE ? NOT IN (SELECT digest FROM forgotten)"
         try:
-            if self._db.execute("INSERT OR IGNORE INTO score VALUES (?, ?, ?, ?, ?)", row).rowcount:
+            if self._db.execute(insert, (*row, _digest(record.patient))).rowcount:
                 return record
         except sqlite3.Error as error:
             raise _refused(self._path, error) from None
         kept = self.find(place) or self._one("SELECT id, record FROM score WHERE id = ?", record.id)
-        assert kept is not None
-        return kept
+        return kept or record  # what a board that has not heard of it yet still has in memory
 
     def forget(self, patients: Collection[str]) -> int:
-        """Delete every record of patients, overwritten on disk; return how many.
+        """Delete every record of patients, overwritten on disk, and keep none of them any more; return how many.
 
         All records are opened to find them, some 50,000 a second: the book does not say whose they are.
 
@@ -128,6 +130,8 @@ class ScoreBook:
         found = []
         try:
             self._db.execute("PRAGMA secure_delete=ON")
+            digests = [(_digest(patient),) for patient in patients]
+            self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", digests)
             for score, sealed in self._db.execute("SELECT id, record FROM score"):
                 if msgspec.json.decode(self._open(score, "record", sealed), type=_Whose).patient in patients:
                     found.append((score,))
@@ -158,6 +162,10 @@ class ScoreBook:
 
     def _open(self, score: str, part: str, sealed: bytes) -> bytes:
         return zlib.decompress(self._sealer.open(sealed, context=_place(score, part)))
+
+
+def _digest(patient: str) -> bytes:
+    return hashlib.sha256(patient.encode()).digest()
 
 
 def _place(score: str, part: str) -> bytes:

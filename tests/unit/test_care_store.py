@@ -264,3 +264,19 @@ def test_what_was_never_decided_is_deleted_and_may_be_anothers(tmp_path: Path) -
     assert len(store.history("v1.s")) == 1
     _take(store, _owned("v1.q", attribution=3, position=7))
     assert len(store.history("v1.q")) == 1
+
+
+def test_who_is_forgotten_is_gone_from_every_byte_and_is_not_taken_any_more(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    begin = clock.now_us() - 1000 * MINUTE
+    for patient, part in (("v1.gone", "t/0"), ("v1.stays", "t/1")):
+        _take(store, _values(300, patient=patient, part=part, begin_us=begin))
+        store.put_facts([(patient, "stay", 1, Admission(begin, None, 70))])
+    assert store.forget(["v1.gone"]) == 4, "three blocks and a stay"
+    assert list(store.patients()) == ["v1.stays"]
+    assert _take(store, _values(10, first=300, patient="v1.gone", begin_us=begin)) == 0
+    store.put_facts([("v1.gone", "stay", 2, Admission(begin, None, 70))])
+    assert len(store.history("v1.gone")) == 0
+    assert store.stay("v1.gone", as_of_us=begin + 1) is None
+    assert len(store.history("v1.stays")) == 300
+    assert not [path for path in tmp_path.iterdir() if b"v1.gone" in path.read_bytes()]

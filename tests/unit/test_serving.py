@@ -197,6 +197,18 @@ def test_a_record_cannot_be_passed_off_as_another(tmp_path: Path) -> None:
         ScoreBook(tmp_path / "scores.db", SEALER).find("one")
 
 
+def test_who_is_forgotten_has_no_record_and_gets_none(tmp_path: Path) -> None:
+    book = ScoreBook(tmp_path / "scores.db", SEALER)
+    mine, other = _record("a"), _record("b", patient="v1.other")
+    book.keep("one", mine, np.zeros(1))
+    book.keep("two", other, np.zeros(1))
+    assert book.forget(["v1.p"]) == 1
+    assert book.find("one") is None
+    assert book.keep("one", mine, np.zeros(1)) == mine, "a board that has not heard of it shows what it holds"
+    assert book.count() == 1
+    assert book.find("two") == other
+
+
 def test_a_book_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable, match=r"scores\.db"):
         ScoreBook(tmp_path / "missing" / "scores.db", SEALER)
