@@ -12,10 +12,11 @@ from pipelines.steps import make_sealer
 from vitalake.errors import InputError, LakeError
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import Dataset, load_dataset, published_datasets
+from vitalake.lake.holding import abandon
 from vitalake.lake.journal import Journal
 from vitalake.lake.lake import Lake, restricted_name
 from vitalake.lake.staging import Counted
-from vitalake.lake.swap import Converted, Swapped, abandon, swap
+from vitalake.lake.swap import Converted, Swapped, swap
 from vitalake.lake.table import Table
 from vitalake.restricted import RowSealer
 from vitalake.settings import Settings

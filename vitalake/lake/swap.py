@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import DeltaError
 
 from vitalake import clock
 from vitalake.crashpoints import passing
-from vitalake.errors import LakeError, ServiceUnavailable
+from vitalake.errors import LakeError
 from vitalake.lake.compaction import TARGET_ROWS, sort_keys
+from vitalake.lake.holding import hold, release
 from vitalake.lake.journal import Job, Journal, Work
 from vitalake.lake.lake import Lake
 from vitalake.lake.rewrite import (
@@ -34,7 +35,7 @@ from vitalake.lake.rewrite import (
 from vitalake.lake.sorting import joined, sort_by
 from vitalake.lake.spans import Span, add_span, is_added
 from vitalake.lake.staging import Counted, Piece, stage_all
-from vitalake.lake.table import COMMIT_ATTEMPTS, StagedFile, Table
+from vitalake.lake.table import StagedFile, Table
 from vitalake.lake.vacuum import span_id_of
 
 ATTEMPTS = 3
@@ -382,58 +383,3 @@ def refuse_missing(lake: Lake) -> None:
             "again from their source into a new lake, or let their days go first (vitalake lake rewrite --retention). "
             "Nothing was changed.",
         )
-
-
-# -- holding a table ---------------------------------------------------------------------------------------------
-
-
-def hold(table: Table) -> int:
-    """Hold a table, or take the hold over; return the number that is to be committed over.
-
-    Rewrites under way that were planned before are refused: they took a number of maintenance that is gone.
-
-    Raises:
-        ServiceUnavailable: the table is contended.
-    """
-    for _ in range(COMMIT_ATTEMPTS):
-        table.refresh()
-        number = (table.transaction(swap_app(table)) or 0) + 1
-        number += (number + 1) % 2  # odd
-        try:
-            table.commit(transactions={swap_app(table): number, maintenance_app(table): _next(table)})
-        except CommitFailedError:
-            continue
-        table.refresh()
-        return number
-    raise ServiceUnavailable("Table is contended", where=table.name, remedy="Try again in a quieter hour.")
-
-
-def release(table: Table) -> None:
-    """Let a table be maintained again; nothing where it is already."""
-    for _ in range(COMMIT_ATTEMPTS):
-        table.refresh()
-        if not is_held(table):
-            return
-        try:
-            table.commit(transactions={swap_app(table): (table.transaction(swap_app(table)) or 0) + 1})
-        except CommitFailedError:
-            continue
-    raise ServiceUnavailable("Table is contended", where=table.name, remedy="Try again in a quieter hour.")
-
-
-def abandon(journal: Journal, tables: Sequence[Table]) -> bool:
-    """Give a job up, whoever is at it; return whether there was one. What it has staged is the sweeper's.
-
-    Args:
-        journal: of the dataset.
-        tables: that it holds, as far as they are there.
-    """
-    found = journal.job() is not None
-    for table in tables:  # first: whoever finds the journal and no hold ends it
-        release(table)
-    journal.end()
-    return found
-
-
-def _next(table: Table) -> int:
-    return (table.transaction(maintenance_app(table)) or 0) + 1

@@ -18,13 +18,13 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from vitalake import clock
+from vitalake.lake.holding import abandon
 from vitalake.lake.journal import JOB_LEASE_SECONDS, Job, Journal
 from vitalake.lake.lake import Lake
 from vitalake.lake.rewrite import is_held, maintenance_app
 from vitalake.lake.seen import FOLDER
 from vitalake.lake.spans import Span, SpanLog, add_span, is_added
 from vitalake.lake.storage import Storage
-from vitalake.lake.swap import abandon
 from vitalake.lake.table import Table
 from vitalake.lake.vacuum import SPAN_FILE, kept_files, span_id_of
 
