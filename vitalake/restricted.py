@@ -78,7 +78,7 @@ class RowSealer:
         self._patient = next(c.name for c in dataset.columns if c.data_class == "patient-identifier")
         self._device = next((c.name for c in dataset.columns if c.data_class == "device-identifier"), None)
         self._sealed = {c.name: c.type for c in dataset.columns if c.data_class in IDENTIFYING}
-        self._ciphers: dict[bytes, AESGCM] = {}
+        self._ciphers: dict[bytes, tuple[AESGCM, bytes]] = {}
         self._known: dict[str, dict[tuple[bytes, str], bytes]] = {name: {} for name in self._sealed}
         self._device_keys: dict[str, bytes] = {}
 
@@ -165,14 +165,16 @@ class RowSealer:
 
     def _seal(self, key: PatientKey, plain: bytes, context: bytes, *, again: bool) -> bytes:
         """Seal a value; the same to the same again if it is a patient's identifier, by which rows are put together."""
-        nonce = os.urandom(_NONCE_BYTES)
-        if again:  # of the value itself: it repeats for the same value only
-            nonce = hmac.digest(key.secret, b"nonce\0" + context + b"\0" + plain, hashlib.sha256)[:_NONCE_BYTES]
-        cipher = self._ciphers.get(key.subject)
-        if cipher is None:
+        found = self._ciphers.get(key.subject)
+        if found is None:
             if len(self._ciphers) > REMEMBERED:
                 self._ciphers.clear()
-            cipher = self._ciphers[key.subject] = AESGCM(key.secret)
+            nonces = hmac.digest(key.secret, b"nonces", hashlib.sha256)  # what encrypts is used for nothing else
+            found = self._ciphers[key.subject] = AESGCM(key.secret), nonces
+        cipher, nonces = found
+        nonce = os.urandom(_NONCE_BYTES)
+        if again:  # of the value itself: it repeats for the same value only
+            nonce = hmac.digest(nonces, context + b"\0" + plain, hashlib.sha256)[:_NONCE_BYTES]
         return FORMAT + key.subject + nonce + cipher.encrypt(nonce, plain, context)
 
     def _keys_of_devices(self, rows: pa.RecordBatch) -> pa.Array:
