@@ -21,11 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.samples import copy_samples
+from pipelines.decoding.keyed import with_key
 from pipelines.decoding.reasons import Reason
 from pipelines.history.demo_warehouse import make_demo_warehouse
 from pipelines.history.job import load_job
 from pipelines.history.load import load_history
-from pipelines.decoding.keyed import with_key
 from pipelines.history.rows import RowTexts, decoded_rows, message_starts, record_rows, whole_messages
 from pipelines.history.warehouse import Warehouse, open_warehouse
 from pipelines.simulator import mimic

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import signal
+from datetime import date
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    ResourceType,
+)
 
+from pipelines.erasure.certificate import Outside
+from pipelines.erasure.outside import outside
 from tests.fhir import message
 from tests.services.kafka import KafkaServer
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
+from vitalake import clock
+from vitalake.settings import load_settings
 
 pytestmark = pytest.mark.kafka
 
@@ -130,3 +142,24 @@ def test_two_readers_on_the_same_partitions_publish_everything_once(lane: LaneUn
         assert process.returncode in (0, 75), "it ended well, or gave way and may be started again"
     lane.run()
     lane.assert_exactly_once(1_000)
+
+
+def test_a_certificate_says_until_when_the_broker_keeps_messages(lane: LaneUnderTest) -> None:
+    """Of an erasure: what the lake does not rule is told with its date, and without one where nobody says it."""
+    settings = load_settings(lane.home)
+
+    def told() -> Outside:
+        (topic,) = [place for place in outside(settings) if place.place == f"topic {lane.topic}"]
+        return topic
+
+    until(lambda: told().until is not None)  # a topic that was made this moment is not known to every broker at once
+    assert date.fromisoformat(str(told().until)) > clock.now().date()
+    admin = AdminClient({"bootstrap.servers": lane.bootstrap})
+    kept = ConfigResource(
+        ResourceType.TOPIC, lane.topic,
+        incremental_configs=[ConfigEntry("retention.ms", "-1", incremental_operation=AlterConfigOpType.SET)],
+    )  # fmt: skip
+    for future in admin.incremental_alter_configs([kept]).values():
+        future.result(20)
+    until(lambda: told().until is None)
+    assert "for ever" in told().what
