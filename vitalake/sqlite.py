@@ -39,13 +39,26 @@ class Database:
         try:
             path.touch(mode=0o600)
             self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            self.connection.execute("PRAGMA journal_mode=WAL")
+            self._write_ahead()
             self.connection.execute("PRAGMA synchronous=FULL")
             if secure_delete:
                 self.connection.execute("PRAGMA secure_delete=ON")
             self.connection.executescript(tables)
         except (sqlite3.Error, OSError) as error:
             raise self._refused(error) from None
+
+    def _write_ahead(self) -> None:
+        """Turn the write-ahead log on; SQLite does not wait for another process that does the same this moment."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self.connection.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                return
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -22,8 +22,8 @@ from vitalake.settings import Settings, load_settings
 
 _log = logging.getLogger(__name__)
 
-DATASETS = ("observation", "device_association")
-"""Streams of these are looked after."""
+DATASET = "observation"
+"""Streams of it are looked after; one of associations is not: of two attributors each would overtake the other."""
 
 EVERY_SECONDS = 1.0
 LOOK_SECONDS = 5.0
@@ -43,7 +43,7 @@ class Beside:
         self._command = [sys.executable, "-m", "pipelines.attribution.beside", config]
         self._settings, self._stderr = settings, stderr
         stream = settings.jobs.get(job)  # who names none is told by the preflight
-        self._wanted = stream is not None and stream.dataset in DATASETS
+        self._wanted = stream is not None and stream.dataset == DATASET
         self._due = 0.0
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -64,3 +64,21 @@ def _await(user: subprocess.Popen[str], wanted: str) -> list[float]:
             return others
         others.append(float(moment))
     pytest.fail("the process has ended")
+
+
+_OPEN = """
+import sys
+from pathlib import Path
+from vitalake.sqlite import Database
+while not (Path(sys.argv[1]) / "go").exists():
+    pass
+for i in range(40):
+    Database(Path(sys.argv[1]) / f"{i}.db", tables="CREATE TABLE IF NOT EXISTS t (a);", name="Test").close()
+"""
+
+
+def test_processes_that_make_one_file_at_once_all_open_it(tmp_path: Path) -> None:
+    makers = [subprocess.Popen([sys.executable, "-c", _OPEN, str(tmp_path)], stderr=subprocess.PIPE) for _ in range(4)]
+    (tmp_path / "go").touch()
+    errors = [maker.communicate()[1].decode() for maker in makers]
+    assert [maker.returncode for maker in makers] == [0] * 4, errors
