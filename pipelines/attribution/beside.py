@@ -107,7 +107,7 @@ def keep_attributing(settings: Settings, stop: threading.Event, *, every_seconds
     Raises:
         VitaLakeError: something that does not pass by itself.
     """
-    from pipelines.attribution.passes import Attribution
+    from pipelines.attribution.passes import Attribution, AtWork
     from pipelines.replay.writing import Overtaken
 
     attribution = Attribution(settings)
@@ -116,6 +116,8 @@ def keep_attributing(settings: Settings, stop: threading.Event, *, every_seconds
             last, wait = stop.is_set(), every_seconds
             try:
                 report = attribution.run()
+            except AtWork:  # of another stream
+                wait = AGAIN_SECONDS
             except VitaLakeError as error:
                 if last or not (error.transient or isinstance(error, Overtaken)):
                     raise

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import IO, cast
 
 import pyarrow as pa
 
@@ -23,6 +24,7 @@ from pipelines.replay.letters import LettersMoved
 from pipelines.replay.writing import SHARE, AgainWriter, Kind, part_of
 from pipelines.steps import Steps
 from vitalake.crashpoints import passing
+from vitalake.errors import ServiceUnavailable
 from vitalake.keys import load_keys
 from vitalake.lake.lake import Lake
 from vitalake.lake.spans import SpanConflict
@@ -37,8 +39,15 @@ JOB = f"{KIND}/{SHARE}"
 ACTOR = "attributor"
 DATASET = "observation"
 
+LOCK = "attributor.lock"
+"""Beside the care store, which is on one host; whoever has it open and locked is the one."""
+
 ATTEMPTS = 5
 """How often a pass is begun anew because rules, keys or tables have changed under way."""
+
+
+class AtWork(ServiceUnavailable):
+    """Another attributor of the home is at work: it does what is to be done."""
 
 
 @dataclass(slots=True)
@@ -75,12 +84,14 @@ class Attribution:
         """
         self._settings, self._actor = settings, actor
         self._work: _Work | None = None
+        self._lock: IO[bytes] | None = None
 
     def run(self) -> Report:
         """Do what is to be done by what is known now; nearly free when that is nothing.
 
         Raises:
-            Overtaken: another attributor has begun; what was decided stays.
+            AtWork: another attributor of this home is at work.
+            Overtaken: one of another host has begun; what was decided stays.
             KeyRevoked: patients' keys cannot be had; nothing was changed.
             PrivacyError: keys or rules do not hold.
             ServiceUnavailable: lake, care store or vault cannot be reached.
@@ -107,13 +118,36 @@ class Attribution:
         lake = Lake(self._settings.lake_uri, self._settings.storage_options, dataset=DATASET)
         if not all(map(lake.storage.holds_table, ("spans", TABLE))):
             return None
+        self._be_alone()
         return _Work(self._settings, lake)
 
+    def _be_alone(self) -> None:
+        """Keep others of this host out: the lake refuses an older epoch's spans, but the care store knows no epochs."""
+        try:
+            lock = self._settings.path(self._settings.care.path).with_name(LOCK).open("wb")
+        except OSError as error:
+            raise ServiceUnavailable(
+                f"Attributor cannot lock ({error.strerror})",
+                where=LOCK,
+                remedy="Check the home's disk and permissions.",
+            ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise AtWork(
+                "Another attributor is at work", where=LOCK, remedy="Let it: it does what is to be done."
+            ) from None
+        self._lock = lock
+
     def close(self) -> None:
-        """Close what was opened."""
+        """Close what was opened, and let others work."""
         if self._work is not None:
             self._work.close()
             self._work = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
 
 def _resolutions(released: Released, actor: str) -> pa.Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.attribution.passes import Attribution
+from pipelines.attribution.passes import Attribution, AtWork
 from pipelines.erasure.erase import Eraser
 from pipelines.replay.letters import census
 from tests.attribution import Ward, hl7_time, pid, pv1
@@ -53,6 +53,21 @@ def test_held_messages_come_back_by_themselves(ward: Ward) -> None:
     assert (again.released, again.moved, again.spans, again.devices) == (0, 0, 0, 0)
     rows = ward.restricted().to_pylist()
     assert {(row["source"], row["source_position"]) for row in rows} == {("vitals[0]", i) for i in range(10)}
+
+
+def test_of_two_attributors_one_waits_until_the_other_is_done(ward: Ward) -> None:
+    """The care store knows no epochs: what one wrote that was overtaken would stay in it."""
+    ward.stream([ward.bed(second) for second in range(3)])
+    ward.associate("bed-1", "A", 0)
+    first = Attribution(ward.settings)
+    first.run()
+    ward.associate("bed-1", "B", 0)
+    with pytest.raises(AtWork, match="at work"):
+        ward.attribute()
+    assert first.run().moved > 0
+    first.close()
+    ward.attribute()
+    assert ward.everywhere(EVERYBODY) == dict.fromkeys(range(3), "B")
 
 
 def test_a_corrected_association_takes_back_what_it_had_put_on_another(ward: Ward) -> None:

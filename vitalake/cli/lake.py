@@ -69,10 +69,7 @@ def verify(home: HomeOption = None, json: JsonOption = False) -> None:
     from vitalake.errors import LakeError
     from vitalake.lake.verify import verify as find
 
-    names = [name.removeprefix("published/") for name in _open(home).present() if name.startswith("published/")]
-    lakes = [_open(home, dataset) for dataset in names] or [_open(home)]
-    # What several datasets share is found once.
-    findings = list(dict.fromkeys(f for lake in lakes for f in find(lake, progress=None if json else note)))
+    findings = find(_open(home), progress=None if json else note)
     errors = [finding for finding in findings if finding.severity == "error"]
     if json:
         print_json({"sound": not errors, "findings": [asdict(finding) for finding in findings]})

@@ -227,12 +227,12 @@ def _show(done: Certificate, *, json: bool) -> None:
     grid = Table(box=None, padding=(0, 2), header_style="bold")
     for name in ("table", "rows removed", "files searched", "bytes searched", "files rewritten", "bytes rewritten",
                  "older files deleted"):  # fmt: skip
-        grid.add_column(name, justify="left" if name == "table" else "right")
+        grid.add_column(name, justify="left" if name == "table" else "right", overflow="fold")
     for entry in done.tables:
         grid.add_row(entry.table, *(f"{n:,}" for n in (entry.rows, entry.files_searched, entry.bytes_searched,
                      entry.files_rewritten, entry.bytes_rewritten, entry.files_deleted)))  # fmt: skip
     console = Console(highlight=False)
-    Console(highlight=False, width=None if console.is_terminal else 140).print(grid)
+    Console(highlight=False, width=None if console.is_terminal else 170).print(grid)
     for name, count in done.elsewhere.items():
         typer.echo(f"{name}: {count:,} entries removed")
     typer.echo("Outside our reach:")
