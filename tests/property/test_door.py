@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from governance.door.engine import connect
 from governance.door.errors import QueryRefused
-from governance.door.relations import Relation, text
+from governance.door.relations import Relation, text, views
 from governance.door.sql import check
 
 COLUMNS = {"id": "VARCHAR", "version": "BIGINT", "available_at": "TIMESTAMPTZ", "source": "VARCHAR",
@@ -111,3 +113,19 @@ def test_literals_come_through_as_they_are_and_leave_no_trace_in_the_digest(valu
     assert queries[0].digest == queries[1].digest
     connection = connect([], memory_mb=128)
     assert [connection.sql(query.sql).fetchall() for query in queries] == [[(value,)] for value in values]
+
+
+def test_sealed_values_are_wrapped_so_that_they_compare_with_nothing(tmp_path: Path) -> None:
+    """Compared as they are, they would silently find nothing; a value that is absent stays absent."""
+    path = tmp_path / "rows.parquet"
+    rows = pa.table({"id": [1, 2], "version": [1, 1], "name": pa.array([b"sealed", None], pa.binary())})
+    pq.write_table(rows, path)
+    columns = {"id": "BIGINT", "version": "BIGINT", "name": "BLOB"}
+    relation = Relation("restricted_thing", columns, ("id",), (str(path),), sealed=("name",))
+    with duckdb.connect() as connection:
+        for statement in views(relation):
+            connection.execute(statement)
+        found = connection.sql("SELECT name FROM restricted_thing ORDER BY id").fetchall()
+        assert [value and list(value.values()) for (value,) in found] == [[b"sealed"], None]
+        with pytest.raises(duckdb.Error):
+            connection.sql("SELECT id FROM restricted_thing WHERE name = 'Doe'").fetchall()
