@@ -23,7 +23,7 @@ from pipelines.decoding.fhir_record_structs import (
     message_type,
 )  # fmt: skip
 from pipelines.decoding.fhir_structs import Coding, Concept
-from pipelines.decoding.parsing import PARSE_ERRORS, JsonMessages, collector_paused
+from pipelines.decoding.parsing import PARSE_ERRORS, JsonMessages, collector_paused, decode_each
 from pipelines.decoding.paths import fhir_path, reason_of
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
@@ -87,20 +87,12 @@ class FhirRecordDecoder:
         """Return rows and rejects; never raises for what a message holds."""
         with collector_paused():
             rejects: dict[int, Reject] = {}
-            rows: list[Row] = []
-            message: list[int] = []
-            empty: list[int] = []
-            for parsed, indices in self._messages.parse(values, rejects):
-                for resource, i in zip(parsed, indices, strict=True):
-                    try:
-                        found = self._of(resource)
-                    except Refused as refused:
-                        rejects[i] = Reject(i, refused.reason, refused.path)
-                        continue
-                    rows += found
-                    message += [i] * len(found)
-                    if not found:
-                        empty.append(i)
+            parsed = (
+                (i, resource)
+                for resources, indices in self._messages.parse(values, rejects)
+                for resource, i in zip(resources, indices, strict=True)
+            )
+            rows, message, empty = decode_each(parsed, self._of, rejects)
             identities = [row.pop("identity", None) for row in rows]
             decoded = decoded_records(self._dataset, rows, identities, message, rejects)
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)

@@ -11,7 +11,7 @@ from pipelines.decoding.hl7_header import header_of
 from pipelines.decoding.hl7_profile import Hl7Profile
 from pipelines.decoding.hl7_results import Reader, Result
 from pipelines.decoding.hl7_text import messages_of
-from pipelines.decoding.parsing import collector_paused, readable
+from pipelines.decoding.parsing import collector_paused, decode_each, readable
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.refusals import whole_messages
@@ -39,19 +39,8 @@ class Hl7Decoder:
         """Return rows and rejects; never raises for what a message holds."""
         with collector_paused():
             rejects: dict[int, Reject] = {}
-            rows: list[Result] = []
-            message: list[int] = []
-            empty: list[int] = []
-            for i in readable(values, list(range(len(values))), rejects, most_bytes=self._most_bytes):
-                try:
-                    found = self._results(values[i] or b"")
-                except Refused as refused:
-                    rejects[i] = Reject(i, refused.reason, refused.path)
-                    continue
-                rows += found
-                message += [i] * len(found)
-                if not found:
-                    empty.append(i)
+            chosen = readable(values, list(range(len(values))), rejects, most_bytes=self._most_bytes)
+            rows, message, empty = decode_each(((i, values[i] or b"") for i in chosen), self._results, rejects)
             decoded = whole_messages(
                 _columns(rows), [row.identity for row in rows], np.array(message, np.int32), rejects
             )

@@ -11,7 +11,7 @@ from pipelines.decoding.hl7_names import Names
 from pipelines.decoding.hl7_profile import Hl7Profile
 from pipelines.decoding.hl7_text import Segment, messages_of
 from pipelines.decoding.hl7_times import Moment, in_order, instant, read_time
-from pipelines.decoding.parsing import collector_paused, readable
+from pipelines.decoding.parsing import collector_paused, decode_each, readable
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import MERGED, decoded_records
@@ -80,19 +80,8 @@ class AdtDecoder:
         """Return rows and rejects; never raises for what a message holds."""
         with collector_paused():
             rejects: dict[int, Reject] = {}
-            rows: list[Row] = []
-            message: list[int] = []
-            empty: list[int] = []
-            for i in readable(values, list(range(len(values))), rejects, most_bytes=self._most_bytes):
-                try:
-                    found = list(self._of(values[i] or b""))
-                except Refused as refused:
-                    rejects[i] = Reject(i, refused.reason, refused.path)
-                    continue
-                rows += found
-                message += [i] * len(found)
-                if not found:
-                    empty.append(i)
+            chosen = readable(values, list(range(len(values))), rejects, most_bytes=self._most_bytes)
+            rows, message, empty = decode_each(((i, values[i] or b"") for i in chosen), self._of, rejects)
             identities = [row.pop("identity") for row in rows]
             decoded = decoded_records("device_association", rows, identities, message, rejects)
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)

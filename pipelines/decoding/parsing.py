@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.result import Reject
 
 _Parsed = TypeVar("_Parsed")
+_Item = TypeVar("_Item")
+_Row = TypeVar("_Row")
 
 CHUNK = 1_000
 """Messages parsed at a time: their objects, about a megabyte, stay in the processor's cache until they are freed."""
@@ -90,3 +93,41 @@ def readable(
         elif value is not None:
             found.append(i)
     return found
+
+
+class Each(NamedTuple, Generic[_Row]):
+    """What messages were decoded to, one by one.
+
+    Attributes:
+        rows: of all messages.
+        message: index of the message of each.
+        empty: messages that hold none.
+    """
+
+    rows: list[_Row]
+    message: list[int]
+    empty: list[int]
+
+
+def decode_each(
+    items: Iterable[tuple[int, _Item]], decode: Callable[[_Item], Iterable[_Row]], rejects: dict[int, Reject]
+) -> Each[_Row]:
+    """Return the rows of messages; of one that is refused there are none.
+
+    Args:
+        items: index of the message, and what was parsed of it.
+        decode: raises Refused.
+        rejects: the refused ones are put here.
+    """
+    each: Each[_Row] = Each([], [], [])
+    for i, item in items:
+        try:
+            found = list(decode(item))
+        except Refused as refused:
+            rejects[i] = Reject(i, refused.reason, refused.path)
+            continue
+        each.rows.extend(found)
+        each.message.extend([i] * len(found))
+        if not found:
+            each.empty.append(i)
+    return each
