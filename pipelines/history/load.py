@@ -18,7 +18,7 @@ from pipelines.history.demo_warehouse import make_demo_warehouse
 from pipelines.history.gate import QualityGate, SuiteGate
 from pipelines.history.job import Job, load_job
 from pipelines.history.remembered import CHANGED, ENTRY, PASSED, Digests, Plan, Positions, Remembered, plan, rebased
-from pipelines.history.rows import RowTexts, decoded_rows, record_rows
+from pipelines.history.rows import RowTexts, decoded_rows, record_rows, typed
 from pipelines.history.spool import Spool
 from pipelines.history.warehouse import Warehouse, open_warehouse
 from pipelines.poll import DecodedPoll, Outcome, Poll
@@ -170,11 +170,16 @@ def changes_of(part: PartId) -> PartId:
 
 
 def _digests(settings: Settings, dataset: Dataset, spool: Spool) -> tuple[npt.NDArray[np.void], str]:
-    """Return the entries of a query's messages, and what tells its columns from those of another query."""
+    """Return the entries of a query's messages, and what tells its columns from those of another query.
+
+    Raises:
+        InputError: the query gives a column that the dataset does not have, or that cannot have its type.
+    """
     digests = Digests(dataset, load_keys(settings.path(settings.keys)).current("vault").secret)
     found, form = [np.zeros(0, ENTRY)], ""
     for table, starts in spool.tables():
-        found.append(digests.of(table, starts))
+        # In the types they will have: a column that cannot have its type is refused by name, before anything is made.
+        found.append(digests.of(typed(table, dataset), starts))
         form = hashlib.sha256(str([(field.name, str(field.type)) for field in table.schema]).encode()).hexdigest()
     return np.concatenate(found), form
 
