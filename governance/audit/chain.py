@@ -12,6 +12,7 @@ from pathlib import Path
 
 from governance.audit.records import Head, Place, Record, Seals, broken
 from vitalake import clock
+from vitalake.folders import sync_folder
 
 TORN = "torn"
 WRITERS = "writers"
@@ -190,26 +191,6 @@ def _identity(descriptor: int) -> tuple[int, int, int]:
 def _write_all(descriptor: int, data: bytes) -> None:
     while data:
         data = data[os.write(descriptor, data) :]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder alone, against other processes."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def chain_names(folder: Path) -> set[str]:

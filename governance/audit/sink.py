@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from governance.audit.chain import WRITERS, Chain, Odd, chain_names, folder_lock, sync_folder
+from governance.audit.chain import WRITERS, Chain, Odd, chain_names
 from governance.audit.events import AuditEvent
 from governance.audit.records import Seals, broken
 from vitalake.errors import ServiceUnavailable
+from vitalake.folders import folder_lock, sync_folder
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings
 

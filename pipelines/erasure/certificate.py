@@ -11,6 +11,7 @@ import msgspec
 
 from vitalake import clock
 from vitalake.errors import InputError, ServiceUnavailable
+from vitalake.folders import sync_folder
 
 
 class TableErased(msgspec.Struct, frozen=True):
@@ -100,6 +101,7 @@ def save(folder: Path, certificate: Certificate) -> Path:
             out.flush()
             os.fsync(out.fileno())
         staged.replace(target)
+        sync_folder(folder)  # what is needed to make it again is thrown away next
     except OSError as error:
         raise ServiceUnavailable(
             f"Certificate cannot be written ({error.strerror})",

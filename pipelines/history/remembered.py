@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pipelines.history.rows import IDENTITY
 from vitalake.errors import LakeError
+from vitalake.folders import sync_folder
 from vitalake.lake.dataset import Dataset
 
 ENTRY = np.dtype([("key", "<u8"), ("content", "<u8"), ("changed", "u1"), ("replaced", "<u8")])
@@ -180,11 +181,7 @@ class Remembered:
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(self._path)
-            descriptor = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_folder(self._path.parent)
         except OSError as error:
             raise LakeError(
                 f"What is loaded cannot be remembered ({error.strerror})",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import fcntl
 import os
 import secrets
 import stat
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vitalake import clock
 from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.folders import folder_lock, sync_folder
 from vitalake.keyservice.service import KeyRevoked, KeyVersion, Wrapped
 from vitalake.strict_yaml import read_yaml
 
@@ -118,7 +118,7 @@ class LocalKeyService:
     def _changed(self) -> Iterator[dict[str, Any]]:
         """Give the document; what the block made of it is written whole, or not at all."""
         try:
-            with _locked(self._path.parent):
+            with folder_lock(self._path.parent):
                 document = self._read()
                 yield document
                 staged = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
@@ -127,7 +127,7 @@ class LocalKeyService:
                     staged.replace(self._path)
                 finally:
                     staged.unlink(missing_ok=True)
-                _sync_folder(self._path.parent)
+                sync_folder(self._path.parent)
         except OSError as error:
             raise ServiceUnavailable(
                 f"Key service's file cannot be written ({error.strerror})",
@@ -214,22 +214,3 @@ def _write(path: Path, document: dict[str, Any]) -> None:
         yaml.safe_dump(document, out, sort_keys=False)
         out.flush()
         os.fsync(out.fileno())
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from changing the file meanwhile; the folder is locked, for the file is replaced."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

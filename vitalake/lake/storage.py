@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from vitalake.errors import SettingsError
+from vitalake.folders import sync_folder
 
 _S3_OPTIONS = {
     "AWS_ACCESS_KEY_ID": "access_key",
@@ -59,7 +60,7 @@ class Storage:
         target = Path(path)
         if not target.parent.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
-            _sync_folder(target.parent.parent)
+            sync_folder(target.parent.parent)
         # Renamed when complete: a span's row that is written again after a lost reply is in the table already, and
         # must not be half a file for a moment, or for ever.
         part = target.with_name(f"{target.name}.part")
@@ -69,7 +70,7 @@ class Storage:
             os.fsync(out.fileno())
             size = out.tell()
         part.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return size
 
     def read_parquet(self, relative: str, columns: list[str] | None = None) -> pa.Table:
@@ -106,15 +107,6 @@ class Storage:
             self.fs.delete_file(f"{self.root}/{relative}")
         except FileNotFoundError:
             return
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, not only the bytes of its files."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def open_storage(uri: str, options: dict[str, str]) -> Storage:

@@ -14,6 +14,7 @@ import msgspec
 
 from vitalake import clock
 from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.folders import sync_folder
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -119,7 +120,7 @@ class ErasureLog:
                 file.write(msgspec.json.encode(entry) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-            _sync(self._path.parent)
+            sync_folder(self._path.parent)
         except OSError as error:
             raise self._refused(error) from None
         return entry
@@ -142,11 +143,3 @@ class ErasureLog:
         return ServiceUnavailable(
             f"Erasure log refuses ({error.strerror})", where=self.name, remedy="Check its disk and permissions."
         )
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
