@@ -14,17 +14,15 @@ from pipelines.poll import Outcome
 from vitalake.care.facts import Admission, Fact, Movement, Person
 from vitalake.care.records import code_number
 from vitalake.care.store import CareStore
-from vitalake.care.values import MOST_ATTRIBUTION, ROW, Values
+from vitalake.care.values import MOST_ATTRIBUTION, ROW, Values, stage_of
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Dataset
 from vitalake.lake.spans import PartId
 from vitalake.sealing import Sealer
 from vitalake.settings import Settings
+from vitalake.statuses import TAKEN_BACK, WITHOUT_RESULT
 from vitalake.vault import Identity, Vault
 from vitalake.vocabulary import load_vocabulary
-
-TAKEN_BACK = ("entered-in-error", "cancelled")
-WITHOUT_RESULT = ("registered",)
 
 
 class CareFeed:
@@ -111,9 +109,10 @@ class CareFeed:
 
     def _observations(self, outcome: Outcome) -> None:
         rows, poll = outcome.rows, outcome.poll
-        status, code, chosen = _texts(rows["status"]), _texts(rows["code"]), None
-        back = _is_among(status, TAKEN_BACK)
-        chosen = (rows["value"].is_valid().to_numpy(zero_copy_only=False) | back) & ~_is_among(status, WITHOUT_RESULT)
+        status, code = _texts(rows["status"]), _texts(rows["code"])
+        empty = ~rows["value"].is_valid().to_numpy(zero_copy_only=False)
+        absent = rows["data_absent_reason"].is_valid().to_numpy(zero_copy_only=False)
+        chosen = (~empty | absent | _is_among(status, TAKEN_BACK)) & ~_is_among(status, WITHOUT_RESULT)
         if self._left_out:
             chosen &= ~_is_among(code, tuple(self._left_out))
         patients = _texts(rows["patient_id"])
@@ -124,7 +123,7 @@ class CareFeed:
         which = np.flatnonzero(chosen)
         values = np.zeros(len(which), ROW)
         values["code"] = self._code_numbers(code)[which]
-        values["withdrawn"] = back[which]
+        values["stage"] = (_stages(status) | empty)[which]
         values["value"] = pc.fill_null(rows["value"], np.nan).to_numpy()[which]
         for name in ("effective_at", "available_at"):
             values[name.replace("_at", "_us")] = rows[name].cast(pa.int64()).to_numpy(zero_copy_only=False)[which]
@@ -234,6 +233,12 @@ def _texts(column: pa.Array) -> pa.DictionaryArray:
 def _is_among(column: pa.DictionaryArray, texts: tuple[str, ...]) -> npt.NDArray[np.bool_]:
     hit = np.array([text in texts for text in column.dictionary.to_pylist()], np.bool_)
     found: npt.NDArray[np.bool_] = hit[column.indices.to_numpy(zero_copy_only=False)]
+    return found
+
+
+def _stages(status: pa.DictionaryArray) -> npt.NDArray[np.uint16]:
+    stages = np.array([stage_of(text) for text in [*status.dictionary.to_pylist(), None]], np.uint16)
+    found: npt.NDArray[np.uint16] = stages[pc.fill_null(status.indices, -1).to_numpy(zero_copy_only=False)]
     return found
 
 

@@ -119,23 +119,29 @@ class Catalogue:
                 where=f"{name}: {', '.join(sorted(needed))}",
                 remedy="Publish the key's columns, masked if need be.",
             )
+        paths, others = ((), ()) if table is None else _files(table, storage, folder, only)
         return Relation(
             name,
             columns,
             key=tuple(column for column in form.key if column != VERSION),
-            paths=() if table is None else tuple(_files(table, storage, folder, only)),
+            paths=paths,
+            others=others,
             differ=table is not None and table.state.differ,
             subject=only.hex() if only else "",
             sealed=tuple(self.sealed(name)) if zone == "restricted" else (),
         )
 
 
-def _files(table: Table, storage: Storage, folder: Path, subject: bytes | None) -> Iterator[str]:
-    """Yield where the files lie that hold a table's rows, or one patient's."""
+def _files(
+    table: Table, storage: Storage, folder: Path, subject: bytes | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return where the files lie that hold a table's rows, or one patient's; then, with a patient, everybody's."""
     snapshot = table.snapshot()
-    paths = snapshot.files if subject is None else [file.path for file in files_for(snapshot, subject)]
-    for path in sorted(paths):
-        yield _local(table.storage, path, folder)
+    places = {path: _local(table.storage, path, folder) for path in sorted(snapshot.files)}
+    if subject is None:
+        return tuple(places.values()), ()
+    mine = {file.path for file in files_for(snapshot, subject)}
+    return tuple(place for path, place in places.items() if path in mine), tuple(places.values())
 
 
 def _local(storage: Storage, path: str, folder: Path) -> str:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import msgspec
+
+from vitalake.statuses import CORRECTED, STAGES, TAKEN_BACK
 
 VERSION = "version"
 STATUS = "status"
 AVAILABLE = "available_at"
 ATTRIBUTION = "attribution"
+TOLD = "told_at"
+SUBJECT = "subject"
+MESSAGE = ("source", "source_position", TOLD)
+"""What tells the messages of one version apart, of senders who count none; what of it is published is used."""
+
 PROVENANCE = ("ingested_at", "source", "source_position")
 """How a row came to us; decides only between rows that say the same."""
-
-CORRECTED = ("amended", "corrected")
-STAGES = (
-    ("registered",),
-    ("preliminary",),
-    ("final", "unknown", "active"),
-    (*CORRECTED, "ended"),
-    ("cancelled",),
-    ("entered-in-error",),
-)
-"""How far a result has come, for senders who count no versions: of one version the later stage replaces the earlier."""
-
-TAKEN_BACK = ("entered-in-error", "cancelled")
-"""What was withdrawn is no current value; ``<dataset>_versions`` still shows it."""
 
 RESTRICTED = "restricted_"
 """Before the name of a dataset: its rows as they came, what identifies sealed."""
@@ -45,6 +40,7 @@ class Relation(msgspec.Struct, frozen=True):
         paths: the files of one version of its table.
         differ: whether files of before lack a column, or hold a narrower type.
         subject: hex of the one patient whose rows these are; empty: all rows.
+        others: with a subject, the files of all patients: what was this patient's first may be another's by now.
         sealed: columns whose values are sealed. Each is wrapped, so that it is neither compared with text, which
             would find nothing, nor joined to something else, which could not be opened.
     """
@@ -55,6 +51,7 @@ class Relation(msgspec.Struct, frozen=True):
     paths: tuple[str, ...]
     differ: bool = False
     subject: str = ""
+    others: tuple[str, ...] = ()
     sealed: tuple[str, ...] = ()
 
 
@@ -70,9 +67,10 @@ def known_name(name: str) -> str:
 
 def views(relation: Relation) -> list[str]:
     """Return the statements that make a relation, in order."""
-    rows, moment = quoted(versions_name(relation.name)), f"CAST({MOMENT} AS TIMESTAMPTZ)"
+    versions, moment = quoted(versions_name(relation.name)), f"CAST({MOMENT} AS TIMESTAMPTZ)"
+    rows = _rows_of_things(relation, versions) if relation.subject else versions
     made = [
-        f"CREATE VIEW {rows} AS {versions_sql(relation)}",
+        f"CREATE VIEW {versions} AS {versions_sql(relation)}",
         f"CREATE VIEW {quoted(relation.name)} AS {_latest(relation, rows)}",
     ]
     if AVAILABLE in relation.columns:
@@ -90,7 +88,7 @@ def versions_sql(relation: Relation) -> str:
     if not relation.paths:
         return f"SELECT {names} FROM ({nothing})"  # noqa: S608
     paths = f"[{', '.join(map(text, relation.paths))}]"
-    mine = f" WHERE subject = from_hex({text(relation.subject)})" if relation.subject else ""
+    mine = f" WHERE {_is_subjects(relation)}" if relation.subject else ""
     if not relation.differ:
         return f"SELECT {names} FROM read_parquet({paths}){mine}"  # noqa: S608
     # By name, so that a file without a column gives nulls; the empty one knows all of them, and the wider types.
@@ -103,47 +101,93 @@ def _wrapped(name: str) -> str:
     return f"CASE WHEN {column} IS NOT NULL THEN struct_pack({SEALED} := {column}) END AS {column}"
 
 
+def _is_subjects(relation: Relation) -> str:
+    return f"{quoted(SUBJECT)} = from_hex({text(relation.subject)})"
+
+
+def _rows_of_things(relation: Relation, versions: str) -> str:
+    """Return all patients' rows of the things that one patient has a row of: a later version may name another one."""
+    everybody = versions_sql(msgspec.structs.replace(relation, paths=relation.others, subject=""))
+    return f"(SELECT r.* FROM ({everybody}) r SEMI JOIN {versions} k ON {_same(relation)})"  # noqa: S608
+
+
+def _same(relation: Relation) -> str:
+    # IS NOT DISTINCT FROM, for a key without a value is a key as well.
+    return " AND ".join(f"r.{name} IS NOT DISTINCT FROM k.{name}" for name in map(quoted, relation.key))
+
+
 def _latest(relation: Relation, rows: str) -> str:
     """Return a SELECT of the row of each thing that counts, without what was taken back: *current*, of some rows.
 
-    Of the highest version a row whose message named its patient comes before one that was attributed by its device, and
-    of the latter that of the latest knowledge. Of those that are left the later stage counts; of several corrections
-    the one that was known last, else the one that was known first. Which came to us first never matters.
+    A message that names no patient has a row each time its value changed hands: of those the latest knowledge counts.
+    Of the rows that are left the highest version counts; of that one a row whose message named its patient before one
+    that was attributed by its device, somebody's before nobody's, and the later stage before the earlier; of several
+    corrections the one that was told last, else the one that was told first. Which came to us first never matters.
 
     Few things have more than one row: only those are sorted. On 3.3 million rows that halves time and memory.
     """
-    keys = ", ".join(map(quoted, relation.key))
-    kept = "true"
-    if STATUS in relation.columns:
-        kept = f"coalesce({quoted(STATUS)}, '') NOT IN ({', '.join(map(text, TAKEN_BACK))})"
-    # IS NOT DISTINCT FROM, for a key without a value is a key as well.
-    same = " AND ".join(f"r.{name} IS NOT DISTINCT FROM k.{name}" for name in map(quoted, relation.key))
+    keys, same = ", ".join(map(quoted, relation.key)), _same(relation)
+    first = f"row_number() OVER (PARTITION BY {keys} ORDER BY {_order(relation)}) = 1"
     return (
         f"WITH k AS MATERIALIZED (SELECT {keys} FROM {rows} GROUP BY ALL HAVING count(*) > 1), "  # noqa: S608
-        f"latest AS (SELECT r.* FROM {rows} r SEMI JOIN k ON {same} "
-        f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {_order(relation)}) = 1) "
-        f"SELECT * FROM (SELECT r.* FROM {rows} r ANTI JOIN k ON {same} UNION ALL SELECT * FROM latest) WHERE {kept}"
+        f"told AS (SELECT r.* FROM {rows} r SEMI JOIN k ON {same}{_qualified(relation)}), "
+        f"latest AS (SELECT * FROM told QUALIFY {first}) "
+        f"SELECT * FROM (SELECT r.* FROM {rows} r ANTI JOIN k ON {same} UNION ALL SELECT * FROM latest) "
+        f"WHERE {_kept(relation)}"
     )
+
+
+def _kept(relation: Relation) -> str:
+    """Return whether the row that counts is shown."""
+    kept = ["true"]
+    if STATUS in relation.columns:
+        kept.append(f"coalesce({quoted(STATUS)}, '') NOT IN ({', '.join(map(text, TAKEN_BACK))})")
+    if ATTRIBUTION in relation.columns:
+        kept.append(f"coalesce({quoted(ATTRIBUTION)} % 2 = 1, true)")
+    if relation.subject:
+        kept.append(_is_subjects(relation))
+    return " AND ".join(kept)
+
+
+def _qualified(relation: Relation) -> str:
+    """Return what leaves of the rows of one message that names no patient the one of the latest knowledge."""
+    columns = relation.columns
+    if ATTRIBUTION not in columns:
+        return ""
+    message = ", ".join(map(quoted, (*relation.key, VERSION, *(name for name in MESSAGE if name in columns))))
+    order = _in_order([f"{_available(columns)} DESC", f"{quoted(ATTRIBUTION)} DESC", *_said(relation)])
+    last = f"row_number() OVER (PARTITION BY {message} ORDER BY {order}) = 1"
+    return f" QUALIFY {quoted(ATTRIBUTION)} IS NULL OR {last}"
 
 
 def _order(relation: Relation) -> str:
     """Return what comes first of the rows of one thing."""
     columns = relation.columns
-    available = quoted(AVAILABLE) if AVAILABLE in columns else "NULL::TIMESTAMPTZ"
+    told = f"coalesce({quoted(TOLD)}, {_available(columns)})" if TOLD in columns else _available(columns)
     order = [f"{quoted(VERSION)} DESC"]
     if ATTRIBUTION in columns:
-        attributed = f"{quoted(ATTRIBUTION)} IS NOT NULL"
-        order += [attributed, f"CASE WHEN {attributed} THEN {available} END DESC", f"{quoted(ATTRIBUTION)} DESC"]
+        order += [f"{quoted(ATTRIBUTION)} IS NOT NULL", f"{quoted(ATTRIBUTION)} % 2 = 0"]
     if STATUS in columns:
         stages = " ".join(f"WHEN {text(status)} THEN {stage}" for stage, names in enumerate(STAGES) for status in names)
         corrected = f"{quoted(STATUS)} IN ({', '.join(map(text, CORRECTED))})"
-        order += [f"CASE {quoted(STATUS)} {stages} END DESC", f"CASE WHEN {corrected} THEN {available} END DESC"]
-    order.append(available)
-    # What is sealed differs each time it is sealed, and what a row says has no order: any will do, if always the same.
-    settled = {*relation.key, *relation.sealed, *PROVENANCE, VERSION, ATTRIBUTION, AVAILABLE}
-    order += [quoted(name) for name in columns if name not in settled]
-    order += [quoted(name) for name in PROVENANCE if name in columns]
-    return ", ".join(f"{part} NULLS LAST" for part in order)
+        order += [f"CASE {quoted(STATUS)} {stages} END DESC", f"CASE WHEN {corrected} THEN {told} END DESC"]
+    order += [told, *_said(relation)]
+    return _in_order([*order, *(quoted(name) for name in PROVENANCE if name in columns)])
+
+
+def _said(relation: Relation) -> list[str]:
+    """Return the columns of what a row says: any order of them will do, if it is always the same."""
+    # What is sealed differs each time it is sealed.
+    settled = {*relation.key, *relation.sealed, *PROVENANCE, VERSION, ATTRIBUTION, TOLD}
+    return [quoted(name) for name in relation.columns if name not in settled]
+
+
+def _available(columns: Mapping[str, str]) -> str:
+    return quoted(AVAILABLE) if AVAILABLE in columns else "NULL::TIMESTAMPTZ"
+
+
+def _in_order(parts: Iterable[str]) -> str:
+    return ", ".join(f"{part} NULLS LAST" for part in parts)
 
 
 def quoted(name: str) -> str:

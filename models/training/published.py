@@ -22,9 +22,7 @@ from vitalake.lake.lake import published_name
 from vitalake.lake.storage import open_storage
 from vitalake.lake.table import Table
 from vitalake.settings import Settings
-
-WITHOUT_RESULT = ("registered",)
-"""Statuses of what was not measured yet; the care store leaves such values out as well."""
+from vitalake.statuses import WITHOUT_RESULT
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

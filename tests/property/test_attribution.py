@@ -165,28 +165,56 @@ def test_an_owner_is_never_printed() -> None:
 COLUMNS = {
     "observation_id": "BLOB", "version": "BIGINT", "patient_id": "VARCHAR", "encounter_id": "VARCHAR",
     "status": "VARCHAR", "value": "DOUBLE", "available_at": "TIMESTAMPTZ", "attribution": "BIGINT",
-    "ingested_at": "TIMESTAMPTZ", "source": "VARCHAR", "source_position": "BIGINT",
+    "ingested_at": "TIMESTAMPTZ", "source": "VARCHAR", "source_position": "BIGINT", "told_at": "TIMESTAMPTZ",
 }  # fmt: skip
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def stored(values: list[Written], order: random.Random) -> pa.Table:
-    """Return what was written of the versions of one observation as a table, in any order."""
+STAGE = {"preliminary": 0, "final": 1, "corrected": 2}
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of one observation whose device names no patient.
+
+    Attributes:
+        version: as its sender counts; 0 in all of them where it does not.
+        status: how far the value has come.
+        told: when it could be known.
+    """
+
+    version: int
+    status: str
+    told: int
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return what is highest of the message that counts: of corrections the last one, else the first one."""
+        return (self.version, STAGE[self.status], self.told if self.status == "corrected" else -self.told)
+
+
+MESSAGES = st.lists(
+    st.builds(Message, st.integers(0, 1), st.sampled_from([*STAGE]), TIMES), min_size=1, max_size=4, unique=True
+)
+
+
+def stored(values: dict[Message, Written], order: random.Random) -> pa.Table:
+    """Return what was written of the messages of one observation as a table, in any order."""
     rows = [
         {
             "observation_id": b"o",
-            "version": version,
+            "version": message.version,
             "patient_id": row.owner.patient,
             "encounter_id": row.owner.encounter,
-            "status": "entered-in-error" if row.withdrawn else "final",
-            "value": None if row.withdrawn else float(version),
+            "status": "entered-in-error" if row.withdrawn else message.status,
+            "value": None if row.withdrawn else float(position),
             "available_at": START + timedelta(hours=row.available_us),
             "attribution": row.attribution,
+            "told_at": START + timedelta(hours=message.told),
             "ingested_at": START + timedelta(days=9, seconds=order.randrange(9)),
             "source": "vitals[0]",
-            "source_position": version,
+            "source_position": position,
         }
-        for version, value in enumerate(values)
+        for position, (message, value) in enumerate(values.items())
         for row in value.rows
     ]
     order.shuffle(rows)
@@ -195,18 +223,17 @@ def stored(values: list[Written], order: random.Random) -> pa.Table:
     return pa.Table.from_pylist(rows, pa.schema([(n, types.get(kind, moment)) for n, kind in COLUMNS.items()]))
 
 
-@settings(max_examples=15)
-@given(
-    known=HISTORIES,
-    at=TIMES,
-    available=st.lists(TIMES, min_size=1, max_size=3),
-    chance=st.randoms(use_true_random=False),
-)
+@settings(max_examples=40)
+@given(known=HISTORIES, at=TIMES, messages=MESSAGES, chance=st.randoms(use_true_random=False))
 def test_the_sql_of_the_views_says_it_too(
-    tmp_path_factory: pytest.TempPathFactory, known: list[Fact], at: int, available: list[int], chance: random.Random
+    tmp_path_factory: pytest.TempPathFactory,
+    known: list[Fact],
+    at: int,
+    messages: list[Message],
+    chance: random.Random,
 ) -> None:
-    values = [Written(at, first) for first in sorted(available)]  # versions of one observation, told in their order
-    arrivals: list[Fact | Written] = [*known, *values]
+    values = {message: Written(at, message.told) for message in messages}
+    arrivals: list[Fact | Message] = [*known, *messages]
     chance.shuffle(arrivals)
     there: list[Fact] = []
     told: list[Written] = []
@@ -214,12 +241,12 @@ def test_the_sql_of_the_views_says_it_too(
         if isinstance(arrival, Fact):
             there.append(arrival)
         else:
-            arrival.write(there[: chance.randint(0, len(there))], seen=[])
-            told.append(arrival)
+            values[arrival].write(there[: chance.randint(0, len(there))], seen=[])
+            told.append(values[arrival])
         if chance.random() < 0.5:
             for value in told:
                 value.write(there)
-    for value in values:
+    for value in values.values():
         value.write(there)
     path = tmp_path_factory.mktemp("rows") / "rows.parquet"
     pq.write_table(stored(values, chance), path)
@@ -229,10 +256,13 @@ def test_the_sql_of_the_views_says_it_too(
         for statement in views(relation):
             database.execute(statement)
         for moment in range(-1, 16):
-            version = max((v for v, value in enumerate(values) if value.available <= moment), default=None)
-            owner = None if version is None else resolve(distinct(known), at, moment)
+            seen = [message for message in messages if message.told <= moment]
+            owner = resolve(distinct(known), at, moment) if seen else None
             text = (START + timedelta(hours=moment)).isoformat()
             query = f"SELECT patient_id, encounter_id, value FROM {known_name('observation')}('{text}')"  # noqa: S608
-            expected = [] if owner is None else [(owner.patient, owner.encounter, float(version or 0))]
+            expected = []
+            if owner is not None:
+                value_of = float(messages.index(max(seen, key=Message.counts)))
+                expected = [(owner.patient, owner.encounter, value_of)]
             assert database.execute(query).fetchall() == expected, moment
         assert database.execute("SELECT patient_id, encounter_id, value FROM observation").fetchall() == expected

@@ -39,9 +39,17 @@ STAGE = {
 }  # fmt: skip
 
 
+TOLD = (-2, 0, 0, 3)
+"""When the messages that name no patient could be known."""
+
+
 @dataclass(frozen=True)
 class Fact:
-    """A row as its message or its attribution makes it, whenever it comes to us."""
+    """A row as its message or its attribution makes it, whenever it comes to us.
+
+    Of one message that names no patient there is a row each time its value changes hands: ``attribution`` is even where
+    it is not this patient's any more.
+    """
 
     thing: int
     version: int
@@ -50,6 +58,13 @@ class Fact:
     patient: str
     known: int | None
     attribution: int | None = None
+    message: int = 0
+    """Which message said it; asked of attributed values only."""
+
+    @property
+    def told(self) -> int | None:
+        """When the message could be known, whoever's its value is."""
+        return self.known if self.attribution is None else TOLD[self.message]
 
     def row(self, arrival: int) -> dict[str, Any]:
         """Return the row as it is published; only the last four columns say when it came."""
@@ -63,9 +78,10 @@ class Fact:
             "effective_at": START,
             "available_at": None if self.known is None else START + timedelta(hours=self.known),
             "attribution": self.attribution,
+            "told_at": None if self.attribution is None else START + timedelta(hours=TOLD[self.message]),
             "ingested_at": START + timedelta(days=9, seconds=arrival),
-            "source": f"vitals[{arrival % 2}]",
-            "source_position": arrival,
+            "source": f"vitals[{arrival % 2 if self.attribution is None else self.message % 2}]",
+            "source_position": arrival if self.attribution is None else self.message // 2,
         }
 
     def shown(self) -> tuple[Any, ...]:
@@ -83,32 +99,43 @@ def current(facts: Sequence[Fact], *, at: int | None = None) -> list[tuple[Any, 
     for thing in {fact.thing for fact in known}:
         mine = [fact for fact in known if fact.thing == thing]
         mine = [fact for fact in mine if fact.version == max(f.version for f in mine)]
-        named = [fact for fact in mine if fact.attribution is None]
-        if named:
-            best = _of_named(named)
-        else:
-            best = _of_attributed(mine)
-        if best.status not in ("entered-in-error", "cancelled"):
+        best = _best([fact for fact in mine if fact.attribution is None] or _somebodys(mine))
+        if best is not None and best.status not in ("entered-in-error", "cancelled"):
             found.append(best.shown())
     return sorted(found, key=str)
 
 
-def _of_attributed(facts: list[Fact]) -> Fact:
-    """The latest knowledge counts: when it could be had, then how many facts it was made of."""
-    latest = max((-1 if f.known is None else f.known, f.attribution) for f in facts)
-    return _of_named([f for f in facts if (-1 if f.known is None else f.known, f.attribution) == latest])
+def _somebodys(facts: list[Fact]) -> list[Fact]:
+    """Of each message its latest knowledge, by when it could be had, then how much it was; no tombstones."""
+    found = []
+    for message in {fact.message for fact in facts}:
+        mine = [fact for fact in facts if fact.message == message]
+        latest = max(map(_knowledge, mine))
+        if latest[1] % 2:
+            found.append(min((fact for fact in mine if _knowledge(fact) == latest), key=_said))
+    return found
 
 
-def _of_named(facts: list[Fact]) -> Fact:
-    """The latest stage; of corrections the last one known, of anything else the first; then whatever says less."""
+def _knowledge(fact: Fact) -> tuple[int, int]:
+    return (-1 if fact.known is None else fact.known, fact.attribution or 0)
+
+
+def _best(facts: list[Fact]) -> Fact | None:
+    """The latest stage; of corrections the last one told, of anything else the first; then whatever says less."""
+    if not facts:
+        return None
     stage = max(STAGE[fact.status] for fact in facts)
     facts = [fact for fact in facts if STAGE[fact.status] == stage]
     if stage == STAGE["amended"]:
-        last = max((fact.known for fact in facts if fact.known is not None), default=None)
-        facts = [fact for fact in facts if fact.known == last]
-    first = min((fact.known for fact in facts if fact.known is not None), default=None)
-    facts = [fact for fact in facts if fact.known == first]
-    return min(facts, key=lambda f: (f.patient, f.value is None, f.value or 0, f.status or "~"))
+        last = max((fact.told for fact in facts if fact.told is not None), default=None)
+        facts = [fact for fact in facts if fact.told == last]
+    first = min((fact.told for fact in facts if fact.told is not None), default=None)
+    facts = [fact for fact in facts if fact.told == first]
+    return min(facts, key=_said)
+
+
+def _said(fact: Fact) -> tuple[object, ...]:
+    return (fact.patient, fact.value is None, fact.value or 0, fact.status or "~", fact.known)
 
 
 # -- facts
@@ -128,20 +155,24 @@ ATTRIBUTED = st.builds(
     Fact,
     thing=st.integers(0, 2),
     version=st.integers(0, 2),
-    status=st.sampled_from(["final", "amended", "entered-in-error"]),
+    status=st.sampled_from(["preliminary", "final", "amended", "entered-in-error"]),
     value=st.none() | st.sampled_from([70.0, 71.0]),
     patient=st.sampled_from(["p", "q"]),
     known=st.sampled_from(HOURS),
     attribution=st.integers(0, 5),
+    message=st.integers(0, len(TOLD) - 1),
 )
 ORDINARY = Fact(0, 1, "final", 70.0, "p", 1)
 DEVICE = [
-    replace(ORDINARY, attribution=2, known=1),
+    replace(ORDINARY, attribution=3, known=1),
     replace(ORDINARY, attribution=4, known=2, status="entered-in-error"),
     replace(ORDINARY, attribution=7, known=3, patient="q"),
     replace(ORDINARY, attribution=6, known=3, status="entered-in-error"),
 ]
 """A device's value: one patient's, nobody's, then another's."""
+
+EARLIER = [replace(fact, status="preliminary", value=71.0, message=3) for fact in DEVICE[2:3]]
+"""An earlier stage of it, which comes when it is the other one's already."""
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +236,7 @@ def arrivals(draw: st.DrawFn) -> list[list[Fact]]:
 @example(commits=[[replace(ORDINARY, version=2, value=71.0), ORDINARY]], merged=False)
 @example(commits=[[ORDINARY, replace(ORDINARY, status="entered-in-error", value=None, known=3)]], merged=False)
 @example(commits=[DEVICE[:2], DEVICE[2:]], merged=False)
+@example(commits=[DEVICE, EARLIER], merged=False)
 def test_any_order_of_arrival_gives_the_same_views_for_every_moment(
     place: Path, commits: list[list[Fact]], merged: bool
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from models.splits import held_out
 from pipelines.care import open_care
@@ -87,6 +88,27 @@ def test_corrections_replace_and_what_was_entered_in_error_goes(home: Path) -> N
         first=2,
     )
     assert _history(home, first).value.tolist() == [75.0]
+
+
+@pytest.mark.parametrize(
+    ("replayed", "counts"),
+    [
+        ({"value": 60.0, "status": "preliminary"}, [72.0]),
+        ({"value": 75.0, "status": "corrected"}, [75.0]),
+        ({"value": None, "status": "corrected", "dataAbsentReason": {"text": "artefact"}}, []),
+        ({"value": 72.0, "status": "entered-in-error"}, []),
+    ],
+)
+def test_of_senders_without_versions_the_later_stage_counts_whatever_comes_last(
+    home: Path, replayed: dict[str, Any], counts: list[float]
+) -> None:
+    at, steps = _at(10), _steps(home)
+    final = message(1, effectiveDateTime=at, value=72.0, meta=None)
+    other = message(1, effectiveDateTime=at, meta=None, **replayed)
+    outcome = _run(steps, [final, other])
+    assert _history(home, outcome).value.tolist() == counts
+    _run(_steps(home), [other, final], first=2)
+    assert _history(home, outcome).value.tolist() == counts
 
 
 def test_what_stood_in_the_code_of_a_rejected_message_does_not_stop_the_others(home: Path) -> None:

@@ -19,7 +19,7 @@ from vitalake.care.facts import Admission, Movement, Person
 from vitalake.care.records import code_number
 from vitalake.care.replay import Replay
 from vitalake.care.store import BLOCK_ROWS, CareStore
-from vitalake.care.values import ROW, Values
+from vitalake.care.values import ROW, Values, stage_of
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
@@ -78,7 +78,7 @@ def test_the_latest_version_counts_and_what_was_taken_back_is_gone(tmp_path: Pat
     values = _values(6)
     values.rows["id"] = [1, 1, 2, 2, 3, 3]
     values.rows["version"] = [2, 1, 1, 2, 1, 2]  # corrections may come before what they correct
-    values.rows["withdrawn"] = [0, 0, 0, 0, 0, 1]
+    values.rows["stage"] = [4, 4, 4, 4, 4, 11]
     _take(store, values)
     assert store.history("v1.p").value.tolist() == [0.0, 3.0]
 
@@ -225,7 +225,8 @@ def test_a_replay_runs_as_fast_as_it_says_and_ends() -> None:
 
 def _owned(patient: str, *, attribution: int, value: float = 1.0, withdrawn: bool = False, position: int = 0) -> Values:
     values = _values(1, first=position, patient=patient, part="t/0")
-    values.rows["id"], values.rows["value"], values.rows["withdrawn"] = 7, value, withdrawn
+    values.rows["id"], values.rows["value"] = 7, value
+    values.rows["stage"] = stage_of("entered-in-error" if withdrawn else "final")
     values.rows["attribution"] = attribution
     values.rows["effective_us"] = values.rows["available_us"] = clock.now_us() - MINUTE
     return values

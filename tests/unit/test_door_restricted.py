@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,21 @@ def test_one_patients_rows_are_found_by_pseudonym_or_by_the_sources_id(
     with pytest.raises(InputError, match="Nobody has this pseudonym") as caught:
         ask(door, SELECT, patient="v1." + "b" * 32)
     assert "bbbb" not in str(caught.value)
+
+
+def test_a_value_that_was_given_to_another_patient_is_not_the_first_ones_any_more(
+    door: RestrictedDoor, settings: Settings, vault: Vault, keys: KeyRing
+) -> None:
+    moved = identified(2, "ZZMRN-1", version=2, available_at=NOON + timedelta(hours=1))
+    keep(settings, vault, keys, "observation", [moved])
+    assert ask(door, SELECT, patient="ZZMRN-2") == []
+    assert [row["value"] for row in ask(door, SELECT, patient="ZZMRN-1")] == [72.0, 99.0]
+    versions = SELECT.replace("restricted_observation", "restricted_observation_versions")
+    assert [row["value"] for row in ask(door, versions, patient="ZZMRN-2")] == [72.0]
+    for patient, hour, found in (("ZZMRN-2", "12:30", [72.0]), ("ZZMRN-1", "12:30", []), ("ZZMRN-2", "13:00", [])):
+        known = f"restricted_observation_as_known_at('2026-03-01 {hour}')"
+        rows = ask(door, SELECT.replace("restricted_observation", known), patient=patient)
+        assert [row["value"] for row in rows if row["value"] == 72.0] == found
 
 
 def test_published_rows_can_be_asked_beside(door: RestrictedDoor, settings: Settings) -> None:

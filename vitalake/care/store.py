@@ -26,7 +26,7 @@ from vitalake.care.ahead import Ahead
 from vitalake.care.facts import KINDS, Admission, Fact, Movement, Person, until
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
-from vitalake.care.values import ROW, Values
+from vitalake.care.values import ROW, Values, current
 from vitalake.sealing import Sealer
 from vitalake.sqlite import Database
 
@@ -426,7 +426,7 @@ class CareStore:
         return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
     def history(self, patient: str) -> History:
-        """Return a patient's values, of each the latest version; empty when the patient is not known.
+        """Return a patient's values, of each the row that counts; empty when the patient is not known.
 
         Values taken back are left out. Some may lie ahead of the ward's time: see History.known_at.
 
@@ -439,16 +439,7 @@ class CareStore:
         opened = [self._sealer.open(s, context=_place(patient, writer, number)) for writer, number, s in blocks]
         rows = np.frombuffer(b"".join(opened), ROW)
         rows = rows[rows["effective_us"] >= self.now_us() - self._hours_us]
-        ids = rows["id"].copy()
-        ids.sort()
-        if (ids[1:] == ids[:-1]).any():
-            ids = rows["id"]
-            known = np.where(rows["attribution"] > 0, rows["available_us"], 0)
-            order = np.lexsort((rows["attribution"], known, rows["version"], ids))
-            last = np.append(ids[order][1:] != ids[order][:-1], True)
-            rows = rows[order[last]]
-        if rows["withdrawn"].any():
-            rows = rows[rows["withdrawn"] == 0]
+        rows = current(rows)
         times = np.ascontiguousarray(rows["effective_us"])
         if (times[1:] < times[:-1]).any():
             rows = rows[np.argsort(times, kind="stable")]

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vitalake.statuses import CORRECTED, STAGES, TAKEN_BACK
+
 ROW = np.dtype(
     [
         ("code", "<u4"),
-        ("withdrawn", "<u2"),
+        ("stage", "<u2"),
         ("attribution", "<u2"),
         ("value", "<f8"),
         ("effective_us", "<i8"),
@@ -20,8 +22,8 @@ ROW = np.dtype(
         ("version", "<i8"),
     ]
 )
-"""One value: LOINC as a number, whether it was taken back, how much was known of whose it is (0: the message said so;
-see the dataset observation), the first half of observation_id, and its version."""
+"""One value: LOINC as a number, how far it has come (see stage_of), how much was known of whose it is (0: the message
+said so; see the dataset observation), the first half of observation_id, and its version."""
 
 MOST_ATTRIBUTION = 0xFFFE
 """Where more is known than fits, what was stored last counts: after 32,767 facts of one device."""
@@ -32,7 +34,7 @@ class Values:
     """Values of a poll.
 
     Attributes:
-        rows: of dtype ROW.
+        rows: of dtype ROW; the stage of what has no value is odd.
         patient: index into ``patients`` of each row.
         patients: pseudonyms.
         position: source position of each row.
@@ -54,3 +56,63 @@ class Values:
         return Values(
             self.rows[chosen], self.patient[chosen], self.patients, self.position[chosen], self.part[chosen], self.parts
         )
+
+
+def stage_of(status: str | None) -> int:
+    """Return the stage of a value by FHIR's status: of one version a higher one replaces a lower one.
+
+    Odd where there is no value: it was taken back, or (see Values) the message says that there is none.
+    """
+    rank = next((i for i, statuses in enumerate(STAGES, 1) if status in statuses), 0)
+    return 2 * rank + (status in TAKEN_BACK)
+
+
+_CORRECTED = [stage_of(status) // 2 for status in CORRECTED]
+
+
+def current(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Return the rows of one patient that count, one of each value, in no order.
+
+    They are those of the lake's *current* (governance/door/relations.py), but for one thing: which message a row came
+    of is not kept. So what takes an attributed value from a patient takes all messages of its version that were known
+    as the patient's before.
+
+    Args:
+        rows: of dtype ROW, in the order they were stored.
+    """
+    ids = np.sort(rows["id"])
+    again = ids[1:][ids[1:] == ids[:-1]]
+    if len(again):
+        several = np.isin(rows["id"], again)
+        counts = np.append(np.flatnonzero(~several), _that_count(rows, np.flatnonzero(several)))
+        rows = rows[counts]
+    return rows[rows["stage"] % 2 == 0] if (rows["stage"] % 2).any() else rows
+
+
+def _that_count(rows: npt.NDArray[np.void], among: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return of each value the index of the row that counts; of a value that is not this patient's any more none."""
+    rows = rows[among]
+    of, number = np.unique(rows["id"], return_inverse=True)
+    owned, even = rows["attribution"] > 0, rows["attribution"] % 2 == 0
+    kept = rows["version"] == _highest(rows["version"], number)
+    named = np.bincount(number[kept & ~owned], minlength=len(of)) > 0
+    kept &= ~(owned & named[number])
+    known = np.empty(len(rows), np.int64)
+    known[np.lexsort((rows["attribution"], rows["available_us"]))] = np.arange(1, len(rows) + 1)
+    taken = _highest(np.where(kept & owned & even, known, 0), number)
+    kept &= ~owned | (known > taken)
+    is_corrected = np.isin(rows["stage"] // 2, _CORRECTED)
+    told = np.where(is_corrected, rows["available_us"], -rows["available_us"])
+    order = np.lexsort((told, rows["stage"] // 2, number))
+    order = order[kept[order]]
+    last = np.diff(number[order], append=-1) != 0
+    found: npt.NDArray[np.int64] = among[order[last]]
+    return found
+
+
+def _highest(values: npt.NDArray[np.int64], number: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return for each row the highest of the values of its number."""
+    highest = np.full(int(number.max()) + 1, np.iinfo(np.int64).min)
+    np.maximum.at(highest, number, values)
+    found: npt.NDArray[np.int64] = highest[number]
+    return found

@@ -1,0 +1,20 @@
+"""What the status of a record says of which of its versions counts; of FHIR's observation and of associations."""
+
+from __future__ import annotations
+
+CORRECTED = ("amended", "corrected")
+STAGES = (
+    ("registered",),
+    ("preliminary",),
+    ("final", "unknown", "active"),
+    (*CORRECTED, "ended"),
+    ("cancelled",),
+    ("entered-in-error",),
+)
+"""How far a result has come, for senders who count no versions: of one version the later stage replaces the earlier."""
+
+TAKEN_BACK = ("entered-in-error", "cancelled")
+"""What was withdrawn is no current value; ``<dataset>_versions`` still shows it."""
+
+WITHOUT_RESULT = ("registered",)
+"""What was not measured yet: neither training nor the care store takes it."""
