@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from governance.rules import Then
 from vitalake.keys import Key, KeyRing
@@ -24,6 +26,7 @@ CACHE_ENTRIES = 200_000
 _TAG_BYTES = 16
 _CHECK_BYTES = 4
 _TOKEN = re.compile(r"(v\d+)\.([a-z2-7]{32})")
+_LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", np.uint8)
 
 
 @cache
@@ -43,49 +46,65 @@ class Pseudonyms:
     def __init__(self, keys: KeyRing, domain: str) -> None:
         self._key = keys.current("pseudonym")
         self._by_version = {key.version: key for key in keys.versions("pseudonym")}
-        self._domain = domain.encode()
+        # The domain's length keeps (ab, c) and (a, bc) apart.
+        self._domain = bytes([len(domain.encode())]) + domain.encode()
+        self._id, self._mark = self._begun(self._key, b"id"), self._begun(self._key, b"check")
         # Masks, sealers and the care store ask for the same tokens: each is made once in a process.
-        self._cache = _tokens(
-            self._key.id, self._digest(self._key, b"cache", b",".join(map(str.encode, self._by_version)))
-        )
+        whose = _digest(self._begun(self._key, b"cache"), b",".join(map(str.encode, self._by_version)))
+        self._cache = _tokens(self._key.id, whose)
 
     def token(self, value: str) -> str:
         """Return the token of a value."""
+        return self._made([value])[0]
+
+    def _made(self, values: Sequence[str]) -> list[str]:
+        tags = [_digest(self._id, value.encode())[:_TAG_BYTES] for value in values]
+        raw = b"".join(tag + _digest(self._mark, tag)[:_CHECK_BYTES] for tag in tags)
+        texts = zip(values, _in_base32(raw), strict=True)
+        return [value if self._is_ours(value) else f"{self._key.version}.{text}" for value, text in texts]
+
+    def _is_ours(self, value: str) -> bool:
         match = _TOKEN.fullmatch(value)
-        if match and self._is_ours(match[1], match[2]):
-            return value
-        tag = self._digest(self._key, b"id", value.encode())[:_TAG_BYTES]
-        text = base64.b32encode(tag + self._check(self._key, tag)).decode().lower()
-        return f"{self._key.version}.{text}"
-
-    def _is_ours(self, version: str, text: str) -> bool:
-        key = self._by_version.get(version)
-        if key is None:
+        key = self._by_version.get(match[1]) if match else None
+        if match is None or key is None:
             return False
-        raw = base64.b32decode(text.upper())
-        return hmac.compare_digest(raw[_TAG_BYTES:], self._check(key, raw[:_TAG_BYTES]))
+        raw = base64.b32decode(match[2].upper())
+        expected = _digest(self._begun(key, b"check"), raw[:_TAG_BYTES])[:_CHECK_BYTES]
+        return hmac.compare_digest(raw[_TAG_BYTES:], expected)
 
-    def _check(self, key: Key, tag: bytes) -> bytes:
-        return self._digest(key, b"check", tag)[:_CHECK_BYTES]
-
-    def _digest(self, key: Key, purpose: bytes, value: bytes) -> bytes:
-        # The domain's length keeps (ab, c) and (a, bc) apart.
-        return hmac.digest(key.secret, purpose + bytes([len(self._domain)]) + self._domain + value, hashlib.sha256)
+    def _begun(self, key: Key, purpose: bytes) -> HMAC:
+        """Return a digest that has the key, the purpose and the domain already: most of what each would take."""
+        begun = HMAC(key.secret, SHA256())
+        begun.update(purpose + self._domain)
+        return begun
 
     def __call__(self, column: pa.Array) -> pa.Array:
         """Return the column with every value replaced by its token; nulls stay."""
         encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-        known = self._cache
+        known, values = self._cache, encoded.dictionary.to_pylist()
         if len(known) > CACHE_ENTRIES:
             known.clear()
-        tokens: list[str | None] = []
-        for value in encoded.dictionary.to_pylist():
-            token = known.get(value)
-            if token is None and value is not None:
-                token = known[value] = self.token(value)
-            tokens.append(token)
+        tokens = [known.get(value) for value in values]  # others may empty it meanwhile
+        new = [place for place, token in enumerate(tokens) if token is None and values[place] is not None]
+        for place, token in zip(new, self._made([values[place] for place in new]), strict=True):
+            tokens[place] = known[values[place]] = token
         masked = pa.DictionaryArray.from_arrays(encoded.indices, pa.array(tokens, pa.string()))
         return masked if pa.types.is_dictionary(column.type) else masked.cast(column.type)
+
+
+def _digest(begun: HMAC, value: bytes) -> bytes:
+    digest = begun.copy()
+    digest.update(value)
+    return digest.finalize()
+
+
+def _in_base32(raw: bytes) -> list[str]:
+    """Return texts of 32 letters, each of 20 bytes."""
+    fives = np.frombuffer(raw, np.uint8).reshape(-1, 5).astype(np.uint64)  # 40 bits each, 8 letters
+    numbers = fives @ (np.uint64(1) << np.arange(32, -1, -8, dtype=np.uint64))
+    letters = (numbers[:, None] >> np.arange(35, -1, -5, dtype=np.uint64)) & np.uint64(31)
+    text = _LETTERS[letters].tobytes().decode()
+    return [text[at : at + 32] for at in range(0, len(text), 32)]
 
 
 def keep(column: pa.Array) -> pa.Array:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hmac
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,19 @@ def test_dictionary_encoded_and_plain_columns_get_the_same(values: list[str | No
         assert mask(plain.dictionary_encode()).cast(pa.string()).equals(mask(plain))
 
 
+@given(values=st.lists(st.text(max_size=12), max_size=8))
+def test_a_token_is_what_two_plain_digests_make_of_the_value(values: list[str]) -> None:
+    def digest(purpose: bytes, value: bytes) -> bytes:
+        return hmac.digest(b"1" * 32, purpose + b"\x11device-identifier" + value, "sha256")
+
+    def token(value: str) -> str:
+        tag = digest(b"id", value.encode())[:16]
+        return "v1." + base64.b32encode(tag + digest(b"check", tag)[:4]).decode().lower()
+
+    masked = Pseudonyms(KEYS, "device-identifier")(pa.array(values, pa.string()))
+    assert masked.to_pylist() == [token(value) for value in values]
+
+
 def test_tokens_differ_by_value_domain_and_key_version() -> None:
     a, b = Pseudonyms(KEYS, "patient-identifier"), Pseudonyms(KEYS, "device-identifier")
     later = Pseudonyms(LATER, "patient-identifier")
@@ -127,6 +142,21 @@ def test_no_planted_identifier_is_in_any_byte_of_what_is_published(
     assert not [m for m in markers if m.encode() in content]
     again, _ = plan.apply(masked)
     assert again.equals(masked)
+
+
+@given(rows=st.lists(st.tuples(*[st.none() | st.sampled_from(["a", "b", "amended", "cancelled"])] * 3), min_size=1))
+def test_text_left_in_dictionaries_is_masked_the_same(plan: MaskPlan, rows: list[tuple[str | None, ...]]) -> None:
+    names = ("patient_id", "value_text", "status")
+    plain = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+    batch = pa.RecordBatch.from_arrays(plain, names=list(names))
+    encoded = pa.RecordBatch.from_arrays([column.dictionary_encode() for column in plain], names=list(names))
+    masked, kept = plan.apply(batch)
+    for given_rows in (batch, encoded):
+        got, got_kept = plan.apply(given_rows, encoded=True)
+        assert got.schema.field("patient_id").type == pa.dictionary(pa.int32(), pa.string())
+        assert pa.Table.from_batches([got]).cast(masked.schema).equals(pa.Table.from_batches([masked]))
+        assert (got_kept is None) == (kept is None)
+        assert kept is None or (got_kept is not None and got_kept.tolist() == kept.tolist())
 
 
 def test_filtered_rows_are_left_out_and_told(plan: MaskPlan) -> None:
