@@ -15,6 +15,7 @@ from governance.masks import Mask, fits, make_mask
 from governance.rules import MASKS, Filter, Policy, Rule
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Column, Dataset, dataset_names, load_dataset
+from vitalake.lake.dictionaries import as_type, in_dictionaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +55,29 @@ class MaskPlan:
     columns: tuple[ColumnPlan, ...]
     filters: tuple[Filter, ...]
 
-    def apply(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, npt.NDArray[np.bool_] | None]:
+    def apply(
+        self, batch: pa.RecordBatch, *, encoded: bool = False
+    ) -> tuple[pa.RecordBatch, npt.NDArray[np.bool_] | None]:
         """Return the rows as they may be published, in the dataset's columns, and which rows were kept (None: all).
 
         Args:
             batch: identified rows; columns by name, dictionary-encoded or plain, absent ones count as null.
+            encoded: leave text in dictionaries, which may hold what only rows that are left out had.
         """
+        schema = in_dictionaries(self.dataset.schema) if encoded else self.dataset.schema
         kept = self._kept(batch)
         if kept is not None:
             batch = batch.filter(pa.array(kept))
         names = set(batch.schema.names)
         arrays = []
         for plan in self.columns:
-            name, kind = plan.column.name, plan.column.type
+            name = plan.column.name
+            kind = schema.field(name).type
             if plan.mask is None or name not in names:
                 arrays.append(pa.nulls(batch.num_rows, kind))
                 continue
-            masked = plan.mask(batch.column(name))
-            arrays.append(masked if masked.type == kind else masked.cast(kind))
-        return pa.RecordBatch.from_arrays(arrays, schema=self.dataset.schema), kept
+            arrays.append(as_type(plan.mask(batch.column(name)), kind))
+        return pa.RecordBatch.from_arrays(arrays, schema=schema), kept
 
     def _kept(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_] | None:
         kept: npt.NDArray[np.bool_] | None = None

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import os
 from collections.abc import Callable, Iterable, Sequence
-from datetime import date
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vitalake.errors import PrivacyError
 from vitalake.lake.dataset import DEVICE_KEY, IDENTIFYING, SUBJECT, Dataset, restricted_form
+from vitalake.lake.dictionaries import as_type, in_dictionaries, without_unused
 from vitalake.vault import PatientKey
 
 FORMAT = b"\x01"
@@ -32,6 +32,9 @@ IDENTIFIERS = ("patient-identifier", "encounter-identifier", "device-identifier"
 
 REMEMBERED = 200_000
 """Sealed values remembered a column, about 30 MB: a patient's own device and stay come again in every poll."""
+
+OPENED = 50_000
+"""Values that are opened before the vault is asked whether its keys may still be used: a tenth of a second."""
 
 _NONCE_BYTES = 12
 _HEAD_BYTES = len(FORMAT) + SUBJECT_BYTES
@@ -191,30 +194,44 @@ class RowSealer:
 
     # -- opening -------------------------------------------------------------------------------------------------
 
-    def open(self, rows: pa.Table) -> pa.Table:
+    def open(self, rows: pa.Table, *, encoded: bool = False) -> pa.Table:
         """Return restricted rows in the dataset's columns, identified; those of forgotten patients are left out.
 
         Args:
             rows: of the restricted table, all of its columns.
+            encoded: leave text in dictionaries.
 
         Raises:
-            KeyRevoked: the keys cannot be had.
+            KeyRevoked: the keys cannot be had, or not any more.
             PrivacyError: a value was changed, or stands where it was not sealed for.
         """
         rows = rows.combine_chunks()
-        subjects = rows[SUBJECT.name].combine_chunks()
-        subjects = subjects if pa.types.is_dictionary(subjects.type) else subjects.dictionary_encode()
+        subjects = _encoded(rows[SUBJECT.name].combine_chunks())
         secrets = self._keys.secrets(set(subjects.dictionary.to_pylist()) - {None})
         alive = pa.array([subject in secrets for subject in subjects.dictionary.to_pylist()], pa.bool_())
-        rows = rows.filter(alive.take(subjects.indices))
+        if subjects.null_count or alive.false_count:
+            rows = without_unused(rows.filter(alive.take(subjects.indices)))
         ciphers = {subject: AESGCM(secret) for subject, secret in secrets.items()}
-        columns = {
-            field.name: _opened(rows[field.name], field.type, ciphers, self._context(field.name))
-            if field.name in self._sealed
-            else _plain(rows[field.name].combine_chunks(), field.type)
-            for field in self._dataset.schema
-        }
-        return pa.table(columns, schema=self._dataset.schema)
+        schema = in_dictionaries(self._dataset.schema) if encoded else self._dataset.schema
+        columns = []
+        for field in schema:
+            column = rows[field.name].combine_chunks()
+            if field.name in self._sealed:
+                column = self._open_column(field.name, column, ciphers)
+            columns.append(as_type(column, field.type))
+        return pa.table(columns, schema=schema)
+
+    def _open_column(self, name: str, column: pa.Array, ciphers: dict[bytes, AESGCM]) -> pa.DictionaryArray:
+        encoded, context = _encoded(column), self._context(name)
+        texts: list[bytes | None] = []
+        for begin in range(0, len(encoded.dictionary), OPENED):
+            self._keys.secrets(())  # refuses what was revoked meanwhile
+            for sealed in encoded.dictionary.slice(begin, OPENED).to_pylist():
+                cipher = None if sealed is None else ciphers.get(subject_of_value(sealed))
+                texts.append(None if cipher is None else _unsealed(cipher, sealed, context))
+        # A device that two patients had was sealed twice; a value of somebody who was forgotten becomes null.
+        opened = pa.array(texts, pa.string()).dictionary_encode()
+        return pa.DictionaryArray.from_arrays(opened.indices.take(encoded.indices), opened.dictionary)
 
 
 def open_value(sealed: bytes, secrets: dict[bytes, bytes], *, context: bytes) -> bytes | None:
@@ -249,17 +266,6 @@ def _unsealed(cipher: AESGCM, sealed: bytes, context: bytes) -> bytes:
             where=context.decode(),
             remedy="It was changed, or moved to another column. Run 'vitalake lake verify'.",
         ) from None
-
-
-def _opened(column: pa.ChunkedArray, kind: pa.DataType, ciphers: dict[bytes, AESGCM], context: bytes) -> pa.Array:
-    encoded = column.combine_chunks()
-    encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
-    values: list[str | date | None] = []
-    for sealed in encoded.dictionary.to_pylist():
-        cipher = None if sealed is None else ciphers.get(subject_of_value(sealed))
-        text = None if cipher is None else _unsealed(cipher, sealed, context).decode()
-        values.append(date.fromisoformat(text) if text is not None and pa.types.is_date(kind) else text)
-    return pa.array(values, kind).take(encoded.indices)
 
 
 # -- columns -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pipelines.steps import make_sealer
 from vitalake.errors import InputError, LakeError
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import Dataset, load_dataset, published_datasets
+from vitalake.lake.dictionaries import in_dictionaries
 from vitalake.lake.holding import abandon
 from vitalake.lake.journal import Journal
 from vitalake.lake.lake import Lake, restricted_name
@@ -105,9 +106,9 @@ def converter(sealer: RowSealer, plan: MaskPlan) -> Callable[[pa.Table], Convert
     """Return what makes published rows of a batch of identified ones."""
 
     def convert(batch: pa.Table) -> Converted:
-        opened = sealer.open(batch)
-        masked = [plan.apply(part)[0] for part in opened.to_batches()]
-        rows = pa.Table.from_batches(masked, plan.dataset.schema)
+        opened = sealer.open(batch, encoded=True)
+        masked = [plan.apply(part, encoded=True)[0] for part in opened.to_batches()]
+        rows = pa.Table.from_batches(masked, in_dictionaries(plan.dataset.schema))
         return Converted(rows, filtered=opened.num_rows - rows.num_rows, forgotten=batch.num_rows - opened.num_rows)
 
     return convert

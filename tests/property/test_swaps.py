@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.unit.span_samples import JOB, SHARE, empty_span, observations, open_lake, part
+from vitalake.lake import swap as swapping
 from vitalake.lake.compaction import compact, put_into_buckets
 from vitalake.lake.forgetting import drop_rows
 from vitalake.lake.lake import Lake
@@ -25,6 +27,12 @@ from vitalake.lake.table import Table
 from vitalake.lake.verify import verify
 
 PATIENTS = 5
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make pieces of a file or two: one is written while the next one is converted."""
+    monkeypatch.setattr(swapping, "PIECE_ROWS", 5)
 
 
 class Killed(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from pipelines.decoding.fhir import FhirDecoder
 from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.steps import Steps, make_sealer
 from tests.fhir import message
-from vitalake import clock
+from vitalake import clock, restricted
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing, load_keys
+from vitalake.keyservice import KeyRevoked
 from vitalake.lake.dataset import IDENTIFYING, dataset_names, load_dataset, restricted_form
 from vitalake.lake.spans import PartId
-from vitalake.restricted import FORMAT, RowSealer, device_key, open_value, subject_of_value
+from vitalake.restricted import FORMAT, PatientKeys, RowSealer, device_key, open_value, subject_of_value
 from vitalake.settings import Settings, StreamSettings, load_settings
-from vitalake.vault import Vault, open_vault
+from vitalake.vault import PatientKey, Vault, open_vault
 
 OBSERVATION = load_dataset("observation")
 NAME = "restricted/observation"
@@ -89,6 +91,54 @@ def test_rows_come_back_as_they_were(sealer: RowSealer) -> None:
     assert opened.schema == OBSERVATION.schema
 
 
+def test_text_left_in_dictionaries_stands_there_once(sealer: RowSealer) -> None:
+    sealed, _ = sealer.seal(_rows(["a", "b", "a", "c"], ["m1", None, "m1", "m1"]))
+    rows = pa.Table.from_batches([sealed])
+    opened = sealer.open(rows, encoded=True)
+    assert opened.cast(OBSERVATION.schema).equals(sealer.open(rows))
+    assert len(opened["patient_id"].combine_chunks().dictionary) == 3
+    assert opened["device_id"].combine_chunks().dictionary.to_pylist() == ["m1"], "though sealed for a and for c"
+
+
+def test_nothing_of_who_was_forgotten_is_opened(sealer: RowSealer, monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed, _ = sealer.seal(_rows(["a", "b", "a"], ["m1", "m2", "m1"]))
+    rows = pa.Table.from_batches([sealed])
+    gone = rows["subject"].to_pylist()[0]
+    monkeypatch.setattr(sealer, "_keys", _Keys(sealer._keys, without=gone))
+    for encoded in (False, True):
+        opened = sealer.open(rows, encoded=encoded)
+        assert opened["patient_id"].to_pylist() == ["b"]
+    assert opened["device_id"].combine_chunks().dictionary.to_pylist() == ["m2"], "not even in a dictionary"
+    moved = rows.set_column(0, "subject", pa.array([rows["subject"].to_pylist()[1]] * 3)).slice(1, 2)
+    assert sealer.open(moved, encoded=True)["patient_id"].to_pylist() == ["b", None], "another's value stays shut"
+
+
+def test_opening_stops_when_the_keys_are_revoked_meanwhile(sealer: RowSealer, monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed, _ = sealer.seal(_rows([f"p{i}" for i in range(9)], [None] * 9))
+    keys = _Keys(sealer._keys, answers=3)
+    monkeypatch.setattr(sealer, "_keys", keys)
+    monkeypatch.setattr(restricted, "OPENED", 2)
+    with pytest.raises(KeyRevoked):
+        sealer.open(pa.Table.from_batches([sealed]))
+
+
+class _Keys:
+    """A vault that knows less, or answers so many questions only."""
+
+    def __init__(self, keys: PatientKeys, *, without: bytes = b"", answers: int = 1000) -> None:
+        self._keys, self._without, self._answers = keys, without, answers
+
+    def enrol(self, patients: Sequence[tuple[str, str]]) -> list[PatientKey | None]:
+        raise NotImplementedError
+
+    def secrets(self, subjects: Iterable[bytes]) -> dict[bytes, bytes]:
+        self._answers -= 1
+        if self._answers < 0:
+            raise KeyRevoked("Wrapping key is revoked", where="a test", remedy="None.")
+        found = self._keys.secrets(subjects)
+        return {subject: secret for subject, secret in found.items() if subject != self._without}
+
+
 def test_every_dataset_that_is_kept_seals_all_that_identifies() -> None:
     kept = [load_dataset(name) for name in dataset_names() if load_dataset(name).restricted]
     assert {dataset.name for dataset in kept} >= {"observation", "patient", "encounter", "ward_movement", "condition"}
@@ -104,15 +154,15 @@ def test_dates_are_sealed_and_opened_too(vault: Vault, keys: KeyRing) -> None:
     dataset = load_dataset("patient")
     sealer = make_sealer(dataset, vault, keys)
     columns = {
-        "patient_id": pa.array(["a", "b"]),
-        "version": pa.array([1, 1], pa.int64()),
-        "name": pa.array(["Doe, Jane", None]),
-        "birth_date": pa.array([-3650, None], pa.date32()),
+        "patient_id": pa.array(["a", "b", "c", "d"]),
+        "version": pa.array([1, 1, 1, 1], pa.int64()),
+        "name": pa.array(["Doe, Jane", None, None, None]),
+        "birth_date": pa.array([-3650, None, -719_162, 2_932_896], pa.date32()),  # the years 1 and 9999
     }
     sealed, _ = sealer.seal(pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)))
     opened = sealer.open(pa.Table.from_batches([sealed]))
     assert opened["birth_date"].to_pylist() == columns["birth_date"].to_pylist()
-    assert opened["name"].to_pylist() == ["Doe, Jane", None]
+    assert opened["name"].to_pylist() == ["Doe, Jane", None, None, None]
 
 
 def test_a_value_names_its_patient_by_subject_only_and_is_bound_to_its_column(sealer: RowSealer, vault: Vault) -> None:

@@ -12,6 +12,22 @@ import numpy as np
 import pyarrow as pa
 
 
+def in_dictionaries(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with all text in dictionaries, as ``read_file`` gives it: each value once for many rows."""
+    text = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema([field.with_type(text) if field.type == pa.string() else field for field in schema])
+
+
+def as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return the column in this type, into or out of a dictionary too."""
+    if column.type == kind:
+        return column
+    if pa.types.is_dictionary(kind):
+        return as_type(column, kind.value_type).dictionary_encode()
+    plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    return plain.cast(kind)
+
+
 def without_unused(rows: pa.Table) -> pa.Table:
     """Return the rows with dictionaries that hold the values of these rows only; equal rows, nothing else changes."""
     for place, field in enumerate(rows.schema):

@@ -9,7 +9,8 @@ again goes on with it, and takes from the one before the right to commit.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +21,7 @@ from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import LakeError
 from vitalake.lake.compaction import TARGET_ROWS, sort_keys
+from vitalake.lake.dataset import SUBJECT
 from vitalake.lake.holding import hold, release
 from vitalake.lake.journal import Job, Journal, Work
 from vitalake.lake.lake import Lake
@@ -34,7 +36,7 @@ from vitalake.lake.rewrite import (
 )  # fmt: skip
 from vitalake.lake.sorting import joined, sort_by
 from vitalake.lake.spans import Span, add_span, is_added
-from vitalake.lake.staging import Counted, Piece, stage_all
+from vitalake.lake.staging import Counted, stage_all
 from vitalake.lake.table import StagedFile, Table
 from vitalake.lake.vacuum import span_id_of
 
@@ -43,7 +45,12 @@ ATTEMPTS = 3
 
 
 PIECE_ROWS = 1_000_000
-"""Rows between two entries of the journal: what a killed swap does again."""
+"""Rows between two entries of the journal; a killed swap does twice as many again at most: one piece is written while
+the next one is converted."""
+
+GATHERED_PATIENTS = 200_000
+"""Patients, counted once a batch, whose rows are converted together: what is opened of them is in memory, some 30 MB a
+column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,24 +269,39 @@ class _Run:
 
     def _work(self, job: Job, convert: Convert) -> list[StagedFile]:
         new: list[StagedFile] = []
-        for files in _pieces_of(self._older(self._source, job)):
-            self._check_mine()
-            paths = [file.path for file in files]
-            work = self._journal.done(paths)
-            if work is None:
-                work = self._piece(job, convert, files)
-                self._check_mine()
-                self._journal.record(work)
-                self._journal.renew(job)
-                passing("swap-chunk")
-            else:
-                self.done.resumed += 1
+        for work in self._pieces(job, convert):
             new += work.files
             self.done.rows_restricted += work.rows
             self.done.filtered += work.filtered
             self.done.forgotten += work.forgotten
             self.done.rows_after += sum(file.rows for file in work.files)
         return new
+
+    def _pieces(self, job: Job, convert: Convert) -> Iterator[Work]:
+        """Yield piece after piece of the work, done; each is written while the next one is converted."""
+        self._check_mine()
+        writing: Future[Work] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="swap") as writer:
+            for files in _pieces_of(self._older(self._source, job)):
+                done = self._journal.done([file.path for file in files])
+                if done is not None:
+                    self.done.resumed += 1
+                    yield done
+                    continue
+                work, parts = self._converted(convert, files)
+                if writing is not None:
+                    yield self._recorded(job, writing.result())
+                writing = writer.submit(self._written, job, work, parts)
+            if writing is not None:
+                yield self._recorded(job, writing.result())
+
+    def _recorded(self, job: Job, work: Work) -> Work:
+        """Record a piece, while nothing is written: the table is looked at anew."""
+        self._check_mine()
+        self._journal.record(work)
+        self._journal.renew(job)
+        passing("swap-chunk")
+        return work
 
     def _check_mine(self) -> None:
         self._target.refresh()
@@ -288,25 +310,28 @@ class _Run:
                 "Another process has taken this job over", where=self._target.name, remedy="Let it end; see its output."
             )
 
-    def _piece(self, job: Job, convert: Convert, files: Sequence[StagedFile]) -> Work:
-        work = Work([file.path for file in files], [], 0, 0, 0)
+    def _converted(self, convert: Convert, files: Sequence[StagedFile]) -> tuple[Work, list[pa.Table]]:
+        """Return what became of some files' rows, sorted, and the work, its files still to be written."""
         rows, filtered, forgotten = 0, 0, 0
         keys = sort_keys(self._target.dataset)
 
         def converted() -> Iterator[pa.Table]:
             nonlocal rows, filtered, forgotten
-            for file in files:
-                for batch in read_file(self._source, file):
-                    done = convert(batch)
-                    rows += batch.num_rows
-                    filtered += done.filtered
-                    forgotten += done.forgotten
-                    yield done.rows
+            for batch in _gathered(batch for file in files for batch in read_file(self._source, file)):
+                done = convert(batch)
+                rows += batch.num_rows
+                filtered += done.filtered
+                forgotten += done.forgotten
+                if self._counted:
+                    self._counted(done.rows.num_rows)
+                yield done.rows
 
-        stem = f"swap.{job.id}.{uuid.uuid4().hex}"
-        made = (Piece(sort_by(part, keys)) for part in _full(converted()))
-        stage_all(self._target, made, stem=stem, into=work.files, counted=self._counted)
-        return Work(work.source, work.files, rows, filtered, forgotten)
+        parts = [sort_by(part, keys) for part in _full(converted())]
+        return Work([file.path for file in files], [], rows, filtered, forgotten), parts
+
+    def _written(self, job: Job, work: Work, parts: list[pa.Table]) -> Work:
+        stage_all(self._target, parts, stem=f"swap.{job.id}.{uuid.uuid4().hex}", into=work.files)
+        return work
 
     # -- the commit ----------------------------------------------------------------------------------------------
 
@@ -347,6 +372,21 @@ def _pieces_of(files: Sequence[StagedFile]) -> Iterator[list[StagedFile]]:
         held.append(file)
     if held:
         yield held
+
+
+def _gathered(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield batches together while they are of few patients: what repeats in them is opened once."""
+    held: list[pa.Table] = []
+    rows, patients = 0, 0
+    for batch in batches:
+        here = sum(len(chunk.dictionary) for chunk in batch[SUBJECT.name].chunks)
+        if held and (rows + batch.num_rows > PIECE_ROWS or patients + here > GATHERED_PATIENTS):
+            yield joined(held)
+            held, rows, patients = [], 0, 0
+        held.append(batch)
+        rows, patients = rows + batch.num_rows, patients + here
+    if held:
+        yield joined(held)
 
 
 def _full(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
