@@ -1,8 +1,10 @@
-"""What identified data cost: patients seen for the first time, rows written anew, one patient forgotten."""
+"""What identified data cost: patients seen for the first time, rows written anew, one patient forgotten.
+
+``python -m tests.benchmarks.identified`` prints what it costs to publish rows anew: it needs no service.
+"""
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import threading
 import time
@@ -18,13 +20,15 @@ import pyarrow.parquet as pq
 from governance.samples import copy_samples
 from pipelines.erasure.erase import Eraser
 from pipelines.poll import Outcome, Poll
+from pipelines.rewrites.republish import republish
 from pipelines.steps import Steps
 from pipelines.writer import SpanWriter
 from vitalake.home import init_home
 from vitalake.keys import load_keys
 from vitalake.lake.compaction import put_into_buckets
 from vitalake.lake.dataset import load_dataset
-from vitalake.lake.lake import Lake
+from vitalake.lake.lake import Lake, published_name
+from vitalake.lake.sorting import repeating
 from vitalake.lake.spans import PartId
 from vitalake.settings import Settings, StreamSettings, load_settings
 from vitalake.vault import open_vault
@@ -35,6 +39,7 @@ POLL = 20_000
 DAYS = 10
 BUCKETS = 64
 PATIENTS = 20_000
+WARD_PATIENTS = 2_000
 FIRST_US = 1_700_006_400_000_000  # 2023-11-15, midnight
 DAY_US = 86_400_000_000
 
@@ -66,9 +71,10 @@ def _seconds(steps: Steps, polls: list[Outcome]) -> float:
 
 
 def rewrites(say: Say, *, rows: int = 10_000_000) -> None:
-    """Put rows of several days into buckets by patient, then forget one patient who has rows on each of them."""
+    """Publish rows of several days anew, put them into buckets by patient, forget one who has rows on each day."""
+    republished(say)
     with home() as settings:
-        _fill(settings, rows)
+        _fill(settings, rows, patients=PATIENTS)
         lake = Lake(settings.lake_uri, {})
         for table in (lake.published, lake.restricted):
             bare = _bare_copy(lake, table.name)
@@ -81,6 +87,22 @@ def rewrites(say: Say, *, rows: int = 10_000_000) -> None:
                 f"goal 1,000,000/s; {rate / bare:.0%} of reading and writing a day as it is",
             )
         _forget_one(settings, say, rows=rows)
+
+
+def republished(say: Say, *, rows: int = 4_000_000, worst: int = 500_000) -> None:
+    """Publish rows anew: of a ward's patients, and of as many patients as rows, whose every value is another."""
+    for count, patients in ((rows, WARD_PATIENTS), (worst, worst)):
+        with home() as settings:
+            _fill(settings, count, patients=patients)
+            bare = _bare_copy(Lake(settings.lake_uri, {}), published_name("observation"))
+            begun = time.perf_counter()
+            done = republish(settings, "observation")
+            rate = done.rows_after / (time.perf_counter() - begun)
+        say(
+            f"publish rows of {patients:,} patients anew",
+            f"{rate:,.0f} rows/s of {done.rows_after:,}",
+            f"goal 1,000,000/s; {rate / bare:.0%} of reading and writing them as they are",
+        )
 
 
 def _forget_one(settings: Settings, say: Say, *, rows: int) -> None:
@@ -103,23 +125,24 @@ def _forget_one(settings: Settings, say: Say, *, rows: int) -> None:
 
 
 def _bare_copy(lake: Lake, name: str) -> float:
-    """Return rows/s of reading one day's files of a table and writing their rows, nothing done to them."""
+    """Return rows/s of reading a table's files, day by day, and writing their rows, nothing done to them."""
     table = lake.table(name)
-    found = list(table.snapshot().files.values())
-    files = [file for file in found if file.day == min(other.day or "" for other in found)]
-    begun = time.perf_counter()
+    days: dict[str | None, list[str]] = {}
+    for file in table.snapshot().files.values():
+        days.setdefault(file.day, []).append(f"{table.storage.root}/{file.path}")
+    texts = repeating(table.dataset)
+    rows, begun = 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        texts = [column.name for column in table.dataset.columns if column.type == pa.string()]
-        parts = [pq.read_table(f"{table.storage.root}/{file.path}", read_dictionary=texts, partitioning=None)
-                 for file in files]  # fmt: skip
-        pq.write_table(pa.concat_tables(parts).unify_dictionaries(), Path(folder) / "copy.parquet", compression="zstd")
-        shutil.rmtree(folder)
-        Path(folder).mkdir()
-    return sum(file.rows for file in files) / (time.perf_counter() - begun)
+        for paths in days.values():
+            parts = [pq.read_table(path, read_dictionary=texts, partitioning=None) for path in paths]
+            rows += sum(part.num_rows for part in parts)
+            copy = Path(folder) / "copy.parquet"
+            pq.write_table(pa.concat_tables(parts).unify_dictionaries(), copy, **table._parquet_options())
+    return rows / (time.perf_counter() - begun)
 
 
-def _fill(settings: Settings, rows: int) -> None:
-    """Publish rows by the lanes' own steps and writer, in a span a poll of so many."""
+def _fill(settings: Settings, rows: int, *, patients: int) -> None:
+    """Publish rows by the lanes' own steps and writer, in a span a poll of so many; as many patients: each has one."""
     lake = Lake(settings.lake_uri, {})
     lake.open_all()
     steps = Steps(settings, StreamSettings(care=False), lake.dataset)
@@ -133,8 +156,8 @@ def _fill(settings: Settings, rows: int) -> None:
     )  # fmt: skip
     chance = np.random.default_rng(1)
     for begin in range(0, rows, POLL):
-        patients = chance.integers(0, PATIENTS, POLL)
-        writer.take(steps.mask(_poll(begin, patients, day=begin * DAYS // rows)))
+        owners = np.arange(begin, begin + POLL) if patients == rows else chance.integers(0, patients, POLL)
+        writer.take(steps.mask(_poll(begin, owners, day=begin * DAYS // rows)))
         writer.cut_if_due()
     writer.cut()
     writer.flush()
@@ -177,3 +200,7 @@ def _poll(begin: int, patients: npt.NDArray[np.int64], *, day: int) -> Outcome:
         poll=poll, rows=pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)), message=message,
         row_message=message, rejects=[], tombstones=[], fingerprints=np.zeros((0, 2), np.uint64), effective_us=at,
     )  # fmt: skip
+
+
+if __name__ == "__main__":
+    republished(lambda *row: print(" | ".join(row)))
