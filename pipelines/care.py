@@ -111,8 +111,8 @@ class CareFeed:
         rows, poll = outcome.rows, outcome.poll
         status, code = _texts(rows["status"]), _texts(rows["code"])
         empty = ~rows["value"].is_valid().to_numpy(zero_copy_only=False)
-        absent = rows["data_absent_reason"].is_valid().to_numpy(zero_copy_only=False)
-        chosen = (~empty | absent | _is_among(status, TAKEN_BACK)) & ~_is_among(status, WITHOUT_RESULT)
+        numbers = self._code_numbers(code)  # whose number is absent, or was corrected to words, has none any more
+        chosen = (~empty | (numbers > 0) | _is_among(status, TAKEN_BACK)) & ~_is_among(status, WITHOUT_RESULT)
         if self._left_out:
             chosen &= ~_is_among(code, tuple(self._left_out))
         patients = _texts(rows["patient_id"])
@@ -122,7 +122,7 @@ class CareFeed:
             chosen &= np.array([self._admits(token) for token in tokens], np.bool_)[owner]
         which = np.flatnonzero(chosen)
         values = np.zeros(len(which), ROW)
-        values["code"] = self._code_numbers(code)[which]
+        values["code"] = numbers[which]
         values["stage"] = (_stages(status) | empty)[which]
         values["value"] = pc.fill_null(rows["value"], np.nan).to_numpy()[which]
         for name in ("effective_at", "available_at"):

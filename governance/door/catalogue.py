@@ -15,7 +15,15 @@ from governance.rules import load_policy
 from vitalake.errors import InputError, PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.lake.buckets import files_for
-from vitalake.lake.dataset import IDENTIFYING, Dataset, load_dataset, published_datasets, table_form
+from vitalake.lake.dataset import (
+    DEVICE_KEY,
+    IDENTIFYING,
+    SUBJECT,
+    Dataset,
+    load_dataset,
+    published_datasets,
+    table_form,
+)
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.lake.table import Table
 from vitalake.settings import Settings
@@ -129,6 +137,7 @@ class Catalogue:
             differ=table is not None and table.state.differ,
             subject=only.hex() if only else "",
             sealed=tuple(self.sealed(name)) if zone == "restricted" else (),
+            identifying=(SUBJECT.name, DEVICE_KEY.name, *(c.name for c in form.columns if c.data_class in IDENTIFYING)),
         )
 
 

@@ -17,8 +17,7 @@ SUBJECT = "subject"
 MESSAGE = ("source", "source_position", TOLD)
 """What tells the messages of one version apart, of senders who count none; what of it is published is used."""
 
-PROVENANCE = ("ingested_at", "source", "source_position")
-"""How a row came to us; decides only between rows that say the same."""
+INGESTED = "ingested_at"
 
 RESTRICTED = "restricted_"
 """Before the name of a dataset: its rows as they came, what identifies sealed."""
@@ -43,6 +42,7 @@ class Relation(msgspec.Struct, frozen=True):
         others: with a subject, the files of all patients: what was this patient's first may be another's by now.
         sealed: columns whose values are sealed. Each is wrapped, so that it is neither compared with text, which
             would find nothing, nor joined to something else, which could not be opened.
+        identifying: columns that say whom a row is about, masked or sealed.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Relation(msgspec.Struct, frozen=True):
     subject: str = ""
     others: tuple[str, ...] = ()
     sealed: tuple[str, ...] = ()
+    identifying: tuple[str, ...] = ()
 
 
 def versions_name(name: str) -> str:
@@ -119,10 +120,10 @@ def _same(relation: Relation) -> str:
 def _latest(relation: Relation, rows: str) -> str:
     """Return a SELECT of the row of each thing that counts, without what was taken back: *current*, of some rows.
 
-    A message that names no patient has a row each time its value changed hands: of those the latest knowledge counts.
-    Of the rows that are left the highest version counts; of that one a row whose message named its patient before one
-    that was attributed by its device, somebody's before nobody's, and the later stage before the earlier; of several
-    corrections the one that was told last, else the one that was told first. Which came to us first never matters.
+    A message that names no patient has a row each time its value changed hands: of those the latest knowledge counts,
+    and none if it is nobody's by that. Of the rows that are left the highest version counts; of that one a row whose
+    message named its patient before one that was attributed by its device, and the later stage before the earlier; of
+    several corrections the one that was told last, else the one told first. Which came to us first never matters.
 
     Few things have more than one row: only those are sorted. On 3.3 million rows that halves time and memory.
     """
@@ -150,14 +151,17 @@ def _kept(relation: Relation) -> str:
 
 
 def _qualified(relation: Relation) -> str:
-    """Return what leaves of the rows of one message that names no patient the one of the latest knowledge."""
+    """Return what leaves of the rows of one message that names no patient the one of the latest knowledge.
+
+    None where that is nobody: had it been nobody's from the outset, the message would be held, and count as little.
+    """
     columns = relation.columns
     if ATTRIBUTION not in columns:
         return ""
     message = ", ".join(map(quoted, (*relation.key, VERSION, *(name for name in MESSAGE if name in columns))))
     order = _in_order([f"{_available(columns)} DESC", f"{quoted(ATTRIBUTION)} DESC", *_said(relation)])
     last = f"row_number() OVER (PARTITION BY {message} ORDER BY {order}) = 1"
-    return f" QUALIFY {quoted(ATTRIBUTION)} IS NULL OR {last}"
+    return f" QUALIFY {quoted(ATTRIBUTION)} IS NULL OR ({quoted(ATTRIBUTION)} % 2 = 1 AND {last})"
 
 
 def _order(relation: Relation) -> str:
@@ -166,20 +170,25 @@ def _order(relation: Relation) -> str:
     told = f"coalesce({quoted(TOLD)}, {_available(columns)})" if TOLD in columns else _available(columns)
     order = [f"{quoted(VERSION)} DESC"]
     if ATTRIBUTION in columns:
-        order += [f"{quoted(ATTRIBUTION)} IS NOT NULL", f"{quoted(ATTRIBUTION)} % 2 = 0"]
+        order.append(f"{quoted(ATTRIBUTION)} IS NOT NULL")
     if STATUS in columns:
         stages = " ".join(f"WHEN {text(status)} THEN {stage}" for stage, names in enumerate(STAGES) for status in names)
         corrected = f"{quoted(STATUS)} IN ({', '.join(map(text, CORRECTED))})"
         order += [f"CASE {quoted(STATUS)} {stages} END DESC", f"CASE WHEN {corrected} THEN {told} END DESC"]
-    order += [told, *_said(relation)]
-    return _in_order([*order, *(quoted(name) for name in PROVENANCE if name in columns)])
+    return _in_order([*order, told, *_said(relation)])
 
 
 def _said(relation: Relation) -> list[str]:
-    """Return the columns of what a row says: any order of them will do, if it is always the same."""
-    # What is sealed differs each time it is sealed.
-    settled = {*relation.key, *relation.sealed, *PROVENANCE, VERSION, ATTRIBUTION, TOLD}
-    return [quoted(name) for name in relation.columns if name not in settled]
+    """Return what decides between rows that are equal in all else: any order will do, if it is always the same.
+
+    In both zones too, which show whom a row is about in different forms: so that comes late, and what is sealed, which
+    differs each time it is sealed, not at all. Last comes when we got it.
+    """
+    settled = {*relation.key, *relation.sealed, VERSION, ATTRIBUTION, TOLD}
+    late = [*MESSAGE[:2], *relation.identifying, INGESTED]
+    said = [name for name in relation.columns if name not in late]
+    order = [*said, *(name for name in late if name in relation.columns)]
+    return [quoted(name) for name in order if name not in settled]
 
 
 def _available(columns: Mapping[str, str]) -> str:

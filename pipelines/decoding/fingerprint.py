@@ -14,10 +14,11 @@ _TEXTS = ("status", "comparator", "value_code", "value_text", "data_absent_reaso
 
 
 def fingerprints(ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.float64], unit: pa.DictionaryArray) -> _U64:
-    """Return (n, 2) fingerprints of observation_id, version, status, value in all its forms, patient, stay and time.
+    """Return (n, 2) fingerprints of observation_id, version, status, value in all its forms, patient, stay and times.
 
-    Whose value it is and when it was so may be corrected too, by a sender that counts no versions. The device is left
-    out: the same message may come over two gateways. Where no patient is named the device stands for whoever it is.
+    Whose value it is and when it was so may be corrected too, by a sender that counts no versions; and corrected back:
+    then only when it was issued tells the last from the first. The device is left out: the same message may come over
+    two gateways. Where no patient is named the device stands for whoever it is.
 
     observation_id is a keyed hash already; the rest is mixed in by multiplication and shifts (splitmix64's finaliser),
     which is for telling re-sends from corrections, not against an adversary: who can send to the topic can also repeat
@@ -27,6 +28,8 @@ def fingerprints(ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.floa
     rest = _mix(rows["version"].to_numpy(zero_copy_only=False).astype(np.uint64), 1)
     rest += _mix(np.ascontiguousarray(np.where(np.isnan(value), 0.0, value) + 0.0).view(np.uint64), 2)
     rest += _mix(rows["effective_at"].cast(pa.int64()).to_numpy(zero_copy_only=False).view(np.uint64), 6)
+    if rows["issued_at"].null_count < len(rows):
+        rest += _mix(pc.fill_null(rows["issued_at"].cast(pa.int64()), 0).to_numpy().view(np.uint64), 7)
     rest += _text_hashes(unit, "unit")
     for name in _TEXTS:
         if rows[name].null_count < len(rows):

@@ -44,15 +44,19 @@ OWNED = st.builds(
 )  # fmt: skip
 
 
+def _is_lost(fact: Fact, facts: list[Fact]) -> bool:
+    """Return whether by later knowledge a value is not this patient's."""
+    taken = [f for f in facts if f.is_taken() and (f.thing, f.version) == (fact.thing, fact.version)]
+    return fact.attribution > 0 and any((fact.known, fact.attribution) <= (f.known, f.attribution) for f in taken)
+
+
 def plainly(facts: list[Fact]) -> dict[int, tuple[str, int]]:
     """Return status and time of the value of each thing that counts."""
     found = {}
     for thing in {fact.thing for fact in facts}:
-        mine = [fact for fact in facts if fact.thing == thing]
+        mine = [fact for fact in facts if fact.thing == thing and not _is_lost(fact, facts)]
         mine = [fact for fact in mine if fact.version == max(f.version for f in mine)]
-        named = [fact for fact in mine if not fact.attribution]
-        taken = max(((f.known, f.attribution) for f in mine if f.is_taken()), default=(-1, 0))
-        left = named or [f for f in mine if not f.is_taken() and (f.known, f.attribution) > taken]
+        left = [fact for fact in mine if not fact.attribution] or mine
         best = max(left, key=Fact.counts, default=None)
         if best is not None and best.status not in TAKEN_BACK:
             found[thing] = (best.status, best.known)

@@ -66,6 +66,10 @@ class Fact:
         """When the message could be known, whoever's its value is."""
         return self.known if self.attribution is None else TOLD[self.message]
 
+    def place(self) -> tuple[str, int]:
+        """Return where its message lay: of one that names its patient (of one patient here) it does not matter."""
+        return (f"vitals[{self.message % 2}]", self.message // 2)
+
     def row(self, arrival: int) -> dict[str, Any]:
         """Return the row as it is published; only the last four columns say when it came."""
         return {
@@ -80,8 +84,8 @@ class Fact:
             "attribution": self.attribution,
             "told_at": None if self.attribution is None else START + timedelta(hours=TOLD[self.message]),
             "ingested_at": START + timedelta(days=9, seconds=arrival),
-            "source": f"vitals[{arrival % 2 if self.attribution is None else self.message % 2}]",
-            "source_position": arrival if self.attribution is None else self.message // 2,
+            "source": f"vitals[{arrival % 2}]" if self.attribution is None else self.place()[0],
+            "source_position": arrival if self.attribution is None else self.place()[1],
         }
 
     def shown(self) -> tuple[Any, ...]:
@@ -98,18 +102,19 @@ def current(facts: Sequence[Fact], *, at: int | None = None) -> list[tuple[Any, 
     found = []
     for thing in {fact.thing for fact in known}:
         mine = [fact for fact in known if fact.thing == thing]
+        mine = [fact for fact in mine if fact.attribution is None] + _somebodys(mine)
         mine = [fact for fact in mine if fact.version == max(f.version for f in mine)]
-        best = _best([fact for fact in mine if fact.attribution is None] or _somebodys(mine))
+        best = _best([fact for fact in mine if fact.attribution is None] or mine)
         if best is not None and best.status not in ("entered-in-error", "cancelled"):
             found.append(best.shown())
     return sorted(found, key=str)
 
 
 def _somebodys(facts: list[Fact]) -> list[Fact]:
-    """Of each message its latest knowledge, by when it could be had, then how much it was; no tombstones."""
+    """Of each message its latest knowledge, by when it could be had, then how much it was; none that is nobody's."""
     found = []
-    for message in {fact.message for fact in facts}:
-        mine = [fact for fact in facts if fact.message == message]
+    for message in {(fact.version, fact.message) for fact in facts if fact.attribution is not None}:
+        mine = [fact for fact in facts if (fact.version, fact.message) == message and fact.attribution is not None]
         latest = max(map(_knowledge, mine))
         if latest[1] % 2:
             found.append(min((fact for fact in mine if _knowledge(fact) == latest), key=_said))
@@ -135,7 +140,7 @@ def _best(facts: list[Fact]) -> Fact | None:
 
 
 def _said(fact: Fact) -> tuple[object, ...]:
-    return (fact.patient, fact.value is None, fact.value or 0, fact.status or "~", fact.known)
+    return (fact.value is None, fact.value or 0, fact.status or "~", fact.known, *fact.place(), fact.patient)
 
 
 # -- facts

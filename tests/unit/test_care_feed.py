@@ -111,6 +111,26 @@ def test_of_senders_without_versions_the_later_stage_counts_whatever_comes_last(
     assert _history(home, outcome).value.tolist() == counts
 
 
+def test_a_value_that_is_corrected_back_is_no_repeat_of_the_first_one(home: Path) -> None:
+    at = _at(30)
+    corrected = [
+        message(1, effectiveDateTime=at, value=value, status="corrected", meta=None, issued=_at(minutes))
+        for value, minutes in ((71.0, 20), (72.0, 15), (71.0, 10), (71.0, 10))
+    ]
+    outcome = _run(_steps(home), [*corrected])
+    assert outcome.rows.num_rows == 3
+    assert len(outcome.duplicate) == 1
+    assert _history(home, outcome).value.tolist() == [71.0]
+
+
+def test_a_number_that_was_corrected_to_words_is_none_any_more(home: Path) -> None:
+    at, steps = _at(10), _steps(home)
+    outcome = _run(steps, [message(1, effectiveDateTime=at, value=72.0)])
+    words = {"valueQuantity": None, "valueString": "see note"}
+    _run(steps, [message(1, effectiveDateTime=at, status="corrected", meta={"versionId": "2"}, **words)], first=1)
+    assert len(_history(home, outcome)) == 0
+
+
 def test_what_stood_in_the_code_of_a_rejected_message_does_not_stop_the_others(home: Path) -> None:
     odd = {"coding": [{"system": "http://loinc.org", "code": "Zzmarker"}]}
     outcome = _run(

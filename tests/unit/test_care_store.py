@@ -7,6 +7,7 @@ import random
 import secrets
 import sqlite3
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +250,49 @@ def test_of_what_is_known_of_a_values_owner_the_most_counts_whoever_stored_it_wh
     back.rows["available_us"] = now
     _take(store, back, writer="attribution/0of1")
     assert len(store.history("v1.p")) == 1
+
+
+def _said(patient: str, *, version: int, status: str, position: int, attribution: int = 0) -> Values:
+    values = _owned(patient, attribution=attribution, position=position)
+    values.rows["version"], values.rows["stage"] = version, stage_of(status)
+    return values
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("versions", [(1, 2), (0, 0)])
+@pytest.mark.parametrize("status", ["corrected", "entered-in-error"])
+@pytest.mark.parametrize("attribution", [0, 3])
+def test_a_value_that_is_corrected_to_another_patient_leaves_the_first_one_whatever_comes_first(
+    tmp_path: Path, order: tuple[int, int], versions: tuple[int, int], status: str, attribution: int
+) -> None:
+    store, reader = _store(tmp_path), _store(tmp_path)
+    said = [
+        _said("v1.p", version=versions[0], status="final", position=0, attribution=attribution),
+        _said("v1.q", version=versions[1], status=status, position=1, attribution=attribution),
+    ]
+    for number in order:
+        _take(store, replace(said[number], parts=[f"t/{number}"]))
+        assert len(reader.history("v1.p")) <= 1
+    for one in (store, reader, _store(tmp_path)):
+        assert len(one.history("v1.p")) == 0
+        assert len(one.history("v1.q")) == (status == "corrected")
+    back = _said("v1.p", version=versions[1] + 1, status="corrected", position=2)
+    _take(store, back)
+    assert [len(reader.history(patient)) for patient in ("v1.p", "v1.q")] == [1, 0]
+
+
+def test_whom_a_value_went_to_is_forgotten_with_them_and_when_it_is_too_old(tmp_path: Path) -> None:
+    store = _store(tmp_path, hours=1.0)
+    _take(store, _said("v1.q", version=2, status="corrected", position=1))
+    store.forget(["v1.q"])
+    with sqlite3.connect(tmp_path / "care.db") as db:
+        assert db.execute("SELECT count(*) FROM corrected").fetchone() == (0,)
+        _take(store, _said("v1.r", version=2, status="corrected", position=2))
+        assert db.execute("SELECT count(*) FROM corrected").fetchone() == (1,)
+        db.execute("UPDATE corrected SET noted_us = noted_us - 3600000001")
+        db.commit()
+        store.prune()
+        assert db.execute("SELECT count(*) FROM corrected").fetchone() == (0,)
 
 
 def test_what_was_never_decided_is_deleted_and_may_be_anothers(tmp_path: Path) -> None:

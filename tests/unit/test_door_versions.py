@@ -7,12 +7,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, Schema
 
 from governance.door.door import Door
 from governance.door.errors import QueryFailed, QueryRefused
+from governance.door.relations import Relation, views
 from governance.door.sql import check
 from tests.unit.door_samples import NOON, OFFICER, ONE, Recorder, observation, publish, publish_samples
 from vitalake.cli.app import main
@@ -235,3 +238,28 @@ def test_the_command_answers_as_known_at(settings: Settings, home: Path, capsys:
     sql = "SELECT value FROM observation_as_known_at(TIMESTAMP '2026-03-01 13:00') ORDER BY value"
     assert main(["sql", sql, "--home", str(home), "--json"]) == 0
     assert '"rows":[[71.0],[72.0]]' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tokens", [("a", "b"), ("b", "a")])
+@pytest.mark.parametrize("sealed", [(), ("patient_id", "device_id")])
+def test_of_rows_that_tie_both_zones_show_the_same_whatever_masks_and_seals_make_of_them(
+    tmp_path: Path, tokens: tuple[str, str], sealed: tuple[str, ...]
+) -> None:
+    rows = [
+        {"id": b"o", "version": 1, "patient_id": b"p", "device_id": token.encode(), "value": value, "source": "t[0]"}
+        for token, value in zip(tokens, (72.0, 70.0), strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    kinds = ("BLOB", "BIGINT", "BLOB", "BLOB", "DOUBLE", "VARCHAR")
+    relation = Relation(
+        "thing",
+        dict(zip(rows[0], kinds, strict=True)),
+        key=("id",),
+        paths=(str(tmp_path / "rows.parquet"),),
+        sealed=sealed,
+        identifying=("patient_id", "device_id"),
+    )
+    with duckdb.connect() as database:
+        for statement in views(relation):
+            database.execute(statement)
+        assert database.execute("SELECT value FROM thing").fetchall() == [(70.0,)]

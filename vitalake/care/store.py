@@ -23,6 +23,8 @@ import numpy.typing as npt
 from vitalake import clock
 from vitalake.care.ahead import TABLES as _AHEAD_TABLES
 from vitalake.care.ahead import Ahead
+from vitalake.care.corrections import TABLES as _CORRECTED_TABLES
+from vitalake.care.corrections import Corrections
 from vitalake.care.facts import KINDS, Admission, Fact, Movement, Person, until
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
@@ -81,9 +83,10 @@ class CareStore:
         """
         self._sealer, self._hours_us = sealer, int(hours * 3_600_000_000)
         # Synced at every commit: a poll is one, which is affordable, and a lost one would be a stale score.
-        self._database = Database(path, tables=_TABLES + _AHEAD_TABLES, name="Care store")
+        self._database = Database(path, tables=_TABLES + _AHEAD_TABLES + _CORRECTED_TABLES, name="Care store")
         self._db = self._database.connection
         self._ahead = Ahead(self._db, sealer)
+        self._corrections = Corrections(self._db)
         self._decided: dict[str, int] = {}
         self._tails: dict[tuple[str, str], _Tail] = {}
         self._generation = ""
@@ -164,6 +167,7 @@ class CareStore:
         fresh = self._without_forgotten(values.where(values.position >= begun[values.part]))
         if fresh.rows["attribution"].any():
             self._ahead.note(fresh)
+        self._corrections.note(fresh)
         return self._store(fresh, writer)
 
     def _store(self, fresh: Values, writer: str) -> int:
@@ -360,6 +364,7 @@ class CareStore:
                 for table in ("block", "fact", "patient"):
                     cursor = self._db.execute(f"DELETE FROM {table} WHERE patient = ?", (patient,))  # noqa: S608
                     deleted += cursor.rowcount if table != "patient" else 0
+                self._corrections.forget(patient)
             self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
         self._database.scrub([patient.encode() for patient in patients])
         return deleted
@@ -379,6 +384,7 @@ class CareStore:
                 for table in ("block", "fact", "patient"):
                     cursor = self._db.execute(f"DELETE FROM {table} WHERE patient = ?", (patient,))  # noqa: S608
                     deleted += cursor.rowcount if table != "patient" else 0
+                self._corrections.forget(patient)
             self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
         return deleted
 
@@ -404,6 +410,7 @@ class CareStore:
                 self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
                 self._db.execute("DELETE FROM patient WHERE patient NOT IN (SELECT patient FROM block)")
             self._ahead.prune()
+            self._corrections.prune(self._hours_us)
             self._db.execute("DELETE FROM fact WHERE until_us < ?", (horizon,))
             self._db.execute(
                 "DELETE FROM fact WHERE kind = 'patient' AND patient NOT IN (SELECT patient FROM patient) "
@@ -439,7 +446,7 @@ class CareStore:
         opened = [self._sealer.open(s, context=_place(patient, writer, number)) for writer, number, s in blocks]
         rows = np.frombuffer(b"".join(opened), ROW)
         rows = rows[rows["effective_us"] >= self.now_us() - self._hours_us]
-        rows = current(rows)
+        rows = current(self._corrections.without_others(patient, rows, generation=self._meta("generation")))
         times = np.ascontiguousarray(rows["effective_us"])
         if (times[1:] < times[:-1]).any():
             rows = rows[np.argsort(times, kind="stable")]

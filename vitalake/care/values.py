@@ -67,6 +67,7 @@ def stage_of(status: str | None) -> int:
     return 2 * rank + (status in TAKEN_BACK)
 
 
+_LEAST = np.iinfo(np.int64).min
 _CORRECTED = [stage_of(status) // 2 for status in CORRECTED]
 
 
@@ -74,8 +75,9 @@ def current(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     """Return the rows of one patient that count, one of each value, in no order.
 
     They are those of the lake's *current* (governance/door/relations.py), but for one thing: which message a row came
-    of is not kept. So what takes an attributed value from a patient takes all messages of its version that were known
-    as the patient's before.
+    of is not kept, nor when it was told before anybody knew whose it is. So what takes an attributed value from a
+    patient takes all messages of its version that were known as the patient's before; and of two equal stages of one
+    version that became somebody's in one moment the one stored last counts.
 
     Args:
         rows: of dtype ROW, in the order they were stored.
@@ -93,14 +95,11 @@ def _that_count(rows: npt.NDArray[np.void], among: npt.NDArray[np.int64]) -> npt
     """Return of each value the index of the row that counts; of a value that is not this patient's any more none."""
     rows = rows[among]
     of, number = np.unique(rows["id"], return_inverse=True)
-    owned, even = rows["attribution"] > 0, rows["attribution"] % 2 == 0
-    kept = rows["version"] == _highest(rows["version"], number)
+    owned = rows["attribution"] > 0
+    kept = ~owned | _is_this_patients(rows, owned & (rows["attribution"] % 2 == 0))
+    kept &= rows["version"] == _highest(np.where(kept, rows["version"], _LEAST), number)
     named = np.bincount(number[kept & ~owned], minlength=len(of)) > 0
     kept &= ~(owned & named[number])
-    known = np.empty(len(rows), np.int64)
-    known[np.lexsort((rows["attribution"], rows["available_us"]))] = np.arange(1, len(rows) + 1)
-    taken = _highest(np.where(kept & owned & even, known, 0), number)
-    kept &= ~owned | (known > taken)
     is_corrected = np.isin(rows["stage"] // 2, _CORRECTED)
     told = np.where(is_corrected, rows["available_us"], -rows["available_us"])
     order = np.lexsort((told, rows["stage"] // 2, number))
@@ -110,9 +109,20 @@ def _that_count(rows: npt.NDArray[np.void], among: npt.NDArray[np.int64]) -> npt
     return found
 
 
+def _is_this_patients(rows: npt.NDArray[np.void], taken: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return which attributed rows nothing has taken that was known later, of the same version."""
+    if not taken.any():
+        return ~taken
+    known = np.empty(len(rows), np.int64)
+    known[np.lexsort((rows["attribution"], rows["available_us"]))] = np.arange(len(rows))
+    _, version = np.unique(rows[["id", "version"]], return_inverse=True)
+    mine: npt.NDArray[np.bool_] = known > _highest(np.where(taken, known, -1), version)
+    return mine
+
+
 def _highest(values: npt.NDArray[np.int64], number: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return for each row the highest of the values of its number."""
-    highest = np.full(int(number.max()) + 1, np.iinfo(np.int64).min)
+    highest = np.full(int(number.max()) + 1, _LEAST)
     np.maximum.at(highest, number, values)
     found: npt.NDArray[np.int64] = highest[number]
     return found
