@@ -302,7 +302,7 @@ class SpanWriter:
         passing("staged")
 
     def _decide(self, span: Span) -> None:
-        self._lake.spans.decide(span)
+        self._lake.decide(span)
         passing("decided")
 
     def _pause(self, error: Exception, attempt: int) -> None:

@@ -99,23 +99,14 @@ class Database:
             ServiceUnavailable: somebody reads on and on, or the file cannot be written.
         """
         try:
-            self._empty_log()
+            empty_log(self.connection)
             if not needles or self._holds_any(needles):
                 # A page that was split keeps copies of its rows in its free part, which secure_delete does not know of.
                 self.connection.execute("PRAGMA temp_store=MEMORY")
                 self.connection.execute("VACUUM")
-                self._empty_log()
+                empty_log(self.connection)
         except (sqlite3.Error, OSError) as error:
             raise self._refused(error) from None
-
-    def _empty_log(self) -> None:
-        """Move the write-ahead log into the file, and cut it off."""
-        # SQLite waits for readers by itself, but not for another checkpoint.
-        deadline = time.monotonic() + self.connection.execute("PRAGMA busy_timeout").fetchone()[0] / 1000
-        while self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-            if time.monotonic() > deadline:
-                raise sqlite3.OperationalError
-            time.sleep(_PAUSE_SECONDS)
 
     def _holds_any(self, needles: Sequence[bytes]) -> bool:
         with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -131,3 +122,17 @@ class Database:
             where=self._where,
             remedy="Check its disk and permissions.",
         )
+
+
+def empty_log(connection: sqlite3.Connection) -> None:
+    """Move the write-ahead log into the file, and cut it off.
+
+    Raises:
+        sqlite3.OperationalError: somebody reads on and on.
+    """
+    # SQLite waits for readers by itself, but not for another checkpoint.
+    deadline = time.monotonic() + connection.execute("PRAGMA busy_timeout").fetchone()[0] / 1000
+    while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+        if time.monotonic() > deadline:
+            raise sqlite3.OperationalError
+        time.sleep(_PAUSE_SECONDS)

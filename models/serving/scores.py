@@ -17,6 +17,7 @@ from models.scoring import ScoreRecord
 from vitalake import clock
 from vitalake.errors import ServiceUnavailable
 from vitalake.sealing import Sealer
+from vitalake.sqlite import empty_log
 
 FILE = "scores.db"
 
@@ -125,18 +126,22 @@ class ScoreBook:
             patients: pseudonyms.
 
         Raises:
-            ServiceUnavailable: the book cannot be written.
+            ServiceUnavailable: the book cannot be written, or somebody reads on and on in what was deleted.
         """
-        found = []
+        return self.forget_digests([_digest(patient).hex() for patient in patients])
+
+    def forget_digests(self, digests: Collection[str]) -> int:
+        """Do the same for whoever has one of these SHA-256 of a pseudonym, in hex."""
+        wanted, found = {bytes.fromhex(digest) for digest in digests}, []
         try:
             self._db.execute("PRAGMA secure_delete=ON")
-            digests = [(_digest(patient),) for patient in patients]
-            self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", digests)
+            self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", [(digest,) for digest in wanted])
             for score, sealed in self._db.execute("SELECT id, record FROM score"):
-                if msgspec.json.decode(self._open(score, "record", sealed), type=_Whose).patient in patients:
+                whose = msgspec.json.decode(self._open(score, "record", sealed), type=_Whose).patient
+                if _digest(whose) in wanted:
                     found.append((score,))
             self._db.executemany("DELETE FROM score WHERE id = ?", found)
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            empty_log(self._db)
         except sqlite3.Error as error:
             raise _refused(self._path, error) from None
         return len(found)

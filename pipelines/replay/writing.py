@@ -94,7 +94,7 @@ class AgainWriter:
         span = self._span(outcomes, rules=rules, decoder=decoder, messages=messages)
         try:
             self._stage(span, outcomes, resolutions)
-            self._lake.spans.decide(span)
+            self._lake.decide(span)
         except Superseded:
             raise Overtaken(
                 f"Another {self.kind} has begun",

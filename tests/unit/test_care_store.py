@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import random
 import secrets
@@ -293,6 +294,22 @@ def test_whom_a_value_went_to_is_forgotten_with_them_and_when_it_is_too_old(tmp_
         db.commit()
         store.prune()
         assert db.execute("SELECT count(*) FROM corrected").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("by_digest", [False, True])
+def test_who_is_forgotten_is_in_no_note_and_comes_back_by_no_backup(tmp_path: Path, by_digest: bool) -> None:
+    store = _store(tmp_path)
+    _take(store, _owned("v1.p", attribution=3, position=5))
+    _take(store, _owned("v1.q", attribution=3, position=6))
+    store.put_facts([("v1.p", "v1.e", 1, Admission(clock.now_us(), None, 70))])
+    digest = hashlib.sha256(b"v1.p").hexdigest()
+    assert (store.forget_digests([digest]) if by_digest else store.forget(["v1.p"])) == 3
+    store.put_facts([("v1.p", "v1.e", 1, Admission(clock.now_us(), None, 70))])
+    _take(store, _owned("v1.p", attribution=3, position=7))
+    assert store.everybody() == ["v1.q"]
+    found = [patient for values in store._ahead.undecided("t/0", 0) for patient in values.patients]
+    assert found == ["v1.q"]
+    assert b"v1.p" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
 def test_what_was_never_decided_is_deleted_and_may_be_anothers(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.unit.span_samples import JOB, SHARE, begin, open_lake, positions, sta
 from vitalake import clock
 from vitalake.lake.compaction import compact
 from vitalake.lake.lake import Lake
-from vitalake.lake.spans import Span, Superseded
+from vitalake.lake.spans import SEEN, Span, SpanConflict, Superseded
 from vitalake.lake.sweep import _dead_rewrites, sweep
 from vitalake.lake.verify import verify
 
@@ -105,6 +105,24 @@ def test_look_back_files_go_when_they_are_older_than_twice_the_look_back(lake: L
     os.utime(seen[0], (old, old))
     assert sweep(fresh(lake), JOB, lookback_seconds=3600).deleted["spans-seen"] == 1
     assert [path.exists() for path in seen] == [False, True]
+
+
+def test_what_a_raised_fence_has_refused_is_deleted_by_its_writer(lake: Lake) -> None:
+    before = on_disk(lake)
+    refused = staged_span(lake, 8, 12)
+    lake.spans.raise_fence("observation")
+    with pytest.raises(SpanConflict):
+        lake.decide(refused)
+    assert not any(lake.table(file.table).storage.exists(file.path) for file in refused.files if file.table != SEEN)
+    good = staged_span(lake, 8, 12)
+    good.fence = lake.spans.fence("observation")
+    lake.decide(good)
+    lake.decide(good)  # a lost reply
+    lake.spans.raise_fence("observation")
+    lake.decide(good)
+    lake.add(good)
+    assert before < on_disk(lake)
+    assert positions(lake) == [0, 1, 2, 4, 5, 6, 8, 9, 10]
 
 
 def test_half_written_files_go_with_their_writer(lake: Lake) -> None:

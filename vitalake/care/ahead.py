@@ -7,7 +7,7 @@ when it comes back. So it is noted until it is decided, and deleted where it was
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 import numpy as np
@@ -39,16 +39,32 @@ class Ahead:
         """Note the values that are somebody's by where their device was."""
         chosen = values.where(values.rows["attribution"] > 0)
         for i, part in enumerate(values.parts):
-            mine = np.flatnonzero(chosen.part == i)
-            if not len(mine):
-                continue
-            entries = np.zeros(len(mine), _ENTRY)
-            entries["row"], entries["position"] = chosen.rows[mine], chosen.position[mine]
-            used, entries["patient"] = np.unique(chosen.patient[mine], return_inverse=True)
-            body = msgspec.msgpack.encode(([chosen.patients[n] for n in used.tolist()], entries.tobytes()))
-            last = int(entries["position"].max())
-            sealed = self._sealer.seal(body, context=f"ahead\n{part}\n{last}".encode())
-            self._db.execute("INSERT INTO ahead VALUES (?, ?, ?, ?)", (part, last, clock.now_us(), sealed))
+            self._put(part, chosen.where(chosen.part == i), clock.now_us())
+
+    def _put(self, part: str, values: Values, noted_us: int) -> None:
+        if not len(values.rows):
+            return
+        entries = np.zeros(len(values.rows), _ENTRY)
+        entries["row"], entries["position"] = values.rows, values.position
+        used, entries["patient"] = np.unique(values.patient, return_inverse=True)
+        body = msgspec.msgpack.encode(([values.patients[n] for n in used.tolist()], entries.tobytes()))
+        last = int(entries["position"].max())
+        sealed = self._sealer.seal(body, context=_context(part, last))
+        self._db.execute("INSERT INTO ahead VALUES (?, ?, ?, ?)", (part, last, noted_us, sealed))
+
+    def forget_patients(self, is_wanted: Callable[[str], bool]) -> int:
+        """Write the notes anew without some patients; return how many values of theirs there were."""
+        count = 0
+        for number, part, last, noted_us, sealed in self._db.execute(
+            "SELECT rowid, part, position, noted_us, sealed FROM ahead"
+        ).fetchall():
+            values = self._opened(part, last, sealed)
+            wanted = np.array([is_wanted(patient) for patient in values.patients], np.bool_)[values.patient]
+            if wanted.any():
+                count += int(wanted.sum())
+                self._db.execute("DELETE FROM ahead WHERE rowid = ?", (number,))
+                self._put(part, values.where(~wanted), noted_us)
+        return count
 
     def settle(self, positions: Mapping[str, int]) -> None:
         """Forget the notes of what lies before these positions: it is decided."""
@@ -64,13 +80,16 @@ class Ahead:
             "SELECT position, sealed FROM ahead WHERE part = ? AND position >= ? ORDER BY rowid", (part, position)
         ).fetchall()
         for last, sealed in found:
-            opened = self._sealer.open(sealed, context=f"ahead\n{part}\n{last}".encode())
-            patients, raw = msgspec.msgpack.decode(opened, type=tuple[list[str], bytes])
-            entries = np.frombuffer(raw, _ENTRY)
-            entries = entries[entries["position"] >= position]
-            nothing = np.zeros(len(entries), np.int32)
-            owner = entries["patient"].astype(np.int32)
-            yield Values(entries["row"].copy(), owner, patients, entries["position"].copy(), nothing, [part])
+            values = self._opened(part, last, sealed)
+            yield values.where(values.position >= position)
+
+    def _opened(self, part: str, last: int, sealed: bytes) -> Values:
+        opened = self._sealer.open(sealed, context=_context(part, last))
+        patients, raw = msgspec.msgpack.decode(opened, type=tuple[list[str], bytes])
+        entries = np.frombuffer(raw, _ENTRY)
+        nothing = np.zeros(len(entries), np.int32)
+        owner = entries["patient"].astype(np.int32)
+        return Values(entries["row"].copy(), owner, patients, entries["position"].copy(), nothing, [part])
 
     def holds(self, part: str) -> bool:
         """Return whether anything of a partition is noted."""
@@ -79,3 +98,7 @@ class Ahead:
     def forget(self, part: str) -> None:
         """Forget all notes of a partition."""
         self._db.execute("DELETE FROM ahead WHERE part = ?", (part,))
+
+
+def _context(part: str, last: int) -> bytes:
+    return f"ahead\n{part}\n{last}".encode()

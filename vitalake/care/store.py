@@ -11,7 +11,7 @@ partition was taken, and what lies before is left out when a lane reads it again
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,7 +228,7 @@ class CareStore:
                     self._again(part, position)
                 self._ahead.forget(part)
             if count:
-                self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
+                self._begin_generation()
         return count
 
     def _again(self, part: str, position: int) -> None:
@@ -323,11 +323,9 @@ class CareStore:
             for patient, key, version, fact in facts
             if (end := until(fact)) >= horizon and (not isinstance(fact, Person) or self._is_known(patient))
         ]
-        forgotten = {row[0] for row in self._db.execute("SELECT digest FROM forgotten")}
-        rows = [row for row in rows if not forgotten or _digest(row[0]) not in forgotten]
-        if not rows:
-            return
         with self._database.transaction():
+            forgotten = {row[0] for row in self._db.execute("SELECT digest FROM forgotten")}
+            rows = [row for row in rows if not forgotten or _digest(row[0]) not in forgotten]
             self._db.executemany(
                 "INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (patient, kind, key) DO UPDATE SET "
                 "version = excluded.version, until_us = excluded.until_us, sealed = excluded.sealed "
@@ -351,23 +349,43 @@ class CareStore:
             patients: pseudonyms.
 
         Returns:
-            How many blocks and facts there were.
+            How many blocks, facts and values ahead of the lake there were.
 
         Raises:
             ServiceUnavailable: the store cannot be written; all is as it was.
         """
+        count = self.forget_digests([_digest(patient).hex() for patient in patients])
+        self._database.scrub([patient.encode() for patient in patients])  # also what a killed one has left
+        return count
+
+    def forget_digests(self, digests: Collection[str]) -> int:
+        """Do the same for whoever of those that are there has one of these SHA-256 of a pseudonym, in hex."""
+        wanted = {bytes.fromhex(digest) for digest in digests}
         self._db.execute("PRAGMA secure_delete=ON")
         with self._database.transaction():
-            deleted = 0
-            for patient in patients:
-                self._db.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (_digest(patient),))
-                for table in ("block", "fact", "patient"):
-                    cursor = self._db.execute(f"DELETE FROM {table} WHERE patient = ?", (patient,))  # noqa: S608
-                    deleted += cursor.rowcount if table != "patient" else 0
-                self._corrections.forget(patient)
-            self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
-        self._database.scrub([patient.encode() for patient in patients])
+            self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", [(digest,) for digest in wanted])
+            named = "SELECT patient FROM block UNION SELECT patient FROM fact UNION SELECT patient FROM patient"
+            named += " UNION SELECT patient FROM corrected"
+            found = [patient for (patient,) in self._db.execute(named) if _digest(patient) in wanted]
+            deleted = self._delete_all_of(found)
+            noted = self._ahead.forget_patients(lambda patient: _digest(patient) in wanted)
+            self._begin_generation()
+        if found or noted:  # notes are sealed as a whole: there is nothing to look for
+            self._database.scrub([] if noted else [patient.encode() for patient in found])
+        return deleted + noted
+
+    def _delete_all_of(self, patients: Sequence[str]) -> int:
+        deleted = 0
+        for patient in patients:
+            for table in ("block", "fact", "patient"):
+                cursor = self._db.execute(f"DELETE FROM {table} WHERE patient = ?", (patient,))  # noqa: S608
+                deleted += cursor.rowcount if table != "patient" else 0
+            self._corrections.forget(patient)
         return deleted
+
+    def _begin_generation(self) -> None:
+        """Let everybody know that blocks or notes were deleted or rewritten."""
+        self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
 
     def drop(self, *, patients: Sequence[str] = (), writer: str = "") -> int:
         """Delete all that is there of patients, and what one writer has brought; what comes later is taken.
@@ -380,12 +398,8 @@ class CareStore:
         """
         with self._database.transaction():
             deleted = self._db.execute("DELETE FROM block WHERE writer = ?", (writer,)).rowcount
-            for patient in patients:
-                for table in ("block", "fact", "patient"):
-                    cursor = self._db.execute(f"DELETE FROM {table} WHERE patient = ?", (patient,))  # noqa: S608
-                    deleted += cursor.rowcount if table != "patient" else 0
-                self._corrections.forget(patient)
-            self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
+            deleted += self._delete_all_of(patients)
+            self._begin_generation()
         return deleted
 
     def everybody(self) -> list[str]:
@@ -407,7 +421,7 @@ class CareStore:
                     rows = self._open_block(*place, sealed)
                     self._db.execute(_PUT_BLOCK, self._sealed(*place, rows[rows["effective_us"] >= horizon]))
             if aged:
-                self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
+                self._begin_generation()
                 self._db.execute("DELETE FROM patient WHERE patient NOT IN (SELECT patient FROM block)")
             self._ahead.prune()
             self._corrections.prune(self._hours_us)

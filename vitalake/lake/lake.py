@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 
 from vitalake.crashpoints import passing
 from vitalake.lake.dataset import Dataset, load_dataset, published_datasets, quarantine_datasets, table_form
-from vitalake.lake.spans import SEEN, PartId, Span, SpanLog, add_span
+from vitalake.lake.spans import SEEN, PartId, Span, SpanConflict, SpanLog, Superseded, add_span
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.lake.table import Table
 
@@ -103,6 +104,23 @@ class Lake:
         return {
             name: Table(dataset, self.storage, zone=name.rpartition("/")[0]) for name, dataset in self.here().items()
         }
+
+    def decide(self, span: Span) -> None:
+        """Record a span, its files staged; of one that never can be recorded any more they are deleted.
+
+        They may be of a patient who was forgotten meanwhile: that is then who has raised the fence.
+
+        Raises:
+            VitaLakeError, OSError: as SpanLog.decide.
+        """
+        try:
+            self.spans.decide(span)
+        except (SpanConflict, Superseded):  # positions, fences and epochs never go back
+            for table in self._tables_of(span):
+                for file in span.files_of(table.name):
+                    with suppress(OSError):  # then it is the sweeper's
+                        table.storage.delete(file.path)
+            raise
 
     def add(self, span: Span) -> None:
         """Make a decided span's files visible in every table; safe to repeat."""

@@ -38,7 +38,7 @@ from vitalake.lake.sorting import joined, sort_by
 from vitalake.lake.spans import Span, add_span, is_added
 from vitalake.lake.staging import Counted, stage_all
 from vitalake.lake.table import StagedFile, Table
-from vitalake.lake.vacuum import span_id_of
+from vitalake.lake.vacuum import kept_files, span_id_of
 
 ATTEMPTS = 3
 """An erasure in the middle makes a swap begin anew; who is met by so many should wait."""
@@ -205,10 +205,19 @@ class _Run:
         if job and (job.kind, job.rules) == (self._kind, self._rules) and self._is_current(job):
             self._journal.renew(job)
             return job
+        if job and not self._is_current(job):
+            self._throw_away(job)
         fence = self._lake.spans.raise_fence(self._dataset)
         job = Job(uuid.uuid4().hex[:16], self._kind, self._dataset, fence, self._rules, clock.now_us())
         self._journal.begin(job)
         return job
+
+    def _throw_away(self, job: Job) -> None:
+        """Delete what a job has staged that nobody can go on with: it may be of somebody who was forgotten since."""
+        kept = kept_files(self._target)
+        for path in self._target.storage.files(suffix=""):
+            if path.rpartition("/")[2].startswith(f"swap.{job.id}.") and path not in kept:
+                self._target.storage.delete(path)
 
     def _is_current(self, job: Job) -> bool:
         return self._lake.spans.fence(self._dataset) == job.fence
