@@ -128,6 +128,7 @@ class AssociationMap:
             self._histories = Histories()
         self._files, self._moved = kept | new, moved
         told = {device for part in new.values() for device in part.by_device}
+        told |= {device for several in moved.values() if not told.isdisjoint(several) for device in several}
         for device in told | {device for name in told for device in self._merged.get(name, ())}:
             self._histories.outdate(device)
 
@@ -177,7 +178,10 @@ class AssociationMap:
                 theirs = self._rows(other)
                 assert theirs is not None
                 mine = theirs.filter(pc.equal(theirs["association_id"], pa.scalar(name, pa.binary())))
-                facts += [replace(f, status="entered-in-error", owner=Owner(None)) for f in read_facts(mine, {})]
+                facts += [
+                    replace(fact, owner=Owner(None), valid_from=OPEN_END, valid_to=OPEN_END)
+                    for fact in read_facts(mine, {})
+                ]
         return facts + self._merges(device, {fact.owner.patient for fact in facts})
 
     def _merges(self, device: bytes, patients: set[str | None]) -> list[Fact]:

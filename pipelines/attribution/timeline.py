@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
 
+from vitalake.statuses import STAGES
+
 OPEN_END = (1 << 63) - 1
 """End of an association that has not ended."""
 
 _EVER = -(1 << 63)
+_STAGE = {status: stage for stage, several in enumerate(STAGES) for status in several}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Fact:
 
     Attributes:
         association: names the association over its versions.
-        version: a higher one replaces a lower one.
+        version: a higher one replaces a lower one; of one that was told twice the later stage, then what was told last.
         owner: who the device is with.
         valid_from, valid_to: from when, and until when, exclusive.
         status: ended: that from valid_from on its owner, or their stay, is no longer where they came before.
@@ -75,23 +78,16 @@ class Step:
 
 
 def distinct(facts: Iterable[Fact]) -> list[Fact]:
-    """Return each version of each association once: of several, the one that was known first, then any but the same.
-
-    The order in which facts came plays no part.
-    """
-    kept: dict[tuple[bytes, int], Fact] = {}
-    for fact in facts:
-        key = (fact.association, fact.version)
-        if key not in kept or _order(fact) < _order(kept[key]):
-            kept[key] = fact
-    return sorted(kept.values(), key=lambda fact: (fact.available_us, fact.association, fact.version))
+    """Return each fact once, however often it was told; the order in which facts came plays no part."""
+    return sorted(set(facts), key=lambda fact: (fact.available_us, fact.association, _rank(fact)))
 
 
-def _order(fact: Fact) -> tuple[int, str, int, int, str, str, str]:
+def _rank(fact: Fact) -> tuple[int, int, int, int, int, str, str, str]:
+    """Return what is highest of the fact of an association that counts; of what is told at once its content decides."""
     owner = fact.owner
     return (
-        fact.available_us, fact.status, fact.valid_from, fact.valid_to, owner.patient or "", owner.encounter or "",
-        fact.merged or "",
+        fact.version, _STAGE[fact.status], fact.available_us, fact.valid_from, fact.valid_to, owner.patient or "",
+        owner.encounter or "", fact.merged or "",
     )  # fmt: skip
 
 
@@ -99,21 +95,27 @@ def resolve(facts: Iterable[Fact], at_us: int, known_us: int) -> Owner | None:
     """Return whose a moment's value is as known at a time; None: nobody's. What steps_at says, said plainly.
 
     Of every association the highest version known counts. Of those that hold at the moment the one counts that began
-    last, then the one with the highest name. If its owner is known to have left since, it is nobody's: who was there
-    before does not come back by that. Who was merged into somebody else is them.
+    last, of one moment the one that was told last. If its owner is known to have left since, it is nobody's: who was
+    there before does not come back by that. Who was merged into somebody else is them.
     """
     latest: dict[bytes, Fact] = {}
     for fact in facts:
         held = latest.get(fact.association)
-        if fact.available_us <= known_us and (held is None or fact.version > held.version):
+        if fact.available_us <= known_us and (held is None or _rank(fact) > _rank(held)):
             latest[fact.association] = fact
     holding = [fact for fact in latest.values() if fact.holds(at_us)]
     if not holding:
         return None
     merges = {fact.merged: fact for fact in sorted(latest.values(), key=_merging) if _is_merge(fact)}
-    last = max(holding, key=lambda fact: (fact.valid_from, fact.association))
-    left = [fact for fact in latest.values() if fact.status == "ended" and last.valid_from < fact.valid_from <= at_us]
+    last = max(holding, key=lambda fact: (_begun(fact), fact.association))
+    ended = [fact for fact in latest.values() if fact.status == "ended" and fact.valid_from <= at_us]
+    left = [fact for fact in ended if _begun(fact) >= _begun(last)]
     return None if any(_same(last.owner, fact.owner, merges) for fact in left) else _merged(last.owner, merges)
+
+
+def _begun(fact: Fact) -> tuple[int, int, int]:
+    """Return what is highest of what began last; of what is of one moment, because clocks are coarse, was told last."""
+    return fact.valid_from, fact.version, fact.available_us
 
 
 def _is_merge(fact: Fact) -> bool:
@@ -145,7 +147,7 @@ def _same(one: Owner, other: Owner, merges: Mapping[str | None, Fact]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A fact while it is the highest version of its association that is known: from begin until end."""
+    """A fact while it is the one that counts of its association, of those that are known: from begin until end."""
 
     fact: Fact
     begin: int
@@ -160,7 +162,7 @@ def _while_known(facts: Iterable[Fact]) -> list[_Known]:
     found: list[_Known] = []
     for several in versions.values():
         end = OPEN_END
-        for fact in sorted(several, key=lambda fact: -fact.version):
+        for fact in sorted(several, key=_rank, reverse=True):
             if fact.available_us < end:
                 found.append(_Known(fact, fact.available_us, end))
                 end = fact.available_us
@@ -181,7 +183,7 @@ def steps_at(facts: Sequence[Fact], at_us: int) -> tuple[Step, ...]:
     holding = [k for k in known if k.fact.holds(at_us)]
     if not holding:
         return ()
-    holding.sort(key=lambda k: (k.fact.valid_from, k.fact.association), reverse=True)
+    holding.sort(key=lambda k: (_begun(k.fact), k.fact.association), reverse=True)
     ended = [k for k in known if k.fact.status == "ended" and k.fact.valid_from <= at_us]
     merging = sorted((k for k in known if _is_merge(k.fact)), key=lambda k: _merging(k.fact))
     bounds = sorted({_EVER, OPEN_END, *(k.begin for k in merging), *(k.end for k in merging)})
@@ -218,7 +220,7 @@ def _owners(
         times = [(max(k.begin, a), min(k.end, b)) for a, b in open_times if max(k.begin, a) < min(k.end, b)]
         there = times
         for other in ends:
-            if other.fact.valid_from > k.fact.valid_from:
+            if _begun(other.fact) >= _begun(k.fact):
                 there = _without(there, other.begin, other.end)
         found += [(since, owner) for since, _ in there]
         for since, until in there:

@@ -244,6 +244,20 @@ def test_an_association_whose_device_is_corrected_leaves_the_one_and_comes_to_th
     assert ward.everywhere(EVERYBODY) == {1: "A", 3: "A"}
 
 
+def test_of_an_association_that_counts_no_versions_what_was_told_last_counts(ward: Ward) -> None:
+    for known, bed in ((1, "bed-1"), (5, "bed-2"), (9, "bed-1")):
+        ward.say(b"s-1", 0, bed, "A", 0, known=ward.at(known))
+    ward.stream([ward.bed(30), ward.bed(31, "bed-2")])
+    assert ward.everywhere(EVERYBODY) == {30: "A"}
+    ward.say(b"s-1", 0, "bed-2", "A", 0, known=ward.at(40))
+    ward.say(b"s-2", 0, "bed-1", "B", 0, known=ward.at(40))
+    ward.attribute()
+    assert ward.everywhere(EVERYBODY) == {30: "B", 31: "A"}
+    ward.say(b"s-2", 0, "bed-1", "C", 0, known=ward.at(50))
+    ward.attribute()
+    assert ward.everywhere(EVERYBODY) == {30: "C", 31: "A"}
+
+
 def test_what_is_told_late_was_known_before_it_came(ward: Ward) -> None:
     """The feed was behind: the later admission came first. As known at any time it is as if they had come in order."""
     ward.say(b"s-2", 1, "bed-1", "B", 20, known=ward.at(21))
