@@ -289,10 +289,17 @@ def _diagnosis(codings: list[Coding]) -> Coding:
 
 
 def _device(device: Device, name: str | None) -> Row | None:
-    """Return that a device is with a patient since the resource was last updated; None where it is with nobody."""
+    """Return that a device is with a patient since the resource was last updated; None where it was with nobody yet.
+
+    What it was with before an update, or by mistake, it does not say: somebody must look.
+    """
     patient = _reference("Patient", device.patient, "Device.patient")
+    if patient is None and (_of_meta(device, version_of) or 0) > 1:
+        raise Refused(Reason.NO_SUBJECT, "Device.patient")
     if patient is None or name is None:
         return None
+    if device.status == _MISTAKE:
+        raise Refused(Reason.BAD_STATUS, "Device.status")
     since = _of_meta(device, _updated)
     if since is None:
         raise Refused(Reason.NO_TIME, "Device.meta.lastUpdated")
@@ -301,7 +308,7 @@ def _device(device: Device, name: str | None) -> Row | None:
         "device_id": name,
         "patient_id": patient,
         "valid_from": since,
-        "status": _MISTAKE if device.status == _MISTAKE else "active",
+        "status": "active",
     }
 
 

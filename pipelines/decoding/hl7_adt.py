@@ -42,7 +42,7 @@ class _Event:
     Attributes:
         header: MSH.
         evn: EVN, if there is one.
-        version: when it was told, in microseconds.
+        version: when it was recorded, in microseconds; where EVN-2 is coarser than MSH-7, finer by that.
         visits: of whom.
     """
 
@@ -67,11 +67,11 @@ class AdtDecoder:
             profile: what the messages leave open.
             max_message_bytes: longer messages are rejected unread.
         """
-        self.name, self.version = f"hl7-v2-adt:{profile.name}", f"1-{profile.digest}"
+        self.name, self.version = f"hl7-v2-adt:{profile.name}", f"2-{profile.digest}"
         self._profile, self._most_bytes = profile, max_message_bytes
         self._names = Names(profile)
         self._rows = {
-            "A01": self._admitted, "A04": self._admitted, "A02": self._moved, "A17": self._moved, "A03": self._left,
+            "A01": self._admitted, "A04": self._registered, "A02": self._moved, "A17": self._moved, "A03": self._left,
             "A08": self._updated, "A11": self._not_admitted, "A12": self._not_moved, "A13": self._not_left,
             "A40": self._merged,
         }  # fmt: skip
@@ -104,9 +104,7 @@ class AdtDecoder:
 
     def _event(self, header: Header, message: list[Segment]) -> _Event:
         evn = next((segment for segment in message if segment.name == "EVN"), None)
-        event = _Event(header, evn)
-        told = evn.first(2) if evn else ""
-        event.version = in_order(read_time(told), self._profile.clock) if told else header.order_us or 0
+        event = _Event(header, evn, self._recorded(header, evn.first(2) if evn else ""))
         for segment in message:
             dialect = segment.dialect
             if segment.name == "PID":
@@ -125,6 +123,15 @@ class AdtDecoder:
         if not event.visits:
             raise Refused(Reason.NO_SUBJECT, "PID")
         return event
+
+    def _recorded(self, header: Header, text: str) -> int:
+        """Return what tells a message from later ones: EVN-2, and of those within the same minute or second MSH-7."""
+        sent = header.order_us or 0
+        if not text:
+            return sent
+        written = read_time(text)
+        begin = in_order(written, self._profile.clock, offset_minutes=header.offset_minutes)
+        return min(max(begin, sent), begin + written.span_us - 1)
 
     def _when(self, event: _Event, *places: tuple[Segment | None, int, str]) -> Moment:
         """Return the first time that is there."""
@@ -151,12 +158,12 @@ class AdtDecoder:
     def _row(
         self, event: _Event, visit: _Visit, bed: str, since: Moment, *, status: str = "active", mistake: bool = False
     ) -> Row:
-        """Return a row of a bed; what takes it back has the same identity and a higher version."""
+        """Return a row of a bed, named by its time; what takes it back has the same name."""
         stay = visit.visit or visit.patient
         identity = f"hl7-v2|{status}|{len(stay)}|{stay}|{len(bed)}|{bed}|{since.us}"
         return {
             "identity": identity.encode(),
-            "version": event.version + mistake,
+            "version": event.version,
             "device_id": bed,
             "patient_id": visit.patient,
             "encounter_id": visit.visit,
@@ -165,13 +172,29 @@ class AdtDecoder:
             "available_at": event.header.sent.us if event.header.sent else None,
         }
 
+    def _admission(self, event: _Event, visit: _Visit, bed: str, since: Moment, *, mistake: bool = False) -> Row:
+        """Return the row of the stay's admission to a bed: told anew, it takes the place of what was told before.
+
+        Without a number of the stay it is named by its time: the patient may be admitted to the bed again.
+        """
+        row = self._row(event, visit, bed, since, mistake=mistake)
+        if visit.visit is not None:
+            row["identity"] = f"hl7-v2|admission|{len(visit.visit)}|{visit.visit}|{len(bed)}|{bed}".encode()
+        return row
+
     # -- events --------------------------------------------------------------------------------------------------
 
     def _admitted(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         if visit.bed is not None:
+            yield self._admission(event, visit, visit.bed, self._admitted_at(event, visit))
+
+    def _registered(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        """Yield the row of an outpatient, named by its time: who comes to treatments has many in one stay."""
+        if visit.bed is not None:
             yield self._row(event, visit, visit.bed, self._admitted_at(event, visit))
 
     def _moved(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        _said(visit, 6)
         if visit.bed == visit.prior_bed:
             return
         at = self._moved_at(event)
@@ -181,6 +204,7 @@ class AdtDecoder:
             yield self._row(event, visit, visit.bed, at)
 
     def _left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        _said(visit, 3)
         if visit.bed is not None:
             yield self._row(event, visit, visit.bed, self._left_at(event, visit), status="ended")
 
@@ -189,13 +213,17 @@ class AdtDecoder:
         pv1 = visit.pv1
         if self._profile.updates == "ignore" or pv1 is None or visit.bed is None:
             return
-        if pv1.first(44) and not pv1.first(45) and visit.prior_bed is None:
-            yield self._row(event, visit, visit.bed, self._admitted_at(event, visit))
+        if pv1.first(44) and not pv1.first(45) and not pv1.raw(6):
+            yield self._admission(event, visit, visit.bed, self._admitted_at(event, visit))
 
     def _not_admitted(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        """Yield that an admission was none, whether it was told as a stay's or as an outpatient's."""
+        _said(visit, 3)
         if visit.bed is not None:
             at = self._when(event, (visit.pv1, 44, "PV1-44"), (event.evn, 6, "EVN-6"))
             yield self._row(event, visit, visit.bed, at, mistake=True)
+            if visit.visit is not None:
+                yield self._admission(event, visit, visit.bed, at, mistake=True)
 
     def _not_moved(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         """Yield that a transfer was none: PV1-3 is the bed from before it, PV1-6 the one it would have led to."""
@@ -207,6 +235,7 @@ class AdtDecoder:
 
     def _not_left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         """Yield that a discharge was none; without its time, that the patient is in the bed from now on."""
+        _said(visit, 3)
         if visit.bed is None:
             return
         pv1, evn = visit.pv1, event.evn
@@ -230,3 +259,9 @@ class AdtDecoder:
             "status": "active",
             "available_at": event.header.sent.us if event.header.sent else None,
         }
+
+
+def _said(visit: _Visit, number: int) -> None:
+    """Raise Refused where PV1 does not say the place that the patient left, or has not left after all."""
+    if visit.pv1 is None or not visit.pv1.raw(number):
+        raise Refused(Reason.WRONG_SHAPE, f"PV1-{number}")

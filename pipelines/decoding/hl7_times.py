@@ -25,10 +25,17 @@ class Moment(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A time as it is written: the wall clock's microseconds since 1970, and its offset in minutes, if it has one."""
+    """A time as it is written.
+
+    Attributes:
+        wall_us: the wall clock's microseconds since 1970.
+        offset_minutes: its own, if it has one.
+        span_us: how long what is written lasts: a minute where it has no seconds.
+    """
 
     wall_us: int
     offset_minutes: int | None
+    span_us: int
 
 
 def read_time(text: str) -> Written:
@@ -46,13 +53,14 @@ def read_time(text: str) -> Written:
     except ValueError:
         raise Refused(Reason.BAD_TIME) from None
     us = (wall - _EPOCH) // _MICROSECOND + int((fraction or "").ljust(6, "0")[:6])
+    span_us = 60_000_000 if second is None else 10 ** max(0, 6 - len(fraction or ""))
     if found["offset"] is None:
-        return Written(us, None)
+        return Written(us, None, span_us)
     hours, minutes = int(found["offset"][1:3]), int(found["offset"][3:])
     offset = hours * 60 + minutes
     if minutes > 59 or offset > 14 * 60:
         raise Refused(Reason.BAD_TIME)
-    return Written(us, -offset if found["sign"] == "-" else offset)
+    return Written(us, -offset if found["sign"] == "-" else offset, span_us)
 
 
 def instant(written: Written, *, offset_minutes: int | None, clock: Zone | None) -> Moment:
@@ -75,8 +83,15 @@ def instant(written: Written, *, offset_minutes: int | None, clock: Zone | None)
     return Moment(written.wall_us - seconds * 1_000_000, seconds // 60)
 
 
-def in_order(written: Written, clock: Zone | None) -> int:
-    """Return microseconds for telling versions apart; of a time that may be two instants the first."""
-    if written.offset_minutes is not None:
-        return written.wall_us - written.offset_minutes * 60_000_000
+def in_order(written: Written, clock: Zone | None, *, offset_minutes: int | None = None) -> int:
+    """Return microseconds for telling versions apart; of a time that may be two instants the first.
+
+    Args:
+        written: with or without an offset.
+        clock: the profile's zone, where neither it nor the message has one.
+        offset_minutes: the message's own, for a time that has none.
+    """
+    offset = written.offset_minutes if written.offset_minutes is not None else offset_minutes
+    if offset is not None:
+        return written.wall_us - offset * 60_000_000
     return written.wall_us - (clock.first_offset_seconds(written.wall_us // 1_000_000) if clock else 0) * 1_000_000

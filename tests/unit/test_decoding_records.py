@@ -142,6 +142,8 @@ def test_a_device_that_is_with_a_patient() -> None:
             Reason.BAD_STATUS,
         ),
         ("device_association", "Device", {"patient": SUBJECT, "meta": None}, Reason.NO_TIME),
+        ("device_association", "Device", {"patient": SUBJECT, "status": "entered-in-error"}, Reason.BAD_STATUS),
+        ("device_association", "Device", {}, Reason.NO_SUBJECT),  # it may have been somebody's before
         ("device_association", "DeviceUseStatement", {**USE, "timingPeriod": None}, Reason.NO_TIME),
         ("device_association", "DeviceUseStatement", {**USE, "device": None}, Reason.WRONG_SHAPE),
     ],
@@ -154,7 +156,8 @@ def test_what_cannot_be_a_row(dataset: str, kind: str, elements: dict[str, Any],
     ("dataset", "kind", "elements"),
     [
         ("encounter", "Encounter", {**ENCOUNTER, "status": "planned"}),
-        ("device_association", "Device", {}),
+        ("device_association", "Device", {"meta": None}),
+        ("device_association", "Device", {"meta": {"versionId": "1"}}),
         ("device_association", "DeviceUseStatement", {**USE, "status": "intended"}),
     ],
 )
@@ -280,10 +283,66 @@ def test_an_update_tells_the_admission_anew() -> None:
     right = adt("A08", PID, pv1(X, began="20250601080000+0000"), at="20250601140000+0000")
     assert whose(wrong, right, bed=BED_X, hour=8) == JANE
     came = adt("A01", OTHER, pv1(Y, visit="V-10"), at="20250601120000+0000")
-    for late in (pv1(Y, X, began="20250601080000+0000"), pv1(Y, ended="20250601120000+0000"), pv1(Y)):
+    moved = [pv1(Y, prior, began="20250601080000+0000") for prior in (X, "ER")]
+    for late in (*moved, pv1(Y, ended="20250601120000+0000"), pv1(Y)):
         update = adt("A08", PID, late, at="20250602080000+0000")
         assert take("hl7-v2", "device_association", update)[0].empty == [0]
         assert whose(ADMIT, MOVE, LEAVE, came, update, bed=BED_Y, hour=13) == MARY
+
+
+def test_an_admission_told_anew_takes_the_place_of_the_first() -> None:
+    there = adt("A01", OTHER, pv1(X, visit="V-10"), at="20250601060000+0000")
+    gone = adt("A03", OTHER, pv1(X, visit="V-10"), at="20250601090000+0000")
+    update = adt("A08", PID, pv1(X, began="20250601090000+0000"), at="20250601140000+0000")
+    again = adt("A01", PID, pv1(X, began="20250601090000+0000"), at="20250601140000+0000")
+    for later in (update, again):
+        assert [whose(there, gone, ADMIT, later, bed=BED_X, hour=h) for h in (7, 8, 9)] == [MARY, MARY, JANE]
+    moved = (ADMIT, MOVE, LEAVE)
+    kept = adt("A08", PID, pv1(Y, X, began="20250601070000+0000"), at="20250601130000+0000")
+    assert [whose(*moved, kept, bed=BED_X, hour=h) for h in (7, 8, 9, 10)] == [None, JANE, JANE, None]
+    assert [whose(*moved, kept, bed=BED_Y, hour=h) for h in (9, 10, 12)] == [None, JANE, None]
+    never = adt("A11", PID, pv1(X, began="20250601075500+0000"), at="20250601140000+0000")
+    assert whose(ADMIT, never, bed=BED_X, hour=8) is None  # the admission did not say PV1-44
+
+
+def test_who_comes_to_treatments_has_been_at_each_of_them() -> None:
+    """An outpatient's visits to a chair may all have one number."""
+    chair: list[bytes] = []
+    for begin, end in (("08", "10"), ("12", "14")):
+        chair.append(adt("A04", PID, pv1(X, began=f"20250601{begin}0000+0000"), at=f"20250601{begin}0000+0000"))
+        chair.append(adt("A03", PID, pv1(X), at=f"20250601{end}0000+0000"))
+    assert [whose(*chair, bed=BED_X, hour=h) for h in (8, 10, 12, 14)] == [JANE, None, JANE, None]
+    never = adt("A11", PID, pv1(X, began="20250601120000+0000"), at="20250601150000+0000")
+    assert [whose(*chair, never, bed=BED_X, hour=h) for h in (8, 12)] == [JANE, None]
+    right = adt("A08", OTHER, pv1(X, began="20250601080000+0000"), at="20250601083000+0000")
+    assert whose(chair[0], right, bed=BED_X, hour=8) == MARY
+
+
+def test_of_what_is_recorded_in_one_minute_what_was_sent_last_counts() -> None:
+    def recorded(message: bytes, sent: str, minute: str = "202506010800") -> bytes:
+        return message.replace(f"EVN||{sent}".encode(), f"EVN||{minute}".encode())
+
+    wrong = recorded(adt("A01", OTHER, pv1(X), at="20250601080010+0000"), "20250601080010+0000")
+    never = recorded(
+        adt("A11", OTHER, pv1(X, began="20250601080000+0000"), at="20250601080020+0000"), "20250601080020+0000"
+    )
+    right = recorded(adt("A01", PID, pv1(X), at="20250601080030+0000"), "20250601080030+0000")
+    left = recorded(adt("A03", PID, pv1(X), at="20250601080240+0000"), "20250601080240+0000")
+    assert whose(wrong, right, bed=BED_X, hour=8) == JANE
+    assert whose(wrong, never, bed=BED_X, hour=8) is None
+    assert whose(wrong, never, right, bed=BED_X, hour=8) == JANE
+    assert whose(wrong, never, right, left, bed=BED_X, hour=8) is None
+    came = recorded(adt("A01", OTHER, pv1(X, visit="V-10"), at="20250601080250+0000"), "20250601080250+0000")
+    assert whose(right, left, came, bed=BED_X, hour=8) == MARY
+    rows = take("hl7-v2", "device_association", wrong, never, right, left)[1]
+    seconds = [row["version"] // 1_000_000 % 3600 for row in rows]
+    assert seconds == [10, 20, 20, 30, 59], "never later than the minute"
+
+
+def test_a_record_without_its_zone_has_the_messages() -> None:
+    admit = adt("A01", PID, pv1(X), at="20250601100000+0200").replace(b"EVN||20250601100000+0200", b"EVN||202506011000")
+    never = adt("A11", PID, pv1(X, began="20250601080000+0000"), at="20250601090000+0000")
+    assert [whose(admit, bed=BED_X, hour=8), whose(admit, never, bed=BED_X, hour=8)] == [JANE, None]
 
 
 def test_a_merge_says_whose_the_old_number_is() -> None:
@@ -307,6 +366,11 @@ def test_other_messages_tell_of_no_bed() -> None:
         (adt("A12", PID, pv1(X, Y)), Reason.NO_TIME),
         (adt("A12", PID, pv1(X)), Reason.WRONG_SHAPE),
         (adt("A11", PID, pv1(X)), Reason.NO_TIME),
+        (adt("A02", PID, pv1(Y)), Reason.WRONG_SHAPE),
+        (adt("A03", PID, pv1()), Reason.WRONG_SHAPE),
+        (adt("A03", PID), Reason.WRONG_SHAPE),
+        (adt("A11", PID, pv1(began="20250601080000+0000")), Reason.WRONG_SHAPE),
+        (adt("A13", PID, pv1('""')), Reason.WRONG_SHAPE),
         (adt("A40", PID), Reason.WRONG_SHAPE),
         (adt("A01", PID, pv1(X), at="18500101000000+0000"), Reason.IMPLAUSIBLE_TIME),
         (ADMIT.replace(b"ADT^A01", b"ORM^O01"), Reason.WRONG_RESOURCE),
@@ -354,8 +418,8 @@ def test_what_was_sent_when_says_when_it_could_be_known() -> None:
 
 
 def test_what_tells_of_no_bed_and_what_moves_two() -> None:
-    quiet = [adt("A01", PID), adt("A03", PID, pv1("ER")), adt("A02", PID, pv1(X, X)), adt("A13", PID), adt("A11", PID)]
-    quiet += [adt("A08", PID), adt("A04", "PV1|1|O", PID)]
+    quiet = [adt("A01", PID), adt("A02", PID, pv1(X, X)), adt("A02", PID, pv1("ER", "OR")), adt("A08", PID)]
+    quiet += [adt(event, PID, pv1("ER")) for event in ("A03", "A11", "A13")] + [adt("A04", "PV1|1|O", PID)]
     decoded, rows, rejects = take("hl7-v2", "device_association", *quiet)
     assert (decoded.empty, rows, rejects) == (list(range(len(quiet))), [], {})
     swap = adt("A17", PID, pv1(X, Y), OTHER, pv1(Y, X, visit="V-10"))
