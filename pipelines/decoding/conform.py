@@ -94,7 +94,8 @@ class Conformer:
             rows, message, code, value = rows.filter(pa.array(good)), message[good], code[good], value[good]
             measured, broker_us = measured[good], broker_us[good]
             identities = [identity for identity, ok in zip(identities, good.tolist(), strict=True) if ok]
-        return self._finished(rows, identities, message, code, np.where(measured, value, np.nan), broker_us, rejects)
+        value = np.where(measured, value, np.nan)
+        return _one_claim(self._finished(rows, identities, message, code, value, broker_us, rejects))
 
     def _code_index(self, column: pa.DictionaryArray) -> npt.NDArray[np.int64]:
         return _index(column, self._vocabulary.codes)
@@ -215,6 +216,43 @@ def _index(column: pa.DictionaryArray, known: dict[str, int]) -> npt.NDArray[np.
     indices = pc.fill_null(column.indices, len(lookup) - 1) if column.null_count else column.indices
     found: npt.NDArray[np.int64] = lookup[indices.to_numpy(zero_copy_only=False)]
     return found
+
+
+def _one_claim(conformed: Conformed) -> Conformed:
+    """Return what is left without messages that say two things of one version of an observation.
+
+    One would hide the other, and what moves one of them to another patient could not tell them apart. They become
+    undecodable, as HL7 v2 results of one name are where they are read; rows that are equal are duplicates.
+    """
+    bad = _contradicting(conformed)
+    if not len(bad):
+        return conformed
+    rejects = [*conformed.rejects, *(Reject(i, Reason.WRONG_SHAPE, "Observation.identifier") for i in bad.tolist())]
+    good = ~np.isin(conformed.message, bad)
+    return Conformed(
+        conformed.rows.filter(pa.array(good)),
+        conformed.message[good],
+        conformed.fingerprint[good],
+        sorted(rejects, key=lambda reject: reject.message),
+    )
+
+
+def _contradicting(conformed: Conformed) -> npt.NDArray[np.int32]:
+    """Return the messages of which two rows are of one version of an observation and differ."""
+    message = conformed.message
+    if not (message[1:] == message[:-1]).any():  # rows of a message lie together
+        return message[:0]
+    halves = np.frombuffer(conformed.rows["observation_id"].buffers()[2], np.uint64, count=2 * len(message))
+    likely = np.sort(halves[::2] ^ message.astype(np.uint64))  # of a keyed hash: unlike ones hardly ever meet
+    if not (likely[1:] == likely[:-1]).any():
+        return message[:0]
+    version = conformed.rows["version"].to_numpy(zero_copy_only=False)
+    order = np.lexsort((version, halves[1::2], halves[::2], message))
+    same = np.ones(len(order) - 1, np.bool_)
+    for column in (message, halves[::2], halves[1::2], version):
+        same &= column[order][1:] == column[order][:-1]
+    differ = (conformed.fingerprint[order][1:] != conformed.fingerprint[order][:-1]).any(axis=1)
+    return np.unique(message[order][1:][same & differ])
 
 
 def _rejects(

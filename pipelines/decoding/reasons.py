@@ -38,7 +38,7 @@ EXPLAINED: dict[Reason, str] = {
     Reason.TOO_LARGE: "Longer than jobs.*.max_message_bytes.",
     Reason.TOO_DEEP: "Nested too deeply to be what it should be.",
     Reason.WRONG_RESOURCE: "Another resourceType, or another HL7 v2 message, than this topic's dataset is made of.",
-    Reason.WRONG_SHAPE: "An element is missing or of the wrong type; the path says which.",
+    Reason.WRONG_SHAPE: "An element is missing or of the wrong type, or two results have one name: see the path.",
     Reason.BAD_STATUS: "A status that is not one of FHIR's or HL7's, or that the profile does not name.",
     Reason.BAD_TIME: "A time is no full date and time with its zone, or the clock of its zone has it twice or never.",
     Reason.NO_TIME: "No effectiveDateTime or effectiveInstant, no OBX-14 or OBR-7, nothing where the profile says.",

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.decoding.reasons import Reason
 from tests.decoding import take
-from tests.fhir import message
+from tests.fhir import message, observation
 from tests.hostile import bundle, panel
 from vitalake.errors import SettingsError
 from vitalake.lake.dataset import load_dataset
@@ -106,6 +106,30 @@ def test_components_share_their_panel_and_have_ids_of_their_own() -> None:
     assert len({row["observation_id"] for row in rows}) == 3
     assert rows[0]["panel_id"] == rows[1]["panel_id"] is not None
     assert rows[2]["panel_id"] is None
+
+
+def test_a_message_that_says_two_things_of_one_version_is_refused() -> None:
+    """One would hide the other; versions that are counted, and rows that are equal, are told apart."""
+    first, other, next_one, elsewhere = (
+        observation(1),
+        observation(1, status="preliminary"),
+        observation(1, status="amended", meta={"versionId": "2"}),
+        observation(2, status="preliminary"),
+    )
+    payloads = [
+        bundle(first, other),
+        bundle(first, next_one),
+        bundle(elsewhere, first, first),
+        message(1, status="preliminary"),
+        bundle(elsewhere, other, next_one, first),
+    ]
+    _, conformed, rejects = take(payloads)
+    assert {i: (r.reason, r.path, r.rows) for i, r in rejects.items()} == dict.fromkeys(
+        (0, 4), (Reason.WRONG_SHAPE, "Observation.identifier", 0)
+    )
+    assert conformed.message.tolist() == [1, 1, 2, 2, 2, 3]
+    assert len(conformed.fingerprint) == 6
+    assert conformed.fingerprint[3].tolist() == conformed.fingerprint[4].tolist()
 
 
 def test_fingerprints_tell_a_resend_from_a_correction() -> None:
