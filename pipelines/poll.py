@@ -62,11 +62,12 @@ class Outcome:
         empty: indices of decoded messages that held nothing for this dataset.
         duplicate: index of the message of every duplicate row.
         filtered: index of the message of every filtered row.
-        fingerprints: of the rows that are new, to be remembered.
+        fingerprints: of the rows; once it is recognised which were seen before, those to be remembered.
         effective_us: int64 per row of ``rows``: true time, for lateness; never written.
         held: index of the message of every row that waits to be told whose it is.
         extra: rows for further tables, by the table's name: the same rows as they came, held messages, resolutions.
         associations: version of the table of associations the rows were attributed by.
+        recognised: rows that were seen before were taken out.
     """
 
     poll: Poll
@@ -83,3 +84,10 @@ class Outcome:
     held: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     extra: dict[str, pa.RecordBatch] = field(default_factory=dict)
     associations: int = 0
+    recognised: bool = False
+
+    def keep(self, new: npt.NDArray[np.bool_]) -> None:
+        """Keep the rows that are new, and count the others as duplicates; they are not masked yet."""
+        self.duplicate = np.concatenate([self.duplicate, self.message[~new]]).astype(np.int32)
+        self.rows, self.message = self.rows.filter(pa.array(new)), self.message[new]
+        self.fingerprints, self.effective_us = self.fingerprints[new], self.effective_us[new]

@@ -101,30 +101,48 @@ class Steps:
         self._salts: dict[PartId, tuple[int, int]] = {}
 
     def conform(self, item: DecodedPoll) -> Outcome:
-        """Return rows in the vocabulary's units that are plausible and new."""
+        """Return rows in the vocabulary's units that are plausible."""
         poll, decoded = item.poll, item.decoded
         if self._dataset.name != "observation":
             return self._records(item)
         conformed = self.conformer.conform(decoded, broker_ms=poll.broker_ms)
         salts = np.array([self._salt(part) for part in poll.parts], np.uint64).reshape(-1, 2)
-        prints = conformed.fingerprint ^ salts[poll.part[conformed.message]]
-        new = self.lookback.admit(prints, now=time.monotonic())
-        rows, message, duplicate = conformed.rows, conformed.message, np.zeros(0, np.int32)
-        if not new.all():
-            duplicate = message[~new]
-            rows, message, prints = rows.filter(pa.array(new)), message[new], prints[new]
+        rows, message = conformed.rows, conformed.message
+        undecodable = [reject.message for reject in conformed.rejects if not reject.rows]
         return Outcome(
             poll=poll,
             rows=rows,
             message=message,
-            row_message=decoded.message,
+            row_message=decoded.message[~np.isin(decoded.message, undecodable)] if undecodable else decoded.message,
             rejects=decoded.rejects + conformed.rejects,
             tombstones=decoded.tombstones,
             empty=decoded.empty,
-            fingerprints=prints,
+            fingerprints=conformed.fingerprint ^ salts[poll.part[message]],
             effective_us=pc.cast(rows["effective_at"], pa.int64()).to_numpy(zero_copy_only=False),
-            duplicate=duplicate,
         )
+
+    def recognise(self, outcome: Outcome, waiting: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.bool_]:
+        """Take out the rows that were seen before and remember the others; return which are left.
+
+        It is done once: an outcome that is masked again is left as it is.
+
+        Args:
+            outcome: conformed, and not masked yet.
+            waiting: rows that are neither looked up nor remembered.
+        """
+        new = np.ones(outcome.rows.num_rows, np.bool_)
+        if outcome.recognised or not len(outcome.fingerprints):
+            return new
+        if waiting is None:
+            new = self.lookback.admit(outcome.fingerprints, now=time.monotonic())
+        else:
+            new[~waiting] = self.lookback.admit(outcome.fingerprints[~waiting], now=time.monotonic())
+        if not new.all():
+            outcome.keep(new)
+        if waiting is not None:
+            outcome.fingerprints = outcome.fingerprints[~waiting[new]]
+        outcome.recognised = True
+        return new
 
     def _records(self, item: DecodedPoll) -> Outcome:
         """Return rows of another dataset that have their key: in them nothing is measured."""
@@ -159,7 +177,7 @@ class Steps:
         return self._salts[part]
 
     def mask(self, outcome: Outcome) -> Outcome:
-        """Return the rows as they may be published.
+        """Return the rows that are new as they may be published.
 
         As they are they go to the restricted zone, sealed, to the care store and the vault. Rows of patients who were
         forgotten go nowhere.
@@ -177,7 +195,7 @@ class Steps:
 
     def _mask(self, outcome: Outcome) -> Outcome:
         if self.attributor is not None:
-            outcome = self.attributor.attribute(outcome)
+            outcome = self.attributor.attribute(outcome, self.recognise)
         rows = self._with_provenance(derive(outcome.rows, self._dataset), outcome)
         if self.sealer is not None:
             sealed, known = self.sealer.seal(rows)

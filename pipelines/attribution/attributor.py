@@ -27,6 +27,10 @@ from vitalake.settings import Settings
 _NAMED = -9
 
 
+Recognise = Callable[[Outcome, npt.NDArray[np.bool_] | None], npt.NDArray[np.bool_]]
+"""Takes rows out of an outcome that were seen before, those of a mask aside; returns which are left."""
+
+
 @dataclass(slots=True)
 class _Plan:
     """What becomes of a poll's rows: one entry a row that goes on."""
@@ -36,6 +40,53 @@ class _Plan:
     available_us: npt.NDArray[np.int64]
     attribution: npt.NDArray[np.int64]
     withdrawn: npt.NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class _Found:
+    """Whose a poll's rows are, one entry each.
+
+    Attributes:
+        owner: index among the owners, or what stands for something else.
+        number: of the device among those with a history; -1: another, or the row names its patient.
+        device: index of the device's key among ``keys``.
+        keys: of devices; None: of none.
+        at_us: when it was so.
+        available_us: when the value itself could be known.
+        known_us: when it could be known whose it is.
+        several: what is to be written of rows whose owner has changed.
+    """
+
+    owner: npt.NDArray[np.int64]
+    number: npt.NDArray[np.int64]
+    device: npt.NDArray[np.int64]
+    keys: list[bytes | None]
+    at_us: npt.NDArray[np.int64]
+    available_us: npt.NDArray[np.int64]
+    known_us: npt.NDArray[np.int64]
+    several: dict[int, list[Emission]]
+
+    def of(self, kept: npt.NDArray[np.bool_]) -> _Found:
+        """Return it of the rows that are kept."""
+        if kept.all():
+            return self
+        place = np.cumsum(kept) - 1
+        columns = (self.number, self.device, self.at_us, self.available_us, self.known_us)
+        number, device, at_us, available_us, known_us = (column[kept] for column in columns)
+        several = {int(place[i]): rows for i, rows in self.several.items() if kept[i]}
+        return _Found(self.owner[kept], number, device, self.keys, at_us, available_us, known_us, several)
+
+    def differ(self, message: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Return the rows without a patient of messages in which those are not of one device, moment and knowledge.
+
+        Of all others every row of a message has the same fate, and so has whatever repeats one of them.
+        """
+        mine = np.flatnonzero(self.owner != _NAMED)
+        _, first, group = np.unique(message[mine], return_index=True, return_inverse=True)
+        columns = (self.device[mine], self.at_us[mine], self.available_us[mine])
+        unlike = np.any([column != column[first][group] for column in columns], axis=0)
+        found: npt.NDArray[np.bool_] = np.isin(message, message[mine[unlike]]) & (self.owner != _NAMED)
+        return found
 
 
 class Attributor:
@@ -52,18 +103,43 @@ class Attributor:
         self.associations, self._holder, self._key_of = associations, holder, key_of
         self._keys: dict[str, bytes] = {}
 
-    def attribute(self, outcome: Outcome) -> Outcome:
-        """Return the outcome with a patient in every row; messages with a row that is nobody's yet are held.
+    def attribute(self, outcome: Outcome, recognise: Recognise) -> Outcome:
+        """Return the outcome with a patient in every row; what is nobody's yet is held.
 
-        A value whose owner was known differently since it could be known becomes a row for each time.
+        A value whose owner was known differently since it could be known becomes a row for each time. What is held of
+        several devices or moments is not remembered as seen: some of it may be somebody's, and come alone.
 
         Raises:
             KeyRevoked: patients' keys cannot be had; the same outcome can be given again.
             ServiceUnavailable: lake or vault cannot be reached; so it can then.
         """
-        rows = outcome.rows
-        if not rows["patient_id"].null_count:
+        if not outcome.rows["patient_id"].null_count:
+            recognise(outcome, None)
             return outcome
+        found = self._find(outcome)
+        held = self._held(outcome.message, found)
+        waiting = held & found.differ(outcome.message) if held.any() else None
+        kept = recognise(outcome, waiting)
+        found, held = found.of(kept), held[kept]
+        if held.any():
+            self._hold(outcome, found, held)
+        return self._applied(outcome, found, held)
+
+    def waiting(self, outcome: Outcome) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """Return the messages of which something would be held, and the rows that may have gone on without them.
+
+        Those are of messages whose rows are of several devices or moments.
+
+        Raises:
+            KeyRevoked, ServiceUnavailable: see attribute.
+        """
+        if not outcome.rows["patient_id"].null_count:
+            return np.zeros(0, np.int32), np.zeros(outcome.rows.num_rows, np.bool_)
+        found = self._find(outcome)
+        return np.unique(outcome.message[self._held(outcome.message, found)]), found.differ(outcome.message)
+
+    def _find(self, outcome: Outcome) -> _Found:
+        rows = outcome.rows
         mine = np.flatnonzero(rows["patient_id"].is_null().to_numpy(zero_copy_only=False))
         outcome.associations = self.associations.look()
         at_us, available_us = (_microseconds(rows[name]) for name in ("effective_at", "available_at"))
@@ -77,15 +153,53 @@ class Attributor:
         owner = np.full(rows.num_rows, _NAMED, np.int64)
         known_us = available_us.copy()
         owner[mine], known_us[mine] = self.associations.find(number[mine], at_us[mine], available_us[mine])
-        several = self._several(np.flatnonzero(owner == SEVERAL), number, at_us, available_us, owner)
-        waiting = owner == NOBODY
-        if waiting.any():
-            rows_of = np.bincount(outcome.message, minlength=len(outcome.poll.values))
-            envelopes = self._holder.hold(
-                outcome.poll, outcome.message[waiting], rows_of, at_us[waiting], device[waiting], keys
-            )
-            outcome.extra[HELD] = envelopes
-        return self._applied(outcome, owner, number, several, available_us, known_us)
+        found = _Found(owner, number, device, keys, at_us, available_us, known_us, {})
+        found.several = self._several(np.flatnonzero(owner == SEVERAL), found)
+        return found
+
+    def _held(self, message: npt.NDArray[np.int32], found: _Found) -> npt.NDArray[np.bool_]:
+        """Return the rows that are held: all of a message that name no patient, or none.
+
+        They are if all are nobody's, or one was nobody's at any time: that can only end, whatever is withdrawn
+        meanwhile. Else what is nobody's by now goes on as what it was, and is taken back: as if it had come before.
+        """
+        nobody = found.owner == NOBODY
+        held = np.zeros(len(message), np.bool_)
+        if not nobody.any():
+            return held
+        somebodys = np.isin(message, message[~nobody & (found.owner != _NAMED)])
+        once = {
+            i: taken_back
+            for i in np.flatnonzero(nobody & somebodys).tolist()
+            if (taken_back := self._taken_back(i, found))
+        }
+        never = nobody.copy()
+        never[[*once]] = False
+        held = np.isin(message, message[never]) & (found.owner != _NAMED)
+        going = {i: rows for i, rows in once.items() if not held[i]}
+        found.several |= going
+        found.owner[[*going]] = SEVERAL
+        return held
+
+    def _taken_back(self, i: int, found: _Found) -> list[Emission]:
+        """Return the rows of a value that was somebody's before it could itself be known; none if it never was."""
+        number = int(found.number[i])
+        steps = self.associations.steps(number, int(found.at_us[i])) if number >= 0 else ()
+        owner = next((step.owner for step in reversed(steps) if step.owner is not None), None)
+        if owner is None or owner.patient is None:
+            return []
+        count, available_us = 2 * self.associations.count(number), int(found.available_us[i])
+        return [
+            Emission(owner, available_us, count + 1, withdrawn=False),
+            Emission(owner, available_us, count + 2, withdrawn=True),
+        ]
+
+    def _hold(self, outcome: Outcome, found: _Found, held: npt.NDArray[np.bool_]) -> None:
+        nobody = held & (found.owner == NOBODY)
+        rows_of = np.bincount(outcome.message[held], minlength=len(outcome.poll.values))
+        outcome.extra[HELD] = self._holder.hold(
+            outcome.poll, outcome.message[nobody], rows_of, found.at_us[nobody], found.device[nobody], found.keys
+        )
 
     def _devices(self, column: pa.Array) -> tuple[npt.NDArray[np.int64], list[bytes | None]]:
         """Return for each row the index of its device's key among these, the last of which is nobody's."""
@@ -99,49 +213,34 @@ class Attributor:
         index = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         return index, [*(self._keys.get(name) for name in names), None]
 
-    def _several(
-        self,
-        which: npt.NDArray[np.int64],
-        number: npt.NDArray[np.int64],
-        at_us: npt.NDArray[np.int64],
-        available_us: npt.NDArray[np.int64],
-        owner: npt.NDArray[np.int64],
-    ) -> dict[int, list[Emission]]:
+    def _several(self, which: npt.NDArray[np.int64], found: _Found) -> dict[int, list[Emission]]:
         """Return the rows to write of values whose owner has changed since; one without any is marked."""
-        found: dict[int, list[Emission]] = {}
+        several: dict[int, list[Emission]] = {}
         for i in which.tolist():
-            device = int(number[i])
-            steps = self.associations.steps(device, int(at_us[i]))
-            written = emissions(steps, int(available_us[i]), facts=self.associations.count(device))
+            device = int(found.number[i])
+            steps = self.associations.steps(device, int(found.at_us[i]))
+            written = emissions(steps, int(found.available_us[i]), facts=self.associations.count(device))
             if written:
-                found[i] = written
+                several[i] = written
             else:
-                owner[i] = FORGOTTEN if is_forgotten(steps) else NOBODY
-        return found
+                found.owner[i] = FORGOTTEN if is_forgotten(steps) else NOBODY
+        return several
 
-    def _applied(
-        self,
-        outcome: Outcome,
-        owner: npt.NDArray[np.int64],
-        number: npt.NDArray[np.int64],
-        several: dict[int, list[Emission]],
-        available_us: npt.NDArray[np.int64],
-        known_us: npt.NDArray[np.int64],
-    ) -> Outcome:
+    def _applied(self, outcome: Outcome, found: _Found, held: npt.NDArray[np.bool_]) -> Outcome:
         message = outcome.message
-        held = np.isin(message, message[owner == NOBODY])
-        forgotten = ~held & (owner == FORGOTTEN)
+        forgotten = ~held & (found.owner == FORGOTTEN)
         going = np.flatnonzero(~held & ~forgotten)
         outcome.held = np.concatenate([outcome.held, message[held]]).astype(np.int32)
         outcome.filtered = np.concatenate([outcome.filtered, message[forgotten]]).astype(np.int32)
-        counts = self.associations.counts(number[going])
-        plan = _Plan(going, owner[going], known_us[going], 2 * counts + 1, np.zeros(len(going), np.bool_))
+        counts = self.associations.counts(found.number[going])
+        owner, known_us = found.owner[going], found.known_us[going]
+        plan = _Plan(going, owner, known_us, 2 * counts + 1, np.zeros(len(going), np.bool_))
         used = np.unique(plan.owner[plan.owner >= 0])
         owners = self.associations.owners(used.tolist())
         plan.owner = np.where(plan.owner >= 0, np.searchsorted(used, plan.owner), plan.owner)
-        if several:
-            plan, owners = _spread(plan, owners, several)
-        return _with(outcome, plan, owners, available_us)
+        if (plan.owner == SEVERAL).any():
+            plan, owners = _spread(plan, owners, found.several)
+        return _with(outcome, plan, owners, found.available_us)
 
 
 def _spread(plan: _Plan, owners: list[Owner], several: dict[int, list[Emission]]) -> tuple[_Plan, list[Owner]]:

@@ -1,4 +1,4 @@
-"""Messages that are held: the envelopes in which they wait to be told whose they are."""
+"""Messages that are held: the envelopes in which they wait to be told whose some of their rows are."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Holder:
         Args:
             poll: the messages.
             message: int32 per such row, index of its message.
-            rows_of: how many rows each message of the poll has.
+            rows_of: how many rows of each message of the poll wait.
             at_us: effective time, per such row.
             device: index into ``keys``, per such row.
             keys: of devices; None: of none.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.attribution.associations import AssociationMap
 from pipelines.attribution.changes import Stretches
 from pipelines.attribution.held import HELD
+from pipelines.poll import Outcome
 from pipelines.replay.letters import PLACE, Choice, Places, census, open_letters, resolved
 from pipelines.replay.origins import Lineage, lineages
 from pipelines.replay.redecoding import Attempt, Redecoder
@@ -21,6 +24,9 @@ from vitalake.lake.schema import conform
 from vitalake.settings import Settings
 
 _WHERE = ("device_key", "earliest_effective_at", "latest_effective_at")
+
+_SAME = ("observation_id", "version", "status", "value", "value_code", "effective_at", "told_at")
+"""What rows of two messages must agree in to say the same; what is sealed aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +115,47 @@ class Release:
         return steps
 
     def _somebodys(self, redecoder: Redecoder, letters: pa.Table) -> Iterator[Attempt]:
-        """Yield attempts in which no message is held or rejected; those stay as they are."""
-        attributor, lookback = redecoder.steps.attributor, redecoder.steps.lookback
+        """Yield attempts in which no message is held or rejected; those stay as they are, and leave no trace."""
+        attributor = redecoder.steps.attributor
         assert attributor is not None
-        lookback.clear()
         for attempt in redecoder.attempts(letters, table=HELD, mask=False):
-            outcome = attributor.attribute(attempt.outcome)
             stays = attempt.left
-            stays[np.unique(outcome.held)] = True
-            if not stays.any():
-                yield attempt
-            elif not stays.all():
-                lookback.clear()
-                left = attempt.letters.filter(pa.array(~stays))
-                for again in redecoder.attempts(left, table=HELD, mask=False):
-                    attributor.attribute(again.outcome)
-                    yield again
+            stays[attributor.waiting(attempt.outcome)[0]] = True
+            if stays.all():
+                continue
+            going = attempt.without(stays)
+            _, alone = attributor.waiting(going.outcome)
+            attributor.attribute(going.outcome, partial(self._recognise, redecoder.steps, alone))
+            yield going
+
+    def _recognise(
+        self, steps: Steps, alone: npt.NDArray[np.bool_], outcome: Outcome, waiting: npt.NDArray[np.bool_] | None
+    ) -> npt.NDArray[np.bool_]:
+        """Take out rows that were released before, and of those that may have come alone meanwhile what has."""
+        there = alone & self._published(outcome.rows) if alone.any() else alone
+        kept = steps.recognise(outcome, waiting)
+        outcome.keep(~there[kept])
+        return kept & ~there
+
+    def _published(self, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+        """Return which rows are in the restricted zone already, of another message that said the same.
+
+        Where a message does not say when it was issued it is not known to be the same.
+        """
+        table = self._lake.restricted
+        table.refresh()
+        schema = pa.schema([table.state.columns.field(name) for name in _SAME])
+        ids = rows["observation_id"]
+        days = set(rows["effective_at"].cast(pa.date32()).cast(pa.string()).to_pylist())
+        there = [
+            conform(table.storage.read_parquet(file.path, columns=list(_SAME)), schema)
+            for file in table.snapshot().files.values()
+            if file.day in days
+        ]
+        known = {
+            tuple(row.values())
+            for part in there
+            for row in part.filter(pc.is_in(part["observation_id"], value_set=ids)).to_pylist()
+        }
+        given = rows.rename_columns(["told_at" if name == "available_at" else name for name in rows.schema.names])
+        return np.array([tuple(row.values()) in known for row in given.select(list(_SAME)).to_pylist()], np.bool_)

@@ -34,7 +34,10 @@ _PROVENANCE = ("ingested_at", "source", "source_position")
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The rows of one version of an observation that one message has said."""
+    """The rows of one version of an observation that one message has said at one time.
+
+    A message that says two things of one version is refused; those of before differ in when they could be known.
+    """
 
     rows: list[int]
     written: list[Emission]
@@ -148,7 +151,7 @@ class Repair:
         return next(i for i, row in zip(group.rows, group.written, strict=True) if not row.withdrawn)
 
     def _groups(self, rows: pa.Table) -> list[_Group]:
-        key = ("observation_id", "version", "source", "source_position")
+        key = ("observation_id", "version", "source", "source_position", TOLD_AT)
         names = (*key, "patient_id", "encounter_id", "device_id", ATTRIBUTION)
         plain = {name: rows[name].to_pylist() for name in names}
         times = {name: rows[name].cast(pa.int64()).to_pylist() for name in ("effective_at", "available_at", TOLD_AT)}

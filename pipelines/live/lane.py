@@ -197,11 +197,11 @@ class Lane:
         return DecodedPoll(poll, self.decoders[poll.format].decode(poll.values))
 
     def conform(self, item: DecodedPoll) -> Outcome:
-        """Return rows in the vocabulary's units that are plausible and new."""
+        """Return rows in the vocabulary's units that are plausible."""
         return self.steps.conform(item)
 
     def mask(self, outcome: Outcome) -> Outcome:
-        """Return the rows as they may be published; waits while patients' keys cannot be had.
+        """Return the rows that are new as they may be published; waits while patients' keys cannot be had.
 
         Raises:
             KeyRevoked, ServiceUnavailable: they still cannot, and the lane is to stop.

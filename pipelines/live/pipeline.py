@@ -159,7 +159,7 @@ class DecodeMessages(beam.DoFn):
 
 
 class ConformRows(beam.DoFn):
-    """DecodedPoll → Outcome with rows in the vocabulary's units, plausible, and not seen before."""
+    """DecodedPoll → Outcome with rows in the vocabulary's units, and plausible."""
 
     def process(self, item: DecodedPoll | Tick) -> Iterator[Outcome | Tick]:
         """Yield the outcome."""
@@ -171,7 +171,7 @@ class ConformRows(beam.DoFn):
 
 
 class MaskIdentifiers(beam.DoFn):
-    """Outcome → Outcome whose rows may be published."""
+    """Outcome → Outcome whose rows were not seen before, and may be published."""
 
     def process(self, item: Outcome | Tick) -> Iterator[Outcome | Tick]:
         """Yield the masked outcome."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipelines.attribution.held import HELD
 from pipelines.dead_letters import Message, open_message
-from pipelines.decoding.result import Decoder
+from pipelines.decoding.result import Decoded, Decoder
 from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.replay.letters import topic_of
 from pipelines.replay.origins import Lineage
@@ -63,6 +63,31 @@ class Attempt:
             reasons[np.unique(getattr(self.outcome, name))] = name
         reasons[np.unique(self.outcome.message)] = "published"
         return reasons
+
+    def without(self, stays: npt.NDArray[np.bool_]) -> Attempt:
+        """Return it without some messages, as if they had not been taken up; it is not attributed yet."""
+        outcome, poll = self.outcome, self.outcome.poll
+        number = (np.cumsum(~stays) - 1).astype(np.int32)
+        mine = ~stays[outcome.message]
+        going = replace(
+            outcome,
+            poll=replace(
+                poll,
+                values=[value for value, stay in zip(poll.values, stays.tolist(), strict=True) if not stay],
+                part=poll.part[~stays],
+                offset=poll.offset[~stays],
+                broker_ms=poll.broker_ms[~stays],
+            ),
+            rows=outcome.rows.filter(pa.array(mine)),
+            message=number[outcome.message[mine]],
+            row_message=number[outcome.row_message[~stays[outcome.row_message]]],
+            rejects=[replace(r, message=int(number[r.message])) for r in outcome.rejects if not stays[r.message]],
+            tombstones=number[[i for i in outcome.tombstones if not stays[i]]].tolist(),
+            empty=number[[i for i in outcome.empty if not stays[i]]].tolist(),
+            fingerprints=outcome.fingerprints[mine],
+            effective_us=outcome.effective_us[mine],
+        )
+        return Attempt(self.letters.filter(pa.array(~stays)), going, self.table)
 
     def resolutions(self, *, actor: str) -> pa.Table:
         """Return the rows that say that the messages which do not stay are recovered."""
@@ -131,7 +156,8 @@ class Redecoder:
         Args:
             letters: envelopes, in memory.
             table: where they lie.
-            mask: whether to make publishable rows, which care store and vault hear of; else only see what holds.
+            mask: whether to make publishable rows, which care store and vault hear of; else only see what holds:
+                then what was seen before is among it.
 
         Raises:
             PrivacyError: keys or rules do not hold.
@@ -145,7 +171,11 @@ class Redecoder:
             if index:
                 messages = [message for i in index if (message := opened[i]) is not None]
                 mine = letters.take(pa.array(index))
-                yield Attempt(mine, self._outcome(self._poll(mine, messages, name), mask=mask), table)
+                decoded = self._decoded(self._poll(mine, messages, name))
+                if table == HELD:
+                    decoded.decoded = _waiting(decoded.decoded, mine["rows"].fill_null(0).to_numpy())
+                outcome = self.steps.conform(decoded)
+                yield Attempt(mine, self.steps.mask(outcome) if mask else outcome, table)
 
     def _open(self, row: dict[str, object]) -> Message | None:
         try:
@@ -171,13 +201,27 @@ class Redecoder:
             broker_ms=np.array([message.broker_ms for message in messages], np.int64),
         )
 
-    def _outcome(self, poll: Poll, *, mask: bool) -> Outcome:
+    def _decoded(self, poll: Poll) -> DecodedPoll:
         passing("decode")
         if poll.format not in self._decoders:
             self._decoders[poll.format] = self._lineage.decoder(poll.format, self._settings)
-        decoded = self._decoders[poll.format].decode(poll.values)
-        outcome = self.steps.conform(DecodedPoll(poll, decoded))
-        return self.steps.mask(outcome) if mask else outcome
+        return DecodedPoll(poll, self._decoders[poll.format].decode(poll.values))
+
+
+def _waiting(decoded: Decoded, held: npt.NDArray[np.int64]) -> Decoded:
+    """Return the rows that wait of held messages: those that name no patient, for the others went on at once.
+
+    Of a message that was held whole, as all were once, more rows wait than name no patient: all are taken.
+    """
+    unnamed = decoded.rows["patient_id"].is_null().to_numpy(zero_copy_only=False)
+    whole = held > np.bincount(decoded.message[unnamed], minlength=len(held))
+    kept = unnamed | whole[decoded.message]
+    return replace(
+        decoded,
+        rows=decoded.rows.filter(pa.array(kept)),
+        identities=[identity for identity, mine in zip(decoded.identities, kept.tolist(), strict=True) if mine],
+        message=decoded.message[kept],
+    )
 
 
 def _partition(source: str) -> int:

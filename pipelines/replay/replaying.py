@@ -187,7 +187,10 @@ class _Job:
         lake = self._lake()
         with self._redecoder(lake, None) as redecoder:
             for letters in self._batches(lake):
-                self._count(letters, list(redecoder.attempts(letters, table=self.table, mask=False)), redecoder)
+                attempts = list(redecoder.attempts(letters, table=self.table, mask=False))
+                for attempt in attempts:
+                    redecoder.steps.recognise(attempt.outcome)
+                self._count(letters, attempts, redecoder)
 
     def _decided(self) -> None:
         lake = self._lake()
