@@ -23,6 +23,7 @@ class TableErased(msgspec.Struct, frozen=True):
         files_searched, bytes_searched: that might have held some.
         files_rewritten, bytes_rewritten: of those, that did.
         files_deleted: older versions, and what killed writers left, that held some.
+        unreadable: messages that nobody can open any more, so that whose they are cannot be told.
     """
 
     table: str
@@ -32,6 +33,7 @@ class TableErased(msgspec.Struct, frozen=True):
     files_rewritten: int = 0
     bytes_rewritten: int = 0
     files_deleted: int = 0
+    unreadable: int = 0
 
 
 class Outside(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from pipelines.attribution.associations import TABLE as ASSOCIATIONS
 from pipelines.attribution.vacant import vacated
 from pipelines.care import open_care
 from pipelines.erasure.certificate import Certificate, Outside, TableErased, new_id, now, save
-from pipelines.erasure.letters import Search, erase_letters
+from pipelines.erasure.letters import Search, erase_letters, places_of
 from pipelines.erasure.outside import outside
 from vitalake import clock
 from vitalake.crashpoints import passing
@@ -187,7 +187,8 @@ class Eraser:
     # -- doing it ------------------------------------------------------------------------------------------------
 
     def _finish(self, certificate: str, subject: bytes, wanted: Wanted) -> Certificate:
-        tables = list(self._tables(subject, (*wanted.tokens, *wanted.ids[:1]), Search(wanted.ids, self._keys)))
+        search = Search(wanted.ids, self._keys, settings=self._settings)  # before the fence is raised
+        tables = list(self._tables(subject, (*wanted.tokens, *wanted.ids[:1]), search))
         self._tell("Care store and scores")
         elsewhere = self._forget_elsewhere(wanted.tokens)
         passing("erase-elsewhere")
@@ -233,7 +234,10 @@ class Eraser:
         return [done for done in found if done.rows or done.files_deleted]
 
     def _tables(self, subject: bytes, tokens: Sequence[str], search: Search) -> Iterator[TableErased]:
-        for table in self._fenced():
+        fenced = self._fenced()
+        search.places = places_of(fenced, subject)
+        # Messages first: killed later, the rows still tell which of them they were made of.
+        for table in sorted(fenced, key=lambda table: not table.name.startswith("quarantine/")):
             column = _column(table)
             name = table.name.rpartition("/")[2]
             self._tell(table.name)

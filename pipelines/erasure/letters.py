@@ -3,53 +3,152 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.dead_letters import open_message
 from pipelines.erasure.certificate import TableErased
+from pipelines.erasure.naming import Naming, plain_texts
+from pipelines.replay.letters import RESOLUTION, Places, by_source, topic_of
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
+from vitalake.lake.buckets import may_hold
+from vitalake.lake.dataset import SUBJECT
+from vitalake.lake.forgetting import has_value
+from vitalake.lake.lake import Lake
 from vitalake.lake.rewrite import Rows, read_file, rewrite
+from vitalake.lake.sweep import given_up, staged_spans
 from vitalake.lake.table import Snapshot, StagedFile, Table
+from vitalake.settings import Settings
 
-_BEFORE = rb"""(?i:["'/|^~&#=>]|["'][a-z_]*(?:patient|subject|person|mrn|pid)[a-z_]*["']\s*:\s*)"""
-_AFTER = rb"""(?=["'/|^~&?#<\r\n,}\s]|$)"""
+_BEFORE = r"""(?i:["'/|^~&#=>]|["'][a-z_]*(?:patient|subject|person|mrn|pid)[a-z_]*["']\s*:\s*)\s*"""
+_AFTER = r"""(?=["'/|^~&?#<\r\n,}\s]|$)"""
 """What stands around an identifier in JSON, a reference or HL7 v2. A number that is only somebody's value has a colon
 before it, and no name of a patient before that."""
 
+_ROWS = ("source", "source_position")
+
 
 class Search:
-    """Finds the messages that name a patient."""
+    """Finds the messages that name a patient.
 
-    def __init__(self, identifiers: Sequence[str], keys: KeyRing) -> None:
-        """Prepare.
+    What can be taken apart is asked whom it names. What cannot is searched for the text of the identifiers, and of
+    what stands in them behind the system: there too much is rather taken than too little, for nothing can be made of
+    such a message any more.
+
+    Attributes:
+        places: quarantine dataset → places of resolved messages that are the patient's, see places_of.
+        lake: whose files are searched; None: not known.
+        older_spans: that had staged messages when this was made.
+    """
+
+    def __init__(self, identifiers: Sequence[str], keys: KeyRing, *, settings: Settings | None = None) -> None:
+        """Prepare; before the fence is raised, for what is staged by then can never be decided after it.
 
         Args:
             identifiers: the patient's source id and record number.
             keys: to open the messages.
+            settings: of the home: its lake, the formats of topics, and their profiles.
         """
-        texts = sorted({re.escape(text.encode()) for text in identifiers if text})
-        self._pattern = re.compile(_BEFORE + rb"(?:" + rb"|".join(texts) + rb")" + _AFTER) if texts else None
+        self._wanted = frozenset(filter(None, identifiers))
+        texts = sorted({re.escape(part) for text in self._wanted for part in (text, text.rpartition("|")[2]) if part})
+        self._pattern = re.compile(f"{_BEFORE}(?:{'|'.join(texts)}){_AFTER}") if texts else None
         self._keys = keys
-        self.unreadable = 0
+        self._naming = Naming(settings)
+        self._unreadable: set[bytes] = set()
+        self._formats: dict[str, set[str]] = defaultdict(set)
+        for stream in settings.jobs.values() if settings else ():
+            for topic, name in stream.topics.items():
+                self._formats[topic].add(name)
+        self.places: Mapping[str, Places] = {}
+        self.lake = Lake(settings.lake_uri, settings.storage_options) if settings else None
+        self.older_spans = staged_spans(self.lake) if self.lake else set()
 
-    def names(self, payload: bytes) -> bool:
-        """Return whether a message names the patient."""
-        return self._pattern is not None and self._pattern.search(payload) is not None
+    @property
+    def unreadable(self) -> int:
+        """Return how many envelopes could not be opened; a copy of one in an older file does not count again."""
+        return len(self._unreadable)
 
-    def among(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
-        """Return which of these envelopes do; one that cannot be opened tells nobody anything, and is counted."""
-        found = np.zeros(rows.num_rows, np.bool_)
-        for i, row in enumerate(rows.to_pylist()):
+    def names(self, payload: bytes, formats: Iterable[str] = ("",)) -> bool:
+        """Return whether a message names the patient, by one of the formats it may have."""
+        found = [self._naming.named_in(payload, name) for name in formats]
+        if None in found:
+            return self._pattern is not None and any(map(self._pattern.search, plain_texts(payload)))
+        return any(named and not self._wanted.isdisjoint(named) for named in found)
+
+    def among(self, rows: pa.Table, dataset: str = "") -> npt.NDArray[np.bool_]:
+        """Return which of these envelopes are to go; one that cannot be opened tells nobody anything, and is counted.
+
+        Args:
+            rows: envelopes.
+            dataset: of the quarantine, in which they lie.
+        """
+        places = self.places.get(dataset)
+        found = places.hold(rows) if places else np.zeros(rows.num_rows, np.bool_)
+        for i, row in zip(np.flatnonzero(~found).tolist(), rows.filter(pa.array(~found)).to_pylist(), strict=True):
             try:
-                found[i] = self.names(open_message(row, self._keys).payload)
+                found[i] = self.names(open_message(row, self._keys).payload, self._formats_of(row))
             except PrivacyError:
-                self.unreadable += 1
+                self._unreadable.add(bytes(row["nonce"]))
         return found
+
+    def _formats_of(self, row: Mapping[str, object]) -> set[str]:
+        """Return the formats of an envelope's topic; of one that no job knows, what has rejected it."""
+        return self._formats.get(topic_of(str(row["source"]))) or set(str(row["decoder"]).split(","))
+
+
+def places_of(tables: Sequence[Table], subject: bytes) -> dict[str, Places]:
+    """Return the places of resolved messages of which a patient's rows were made, by dataset of the quarantine.
+
+    Such a message may name a device only: its rows were given to the patient later. Ask before they are dropped.
+
+    Args:
+        tables: of the lake.
+        subject: whose.
+    """
+    made = _positions(tables, subject)
+    found: dict[str, Places] = defaultdict(Places)
+    for resolution in [table for table in tables if table.name == RESOLUTION] if made else ():
+        resolution.refresh()
+        for file in resolution.snapshot().files.values():
+            for part in read_file(resolution, file):
+                mine = part.filter(pa.array(_are_at(part, made)))
+                for name in mine["table"].unique().to_pylist():
+                    found[name].add(mine.filter(pc.equal(mine["table"].cast(pa.string()), name)))
+    return dict(found)
+
+
+def _positions(tables: Sequence[Table], subject: bytes) -> dict[tuple[str, str], npt.NDArray[np.int64]]:
+    """Return dataset and partition → positions of a patient's identified rows; of topics their name is kept only."""
+    found: dict[tuple[str, str], list[npt.NDArray[np.int64]]] = defaultdict(list)
+    for table in tables:
+        zone, _, dataset = table.name.rpartition("/")
+        if zone != "restricted" or not {SUBJECT.name, *_ROWS} <= set(table.dataset.schema.names):
+            continue
+        table.refresh()
+        for file in [file for file in table.snapshot().files.values() if may_hold(file.path, subject)]:
+            for part in read_file(table, file, columns=[SUBJECT.name, *_ROWS]):
+                mine = part.filter(has_value(part[SUBJECT.name].combine_chunks(), {subject}))
+                for source in mine["source"].unique().to_pylist():
+                    of_source = mine.filter(pc.equal(mine["source"].cast(pa.string()), source))
+                    found[dataset, source].append(of_source["source_position"].to_numpy())
+    return {place: np.unique(np.concatenate(positions)) for place, positions in found.items()}
+
+
+def _are_at(rows: pa.Table, made: Mapping[tuple[str, str], npt.NDArray[np.int64]]) -> npt.NDArray[np.bool_]:
+    """Return which places are among these positions; one that says no dataset may be of any."""
+    held = np.zeros(rows.num_rows, np.bool_)
+    for source, index in by_source(rows).items():
+        positions = rows["position"].take(pa.array(index)).to_numpy()
+        for (dataset, partition), known in made.items():
+            if partition == source.source and source.dataset in ("", dataset):
+                held[index] |= np.isin(positions, known)
+    return held
 
 
 def erase_letters(table: Table, search: Search) -> TableErased:
@@ -59,23 +158,26 @@ def erase_letters(table: Table, search: Search) -> TableErased:
         LakeError, ServiceUnavailable: as ``rewrite``; safe to repeat.
     """
     verdicts: dict[str, int] = {}
+    dataset = table.name.rpartition("/")[2]
+    unreadable = search.unreadable
 
     def hits(file: StagedFile) -> int:
         if file.path not in verdicts:
-            verdicts[file.path] = sum(int(search.among(part).sum()) for part in read_file(table, file))
+            verdicts[file.path] = sum(int(search.among(part, dataset).sum()) for part in read_file(table, file))
         return verdicts[file.path]
 
     def plan(snapshot: Snapshot) -> list[StagedFile]:
         return [file for file in snapshot.files.values() if hits(file)]
 
     def transform(rows: Rows) -> list[pa.Table]:
-        kept = [part.filter(pa.array(~search.among(part))) for part in rows]
+        kept = [part.filter(pa.array(~search.among(part, dataset))) for part in rows]
         return [pa.concat_tables(kept)] if sum(part.num_rows for part in kept) else []
 
     table.refresh()
     searched = table.snapshot().files.values()
     done = rewrite(table, plan, transform, data_change=True)
     removed = done.removed if done else ()
+    deleted = _purge(table, search, dataset)
     return TableErased(
         table=table.name,
         rows=sum(verdicts[file.path] for file in removed),
@@ -83,23 +185,24 @@ def erase_letters(table: Table, search: Search) -> TableErased:
         bytes_searched=sum(file.size for file in searched),
         files_rewritten=len(removed),
         bytes_rewritten=sum(file.size for file in removed),
-        files_deleted=_purge(table, search),
+        files_deleted=deleted,
+        unreadable=search.unreadable - unreadable,
     )
 
 
-def _purge(table: Table, search: Search) -> int:
-    """Delete files that are not in the newest version and hold such messages; return how many."""
-    table.refresh()
-    current = table.snapshot().files
+def _purge(table: Table, search: Search, dataset: str) -> int:
+    """Delete files that no version will have any more and that hold such messages; return how many.
+
+    What a writer has staged that may still decide it is left: it knows already that the patient is forgotten.
+    """
     deleted = 0
-    for path in table.storage.files():
-        if path in current:
-            continue
+    spans = search.lake.spans if search.lake else None
+    for path in sorted(given_up(table, spans, older=search.older_spans)):
         try:
             rows = table.storage.read_parquet(path)
-        except (OSError, pa.ArrowException):  # a writer is at it, or was killed: the sweeper's
+        except (OSError, pa.ArrowException):  # half written, by a writer that was killed: the sweeper's
             continue
-        if search.among(rows).any():
+        if search.among(rows, dataset).any():
             table.storage.delete(path)
             deleted += 1
     return deleted

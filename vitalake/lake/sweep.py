@@ -129,6 +129,55 @@ def settle(lake: Lake) -> int:
     return count
 
 
+def staged_spans(lake: Lake) -> set[str]:
+    """Return the spans that have staged or added messages to the quarantine.
+
+    Those of them that are not decided when a fence is raised after this was asked, can be decided no more.
+    """
+    tables = [table for name, table in lake.present().items() if name.startswith("quarantine/")]
+    return {span_id_of(path) for table in tables for path in table.storage.files(suffix="")} - {""}
+
+
+def given_up(table: Table, spans: SpanLog | None = None, *, older: Collection[str] = ()) -> set[str]:
+    """Return the files of a table's folder that its newest version does not have, and no later one can have.
+
+    They were replaced, and older versions have them; or their rewrite was overtaken by other maintenance; or their
+    span was not decided, and its writer can decide nothing any more. What is left under the name it has while it is
+    written is judged like what it would have become.
+
+    Args:
+        table: not to be used by anything else meanwhile.
+        spans: tells which spans were decided; None: what spans have staged and nobody added is left.
+        older: spans of before the fence was raised, as ``staged_spans`` gave them.
+
+    Raises:
+        OSError, DeltaError: storage refuses.
+    """
+    listed = table.storage.files(suffix="")
+    kept = kept_files(table)
+    found = (listed.keys() & kept) - table.snapshot().files.keys()
+    loose = {path: changed for path, changed in listed.items() if path not in kept}
+    newest = table.transaction(maintenance_app(table)) or 0
+    numbers = {path: _REWRITE_FILE.match(path.rpartition("/")[2]) for path in loose}
+    found |= {path for path, match in numbers.items() if match and int(match["number"]) <= newest}
+    if spans is None:
+        return found
+    matches = [SPAN_FILE.match(path.rpartition("/")[2]) for path in loose]
+    fates = [_fates(spans, job, {table.name: loose}) for job in {match["job"] for match in matches if match}]
+    fenced = set(older).union(*(fenced for fenced, _ in fates))
+    decided = set().union(*(decided for _, decided in fates))
+    found |= {path for path in loose if span_id_of(path) in fenced - decided}
+    return found | (_replaced_long_ago(table, spans, loose, decided) if decided else set())
+
+
+def _replaced_long_ago(table: Table, spans: SpanLog, loose: Mapping[str, float], decided: Collection[str]) -> set[str]:
+    """Return the files of added spans that the log has forgotten: see vacuum."""
+    table.refresh()
+    days = spans.all_spans(since=_first_day({table.name: dict(loose)}))
+    added = {span.span_id for span in days if span.span_id in decided and is_added(span, table)}
+    return {path for path in loose if span_id_of(path) in added} - table.snapshot().files.keys()
+
+
 # -- what may go -------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,303 @@
+"""Whom a message names: read with the decoders' own composing, but leniently, for what was rejected may be half broken.
+
+Sources' ids are composed: ``HOSP|4711`` stands in no message as it is. So a message is taken apart as its decoder does
+it, and every patient is kept that it names anywhere, also where the decoder would not look or would refuse it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import msgspec
+
+from pipelines.decoding.elements import reference_of
+from pipelines.decoding.flat_columns import names
+from pipelines.decoding.hl7_profile import Hl7Profile, PatientNumber
+from pipelines.decoding.parsing import PARSE_ERRORS
+from pipelines.decoding.profile import FlatProfile, Name, Profile, load_profile
+from pipelines.decoding.profile_paths import EACH, Step
+from pipelines.decoding.raw import Refused
+from vitalake.errors import SettingsError
+from vitalake.settings import Settings
+
+if TYPE_CHECKING:
+    from pipelines.decoding.hl7_names import Names
+    from pipelines.decoding.hl7_text import Dialect
+
+_NUMBERS = {b"PID": (2, 3, 4), b"MRG": (1, 4)}
+"""HL7's fields of patients' numbers; decoders read PID-3 and MRG-1, the others are what they were called earlier."""
+
+_WHOSE = frozenset({"subject", "patient", "individual", "beneficiary", "for", "other", "target", "who"})
+"""FHIR's elements in which a logical identifier without a type is a patient's."""
+
+_KEYS = re.compile(r"patient|subject|person|mrn|(?<![a-z])pid(?![a-z])", re.IGNORECASE)
+"""Names of keys that hold a patient's number, in JSON of which nothing else is known."""
+
+_INSIDE = ("id", "value", "identifier", "number")
+_LITERAL = re.compile(r"""(?:https?://[^\s"']+/)?\bPatient/[^\s/?#"']+""")
+_CONDITIONAL = re.compile(r"\bPatient\?(?:[^\s\"']*&)?identifier=([^\s&\"']+)")
+_RECORD_NUMBER = "MR"
+_LINES = re.compile(rb"[\r\n\x0b\x1c]+")
+_HEADER = re.compile(rb"(?:^|[\r\n\x0b])\s*MSH")
+_MARKS = r"^~\&"
+_BLANKS = b" \t\r\n\x0b\x1c\xef\xbb\xbf"
+
+
+class Naming:
+    """Tells whom messages name; profiles are read once. Cheap enough for rejected messages, not for all."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        """Prepare.
+
+        Args:
+            settings: where the profiles of formats are; None: no profile is known.
+        """
+        self._settings = settings
+        self._profiles: dict[str, Profile | None] = {}
+
+    def named_in(self, payload: bytes, format_name: str = "") -> set[str] | None:
+        """Return every id of a patient that a message names, composed as decoders compose them, and record numbers.
+
+        Args:
+            payload: the message.
+            format_name: of its topic, as settings write it, or a decoder's name with or without its version; it says by
+                which profile numbers are composed. What the message is, JSON or HL7 v2, its text says.
+
+        Returns:
+            The ids, none where it names nobody; None for what cannot be taken apart, of which nothing can be told.
+        """
+        body = payload.strip(_BLANKS)
+        profile = self._profile(format_name)
+        try:
+            document = msgspec.json.decode(body)
+        except PARSE_ERRORS:
+            return _of_hl7(body, profile) if _HEADER.search(body) else None
+        found = _of_json(document, profile.patient if isinstance(profile, FlatProfile) else None)
+        for _, value in _places(document):
+            # A message in an envelope, as gateways and connectors make them.
+            if isinstance(value, str) and value.lstrip()[:3].startswith(("MSH", "{", "[")):
+                found |= self.named_in(value.encode(errors="replace"), format_name) or set()
+        return found
+
+    def _profile(self, format_name: str) -> Profile | None:
+        name = format_name.partition("/")[0]
+        if name not in self._profiles:
+            self._profiles[name] = self._read(name)
+        return self._profiles[name]
+
+    def _read(self, format_name: str) -> Profile | None:
+        kind, _, name = format_name.partition(":")
+        if self._settings is None:
+            return None
+        try:
+            if kind == "flat":
+                return load_profile(FlatProfile, name, self._settings)
+            return load_profile(Hl7Profile, name or "hl7", self._settings) if kind.startswith("hl7-v2") else None
+        except SettingsError:  # it is gone, or does not hold any more
+            return None
+
+
+def plain_texts(payload: bytes) -> Iterator[str]:
+    r"""Yield what a message that cannot be taken apart may say: as it is, and without JSON's and HL7's escapes."""
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        text = payload.decode("latin-1")
+    texts = [text, text.replace("\0", "")] if "\0" in text else [text]  # UTF-16
+    for text in texts:
+        yield text
+        yield _without_json_escapes(text)
+        yield _without_hl7_escapes(text)
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------
+
+
+def _of_json(document: Any, patient: Name | None) -> set[str]:
+    found: set[str] = set()
+    fhir = False
+    for name, value in _places(document):
+        if isinstance(value, str):
+            found |= _of_text(value, is_reference=name in ("reference", "fullUrl"))
+        elif isinstance(value, dict):
+            fhir |= "resourceType" in value
+            if value.get("resourceType") == "Patient":
+                found |= {_text(value.get("id"))}.union(*map(_numbers, _list(value.get("identifier"))))
+            elif value.get("type") == "Patient" or (name in _WHOSE and not isinstance(value.get("type"), str)):
+                found |= _numbers(value.get("identifier"))
+    told = _at(document, patient.path.steps) if patient else []
+    if patient:
+        found |= {text for text in names([_text(value) for value in told], patient).values if text}
+    if not any(map(_text, told)) and not (fhir and found - {""}):
+        found |= _by_keys(document)
+    return found - {""}
+
+
+def _of_text(text: str, *, is_reference: bool) -> set[str]:
+    """Return the patients of literal and conditional references in a text."""
+    literals = _LITERAL.findall(text) if "Patient/" in text else []
+    if is_reference and text.startswith("urn:"):
+        literals.append(text)
+    found = {_reference(reference=literal) for literal in literals}
+    for query in _CONDITIONAL.findall(text) if "Patient?" in text else ():
+        system, _, value = unquote(query).rpartition("|")
+        found |= {_reference(identifier={"system": system, "value": value})}
+    return found
+
+
+def _numbers(identifier: Any) -> set[str]:
+    """Return an identifier as a logical reference would be composed; a record number also alone."""
+    if not isinstance(identifier, dict):
+        return set()
+    value = _text(identifier.get("value"))
+    found = {_reference(identifier={"system": _text(identifier.get("system")), "value": value})}
+    if any(_RECORD_NUMBER == code for name, code in _places(identifier.get("type")) if name == "code"):
+        found.add(value)
+    return found
+
+
+def _reference(**elements: Any) -> str:
+    """Return what ``reference_of`` makes of a reference to a patient; empty where it makes nothing."""
+    try:
+        return reference_of("Patient", msgspec.json.encode(elements)) or ""
+    except (Refused, *PARSE_ERRORS):
+        return ""
+
+
+def _by_keys(document: Any) -> set[str]:
+    """Return the numbers that stand under keys which by their names are a patient's, or just inside of those."""
+    found: set[str] = set()
+    for name, value in _places(document):
+        if _KEYS.search(name):
+            inner = [value.get(key) for key in _INSIDE] if isinstance(value, dict) else [value]
+            found |= set(map(_text, inner))
+    return found
+
+
+def _places(document: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every value with the key that it stands under; what is in a list, with the list's."""
+    left: list[tuple[str, Any]] = [("", document)]
+    while left:
+        name, value = left.pop()
+        yield name, value
+        if isinstance(value, dict):
+            left.extend(value.items())
+        elif isinstance(value, list):
+            left.extend((name, item) for item in value)
+
+
+def _at(document: Any, steps: Sequence[Step]) -> list[Any]:
+    """Return what stands at a profile's path; decoders read it by types, and refuse the message where one is wrong."""
+    found = [document]
+    for step in steps:
+        if isinstance(step, int):
+            found = [thing[step] for thing in found if isinstance(thing, list) and step < len(thing)]
+        elif step == EACH:
+            found = [item for thing in found if isinstance(thing, list) for item in thing]
+        else:
+            key = step.removeprefix(".")
+            found = [thing[key] for thing in found if isinstance(thing, dict) and key in thing]
+    return found
+
+
+def _text(value: Any) -> str:
+    """Return a text or whole number as decoders write it; anything else is no number of a patient."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return ""
+    return str(value).replace("\0", "")
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+# -- HL7 v2 ------------------------------------------------------------------------------------------------------
+
+
+def _of_hl7(payload: bytes, profile: Profile | None) -> set[str] | None:
+    """Return the numbers of all patients; None where header or patients' segments cannot be taken apart."""
+    try:
+        from pipelines.decoding.hl7_names import Names
+    except ImportError:  # the extra 'hl7' is not installed
+        return None
+    # With what the profile says of systems, and without: it may have said less when the patient was enrolled. Which
+    # of several numbers counts it may have said otherwise, so that all do.
+    own = profile.model_copy(update={"patient": PatientNumber()}) if isinstance(profile, Hl7Profile) else _plain()
+    composers = [Names(own), Names(_plain())]
+    found: set[str] = set()
+    dialect: Dialect | None = None
+    identified = False
+    for line in map(bytes.strip, _LINES.split(payload)):
+        if line[:3] == b"MSH":
+            dialect = _dialect(line.decode("latin-1"))
+        identified |= line[:3] in _NUMBERS
+        numbers = _of_segment(line, dialect, composers) if line[:3] in (b"MSH", *_NUMBERS) else set()
+        if numbers is None:
+            return None
+        found |= numbers
+    return found if identified or b"PID" not in payload else None
+
+
+def _of_segment(line: bytes, dialect: Dialect | None, composers: Sequence[Names]) -> set[str] | None:
+    """Return the numbers that a segment names; None where it cannot be taken apart."""
+    from pipelines.decoding.hl7_text import Segment
+
+    if dialect is None or line[3:4].decode("latin-1") != dialect.separators.field:
+        return None
+    segment = Segment(_decoded(line, dialect.charset), dialect)
+    found: set[str] = set()
+    for text in [text for n in _NUMBERS.get(line[:3], ()) for text in dialect.repetitions(segment.raw(n))]:
+        try:
+            parts = composers[0].numbered(text, dialect)
+            found |= {name for composer in composers if parts and (name := composer.patient(text, dialect))}
+        except Refused:
+            return None
+        if parts and parts[3] == _RECORD_NUMBER:
+            found.add(parts[0])
+    return found
+
+
+@cache
+def _plain() -> Hl7Profile:
+    return Hl7Profile(format="hl7-v2", description="")
+
+
+def _dialect(header: str) -> Dialect | None:
+    """Return what MSH says of separators and character set, with the usual ones for those it leaves out."""
+    from pipelines.decoding.hl7_text import CHARSETS, Dialect, Separators
+
+    field = header[3:4]
+    said = header[4:].split(field)[0] if field else ""
+    separators = Separators(field, *(said + _MARKS[len(said) :])[:4])
+    if len(set(separators)) < len(separators) or any(mark.isalnum() or not mark for mark in separators):
+        return None
+    charset = [*header.split(field), *[""] * 17][17].split(separators.repetition)[0]
+    return Dialect(separators, CHARSETS.get(charset.strip().upper(), "utf-8"))
+
+
+def _decoded(line: bytes, charset: str) -> str:
+    try:
+        return line.decode(charset)
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
+
+
+# -- text --------------------------------------------------------------------------------------------------------
+
+_JSON_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/]))')
+_HL7_ESCAPE = re.compile(r"\\(?:X((?:[0-9A-Fa-f]{2})+)|([FSTRE]))\\")
+_HL7_MARKS = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\"}
+
+
+def _without_json_escapes(text: str) -> str:
+    return _JSON_ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
+
+
+def _without_hl7_escapes(text: str) -> str:
+    return _HL7_ESCAPE.sub(
+        lambda found: bytes.fromhex(found[1]).decode(errors="replace") if found[1] else _HL7_MARKS[found[2]], text
+    )
