@@ -75,16 +75,18 @@ class Erasures:
             self._lease.writing(transaction)
             if not transaction.run(_STONE, (subject,)):
                 self._holds.refuse(self._lease, transaction, subject)
-            sealed = self._lease.wrap(msgspec.json.encode(list(identifiers)), *_place(subject, certificate))
-            columns = ("certificate", "subject", "vault_key", "identifiers", "made_us")
-            transaction.insert_new(
-                "pending", columns, [(certificate, subject, self._lease.current, sealed, clock.now_us())]
-            )
-            owner = transaction.run("SELECT subject FROM pending WHERE certificate = ?", (certificate,))
-            if bytes(owner[0][0]) != subject:
+            noted = transaction.run("SELECT subject FROM pending WHERE certificate = ?", (certificate,))
+            if any(bytes(owner) != subject for (owner,) in noted):
                 raise PrivacyError(
                     "Certificate belongs to another erasure", where="vault", remedy="Take another id for this one."
                 )
+            if noted:  # what was noted first is outdated, and must not stay in the file
+                transaction.run("DELETE FROM pending WHERE certificate = ?", (certificate,))
+                transaction.run("UPDATE vault SET scrub = 1")
+            sealed = self._lease.wrap(msgspec.json.encode(list(identifiers)), *_place(subject, certificate))
+            columns = ("certificate", "subject", "vault_key", "identifiers", "made_us")
+            note = (certificate, subject, self._lease.current, sealed, clock.now_us())
+            transaction.insert_new("pending", columns, [note])
         return self.erase(subject, certificate)
 
     def pending(self) -> list[PendingErasure]:
@@ -116,6 +118,11 @@ class Erasures:
         """Return when and under which certificate a patient was erased; None: not."""
         return _tombstone(self._store.read(_STONE, (subject,)))
 
+    def tombstones(self) -> list[Tombstone]:
+        """Return all of them, oldest first; see Vault.tombstones."""
+        rows = self._store.read(_STONES)
+        return [Tombstone(bytes(subject), moment(at_us), certificate) for subject, at_us, certificate in rows]
+
     def _catch_up(self, transaction: Transaction, entries: list[Entry]) -> list[bytes]:
         known, head = transaction.run("SELECT erasures, log_head FROM vault")[0]
         self._compare(entries, known, head)
@@ -138,6 +145,9 @@ class Erasures:
 
 
 _STONE = "SELECT subject, erased_us, certificate FROM patient WHERE subject = ? AND erased_us IS NOT NULL"
+_STONES = (
+    "SELECT subject, erased_us, certificate FROM patient WHERE erased_us IS NOT NULL ORDER BY erased_us, subject"
+)
 
 
 def _is_unfinished(transaction: Transaction) -> bool:

@@ -25,9 +25,12 @@ class Holds:
         """Hold a patient; see Vault.hold."""
         secret = self._patients.secrets(lease, [subject]).get(subject)
         if secret is None:
-            raise InputError("Patient is not in the vault", where="vault", remedy="Only who is known can be held.")
+            raise _unknown()
         sealed = seal(AESGCM(secret), reason.encode(), b"hold", subject)
         with self._store.transaction() as transaction:
+            transaction.share()  # who is erased meanwhile must not get a hold that nobody can open or release
+            if not transaction.run("SELECT 1 FROM patient WHERE subject = ? AND erased_us IS NULL", (subject,)):
+                raise _unknown()
             transaction.run(
                 "INSERT INTO hold (subject, reason, until_us) VALUES (?, ?, ?) "
                 "ON CONFLICT (subject) DO UPDATE SET reason = excluded.reason, until_us = excluded.until_us",
@@ -45,7 +48,7 @@ class Holds:
 
     def all(self) -> list[bytes]:
         """Return the subjects on whom a hold is now; needs no key."""
-        rows = self._store.read("SELECT subject, until_us FROM hold")
+        rows = self._store.read(_ALL)
         return [bytes(subject) for subject, until_us in rows if until_us is None or until_us > clock.now_us()]
 
     def refuse(self, lease: Lease, transaction: Transaction, subject: bytes) -> None:
@@ -65,10 +68,19 @@ class Holds:
     def _now(self, lease: Lease, rows: list[tuple[bytes, int | None]], subject: bytes) -> Hold | None:
         for reason, until_us in rows:
             if until_us is None or until_us > clock.now_us():
-                secret = self._patients.secrets(lease, [subject])[subject]
+                secret = self._patients.secrets(lease, [subject]).get(subject)
+                if secret is None:  # of who was erased meanwhile, by a release that did not look
+                    return None
                 opened = unseal(AESGCM(secret), bytes(reason), b"hold", subject).decode()
                 return Hold(subject, opened, None if until_us is None else moment(until_us))
         return None
 
 
+def _unknown() -> InputError:
+    return InputError("Patient is not in the vault", where="vault", remedy="Only who is known can be held.")
+
+
 _HOLD = "SELECT reason, until_us FROM hold WHERE subject = ?"
+_ALL = (
+    "SELECT hold.subject, until_us FROM hold JOIN patient ON patient.subject = hold.subject WHERE erased_us IS NULL"
+)

@@ -195,7 +195,7 @@ class Vault:
     def begin_erasure(self, subject: bytes, certificate: str, identifiers: Sequence[str]) -> Tombstone:
         """Destroy the key as ``erase`` does, and keep, sealed, what is needed to find the patient's other traces.
 
-        Call it again when it was killed; it stays pending until ``finish_erasure``.
+        Call it again when it was killed, with what is known by then; it stays pending until ``finish_erasure``.
 
         Args:
             subject: whom.
@@ -218,6 +218,10 @@ class Vault:
     def tombstone(self, subject: bytes) -> Tombstone | None:
         """Return when and under which certificate a patient was erased; None: not."""
         return self._erasures.tombstone(subject)
+
+    def tombstones(self) -> list[Tombstone]:
+        """Return what is left of everybody who was erased, oldest first; needs no key."""
+        return self._erasures.tombstones()
 
     # -- keys ----------------------------------------------------------------------------------------------------
 
