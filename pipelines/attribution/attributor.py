@@ -160,8 +160,9 @@ class Attributor:
     def _held(self, message: npt.NDArray[np.int32], found: _Found) -> npt.NDArray[np.bool_]:
         """Return the rows that are held: all of a message that name no patient, or none.
 
-        They are if all are nobody's, or one was nobody's at any time: that can only end, whatever is withdrawn
-        meanwhile. Else what is nobody's by now goes on as what it was, and is taken back: as if it had come before.
+        They are if all are nobody's, or one was nobody's at any time: that only ends, whatever is withdrawn meanwhile,
+        unless what was known earlier is told later. Else what is nobody's by now goes on as what it was, and is taken
+        back: as if it had come before.
         """
         nobody = found.owner == NOBODY
         held = np.zeros(len(message), np.bool_)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import msgspec
 import pytest
 import yaml
 from confluent_kafka import Producer
@@ -264,4 +265,28 @@ def test_a_warehouse_says_whose_beds_were(home: Path) -> None:
     attribute(ward)
     assert ward.everywhere(EVERYBODY) == {second: "A" if second < 6 else "B" for second in range(10)}
     assert census(ward.lake, HELD).open == 0
+    balanced(ward)
+
+
+def test_what_waits_beside_another_is_not_remembered_by_a_lane_that_comes_back(lane: LaneUnderTest, ward: Ward) -> None:
+    """Of two beds in one message one may never be anybody's: what the other says is not a duplicate when it comes."""
+    ward.associate("bed-1", "A", 0)
+    named, mine, nobodys = (
+        ward.bed(1, subject={"reference": "Patient/C"}), ward.bed(2), ward.bed(3, "bed-2"),
+    )  # fmt: skip
+    entries = [{"resource": msgspec.json.decode(payload)} for payload in (named, mine, nobodys)]
+    both = msgspec.json.encode({"resourceType": "Bundle", "type": "collection", "entry": entries})
+    for message in (both, named, mine, nobodys, nobodys):
+        lane.send([message], partition=0)
+        lane.run()
+    assert ward.everywhere(EVERYBODY) == {1: "C", 2: "A"}
+    assert census(ward.lake, HELD).open == 2
+    balanced(ward)
+    ledger = summarise(ward.lake.spans).to_json()["by_job"]["vitals"]
+    assert [ledger[name] for name in ("rows", "published", "duplicate", "held")] == [7, 2, 2, 3]
+    ward.associate("bed-2", "B", 0)
+    attribute(ward)
+    assert ward.everywhere(EVERYBODY) == {1: "C", 2: "A", 3: "B"}
+    assert census(ward.lake, HELD).open == 0
+    assert ward.lake.published.scan().num_rows == 3
     balanced(ward)
