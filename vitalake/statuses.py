@@ -13,6 +13,9 @@ STAGES = (
 )
 """How far a result has come, for senders who count no versions: of one version the later stage replaces the earlier."""
 
+TOLD_ANEW = (*CORRECTED, "active", "ended")
+"""Of several of these of one version the one told last counts: of results that are none, the one told first."""
+
 TAKEN_BACK = ("entered-in-error", "cancelled")
 """What was withdrawn is no current value; ``<dataset>_versions`` still shows it."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from vitalake.statuses import CORRECTED, STAGES, TAKEN_BACK
+from vitalake.statuses import STAGES, TAKEN_BACK, TOLD_ANEW
 
 VERSION = "version"
 STATUS = "status"
@@ -173,8 +173,8 @@ def _order(relation: Relation) -> str:
         order.append(f"{quoted(ATTRIBUTION)} IS NOT NULL")
     if STATUS in columns:
         stages = " ".join(f"WHEN {text(status)} THEN {stage}" for stage, names in enumerate(STAGES) for status in names)
-        corrected = f"{quoted(STATUS)} IN ({', '.join(map(text, CORRECTED))})"
-        order += [f"CASE {quoted(STATUS)} {stages} END DESC", f"CASE WHEN {corrected} THEN {told} END DESC"]
+        anew = f"{quoted(STATUS)} IN ({', '.join(map(text, TOLD_ANEW))})"
+        order += [f"CASE {quoted(STATUS)} {stages} END DESC", f"CASE WHEN {anew} THEN {told} END DESC"]
     return _in_order([*order, told, *_said(relation)])
 
 

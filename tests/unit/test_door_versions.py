@@ -263,3 +263,19 @@ def test_of_rows_that_tie_both_zones_show_the_same_whatever_masks_and_seals_make
         for statement in views(relation):
             database.execute(statement)
         assert database.execute("SELECT value FROM thing").fetchall() == [(70.0,)]
+
+
+@pytest.mark.parametrize(("status", "shown"), [("active", 2), ("ended", 2), ("corrected", 2), ("final", 1)])
+def test_an_association_told_anew_counts_as_a_correction_does(tmp_path: Path, status: str, shown: int) -> None:
+    rows = [
+        {"id": b"o", "version": 0, "status": status, "valid_to": told, "available_at": NOON + timedelta(hours=told)}
+        for told in (2, 1)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    kinds = ("BLOB", "BIGINT", "VARCHAR", "BIGINT", "TIMESTAMPTZ")
+    columns = dict(zip(rows[0], kinds, strict=True))
+    relation = Relation("thing", columns, key=("id",), paths=(str(tmp_path / "rows.parquet"),))
+    with duckdb.connect() as database:
+        for statement in views(relation):
+            database.execute(statement)
+        assert database.execute("SELECT valid_to FROM thing").fetchall() == [(shown,)]
