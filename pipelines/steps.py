@@ -22,6 +22,8 @@ from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.conform import Conformer
 from pipelines.decoding.keyed import with_key
 from pipelines.decoding.records import Records
+from pipelines.decoding.result import Reject
+from pipelines.erasure.naming import Naming
 from pipelines.lookback import LookBack
 from pipelines.poll import DecodedPoll, Outcome
 from vitalake import clock
@@ -97,6 +99,7 @@ class Steps:
             if dataset.name == "observation"
             else None
         )
+        self._naming = Naming(settings)
         self._key_of = partial(device_key, keys.current("vault").secret)
         self._salts: dict[PartId, tuple[int, int]] = {}
 
@@ -194,6 +197,7 @@ class Steps:
             raise
 
     def _mask(self, outcome: Outcome) -> Outcome:
+        self._leave_out_forgotten(outcome)
         if self.attributor is not None:
             outcome = self.attributor.attribute(outcome, self.recognise)
         rows = self._with_provenance(derive(outcome.rows, self._dataset), outcome)
@@ -210,6 +214,26 @@ class Steps:
         _keep(outcome, None, kept)
         outcome.rows = rows
         return outcome
+
+    def _leave_out_forgotten(self, outcome: Outcome) -> None:
+        """Count rejected messages that name a patient who was forgotten as filtered: no dead letter is made of them.
+
+        What cannot be taken apart names nobody that could be looked up: it becomes a dead letter.
+        """
+        stones = {stone.subject for stone in self.vault.tombstones()} if outcome.rejects else set()
+        if not stones:
+            return
+        kept: list[Reject] = []
+        for reject in outcome.rejects:
+            named = self._naming.named_in(outcome.poll.values[reject.message] or b"", outcome.poll.format) or set()
+            if stones.isdisjoint(map(self.vault.subject_of, named)):
+                kept.append(reject)
+                continue
+            gone = np.full(max(reject.rows, 1), reject.message, np.int32)
+            outcome.filtered = np.concatenate([outcome.filtered, gone])
+            if not reject.rows:  # nobody knows how many rows it would have been: it counts as one
+                outcome.row_message = np.concatenate([outcome.row_message, gone])
+        outcome.rejects = kept
 
     def _with_vacated(self, sealed: pa.RecordBatch, forgotten: pa.RecordBatch) -> pa.RecordBatch:
         """Return sealed associations, and what is kept of those of patients who were forgotten."""
