@@ -73,7 +73,7 @@ class Naming:
         body = payload.strip(_BLANKS)
         profile = self._profile(format_name)
         try:
-            document = msgspec.json.decode(body)
+            document = msgspec.json.decode(body.decode(errors="replace"))  # decoders skip what they do not read
         except PARSE_ERRORS:
             return _of_hl7(body, profile) if _HEADER.search(body) else None
         found = _of_json(document, profile.patient if isinstance(profile, FlatProfile) else None)
@@ -102,16 +102,14 @@ class Naming:
 
 
 def plain_texts(payload: bytes) -> Iterator[str]:
-    r"""Yield what a message that cannot be taken apart may say: as it is, and without JSON's and HL7's escapes."""
-    try:
-        text = payload.decode()
-    except UnicodeDecodeError:
-        text = payload.decode("latin-1")
-    texts = [text, text.replace("\0", "")] if "\0" in text else [text]  # UTF-16
-    for text in texts:
-        yield text
-        yield _without_json_escapes(text)
-        yield _without_hl7_escapes(text)
+    r"""Yield what a message that cannot be taken apart may say: as it is, and without JSON's and HL7's escapes.
+
+    U+0000 is left out: so UTF-16 can be read, and nobody hides behind one.
+    """
+    for charset in ("utf-8", "latin-1"):
+        text = payload.decode(charset, errors="replace").replace("\0", "")
+        for plain in (text, _without_json_escapes(text), _without_hl7_escapes(text)):
+            yield plain.replace("\0", "")
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,240 @@
+"""Whom messages name: everybody whom a decoder reads in them, and nobody because of a number that is a value."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.decoding.fhir_records import FhirRecordDecoder
+from pipelines.decoding.records import MERGED
+from pipelines.erasure.letters import Search
+from pipelines.erasure.naming import Naming
+from pipelines.history.rows import RowTexts
+from pipelines.replay.rows import RowsDecoder
+from tests import hostile, hostile_flat, hostile_hl7
+from tests.decoding import decoder_of
+from tests.fhir import message, observation
+from tests.golden.decoding import FOLDER, FORMATS, inputs
+from tests.hl7 import PID, adt, obx, oru
+from vitalake.settings import Settings
+
+SETTINGS = Settings(profiles=FOLDER / "profiles")
+TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp")), min_size=1, max_size=12)
+BUNDLE = {"resourceType": "Bundle", "type": "transaction"}
+
+
+def _read(payload: bytes, name: str, dataset: str = "observation") -> set[str]:
+    """Return the patients whom a decoder reads, those of merges too."""
+    rows = decoder_of(name, dataset=dataset, settings=SETTINGS).decode([payload]).rows.to_pylist()
+    devices = [str(row.get("device_id") or "") for row in rows]
+    given_up = {device.removeprefix(MERGED) for device in devices if device.startswith(MERGED)}
+    return given_up | {row["patient_id"] for row in rows if row["patient_id"]}
+
+
+def _named(payload: bytes, name: str = "") -> set[str] | None:
+    return Naming(SETTINGS).named_in(payload, name)
+
+
+def _finds(patient: str, payload: bytes) -> bool:
+    return Search([patient], None).names(payload)  # type: ignore[arg-type]
+
+
+# -- nobody is missed --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", inputs(), ids=lambda path: path.name)
+def test_everybody_whom_a_decoder_reads_is_named(path: Path) -> None:
+    kind, dataset = FORMATS[path.parents[1].name]
+    name = f"{kind}:{path.name.partition('--')[0]}"
+    messages = path.read_bytes().removesuffix(b"\n").split(b"\n" if kind == "flat" else b"\n\n")
+    for payload in messages:
+        assert _read(payload, name, dataset) <= (_named(payload, f"{name}/1-digest") or set())
+    assert (
+        any(_read(payload, name, dataset) for payload in messages)
+        or "without-a-patient" in path.name
+        or (name == "flat:gateway-readings")
+    )
+
+
+@pytest.mark.parametrize("name", hostile_hl7.CORPUS)
+def test_a_hostile_hl7_message_is_found_wherever_the_number_stands_in_it(name: str) -> None:
+    payload, _ = hostile_hl7.CORPUS[name]
+    there = b"4711" in payload.replace(b"\0", b"") and name != "letters as separators"
+    assert _finds("HOSP|4711", payload) is there
+
+
+@pytest.mark.parametrize("name", hostile.CORPUS)
+def test_a_hostile_fhir_message_is_found_wherever_the_patient_stands_in_it(name: str) -> None:
+    payload, _ = hostile.CORPUS[name]
+    assert _finds("p-1", payload) is (b"Patient/p-1" in payload.replace(b"\0", b""))
+
+
+@pytest.mark.parametrize("name", hostile_flat.MONITOR)
+def test_a_hostile_message_of_a_device_is_found_wherever_the_number_stands_in_it(name: str) -> None:
+    payload, _ = hostile_flat.MONITOR[name]
+    search = Search(["4711"], None, settings=None)  # type: ignore[arg-type]
+    if b'"patient": "4711"' in payload:
+        assert search.names(payload, ["flat:bedside-monitor"])
+
+
+@given(system=TEXTS, value=TEXTS, escaped=st.booleans())
+def test_a_logical_identifier_is_named_however_it_is_written(system: str, value: str, *, escaped: bool) -> None:
+    subject = {"identifier": {"system": system, "value": value}}
+    payload = json.dumps(observation(1, subject=subject), ensure_ascii=escaped).replace("/", "\\/").encode()
+    (patient,) = _read(payload, "fhir")
+    assert _named(payload) == {patient}
+    assert _finds(patient, payload)
+
+
+@given(authority=TEXTS, value=TEXTS)
+def test_a_number_of_hl7_is_named_however_it_is_escaped(authority: str, value: str) -> None:
+    def written(text: str) -> str:
+        for mark, code in zip(r"\|^~&", "EFSRT", strict=True):
+            text = text.replace(mark, f"\\{code}\\")
+        return text
+
+    payload = oru(pid=f"PID|1|| {written(value)} ^^^{written(authority)}")
+    read = _read(payload, "hl7-v2")
+    assert read
+    assert read <= (_named(payload) or set())
+
+
+@pytest.mark.parametrize(
+    ("payload", "patients"),
+    [
+        (oru(pid="PID|1|old^^^A|X^^^A~Y^^^B^MR|alt^^^C"), {"A|old", "A|X", "B|Y", "Y", "C|alt"}),
+        (oru(PID.replace("4711", "9")), {"HOSP|4711", "4711", "HOSP|9", "9"}),
+        (adt("A40", "PID|1||new^^^H", "MRG|old^^^H"), {"H|new", "H|old"}),
+        (b'{"envelope": {"body": "' + oru(pid="PID|1||8^^^H").replace(b"\r", b"\\r").replace(b"\\&", b"\\\\&") + b'"}}',
+         {"H|8"}),
+    ],
+)  # fmt: skip
+def test_all_numbers_of_an_hl7_message_are_named(payload: bytes, patients: set[str]) -> None:
+    assert _named(payload) == patients
+
+
+def test_numbers_are_composed_as_the_profile_says_and_as_it_said_nothing() -> None:
+    named = _named(oru(pid="PID|1||1^^^LAB^MR~2^^^HOSP"), "hl7-v2:laboratory") or set()
+    read = _read(oru(pid="PID|1||2^^^HOSP^MR"), "hl7-v2:laboratory")
+    assert read | {"LAB|1", "HOSP|2"} <= named
+
+
+@pytest.mark.parametrize(
+    ("document", "patients"),
+    [
+        ({"resourceType": "Patient", "id": "p-72", "identifier": [
+            {"system": "urn:h", "value": "9", "type": {"coding": [{"code": "MR"}]}}, {"system": "urn:i", "value": 4}]},
+         {"p-72", "urn:h|9", "9", "urn:i|4"}),
+        ({**BUNDLE, "entry": [{"fullUrl": "urn:uuid:1-2", "resource": {"resourceType": "Patient", "id": "x"}},
+                              {"resource": {"resourceType": "Encounter", "subject": {"reference": "urn:uuid:1-2"}}}]},
+         {"urn:uuid:1-2", "x"}),
+        ({"resourceType": "Device", "patient": {"reference": "Patient/7/_history/2"}}, {"7"}),
+        ({"resourceType": "Appointment", "participant": [{"actor": {"reference": "http://h/fhir/Patient/7"}}]},
+         {"http://h/fhir/Patient/7"}),
+        ({"resourceType": "Observation", "subject": {"type": "Patient", "identifier": {"value": "7"}}}, {"|7"}),
+        ({"resourceType": "Observation", "subject": {"reference": "Patient?identifier=urn:h%7C7"}}, {"urn:h|7"}),
+        ({"resourceType": "Observation", "contained": [{"resourceType": "Patient", "id": "c",
+            "identifier": [{"value": "7"}]}], "subject": {"reference": "#c"}}, {"c", "|7"}),
+        ({"resourceType": "Observation", "subject": "Patient/7"}, {"7"}),
+        ({"resourceType": "Observation", "patientId": 7, "value": 8}, {"7"}),
+        ({"resourceType": "Observation", "subject": {"type": "Device", "identifier": {"value": "7"}}}, set()),
+        ({"resourceType": "Observation", "device": {"identifier": {"value": "7"}}}, set()),
+        ([{"patient_id": 72, "mrn": "m-1", "value": 5.0, "code": "8867-4"}], {"72", "m-1"}),
+        ({"patient": {"id": "72"}, "rapid": 9, "hr": "60"}, {"72"}),
+    ],
+)  # fmt: skip
+def test_all_patients_of_a_json_message_are_named(document: Any, patients: set[str]) -> None:
+    assert _named(json.dumps(document).encode()) == patients
+
+
+@pytest.mark.parametrize("dataset", ["patient", "encounter", "condition", "device_association"])
+def test_patients_of_other_resources_are_named_as_they_are_read(dataset: str) -> None:
+    subject = {"identifier": {"system": "urn:h", "value": "7"}}
+    coding = [{"system": "http://snomed.info/sct", "code": "1"}]
+    resources = {
+        "patient": {"resourceType": "Patient", "id": "p-7"},
+        "encounter": {"resourceType": "Encounter", "status": "finished", "id": "e", "subject": subject,
+                      "period": {"start": "2025-06-01T10:00:00Z"}},
+        "condition": {"resourceType": "Condition", "code": {"coding": coding}, "subject": subject},
+        "device_association": {"resourceType": "Device", "id": "d", "patient": {"reference": "http://h/Patient/7"},
+                               "meta": {"lastUpdated": "2025-06-01T10:00:00Z"}},
+    }  # fmt: skip
+    payload = json.dumps(resources[dataset]).encode()
+    read = set(FhirRecordDecoder(dataset).decode([payload]).rows["patient_id"].to_pylist())
+    assert read
+    assert _named(payload) == read
+
+
+def test_patients_of_a_warehouses_rows_are_named_as_they_are_read() -> None:
+    import numpy as np
+    import pyarrow as pa
+
+    rows = pa.table({"patient_id": [72, 73], "code": ["8867-4"] * 2, "value": [1.0, 2.0]})
+    payload = RowTexts(rows, np.array([0]))[0]
+    assert payload is not None
+    assert _named(payload, "sql/1") == {"72", "73"}
+    assert RowsDecoder("observation").decode([payload]).rejects, "it lacks the time"
+
+
+def test_what_a_profile_says_counts_before_names_of_keys() -> None:
+    payload = json.dumps({"user": {"name": "7"}, "patient": {"id": "8"}, "hr": 72}).encode()
+    assert _named(payload, "flat:nobody-knows-it") == {"8"}
+    assert _named(json.dumps({"patient": "8", "hr": 72}).encode(), "flat:bedside-monitor") == {"8"}
+
+
+# -- nobody is meant by a value ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        oru(obx(value="72", unit="zzz"), pid="PID|1||another^^^HOSP^MR"),
+        oru(obx(value="72", unit="zzz"), pid=""),
+        message(1, patient="another", value=72),
+        message(1, patient="another", valueString="72"),
+        message(1, subject=None, valueString="72"),
+        json.dumps({"patient": "another", "hr": "72", "note": "72"}).encode(),
+        json.dumps({"device": {"id": "72"}, "readings": [{"value": "72"}]}).encode(),
+    ],
+)
+def test_a_message_is_nobodys_because_of_a_value(payload: bytes) -> None:
+    assert not _finds("72", payload)
+    assert not _finds("HOSP|72", payload)
+
+
+# -- what cannot be taken apart ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("patient", "payload"),
+    [
+        ("urn:oid:1.2.3|72", b'{"subject":{"identifier":{"system":"urn:oid:1.2.3","value":"72"}},'),
+        ("http://h/fhir/Patient/72", b'{"subject":{"reference":"http:\\/\\/h\\/fhir\\/Patient\\/72"},'),
+        ("p-72", b'{"subject":{"reference":"Patient/p\\u002d72"},'),
+        ("|M\u00fc-7", '{"subject":{"identifier":{"value":"M\u00fc-7"}},'.encode()),
+        ("|M\u00fc-7", '{"subject":{"identifier":{"value":"M\u00fc-7"}},'.encode("latin-1")),
+        ("p-72", '{"subject":{"reference":"Patient/p-72"},'.encode("utf-16")),
+        ("HOSP|4711", b"PID|1|| 4711 ^^^HOSP^MR"),
+        ("HOSP|4~711", rb"PID|1||4\R\711^^^HOSP^MR"),
+        ("HOSP|4711", rb"PID|1||\X34373131\^^^HOSP^MR"),
+        ("HOSP|4711", oru().replace(b"\rPID", b" PID")),
+        ("HOSP|4711", oru().replace(b"PID|", b"PID#")),
+        ("p-72", b'<Observation><subject><reference value="Patient/p-72"/></subject></Observation>'),
+    ],
+)
+def test_what_cannot_be_taken_apart_is_searched_for_the_text(patient: str, payload: bytes) -> None:
+    assert _named(payload) is None
+    assert _finds(patient, payload)
+    assert not _finds("HOSP|471", payload)
+
+
+def test_nothing_raises_for_what_a_message_holds() -> None:
+    deep = b"[" * 100_000
+    for payload in (b"", b"null", b"7", b'"x"', deep, b"MSH", b"MSH|", b"MSH||||", b"\rMSH|^~\\&|\rPID", b"\x00\xff"):
+        Naming().named_in(payload)
+        assert not _finds("72", payload)
