@@ -142,10 +142,11 @@ def test_only_files_that_can_be_in_no_version_any_more_are_deleted(home: Path) -
     LaneWithoutKafka(home, topic_id="again").lane.steps.close()  # epoch 2
     (letter,) = _files(home)
     one, two = "0" * 31 + "1", "0" * 31 + "2"
-    # Before the fence: of an older epoch, also half renamed, and of the newest. After it: of an overtaken rewrite.
+    # Before the fence: of an older epoch, also half renamed, and of the newest. After it: of an overtaken rewrite,
+    # and replaced so long ago that the log has forgotten it.
     before = [f"vitals.0of1.e1.{one}-0.parquet", f"vitals.0of1.e1.{two}-0.parquet.part"]
     before.append(f"vitals.0of1.e2.{one}-0.parquet")
-    after = [f"rewrite.1.{one}-0.parquet"]
+    after = [f"rewrite.1.{one}-0.parquet", letter.name.replace("-0.", "-9.")]
     left = [f"vitals.0of1.e2.{two}-0.parquet", f"rewrite.9.{one}-0.parquet", "somebodys.parquet"]
     settings = load_settings(home)
     for name in before:
