@@ -63,6 +63,8 @@ class Certificate(msgspec.Struct, frozen=True):
         tables: what was done to each table.
         elsewhere: name of a store → how many entries went.
         outside: what stays outside our reach.
+        resumed: it was killed, and gone on with: the counts are of the last run only.
+        together: ids of the certificates of the patient's other numbers.
     """
 
     id: str
@@ -75,6 +77,8 @@ class Certificate(msgspec.Struct, frozen=True):
     tables: tuple[TableErased, ...]
     elsewhere: dict[str, int]
     outside: tuple[Outside, ...]
+    resumed: bool = False
+    together: tuple[str, ...] = ()
 
 
 def new_id() -> str:
@@ -111,6 +115,11 @@ def save(folder: Path, certificate: Certificate) -> Path:
             remedy="Check its disk; run it again.",
         ) from None
     return target
+
+
+def is_there(folder: Path, certificate: str) -> bool:
+    """Return whether a certificate was written."""
+    return (folder / f"{Path(certificate).name}.json").is_file()
 
 
 def load(folder: Path, certificate: str) -> Certificate:

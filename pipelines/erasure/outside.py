@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from pipelines.erasure.certificate import Outside
 from pipelines.live.kafka import client_options
 from vitalake import clock
+from vitalake.errors import SettingsError
 from vitalake.settings import Settings
 
 TIMEOUT_SECONDS = 5.0
@@ -26,8 +27,9 @@ def outside(settings: Settings) -> list[Outside]:
         ),
         Outside(
             "back-ups of lake and vault",
-            "identifiers in them are unreadable, for the key is destroyed; after a restore run "
-            "'vitalake patient reapply', which erases the masked rows again",
+            "identifiers in them are opened only by who has a back-up of the vault from before and the key service: "
+            "until 'vitalake keys rotate' is run, with a service such as KMS until those back-ups are deleted; "
+            "after a restore run 'vitalake patient reapply', which erases the masked rows again",
         ),
         Outside("exports and answers of queries", "whoever has them must be told; the audit says who asked for what"),
         Outside("models and their figures", "trained before; a model holds no row of a patient"),
@@ -51,7 +53,10 @@ def _topics(settings: Settings) -> Iterator[Outside]:
 
 
 def _retention(settings: Settings, topics: list[str]) -> dict[str, int]:
-    """Return ``retention.ms`` of topics; those whose broker does not tell are not among them."""
+    """Return ``retention.ms`` of topics; those whose broker does not tell are not among them.
+
+    Nor where this shell lacks the secrets of the broker: an erasure does not end for want of a date.
+    """
     found: dict[str, int] = {}
     try:
         admin = AdminClient(client_options(settings))
@@ -61,6 +66,6 @@ def _retention(settings: Settings, topics: list[str]) -> dict[str, int]:
             entry = future.result(TIMEOUT_SECONDS + 1).get("retention.ms")
             if entry is not None:
                 found[resource.name] = int(entry.value)
-    except (KafkaException, TimeoutError, ValueError):
+    except (KafkaException, SettingsError, TimeoutError, ValueError):
         return found
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pipelines.erasure.certificate import Certificate
     from pipelines.erasure.erase import Eraser
+    from vitalake.errors import VitaLakeError
     from vitalake.keys import KeyRing
     from vitalake.settings import Settings
     from vitalake.vault import Vault
@@ -45,30 +46,51 @@ def erase(
     ] = None,
     reason: Annotated[str, typer.Option("--reason", help="Why, such as the request's number; names nobody.")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: it cannot be taken back.")] = False,
+    all_numbers: Annotated[
+        bool, typer.Option("--all-numbers", help="Also the patient's other numbers, as merges of admissions tell.")
+    ] = False,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Also an id that the vault never saw: rejected messages may name it.")
+    ] = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
     """Forget a patient: destroy the key, remove the rows from every zone and version, and write a certificate."""
     with _opened(home, json=json) as (eraser, settings, keys, _):
-        for done in eraser.finish():
-            _record(settings, keys, "patient.erase", certificate=done.id, outcome="finished")
-            note(f"Finished: {done.id}, which had been begun {done.begun_at}")
-            if patient is None:
-                _show(done, json=json)
+        finished = _finish(eraser, settings, keys)
         if patient is None:
+            for done in finished.done:
+                _show(done, json=json)
+            if finished.errors:
+                raise finished.errors[0]
             return
         given = _given(patient)
         if not reason.strip():
             raise typer.BadParameter("say why, such as the request's number", param_hint="--reason")
-        eraser.subject_of(given)
+        eraser.subject_of(given, unknown=unknown)
+        if (known := eraser.forgotten(given)) is not None:
+            _again(eraser, settings, keys, given, known, json=json)
+            return
         if not yes and not typer.confirm("This patient will be forgotten. It cannot be taken back. Go on?", err=True):
             raise typer.Exit(1)
         from governance.access.principal import local_principal
+        from pipelines.erasure.certificate import load
 
-        _record(settings, keys, "patient.erase", outcome="begun", patients=eraser.tokens_of(given))
-        done = eraser.erase(given, reason=reason.strip(), actor=local_principal("officer").subject)
+        tokens = eraser.tokens_of(given, all_numbers=all_numbers)
+        _record(settings, keys, "patient.erase", outcome="begun", patients=tokens)
+        done = eraser.erase(
+            given,
+            reason=reason.strip(),
+            actor=local_principal("officer").subject,
+            all_numbers=all_numbers,
+            unknown=unknown,
+        )
         _record(settings, keys, "patient.erase", certificate=done.id, outcome="finished")
         _show(done, json=json)
+        for other in done.together:
+            _record(settings, keys, "patient.erase", certificate=other, outcome="finished")
+            if not json:
+                _show(load(settings.path(settings.certificates), other), json=False)
 
 
 def certificate(
@@ -95,20 +117,32 @@ def certificate(
 
 
 def reapply(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Erase again, after a restore of the lake, all who were forgotten since the back-up was made."""
+    """Erase again, after a restore, all who were forgotten since the back-up was made: lake, care store, scores."""
     from pipelines.erasure.certificate import all_of
+    from vitalake.errors import PrivacyError
 
     with _opened(home, json=json) as (eraser, settings, keys, _):
-        certificates = all_of(settings.path(settings.certificates))
-        tables = eraser.reapply(certificates)
-        _record(settings, keys, "patient.erase", outcome="reapplied")
-    document = {"certificates": len(certificates), "tables": [_plain(table) for table in tables]}
+        unfinished = _finish(eraser, settings, keys).errors
+        done = eraser.reapply(all_of(settings.path(settings.certificates)))
+        _record(settings, keys, "patient.erase", outcome="incomplete" if done.uncertified else "reapplied")
     if json:
-        print_json(document)
-        return
-    for table in tables:
-        typer.echo(f"{table.table}: {table.rows:,} rows removed again, {table.files_deleted:,} older files deleted")
-    typer.echo(f"{len(certificates)} erasures hold{'' if not tables else ' again'}.")
+        print_json(_plain(done))
+    else:
+        for table in done.tables:
+            typer.echo(f"{table.table}: {table.rows:,} rows removed again, {table.files_deleted:,} older files deleted")
+        for name, count in done.elsewhere.items():
+            typer.echo(f"{name}: {count:,} entries removed again")
+        held = done.erasures - len(done.uncertified)
+        again = " again" if done.tables or any(done.elsewhere.values()) else ""
+        typer.echo(f"{held} {'erasure holds' if held == 1 else 'erasures hold'}{again}.")
+    if unfinished:
+        raise unfinished[0]
+    if done.uncertified:
+        raise PrivacyError(
+            f"{len(done.uncertified)} are forgotten whose certificate is not here, so their published rows may be left",
+            where=", ".join(done.uncertified),
+            remedy="Restore the certificates and run it again; else 'vitalake patient erase' with each one's id.",
+        )
 
 
 def hold(
@@ -120,9 +154,12 @@ def hold(
     """Keep a patient from being forgotten, and from retention: a legal hold."""
     from datetime import UTC
 
+    from pipelines.erasure.erase import refuse_naming
+
     with _opened(home, json=False) as (eraser, settings, keys, vault):
         given = _given(patient)
         subject = eraser.subject_of(given)
+        refuse_naming(reason, [given, *vault.patient_ids([subject]).values(), *eraser.tokens_of(given)])
         vault.hold(subject, reason, until.replace(tzinfo=UTC) if until else None)
         _record(settings, keys, "patient.hold", outcome="held", patients=eraser.tokens_of(given))
     typer.echo(f"Held {f'until {until:%Y-%m-%d}' if until else 'until it is released'}.")
@@ -160,7 +197,7 @@ def _opened(home: Path | None, *, json: bool) -> Any:
                     settings,
                     keys,
                     vault,
-                    elsewhere={"scores": lambda t: _forget_scores(settings, keys, t)},
+                    elsewhere={"scores": lambda digests: _forget_scores(settings, keys, digests)},
                     progress=tell,
                 ),
                 settings,
@@ -173,7 +210,7 @@ def _opened(home: Path | None, *, json: bool) -> Any:
     return opened()
 
 
-def _forget_scores(settings: Settings, keys: KeyRing, tokens: Sequence[str]) -> int:
+def _forget_scores(settings: Settings, keys: KeyRing, digests: Sequence[str]) -> int:
     from models.serving.scores import FILE, ScoreBook
     from vitalake.sealing import Sealer
 
@@ -182,9 +219,39 @@ def _forget_scores(settings: Settings, keys: KeyRing, tokens: Sequence[str]) -> 
         return 0
     book = ScoreBook(path, Sealer(keys.current("care")))
     try:
-        return book.forget(tokens)
+        return book.forget_digests(digests)
     finally:
         book.close()
+
+
+class _Finished(NamedTuple):
+    done: list[Certificate]
+    errors: list[VitaLakeError]
+
+
+def _finish(eraser: Eraser, settings: Settings, keys: KeyRing) -> _Finished:
+    """Do what killed erasures have left, and say so; what fails does not stop what was asked for."""
+    done, errors = eraser.finish()
+    for certificate in done:
+        _record(settings, keys, "patient.erase", certificate=certificate.id, outcome="finished")
+        note(f"Finished: {certificate.id}, which had been begun {certificate.begun_at}")
+    for error in errors:
+        note(f"Not finished: an erasure that had been begun. {error}")
+    return _Finished(done, errors)
+
+
+def _again(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known: str, *, json: bool) -> None:
+    """Remove what came since of somebody who is forgotten, such as messages that were read again and rejected."""
+    tables, elsewhere = eraser.again(given)
+    _record(settings, keys, "patient.erase", certificate=known, outcome="searched again")
+    if json:
+        print_json({"certificate": known, "tables": [_plain(table) for table in tables], "elsewhere": elsewhere})
+        return
+    for table in tables:
+        typer.echo(f"{table.table}: {table.rows:,} rows removed, {table.files_deleted:,} older files deleted")
+    typer.echo(
+        f"Forgotten already: {known}. {sum(table.rows for table in tables):,} rows had come since, and are gone."
+    )
 
 
 def _given(patient: str) -> str:
@@ -224,6 +291,10 @@ def _show(done: Certificate, *, json: bool) -> None:
 
     typer.echo(f"Certificate {done.id}: begun {done.begun_at}, finished {done.finished_at}, by {done.actor}")
     typer.echo(f"Reason: {done.reason}")
+    if done.resumed:
+        typer.echo("It was killed, and gone on with: the counts are of the last run only.")
+    if done.together:
+        typer.echo(f"Together with the patient's other numbers: {', '.join(done.together)}")
     grid = Table(box=None, padding=(0, 2), header_style="bold")
     for name in ("table", "rows removed", "files searched", "bytes searched", "files rewritten", "bytes rewritten",
                  "older files deleted"):  # fmt: skip

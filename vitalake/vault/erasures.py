@@ -145,9 +145,7 @@ class Erasures:
 
 
 _STONE = "SELECT subject, erased_us, certificate FROM patient WHERE subject = ? AND erased_us IS NOT NULL"
-_STONES = (
-    "SELECT subject, erased_us, certificate FROM patient WHERE erased_us IS NOT NULL ORDER BY erased_us, subject"
-)
+_STONES = "SELECT subject, erased_us, certificate FROM patient WHERE erased_us IS NOT NULL ORDER BY erased_us, subject"
 
 
 def _is_unfinished(transaction: Transaction) -> bool:

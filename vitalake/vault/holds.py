@@ -81,6 +81,4 @@ def _unknown() -> InputError:
 
 
 _HOLD = "SELECT reason, until_us FROM hold WHERE subject = ?"
-_ALL = (
-    "SELECT hold.subject, until_us FROM hold JOIN patient ON patient.subject = hold.subject WHERE erased_us IS NULL"
-)
+_ALL = "SELECT hold.subject, until_us FROM hold JOIN patient ON patient.subject = hold.subject WHERE erased_us IS NULL"

@@ -173,6 +173,15 @@ class Vault:
         """Return every subject on whom there is a legal hold now; needs no key."""
         return self._holds.all()
 
+    def refuse_held(self, subject: bytes) -> None:
+        """Stop an erasure that a legal hold stands against.
+
+        Raises:
+            PrivacyError: with the reason.
+        """
+        with self._store.transaction() as transaction:
+            self._holds.refuse(self._lease, transaction, subject)
+
     def erase(self, subject: bytes, certificate: str) -> Tombstone:
         """Destroy a patient's key and identity, on record in the log first; no byte of them stays in the vault's file.
 

@@ -1,0 +1,399 @@
+"""Erasures that are killed, restored, refused, or of a patient with several numbers: how they end, and what is said."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from governance.masks import Pseudonyms
+from governance.samples import copy_samples
+from pipelines.care import open_care
+from pipelines.dead_letters import open_message
+from pipelines.erasure import kept, letters
+from pipelines.erasure.certificate import all_of
+from pipelines.erasure.erase import Eraser, Wanted, refuse_naming
+from pipelines.rewrites.rekey import rekey
+from pipelines.steps import make_sealer
+from tests.attribution import Ward, hl7_time, pid, pv1
+from tests.fhir import message
+from tests.hl7 import adt
+from tests.services.polls import LaneWithoutKafka
+from vitalake import clock
+from vitalake.errors import InputError, PrivacyError, ServiceUnavailable
+from vitalake.home import init_home
+from vitalake.keys import load_keys
+from vitalake.lake.dataset import load_dataset
+from vitalake.lake.lake import Lake
+from vitalake.settings import load_settings
+from vitalake.vault import Vault, open_vault
+from vitalake.vault.erasure_log import ErasureLog
+
+WHO, OTHER = "p-72", "p-8"
+BAD = 9_999.0
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with two patients' values, and with rejected messages of theirs and of somebody who has nothing else."""
+    home = tmp_path_factory.mktemp("flow") / "home"
+    init_home(home, copy_samples)
+    _send(home, "u", [message(i, patient=WHO if i % 2 else OTHER) for i in range(10)],
+          [message(20, patient=WHO, value=BAD), message(21, patient="only-bad", value=BAD)])  # fmt: skip
+    return home
+
+
+@pytest.fixture
+def home(filled: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(filled, tmp_path / "home"))
+
+
+def _send(home: Path, topic_id: str, *batches: list[bytes]) -> None:
+    lane = LaneWithoutKafka(home, topic_id=topic_id)
+    for batch in batches:
+        lane.send([(0, each) for each in batch], cut=True)
+    lane.rows()
+    lane.lane.steps.close()
+
+
+@contextmanager
+def _eraser(home: Path) -> Iterator[Eraser]:
+    settings = load_settings(home)
+    keys = load_keys(settings.path(settings.keys))
+    vault = open_vault(settings, keys)
+    try:
+        yield Eraser(settings, keys, vault, elsewhere={})
+    finally:
+        vault.close()
+
+
+@contextmanager
+def _vault(home: Path) -> Iterator[Vault]:
+    with _eraser(home) as eraser:
+        yield eraser._vault
+
+
+def _run(home: Path, *arguments: str, crash_at: str = "") -> subprocess.CompletedProcess[str]:
+    env = os.environ | ({"VITALAKE_CRASH_AT": crash_at} if crash_at else {})
+    return subprocess.run([sys.executable, "-m", "vitalake", "patient", *arguments, "--home", str(home)],
+                          capture_output=True, text=True, env=env, check=False)  # fmt: skip
+
+
+def _erase(home: Path, patient: str, **options: bool) -> Any:
+    with _eraser(home) as eraser:
+        return eraser.erase(patient, reason="request 17", actor="officer", **options)
+
+
+def _token(home: Path, patient: str) -> str:
+    settings = load_settings(home)
+    return Pseudonyms(load_keys(settings.path(settings.keys)), "patient-identifier").token(patient)
+
+
+def _published(home: Path, patient: str) -> int:
+    rows = Lake(load_settings(home).lake_uri, {}).published.scan(columns=["patient_id"])["patient_id"].to_pylist()
+    return rows.count(_token(home, patient))
+
+
+def _letters(home: Path, patient: str) -> int:
+    settings = load_settings(home)
+    keys = load_keys(settings.path(settings.keys))
+    rows = Lake(settings.lake_uri, {}).present()["quarantine/dead_letter"].scan().to_pylist()
+    return sum(f"Patient/{patient}".encode() in open_message(row, keys).payload for row in rows)
+
+
+def _on_the_board(home: Path, patient: str) -> int:
+    settings = load_settings(home)
+    care = open_care(settings, load_keys(settings.path(settings.keys)))
+    try:
+        return len(care.history(_token(home, patient)))
+    finally:
+        care.close()
+
+
+def _back_up(home: Path, folder: Path, *names: str) -> None:
+    for name in names:
+        with sqlite3.connect(home / name) as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copy(home / name, folder / name)
+
+
+def _restore(home: Path, folder: Path, *names: str) -> None:
+    for name in names:
+        for old in home.glob(f"{name}*"):
+            old.unlink()
+        shutil.copy(folder / name, home / name)
+
+
+# -- restored ----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_restored_lake_and_care_store_bring_back_goes_again(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "lake", tmp_path / "lake")
+    _back_up(home, tmp_path, "care.db")
+    values = _on_the_board(home, WHO)
+    _erase(home, WHO)
+    shutil.rmtree(home / "lake")
+    shutil.copytree(tmp_path / "lake", home / "lake")
+    _restore(home, tmp_path, "care.db")
+    assert (_published(home, WHO), _letters(home, WHO), _on_the_board(home, WHO)) == (5, 1, values)
+    done = _run(home, "reapply")
+    assert done.returncode == 0, done.stderr
+    assert "1 erasure holds again" in done.stdout
+    assert (_published(home, WHO), _letters(home, WHO), _on_the_board(home, WHO)) == (0, 0, 0)
+    assert (_published(home, OTHER), _letters(home, "only-bad")) == (5, 1)
+
+
+def test_who_is_forgotten_without_a_certificate_is_named_by_it_and_can_be_erased_to_the_end(
+    home: Path, tmp_path: Path
+) -> None:
+    """The whole home is restored, and only the log was kept apart."""
+    shutil.copytree(home, tmp_path / "back-up")
+    certificate = _erase(home, WHO).id
+    shutil.copy(home / "erasures.jsonl", tmp_path / "log")
+    shutil.rmtree(home)
+    shutil.copytree(tmp_path / "back-up", home)
+    shutil.copy(tmp_path / "log", home / "erasures.jsonl")
+    done = _run(home, "reapply")
+    assert done.returncode == 12
+    assert certificate in done.stderr
+    assert _letters(home, WHO) == 0
+    again = _erase(home, WHO)
+    assert (again.id, again.resumed, _published(home, WHO)) == (certificate, True, 0)
+    assert _run(home, "reapply").returncode == 0
+
+
+def test_killed_and_its_vault_restored_from_before_it_can_be_asked_for_again(home: Path, tmp_path: Path) -> None:
+    _back_up(home, tmp_path, "vault.db")
+    _run(home, "erase", WHO, "--reason", "request 17", "--yes", crash_at="erase-begun")
+    _restore(home, tmp_path, "vault.db")
+    done = _run(home, "erase", WHO, "--reason", "request 17", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert (_published(home, WHO), len(all_of(home / "certificates"))) == (0, 1)
+
+
+# -- killed, and refused meanwhile -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noted(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with an erasure that got no further than its note: the log's disk was full."""
+
+    def full(log: ErasureLog, *_: object) -> None:
+        raise log._refused(OSError(28, "No space left on device"))
+
+    with monkeypatch.context() as patched, pytest.raises(ServiceUnavailable):
+        patched.setattr(ErasureLog, "append", full)
+        _erase(home, WHO)
+    return home
+
+
+def test_a_hold_drops_the_note_of_an_erasure_and_stops_nobody_elses(noted: Path) -> None:
+    with _vault(noted) as vault:
+        vault.hold(vault.subject_of(WHO), "court order 5")
+    done = _run(noted, "erase", OTHER, "--reason", "request 18", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "court order 5" in done.stderr
+    assert (_published(noted, WHO), _published(noted, OTHER)) == (5, 0)
+    with _vault(noted) as vault:
+        assert vault.pending_erasures() == []
+        assert vault.held(vault.subject_of(WHO)) is not None
+
+
+def test_what_is_gone_on_with_before_the_key_went_takes_the_pseudonym_of_now(noted: Path) -> None:
+    rekey(load_settings(noted))
+    with _eraser(noted) as eraser:
+        (done,), failed = eraser.finish()
+    assert (failed, _published(noted, WHO)) == ([], 0)
+    assert {table.table: table.rows for table in done.tables}["published/observation"] == 5
+
+
+@pytest.mark.parametrize(("point", "rows"), [("erase-certified", 5), ("erase-elsewhere", 0)])
+def test_a_certificate_that_is_written_stays_and_one_gone_on_with_says_so(home: Path, point: str, rows: int) -> None:
+    _run(home, "erase", WHO, "--reason", "request 17", "--yes", crash_at=point)
+    before = all_of(home / "certificates")
+    assert _run(home, "erase").returncode == 0
+    (done,) = all_of(home / "certificates")
+    assert {table.table: table.rows for table in done.tables}["published/observation"] == rows
+    assert (done.resumed, before in ([], [done])) == (rows == 0, True)
+
+
+def test_one_officer_waits_for_the_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, real, most = [0], letters.erase_letters, [0]
+
+    def slow(*arguments: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        try:
+            return real(*arguments)
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr("pipelines.erasure.erase.erase_letters", slow)
+    threads = [threading.Thread(target=_erase, args=(home, patient)) for patient in (WHO, OTHER)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = [{t.table: t.rows for t in done.tables}["published/observation"] for done in all_of(home / "certificates")]
+    assert (most, rows) == ([1], [5, 5])
+
+
+def test_a_hold_that_comes_while_the_patient_is_erased_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _vault(home) as vault:
+        subject, real = vault.subject_of(WHO), vault._store.transaction
+
+        def late() -> Any:
+            monkeypatch.undo()
+            _erase(home, WHO)
+            return real()
+
+        monkeypatch.setattr(vault._store, "transaction", late)
+        with pytest.raises(InputError):
+            vault.hold(subject, "court order 5")
+        assert (vault.held(subject), vault.on_hold()) == (None, [])
+
+
+# -- who is not known, or not any more ---------------------------------------------------------------------------
+
+
+def test_of_whom_all_was_rejected_the_messages_go_when_asked_to(home: Path) -> None:
+    assert _run(home, "erase", "only-bad", "--reason", "request 17", "--yes").returncode == 11
+    assert _letters(home, "only-bad") == 1
+    done = _run(home, "erase", "only-bad", "--reason", "request 17", "--yes", "--unknown")
+    assert done.returncode == 0, done.stderr
+    assert _letters(home, "only-bad") == 0
+
+
+def test_what_was_rejected_after_the_erasure_goes_when_it_is_asked_for_again(home: Path) -> None:
+    certificate = _erase(home, WHO).id
+    _send(home, "again", [message(20, patient=WHO, value=BAD), message(21, patient="only-bad", value=BAD)])
+    letters = _letters(home, WHO)
+    done = _run(home, "erase", WHO, "--reason", "request 17", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert f"{certificate}. {letters} rows had come since" in done.stdout
+    assert _letters(home, WHO) == 0
+
+
+# -- numbers of one patient --------------------------------------------------------------------------------------
+
+OLD, NEW = "HOSP|11", "HOSP|13"
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Ward:
+    """A ward in which number 11 was merged into 13."""
+    home = tmp_path / "home"
+    init_home(home, copy_samples)
+    (home / "vitalake.yaml").write_text("jobs: {vitals: {topics: {vitals: hl7-v2}}}\n")
+    ward, bed = Ward(home), "ICU^1^2"
+    ward.stream([ward.oru(second, bed) for second in range(0, 20, 5)], name="hl7-v2")
+    ward.tell(adt("A01", pid("11"), pv1(bed, visit="V-1", began=ward.at(0)), at=hl7_time(ward.at(0))))
+    ward.attribute()
+    ward.tell(adt("A40", pid("13"), "MRG|11^^^HOSP^MR", at=hl7_time(ward.at(40))))
+    ward.attribute()
+    return ward
+
+
+@pytest.mark.parametrize(("asked", "other"), [(OLD, NEW), (NEW, OLD)])
+def test_one_of_several_numbers_is_refused_and_all_go_together(ward: Ward, asked: str, other: str) -> None:
+    done = _run(ward.home, "erase", asked, "--reason", "request 17", "--yes")
+    assert done.returncode == 12
+    assert _token(ward.home, other) in done.stderr
+    assert asked not in done.stderr
+    assert other not in done.stderr
+    with _vault(ward.home) as vault:
+        vault.hold(vault.subject_of(other), "court order 5")
+    held = _run(ward.home, "erase", asked, "--reason", "request 17", "--yes", "--all-numbers")
+    assert (held.returncode, "court order 5" in held.stderr) == (12, True)
+    assert ward.restricted().num_rows > 0
+    with _vault(ward.home) as vault:
+        vault.release(vault.subject_of(other))
+    done = _run(ward.home, "erase", asked, "--reason", "request 17", "--yes", "--all-numbers")
+    assert done.returncode == 0, done.stderr
+    first, second = all_of(ward.home / "certificates")
+    assert (first.together, second.together) == ((second.id,), (first.id,))
+    assert ward.restricted().num_rows == 0
+    assert [_published(ward.home, number) for number in (OLD, NEW)] == [0, 0]
+    table = Lake(ward.settings.lake_uri, {}).present()["restricted/device_association"]
+    rows = table.scan().to_pylist()
+    assert [row["device_id"] for row in rows] == [None], "that a bed was with somebody stays, and names nobody"
+
+
+def test_killed_between_two_numbers_both_are_forgotten_by_the_next(ward: Ward) -> None:
+    done = _run(ward.home, "erase", OLD, "--reason", "request 17", "--yes", "--all-numbers",
+                crash_at="erasure-destroyed")  # fmt: skip
+    assert done.returncode < 0
+    assert _run(ward.home, "erase").returncode == 0
+    first, second = all_of(ward.home / "certificates")
+    assert (first.together, second.together) == ((second.id,), (first.id,))
+    assert [_published(ward.home, number) for number in (OLD, NEW)] == [0, 0]
+
+
+# -- what must be kept, and what must not be said -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ends", "refused"),
+    [([None], True), ([-50], False), ([None, -50], False), ([-50, -20], True), ([-20, -50], False)],
+)
+def test_a_stay_counts_by_its_end_as_told_last_and_while_it_lasts_by_today(
+    home: Path, ends: list[int | None], *, refused: bool
+) -> None:
+    """Admitted 100 days ago, of which 30 must be kept; each end is a version of the stay, in days from now."""
+    now = clock.now()
+    admitted = now - timedelta(days=100)
+    with _vault(home) as vault:
+        settings = load_settings(home)
+        keys = load_keys(settings.path(settings.keys))
+        dataset = load_dataset("encounter")
+        rows = [
+            {"encounter_id": "e-1", "version": version, "patient_id": WHO, "admitted_at": admitted,
+             "discharged_at": None if end is None else now + timedelta(days=end), "available_at": now}
+            for version, end in enumerate(ends)
+        ]  # fmt: skip
+        batch = pa.Table.from_pylist(rows, dataset.schema).combine_chunks().to_batches()[0]
+        sealed, _ = make_sealer(dataset, vault, keys).seal(batch)
+        table = Lake(settings.lake_uri, {}, dataset="encounter").table("restricted/encounter")
+        table.commit(add=table.stage(pa.Table.from_batches([sealed]), stem="stay"), transactions={})
+        after = str(date.today() - timedelta(days=30))  # noqa: DTZ011
+        assert (kept.newest_day(table, vault.subject_of(WHO), vault, keys, after=after) is not None) == refused
+        assert kept.newest_day(table, vault.subject_of(OTHER), vault, keys, after=after) is None
+
+
+@pytest.mark.parametrize("reason", ["of 4711", "HOSP|4711's wish", "tok-9 asks"])
+def test_a_reason_that_names_the_patient_is_refused_and_not_echoed(reason: str) -> None:
+    with pytest.raises(InputError) as refused:
+        refuse_naming(reason, ["HOSP|4711", "tok-9"])
+    assert "4711" not in str(refused.value)
+    refuse_naming("request 2026-17 of 14711", ["HOSP|4711", "tok-9"])
+
+
+def test_what_is_wanted_shows_nobody_and_comes_back_from_the_vault() -> None:
+    wanted = Wanted(("Zz|1",), ("Zztoken",), "request 17", "officer", "2026", {"Zz|2": "erasure-1"})
+    assert "Zz" not in repr(wanted)
+    assert Wanted.unpacked(wanted.packed()) == wanted
+    assert replace(wanted, together={}) != wanted
+
+
+def test_a_certificate_is_written_though_broker_and_rules_cannot_be_asked(home: Path) -> None:
+    (home / "vitalake.yaml").write_text(
+        "kafka: {bootstrap_servers: 'localhost:1', options: {sasl.password: 'env:NOT_HERE'}}\n"
+        "jobs: {vitals: {topics: {vitals: fhir}}}\n"
+    )
+    done = _erase(home, WHO)
+    assert any("did not say" in place.what for place in done.outside)
+    with pytest.raises(PrivacyError, match="already"):
+        _erase(home, WHO)
