@@ -215,6 +215,10 @@ class AssociationMap:
         """Return owners by their index."""
         return [self._histories.owners[i] for i in index]
 
+    def facts(self, number: int) -> Sequence[Fact]:
+        """See Histories.facts."""
+        return self._histories.facts(number)
+
     def steps(self, number: int, at_us: int) -> tuple[Step, ...]:
         """See Histories.steps."""
         return self._histories.steps(number, at_us)

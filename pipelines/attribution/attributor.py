@@ -183,10 +183,13 @@ class Attributor:
         return held
 
     def _taken_back(self, i: int, found: _Found) -> list[Emission]:
-        """Return the rows of a value that was somebody's before it could itself be known; none if it never was."""
+        """Return the rows of a value that was somebody's by anything that was ever said of its device; else none.
+
+        Also by what was replaced before anybody could know it: what is known only grows, so no order matters.
+        """
         number = int(found.number[i])
-        steps = self.associations.steps(number, int(found.at_us[i])) if number >= 0 else ()
-        owner = next((step.owner for step in reversed(steps) if step.owner is not None), None)
+        facts = self.associations.facts(number) if number >= 0 else ()
+        owner = next((fact.owner for fact in reversed(facts) if fact.holds(int(found.at_us[i]))), None)
         if owner is None or owner.patient is None:
             return []
         count, available_us = 2 * self.associations.count(number), int(found.available_us[i])

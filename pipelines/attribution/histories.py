@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -164,6 +164,10 @@ class Histories:
         if number == len(self.owners):
             self.owners.append(owner)
         return number
+
+    def facts(self, number: int) -> Sequence[Fact]:
+        """Return what is known of a device, whatever has replaced it since."""
+        return self._devices[number].facts
 
     def steps(self, number: int, at_us: int) -> tuple[Step, ...]:
         """Return how the owner of a device's value has changed over what was known; see timeline.steps_at."""
