@@ -12,11 +12,17 @@ from pipelines.attribution.associations import TABLE
 from pipelines.decoding.records import MERGED
 from vitalake.lake.dataset import DEVICE_KEY, SUBJECT
 from vitalake.lake.lake import Lake
-from vitalake.lake.table import Table
 from vitalake.restricted import device_key, open_value
 from vitalake.vault import Vault
 
 _CONTEXT = b"device_association.device_id"
+_FORM = pa.schema(
+    [
+        *((name, pa.binary()) for name in (SUBJECT.name, DEVICE_KEY.name, "device_id", "association_id")),
+        ("version", pa.int64()),
+        ("status", pa.string()),
+    ]
+)
 
 
 class Numbers:
@@ -54,27 +60,37 @@ class Numbers:
         return sorted(map(self.key_of, gone))
 
     def _after(self, patient: str) -> set[str]:
-        rows = self._read()
+        rows = _told(self._read())
         told = rows.filter(pc.equal(rows[DEVICE_KEY.name], pa.scalar(self.key_of(patient), pa.binary())))
         return set(self._vault.patient_ids(set(told[SUBJECT.name].to_pylist()) - {None}).values())
 
     def _before(self, patient: str) -> set[str]:
-        rows, subject = self._read(), self._vault.subject_of(patient)
+        rows, subject = _told(self._read()), self._vault.subject_of(patient)
         mine = rows.filter(pc.equal(rows[SUBJECT.name], pa.scalar(subject, pa.binary())))
         return _merged(mine, self._vault.secrets([subject]))
 
     def _read(self) -> pa.Table:
         if self._rows is None:
-            names = [SUBJECT.name, DEVICE_KEY.name, "device_id"]
-            empty = pa.schema([(name, pa.binary()) for name in names]).empty_table()
-            self._rows = empty if self._table is None else _plain(self._table, names)
+            if self._table is None:
+                self._rows = _FORM.empty_table()
+            else:
+                self._table.refresh()
+                self._rows = self._table.scan(columns=_FORM.names).cast(_FORM)
         return self._rows
 
 
-def _plain(table: Table, names: list[str]) -> pa.Table:
-    table.refresh()
-    rows = table.scan(columns=names)
-    return pa.table({name: rows[name].cast(pa.binary()) for name in names})
+def _told(rows: pa.Table) -> pa.Table:
+    """Return the associations without those of which it was said last that they never were."""
+    doubted = rows.filter(pc.equal(rows["status"], "entered-in-error"))["association_id"].unique()
+    if not len(doubted):
+        return rows
+    last: dict[bytes, tuple[int, str]] = {}
+    names = ("association_id", "version", "status")
+    for row in rows.filter(pc.is_in(rows["association_id"], value_set=doubted)).select(names).to_pylist():
+        told = (row["version"] or 0, row["status"] or "")
+        last[row["association_id"]] = max(last.get(row["association_id"], told), told)
+    wrong = [name for name, (_, status) in last.items() if status == "entered-in-error"]
+    return rows.filter(pc.invert(pc.is_in(rows["association_id"], value_set=pa.array(wrong, pa.binary()))))
 
 
 def _merged(rows: pa.Table, secrets: dict[bytes, bytes]) -> set[str]:

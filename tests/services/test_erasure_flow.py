@@ -332,6 +332,29 @@ def test_one_of_several_numbers_is_refused_and_all_go_together(ward: Ward, asked
     assert [row["device_id"] for row in rows] == [None], "that a bed was with somebody stays, and names nobody"
 
 
+def test_a_merge_that_never_was_makes_nobody_another(ward: Ward) -> None:
+    """Else all of somebody else's would be erased with the patient."""
+    form = ["association_id", "version", "device_id", "patient_id", "valid_from", "available_at", "status"]
+    with _vault(ward.home) as vault:
+        sealer = make_sealer(load_dataset("device_association"), vault, ward.keys)
+        table = Lake(ward.settings.lake_uri, {}).present()["restricted/device_association"]
+        rows = sealer.open(table.scan())
+        (merge,) = [row for row in rows.select(form).to_pylist() if str(row["device_id"]).startswith("patient:")]
+        taken_back = merge | {"version": merge["version"] + 1, "status": "entered-in-error"}
+        batch = pa.Table.from_pylist([taken_back], load_dataset("device_association").schema).to_batches()[0]
+        sealed, _ = sealer.seal(batch)
+        table.commit(add=table.stage(pa.Table.from_batches([sealed]), stem="mistake"), transactions={})
+    _erase(ward.home, OLD)
+    (done,) = all_of(ward.home / "certificates")
+    assert done.together == ()
+    with _vault(ward.home) as vault:
+        assert vault.patient_ids([vault.subject_of(NEW)])
+    table.refresh()
+    with _vault(ward.home) as vault:
+        left = make_sealer(load_dataset("device_association"), vault, ward.keys).open(table.scan())
+    assert f"patient:{OLD}" not in left["device_id"].to_pylist(), "nor does it name whom it named"
+
+
 def test_killed_between_two_numbers_both_are_forgotten_by_the_next(ward: Ward) -> None:
     done = _run(ward.home, "erase", OLD, "--reason", "request 17", "--yes", "--all-numbers",
                 crash_at="erasure-destroyed")  # fmt: skip
