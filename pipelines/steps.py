@@ -21,7 +21,7 @@ from pipelines.care import CareFeed
 from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.conform import Conformer
 from pipelines.decoding.keyed import with_key
-from pipelines.decoding.records import Records
+from pipelines.decoding.records import MERGED, Records
 from pipelines.decoding.result import Reject
 from pipelines.erasure.naming import Naming
 from pipelines.lookback import LookBack
@@ -201,6 +201,7 @@ class Steps:
         if self.attributor is not None:
             outcome = self.attributor.attribute(outcome, self.recognise)
         rows = self._with_provenance(derive(outcome.rows, self._dataset), outcome)
+        rows = _keep(outcome, rows, self._merges_nobody_forgotten(rows))
         if self.sealer is not None:
             sealed, known = self.sealer.seal(rows)
             if known is not None and self._dataset.name == "device_association":
@@ -211,7 +212,7 @@ class Steps:
         if self.feed is not None:
             self.feed.take(outcome)
         rows, kept = self.plan.apply(rows)
-        _keep(outcome, None, kept)
+        _count(outcome, kept)
         outcome.rows = rows
         return outcome
 
@@ -220,7 +221,7 @@ class Steps:
 
         What cannot be taken apart names nobody that could be looked up: it becomes a dead letter.
         """
-        stones = {stone.subject for stone in self.vault.tombstones()} if outcome.rejects else set()
+        stones = self._forgotten() if outcome.rejects else set()
         if not stones:
             return
         kept: list[Reject] = []
@@ -234,6 +235,18 @@ class Steps:
             if not reject.rows:  # nobody knows how many rows it would have been: it counts as one
                 outcome.row_message = np.concatenate([outcome.row_message, gone])
         outcome.rejects = kept
+
+    def _merges_nobody_forgotten(self, rows: pa.RecordBatch) -> npt.NDArray[np.bool_] | None:
+        """Return which associations join no number that was forgotten to somebody's; None: all."""
+        if self._dataset.name != "device_association" or not (stones := self._forgotten()):
+            return None
+        devices = rows["device_id"].to_pylist()
+        merged = {device for device in devices if device is not None and device.startswith(MERGED)}
+        gone = {device for device in merged if self.vault.subject_of(device.removeprefix(MERGED)) in stones}
+        return np.array([device not in gone for device in devices], np.bool_) if gone else None
+
+    def _forgotten(self) -> set[bytes]:
+        return {stone.subject for stone in self.vault.tombstones()}
 
     def _with_vacated(self, sealed: pa.RecordBatch, forgotten: pa.RecordBatch) -> pa.RecordBatch:
         """Return sealed associations, and what is kept of those of patients who were forgotten."""
@@ -255,14 +268,18 @@ class Steps:
         return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
 
-def _keep(outcome: Outcome, rows: pa.RecordBatch | None, kept: npt.NDArray[np.bool_] | None) -> pa.RecordBatch | None:
+def _keep(outcome: Outcome, rows: pa.RecordBatch, kept: npt.NDArray[np.bool_] | None) -> pa.RecordBatch:
     """Count the rows that are not kept as filtered; return those that are."""
-    if kept is None:
-        return rows
-    outcome.filtered = np.concatenate([outcome.filtered, outcome.message[~kept]])
-    outcome.message = outcome.message[kept]
-    outcome.effective_us = outcome.effective_us[kept]
-    return None if rows is None else rows.filter(pa.array(kept))
+    _count(outcome, kept)
+    return rows if kept is None else rows.filter(pa.array(kept))
+
+
+def _count(outcome: Outcome, kept: npt.NDArray[np.bool_] | None) -> None:
+    """Count the rows that were not kept as filtered."""
+    if kept is not None:
+        outcome.filtered = np.concatenate([outcome.filtered, outcome.message[~kept]])
+        outcome.message = outcome.message[kept]
+        outcome.effective_us = outcome.effective_us[kept]
 
 
 def make_sealer(dataset: Dataset, vault: Vault, keys: KeyRing) -> RowSealer:
