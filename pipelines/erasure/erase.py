@@ -24,6 +24,7 @@ from pipelines.attribution.vacant import vacated
 from pipelines.care import open_care
 from pipelines.erasure.certificate import Certificate, Outside, TableErased, is_there, load, new_id, now, save
 from pipelines.erasure.kept import refuse_kept
+from pipelines.erasure.known import known_of
 from pipelines.erasure.letters import Search, erase_letters, places_of
 from pipelines.erasure.numbers import Numbers
 from pipelines.erasure.outside import outside
@@ -51,12 +52,13 @@ class Wanted:
     """What is known of a patient who is to be forgotten; kept sealed in the vault until it is done.
 
     Attributes:
-        ids: as sources write them: the patient's id, the record number.
+        ids: as sources write them: the patient's id, the record numbers, also earlier ones.
         tokens: pseudonyms, of every version of the key.
         reason: in the officer's words.
         actor: who asked for it.
         begun_at: ISO.
         together: of the patient's other numbers: id → certificate.
+        stays: as sources write them.
     """
 
     ids: tuple[str, ...] = field(repr=False)
@@ -65,6 +67,7 @@ class Wanted:
     actor: str
     begun_at: str
     together: Mapping[str, str] = field(repr=False, default_factory=dict)
+    stays: tuple[str, ...] = field(repr=False, default=())
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -77,16 +80,17 @@ class Wanted:
             f"reason {self.reason}", f"actor {self.actor}", f"begun {self.begun_at}",
             *(f"id {text}" for text in self.ids), *(f"token {text}" for text in self.tokens),
             *(f"with {certificate} {patient}" for patient, certificate in self.together.items()),
+            *(f"stay {text}" for text in self.stays),
         ]  # fmt: skip
 
     @classmethod
     def unpacked(cls, texts: Iterable[str]) -> Wanted:
         """Return what ``packed`` made."""
         parts = [text.partition(" ")[::2] for text in texts]
-        of = {kind: tuple(text for name, text in parts if name == kind) for kind in ("id", "token", "with")}
+        of = {kind: tuple(text for name, text in parts if name == kind) for kind in ("id", "token", "with", "stay")}
         one = dict(parts)
         together = {patient: certificate for certificate, _, patient in (text.partition(" ") for text in of["with"])}
-        return cls(of["id"], of["token"], one["reason"], one["actor"], one["begun"], together)
+        return cls(of["id"], of["token"], one["reason"], one["actor"], one["begun"], together, of["stay"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,9 +359,11 @@ class Eraser:
             ring = replace(self._keys, current_versions=self._keys.current_versions | {"pseudonym": key.version})
             tokens.add(Pseudonyms(ring, "patient-identifier").token(patient))
         identity = next((found for token in tokens if (found := self._vault.look_up(token))), None)
-        mrn = [identity.mrn] if identity and identity.mrn else []
+        told = known_of(self._settings, self._vault, subject)
+        numbers = sorted(told["medical-record-number"] | ({identity.mrn} if identity and identity.mrn else set()))
         others = {number: certificate for number, certificate in ids.items() if number != patient}
-        return Wanted((patient, *mrn), tuple(sorted(tokens)), reason, actor, begun_at, others)
+        stays = tuple(sorted(told["encounter-identifier"]))
+        return Wanted((patient, *numbers), tuple(sorted(tokens)), reason, actor, begun_at, others, stays)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -391,7 +397,8 @@ class Eraser:
         return done
 
     def _clear_all(self, wanted: Wanted) -> tuple[list[TableErased], dict[str, int]]:
-        search = Search(wanted.ids, self._keys, settings=self._settings)  # before the fence is raised
+        # Before the fence is raised.
+        search = Search(wanted.ids, self._keys, stays=wanted.stays, settings=self._settings)
         tables = list(self._tables(wanted, search))
         self._tell("Care store and scores")
         with closing(open_care(self._settings, self._keys)) as care:

@@ -47,15 +47,18 @@ class Search:
         older_spans: that had staged messages when this was made.
     """
 
-    def __init__(self, identifiers: Sequence[str], keys: KeyRing, *, settings: Settings | None = None) -> None:
+    def __init__(
+        self, identifiers: Sequence[str], keys: KeyRing, *, stays: Iterable[str] = (), settings: Settings | None = None
+    ) -> None:
         """Prepare; before the fence is raised, for what is staged by then can never be decided after it.
 
         Args:
-            identifiers: the patient's source id and record number.
+            identifiers: the patient's source id and record numbers.
             keys: to open the messages.
+            stays: the patient's: a message that names no patient and one of them is the patient's too.
             settings: of the home: its lake, the formats of topics, and their profiles.
         """
-        self._wanted = frozenset(filter(None, identifiers))
+        self._wanted, self._stays = frozenset(filter(None, identifiers)), frozenset(filter(None, stays))
         texts = sorted({re.escape(part) for text in self._wanted for part in (text, text.rpartition("|")[2]) if part})
         self._pattern = re.compile(f"{_BEFORE}(?:{'|'.join(texts)}){_AFTER}") if texts else None
         self._keys = keys
@@ -79,6 +82,8 @@ class Search:
         found = [self._naming.named_in(payload, name) for name in formats]
         if None in found:
             return self._pattern is not None and any(map(self._pattern.search, plain_texts(payload)))
+        if self._stays and not any(found):
+            return any(not self._stays.isdisjoint(self._naming.stays_in(payload, name)) for name in formats)
         return any(named and not self._wanted.isdisjoint(named) for named in found)
 
     def among(self, rows: pa.Table, dataset: str = "") -> npt.NDArray[np.bool_]:

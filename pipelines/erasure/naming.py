@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 _NUMBERS = {b"PID": (2, 3, 4), b"MRG": (1, 4)}
 """HL7's fields of patients' numbers; decoders read PID-3 and MRG-1, the others are what they were called earlier."""
 
+_VISIT = 19
+"""PV1's field of the stay's number."""
+
 _WHOSE = frozenset({"subject", "patient", "individual", "beneficiary", "for", "other", "target", "who"})
 """FHIR's elements in which a logical identifier without a type is a patient's."""
 
@@ -39,6 +43,8 @@ _KEYS = re.compile(r"patient|subject|person|mrn|(?<![a-z])pid(?![a-z])", re.IGNO
 
 _INSIDE = ("id", "value", "identifier", "number")
 _LITERAL = re.compile(r"""(?:https?://[^\s"']+/)?\bPatient/[^\s/?#"']+""")
+_STAY = re.compile(r"""(?:https?://[^\s"']+/)?\bEncounter/[^\s/?#"']+""")
+_STAY_KEYS = re.compile(r"encounter|visit|stay|episode", re.IGNORECASE)
 _CONDITIONAL = re.compile(r"\bPatient\?(?:[^\s\"']*&)?identifier=([^\s&\"']+)")
 _RECORD_NUMBER = "MR"
 _LINES = re.compile(rb"[\r\n\x0b\x1c]+")
@@ -82,6 +88,19 @@ class Naming:
             if isinstance(value, str) and value.lstrip()[:3].startswith(("MSH", "{", "[")):
                 found |= self.named_in(value.encode(errors="replace"), format_name) or set()
         return found
+
+    def stays_in(self, payload: bytes, format_name: str = "") -> set[str]:
+        """Return the ids of stays that a message names, composed as decoders compose them; none of what is no message.
+
+        To be asked of messages that name no patient.
+        """
+        body = payload.strip(_BLANKS)
+        profile = self._profile(format_name)
+        try:
+            document = msgspec.json.decode(body.decode(errors="replace"))
+        except PARSE_ERRORS:
+            return _stays_of_hl7(body, profile)
+        return _stays_of_json(document, profile.encounter if isinstance(profile, FlatProfile) else None)
 
     def _profile(self, format_name: str) -> Profile | None:
         name = format_name.partition("/")[0]
@@ -158,10 +177,26 @@ def _numbers(identifier: Any) -> set[str]:
     return found
 
 
-def _reference(**elements: Any) -> str:
-    """Return what ``reference_of`` makes of a reference to a patient; empty where it makes nothing."""
+def _stays_of_json(document: Any, encounter: Name | None) -> set[str]:
+    found: set[str] = set()
+    for name, value in _places(document):
+        if isinstance(value, str):
+            found |= {_reference("Encounter", reference=literal) for literal in _STAY.findall(value)}
+            found |= {value} if _STAY_KEYS.search(name) else set()
+        elif isinstance(value, dict) and value.get("resourceType") == "Encounter":
+            found |= {_text(value.get("id"))}.union(*map(_numbers, _list(value.get("identifier"))))
+        elif isinstance(value, dict) and "Encounter" in (value.get("type"), name.title()):
+            found |= _numbers(value.get("identifier"))
+    if encounter:
+        told = [_text(value) for value in _at(document, encounter.path.steps)]
+        found |= {text for text in names(told, encounter).values if text}
+    return found - {""}
+
+
+def _reference(kind: str = "Patient", **elements: Any) -> str:
+    """Return what ``reference_of`` makes of a reference; empty where it makes nothing."""
     try:
-        return reference_of("Patient", msgspec.json.encode(elements)) or ""
+        return reference_of(kind, msgspec.json.encode(elements)) or ""
     except (Refused, *PARSE_ERRORS):
         return ""
 
@@ -257,6 +292,25 @@ def _of_segment(line: bytes, dialect: Dialect | None, composers: Sequence[Names]
         if parts and parts[3] == _RECORD_NUMBER:
             found.add(parts[0])
     return found
+
+
+def _stays_of_hl7(payload: bytes, profile: Profile | None) -> set[str]:
+    try:
+        from pipelines.decoding.hl7_names import Names
+        from pipelines.decoding.hl7_text import Segment
+    except ImportError:  # the extra 'hl7' is not installed
+        return set()
+    composers = [Names(profile if isinstance(profile, Hl7Profile) else _plain()), Names(_plain())]
+    found: set[str | None] = set()
+    dialect: Dialect | None = None
+    for line in map(bytes.strip, _LINES.split(payload)):
+        if line[:3] == b"MSH":
+            dialect = _dialect(line.decode("latin-1"))
+        elif line[:3] == b"PV1" and dialect is not None:
+            text = Segment(_decoded(line, dialect.charset), dialect).raw(_VISIT)
+            with suppress(Refused):
+                found |= {composer.visit(text, dialect) for composer in composers}
+    return {stay for stay in found if stay}
 
 
 @cache

@@ -97,6 +97,19 @@ def test_letters_are_found_by_logical_identifiers(home: Path) -> None:
     assert list(_messages(home)) == [other]
 
 
+def test_letters_that_name_the_stay_and_no_patient_are_found(home: Path) -> None:
+    stay = {"encounter": {"reference": "Encounter/stay-72"}}
+    mine = message(2, subject=None, value=BAD, **stay)
+    others = [
+        message(3, subject=None, value=BAD, encounter={"reference": "Encounter/stay-7"}),
+        message(4, patient="p-9", value=BAD, **stay),
+    ]
+    _feed(home, message(1, patient="p-72", **stay), mine, *others)
+    assert _of(_erase(home, "p-72"), "dead_letter").rows == 1
+    assert sorted(_messages(home)) == sorted(others)
+    assert _sound(home)
+
+
 def test_the_certificate_says_how_many_letters_nobody_can_open(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _feed(home, message(1, patient="p-72"), message(2, patient="p-72", value=BAD), message(3, value=BAD))
 

@@ -238,3 +238,20 @@ def test_nothing_raises_for_what_a_message_holds() -> None:
     for payload in (b"", b"null", b"7", b'"x"', deep, b"MSH", b"MSH|", b"MSH||||", b"\rMSH|^~\\&|\rPID", b"\x00\xff"):
         Naming().named_in(payload)
         assert not _finds("72", payload)
+
+
+@pytest.mark.parametrize(
+    ("payload", "stays"),
+    [
+        (b'{"encounter": {"reference": "Encounter/e-1/_history/2"}}', {"e-1"}),
+        (b'{"encounter": {"identifier": {"system": "urn:oid:1.2", "value": "72"}}}', {"urn:oid:1.2|72"}),
+        (b'{"resourceType": "Encounter", "id": "e-1"}', {"e-1"}),
+        (b'{"visit_id": "V-1", "pulse": 72}', {"V-1"}),
+        (b'{"value": "72", "subject": {"reference": "Patient/72"}}', set()),
+        (b"MSH|^~\\&|A|B\rPV1||I|||||||||||||||||V-1^^^HOSP\rOBX|1|NM|x||72", {"HOSP|V-1"}),
+        (b"PV1||I|||||||||||||||||V-1", set()),
+        (b"\xff{ not a message", set()),
+    ],
+)
+def test_stays_are_composed_as_decoders_compose_them(payload: bytes, stays: set[str]) -> None:
+    assert Naming().stays_in(payload) == stays
