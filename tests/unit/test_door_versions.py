@@ -279,3 +279,30 @@ def test_an_association_told_anew_counts_as_a_correction_does(tmp_path: Path, st
         for statement in views(relation):
             database.execute(statement)
         assert database.execute("SELECT valid_to FROM thing").fetchall() == [(shown,)]
+
+
+def test_of_one_patients_things_those_that_a_later_version_gives_to_another_are_not_current(tmp_path: Path) -> None:
+    rows = [
+        {"subject": subject, "id": thing, "version": version, "status": "final", "available_at": NOON}
+        for subject, thing, version in [(b"p", b"kept", 1), (b"p", b"moved", 1), (b"q", b"moved", 2), (b"q", b"own", 1)]
+    ]
+    paths = [tmp_path / "mine.parquet", tmp_path / "others.parquet"]
+    pq.write_table(pa.Table.from_pylist(rows[:2]), paths[0])
+    pq.write_table(pa.Table.from_pylist(rows[2:]), paths[1])
+    mine, everybody = (str(paths[0]),), tuple(map(str, paths))
+    kinds = ("BLOB", "BLOB", "BIGINT", "VARCHAR", "TIMESTAMPTZ")
+    relation = Relation(
+        "thing",
+        dict(zip(rows[0], kinds, strict=True)),
+        key=("id",),
+        paths=mine,
+        others=everybody,
+        subject=b"p".hex(),
+    )
+    with duckdb.connect() as database:
+        for statement in views(relation):
+            database.execute(statement)
+        assert database.execute("SELECT id FROM thing").fetchall() == [(b"kept",)]
+        assert database.execute("SELECT id FROM thing_versions ORDER BY 1").fetchall() == [(b"kept",), (b"moved",)]
+        noon = NOON.isoformat()
+        assert database.execute(f"SELECT id FROM thing_as_known_at('{noon}')").fetchall() == [(b"kept",)]  # noqa: S608
