@@ -21,9 +21,9 @@ from pipelines.care import CareFeed
 from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.conform import Conformer
 from pipelines.decoding.keyed import with_key
+from pipelines.decoding.naming import Naming
 from pipelines.decoding.records import MERGED, Records
 from pipelines.decoding.result import Reject
-from pipelines.erasure.naming import Naming
 from pipelines.lookback import LookBack
 from pipelines.poll import DecodedPoll, Outcome
 from vitalake import clock

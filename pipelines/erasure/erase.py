@@ -6,91 +6,24 @@ is finished by the next.
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-import msgspec
-import pyarrow as pa
-
-from governance.masking import compile_masks
 from governance.masks import Pseudonyms
-from governance.rules import load_policy
-from pipelines.attribution.associations import TABLE as ASSOCIATIONS
-from pipelines.attribution.vacant import vacated
-from pipelines.care import open_care
-from pipelines.erasure.certificate import Certificate, Outside, TableErased, is_there, load, new_id, now, save
+from pipelines.erasure.certificate import Certificate, TableErased, is_there, load, new_id, now, save
+from pipelines.erasure.clearing import Clearing, Forget
 from pipelines.erasure.kept import refuse_kept
 from pipelines.erasure.known import known_of
-from pipelines.erasure.letters import Search, erase_letters, places_of
-from pipelines.erasure.numbers import Numbers
+from pipelines.erasure.numbers import numbers_of
 from pipelines.erasure.outside import outside
+from pipelines.erasure.wanted import Wanted, refuse_naming
 from vitalake.crashpoints import passing
-from vitalake.errors import InputError, PrivacyError, SettingsError, VitaLakeError
+from vitalake.errors import InputError, PrivacyError, VitaLakeError
 from vitalake.folders import folder_lock
 from vitalake.keys import KeyRing
-from vitalake.lake.buckets import patient_column
-from vitalake.lake.dataset import DEVICE_KEY, load_dataset, quarantine_datasets
-from vitalake.lake.forgetting import distinct_values, drop_rows, purge
-from vitalake.lake.lake import Lake
-from vitalake.lake.sweep import settle
-from vitalake.lake.table import Table
 from vitalake.settings import Settings
 from vitalake.vault import PendingErasure, Vault
-
-Forget = Callable[[Sequence[str]], int]
-"""Deletes what a store outside the lake has of pseudonyms, given by SHA-256 in hex; returns how many entries."""
-
-_SEALED = tuple(name for name in quarantine_datasets() if name != "resolution")
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is known of a patient who is to be forgotten; kept sealed in the vault until it is done.
-
-    Attributes:
-        ids: as sources write them: the patient's id, the record numbers, also earlier ones.
-        tokens: pseudonyms, of every version of the key.
-        reason: in the officer's words.
-        actor: who asked for it.
-        begun_at: ISO.
-        together: of the patient's other numbers: id → certificate.
-        stays: as sources write them.
-    """
-
-    ids: tuple[str, ...] = field(repr=False)
-    tokens: tuple[str, ...] = field(repr=False)
-    reason: str
-    actor: str
-    begun_at: str
-    together: Mapping[str, str] = field(repr=False, default_factory=dict)
-    stays: tuple[str, ...] = field(repr=False, default=())
-
-    @property
-    def digests(self) -> tuple[str, ...]:
-        """The pseudonyms as certificates have them."""
-        return tuple(hashlib.sha256(token.encode()).hexdigest() for token in self.tokens)
-
-    def packed(self) -> list[str]:
-        """Return it as the vault keeps it."""
-        return [
-            f"reason {self.reason}", f"actor {self.actor}", f"begun {self.begun_at}",
-            *(f"id {text}" for text in self.ids), *(f"token {text}" for text in self.tokens),
-            *(f"with {certificate} {patient}" for patient, certificate in self.together.items()),
-            *(f"stay {text}" for text in self.stays),
-        ]  # fmt: skip
-
-    @classmethod
-    def unpacked(cls, texts: Iterable[str]) -> Wanted:
-        """Return what ``packed`` made."""
-        parts = [text.partition(" ")[::2] for text in texts]
-        of = {kind: tuple(text for name, text in parts if name == kind) for kind in ("id", "token", "with", "stay")}
-        one = dict(parts)
-        together = {patient: certificate for certificate, _, patient in (text.partition(" ") for text in of["with"])}
-        return cls(of["id"], of["token"], one["reason"], one["actor"], one["begun"], together, of["stay"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +41,6 @@ class Reapplied:
     elsewhere: dict[str, int]
     erasures: int
     uncertified: list[str]
-
-
-class ForgottenLetters(Search):
-    """Finds the messages that name anybody who is forgotten, by the id; by the record number alone it cannot."""
-
-    def __init__(self, vault: Vault, keys: KeyRing, settings: Settings) -> None:
-        """Prepare, as ``Search``."""
-        super().__init__([], keys, settings=settings)
-        self._is_forgotten = cache(lambda patient: vault.tombstone(vault.subject_of(patient)) is not None)
-
-    def names(self, payload: bytes, formats: Iterable[str] = ("",)) -> bool:
-        """Return whether a message that can be taken apart names somebody forgotten."""
-        found = [self._naming.named_in(payload, name) or () for name in formats]
-        return any(self._is_forgotten(patient) for named in found for patient in named)
 
 
 class Eraser:
@@ -145,8 +64,8 @@ class Eraser:
             elsewhere: further stores, by name.
             progress: told each step.
         """
-        self._settings, self._keys, self._vault = settings, keys, vault
-        self._elsewhere, self._tell = elsewhere, progress
+        self._settings, self._keys, self._vault, self._tell = settings, keys, vault, progress
+        self._clearing = Clearing(settings, keys, vault, elsewhere=elsewhere, progress=progress)
         self._folder = settings.path(settings.certificates)
 
     # -- what an officer asks for --------------------------------------------------------------------------------
@@ -238,7 +157,7 @@ class Eraser:
             The tables of which something went, and what went elsewhere.
         """
         with self._alone():
-            tables, elsewhere = self._clear_all(self._wanted(patient, {}, reason="", actor="", begun_at=now()))
+            tables, elsewhere = self._clearing.of(self._wanted(patient, {}, reason="", actor="", begun_at=now()))
             return [table for table in tables if table.rows or table.files_deleted], elsewhere
 
     def finish(self) -> tuple[list[Certificate], list[VitaLakeError]]:
@@ -329,11 +248,7 @@ class Eraser:
         return self._vault.patient_ids([subject]).get(subject, patient) if subject else patient
 
     def _numbers_of(self, patient: str) -> list[str]:
-        return self._numbers().of(self._id_of(patient))
-
-    def _numbers(self) -> Numbers:
-        lake = Lake(self._settings.lake_uri, self._settings.storage_options)
-        return Numbers(lake, self._vault, self._keys.current("vault").secret)
+        return numbers_of(self._settings, self._keys, self._vault).of(self._id_of(patient))
 
     def _has_other_numbers(self, numbers: Sequence[str]) -> PrivacyError:
         token_of = Pseudonyms(self._keys, "patient-identifier").token
@@ -372,57 +287,6 @@ class Eraser:
         with folder_lock(self._folder):
             yield
 
-    # -- doing it ------------------------------------------------------------------------------------------------
-
-    def _finish(self, certificate: str, wanted: Wanted, *, resumed: bool = False) -> Certificate:
-        tables, elsewhere = self._clear_all(wanted)
-        passing("erase-elsewhere")
-        done = Certificate(
-            id=certificate,
-            subject=self._vault.subject_of(wanted.ids[0]).hex(),
-            tokens=wanted.digests,
-            reason=wanted.reason,
-            actor=wanted.actor,
-            begun_at=wanted.begun_at,
-            finished_at=now(),
-            tables=tuple(tables),
-            elsewhere=elsewhere,
-            outside=(*outside(self._settings), *self._unmasked()),
-            resumed=resumed,
-            together=tuple(wanted.together.values()),
-        )
-        save(self._folder, done)
-        passing("erase-certified")
-        self._vault.finish_erasure(certificate)
-        return done
-
-    def _clear_all(self, wanted: Wanted) -> tuple[list[TableErased], dict[str, int]]:
-        # Before the fence is raised.
-        search = Search(wanted.ids, self._keys, stays=wanted.stays, settings=self._settings)
-        tables = list(self._tables(wanted, search))
-        self._tell("Care store and scores")
-        with closing(open_care(self._settings, self._keys)) as care:
-            elsewhere = {"care": care.forget(wanted.tokens)}
-        return tables, elsewhere | self._forget_elsewhere(wanted.digests)
-
-    def _tables(self, wanted: Wanted, search: Search) -> Iterator[TableErased]:
-        subject = self._vault.subject_of(wanted.ids[0])
-        merges = [self._numbers().key_of(wanted.ids[0])]
-        fenced = self._fenced()
-        search.places = places_of(fenced, subject)
-        for table in fenced:
-            column = _column(table)
-            self._tell(table.name)
-            if _is_sealed(table):
-                yield erase_letters(table, search)
-            elif table.name == ASSOCIATIONS:
-                yield _clear_associations(table, merges, [subject])
-            elif column and table.name.startswith("restricted/"):
-                yield _clear(table, column, [subject])
-            elif column:
-                yield _clear(table, column, (*wanted.tokens, wanted.ids[0]))
-            passing("erase-table")
-
     def reapply(self, certificates: Sequence[Certificate]) -> Reapplied:
         """Erase again who was erased before: a back-up of lake, care store or scores may have brought them back.
 
@@ -434,13 +298,9 @@ class Eraser:
         """
         stones = {stone.subject: stone.certificate for stone in self._vault.tombstones()}
         certified = {bytes.fromhex(certificate.subject) for certificate in certificates}
-        digests = sorted({token for certificate in certificates for token in certificate.tokens})
+        digests = {token for certificate in certificates for token in certificate.tokens}
         with self._alone():
-            tables = list(self._tables_again(sorted(stones.keys() | certified), set(digests)))
-            self._tell("Care store and scores")
-            with closing(open_care(self._settings, self._keys)) as care:
-                elsewhere = {"care": care.forget_digests(digests)}
-            elsewhere |= self._forget_elsewhere(digests)
+            tables, elsewhere = self._clearing.again(sorted(stones.keys() | certified), digests)
         return Reapplied(
             [table for table in tables if table.rows or table.files_deleted],
             elsewhere,
@@ -448,107 +308,26 @@ class Eraser:
             sorted(stones[subject] for subject in stones.keys() - certified),
         )
 
-    def _tables_again(self, subjects: Sequence[bytes], digests: set[str]) -> Iterator[TableErased]:
-        search = ForgottenLetters(self._vault, self._keys, self._settings)  # before the fence is raised
-        for table in self._fenced():
-            column = _column(table)
-            self._tell(table.name)
-            if _is_sealed(table):
-                yield erase_letters(table, search)
-            elif table.name == ASSOCIATIONS:
-                yield _clear_associations(table, self._numbers().forgotten(), subjects)
-            elif column and table.name.startswith("restricted/"):
-                yield _clear(table, column, subjects)
-            elif column:
-                texts = sorted(map(str, distinct_values(table, column)))
-                values = [text for text in texts if hashlib.sha256(text.encode()).hexdigest() in digests]
-                yield _clear(table, column, values)
+    # -- doing it ------------------------------------------------------------------------------------------------
 
-    def _fenced(self) -> list[Table]:
-        """Return the lake's tables, after which no row that was made before can come any more.
-
-        Messages come first: of who is killed later the rows still tell which of them they were made of.
-        """
-        lake = Lake(self._settings.lake_uri, self._settings.storage_options)
-        present = lake.present()
-        if "spans" not in present:
-            return []
-        for dataset in sorted({load_dataset(name.rpartition("/")[2]).name for name in present} - {"spans"}):
-            lake.spans.raise_fence(dataset)
-        settle(lake)
-        passing("erase-settled")
-        tables = [table for name, table in present.items() if name != "spans"]
-        return sorted(tables, key=lambda table: not table.name.startswith("quarantine/"))
-
-    def _forget_elsewhere(self, digests: Sequence[str]) -> dict[str, int]:
-        return {name: forget(digests) for name, forget in self._elsewhere.items()}
-
-    def _unmasked(self) -> Iterator[Outside]:
-        """Yield the published tables whose rows do not say whose they are: those stay, and name nobody."""
-        lake = Lake(self._settings.lake_uri, self._settings.storage_options)
-        published = {name: table for name, table in lake.present().items() if name.startswith("published/")}
-        try:
-            policy = load_policy(self._settings.path(self._settings.governance))
-            plans = {name: compile_masks(policy, table.dataset, self._keys) for name, table in published.items()}
-        except SettingsError:
-            yield Outside("published tables", "the rules do not hold, so which rows do not say whose they are is open")
-            return
-        for name, table in published.items():
-            column = _column(table)
-            if column and not next(c.published for c in plans[name].columns if c.column.name == column):
-                yield Outside(name, "its rows do not say whose they are, so the patient's stay among them")
-
-
-def refuse_naming(reason: str, names: Iterable[str]) -> None:
-    """Stop where the words of a reason, which is kept for ever, hold one of a patient's ids, numbers or pseudonyms.
-
-    Raises:
-        InputError: they do; neither is echoed.
-    """
-    parts = {part for name in names for part in (name, name.rpartition("|")[2]) if part}
-    if any(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", reason, re.IGNORECASE) for part in parts):
-        raise InputError("Reason names the patient", where="--reason", remedy="Give the request's number; it is kept.")
-
-
-def _column(table: Table) -> str | None:
-    """Return the column by which a patient's rows are found."""
-    return patient_column(table.dataset) if table.name.startswith(("published/", "restricted/")) else None
-
-
-def _is_sealed(table: Table) -> bool:
-    zone, _, name = table.name.rpartition("/")
-    return zone == "quarantine" and name in _SEALED
-
-
-def _clear_associations(table: Table, merges: Sequence[bytes], subjects: Sequence[bytes]) -> TableErased:
-    """Remove the rows that name a number as merged; of the others that a device was with somebody stays.
-
-    Args:
-        table: the associations.
-        merges: keyed hashes of the numbers.
-        subjects: whose.
-    """
-    whole = _clear(table, DEVICE_KEY.name, merges)
-    rest = _clear(table, _column(table) or "", subjects, instead=vacated)
-    counts = [a + b for a, b in zip(msgspec.structs.astuple(whole)[1:], msgspec.structs.astuple(rest)[1:], strict=True)]
-    return TableErased(table.name, *counts)
-
-
-def _clear(
-    table: Table,
-    column: str,
-    values: Sequence[str | bytes],
-    *,
-    instead: Callable[[pa.Table], pa.Table] | None = None,
-) -> TableErased:
-    """Remove the rows that have one of the values, and delete what holds some and no version needs any more."""
-    dropped = [drop_rows(table, column, value, instead=instead) for value in values]
-    return TableErased(
-        table=table.name,
-        rows=sum(part.rows for part in dropped),
-        files_searched=max((part.files_searched for part in dropped), default=0),
-        bytes_searched=sum(part.bytes_searched for part in dropped),
-        files_rewritten=sum(part.files_rewritten for part in dropped),
-        bytes_rewritten=sum(part.bytes_rewritten + part.bytes_written for part in dropped),
-        files_deleted=sum(purge(table, column, value) for value in values),
-    )
+    def _finish(self, certificate: str, wanted: Wanted, *, resumed: bool = False) -> Certificate:
+        tables, elsewhere = self._clearing.of(wanted)
+        passing("erase-elsewhere")
+        done = Certificate(
+            id=certificate,
+            subject=self._vault.subject_of(wanted.ids[0]).hex(),
+            tokens=wanted.digests,
+            reason=wanted.reason,
+            actor=wanted.actor,
+            begun_at=wanted.begun_at,
+            finished_at=now(),
+            tables=tuple(tables),
+            elsewhere=elsewhere,
+            outside=tuple(outside(self._settings, self._keys)),
+            resumed=resumed,
+            together=tuple(wanted.together.values()),
+        )
+        save(self._folder, done)
+        passing("erase-certified")
+        self._vault.finish_erasure(certificate)
+        return done

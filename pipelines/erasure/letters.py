@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.dead_letters import open_message
+from pipelines.decoding.naming import Naming, plain_texts
 from pipelines.erasure.certificate import TableErased
-from pipelines.erasure.naming import Naming, plain_texts
 from pipelines.replay.letters import RESOLUTION, Places, by_source, topic_of
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing

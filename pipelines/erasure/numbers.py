@@ -10,9 +10,11 @@ import pyarrow.compute as pc
 
 from pipelines.attribution.associations import TABLE
 from pipelines.decoding.records import MERGED
+from vitalake.keys import KeyRing
 from vitalake.lake.dataset import DEVICE_KEY, SUBJECT
 from vitalake.lake.lake import Lake
 from vitalake.restricted import device_key, open_value
+from vitalake.settings import Settings
 from vitalake.vault import Vault
 
 _CONTEXT = b"device_association.device_id"
@@ -23,6 +25,12 @@ _FORM = pa.schema(
         ("status", pa.string()),
     ]
 )
+
+
+def numbers_of(settings: Settings, keys: KeyRing, vault: Vault) -> Numbers:
+    """Return the merges that a home's lake tells of, as it stands."""
+    lake = Lake(settings.lake_uri, settings.storage_options)
+    return Numbers(lake, vault, keys.current("vault").secret)
 
 
 class Numbers:

@@ -8,17 +8,22 @@ from datetime import timedelta
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
+from governance.masking import compile_masks
+from governance.rules import load_policy
 from pipelines.erasure.certificate import Outside
 from pipelines.live.kafka import client_options
 from vitalake import clock
 from vitalake.errors import SettingsError
+from vitalake.keys import KeyRing
+from vitalake.lake.buckets import patient_column
+from vitalake.lake.lake import Lake
 from vitalake.settings import Settings
 
 TIMEOUT_SECONDS = 5.0
 
 
-def outside(settings: Settings) -> list[Outside]:
-    """Return the places that the lake does not rule, as far as the home's settings tell of them."""
+def outside(settings: Settings, keys: KeyRing) -> list[Outside]:
+    """Return the places that the lake does not rule, and the rows in it that name nobody, as far as settings tell."""
     places = list(_topics(settings))
     places += [
         Outside(
@@ -34,7 +39,7 @@ def outside(settings: Settings) -> list[Outside]:
         Outside("exports and answers of queries", "whoever has them must be told; the audit says who asked for what"),
         Outside("models and their figures", "trained before; a model holds no row of a patient"),
     ]
-    return places
+    return [*places, *_unmasked(settings, keys)]
 
 
 def _topics(settings: Settings) -> Iterator[Outside]:
@@ -69,3 +74,19 @@ def _retention(settings: Settings, topics: list[str]) -> dict[str, int]:
     except (KafkaException, SettingsError, TimeoutError, ValueError):
         return found
     return found
+
+
+def _unmasked(settings: Settings, keys: KeyRing) -> Iterator[Outside]:
+    """Yield the published tables whose rows do not say whose they are: those stay, and name nobody."""
+    lake = Lake(settings.lake_uri, settings.storage_options)
+    published = {name: table for name, table in lake.present().items() if name.startswith("published/")}
+    try:
+        policy = load_policy(settings.path(settings.governance))
+        plans = {name: compile_masks(policy, table.dataset, keys) for name, table in published.items()}
+    except SettingsError:
+        yield Outside("published tables", "the rules do not hold, so which rows do not say whose they are is open")
+        return
+    for name, table in published.items():
+        column = patient_column(table.dataset)
+        if column and not next(c.published for c in plans[name].columns if c.column.name == column):
+            yield Outside(name, "its rows do not say whose they are, so the patient's stay among them")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -24,7 +24,8 @@ from pipelines.care import open_care
 from pipelines.dead_letters import open_message
 from pipelines.erasure import kept, letters
 from pipelines.erasure.certificate import all_of
-from pipelines.erasure.erase import Eraser, Wanted, refuse_naming
+from pipelines.erasure.erase import Eraser
+from pipelines.erasure.wanted import Wanted, refuse_naming
 from pipelines.rewrites.rekey import rekey
 from pipelines.steps import make_sealer
 from tests.attribution import Ward, hl7_time, pid, pv1
@@ -231,17 +232,19 @@ def test_a_certificate_that_is_written_stays_and_one_gone_on_with_says_so(home: 
 
 
 def test_one_officer_waits_for_the_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inside, real, most = [0], letters.erase_letters, [0]
+    inside, real, most, both = [0], letters.erase_letters, [0], threading.Barrier(2)
 
     def slow(*arguments: Any) -> Any:
         inside[0] += 1
         most[0] = max(most[0], inside[0])
+        with suppress(threading.BrokenBarrierError):
+            both.wait(2)  # for one who should not come
         try:
             return real(*arguments)
         finally:
             inside[0] -= 1
 
-    monkeypatch.setattr("pipelines.erasure.erase.erase_letters", slow)
+    monkeypatch.setattr("pipelines.erasure.clearing.erase_letters", slow)
     threads = [threading.Thread(target=_erase, args=(home, patient)) for patient in (WHO, OTHER)]
     for thread in threads:
         thread.start()

@@ -11,8 +11,7 @@ import pytest
 
 from governance.samples import copy_samples
 from pipelines.dead_letters import open_message
-from pipelines.erasure import erase as erasing
-from pipelines.erasure import letters
+from pipelines.erasure import clearing, letters
 from pipelines.erasure.certificate import Certificate, TableErased
 from pipelines.erasure.erase import Eraser
 from pipelines.erasure.letters import Search, erase_letters
@@ -141,11 +140,11 @@ def test_what_a_live_lane_has_staged_is_left_for_it_to_decide(home: Path, monkey
         lane.lane.steps.close()
         return done[0]
 
-    monkeypatch.setattr(erasing, "erase_letters", beside)
+    monkeypatch.setattr(clearing, "erase_letters", beside)
     assert _of(_erase(home, "p-72"), "dead_letter").files_deleted == 1
     assert staged
     assert _sound(home)
-    monkeypatch.setattr(erasing, "erase_letters", erase_letters)
+    monkeypatch.setattr(clearing, "erase_letters", erase_letters)
     _erase(home, "other")
     assert _sound(home)
 

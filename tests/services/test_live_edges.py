@@ -24,6 +24,7 @@ from tests.services.kafka import KafkaServer
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
 from vitalake import clock
+from vitalake.keys import load_keys
 from vitalake.settings import load_settings
 
 pytestmark = pytest.mark.kafka
@@ -147,9 +148,10 @@ def test_two_readers_on_the_same_partitions_publish_everything_once(lane: LaneUn
 def test_a_certificate_says_until_when_the_broker_keeps_messages(lane: LaneUnderTest) -> None:
     """Of an erasure: what the lake does not rule is told with its date, and without one where nobody says it."""
     settings = load_settings(lane.home)
+    keys = load_keys(settings.path(settings.keys))
 
     def told() -> Outside:
-        (topic,) = [place for place in outside(settings) if place.place == f"topic {lane.topic}"]
+        (topic,) = [place for place in outside(settings, keys) if place.place == f"topic {lane.topic}"]
         return topic
 
     until(lambda: told().until is not None)  # a topic that was made this moment is not known to every broker at once

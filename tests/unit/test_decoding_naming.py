@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.decoding.fhir_records import FhirRecordDecoder
+from pipelines.decoding.naming import Naming
 from pipelines.decoding.records import MERGED
 from pipelines.erasure.letters import Search
-from pipelines.erasure.naming import Naming
 from pipelines.history.rows import RowTexts
 from pipelines.replay.rows import RowsDecoder
 from tests import hostile, hostile_flat, hostile_hl7

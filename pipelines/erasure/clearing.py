@@ -1,0 +1,197 @@
+"""Takes patients out of every table of the lake and every store beside it; safe to repeat."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import cache
+
+import msgspec
+import pyarrow as pa
+
+from pipelines.attribution.associations import TABLE as ASSOCIATIONS
+from pipelines.attribution.vacant import vacated
+from pipelines.care import open_care
+from pipelines.erasure.certificate import TableErased
+from pipelines.erasure.letters import Search, erase_letters, places_of
+from pipelines.erasure.numbers import numbers_of
+from pipelines.erasure.wanted import Wanted
+from vitalake.crashpoints import passing
+from vitalake.keys import KeyRing
+from vitalake.lake.buckets import patient_column
+from vitalake.lake.dataset import DEVICE_KEY, load_dataset, quarantine_datasets
+from vitalake.lake.forgetting import distinct_values, drop_rows, purge
+from vitalake.lake.lake import Lake
+from vitalake.lake.sweep import settle
+from vitalake.lake.table import Table
+from vitalake.settings import Settings
+from vitalake.vault import Vault
+
+Forget = Callable[[Sequence[str]], int]
+"""Deletes what a store outside the lake has of pseudonyms, given by SHA-256 in hex; returns how many entries."""
+
+_SEALED = tuple(name for name in quarantine_datasets() if name != "resolution")
+
+
+class ForgottenLetters(Search):
+    """Finds the messages that name anybody who is forgotten, by the id; by the record number alone it cannot."""
+
+    def __init__(self, vault: Vault, keys: KeyRing, settings: Settings) -> None:
+        """Prepare, as ``Search``."""
+        super().__init__([], keys, settings=settings)
+        self._is_forgotten = cache(lambda patient: vault.tombstone(vault.subject_of(patient)) is not None)
+
+    def names(self, payload: bytes, formats: Iterable[str] = ("",)) -> bool:
+        """Return whether a message that can be taken apart names somebody forgotten."""
+        found = [self._naming.named_in(payload, name) or () for name in formats]
+        return any(self._is_forgotten(patient) for named in found for patient in named)
+
+
+class Clearing:
+    """Clears the tables and stores of one home; used by one thread, and by one process at a time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keys: KeyRing,
+        vault: Vault,
+        *,
+        elsewhere: Mapping[str, Forget],
+        progress: Callable[[str], None],
+    ) -> None:
+        """Prepare; see Eraser."""
+        self._settings, self._keys, self._vault = settings, keys, vault
+        self._elsewhere, self._tell = elsewhere, progress
+
+    def of(self, wanted: Wanted) -> tuple[list[TableErased], dict[str, int]]:
+        """Clear every table and store of a patient.
+
+        Returns:
+            What was done to each table, and how many entries went elsewhere.
+
+        Raises:
+            VitaLakeError: something cannot be reached; safe to repeat.
+        """
+        # Before the fence is raised.
+        search = Search(wanted.ids, self._keys, stays=wanted.stays, settings=self._settings)
+        tables = list(self._tables(wanted, search))
+        self._tell("Care store and scores")
+        with closing(open_care(self._settings, self._keys)) as care:
+            elsewhere = {"care": care.forget(wanted.tokens)}
+        return tables, elsewhere | self._forget_elsewhere(wanted.digests)
+
+    def _tables(self, wanted: Wanted, search: Search) -> Iterator[TableErased]:
+        subject = self._vault.subject_of(wanted.ids[0])
+        merges = [numbers_of(self._settings, self._keys, self._vault).key_of(wanted.ids[0])]
+        fenced = self._fenced()
+        search.places = places_of(fenced, subject)
+        for table in fenced:
+            column = _column(table)
+            self._tell(table.name)
+            if _is_sealed(table):
+                yield erase_letters(table, search)
+            elif table.name == ASSOCIATIONS:
+                yield _clear_associations(table, merges, [subject])
+            elif column and table.name.startswith("restricted/"):
+                yield _clear(table, column, [subject])
+            elif column:
+                yield _clear(table, column, (*wanted.tokens, wanted.ids[0]))
+            passing("erase-table")
+
+    def again(self, subjects: Sequence[bytes], digests: set[str]) -> tuple[list[TableErased], dict[str, int]]:
+        """Clear what a back-up has brought back of those who are forgotten.
+
+        Args:
+            subjects: who they are.
+            digests: SHA-256 of their pseudonyms, in hex, as far as they are known.
+
+        Returns:
+            What was done to each table, and how many entries went elsewhere.
+        """
+        tables = list(self._tables_again(subjects, digests))
+        self._tell("Care store and scores")
+        with closing(open_care(self._settings, self._keys)) as care:
+            elsewhere = {"care": care.forget_digests(digests)}
+        return tables, elsewhere | self._forget_elsewhere(sorted(digests))
+
+    def _tables_again(self, subjects: Sequence[bytes], digests: set[str]) -> Iterator[TableErased]:
+        search = ForgottenLetters(self._vault, self._keys, self._settings)  # before the fence is raised
+        for table in self._fenced():
+            column = _column(table)
+            self._tell(table.name)
+            if _is_sealed(table):
+                yield erase_letters(table, search)
+            elif table.name == ASSOCIATIONS:
+                yield _clear_associations(
+                    table, numbers_of(self._settings, self._keys, self._vault).forgotten(), subjects
+                )
+            elif column and table.name.startswith("restricted/"):
+                yield _clear(table, column, subjects)
+            elif column:
+                texts = sorted(map(str, distinct_values(table, column)))
+                values = [text for text in texts if hashlib.sha256(text.encode()).hexdigest() in digests]
+                yield _clear(table, column, values)
+
+    def _fenced(self) -> list[Table]:
+        """Return the lake's tables, after which no row that was made before can come any more.
+
+        Messages come first: of who is killed later the rows still tell which of them they were made of.
+        """
+        lake = Lake(self._settings.lake_uri, self._settings.storage_options)
+        present = lake.present()
+        if "spans" not in present:
+            return []
+        for dataset in sorted({load_dataset(name.rpartition("/")[2]).name for name in present} - {"spans"}):
+            lake.spans.raise_fence(dataset)
+        settle(lake)
+        passing("erase-settled")
+        tables = [table for name, table in present.items() if name != "spans"]
+        return sorted(tables, key=lambda table: not table.name.startswith("quarantine/"))
+
+    def _forget_elsewhere(self, digests: Sequence[str]) -> dict[str, int]:
+        return {name: forget(digests) for name, forget in self._elsewhere.items()}
+
+
+def _column(table: Table) -> str | None:
+    """Return the column by which a patient's rows are found."""
+    return patient_column(table.dataset) if table.name.startswith(("published/", "restricted/")) else None
+
+
+def _is_sealed(table: Table) -> bool:
+    zone, _, name = table.name.rpartition("/")
+    return zone == "quarantine" and name in _SEALED
+
+
+def _clear_associations(table: Table, merges: Sequence[bytes], subjects: Sequence[bytes]) -> TableErased:
+    """Remove the rows that name a number as merged; of the others that a device was with somebody stays.
+
+    Args:
+        table: the associations.
+        merges: keyed hashes of the numbers.
+        subjects: whose.
+    """
+    whole = _clear(table, DEVICE_KEY.name, merges)
+    rest = _clear(table, _column(table) or "", subjects, instead=vacated)
+    counts = [a + b for a, b in zip(msgspec.structs.astuple(whole)[1:], msgspec.structs.astuple(rest)[1:], strict=True)]
+    return TableErased(table.name, *counts)
+
+
+def _clear(
+    table: Table,
+    column: str,
+    values: Sequence[str | bytes],
+    *,
+    instead: Callable[[pa.Table], pa.Table] | None = None,
+) -> TableErased:
+    """Remove the rows that have one of the values, and delete what holds some and no version needs any more."""
+    dropped = [drop_rows(table, column, value, instead=instead) for value in values]
+    return TableErased(
+        table=table.name,
+        rows=sum(part.rows for part in dropped),
+        files_searched=max((part.files_searched for part in dropped), default=0),
+        bytes_searched=sum(part.bytes_searched for part in dropped),
+        files_rewritten=sum(part.files_rewritten for part in dropped),
+        bytes_rewritten=sum(part.bytes_rewritten + part.bytes_written for part in dropped),
+        files_deleted=sum(purge(table, column, value) for value in values),
+    )
