@@ -154,7 +154,7 @@ def hold(
     """Keep a patient from being forgotten, and from retention: a legal hold."""
     from datetime import UTC
 
-    from pipelines.erasure.erase import refuse_naming
+    from pipelines.erasure.wanted import refuse_naming
 
     with _opened(home, json=False) as (eraser, settings, keys, vault):
         given = _given(patient)
