@@ -103,6 +103,24 @@ def test_status_ends_as_the_key_services_error(home: Path, capsys: pytest.Captur
     assert "keys of 1 patients" in shown
 
 
+@pytest.mark.parametrize("fault", ["gone", "cut", "changed"])
+def test_status_says_that_the_erasure_log_is_not_whole(
+    home: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    vault, log = _vault(home), home / "erasures.jsonl"
+    vault.enrol(people(3))
+    for number in (1, 2):
+        vault.erase(vault.subject_of(f"Zzp-{number}"), f"c-{number}")
+    assert _run(home, "status") == 0
+    assert "Erasure log: 2 entries" in capsys.readouterr().out
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes({"gone": b"", "cut": lines[0], "changed": lines[0] + lines[1].replace(b"c-2", b"c-9")}[fault])
+    assert _run(home, "status") == 12
+    shown = capsys.readouterr().out
+    assert "erasures.jsonl" in shown
+    assert "keys of 1 patients" in shown
+
+
 def test_rotate_says_what_was_done_and_is_on_record(home: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     keys = _vault(home).enrol(people(3))
     found = _json(home, capfdbinary, "rotate")

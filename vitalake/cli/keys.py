@@ -79,7 +79,7 @@ def _make_service(settings: Settings) -> list[str]:
 
 
 def status(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Show versions, states, ages and counts; never a secret. Ends as the key service's error, if there is one."""
+    """Show versions, states, ages and counts; never a secret. Ends as the error of key service or log, if any."""
     from vitalake.errors import VitaLakeError
     from vitalake.keyservice import open_key_service
 
@@ -89,17 +89,35 @@ def status(home: HomeOption = None, json: JsonOption = False) -> None:
         versions = [_plain(version) for version in service.status()]
     except VitaLakeError as error:
         versions, refused = [], error
+    erasures, gap = _look_at_log(settings, keys, found)
     document = {
         "key_file": {name: [key.version for key in ring] for name, ring in keys.keys.items()},
         "key_service": {"kind": service.kind, "error": str(refused) if refused else None, "versions": versions},
         "vault": None if found is None else _plain(found),
+        "erasure_log": {"entries": erasures, "error": str(gap) if gap else None},
     }
     if json:
         print_json(document)
     else:
         _print_status(document, found, refused)
-    if refused is not None:
-        raise typer.Exit(refused.exit_code)
+    if trouble := refused or gap:
+        raise typer.Exit(trouble.exit_code)
+
+
+def _look_at_log(
+    settings: Settings, keys: KeyRing, found: VaultStatus | None
+) -> tuple[int | None, VitaLakeError | None]:
+    """Return how many erasures the log that is kept apart has; and what is wrong with it."""
+    from vitalake.errors import VitaLakeError
+    from vitalake.vault.erasure_log import ErasureLog, lacking
+
+    log = ErasureLog(settings.path(settings.erasures), keys.current("vault").secret)
+    try:
+        entries = len(log.entries())
+    except VitaLakeError as error:
+        return None, error
+    known = 0 if found is None else found.erased
+    return entries, lacking(log.name, entries=entries, known=known) if entries < known else None
 
 
 def rotate(home: HomeOption = None, json: JsonOption = False) -> None:
@@ -212,6 +230,8 @@ def _print_status(document: dict[str, Any], found: VaultStatus | None, refused: 
         )
         if found.rotating:
             typer.echo("  A rotation was begun and not finished: run 'vitalake keys rotate'.")
+    log = document["erasure_log"]
+    typer.echo(log["error"] or f"Erasure log: {log['entries']:,} entries")
     typer.echo("Key file: " + ", ".join(f"{name}/{versions[-1]}" for name, versions in document["key_file"].items()))
 
 

@@ -143,3 +143,12 @@ class ErasureLog:
         return ServiceUnavailable(
             f"Erasure log refuses ({error.strerror})", where=self.name, remedy="Check its disk and permissions."
         )
+
+
+def lacking(name: str, *, entries: int, known: int) -> PrivacyError:
+    """Return what is said of a log that has not all that a vault has seen of it."""
+    return PrivacyError(
+        f"Erasure log lacks what the vault has seen ({entries} entries, {known} known)",
+        where=name,
+        remedy="Restore the log (settings.erasures) from where it is kept; without it the erased could return.",
+    )

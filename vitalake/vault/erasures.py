@@ -10,7 +10,7 @@ import msgspec
 from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import PrivacyError
-from vitalake.vault.erasure_log import Entry, ErasureLog
+from vitalake.vault.erasure_log import Entry, ErasureLog, lacking
 from vitalake.vault.holds import Holds
 from vitalake.vault.lease import Lease
 from vitalake.vault.records import PendingErasure, Tombstone, moment
@@ -130,11 +130,7 @@ class Erasures:
 
     def _compare(self, entries: list[Entry], known: int, head: str) -> None:
         if len(entries) < known or (known and entries[known - 1].hash != head):
-            raise PrivacyError(
-                f"Erasure log lacks what the vault has seen ({len(entries)} entries, {known} known)",
-                where=self._log.name,
-                remedy="Restore the log (settings.erasures) from where it is kept; without it the erased could return.",
-            )
+            raise lacking(self._log.name, entries=len(entries), known=known)
 
     def _scrub(self, needles: Sequence[bytes], *, unfinished: bool) -> None:
         """Clean the files; the caller holds the log's lock, so that the flag is of nobody else who is at work."""
