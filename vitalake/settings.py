@@ -176,6 +176,11 @@ class Settings(BaseSettings):
         default_factory=list, description="Accounts of this machine that may ask identified rows; nobody by default."
     )
     audit: Path = Field(Path("audit"), description="Folder of the audit's chains.")
+    anchors: Path | None = Field(
+        None,
+        description="A folder on other storage, where the audit's heads and the erasures are kept too: an audit or a "
+        "home that was put back to an earlier day shows by it.",
+    )
     models: Path = Field(Path("mlflow"), description="Folder of MLflow's database and artefacts.")
     serving: ServingSettings = ServingSettings()
     observability: ObservabilitySettings = ObservabilitySettings()

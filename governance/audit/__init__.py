@@ -3,7 +3,7 @@
 from governance.audit.events import ACTIONS, Action, AuditEvent, AuditSink
 from governance.audit.reading import ChainReport, Report, Seen, latest, verify_chain, who_saw
 from governance.audit.records import AuditBroken
-from governance.audit.sink import FileAuditSink, open_audit
+from governance.audit.sink import FileAuditSink, anchor_folder, begin_anew, open_audit
 
 __all__ = [
     "ACTIONS",
@@ -15,6 +15,8 @@ __all__ = [
     "FileAuditSink",
     "Report",
     "Seen",
+    "anchor_folder",
+    "begin_anew",
     "latest",
     "open_audit",
     "verify_chain",

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,8 +15,15 @@ from vitalake import clock
 from vitalake.folders import sync_folder
 
 TORN = "torn"
+ANCHOR = "anchor"
 WRITERS = "writers"
 """The chain that names all others, so that one that was deleted shows."""
+
+HEADS = "~"
+"""Begins the names in a record's detail that are no codes of the event: ``~<chain>`` is where another chain stood."""
+
+_MAC_SHOWN = 32
+"""Hex digits of a mac that another chain names: nobody finds other records of the same."""
 
 
 class Odd:
@@ -42,6 +49,7 @@ class Chain:
     def __init__(self, folder: Path, writer: str, seals: Seals) -> None:
         self.writer, self._seals = writer, seals
         self.path, self.head_path = folder / f"{writer}.jsonl", folder / f"{writer}.head"
+        self._beside = beside(folder)
         self._lock = threading.Lock()
         self._place: Place | None = None
         self._seen: tuple[int, int, int] | None = None
@@ -97,18 +105,28 @@ class Chain:
         role: str = "",
         patients: Iterable[str] = (),
         detail: dict[str, str] | None = None,
+        heads: Mapping[str, Head] | None = None,
     ) -> None:
         """Append a record and sign the new head, both durable before this returns.
+
+        Args:
+            action: what.
+            actor: who.
+            role: as what.
+            patients: whose data, by pseudonym.
+            detail: codes.
+            heads: of other chains, to be named in this record: it costs no write of its own.
 
         Raises:
             AuditBroken: the chain is not what its head says.
             OSError: it cannot be written.
         """
         hidden = tuple(self._seals.patient(patient) for patient in patients)
+        seen = {HEADS + name: mark(head) for name, head in (heads or {}).items() if name != self.writer}
         with self._lock, self._locked() as descriptor:
             place = self._here(descriptor)
             self._place = None  # if anything fails below, the file is looked at anew
-            record = (action, actor, role, hidden, detail or {})
+            record = (action, actor, role, hidden, (detail or {}) | seen)
             place = self._write(descriptor, place, record)
             self._place, self._seen = place, _identity(descriptor)
 
@@ -129,12 +147,14 @@ class Chain:
         """Return the place behind the last record, having sealed off what a crash has torn."""
         if self._place is not None and self._seen == _identity(descriptor):
             return self._place
-        head = self.head()
+        head, known = self.head(), self._known_beside()
         if head is None:
             raise broken("its head is gone or not ours", writer=self.writer)
         place = Place(head.records, head.end, head.mac)
         if not self._ends_there(descriptor, place):
             raise broken("records are missing or changed", writer=self.writer)
+        if known is not None and os.fstat(descriptor).st_size < known.end:
+            raise broken("it was put back to an earlier state", writer=self.writer)
         odd: Odd | None = None
         with open(os.dup(descriptor), "rb") as file:
             file.seek(place.end)
@@ -172,15 +192,46 @@ class Chain:
 
     def _write_head(self, place: Place) -> None:
         head = Head(self.writer, place.records, place.end, place.mac, clock.now_us(), self._seals.current)
-        staged = self.head_path.with_name(f".{self.writer}.head")
+        staged, line = self.head_path.with_name(f".{self.writer}.head"), self._seals.sign(head)
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            _write_all(descriptor, self._seals.sign(head))
+            _write_all(descriptor, line)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         # The name is not synced: after a power cut the older head may be back, and the records behind it are taken in.
         staged.replace(self.head_path)
+        self._keep_beside(line)
+
+    def _known_beside(self) -> Head | None:
+        """Return the head that is kept beside the audit's folder; None: none that says anything."""
+        try:
+            return self._seals.check((self._beside / self.writer).read_bytes(), writer=self.writer)
+        except OSError:
+            return None
+
+    def _keep_beside(self, line: bytes) -> None:
+        """Keep the head beside the audit's folder, too.
+
+        Not synced: what a power cut takes of it was known before. Where that folder cannot be written, the record
+        counts all the same.
+        """
+        with suppress(OSError):
+            self._beside.mkdir(mode=0o700, exist_ok=True)
+            staged = self._beside / f".{self.writer}"
+            with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+                out.write(line)
+            staged.replace(self._beside / self.writer)
+
+
+def beside(folder: Path) -> Path:
+    """Return the folder beside an audit's in which the heads are kept, too."""
+    return folder.with_name(f"{folder.name}.heads")
+
+
+def mark(head: Head | Place) -> str:
+    """Return how another chain names a place: how many records, and the mac of the last."""
+    return f"{head.records} {head.mac[:_MAC_SHOWN]}"
 
 
 def _identity(descriptor: int) -> tuple[int, int, int]:

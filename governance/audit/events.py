@@ -14,6 +14,7 @@ Action = Literal[
     "sql.query",
     "identified.query",
     "audit.read",
+    "audit.begin",
     "sign-in",
     "denied",
     "train",

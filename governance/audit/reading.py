@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from governance.audit.chain import TORN, WRITERS, Chain, Odd, chain_names
-from governance.audit.records import Head, Record, Seals
+from governance.audit.anchors import Anchors, anchors_of, furthest
+from governance.audit.chain import ANCHOR, HEADS, TORN, WRITERS, Chain, Odd, chain_names, mark
+from governance.audit.records import Head, Place, Record, Seals
 from governance.audit.sink import registered
 from vitalake.keys import KeyRing
 
@@ -39,14 +41,22 @@ class ChainReport:
 
 @dataclass(slots=True)
 class Report:
-    """What was found of all chains."""
+    """What was found of all chains.
+
+    Attributes:
+        chains: each one.
+        problems: what is wrong with the audit as a whole, or with what is kept of it elsewhere.
+        anchored_at: when the heads were last kept on other storage; None: never, or nowhere.
+    """
 
     chains: list[ChainReport] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    anchored_at: datetime | None = None
 
     @property
     def whole(self) -> bool:
-        """Return whether every chain holds."""
-        return not any(chain.problem for chain in self.chains)
+        """Return whether every chain holds, and nothing is missing."""
+        return not self.problems and not any(chain.problem for chain in self.chains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +82,112 @@ class Seen:
     detail: dict[str, str]
 
 
-def verify_chain(folder: Path, keys: KeyRing, *, known: Mapping[str, tuple[int, str]] | None = None) -> Report:
-    """Return, for every chain, whether every record is there, unchanged and in order.
+def verify_chain(
+    folder: Path,
+    keys: KeyRing,
+    *,
+    known: Mapping[str, tuple[int, str]] | None = None,
+    outside: Path | None = None,
+) -> Report:
+    """Return, for every chain, whether every record is there, unchanged and in order, and none was put back.
 
     Args:
         folder: of the audit.
         keys: with the key ``audit``, in all versions.
-        known: records and mac of chains from an earlier report that was kept elsewhere. Without it, files and heads
-            that were all put back to an earlier moment look like that moment.
+        known: records and mac of chains from an earlier report that was kept elsewhere. Without it, and without a
+            folder outside, files and heads that were *all* put back to an earlier moment look like that moment.
+        outside: the folder on other storage where heads are kept; None: there is none.
     """
-    seals, kept, report = Seals(keys), dict(known or {}), Report()
+    seals, report = Seals(keys), Report()
     writers = registered(Chain(folder, WRITERS, seals), seals)
-    there = chain_names(folder)
-    for name in sorted(there | writers | kept.keys() | ({WRITERS} if there else set())):
-        chain = _verify(Chain(folder, name, seals), seals, kept.get(name))
-        if not chain.problem and chain.records and name not in writers | {WRITERS}:
-            chain.problem = "not in the list of writers"
+    there, anchors = chain_names(folder), anchors_of(folder, outside)
+    expected = _Expected()
+    for name, head in furthest(anchors, seals).items():
+        expected.add(name, "what is kept beside the audit or outside", mark(head))
+    for name, (records, mac) in (known or {}).items():
+        expected.add(name, "the earlier report", mark(Place(records, 0, mac)))
+    found = {}
+    for name in sorted(there | writers | expected.names | ({WRITERS} if there else set())):
+        found[name] = _verify(Chain(folder, name, seals), seals, expected)
+        if not found[name].problem and found[name].records and name not in writers | {WRITERS}:
+            found[name].problem = "not in the list of writers"
+    for name, chain in found.items():
+        if not chain.problem and expected.contradicts(name):  # or others have named what was recorded meanwhile
+            chain = _verify(Chain(folder, name, seals), seals, expected)
+        chain.problem = chain.problem or expected.contradicts(name)
         report.chains.append(chain)
+    if expected.names and not there:
+        report.problems.append("there is no audit, where there was one")
+    if there and outside is not None:
+        _look_outside(report, anchors[-1], seals)
     return report
 
 
-def _verify(chain: Chain, seals: Seals, known: tuple[int, str] | None) -> ChainReport:
+class _Expected:
+    """What is known of chains besides their own files: how many records there were, and the mac of the last."""
+
+    def __init__(self) -> None:
+        self._marks: dict[str, dict[int, tuple[str, str]]] = {}
+        self._met: dict[str, array[int]] = {}  # eight bytes a record: chains grow for ever
+
+    @property
+    def names(self) -> set[str]:
+        """Return the chains that something is known of."""
+        return set(self._marks)
+
+    def add(self, name: str, whence: str, text: str) -> None:
+        """Take note of what somebody says of a chain.
+
+        Args:
+            name: the chain.
+            whence: who says so, for people.
+            text: as ``mark`` writes it.
+        """
+        number, _, mac = text.partition(" ")
+        self._marks.setdefault(name, {}).setdefault(int(number), (mac, whence))
+
+    def begin(self, name: str) -> None:
+        """Forget what was met of a chain: it is read from its beginning."""
+        self._met[name] = array("Q")
+
+    def take(self, name: str, record: Record, place: Place) -> None:
+        """Take a record that holds: what it says of other chains, and where its own chain stands behind it."""
+        for other, text in record.detail.items():
+            if other.startswith(HEADS):
+                self.add(other.removeprefix(HEADS), f"chain {name}", text)
+        self._met[name].append(_start(place.mac))
+
+    def contradicts(self, name: str) -> str:
+        """Return what is said of a chain that its own records contradict; empty: nothing."""
+        met = self._met[name]
+        for number, (mac, whence) in sorted(self._marks.get(name, {}).items(), reverse=True):
+            if number and (number > len(met) or met[number - 1] != _start(mac)):
+                return f"put back to an earlier state, or another chain: {whence} knows {number} records of it"
+        return ""
+
+
+def _start(mac: str) -> int:
+    """Return the first eight bytes of a mac."""
+    return int(mac[:16], 16)
+
+
+def _look_outside(report: Report, anchor: Anchors, seals: Seals) -> None:
+    """Say when the heads were last kept on other storage, and where they are not."""
+    try:
+        heads = anchor.heads(seals)
+    except OSError as error:
+        report.problems.append(f"what is kept outside cannot be read ({error.strerror})")
+        return
+    if not heads:
+        report.problems.append("nothing of the audit is kept outside (settings.anchors)")
+        return
+    report.anchored_at = _EPOCH + timedelta(microseconds=max(head.at for head in heads.values()))
+
+
+def _verify(chain: Chain, seals: Seals, expected: _Expected) -> ChainReport:
     report, place = ChainReport(chain.writer), seals.begin(chain.writer)
-    marks = {place.records: place}
+    sealed = place
+    expected.begin(chain.writer)
     try:
         head, lines = _consistent(chain)
         if head is None:
@@ -106,19 +199,16 @@ def _verify(chain: Chain, seals: Seals, known: tuple[int, str] | None) -> ChainR
                 report.unsealed += 1
                 break
             record, place = step
+            expected.take(chain.writer, record, place)
             report.torn += record.action == TORN
             report.unsealed += place.end > head.end
-            if place.records in (head.records, *(known or ())[:1]):
-                marks[place.records] = place
+            sealed = place if place.records == head.records else sealed
     except FileNotFoundError:
         report.problem = "file is missing"
         return report
     report.records, report.mac = place.records, place.mac
-    sealed = marks.get(head.records)
-    if not report.problem and (sealed is None or (sealed.end, sealed.mac) != (head.end, head.mac)):
+    if not report.problem and (sealed.end, sealed.mac) != (head.end, head.mac):
         report.problem = f"{head.records - place.records} records are missing at its end"
-    if not report.problem and known and (known[0] not in marks or marks[known[0]].mac != known[1]):
-        report.problem = "not the chain that the earlier report speaks of"
     return report
 
 
@@ -147,7 +237,7 @@ def read_all(folder: Path, keys: KeyRing) -> Iterator[tuple[str, Record]]:
             continue
         with chain.path.open("rb") as file:
             for step in chain.follow(file, seals.begin(name)):
-                if not isinstance(step, Odd) and step[0].action != TORN:
+                if not isinstance(step, Odd) and step[0].action not in (TORN, ANCHOR):
                     yield name, step[0]
 
 
@@ -172,4 +262,5 @@ def latest(folder: Path, keys: KeyRing, *, limit: int) -> list[Seen]:
 
 def _seen(writer: str, record: Record) -> Seen:
     at = _EPOCH + timedelta(microseconds=record.at)
-    return Seen(at, record.actor, record.role, record.action, writer, len(record.patients), dict(record.detail))
+    codes = {name: text for name, text in record.detail.items() if not name.startswith(HEADS)}
+    return Seen(at, record.actor, record.role, record.action, writer, len(record.patients), codes)

@@ -30,7 +30,7 @@ def broken(what: str, *, writer: str) -> AuditBroken:
     return AuditBroken(
         f"Audit does not hold ({what})",
         where=f"chain {writer}",
-        remedy="Run 'vitalake audit verify'. Keep the folder as evidence and move it away; a new one is then begun.",
+        remedy="Run 'vitalake audit verify'. 'vitalake audit begin' keeps the folder as evidence and begins a new one.",
     )
 
 

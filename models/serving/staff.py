@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from governance.audit import verify_chain, who_saw
+from governance.audit import Report, anchor_folder, verify_chain, who_saw
 from models.serving.forms import read_form
 from models.serving.gate import is_pseudonym, refuse_other_sites
 from models.serving.pages import who
@@ -104,7 +104,11 @@ async def audit(request: Request) -> Response:
     return await _audit_page(request, {"found": found[::-1][:MOST_SHOWN], "count": len(found), "known": bool(patient)})
 
 
+def _verify(place: Place) -> Report:
+    return verify_chain(place.audit_folder, place.keys, outside=anchor_folder(place.settings))
+
+
 async def _audit_page(request: Request, answer: dict[str, Any] | None) -> Response:
     place: Place = request.app.state.place
-    report = await place.slow(verify_chain, place.audit_folder, place.keys)
+    report = await place.slow(_verify, place)
     return render(request, "audit.html", {"report": report, "answer": answer, "actions": ACTIONS})

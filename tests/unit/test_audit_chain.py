@@ -18,6 +18,7 @@ from governance.audit import (
     AuditBroken,
     AuditEvent,
     FileAuditSink,
+    begin_anew,
     latest,
     open_audit,
     verify_chain,
@@ -91,6 +92,7 @@ def test_who_saw_a_patient_names_them_in_order_and_the_files_do_not_name_the_pat
 
 def test_a_record_is_on_disk_when_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink, synced = _sink(tmp_path), []
+    sink.record(_event())  # the first one is anchored, too
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
@@ -297,9 +299,10 @@ def test_files_put_back_to_an_earlier_moment_show_against_a_report_kept_elsewher
     sink.record(_event("three"))
     assert verify_chain(tmp_path / "audit", KEYS, known=kept).whole
     shutil.rmtree(tmp_path / "audit")
+    shutil.rmtree(tmp_path / "audit.heads")  # all that is kept on this disk
     (tmp_path / "earlier").rename(tmp_path / "audit")
     assert verify_chain(tmp_path / "audit", KEYS).whole
-    assert _reports(tmp_path, known=kept)["serving"].problem == "not the chain that the earlier report speaks of"
+    assert "the earlier report knows 2 records of it" in _reports(tmp_path, known=kept)["serving"].problem
     assert _reports(tmp_path, known={"serving": (1, "0" * 64)})["serving"].problem
     assert _reports(tmp_path, known={"gone": (1, "0" * 64)})["gone"].problem == "file is missing"
 
@@ -311,3 +314,198 @@ def test_lines_that_only_look_like_records_do_not_follow(tmp_path: Path) -> None
     strange = msgspec.json.encode({"n": 1, "key": "audit/v9"}).decode()
     for text in ("\n", "{}\n", end, "{" + end, "\udcff" + end, strange[:-1] + end):
         assert seals.follow(text.encode("utf-8", "surrogateescape"), after=begin) is None
+
+
+# -- what was put back, or is gone
+
+
+def _copy(folder: Path, *names: str) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for name in names for path in sorted(folder.glob(name))}
+
+
+def _put_back(kept: dict[Path, bytes]) -> None:
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+
+def test_one_chain_put_back_shows_at_once_by_what_is_kept_beside_the_folder(tmp_path: Path) -> None:
+    sink = _sink(tmp_path)
+    sink.record(_event("one"))
+    sink.record(_event("two"))
+    earlier = _copy(tmp_path / "audit", "serving.*")
+    sink.record(_event("three"))
+    _put_back(earlier)
+    problem = _reports(tmp_path)["serving"].problem
+    assert problem.startswith("put back to an earlier state")
+    assert "knows 3 records" in problem
+    with pytest.raises(AuditBroken, match="put back to an earlier state"):
+        _sink(tmp_path)
+    with pytest.raises(AuditBroken):  # who has it open adds nothing that would hide it
+        sink.record(_event("four"))
+
+
+def test_one_chain_put_back_with_what_is_kept_beside_it_shows_by_the_other_chains(tmp_path: Path) -> None:
+    sink = _sink(tmp_path)
+    sink.record(_event("one"))
+    earlier = _copy(tmp_path, "audit/serving.*", "audit.heads/serving")
+    sink.record(_event("two"))
+    _sink(tmp_path, "cli").record(_event("somebody else"))
+    _put_back(earlier)
+    assert "chain cli knows 2 records of it" in _reports(tmp_path)["serving"].problem
+
+
+def test_the_list_of_writers_put_back_shows_by_the_chains_it_names(tmp_path: Path) -> None:
+    sink = _sink(tmp_path)
+    earlier = _copy(tmp_path, "audit/writers.*", "audit.heads/writers")
+    sink.record(_event("one"))
+    _sink(tmp_path, "cli").record(_event("two"))
+    _put_back(earlier)
+    assert "records of it" in _reports(tmp_path)["writers"].problem
+
+
+def test_a_recorder_that_goes_on_is_anchored_every_minute_without_a_sync_a_record(tmp_path: Path) -> None:
+    now = [0.0]
+    sink = FileAuditSink(tmp_path / "audit", KEYS, "serving", seconds=lambda: now[0])
+
+    def anchored() -> int:
+        return (tmp_path / "audit/writers.jsonl").read_text().count('"anchor"')
+
+    counts = []
+    for seconds in (0.0, 59.0, 60.0, 61.0, 121.0):
+        now[0] = seconds
+        sink.record(_event())
+        counts.append(anchored())
+    assert counts == [1, 1, 2, 2, 3]
+    earlier = _copy(tmp_path, "audit/serving.*", "audit.heads/serving")
+    for _ in range(3):
+        sink.record(_event())
+    now[0] = 200.0
+    sink.record(_event())
+    _put_back(earlier)
+    assert "chain writers knows 9 records" in _reports(tmp_path)["serving"].problem
+
+
+def test_records_of_other_chains_do_not_show_in_what_is_listed(tmp_path: Path) -> None:
+    _sink(tmp_path).record(_event())
+    _sink(tmp_path, "cli").record(_event())
+    assert [seen.detail for seen in latest(tmp_path / "audit", KEYS, limit=9)] == [{"dataset": "observation"}] * 2
+    assert b'"~serving":"1 ' in (tmp_path / "audit/cli.jsonl").read_bytes()
+
+
+def test_an_audit_that_is_gone_does_not_hold_and_is_not_begun_again_in_silence(tmp_path: Path) -> None:
+    _sink(tmp_path).record(_event())
+    shutil.rmtree(tmp_path / "audit")
+    for _ in range(2):
+        report = verify_chain(tmp_path / "audit", KEYS)
+        assert report.problems == ["there is no audit, where there was one"]
+        assert not report.whole
+        with pytest.raises(AuditBroken, match="Audit is gone"):
+            _sink(tmp_path)
+        (tmp_path / "audit").mkdir(exist_ok=True)  # an empty folder is none, either
+
+
+def test_a_new_audit_keeps_the_one_before_aside(tmp_path: Path) -> None:
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    FileAuditSink(tmp_path / "audit", KEYS, "serving", outside=outside).record(_event())
+    (tmp_path / "audit/serving.jsonl").write_bytes(b"")
+    name = begin_anew(tmp_path / "audit", outside)
+    sink = FileAuditSink(tmp_path / "audit", KEYS, "serving", outside=outside)
+    sink.record(_event())
+    assert verify_chain(tmp_path / "audit", KEYS, outside=outside).whole
+    assert (tmp_path / name / "serving.head").exists()
+    assert (tmp_path / f"{name}.heads" / "serving").exists()
+    assert (outside / f"{name}.heads" / "serving").exists()
+
+
+def test_a_folder_that_cannot_be_put_aside_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "audit").mkdir()
+
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(ServiceUnavailable, match="Permission denied"):
+        begin_anew(tmp_path / "audit", None)
+
+
+def test_everything_put_back_shows_by_what_is_kept_on_other_storage(tmp_path: Path) -> None:
+    outside, home = tmp_path / "elsewhere", tmp_path / "home"
+    outside.mkdir()
+    home.mkdir()
+
+    def record(actor: str) -> None:
+        FileAuditSink(home / "audit", KEYS, "serving", outside=outside).record(_event(actor))
+
+    record("one")
+    shutil.copytree(home, tmp_path / "earlier")
+    record("two")
+    before = clock.now()
+    report = verify_chain(home / "audit", KEYS, outside=outside)
+    assert report.whole
+    assert report.anchored_at is not None
+    assert report.anchored_at <= before
+    shutil.rmtree(home)
+    shutil.copytree(tmp_path / "earlier", home)
+    assert verify_chain(home / "audit", KEYS).whole  # on this disk nothing shows it
+    report = verify_chain(home / "audit", KEYS, outside=outside)
+    assert {chain.writer: chain.problem != "" for chain in report.chains} == {"serving": True, "writers": True}
+    with pytest.raises(AuditBroken, match="put back"):
+        record("three")
+    assert (
+        "2 records"
+        in {c.writer: c.problem for c in verify_chain(home / "audit", KEYS, outside=outside).chains}["serving"]
+    )
+    shutil.rmtree(home / "audit")
+    shutil.rmtree(home / "audit.heads")
+    with pytest.raises(AuditBroken, match="gone"):
+        record("four")
+
+
+def test_other_storage_that_is_not_there_keeps_nobody_from_recording_and_does_not_hold(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outside = tmp_path / "not mounted"
+    FileAuditSink(tmp_path / "audit", KEYS, "serving", outside=outside).record(_event())
+    assert "audit is not anchored outside" in caplog.text
+    assert not outside.exists()
+    report = verify_chain(tmp_path / "audit", KEYS, outside=outside)
+    assert report.problems == ["nothing of the audit is kept outside (settings.anchors)"]
+    outside.mkdir()
+    (outside / "audit.heads").mkdir()
+    (outside / "audit.heads" / "serving").mkdir()  # what cannot be read
+    assert verify_chain(tmp_path / "audit", KEYS, outside=outside).problems == [
+        "what is kept outside cannot be read (Is a directory)"
+    ]
+
+
+def test_heads_that_we_have_not_signed_say_nothing(tmp_path: Path) -> None:
+    _sink(tmp_path).record(_event())
+    (tmp_path / "audit.heads/serving").write_bytes(b"{}")
+    assert verify_chain(tmp_path / "audit", KEYS).whole
+
+
+def test_a_folder_beside_that_cannot_be_written_keeps_nobody_from_recording(tmp_path: Path) -> None:
+    (tmp_path / "audit.heads").write_text("a file")
+    _sink(tmp_path).record(_event())
+    assert verify_chain(tmp_path / "audit", KEYS).whole
+
+
+def test_what_is_recorded_while_it_is_verified_is_not_taken_for_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli = _sink(tmp_path, "cli")
+    cli.record(_event())
+    done: list[bool] = []
+    real = Chain.follow
+
+    def follow(self: Chain, *given: Any) -> Any:
+        yield from real(self, *given)
+        if self.writer == "cli" and not done:  # the chain was read to its end, and goes on
+            done.append(True)
+            cli.record(_event())
+            _sink(tmp_path).record(_event())
+
+    monkeypatch.setattr(Chain, "follow", follow)
+    assert verify_chain(tmp_path / "audit", KEYS).whole
+    assert done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,41 @@ def test_a_token_is_printed_alone_and_recorded(
     assert _json(capsys)["records"][0]["action"] == "sign-in"
     assert main(["token", "root", "--home", str(home)]) == 12
     assert "root" not in capsys.readouterr().err
+
+
+def test_an_audit_whose_folder_is_gone_ends_verify_and_doctor_with_12_until_a_new_one_is_begun(
+    home: Path, settings: Settings, keys: KeyRing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "vitalake.yaml").write_text("jobs: {}\n")  # no broker is asked
+    _record(settings, keys)
+    shutil.rmtree(home / "audit")
+    for _ in range(2):  # looking does not begin another
+        assert main(["audit", "verify", "--home", str(home)]) == 12
+        assert "there is no audit, where there was one" in capsys.readouterr().out
+    main(["doctor", "--home", str(home), "--json"])
+    checks = {check["name"]: check for check in _json(capsys)["checks"]}
+    assert (checks["audit"]["result"], checks["audit"]["exit_code"]) == ("fail", 12)
+    assert main(["audit", "list", "--home", str(home)]) == 12
+    assert main(["audit", "begin", "--reason", "incident 7", "--home", str(home)]) == 0
+    assert main(["audit", "begin", "--reason", "<b>", "--home", str(home)]) == 2
+    capsys.readouterr()
+    assert main(["audit", "list", "--home", str(home), "--json"]) == 0
+    begun = _json(capsys)["records"][0]
+    assert begun["action"] == "audit.begin"
+    assert begun["detail"]["before"].startswith("audit.2")
+    assert main(["audit", "verify", "--home", str(home)]) == 0
+    capsys.readouterr()
+    main(["doctor", "--home", str(home), "--json"])
+    checks = {check["name"]: check for check in _json(capsys)["checks"]}
+    assert checks["audit"]["finding"].endswith("heads are not kept outside (settings.anchors)")
+
+
+def test_verify_says_when_the_heads_were_last_kept_on_other_storage(
+    home: Path, keys: KeyRing, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    (home / "vitalake.yaml").write_text(f"anchors: {outside}\n")
+    _record(load_settings(home), keys)
+    assert main(["audit", "verify", "--home", str(home)]) == 0
+    assert "last kept outside at" in capsys.readouterr().out

@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     group.command("verify")(verify)
     group.command("who-saw")(who_saw)
     group.command("list")(list_)
+    group.command("begin")(begin)
     app.add_typer(group, name="audit", no_args_is_help=True)
 
 
@@ -39,18 +40,19 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Check every record of every chain; ends with 12 when one does not hold."""
-    from governance.audit import verify_chain
+    from governance.audit import anchor_folder, verify_chain
     from vitalake.errors import VitaLakeError
 
     settings, keys = _open(home)
     kept = _read_report(known) if known else None
-    report = verify_chain(settings.path(settings.audit), keys, known=kept)
+    report = verify_chain(settings.path(settings.audit), keys, known=kept, outside=anchor_folder(settings))
     try:
         _record(settings, keys, "verify")
     except VitaLakeError as error:  # a broken chain takes no record, but must be reported
         note(f"This check could not be recorded. {error}")
     if json:
-        print_json({"whole": report.whole, "chains": [asdict(chain) for chain in report.chains]})
+        document = {"whole": report.whole, "problems": report.problems, "chains": [asdict(c) for c in report.chains]}
+        print_json(document | {"anchored_at": report.anchored_at.isoformat() if report.anchored_at else None})
     else:
         _print_report(report)
     if not report.whole:
@@ -81,6 +83,27 @@ def list_(
     settings, keys = _open(home)
     _record(settings, keys, "list")
     _print_seen(latest(settings.path(settings.audit), keys, limit=limit), json=json)
+
+
+def begin(
+    reason: Annotated[str, typer.Option("--reason", help="Why, as a code such as the incident's number.")],
+    home: HomeOption = None,
+) -> None:
+    """Begin a new audit in the place of one that does not hold or is gone; what is there is kept under another name."""
+    from governance.access import local_principal
+    from governance.audit import AuditEvent, anchor_folder, begin_anew, open_audit
+
+    settings, keys = _open(home)
+    officer = local_principal("officer")
+    detail = {"reason": reason}
+    try:
+        AuditEvent("audit.begin", officer.subject, officer.role, (), detail)
+    except ValueError:
+        raise typer.BadParameter("letters, digits and . , : + / ( ) - only", param_hint="--reason") from None
+    before = begin_anew(settings.path(settings.audit), anchor_folder(settings))
+    event = AuditEvent("audit.begin", officer.subject, officer.role, (), detail | {"before": before})
+    open_audit(settings, keys, writer=WRITER).record(event)
+    typer.echo(f"A new audit is begun; what there was is kept as {before}.")
 
 
 def _open(home: Path | None) -> tuple[Settings, KeyRing]:
@@ -123,6 +146,10 @@ def _print_report(report: Report) -> None:
         states += ["end not sealed yet: a crash came between"] if chain.unsealed and not chain.problem else []
         rows.append([chain.writer, str(chain.records), "; ".join(states)])
     _print_grid(["chain", "records", "state"], rows)
+    for problem in report.problems:
+        typer.echo(f"DOES NOT HOLD: {problem}")
+    if report.anchored_at:
+        typer.echo(f"Heads were last kept outside at {report.anchored_at:%Y-%m-%d %H:%M:%S} UTC.")
     typer.echo("The audit holds." if report.whole else "The audit does not hold.")
 
 

@@ -96,6 +96,7 @@ def _java() -> Check:
 def _of_home(settings: Settings) -> Iterator[Check]:
     yield _tried("keys", lambda: _keys(settings))
     yield _tried("key service", lambda: _key_service(settings))
+    yield _tried("audit", lambda: _audit(settings))
     for job, stream in settings.jobs.items():
         yield _tried(f"rules for {job}", lambda dataset=stream.dataset: _rules(settings, dataset))  # type: ignore[misc]
     yield _tried("lake", lambda: _lake(settings))
@@ -131,6 +132,24 @@ def _key_service(settings: Settings) -> str:
         return f"{kind}, usable; the vault is still empty"
     unfinished = "; a rotation is not finished: run 'vitalake keys rotate'" if found.rotating else ""
     return f"{kind}, opens the vault's key v{found.keys[-1].version} of {found.patients:,} patients{unfinished}"
+
+
+def _audit(settings: Settings) -> str:
+    """Look whether every chain holds, and none was put back or is gone."""
+    from governance.audit import AuditBroken, anchor_folder, verify_chain
+    from vitalake.keys import load_keys
+
+    report = verify_chain(
+        settings.path(settings.audit), load_keys(settings.path(settings.keys)), outside=anchor_folder(settings)
+    )
+    if not report.whole:
+        wrong = [*report.problems, *(f"chain {c.writer}: {c.problem}" for c in report.chains if c.problem)]
+        raise AuditBroken(
+            f"Audit does not hold ({wrong[0]})", where="settings.audit", remedy="See 'vitalake audit verify'."
+        )
+    records = sum(chain.records for chain in report.chains)
+    kept = "kept outside too" if report.anchored_at else "not kept outside (settings.anchors)"
+    return f"{len(report.chains)} chains, {records:,} records, hold; heads are {kept}"
 
 
 def _rules(settings: Settings, dataset: str) -> str:
