@@ -1,6 +1,6 @@
 """The audit: who saw what of whom, in chains that show when somebody has been at them."""
 
-from governance.audit.events import ACTIONS, Action, AuditEvent, AuditSink
+from governance.audit.events import ACTIONS, Action, AuditEvent, AuditSink, BatchAuditSink
 from governance.audit.reading import ChainReport, Report, Seen, latest, verify_chain, who_saw
 from governance.audit.records import AuditBroken
 from governance.audit.sink import FileAuditSink, anchor_folder, begin_anew, open_audit
@@ -11,6 +11,7 @@ __all__ = [
     "AuditBroken",
     "AuditEvent",
     "AuditSink",
+    "BatchAuditSink",
     "ChainReport",
     "FileAuditSink",
     "Report",

@@ -6,13 +6,16 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from governance.audit.records import Head, Place, Record, Seals, broken
 from vitalake import clock
 from vitalake.folders import sync_folder
+
+Parts = tuple[str, str, str, tuple[str, ...], dict[str, str]]
+"""Of a record: action, actor, role, patients as they stand in it, codes."""
 
 TORN = "torn"
 ANCHOR = "anchor"
@@ -122,12 +125,25 @@ class Chain:
             OSError: it cannot be written.
         """
         hidden = tuple(self._seals.patient(patient) for patient in patients)
+        self.append_all([(action, actor, role, hidden, detail or {})], heads=heads)
+
+    def append_all(self, parts: Sequence[Parts], *, heads: Mapping[str, Head] | None = None) -> None:
+        """Append records and sign the new head; one sync of each file, however many there are.
+
+        Args:
+            parts: action, actor, role, patients as they stand in records, codes.
+            heads: of other chains, to be named in the first of them.
+
+        Raises:
+            AuditBroken: the chain is not what its head says.
+            OSError: it cannot be written; a restart finds all of them, the first few, or none.
+        """
         seen = {HEADS + name: mark(head) for name, head in (heads or {}).items() if name != self.writer}
+        (action, actor, role, hidden, detail), *others = parts
         with self._lock, self._locked() as descriptor:
             place = self._here(descriptor)
             self._place = None  # if anything fails below, the file is looked at anew
-            record = (action, actor, role, hidden, (detail or {}) | seen)
-            place = self._write(descriptor, place, record)
+            place = self._write(descriptor, place, [(action, actor, role, hidden, detail | seen), *others])
             self._place, self._seen = place, _identity(descriptor)
 
     @contextmanager
@@ -171,7 +187,7 @@ class Chain:
             _write_all(descriptor, b"\n")
             odd.take(b"\n")
         place = Place(place.records, place.end + odd.length, place.mac)
-        return self._write(descriptor, place, (TORN, "", "", (), odd.describe()))
+        return self._write(descriptor, place, [(TORN, "", "", (), odd.describe())])
 
     def _ends_there(self, descriptor: int, place: Place) -> bool:
         """Return whether the file has a record's end at the place; O(1), the whole is for ``audit verify``."""
@@ -180,12 +196,13 @@ class Chain:
         ending = f'"mac":"{place.mac}"}}\n'.encode()
         return os.pread(descriptor, len(ending), place.end - len(ending)) == ending
 
-    def _write(
-        self, descriptor: int, place: Place, parts: tuple[str, str, str, tuple[str, ...], dict[str, str]]
-    ) -> Place:
-        record = Record(place.records + 1, clock.now_us(), *parts, self._seals.current)
-        line, place = self._seals.line(record, after=place)
-        _write_all(descriptor, line)
+    def _write(self, descriptor: int, place: Place, parts: Sequence[Parts]) -> Place:
+        lines = []
+        for part in parts:
+            record = Record(place.records + 1, clock.now_us(), *part, self._seals.current)
+            line, place = self._seals.line(record, after=place)
+            lines.append(line)
+        _write_all(descriptor, b"".join(lines))
         os.fsync(descriptor)
         self._write_head(place)
         return place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from governance.audit.anchors import anchors_of, furthest, heads_of
@@ -112,15 +112,20 @@ class FileAuditSink:
             AuditBroken: the chain is not what its head says.
             ServiceUnavailable: it cannot be written.
         """
+        self.record_all([event])
+
+    def record_all(self, events: Sequence[AuditEvent]) -> None:
+        """Record events, all durably before it returns: one sync, however many there are.
+
+        Raises:
+            AuditBroken: the chain is not what its head says.
+            ServiceUnavailable: they cannot be written; none may be taken as recorded.
+        """
+        hide = self._seals.patient
         heads, self._heads = self._heads, {}
         try:
-            self._chain.append(
-                event.action,
-                actor=event.actor,
-                role=event.role,
-                patients=event.patients,
-                detail=event.detail,
-                heads=heads,
+            self._chain.append_all(
+                [(e.action, e.actor, e.role, tuple(map(hide, e.patients)), e.detail) for e in events], heads=heads
             )
             if self._seconds() - self._anchored >= ANCHOR_SECONDS:
                 self._anchor()

@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from governance.access import TokenVerifier
-from governance.audit import AuditSink
+from governance.audit import BatchAuditSink
 from models.serving import api, pages, problems, staff
 from models.serving.place import Place
 from models.serving.rendering import static_folder
@@ -18,7 +18,9 @@ from models.serving.shield import LOOPBACK, Shield
 from vitalake.settings import Settings
 
 
-def make_app(settings: Settings, *, audit: AuditSink | None = None, verifier: TokenVerifier | None = None) -> FastAPI:
+def make_app(
+    settings: Settings, *, audit: BatchAuditSink | None = None, verifier: TokenVerifier | None = None
+) -> FastAPI:
     """Return the application of a home, its stores open; they are closed when it has ended.
 
     Args:

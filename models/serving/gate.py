@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 from fastapi import Request
 
 from governance.access import InvalidToken, MissingPermission, Permission, Principal, TokenVerifier, require
-from governance.audit import Action, AuditEvent, AuditSink
+from governance.audit import Action, AuditEvent
 from models.serving.problems import Problem
-from models.serving.threads import OneThread
+from models.serving.recorder import Recorder
 
 COOKIE = "vitalake_session"
 MOST_SESSIONS = 1000
@@ -49,15 +49,14 @@ class Sessions:
 class Gate:
     """Lets requests in."""
 
-    def __init__(self, verifier: TokenVerifier, audit: AuditSink, thread: OneThread) -> None:
+    def __init__(self, verifier: TokenVerifier, recorder: Recorder) -> None:
         """Take what it needs.
 
         Args:
             verifier: tells who a token speaks of.
-            audit: where every access is recorded.
-            thread: in which the recorder waits for the disk.
+            recorder: records every access.
         """
-        self._verifier, self._audit, self._thread = verifier, audit, thread
+        self._verifier, self._recorder = verifier, recorder
         self.sessions = Sessions()
 
     def principal(self, request: Request, *, pages: bool = False) -> Principal:
@@ -115,7 +114,7 @@ class Gate:
             VitaLakeError: it cannot be recorded; nothing may be answered then.
         """
         event = AuditEvent(action, principal.subject, principal.role, patients, detail)
-        await self._thread(self._audit.record, event)
+        await self._recorder.record(event)
 
 
 def refuse_other_sites(request: Request) -> None:

@@ -6,11 +6,11 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse, StreamingResponse
+from fastapi.responses import RedirectResponse
 
 from governance.access import InvalidToken, Principal
+from models.serving.events import Event, stream
 from models.serving.forms import read_form
 from models.serving.gate import COOKIE, is_pseudonym, refuse_other_sites
 from models.serving.patient import patient_context, patient_now
@@ -18,16 +18,12 @@ from models.serving.place import Place
 from models.serving.problems import Problem, not_found
 from models.serving.rendering import SIGN_IN, home_of, is_page, render
 from models.serving.ward import Chart
-from models.serving.watch import BEAT_SECONDS, Change, Subscription, beat
+from models.serving.watch import BEAT_SECONDS, Change, Subscription
 from vitalake.errors import PrivacyError
 
 router = APIRouter(include_in_schema=False)
 
-EVENTS = {"x-accel-buffering": "no"}
-"""A proxy must pass events on at once."""
-
-
-OVER = b"event: over\ndata: {}\n\n"
+OVER = Event("over", {})
 """The session has ended."""
 
 
@@ -125,34 +121,34 @@ async def board_events(request: Request, after: str = "") -> Response:
     principal = who(request)
     await place.gate.allow(principal, "risk:read", "board.read", stage="events")
     events = _board_events(request, principal, request.headers.get("last-event-id") or after)
-    return StreamingResponse(events, headers=EVENTS, media_type="text/event-stream")
+    return stream(request, events)
 
 
-async def _board_events(request: Request, principal: Principal, after: str) -> AsyncIterator[bytes]:
+async def _board_events(request: Request, principal: Principal, after: str) -> AsyncIterator[Event]:
     place: Place = request.app.state.place
     await place.watch.rows()
     subscription = place.watch.subscribe()
-    seen: set[str] = set()
     try:
-        now_us, speed, _ = await place.time()
+        now_us, _, _ = await place.time()
         missed = place.watch.since(after, now_us)
-        yield b"retry: 1000\n\n"
-        yield beat(now_us, speed)
-        if missed.rows or missed.gone:
-            yield await _shown(place, principal, missed, seen, speed)
+        # Whoever is on the ward now is on record at once, not each with their first change: a board that opens is one
+        # record, and one more for each patient who comes.
+        seen = place.watch.shown()
+        await place.gate.record(principal, "board.read", patients=tuple(sorted(seen)), stage="events")
+        yield place.watch.beat()
+        if missed.whole or not missed.beats:
+            yield missed.event
         async for change in _following(request, subscription):
-            now_us, speed, _ = await place.time()
-            if change is None:
-                yield beat(now_us, speed)
-            elif change.number > missed.number:
-                yield await _shown(place, principal, change, seen, speed)
+            if change.beats or change.number > missed.number:
+                await _record_new(place, principal, change, seen)
+                yield change.event
     except InvalidToken:
         yield OVER
     finally:
         place.watch.leave(subscription)
 
 
-async def _following(request: Request, subscription: Subscription) -> AsyncIterator[Change | None]:
+async def _following(request: Request, subscription: Subscription) -> AsyncIterator[Change]:
     """Yield what a subscription brings, as long as the session holds.
 
     Raises:
@@ -161,19 +157,17 @@ async def _following(request: Request, subscription: Subscription) -> AsyncItera
     place: Place = request.app.state.place
     checked = time.monotonic()
     async for change in place.watch.changes(subscription):
-        if change is None or time.monotonic() - checked >= BEAT_SECONDS:
+        if time.monotonic() - checked >= BEAT_SECONDS - 0.5:  # with every beat
             place.gate.principal(request, pages=True)
             checked = time.monotonic()
         yield change
 
 
-async def _shown(place: Place, principal: Principal, change: Change, seen: set[str], speed: float) -> bytes:
-    """Return the event; patients this board has not shown yet are on record first."""
-    fresh = tuple(row.patient for row in change.rows if row.patient not in seen)
-    if fresh:
-        await place.gate.record(principal, "board.read", patients=fresh, stage="events")
-        seen.update(fresh)
-    return place.watch.event(change, speed)
+async def _record_new(place: Place, principal: Principal, change: Change, seen: set[str]) -> None:
+    """Put patients on record that this board has not shown yet, before it does."""
+    if fresh := change.patients - seen:
+        await place.gate.record(principal, "board.read", patients=tuple(sorted(fresh)), stage="events")
+        seen |= fresh
 
 
 @router.get("/patients/{patient}")
@@ -195,20 +189,18 @@ async def patient_events(request: Request, patient: str) -> Response:
     place: Place = request.app.state.place
     principal = who(request)
     await _patient(place, principal, patient, "events")
-    return StreamingResponse(_patient_events(request, patient), headers=EVENTS, media_type="text/event-stream")
+    return stream(request, _patient_events(request, patient))
 
 
-async def _patient_events(request: Request, patient: str) -> AsyncIterator[bytes]:
+async def _patient_events(request: Request, patient: str) -> AsyncIterator[Event]:
     place: Place = request.app.state.place
     subscription: Subscription = place.watch.subscribe()
     try:
-        yield b"retry: 1000\n\n"
         yield await _patient_event(place, patient)  # what has changed since the page was made
         async for change in _following(request, subscription):
-            if change is None:
-                now_us, speed, _ = await place.time()
-                yield beat(now_us, speed)
-            elif any(row.patient == patient for row in change.rows):
+            if change.beats:
+                yield change.event
+            elif patient in change.patients:
                 yield await _patient_event(place, patient)
     except InvalidToken:
         yield OVER
@@ -216,14 +208,14 @@ async def _patient_events(request: Request, patient: str) -> AsyncIterator[bytes
         place.watch.leave(subscription)
 
 
-async def _patient_event(place: Place, patient: str) -> bytes:
+async def _patient_event(place: Place, patient: str) -> Event:
     chart = await place.chart(patient)
     now_us, speed, _ = await place.time()
     document: dict[str, Any] = {"patient": patient, "ward_us": now_us, "speed": speed, "html": ""}
     if chart is not None:
         document |= {"revision": chart.revision, "newest_us": chart.record.newest_us}
         document["html"] = await place.drawing(patient_now, chart)
-    return b"event: patient\ndata: %b\n\n" % msgspec.json.encode(document)
+    return Event("patient", document)
 
 
 async def _patient(place: Place, principal: Principal, patient: str, stage: str) -> Chart:

@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from governance.access import IdentityLookup, Principal, TokenVerifier, open_issuer, open_verifier
-from governance.audit import AuditSink, open_audit
+from governance.audit import BatchAuditSink, open_audit
 from models.serving.gate import Gate
+from models.serving.recorder import Recorder
 from models.serving.scores import FILE, tidy
 from models.serving.threads import OneThread
 from models.serving.ward import Chart, Ward
@@ -39,7 +40,7 @@ class Place:
     """
 
     def __init__(
-        self, settings: Settings, *, audit: AuditSink | None = None, verifier: TokenVerifier | None = None
+        self, settings: Settings, *, audit: BatchAuditSink | None = None, verifier: TokenVerifier | None = None
     ) -> None:
         """Open what is served from.
 
@@ -54,7 +55,7 @@ class Place:
         self._vault = open_vault(settings, self.keys)
         self._lookup = IdentityLookup(self._vault, self._audit)
         self.issuer = open_issuer(settings, self.keys)
-        self.gate = Gate(verifier or open_verifier(settings, self.keys), self._audit, self._audit_thread)
+        self.gate = Gate(verifier or open_verifier(settings, self.keys), Recorder(self._audit, self._audit_thread))
         self.watch = Watch(self.ward, self._ward_thread)
         self._tasks: list[asyncio.Task[None]] = []
 

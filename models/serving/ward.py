@@ -12,6 +12,7 @@ import numpy as np
 from models.artefact import Model
 from models.news2 import News2, news2
 from models.scoring import ScoreRecord, score_with_features
+from models.serving.health import Trouble
 from models.serving.inputs import Inputs, Rules
 from models.serving.scores import FILE, ScoreBook
 from models.tasks import load_task
@@ -100,6 +101,10 @@ class Ward:
     def replay(self) -> Replay | None:
         """Return the replay that is under way; None: the ward's time is the wall clock's."""
         return self._care.replay()
+
+    def troubles(self) -> list[Trouble]:
+        """Return what is wrong beside the patients; to be asked once a second."""
+        return []
 
     def inputs(self) -> tuple[str, str]:
         """Return what decides scores besides patients; when it changes, all are computed anew."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import msgspec
-
+from models.serving.events import Event
+from models.serving.health import Trouble, of_error
 from models.serving.rows import Row, make_row
 from models.serving.threads import OneThread
 from models.serving.ward import NEVER_US, Ward
-from vitalake.errors import VitaLakeError
+from vitalake.care.replay import Replay
+from vitalake.errors import PrivacyError, VitaLakeError
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +28,27 @@ LOOK_SECONDS = 0.05
 CALM_SECONDS = 0.25
 """A patient's row changes at most this often; the first change is shown at once, the last one always."""
 
+BOARD_SECONDS = 0.0005
+"""What it takes to send an event to one board (0.2 to 0.3 ms), with room for scores: five hundred boards are told four
+times a second, where one is told twenty times."""
+
+TOLD_AT_ONCE = 25
+"""Boards that are woken before requests get their turn: some five milliseconds."""
+
 SWEEP_SECONDS = 10.0
 """All patients are looked at again: some are discharged by the clock, not by a message."""
 
 BEAT_SECONDS = 5.0
+"""Boards hear at least this often that the ward is watched; silent for longer than three of them, they say so."""
+
+STUCK_SECONDS = 15.0
+"""Without a look at the ward: a disk or a lock holds it up."""
+
 QUEUE_EVENTS = 128
 """A browser this far behind is let go; it comes back and asks for what it missed."""
+
+
+_NONE = Event("none", {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +60,26 @@ class Change:
         ward_us: the ward's time when it was pushed.
         rows: changed rows.
         gone: patients that are no longer shown.
+        whole: whether these are all rows there are: what else a board shows is gone.
+        event: what boards are sent; made once, however many there are.
     """
 
     number: int
     ward_us: int
     rows: tuple[Row, ...]
     gone: tuple[str, ...]
+    whole: bool = False
+    event: Event = field(default=_NONE, repr=False, compare=False)
+
+    @property
+    def beats(self) -> bool:
+        """Return whether it only says that the ward is watched."""
+        return not self.rows and not self.gone
+
+    @property
+    def patients(self) -> set[str]:
+        """Return whom the rows show."""
+        return {row.patient for row in self.rows}
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +94,16 @@ class Subscription:
 class _Shown:
     row: Row
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look at the ward found."""
+
+    now_us: int
+    replay: Replay | None
+    changed: set[str]
+    troubles: tuple[Trouble, ...]
 
 
 class Watch:
@@ -82,30 +123,52 @@ class Watch:
         self._swept = self._checked = 0.0
         self._subscriptions: set[Subscription] = set()
         self._ready = asyncio.Event()
-        self._refused = ""
+        self._closed = False
+        self._looked = self._told = time.monotonic()
+        self._now_us, self._replay = 0, None  # type: int, Replay | None
+        self._found: tuple[Trouble, ...] = ()
+        self._refused: Trouble | None = None
 
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
+            before = self.troubles
             try:
                 await self.tick()
-                self._refused = ""
-            except VitaLakeError as error:  # the store is busy, or the rules do not hold: boards stay as they are
-                if error.what != self._refused:
-                    self._refused = error.what
-                    log.error("board-stands", extra={"what": error.what, "where": error.where, "remedy": error.remedy})
+                self._refused = None
+            except PrivacyError as error:  # keys were taken away: what is identified goes from the screens
+                self._refuse(error)
+                await self._clear()
+            except (VitaLakeError, sqlite3.Error) as error:  # the store refuses, or the rules: boards stay, and say so
+                self._refuse(error)
             except Exception as error:
+                self._refused = Trouble("bug", "The ward is not watched: something went wrong here, and was noted.")
                 log.error("bug", extra={"reason": type(error).__qualname__, "where": "board"})
+            if self.troubles != before or time.monotonic() - self._told >= BEAT_SECONDS:
+                await self._beat()
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _refuse(self, error: VitaLakeError | sqlite3.Error) -> None:
+        trouble = of_error(error)
+        if trouble != self._refused:
+            self._refused = trouble
+            where, remedy = getattr(error, "where", "care store"), getattr(error, "remedy", "Check its disk.")
+            what = getattr(error, "what", type(error).__name__)
+            log.error("board-stands", extra={"what": what, "where": where, "remedy": remedy})
+        self._ready.set()  # a page that says what is wrong is better than none
 
     async def tick(self) -> None:
         """Take in what has changed, and push it."""
-        now_us, changed = await self._thread(self._look)
-        moment = time.monotonic()
-        self._pending |= changed
+        look = await self._thread(self._look)
+        self._looked, self._now_us, self._replay = time.monotonic(), look.now_us, look.replay
+        self._found = look.troubles
+        self._pending |= look.changed
         while self._noted:
             self._pending |= self._noted.popleft()
-        self._pending |= {patient for patient, due_us in self._due.items() if due_us <= now_us}
+        self._pending |= {patient for patient, due_us in self._due.items() if due_us <= look.now_us}
+        moment = time.monotonic()
+        if moment - self._told < self.pause and self._ready.is_set():
+            return
         ready = [p for p in self._pending if moment - self._pushed.get(p, -CALM_SECONDS) >= CALM_SECONDS]
         rows: list[Row] = []
         gone: list[str] = []
@@ -113,15 +176,20 @@ class Watch:
             row, due_us = await self._thread(self._row, patient)
             self._pending.discard(patient)
             self._take(patient, row, due_us, rows, gone)
-            if time.monotonic() - moment >= LOOK_SECONDS:  # on a full ward the first need not wait for the last
+            if time.monotonic() - moment >= self.pause:  # on a full ward the first need not wait for the last
                 await self._push(rows, gone)
                 rows, gone, moment = [], [], time.monotonic()
         await self._push(rows, gone)
         self._ready.set()
 
-    def _look(self) -> tuple[int, set[str]]:
+    @property
+    def pause(self) -> float:
+        """Return the seconds between two changes that boards are told."""
+        return max(LOOK_SECONDS, len(self._subscriptions) * BOARD_SECONDS)
+
+    def _look(self) -> _Look:
         """Return the ward's time, and who is to be looked at; in the ward's thread."""
-        changed = self._ward.changed()
+        changed, troubles = self._ward.changed(), self._found
         moment = time.monotonic()
         if moment - self._checked >= 1.0:
             self._checked = moment
@@ -129,7 +197,8 @@ class Watch:
             if inputs != self._inputs or moment - self._swept >= SWEEP_SECONDS:
                 self._inputs, self._swept = inputs, moment
                 changed |= self._ward.patients()
-        return self._ward.now_us(), changed
+            troubles = tuple(self._ward.troubles())
+        return _Look(self._ward.now_us(), self._ward.replay(), changed, troubles)
 
     def note(self, patients: set[str]) -> None:
         """Take in patients that a request found changed; called in the ward's thread."""
@@ -159,19 +228,38 @@ class Watch:
 
     async def _push(self, rows: list[Row], gone: list[str]) -> None:
         if rows or gone:
-            self._tell(tuple(rows), tuple(gone), await self._thread(self._ward.now_us))
+            self._now_us = await self._thread(self._ward.now_us)
+            await self._tell(tuple(rows), tuple(gone), self._now_us)
 
-    def _tell(self, rows: tuple[Row, ...], gone: tuple[str, ...], ward_us: int) -> None:
+    async def _tell(self, rows: tuple[Row, ...], gone: tuple[str, ...], ward_us: int) -> None:
         self.number += 1
         for row in rows:
             self._shown[row.patient].number = self.number
         self._gone |= dict.fromkeys(gone, self.number)
-        change = Change(self.number, ward_us, rows, gone)
-        for subscription in list(self._subscriptions):
+        await self._send(self.encoded(Change(self.number, ward_us, rows, gone)))
+
+    async def _beat(self) -> None:
+        """Tell all boards the time, and what is wrong; whoever hears nothing of the kind says that it is not live."""
+        await self._send(Change(self.number, self._now_us, (), (), event=self.beat()))
+
+    async def _send(self, change: Change) -> None:
+        self._told = time.monotonic()
+        for i, subscription in enumerate(list(self._subscriptions), 1):
             try:
                 subscription.queue.put_nowait(change)
             except asyncio.QueueFull:
                 self._drop(subscription)
+            if i % TOLD_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    async def _clear(self) -> None:
+        """Take all patients off the screens; they come back when they may be seen again."""
+        gone = tuple(self._shown)
+        self._pending |= set(gone)
+        self._shown.clear()
+        self._pushed.clear()
+        if gone:
+            await self._tell((), gone, self._now_us)
 
     def _drop(self, subscription: Subscription) -> None:
         subscription.dropped = True
@@ -181,16 +269,41 @@ class Watch:
         subscription.queue.put_nowait(None)
 
     def close(self) -> None:
-        """End all boards' streams; their browsers try again."""
+        """End all boards' streams, also of those that are just opening; their browsers try again."""
+        self._closed = True
         for subscription in list(self._subscriptions):
             self._drop(subscription)
 
     # -- for boards ----------------------------------------------------------------------------------------------
 
+    @property
+    def troubles(self) -> tuple[Trouble, ...]:
+        """Return what is wrong with the ward, worst first; nothing: what is shown is what is known."""
+        found = list(self._found)
+        if self._refused is not None:
+            found.insert(0, self._refused)
+        if time.monotonic() - self._looked > STUCK_SECONDS and not found:
+            found.append(Trouble("stuck", "The ward is not looked at any more: a disk or a lock holds it up."))
+        return tuple(sorted(found, key=lambda trouble: not trouble.failing))
+
+    @property
+    def speed(self) -> float:
+        """Return how fast the ward's time runs."""
+        return 1.0 if self._replay is None else self._replay.speed if self._now_us < self._replay.end_us else 0.0
+
+    @property
+    def boards(self) -> int:
+        """Return how many are open."""
+        return len(self._subscriptions)
+
     async def rows(self) -> list[Row]:
         """Return all rows in their order, once the ward has been looked at for the first time."""
         await self._ready.wait()
         return sorted((shown.row for shown in self._shown.values()), key=lambda row: row.order)
+
+    def shown(self) -> set[str]:
+        """Return the patients that boards show now."""
+        return set(self._shown)
 
     @property
     def place(self) -> str:
@@ -200,38 +313,37 @@ class Watch:
     def since(self, place: str, ward_us: int) -> Change:
         """Return what a board missed that was at a place; all rows, if the place is not of this watcher."""
         epoch, _, text = place.partition("-")
-        number = int(text) if epoch == self.epoch and text.isdecimal() and len(text) < 16 else -1
+        known = epoch == self.epoch and text.isdecimal() and len(text) < 16
+        number = int(text) if known else -1
         rows = tuple(shown.row for shown in self._shown.values() if shown.number > number)
         gone = tuple(patient for patient, when in self._gone.items() if when > number)
-        return Change(self.number, ward_us, rows, gone)
+        return self.encoded(Change(self.number, ward_us, rows, gone, whole=not known))
 
     def subscribe(self) -> Subscription:
         """Return a new subscription; what happens from now on comes through it."""
         subscription = Subscription()
         self._subscriptions.add(subscription)
+        if self._closed:
+            self._drop(subscription)
         return subscription
 
     def leave(self, subscription: Subscription) -> None:
         """End a subscription."""
         self._subscriptions.discard(subscription)
 
-    async def changes(self, subscription: Subscription) -> AsyncIterator[Change | None]:
-        """Yield what a subscription brings; None when nothing has come for a while; ends when it was dropped."""
+    async def changes(self, subscription: Subscription) -> AsyncIterator[Change]:
+        """Yield what a subscription brings, beats too; ends when it was dropped."""
         while not (subscription.dropped and subscription.queue.empty()):
-            try:
-                change = await asyncio.wait_for(subscription.queue.get(), BEAT_SECONDS)
-            except TimeoutError:
-                yield None
-                continue
+            change = await subscription.queue.get()
             if change is None:
                 return
             yield change
 
-    def event(self, change: Change, speed: float) -> bytes:
-        """Return a change as a server-sent event."""
+    def encoded(self, change: Change) -> Change:
+        """Return a change with its server-sent event."""
         document: dict[str, Any] = {
             "ward_us": change.ward_us,
-            "speed": speed,
+            "speed": self.speed,
             "rows": [
                 {
                     "patient": row.patient,
@@ -244,14 +356,15 @@ class Watch:
                 for row in change.rows
             ],
             "gone": list(change.gone),
+            "whole": change.whole,
         }
-        return b"id: %s-%d\nevent: rows\ndata: %b\n\n" % (
-            self.epoch.encode(),
-            change.number,
-            msgspec.json.encode(document),
-        )
+        return replace(change, event=Event("rows", document, place=f"{self.epoch}-{change.number}"))
 
-
-def beat(ward_us: int, speed: float) -> bytes:
-    """Return the event that says the time, and that the line still stands."""
-    return b"event: ward\ndata: %b\n\n" % msgspec.json.encode({"ward_us": ward_us, "speed": speed})
+    def beat(self) -> Event:
+        """Return the event that says the time, that the line still stands, and what is wrong."""
+        document = {
+            "ward_us": self._now_us,
+            "speed": self.speed,
+            "troubles": [{"code": t.code, "text": t.text, "failing": t.failing} for t in self.troubles],
+        }
+        return Event("ward", document)

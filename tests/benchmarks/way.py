@@ -21,6 +21,7 @@ import numpy as np
 
 from governance.samples import copy_samples
 from models.tasks import load_task
+from tests.benchmarks.way_boards import boards
 from tests.benchmarks.way_serving import board, demo_start, scores
 from vitalake import clock
 from vitalake.care.records import History, Stay, code_number
@@ -111,6 +112,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "history": history,
     "scores": scores,
     "board": board,
+    "boards": boards,
     "demo": demo_start,
 }
 

@@ -86,8 +86,8 @@ def scores(bench: Bench) -> None:
         )
     settings = load_settings(home)
     store = open_care(settings, load_keys(settings.path(settings.keys)))
-    patients = [f"v1.{f'{i:032d}'.translate(_BASE32)}" for i in range(PATIENTS)]
-    positions = _seed(store, patients)
+    patients = pseudonyms(PATIENTS)
+    positions = seed(store, patients)
     with serving(home) as address:
         client = http.client.HTTPConnection(address.removeprefix("http://"))
         headers = {"Authorization": f"Bearer {token(home)}", "Content-Type": "application/json"}
@@ -96,7 +96,7 @@ def scores(bench: Bench) -> None:
         begun = time.perf_counter()
         for i in range(REQUESTS_A_SECOND * SECONDS):
             patient = patients[i % PATIENTS]
-            positions = _append(store, patient, positions)
+            positions = append(store, patient, positions)
             wait = begun + i / REQUESTS_A_SECOND - time.perf_counter()
             if wait > 0:
                 time.sleep(wait)
@@ -117,7 +117,13 @@ def scores(bench: Bench) -> None:
 _BASE32 = str.maketrans("0189", "abcd")
 
 
-def _seed(store: CareStore, patients: list[str]) -> int:
+def pseudonyms(count: int) -> list[str]:
+    """Return pseudonyms of made-up patients."""
+    return [f"v1.{f'{i:032d}'.translate(_BASE32)}" for i in range(count)]
+
+
+def seed(store: CareStore, patients: list[str]) -> int:
+    """Write a day of minute vital signs of each; return the next position."""
     now, position = clock.now_us(), 0
     for patient in patients:
         store.put_facts([(patient, "v1.e", 1, Admission(now - 90_000_000_000, None, 67))])
@@ -128,7 +134,8 @@ def _seed(store: CareStore, patients: list[str]) -> int:
     return position
 
 
-def _append(store: CareStore, patient: str, position: int) -> int:
+def append(store: CareStore, patient: str, position: int) -> int:
+    """Write one value of now; return the next position."""
     return _take(store, patient, position, np.array([position % len(CODES)]), np.array([clock.now_us()]))
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import html
 import io
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,14 @@ def _events(client: httpx.Client, address: str, headers: dict[str, str], count: 
             if len(found) == count:
                 break
     return found
+
+
+def _until(client: httpx.Client, address: str, headers: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield the data of a stream's events."""
+    with client.stream("GET", address, headers=headers) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: "):
+                yield msgspec.json.decode(line[6:])
 
 
 # -- one record ------------------------------------------------------------------------------------------------------
@@ -273,6 +284,9 @@ class _Full:
     """A recorder whose disk is full."""
 
     def record(self, event: AuditEvent) -> None:
+        self.record_all([event])
+
+    def record_all(self, events: Sequence[AuditEvent]) -> None:
         raise ServiceUnavailable("Audit cannot be written", where="settings.audit", remedy="Make room.")
 
 
@@ -469,6 +483,42 @@ def test_the_board_is_told_what_changed_and_goes_on_where_it_was(ward: WardUnder
     assert f'data-patient="{patient}"' in row["html"]
     assert row["revision"] > 0
     assert ward.token("p-1") not in rows, "only what has changed"
+
+
+def test_many_boards_that_meet_a_new_patient_share_the_syncs_of_their_records(
+    ward: WardUnderTest, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A synced record a board kept scores waiting for 17 s behind sixty boards."""
+    count, met = 40, threading.Barrier(41)
+    patient = ward.admit("p-new")
+    syncs: list[int] = []
+
+    def follow() -> None:
+        with httpx.Client(base_url=str(client.base_url), timeout=60, limits=httpx.Limits(max_connections=1)) as own:
+            for event in _until(own, "/board/events", ward.bearer()):
+                if event.get("whole"):
+                    met.wait(60)
+                if any(row["patient"] == patient for row in event.get("rows", ())):
+                    return
+
+    with ThreadPoolExecutor(count) as boards:
+        done = [boards.submit(follow) for _ in range(count)]
+        met.wait(60)
+        real = os.fsync
+
+        def counted(descriptor: int) -> None:
+            syncs.append(descriptor)
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", counted)
+        ward.measure(patient, STABLE)
+        for one in done:
+            one.result()
+    monkeypatch.undo()
+    seen = who_saw(ward.settings.path(ward.settings.audit), ward.keys, patient)
+    assert len([one for one in seen if one.detail.get("stage") == "events"]) == count, "each is on record"
+    assert 0 < len(syncs) < count, "two syncs a record would be twice as many as boards"
+    ward.store.drop(patients=[patient])
 
 
 def test_a_replay_shows_only_what_has_come_by_the_wards_time(home: Path) -> None:

@@ -7,6 +7,9 @@ import doctest
 import re
 import sqlite3
 import subprocess
+import threading
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from governance.audit import AuditEvent
 from models.news2 import PARTS, News2
 from models.scoring import ScoreRecord
 from models.serving import words
 from models.serving.charts import MOST_POINTS, sparkline, trend
+from models.serving.events import _GZIP_HEAD, RETRY, Event, pack
+from models.serving.recorder import Recorder
 from models.serving.rows import Row, _with_diastolic, latest, make_row, moved, partly, percent
 from models.serving.scores import KEEP_DAYS, ScoreBook, tidy
 from models.serving.threads import OneThread
@@ -275,15 +281,17 @@ def test_a_board_gets_what_it_missed_and_everything_after_a_restart(ward: WardUn
         rows: list[Row] = []
         gone: list[str] = []
         watch._take(patient, _row(patient), NEVER_US, rows, gone)
-        watch._tell(tuple(rows), tuple(gone), number)
+        asyncio.run(watch._tell(tuple(rows), tuple(gone), number))
     place = watch.place
     watch._take("v1.a", None, NEVER_US, [], gone := [])
-    watch._tell((), tuple(gone), 9)
+    asyncio.run(watch._tell((), tuple(gone), 9))
     missed = watch.since(place, 10)
-    assert (missed.rows, missed.gone, missed.ward_us) == ((), ("v1.a",), 10)
+    assert (missed.rows, missed.gone, missed.ward_us, missed.whole) == ((), ("v1.a",), 10, False)
     assert [row.patient for row in watch.since(f"{watch.epoch}-1", 0).rows] == ["v1.b", "v1.c"]
     for elsewhere in ("", "other-3", f"{watch.epoch}-", f"{watch.epoch}-x", f"{watch.epoch}-{'9' * 40}"):
-        assert [row.patient for row in watch.since(elsewhere, 0).rows] == ["v1.b", "v1.c"]
+        everything = watch.since(elsewhere, 0)
+        assert [row.patient for row in everything.rows] == ["v1.b", "v1.c"]
+        assert everything.whole, "who left while the server was down is not named: all others are"
 
 
 def test_a_row_that_shows_the_same_is_not_pushed_again(ward: WardUnderTest) -> None:
@@ -297,11 +305,11 @@ def test_a_row_that_shows_the_same_is_not_pushed_again(ward: WardUnderTest) -> N
 
 
 def test_a_slow_board_is_let_go(ward: WardUnderTest) -> None:
-    async def run() -> list[Change | None]:
+    async def run() -> list[Change]:
         watch = _watch(ward)
         slow = watch.subscribe()
         for number in range(QUEUE_EVENTS + 1):
-            watch._tell((), ("v1.a",), number)
+            await watch._tell((), ("v1.a",), number)
         assert slow.dropped
         return [change async for change in watch.changes(slow)]
 
@@ -317,17 +325,16 @@ def test_changes_reach_all_boards_and_a_busy_patient_is_calmed(ward: WardUnderTe
         await watch.tick()
         assert [row.patient for row in await watch.rows()] == [patient]
         first = [await anext(watch.changes(board)) for board in boards]
-        assert first[0] is not None
-        assert first[0] == first[1]
+        assert first[0].event is first[1].event, "made once"
         newest = ward.measure(patient, {"8867-4": 99})
         await watch.tick()
         assert boards[0].queue.empty(), f"only {CALM_SECONDS} s later"
         while boards[0].queue.empty():
+            await asyncio.sleep(0)
             await watch.tick()
         change = await anext(watch.changes(boards[0]))
-        assert change is not None
         assert change.rows[0].newest_us == newest
-        event = watch.event(change, 1.0).decode()
+        event = change.event.plain.decode()
         assert event.startswith(f"id: {watch.place}\nevent: rows\ndata: {{")
         document = msgspec.json.decode(event.split("data: ")[1])
         assert document["rows"][0].keys() == {"patient", "revision", "newest_us", "ward_us", "order", "html"}
@@ -335,3 +342,64 @@ def test_changes_reach_all_boards_and_a_busy_patient_is_calmed(ward: WardUnderTe
         assert all(board.dropped for board in boards)
 
     asyncio.run(run())
+
+
+def test_events_packed_one_by_one_are_one_stream_wherever_a_board_came_in() -> None:
+    events = [Event("rows", {"number": number, "text": "x" * 100 * number}, place=f"e-{number}") for number in range(4)]
+    for first in range(4):
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        read = [unpacker.decompress(_GZIP_HEAD + pack(RETRY))]
+        read += [unpacker.decompress(event.packed) for event in events[first:]]
+        assert read == [RETRY, *[event.plain for event in events[first:]]], "each is whole as soon as it has come"
+
+
+class _SlowDisk:
+    """A recorder whose disk syncs when it is let."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.let = threading.Event()
+        self.full = False
+
+    def record(self, event: AuditEvent) -> None:
+        self.record_all([event])
+
+    def record_all(self, events: Sequence[AuditEvent]) -> None:
+        assert self.let.wait(20)
+        if self.full:
+            raise ServiceUnavailable("Audit cannot be written", where="settings.audit", remedy="Make room.")
+        self.batches.append([event.actor for event in events])
+
+
+def test_records_that_come_while_the_disk_syncs_share_the_next_sync() -> None:
+    disk = _SlowDisk()
+    thread = OneThread("audit")
+
+    async def run() -> None:
+        recorder = Recorder(disk, thread)
+
+        def soon(actor: str) -> asyncio.Future[None]:
+            return asyncio.ensure_future(recorder.record(AuditEvent("board.read", actor, "clinician")))
+
+        waiting = [
+            asyncio.ensure_future(recorder.record(AuditEvent("board.read", f"{n}", "clinician"))) for n in range(60)
+        ]
+        await asyncio.sleep(0)
+        first = next(iter(waiting))
+        assert not any(one.done() for one in waiting), "nothing is answered before it is on record"
+        waiting[59].cancel()  # a browser that leaves
+        disk.let.set()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert first.done()
+        await asyncio.gather(soon("late"), soon("late"))
+        disk.full = True
+        for one in [soon("x") for _ in range(3)]:
+            with pytest.raises(ServiceUnavailable):
+                await one
+
+    asyncio.run(run())
+    thread.close()
+    assert len(disk.batches) <= 4
+    assert sorted(actor for batch in disk.batches for actor in batch if actor != "late") == sorted(
+        f"{n}" for n in range(60)
+    )
