@@ -9,7 +9,6 @@ from typing import Any
 import typer
 import yaml
 from pydantic import BaseModel
-from pydantic_settings import BaseSettings
 from typer.core import TyperGroup, TyperOption
 
 from governance.rules import MASKS
@@ -17,6 +16,7 @@ from governance.samples import __file__ as samples_file
 from pipelines.decoding.reasons import EXPLAINED, UNDECODABLE
 from pipelines.live.metrics import DOCUMENTED
 from vitalake.cli.app import make_app
+from vitalake.environment import may_set
 from vitalake.errors import VitaLakeError
 from vitalake.lake.dataset import load_dataset
 from vitalake.settings import Settings
@@ -79,14 +79,15 @@ def _configuration() -> str:
     rows = list(_fields(Settings, ""))
     return (
         "# Configuration\n\n`vitalake.yaml` in the home. Unknown fields are refused. "
-        "Environment variables come first: "
-        "`VITALAKE_` and the field, `__` between levels, as in `VITALAKE_KAFKA__BOOTSTRAP_SERVERS`. "
+        "Where the last column says so, an environment "
+        "variable comes first: `VITALAKE_` and the field, `__` between levels, as in "
+        "`VITALAKE_KAFKA__BOOTSTRAP_SERVERS`. A variable for any other field is refused. "
         "Secrets never stand in it: their values are references, `env:NAME` or `file:PATH`.\n\n"
-        + _table(["field", "default", "meaning"], rows)
+        + _table(["field", "default", "meaning", "by variable"], rows)
     )
 
 
-def _fields(model: type[BaseModel | BaseSettings], prefix: str) -> Iterator[list[str]]:
+def _fields(model: type[BaseModel], prefix: str) -> Iterator[list[str]]:
     for name, field in model.model_fields.items():
         if field.exclude:
             continue
@@ -96,7 +97,12 @@ def _fields(model: type[BaseModel | BaseSettings], prefix: str) -> Iterator[list
         elif isinstance(default, dict) and default and isinstance(next(iter(default.values())), BaseModel):
             yield from _fields(type(next(iter(default.values()))), f"{prefix}{name}.*.")
         else:
-            yield [f"`{prefix}{name}`", f"`{_inline(default)}`", field.description or ""]
+            yield [
+                f"`{prefix}{name}`",
+                f"`{_inline(default)}`",
+                field.description or "",
+                "yes" if may_set(field) else "",
+            ]
 
 
 def _inline(value: Any) -> str:

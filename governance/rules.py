@@ -15,7 +15,7 @@ import msgspec
 import yaml
 
 from governance.errors import RuleError
-from vitalake.strict_yaml import read_yaml
+from vitalake.strict_yaml import explain, read_yaml
 
 MaskName = Literal["keep", "round", "cap", "generalise", "pseudonym", "redact", "drop"]
 MASKS: tuple[MaskName, ...] = get_args(MaskName)
@@ -125,11 +125,8 @@ def _read(path: Path) -> list[Rule]:
             f"Rule file cannot be read ({type(error).__name__})", where=path.name, remedy="Mend it."
         ) from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise RuleError(
-            "Rule file is not YAML, or names a key twice", where=f"{path.name}{line}", remedy="Mend that line."
-        ) from None
+        why, line = explain(error)
+        raise RuleError(f"Rule file {why}", where=f"{path.name}:{line}", remedy="Correct that line.") from None
     try:
         rules = msgspec.convert(document, _RuleFile).rules
     except msgspec.ValidationError as error:

@@ -16,7 +16,7 @@ from vitalake.settings import CONFIG_NAME, Settings
 _EXPLAINED = """\
 # Configuration of a vitalake home. What is commented out is the default; docs/reference/configuration.md has all of it.
 # Secrets never stand here: write env:NAME or file:PATH in their place.
-# Environment variables come before this file: VITALAKE_KAFKA__BOOTSTRAP_SERVERS=host:port
+# Variables may set addresses, ports and sizes, and come before this file: VITALAKE_KAFKA__BOOTSTRAP_SERVERS=host:port
 """
 
 

@@ -9,10 +9,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from vitalake.environment import ALLOWED, overlaid, variables
 from vitalake.errors import SettingsError
-from vitalake.strict_yaml import read_yaml
+from vitalake.guarded import read_guarded
+from vitalake.strict_yaml import explain, read_yaml
 
 CONFIG_NAME = "vitalake.yaml"
 
@@ -31,7 +32,9 @@ class _Frozen(BaseModel):
 class LakeSettings(_Frozen):
     """Where the lake lies."""
 
-    uri: str = Field("lake", description="A folder (relative to the home) or s3://bucket/prefix.")
+    uri: str = Field(
+        "lake", description="A folder (relative to the home) or s3://bucket/prefix.", json_schema_extra=ALLOWED
+    )
     storage_options: dict[str, str] = Field(
         default_factory=dict,
         description="For object storage; values may be references: env:NAME or file:PATH.",
@@ -42,7 +45,9 @@ class LakeSettings(_Frozen):
 class KafkaSettings(_Frozen):
     """How the event log is reached."""
 
-    bootstrap_servers: str = Field("127.0.0.1:19092", description="host:port, comma-separated.")
+    bootstrap_servers: str = Field(
+        "127.0.0.1:19092", description="host:port, comma-separated.", json_schema_extra=ALLOWED
+    )
     options: dict[str, str] = Field(
         default_factory=dict,
         description="Further librdkafka options (TLS, SASL); values may be references: env:NAME or file:PATH.",
@@ -58,15 +63,40 @@ class StreamSettings(_Frozen):
         description="Topic → format of its messages: fhir, hl7-v2, hl7-v2:<profile> or flat:<profile>.",
     )
     dataset: str = Field("observation", description="The dataset its rows go to.")
-    span_seconds: float = Field(1.0, gt=0, le=600, description="A span is decided at least this often while rows come.")
-    span_rows: int = Field(100_000, ge=1, le=2_000_000, description="… or after this many messages.")
-    bundle_seconds: float = Field(10.0, gt=0, le=600, description="Longest bundle of the runner.")
-    relist_seconds: float = Field(10.0, gt=0, description="Added partitions are found within this and a bundle.")
-    poll_messages: int = Field(20_000, ge=1, le=100_000, description="Most messages taken in one poll.")
-    max_message_bytes: int = Field(1_048_576, ge=1_000, description="Longer messages are rejected as too-large.")
-    fetch_queue_kbytes: int = Field(32_768, ge=1_024, description="Most memory for messages fetched ahead.")
-    lookback_seconds: float = Field(3600.0, gt=0, description="Duplicates are recognised at least this long …")
-    lookback_entries: int = Field(1_000_000, ge=1_000, description="… or for at least this many rows of a worker.")
+    span_seconds: float = Field(
+        1.0,
+        gt=0,
+        le=600,
+        description="A span is decided at least this often while rows come.",
+        json_schema_extra=ALLOWED,
+    )
+    span_rows: int = Field(
+        100_000, ge=1, le=2_000_000, description="… or after this many messages.", json_schema_extra=ALLOWED
+    )
+    bundle_seconds: float = Field(
+        10.0, gt=0, le=600, description="Longest bundle of the runner.", json_schema_extra=ALLOWED
+    )
+    relist_seconds: float = Field(
+        10.0, gt=0, description="Added partitions are found within this and a bundle.", json_schema_extra=ALLOWED
+    )
+    poll_messages: int = Field(
+        20_000, ge=1, le=100_000, description="Most messages taken in one poll.", json_schema_extra=ALLOWED
+    )
+    max_message_bytes: int = Field(
+        1_048_576, ge=1_000, description="Longer messages are rejected as too-large.", json_schema_extra=ALLOWED
+    )
+    fetch_queue_kbytes: int = Field(
+        32_768, ge=1_024, description="Most memory for messages fetched ahead.", json_schema_extra=ALLOWED
+    )
+    lookback_seconds: float = Field(
+        3600.0, gt=0, description="Duplicates are recognised at least this long …", json_schema_extra=ALLOWED
+    )
+    lookback_entries: int = Field(
+        1_000_000,
+        ge=1_000,
+        description="… or for at least this many rows of a worker.",
+        json_schema_extra=ALLOWED,
+    )
     late_seconds: float = Field(
         3600.0, gt=0, description="Rows effective this far behind their partition count as late."
     )
@@ -82,15 +112,18 @@ class MaintenanceSettings(_Frozen):
     """What a stream does for its tables while it runs."""
 
     every_seconds: float = Field(
-        900.0, ge=0, description="Compaction, vacuum and sweep, in a process of their own; 0: never by itself."
+        900.0,
+        ge=0,
+        description="Compaction, vacuum and sweep, in a process of their own; 0: never by itself.",
+        json_schema_extra=ALLOWED,
     )
 
 
 class ObservabilitySettings(_Frozen):
     """Metrics and health over HTTP."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(9464, ge=0, le=65535, description="0 takes a free one.")
+    host: str = Field("127.0.0.1", description="Where metrics are served.", json_schema_extra=ALLOWED)
+    port: int = Field(9464, ge=0, le=65535, description="0 takes a free one.", json_schema_extra=ALLOWED)
 
 
 class AlertSettings(_Frozen):
@@ -132,8 +165,10 @@ class KeyServiceSettings(_Frozen):
 class ServingSettings(_Frozen):
     """The scoring endpoint and the ward board."""
 
-    host: str = Field("127.0.0.1", description="Behind a TLS proxy when it is not this machine.")
-    port: int = Field(8321, ge=0, le=65535, description="0 takes a free one.")
+    host: str = Field(
+        "127.0.0.1", description="One of this machine only: the issuer asks for no password.", json_schema_extra=ALLOWED
+    )
+    port: int = Field(8321, ge=0, le=65535, description="0 takes a free one.", json_schema_extra=ALLOWED)
     issuer: Literal["development"] = Field("development", description="Who signs the tokens; three users to try with.")
     audience: str = Field("vitalake", description="Whom a token must be made out to.")
     session_minutes: int = Field(480, ge=1, le=1440, description="A sign-in holds this long.")
@@ -146,14 +181,13 @@ class RecordsSettings(_Frozen):
     basis: str = Field("", description="The law or rule that says so; shown to who is refused.")
 
 
-class Settings(BaseSettings):
-    """All settings of a home; environment variables like VITALAKE_KAFKA__BOOTSTRAP_SERVERS come before the file."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="VITALAKE_", env_nested_delimiter="__", frozen=True, extra="forbid", hide_input_in_errors=True
-    )
+class Settings(_Frozen):
+    """All settings of a home; the environment may set addresses, ports and sizes: see vitalake/environment.py."""
 
     home: Path = Field(Path(), exclude=True, description="The folder of the configuration file.")
+    doubt: str = Field(
+        "it was not read from a file", exclude=True, description="Why it may be the word of whoever runs this process."
+    )
     lake: LakeSettings = LakeSettings()
     kafka: KafkaSettings = KafkaSettings()
     jobs: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")], StreamSettings] = {"vitals": StreamSettings()}
@@ -194,18 +228,6 @@ class Settings(BaseSettings):
         if not OWN_JOBS.isdisjoint(jobs):
             raise ValueError("a job's name is one of vitalake's own")
         return jobs
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the environment before the file; read nothing else."""
-        return env_settings, init_settings
 
     def path(self, relative: Path | str) -> Path:
         """Return a path of the configuration, resolved against the home."""
@@ -256,34 +278,35 @@ def load_settings(config: Path) -> Settings:
     """Return the settings of a configuration file, or of the folder that holds one.
 
     Raises:
-        SettingsError: it is missing, is not YAML, or a field does not fit (values are not echoed).
+        SettingsError: it is missing, is not YAML, a field does not fit, or the environment sets what it may not set
+            (values are not echoed).
     """
     path = config / CONFIG_NAME if config.is_dir() or not config.suffix else config
+    given = variables(Settings, os.environ)
     try:
-        document: Any = read_yaml(path.read_text()) or {}
+        text, doubt = read_guarded(path)
+        document: Any = read_yaml(text) or {}
     except OSError as error:
         raise SettingsError(
             f"Configuration cannot be read ({error.strerror})",
             where=str(path),
             remedy="Run 'vitalake init' to make one.",
         ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise SettingsError(
-            "Configuration is not YAML, or names a key twice", where=f"{path}{line}", remedy="Mend that line."
-        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        why, line = explain(error)
+        raise SettingsError(f"Configuration {why}", where=f"{path}:{line}", remedy="Correct that line.") from None
     if not isinstance(document, dict):
         raise SettingsError(
             "Configuration is not a mapping", where=str(path), remedy="See docs/reference/configuration.md."
         )
     try:
-        return Settings(**{**document, "home": path.parent.resolve()})
+        own = {"home": path.parent.resolve(), "doubt": doubt}
+        return Settings(**{**overlaid(document, given, os.environ), **own})
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
+        place = tuple(map(str, first["loc"]))
         raise SettingsError(
             f"Setting does not fit ({first['type'].replace('_', ' ')})",
-            where=f"{path}: {field}",
+            where=given.get(place) or f"{path}: {'.'.join(place)}",
             remedy="See docs/reference/configuration.md.",
         ) from None

@@ -1,4 +1,8 @@
-"""YAML as configuration should be read: a key that stands twice is an error, not a silent choice of the last."""
+"""YAML as configuration should be read: what it says is what stands there, once.
+
+Refused are a key that stands twice, which others read as the last; an alias, for a few hundred bytes of aliases of
+aliases stand for billions of values; and nesting without end.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,48 @@ from typing import Any
 
 import yaml
 
+MOST_DEPTH = 50
+"""Of lists and mappings in each other; the deepest of ours has eight. The reader calls itself for each."""
+
+
+class NotStrict(yaml.MarkedYAMLError):
+    """It is YAML, but of a form that is not read here; ``problem`` quotes nothing."""
+
 
 class _Loader(yaml.SafeLoader):
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Return the next node.
+
+        Raises:
+            NotStrict: it is an alias, or lies too deep.
+        """
+        if self.check_event(yaml.AliasEvent):
+            raise self._refused("uses an alias")
+        self._depth += 1
+        if self._depth > MOST_DEPTH:
+            raise self._refused("is nested too deeply")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def _refused(self, problem: str) -> NotStrict:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        return NotStrict(problem=problem, problem_mark=event.start_mark)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping.
 
         Raises:
-            ConstructorError: a key stands twice.
+            NotStrict: a key stands twice.
         """
         # Merge keys (<<) are resolved by the base class and may be overridden; what is written out may not.
         seen: set[Any] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, "a key stands twice", key.start_mark)
+                    raise NotStrict(problem="names a key twice", problem_mark=key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -28,6 +60,21 @@ def read_yaml(text: str) -> Any:
     """Return the one document of a text, of plain types only.
 
     Raises:
-        yaml.YAMLError: it is not YAML, holds more than one document, or a key stands twice.
+        yaml.YAMLError: it is not YAML, holds more than one document, or is refused here (``NotStrict``).
     """
-    return yaml.load(text, _Loader)  # noqa: S506 - the loader is a SafeLoader
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - the loader is a SafeLoader
+    except ValueError as error:  # a day that no month has, a number of thousands of digits
+        if isinstance(error, yaml.YAMLError):
+            raise
+        raise NotStrict(problem="holds a date or number that cannot be") from None
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """Return what is wrong with a text that could not be read, and in which line; nothing of it is quoted.
+
+    Args:
+        error: of ``read_yaml``, or of decoding the text.
+    """
+    mark = getattr(error, "problem_mark", None)
+    return str(error.problem) if isinstance(error, NotStrict) else "is not YAML", mark.line + 1 if mark else 1

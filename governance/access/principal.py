@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-from collections.abc import Collection
-from dataclasses import dataclass
+import os
+import pwd
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from vitalake.errors import PrivacyError
+from vitalake.settings import Settings
 
 Role = Literal["engineer", "officer", "clinician", "privacy-officer"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -33,11 +34,13 @@ class Principal:
         subject: who, as the issuer of the token or the operating system calls them.
         role: what they are; decides what they may do.
         name: to show on a page; staff, never a patient.
+        doubt: why they do not have the role that the configuration gives them; empty: no doubt.
     """
 
     subject: str
     role: Role
     name: str
+    doubt: str = ""
 
     def may(self, permission: Permission) -> bool:
         """Return whether the role has the permission."""
@@ -59,34 +62,43 @@ def require(principal: Principal, permission: Permission) -> None:
     Raises:
         MissingPermission: the role does not have it.
     """
-    if not principal.may(permission):
-        holders = " or ".join(sorted(role for role, held in PERMISSIONS.items() if permission in held))
+    if principal.may(permission):
+        return
+    if principal.doubt:
         raise MissingPermission(
-            f"Role '{principal.role}' does not allow this",
+            f"Configuration names you, but you could have written that yourself: {principal.doubt}",
             where=permission,
-            remedy=f"Ask somebody with role {holders}.",
+            remedy="Let it belong to another account, with all folders above: see docs/how-to/accounts-and-files.md.",
         )
+    holders = " or ".join(sorted(role for role, held in PERMISSIONS.items() if permission in held))
+    raise MissingPermission(
+        f"Role '{principal.role}' does not allow this", where=permission, remedy=f"Ask somebody with role {holders}."
+    )
 
 
 def local_principal(role: Role = "engineer") -> Principal:
-    """Return who sits at this machine; they reach published data and the audit by its files, no names.
+    """Return who runs this process, by the operating system's user id; they reach what its files let them reach.
+
+    No variable of the environment is asked. Two accounts of one user id are one account.
 
     Args:
         role: what they act as; the audit keeps it beside the account's name.
     """
+    number = os.getuid()
     try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # an account without an entry, as in some containers
-        user = "unknown"
+        user = pwd.getpwuid(number).pw_name
+    except KeyError:  # an account without an entry, as in some containers
+        user = f"uid-{number}"
     return Principal(f"local:{user}", role, f"{user} (this machine)")
 
 
-def local_privacy_officer(accounts: Collection[str]) -> Principal:
-    """Return who sits at this machine, as a privacy officer if the configuration says that they are one.
+def local_privacy_officer(settings: Settings) -> Principal:
+    """Return who runs this process, as a privacy officer if a configuration says so that they cannot write.
 
     Args:
-        accounts: of privacy officers; nobody is one by default.
+        settings: as they were read; whom they name is nobody by default.
     """
     somebody = local_principal("officer")
-    account = somebody.subject.removeprefix("local:")
-    return local_principal("privacy-officer") if account in accounts else somebody
+    if somebody.subject.removeprefix("local:") not in settings.privacy_officers:
+        return somebody
+    return replace(somebody, doubt=settings.doubt) if settings.doubt else local_principal("privacy-officer")

@@ -12,9 +12,10 @@ from starlette.staticfiles import StaticFiles
 from governance.access import TokenVerifier
 from governance.audit import BatchAuditSink
 from models.serving import api, pages, problems, staff
+from models.serving.addresses import names_of, require_loopback
 from models.serving.place import Place
 from models.serving.rendering import static_folder
-from models.serving.shield import LOOPBACK, Shield
+from models.serving.shield import Shield
 from vitalake.settings import Settings
 
 
@@ -29,8 +30,10 @@ def make_app(
         verifier: who tells tokens' principals; None: the issuer that the settings name.
 
     Raises:
+        PrivacyError: other machines could reach the address.
         VitaLakeError: a store cannot be opened, or the rules do not hold.
     """
+    require_loopback(settings.serving.host, settings.serving.port)
     place = Place(settings, audit=audit, verifier=verifier)
 
     @asynccontextmanager
@@ -53,7 +56,7 @@ def make_app(
         lifespan=life,
     )
     app.state.place, app.state.ledger = place, staff.LedgerReader(settings)
-    app.add_middleware(Shield, loopback=settings.serving.host in LOOPBACK | {"::1"})
+    app.add_middleware(Shield, names=names_of(settings.serving.host))
     problems.install(app)
     for router in (api.router, pages.router, staff.router):
         app.include_router(router)

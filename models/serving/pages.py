@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from governance.access import InvalidToken, Principal
+from models.serving.addresses import needs_secure_cookie
 from models.serving.events import Event, stream
 from models.serving.forms import read_form
 from models.serving.gate import COOKIE, is_pseudonym, refuse_other_sites
@@ -85,7 +86,7 @@ async def sign_in(request: Request) -> Response:
         max_age=place.settings.serving.session_minutes * 60,
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=needs_secure_cookie(request.url.scheme, request.url.hostname or "", place.settings.serving.host),
     )
     return answer
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from models.serving.addresses import require_loopback
 from models.serving.app import make_app
 from vitalake.errors import SettingsError
 from vitalake.settings import Settings
@@ -72,17 +73,18 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
+    """Return a socket that is bound, for this machine only.
 
     Raises:
         SettingsError: the address cannot be had.
+        PrivacyError: other machines could reach it.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family, address = require_loopback(host, port)
     # With the protocol's number: asyncio turns Nagle's delay off only where it sees that a socket is TCP (40 ms).
     found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((host, port))
+        found.bind(address)
     except OSError as error:
         found.close()
         raise SettingsError(

@@ -30,21 +30,19 @@ HEADERS = {
 MOST_BYTES = 16_384
 """Of a request's body: the longest is a token of forty characters and a field's name."""
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-
 
 class Shield:
     """Wraps the whole application."""
 
-    def __init__(self, app: ASGIApp, *, loopback: bool) -> None:
+    def __init__(self, app: ASGIApp, *, names: frozenset[str]) -> None:
         """Prepare.
 
         Args:
             app: what is wrapped.
-            loopback: whether only this machine is served. Then a page of another site that has its name point here
-                (DNS rebinding) is sent away: signing in needs no password.
+            names: what this server may be called. A page of another site that has its name point here (DNS rebinding)
+                is sent away: signing in needs no password.
         """
-        self._app, self._loopback = app, loopback
+        self._app, self._names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
@@ -81,7 +79,7 @@ class Shield:
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        if self._loopback and name not in LOOPBACK:
+        if name not in self._names:
             return Problem(421, "This server answers to its own address only.")
         length = headers.get("content-length", "0")
         return _too_large() if not length.isdecimal() or int(length) > MOST_BYTES else None

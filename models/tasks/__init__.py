@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from models.features import FeatureSet, features, parse_features
 from models.features.kernel import Floats
 from models.news2 import CODES
 from vitalake.care.records import History, Stay, code_number
 from vitalake.errors import SettingsError
-from vitalake.strict_yaml import read_yaml
+from vitalake.strict_yaml import explain, read_yaml
 
 
 class Cohort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,7 +145,11 @@ def parse_task(text: str, *, where: str) -> Task:
     Raises:
         SettingsError: it does not have the form of a task.
     """
-    document = read_yaml(text)
+    try:
+        document = read_yaml(text)
+    except yaml.YAMLError as error:
+        why, line = explain(error)
+        raise SettingsError(f"Task {why}", where=f"{where}:{line}", remedy="Correct that line.") from None
     try:
         parsed = msgspec.convert(document, _Document)
     except msgspec.ValidationError as error:

@@ -19,7 +19,7 @@ from pipelines.decoding.profile_paths import Path, parse_path
 from pipelines.decoding.zones import Repeated, Zone
 from vitalake.errors import SettingsError
 from vitalake.settings import Settings
-from vitalake.strict_yaml import read_yaml
+from vitalake.strict_yaml import explain, read_yaml
 from vitalake.vocabulary import load_vocabulary
 
 _SHIPPED = FilePath(str(resources.files(__package__))) / "profiles"
@@ -263,10 +263,8 @@ def parse_profile(kind: type[_Profile], text: str, *, where: str) -> _Profile:
     try:
         document: Any = read_yaml(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise SettingsError(
-            "Profile is not YAML, or names a key twice", where=f"{where}:{mark.line + 1 if mark else 1}", remedy="Mend."
-        ) from None
+        why, line = explain(error)
+        raise SettingsError(f"Profile {why}", where=f"{where}:{line}", remedy="Correct that line.") from None
     if not isinstance(document, dict) or document.keys() & {"name", "digest"}:
         raise SettingsError("Profile is not a mapping of its keys", where=where, remedy="See docs/how-to/formats.md.")
     try:

@@ -12,7 +12,7 @@ import yaml
 
 from vitalake.errors import SettingsError
 from vitalake.lake.dataset import published_datasets
-from vitalake.strict_yaml import read_yaml
+from vitalake.strict_yaml import explain, read_yaml
 
 _SHIPPED = Path(str(resources.files(__package__))) / "jobs"
 SOURCES = tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
@@ -75,8 +75,9 @@ def load_job(name: str) -> Job:
     try:
         document = msgspec.convert(read_yaml(path.read_text()), _Document)
         queries = {dataset: (path.parent / query).read_text() for dataset, query in document.datasets.items()}
-    except yaml.YAMLError:
-        raise SettingsError("Job file is not YAML", where=path.name, remedy="Mend it.") from None
+    except yaml.YAMLError as error:
+        why, line = explain(error)
+        raise SettingsError(f"Job file {why}", where=f"{path.name}:{line}", remedy="Correct that line.") from None
     except msgspec.ValidationError as error:
         raise SettingsError(
             f"Job does not hold ({error})", where=path.name, remedy="See the how-to on history."

@@ -52,10 +52,10 @@ def way(tmp_path_factory: pytest.TempPathFactory, embedded_broker: str) -> Way:
     """Load, replay, train; by the commands that people type."""
     home = tmp_path_factory.mktemp("way") / "home"
     init_home(home, copy_samples)
+    (home / "vitalake.yaml").write_text("jobs: {vitals: {topics: {way: fhir}}}")
     environment = os.environ | {
         "VITALAKE_KAFKA__BOOTSTRAP_SERVERS": embedded_broker,
         "VITALAKE_OBSERVABILITY__PORT": "0",
-        "VITALAKE_JOBS": '{"vitals": {"topics": {"way": "fhir"}}}',
     }
     for command in (
         ["history", "load", "mimic-demo"],

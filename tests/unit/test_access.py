@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hmac
+import os
 import pickle
+import pwd
 import secrets
 from pathlib import Path
 from typing import Any
@@ -99,13 +101,13 @@ def test_who_treats_patients_does_not_read_the_audit_and_who_reads_it_sees_no_na
     assert not {"identity:read", "risk:read"} & (PERMISSIONS["officer"] | PERMISSIONS["engineer"])
 
 
-def test_local_principal_is_the_account_and_an_engineer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOGNAME", "nurse7")
-    assert local_principal() == Principal("local:nurse7", "engineer", "nurse7 (this machine)")
+def test_the_user_id_says_who_somebody_is_whatever_the_environment_calls_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
-    assert local_principal("officer").subject == "local:unknown"
+        monkeypatch.setenv(name, "nurse7")
+    account = pwd.getpwuid(os.getuid()).pw_name
+    assert local_principal() == Principal(f"local:{account}", "engineer", f"{account} (this machine)")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # as in a container
+    assert local_principal("officer").subject == f"local:uid-{os.getuid()}"
 
 
 # -- tokens

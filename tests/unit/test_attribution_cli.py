@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,15 @@ def test_from_held_to_somebodys(ward: Ward, capsys: pytest.CaptureFixture[str]) 
     assert not [marker for marker in MARKERS if marker in str((listed, shown))]
 
 
-def test_who_may_not_see_ids_sees_none(ward: Ward, capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_may_not_see_ids_sees_none(
+    ward: Ward, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     associate(ward, capsys)
     for command in (["list"], ["show", MARKERS[0]]):
         said = run(ward, capsys, *command, "--identified", expect=12)
         assert not [marker for marker in MARKERS if marker in said]
-    document = {"privacy_officers": [getpass.getuser()]}
+    document = {"privacy_officers": [pwd.getpwuid(1).pw_name]}
+    monkeypatch.setattr(os, "getuid", lambda: 1)  # an account that does not own the configuration
     (ward.home / "vitalake.yaml").write_text(yaml.safe_dump(document))
     assert [row["device"] for row in run(ward, capsys, "list", "--identified")["devices"]] == [MARKERS[0]]
     versions = run(ward, capsys, "show", MARKERS[0], "--identified")["versions"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -138,10 +139,18 @@ def test_without_a_purpose_that_can_be_recorded_nothing_is_answered(
 
 
 def test_accounts_are_privacy_officers_only_where_the_configuration_says_so() -> None:
-    account = getpass.getuser()
-    assert local_privacy_officer([]).role == "officer"
-    assert local_privacy_officer([account + "x"]).role == "officer"
-    assert local_privacy_officer([account]).role == "privacy-officer"
+    account = pwd.getpwuid(os.getuid()).pw_name
+    assert local_privacy_officer(Settings(doubt="")).role == "officer"
+    assert local_privacy_officer(Settings(privacy_officers=[account + "x"], doubt="")).role == "officer"
+    assert local_privacy_officer(Settings(privacy_officers=[account], doubt="")).role == "privacy-officer"
+
+
+def test_who_could_have_named_themselves_is_refused_and_told_why(door: RestrictedDoor, audit: Recorder) -> None:
+    account = pwd.getpwuid(os.getuid()).pw_name
+    somebody = local_privacy_officer(Settings(privacy_officers=[account], doubt="root can write it"))
+    with pytest.raises(MissingPermission, match=r"written that yourself: root can write it"):
+        ask(door, SELECT, principal=somebody)
+    assert audit.events[0].detail == {"permission": "identified:query"}
 
 
 # -- answers
@@ -352,14 +361,15 @@ def test_an_answer_has_a_limit_of_its_own(door: RestrictedDoor, monkeypatch: pyt
 
 
 def test_the_command_is_closed_until_the_configuration_opens_it(
-    door: RestrictedDoor, home: Path, capsys: pytest.CaptureFixture[str]
+    door: RestrictedDoor, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["sql", SELECT, "--identified", "--purpose", PURPOSE, "--home", str(home)]
     assert main(arguments) == 12
     captured = capsys.readouterr()
     assert not [secret for secret in SECRETS if secret in captured.out + captured.err]
     with (home / "vitalake.yaml").open("a") as file:
-        file.write(f"\nprivacy_officers: [{getpass.getuser()}]\n")
+        file.write(f"\nprivacy_officers: [{pwd.getpwuid(1).pw_name}]\n")
+    monkeypatch.setattr(os, "getuid", lambda: 1)  # who asks; a real second account: tests/journeys/test_accounts.py
     assert main(arguments) == 0
     assert "ZZMRN-1" in capsys.readouterr().out
     assert main([*arguments, "--patient", "ZZMRN-2", "--json"]) == 0

@@ -240,7 +240,7 @@ def _allowed(settings: Settings, detail: dict[str, str], patients: Any) -> None:
     from governance.audit import AuditEvent, open_audit
     from vitalake.keys import load_keys
 
-    who = local_privacy_officer(settings.privacy_officers)
+    who = local_privacy_officer(settings)
     audit = open_audit(settings, load_keys(settings.path(settings.keys)), writer=WRITER)
     try:
         require(who, "identified:query")

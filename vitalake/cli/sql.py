@@ -66,7 +66,7 @@ def _identify(settings: Settings, query: str, purpose: str, patient: str | None,
     from governance.access import local_privacy_officer
     from governance.door.restricted import RestrictedDoor
 
-    principal = local_privacy_officer(settings.privacy_officers)
+    principal = local_privacy_officer(settings)
     door = RestrictedDoor(settings)
     return door.identify(query, principal=principal, purpose=purpose, patient=patient, rows=rows, seconds=seconds)
 
