@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 import time
@@ -21,7 +20,8 @@ from pipelines.dead_letters import DeadLetters
 from pipelines.poll import Outcome
 from vitalake import clock
 from vitalake.crashpoints import passing
-from vitalake.errors import ServiceUnavailable, VitaLakeError
+from vitalake.causes import unavailable
+from vitalake.errors import ServiceUnavailable
 from vitalake.lake.dictionaries import unified
 from vitalake.lake.lake import Lake, published_name
 from vitalake.lake.latency import bucket_counts
@@ -35,6 +35,10 @@ DEAD_LETTERS = "quarantine/dead_letter"
 
 SPAN_BYTES = 64 << 20
 """A span is cut when it holds this much: huge messages must not fill the memory."""
+
+FIRST_SHARE = 1 / 16
+"""Of a span's age and length, for the first one of a stream; each next one may be twice as much. A worker that is
+killed every few seconds then still decides something each time."""
 
 PAUSE_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between tries while storage refuses."""
@@ -81,8 +85,9 @@ class SpanWriter:
         watermarks: dict[PartId, int],
         stop: threading.Event,
         on_committed: Callable[[Span], None],
-        on_paused: Callable[[str], None],
+        on_paused: Callable[[str], object],
         kind: Literal["stream", "replay", "attribution"] = "stream",
+        begin_small: bool = False,
     ) -> None:
         """Prepare.
 
@@ -104,6 +109,7 @@ class SpanWriter:
             on_committed: told each span that is added everywhere.
             on_paused: told why the writer waits.
             kind: of the spans.
+            begin_small: whether the first spans are cut earlier, see FIRST_SHARE.
         """
         self._lake, self._job, self._share, self._epoch = lake, job, share, epoch
         self._fence, self._kind = fence, kind
@@ -113,6 +119,7 @@ class SpanWriter:
         self.positions = positions
         self._watermarks = watermarks
         self._stop, self._on_committed, self._on_paused = stop, on_committed, on_paused
+        self._share_of_span = FIRST_SHARE if begin_small else 1.0
         self._open: OpenSpan | None = None
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="committer")
         self._pending: Future[None] | None = None
@@ -203,10 +210,10 @@ class SpanWriter:
 
     def cut_if_due(self) -> None:
         """Cut the span if it is old, long or heavy enough."""
-        span = self._open
+        span, share = self._open, self._share_of_span
         if span and (
-            time.monotonic() - span.opened >= self._span_seconds
-            or span.messages >= self._span_rows
+            time.monotonic() - span.opened >= share * self._span_seconds
+            or span.messages >= share * self._span_rows
             or span.nbytes >= SPAN_BYTES
         ):
             self.cut()
@@ -220,6 +227,7 @@ class SpanWriter:
         opened, self._open = self._open, None
         if opened is None:
             return
+        self._share_of_span = min(1.0, 2 * self._share_of_span)
         self.flush()
         for part in opened.parts.values():
             self.positions[part.id] = part.end
@@ -255,12 +263,12 @@ class SpanWriter:
 
     def _persist(self, step: Callable[[], None]) -> None:
         """Do a step that is safe to repeat until storage lets it through."""
-        attempt = 0
+        attempt, said = 0, ""
         while True:
             try:
                 return step()
             except (OSError, ServiceUnavailable) as error:
-                self._pause(error, attempt)
+                said = self._pause(error, attempt, said)
                 attempt += 1
 
     def _span(self, opened: OpenSpan) -> Span:
@@ -305,14 +313,16 @@ class SpanWriter:
         self._lake.decide(span)
         passing("decided")
 
-    def _pause(self, error: Exception, attempt: int) -> None:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "Disk is full" if full else "Lake storage refuses"
-        self._on_paused(f"{what} ({type(error).__name__}); waiting, goes on by itself")
-        _log.warning("paused", extra={"what": what, "share": f"{self._job}/{self._share}"})
+    def _pause(self, error: OSError | ServiceUnavailable, attempt: int, said: str) -> str:
+        """Wait before the next try; return the reason, which is logged when it is another than what was said last."""
+        if isinstance(error, OSError):
+            error = unavailable(
+                error, "Lake storage refuses", where="lake", remedy="Check its disk; nothing is lost, start again then."
+            )
+        self._on_paused(f"{error.what}; waiting, goes on by itself")
+        if error.what != said:
+            extra = {"what": error.what, "where": error.where, "remedy": error.remedy}
+            _log.warning("paused", extra={**extra, "share": f"{self._job}/{self._share}"})
         if self._stop.wait(PAUSE_SECONDS[min(attempt, len(PAUSE_SECONDS) - 1)]):
-            if isinstance(error, VitaLakeError):
-                raise error
-            raise ServiceUnavailable(
-                what, where="lake", remedy="Free space, then start again; nothing is lost."
-            ) from None
+            raise error from None
+        return error.what

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vitalake.causes import unavailable
 from vitalake.errors import ServiceUnavailable
 
 BUSY_SECONDS = 30.0
@@ -117,11 +118,7 @@ class Database:
         self.connection.close()
 
     def _refused(self, error: Exception) -> ServiceUnavailable:
-        return ServiceUnavailable(
-            f"{self._name} refuses ({type(error).__name__})",
-            where=self._where,
-            remedy="Check its disk and permissions.",
-        )
+        return unavailable(error, f"{self._name} refuses", where=self._where, remedy="Check its disk and permissions.")
 
 
 def empty_log(connection: sqlite3.Connection) -> None:

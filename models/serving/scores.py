@@ -15,6 +15,7 @@ import numpy as np
 from models.artefact.estimator import Floats
 from models.scoring import ScoreRecord
 from vitalake import clock
+from vitalake.causes import unavailable
 from vitalake.errors import ServiceUnavailable
 from vitalake.sealing import Sealer
 from vitalake.sqlite import empty_log
@@ -56,9 +57,7 @@ def tidy(path: Path) -> int:
 
 
 def _refused(path: Path, error: Exception) -> ServiceUnavailable:
-    return ServiceUnavailable(
-        f"Book of scores refuses ({type(error).__name__})", where=path.name, remedy="Check its disk and permissions."
-    )
+    return unavailable(error, "Book of scores refuses", where=path.name, remedy="Check its disk and permissions.")
 
 
 class _Whose(msgspec.Struct):

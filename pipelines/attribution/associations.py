@@ -17,7 +17,7 @@ from deltalake.exceptions import DeltaError
 from pipelines.attribution.histories import Histories
 from pipelines.attribution.timeline import OPEN_END, Fact, Owner, Step
 from pipelines.decoding.records import MERGED
-from vitalake.errors import ServiceUnavailable
+from vitalake.causes import unavailable
 from vitalake.lake.dataset import DEVICE_KEY, SUBJECT
 from vitalake.lake.lake import Lake, restricted_name
 from vitalake.lake.schema import conform
@@ -70,6 +70,7 @@ class AssociationMap:
         self._merged: dict[bytes, set[bytes]] = defaultdict(set)
         self._histories = Histories()
         self._looked = -LOOK_SECONDS
+        self._out_of_reach = False
         self.version = 0
         self.frozen = False
 
@@ -93,12 +94,17 @@ class AssociationMap:
             self._look()
         except (OSError, DeltaError) as error:
             if now or not self.version:
-                raise ServiceUnavailable(
-                    f"Associations cannot be read ({type(error).__name__})",
+                raise unavailable(
+                    error,
+                    "Associations cannot be read",
                     where=TABLE,
                     remedy="Check the lake's storage; it is tried again.",
                 ) from None
-            _log.warning("associations out of reach", extra={"table": TABLE, "version": self.version})
+            if not self._out_of_reach:  # once: it is tried again every few seconds
+                _log.warning("associations out of reach", extra={"table": TABLE, "version": self.version})
+            self._out_of_reach = True
+        else:
+            self._out_of_reach = False
         self._looked = time.monotonic()
         return self.version
 

@@ -111,6 +111,7 @@ def keep_attributing(settings: Settings, stop: threading.Event, *, every_seconds
     from pipelines.replay.writing import Overtaken
 
     attribution = Attribution(settings)
+    said = ""
     try:
         while True:
             last, wait = stop.is_set(), every_seconds
@@ -122,8 +123,11 @@ def keep_attributing(settings: Settings, stop: threading.Event, *, every_seconds
                 if last or not (error.transient or isinstance(error, Overtaken)):
                     raise
                 wait = AGAIN_SECONDS
-                _log.warning("attributor waits", extra={"what": error.what, "where": error.where})
+                if error.what != said:  # once, and when it changes: not every ten seconds
+                    _log.warning("attributor waits", extra={"what": error.what, "where": error.where})
+                said = error.what
             else:
+                said = ""
                 if report.spans:
                     _log.info("attributed", extra={"count": report.rows + report.moved})
             if last:

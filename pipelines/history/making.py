@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vitalake.errors import ServiceUnavailable
+from vitalake.causes import unavailable
 
 
 def make_once(home: Path, name: str, *, format: int, fill: Callable[[Any], None]) -> Path:  # noqa: A002 - its name
@@ -44,8 +44,8 @@ def make_once(home: Path, name: str, *, format: int, fill: Callable[[Any], None]
                 (folder / path.name).chmod(0o600)
                 (folder / path.name).replace(path)
             except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
-                raise ServiceUnavailable(
-                    f"Warehouse cannot be made ({type(error).__name__})", where=path.name, remedy="Make room there."
+                raise unavailable(
+                    error, "Warehouse cannot be made", where=path.name, remedy="Make room there."
                 ) from None
             finally:
                 shutil.rmtree(folder)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from pipelines.decoding.formats import make_decoder
@@ -65,6 +66,7 @@ class Lane:
         self.consumer: ShareConsumer | None = None
         self.writer: SpanWriter | None = None
         self._listed = 0.0
+        self._came: float | None = None  # when something came last: counted over bundles, which may be shorter
 
     def _know(self) -> None:
         """Read rules, keys, vocabulary and profiles; the fence first, so that nothing is older than it says."""
@@ -128,7 +130,8 @@ class Lane:
             watermarks=_watermarks(recent),
             stop=self.stop,
             on_committed=self._committed,
-            on_paused=lambda reason: self.status.pause("storage", reason),
+            on_paused=partial(self.status.pause, "storage"),
+            begin_small=True,
         )
         consumer.start(positions)
         self._listed = time.monotonic()
@@ -175,7 +178,8 @@ class Lane:
         """Yield polls for at most so long; None marks time passing, so that the writer can cut."""
         assert self.consumer is not None
         end = time.monotonic() + seconds
-        last = time.monotonic()
+        if self._came is None:
+            self._came = time.monotonic()
         idle = self.options.until_idle_seconds
         while time.monotonic() < end and not self.stop.is_set():
             came = False
@@ -183,11 +187,11 @@ class Lane:
                 came = True
                 yield poll
             now = time.monotonic()
-            last = now if came else last
+            self._came = now if came else self._came
             self.status.note_consumer(self.consumer.lag(), down=self.consumer.down) if not came else None
             if not came:
                 yield None
-                if idle is not None and now - last >= idle and not self.consumer.down:
+                if idle is not None and now - self._came >= idle and not self.consumer.down:
                     self.status.idle = True
                     return
 
@@ -210,8 +214,9 @@ class Lane:
             try:
                 masked = self.steps.mask(outcome)
             except (KeyRevoked, ServiceUnavailable) as error:
-                self.status.pause("keys", f"{error.what}; waiting, goes on by itself")
-                _log.warning("paused", extra={"what": error.what, "share": self.name})
+                if self.status.pause("keys", f"{error.what}; waiting, goes on by itself"):
+                    extra = {"what": error.what, "where": error.where, "remedy": error.remedy}
+                    _log.warning("paused", extra={**extra, "share": self.name})
                 if self.stop.wait(KEY_SECONDS):
                     raise
             else:

@@ -60,10 +60,11 @@ class Status:
         else:
             self.resume("broker")
 
-    def pause(self, cause: Cause, reason: str) -> None:
-        """Say that the lane waits, and for what."""
+    def pause(self, cause: Cause, reason: str) -> bool:
+        """Say that the lane waits, and for what; return whether that is news."""
         with self._lock:
-            self._waiting[cause] = reason
+            before, self._waiting[cause] = self._waiting.get(cause), reason
+        return before != reason
 
     def resume(self, cause: Cause) -> None:
         """Say that this is over; another cause may remain."""

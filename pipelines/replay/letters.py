@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vitalake.errors import LakeError, ServiceUnavailable
+from vitalake.causes import unavailable
+from vitalake.errors import LakeError
 from vitalake.lake.lake import Lake
 from vitalake.lake.schema import conform
 from vitalake.lake.table import StagedFile, Table
@@ -286,9 +287,7 @@ def _open(table: Table, file: StagedFile) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise LettersMoved("Table was rewritten meanwhile", where=table.name, remedy="Try again.") from None
     except OSError as error:
-        raise ServiceUnavailable(
-            f"Lake cannot be read ({type(error).__name__})", where=table.name, remedy="Check the lake's storage."
-        ) from None
+        raise unavailable(error, "Lake cannot be read", where=table.name, remedy="Check the lake's storage.") from None
 
 
 def _mask(rows: pa.Table, choice: Choice, done: Places) -> npt.NDArray[np.bool_]:

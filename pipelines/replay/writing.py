@@ -14,8 +14,9 @@ import pyarrow as pa
 from pipelines.poll import Outcome
 from pipelines.replay.letters import RESOLUTION
 from vitalake import clock
+from vitalake.causes import unavailable
 from vitalake.crashpoints import passing
-from vitalake.errors import LakeError, ServiceUnavailable
+from vitalake.errors import LakeError
 from vitalake.lake.lake import Lake, published_name
 from vitalake.lake.spans import Counts, Part, PartId, Span, SpanConflict, Superseded
 
@@ -102,8 +103,9 @@ class AgainWriter:
                 remedy="What this one has decided stays; the other one goes on with what is left.",
             ) from None
         except OSError as error:
-            raise ServiceUnavailable(
-                f"Lake storage refuses ({type(error).__name__})",
+            raise unavailable(
+                error,
+                "Lake storage refuses",
                 where="lake",
                 remedy="Make room or mend the connection, then start again: nothing is lost, nothing comes twice.",
             ) from None

@@ -179,6 +179,7 @@ def _lake(settings: Settings) -> str:
     """Read only: looking must not make a lake."""
     import os
 
+    from vitalake.causes import cause_of
     from vitalake.errors import LakeError
     from vitalake.lake.storage import open_storage
 
@@ -192,7 +193,7 @@ def _lake(settings: Settings) -> str:
         there = storage.holds_table("spans")
     except OSError as error:
         raise LakeError(
-            f"Lake cannot be reached ({type(error).__name__})",
+            f"Lake cannot be reached ({cause_of(error)})",
             where=settings.lake_uri,
             remedy="Check address and keys.",
         ) from None

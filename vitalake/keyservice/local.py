@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vitalake import clock
+from vitalake.causes import unavailable
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.folders import folder_lock, sync_folder
 from vitalake.keyservice.service import KeyRevoked, KeyVersion, Wrapped
@@ -146,8 +147,8 @@ class LocalKeyService:
                 remedy="Bring the file back; a home that never had one gets it by 'vitalake init'.",
             ) from None
         except (OSError, ValueError) as error:
-            raise ServiceUnavailable(
-                f"Key service's file cannot be read ({type(error).__name__})", where=where, remedy="Check its disk."
+            raise unavailable(
+                error, "Key service's file cannot be read", where=where, remedy="Check its disk."
             ) from None
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise PrivacyError("Key service's file is open to others", where=where, remedy=f"Run: chmod 600 {where}")

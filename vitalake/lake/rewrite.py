@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.exceptions import CommitFailedError, DeltaError
 
+from vitalake import causes
 from vitalake.crashpoints import passing
 from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.lake.schema import conform
@@ -154,8 +155,9 @@ def rewrite(
 
 def unavailable(table: Table, error: Exception) -> ServiceUnavailable:
     """Return what to say when storage fails a rewrite."""
-    return ServiceUnavailable(
-        f"Table cannot be rewritten ({type(error).__name__})",
+    return causes.unavailable(
+        error,
+        "Table cannot be rewritten",
         where=table.name,
         remedy="Check space and connection of the lake's storage, then start the maintenance again.",
     )

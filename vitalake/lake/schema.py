@@ -18,6 +18,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
+from vitalake.causes import unavailable
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.lake.dataset import Dataset
@@ -226,8 +227,9 @@ def apply(dataset: Dataset, delta: DeltaTable, *, where: str, republished: bool 
         except CommitFailedError:
             continue
         except (OSError, DeltaError) as error:
-            raise ServiceUnavailable(
-                f"Table's schema cannot be changed ({type(error).__name__})",
+            raise unavailable(
+                error,
+                "Table's schema cannot be changed",
                 where=where,
                 remedy="Check space and connection of the lake's storage, then try again; nothing was changed.",
             ) from None

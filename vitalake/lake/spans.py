@@ -11,6 +11,7 @@ import msgspec
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError
 
+from vitalake.causes import unavailable
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, LakeError, ServiceUnavailable
 from vitalake.lake.dataset import load_dataset
@@ -391,9 +392,7 @@ def _day(us: int) -> str:
 
 
 def _unreachable(error: Exception) -> ServiceUnavailable:
-    return ServiceUnavailable(
-        f"Lake cannot be read ({type(error).__name__})", where="spans", remedy="Check the lake's storage."
-    )
+    return unavailable(error, "Lake cannot be read", where="spans", remedy="Check the lake's storage.")
 
 
 def add_span(span: Span, table: Table) -> bool:

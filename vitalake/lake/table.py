@@ -15,6 +15,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from vitalake import clock
+from vitalake.causes import cause_of, unavailable
 from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.lake.dataset import IDENTIFYING, SUBJECT, Column, Dataset
 from vitalake.lake.dictionaries import without_unused
@@ -104,7 +105,7 @@ class Table:
             return open_delta(self.storage)
         except (OSError, DeltaError) as error:
             raise LakeError(
-                f"Table cannot be made ({type(error).__name__})",
+                f"Table cannot be made ({cause_of(error)})",
                 where=self.name,
                 remedy="Check that lake.uri is writable; nothing was written.",
             ) from None
@@ -302,8 +303,9 @@ class Table:
             except CommitFailedError:
                 continue  # look again: lost race, lost reply or stale object
             except (OSError, DeltaError) as error:
-                raise ServiceUnavailable(
-                    f"Table cannot be committed ({type(error).__name__})",
+                raise unavailable(
+                    error,
+                    "Table cannot be committed",
                     where=self.name,
                     remedy="Check space and connection of the lake's storage; it is tried again.",
                 ) from None
