@@ -19,8 +19,8 @@ import pyarrow as pa
 from pipelines.dead_letters import DeadLetters
 from pipelines.poll import Outcome
 from vitalake import clock
-from vitalake.crashpoints import passing
 from vitalake.causes import unavailable
+from vitalake.crashpoints import passing
 from vitalake.errors import ServiceUnavailable
 from vitalake.lake.dictionaries import unified
 from vitalake.lake.lake import Lake, published_name

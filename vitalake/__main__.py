@@ -1,5 +1,5 @@
 """``python -m vitalake``."""
 
-from vitalake.cli.app import run
+from vitalake.command import run
 
 run()

@@ -18,6 +18,7 @@ from typing import IO
 from vitalake import logs
 from vitalake.errors import VitaLakeError
 from vitalake.lake.storage import open_storage
+from vitalake.processes import end_with_parent, start
 from vitalake.settings import Settings, load_settings
 
 _log = logging.getLogger(__name__)
@@ -61,11 +62,7 @@ class Beside:
         if now >= self._due:
             self._due = now + LOOK_SECONDS
             if self._is_needed():
-                # A session of its own: Ctrl-C goes to the supervisor, which ends it.
-                self._process = subprocess.Popen(
-                    self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._stderr,
-                    start_new_session=True,
-                )  # fmt: skip
+                self._process = start(self._command, stdout=subprocess.DEVNULL, stderr=self._stderr)
 
     def _is_needed(self) -> bool:
         try:
@@ -82,15 +79,7 @@ class Beside:
             if _waited(process) == 0:
                 return
         if self._wanted and self._is_needed():
-            _waited(
-                subprocess.Popen(
-                    [*self._command, "--once"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=self._stderr,
-                    start_new_session=True,
-                )
-            )
+            _waited(start([*self._command, "--once"], stdout=subprocess.DEVNULL, stderr=self._stderr))
 
 
 def _waited(process: subprocess.Popen[bytes]) -> int:
@@ -139,6 +128,7 @@ def keep_attributing(settings: Settings, stop: threading.Event, *, every_seconds
 
 def main() -> int:
     """Attribute for the home of the arguments until told to end; return the exit code."""
+    end_with_parent()
     parser = argparse.ArgumentParser(prog="vitalake attributor")
     parser.add_argument("config")
     parser.add_argument("--once", action="store_true")

@@ -43,12 +43,20 @@ failures: list[BaseException] = []
 
 
 def lane_of(spec: LaneSpec) -> Lane:
-    """Return the lane of a share, made at first use."""
+    """Return the lane of a share, made at first use.
+
+    Raises:
+        VitaLakeError: configuration, rules, keys or profiles do not allow it.
+    """
     with _guard:
         lane = _lanes.get(spec.name)
         if lane is None:
-            settings = load_settings(Path(spec.config))
-            lane = _lanes[spec.name] = Lane(settings, spec.job, spec.share, spec.options, STOP)
+            try:
+                settings = load_settings(Path(spec.config))
+                lane = _lanes[spec.name] = Lane(settings, spec.job, spec.share, spec.options, STOP)
+            except BaseException as error:
+                failures.append(error)
+                raise
         return lane
 
 

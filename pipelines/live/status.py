@@ -17,7 +17,13 @@ Cause = Literal["broker", "storage", "keys"]
 
 
 class StatusLine(msgspec.Struct):
-    """A worker's state; counts since the worker started."""
+    """A worker's state; counts since the worker started.
+
+    Attributes:
+        ended_for: why the worker ended, in its last line; a configuration can be corrected while the stream waits.
+        where: of the reason, in the last line.
+        remedy: what to do about it, in the last line.
+    """
 
     share: str
     state: Literal["starting", "running", "paused"] = "starting"
@@ -31,6 +37,9 @@ class StatusLine(msgspec.Struct):
     last_commit_us: int = 0
     rss_bytes: int = 0
     idle: bool = False
+    ended_for: Literal["", "configuration", "service", "other"] = ""
+    where: str = ""
+    remedy: str = ""
 
 
 class Status:

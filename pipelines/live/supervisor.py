@@ -19,6 +19,7 @@ from pipelines.live.status import StatusLine
 from vitalake.lake.latency import merge, quantile
 from vitalake.lake.spans import Counts
 from vitalake.notifications import Tally
+from vitalake.processes import start
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,12 @@ HEALTHY_SECONDS = 60.0
 MOST_CRASHES = 6
 """Crashes in a row (not: transient trouble, not: kills) after which the cause is a bug and not bad luck."""
 
+CONFIGURATION_SECONDS = 5.0
+"""Wait before a worker is started again whose settings, rules or keys are wrong: somebody is correcting them."""
+
+LAST_WORDS_SECONDS = 5.0
+"""Wait for the rest of what a worker said that has ended: its end of the pipe is closed."""
+
 STOP_SECONDS = 30.0
 
 _LINE = msgspec.json.Decoder(StatusLine)
@@ -39,7 +46,13 @@ _LINE = msgspec.json.Decoder(StatusLine)
 
 @dataclass(slots=True)
 class Worker:
-    """One share's process, and what it said last."""
+    """One share's process, and what it said last.
+
+    Attributes:
+        last: what its process said before it ended by itself.
+        opened: whether any process of the share has got so far as to read.
+        waits_for: why the process before ended, until one reads again; empty: nothing is in the way.
+    """
 
     share: Share
     process: subprocess.Popen[bytes] | None = None
@@ -52,6 +65,10 @@ class Worker:
     restarts: int = 0
     failures: int = 0
     next_start: float = 0.0
+    listener: threading.Thread | None = None
+    last: StatusLine | None = None
+    opened: bool = False
+    waits_for: str = ""
     exit_code: int | None = None
 
 
@@ -106,11 +123,10 @@ class Supervisor:
         command += ["--accept-loss"] if options.accept_loss else []
         command += ["--until-idle", str(options.until_idle_seconds)] if options.until_idle_seconds else []
         worker.started = time.monotonic()
-        # A session of its own: Ctrl-C goes to us, and we end the workers in order.
-        worker.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr, start_new_session=True
-        )
-        threading.Thread(target=self._listen, args=(worker, worker.process), daemon=True).start()
+        worker.process = start(command, stdout=subprocess.PIPE, stderr=self._stderr)
+        worker.last = None
+        worker.listener = threading.Thread(target=self._listen, args=(worker, worker.process), daemon=True)
+        worker.listener.start()
 
     @staticmethod
     def _listen(worker: Worker, process: subprocess.Popen[bytes]) -> None:
@@ -120,8 +136,14 @@ class Supervisor:
                 line = _LINE.decode(raw)
             except msgspec.DecodeError:  # somebody's print; or the last, torn line of one that was killed
                 continue
-            if worker.process is process:
-                worker.line = line
+            if worker.process is not process:
+                continue
+            if line.ended_for:
+                worker.last = line
+                continue
+            worker.line = line
+            if line.state != "starting":
+                worker.opened, worker.waits_for = True, ""
 
     def tick(self) -> int | None:
         """Look after the workers once; return the exit code when all have ended, None while they run."""
@@ -140,6 +162,8 @@ class Supervisor:
         return None
 
     def _ended(self, worker: Worker, code: int, now: float) -> None:
+        if worker.listener is not None:
+            worker.listener.join(LAST_WORDS_SECONDS)
         self._keep_counts(worker)
         worker.process = None
         if now - worker.started > HEALTHY_SECONDS:
@@ -147,14 +171,24 @@ class Supervisor:
         if self.stopping or code == 0:
             worker.exit_code = code if code > 0 and code != TRANSIENT else 0
             return
-        passing = code == TRANSIENT or code < 0
+        last = worker.last or StatusLine(str(worker.share))
+        # What was wrong from the start ends the stream: whoever has started it is still there to read why.
+        corrected = last.ended_for == "configuration" and worker.opened
         worker.failures += 1
-        if not passing and (code != 1 or worker.failures >= MOST_CRASHES):
+        if not (code == TRANSIENT or code < 0 or corrected) and (code != 1 or worker.failures >= MOST_CRASHES):
             worker.exit_code = code
+            _log.error("lane ended", extra=_why(worker, last))
             return
         wait = BACKOFF_SECONDS[min(worker.failures, len(BACKOFF_SECONDS)) - 1]
-        worker.next_start = now + wait
-        _log.warning("worker ended, starting again", extra={"share": str(worker.share), "seconds": wait})
+        worker.next_start = now + (CONFIGURATION_SECONDS if corrected else wait)
+        waits_for = ""
+        if last.ended_for:
+            place = f" ({last.where})" if last.where else ""
+            until = "goes on when it is corrected" if corrected else "goes on by itself"
+            waits_for = f"{last.reason}{place}; waiting, {until}"
+        if not waits_for or waits_for != worker.waits_for:
+            _log.warning("worker ended, starting again", extra={**_why(worker, last), "seconds": wait})
+        worker.waits_for = waits_for
 
     def _keep_counts(self, worker: Worker) -> None:
         if worker.line is not None:
@@ -163,7 +197,14 @@ class Supervisor:
             worker.latency_before = merge(worker.latency_before, worker.line.latency)
             worker.spans_before += worker.line.spans
             worker.line = msgspec.structs.replace(
-                worker.line, counts=Counts(), rejected_for={}, latency={}, spans=0, state="starting", rss_bytes=0
+                worker.line,
+                counts=Counts(),
+                rejected_for={},
+                latency={},
+                spans=0,
+                state="starting",
+                reason="",
+                rss_bytes=0,
             )
 
     def stop(self) -> None:
@@ -203,7 +244,9 @@ class Supervisor:
             latency = merge(latency, worker.latency_before)
             spans += worker.spans_before
             line = worker.line
-            states.append("stopped" if worker.exit_code is not None else line.state if line else "starting")
+            now = "paused" if worker.waits_for else line.state if line else "starting"
+            states.append("stopped" if worker.exit_code is not None else now)
+            reasons += [worker.waits_for] if worker.waits_for else [line.reason] if line and line.reason else []
             if line is None:
                 continue
             counts.add(line.counts)
@@ -213,7 +256,6 @@ class Supervisor:
             spans += line.spans
             last = max(last, line.last_commit_us)
             rss += line.rss_bytes
-            reasons += [line.reason] if line.reason else []
         order: tuple[Literal["paused", "starting", "running", "stopped"], ...] = (
             "paused", "starting", "running", "stopped",
         )  # fmt: skip
@@ -230,6 +272,12 @@ class Supervisor:
             last,
             rss,
         )
+
+
+def _why(worker: Worker, last: StatusLine) -> dict[str, str]:
+    """Return the fields of a log line about a worker that has ended."""
+    why = {"what": last.reason, "where": last.where, "remedy": last.remedy} if last.ended_for else {}
+    return {"share": str(worker.share), **why}
 
 
 def worker_pids(supervisor: Supervisor) -> list[int]:

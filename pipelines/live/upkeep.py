@@ -16,6 +16,7 @@ from typing import IO
 
 from vitalake import logs
 from vitalake.errors import VitaLakeError
+from vitalake.processes import end_with_parent, start
 
 _log = logging.getLogger(__name__)
 
@@ -47,11 +48,7 @@ class Upkeep:
             if code:
                 _log.error("upkeep failed, the lane goes on", extra={"count": code, "seconds": self._every})
         if self._every and now >= self._due:
-            # A session of its own: Ctrl-C goes to the supervisor, which ends it.
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._stderr,
-                start_new_session=True,
-            )  # fmt: skip
+            self._process = start(self._command, stdout=subprocess.DEVNULL, stderr=self._stderr)
 
     def stop(self) -> None:
         """End it; a rewrite that is cut off has changed nothing, and its files are the next sweep's."""
@@ -63,6 +60,7 @@ class Upkeep:
 
 def main() -> int:
     """Do it once, for the home and job of the arguments; return the exit code."""
+    end_with_parent()
     parser = argparse.ArgumentParser(prog="vitalake upkeep")
     parser.add_argument("config")
     parser.add_argument("job")

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
 import sys
 import threading
 from types import FrameType
 
+import msgspec
 import psutil
 
 from pipelines.live.lanes import STOP, LaneSpec, failures, lanes
+from pipelines.live.status import StatusLine
 from vitalake import logs
-from vitalake.errors import VitaLakeError
+from vitalake.errors import PrivacyError, SettingsError, VitaLakeError
 
 _log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.5
 
 
-def run_worker(spec: LaneSpec) -> int:
+def run_worker(spec: LaneSpec, *, supervised: bool) -> int:
     """Run the lane of one share until it is told to stop or has nothing left to do; return the exit code.
 
     The garbage collector is tuned here and not in the decoder alone: a poll makes tens of thousands of objects, and
     walking them again and again took half of the time.
+
+    Args:
+        spec: the lane.
+        supervised: whether a supervisor reads what the worker says.
     """
     logs.configure()
     import apache_beam as beam
@@ -49,10 +54,13 @@ def run_worker(spec: LaneSpec) -> int:
     except BaseException as error:
         cause = failures[-1] if failures else error
         if isinstance(cause, VitaLakeError):
-            _log.error(
-                "lane ended",
-                extra={"what": cause.what, "where": cause.where, "remedy": cause.remedy, "share": spec.name},
-            )
+            ended.set()
+            reporter.join()
+            if supervised:  # the supervisor logs it: it knows whether that is news
+                _write(last_line(spec.name, cause))
+            else:
+                extra = {"what": cause.what, "where": cause.where, "remedy": cause.remedy, "share": spec.name}
+                _log.error("lane ended", extra=extra)
             return 75 if cause.transient else cause.exit_code
         _log.error("lane failed", extra={"share": spec.name, "what": _trace(cause)})
         return 1
@@ -60,6 +68,23 @@ def run_worker(spec: LaneSpec) -> int:
         ended.set()
         reporter.join()
     return 0
+
+
+def last_line(share: str, cause: VitaLakeError) -> bytes:
+    """Return what a worker says last: why it ends, and of which kind that is.
+
+    Settings, rules, keys and profiles are read when a worker starts. Somebody may break one of them while the stream
+    runs, and correct it again.
+    """
+    configuration = isinstance(cause, (SettingsError, PrivacyError))
+    line = StatusLine(
+        share,
+        reason=cause.what,
+        where=cause.where,
+        remedy=cause.remedy,
+        ended_for="service" if cause.transient else "configuration" if configuration else "other",
+    )
+    return msgspec.json.encode(line) + b"\n"
 
 
 def _trace(error: BaseException) -> str:
@@ -82,16 +107,17 @@ def _stop_on_signals() -> None:
 
 def _report(ended: threading.Event) -> None:
     process = psutil.Process()
-    parent = os.getppid()
     while True:
         over = ended.wait(REPORT_SECONDS)
         for lane in lanes():
-            try:
-                sys.stdout.buffer.write(lane.status.line(process.memory_info().rss))
-                sys.stdout.buffer.flush()
-            except BrokenPipeError:
-                STOP.set()
-        if os.getppid() != parent:  # nobody watches any more
-            STOP.set()
+            _write(lane.status.line(process.memory_info().rss))
         if over:
             return
+
+
+def _write(line: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # nobody listens any more
+        STOP.set()

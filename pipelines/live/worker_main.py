@@ -10,10 +10,12 @@ from pipelines.live.lane import StreamOptions
 from pipelines.live.lanes import LaneSpec
 from pipelines.live.worker import run_worker
 from vitalake.errors import VitaLakeError
+from vitalake.processes import end_with_parent
 
 
 def main() -> int:
     """Run the worker that the arguments describe; return its exit code."""
+    supervised = end_with_parent()
     parser = argparse.ArgumentParser(prog="vitalake worker")
     parser.add_argument("config")
     parser.add_argument("job")
@@ -26,7 +28,7 @@ def main() -> int:
     start = int(given.start) if given.start.isdigit() else given.start
     options = StreamOptions(start=start, accept_loss=given.accept_loss, until_idle_seconds=given.until_idle)
     try:
-        return run_worker(LaneSpec(given.config, given.job, Share(int(index), int(of)), options))
+        return run_worker(LaneSpec(given.config, given.job, Share(int(index), int(of)), options), supervised=supervised)
     except VitaLakeError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_code

@@ -16,7 +16,7 @@ from pipelines.broker import EmbeddedBroker
 from pipelines.simulator.faults import FAULTS
 
 ROOT = Path(__file__).parents[2]
-VITALAKE = (sys.executable, "-c", "from vitalake.cli.app import run; run()")
+VITALAKE = (sys.executable, "-c", "from vitalake.command import run; run()")
 
 
 def vitalake(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -76,8 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
     Expected errors print what happened, where and what to do, without a traceback. Of an unexpected one the type and
     the frames are shown but not its text, which may hold a value of a patient.
     """
-    command = typer.main.get_command(make_app())
     try:
+        command = typer.main.get_command(make_app())
         code = command.main(args=arguments, prog_name="vitalake", standalone_mode=False)
     except VitaLakeError as error:
         typer.echo(f"Error: {error}", err=True)
@@ -102,12 +102,3 @@ def main(arguments: list[str] | None = None) -> int:
 def _show_unexpected(kind: type[BaseException], trace: TracebackType | None) -> None:
     typer.echo("".join(traceback.format_tb(trace)), err=True, nl=False)
     typer.echo(f"{kind.__qualname__}: its text is not shown, for it may hold a value. This is a bug.", err=True)
-
-
-def run() -> None:
-    """Entry point of the installed command."""
-    sys.exit(main())
-
-
-if __name__ == "__main__":
-    run()

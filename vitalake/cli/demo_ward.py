@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from vitalake.errors import ServiceUnavailable, VitaLakeError
+from vitalake.processes import start
 
 if TYPE_CHECKING:
     import http.client
@@ -74,9 +75,7 @@ class Errands:
             if self._stopped:
                 return
             command = [sys.executable, "-m", "vitalake", *arguments, "--home", str(self._home), "--json"]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True
-            )
+            self._process = start(command, stdout=subprocess.PIPE, stderr=self._log)
             output, _ = self._process.communicate()
             if self._process.returncode != 0:
                 if not self._stopped:
@@ -102,9 +101,7 @@ class Board:
         port = _free_port(settings.serving.host, settings.serving.port)
         command = [sys.executable, "-m", "vitalake", "serve", "--home", str(home), "--port", str(port)]
         self.address = f"http://{settings.serving.host}:{port}"
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log or subprocess.DEVNULL, stderr=log, start_new_session=True
-        )
+        self._process = start(command, stdout=log or subprocess.DEVNULL, stderr=log)
 
     def wait(self, *, seconds: float = 60.0) -> None:
         """Wait until it answers.

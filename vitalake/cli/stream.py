@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -83,6 +84,21 @@ def stream(
     raise typer.Exit(code)
 
 
+def stop_on_signals(stop: threading.Event) -> None:
+    """Take Ctrl-C and SIGTERM as the wish to stop in order; the second one ends what does not stop.
+
+    Called before the imports, which take a second: an exception there ends in a traceback of somebody's module.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, on_signal)
+
+
 def stream_options(start: str, *, accept_loss: bool, until_idle_seconds: float | None) -> StreamOptions:
     """Return the options of a lane; ``start`` as parse_start gives it."""
     from pipelines.live.lane import StreamOptions
@@ -112,6 +128,8 @@ def run_stream(
     Raises:
         VitaLakeError: the configuration, a service or the lake does not allow a start.
     """
+    stop = stop or threading.Event()
+    stop_on_signals(stop)
     from pipelines.attribution.beside import Beside
     from pipelines.live.metrics import Observability
     from pipelines.live.preflight import preflight
@@ -120,7 +138,6 @@ def run_stream(
     from vitalake import logs
     from vitalake.notifications import PauseWatch, ShareWatch, sender
 
-    stop = stop or threading.Event()
     options = stream_options(start, accept_loss=accept_loss, until_idle_seconds=until_idle_seconds)
     log_file = None
     if view:
@@ -141,8 +158,8 @@ def run_stream(
     try:
         preflight(settings, job)
         logs.configure(stream=log_file)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
+        if stop.is_set():
+            return 0
         supervisor.start()
         send, alerts = sender(settings.notify, home=settings.home), settings.alerts
         pauses = PauseWatch(send, job=job)
