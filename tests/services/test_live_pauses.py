@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pipelines.live.lane import StreamOptions
+from pipelines.live.supervisor import Supervisor, View, worker_pids
 from pipelines.steps import make_sealer
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
+from vitalake.errors import PrivacyError
 from vitalake.keys import load_keys
 from vitalake.keyservice import KeyRevoked
 from vitalake.lake.sweep import sweep
@@ -74,6 +79,61 @@ def test_a_full_disk_pauses_the_lane_and_it_goes_on_by_itself(lane: LaneUnderTes
         process.communicate(timeout=60)
     assert process.returncode == 0
     lane.assert_exactly_once(MESSAGES + 100)
+
+
+def test_a_worker_whose_rules_are_broken_pauses_says_so_once_and_goes_on_when_they_are_corrected(
+    lane: LaneUnderTest, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = Supervisor(str(lane.home / "vitalake.yaml"), "vitals", workers=1, options=StreamOptions())
+    rules = next((lane.home / "governance").glob("*.yaml"))
+    good = rules.read_text()
+
+    def is_so(true: Callable[[View], bool]) -> None:
+        until(lambda: supervisor.tick() is None and true(supervisor.view()))
+
+    supervisor.start()
+    try:
+        is_so(lambda view: view.counts.messages == MESSAGES)
+        rules.write_text("rules: [")
+        os.kill(worker_pids(supervisor)[0], signal.SIGKILL)
+        lane.send(message(MESSAGES + i) for i in range(50))
+        is_so(lambda view: view.state == "paused")
+        is_so(lambda view: view.restarts == 2)
+        assert supervisor.view().state == "paused", "also while it is started again"
+        assert rules.name in supervisor.view().reasons[0]
+        rules.write_text(good)
+        is_so(lambda view: view.state == "running" and view.counts.messages == lane.sent)
+    finally:
+        assert supervisor.stop_and_wait() == 0
+    why = [record for record in caplog.records if rules.name in getattr(record, "where", "")]
+    assert len(why) == 1, "once, not at every try"
+    lane.assert_exactly_once(lane.sent)
+
+
+def test_a_worker_whose_rules_were_never_right_ends_the_stream(lane: LaneUnderTest) -> None:
+    next((lane.home / "governance").glob("*.yaml")).write_text("rules: [")
+    supervisor = Supervisor(str(lane.home / "vitalake.yaml"), "vitals", workers=1, options=StreamOptions())
+    supervisor.start()
+    try:
+        until(lambda: supervisor.tick() == PrivacyError.exit_code)
+    finally:
+        supervisor.stop_and_wait()
+
+
+def test_a_lane_that_is_idle_for_longer_than_a_bundle_ends(lane: LaneUnderTest) -> None:
+    lane.configure(bundle_seconds=0.5)
+    lane.run(idle=1.5)
+    lane.assert_exactly_once(MESSAGES)
+
+
+def test_a_worker_that_is_killed_again_and_again_decides_something_each_time(lane: LaneUnderTest) -> None:
+    lane.configure(span_rows=1_000, span_seconds=30.0)
+    done = 0
+    for _ in range(2):
+        lane.run(expect=-signal.SIGKILL, env={"VITALAKE_CRASH_AT": "added"})
+        published = int(str(lane.ledger()["published"]))
+        assert published > done, "a span of thirty seconds is never decided by a worker that lives for two"
+        done = published
 
 
 def _keys(home: Path, *arguments: str) -> None:
