@@ -162,6 +162,13 @@ class KeyServiceSettings(_Frozen):
     )
 
 
+class QuerySettings(_Frozen):
+    """What queries may take together; each has its own limits besides."""
+
+    workers: int = Field(2, ge=1, le=64, description="Queries that run at once; each may take a gigabyte.")
+    wait_seconds: float = Field(60.0, ge=0, description="The others wait so long for one to end, and are refused then.")
+
+
 class ServingSettings(_Frozen):
     """The scoring endpoint and the ward board."""
 
@@ -172,6 +179,8 @@ class ServingSettings(_Frozen):
     issuer: Literal["development"] = Field("development", description="Who signs the tokens; three users to try with.")
     audience: str = Field("vitalake", description="Whom a token must be made out to.")
     session_minutes: int = Field(480, ge=1, le=1440, description="A sign-in holds this long.")
+    requests_per_second: int = Field(300, ge=1, description="Of one user; who asks more often is told to wait.")
+    most_boards: int = Field(1_000, ge=2, description="Open boards and patients' pages; of one user half as many.")
 
 
 class RecordsSettings(_Frozen):
@@ -217,6 +226,7 @@ class Settings(_Frozen):
     )
     models: Path = Field(Path("mlflow"), description="Folder of MLflow's database and artefacts.")
     serving: ServingSettings = ServingSettings()
+    queries: QuerySettings = QuerySettings()
     observability: ObservabilitySettings = ObservabilitySettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     notify: list[str] = Field(default_factory=list, description="apprise addresses, as references.", repr=False)

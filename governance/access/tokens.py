@@ -12,6 +12,9 @@ REQUIRED_CLAIMS = ("exp", "iat", "iss", "aud", "sub")
 LEEWAY_SECONDS = 10
 """How far the issuer's clock and ours may be apart."""
 
+MOST_SECONDS = 86_400
+"""From issue to expiry; a token that is lost is of use to somebody for a day, not until the year 9999."""
+
 MOST_BYTES = 8192
 """Of a token; browsers and proxies take no longer header either."""
 
@@ -61,7 +64,8 @@ class JwtVerifier:
         """Return the principal a token speaks of.
 
         Raises:
-            InvalidToken: not signed by the issuer, not for us, expired, or without a role we know.
+            InvalidToken: not signed by the issuer, not for us, expired, made out for longer than a day, or without a
+                role we know.
         """
         import jwt
 
@@ -78,6 +82,8 @@ class JwtVerifier:
                 leeway=LEEWAY_SECONDS,
                 options={"require": list(REQUIRED_CLAIMS)},
             )
+            if not claims["exp"] - claims["iat"] <= MOST_SECONDS:
+                raise ValueError
             return _principal(claims)
         except (jwt.PyJWTError, KeyError, ValueError, TypeError):
             raise InvalidToken("Token is not accepted", where="access token", remedy="Sign in again.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from governance.door.catalogue import Catalogue
 from governance.door.engine import connect
 from governance.door.errors import QueryRefused, failure
 from governance.door.relations import AVAILABLE, known_name, quoted, text
+from governance.door.slots import slot
 from governance.door.worker import Head, Request
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.keys import KeyRing, load_keys
@@ -22,6 +24,11 @@ from vitalake.settings import Settings
 
 if TYPE_CHECKING:
     from governance.door.sql import Query
+
+log = logging.getLogger(__name__)
+
+QUERIES = "queries"
+"""Folder of the home in which queries that run are counted."""
 
 ROWS = 1_000
 """Rows of an answer, unless more are asked for; it is said when there are more."""
@@ -156,6 +163,7 @@ class Door:
             MissingPermission: the role does not allow it.
             QueryRefused: it is made of something that is not on the list.
             QueryFailed: it has no answer within its limits.
+            ServiceUnavailable: as many queries run as may at once, and none has ended while this one waited.
             VitaLakeError: the audit cannot be written; the answer is withheld.
         """
         from governance.door.sql import check
@@ -184,7 +192,14 @@ class Door:
     ) -> tuple[Head, pa.Table | None]:
         from governance.door.sandbox import Ended, run
 
-        with self.catalogue.relations(query.datasets, subject=subject) as relations:
+        queries = self._settings.queries
+        place = slot(
+            self._settings.path(QUERIES),
+            workers=queries.workers,
+            seconds=queries.wait_seconds,
+            waiting=lambda: log.info("query waits", extra={"count": queries.workers, "where": "queries.workers"}),
+        )
+        with place, self.catalogue.relations(query.datasets, subject=subject) as relations:
             try:
                 return run(Request(query.sql, relations, rows, MEMORY_MB, seconds, SIZE))
             except Ended:

@@ -65,6 +65,7 @@ async def _look(request: Request, patient: str, permission: Permission, action: 
     """Return the chart of who may be looked at, once that is on record; both are made at the same time."""
     place: Place = request.app.state.place
     principal = place.gate.principal(request)
+    place.gate.count(principal)
     known = is_pseudonym(patient)
     patients = (patient,) if known else ()
     await place.gate.permit(principal, permission, patients=patients)

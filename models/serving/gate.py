@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from fastapi import Request
 
 from governance.access import InvalidToken, MissingPermission, Permission, Principal, TokenVerifier, require
 from governance.audit import Action, AuditEvent
+from models.serving.limits import Rate
 from models.serving.problems import Problem
 from models.serving.recorder import Recorder
+from vitalake.settings import ServingSettings
 
 COOKIE = "vitalake_session"
-MOST_SESSIONS = 1000
+MOST_SESSIONS = 10_000
+MOST_OF_A_USER = 1_000
+"""Five hundred boards may be one account's, and be signed in again."""
+
+UNUSED_SECONDS = 60.0
+"""A browser shows its cookie at once."""
+
+SIGN_INS = (1.0, 60)
+"""A second and at once, of one user from one address: each is a record of the audit."""
+
 _PSEUDONYM = re.compile(r"v\d{1,6}\.[a-z2-7]{32}")
+
+
+@dataclass(slots=True)
+class _Session:
+    token: str
+    user: str
+    begun: float
+    used: bool = False
 
 
 def is_pseudonym(text: str) -> bool:
@@ -24,40 +47,75 @@ def is_pseudonym(text: str) -> bool:
 
 
 class Sessions:
-    """Sign-ins of browsers: the cookie is a random number, the token stays here and ends with the sign-out."""
+    """Sign-ins of browsers: the cookie is a random number, the token stays here and ends with the sign-out.
 
-    def __init__(self) -> None:
-        self._tokens: dict[str, str] = {}
+    Nobody's session ends because others sign in. A user has at most so many, and who signs in and never shows the
+    cookie again has none after a minute.
+    """
 
-    def begin(self, token: str) -> str:
-        """Return the cookie of a new session; of too many the oldest ends."""
-        while len(self._tokens) >= MOST_SESSIONS:
-            self._tokens.pop(next(iter(self._tokens)))
+    def __init__(self, *, minutes: int = 480, seconds: Callable[[], float] = time.monotonic) -> None:
+        """Prepare.
+
+        Args:
+            minutes: a session is forgotten so long after its sign-in, as its token has expired.
+            seconds: a clock that only runs forward.
+        """
+        self._minutes, self._seconds = minutes, seconds
+        self._sessions: dict[str, _Session] = {}
+        self._of: Counter[str] = Counter()
+
+    def begin(self, token: str, user: str) -> str:
+        """Return the cookie of a new session.
+
+        Raises:
+            Problem: the user, or everybody together, has as many as there may be.
+        """
+        if self._of[user] >= MOST_OF_A_USER or len(self._sessions) >= MOST_SESSIONS:
+            self._tidy()
+        if self._of[user] >= MOST_OF_A_USER:
+            raise Problem(429, "This user is signed in too often. Sign out elsewhere.", retry_after=int(UNUSED_SECONDS))
+        if len(self._sessions) >= MOST_SESSIONS:
+            raise Problem(503, "Too many people are signed in.", retry_after=int(UNUSED_SECONDS))
         session = secrets.token_urlsafe(32)
-        self._tokens[session] = token
+        self._sessions[session] = _Session(token, user, self._seconds())
+        self._of[user] += 1
         return session
 
     def token(self, session: str) -> str | None:
         """Return the token of a session; None: it is over."""
-        return self._tokens.get(session)
+        found = self._sessions.get(session)
+        if found is None:
+            return None
+        found.used = True
+        return found.token
 
     def end(self, session: str) -> None:
         """End a session."""
-        self._tokens.pop(session, None)
+        if found := self._sessions.pop(session, None):
+            self._of[found.user] -= 1
+
+    def _tidy(self) -> None:
+        now = self._seconds()
+        for session, found in list(self._sessions.items()):
+            if now - found.begun > (self._minutes * 60 if found.used else UNUSED_SECONDS):
+                self.end(session)
 
 
 class Gate:
     """Lets requests in."""
 
-    def __init__(self, verifier: TokenVerifier, recorder: Recorder) -> None:
+    def __init__(self, verifier: TokenVerifier, recorder: Recorder, serving: ServingSettings) -> None:
         """Take what it needs.
 
         Args:
             verifier: tells who a token speaks of.
             recorder: records every access.
+            serving: how long sessions are, and how often somebody may ask.
         """
         self._verifier, self._recorder = verifier, recorder
-        self.sessions = Sessions()
+        self.sessions = Sessions(minutes=serving.session_minutes)
+        self.sign_ins = Rate(SIGN_INS[0], burst=SIGN_INS[1])
+        self._requests = Rate(serving.requests_per_second, burst=2 * serving.requests_per_second)
 
     def principal(self, request: Request, *, pages: bool = False) -> Principal:
         """Return who asks: by bearer token, on pages also by the session's cookie.
@@ -74,6 +132,14 @@ class Gate:
         if held is None:
             raise InvalidToken("Access token is missing", where="request", remedy="Sign in.")
         return self._verifier.verify(held)
+
+    def count(self, principal: Principal) -> None:
+        """Count a request.
+
+        Raises:
+            Problem: there are too many of this user.
+        """
+        self._requests.take(principal.subject, "This user asks more often than serving.requests_per_second allows.")
 
     async def allow(
         self,

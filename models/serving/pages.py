@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from governance.access import InvalidToken, Principal
+from governance.audit import AuditBroken
 from models.serving.addresses import needs_secure_cookie
 from models.serving.events import Event, stream
 from models.serving.forms import read_form
@@ -20,8 +22,10 @@ from models.serving.problems import Problem, not_found
 from models.serving.rendering import SIGN_IN, home_of, is_page, render
 from models.serving.ward import Chart
 from models.serving.watch import BEAT_SECONDS, Change, Subscription
-from vitalake.errors import PrivacyError
+from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.vault import Identity
 
+log = logging.getLogger(__name__)
 router = APIRouter(include_in_schema=False)
 
 OVER = Event("over", {})
@@ -47,6 +51,7 @@ def who(request: Request) -> Principal:
             raise SignInFirst from None
         raise
     request.state.principal = principal
+    place.gate.count(principal)
     return principal
 
 
@@ -70,6 +75,9 @@ async def sign_in(request: Request) -> Response:
     refuse_other_sites(request)
     place: Place = request.app.state.place
     user = (await read_form(request)).get("user", "")
+    address = request.client.host if request.client else ""
+    if user in place.issuer.users:
+        place.gate.sign_ins.take(f"{user}\n{address}", "This user signs in too often from this address.")
     try:
         token = place.issuer.sign_in(user)
     except PrivacyError:
@@ -77,12 +85,13 @@ async def sign_in(request: Request) -> Response:
     if not token or home_of(place.issuer.users[user]) == SIGN_IN:  # type: ignore[index]
         raise Problem(422, "Does not fit: user.", errors=[{"field": "user", "problem": "no such user"}])
     principal = place.issuer.users[user]  # type: ignore[index]
-    await place.gate.record(principal, "sign-in")
     place.gate.sessions.end(request.cookies.get(COOKIE, ""))
+    session = place.gate.sessions.begin(token, principal.subject)
+    await place.gate.record(principal, "sign-in")
     answer = RedirectResponse(home_of(principal), 303)
     answer.set_cookie(
         COOKIE,
-        place.gate.sessions.begin(token),
+        session,
         max_age=place.settings.serving.session_minutes * 60,
         httponly=True,
         samesite="strict",
@@ -121,15 +130,21 @@ async def board_events(request: Request, after: str = "") -> Response:
     place: Place = request.app.state.place
     principal = who(request)
     await place.gate.allow(principal, "risk:read", "board.read", stage="events")
-    events = _board_events(request, principal, request.headers.get("last-event-id") or after)
+    subscription = _subscribe(place, principal)
+    events = _board_events(request, principal, request.headers.get("last-event-id") or after, subscription)
     return stream(request, events)
 
 
-async def _board_events(request: Request, principal: Principal, after: str) -> AsyncIterator[Event]:
+def _subscribe(place: Place, principal: Principal) -> Subscription:
+    return place.watch.subscribe(principal.subject, most=place.settings.serving.most_boards)
+
+
+async def _board_events(
+    request: Request, principal: Principal, after: str, subscription: Subscription
+) -> AsyncIterator[Event]:
     place: Place = request.app.state.place
-    await place.watch.rows()
-    subscription = place.watch.subscribe()
     try:
+        await place.watch.rows()
         now_us, _, _ = await place.time()
         missed = place.watch.since(after, now_us)
         # Whoever is on the ward now is on record at once, not each with their first change: a board that opens is one
@@ -177,11 +192,24 @@ async def patient_page(request: Request, patient: str) -> Response:
     place: Place = request.app.state.place
     principal = who(request)
     chart = await _patient(place, principal, patient, "page")
-    identity = await place.identity(principal, patient) if principal.may("identity:read") else None
+    identity, locked = await _identity(place, principal, patient)
     now_us, speed, replay = await place.time()
     context = await place.drawing(patient_context, chart)
-    context |= {"identity": identity, "speed": speed, "replay": replay, "now_us": now_us}
+    context |= {"identity": identity, "locked": locked, "speed": speed, "replay": replay, "now_us": now_us}
     return render(request, "patient.html", context)
+
+
+async def _identity(place: Place, principal: Principal, patient: str) -> tuple[Identity | None, str]:
+    """Return who a patient is, and why that cannot be told: the rest of the page does not need it."""
+    if not principal.may("identity:read"):
+        return None, ""
+    try:
+        return await place.identity(principal, patient), ""
+    except AuditBroken:  # nothing may be shown that cannot be recorded
+        raise
+    except (PrivacyError, ServiceUnavailable) as error:
+        log.error("no-name", extra={"what": error.what, "where": error.where, "remedy": error.remedy})
+        return None, error.what
 
 
 @router.get("/patients/{patient}/events")
@@ -190,12 +218,11 @@ async def patient_events(request: Request, patient: str) -> Response:
     place: Place = request.app.state.place
     principal = who(request)
     await _patient(place, principal, patient, "events")
-    return stream(request, _patient_events(request, patient))
+    return stream(request, _patient_events(request, patient, _subscribe(place, principal)))
 
 
-async def _patient_events(request: Request, patient: str) -> AsyncIterator[Event]:
+async def _patient_events(request: Request, patient: str, subscription: Subscription) -> AsyncIterator[Event]:
     place: Place = request.app.state.place
-    subscription: Subscription = place.watch.subscribe()
     try:
         yield await _patient_event(place, patient)  # what has changed since the page was made
         async for change in _following(request, subscription):

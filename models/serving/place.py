@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from governance.access import IdentityLookup, Principal, TokenVerifier, open_issuer, open_verifier
-from governance.audit import BatchAuditSink, open_audit
+from governance.audit import BatchAuditSink, anchor_folder, open_audit
+from models.serving.auditing import AuditReader
 from models.serving.gate import Gate
 from models.serving.recorder import Recorder
 from models.serving.scores import FILE, tidy
@@ -21,6 +22,12 @@ from vitalake.settings import Settings
 from vitalake.vault import Identity, open_vault
 
 WRITER = "serving"
+
+MOST_SCORES_WAITING = 400
+"""Some two seconds' work; who comes then is told so at once."""
+
+MOST_WAITING = 8
+"""For the ledger: it takes seconds on a large home."""
 
 TIDY_SECONDS = 20.0
 """Between two visits to the book of scores, whose write-ahead log grows meanwhile."""
@@ -36,7 +43,8 @@ class Place:
         gate: lets requests in.
         issuer: of development tokens.
         drawing: where pages of patients are made, so that scores need not wait for them.
-        slow: where what may take seconds is read: the ledger, the audit.
+        slow: where the ledger is read, which may take seconds.
+        auditing: reads the audit.
     """
 
     def __init__(
@@ -48,14 +56,18 @@ class Place:
             VitaLakeError: something cannot be opened.
         """
         self.settings, self.keys = settings, load_keys(settings.path(settings.keys))
-        self._ward_thread, self._audit_thread = OneThread("ward"), OneThread("audit")
-        self.drawing, self.slow, self._tidying = OneThread("drawing"), OneThread("slow"), OneThread("tidying")
+        self._ward_thread, self._audit_thread = OneThread("ward", most=MOST_SCORES_WAITING), OneThread("audit")
+        self.drawing, self._tidying = OneThread("drawing"), OneThread("tidying")
+        self.slow = OneThread("ledger", most=MOST_WAITING)
+        self.auditing = AuditReader(self.audit_folder, self.keys, outside=anchor_folder(settings))
         self.ward = Ward(settings, self.keys)
         self._audit = audit or open_audit(settings, self.keys, writer=WRITER)
         self._vault = open_vault(settings, self.keys)
         self._lookup = IdentityLookup(self._vault, self._audit)
         self.issuer = open_issuer(settings, self.keys)
-        self.gate = Gate(verifier or open_verifier(settings, self.keys), Recorder(self._audit, self._audit_thread))
+        self.gate = Gate(
+            verifier or open_verifier(settings, self.keys), Recorder(self._audit, self._audit_thread), settings.serving
+        )
         self.watch = Watch(self.ward, self._ward_thread)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -82,12 +94,13 @@ class Place:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for thread in (self._ward_thread, self._audit_thread, self.drawing, self.slow, self._tidying):
             thread.close()
+        self.auditing.close()
         self.ward.close()
         self._vault.close()
 
     async def chart(self, patient: str) -> Chart | None:
         """Return a patient's chart; see Ward.chart."""
-        return await self._ward_thread(self._fresh_chart, patient)
+        return await self._ward_thread.request(self._fresh_chart, patient)
 
     def _fresh_chart(self, patient: str) -> Chart | None:
         self.watch.note(self.ward.changed())

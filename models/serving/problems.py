@@ -25,12 +25,17 @@ _TITLES = {
     403: "Permission missing",
     404: "Not found",
     405: "Method not allowed",
+    408: "Request timeout",
     413: "Request too large",
     421: "Wrong host",
     422: "Request does not fit",
+    429: "Too many requests",
     500: "Internal error",
     503: "Service unavailable",
 }
+
+RETRY_SECONDS = 10
+"""After a service or a disk refused."""
 
 FIELDS = frozenset({"patient", "user", "by", "key", "body"})
 """Names a problem may mention; whatever else a request calls a field is not repeated."""
@@ -42,12 +47,21 @@ class Problem(Exception):
     Attributes:
         status: of HTTP.
         detail: a sentence of ours.
+        retry_after: seconds until it is worth trying again; 0: not said.
         more: further members.
     """
 
-    def __init__(self, status: int, detail: str, **more: Any) -> None:
+    def __init__(self, status: int, detail: str, *, retry_after: int = 0, **more: Any) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.more = status, detail, more
+        self.status, self.detail, self.retry_after, self.more = status, detail, retry_after, more
+
+
+class BodyRefused(HTTPException):
+    """A body is too long, or does not come. FastAPI takes other exceptions while it reads one for a form of its own."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.status, problem.detail)
+        self.problem = problem
 
 
 def not_found() -> Problem:
@@ -59,6 +73,10 @@ def problem_response(request: Request, problem: Problem) -> Response:
     """Return a problem as a document, or as a page for who asked for a page."""
     title = _TITLES.get(problem.status, "Problem")
     headers = {"www-authenticate": CHALLENGE} if problem.status == 401 else {}
+    if problem.retry_after:
+        headers["retry-after"] = str(problem.retry_after)
+    if problem.status == 408:  # what still comes of the request would be taken for another
+        headers["connection"] = "close"
     if is_page(request):
         return render(
             request, "problem.html", {"title": title, "problem": problem}, status=problem.status, headers=headers
@@ -77,6 +95,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> Response:
+        if isinstance(error, BodyRefused):
+            return problem_response(request, error.problem)
         if error.status_code == 404:
             return problem_response(request, not_found())
         return problem_response(request, Problem(error.status_code, "The request cannot be answered."))
@@ -101,7 +121,8 @@ def to_problem(error: VitaLakeError) -> Problem:
     if isinstance(error, InvalidToken):
         return Problem(401, "The access token is missing or not accepted.")
     log.error("refused", extra={"what": error.what, "where": error.where, "remedy": error.remedy})
-    return Problem(503, f"{error.what}. Nothing is shown until that is mended.")
+    wait = RETRY_SECONDS if error.transient else 0
+    return Problem(503, f"{error.what}. Nothing is shown until that is put right.", retry_after=wait)
 
 
 def _field(place: tuple[int | str, ...]) -> str:

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from models.serving.addresses import require_loopback
 from models.serving.app import make_app
+from models.serving.connections import GuardedProtocol, raise_descriptors
 from vitalake.errors import SettingsError
 from vitalake.settings import Settings
 
@@ -39,6 +40,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=GuardedProtocol,
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -108,6 +110,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
         VitaLakeError: a store cannot be opened, or the address cannot be had.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
+    raise_descriptors()
     app = make_app(settings)
     with listen(settings.serving.host, settings.serving.port) as listening:
         asyncio.run(Server(app, on_ready=on_ready).serve(sockets=[listening]))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from models.serving.problems import PROBLEM, Problem, problem_response
+from models.serving.connections import BODY_SECONDS
+from models.serving.problems import PROBLEM, BodyRefused, Problem, problem_response
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +69,8 @@ class Shield:
             return
         try:
             await self._app(scope, _Limited(receive), guarded)
-        except _TooLarge:
-            await problem_response(Request(scope), _too_large())(scope, receive, guarded)
+        except ClientDisconnect:  # nobody is there to be answered
+            return
         except Exception as error:  # its text may hold a value: only the type is told
             log.error("bug", extra={"reason": type(error).__qualname__, "where": _frame(error)})
             if begun:
@@ -92,26 +94,33 @@ _BUG = (
 """Needs no template: one may be what went wrong."""
 
 
-class _TooLarge(Exception):
-    """More came than was announced."""
-
-
 class _Limited:
-    """A body that ends the request when it grows too long, as one sent in chunks may."""
+    """A body that ends the request when it grows too long, as one sent in chunks may, or does not come."""
 
     def __init__(self, receive: Receive) -> None:
-        self._receive, self._bytes = receive, 0
+        self._receive, self._bytes, self._whole = receive, 0, False
+        self._until = asyncio.get_running_loop().time() + BODY_SECONDS
 
     async def __call__(self) -> Message:
-        message = await self._receive()
+        try:
+            # Behind the body there is only the word that the browser has left, which may take hours.
+            async with asyncio.timeout_at(None if self._whole else self._until):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyRefused(_too_slow()) from None
+        self._whole = not message.get("more_body", False)
         self._bytes += len(message.get("body", b""))
         if self._bytes > MOST_BYTES:
-            raise _TooLarge
+            raise BodyRefused(_too_large())
         return message
 
 
 def _too_large() -> Problem:
     return Problem(413, f"A request holds at most {MOST_BYTES} bytes.")
+
+
+def _too_slow() -> Problem:
+    return Problem(408, f"A request's body has to come within {BODY_SECONDS:g} seconds.")
 
 
 def _frame(error: BaseException) -> str:

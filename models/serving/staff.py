@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from governance.audit import Report, anchor_folder, verify_chain, who_saw
 from models.serving.forms import read_form
 from models.serving.gate import is_pseudonym, refuse_other_sites
 from models.serving.pages import who
@@ -71,7 +70,7 @@ async def ledger(request: Request) -> Response:
     place: Place = request.app.state.place
     await place.gate.permit(who(request), "ledger:read")
     reader: LedgerReader = request.app.state.ledger
-    summary = await place.slow(reader.read)
+    summary = await place.slow.request(reader.read)
     return render(request, "ledger.html", {"summary": summary, "columns": COLUMNS})
 
 
@@ -100,15 +99,11 @@ async def audit(request: Request) -> Response:
     await place.gate.allow(
         principal, "audit:read", "audit.read", patients=(patient,) if patient else (), stage="who-saw", by=by
     )
-    found = await place.slow(who_saw, place.audit_folder, place.keys, patient) if patient else []
+    found = await place.auditing.who_saw(patient) if patient else []
     return await _audit_page(request, {"found": found[::-1][:MOST_SHOWN], "count": len(found), "known": bool(patient)})
-
-
-def _verify(place: Place) -> Report:
-    return verify_chain(place.audit_folder, place.keys, outside=anchor_folder(place.settings))
 
 
 async def _audit_page(request: Request, answer: dict[str, Any] | None) -> Response:
     place: Place = request.app.state.place
-    report = await place.slow(_verify, place)
-    return render(request, "audit.html", {"report": report, "answer": answer, "actions": ACTIONS})
+    checked = await place.auditing.checked()
+    return render(request, "audit.html", {"checked": checked, "answer": answer, "actions": ACTIONS})

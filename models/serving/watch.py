@@ -12,8 +12,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from models.serving.connections import BUSY_SECONDS
 from models.serving.events import Event
 from models.serving.health import Trouble, of_error
+from models.serving.problems import Problem
 from models.serving.rows import Row, make_row
 from models.serving.threads import OneThread
 from models.serving.ward import NEVER_US, Ward
@@ -84,8 +86,15 @@ class Change:
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """An open board."""
+    """An open board, or a patient's page.
 
+    Attributes:
+        user: whose.
+        queue: what it has not been sent yet.
+        dropped: it was too slow, or the server ends.
+    """
+
+    user: str = ""
     queue: asyncio.Queue[Change | None] = field(default_factory=lambda: asyncio.Queue(QUEUE_EVENTS))
     dropped: bool = False
 
@@ -319,9 +328,21 @@ class Watch:
         gone = tuple(patient for patient, when in self._gone.items() if when > number)
         return self.encoded(Change(self.number, ward_us, rows, gone, whole=not known))
 
-    def subscribe(self) -> Subscription:
-        """Return a new subscription; what happens from now on comes through it."""
-        subscription = Subscription()
+    def subscribe(self, user: str = "", *, most: int = 0) -> Subscription:
+        """Return a new subscription; what happens from now on comes through it.
+
+        Args:
+            user: whose.
+            most: that may be open, half of them one user's; 0: any number.
+
+        Raises:
+            Problem: so many are open.
+        """
+        if most and len(self._subscriptions) >= most:
+            raise Problem(503, "As many boards are open as may be.", retry_after=BUSY_SECONDS)
+        if most and sum(one.user == user for one in self._subscriptions) >= max(1, most // 2):
+            raise Problem(429, "As many boards of this user are open as may be.", retry_after=BUSY_SECONDS)
+        subscription = Subscription(user)
         self._subscriptions.add(subscription)
         if self._closed:
             self._drop(subscription)

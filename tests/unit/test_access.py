@@ -152,6 +152,8 @@ def test_an_rs256_issuer_is_accepted_and_a_name_is_optional() -> None:
         *({name: None} for name in ("exp", "iat", "iss", "aud", "sub", "role")),
         {"exp": 1},
         {"iat": 32503680000},
+        {"exp": 253402300799},  # the last second of the year 9999
+        {"exp": 253402300799, "iat": 1},
         {"nbf": 32503680000},
         {"iss": "other"},
         {"aud": "other"},
