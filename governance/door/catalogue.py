@@ -15,6 +15,7 @@ from governance.rules import load_policy
 from vitalake.errors import InputError, PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.lake.buckets import files_for
+from vitalake.lake.damage import sound_snapshot
 from vitalake.lake.dataset import (
     DEVICE_KEY,
     IDENTIFYING,
@@ -24,6 +25,7 @@ from vitalake.lake.dataset import (
     published_datasets,
     table_form,
 )
+from vitalake.lake.digests import Marks, check_content
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.lake.table import Table
 from vitalake.settings import Settings
@@ -41,6 +43,10 @@ _TYPES = {
 }
 
 
+FOUND_GOOD = ".found-good.json"
+"""In the home: which of the lake's files were found good within a day, so that not each command looks at all again."""
+
+
 class Catalogue:
     """The relations of a home, by the rules as they are when it is opened."""
 
@@ -52,6 +58,7 @@ class Catalogue:
         """
         policy = load_policy(settings.path(settings.governance))
         self._settings = settings
+        self._marks = Marks(settings.path(FOUND_GOOD))
         self._plans = {name: compile_masks(policy, load_dataset(name), keys) for name in published_datasets()}
         self._restricted = {RESTRICTED + name: name for name in self._plans if load_dataset(name).restricted}
 
@@ -108,10 +115,15 @@ class Catalogue:
         Raises:
             InputError: there is no such dataset, or its table has other columns.
             PrivacyError: the rules take away what tells versions apart.
+            Damaged: a file does not hold what was written to it, or is gone; its table is not read.
         """
-        storage = open_storage(self._settings.lake_uri, self._settings.storage_options)
+        storage, marks = open_storage(self._settings.lake_uri, self._settings.storage_options), self._marks
         with TemporaryDirectory(prefix="vitalake-door-", ignore_cleanup_errors=True) as folder:
-            yield [self._relation(name, storage, Path(folder) / name, subject) for name in names]
+            try:
+                found = [self._relation(name, storage, Path(folder) / name, subject) for name in names]
+            finally:
+                marks.save()
+            yield found
 
     def _relation(self, name: str, storage: Storage, folder: Path, subject: bytes | None) -> Relation:
         columns, form = self.columns(name), self._form(name)
@@ -127,7 +139,7 @@ class Catalogue:
                 where=f"{name}: {', '.join(sorted(needed))}",
                 remedy="Publish the key's columns, masked if need be.",
             )
-        paths, others = ((), ()) if table is None else _files(table, storage, folder, only)
+        paths, others = ((), ()) if table is None else _files(table, folder, only, self._marks)
         return Relation(
             name,
             columns,
@@ -141,11 +153,12 @@ class Catalogue:
         )
 
 
-def _files(
-    table: Table, storage: Storage, folder: Path, subject: bytes | None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return where the files lie that hold a table's rows, or one patient's; then, with a patient, everybody's."""
-    snapshot = table.snapshot()
+def _files(table: Table, folder: Path, subject: bytes | None, marks: Marks) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return where the files lie that hold a table's rows, or one patient's; then, with a patient, everybody's.
+
+    One damaged file stops the query: without it an older version of a thing would be answered as its current one.
+    """
+    snapshot = sound_snapshot(table, marks=marks) if table.storage.local else table.snapshot()
     places = {path: _local(table.storage, path, folder) for path in sorted(snapshot.files)}
     if subject is None:
         return tuple(places.values()), ()
@@ -159,7 +172,6 @@ def _local(storage: Storage, path: str, folder: Path) -> str:
         return f"{storage.root}/{path}"
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    with storage.fs.open_input_stream(f"{storage.root}/{path}") as source, target.open("wb") as out:
-        while chunk := source.read(1 << 20):
-            out.write(chunk)
+    with target.open("wb") as out:
+        check_content(storage, path, copy=out)
     return str(target)

@@ -92,9 +92,7 @@ class Repair:
 
     def _sought(self, file: StagedFile, stretches: Stretches) -> npt.NDArray[np.bool_] | None:
         """Return which rows of a file may have to change; None: none."""
-        storage = self._table.storage
-        with storage.fs.open_input_file(f"{storage.root}/{file.path}") as source:
-            reader = pq.ParquetFile(source, read_dictionary=[DEVICE_KEY.name])
+        with self._table.storage.open(file.path, read_dictionary=[DEVICE_KEY.name]) as reader:
             if ATTRIBUTION not in reader.schema_arrow.names or not _overlaps(reader, stretches.bounds):
                 return None
             devices = reader.read([DEVICE_KEY.name])[DEVICE_KEY.name].unify_dictionaries().combine_chunks()

@@ -6,14 +6,17 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
 from vitalake import clock
 from vitalake.lake.dataset import load_dataset
+from vitalake.lake.digests import digest_in
 from vitalake.lake.lake import Lake
 from vitalake.lake.seen import write_seen
 from vitalake.lake.spans import Counts, Part, PartId, Span
+from vitalake.lake.table import Table
 
 JOB = "vitals"
 SHARE = "0of1"
@@ -138,3 +141,19 @@ def positions(lake: Lake) -> list[int]:
     """Return the positions of the published rows, in order, as a fresh reader sees them."""
     lake.published.refresh()
     return sorted(lake.published.scan(columns=["source_position"])["source_position"].to_pylist())
+
+
+def of_before(table: Table) -> list[str]:
+    """Give a table's files names without digests, as those of before have them; return their paths."""
+    table.refresh()
+    old = list(table.snapshot().files.values())  # of one that a test has deleted there is nothing to rename
+    new = []
+    for file in old:
+        if not table.storage.exists(file.path):
+            continue
+        path = file.path.replace(f".s{digest_in(file.path)}", "")
+        Path(table.storage.root, path).write_bytes(Path(table.storage.root, file.path).read_bytes())
+        new.append(msgspec.structs.replace(file, path=path))
+    table.commit(add=new, remove=old, transactions={}, data_change=False)
+    table.refresh()
+    return [file.path for file in new]

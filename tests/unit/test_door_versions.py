@@ -186,8 +186,8 @@ def old(home: Path) -> Settings:
     table = Table(before, open_storage(str(home / "lake"), {}), zone="published")
     rows = [observation(1, 71.0), observation(2, 72.0)]
     columns = {c.name: pa.array([row.get(c.name) for row in rows], c.type) for c in before.columns}
-    path = "day=2026-03-01/old.parquet"
-    size = table.storage.write_parquet(path, pa.table(columns))
+    stem = "day=2026-03-01/old"
+    path, size = table.storage.write_parquet(stem, pa.table(columns))
     table.commit(add=[StagedFile(table.name, path, size, 2, "2026-03-01")], transactions={"old": 1})
     return load_settings(home)
 

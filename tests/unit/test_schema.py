@@ -68,8 +68,8 @@ def rows(first: int, count: int = 3, **columns: pa.Array) -> pa.Table:
 def append_as_before(folder: Path, part: pa.Table, name: str) -> None:
     """Append rows as a lane of the old release does: its columns, and an object that has seen nothing newer."""
     table = open_table(folder, OLD)
-    path = f"day=1970-01-01/{name}.parquet"
-    size = table.storage.write_parquet(path, part)
+    stem = f"day=1970-01-01/{name}"
+    path, size = table.storage.write_parquet(stem, part)
     table.commit(add=[StagedFile(table.name, path, size, part.num_rows, "1970-01-01")], transactions={name: 1})
 
 
@@ -371,8 +371,8 @@ def first_home(home: Path) -> Path:
     DeltaTable.create(str(place), schema=Schema.from_arrow(before.table_schema), partition_by=["day"])
     table = Table(before, open_storage(str(home / "lake"), {}), zone="published")
     part = observations(0, 3).select(before.schema.names)
-    path = "day=2026-03-01/old.parquet"
-    size = table.storage.write_parquet(path, part)
+    stem = "day=2026-03-01/old"
+    path, size = table.storage.write_parquet(stem, part)
     table.commit(add=[StagedFile(table.name, path, size, 3, "2026-03-01")], transactions={"old": 3})
     return home
 

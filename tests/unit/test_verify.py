@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.unit.span_samples import begin, open_lake, staged_span, write_spans
+from tests.unit.span_samples import begin, of_before, open_lake, staged_span, write_spans
 from vitalake.lake.compaction import compact
 from vitalake.lake.lake import Lake
 from vitalake.lake.verify import verify
@@ -70,10 +70,15 @@ def _other_columns(path: Path) -> None:
         (_other_columns, "schema-differs"),
     ],
 )
-def test_damaged_file_is_found(lake: Lake, damage: Callable[[Path], None], kind: str) -> None:
-    name = next(iter(lake.published.snapshot().files))
-    damage(Path(lake.published.storage.root) / name)
-    assert (kind, "error") in kinds(lake)
+def test_damaged_file_is_found_by_its_digest_and_one_of_before_by_its_footer(
+    lake: Lake, damage: Callable[[Path], None], kind: str
+) -> None:
+    names = [next(iter(lake.published.snapshot().files))]
+    damage(Path(lake.published.storage.root) / names[0])
+    assert ("file-missing" if kind == "file-missing" else "digest-differs", "error") in kinds(lake)
+    before = of_before(lake.published)
+    damage(Path(lake.published.storage.root) / before[1])
+    assert {(kind, "error"), ("no-digest", "note")} <= kinds(lake)
 
 
 def test_rows_that_no_span_has_added_are_found(lake: Lake) -> None:

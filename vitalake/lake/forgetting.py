@@ -164,7 +164,7 @@ def distinct_values(table: Table, column: str) -> set[Value]:
     for path in table.snapshot().files.keys() | table.storage.files().keys():
         with suppress(pa.ArrowException, FileNotFoundError):  # half written, or gone meanwhile
             with table.storage.fs.open_input_file(f"{table.storage.root}/{path}") as source:
-                reader = pq.ParquetFile(source, read_dictionary=[column])
+                reader = pq.ParquetFile(source, read_dictionary=[column], page_checksum_verification=True)
                 for batch in reader.iter_batches(columns=[column]):
                     encoded = batch.column(0)
                     values.update(
@@ -202,7 +202,7 @@ def _held(table: Table, path: str, column: str, value: Value) -> tuple[bool, int
     """Return whether a file holds a value in a column, and how many bytes were read for it; None: cannot be told."""
     try:
         with table.storage.fs.open_input_file(f"{table.storage.root}/{path}") as source:
-            reader = pq.ParquetFile(source, read_dictionary=[column])
+            reader = pq.ParquetFile(source, read_dictionary=[column], page_checksum_verification=True)
             if column not in reader.schema_arrow.names:
                 return False, 0
             size = _column_bytes(reader, column)

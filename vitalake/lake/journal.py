@@ -8,10 +8,7 @@ given up by the sweeper.
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -81,11 +78,11 @@ class Journal:
     def begin(self, job: Job) -> None:
         """Write a job down; what is there of an earlier one is deleted first."""
         self.end()
-        _write(self._storage, _JOB, msgspec.json.encode(job))
+        self._storage.write_small(_JOB, msgspec.json.encode(job))
 
     def renew(self, job: Job) -> None:
         """Renew the lease."""
-        _write(self._storage, _JOB, msgspec.json.encode(job))
+        self._storage.write_small(_JOB, msgspec.json.encode(job))
 
     def end(self) -> None:
         """Delete it; the job itself last, so that a killed end is ended again."""
@@ -100,7 +97,7 @@ class Journal:
 
     def record(self, work: Work) -> None:
         """Write down that a piece is done."""
-        _write(self._storage, _name(work.source), msgspec.json.encode(work))
+        self._storage.write_small(_name(work.source), msgspec.json.encode(work))
 
     def is_alive(self, *, lease_seconds: float = JOB_LEASE_SECONDS) -> bool:
         """Return whether the job has written something within the lease."""
@@ -127,19 +124,3 @@ def _read(storage: Storage, name: str) -> bytes | None:
             return bytes(source.read())
     except FileNotFoundError:
         return None
-
-
-def _write(storage: Storage, name: str, content: bytes) -> None:
-    """Write a small file, whole or not at all, and durable before what it speaks of is relied on."""
-    if not storage.local:
-        with storage.fs.open_output_stream(f"{storage.root}/{name}") as sink:
-            sink.write(content)
-        return
-    target = Path(storage.root, name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{name}.{secrets.token_hex(4)}.part")
-    with part.open("wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    part.replace(target)

@@ -22,9 +22,8 @@ def write_seen(lake: Storage, span_id: str, prints: npt.NDArray[np.uint64]) -> S
         prints: (n, 2), keyed hashes only.
     """
     table = pa.table({"high": prints[:, 0], "low": prints[:, 1]})
-    path = f"{span_id}.parquet"
-    size = lake.child(FOLDER).write_parquet(
-        path, table, compression="none", use_dictionary=False, write_statistics=False
+    path, size = lake.child(FOLDER).write_parquet(
+        span_id, table, compression="none", use_dictionary=False, write_statistics=False
     )
     return StagedFile(SEEN, path, size, len(prints), None)
 

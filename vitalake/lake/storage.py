@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from vitalake.errors import SettingsError
 from vitalake.folders import sync_folder
+from vitalake.lake.digests import check, damaged, digest_of, named
 
 _S3_OPTIONS = {
     "AWS_ACCESS_KEY_ID": "access_key",
@@ -34,6 +36,7 @@ class Storage:
         options: as delta-rs takes them.
         root: the same place as a path of ``fs``.
         local: whether files must be synced by us.
+        name: from the lake's root, for messages.
     """
 
     uri: str
@@ -41,47 +44,96 @@ class Storage:
     fs: Any = field(repr=False)
     root: str
     local: bool
+    name: str = ""
 
     def child(self, name: str) -> Storage:
         """Return the storage of a folder below."""
-        return Storage(f"{self.uri}/{name}", self.options, self.fs, f"{self.root}/{name}", self.local)
+        return Storage(
+            f"{self.uri}/{name}",
+            self.options,
+            self.fs,
+            f"{self.root}/{name}",
+            self.local,
+            f"{self.name}/{name}".strip("/"),
+        )
 
-    def write_parquet(self, relative: str, table: pa.Table, **options: Any) -> int:
-        """Write a Parquet file, synced to disk, and return its size in bytes.
+    def write_parquet(self, stem: str, table: pa.Table, *, suffix: str = "", **options: Any) -> tuple[str, int]:
+        """Write a Parquet file, synced to disk, and return its path and its size in bytes.
+
+        It is encoded in memory first: its digest stands in its name, and object storage renames nothing.
+
+        Args:
+            stem: start of its path.
+            table: the rows.
+            suffix: of the name; see buckets.py.
+            options: of Arrow's writer.
 
         Raises:
             OSError: no space, no permission, no connection. What was written so far is left, for the sweeper.
         """
-        path = f"{self.root}/{relative}"
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, write_page_checksum=True, **options)
+        content = sink.getvalue()
+        relative = named(stem, digest_of(content), suffix)
+        self.write_small(relative, content)
+        return relative, content.size
+
+    def write_small(self, relative: str, content: Any) -> None:
+        """Write what is in memory to a file: whole or not at all, and synced to disk.
+
+        Raises:
+            OSError: as ``write_parquet``.
+        """
         if not self.local:
-            with self.fs.open_output_stream(path) as sink:
-                pq.write_table(table, sink, **options)
-                return int(sink.tell())
-        target = Path(path)
+            with self.fs.open_output_stream(f"{self.root}/{relative}") as sink:
+                sink.write(content)
+            return
+        target = Path(self.root, relative)
         if not target.parent.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
             sync_folder(target.parent.parent)
         # Renamed when complete: a span's row that is written again after a lost reply is in the table already, and
         # must not be half a file for a moment, or for ever.
-        part = target.with_name(f"{target.name}.part")
+        part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
         with part.open("wb") as out:
-            pq.write_table(table, out, **options)
+            out.write(content)
             out.flush()
             os.fsync(out.fileno())
-            size = out.tell()
         part.replace(target)
         sync_folder(target.parent)
-        return size
 
     def read_parquet(self, relative: str, columns: list[str] | None = None) -> pa.Table:
-        """Return a Parquet file's rows; of the columns it has, those asked for."""
+        """Return a Parquet file's rows; of the columns it has, those asked for.
+
+        Raises:
+            Damaged, OSError: as ``open``.
+        """
         with self.open(relative) as file:  # half the time of read_table, which thinks in data sets
             table = file.read(columns)
         return table.select([name for name in columns if name in table.schema.names]) if columns else table
 
-    def open(self, relative: str) -> pq.ParquetFile:
-        """Return a Parquet file, its footer read."""
-        return pq.ParquetFile(self.fs.open_input_file(f"{self.root}/{relative}"))
+    def open(self, relative: str, **options: Any) -> pq.ParquetFile:
+        """Return a Parquet file that holds what was written to it, its footer read.
+
+        Raises:
+            Damaged: it holds something else.
+            FileNotFoundError: there is none.
+            OSError: it cannot be read.
+        """
+        source = self.open_input(relative)
+        try:
+            return pq.ParquetFile(source, page_checksum_verification=True, **options)
+        except pa.ArrowException:  # of before, without a digest
+            raise damaged(self, relative) from None
+
+    def open_input(self, relative: str) -> pa.NativeFile:
+        """Return a file that holds what was written to it.
+
+        Raises:
+            Damaged, OSError: as ``open``.
+        """
+        check(self, relative)
+        return self.fs.open_input_file(f"{self.root}/{relative}")
 
     def files(self, suffix: str = ".parquet") -> dict[str, float]:
         """Return every file below (log folders aside), relative path → seconds since the epoch of its last change."""

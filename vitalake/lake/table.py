@@ -201,8 +201,9 @@ class Table:
         staged = []
         for number, (day, part) in enumerate(self._by_day(rows)):
             folder = f"day={day or NO_DAY}/" if self.dataset.day_of else ""
-            path = f"{folder}{stem}-{number}{suffix}.parquet"
-            size = self.storage.write_parquet(path, without_unused(part), **self._parquet_options())
+            path, size = self.storage.write_parquet(
+                f"{folder}{stem}-{number}", without_unused(part), suffix=suffix, **self._parquet_options()
+            )
             staged.append(StagedFile(self.name, path, size, part.num_rows, day))
         return staged
 
