@@ -19,6 +19,7 @@ from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.lake.buckets import may_hold
 from vitalake.lake.dataset import SUBJECT
+from vitalake.lake.digests import Damaged
 from vitalake.lake.forgetting import has_value
 from vitalake.lake.lake import Lake
 from vitalake.lake.rewrite import Rows, read_file, rewrite
@@ -205,7 +206,7 @@ def _purge(table: Table, search: Search, dataset: str) -> int:
     for path in sorted(given_up(table, spans, older=search.older_spans)):
         try:
             rows = table.storage.read_parquet(path)
-        except (OSError, pa.ArrowException):  # half written, by a writer that was killed: the sweeper's
+        except (OSError, pa.ArrowException, Damaged):  # half written, by a writer that was killed: the sweeper's
             continue
         if search.among(rows, dataset).any():
             table.storage.delete(path)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+from vitalake.cli.repair import repair
 from vitalake.cli.rewrite import rebuild, rewrite
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
     group.command("schema")(schema)
     group.command("rewrite")(rewrite)
     group.command("rebuild")(rebuild)
+    group.command("repair")(repair)
     app.add_typer(group, name="lake", no_args_is_help=True)
 
 

@@ -74,18 +74,30 @@ def open_lake(settings: Settings, job: str | None = None) -> Lake:
         InputError: nothing was ever written: looking must not make tables.
         SettingsError: there is no such job.
     """
-    from vitalake.errors import InputError, SettingsError
+    from vitalake.errors import SettingsError
     from vitalake.lake.lake import Lake
 
     if job is not None and job not in settings.jobs:
         raise SettingsError("Unknown job", where=job, remedy=f"The configuration has: {', '.join(settings.jobs)}.")
     dataset = next(iter(settings.jobs.values())).dataset if job is None else settings.jobs[job].dataset
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
-    if not lake.storage.holds_table("spans"):
+    refuse_no_lake(settings)
+    return lake
+
+
+def refuse_no_lake(settings: Settings) -> None:
+    """Return if something was ever written; looking must not make tables.
+
+    Raises:
+        InputError: nothing was.
+    """
+    from vitalake.errors import InputError
+    from vitalake.lake.storage import open_storage
+
+    if not open_storage(settings.lake_uri, settings.storage_options).holds_table("spans"):
         raise InputError(
             "There is no lake yet", where=settings.lake_uri, remedy="Run 'vitalake stream' or 'vitalake demo' first."
         )
-    return lake
 
 
 def ledger_summary(settings: Settings, job: str | None = None, *, progress: Any = None) -> dict[str, Any]:

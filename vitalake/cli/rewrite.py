@@ -113,6 +113,7 @@ def rebuild(
 ) -> None:
     """Make the published zone, or the care store, anew of the restricted zone; also when it was lost."""
     from pipelines.rewrites.care import rebuild_care
+    from pipelines.rewrites.repair import open_published
     from pipelines.rewrites.republish import restricted_datasets
     from vitalake.errors import InputError
     from vitalake.settings import load_settings
@@ -126,9 +127,12 @@ def rebuild(
         )
     meter = Meter(quiet=json)
     if what == "published":
+        datasets = [dataset] if dataset else restricted_datasets(settings)
+        for name in datasets:
+            open_published(settings, name)
         _republish(
             settings,
-            [dataset] if dataset else restricted_datasets(settings),
+            datasets,
             keep_replaced=False,
             meter=meter,
             json=json,

@@ -20,6 +20,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from vitalake import causes
 from vitalake.crashpoints import passing
 from vitalake.errors import LakeError, ServiceUnavailable
+from vitalake.lake.damage import lost
 from vitalake.lake.schema import conform
 from vitalake.lake.sorting import repeating
 from vitalake.lake.staging import Counted, Piece, stage_all
@@ -147,6 +148,8 @@ def rewrite(
                 return Rewritten(tuple(old), tuple(new))
             abandoned.append((attempt, new, table.delta.version()))
     except (OSError, DeltaError) as error:
+        if isinstance(error, FileNotFoundError) and (gone := lost(table)):
+            raise gone from None
         raise unavailable(table, error) from None
     raise LakeError(
         "Other maintenance of the table always came first", where=table.name, remedy="Let it end, then try again."

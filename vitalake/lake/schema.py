@@ -16,12 +16,13 @@ from typing import Literal
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from vitalake.causes import unavailable
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.lake.dataset import Dataset
+from vitalake.lake.log import explained, is_empty, is_torn_off, list_log
 from vitalake.lake.storage import Storage
 
 APP = "schema"
@@ -90,8 +91,24 @@ def new_schema(dataset: Dataset) -> pa.Schema:
 
 
 def open_delta(storage: Storage) -> DeltaTable:
-    """Return the Delta table of a folder, as it is there."""
-    return DeltaTable(storage.uri, storage_options=storage.options or None)
+    """Return the Delta table of a folder, as it is there.
+
+    Raises:
+        TableNotFoundError: there is none.
+        Damaged: its log cannot be read.
+        ServiceUnavailable: storage cannot be reached.
+    """
+    try:
+        delta = DeltaTable(storage.uri, storage_options=storage.options or None)
+    except TableNotFoundError:
+        if list_log(storage).entries or is_torn_off(storage):
+            raise explained(storage) from None
+        raise
+    except (OSError, DeltaError) as error:
+        raise explained(storage, error) from None
+    if is_empty(storage, delta.version()):
+        raise explained(storage)
+    return delta
 
 
 def read_state(dataset: Dataset, delta: DeltaTable) -> SchemaState:

@@ -136,12 +136,12 @@ class Storage:
         return self.fs.open_input_file(f"{self.root}/{relative}")
 
     def files(self, suffix: str = ".parquet") -> dict[str, float]:
-        """Return every file below (log folders aside), relative path → seconds since the epoch of its last change."""
+        """Return every file below, logs and records aside: relative path → seconds since 1970 of its last change."""
         selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
         found = {}
         for info in self.fs.get_file_info(selector):
             relative = info.path[len(self.root) + 1 :]
-            if info.type == pafs.FileType.File and relative.endswith(suffix) and not relative.startswith("_delta_log/"):
+            if info.type == pafs.FileType.File and relative.endswith(suffix) and not relative.startswith("_"):
                 found[relative] = info.mtime.timestamp() if info.mtime else 0.0
         return found
 
@@ -151,7 +151,9 @@ class Storage:
 
     def holds_table(self, name: str) -> bool:
         """Return whether there is a Delta table; for readers, who must not make one by looking."""
-        return bool(self.fs.get_file_info(f"{self.root}/{name}/_delta_log").type == pafs.FileType.Directory)
+        if self.fs.get_file_info(f"{self.root}/{name}/_delta_log").type == pafs.FileType.Directory:
+            return True
+        return bool(self.child(name).files())  # its log is lost: whoever opens it is told so
 
     def delete(self, relative: str) -> None:
         """Delete a file; one that is gone already is no error."""

@@ -21,8 +21,9 @@ from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import LakeError
 from vitalake.lake.compaction import TARGET_ROWS, sort_keys
+from vitalake.lake.damage import lost
 from vitalake.lake.dataset import SUBJECT
-from vitalake.lake.holding import hold, release
+from vitalake.lake.holding import abandon, hold, release
 from vitalake.lake.journal import Job, Journal, Work
 from vitalake.lake.lake import Lake
 from vitalake.lake.rewrite import (
@@ -124,9 +125,16 @@ def swap(lake: Lake, *, kind: str, rules: str, make: Callable[[], Convert], coun
         except Overtaken:
             if not run.may_go_on():
                 raise
+        except LakeError:
+            run.let_go()  # trying again cannot help: nobody has to wait for it
+            raise
         except (OSError, DeltaError) as error:
-            if not run.is_overtaken():  # an erasure deletes files under the reader's hands
-                raise unavailable(lake.published, error) from None
+            if run.is_overtaken():  # an erasure deletes files under the reader's hands
+                continue
+            if isinstance(error, FileNotFoundError) and (gone := lost(lake.restricted)):
+                run.let_go()
+                raise gone from None
+            raise unavailable(lake.published, error) from None
     raise LakeError("Others always came first", where=lake.published.name, remedy="Try again in a quieter hour.")
 
 
@@ -185,6 +193,11 @@ class _Run:
         """Whether the job may be begun anew: nobody else has taken it over."""
         self._target.refresh()
         return (self._target.transaction(swap_app(self._target)) or 0) == self._number
+
+    def let_go(self) -> None:
+        """Give the job up, unless somebody else has taken it over: its tables are not held any more."""
+        if self._number and self.may_go_on():
+            abandon(self._journal, [self._target, self._source])
 
     def is_overtaken(self) -> bool:
         """Whether the fence was raised since the job has raised it."""
@@ -252,8 +265,7 @@ class _Run:
             raise LakeError(
                 f"The restricted zone holds {held:,} rows of {said:,}",
                 where=self._source.name,
-                remedy="Restore it from a back-up; see 'vitalake lake verify'. Published rows were not changed: give "
-                "the republish up with 'vitalake lake rewrite --give-up'.",
+                remedy="Run 'vitalake lake repair', or restore it from a back-up; published rows were not changed.",
             )
 
     def _spans(self) -> Iterator[Span]:

@@ -19,6 +19,7 @@ from vitalake.causes import cause_of, unavailable
 from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.lake.dataset import IDENTIFYING, SUBJECT, Column, Dataset
 from vitalake.lake.dictionaries import without_unused
+from vitalake.lake.log import explained, is_empty
 from vitalake.lake.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.storage import Storage
 
@@ -113,14 +114,24 @@ class Table:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Bring the object to the table's newest version."""
+        """Bring the object to the table's newest version.
+
+        Raises:
+            Damaged: the log cannot be read.
+            ServiceUnavailable: storage cannot be reached.
+        """
         self._commits += 1
         self._transactions.clear()
         self._state = None
         if self._commits % REOPEN_AFTER == 0:
             self.delta = open_delta(self.storage)
-        else:
+            return
+        try:
             self.delta.update_incremental()
+        except (OSError, DeltaError) as error:
+            raise explained(self.storage, error) from None
+        if is_empty(self.storage, self.delta.version()):
+            raise explained(self.storage)
 
     def transaction(self, app_id: str) -> int | None:
         """Return the version committed for an application, on the object as it is; None: never."""

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from vitalake.lake.digests import Damaged, Record, digest_in, read_digest, recorded
 from vitalake.lake.lake import Lake, published_name, restricted_name
 from vitalake.lake.ledger import AGAIN
+from vitalake.lake.log import LOG, examine
 from vitalake.lake.rewrite import is_held, rows_app
 from vitalake.lake.schema import fits
 from vitalake.lake.spans import Span, is_added
@@ -60,14 +61,21 @@ def verify(lake: Lake, *, progress: Callable[[str], None] | None = None) -> list
     tell = progress or (lambda _: None)
     found: list[Finding] = []
     snapshots = {}
-    tables = lake.present()
-    for name, table in tables.items():
-        snapshots[name] = table.snapshot()
+    tables: dict[str, Table] = {}
+    for name, form in lake.here().items():
         tell(name)
+        problems = examine(lake.storage.child(name))
+        found += [Finding("log-damaged", f"{name}/{LOG}/{problem.name}", problem.how) for problem in problems]
+        try:
+            table = tables[name] = Table(form, lake.storage, zone=name.rpartition("/")[0])
+        except Damaged:
+            continue
+        snapshots[name] = table.snapshot()
         found += check_files(table, snapshots[name])
         if is_held(table):
             found.append(Finding("held", name, "a republish is under way, or was killed", severity="note"))
-    tables.pop("spans")
+    if tables.pop("spans", None) is None:
+        return found
     found += list(_check_spans(lake, list(tables.values()), snapshots, tell))
     return found
 

@@ -1,0 +1,226 @@
+"""Making damaged files again: published ones of the restricted zone, file by file, or the dataset as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from governance.masking import compile_masks
+from governance.rules import load_policy
+from pipelines.rewrites.republish import converter, open_restricted, republish
+from pipelines.steps import make_sealer
+from vitalake.errors import LakeError, VitaLakeError
+from vitalake.keys import load_keys
+from vitalake.lake.compaction import sort_keys
+from vitalake.lake.digests import Damaged
+from vitalake.lake.lake import Lake
+from vitalake.lake.rewrite import Rows, read_file, rewrite
+from vitalake.lake.sorting import sort_by
+from vitalake.lake.spans import Span
+from vitalake.lake.staging import Piece
+from vitalake.lake.table import NO_DAY, Snapshot, StagedFile, Table
+from vitalake.lake.vacuum import span_id_of
+from vitalake.settings import Settings
+from vitalake.vault import Vault, open_vault
+
+
+@dataclass(slots=True)
+class Mended:
+    """What became of the damaged files of one table.
+
+    Attributes:
+        table: its name.
+        files, rows: that were damaged.
+        how: ``replaced`` of the files that they had replaced, ``rows`` of the restricted zone, ``republish`` the whole
+            dataset was published again; empty: they were not made again.
+        why: why not, in words.
+        days: of the files.
+        spans: whose rows were in them, as far as their names say.
+    """
+
+    table: str
+    files: int
+    rows: int
+    how: str = ""
+    why: str = ""
+    days: list[str] = field(default_factory=list)
+    spans: list[str] = field(default_factory=list)
+
+
+class _Uneven(Exception):
+    """The rows that can be made are not those that are missing: rules have changed, or days are shifted."""
+
+
+def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile]) -> Mended:
+    """Make the damaged files of a table again, as far as there is anything to make them of; return what was done.
+
+    Raises:
+        KeyRevoked: patients' keys cannot be had.
+        ServiceUnavailable: lake, vault or key service cannot be reached; try again.
+    """
+    done = Mended(table.name, len(damaged), sum(file.rows for file in damaged))
+    done.days = sorted({str(file.day or "none") for file in damaged})
+    done.spans = sorted({span_id_of(file.path) for file in damaged} - {""})
+    zone, _, dataset = table.name.rpartition("/")
+    try:
+        if _mend_from_replaced(table, [file.path for file in damaged]):
+            done.how = "replaced"
+        elif zone == "published":
+            done.how = _mend_published(settings, dataset, [file.path for file in damaged])
+        else:
+            done.why = "the lake has no second copy of them"
+    except LakeError as error:
+        done.why = f"{error.what} ({error.where})"
+    except VitaLakeError as error:
+        if error.transient:
+            raise
+        done.why = error.what
+    return done
+
+
+def _mend_from_replaced(table: Table, damaged: Sequence[str]) -> bool:
+    """Make files again of those that they had replaced, which wait for the vacuum; return whether they could be had.
+
+    Rewrites move rows as they are, sealed cells too: what of those files no sound file has is what is missing.
+    """
+    table.refresh()
+    listed = table.storage.files()
+
+    def transform(rows: Rows) -> Iterator[Piece]:
+        files = table.snapshot().files
+        days = {file.day for file in rows.files}
+        loose = [path for path in listed if path not in files and day_of(path) in days]
+        old = _plain([part for path in loose for part in _replaced(table, path)], table)
+        intact = [file for file in files.values() if file.day in days and file not in rows.files]
+        there = _plain([part for file in intact for part in read_file(table, file)], table)
+        missing = _difference(old, there, distinct=True)
+        if missing.num_rows != rows.count:
+            raise _Uneven
+        yield Piece(sort_by(missing, sort_keys(table.dataset)))
+
+    def plan(snapshot: Snapshot) -> list[StagedFile]:
+        return [file for path, file in sorted(snapshot.files.items()) if path in damaged]
+
+    try:
+        return rewrite(table, plan, transform) is not None
+    except _Uneven:
+        return False
+
+
+def _replaced(table: Table, path: str) -> Iterator[pa.Table]:
+    """Yield the rows of a file that was replaced; nothing of one that is damaged too, or gone by now."""
+    try:
+        yield from read_file(table, StagedFile(table.name, path, 0, 0, None))
+    except (Damaged, OSError, pa.ArrowException):
+        return
+
+
+def _mend_published(settings: Settings, dataset: str, damaged: Sequence[str]) -> str:
+    lake = open_restricted(settings, dataset)
+    try:
+        _mend_files(settings, lake, damaged)
+    except _Uneven:
+        republish(settings, dataset)
+        return "republish"
+    return "rows"
+
+
+def _mend_files(settings: Settings, lake: Lake, damaged: Sequence[str]) -> None:
+    keys = load_keys(settings.path(settings.keys))
+    masks = compile_masks(load_policy(settings.path(settings.governance)), lake.dataset, keys)
+    table = lake.published
+
+    def plan(day: str | None, snapshot: Snapshot) -> list[StagedFile]:
+        return [file for path, file in sorted(snapshot.files.items()) if path in damaged and file.day == day]
+
+    def transform(day: str | None, vault: Vault, rows: Rows) -> Iterator[Piece]:
+        convert = converter(make_sealer(lake.dataset, vault, keys), masks)
+        lake.restricted.refresh()
+        sources = [file for file in lake.restricted.snapshot().files.values() if file.day == day]
+        made = [convert(batch).rows for file in sources for batch in read_file(lake.restricted, file)]
+        intact = [file for file in table.snapshot().files.values() if file.day == day and file not in rows.files]
+        there = [batch for file in intact for batch in read_file(table, file)]
+        missing = _difference(_of_day(made, table, day), _plain(there, table))
+        if missing.num_rows != rows.count:
+            raise _Uneven
+        yield Piece(sort_by(missing, sort_keys(table.dataset)))
+
+    table.refresh()
+    days = {file.day for path, file in table.snapshot().files.items() if path in damaged}
+    with closing(open_vault(settings, keys)) as vault:
+        for day in sorted(days, key=str):
+            rewrite(table, partial(plan, day), partial(transform, day, vault))
+
+
+def _plain(parts: Sequence[pa.Table], table: Table) -> pa.Table:
+    """Return parts as one table of the table's own columns."""
+    schema = pa.schema([table.state.columns.field(name) for name in table.dataset.schema.names])
+    return pa.concat_tables([part.select(schema.names).cast(schema) for part in parts] or [schema.empty_table()])
+
+
+def _of_day(parts: Sequence[pa.Table], table: Table, day: str | None) -> pa.Table:
+    rows = _plain(parts, table)
+    if table.dataset.day_of is None:
+        return rows
+    days = pc.cast(pc.cast(rows[table.dataset.day_of], pa.date32()), pa.string())
+    return rows.filter(pc.is_null(days) if day is None else pc.fill_null(pc.equal(days, day), False))
+
+
+def _difference(made: pa.Table, there: pa.Table, *, distinct: bool = False) -> pa.Table:
+    """Return the rows of one table that the other one lacks.
+
+    Args:
+        made: the rows.
+        there: those that are not wanted.
+        distinct: whether equal rows are one row, that came from several files; else each counts.
+    """
+    import duckdb
+
+    connection = duckdb.connect(":memory:")
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("made", made)
+        connection.register("there", there)
+        found = connection.sql(
+            f"SELECT * FROM made EXCEPT {'' if distinct else 'ALL'} SELECT * FROM there"  # noqa: S608
+        ).to_arrow_table()
+    finally:
+        connection.close()
+    return found.cast(made.schema)
+
+
+def day_of(path: str) -> str | None:
+    """Return the day of a file, by its folder."""
+    day = path.partition("/")[0].removeprefix("day=") if "/" in path else NO_DAY
+    return None if day == NO_DAY else day
+
+
+# -- what cannot be mended ---------------------------------------------------------------------------------------
+
+
+def leave_out(table: Table, damaged: Sequence[StagedFile]) -> int:
+    """Take files that cannot be made again out of their table; return how many rows that are. They lie on for a week.
+
+    The loss is written down where rewrites write down what they drop, so that the rest can be held against the spans.
+
+    Raises:
+        LakeError, ServiceUnavailable: as ``rewrite``.
+    """
+    paths = {file.path for file in damaged}
+
+    def plan(snapshot: Snapshot) -> list[StagedFile]:
+        return [file for path, file in sorted(snapshot.files.items()) if path in paths]
+
+    done = rewrite(table, plan, lambda rows: (), data_change=True)
+    return done.rows_before if done else 0
+
+
+def spans_of(lake: Lake, table: Table, damaged: Sequence[StagedFile]) -> list[Span]:
+    """Return the spans whose rows may be in damaged files: those that added to the same days."""
+    days = {file.day for file in damaged}
+    return [span for span in lake.spans.all_spans() if days & {file.day for file in span.files_of(table.name)}]

@@ -1,0 +1,272 @@
+"""Damage is named, stops nobody from reading other data than was written, and is repaired of what is still there."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from governance.samples import copy_samples
+from tests.services.test_rewrites import make_stricter, opened, published, sound, stream
+from tests.unit.span_samples import of_before
+from vitalake.cli.app import main
+from vitalake.home import init_home
+from vitalake.lake.compaction import compact
+from vitalake.lake.digests import Damaged
+from vitalake.lake.lake import Lake
+from vitalake.lake.rewrite import is_held
+from vitalake.lake.scrub import scrub
+from vitalake.lake.table import Table
+from vitalake.settings import Settings, load_settings
+
+TABLES = ["published/observation", "restricted/observation", "quarantine/dead_letter", "spans"]
+FLIPS = 40
+BAD = b'{"resourceType": "Nothing"}'
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with 60 observations of four patients on three days, and a dead letter, in four spans."""
+    home = tmp_path_factory.mktemp("damage") / "home"
+    init_home(home, copy_samples)
+    lane = stream(home, range(3))
+    lane.send([(0, BAD)], cut=True)
+    lane.lane.finish()
+    return home
+
+
+@pytest.fixture
+def home(loaded: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(loaded, tmp_path / "home"))
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    return load_settings(home)
+
+
+def table_of(lake: Lake, name: str) -> Table:
+    return lake.spans.table if name == "spans" else lake.table(name)
+
+
+def files_of(settings: Settings, name: str) -> list[Path]:
+    table = table_of(opened(settings), name)
+    return [Path(table.storage.root, path) for path in sorted(table.snapshot().files)]
+
+
+def flip(path: Path, bit: int | None = None) -> None:
+    content = bytearray(path.read_bytes())
+    bit = len(content) * 4 if bit is None else bit
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def run(home: Path, capfd: pytest.CaptureFixture[str], *command: str, code: int = 0) -> Any:
+    """Run a command with --json; return what it printed, or its error."""
+    assert main([*command, "--home", str(home), "--json"]) == code
+    printed = capfd.readouterr()
+    assert "This is a bug" not in printed.err
+    return msgspec.json.decode(printed.out) if printed.out else printed.err
+
+
+def look_at_everything(home: Path, capfd: pytest.CaptureFixture[str]) -> set[str]:
+    """Run what looks at the lake; return the kinds that verify finds. Nothing ends as a bug, or asks to try again."""
+    for command in (["sql", "SELECT count(*) FROM observation"], ["ledger"], ["lake", "tables"]):
+        assert main([*command, "--home", str(home), "--json"]) in (0, 13)
+        assert "This is a bug" not in capfd.readouterr().err
+    code = main(["lake", "verify", "--home", str(home), "--json"])
+    printed = capfd.readouterr()
+    assert code == 13
+    assert "This is a bug" not in printed.err
+    return {finding["kind"] for finding in msgspec.json.decode(printed.out)["findings"]} if printed.out else set()
+
+
+# -- bits that flip ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_flipped_bit_is_read_as_other_data(settings: Settings, name: str) -> None:
+    """336 of 400 were, without an error."""
+    chosen, rolls = files_of(settings, name)[0], random.Random(name)
+    whole = chosen.read_bytes()
+    for _ in range(FLIPS):
+        flip(chosen, rolls.randrange(len(whole) * 8))
+        with pytest.raises(Damaged, match="repair"):
+            table_of(opened(settings), name).scan()
+        chosen.write_bytes(whole)
+    assert sound(settings)
+
+
+def test_sql_names_the_file_and_answers_again_once_it_is_whole(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ask = ["sql", "SELECT count(*) AS n FROM observation_versions"]
+    answered = run(home, capfd, *ask)
+    chosen = files_of(load_settings(home), "published/observation")[0]
+    whole = chosen.read_bytes()
+    flip(chosen)
+    assert f"published/observation/{chosen.parent.name}/{chosen.name} (" in run(home, capfd, *ask, code=13)
+    run(home, capfd, "sql", "SELECT count(*) AS n FROM encounter")  # other tables are read on
+    chosen.unlink()
+    assert "is gone" in run(home, capfd, *ask, code=13), "and nobody is told to try again"
+    chosen.write_bytes(whole)
+    assert run(home, capfd, *ask) == answered
+
+
+def test_what_has_rotted_gets_no_new_digest_by_a_compaction(settings: Settings) -> None:
+    flip(files_of(settings, "published/observation")[0])
+    with pytest.raises(Damaged):
+        compact(opened(settings).published, min_files=2)
+
+
+# -- files are made again ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:100])])
+def test_published_file_is_made_again_of_the_restricted_zone(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], damage: Callable[[Path], None]
+) -> None:
+    rows, chosen = published(settings), files_of(settings, "published/observation")
+    damage(chosen[0])
+    assert look_at_everything(home, capfd) & {"digest-differs", "file-missing"}
+    done = run(home, capfd, "lake", "repair")
+    assert [files["how"] for files in done["files"]] == ["rows"]
+    assert published(settings) == rows
+    assert set(files_of(settings, "published/observation")) >= set(chosen[1:]), "the others are as they were"
+    assert sound(settings)
+
+
+def test_under_other_rules_than_it_was_made_by_the_dataset_is_published_again(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_stricter(settings)
+    flip(files_of(settings, "published/observation")[0])
+    assert [files["how"] for files in run(home, capfd, "lake", "repair")["files"]] == ["republish"]
+    assert sound(settings)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_compacted_file_is_made_again_of_those_it_has_replaced(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    stream(home, range(3, 5), topic_id="more").send([(0, BAD)], cut=True)
+    table = table_of(opened(settings), name)
+    before = Counter(map(repr, table.scan().to_pylist()))
+    assert compact(table, min_files=2).days
+    flip(files_of(settings, name)[0])
+    assert [files["how"] for files in run(home, capfd, "lake", "repair")["files"]] == ["replaced"]
+    assert Counter(map(repr, table_of(opened(settings), name).scan().to_pylist())) == before
+    assert sound(settings)
+
+
+def test_what_cannot_be_made_again_is_named_and_left_out_when_asked(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flip(files_of(settings, "quarantine/dead_letter")[0])
+    left = run(home, capfd, "lake", "repair", code=13)
+    assert "quarantine/dead_letter: 1 rows" in left["left"][0]
+    assert left["files"][0]["spans"], "and whose rows they are"
+    assert run(home, capfd, "lake", "repair", "--leave-out")["left_out"] == {"quarantine/dead_letter": 1}
+    assert sound(settings)
+
+
+def test_damaged_look_back_does_not_stop_a_lane_for_ever(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chosen = next(Path(home, "lake/spans-seen").glob("*.parquet"))
+    flip(chosen)
+    assert run(home, capfd, "lake", "repair")["lookbacks"] == 1
+    stream(home, range(3, 4), topic_id="u2")
+    assert sound(settings)
+
+
+# -- the scrub ---------------------------------------------------------------------------------------------------
+
+
+def test_scrub_finds_it_records_files_of_before_and_passes_over_what_it_has_seen(settings: Settings) -> None:
+    table = opened(settings).published
+    before = of_before(table)
+    first = scrub(table)
+    assert (first.recorded, first.damaged) == (len(before), [])
+    assert scrub(table).files == 0, "looked at this week"
+    flip(Path(table.storage.root, before[0]))
+    assert [file.path for file in scrub(table, every_seconds=0).damaged] == [before[0]]
+    with pytest.raises(Damaged):
+        opened(settings).published.scan()
+    assert scrub(table, every_seconds=0, most_bytes=1).files == 1, "a slice at a time"
+
+
+# -- logs --------------------------------------------------------------------------------------------------------
+
+
+def entries(settings: Settings, name: str) -> list[Path]:
+    return sorted(Path(settings.lake_uri, name, "_delta_log").glob("*.json"))
+
+
+def _torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(b"\x00\xff{" * 20)
+
+
+@pytest.mark.parametrize("damage", [_torn, _empty, _garbage])
+@pytest.mark.parametrize("name", TABLES)
+def test_damaged_log_entry_is_named_and_what_it_said_is_said_again(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None]
+) -> None:
+    rows = published(settings)
+    chosen = [path for path in entries(settings, name) if b'"add"' in path.read_bytes()][-1]
+    damage(chosen)
+    found = look_at_everything(home, capfd)
+    assert "log-damaged" in found
+    run(home, capfd, "lake", "repair")
+    assert published(settings) == rows
+    assert sound(settings)
+    stream(home, range(3, 4), topic_id="after")
+    assert sound(settings)
+
+
+def test_lost_log_is_not_taken_for_an_empty_table(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = published(settings)
+    shutil.rmtree(Path(settings.lake_uri, "published/observation/_delta_log"))
+    assert "it is gone" in run(home, capfd, "sql", "SELECT count(*) FROM observation", code=13)
+    assert "log-damaged" in look_at_everything(home, capfd)
+    run(home, capfd, "lake", "rebuild", "published")
+    assert published(settings) == rows
+    assert sound(settings)
+
+
+def test_rebuild_publishes_again_over_a_log_that_cannot_be_read(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = published(settings)
+    _torn(entries(settings, "published/observation")[1])
+    run(home, capfd, "lake", "rebuild", "published")
+    assert published(settings) == rows
+    assert sound(settings)
+
+
+def test_deleted_restricted_file_stops_a_republish_and_no_table_waits_for_it(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chosen = files_of(settings, "restricted/observation")[0]
+    whole = chosen.read_bytes()
+    chosen.unlink()
+    assert chosen.name in run(home, capfd, "lake", "rewrite", "--republish", "observation", code=13)
+    assert not is_held(opened(settings).restricted)
+    assert "restricted/observation" in run(home, capfd, "lake", "repair", code=13)["left"][0]
+    chosen.write_bytes(whole)
+    assert sound(settings)

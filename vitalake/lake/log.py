@@ -1,0 +1,169 @@
+"""A table's Delta log when it cannot be read: which of its files is damaged, said by name.
+
+delta-rs says of a torn entry what its parser met, and takes an empty one for a commit of nothing; a power cut leaves
+just those. What the table needs is looked at: the newest checkpoint that can be read, and every entry after it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from vitalake.errors import ServiceUnavailable, VitaLakeError
+from vitalake.lake.digests import Damaged
+from vitalake.lake.storage import Storage
+
+LOG = "_delta_log"
+LAST = "_last_checkpoint"
+SET_ASIDE = "_damaged"
+"""Beside a table's log: what a repair took out of the way. Engines pass over such names."""
+
+_ENTRY = re.compile(r"(\d{20})\.json")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\..+)?\.parquet")
+_ACTIONS = {"add", "remove", "txn", "metaData", "protocol", "commitInfo", "cdc", "domainMetadata", "sidecar"}
+
+
+@dataclass(frozen=True, slots=True)
+class LogProblem:
+    """A file of the log that is damaged.
+
+    Attributes:
+        name: of the file, in the log's folder.
+        how: what is wrong with it.
+        version: of an entry; None: it is a checkpoint, or the hint where the newest one is.
+    """
+
+    name: str
+    how: str
+    version: int | None = None
+
+
+@dataclass(slots=True)
+class LogFiles:
+    """What lies in a log's folder: entries and checkpoints by version, and whether there is a hint."""
+
+    entries: dict[int, str] = field(default_factory=dict)
+    checkpoints: dict[int, list[str]] = field(default_factory=dict)
+    hint: bool = False
+
+
+def list_log(storage: Storage) -> LogFiles:
+    """Return what lies in a table's log."""
+    found = LogFiles()
+    selector = pafs.FileSelector(f"{storage.root}/{LOG}", allow_not_found=True)
+    for info in storage.fs.get_file_info(selector):
+        if match := _ENTRY.fullmatch(info.base_name):
+            found.entries[int(match[1])] = info.base_name
+        elif match := _CHECKPOINT.fullmatch(info.base_name):
+            found.checkpoints.setdefault(int(match[1]), []).append(info.base_name)
+        found.hint |= info.base_name == LAST
+    return found
+
+
+def examine(storage: Storage) -> list[LogProblem]:
+    """Return what is damaged of the log that the newest version needs; nothing: all of it can be read."""
+    files = list_log(storage)
+    problems = [*_hint_problems(storage, files)]
+    base = -1
+    for version in sorted(files.checkpoints, reverse=True):
+        torn = [name for name in files.checkpoints[version] if not _is_readable(storage, name)]
+        problems += [LogProblem(name, "a checkpoint that cannot be read") for name in torn]
+        if not torn:
+            base = version
+            break
+    newest = max([*files.entries, base])
+    if newest < 0:
+        return problems + [LogProblem("", "it is gone", 0)] * is_torn_off(storage)
+    for version in range(base + 1, newest + 1):
+        name = files.entries.get(version)
+        how = "an entry is missing" if name is None else _torn(storage, name)
+        if how:
+            problems.append(LogProblem(name or f"{version:020}.json", how, version))
+    return problems
+
+
+def _hint_problems(storage: Storage, files: LogFiles) -> Iterator[LogProblem]:
+    if not files.hint:
+        return
+    try:
+        version = msgspec.json.decode(_read(storage, LAST), type=dict[str, Any])["version"]
+    except (msgspec.MsgspecError, KeyError):
+        yield LogProblem(LAST, "it cannot be read")
+        return
+    if version not in files.checkpoints:
+        yield LogProblem(LAST, "it names a checkpoint that is missing")
+
+
+def _is_readable(storage: Storage, name: str) -> bool:
+    try:
+        pq.read_table(pa.BufferReader(_read(storage, name)))
+    except FileNotFoundError:  # cleaned up under our eyes
+        return True
+    except (pa.ArrowException, OSError):
+        return False
+    return True
+
+
+def _torn(storage: Storage, name: str) -> str:
+    """Return what is wrong with an entry; empty: nothing."""
+    try:
+        content = _read(storage, name)
+    except FileNotFoundError:
+        return ""
+    if not content.strip():
+        return "an entry is empty"
+    for line in content.splitlines():
+        try:
+            action = msgspec.json.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return "an entry is torn"
+        if line.strip() and not (isinstance(action, dict) and action.keys() & _ACTIONS):
+            return "an entry holds something else"
+    return ""
+
+
+def _read(storage: Storage, name: str) -> bytes:
+    with storage.fs.open_input_stream(f"{storage.root}/{LOG}/{name}") as source:
+        return bytes(source.read())
+
+
+def is_empty(storage: Storage, version: int) -> bool:
+    """Return whether an entry holds nothing, which delta-rs passes over; asked of local files only."""
+    try:
+        return storage.local and Path(storage.root, LOG, f"{version:020}.json").stat().st_size == 0
+    except FileNotFoundError:  # expired
+        return False
+
+
+def is_torn_off(storage: Storage) -> bool:
+    """Return whether files of a table lie where no log is: it was lost, and not taken away by a repair."""
+    info = storage.fs.get_file_info(f"{storage.root}/{SET_ASIDE}")
+    return info.type == pafs.FileType.NotFound and bool(storage.files())
+
+
+def explained(storage: Storage, error: Exception | None = None) -> VitaLakeError:
+    """Return what to say when a table cannot be opened or refreshed: the file of its log that is damaged, by name."""
+    try:
+        problems = examine(storage)
+    except OSError as other:
+        problems, error = [], other
+    if problems:
+        first = problems[0]
+        return Damaged(
+            f"The log of a table is damaged ({first.how})",
+            where=f"{storage.name}/{LOG}/{first.name}",
+            remedy="Nothing was written. Stop what writes to the lake, then run 'vitalake lake repair'.",
+        )
+    return ServiceUnavailable(
+        f"Table cannot be read ({type(error).__name__})",
+        where=storage.name,
+        remedy="Check space, permissions and connection of the lake's storage, then try again.",
+    )
