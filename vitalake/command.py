@@ -20,6 +20,10 @@ def run() -> None:
     # an extension may come out as another one, with a traceback.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: os._exit(128 + number))
+    from vitalake.logs import silence, silence_failures
+
+    silence()
+    silence_failures()
     from vitalake.cli.app import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)

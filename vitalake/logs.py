@@ -1,11 +1,20 @@
-"""Structured logs: one JSON object a line on standard error; only named fields, never a value of a message."""
+"""Structured logs: one JSON object a line on standard error; only named fields, never a value of a message.
+
+What a library logs, warns of or dies of may quote a query, a row or a key, so none of it is printed: every process of
+ours calls ``silence`` before it imports anything else, and a package calls ``mute`` where it is used as a library too.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
+import traceback
+import warnings
 from io import TextIOWrapper
-from typing import IO
+from types import TracebackType
+from typing import IO, Any
 
 import msgspec
 
@@ -13,6 +22,15 @@ from vitalake import clock
 
 _OURS = ("vitalake", "governance", "pipelines", "models")
 _FIELDS = ("what", "where", "remedy", "job", "share", "state", "span", "count", "seconds", "table", "version", "reason")
+
+_NATIVE = {"RUST_LOG": "off", "GRPC_VERBOSITY": "NONE", "GRPC_TRACE": ""}
+"""Libraries of other languages that write to standard error by themselves, and what turns them off. delta-rs prints
+errors by default, and the least and greatest value of each column when RUST_LOG asks for more."""
+
+
+def is_ours(logger: str) -> bool:
+    """Return whether a logger is one of this project's own."""
+    return logger.partition(".")[0] in _OURS
 
 
 class _JsonLines(logging.Formatter):
@@ -22,7 +40,7 @@ class _JsonLines(logging.Formatter):
         entry: dict[str, object] = {
             "at": clock.now().isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "event": record.msg if record.name.startswith(_OURS) else "third-party",
+            "event": record.msg if is_ours(record.name) else "third-party",
             "logger": record.name,
         }
         entry |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
@@ -31,8 +49,31 @@ class _JsonLines(logging.Formatter):
         return msgspec.json.encode(entry, enc_hook=str).decode()
 
 
+class _Quiet(logging.Logger):
+    """A logger that prints nothing by itself: whatever a library configures, what ``configure`` sends is all."""
+
+    def callHandlers(self, record: logging.LogRecord) -> None:
+        if is_ours(self.name):
+            super().callHandlers(record)
+            return
+        for handler in logging.root.handlers:
+            if record.levelno >= handler.level and not _prints(handler):
+                handler.handle(record)
+
+
+class _QuietRoot(_Quiet, logging.RootLogger):
+    """The same for the root, which libraries configure too."""
+
+
+def _prints(handler: logging.Handler) -> bool:
+    stream = getattr(handler, "stream", None)
+    standard = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    return stream in standard and not isinstance(handler.formatter, _JsonLines)
+
+
 def configure(level: int = logging.INFO, *, stream: IO[bytes] | None = None) -> None:
     """Send all logging to a stream (standard error) as JSON lines; third parties from warnings up, without text."""
+    silence()
     handler = logging.StreamHandler(TextIOWrapper(stream, write_through=True) if stream else sys.stderr)
     handler.setFormatter(_JsonLines())
     root = logging.getLogger()
@@ -40,3 +81,38 @@ def configure(level: int = logging.INFO, *, stream: IO[bytes] | None = None) -> 
     root.setLevel(logging.WARNING)
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
+
+
+def silence() -> None:
+    """Let no library print by itself in this process; what ``configure`` sends is not affected."""
+    os.environ.update(_NATIVE)
+    logging.lastResort = None
+    logging.raiseExceptions = False  # a handler that fails would print the record
+    logging.setLoggerClass(_Quiet)
+    logging.root.__class__ = _QuietRoot
+    for logger in logging.root.manager.loggerDict.values():
+        if type(logger) is logging.Logger:
+            logger.__class__ = _Quiet
+    warnings.showwarning = _warned
+
+
+def silence_failures() -> None:
+    """Let Python tell of an error that nobody caught, in any thread, without its text."""
+    sys.excepthook = tell
+    threading.excepthook = lambda failed: tell(failed.exc_type, failed.exc_value, failed.exc_traceback)
+    sys.unraisablehook = lambda failed: tell(failed.exc_type, failed.exc_value, failed.exc_traceback)
+
+
+def mute(library: str) -> None:
+    """Let a library log nothing, also in a process that is not ours and has logging of its own."""
+    logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+
+
+def tell(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """Write an unexpected error's type and frames to standard error, not its text, which may hold a value."""
+    lines = [*traceback.format_tb(trace), f"{kind.__qualname__}: its text is not shown, for it may hold a value. "]
+    print("".join(lines) + "This is a bug.", file=sys.stderr)  # noqa: T201
+
+
+def _warned(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
+    logging.getLogger("py.warnings").warning("%s", category.__name__)

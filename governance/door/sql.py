@@ -16,6 +16,9 @@ from sqlglot.tokenizer_core import TokenType
 from governance.door import allowed
 from governance.door.errors import QueryRefused
 from governance.door.relations import known_name, versions_name
+from vitalake.logs import mute
+
+mute("sqlglot")  # what it cannot parse it logs, with its literals
 
 _NAME = re.compile(allowed.NAME)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")

@@ -135,6 +135,7 @@ def main() -> int:
     given = parser.parse_args()
     os.nice(NICENESS)
     logs.configure()
+    logs.silence_failures()
     stop = threading.Event()
     if given.once:
         stop.set()

@@ -68,6 +68,7 @@ def main() -> int:
     given = parser.parse_args()
     os.nice(NICENESS)
     logs.configure()
+    logs.silence_failures()
     from vitalake.lake.lake import Lake
     from vitalake.lake.maintenance import maintain
     from vitalake.lake.sweep import dead_shares, sweep

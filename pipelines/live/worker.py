@@ -33,6 +33,7 @@ def run_worker(spec: LaneSpec, *, supervised: bool) -> int:
         supervised: whether a supervisor reads what the worker says.
     """
     logs.configure()
+    logs.silence_failures()
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from importlib import import_module
-from types import TracebackType
 
 import typer
 from typer.exceptions import TyperException
@@ -94,11 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        _show_unexpected(type(error), error.__traceback__)
+        from vitalake.logs import tell
+
+        tell(type(error), error, error.__traceback__)
         return 1
     return code if isinstance(code, int) else 0
-
-
-def _show_unexpected(kind: type[BaseException], trace: TracebackType | None) -> None:
-    typer.echo("".join(traceback.format_tb(trace)), err=True, nl=False)
-    typer.echo(f"{kind.__qualname__}: its text is not shown, for it may hold a value. This is a bug.", err=True)
