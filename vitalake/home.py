@@ -11,6 +11,7 @@ from pathlib import Path
 from vitalake.errors import SettingsError
 from vitalake.keys import add_missing_keys, create_key_file
 from vitalake.keyservice.local import create_local_service
+from vitalake.modes import keep_private
 from vitalake.settings import CONFIG_NAME, Settings
 
 _EXPLAINED = """\
@@ -50,19 +51,22 @@ def _inline(value: object) -> str:
 def init_home(folder: Path, copy_rules: Callable[[Path], list[str]]) -> list[str]:
     """Make what a home lacks and return what was made; what is there stays untouched.
 
-    A new home is built beside its place and moved there whole, so that a kill leaves nothing half-written.
+    A new home is built beside its place and moved there whole, so that a kill leaves nothing half-written; only its
+    account can read it.
 
     Raises:
         SettingsError: the folder cannot be written.
     """
+    keep_private()
     try:
         if folder.exists():
+            if not any(folder.iterdir()):
+                folder.chmod(0o700)
             return _fill(folder, copy_rules)
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             made = _fill(building, copy_rules)
-            building.chmod(0o755)
             os.rename(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from vitalake.environment import ALLOWED, overlaid, variables
 from vitalake.errors import SettingsError
 from vitalake.guarded import read_guarded
+from vitalake.modes import keep_private
 from vitalake.strict_yaml import explain, read_yaml
 
 CONFIG_NAME = "vitalake.yaml"
@@ -287,11 +288,14 @@ def has_password(address: str) -> bool:
 def load_settings(config: Path) -> Settings:
     """Return the settings of a configuration file, or of the folder that holds one.
 
+    From here on this process makes files that only its account can read.
+
     Raises:
         SettingsError: it is missing, is not YAML, a field does not fit, or the environment sets what it may not set
             (values are not echoed).
     """
     path = config / CONFIG_NAME if config.is_dir() or not config.suffix else config
+    keep_private()
     given = variables(Settings, os.environ)
     try:
         text, doubt = read_guarded(path)

@@ -23,7 +23,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     """Run the demo; return its home, its summary and everything it printed."""
     home = tmp_path_factory.mktemp("demo") / "h"
     command = [sys.executable, "-m", "vitalake", "demo", "--duration", "10s", "--json", "--home", str(home)]
-    done = subprocess.run(command, capture_output=True, timeout=250, check=False)
+    done = subprocess.run(command, capture_output=True, timeout=250, check=False, umask=0)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     return home, msgspec.json.decode(done.stdout), done.stdout + done.stderr
 
@@ -68,3 +68,9 @@ def test_nobody_is_named_in_anything_it_wrote_or_printed(demo: tuple[Path, dict[
             assert not [text for text in numbers if text in content], path.relative_to(home)
         assert not [text for text in planted if text.decode() in str(path)]
     assert not [text for text in planted | numbers if text in printed]
+
+
+def test_nobody_else_on_the_machine_can_read_a_file_of_it(demo: tuple[Path, dict[str, Any], bytes]) -> None:
+    """Started with a mask that lets everybody in, for every process and library of the way."""
+    home, _, _ = demo
+    assert not [path for path in (home, *home.rglob("*")) if path.lstat().st_mode & 0o077]

@@ -10,6 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from vitalake.errors import VitaLakeError
+from vitalake.modes import keep_private
 
 MODULES = (
     "init",
@@ -74,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     Expected errors print what happened, where and what to do, without a traceback. Of an unexpected one the type and
     the frames are shown but not its text, which may hold a value of a patient.
     """
+    keep_private()
     try:
         command = typer.main.get_command(make_app())
         code = command.main(args=arguments, prog_name="vitalake", standalone_mode=False)

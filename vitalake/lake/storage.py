@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from vitalake.errors import SettingsError
 from vitalake.folders import sync_folder
 from vitalake.lake.digests import check, damaged, digest_of, named
+from vitalake.modes import keep_private
 
 _S3_OPTIONS = {
     "AWS_ACCESS_KEY_ID": "access_key",
@@ -172,6 +173,7 @@ def open_storage(uri: str, options: dict[str, str]) -> Storage:
     parsed = urlparse(uri)
     if parsed.scheme in ("", "file"):
         root = str(Path(parsed.path).absolute())
+        keep_private()  # delta-rs makes its files by the process' mask
         return Storage(root, dict(options), pafs.LocalFileSystem(), root, local=True)
     if parsed.scheme == "s3":
         arguments = {arrow: options[delta] for delta, arrow in _S3_OPTIONS.items() if delta in options}
