@@ -187,7 +187,7 @@ def _vocabulary() -> str:
         + "\n## Units that are converted\n\n"
         + _table(["LOINC", "from", "to", "how"], units)
         + "\n## Code systems of coded values\n\nA code of another system, or of another form, is free text.\n\n"
-        + _table(["system", "form"], [[system, f"`{form.pattern}`"] for system, form in words.systems.items()])
+        + _table(["system", "form"], [[system, f"`{form.pattern.pattern}`"] for system, form in words.systems.items()])
     )
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from governance.closing import Rows, Unfit, holds, make_unfit, without
 from governance.errors import RuleError
 from governance.masks import Mask, fits, make_mask
 from governance.rules import MASKS, Filter, Policy, Rule
 from vitalake.keys import KeyRing
-from vitalake.lake.dataset import Column, Dataset, dataset_names, load_dataset
+from vitalake.lake.dataset import Column, Dataset, dataset_names, is_book, load_dataset
 from vitalake.lake.dictionaries import as_type, in_dictionaries
 
 
@@ -26,17 +26,34 @@ class ColumnPlan:
         column: the column.
         rule: id of the rule that decides; None: no rule speaks of it.
         mask_name: its mask.
+        holds: in words, which texts are published where it is published as it came; None: it is no such column.
     """
 
     column: Column
     rule: str | None
     mask_name: str | None
     mask: Mask | None = field(repr=False)
+    holds: str | None = None
+    unfit: Unfit | None = field(default=None, repr=False)
 
     @property
     def published(self) -> bool:
         """Return whether anything of the column is published."""
         return self.mask is not None and self.mask_name != "drop"
+
+
+class Masked(NamedTuple):
+    """Rows as they may be published.
+
+    Attributes:
+        rows: in the dataset's columns.
+        kept: which of the rows that were given are among them; None: all.
+        unfit: column → which of the rows had text that the column may not hold, and have null in its place.
+    """
+
+    rows: pa.RecordBatch
+    kept: Rows | None
+    unfit: dict[str, Rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +62,7 @@ class MaskPlan:
 
     Attributes:
         dataset: the dataset.
-        version: of the rules, and the id of the pseudonym key.
+        version: of the rules, the id of the pseudonym key, and of the lists that the dataset's columns are held to.
         columns: what happens to each.
         filters: which rows are left out.
     """
@@ -55,10 +72,11 @@ class MaskPlan:
     columns: tuple[ColumnPlan, ...]
     filters: tuple[Filter, ...]
 
-    def apply(
-        self, batch: pa.RecordBatch, *, encoded: bool = False
-    ) -> tuple[pa.RecordBatch, npt.NDArray[np.bool_] | None]:
-        """Return the rows as they may be published, in the dataset's columns, and which rows were kept (None: all).
+    def apply(self, batch: pa.RecordBatch, *, encoded: bool = False) -> Masked:
+        """Return the rows as they may be published.
+
+        It is the one place through which everything that is published passes: of both lanes, of replays, of held
+        messages, and of what is published anew.
 
         Args:
             batch: identified rows; columns by name, dictionary-encoded or plain, absent ones count as null.
@@ -70,17 +88,22 @@ class MaskPlan:
             batch = batch.filter(pa.array(kept))
         names = set(batch.schema.names)
         arrays = []
+        unfit: dict[str, Rows] = {}
         for plan in self.columns:
             name = plan.column.name
             kind = schema.field(name).type
             if plan.mask is None or name not in names:
                 arrays.append(pa.nulls(batch.num_rows, kind))
                 continue
-            arrays.append(as_type(plan.mask(batch.column(name)), kind))
-        return pa.RecordBatch.from_arrays(arrays, schema=schema), kept
+            masked = plan.mask(batch.column(name))
+            if plan.unfit is not None and (bad := plan.unfit(batch)) is not None:
+                unfit[name] = bad
+                masked = without(masked, bad)
+            arrays.append(as_type(masked, kind))
+        return Masked(pa.RecordBatch.from_arrays(arrays, schema=schema), kept, unfit)
 
-    def _kept(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_] | None:
-        kept: npt.NDArray[np.bool_] | None = None
+    def _kept(self, batch: pa.RecordBatch) -> Rows | None:
+        kept: Rows | None = None
         for rule in self.filters:
             if rule.column not in batch.schema.names:
                 continue
@@ -94,7 +117,7 @@ class MaskPlan:
         return kept
 
     def describe(self) -> list[dict[str, str | bool | None]]:
-        """Return, for each column, its class, the rule that decides, the mask, and whether it is published."""
+        """Return, for each column, its class, rule, mask, whether it is published, and which texts it may hold."""
         return [
             {
                 "column": plan.column.name,
@@ -102,6 +125,7 @@ class MaskPlan:
                 "rule": plan.rule,
                 "mask": plan.mask_name,
                 "published": plan.published,
+                "holds": plan.holds,
             }
             for plan in self.columns
         ]
@@ -115,7 +139,8 @@ def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
 
     Raises:
         RuleError: a rule names a dataset, column or class that is not there (it would protect nothing), fails its own
-            examples, or takes away the time by which the table is partitioned.
+            examples, takes away the time by which the table is partitioned, or keeps text of which nothing says what
+            it may be.
     """
     _check_names(policy, dataset)
     columns = tuple(_plan(policy, dataset, column, keys) for column in dataset.columns)
@@ -127,11 +152,28 @@ def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
                 where=f"{dataset.name}.{dataset.day_of}",
                 remedy="Keep or generalise that column; its day names the partition.",
             )
-    return MaskPlan(dataset, f"{policy.version}+{keys.current('pseudonym').id}", columns, filters)
+    version = f"{policy.version}+{keys.current('pseudonym').id}{_version_of_lists(policy, dataset)}"
+    return MaskPlan(dataset, version, columns, filters)
+
+
+def _version_of_lists(policy: Policy, dataset: Dataset) -> str:
+    """Return what tells the lists of a dataset from others, apart from the rules: a new ward changes no model."""
+    listed = sorted({column.listed for column in dataset.columns if column.listed})
+    if not listed:
+        return ""
+    texts = [(name, sorted(policy.lists.get(name, ()))) for name in listed]
+    return f"+{hashlib.sha256(repr(texts).encode()).hexdigest()[:8]}"
 
 
 def _check_names(policy: Policy, dataset: Dataset) -> None:
     known = {name: load_dataset(name) for name in dataset_names()} | {dataset.name: dataset}
+    listed = {column.listed for of in known.values() for column in of.columns if column.listed}
+    if unknown := sorted(policy.lists.keys() - listed):
+        raise RuleError(
+            "List that no column is held to",
+            where=f"list {unknown[0]}",
+            remedy=f"The lists are: {', '.join(sorted(listed))}.",
+        )
     for rule in policy.rules:
         what = rule.what
         if what.dataset is not None and what.dataset not in known:
@@ -182,7 +224,16 @@ def _plan(policy: Policy, dataset: Dataset, column: Column, keys: KeyRing) -> Co
     mask = make_mask(strictest.then, keys=keys, domain=data_class)
     _check_examples(strictest, column, mask)
     name = strictest.then.mask if fits(strictest.then, column.type) else "drop"
-    return ColumnPlan(column, strictest.id, name, mask)
+    if name != "keep" or column.type != pa.string() or is_book(dataset.name):
+        return ColumnPlan(column, strictest.id, name, mask)
+    if not column.closed:
+        raise RuleError(
+            "Text would be published as it came, and nothing says what it may be",
+            where=f"{dataset.name}.{column.name}, rule {strictest.id}",
+            remedy="Declare values, a list or a form in the dataset, or let a rule mask the column.",
+        )
+    unfit = make_unfit(column, policy.lists)
+    return ColumnPlan(column, strictest.id, name, mask, holds(column, policy.lists), unfit)
 
 
 def _restriction(rule: Rule) -> tuple[int, int, int, int]:

@@ -7,9 +7,11 @@ A field that is not known is refused, never ignored: a rule that is silently not
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import yaml
@@ -75,9 +77,13 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+_Listed = Annotated[str, msgspec.Meta(min_length=1, max_length=120)]
+
+
 class _RuleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Literal[1]
-    rules: list[Rule]
+    rules: list[Rule] | msgspec.UnsetType = msgspec.UNSET
+    lists: dict[str, list[_Listed]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +93,13 @@ class Policy:
     Attributes:
         rules: in the order of file names and lines.
         version: a hash of their content; the same rules have the same version wherever they lie.
+        lists: name → the texts that columns held to it may publish, such as the names of wards. They are no part of
+            the version: a hospital that opens a ward has changed no rule.
     """
 
     rules: tuple[Rule, ...]
     version: str = field(default="")
+    lists: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def load_policy(folder: Path) -> Policy:
@@ -106,18 +115,24 @@ def load_policy(folder: Path) -> Policy:
             "No rules found", where=str(folder), remedy="Nothing is published without rules: run 'vitalake init'."
         )
     rules: list[Rule] = []
+    lists: dict[str, frozenset[str]] = {}
     for path in files:
-        rules += _read(path)
+        document = _read(path)
+        rules += document.rules or []
+        for name, texts in document.lists.items():
+            if name in lists:
+                raise RuleError("Two files have one list", where=f"{path.name} list {name}", remedy="Join them.")
+            lists[name] = frozenset(texts)
     seen: set[str] = set()
     for rule in rules:
         if rule.id in seen:
             raise RuleError("Two rules have one id", where=rule.id, remedy="Rename one of them.")
         seen.add(rule.id)
     digest = hashlib.sha256(msgspec.json.encode(rules, order="sorted")).hexdigest()
-    return Policy(tuple(rules), digest[:12])
+    return Policy(tuple(rules), digest[:12], MappingProxyType(lists))
 
 
-def _read(path: Path) -> list[Rule]:
+def _read(path: Path) -> _RuleFile:
     try:
         document = read_yaml(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -128,12 +143,14 @@ def _read(path: Path) -> list[Rule]:
         why, line = explain(error)
         raise RuleError(f"Rule file {why}", where=f"{path.name}:{line}", remedy="Correct that line.") from None
     try:
-        rules = msgspec.convert(document, _RuleFile).rules
+        found = msgspec.convert(document, _RuleFile)
     except msgspec.ValidationError as error:
         raise _unfit(path, document, str(error)) from None
-    for rule in rules:
+    if found.rules is msgspec.UNSET and not found.lists:
+        raise RuleError("Rule file has neither rules nor lists", where=path.name, remedy="See docs/reference/rules.md.")
+    for rule in found.rules or []:
         _check(rule, path.name)
-    return rules
+    return found
 
 
 def _unfit(path: Path, document: Any, message: str) -> RuleError:

@@ -68,6 +68,7 @@ class Outcome:
         extra: rows for further tables, by the table's name: the same rows as they came, held messages, resolutions.
         associations: version of the table of associations the rows were attributed by.
         recognised: rows that were seen before were taken out.
+        unfit: column → index of the message of every published row whose text there was none that may be published.
     """
 
     poll: Poll
@@ -85,6 +86,7 @@ class Outcome:
     extra: dict[str, pa.RecordBatch] = field(default_factory=dict)
     associations: int = 0
     recognised: bool = False
+    unfit: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
 
     def keep(self, new: npt.NDArray[np.bool_]) -> None:
         """Keep the rows that are new, and count the others as duplicates; they are not masked yet."""

@@ -211,9 +211,10 @@ class Steps:
         outcome.rows = rows
         if self.feed is not None:
             self.feed.take(outcome)
-        rows, kept = self.plan.apply(rows)
-        _count(outcome, kept)
-        outcome.rows = rows
+        masked = self.plan.apply(rows)
+        _count(outcome, masked.kept)
+        outcome.rows = masked.rows
+        outcome.unfit = {name: outcome.message[bad] for name, bad in masked.unfit.items()}
         return outcome
 
     def _leave_out_forgotten(self, outcome: Outcome) -> None:

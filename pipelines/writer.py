@@ -184,6 +184,7 @@ class SpanWriter:
             "held": per_part(outcome.held),
             "late": per_part(outcome.message[late]),
         }
+        unfit = {name: per_part(messages) for name, messages in outcome.unfit.items()}
         row_part = part_of[outcome.message]
         for i in np.flatnonzero(columns["messages"]).tolist():
             identity = poll.parts[i]
@@ -194,6 +195,7 @@ class SpanWriter:
                 part = span.parts[identity] = Part(identity, start, int(offsets[0]), start, Counts())
             part.end = int(offsets[-1]) + 1
             part.counts.add(Counts(**{name: int(values[i]) for name, values in columns.items()}))
+            part.count_unfit({name: int(values[i]) for name, values in unfit.items() if values[i]})
             mine = outcome.effective_us[row_part == i]
             if len(mine):
                 # A clock that runs ahead must not make everybody else late.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipelines.decoding.fingerprint import fingerprints
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.result import Decoded, Reject
 from vitalake.vocabulary import Vocabulary
+from vitalake.vocabulary.forms import unit_to_show
 
 ID_BYTES = 16
 _MICROSECONDS = pa.timestamp("us", "UTC")
@@ -82,7 +84,11 @@ class Conformer:
             message,
             (
                 (known, Reason.UNKNOWN_CODE, "Observation.code"),
-                (fits, Reason.UNKNOWN_UNIT, "Observation.valueQuantity.code"),
+                (
+                    fits,
+                    Reason.UNKNOWN_UNIT,
+                    lambda row: unit_path(rows["code"][row].as_py(), rows["unit"][row].as_py()),
+                ),
                 (plausible, Reason.IMPLAUSIBLE_VALUE, "Observation.valueQuantity.value"),
                 (timely, Reason.IMPLAUSIBLE_TIME, "Observation.effective[x]"),
                 (in_time, Reason.IMPLAUSIBLE_TIME, "Observation.issued"),
@@ -255,15 +261,26 @@ def _contradicting(conformed: Conformed) -> npt.NDArray[np.int32]:
     return np.unique(message[order][1:][same & differ])
 
 
+def unit_path(code: str, unit: str | None) -> str:
+    """Return where a unit is that does not fit its code: with the code, which is known, and the unit if it is one."""
+    return f"Observation.valueQuantity.code ({code} in {unit_to_show(unit)})"
+
+
 def _rejects(
-    message: npt.NDArray[np.int32], checks: tuple[tuple[npt.NDArray[np.bool_], Reason, str], ...]
+    message: npt.NDArray[np.int32],
+    checks: tuple[tuple[npt.NDArray[np.bool_], Reason, str | Callable[[int], str]], ...],
 ) -> list[Reject]:
-    """Return one reject a message that has a bad row; the first check that fails gives the reason."""
+    """Return one reject a message that has a bad row; the first check that fails gives the reason.
+
+    A path may depend on the row: of a message with several the first one counts.
+    """
     found: dict[int, tuple[Reason, str]] = {}
     for holds, reason, path in checks:
         if not holds.all():
-            for i in message[~holds].tolist():
-                found.setdefault(i, (reason, path))
+            for row in np.flatnonzero(~holds).tolist():
+                i = int(message[row])
+                if i not in found:
+                    found[i] = (reason, path if isinstance(path, str) else path(row))
     if not found:
         return []
     rows = np.bincount(message)

@@ -66,21 +66,36 @@ class Patient(Resource, gc=False, tag_field="resourceType", tag="Patient", kw_on
     address: list[Address] = []
 
 
+class ShownCoding(Coding, gc=False):
+    """A code with what people are shown for it."""
+
+    display: str | None = None
+
+
+class ShownConcept(msgspec.Struct, gc=False):
+    """CodeableConcept with its codes' displays."""
+
+    coding: list[ShownCoding] = []
+    text: str | None = None
+
+
 class Hospitalization(msgspec.Struct, gc=False):
     """How a stay began and ended."""
 
-    admitSource: Concept | None = None
-    dischargeDisposition: Concept | None = None
+    admitSource: ShownConcept | None = None
+    dischargeDisposition: ShownConcept | None = None
 
 
 class Encounter(Resource, gc=False, tag_field="resourceType", tag="Encounter", kw_only=True, rename={"kind": "class"}):
-    """A stay."""
+    """A stay; also as R5 writes it, where class is a list, period actualPeriod, and hospitalization admission."""
 
     status: str
-    kind: Coding | None = None
+    kind: Coding | list[Concept] | None = None
     subject: Raw = _ABSENT
     period: Period | None = None
+    actualPeriod: Period | None = None
     hospitalization: Hospitalization | None = None
+    admission: Hospitalization | None = None
 
 
 class Condition(Resource, gc=False, tag_field="resourceType", tag="Condition", kw_only=True):

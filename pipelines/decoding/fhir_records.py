@@ -16,9 +16,11 @@ from pipelines.decoding.fhir_record_structs import (
     Device,
     DeviceUseStatement,
     Encounter,
+    Hospitalization,
     HumanName,
     Patient,
     Resource,
+    ShownConcept,
     TypedIdentifier,
     message_type,
 )  # fmt: skip
@@ -30,30 +32,17 @@ from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import decoded_records
 from pipelines.decoding.refusals import MOST_ROWS
 from pipelines.decoding.result import Decoded, Reject
+from vitalake.vocabulary.categories import category_of, load_categories
 
 Row = dict[str, Any]
 
-SEXES = frozenset({"male", "female"})
 CODE_SYSTEMS = {
     "http://hl7.org/fhir/sid/icd-10-cm": "ICD10CM",
     "http://hl7.org/fhir/sid/icd-9-cm": "ICD9CM",
+    "http://hl7.org/fhir/sid/icd-10": "ICD10",
     "http://snomed.info/sct": "SNOMEDCT",
 }
 """Systems of diagnoses → the dataset's names; of several codings the first of the first system here counts."""
-
-ADMISSIONS = {
-    "emd": "ed", "hosp-trans": "osh", "outp": "direct", "gp": "direct", "mp": "direct", "nursing": "facility",
-    "psych": "facility", "rehab": "facility", "born": "other", "other": "other",
-}  # fmt: skip
-"""FHIR's admit source → CLIF's category of admissions."""
-
-DISCHARGES = {
-    "home": "Home", "alt-home": "Home", "other-hcf": "Acute Care Hospital", "hosp": "Hospice",
-    "long": "Long Term Care Hospital (LTACH)", "aadvice": "Against Medical Advice (AMA)", "exp": "Expired",
-    "psy": "Psychiatric Hospital", "rehab": "Acute Inpatient Rehab Facility", "snf": "Skilled Nursing Facility (SNF)",
-    "oth": "Other",
-}  # fmt: skip
-"""FHIR's discharge disposition → CLIF's category of discharges."""
 
 _PLANNED = frozenset({"planned", "cancelled", "intended", "on-hold"})
 _MISTAKE = "entered-in-error"
@@ -202,7 +191,7 @@ def _patient(patient: Patient, name: str | None) -> Row:
         raise Refused(Reason.BAD_TIME, "Patient.birthDate") from None
     return {
         "patient_id": name,
-        "sex": patient.gender if patient.gender in SEXES else "unknown",
+        "sex": category_of("patient.sex", patient.gender) if patient.gender else "unknown",
         "name": _name(patient.name),
         "mrn": _record_number(patient.identifier),
         "address": _address(patient.address),
@@ -245,23 +234,42 @@ def _encounter(encounter: Encounter, name: str | None) -> Row | None:
         return None
     if encounter.status == _MISTAKE:
         raise Refused(Reason.BAD_STATUS, "Encounter.status")  # the dataset cannot say so: somebody must look
-    period = encounter.period
-    stay = encounter.hospitalization
-    emergency = encounter.kind is not None and encounter.kind.code == "EMER"
-    began = "ed" if emergency else _category(stay.admitSource if stay else None, ADMISSIONS, "other")
+    period = encounter.period or encounter.actualPeriod
+    stay = encounter.hospitalization or encounter.admission or Hospitalization()
+    began = "ed" if _is_emergency(encounter.kind) else _category("admission_type", stay.admitSource)
     return {
         "encounter_id": name,
         "patient_id": _whose(encounter.subject, "Encounter.subject"),
         "admitted_at": instant_of(period.start if period else None, "Encounter.period.start"),
         "discharged_at": instant_of(period.end if period else None, "Encounter.period.end"),
         "admission_type": began,
-        "discharge_disposition": _category(stay.dischargeDisposition if stay else None, DISCHARGES, "Other"),
+        "discharge_disposition": _category("discharge_disposition", stay.dischargeDisposition),
     }
 
 
-def _category(concept: Concept | None, categories: dict[str, str], other: str) -> str | None:
-    codes = [coding.code for coding in concept.coding if coding.code] if concept else []
-    return next((categories[code] for code in codes if code in categories), other) if codes else None
+def _is_emergency(kind: Coding | list[Concept] | None) -> bool:
+    codings = [coding for concept in kind for coding in concept.coding] if isinstance(kind, list) else [kind]
+    return any(coding is not None and coding.code == "EMER" for coding in codings)
+
+
+def _category(column: str, concept: ShownConcept | None) -> str | None:
+    """Return the category that a concept stands for: by the first of its codings that is known, else by its words.
+
+    One of which nobody has said so stays as it was sent: masking does not publish it, and counts it.
+    """
+    if concept is None:
+        return None
+    categories = load_categories()[f"encounter.{column}"]
+    codings = [coding for coding in concept.coding if coding.code]
+    known = (categories.of_code(coding.system, coding.code or "") for coding in codings)
+    texts = [text for text in (concept.text, *(coding.display for coding in concept.coding)) if text]
+    # A code without a system may be a word; one of a system is not read as another's.
+    texts += [coding.code for coding in codings if coding.code and not coding.system]
+    words = (categories.of_words(text) for text in texts)
+    found = next((category for category in (*known, *words) if category), None)
+    if found is None and codings:
+        found = checked(f"{codings[0].system or ''}|{codings[0].code}")
+    return found or (checked(texts[0]) if texts else None)
 
 
 def _condition(condition: Condition, _: str | None) -> Row:

@@ -8,9 +8,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitalake.errors import InputError
+from vitalake.lake.dataset import IDENTIFYING, Dataset
+from vitalake.vocabulary.categories import category_of, load_categories
 
 _EPOCH = date(1970, 1, 1)
 _FIRST, _LAST = (date.min - _EPOCH).days, (date.max - _EPOCH).days
+
+IDENTITY = ("identity_system", "identity_value")
+NAMED = "association_id"
+
+_KIND = b"vitalake.kind"
+"""In a field's metadata: what a text was in the warehouse, ``numeric`` or ``json``."""
+
+_WHOLE = r"^-?[0-9]+(\.0*)?$"
 
 
 def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -26,7 +36,18 @@ def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError("Query gives a column twice", where=", ".join(twice), remedy="Name each of them once.")
     columns = [_plain(column, field) for column, field in zip(batch.columns, batch.schema, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, names=names)
+    fields = [
+        pa.field(field.name, column.type, metadata=_kind_of(field))
+        for column, field in zip(columns, batch.schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _kind_of(field: pa.Field) -> dict[bytes, bytes] | None:
+    if isinstance(field.type, pa.JsonType):
+        return {_KIND: b"json"}
+    numeric = (field.metadata or {}).get(b"POSTGRESQL:type") == b"numeric"
+    return {_KIND: b"numeric"} if numeric else None
 
 
 def _plain(column: pa.Array, field: pa.Field) -> pa.Array:
@@ -47,6 +68,62 @@ def _plain(column: pa.Array, field: pa.Field) -> pa.Array:
     elif pa.types.is_date32(column.type):
         _check_finite(column.view(pa.int32()), field.name, units_a_day=1)
     return column
+
+
+def with_texts(batch: pa.RecordBatch, dataset: Dataset) -> pa.RecordBatch:
+    """Return a plain batch in which what is to be text of a dataset is text, written in one way only.
+
+    What an identifier looks like is not left to a driver: 4711 and 4711.00 are one patient. Texts, enumerations, whole
+    numbers and, for identifiers, decimals that are whole become text; truths, bits, times, documents, fractions and
+    floating-point numbers are refused. Words for a category (see categories.yaml) become the category.
+
+    Raises:
+        InputError: a column is none of these; named without its values.
+    """
+    classes = {column.name: column.data_class for column in dataset.columns if column.type == pa.string()}
+    identifying = {name for name, data_class in classes.items() if data_class in IDENTIFYING} | {*IDENTITY, NAMED}
+    texts = {*classes, *identifying, *(("panel_code",) if dataset.name == "observation" else ())}
+    columns, fields = [], []
+    for column, field in zip(batch.columns, batch.schema, strict=True):
+        text = _text(column, field, identifies=field.name in identifying) if field.name in texts else column
+        if (name := f"{dataset.name}.{field.name}") in load_categories():
+            text = _categorised(text, name)
+        columns.append(text)
+        fields.append(pa.field(field.name, text.type))
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _text(column: pa.Array, field: pa.Field, *, identifies: bool) -> pa.Array:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    was = (field.metadata or {}).get(_KIND)
+    try:
+        if was == b"numeric":
+            return _whole(column, identifies=identifies)
+        if pa.types.is_decimal(kind) and (identifies or kind.scale == 0):
+            return column.cast(pa.decimal256(76, 0)).cast(pa.string())
+        textual = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        if (textual and was is None) or pa.types.is_integer(kind) or pa.types.is_null(kind):
+            return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        pass  # a fraction
+    raise _no_text(field.name)
+
+
+def _whole(column: pa.Array, *, identifies: bool) -> pa.Array:
+    fits = pc.match_substring_regex(column, _WHOLE) if identifies else pc.match_substring_regex(column, "^-?[0-9]+$")
+    if pc.any(pc.invert(fits)).as_py():
+        raise pa.ArrowInvalid
+    return pc.replace_substring_regex(column, "\\.0*$", "")
+
+
+def _categorised(column: pa.Array, name: str) -> pa.Array:
+    encoded = column.dictionary_encode()
+    categories = [category_of(name, text) for text in encoded.dictionary.to_pylist()]
+    return pa.array(categories, pa.string()).take(encoded.indices)
+
+
+def _no_text(name: str) -> InputError:
+    return InputError("Query gives a column that is no string", where=name, remedy="Cast it in the query.")
 
 
 def _check_finite(numbers: pa.Array, name: str, *, units_a_day: int) -> None:

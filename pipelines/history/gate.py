@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,16 +21,25 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.history.rows import IDENTITY, VALUES, typed
+from governance.closing import make_unfit
+from pipelines.decoding.conform import unit_path
+from pipelines.history.columns import IDENTITY
+from pipelines.history.rows import VALUES, typed
 from vitalake import clock
 from vitalake.errors import InputError
-from vitalake.lake.dataset import Dataset
+from vitalake.lake.dataset import Column, Dataset
 from vitalake.vocabulary import Vocabulary, load_vocabulary
 
 STRETCH_ROWS = 200_000
 EARLIEST_YEAR = 1900
 NEEDED = {"observation": ("patient_id", "code", "status", "effective_at")}
 """Columns besides the key that a row must have, or it will be rejected."""
+
+MOST_UNITS = 5
+"""Units that an error names; the report names all of them."""
+
+_FORM = "_form"
+"""Ends the name of what says whether a column's text has its form."""
 
 GIVEN_BY_US = ("observation_id",)
 """Key columns that no query gives: the lane makes them."""
@@ -98,17 +108,23 @@ class SuiteGate:
         checks: dict[tuple[str, str], Check] = {}
         keys = _Keys()
         count = 0
+        units: Counter[str] = Counter()
         for stretch in (typed(rows, dataset) for rows in _stretches(tables)):
             count += stretch.num_rows
             keys.add(stretch, dataset)
-            _run(suite_of(dataset, stretch, max_rejected=self._max_rejected), _frame(stretch, dataset), checks)
+            said = _said(stretch, dataset)
+            units.update(_unknown_units(stretch, said))
+            suite = suite_of(dataset, stretch, max_rejected=self._max_rejected)
+            _run(suite, _frame(stretch, said), checks)
         every = [
             Check("expect_table_row_count_to_be_between", "rows", rows=count, unexpected=int(not count)),
             Check("expect_compound_columns_to_be_unique", "key", count, keys.repeated(), self._repeats(dataset)),
             *checks.values(),
         ]
         failed = [f"{c.column}: {c.expectation} ({c.unexpected:,} of {c.rows:,})" for c in every if not c.passed]
-        report = self._write(dataset, count, every, passed=not failed)
+        if any(c.column == "unit_known" and not c.passed for c in every):
+            failed += [f"{path}: {rows:,} rows" for path, rows in units.most_common(MOST_UNITS)]
+        report = self._write(dataset, count, every, units, passed=not failed)
         if failed:
             raise QualityError(
                 "Rows do not pass the quality gate",
@@ -120,7 +136,7 @@ class SuiteGate:
         """Return the greatest share of repeated keys: only of observations the lake knows what is sent twice."""
         return self._max_rejected if dataset.name == "observation" else 0.0
 
-    def _write(self, dataset: Dataset, rows: int, checks: list[Check], *, passed: bool) -> Path:
+    def _write(self, dataset: Dataset, rows: int, checks: list[Check], units: Counter[str], *, passed: bool) -> Path:
         self._folder.mkdir(exist_ok=True)
         document = {
             "source": self._source,
@@ -129,6 +145,7 @@ class SuiteGate:
             "passed": passed,
             "rows": rows,
             "checks": [asdict(check) | {"passed": check.passed} for check in checks],
+            "unknown_units": dict(units.most_common()),
         }
         path = self._folder / f"{self._source}.{dataset.name}.json"
         staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -162,13 +179,21 @@ def suite_of(dataset: Dataset, rows: pa.Table, *, max_rejected: float) -> list[d
     ]
     for column in dataset.columns:
         if column.name in given and column.values:
-            suite.append(_expect("column_values_to_be_in_set", column=column.name, value_set=list(column.values)))
+            # A status says whether the row counts at all; of other columns a few are published without their text.
+            share = 1.0 if column.name == "status" else mostly
+            suite.append(
+                _expect("column_values_to_be_in_set", column=column.name, value_set=list(column.values), mostly=share)
+            )
+        if column.name in given and _judged_by_form(column, dataset):
+            suite.append(
+                _expect("column_values_to_be_in_set", column=f"{column.name}{_FORM}", value_set=[True], mostly=mostly)
+            )
         if column.name in given and column.data_class == "age":
             suite.append(_expect("column_values_to_be_between", column=column.name, min_value=0, max_value=130))
     if dataset.name == "observation":
         suite += [
             _expect("column_values_to_be_in_set", column=name, value_set=[True], mostly=mostly)
-            for name in ("code_known", "valued", "plausible")
+            for name in ("code_known", "unit_known", "valued", "plausible")
         ]
     return suite
 
@@ -195,18 +220,44 @@ def _stretches(tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def _frame(rows: pa.Table, dataset: Dataset) -> Any:
-    """Return the judged columns as a data frame; of observations also what _understood says."""
-    names = [name for name in rows.schema.names if name not in IDENTITY]
-    frame = rows.select(names)
+def _judged_by_form(column: Column, dataset: Dataset) -> bool:
+    """Return whether texts of another form are bad rows; of observations _understood says more."""
+    return column.form is not None and dataset.name != "observation"
+
+
+def _said(rows: pa.Table, dataset: Dataset) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return what is found out about each row before the library judges it."""
     if dataset.name == "observation":
-        for name, holds in _understood(rows, load_vocabulary()).items():
-            frame = frame.append_column(name, pa.array(holds))
+        return _understood(rows, load_vocabulary())
+    said: dict[str, npt.NDArray[np.bool_]] = {}
+    batch = pa.RecordBatch.from_arrays([c.combine_chunks() for c in rows.columns], names=rows.schema.names)
+    for column in dataset.columns:
+        if column.name in rows.schema.names and _judged_by_form(column, dataset):
+            unfit = make_unfit(column, {})(batch)
+            said[f"{column.name}{_FORM}"] = np.ones(rows.num_rows, np.bool_) if unfit is None else ~unfit
+    return said
+
+
+def _unknown_units(rows: pa.Table, said: dict[str, npt.NDArray[np.bool_]]) -> Counter[str]:
+    """Return how often each unit does not fit its code; codes are known ones, units are shown if they look like one."""
+    bad = np.flatnonzero(~said["unit_known"]) if "unit_known" in said else np.zeros(0, np.int64)
+    chosen = rows.select([name for name in ("code", "unit") if name in rows.schema.names]).take(pa.array(bad))
+    return Counter(unit_path(row["code"], row.get("unit")) for row in chosen.to_pylist())
+
+
+def _frame(rows: pa.Table, said: dict[str, npt.NDArray[np.bool_]]) -> Any:
+    """Return the judged columns as a data frame, with what was found out about each row."""
+    frame = rows.select([name for name in rows.schema.names if name not in IDENTITY])
+    for name, holds in said.items():
+        frame = frame.append_column(name, pa.array(holds))
     return frame.to_pandas()
 
 
 def _understood(rows: pa.Table, vocabulary: Vocabulary) -> dict[str, npt.NDArray[np.bool_]]:
-    """Return for each row whether its code is known, it has a value, and a number is plausible in its unit."""
+    """Return for each row whether its code and unit are known, it has a value, and a number is plausible.
+
+    A number is judged only where code and unit are known: of which of them it fails, one is named.
+    """
     given = {name: rows[name] if name in rows.schema.names else None for name in ("code", "unit", *VALUES)}
     code, unit = _index(given["code"], vocabulary.codes, rows), _index(given["unit"], vocabulary.units, rows)
     valued = np.zeros(rows.num_rows, np.bool_)
@@ -214,12 +265,15 @@ def _understood(rows: pa.Table, vocabulary: Vocabulary) -> dict[str, npt.NDArray
         if (column := given[name]) is not None:
             valued |= column.is_valid().to_numpy()
     if given["value"] is None:
-        return {"code_known": code >= 0, "valued": valued, "plausible": np.ones(rows.num_rows, np.bool_)}
+        fine = np.ones(rows.num_rows, np.bool_)
+        return {"code_known": code >= 0, "unit_known": fine, "valued": valued, "plausible": fine}
     low, high = np.append(vocabulary.low, -np.inf), np.append(vocabulary.high, np.inf)
     value = pc.fill_null(rows["value"], np.nan).to_numpy()
     value = value * vocabulary.factor[code, unit] + vocabulary.offset[code, unit]
-    fine = rows["value"].is_null().to_numpy() | (code < 0) | ((value >= low[code]) & (value <= high[code]))
-    return {"code_known": code >= 0, "valued": valued, "plausible": fine}
+    passed = rows["value"].is_null().to_numpy() | (code < 0)
+    known = passed | ~np.isnan(vocabulary.factor[code, unit])
+    fine = passed | ~known | ((value >= low[code]) & (value <= high[code]))
+    return {"code_known": code >= 0, "unit_known": known, "valued": valued, "plausible": fine}
 
 
 def _index(column: pa.ChunkedArray | None, known: dict[str, int], rows: pa.Table) -> npt.NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import yaml
@@ -21,8 +21,12 @@ SOURCES = tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
 Maker = Literal["mimic-demo", "cinc-2012"]
 
 
+Source = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$")]
+"""It stands in published rows, spans and names of files: letters, digits, - and _; no words."""
+
+
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    source: str
+    source: Source
     warehouse: str
     datasets: dict[str, str]
     maker: Maker | None = None
@@ -79,6 +83,12 @@ def load_job(name: str) -> Job:
         why, line = explain(error)
         raise SettingsError(f"Job file {why}", where=f"{path.name}:{line}", remedy="Correct that line.") from None
     except msgspec.ValidationError as error:
+        if "`$.source`" in str(error):
+            raise SettingsError(
+                "Source's name is not of the form of one",
+                where=f"{path.name}: source",
+                remedy="Use up to 61 letters, digits, - and _: it stands in published rows and in names of files.",
+            ) from None
         raise SettingsError(
             f"Job does not hold ({error})", where=path.name, remedy="See the how-to on history."
         ) from None

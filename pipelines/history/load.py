@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.history.cinc_warehouse import make_cinc_warehouse
+from pipelines.history.columns import with_texts
 from pipelines.history.demo_warehouse import make_demo_warehouse
 from pipelines.history.gate import QualityGate, SuiteGate
 from pipelines.history.job import Job, load_job
@@ -26,7 +27,7 @@ from pipelines.steps import Steps
 from pipelines.writer import SpanWriter
 from vitalake import clock
 from vitalake.keys import load_keys
-from vitalake.lake.dataset import Dataset
+from vitalake.lake.dataset import Dataset, load_dataset
 from vitalake.lake.lake import Lake
 from vitalake.lake.spans import PartId
 from vitalake.lake.sweep import sweep
@@ -76,7 +77,9 @@ def load_history(
         for dataset, query in job.queries.items():
             part = PartId(f"{job.source}.{dataset}", incarnation, 0)
             told = (lambda n, before=count: progress(before + n)) if progress else None
-            with Spool(opened.read(query), folder=settings.home, rows=BATCH_ROWS) as spool:
+            declared = load_dataset(dataset)
+            rows = (with_texts(batch, declared) for batch in opened.read(query))
+            with Spool(rows, folder=settings.home, rows=BATCH_ROWS) as spool:
                 count += _load(
                     settings, job, spool, part, dataset=dataset, gate=gate, care_admits=care_admits, progress=told
                 )

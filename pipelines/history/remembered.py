@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.history.rows import IDENTITY
+from pipelines.history.columns import IDENTITY
 from vitalake.errors import LakeError
 from vitalake.folders import sync_folder
 from vitalake.lake.dataset import Dataset

@@ -12,17 +12,22 @@ import pyarrow.compute as pc
 
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.result import DECODED_SCHEMA, Decoded, Reject
+from pipelines.history.columns import IDENTITY, NAMED
 from vitalake.errors import InputError
-from vitalake.lake.dataset import Dataset
+from vitalake.lake.dataset import Dataset, load_dataset
 
-IDENTITY = ("identity_system", "identity_value")
-NAMED = "association_id"
 _NEEDED = (
     ("patient_id", Reason.NO_SUBJECT, "Observation.subject"),
     ("code", Reason.NO_CODE, "Observation.code"),
     ("effective_at", Reason.NO_TIME, "Observation.effective[x]"),
     ("status", Reason.WRONG_SHAPE, "Observation.status"),
 )
+_CLOSED = (
+    ("status", Reason.BAD_STATUS, "Observation.status"),
+    ("comparator", Reason.WRONG_SHAPE, "Observation.valueQuantity.comparator"),
+)
+"""Columns without which a value would mean something else: another text there is no value that can be used."""
+
 VALUES = ("value", "value_code", "value_text", "data_absent_reason")
 
 
@@ -88,7 +93,9 @@ def decoded_rows(table: pa.Table, starts: npt.NDArray[np.int64]) -> Decoded:
     for name in VALUES:
         empty &= columns[name].is_null().to_numpy(zero_copy_only=False)
     missing = [(columns[name].is_null().to_numpy(zero_copy_only=False), why, path) for name, why, path in _NEEDED]
-    for bad, why, path in [*missing, (empty, Reason.NO_VALUE, "Observation.value[x]")]:
+    declared = load_dataset("observation")
+    unfit = [(_none_of(columns[name], declared.column(name).values), why, path) for name, why, path in _CLOSED]
+    for bad, why, path in [*missing, (empty, Reason.NO_VALUE, "Observation.value[x]"), *unfit]:
         for i in np.unique(message[bad]).tolist():
             rejects.setdefault(i, Reject(i, why, path))
     identities = [
@@ -103,6 +110,14 @@ def decoded_rows(table: pa.Table, starts: npt.NDArray[np.int64]) -> Decoded:
         batch, message = batch.filter(pa.array(good)), message[good]
         identities = [identity for identity, ok in zip(identities, good.tolist(), strict=True) if ok]
     return Decoded(batch, identities, message, [rejects[i] for i in sorted(rejects)])
+
+
+def _none_of(column: pa.DictionaryArray, values: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    inside = pc.is_in(column, value_set=pa.array(values, pa.string()))
+    bad: npt.NDArray[np.bool_] = column.is_valid().to_numpy(zero_copy_only=False) & ~inside.to_numpy(
+        zero_copy_only=False
+    )
+    return bad
 
 
 def typed(table: pa.Table, dataset: Dataset) -> pa.Table:
@@ -147,6 +162,13 @@ def record_rows(table: pa.Table, dataset: Dataset) -> Decoded:
     return Decoded(batch, identities, message, unfinished=True)
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    """Return whether a column can be read as text in one way only; see columns.with_texts."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    textual = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+    return bool(textual or pa.types.is_integer(kind))
+
+
 def _column(table: pa.Table, field: pa.Field) -> pa.Array:
     if field.name not in table.schema.names:
         if field.name in ("version", "effective_offset_minutes"):
@@ -155,7 +177,7 @@ def _column(table: pa.Table, field: pa.Field) -> pa.Array:
     column = table[field.name].combine_chunks()
     texts = pa.types.is_dictionary(field.type) or pa.types.is_string(field.type)
     try:
-        if texts and pa.types.is_floating(column.type):  # what an identifier looks like is not left to chance
+        if texts and not _is_text(column.type):  # what an identifier looks like is not left to chance
             raise pa.ArrowInvalid
         if pa.types.is_dictionary(field.type):
             return column.cast(pa.string()).dictionary_encode()

@@ -25,6 +25,15 @@ _SESSION = (
 )
 """What a session of PostgreSQL begins with."""
 
+_IN_MEMORY = ":memory:"
+"""DuckDB's name for no file."""
+
+
+def _files_of(home: Path) -> str:
+    """Return the statement by which files that a query names are looked for in the home."""
+    folder = str(home).replace("'", "''")
+    return f"SET file_search_path = '{folder}'"
+
 
 class Warehouse:
     """An open connection; read-only use, in one snapshot from its first query on."""
@@ -72,8 +81,9 @@ def open_warehouse(address: str, *, home: Path) -> Iterator[Warehouse]:
     """Open a warehouse.
 
     Args:
-        address: ``duckdb:PATH`` (relative to the home), ``postgresql://…``, or a reference to one of them: ``env:NAME``
-            or ``file:PATH``.
+        address: ``duckdb:PATH`` (relative to the home), ``duckdb::memory:`` (no file: its queries read CSV or Parquet
+            files, by paths relative to the home), ``postgresql://…``, or a reference to one of them: ``env:NAME`` or
+            ``file:PATH``.
         home: the home.
 
     Raises:
@@ -91,7 +101,9 @@ def open_warehouse(address: str, *, home: Path) -> Iterator[Warehouse]:
     kind = address.partition(":")[0]
     if kind not in _DRIVERS:
         raise SettingsError(
-            "Warehouse's address is of no known kind", where="warehouse", remedy="Use duckdb:PATH or postgresql://…"
+            "Warehouse's address is of no known kind",
+            where="warehouse",
+            remedy="Use duckdb:PATH, duckdb::memory: or postgresql://…",
         )
     try:
         dbapi = import_module(f"{_DRIVERS[kind]}.dbapi")
@@ -101,10 +113,11 @@ def open_warehouse(address: str, *, home: Path) -> Iterator[Warehouse]:
             where=f"package {_DRIVERS[kind]}",
             remedy="Run: pip install 'vitalake[history]'.",
         ) from None
-    path = home / address.removeprefix("duckdb:")
-    name = path.name if kind == "duckdb" else kind
+    within = address.removeprefix("duckdb:")
+    name = kind if kind != "duckdb" else within if within == _IN_MEMORY else Path(within).name
+    where = address if kind != "duckdb" else within if within == _IN_MEMORY else str(home / within)
     try:
-        connection = dbapi.connect(str(path) if kind == "duckdb" else address)
+        connection = dbapi.connect(where)
     except dbapi.Error as error:
         raise ServiceUnavailable(
             f"Warehouse cannot be opened ({type(error).__name__})",
@@ -112,9 +125,9 @@ def open_warehouse(address: str, *, home: Path) -> Iterator[Warehouse]:
             remedy="Check address, user and password; close who else uses an embedded one.",
         ) from None
     with connection:
-        if kind == "postgresql":
-            with connection.cursor() as cursor:
-                for statement in _SESSION:
-                    cursor.execute(statement)
-            connection.commit()
+        statements = _SESSION if kind == "postgresql" else (_files_of(home),) if where == _IN_MEMORY else ()
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+        connection.commit()
         yield Warehouse(connection, name)

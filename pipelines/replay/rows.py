@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.result import DECODED_SCHEMA, Decoded, Reject
-from pipelines.history.rows import IDENTITY, decoded_rows, record_rows
+from pipelines.history.columns import IDENTITY
+from pipelines.history.rows import decoded_rows, record_rows
 from vitalake.lake.dataset import load_dataset
 
 FORMAT = "sql"

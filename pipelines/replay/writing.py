@@ -119,6 +119,9 @@ class AgainWriter:
         for outcome in outcomes:
             counts.add(counts_of(outcome))
         end = self.position + max(messages or counts.messages, 1)
+        part = Part(self.part, self.position, self.position, end, counts)
+        for outcome in outcomes:
+            part.count_unfit({name: len(rows) for name, rows in outcome.unfit.items()})
         known = [outcome.associations for outcome in outcomes if outcome.associations]
         return Span(
             span_id=f"{self.kind}.{SHARE}.e{self.epoch}.{uuid.uuid4().hex}",
@@ -130,7 +133,7 @@ class AgainWriter:
             decided_us=0,
             rules=rules,
             decoder=decoder,
-            parts=[Part(self.part, self.position, self.position, end, counts)],
+            parts=[part],
             latency={},
             files=[],
             fence=self._fence,

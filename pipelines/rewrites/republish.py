@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -107,9 +108,15 @@ def converter(sealer: RowSealer, plan: MaskPlan) -> Callable[[pa.Table], Convert
 
     def convert(batch: pa.Table) -> Converted:
         opened = sealer.open(batch, encoded=True)
-        masked = [plan.apply(part, encoded=True)[0] for part in opened.to_batches()]
-        rows = pa.Table.from_batches(masked, in_dictionaries(plan.dataset.schema))
-        return Converted(rows, filtered=opened.num_rows - rows.num_rows, forgotten=batch.num_rows - opened.num_rows)
+        masked = [plan.apply(part, encoded=True) for part in opened.to_batches()]
+        rows = pa.Table.from_batches([part.rows for part in masked], in_dictionaries(plan.dataset.schema))
+        unfit = Counter({name: int(bad.sum()) for part in masked for name, bad in part.unfit.items()})
+        return Converted(
+            rows,
+            filtered=opened.num_rows - rows.num_rows,
+            forgotten=batch.num_rows - opened.num_rows,
+            unfit=dict(unfit),
+        )
 
     return convert
 

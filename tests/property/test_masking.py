@@ -133,14 +133,14 @@ def test_no_planted_identifier_is_in_any_byte_of_what_is_published(
             "surprise": [patient] * rows,
         }
     )
-    masked, kept = plan.apply(batch)
+    masked, kept, _ = plan.apply(batch)
     assert kept is None
     assert masked.schema.equals(load_dataset("observation").schema)
     path = tmp_path_factory.mktemp("masked") / "x.parquet"
     pq.write_table(pa.Table.from_batches([masked]), path, compression="none")
     content = path.read_bytes()
     assert not [m for m in markers if m.encode() in content]
-    again, _ = plan.apply(masked)
+    again = plan.apply(masked).rows
     assert again.equals(masked)
 
 
@@ -150,32 +150,34 @@ def test_text_left_in_dictionaries_is_masked_the_same(plan: MaskPlan, rows: list
     plain = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
     batch = pa.RecordBatch.from_arrays(plain, names=list(names))
     encoded = pa.RecordBatch.from_arrays([column.dictionary_encode() for column in plain], names=list(names))
-    masked, kept = plan.apply(batch)
+    masked, kept, unfit = plan.apply(batch)
+    told = {name: bad.tolist() for name, bad in unfit.items()}
     for given_rows in (batch, encoded):
-        got, got_kept = plan.apply(given_rows, encoded=True)
+        got, got_kept, got_unfit = plan.apply(given_rows, encoded=True)
         assert got.schema.field("patient_id").type == pa.dictionary(pa.int32(), pa.string())
         assert pa.Table.from_batches([got]).cast(masked.schema).equals(pa.Table.from_batches([masked]))
         assert (got_kept is None) == (kept is None)
+        assert {name: bad.tolist() for name, bad in got_unfit.items()} == told
         assert kept is None or (got_kept is not None and got_kept.tolist() == kept.tolist())
 
 
 def test_filtered_rows_are_left_out_and_told(plan: MaskPlan) -> None:
     statuses = ["final", "cancelled", None, "registered", "amended"]
     for column in (pa.array(statuses), pa.array(statuses).dictionary_encode()):
-        masked, kept = plan.apply(pa.RecordBatch.from_arrays([column], names=["status"]))
+        masked, kept, _ = plan.apply(pa.RecordBatch.from_arrays([column], names=["status"]))
         assert kept is not None
         assert kept.tolist() == [True, True, True, False, True]
         assert masked["status"].to_pylist() == ["final", "cancelled", None, "amended"]
-    without, kept = plan.apply(pa.RecordBatch.from_pydict({"value": [1.0]}))
+    without, kept, _ = plan.apply(pa.RecordBatch.from_pydict({"value": [1.0]}))
     assert kept is None
     assert without.num_rows == 1
 
 
 def test_a_batch_without_the_filters_column_is_not_filtered_and_without_its_codes_neither(plan: MaskPlan) -> None:
-    _, kept = plan.apply(pa.RecordBatch.from_pydict({"value": [1.0]}))
+    _, kept, _ = plan.apply(pa.RecordBatch.from_pydict({"value": [1.0]}))
     assert kept is None
     column = pa.array(["final", "amended"]).dictionary_encode()
-    _, kept = plan.apply(pa.RecordBatch.from_arrays([column], names=["status"]))
+    _, kept, _ = plan.apply(pa.RecordBatch.from_arrays([column], names=["status"]))
     assert kept is None
 
 

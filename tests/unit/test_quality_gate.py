@@ -45,6 +45,20 @@ def _stays() -> dict[str, list[Any]]:
     }
 
 
+def _ended() -> dict[str, list[Any]]:
+    return {**_stays(), "discharge_disposition": ["Home"] * ROWS}
+
+
+def _diagnoses() -> dict[str, list[Any]]:
+    return {
+        "encounter_id": [f"stay-{i}" for i in range(ROWS)],
+        "patient_id": [f"patient-{i}" for i in range(ROWS)],
+        "code_system": ["ICD10CM", "ICD9CM"] * (ROWS // 2),
+        "code": ["I509", "4280"] * (ROWS // 2),
+        "recorded_at": [_START] * ROWS,
+    }
+
+
 def _values() -> dict[str, list[Any]]:
     return {
         "identity_system": ["urn:x"] * ROWS,
@@ -104,8 +118,14 @@ FAULTS: dict[str, tuple[str, Callable[[int], pa.Table], str]] = {
     "issued in the future": ("observation", lambda n: _with(_values(), n, issued_at=_FUTURE), "issued_at"),
     "implausible values": ("observation", lambda n: _with(_values(), n, value=9_999.0), "plausible"),
     "values that are not numbers": ("observation", lambda n: _with(_values(), n, value=float("nan")), "plausible"),
-    "units of other things": ("observation", lambda n: _with(_values(), n, unit="kg"), "plausible"),
+    "units of other things": ("observation", lambda n: _with(_values(), n, unit="kg"), "unit_known"),
     "no values": ("observation", lambda n: _with(_values(), n, value=None), "valued"),
+    "words for a category": (
+        "encounter",
+        lambda n: _with(_ended(), n, discharge_disposition="Zz"),
+        "discharge_disposition",
+    ),
+    "words for codes": ("condition", lambda n: _with(_diagnoses(), n, code="Zz 5550100"), "code_form"),
     "unknown codes": ("observation", lambda n: _with(_values(), n, code="0000-0"), "code_known"),
     "sent twice": ("observation", lambda n: _with(_values(), n + 1 if n else 0, identity_value="same"), "key"),
 }
@@ -316,3 +336,20 @@ def test_the_library_reaches_for_no_network_and_writes_nothing_but_the_report(al
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""
     assert [path.name for path in alone.rglob("*") if path.is_file()] == ["own.encounter.json"]
+
+
+def test_a_unit_that_does_not_fit_is_named_with_its_code_and_words_are_not(tmp_path: Path) -> None:
+    rows = _values()
+    rows["unit"][:6] = ["kg", "kg", "mg/kg/min", "call Zzname 555", None, "Zzname"]
+    gate = SuiteGate(tmp_path, source="own", max_rejected=THRESHOLD)
+    with pytest.raises(QualityError, match="unit_known") as caught:
+        gate.judge(load_dataset("observation"), [pa.table(rows)])
+    assert "(8867-4 in kg): 2 rows" in caught.value.where
+    assert "(8867-4 in a unit that is not shown): 2 rows" in caught.value.where
+    report = (tmp_path / "own.observation.json").read_text()
+    assert msgspec.json.decode(report)["unknown_units"] == {
+        f"Observation.valueQuantity.code (8867-4 in {unit})": count
+        for unit, count in {"kg": 2, "a unit that is not shown": 2, "mg/kg/min": 1, "no unit": 1}.items()
+    }
+    assert "Zz" not in report + str(caught.value)
+    assert "plausible:" not in caught.value.where, "a unit is not a value"

@@ -156,7 +156,7 @@ def test_a_column_without_a_class_is_not_published_even_if_a_rule_names_it(folde
             "key": ["a"],
             "columns": [
                 {"name": "a", "type": "string", "description": "x"},
-                {"name": "b", "type": "string", "class": "measurement", "description": "x"},
+                {"name": "b", "type": "string", "class": "measurement", "description": "x", "values": ["x"]},
             ],
         },
         where="test",
@@ -182,7 +182,7 @@ def test_a_mask_that_does_not_fit_a_column_is_shown_for_what_it_does(folder: Pat
     rules = [_rule(id="k"), _rule(id="r", what={"column": "comparator"}, then={"mask": "cap", "at": 9})]
     columns = _plans(_load(folder, *rules), keys)
     assert columns["comparator"] | {"class": ""} == {
-        "column": "comparator", "class": "", "rule": "r", "mask": "drop", "published": False,
+        "column": "comparator", "class": "", "rule": "r", "mask": "drop", "published": False, "holds": None,
     }  # fmt: skip
     assert columns["value"]["published"]
     with pytest.raises(RuleError, match="partition"):

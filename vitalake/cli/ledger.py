@@ -137,6 +137,8 @@ def print_ledger(summary: dict[str, Any], by: str | None = None) -> None:
         console.print(equation, style="dim")
     if len(columns) > len(_COLUMNS):
         console.print(f"in the lake = {' + '.join(('published', *columns[len(_COLUMNS) :]))}", style="dim")
+    for column, count in summary["unfit"].items():
+        console.print(f"published without what was sent in {column}: {count:,} rows, see docs/how-to/closed-text.md")
     for part in summary["lost_upstream_unknown"]:
         console.print(f"lost upstream, nobody can say how much: {part} (the topic was made again)", style="yellow")
     for problem in summary["problems"]:

@@ -60,7 +60,8 @@ def _print(plan: MaskPlan) -> None:
         grid.add_column(name)
     for entry in plan.describe():
         closed = not entry["published"]
-        what = Text("not published", style="yellow") if closed else Text(str(entry["mask"]))
+        held = f": {entry['holds']}" if entry["holds"] else ""
+        what = Text("not published", style="yellow") if closed else Text(f"{entry['mask']}{held}")
         because = str(entry["rule"] or ("no rule speaks of it" if entry["class"] else "it has no class"))
         grid.add_row(str(entry["column"]), str(entry["class"] or "–"), what, because)
     console = Console(highlight=False)

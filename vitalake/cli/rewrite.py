@@ -212,6 +212,8 @@ def _tell(swapped: Iterable[Swapped], *, json: bool) -> None:
             f"{done.rows_restricted:,} restricted ones: {done.filtered:,} filtered by a rule, "
             f"{done.forgotten:,} of patients who were erased"
         )
+        for name, count in sorted(done.unfit.items()):
+            typer.echo(f"{done.dataset}.{name}: {count:,} rows are published without what was sent there")
 
 
 def _rekey(settings: Settings, *, meter: Meter, json: bool) -> None:

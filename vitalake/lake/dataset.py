@@ -33,6 +33,19 @@ _FOLDER = Path(str(resources.files("vitalake"))) / "datasets"
 
 
 @dataclass(frozen=True, slots=True)
+class FormBy:
+    """The form of a column's values, by what another column of the row says.
+
+    Attributes:
+        column: the other one.
+        forms: its value → the form; beside any other value nothing fits.
+    """
+
+    column: str
+    forms: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """One column.
 
@@ -43,6 +56,8 @@ class Column:
         statistics: whether min and max may stand in files and log.
         completed_years: where it is null, the years from the first of these columns to the second; None: not derived.
         values: the closed set of its values; empty: not closed.
+        listed: the list of the home's rules that its values stand in; None: in none.
+        form: the form its values have (see vitalake/vocabulary/forms.yaml), or the form by another column's value.
     """
 
     name: str
@@ -52,6 +67,13 @@ class Column:
     statistics: bool = False
     completed_years: tuple[str, str] | None = None
     values: tuple[str, ...] = ()
+    listed: str | None = None
+    form: str | FormBy | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Return whether it is said which texts it may hold: text that is published as it came must be closed."""
+        return bool(self.values or self.listed or self.form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +131,8 @@ def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
                 statistics=bool(entry.get("statistics", False)),
                 completed_years=_pair(entry.get("derived", {}).get("completed_years")),
                 values=tuple(entry.get("values", ())),
+                listed=entry.get("list"),
+                form=_form(entry.get("form")),
             )
             for entry in document["columns"]
         )
@@ -128,9 +152,29 @@ def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
     sources = {name for c in columns for name in c.completed_years or ()}
     if not names.issuperset(sources):
         raise SettingsError("Derived column lacks its source", where=where, remedy="Name columns of the dataset.")
+    if any(not _closed_once(c, names) for c in columns):
+        raise SettingsError(
+            "Column says in two ways which texts it may hold, or is no text",
+            where=where,
+            remedy="Give it values, a list or a form.",
+        )
     if len(names) != len(columns) or not names.issuperset(dataset.key) or (dataset.day_of or "") not in names | {""}:
         raise SettingsError("Dataset declaration contradicts itself", where=where, remedy="Check key and day_of.")
     return dataset
+
+
+def _form(entry: str | dict[str, str] | None) -> str | FormBy | None:
+    if not isinstance(entry, dict):
+        return entry
+    forms = dict(entry)
+    return FormBy(forms.pop("by"), tuple(forms.items()))
+
+
+def _closed_once(column: Column, names: set[str]) -> bool:
+    given = sum(bool(way) for way in (column.values, column.listed, column.form))
+    if isinstance(column.form, FormBy) and column.form.column not in names:
+        return False
+    return given <= 1 and (not given or column.type == pa.string())
 
 
 def _pair(names: list[str] | None) -> tuple[str, str] | None:
@@ -160,7 +204,9 @@ def restricted_form(dataset: Dataset) -> Dataset:
     """
     sealed = {column.name for column in dataset.columns if column.data_class in IDENTIFYING}
     columns = tuple(
-        replace(column, type=pa.binary(), statistics=False, values=()) if column.name in sealed else column
+        replace(column, type=pa.binary(), statistics=False, values=(), listed=None, form=None)
+        if column.name in sealed
+        else column
         for column in dataset.columns
     )
     found_by = (
@@ -182,7 +228,12 @@ def dataset_names() -> tuple[str, ...]:
 
 def published_datasets() -> list[str]:
     """Return the names of those whose rows are published; the others are the lake's own books."""
-    return [name for name in dataset_names() if name != "spans" and name not in QUARANTINE]
+    return [name for name in dataset_names() if not is_book(name)]
+
+
+def is_book(name: str) -> bool:
+    """Return whether a dataset is one of the lake's own books, of which nothing is published."""
+    return name == "spans" or name in QUARANTINE
 
 
 def quarantine_datasets() -> list[str]:

@@ -55,6 +55,7 @@ class Work(msgspec.Struct, frozen=True):
         rows: read.
         filtered: rows that a rule leaves out.
         forgotten: rows of patients whose key is destroyed.
+        unfit: column → rows that are published without what was sent there.
     """
 
     source: list[str]
@@ -62,6 +63,7 @@ class Work(msgspec.Struct, frozen=True):
     rows: int
     filtered: int
     forgotten: int
+    unfit: dict[str, int] = {}
 
 
 class Journal:

@@ -36,6 +36,7 @@ class Entry:
         attributed: rows published because it became known, or known better, whose they are.
         spans: how many there are.
         latency: histogram of the time from the broker to the decision.
+        unfit: dataset.column → published rows without what was sent there, for it is none that the column may hold.
     """
 
     counts: Counts = field(default_factory=Counts)
@@ -43,6 +44,7 @@ class Entry:
     attributed: int = 0
     spans: int = 0
     latency: dict[int, int] = field(default_factory=dict)
+    unfit: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts, whether they balance, and the latency where it is known."""
@@ -52,6 +54,7 @@ class Entry:
             "attributed": self.attributed,
             "spans": self.spans,
             "balanced": self.counts.balanced,
+            "unfit": dict(sorted(self.unfit.items())),
             "latency_ms": {name: _milliseconds(self.latency, q) for name, q in (("p50", 0.5), ("p99", 0.99))},
         }
 
@@ -120,6 +123,10 @@ class Ledger:
                     setattr(entry, name, getattr(entry, name) + part.counts.published)
             for entry in (own, mine) if span.kind in AGAIN else (*entries, mine):
                 entry.counts.add(part.counts)
+            for name, count in part.unfit.items():
+                for entry in (*entries, mine):
+                    column = f"{span.dataset}.{name}"
+                    entry.unfit[column] = entry.unfit.get(column, 0) + count
             self._check_part(span.dataset, part)
 
     def _entry(self, grouping: Grouping, name: str) -> Entry:
@@ -152,7 +159,7 @@ class Ledger:
     def to_json(self, by: Grouping | None = None) -> dict[str, Any]:
         """Return the summary as data for a program; with one grouping, or with all of them.
 
-        The keys are those of ``spans.COUNT_NAMES`` and: recovered, attributed, balanced, latency_ms, spans,
+        The keys are those of ``spans.COUNT_NAMES`` and: recovered, attributed, balanced, unfit, latency_ms, spans,
         last_commit_at, lost_upstream_unknown (partitions that ended with an unread part nobody can count), problems,
         by_….
         """

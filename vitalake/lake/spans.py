@@ -87,8 +87,12 @@ class PartId(msgspec.Struct, frozen=True, order=True):
         return f"{dataset}/{self.topic_id}/{self.partition}"
 
 
-class Part(msgspec.Struct):
-    """One partition's stretch of a span: ``start`` (None: nothing before) up to ``end``, exclusive."""
+class Part(msgspec.Struct, omit_defaults=True):
+    """One partition's stretch of a span: ``start`` (None: nothing before) up to ``end``, exclusive.
+
+    ``unfit`` counts, by column, the published rows whose text there was none that the column may hold: they are
+    published without it, and it stays restricted.
+    """
 
     id: PartId
     start: int | None
@@ -97,6 +101,11 @@ class Part(msgspec.Struct):
     counts: Counts
     max_effective_us: int | None = None
     lost_unknown: bool = False
+    unfit: dict[str, int] = {}
+
+    def count_unfit(self, counts: Mapping[str, int]) -> None:
+        """Add such counts to these."""
+        self.unfit = {name: self.unfit.get(name, 0) + counts.get(name, 0) for name in {**self.unfit, **counts}}
 
 
 class Span(msgspec.Struct):

@@ -9,7 +9,8 @@ again goes on with it, and takes from the one before the right to commit.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -62,11 +63,13 @@ class Converted:
         rows: as they are to be published.
         filtered: rows that a rule leaves out.
         forgotten: rows of patients whose key is destroyed.
+        unfit: column → rows that are published without what was sent there.
     """
 
     rows: pa.Table
     filtered: int
     forgotten: int
+    unfit: Mapping[str, int] = field(default_factory=dict)
 
 
 Convert = Callable[[pa.Table], Converted]
@@ -89,6 +92,7 @@ class Swapped:
         filtered: of these a rule leaves out.
         forgotten: of these belong to patients whose key is destroyed.
         resumed: pieces of work that a killed run before had done.
+        unfit: column → rows that are published without what was sent there.
     """
 
     dataset: str
@@ -98,6 +102,7 @@ class Swapped:
     filtered: int = 0
     forgotten: int = 0
     resumed: int = 0
+    unfit: dict[str, int] = field(default_factory=dict)
 
 
 def swap(lake: Lake, *, kind: str, rules: str, make: Callable[[], Convert], counted: Counted | None = None) -> Swapped:
@@ -295,6 +300,8 @@ class _Run:
             self.done.rows_restricted += work.rows
             self.done.filtered += work.filtered
             self.done.forgotten += work.forgotten
+            for name, count in work.unfit.items():
+                self.done.unfit[name] = self.done.unfit.get(name, 0) + count
             self.done.rows_after += sum(file.rows for file in work.files)
         return new
 
@@ -334,6 +341,7 @@ class _Run:
     def _converted(self, convert: Convert, files: Sequence[StagedFile]) -> tuple[Work, list[pa.Table]]:
         """Return what became of some files' rows, sorted, and the work, its files still to be written."""
         rows, filtered, forgotten = 0, 0, 0
+        unfit: Counter[str] = Counter()
         keys = sort_keys(self._target.dataset)
 
         def converted() -> Iterator[pa.Table]:
@@ -343,12 +351,13 @@ class _Run:
                 rows += batch.num_rows
                 filtered += done.filtered
                 forgotten += done.forgotten
+                unfit.update(done.unfit)
                 if self._counted:
                     self._counted(done.rows.num_rows)
                 yield done.rows
 
         parts = [sort_by(part, keys) for part in _full(converted())]
-        return Work([file.path for file in files], [], rows, filtered, forgotten), parts
+        return Work([file.path for file in files], [], rows, filtered, forgotten, dict(unfit)), parts
 
     def _written(self, job: Job, work: Work, parts: list[pa.Table]) -> Work:
         stage_all(self._target, parts, stem=f"swap.{job.id}.{uuid.uuid4().hex}", into=work.files)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from vitalake.errors import SettingsError
 from vitalake.strict_yaml import read_yaml
+from vitalake.vocabulary.forms import Form, form_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,7 +49,7 @@ class Vocabulary:
     factor: Floats
     offset: Floats
     panels: dict[str, str]
-    systems: dict[str, re.Pattern[str]]
+    systems: dict[str, Form]
     absent_system: str
     absent_codes: frozenset[str]
 
@@ -56,7 +57,7 @@ class Vocabulary:
         """Return whether ``<system>|<code>`` is a code, not words that somebody wrote into its place."""
         system, _, code = coded.rpartition("|")
         form = self.systems.get(system)
-        return coded in TRUTHS or (form is not None and form.fullmatch(code) is not None)
+        return coded in TRUTHS or (form is not None and form.fits(code))
 
     def absent_reason(self, coded: str) -> str:
         """Return the code for why a value is absent, of ``<system>|<code>``; ``other`` for one that is not listed."""
@@ -89,7 +90,7 @@ def parse_vocabulary(codes: dict[str, Any], units: dict[str, Any], systems: dict
         names = tuple(str(e["name"]) for e in entries.values())
         sources = tuple(str(e["source"]) for e in entries.values())
         panels = dict(codes["panels"])
-        forms = {str(system): re.compile(entry["form"]) for system, entry in systems["systems"].items()}
+        forms = {str(system): form_of(entry) for system, entry in systems["systems"].items()}
         absent = systems["absent"]
         absent_system, absent_codes = str(absent["system"]), frozenset(map(str, absent["codes"]))
     except (KeyError, TypeError, ValueError, AttributeError, re.error):

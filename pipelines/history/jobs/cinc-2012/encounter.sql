@@ -6,7 +6,6 @@ SELECT
     TIMESTAMP '2012-01-01 00:00:00' + mod(o.record_id, 28) * INTERVAL '1 day' AS admitted_at,
     TIMESTAMP '2012-01-01 00:00:00' + (mod(o.record_id, 28) + greatest(o.length_of_stay, 2)) * INTERVAL '1 day'
         AS discharged_at,
-    'icu' AS admission_type,
     CASE o.died WHEN 1 THEN 'Expired' WHEN 0 THEN 'Alive' END AS discharge_disposition,
     CAST(max(CASE WHEN m.parameter = 'Age' THEN m.value END) AS bigint) AS age_at_admission,
     TIMESTAMP '2012-01-01 00:00:00' + (mod(o.record_id, 28) + greatest(o.length_of_stay, 2)) * INTERVAL '1 day'

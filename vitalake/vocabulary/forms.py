@@ -1,0 +1,153 @@
+"""Forms that codes have: whether a text can be a code of a system, or is somebody's words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib import resources
+from typing import Any
+
+from vitalake.errors import SettingsError
+from vitalake.strict_yaml import read_yaml
+
+Fits = Callable[[str], bool]
+
+KNOWN_TEXTS = 65_536
+"""Texts remembered with whether they fit: polls repeat the same few hundred."""
+
+MOST_UNIT = 24
+"""Characters of a unit that is shown; the longest of the vocabulary has half of them."""
+
+# The dihedral group's multiplication and the permutation of Verhoeff's check (J. Verhoeff, 1969).
+_TIMES = (
+    "0123456789", "1234067895", "2340178956", "3401289567", "4012395678",
+    "5987604321", "6598710432", "7659821043", "8765932104", "9876543210",
+)  # fmt: skip
+_PERMUTED = (
+    "0123456789", "1576283094", "5803796142", "8916043527", "9453126870", "4286573901", "2793806415", "7046913258",
+)  # fmt: skip
+_CONCEPTS = ("00", "10")
+"""Partition identifiers of concepts; those of descriptions and relationships are no codes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The form of a system's codes.
+
+    Attributes:
+        pattern: a whole match.
+        check: ``snomed-ct``; None: its codes have no check digit that is held to.
+        source: who says so.
+    """
+
+    pattern: re.Pattern[str]
+    check: str | None = None
+    source: str = ""
+
+    def fits(self, text: str) -> bool:
+        """Return whether a text can be a code."""
+        return _fits(self, text)
+
+
+@lru_cache(KNOWN_TEXTS)
+def _fits(form: Form, text: str) -> bool:
+    if form.pattern.fullmatch(text) is None:
+        return False
+    return form.check is None or _CHECKS[form.check](text)
+
+
+def is_concept_id(code: str) -> bool:
+    """Return whether digits are the identifier of a SNOMED CT concept.
+
+    >>> is_concept_id("271594007"), is_concept_id("5550100")
+    (True, False)
+    """
+    state = 0
+    for place, digit in enumerate(reversed(code)):
+        state = int(_TIMES[state][int(_PERMUTED[place % 8][int(digit)])])
+    return state == 0 and code[-3:-1] in _CONCEPTS
+
+
+_CHECKS: dict[str, Fits] = {"snomed-ct": is_concept_id}
+
+
+def form_of(entry: dict[str, Any]) -> Form:
+    """Return the form that an entry of a YAML file declares.
+
+    Raises:
+        KeyError, re.error: it declares none, or a check digit that is not known.
+    """
+    check = entry.get("check")
+    if check is not None:
+        _CHECKS[check]
+    # ASCII: a digit of another script is no digit of a code.
+    return Form(re.compile(entry["form"], re.ASCII), check, str(entry.get("source", "")))
+
+
+@cache
+def _document() -> dict[str, Any]:
+    found: dict[str, Any] = read_yaml((resources.files(__package__) / "forms.yaml").read_text())
+    return found
+
+
+@cache
+def load_forms() -> dict[str, Form]:
+    """Return the forms that ship with the project, by name."""
+    return {name: form_of(entry) for name, entry in _document()["forms"].items()}
+
+
+def fits_of(name: str) -> Fits:
+    """Return what tells whether a text has a form.
+
+    Besides those of forms.yaml there are three that follow from the vocabulary: ``coded-value`` (``<system>|<code>`` of
+    a system it knows, or a truth), ``absent-reason`` and ``unit``.
+
+    Raises:
+        SettingsError: there is no such form.
+    """
+    from vitalake.vocabulary import load_vocabulary
+
+    if name in ("coded-value", "absent-reason", "unit"):
+        vocabulary = load_vocabulary()
+        units, reasons = frozenset({*vocabulary.units, *vocabulary.unit_of}), vocabulary.absent_codes | {"other"}
+        of_vocabulary: dict[str, Fits] = {
+            "coded-value": vocabulary.knows,
+            "absent-reason": reasons.__contains__,
+            "unit": units.__contains__,
+        }
+        return of_vocabulary[name]
+    form = load_forms().get(name)
+    if form is None:
+        raise SettingsError(
+            "Unknown form of a column", where=name, remedy=f"The forms are: {', '.join(load_forms())}; or see forms.py."
+        )
+    return form.fits
+
+
+@cache
+def _unit() -> re.Pattern[str]:
+    units = _document()["units"]
+
+    def any_of(texts: list[str]) -> str:
+        return "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))
+
+    atom = f"(?:(?:{any_of(units['prefixes'])})?(?:{any_of(units['metric'])})|{any_of(units['other'])})"
+    term = rf"(?:(?:10[*^]|x?10\^|×10\^|x10e)\d{{1,2}}|\d{{1,4}}|{atom}(?:[+-]?\d)?)"
+    return re.compile(rf"[/.]?{term}(?:[/.·]{term}){{0,3}}")
+
+
+def unit_to_show(text: str | None) -> str:
+    """Return a unit that is not known as a message may show it; words of the sender are not shown.
+
+    >>> unit_to_show("mg/kg/min"), unit_to_show("see note by Dr. X"), unit_to_show(None)
+    ('mg/kg/min', 'a unit that is not shown', 'no unit')
+    """
+    from vitalake.vocabulary import load_vocabulary
+
+    if not text:
+        return "no unit"
+    if text in load_vocabulary().units:
+        return text
+    return text if len(text) <= MOST_UNIT and _unit().fullmatch(text) else "a unit that is not shown"
