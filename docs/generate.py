@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 from typer.core import TyperGroup, TyperOption
 
+from governance.closing import holds
 from governance.rules import MASKS
 from governance.samples import __file__ as samples_file
 from pipelines.decoding.reasons import EXPLAINED, UNDECODABLE
@@ -18,9 +19,11 @@ from pipelines.live.metrics import DOCUMENTED
 from vitalake.cli.app import make_app
 from vitalake.environment import may_set
 from vitalake.errors import VitaLakeError
-from vitalake.lake.dataset import load_dataset
+from vitalake.lake.dataset import Column, load_dataset, published_datasets
 from vitalake.settings import Settings
 from vitalake.vocabulary import load_vocabulary
+from vitalake.vocabulary.categories import categories_document
+from vitalake.vocabulary.forms import load_forms
 
 FOLDER = Path(__file__).parent / "reference"
 _HEAD = "<!-- Made from the code by `make docs`; changes here are lost. -->\n\n"
@@ -110,13 +113,26 @@ def _inline(value: Any) -> str:
 
 
 def _datasets() -> str:
-    text = "# Datasets\n\nWhat a column *is* (its class) is declared here; what happens to a class, rules say.\n"
-    for name in ("observation", "dead_letter", "spans"):
+    text = (
+        "# Datasets\n\nWhat a column *is* (its class) is declared here; what happens to a class, rules say. Text "
+        "that is published as it came is held to what stands under *holds only*: see "
+        "[what text is published](../how-to/closed-text.md).\n"
+    )
+    for name in (*published_datasets(), "dead_letter", "spans"):
         dataset = load_dataset(name)
         text += f"\n## {name}\n\nKey: {', '.join(dataset.key)}. Partitioned by the day of {dataset.day_of}.\n\n"
-        rows = [[f"`{c.name}`", str(c.type), c.data_class or "(none)", c.description] for c in dataset.columns]
-        text += _table(["column", "type", "class", "meaning"], rows)
+        rows = [
+            [f"`{c.name}`", str(c.type), c.data_class or "(none)", c.description, _held(c)] for c in dataset.columns
+        ]
+        text += _table(["column", "type", "class", "meaning", "holds only"], rows)
     return text
+
+
+def _held(column: Column) -> str:
+    """Say which texts are published of a column where it is published as it came."""
+    if column.values:
+        return ", ".join(f"`{value}`" for value in column.values)
+    return holds(column, {}) or "" if not column.listed else f"what the list `{column.listed}` has"
 
 
 def _metrics() -> str:
@@ -163,7 +179,7 @@ def _rules() -> str:
 
 
 def _vocabulary() -> str:
-    words = load_vocabulary()
+    words, forms = load_vocabulary(), load_forms()
     codes = [
         [
             f"`{code}`",
@@ -188,7 +204,26 @@ def _vocabulary() -> str:
         + _table(["LOINC", "from", "to", "how"], units)
         + "\n## Code systems of coded values\n\nA code of another system, or of another form, is free text.\n\n"
         + _table(["system", "form"], [[system, f"`{form.pattern.pattern}`"] for system, form in words.systems.items()])
+        + "\n## Forms of codes\n\nA text of another form is no code, and is not published.\n\n"
+        + _table(["form", "pattern", "source"], [[n, f"`{f.pattern.pattern}`", f.source] for n, f in forms.items()])
+        + "\n## Categories\n\nWhat codes and words of others become. A code that is not listed is not published, and "
+        "counted; it never becomes *other*.\n" + "".join(_categories())
     )
+
+
+def _categories() -> Iterator[str]:
+    for column, document in categories_document().items():
+        yield f"\n### {column}\n\n"
+        rows = [
+            [", ".join(uri or "(no system)" for uri in entry["uris"]), entry["source"], _pairs(entry["codes"])]
+            for entry in document["systems"]
+        ]
+        rows.append(["words, whatever their case", document["words"]["source"], _pairs(document["words"]["texts"])])
+        yield _table(["system", "source", "code → category"], rows)
+
+
+def _pairs(codes: dict[str, str]) -> str:
+    return "; ".join(f"{code} → {category}" for code, category in codes.items())
 
 
 def main() -> None:

@@ -26,6 +26,10 @@ Format = Annotated[str, Field(pattern=rf"^(fhir|hl7-v2(:{_PROFILE})?|flat:{_PROF
 """``fhir``, ``hl7-v2``, ``hl7-v2:<profile>`` or ``flat:<profile>``: see docs/how-to/formats.md."""
 
 
+Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+"""A topic's name as Kafka allows it; it stands in published rows."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -59,7 +63,7 @@ class KafkaSettings(_Frozen):
 class StreamSettings(_Frozen):
     """One job of the live lane."""
 
-    topics: dict[str, Format] = Field(
+    topics: dict[Topic, Format] = Field(
         {"vitals": "fhir"},
         description="Topic → format of its messages: fhir, hl7-v2, hl7-v2:<profile> or flat:<profile>.",
     )

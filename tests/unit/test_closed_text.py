@@ -202,4 +202,4 @@ def test_a_unit_is_shown_only_if_it_looks_like_one() -> None:
     assert [unit for unit in shown if unit_to_show(unit) != unit] == []
     for words in ("Maria", "Dr. Ficticia", "555-0100", "{of Maria}", "mg" * 20, "mg of Maria"):
         assert unit_to_show(words) == "a unit that is not shown"
-    assert Column("a", None, None, "").closed is False  # type: ignore[arg-type]
+    assert not Column("a", pa.string(), None, "").closed

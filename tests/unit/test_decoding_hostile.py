@@ -32,7 +32,12 @@ def test_outcome(name: str) -> None:
             assert rejects[1].reason is reason
             assert 1 not in conformed.message
             assert (rejects[1].rows == 0) == (reason in UNDECODABLE)
-            assert re.fullmatch(r"((Observation|Bundle)(\.\w+(\[x\])?|\[\d+\])*)?", rejects[1].path)
+            path, _, unit = rejects[1].path.partition(" (")
+            assert re.fullmatch(r"((Observation|Bundle)(\.\w+(\[x\])?|\[\d+\])*)?", path)
+            assert bool(unit) is (reason is Reason.UNKNOWN_UNIT)
+            assert re.fullmatch(r"(8867-4 in [\w/\[\]% ]+\))?", unit), (
+                "a code that is known, a unit if it looks like one"
+            )
         alone = take([NEIGHBOURS[0], NEIGHBOURS[1]])[1]
         with_it = conformed.rows.filter([i in (0, 2) for i in conformed.message.tolist()])
         assert with_it.to_pylist() == alone.rows.to_pylist()

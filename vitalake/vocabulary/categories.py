@@ -67,15 +67,19 @@ def parse_categories(document: Mapping[str, Any], values: tuple[str, ...]) -> Ca
     return Categories(systems, words)
 
 
+def categories_document() -> dict[str, dict[str, Any]]:
+    """Return what categories.yaml declares, by ``dataset.column``."""
+    document: dict[str, Any] = read_yaml((resources.files(__package__) / "categories.yaml").read_text())
+    return {name: entry for name, entry in document.items() if name != "version"}
+
+
 @cache
 def load_categories() -> dict[str, Categories]:
     """Return the categories that ship with the project, by ``dataset.column``."""
-    document = read_yaml((resources.files(__package__) / "categories.yaml").read_text())
     found = {}
-    for name, entry in document.items():
-        if name != "version":
-            dataset, _, column = name.partition(".")
-            found[name] = parse_categories(entry, load_dataset(dataset).column(column).values)
+    for name, entry in categories_document().items():
+        dataset, _, column = name.partition(".")
+        found[name] = parse_categories(entry, load_dataset(dataset).column(column).values)
     return found
 
 
