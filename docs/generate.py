@@ -14,6 +14,7 @@ from typer.core import TyperGroup, TyperOption
 from governance.closing import holds
 from governance.rules import MASKS
 from governance.samples import __file__ as samples_file
+from pipelines.decoding.categories import categories_document
 from pipelines.decoding.reasons import EXPLAINED, UNDECODABLE
 from pipelines.live.metrics import DOCUMENTED
 from vitalake.cli.app import make_app
@@ -22,7 +23,6 @@ from vitalake.errors import VitaLakeError
 from vitalake.lake.dataset import Column, load_dataset, published_datasets
 from vitalake.settings import Settings
 from vitalake.vocabulary import load_vocabulary
-from vitalake.vocabulary.categories import categories_document
 from vitalake.vocabulary.forms import load_forms
 
 FOLDER = Path(__file__).parent / "reference"

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from pipelines.decoding.categories import category_of, load_categories
 from pipelines.decoding.elements import checked, reference_of, version_of
 from pipelines.decoding.fhir_record_structs import (
     WANTED,
@@ -32,7 +33,6 @@ from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import decoded_records
 from pipelines.decoding.refusals import MOST_ROWS
 from pipelines.decoding.result import Decoded, Reject
-from vitalake.vocabulary.categories import category_of, load_categories
 
 Row = dict[str, Any]
 

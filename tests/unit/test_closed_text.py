@@ -14,11 +14,11 @@ from governance.errors import RuleError
 from governance.masking import MaskPlan, compile_masks
 from governance.rules import load_policy
 from governance.samples import copy_samples
+from pipelines.decoding.categories import category_of, load_categories, parse_categories
 from tests.unit.test_rules import _rule
 from vitalake.errors import SettingsError
 from vitalake.keys import Key, KeyRing
 from vitalake.lake.dataset import Column, Dataset, load_dataset, parse_dataset, published_datasets
-from vitalake.vocabulary.categories import category_of, load_categories, parse_categories
 from vitalake.vocabulary.forms import fits_of, unit_to_show
 
 KEYS = KeyRing({"pseudonym": (Key("pseudonym", "v1", b"1" * 32),)}, {"pseudonym": "v1"})

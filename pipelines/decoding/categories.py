@@ -69,7 +69,7 @@ def parse_categories(document: Mapping[str, Any], values: tuple[str, ...]) -> Ca
 
 def categories_document() -> dict[str, dict[str, Any]]:
     """Return what categories.yaml declares, by ``dataset.column``."""
-    document: dict[str, Any] = read_yaml((resources.files(__package__) / "categories.yaml").read_text())
+    document: dict[str, Any] = read_yaml((resources.files("vitalake.vocabulary") / "categories.yaml").read_text())
     return {name: entry for name, entry in document.items() if name != "version"}
 
 
