@@ -184,7 +184,9 @@ def test_init_makes_a_home_once_and_leaves_it_alone_then(tmp_path: Path) -> None
     home = tmp_path / "deep" / "home"
     assert _vitalake("init", "--home", str(home)).returncode == 0
     before = {p: p.read_bytes() for p in home.rglob("*") if p.is_file()}
-    assert {p.name for p in before} == {"vitalake.yaml", "keys.yaml", "vault-keys.yaml", "limited-data-set.yaml"}
+    assert {p.name for p in before} == {
+        "vitalake.yaml", "keys.yaml", "vault-keys.yaml", "limited-data-set.yaml", "wards.yaml",
+    }  # fmt: skip
     done = _vitalake("init", "--home", str(home), "--json")
     assert '"made":[]' in done.stdout
     assert {p: p.read_bytes() for p in home.rglob("*") if p.is_file()} == before
@@ -235,7 +237,7 @@ def test_policy_check_names_each_column_its_class_and_what_happens(home: Path) -
 
 
 def test_policy_check_refuses_rules_that_do_not_hold(home: Path) -> None:
-    path = next((home / "governance").glob("*.yaml"))
+    path = home / "governance" / "limited-data-set.yaml"
     path.write_text(path.read_text().replace("class: free-text", "class: fee-text"))
     done = _vitalake("policy", "check", "--home", str(home))
     assert done.returncode == 12
