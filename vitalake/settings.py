@@ -171,7 +171,12 @@ class QuerySettings(_Frozen):
     """What queries may take together; each has its own limits besides."""
 
     workers: int = Field(2, ge=1, le=64, description="Queries that run at once; each may take a gigabyte.")
-    wait_seconds: float = Field(60.0, ge=0, description="The others wait so long for one to end, and are refused then.")
+    wait_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="The others wait so long for one to end, and are refused then.",
+        json_schema_extra=ALLOWED,
+    )
 
 
 class ServingSettings(_Frozen):
