@@ -43,7 +43,7 @@ def score_published(settings: Settings, task_name: str, *, now_us: int | None = 
     policy = load_policy(settings.path(settings.governance)).version
     for patient in sorted(stays):
         history = values.history(patient)
-        known_at = task.newest_known(history, by_us=moment)
+        known_at = task.moment(history, by_us=moment)
         if known_at is not None:
             yield score(
                 history, stays[patient], patient=patient, as_of_us=known_at, model=model, task=task, policy=policy

@@ -1,59 +1,168 @@
-"""NEWS2, the national early warning score (Royal College of Physicians 2017), as far as its parts are known.
+"""NEWS2, the national early warning score, of now and as far as its parts are known.
 
-Chart 1, oxygen saturation by scale 1: scale 2 needs a doctor's decision that no data here carry. A part without a
-recent value is named as missing and adds nothing; the total is then *partial*, a lower bound, and must be shown so.
+Source: Royal College of Physicians, National Early Warning Score (NEWS) 2, London 2017: chart 1 (the score), and who is
+not scored by it, children under 16 and pregnant women.
+
+A part counts until its value is MAX_AGE_HOURS old by the clock, whatever else was measured since. A part without such a
+value is named as missing and adds nothing; the total is then *partial*, a lower bound, and must be shown so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from vitalake.care.records import History, code_number
 
-MAX_AGE_HOURS = 12.0
-"""An older value does not count: 12 h is the longest interval between observations that the RCP allows (score 0)."""
+Withheld = Literal["", "child", "pregnancy"]
 
-_WORST = 3
-
-# Of each part: LOINC codes, decimals of the chart, and the highest value of each band with its points; the last band
-# has no end.
-_INF = float("inf")
-_BANDS: dict[str, tuple[tuple[str, ...], int, tuple[tuple[float, int], ...]]] = {
-    "respiratory_rate": (("9279-1",), 0, ((8, 3), (11, 1), (20, 0), (24, 2), (_INF, 3))),
-    "oxygen_saturation": (("2708-6", "59408-5"), 0, ((91, 3), (93, 2), (95, 1), (_INF, 0))),
-    "systolic_pressure": (("8480-6",), 0, ((90, 3), (100, 2), (110, 1), (219, 0), (_INF, 3))),
-    "pulse": (("8867-4", "8889-8"), 0, ((40, 3), (50, 1), (90, 0), (110, 1), (130, 2), (_INF, 3))),
-    "consciousness": (("9269-2",), 0, ((14, 3), (_INF, 0))),
-    "temperature": (("8310-5",), 1, ((35.0, 3), (36.0, 1), (38.0, 0), (39.0, 1), (_INF, 2))),
+WITHHELD: dict[Withheld, str] = {
+    "child": "Under 16: NEWS2 is not for children.",
+    "pregnancy": "Pregnant: NEWS2 is not for pregnancy.",
 }
+"""Why no score is shown although values are known, for people."""
+
+ADULT_YEARS = 16
+
+OUTLIVED_US = 15 * 60_000_000
+"""A rate of 0 is over when another sensor has measured the rate this much later: one that came off stays silent."""
+
+MAX_AGE_HOURS = 12.0
+"""The longest interval between observations that the RCP allows, 12 h at a total of 0; an older value is too old."""
+
+_HOUR_US = 3_600_000_000
+_WORST = 3
+_INF = float("inf")
+Bands = tuple[tuple[float, int], ...]
+
+
+class Part(NamedTuple):
+    """A part of the chart that is measured.
+
+    Attributes:
+        codes: LOINC codes, any of which is this part.
+        decimals: of the chart: what is scored, and shown, has as many.
+        bands: the highest value of each band with its points; the last band has no end.
+        max_age_hours: until when a value counts.
+        never_zero: a reading of 0 is no measurement of a living body but an event: see Event.
+    """
+
+    codes: tuple[str, ...]
+    decimals: int
+    bands: Bands
+    max_age_hours: float = MAX_AGE_HOURS
+    never_zero: bool = False
+
+
+MEASURED: dict[str, Part] = {
+    "respiratory_rate": Part(("9279-1",), 0, ((8, 3), (11, 1), (20, 0), (24, 2), (_INF, 3)), never_zero=True),
+    "oxygen_saturation": Part(("2708-6", "59408-5"), 0, ((91, 3), (93, 2), (95, 1), (_INF, 0))),
+    "systolic_pressure": Part(("8480-6",), 0, ((90, 3), (100, 2), (110, 1), (219, 0), (_INF, 3))),
+    "pulse": Part(("8867-4", "8889-8"), 0, ((40, 3), (50, 1), (90, 0), (110, 1), (130, 2), (_INF, 3)), never_zero=True),
+    "consciousness": Part(("9269-2",), 0, ((14, 3), (_INF, 0))),
+    "temperature": Part(("8310-5",), 1, ((35.0, 3), (36.0, 1), (38.0, 0), (39.0, 1), (_INF, 2))),
+}
+
+SCALE_2_ON_AIR: Bands = ((83, 3), (85, 2), (87, 1), (_INF, 0))
+SCALE_2_ON_OXYGEN: Bands = ((83, 3), (85, 2), (87, 1), (92, 0), (94, 1), (96, 2), (_INF, 3))
+"""Oxygen saturation by scale 2, for whom a clinician has decided it: hypercapnic respiratory failure."""
+
+OXYGEN = "supplemental_oxygen"
 OXYGEN_FLOW, OXYGEN_FRACTION = "3151-8", "3150-6"
 ROOM_AIR_PERCENT = 21.0
 ON_OXYGEN = 2
+OXYGEN_DECIMALS = {OXYGEN_FLOW: 1, OXYGEN_FRACTION: 0}
 
-CODES = (*(code for codes, _, _ in _BANDS.values() for code in codes), OXYGEN_FLOW, OXYGEN_FRACTION)
+PARTS = ("respiratory_rate", "oxygen_saturation", OXYGEN, "systolic_pressure", "pulse", "consciousness", "temperature")
+"""In the chart's order."""
+
+CODES = (*(code for part in MEASURED.values() for code in part.codes), OXYGEN_FLOW, OXYGEN_FRACTION)
 """LOINC codes of everything the score reads."""
 
-PARTS = ("respiratory_rate", "oxygen_saturation", "supplemental_oxygen", *list(_BANDS)[2:])
-"""In the chart's order."""
+_VITAL_NUMBERS = np.array(sorted(code_number(code) for part in MEASURED.values() for code in part.codes), np.uint32)
+_NUMBERS = {name: tuple(map(code_number, part.codes)) for name, part in MEASURED.items()}
+_FLOW, _FRACTION = code_number(OXYGEN_FLOW), code_number(OXYGEN_FRACTION)
+
+
+class Situation(msgspec.Struct, frozen=True):
+    """What of a patient decides how, and whether, the score is read.
+
+    Attributes:
+        age_years: completed; None: not known, which is taken for an adult.
+        pregnant: known to be.
+        scale_2: a clinician has decided that oxygen saturation is read by scale 2.
+    """
+
+    age_years: float | None = None
+    pregnant: bool = False
+    scale_2: bool = False
+
+    @property
+    def withheld(self) -> Withheld:
+        """Return why there is no score; empty: there is one."""
+        if self.age_years is not None and self.age_years < ADULT_YEARS:
+            return "child"
+        return "pregnancy" if self.pregnant else ""
+
+
+ADULT = Situation()
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """The value of a part that was last known; what is shown and what is scored is this one.
+
+    Attributes:
+        value: rounded to the chart's decimals (see ``charted``).
+        at_us: when it was measured.
+        code: LOINC, as a number.
+    """
+
+    value: float
+    at_us: int
+    code: int
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A rate of 0: no breath or no beat was found. Apnoea, asystole, or a probe that has come off: somebody must look.
+
+    Attributes:
+        part: respiratory_rate or pulse.
+        at_us: when.
+        code: LOINC, as a number.
+    """
+
+    part: str
+    at_us: int
+    code: int
 
 
 class News2(msgspec.Struct, frozen=True):
     """The score of a patient as of a moment.
 
     Attributes:
-        total: of the known parts; None: none is known.
+        total: of the known parts; None: none is known, or the score is withheld.
         parts: points of each part; None: no recent value.
         missing: the parts without one.
         partial: whether any is missing.
+        latest: the last reading of each part that was ever known, also where it has expired and scores nothing.
+        events: rates of 0 that no later reading of the same code has ended; they score 3.
+        withheld: why there is no score.
+        scale: of oxygen saturation: 1, or 2 by a recorded decision.
     """
 
     total: int | None
     parts: dict[str, int | None]
     missing: tuple[str, ...]
     partial: bool
+    latest: dict[str, Reading] = {}
+    events: tuple[Event, ...] = ()
+    withheld: Withheld = ""
+    scale: int = 1
 
     @property
     def red(self) -> bool:
@@ -61,52 +170,141 @@ class News2(msgspec.Struct, frozen=True):
         return any(points == _WORST for points in self.parts.values())
 
 
-def news2(history: History, *, as_of_us: int) -> News2:
-    """Return the score as of a moment, of each part the latest value known then and not older than MAX_AGE_HOURS.
+def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> News2:
+    """Return the score as of a moment, of each part the latest value known then, unless it has expired.
 
-    Of several values of one moment the one with most points counts.
+    Of several values of one moment the one with most points counts. A rate of 0 counts until the same code brings
+    another value, or another sensor one that is OUTLIVED_US younger: a pulse by oximetry in the same minute does not
+    hide what the electrocardiogram says.
+
+    Args:
+        history: values in any amount; what is known or effective later does not count.
+        as_of_us: the moment.
+        situation: who is not scored, and by which scale.
     """
-    recent = (history.effective_us <= as_of_us) & (history.available_us <= as_of_us)
-    recent &= history.effective_us > as_of_us - int(MAX_AGE_HOURS * 3.6e9)
-    recent &= np.isfinite(history.value)
-    known = history.where(recent)
-    parts: dict[str, int | None] = dict.fromkeys(PARTS)
-    for name, (codes, decimals, bands) in _BANDS.items():
-        _, values = _latest(known, codes)
-        parts[name] = max((points(bands, value, decimals=decimals) for value in values), default=None)
-    parts["supplemental_oxygen"] = _oxygen(known)
-    missing = tuple(name for name, score in parts.items() if score is None)
-    found = [score for score in parts.values() if score is not None]
-    return News2(sum(found) if found else None, parts, missing, bool(missing))
+    known = _known(history, as_of_us)
+    points: dict[str, int | None] = dict.fromkeys(PARTS)
+    latest: dict[str, Reading] = {}
+    events: list[Event] = []
+    oxygen = _oxygen(known)
+    if oxygen is not None:
+        latest[OXYGEN], given = oxygen
+        if _counts(latest[OXYGEN], MAX_AGE_HOURS, as_of_us):
+            points[OXYGEN] = ON_OXYGEN if given else 0
+    for name, part in MEASURED.items():
+        bands = part.bands
+        if name == "oxygen_saturation" and situation.scale_2:
+            bands = SCALE_2_ON_OXYGEN if points[OXYGEN] else SCALE_2_ON_AIR
+        found = _candidates(known, name, part)
+        if not found:
+            continue
+        newest = max(one.at_us for one in found)
+        zeros = _zeros(found, part, newest, as_of_us)
+        events += [Event(name, zero.at_us, zero.code) for zero in zeros]
+        shown = zeros or [one for one in found if one.at_us == newest]
+        latest[name] = max(shown, key=lambda one: (_points(bands, one.value), one.at_us, one.value))
+        if _counts(latest[name], part.max_age_hours, as_of_us):
+            points[name] = _points(bands, latest[name].value)
+    scale = 2 if situation.scale_2 else 1
+    if situation.withheld:
+        return News2(None, dict.fromkeys(PARTS), (), False, latest, tuple(events), situation.withheld, scale)
+    missing = tuple(name for name, score in points.items() if score is None)
+    scored = [score for score in points.values() if score is not None]
+    return News2(sum(scored) if scored else None, points, missing, bool(missing), latest, tuple(events), "", scale)
 
 
-def points(bands: Iterable[tuple[float, int]], value: float, *, decimals: int) -> int:
-    """Return the points of a value, rounded (half up) to the decimals of the chart, whose bands leave gaps."""
-    scale = 10**decimals
-    rounded = np.floor(value * scale + 0.5) / scale
-    return next(score for highest, score in bands if rounded <= highest)
+def _zeros(found: list[Reading], part: Part, newest_us: int, as_of_us: int) -> list[Reading]:
+    """Return the readings of 0 that still stand."""
+    if not part.never_zero:
+        return []
+    return [
+        one
+        for one in found
+        if one.value == 0 and _counts(one, part.max_age_hours, as_of_us) and newest_us - one.at_us < OUTLIVED_US
+    ]
 
 
-def _latest(known: History, codes: tuple[str, ...]) -> tuple[int, list[float]]:
-    """Return the latest moment at which any of the codes has a value, and its values then."""
-    numbers = [code_number(code) for code in codes]
-    mine = known.code == numbers[0]
-    for number in numbers[1:]:
-        mine |= known.code == number
+def charted(value: float, decimals: int) -> float:
+    """Return a value as it is written on the chart: rounded once, half up, before it is scored and before it is shown.
+
+    It is rounded as people write it (35.05 is 35.1), not as the binary number beside it (35.0499…) is; what a
+    conversion of units leaves beyond the sixth decimal is noise.
+
+    >>> charted(35.05, 1), charted(95.09999999999999, 0), charted(0.04, 1)
+    (35.1, 95.0, 0.0)
+    """
+    step = Decimal(1).scaleb(-decimals)
+    return float(Decimal(f"{value:.6f}").quantize(step, ROUND_HALF_UP)) + 0.0
+
+
+def vital_times(history: History) -> npt.NDArray[np.int64]:
+    """Return when vital signs were measured, ascending: what NEWS2 scores but oxygen given, which is a treatment."""
+    mine = np.isin(history.code, _VITAL_NUMBERS) & np.isfinite(history.value)
+    return history.effective_us[mine]
+
+
+def expiries_us(history: History) -> list[int]:
+    """Return of each part with a value when the last one expires: there the score changes without any message."""
+    found = [times.max() + int(hours * _HOUR_US) for times, hours in _last_times(history) if len(times)]
+    return [int(time) for time in found]
+
+
+def _last_times(history: History) -> Iterable[tuple[npt.NDArray[np.int64], float]]:
+    finite = np.isfinite(history.value)
+    for name, part in MEASURED.items():
+        for number in _NUMBERS[name]:  # of each code: an event ends by itself
+            yield history.effective_us[finite & (history.code == number)], part.max_age_hours
+    for number in (_FLOW, _FRACTION):
+        yield history.effective_us[finite & (history.code == number)], MAX_AGE_HOURS
+
+
+def _known(history: History, as_of_us: int) -> History:
+    known = (history.effective_us <= as_of_us) & (history.available_us <= as_of_us) & np.isfinite(history.value)
+    return history if known.all() else history.where(known)
+
+
+def _counts(reading: Reading, max_age_hours: float, as_of_us: int) -> bool:
+    return reading.at_us > as_of_us - int(max_age_hours * _HOUR_US)
+
+
+def _candidates(known: History, name: str, part: Part) -> list[Reading]:
+    """Return the readings of the latest moment of each of a part's codes."""
+    return [
+        Reading(charted(value, part.decimals), at_us, number)
+        for number in _NUMBERS[name]
+        for at_us, value in _latest(known, number)
+    ]
+
+
+def _points(bands: Bands, value: float) -> int:
+    return next(score for highest, score in bands if value <= highest)
+
+
+def _latest(known: History, number: int) -> list[tuple[int, float]]:
+    """Return the values of the latest moment at which a code has any."""
+    mine = known.code == number
     if not mine.any():
-        return 0, []
-    times = known.effective_us[mine]
-    newest = times.max()
-    return int(newest), known.value[mine][times == newest].tolist()
+        return []
+    times, values = known.effective_us[mine], known.value[mine]
+    newest = int(times.max())
+    return [(newest, value) for value in set(values[times == newest].tolist())]
 
 
-def _oxygen(known: History) -> int | None:
-    """Return the points for oxygen: what was told last, as flow or as fraction, counts."""
-    flow_us, flows = _latest(known, (OXYGEN_FLOW,))
-    fraction_us, fractions = _latest(known, (OXYGEN_FRACTION,))
-    if not flows and not fractions:
+def _oxygen(known: History) -> tuple[Reading, bool] | None:
+    """Return the latest flow or fraction, what was told last, and whether oxygen is given by it.
+
+    Of both at one moment, or several of one, the one that says that it is given counts.
+    """
+    found = [
+        Reading(charted(value, OXYGEN_DECIMALS[code]), at_us, number)
+        for code, number in ((OXYGEN_FLOW, _FLOW), (OXYGEN_FRACTION, _FRACTION))
+        for at_us, value in _latest(known, number)
+    ]
+    if not found:
         return None
-    given = (bool(flows) and flow_us >= fraction_us and max(flows) > 0) or (
-        bool(fractions) and fraction_us >= flow_us and max(fractions) > ROOM_AIR_PERCENT
-    )
-    return ON_OXYGEN if given else 0
+
+    def given(one: Reading) -> bool:
+        return one.value > (0 if one.code == _FLOW else ROOM_AIR_PERCENT)
+
+    chosen = max(found, key=lambda one: (one.at_us, given(one), one.code == _FLOW, one.value))
+    return chosen, given(chosen)

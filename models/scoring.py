@@ -10,18 +10,21 @@ import numpy as np
 
 from models.artefact import Model
 from models.artefact.estimator import Floats
-from models.news2 import News2, news2
+from models.news2 import News2, Situation, news2, vital_times
+from models.spikes import unconfirmed
 from models.tasks import Task
 from vitalake import clock
-from vitalake.care.records import History, Stay
+from vitalake.care.records import History, Stay, code_number
 
-Abstained = Literal["", "no-model", "outside-cohort", "no-data", "policy-changed"]
+Abstained = Literal["", "no-model", "outside-cohort", "no-data", "stale", "policy-changed", "not-approved"]
 
 ABSTAINED: dict[Abstained, str] = {
     "no-model": "No model is registered for this task.",
     "outside-cohort": "The model does not speak of this patient: age, or too little has been measured.",
     "no-data": "Nothing is known of this patient in the window.",
+    "stale": "What the model needs most was measured too long ago.",
     "policy-changed": "The masking rules have changed since the model was trained.",
+    "not-approved": "The learnt score is not approved for this ward.",
 }
 """Why there is no score, for people."""
 
@@ -38,8 +41,9 @@ class Reason(msgspec.Struct, frozen=True):
     Attributes:
         feature: the column shown.
         label, unit: for people.
-        value: None is unknown, which can be a reason too.
+        value: None: it is not known, and the model has learnt from that.
         contribution: > 0 raises the risk.
+        at_us: when the item was measured last; None: never within the window, or it is not measured.
     """
 
     feature: str
@@ -47,6 +51,7 @@ class Reason(msgspec.Struct, frozen=True):
     value: float | None
     unit: str
     contribution: float
+    at_us: int | None = None
 
 
 class ScoreRecord(msgspec.Struct, frozen=True):
@@ -55,7 +60,7 @@ class ScoreRecord(msgspec.Struct, frozen=True):
     Attributes:
         id: a digest of patient, stay, moment, task, model, rules and features: the same input has the same id.
         patient, encounter: pseudonyms.
-        as_of_us: what was known at this moment counts.
+        as_of_us: the moment the score is of; see Task.moment.
         computed_us: when it was computed.
         task: its name.
         model: name/version; empty: none.
@@ -64,7 +69,8 @@ class ScoreRecord(msgspec.Struct, frozen=True):
         abstained: why there is no probability; empty: there is one.
         news2: the early warning score, in any case.
         reasons: strongest first.
-        newest_us: when the newest value known was measured; None: none is known.
+        newest_us: when the newest vital sign was measured; None: none is known. A laboratory value is none.
+        unconfirmed: parts of NEWS2 whose latest reading leaves all before it far behind; see models.spikes.
     """
 
     id: str
@@ -80,6 +86,7 @@ class ScoreRecord(msgspec.Struct, frozen=True):
     news2: News2
     reasons: list[Reason]
     newest_us: int | None
+    unconfirmed: list[str] = []
 
 
 def score(
@@ -91,6 +98,7 @@ def score(
     model: Model | None,
     task: Task,
     policy: str,
+    situation: Situation | None = None,
 ) -> ScoreRecord:
     """Return the score of a patient as of a moment.
 
@@ -98,13 +106,14 @@ def score(
         history: the patient's values; what came later than the moment does not count.
         stay: the stay the patient is in; without it the age is not known, and there is no score.
         patient: the pseudonym.
-        as_of_us: the moment, see Task.newest_known.
+        as_of_us: the moment, see Task.moment.
         model: the champion; None: there is none.
         task: the model's task.
         policy: version of the rules in force.
+        situation: how NEWS2 is read; None: as the stay's age says.
     """
     return score_with_features(
-        history, stay, patient=patient, as_of_us=as_of_us, model=model, task=task, policy=policy
+        history, stay, patient=patient, as_of_us=as_of_us, model=model, task=task, policy=policy, situation=situation
     )[0]
 
 
@@ -117,15 +126,20 @@ def score_with_features(
     model: Model | None,
     task: Task,
     policy: str,
+    situation: Situation | None = None,
 ) -> tuple[ScoreRecord, Floats]:
     """Return the score and the features it was computed from, which are to be kept sealed; see ``score``."""
     known = task.read_of(history.known_at(as_of_us))
     cap = model.manifest.age_cap if model else None
-    row = task.vector(known, stay, as_of_us=as_of_us, age_cap=cap)
-    abstained = _abstained(row, model, task, policy)
+    evidence_us = task.newest_known(known, by_us=as_of_us)  # as in training: features end where knowledge does
+    row = task.vector(known, stay, as_of_us=as_of_us if evidence_us is None else evidence_us, age_cap=cap)
+    abstained = _abstained(row, model, task, policy, fresh=task.is_fresh(known, as_of_us=as_of_us))
     usable = model if model is not None and not abstained else None
+    read_as = Situation(age_years=stay.age_years if stay else None) if situation is None else situation
+    early = news2(known, as_of_us=as_of_us, situation=read_as)
+    vital = vital_times(known)
     record = ScoreRecord(
-        id=_identify(patient, stay, as_of_us, model, task, policy, row),
+        id=_identify(patient, stay, as_of_us, model, task, policy, row, early),
         patient=patient,
         encounter=stay.encounter if stay else None,
         as_of_us=as_of_us,
@@ -135,14 +149,15 @@ def score_with_features(
         policy=policy,
         probability=usable.probability(row) if usable else None,
         abstained=abstained,
-        news2=news2(known, as_of_us=as_of_us),
-        reasons=reasons(usable.contributions(row), row, task) if usable else [],
-        newest_us=int(known.effective_us.max()) if len(known) else None,
+        news2=early,
+        reasons=reasons(usable.contributions(row), row, task, known) if usable else [],
+        newest_us=int(vital.max()) if len(vital) else None,
+        unconfirmed=unconfirmed(known, early),
     )
     return record, row
 
 
-def reasons(contributions: Floats, row: Floats, task: Task, *, count: int = REASONS) -> list[Reason]:
+def reasons(contributions: Floats, row: Floats, task: Task, known: History, *, count: int = REASONS) -> list[Reason]:
     """Return the strongest reasons, of each item one."""
     names, labels, units = task.features.names, task.features.labels, task.features.units
     groups: dict[str, list[int]] = {}
@@ -155,23 +170,43 @@ def reasons(contributions: Floats, row: Floats, task: Task, *, count: int = REAS
         value = None if np.isnan(row[shown]) else float(row[shown])
         found.append(Reason(names[shown], labels[shown], value, units[shown], total))
     found.sort(key=lambda reason: (-abs(reason.contribution), reason.feature))
-    return [reason for reason in found[:count] if reason.contribution != 0]
+    chosen = [reason for reason in found[:count] if reason.contribution != 0]
+    return [msgspec.structs.replace(reason, at_us=_measured_us(reason.feature, task, known)) for reason in chosen]
 
 
-def _abstained(row: Floats, model: Model | None, task: Task, policy: str) -> Abstained:
+def _measured_us(feature: str, task: Task, known: History) -> int | None:
+    """Return when the item behind a column was measured last."""
+    item = next((item for item in task.features.items if item.name == feature.partition(".")[0]), None)
+    if item is None:  # the person's, or a ratio
+        return None
+    times = known.effective_us[np.isin(known.code, [code_number(code) for code in item.codes])]
+    return int(times.max()) if len(times) else None
+
+
+def _abstained(row: Floats, model: Model | None, task: Task, policy: str, *, fresh: bool) -> Abstained:
     hours = row[task.features.names.index("hours_observed")]
     if np.isnan(hours):
         return "no-data"
     if not task.admits(row):
         return "outside-cohort"
+    if not fresh:
+        return "stale"
     if model is None or model.manifest.task_digest != task.digest:
         return "no-model"
     return "policy-changed" if model.policy_version != policy else ""
 
 
 def _identify(
-    patient: str, stay: Stay | None, as_of_us: int, model: Model | None, task: Task, policy: str, row: Floats
+    patient: str,
+    stay: Stay | None,
+    as_of_us: int,
+    model: Model | None,
+    task: Task,
+    policy: str,
+    row: Floats,
+    early: News2,
 ) -> str:
     numbers = np.where(np.isnan(row), np.nan, row + 0.0)  # one NaN, one zero
-    parts = [patient, stay.encounter if stay else None, as_of_us, task.digest, model.digest if model else "", policy]
+    encounter, digest = stay.encounter if stay else None, model.digest if model else ""
+    parts = [patient, encounter, as_of_us, task.digest, digest, policy, early]
     return hashlib.sha256(msgspec.json.encode(parts) + numbers.tobytes()).hexdigest()[:32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -11,7 +12,8 @@ import pyarrow.compute as pc
 
 from governance.masks import Pseudonyms
 from pipelines.poll import Outcome
-from vitalake.care.facts import Admission, Fact, Movement, Person
+from vitalake.care.facts import Admission, Fact, Movement, Person, Placement, Pregnancy
+from vitalake.care.placing import BED
 from vitalake.care.records import code_number
 from vitalake.care.store import CareStore
 from vitalake.care.values import MOST_ATTRIBUTION, ROW, Values, stage_of
@@ -74,6 +76,8 @@ class CareFeed:
             "encounter": self._encounters,
             "patient": self._patients,
             "ward_movement": self._movements,
+            "device_association": self._placements,
+            "condition": self._conditions,
         }
         if outcome.rows.num_rows and self._dataset.name in takers:
             takers[self._dataset.name](outcome)
@@ -168,16 +172,47 @@ class CareFeed:
         rows = outcome.rows
         encounters = self._encounter_tokens(rows)
         facts: list[Fact] = [
-            Movement(encounter, since or 0, until, unit or "", "")
-            for encounter, since, until, unit in zip(
+            Movement(encounter, since or 0, until, unit or "", bed or "")
+            for encounter, since, until, unit, bed in zip(
                 encounters,
                 _numbers(rows, "in_at"),
                 _numbers(rows, "out_at"),
-                rows["unit"].to_pylist(),
+                _strings(rows, "unit"),
+                _strings(rows, "bed"),
                 strict=True,
             )
         ]
         self._put(rows, [f"{fact.encounter}/{fact.since_us}" for fact in facts if isinstance(fact, Movement)], facts)
+
+    def _placements(self, outcome: Outcome) -> None:
+        """Take what admissions tell of beds; other devices may be anywhere."""
+        rows = outcome.rows
+        is_bed = pc.fill_null(pc.starts_with(rows["device_id"].cast(pa.string()), BED), False)
+        rows = rows.filter(pc.and_(is_bed, rows["patient_id"].is_valid()))
+        if not rows.num_rows:
+            return
+        encounters = self._encounter_tokens(rows)
+        columns = (_numbers(rows, "valid_from"), _numbers(rows, "valid_to"))
+        texts = (_strings(rows, "device_id"), _strings(rows, "status"))
+        facts: list[Fact] = [
+            Placement(encounter or "", since or 0, until, bed or "", status or "active")
+            for encounter, since, until, bed, status in zip(encounters, *columns, *texts, strict=True)
+        ]
+        self._put(rows, [identity.hex() for identity in rows["association_id"].to_pylist()], facts)
+
+    def _conditions(self, outcome: Outcome) -> None:
+        """Take the diagnoses that decide how NEWS2 is read: those of pregnancy."""
+        rows = outcome.rows
+        of = zip(_strings(rows, "code_system"), _strings(rows, "code"), strict=True)
+        rows = rows.filter(pa.array([says_pregnant(system, code) for system, code in of], pa.bool_()))
+        if not rows.num_rows:
+            return
+        encounters = self._encounter_tokens(rows)
+        known = _numbers(rows, "available_at")
+        facts: list[Fact] = [
+            Pregnancy(encounter or "", since or 0) for encounter, since in zip(encounters, known, strict=True)
+        ]
+        self._put(rows, [encounter or "" for encounter in encounters], facts)
 
     def _patients(self, outcome: Outcome) -> None:
         rows = outcome.rows
@@ -216,6 +251,30 @@ def _numbers(rows: pa.RecordBatch, name: str) -> list[int | None]:
         return [None] * rows.num_rows
     numbers: list[int | None] = rows[name].cast(pa.int64()).to_pylist()
     return numbers
+
+
+def _strings(rows: pa.RecordBatch, name: str) -> list[str | None]:
+    """Return a column's texts; nulls where the query gives none."""
+    if name not in rows.schema.names:
+        return [None] * rows.num_rows
+    texts: list[str | None] = rows[name].to_pylist()
+    return texts
+
+
+_PREGNANT = {
+    # ICD-10-CM 2026, chapter 15 without the puerperium (O85 to O92, O94), and Z33.1, Z34, Z3A.
+    "ICD10CM": re.compile(r"O(?!8[5-9]|9[0-24])[0-9A]|Z331|Z34|Z3A"),
+    # ICD-9-CM, 630 to 669 without delivered and after (fifth digit 4: postpartum), V22 and V23.
+    "ICD9CM": re.compile(r"(?:63\d|6[456]\d)(?!\d4)|V2[23]"),
+    # SNOMED CT: pregnant, high risk pregnancy, normal pregnancy.
+    "SNOMEDCT": re.compile(r"(?:77386006|47200007|72892002)$"),
+}
+
+
+def says_pregnant(system: str | None, code: str | None) -> bool:
+    """Return whether a diagnosis says that the patient is pregnant during the stay."""
+    form = _PREGNANT.get(system or "")
+    return form is not None and form.match((code or "").replace(".", "").upper()) is not None
 
 
 def _attribution(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:

@@ -32,3 +32,12 @@ class IdentityLookup:
             raise
         self._audit.record(AuditEvent("identity.read", principal.subject, principal.role, (patient,)))
         return self._vault.look_up(patient)
+
+    def name(self, patient: str) -> str:
+        """Return a patient's name, after the caller has recorded who reads it; empty: the vault does not know.
+
+        Raises:
+            VitaLakeError: the vault cannot be read.
+        """
+        found = self._vault.look_up(patient)
+        return found.name or "" if found else ""

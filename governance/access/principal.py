@@ -14,11 +14,18 @@ Role = Literal["engineer", "officer", "clinician", "privacy-officer"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 Permission = Literal[
-    "risk:read", "score:write", "identity:read", "audit:read", "ledger:read", "sql:query", "identified:query"
+    "risk:read",
+    "score:write",
+    "identity:read",
+    "decision:write",
+    "audit:read",
+    "ledger:read",
+    "sql:query",
+    "identified:query",
 ]
 
 PERMISSIONS: dict[Role, frozenset[Permission]] = {
-    "clinician": frozenset({"risk:read", "score:write", "identity:read"}),
+    "clinician": frozenset({"risk:read", "score:write", "identity:read", "decision:write"}),
     "officer": frozenset({"audit:read", "sql:query", "ledger:read"}),
     "engineer": frozenset({"ledger:read", "sql:query"}),
     "privacy-officer": frozenset({"sql:query", "identified:query"}),

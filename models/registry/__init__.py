@@ -1,5 +1,5 @@
 """The registry: MLflow's, embedded. Who serves reads it without MLflow; who trains writes it through MLflow."""
 
-from models.registry.champion import CHAMPION, Champion, champion
+from models.registry.champion import CHAMPION, Champion, Discrimination, champion, discrimination
 
-__all__ = ["CHAMPION", "Champion", "champion"]
+__all__ = ["CHAMPION", "Champion", "Discrimination", "champion", "discrimination"]

@@ -1,6 +1,6 @@
 """The model in force: what the alias ``champion`` points to, read straight from MLflow's tables, without MLflow.
 
-Importing MLflow takes two seconds and 200 MB; these three tables have been the same for years, and a test trains with
+Importing MLflow takes two seconds and 200 MB; these few tables have been the same for years, and a test trains with
 MLflow and reads back here.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from models.artefact import Model, load
 from models.tasks import Task
@@ -30,6 +31,11 @@ JOIN model_versions AS v ON v.name = a.name AND v.version = a.version
 LEFT JOIN model_version_tags AS t ON t.name = v.name AND t.version = v.version AND t.key = ?
 WHERE a.name = ? AND a.alias = ?
 """
+_FIGURES = """
+SELECT m.key, m.value
+FROM model_versions AS v JOIN latest_metrics AS m ON m.run_uuid = v.run_id
+WHERE v.name = ? AND v.version = ? AND m.key IN ('auroc', 'auroc_low', 'auroc_high')
+"""
 
 
 def champion(settings: Settings, task: Task) -> Model | None:
@@ -40,6 +46,26 @@ def champion(settings: Settings, task: Task) -> Model | None:
     """
     found = _registered(settings.path(settings.models), task.name)
     return None if found is None else _load(settings.path(settings.models), task, *found)
+
+
+class Discrimination(NamedTuple):
+    """How well a model tells events from others, in cross-validation; with its interval, None where there is none."""
+
+    auroc: float
+    low: float | None
+    high: float | None
+
+
+def discrimination(settings: Settings, model: Model) -> Discrimination | None:
+    """Return what training found of a registered model; None: the registry does not say.
+
+    Raises:
+        ModelError: the registry cannot be read.
+    """
+    found = dict(_rows(settings.path(settings.models) / DATABASE, _FIGURES, (model.name, int(model.version or 0))))
+    if "auroc" not in found:
+        return None
+    return Discrimination(found["auroc"], found.get("auroc_low"), found.get("auroc_high"))
 
 
 class Champion:
@@ -82,19 +108,22 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def _registered(folder: Path, name: str) -> tuple[str, str, str] | None:
     """Return version, source and digest of what the alias points to."""
-    path = folder / DATABASE
+    row = next(iter(_rows(folder / DATABASE, _QUERY, (DIGEST_TAG, name, CHAMPION))), None)
+    return None if row is None else (str(row[0]), str(row[1]), str(row[2] or ""))
+
+
+def _rows(path: Path, query: str, parameters: tuple[object, ...]) -> list[Any]:
     if not path.is_file():
-        return None
+        return []
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)) as connection:
-            row = connection.execute(_QUERY, (DIGEST_TAG, name, CHAMPION)).fetchone()
+            return connection.execute(query, parameters).fetchall()
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):  # MLflow is just making them
-            return None
+            return []
         raise _unreadable(error) from None
     except sqlite3.Error as error:
         raise _unreadable(error) from None
-    return None if row is None else (str(row[0]), str(row[1]), str(row[2] or ""))
 
 
 def _unreadable(error: Exception) -> ModelError:

@@ -39,7 +39,7 @@ async def health() -> Response:
 async def score(request: Request, asked: ScoreRequest) -> Response:
     """Return the record of a patient, computed if new evidence has come since the last one."""
     chart = await _chart(request, asked.patient, "score:write", "score.write", "score")
-    return _json(risk_document(chart.record, chart.now_us))
+    return _json(risk_document(chart.record, chart.now_us, chart.trial))
 
 
 @router.get("/v1/patients/{patient}/risk", summary="A patient's risk")
@@ -48,8 +48,8 @@ async def risk(request: Request, patient: str) -> Response:
     chart = await _chart(request, patient, "risk:read", "risk.read", "risk")
     place: Place = request.app.state.place
     if MEDIA in request.headers.get("accept", ""):
-        return _json(risk_assessment(chart.record, place.ward.task), MEDIA)
-    return _json(risk_document(chart.record, chart.now_us))
+        return _json(_resource(place, chart), MEDIA)
+    return _json(risk_document(chart.record, chart.now_us, chart.trial))
 
 
 @router.get("/fhir/RiskAssessment", summary="A patient's risk, as a FHIR search")
@@ -57,8 +57,12 @@ async def search(request: Request, patient: Annotated[str, Query(max_length=80)]
     """Return a Bundle with the patient's RiskAssessment, or an empty one."""
     place: Place = request.app.state.place
     chart = await _look(request, patient.removeprefix("Patient/"), "risk:read", "risk.read", "fhir")
-    found = [] if chart is None else [risk_assessment(chart.record, place.ward.task)]
+    found = [] if chart is None else [_resource(place, chart)]
     return _json(search_set(found), MEDIA)
+
+
+def _resource(place: Place, chart: Chart) -> dict[str, Any]:
+    return risk_assessment(chart.record, place.ward.task, now_us=chart.now_us, trial=chart.trial)
 
 
 async def _look(request: Request, patient: str, permission: Permission, action: Action, endpoint: str) -> Chart | None:

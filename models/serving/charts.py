@@ -9,6 +9,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from models.serving.words import Vital, number
+from models.spikes import spikes_of
 from vitalake.care.records import History
 
 HOURS = 24
@@ -79,6 +80,9 @@ def trend(vital: Vital, rows: History, *, now_us: int, hours: int = HOURS) -> Ma
         parts.append(f'<polyline points="{line}"/>')
         dots = zip(x(times), values, strict=True) if len(times) <= 60 else []
         parts += [f'<circle class="dot" cx="{px:.1f}" cy="{y(value):.1f}" r="1.8"/>' for px, value in dots]
+        for i in spikes_of(vital.part, recent):
+            px = float(x(recent.effective_us[i : i + 1])[0])
+            parts.append(f'<circle class="spike" cx="{px:.1f}" cy="{y(float(recent.value[i])):.1f}" r="5"/>')
         px, last = float(x(recent.effective_us[-1:])[0]), float(recent.value[-1])
         parts.append(f'<circle class="last" cx="{px:.1f}" cy="{y(last):.1f}" r="3.2"/>')
     return Markup("".join(parts) + "</svg>")  # noqa: S704 - numbers and names of ours only
@@ -90,6 +94,8 @@ def _open(vital: Vital, recent: History, hours: int) -> str:
         said = (
             f"between {spread[0]} and {spread[1]} {vital.unit}, last {number(float(recent.value[-1]), vital.decimals)}"
         )
+        lone = len(spikes_of(vital.part, recent))
+        said += f", {lone} standing alone, perhaps an artefact" if lone else ""
     else:
         said = "no value"
     return (

@@ -1,34 +1,53 @@
-"""A score record as FHIR R4 RiskAssessment: two predictions, of which the early warning score is the one in use."""
+"""A score record as FHIR R4 RiskAssessment: the early warning score, and the learnt one where it may be shown."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from models.news2 import News2
-from models.scoring import ABSTAINED, ScoreRecord
-from models.serving.risk import iso
-from models.serving.words import PART_NAMES, band
+from models.news2 import WITHHELD
+from models.scoring import ABSTAINED, Reason, ScoreRecord
+from models.serving.risk import SHADOW, STALE_SECONDS, direction, is_stale, iso
+from models.serving.shadow import Trial, worth
+from models.serving.words import EVENT_NAMES, PART_NAMES, Band, ago, band, significant, unit
 from models.tasks import Task
 
 MEDIA = "application/fhir+json"
 PSEUDONYM = "urn:vitalake:pseudonym"
 MODEL = "urn:vitalake:model"
 _RISK = "http://terminology.hl7.org/CodeSystem/risk-probability"
-_QUALITATIVE = {"low": ("low", "Low likelihood"), "medium": ("moderate", "Moderate likelihood")}
-_HIGH = ("high", "High likelihood")
+_QUALITATIVE: dict[Band, tuple[str, str]] = {
+    "low": ("low", "Low likelihood"),
+    "medium": ("moderate", "Moderate likelihood"),
+    "high": ("high", "High likelihood"),
+}
 
 
-def risk_assessment(record: ScoreRecord, task: Task) -> dict[str, Any]:
-    """Return the resource. It is preliminary: the learnt score runs in the shadow, no site has approved it."""
+_STATUS = {"shadow": "Shadow, not shown", "trial": "Trial on old data", "approved": "Approved for the unit"}
+
+
+def risk_assessment(record: ScoreRecord, task: Task, *, now_us: int, trial: Trial | None) -> dict[str, Any]:
+    """Return the resource; preliminary, for the next value may change it.
+
+    Args:
+        record: as who acts may see it.
+        task: what the model predicts.
+        now_us: the ward's time.
+        trial: as what the learnt score is shown; None: it is not, and there is no prediction of it.
+    """
+    status = trial.status if trial else SHADOW
+    stale = is_stale(record, now_us)
+    notes = [f"NEWS2 ranks. {_STATUS[status]}: the learnt score. Not a medical device."]
+    if stale:
+        notes.insert(0, f"Stale: no vital sign for longer than {STALE_SECONDS // 3600} h.")
     document: dict[str, Any] = {
         "resourceType": "RiskAssessment",
         "id": record.id,
-        "meta": {"tag": [{"system": "urn:vitalake:status", "code": "shadow", "display": "Shadow, not approved"}]},
+        "meta": {"tag": [{"system": "urn:vitalake:status", "code": status, "display": _STATUS[status]}]},
         "status": "preliminary",
         "subject": _subject("Patient", record.patient),
         "occurrenceDateTime": iso(record.as_of_us),
-        "prediction": [_news2(record.news2), _learnt(record, task)],
-        "note": [{"text": "NEWS2 ranks; the learnt score runs in shadow. Not a medical device."}],
+        "prediction": [_news2(record, stale=stale)] + ([_learnt(record, task, trial, now_us)] if trial else []),
+        "note": [{"text": text} for text in notes],
     }
     if record.encounter:
         document["encounter"] = _subject("Encounter", record.encounter)
@@ -51,24 +70,43 @@ def _subject(kind: str, pseudonym: str) -> dict[str, Any]:
     return {"type": kind, "identifier": {"system": PSEUDONYM, "value": pseudonym}}
 
 
-def _news2(score: News2) -> dict[str, Any]:
+def _news2(record: ScoreRecord, *, stale: bool) -> dict[str, Any]:
+    score = record.news2
     prediction: dict[str, Any] = {"outcome": {"text": "Acute deterioration (NEWS2)"}}
-    if score.total is not None:
-        code, display = _QUALITATIVE.get(band(score), _HIGH)
+    found = _QUALITATIVE.get(band(score, stale=stale))
+    if found is not None:  # of who is stale or partial nobody can say that the risk is low
+        code, display = found
         prediction["qualitativeRisk"] = {"coding": [{"system": _RISK, "code": code, "display": display}]}
-    missing = f"; partial, without: {', '.join(PART_NAMES[name] for name in score.missing)}" if score.partial else ""
-    total = "none of its parts is known" if score.total is None else f"total {score.total}"
-    return prediction | {"rationale": f"NEWS2: {total}{missing}"}
+    said = [EVENT_NAMES[event.part] for event in score.events]
+    if score.withheld:
+        return prediction | {"rationale": "; ".join([f"NEWS2: no score. {WITHHELD[score.withheld]}", *said])}
+    said.insert(0, "none of its parts is known" if score.total is None else f"total {score.total}")
+    if score.partial:
+        said.append(f"partial, at least this much, without: {', '.join(PART_NAMES[name] for name in score.missing)}")
+    if stale:
+        said.append("stale")
+    if score.scale != 1:
+        said.append(f"oxygen saturation by scale {score.scale}")
+    said += [f"one {PART_NAMES[part]} far from all before" for part in record.unconfirmed]
+    return prediction | {"rationale": f"NEWS2: {'; '.join(said)}"}
 
 
-def _learnt(record: ScoreRecord, task: Task) -> dict[str, Any]:
+def _learnt(record: ScoreRecord, task: Task, trial: Trial, now_us: int) -> dict[str, Any]:
     prediction: dict[str, Any] = {"outcome": {"text": task.title}}
     if record.probability is None:
         because = ABSTAINED[record.abstained] if record.abstained else ""
         return prediction | {"rationale": f"No learnt score ({record.abstained}): {because}"}
-    reasons = "; ".join(f"{reason.label} {reason.contribution:+.2f}" for reason in record.reasons)
+    reasons = "; ".join(_reason(reason, now_us) for reason in record.reasons if reason.value is not None)
+    unknown = ", ".join(reason.label for reason in record.reasons if reason.value is None)
+    not_known = f" Not known, which is no sign of health: {unknown}." if unknown else ""
     # FHIR states a probability as a percentage (invariant ras-2: at most 100).
     return prediction | {
         "probabilityDecimal": round(100 * record.probability, 4),
-        "rationale": f"Shadow, not approved. Strongest reasons, in log-odds: {reasons}",
+        "rationale": f"{_STATUS[trial.status]}. {worth(trial)} Strongest reasons, in log-odds: {reasons}.{not_known}",
     }
+
+
+def _reason(reason: Reason, now_us: int) -> str:
+    age = "" if reason.at_us is None else f", {ago((now_us - reason.at_us) / 1e6)} ago"
+    value = f"{significant(reason.value or 0.0)} {unit(reason.unit)}".strip()
+    return f"{reason.label} {value}{age} {direction(reason)} {reason.contribution:+.2f}"

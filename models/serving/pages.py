@@ -20,8 +20,11 @@ from models.serving.patient import patient_context, patient_now
 from models.serving.place import Place
 from models.serving.problems import Problem, not_found
 from models.serving.rendering import SIGN_IN, home_of, is_page, render
+from models.serving.rows import named
 from models.serving.ward import Chart
 from models.serving.watch import BEAT_SECONDS, Change, Subscription
+from vitalake import clock
+from vitalake.care.facts import ENDING, REASONS, Decision
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.vault import Identity
 
@@ -119,8 +122,11 @@ async def board(request: Request) -> Response:
     at, rows = place.watch.place, await place.watch.rows() if principal.may("risk:read") else []
     patients = tuple(row.patient for row in rows)
     await place.gate.allow(principal, "risk:read", "board.read", patients=patients, stage="page")
+    names = await place.names(principal, patients)
     now_us, speed, replay = await place.time()
-    context = {"rows": rows, "place": at, "now_us": now_us, "speed": speed, "replay": replay}
+    shown = [named(row.html, names.get(row.patient, "")) for row in rows]
+    context = {"rows": shown, "place": at, "now_us": now_us, "speed": speed, "replay": replay}
+    context["learnt"] = await place.shows_learnt()
     return render(request, "board.html", context)
 
 
@@ -151,12 +157,17 @@ async def _board_events(
         # record, and one more for each patient who comes.
         seen = place.watch.shown()
         await place.gate.record(principal, "board.read", patients=tuple(sorted(seen)), stage="events")
+        told: set[str] = set()
         yield place.watch.beat()
+        if names := await _names(place, principal, missed, told):
+            yield names
         if missed.whole or not missed.beats:
             yield missed.event
         async for change in _following(request, subscription):
             if change.beats or change.number > missed.number:
                 await _record_new(place, principal, change, seen)
+                if names := await _names(place, principal, change, told):
+                    yield names
                 yield change.event
     except InvalidToken:
         yield OVER
@@ -186,6 +197,15 @@ async def _record_new(place: Place, principal: Principal, change: Change, seen: 
         seen |= fresh
 
 
+async def _names(place: Place, principal: Principal, change: Change, told: set[str]) -> Event | None:
+    """Return the names of patients whom this board has not been told, for who may see them; rows hold none."""
+    told.difference_update(change.gone)  # a board forgets them with the row
+    fresh = change.patients - told
+    told |= fresh
+    names = await place.names(principal, tuple(sorted(fresh)))
+    return Event("names", {"names": names, "ward_us": change.ward_us, "speed": place.watch.speed}) if names else None
+
+
 @router.get("/patients/{patient}")
 async def patient_page(request: Request, patient: str) -> Response:
     """Show a patient: the score with its parts and reasons, trends, laboratory values; the name to who treats."""
@@ -196,6 +216,7 @@ async def patient_page(request: Request, patient: str) -> Response:
     now_us, speed, replay = await place.time()
     context = await place.drawing(patient_context, chart)
     context |= {"identity": identity, "locked": locked, "speed": speed, "replay": replay, "now_us": now_us}
+    context["may_decide"] = principal.may("decision:write")
     return render(request, "patient.html", context)
 
 
@@ -244,6 +265,32 @@ async def _patient_event(place: Place, patient: str) -> Event:
         document |= {"revision": chart.revision, "newest_us": chart.record.newest_us}
         document["html"] = await place.drawing(patient_now, chart)
     return Event("patient", document)
+
+
+@router.post("/patients/{patient}/decisions")
+async def decide(request: Request, patient: str) -> Response:
+    """Record what a clinician decides of a patient: how oxygen saturation is read, or whether they are pregnant."""
+    refuse_other_sites(request)
+    place: Place = request.app.state.place
+    principal = who(request)
+    form = await read_form(request)
+    kind, reason = form.get("kind", ""), form.get("reason", "")
+    if kind not in REASONS or reason not in REASONS[kind]:
+        field = "reason" if kind in REASONS else "kind"
+        raise Problem(422, f"Does not fit: {field}.", errors=[{"field": field, "problem": "missing or unknown"}])
+    known = is_pseudonym(patient)
+    holds = reason not in ENDING
+    detail = {"kind": kind, "holds": "yes" if holds else "no", "reason": reason}
+    await place.gate.allow(
+        principal, "decision:write", "decision.write", patients=(patient,) if known else (), **detail
+    )
+    chart = await place.chart(patient) if known else None
+    if chart is None:
+        raise not_found()
+    encounter = chart.stay.encounter if chart.stay else ""
+    decision = Decision(kind, holds, encounter, principal.subject, clock.now_us(), reason)
+    await place.decide(patient, decision)
+    return RedirectResponse(f"/patients/{patient}", 303)
 
 
 async def _patient(place: Place, principal: Principal, patient: str, stage: str) -> Chart:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from models.news2 import PARTS
+from models.news2 import OXYGEN, PARTS, WITHHELD
 from models.scoring import ABSTAINED, Reason
 from models.serving import words
-from models.serving.charts import trend
+from models.serving.charts import HOURS, trend
 from models.serving.rendering import fragment
-from models.serving.risk import age_seconds, is_stale
-from models.serving.rows import counted, latest_vitals, moved, percent, place_of
+from models.serving.risk import STALE_SECONDS, age_seconds, is_stale
+from models.serving.rows import latest_vitals, moved, percent, place_of, says
+from models.serving.shadow import worth
 from models.serving.ward import Chart
 from models.serving.words import band, rows_of, significant
+from models.spikes import spikes_of
+from vitalake.care.facts import DECISION_KINDS, ENDING, REASONS, DecisionKind
 from vitalake.care.records import History, code_number
 from vitalake.vocabulary import load_vocabulary
+
+HOUR_US = 3_600_000_000
 
 _CHARTS = (
     words.RESPIRATION,
@@ -38,7 +44,13 @@ def patient_context(chart: Chart) -> dict[str, Any]:
         "chart": chart,
         "record": record,
         "name": words.short_pseudonym(chart.patient),
-        "band": band(record.news2),
+        "band": band(record.news2, stale=is_stale(record, chart.now_us)),
+        "says": says(chart),
+        "withheld": WITHHELD[record.news2.withheld] if record.news2.withheld else "",
+        "trial": chart.trial,
+        "worth": worth(chart.trial) if chart.trial else "",
+        "unknown": [reason.label for reason in record.reasons if reason.value is None],
+        "decisions": [_decision(chart, kind) for kind in DECISION_KINDS],
         "place_name": place_of(chart),
         "parts": [(words.PART_NAMES[name], record.news2.parts[name]) for name in PARTS],
         "missing": [words.PART_NAMES[name] for name in record.news2.missing],
@@ -61,7 +73,11 @@ def patient_now(chart: Chart) -> str:
 
 
 def _bars(reasons: list[Reason]) -> list[dict[str, Any]]:
-    """Return the reasons with the lengths of their bars, in hundredths of half the width."""
+    """Return the reasons that are known, with the lengths of their bars, in hundredths of half the width.
+
+    What is not known has no bar: one to the left would read as a good sign.
+    """
+    reasons = [reason for reason in reasons if reason.value is not None]
     longest = max((abs(reason.contribution) for reason in reasons), default=1.0) or 1.0
     return [
         {
@@ -75,8 +91,7 @@ def _bars(reasons: list[Reason]) -> list[dict[str, Any]]:
 
 
 def _value(reason: Reason) -> str:
-    if reason.value is None:
-        return "not known"
+    assert reason.value is not None
     if reason.feature == "sex_female":
         return "yes" if reason.value else "no"
     return f"{significant(reason.value)} {words.unit(reason.unit)}".strip()
@@ -88,16 +103,54 @@ def _charts(chart: Chart) -> list[dict[str, Any]]:
         rows = rows_of(chart.history, vital.codes)
         if not len(rows) and vital in (words.OXYGEN_FLOW, words.OXYGEN_FRACTION, words.COMA):
             continue
-        last = counted(rows, vital) if len(rows) else None
+        reading = chart.record.news2.latest.get(vital.part)
+        last: float | None = None
+        at_us: int | None = None
+        if reading is not None and reading.code in vital.codes:
+            last, at_us = reading.value, reading.at_us
+        elif len(rows):  # not a part of the score, or oxygen that is told the other way since
+            last, at_us = float(rows.value[-1]), int(rows.effective_us[-1])
         found.append(
             {
                 "vital": vital,
-                "svg": trend(vital, rows, now_us=chart.now_us),
+                "svg": trend(_read_as(vital, chart), rows, now_us=chart.now_us),
                 "last": None if last is None else words.number(last, vital.decimals),
-                "at_us": int(rows.effective_us[-1]) if len(rows) else None,
+                "at_us": at_us,
+                "old": at_us is not None and chart.now_us - at_us > STALE_SECONDS * 1e6,
+                "spikes": len(spikes_of(vital.part, rows.where(rows.effective_us > chart.now_us - HOURS * HOUR_US))),
             }
         )
     return found
+
+
+def _read_as(vital: words.Vital, chart: Chart) -> words.Vital:
+    """Return a vital sign with the range that scores nothing for this patient; none where no score is read."""
+    score = chart.record.news2
+    if score.withheld:
+        return replace(vital, normal=None)
+    if score.scale == 1 or vital is not words.SATURATION:
+        return vital
+    return replace(vital, normal=(88, 92 if score.parts[OXYGEN] else 100))
+
+
+def _decision(chart: Chart, kind: DecisionKind) -> dict[str, Any]:
+    """Return what was decided, and what may be decided now."""
+    made = chart.decisions.get(kind)
+    holds = made.holds if made else kind == "pregnancy" and bool(chart.stay and chart.stay.pregnant)
+    return {
+        "kind": kind,
+        "title": DECISION_NAMES[kind],
+        "made": made,
+        "because": REASONS[kind].get(made.reason, "") if made else "",
+        "holds": holds,
+        "choices": [(code, text) for code, text in REASONS[kind].items() if (code in ENDING) == holds],
+    }
+
+
+DECISION_NAMES: dict[DecisionKind, str] = {
+    "spo2-scale-2": "Oxygen saturation by scale 2",
+    "pregnancy": "Pregnant: no adult score",
+}
 
 
 def _labs(chart: Chart) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from models.serving.scores import FILE, tidy
 from models.serving.threads import OneThread
 from models.serving.ward import Chart, Ward
 from models.serving.watch import Watch
+from vitalake.care.facts import Decision
 from vitalake.care.replay import Replay
-from vitalake.errors import ServiceUnavailable
+from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import load_keys
 from vitalake.settings import Settings
 from vitalake.vault import Identity, open_vault
@@ -28,6 +30,9 @@ MOST_SCORES_WAITING = 400
 
 MOST_WAITING = 8
 """For the ledger: it takes seconds on a large home."""
+
+NAME_SECONDS = 1.0
+"""How long boards share a name that was read: no longer than a revoked key may live."""
 
 TIDY_SECONDS = 20.0
 """Between two visits to the book of scores, whose write-ahead log grows meanwhile."""
@@ -69,6 +74,8 @@ class Place:
             verifier or open_verifier(settings, self.keys), Recorder(self._audit, self._audit_thread), settings.serving
         )
         self.watch = Watch(self.ward, self._ward_thread)
+        self._named: dict[str, str] = {}
+        self._named_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -122,6 +129,45 @@ class Place:
             VitaLakeError: the role does not allow it, or it cannot be recorded.
         """
         return await self._audit_thread(self._lookup.identity, principal, patient)
+
+    async def names(self, principal: Principal, patients: tuple[str, ...]) -> dict[str, str]:
+        """Return the names that are known of patients, for a board; none, for who may not see them.
+
+        That they are read is on record before.
+
+        Raises:
+            VitaLakeError: it cannot be recorded.
+        """
+        if not principal.may("identity:read") or not patients:
+            return {}
+        await self.gate.record(principal, "identity.read", patients=patients, stage="board")
+        found = await self._audit_thread(self._names, patients)
+        return {patient: name for patient, name in found.items() if name}
+
+    def _names(self, patients: tuple[str, ...]) -> dict[str, str]:
+        moment = time.monotonic()
+        if moment - self._named_at >= NAME_SECONDS:
+            self._named, self._named_at = {}, moment
+        try:
+            for patient in patients:
+                if patient not in self._named:
+                    self._named[patient] = self._lookup.name(patient)
+        except PrivacyError:  # the key is revoked: rows stand without names
+            self._named = {}
+            return {}
+        return {patient: self._named[patient] for patient in patients}
+
+    async def shows_learnt(self) -> bool:
+        """Return whether the learnt score is shown to anybody; see Ward.shows_learnt."""
+        return await self._ward_thread(self.ward.shows_learnt)
+
+    async def decide(self, patient: str, decision: Decision) -> None:
+        """Store what a clinician has decided; on record before.
+
+        Raises:
+            ServiceUnavailable: the care store cannot be written.
+        """
+        await self._ward_thread(self.ward.decide, patient, decision)
 
     async def pseudonym_of_mrn(self, mrn: str) -> str | None:
         """Return the pseudonym of a medical record number; None: nobody has it."""

@@ -52,6 +52,7 @@ def environment() -> Environment:
         auto_reload=False,
     )
     found.filters |= {"ago": words.ago, "brief": words.brief, "iso": iso, "clock": clock_time, "unit": words.unit}
+    found.filters["significant"] = words.significant
     found.globals |= {"words": words, "STALE_SECONDS": STALE_SECONDS, "LEAST_MOVE": LEAST_MOVE}
     return found
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from models.scoring import ABSTAINED, ScoreRecord
+from models.news2 import WITHHELD
+from models.scoring import ABSTAINED, Reason, ScoreRecord
+from models.serving.shadow import Trial
+from models.serving.words import band
+
+Direction = Literal["raises", "lowers", "not-known"]
 
 STALE_SECONDS = 7200
 """Two hours: vital signs that are charted hourly were then missed twice. A monitor sends every minute."""
 
-STATUS = "shadow"
-"""No site has approved the learnt score: NEWS2 ranks."""
+SHADOW = "shadow"
+"""The learnt score is not shown to who acts: nobody has approved it for the unit."""
 
 
 def moment(us: int) -> datetime:
@@ -27,25 +32,51 @@ def iso(us: int | None) -> str | None:
 
 
 def age_seconds(record: ScoreRecord, now_us: int) -> float | None:
-    """Return the age of the newest evidence; None: there is none."""
+    """Return the age of the newest vital sign; None: there is none."""
     return None if record.newest_us is None else max(0.0, (now_us - record.newest_us) / 1e6)
 
 
 def is_stale(record: ScoreRecord, now_us: int) -> bool:
-    """Return whether the newest evidence is too old to speak of now."""
+    """Return whether the newest vital sign is too old to speak of now; a laboratory value refreshes nothing."""
     age = age_seconds(record, now_us)
     return age is None or age > STALE_SECONDS
 
 
-def risk_document(record: ScoreRecord, now_us: int) -> dict[str, Any]:
-    """Return what the API answers: the record, field by field, and what depends on the moment of asking."""
+def risk_document(record: ScoreRecord, now_us: int, trial: Trial | None) -> dict[str, Any]:
+    """Return what the API answers: the record, field by field, and what depends on the moment of asking.
+
+    Args:
+        record: as who acts may see it.
+        now_us: the ward's time.
+        trial: as what the learnt score is shown; None: it is not.
+    """
+    stale = is_stale(record, now_us)
     return msgspec.to_builtins(record) | {
         "as_of": iso(record.as_of_us),
         "newest_at": iso(record.newest_us),
         "newest_age_seconds": age_seconds(record, now_us),
-        "stale": is_stale(record, now_us),
+        "stale": stale,
         "stale_after_seconds": STALE_SECONDS,
+        "band": band(record.news2, stale=stale),
+        "reasons": [reason_document(reason, now_us) for reason in record.reasons],
         "abstained_because": ABSTAINED[record.abstained] if record.abstained else "",
-        "status": STATUS,
-        "approved": False,
+        "withheld_because": WITHHELD[record.news2.withheld] if record.news2.withheld else "",
+        "status": trial.status if trial else SHADOW,
+        "approved": trial is not None and trial.status == "approved",
+        "trial": msgspec.to_builtins(trial),
     }
+
+
+def reason_document(reason: Reason, now_us: int) -> dict[str, Any]:
+    """Return a reason with its direction and the age of what it rests on; a value that is not known lowers nothing."""
+    return msgspec.to_builtins(reason) | {
+        "direction": direction(reason),
+        "age_seconds": None if reason.at_us is None else max(0.0, (now_us - reason.at_us) / 1e6),
+    }
+
+
+def direction(reason: Reason) -> Direction:
+    """Return where a reason points: what is not known may move the figure, and says nothing of the patient."""
+    if reason.value is None:
+        return "not-known"
+    return "raises" if reason.contribution > 0 else "lowers"

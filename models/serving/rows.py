@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
+from markupsafe import escape
 
-from models.news2 import MAX_AGE_HOURS, News2, news2
+from models.news2 import MAX_AGE_HOURS, MEASURED, OXYGEN, WITHHELD, News2, Reading
+from models.scoring import Reason
 from models.serving import words
 from models.serving.charts import sparkline
 from models.serving.rendering import fragment
-from models.serving.risk import age_seconds, is_stale
+from models.serving.risk import STALE_SECONDS, age_seconds, is_stale
 from models.serving.ward import Chart
 from models.serving.words import Vital, band, number, rows_of
-from vitalake.care.records import History
 
 BACK_MARKS = 2
 """An hour: what the score is compared with to say that it moved."""
@@ -51,49 +52,105 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """The latest value of a vital sign.
+    """The latest value of a vital sign: the very one that NEWS2 has scored.
 
     Attributes:
         text: the value; ``–``: none is recent enough to count.
         at_us: when it was measured.
         points: of NEWS2; None: it has none.
+        old: measured longer ago than vital signs may be.
+        expired: the value that is too old to count, for who asks; empty: none.
+        flag: ``zero`` or ``unconfirmed``: it must not be read as an ordinary value.
     """
 
     text: str
     at_us: int | None = None
     points: int | None = None
+    old: bool = False
+    expired: str = ""
+    flag: str = ""
 
 
 def make_row(chart: Chart) -> Row:
     """Return a patient's row."""
-    record = chart.record
-    order = f"{_rank(record.news2)}|{place_of(chart) or '~'}|{chart.patient}"
+    record, stale = chart.record, is_stale(chart.record, chart.now_us)
+    order = f"{rank(chart)}|{place_of(chart) or '~'}|{chart.patient}"
+    vitals = latest_vitals(chart)
     context = {
         "chart": chart,
         "record": record,
         "order": order,
-        "band": band(record.news2),
+        "band": band(record.news2, stale=stale),
         "place": place_of(chart),
         "unit": unit_of(chart),
         "bed": chart.stay.bed if chart.stay else "",
         "name": words.short_pseudonym(chart.patient),
-        "partly": partly(record.news2),
-        "vitals": latest_vitals(chart),
+        "slot": NAME_SLOT,
+        "says": says(chart),
+        "vitals": vitals,
         "moved": moved(record.news2, chart.trend),
         "spark": sparkline([score.total for score in chart.trend], record.news2.total),
-        "reasons": [reason for reason in record.reasons if reason.contribution > 0][:TOP_REASONS],
+        "reasons": raising(record.reasons),
         "percent": percent(record.probability),
         "age": age_seconds(record, chart.now_us),
-        "stale": is_stale(record, chart.now_us),
+        "stale": stale,
     }
-    key = (record.id, chart.revision, order, context["stale"], tuple(score.total for score in chart.trend))
+    old = tuple(vital["value"].old for vital in vitals)
+    trend = tuple(score.total for score in chart.trend)
+    key = (record.id, chart.revision, order, stale, old, trend, chart.trial, record.abstained, chart.stay)
     return Row(chart.patient, chart.revision, record.newest_us or 0, order, fragment("row.html", context), key)
 
 
-def _rank(score: News2) -> str:
-    """Return a text that sorts by NEWS2, highest first; of equal totals one with a single part of 3 comes first."""
-    total = -1 if score.total is None else score.total
-    return f"{_MOST_TOTAL - total:02d}{0 if score.red else 1}"
+NAME_SLOT = '<span class="name"></span>'
+"""Where a row has room for the patient's name: rows are made once for all boards, and not all may see it. No text of a
+message can be this, for it would be escaped."""
+
+
+def named(html: str, name: str) -> str:
+    """Return a row with a name, for who may see it."""
+    return html.replace(NAME_SLOT, f'<span class="name">{escape(name)}</span>') if name else html
+
+
+def rank(chart: Chart) -> str:
+    """Return a text that sorts rows by who is to be looked at first.
+
+    Rates of 0; high; medium, or one part of 3; then, set apart, who is not known to be well: stale, partial or without
+    any value, by what was known last; then low. Within each the higher total, then one part of 3.
+    """
+    record = chart.record
+    score, found = record.news2, band(record.news2, stale=is_stale(record, chart.now_us))
+    group = "0" if score.events else _GROUPS[found]
+    was = score if score.total is not None else chart.last
+    total = -1 if was is None or was.total is None else was.total
+    return f"{group}{_MOST_TOTAL - total:02d}{0 if score.red else 1}"
+
+
+_GROUPS = {"high": "1", "medium": "2", "unsure": "3", "none": "3", "low": "4"}
+
+
+def says(chart: Chart) -> list[str]:
+    """Return what must be read beside the total, most urgent first."""
+    score, last = chart.record.news2, chart.last
+    found = [words.EVENT_NAMES[event.part] for event in score.events]
+    if score.withheld:
+        found.append(WITHHELD[score.withheld])
+    elif score.total is None:
+        was = f"was {last.total}, {age_in_words(chart)} ago" if last else ""
+        found.append(was or ("no value yet" if chart.record.newest_us is None else "no part known"))
+    elif score.partial:
+        found.append(partly(score))
+    found += [f"one {words.SHORT_NAMES[part]} value far from all before" for part in chart.record.unconfirmed]
+    return found
+
+
+def age_in_words(chart: Chart) -> str:
+    """Return the age of the newest vital sign in its largest unit."""
+    return words.brief(age_seconds(chart.record, chart.now_us) or 0)
+
+
+def raising(reasons: Sequence[Reason]) -> list[Reason]:
+    """Return the strongest reasons that raise a risk by what is known; a missing value is no finding."""
+    return [reason for reason in reasons if reason.contribution > 0 and reason.value is not None][:TOP_REASONS]
 
 
 def place_of(chart: Chart) -> str:
@@ -141,19 +198,16 @@ def moved(score: News2, trend: tuple[News2, ...]) -> int:
 
 def latest_vitals(chart: Chart) -> list[dict[str, Any]]:
     """Return the cells of the vital signs, in the chart's order."""
-    parts, moment = chart.record.news2.parts, chart.record.as_of_us
 
     def cell(vital: Vital, short: str = "") -> dict[str, Any]:
-        found = latest(chart.history, vital, moment)
-        points = parts.get(vital.part) if found.at_us is not None else None
-        return {"short": short or vital.short, "unit": vital.unit, "value": Latest(found.text, found.at_us, points)}
+        return {"short": short or vital.short, "unit": vital.unit, "value": latest(chart, vital.part)}
 
     pressure = cell(words.SYSTOLIC, "BP")
-    pressure["value"] = _with_diastolic(chart.history, pressure["value"])
+    pressure["value"] = _with_diastolic(chart, pressure["value"])
     return [
         cell(words.RESPIRATION),
         cell(words.SATURATION),
-        _oxygen(chart, moment),
+        {"short": "O₂", "unit": "", "value": latest(chart, OXYGEN)},
         pressure,
         cell(words.PULSE),
         cell(words.COMA),
@@ -161,46 +215,37 @@ def latest_vitals(chart: Chart) -> list[dict[str, Any]]:
     ]
 
 
-def _with_diastolic(history: History, upper: Latest) -> Latest:
-    """Return the pressure as a pair; of two measurements at one moment nobody can say what belongs together."""
-    values = [newest_values(rows_of(history, vital.codes)) for vital in (words.SYSTOLIC, words.DIASTOLIC)]
-    if upper.at_us is None or any(len(v) != 1 or v.effective_us[0] != upper.at_us for v in values):
-        return upper
-    return Latest(f"{upper.text}/{number(float(values[1].value[0]), 0)}", upper.at_us, upper.points)
-
-
-def _oxygen(chart: Chart, moment: int) -> dict[str, Any]:
-    flow = latest(chart.history, words.OXYGEN_FLOW, moment)
-    share = latest(chart.history, words.OXYGEN_FRACTION, moment)
-    points = chart.record.news2.parts.get("supplemental_oxygen")
-    found, sign = (flow, "L") if (flow.at_us or 0) >= (share.at_us or 0) else (share, "%")
-    value = Latest(f"{found.text} {sign}", found.at_us, points) if found.at_us is not None else found
-    return {"short": "O₂", "unit": "", "value": value}
-
-
-def latest(history: History, vital: Vital, moment: int) -> Latest:
-    """Return the latest value that NEWS2 would count: none older than it allows."""
-    rows = rows_of(history, vital.codes)
-    if not len(rows) or rows.effective_us[-1] <= moment - int(MAX_AGE_HOURS * 3.6e9):
+def latest(chart: Chart, part: str) -> Latest:
+    """Return the latest value of a part, as NEWS2 has read it."""
+    score = chart.record.news2
+    reading = score.latest.get(part)
+    if reading is None:
         return Latest("–")
-    return Latest(number(counted(rows, vital), vital.decimals), int(rows.effective_us[-1]))
+    text = reading_text(part, reading)
+    hours = MEASURED[part].max_age_hours if part in MEASURED else MAX_AGE_HOURS
+    if reading.at_us <= chart.record.as_of_us - int(hours * 3.6e9):
+        return Latest("–", expired=text)
+    zero = any(event.part == part for event in score.events)
+    flag = "zero" if zero else "unconfirmed" if part in chart.record.unconfirmed else ""
+    return Latest(text, reading.at_us, score.parts[part], chart.now_us - reading.at_us > STALE_SECONDS * 1e6, "", flag)
 
 
-def newest_values(rows: History) -> History:
-    """Return the rows of the latest moment."""
-    return rows.where(rows.effective_us == rows.effective_us[-1]) if len(rows) else rows
+def reading_text(part: str, reading: Reading) -> str:
+    """Return a reading as it is shown; oxygen with its unit, for it is told in two."""
+    if part != OXYGEN:
+        return number(reading.value, MEASURED[part].decimals)
+    if reading.code in words.OXYGEN_FRACTION.codes:
+        return f"{number(reading.value, 0)} %"
+    return f"{number(reading.value, 0 if reading.value == int(reading.value) else 1)} L"
 
 
-def counted(rows: History, vital: Vital) -> float:
-    """Return, of the values of the latest moment, the one NEWS2 counts: that with most points."""
-    newest = newest_values(rows)
-    values: list[float] = newest.value.tolist()
-    if len(set(values)) == 1 or not vital.part:
-        return values[-1]
-    at_us = int(max(newest.available_us.max(), newest.effective_us.max()))
-
-    def points(i: int) -> int:
-        one = newest.where(np.arange(len(newest)) == i)
-        return news2(one, as_of_us=at_us).parts[vital.part] or 0
-
-    return values[max(range(len(values)), key=points)]
+def _with_diastolic(chart: Chart, upper: Latest) -> Latest:
+    """Return the pressure as a pair; of two measurements at one moment nobody can say what belongs together."""
+    if upper.at_us is None:
+        return upper
+    systolic, diastolic = (
+        rows_of(chart.history, vital.codes).where_at(upper.at_us) for vital in (words.SYSTOLIC, words.DIASTOLIC)
+    )
+    if len(systolic) != 1 or len(diastolic) != 1:
+        return upper
+    return replace(upper, text=f"{upper.text}/{number(float(diastolic.value[0]), 0)}")

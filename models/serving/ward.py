@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
 from models.artefact import Model
-from models.news2 import News2, news2
+from models.news2 import News2, Situation, news2
 from models.scoring import ScoreRecord, score_with_features
 from models.serving.health import Trouble
 from models.serving.inputs import Inputs, Rules
+from models.serving.risk import STALE_SECONDS
 from models.serving.scores import FILE, ScoreBook
+from models.serving.shadow import Shadow, Trial, without_learnt
 from models.tasks import load_task
 from pipelines.care import open_care
+from vitalake.care.facts import Decision
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
 from vitalake.keys import KeyRing
@@ -24,6 +28,11 @@ from vitalake.sealing import Sealer
 from vitalake.settings import Settings
 
 TASK = "mortality"
+
+SCORING = 2
+"""Counts up when the same evidence gives another record: those of before stay in the book, and are not given out."""
+
+STALE_US = STALE_SECONDS * 1_000_000
 
 MARK_US = 1_800_000_000
 """Half an hour: the marks at which the board's trend looks back."""
@@ -47,7 +56,10 @@ class Chart:
         history: what the score rests on; nothing ahead of the ward's time.
         stay: None: no stay is known.
         trend: NEWS2 at each mark of the last twelve hours, as it was known then, oldest first.
-        due_us: when a value that lies ahead (in a replay) becomes known; NEVER_US: none does.
+        due_us: when the next value expires, or one that lies ahead (in a replay) becomes known; NEVER_US: none does.
+        decisions: what clinicians have decided for this stay, by kind.
+        trial: as what the learnt score is shown; None: it is not shown to who acts.
+        last: what NEWS2 was when the newest vital sign came, where all of it has expired since.
     """
 
     patient: str
@@ -58,6 +70,9 @@ class Chart:
     stay: Stay | None
     trend: tuple[News2, ...]
     due_us: int
+    decisions: dict[str, Decision] = field(default_factory=dict)
+    trial: Trial | None = None
+    last: News2 | None = None
 
 
 @dataclass(slots=True)
@@ -70,6 +85,7 @@ class _Held:
     place: str = ""
     record: ScoreRecord | None = None
     trend: dict[int, tuple[int, News2]] = field(default_factory=dict)
+    situation: Situation | None = None
 
 
 class Ward:
@@ -84,6 +100,7 @@ class Ward:
         self.task = load_task(TASK)
         self._inputs = Inputs(settings, keys, self.task)
         self._care = open_care(settings, keys)
+        self._shadow = Shadow(settings, keys)
         self._book = ScoreBook(settings.path(FILE), Sealer(keys.current("care")))
         self._held: dict[str, _Held] = {}
         self._revisions: dict[str, int] = {}
@@ -93,6 +110,7 @@ class Ward:
         """Close what was opened."""
         self._care.close()
         self._book.close()
+        self._shadow.close()
 
     def now_us(self) -> int:
         """Return the ward's time."""
@@ -106,10 +124,10 @@ class Ward:
         """Return what is wrong beside the patients; to be asked once a second."""
         return []
 
-    def inputs(self) -> tuple[str, str]:
-        """Return what decides scores besides patients; when it changes, all are computed anew."""
+    def inputs(self) -> tuple[str, str, int]:
+        """Return what decides scores, or whether they are shown, besides patients; when it changes, all are anew."""
         model = self._inputs.model()
-        return self._inputs.rules().version, model.digest if model else ""
+        return self._inputs.rules().version, model.digest if model else "", self._shadow.revision()
 
     def changed(self) -> set[str]:
         """Return the patients that have changed since this was asked last; a microsecond or two when none has."""
@@ -130,11 +148,11 @@ class Ward:
         return changed
 
     def patients(self) -> set[str]:
-        """Return all patients of whom there are values, also those that lie ahead."""
+        """Return all patients who are on the ward, or of whom there are values, also those that lie ahead."""
         return set(self._revisions)
 
     def chart(self, patient: str) -> Chart | None:
-        """Return a patient's chart; None: nobody known, or all values lie ahead of the ward's time.
+        """Return a patient's chart; None: nobody known, or stay and values lie ahead of the ward's time.
 
         The score is computed at first sight of new evidence and written to the book before it is returned.
 
@@ -142,50 +160,85 @@ class Ward:
             VitaLakeError: the store or the book refuses, or the rules do not hold.
         """
         revision = self._revisions.get(patient, -1)
+        if revision < 0:
+            return None
         held = self._held.get(patient)
         if held is None or held.revision != revision:
-            history = self._care.history(patient)
-            if not len(history):
-                self._held.pop(patient, None)
-                return None
-            held = _Held(revision, history, trend=held.trend if held else {})
+            held = _Held(revision, self._care.history(patient), trend=held.trend if held else {})
             self._held[patient] = held
         now_us = self._care.now_us()
-        ahead = np.maximum(held.history.available_us, held.history.effective_us)
-        ahead = ahead[ahead > now_us]
-        held.due_us = int(ahead.min()) if len(ahead) else NEVER_US
-        moment = self.task.newest_known(held.history, by_us=now_us)
-        if moment is None:
-            return None
+        held.due_us = self._next_us(held.history, now_us)
         stay = self._care.stay(patient, as_of_us=now_us)
-        record = self._record(held, stay, patient, moment)
+        moment = self.task.moment(held.history, by_us=now_us)
+        if moment is None:
+            if stay is None:
+                return None
+            moment = stay.admitted_us
+        decisions = self._care.decisions(patient, encounter=stay.encounter if stay else "")
+        situation = situation_of(stay, decisions)
+        record = self._record(held, stay, patient, moment, situation)
         known = held.history.known_at(moment)  # what is shown is what was scored
+        held.due_us = min([held.due_us, *_olds_us(record.news2, now_us)])
+        trial = self._shadow.shown(self._inputs.model(), stay.unit if stay else "", replay=self._care.replay())
         return Chart(
             patient=patient,
             revision=revision,
             now_us=now_us,
-            record=record,
+            record=record if trial else without_learnt(record),
             history=known,
             stay=stay,
-            trend=_trend(held, known, now_us),
+            trend=_trend(held, known, now_us, situation),
             due_us=held.due_us,
+            decisions=decisions,
+            trial=trial,
+            last=_last(known, record, situation),
         )
+
+    def _next_us(self, history: History, now_us: int) -> int:
+        """Return when the chart changes next by the clock alone."""
+        ahead = np.maximum(history.available_us, history.effective_us)
+        ahead = ahead[ahead > now_us]
+        due = [int(ahead.min())] if len(ahead) else []
+        ends = self.task.next_end_us(history, by_us=now_us)
+        due += [] if ends is None else [ends]
+        return min(due, default=NEVER_US)
+
+    def decide(self, patient: str, decision: Decision) -> None:
+        """Store what a clinician has decided of a patient; the next chart is read by it.
+
+        Raises:
+            ServiceUnavailable: the care store cannot be written.
+        """
+        self._care.put_facts([(patient, decision.kind, decision.at_us, decision)])
+
+    def shows_learnt(self) -> bool:
+        """Return whether the learnt score is shown to anybody: as a trial, or because it is approved for some unit."""
+        return self._care.replay() is not None or self._shadow.anywhere(self._inputs.model())
 
     def due_us(self, patient: str) -> int:
         """Return when the next value of a patient becomes known that lies ahead; NEVER_US: there is none."""
         held = self._held.get(patient)
         return held.due_us if held else NEVER_US
 
-    def _record(self, held: _Held, stay: Stay | None, patient: str, moment: int) -> ScoreRecord:
+    def _record(self, held: _Held, stay: Stay | None, patient: str, moment: int, situation: Situation) -> ScoreRecord:
         rules, model = self._inputs.rules(), self._inputs.model()
-        place = self._place(patient, held.revision, moment, model, rules)
+        place = self._place(patient, held.revision, moment, model, rules, situation)
         if held.record is None or held.place != place:
-            held.record = self._book.find(place) or self._compute(held, stay, patient, moment, model, rules, place)
+            found = self._book.find(place)
+            held.record = found or self._compute(held, stay, patient, moment, model, rules, place, situation)
             held.place = place
         return held.record
 
     def _compute(
-        self, held: _Held, stay: Stay | None, patient: str, moment: int, model: Model | None, rules: Rules, place: str
+        self,
+        held: _Held,
+        stay: Stay | None,
+        patient: str,
+        moment: int,
+        model: Model | None,
+        rules: Rules,
+        place: str,
+        situation: Situation,
     ) -> ScoreRecord:
         record, vector = score_with_features(
             held.history.known_at(moment),
@@ -195,16 +248,49 @@ class Ward:
             model=model,
             task=self.task,
             policy=rules.version,
+            situation=situation,
         )
         return self._book.keep(place, record, vector)
 
-    def _place(self, patient: str, revision: int, moment: int, model: Model | None, rules: Rules) -> str:
-        parts = (patient, revision, moment, self.task.digest, model.digest if model else "", rules.version)
+    def _place(
+        self, patient: str, revision: int, moment: int, model: Model | None, rules: Rules, situation: Situation
+    ) -> str:
+        digest = model.digest if model else ""
+        parts = (SCORING, patient, revision, moment, self.task.digest, digest, rules.version, situation)
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
 
-def _trend(held: _Held, known: History, now_us: int) -> tuple[News2, ...]:
-    """Return NEWS2 at the marks; computed again only where more is known of a mark than before (history came late)."""
+def _olds_us(score: News2, now_us: int) -> list[int]:
+    """Return when each of the shown readings begins to be called old: the row says so then, and stale."""
+    return [end for one in score.latest.values() if (end := one.at_us + STALE_US + 1) > now_us]
+
+
+def situation_of(stay: Stay | None, decisions: Mapping[str, Decision]) -> Situation:
+    """Return how NEWS2 is read: by the true age, and by what clinicians have decided for this stay."""
+    scale, pregnancy = decisions.get("spo2-scale-2"), decisions.get("pregnancy")
+    return Situation(
+        age_years=stay.age_years if stay else None,
+        pregnant=pregnancy.holds if pregnancy else bool(stay and stay.pregnant),
+        scale_2=bool(scale and scale.holds),
+    )
+
+
+def _last(known: History, record: ScoreRecord, situation: Situation) -> News2 | None:
+    """Return the score as of the newest vital sign, where none of it counts any more."""
+    if record.news2.total is not None or record.news2.withheld or record.newest_us is None:
+        return None
+    by_us = max(record.newest_us, int(known.available_us[known.effective_us == record.newest_us].max()))
+    found = news2(known.where(known.effective_us <= record.newest_us), as_of_us=by_us, situation=situation)
+    return found if found.total is not None else None
+
+
+def _trend(held: _Held, known: History, now_us: int, situation: Situation) -> tuple[News2, ...]:
+    """Return NEWS2 at the marks; computed again only where more is known of a mark than before (history came late).
+
+    All are read as the patient is read now, so that a change of scale is no change of the patient.
+    """
+    if held.situation != situation:
+        held.trend, held.situation = {}, situation
     last = now_us // MARK_US * MARK_US
     marks = range(last - (MARKS - 1) * MARK_US, last + 1, MARK_US)
     counts = np.searchsorted(np.sort(np.maximum(known.available_us, known.effective_us)), list(marks), side="right")
@@ -212,7 +298,7 @@ def _trend(held: _Held, known: History, now_us: int) -> tuple[News2, ...]:
     for mark, count in zip(marks, counts.tolist(), strict=True):
         held_then = held.trend.get(mark)
         if held_then is None or held_then[0] != count:
-            held_then = (count, news2(known.known_at(mark), as_of_us=mark))
+            held_then = (count, news2(known.known_at(mark), as_of_us=mark, situation=situation))
         fresh[mark] = held_then
     held.trend = fresh
     return tuple(score for _, score in fresh.values())

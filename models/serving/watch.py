@@ -128,7 +128,7 @@ class Watch:
         self._noted: deque[set[str]] = deque()
         self._due: dict[str, int] = {}
         self._pushed: dict[str, float] = {}
-        self._inputs: tuple[str, str] | None = None
+        self._inputs: tuple[object, ...] | None = None
         self._swept = self._checked = 0.0
         self._subscriptions: set[Subscription] = set()
         self._ready = asyncio.Event()

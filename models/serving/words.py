@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from models.news2 import News2
+from models.news2 import MEASURED, News2, charted
 from vitalake.care.records import History, code_number
 
 PART_NAMES = {
@@ -31,19 +31,42 @@ SHORT_NAMES = {
     "temperature": "temp",
 }
 
-Band = Literal["high", "medium", "low", "none"]
+Band = Literal["high", "medium", "unsure", "low", "none"]
 
 MEDIUM, HIGH = 5, 7
 """Totals from which the RCP asks for an urgent and for an emergency response."""
 
 
-def band(score: News2) -> Band:
-    """Return what the RCP's thresholds say of a score; a single part of 3 counts as medium (urgent look)."""
+def band(score: News2, *, stale: bool = False) -> Band:
+    """Return what the RCP's thresholds say of a score, and ``unsure`` where nobody can say that it is low.
+
+    A single part of 3 counts as medium (urgent look), a rate of 0 as high. A low total is low only when all parts are
+    known and recent: what is missing may be what is wrong.
+    """
+    if score.events:
+        return "high"
     if score.total is None:
         return "none"
     if score.total >= HIGH:
         return "high"
-    return "medium" if score.total >= MEDIUM or score.red else "low"
+    if score.total >= MEDIUM or score.red:
+        return "medium"
+    return "unsure" if score.partial or stale else "low"
+
+
+BAND_NAMES: dict[Band, str] = {
+    "high": "high",
+    "medium": "medium",
+    "unsure": "not known to be low",
+    "low": "low",
+    "none": "no score",
+}
+
+EVENT_NAMES = {
+    "respiratory_rate": "RR 0: no breath detected, or probe off",
+    "pulse": "HR 0: no beat detected, or probe off",
+}
+"""Rates of 0: what may be the matter, worst first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +105,20 @@ def _vital(
     return Vital(name, short, unit, tuple(map(code_number, codes.split())), decimals, part, normal, span)
 
 
-RESPIRATION = _vital("Respiratory rate", "RR", "/min", "9279-1", "respiratory_rate", (12, 20), (8, 30))
-SATURATION = _vital("Oxygen saturation", "SpO₂", "%", "2708-6 59408-5", "oxygen_saturation", (96, 100), (85, 100))
-SYSTOLIC = _vital("Systolic pressure", "Systolic", "mmHg", "8480-6", "systolic_pressure", (111, 219), (80, 160))
+def _part(part: str, name: str, short: str, unit: str, normal: tuple[float, float], span: tuple[float, float]) -> Vital:
+    """Return a part of NEWS2, with the codes and decimals it is scored by."""
+    measured = MEASURED[part]
+    return _vital(name, short, unit, " ".join(measured.codes), part, normal, span, measured.decimals)
+
+
+RESPIRATION = _part("respiratory_rate", "Respiratory rate", "RR", "/min", (12, 20), (8, 30))
+SATURATION = _part("oxygen_saturation", "Oxygen saturation", "SpO₂", "%", (96, 100), (85, 100))
+SYSTOLIC = _part("systolic_pressure", "Systolic pressure", "Systolic", "mmHg", (111, 219), (80, 160))
 DIASTOLIC = _vital("Diastolic pressure", "Diastolic", "mmHg", "8462-4", "", None, (40, 100))
-PULSE = _vital("Heart rate", "HR", "/min", "8867-4 8889-8", "pulse", (51, 90), (50, 120))
-TEMPERATURE = _vital("Temperature", "Temp", "°C", "8310-5", "temperature", (36.1, 38.0), (35, 39), 1)
-COMA = _vital("Glasgow coma score", "GCS", "", "9269-2", "consciousness", (15, 15), (3, 15))
-OXYGEN_FLOW = _vital("Oxygen flow", "O₂ flow", "L/min", "3151-8", "supplemental_oxygen", None, (0, 10))
+PULSE = _part("pulse", "Heart rate", "HR", "/min", (51, 90), (50, 120))
+TEMPERATURE = _part("temperature", "Temperature", "Temp", "°C", (36.1, 38.0), (35, 39))
+COMA = _part("consciousness", "Glasgow coma score", "GCS", "", (15, 15), (3, 15))
+OXYGEN_FLOW = _vital("Oxygen flow", "O₂ flow", "L/min", "3151-8", "supplemental_oxygen", None, (0, 10), 1)
 OXYGEN_FRACTION = _vital("Inspired oxygen", "FiO₂", "%", "3150-6", "supplemental_oxygen", (15, 21), (21, 60))
 
 VITALS = (
@@ -109,8 +138,8 @@ def rows_of(history: History, codes: tuple[int, ...]) -> History:
 
 
 def number(value: float, decimals: int) -> str:
-    """Return a number with as many decimals, with a true minus sign."""
-    return f"{value:.{decimals}f}".replace("-", "−")
+    """Return a number with as many decimals, rounded as it is scored, with a true minus sign."""
+    return f"{charted(value, decimals):.{decimals}f}".replace("-", "−")
 
 
 def significant(value: float) -> str:

@@ -15,7 +15,7 @@ import yaml
 
 from models.features import FeatureSet, features, parse_features
 from models.features.kernel import Floats
-from models.news2 import CODES
+from models.news2 import CODES, expiries_us
 from vitalake.care.records import History, Stay, code_number
 from vitalake.errors import SettingsError
 from vitalake.strict_yaml import explain, read_yaml
@@ -124,13 +124,48 @@ class Task:
         """Return the values that a score reads: it is the same whatever else is stored beside them."""
         return history.where(np.isin(history.code, self._code_numbers))
 
-    def newest_known(self, history: History, *, by_us: int) -> int | None:
-        """Return when the newest value that a score reads became known, by a time: a score's moment.
+    def moment(self, history: History, *, by_us: int) -> int | None:
+        """Return the moment that a score of a time is of: when what it rests on changed last, by that time.
 
-        So a score changes only when evidence does.
+        That is when the newest value became known, or when the last one expired by the clock. Between two such moments
+        a score stays as it is, whoever asks and how often. None: nothing is known.
         """
+        known = self.read_of(history.known_at(by_us))
+        if not len(known):
+            return None
+        return max([int(known.available_us.max()), *(us for us in self._ends_us(known) if us <= by_us)])
+
+    def next_end_us(self, history: History, *, by_us: int) -> int | None:
+        """Return when the next value expires of those that are known at a time; None: none will."""
+        ends = self._ends_us(self.read_of(history.known_at(by_us)))
+        return min((us for us in ends if us > by_us), default=None)
+
+    def _ends_us(self, known: History) -> list[int]:
+        needed = self.newest_needed_us(known)
+        return expiries_us(known) + ([] if needed is None else [needed + self._fresh_us])
+
+    @property
+    def _fresh_us(self) -> int:
+        return int(self.as_of.fresh_hours * 3_600_000_000)
+
+    def newest_needed_us(self, known: History) -> int | None:
+        """Return when what the cohort needs was measured last; None: never."""
+        times = known.effective_us[np.isin(known.code, self._needed_numbers)]
+        return int(times.max()) if len(times) else None
+
+    def is_fresh(self, known: History, *, as_of_us: int) -> bool:
+        """Return whether the learnt score may speak of a moment: the cohort's needs were measured shortly before."""
+        needed = self.newest_needed_us(known)
+        return needed is not None and as_of_us < needed + self._fresh_us
+
+    def newest_known(self, history: History, *, by_us: int) -> int | None:
+        """Return when the newest value that a score reads became known, by a time: what features are computed as of."""
         known = self.read_of(history.known_at(by_us)).available_us
         return int(known.max()) if len(known) else None
+
+    @cached_property
+    def _needed_numbers(self) -> npt.NDArray[np.uint32]:
+        return np.array(sorted(self.needed_codes()), np.uint32)
 
     def needed_codes(self) -> frozenset[int]:
         """Return the numbers of the codes that the cohort needs a value of."""

@@ -22,7 +22,7 @@ from vitalake.lake.table import StagedFile
 from vitalake.settings import Settings
 from vitalake.vault import open_vault
 
-ORDER = ("encounter", "ward_movement", "patient", "observation")
+ORDER = ("encounter", "device_association", "ward_movement", "condition", "patient", "observation")
 """The datasets that the care store takes, stays first: of whom no stay is known it takes no person."""
 
 WRITER = "rebuild"

@@ -21,16 +21,17 @@ from hypothesis import strategies as st
 
 from governance.audit import AuditEvent
 from models.news2 import PARTS, News2
-from models.scoring import ScoreRecord
+from models.scoring import ScoreRecord, score
 from models.serving import words
 from models.serving.charts import MOST_POINTS, sparkline, trend
 from models.serving.events import _GZIP_HEAD, RETRY, Event, pack
 from models.serving.recorder import Recorder
-from models.serving.rows import Row, _with_diastolic, latest, make_row, moved, partly, percent
+from models.serving.rows import Row, latest_vitals, make_row, moved, partly, percent
 from models.serving.scores import KEEP_DAYS, ScoreBook, tidy
 from models.serving.threads import OneThread
-from models.serving.ward import NEVER_US, Ward
+from models.serving.ward import NEVER_US, Chart, Ward
 from models.serving.watch import CALM_SECONDS, QUEUE_EVENTS, Change, Watch
+from models.tasks import load_task
 from tests.services.serving import HOUR, MINUTE, STABLE, WardUnderTest
 from vitalake import clock
 from vitalake.care.records import History
@@ -89,7 +90,9 @@ def test_laboratory_numbers_have_no_exponent(value: float) -> None:
 
 def test_bands_follow_the_thresholds_and_a_single_part_of_three() -> None:
     assert words.band(_news2()) == "none"
-    assert words.band(_news2(pulse=2)) == "low"
+    assert words.band(_news2(**dict.fromkeys(PARTS, 0) | {"pulse": 2})) == "low"
+    assert words.band(_news2(**dict.fromkeys(PARTS, 0) | {"pulse": 2}), stale=True) == "unsure"
+    assert words.band(_news2(pulse=2)) == "unsure", "what is missing may be what is wrong"
     assert words.band(_news2(pulse=3)) == "medium"
     assert words.band(_news2(pulse=2, temperature=2, respiratory_rate=1)) == "medium"
     assert words.band(_news2(pulse=3, consciousness=3, temperature=1)) == "high"
@@ -115,16 +118,29 @@ def test_small_probabilities_are_not_rounded_to_nothing() -> None:
 
 def test_of_two_values_of_one_moment_the_one_that_scores_is_shown() -> None:
     """A cuff and an arterial line: NEWS2 counts the worse, and the board must not show the other beside its points."""
-    (code,), now = words.SYSTOLIC.codes, clock.now_us()
-    times = np.full(2, now, np.int64)
+    code = words.SYSTOLIC.codes[0]
     for values in ([88.0, 141.0], [141.0, 88.0]):
-        both = History(np.full(2, code, np.uint32), np.array(values), times, times)
-        assert latest(both, words.SYSTOLIC, now).text == "88"
-        lower = np.array([words.DIASTOLIC.codes[0], *both.code], np.uint32)
-        three = History(lower, np.array([52.0, *values]), np.full(3, now, np.int64), np.full(3, now, np.int64))
-        assert _with_diastolic(three, latest(three, words.SYSTOLIC, now)).text == "88", "52 may belong to either"
-        one = three.where(np.array([True, True, False]))
-        assert _with_diastolic(one, latest(one, words.SYSTOLIC, now)).text == f"{values[0]:.0f}/52"
+        assert _pressure([code, code], values) == "88"
+        lower = words.DIASTOLIC.codes[0]
+        assert _pressure([lower, code, code], [52.0, *values]) == "88", "52 may belong to either"
+        assert _pressure([lower, code], [52.0, values[0]]) == f"{values[0]:.0f}/52"
+
+
+def _chart(history: History, **changes: Any) -> Chart:
+    """Return the chart of a patient of whom a history is known, looked at now."""
+    now, task = clock.now_us(), load_task("mortality")
+    fields: dict[str, Any] = {
+        "patient": "v1.p", "revision": 1, "now_us": now, "history": history, "stay": None, "trend": (),
+        "due_us": NEVER_US,
+        "record": score(history, None, patient="v1.p", as_of_us=now, model=None, task=task, policy=""),
+    }  # fmt: skip
+    return Chart(**(fields | changes))
+
+
+def _pressure(codes: list[int], values: list[float]) -> str:
+    times = np.full(len(codes), clock.now_us(), np.int64)
+    found = _chart(History(np.array(codes, np.uint32), np.array(values), times, times))
+    return next(cell["value"].text for cell in latest_vitals(found) if cell["short"] == "BP")
 
 
 # -- charts ----------------------------------------------------------------------------------------------------------
@@ -239,12 +255,12 @@ def test_a_value_that_lies_ahead_is_due_and_not_shown(ward: WardUnderTest) -> No
     assert seen.changed() == set()
     chart = seen.chart(patient)
     assert chart is not None
-    assert chart.due_us == now + 2 * HOUR
+    assert chart.due_us == now + HOUR + 1, "what was measured an hour ago is called old then"
     assert chart.record.newest_us == now - HOUR
     ward.store.set_replay(Replay(start_us=now + 2 * HOUR, wall_us=now, speed=0.0, end_us=now + 48 * HOUR))
     later = seen.chart(patient)
     assert later is not None
-    assert later.due_us == NEVER_US
+    assert later.due_us > now + 2 * HOUR
     assert later.record.newest_us == now + HOUR
     assert make_row(later).order < make_row(chart).order, "150 beats a minute score more points"
     seen.close()

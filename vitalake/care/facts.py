@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import msgspec
 
 
@@ -29,16 +31,95 @@ class Movement(msgspec.Struct, frozen=True):
     bed: str
 
 
-Fact = Admission | Person | Movement
+class Placement(msgspec.Struct, frozen=True):
+    """A patient is put in a bed, or leaves it, as admissions and transfers tell.
+
+    Attributes:
+        encounter: the stay's pseudonym; empty: the message names none.
+        since_us, until_us: from when, until when; None: open.
+        bed: as the source names it, ``bed:<point of care>/<room>/<bed>``.
+        status: active, ended (from ``since_us`` on it is no longer so), entered-in-error (it never was).
+    """
+
+    encounter: str
+    since_us: int
+    until_us: int | None
+    bed: str
+    status: str
+
+
+class Pregnancy(msgspec.Struct, frozen=True):
+    """A stay has a diagnosis of pregnancy, known from a moment on."""
+
+    encounter: str
+    since_us: int
+
+
+DecisionKind = Literal["spo2-scale-2", "pregnancy"]
+DECISION_KINDS: tuple[DecisionKind, ...] = get_args(DecisionKind)
+
+REASONS: dict[DecisionKind, dict[str, str]] = {
+    "spo2-scale-2": {
+        "blood-gas-now": "hypercapnic respiratory failure on blood gas, this stay",
+        "blood-gas-before": "hypercapnic respiratory failure on blood gas, a former stay",
+        "not-hypercapnic": "not, or no longer, hypercapnic",
+        "entered-in-error": "entered in error",
+    },
+    "pregnancy": {
+        "test-or-scan": "pregnant by test or scan",
+        "told-by-patient": "the patient says so",
+        "not-pregnant": "not, or no longer, pregnant",
+        "entered-in-error": "entered in error",
+    },
+}
+"""Why a decision is made. Scale 2: RCP 2017, on blood gas analysis, by a competent decision maker."""
+
+ENDING = frozenset({"not-hypercapnic", "not-pregnant", "entered-in-error"})
+"""Reasons for which it is not so."""
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a clinician has decided of a patient, for one stay.
+
+    Attributes:
+        kind: what it is about.
+        holds: whether it is so from now on; False: not, or not any more.
+        encounter: the stay's pseudonym; empty: none was known.
+        by: who, as the issuer of their token, or the operating system, names them.
+        at_us: when.
+        reason: why, one of REASONS: no free words, so that the audit can hold it.
+    """
+
+    kind: DecisionKind
+    holds: bool
+    encounter: str
+    by: str
+    at_us: int
+    reason: str
+
+
+Fact = Admission | Person | Movement | Placement | Pregnancy | Decision
 FOR_EVER = 1 << 62
 """Until when a fact holds that has not ended."""
 
-KINDS: dict[type, str] = {Admission: "encounter", Person: "patient", Movement: "movement"}
+KINDS: dict[type, str] = {
+    Admission: "encounter",
+    Person: "patient",
+    Movement: "movement",
+    Placement: "placement",
+    Pregnancy: "pregnancy",
+    Decision: "decision",
+}
 """How each is named in the store."""
+
+ON_THE_WARD = (Admission, Placement)
+"""What puts a patient on the board, also before the first value."""
 
 
 def until(fact: Fact) -> int:
     """Return when a fact has ceased to hold, microseconds since 1970 UTC; FOR_EVER while it holds."""
-    ended = {Admission: "discharged_us", Movement: "until_us"}.get(type(fact))
-    end = getattr(fact, ended) if ended else None
-    return FOR_EVER if end is None else int(end)
+    if isinstance(fact, Admission):
+        end = fact.discharged_us
+    else:  # what ends a placement is kept as long as that: the store deletes them together
+        end = fact.until_us if isinstance(fact, Movement) else None
+    return FOR_EVER if end is None else end

@@ -53,6 +53,10 @@ class History:
         known = (self.available_us <= as_of_us) & (self.effective_us <= as_of_us)
         return self if known.all() else self.where(known)
 
+    def where_at(self, effective_us: int) -> History:
+        """Return the rows of one moment."""
+        return self.where(self.effective_us == effective_us)
+
     def where(self, chosen: npt.NDArray[np.bool_]) -> History:
         """Return the chosen rows."""
         return History(self.code[chosen], self.value[chosen], self.effective_us[chosen], self.available_us[chosen])
@@ -69,7 +73,8 @@ class Stay:
         age_years: completed years at admission; None: not known.
         sex: female, male, unknown.
         unit: where the patient lies; empty: not known.
-        bed: the bed or its monitor; empty: not known.
+        bed: as the hospital calls it; empty: not known.
+        pregnant: a diagnosis of this stay says so.
     """
 
     encounter: str
@@ -79,3 +84,4 @@ class Stay:
     sex: str
     unit: str
     bed: str
+    pregnant: bool = False

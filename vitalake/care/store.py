@@ -25,7 +25,19 @@ from vitalake.care.ahead import TABLES as _AHEAD_TABLES
 from vitalake.care.ahead import Ahead
 from vitalake.care.corrections import TABLES as _CORRECTED_TABLES
 from vitalake.care.corrections import Corrections
-from vitalake.care.facts import KINDS, Admission, Fact, Movement, Person, until
+from vitalake.care.facts import (
+    KINDS,
+    ON_THE_WARD,
+    Admission,
+    Decision,
+    Fact,
+    Movement,
+    Person,
+    Placement,
+    Pregnancy,
+    until,
+)
+from vitalake.care.placing import placed
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
 from vitalake.care.values import ROW, Values, current
@@ -58,6 +70,7 @@ CREATE TABLE IF NOT EXISTS fact (
 CREATE TABLE IF NOT EXISTS forgotten (digest BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO meta VALUES ('revision', '0'), ('generation', '0');
+INSERT OR IGNORE INTO patient SELECT patient, 0 FROM fact WHERE kind IN ('encounter', 'placement');
 """
 
 
@@ -332,13 +345,15 @@ class CareStore:
                 "WHERE excluded.version >= version",
                 rows,
             )
-            self._touch([patient for patient in {row[0] for row in rows} if self._has_values(patient)])
+            there = {KINDS[kind] for kind in ON_THE_WARD}
+            seen = {row[0] for row in rows if row[1] in there}
+            self._touch([patient for patient in {row[0] for row in rows} if patient in seen or self._has(patient)])
 
-    def _has_values(self, patient: str) -> bool:
+    def _has(self, patient: str) -> bool:
         return self._db.execute("SELECT 1 FROM patient WHERE patient = ?", (patient,)).fetchone() is not None
 
     def _is_known(self, patient: str) -> bool:
-        return self._has_values(patient) or bool(self._facts(patient, Admission))
+        return self._has(patient) or bool(self._facts(patient, Admission))
 
     def forget(self, patients: Sequence[str]) -> int:
         """Delete all that is known of patients, overwritten on disk, and take nothing of them any more.
@@ -422,15 +437,27 @@ class CareStore:
                     self._db.execute(_PUT_BLOCK, self._sealed(*place, rows[rows["effective_us"] >= horizon]))
             if aged:
                 self._begin_generation()
-                self._db.execute("DELETE FROM patient WHERE patient NOT IN (SELECT patient FROM block)")
             self._ahead.prune()
             self._corrections.prune(self._hours_us)
             self._db.execute("DELETE FROM fact WHERE until_us < ?", (horizon,))
+            self._prune_placements(horizon)
             self._db.execute(
-                "DELETE FROM fact WHERE kind = 'patient' AND patient NOT IN (SELECT patient FROM patient) "
-                "AND patient NOT IN (SELECT patient FROM fact WHERE kind = 'encounter')"
+                "DELETE FROM patient WHERE patient NOT IN (SELECT patient FROM block) "
+                "AND patient NOT IN (SELECT patient FROM fact WHERE kind IN ('encounter', 'placement'))"
+            )
+            self._db.execute(
+                "DELETE FROM fact WHERE kind IN ('patient', 'pregnancy', 'decision') "
+                "AND patient NOT IN (SELECT patient FROM patient)"
             )
         return len(aged)
+
+    def _prune_placements(self, horizon: int) -> None:
+        """Forget the beds of who has lain in none since the horizon; an end without its beginning says nothing."""
+        moment = self.now_us()
+        for (patient,) in self._db.execute("SELECT DISTINCT patient FROM fact WHERE kind = 'placement'").fetchall():
+            facts = self._facts(patient, Placement).values()
+            if all(fact.since_us < horizon for fact in facts) and placed(facts, as_of_us=moment) is None:
+                self._db.execute("DELETE FROM fact WHERE kind = 'placement' AND patient = ?", (patient,))
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -468,13 +495,18 @@ class CareStore:
         return History(*columns)
 
     def stay(self, patient: str, *, as_of_us: int) -> Stay | None:
-        """Return the stay a patient is in at a moment; None: none is known."""
+        """Return the stay a patient is in at a moment; None: none is known.
+
+        Where no admission is known a bed tells of one: since when the patient lies there.
+        """
         admissions: dict[str, Admission] = self._facts(patient, Admission)
         begun = {key: a for key, a in admissions.items() if a.admitted_us <= as_of_us}
-        if not begun:
+        place = placed(self._facts(patient, Placement).values(), as_of_us=as_of_us)
+        if not begun and place is None:
             return None
-        encounter = max(begun, key=lambda key: (begun[key].admitted_us, key))
-        admission = begun[encounter]
+        encounter = max(begun, key=lambda key: (begun[key].admitted_us, key)) if begun else ""
+        admission = begun[encounter] if begun or place is None else Admission(place.since_us, None, None)
+        encounter = encounter or (place.encounter if place else "")
         person = self._facts(patient, Person).get("")
         moves = [
             move
@@ -482,6 +514,8 @@ class CareStore:
             if move.encounter == encounter and move.since_us <= as_of_us
         ]
         move = max(moves, key=lambda move: move.since_us, default=None)
+        # Of warehouse and admission feed the one that moved the patient last knows where that is.
+        by_feed = place is not None and (move is None or not move.bed or place.since_us >= move.since_us)
         ended = admission.discharged_us
         return Stay(
             encounter=encounter,
@@ -489,9 +523,18 @@ class CareStore:
             discharged_us=ended if ended is not None and ended <= as_of_us else None,
             age_years=admission.age_years,
             sex=person.sex if person else "unknown",
-            unit=move.unit if move else "",
-            bed=move.bed if move else "",
+            unit=move.unit if move and move.unit else place.unit if place else "",
+            bed=place.bed if place and by_feed else move.bed if move else "",
+            pregnant=any(
+                known.encounter == encounter and known.since_us <= as_of_us
+                for known in self._facts(patient, Pregnancy).values()
+            ),
         )
+
+    def decisions(self, patient: str, *, encounter: str) -> dict[str, Decision]:
+        """Return what clinicians have decided of a patient for a stay, by kind; of each the last one."""
+        found: dict[str, Decision] = self._facts(patient, Decision)
+        return {kind: decision for kind, decision in found.items() if decision.encounter == encounter}
 
     def _facts(self, patient: str, kind: type) -> dict[str, Any]:
         rows = self._db.execute(

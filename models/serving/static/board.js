@@ -26,9 +26,29 @@ function place(row) {
   if (rows.lastElementChild !== row) rows.append(row);
 }
 
+const names = new Map(); // of patients on this board; rows come without, for not everybody may see them
+
+function name(row) {
+  row.querySelector(".name").textContent = names.get(row.dataset.patient) ?? "";
+}
+
+for (const row of rows.children) {
+  const known = row.querySelector(".name").textContent;
+  if (known) names.set(row.dataset.patient, known);
+}
+
+function learn(event) {
+  for (const [patient, known] of Object.entries(event.names)) {
+    names.set(patient, known);
+    const row = find(patient);
+    if (row) name(row);
+  }
+}
+
 function take(change) {
   const before = find(change.patient);
   const row = make(change.html);
+  name(row);
   const focused = before && before.contains(document.activeElement);
   if (before) before.replaceWith(row);
   else rows.append(row);
@@ -44,10 +64,13 @@ function take(change) {
 
 function update(event) {
   for (const change of event.rows) take(change);
-  for (const patient of event.gone) find(patient)?.remove();
+  for (const patient of event.gone) {
+    find(patient)?.remove();
+    names.delete(patient);
+  }
   const count = rows.children.length;
   document.getElementById("count").textContent = count === 1 ? "1 patient" : `${count} patients`;
   document.getElementById("empty").hidden = rows.children.length > 0;
 }
 
-follow(`/board/events?after=${encodeURIComponent(table.dataset.after)}`, { rows: update });
+follow(`/board/events?after=${encodeURIComponent(table.dataset.after)}`, { rows: update, names: learn });
