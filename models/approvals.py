@@ -171,5 +171,28 @@ def approval(
     )
 
 
+def withdrawal(*, task: str, unit: str, account: int, by: str, reason: str) -> Approval:
+    """Return a withdrawal that says why.
+
+    Raises:
+        SettingsError: no reason is given.
+    """
+    if not reason.strip() or len(reason) > LONGEST:
+        raise SettingsError(
+            "Withdrawal gives no reason, or a long one", where="models withdraw", remedy="Say why with --reason."
+        )
+    return Approval(
+        step="withdraw",
+        task=task,
+        model="",
+        digest="",
+        unit=unit.strip(),
+        account=account,
+        by=by,
+        at_us=clock.now_us(),
+        reason=reason.strip(),
+    )
+
+
 def _context(number: int) -> bytes:
     return f"approval\n{number}".encode()

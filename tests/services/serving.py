@@ -16,7 +16,9 @@ from fastapi import FastAPI
 from governance.access import Role, open_issuer
 from governance.masks import Pseudonyms
 from governance.rules import load_policy
+from models.approvals import Approvals, approval
 from models.artefact import save
+from models.registry import champion
 from models.registry.tracking import Run, Tracking
 from models.serving.app import make_app
 from models.serving.server import Server, listen
@@ -140,6 +142,16 @@ class WardUnderTest:
         run = Run("xgboost", {}, {}, {}, {}, folder)
         run_id = tracking.record("mortality", run)
         tracking.register("mortality", run_id, experiment="mortality", description="made-up", champion=True)
+
+    def approve(self, *, unit: str = "medical_icu", accounts: tuple[int, ...] = (1001, 1002)) -> None:
+        """Let accounts approve the model in force for a unit."""
+        model = champion(self.settings, load_task("mortality"))
+        assert model is not None
+        book = Approvals(self.home, self.keys)
+        for account in accounts:
+            named = {"task": model.task, "model": model.label, "digest": model.digest, "unit": unit}
+            book.add(approval(**named, account=account, by=f"local:{account}", events=120, report="V-1", reason=""))
+        book.close()
 
 
 @dataclass

@@ -22,6 +22,7 @@ MODULES = (
     "history",
     "train",
     "score",
+    "models",
     "policy",
     "serve",
     "sql",
