@@ -114,6 +114,8 @@ def moments(task: Task, history: History, outcome: Outcome) -> list[tuple[int, i
     for hours in task.as_of.hours:
         landmark = begun + hours * US_PER_HOUR
         as_of_us = task.newest_known(mine, by_us=landmark) if landmark < stay.discharged_us else None
-        if as_of_us is not None and landmark - as_of_us <= task.as_of.fresh_hours * US_PER_HOUR:
+        if as_of_us is None or landmark - as_of_us > task.as_of.fresh_hours * US_PER_HOUR:
+            continue
+        if task.is_fresh(mine.known_at(as_of_us), as_of_us=as_of_us):  # a laboratory value does not make it so
             found.append((hours, as_of_us))
     return found
