@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test soak bench-live bench-way docs coverage services lock
+.PHONY: help setup demo check test kills soak bench-live bench-way docs coverage services lock
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,10 +31,15 @@ check: setup  ## lint, types, import layers, lock and generated docs are fresh; 
 	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
 test: setup  ## run all tests this machine can run; says which services it did not find
-	$(BIN)/python -m pytest -q -m "not soak and not ci"
+	$(BIN)/python -m pytest -q -m "not kills and not ci"
 
-soak: setup  ## kill the lane 200 times at random moments
-	$(BIN)/python -m pytest -q -m "soak"
+kills: setup  ## kill the lane 200 times at random moments
+	$(BIN)/python -m pytest -q -m "kills"
+
+MINUTES ?= 30
+
+soak: setup  ## run everything at once for 30 minutes (MINUTES=) and show what grows
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 bench-live: setup services  ## measure the live lane against the bare limit on a real Kafka
 	$(BIN)/python -m tests.benchmarks.live

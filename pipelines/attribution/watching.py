@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +19,13 @@ MARGIN = timedelta(hours=1)
 
 KEPT_DAYS = 2
 """Spans of so many days are looked for: who decides one later than that was paused for days."""
+
+SOON_SECONDS = 60.0
+"""So long after the associations have changed spans are looked at in every pass: streams learn of it within seconds."""
+
+SELDOM_SECONDS = 15.0
+"""How often they are looked at otherwise, for the span of a worker that was suspended meanwhile. For each look delta-rs
+starts threads that then wait ten seconds for more: at one look a second there were a hundred."""
 
 RECORD_SECONDS = 60.0
 """How often it is recorded that nothing had to be done."""
@@ -40,6 +49,7 @@ class Watch:
         lake.spans.table.refresh()
         self.associations = self._recorded(0)
         self._begun_us = clock.now_us()
+        self._version, self._changed, self._looked = 0, -math.inf, -math.inf
 
     def _recorded(self, which: int) -> int:
         return self._lake.spans.table.transaction(self._apps[which]) or 0
@@ -50,7 +60,12 @@ class Watch:
         Args:
             version: what is known now.
         """
-        self._begun_us = clock.now_us()
+        now = time.monotonic()
+        if version != self._version:
+            self._version, self._changed = version, now
+        if now - self._changed > SOON_SECONDS and now - self._looked < SELDOM_SECONDS:
+            return None
+        self._looked, self._begun_us = now, clock.now_us()
         known = [span.associations for span in self._new_spans() if 0 < span.associations < version]
         return min(known, default=None)
 

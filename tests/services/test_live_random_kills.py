@@ -16,7 +16,7 @@ PER_KILL = 200
 
 @pytest.mark.parametrize(
     ("kills", "seed"),
-    [pytest.param(25, 1, marks=pytest.mark.ci), pytest.param(200, 2, marks=pytest.mark.soak)],
+    [pytest.param(25, 1, marks=pytest.mark.ci), pytest.param(200, 2, marks=pytest.mark.kills)],
 )
 @pytest.mark.timeout(3600)
 def test_random_kills_lose_and_double_nothing(
