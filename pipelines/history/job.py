@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 import yaml
 
+from pipelines.history.warehouse import SILENCE_SECONDS
 from vitalake.errors import SettingsError
 from vitalake.lake.dataset import published_datasets
 from vitalake.strict_yaml import explain, read_yaml
@@ -32,6 +33,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     maker: Maker | None = None
     incarnation: str | None = None
     max_rejected: float = 0.01
+    silence_seconds: Annotated[float, msgspec.Meta(gt=0)] = SILENCE_SECONDS
     not_to_care: list[str] = []
 
 
@@ -46,6 +48,7 @@ class Job:
         incarnation: a SELECT of one text; when that changes, the source has other rows and is read from the start.
         queries: dataset → SELECT, in the order in which they are loaded.
         max_rejected: the greatest share of rejected rows with which a dataset is still published.
+        silence_seconds: longest wait for the next answer of a warehouse that is a server.
         not_to_care: LOINC codes that do not go to the care store, because devices send them.
     """
 
@@ -55,6 +58,7 @@ class Job:
     incarnation: str | None
     queries: dict[str, str]
     max_rejected: float
+    silence_seconds: float
     not_to_care: frozenset[str]
 
     @property
@@ -110,5 +114,6 @@ def load_job(name: str) -> Job:
         incarnation=document.incarnation,
         queries=queries,
         max_rejected=document.max_rejected,
+        silence_seconds=document.silence_seconds,
         not_to_care=frozenset(document.not_to_care),
     )

@@ -72,7 +72,7 @@ def load_history(
     gate = gate or SuiteGate(settings.home / "quality", source=job.source, max_rejected=job.max_rejected)
     address = warehouse or _embedded(job, settings.home, data)
     count = 0
-    with open_warehouse(address, home=settings.home) as opened:
+    with open_warehouse(address, home=settings.home, silence_seconds=job.silence_seconds) as opened:
         incarnation = _incarnation(job, opened)
         for dataset, query in job.queries.items():
             part = PartId(f"{job.source}.{dataset}", incarnation, 0)

@@ -185,6 +185,23 @@ def test_a_server_that_goes_away_midway_leaves_the_lake_as_it_was(home: Path, ow
     assert verify(Lake(settings.lake_uri, settings.storage_options)) == []
 
 
+def test_a_server_that_says_nothing_any_more_is_not_waited_for_for_ever(home: Path, postgres: PostgresServer) -> None:
+    before = _files(home)
+    with _job(home, "", encounter=_STAYS.format(id="text", columns="repeat('x', 900000) AS admission_type")) as job:
+        job.write_text(job.read_text() + "silence_seconds: 1.5\n")
+        before = _files(home)
+        quiet = threading.Event()  # never set: the connection stays open, and nothing comes
+        cut = Cut(postgres.port, after=1_000_000, then=quiet.wait)
+        done = _load(home, postgres.address(port=cut.port), str(job))
+        cut.close()
+    assert cut.cut
+    assert done.returncode == 14, done.stderr
+    assert "Warehouse has not answered for 1.5 seconds: postgresql. Look there" in done.stderr
+    assert "silence_seconds" in done.stderr
+    _tells_nothing(done, postgres, str(cut.port))
+    assert _files(home) == before
+
+
 # -- what PostgreSQL's types become ---------------------------------------------------------------------------------
 
 _STAYS = """
