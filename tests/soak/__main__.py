@@ -48,14 +48,17 @@ SLACK = {"threads": 8.0, "descriptors": 16.0, "memory MB": 64.0}
 """From the middle to the end a flat figure grows by no more than a tenth and this."""
 
 BOUNDS = {
-    "Parquet files": f"compaction, every {UPKEEP_SECONDS:.0f} s here; published days keep one a bucket",
-    "log entries": "two hours of single commits, then checkpoints",
+    "spans-seen: files on disk": "the look-back, an hour by default, and a sweep",
+    ": files": "compaction, at 8 small ones a day and table, looked for every {upkeep} s here",
+    ": files on disk": "a week: replaced files stay so long for readers of older versions",
+    ": log entries": "two hours of single commits, then checkpoints",
     "care.db: MB": "care.hours of values, 54 by default",
     "scores.db: MB": "its days of scores",
     "write-ahead log MB": "SQLite's checkpoints",
     "audit: MB": "nothing: it is kept",
     "vault.db: MB": "the number of patients and devices",
 }
+"""End of a figure's name → what bounds it; the first that fits."""
 
 
 def main() -> int:
@@ -181,7 +184,9 @@ def report(samples: list[dict[str, float]]) -> list[str]:
     for name in sorted(last):
         figures = [found.get(name, 0.0) for found in (first, middle, last)]
         kind = name.rpartition(": ")[2]
-        bound = next((why for word, why in BOUNDS.items() if name.endswith(word)), "")
+        bound = next((why for word, why in BOUNDS.items() if name.endswith(word)), "").format(
+            upkeep=int(UPKEEP_SECONDS)
+        )
         if kind in PROCESS_FIGURES:
             steady = figures[2] <= FLAT * figures[1] + SLACK[kind]
             bound = "flat" if steady else "GROWS"

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
+from deltalake import DeltaTable
 
 _ROLES = {
     "pipelines.live.worker_main": "worker",
@@ -41,13 +42,12 @@ def _of_processes(root: psutil.Process) -> dict[str, float]:
 def _of_files(home: Path) -> dict[str, float]:
     figures: dict[str, float] = {}
     lake = home / "lake"
-    for zone in sorted(path for path in lake.iterdir() if path.is_dir()):
-        paths = [path for path in zone.rglob("*") if path.is_file()]
-        logs = [path for path in paths if "_delta_log" in path.parts]
-        figures[f"{zone.name}: Parquet files"] = sum(p.suffix == ".parquet" for p in paths) - sum(
-            p.suffix == ".parquet" for p in logs
-        )
-        figures[f"{zone.name}: log entries"] = len(logs)
+    for log in sorted(lake.rglob("_delta_log")):
+        name = str(log.parent.relative_to(lake))
+        figures[f"{name}: files"] = len(DeltaTable(str(log.parent)).file_uris())
+        figures[f"{name}: files on disk"] = sum(log not in path.parents for path in log.parent.rglob("*.parquet"))
+        figures[f"{name}: log entries"] = sum(1 for _ in log.iterdir())
+    figures["spans-seen: files on disk"] = sum(1 for _ in (lake / "spans-seen").rglob("*.parquet"))
     for database in sorted(home.glob("*.db")):
         figures[f"{database.name}: MB"] = _size(database)
         figures[f"{database.name}: write-ahead log MB"] = _size(database.with_name(f"{database.name}-wal"))
