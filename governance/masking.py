@@ -13,6 +13,7 @@ from governance.closing import Rows, Unfit, holds, make_unfit, without
 from governance.errors import RuleError
 from governance.masks import Mask, fits, make_mask
 from governance.rules import MASKS, Filter, Policy, Rule
+from governance.saying import with_reason
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Column, Dataset, dataset_names, is_book, load_dataset
 from vitalake.lake.dictionaries import as_type, in_dictionaries
@@ -100,7 +101,19 @@ class MaskPlan:
                 unfit[name] = bad
                 masked = without(masked, bad)
             arrays.append(as_type(masked, kind))
-        return Masked(pa.RecordBatch.from_arrays(arrays, schema=schema), kept, unfit)
+        return self._saying(Masked(pa.RecordBatch.from_arrays(arrays, schema=schema), kept, unfit), batch)
+
+    def _saying(self, masked: Masked, given: pa.RecordBatch) -> Masked:
+        """Return the rows as the dataset's ``one_of`` asks: each says something."""
+        one_of = self.dataset.one_of
+        if one_of is None:
+            return masked
+        published = any(plan.published and plan.column.name == one_of.reason for plan in self.columns)
+        rows, saying = with_reason(masked.rows, given, one_of, published=published)
+        if saying is None:
+            return Masked(rows, masked.kept, masked.unfit)
+        unfit = {name: bad[saying] for name, bad in masked.unfit.items()}
+        return Masked(rows, _both(masked.kept, saying), unfit)
 
     def _kept(self, batch: pa.RecordBatch) -> Rows | None:
         kept: Rows | None = None
@@ -129,6 +142,15 @@ class MaskPlan:
             }
             for plan in self.columns
         ]
+
+
+def _both(kept: Rows | None, saying: Rows) -> Rows:
+    """Return which rows were kept by the filters, and by those that look at what they left."""
+    if kept is None:
+        return saying
+    both = kept.copy()
+    both[kept] = saying
+    return both
 
 
 def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:

@@ -114,7 +114,8 @@ class CareFeed:
     def _observations(self, outcome: Outcome) -> None:
         rows, poll = outcome.rows, outcome.poll
         status, code = _texts(rows["status"]), _texts(rows["code"])
-        empty = ~rows["value"].is_valid().to_numpy(zero_copy_only=False)
+        number = self._with_answers(rows, pc.fill_null(rows["value"], np.nan).to_numpy(zero_copy_only=False))
+        empty = np.isnan(number)
         numbers = self._code_numbers(code)  # whose number is absent, or was corrected to words, has none any more
         chosen = (~empty | (numbers > 0) | _is_among(status, TAKEN_BACK)) & ~_is_among(status, WITHOUT_RESULT)
         if self._left_out:
@@ -128,7 +129,7 @@ class CareFeed:
         values = np.zeros(len(which), ROW)
         values["code"] = numbers[which]
         values["stage"] = (_stages(status) | empty)[which]
-        values["value"] = pc.fill_null(rows["value"], np.nan).to_numpy()[which]
+        values["value"] = number[which]
         for name in ("effective_at", "available_at"):
             values[name.replace("_at", "_us")] = rows[name].cast(pa.int64()).to_numpy(zero_copy_only=False)[which]
         values["attribution"] = _attribution(rows)[which]
@@ -147,6 +148,18 @@ class CareFeed:
             writer=poll.share,
             ends=_ends(outcome, self._dataset.name),
         )
+
+    def _with_answers(self, rows: pa.RecordBatch, number: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the numbers, and of answers on a scale the place on it, the best answer 0: see Vocabulary.answers."""
+        coded = rows["value_code"]
+        if coded.null_count == len(coded):
+            return number
+        answers, number = load_vocabulary().answers, number.copy()
+        said = coded.to_pylist()
+        for i, code in enumerate(rows["code"].to_pylist()):
+            if code in answers and said[i] is not None and np.isnan(number[i]):
+                number[i] = answers[code].score.get(said[i], np.nan)
+        return number
 
     def _code_numbers(self, codes: pa.DictionaryArray) -> npt.NDArray[np.uint32]:
         # The dictionary also holds what rejected rows had in their place: anything.

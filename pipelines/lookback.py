@@ -101,12 +101,13 @@ class LookBack:
         self._young.clear()
         self._old.clear()
 
-    def admit(self, prints: Fingerprints, *, now: float) -> npt.NDArray[np.bool_]:
+    def admit(self, prints: Fingerprints, *, now: float, older: Fingerprints | None = None) -> npt.NDArray[np.bool_]:
         """Return which rows are new, and remember them.
 
         Args:
             prints: (n, 2) fingerprints in order of arrival.
             now: seconds, of any clock that does not go back.
+            older: of the same rows, in the form of an earlier release; looked up besides.
         """
         if len(prints) == 0:
             return np.zeros(0, np.bool_)
@@ -114,12 +115,19 @@ class LookBack:
         prints[:, 0] |= np.uint64(1)  # never the mark of an empty slot; one bit of 128 is given up
         new = first_occurrences(prints)
         candidates = np.flatnonzero(new)
-        seen = self._young.contains(prints[candidates]) | self._old.contains(prints[candidates])
+        seen = self._contains(prints[candidates])
+        if older is not None:
+            also = np.ascontiguousarray(older[candidates])
+            also[:, 0] |= np.uint64(1)
+            seen |= self._contains(also)
         new[candidates[seen]] = False
         fresh = prints[new]
         for begin in range(0, len(fresh), self.entries):
             self._insert(fresh[begin : begin + self.entries], now)
         return new
+
+    def _contains(self, prints: Fingerprints) -> npt.NDArray[np.bool_]:
+        return self._young.contains(prints) | self._old.contains(prints)
 
     def _insert(self, fresh: Fingerprints, now: float) -> None:
         full = self._young.count + len(fresh) > self.entries

@@ -24,6 +24,7 @@ class Poll:
         part: int32 per message, index into ``parts``.
         offset: int64 per message.
         broker_ms: int64 per message, the broker's or producer's timestamp.
+        ours: which of these are our own clock's, because the broker's could not be; None: none. See arrival.
     """
 
     share: str
@@ -33,6 +34,7 @@ class Poll:
     part: npt.NDArray[np.int32]
     offset: npt.NDArray[np.int64]
     broker_ms: npt.NDArray[np.int64]
+    ours: npt.NDArray[np.bool_] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -63,6 +65,7 @@ class Outcome:
         duplicate: index of the message of every duplicate row.
         filtered: index of the message of every filtered row.
         fingerprints: of the rows; once it is recognised which were seen before, those to be remembered.
+        older: fingerprints of the same rows in the form of an earlier release, while its look-backs are used.
         effective_us: int64 per row of ``rows``: true time, for lateness; never written.
         held: index of the message of every row that waits to be told whose it is.
         extra: rows for further tables, by the table's name: the same rows as they came, held messages, resolutions.
@@ -79,6 +82,7 @@ class Outcome:
     tombstones: list[int]
     fingerprints: npt.NDArray[np.uint64]
     effective_us: npt.NDArray[np.int64]
+    older: npt.NDArray[np.uint64] | None = None
     duplicate: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     filtered: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     empty: list[int] = field(default_factory=list)
@@ -93,3 +97,4 @@ class Outcome:
         self.duplicate = np.concatenate([self.duplicate, self.message[~new]]).astype(np.int32)
         self.rows, self.message = self.rows.filter(pa.array(new)), self.message[new]
         self.fingerprints, self.effective_us = self.fingerprints[new], self.effective_us[new]
+        self.older = self.older[new] if self.older is not None else None

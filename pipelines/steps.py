@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from governance.masking import MaskPlan, compile_masks
 from governance.masks import Pseudonyms
 from governance.rules import load_policy
+from pipelines.arrival import with_arrival
 from pipelines.attribution.attributor import make_attributor
 from pipelines.attribution.vacant import vacated_of
 from pipelines.care import CareFeed
@@ -64,6 +65,9 @@ class Steps:
             PrivacyError: keys or rules do not hold.
         """
         self._dataset = dataset
+        self._max_future_seconds = stream.max_future_seconds
+        self.older_until = float("-inf")
+        """Until when, by the monotonic clock, the look-back may hold fingerprints of an earlier release."""
         keys = load_keys(settings.path(settings.keys))
         self.plan: MaskPlan = compile_masks(load_policy(settings.path(settings.governance)), dataset, keys)
         self.conformer = Conformer(
@@ -71,6 +75,8 @@ class Steps:
             observation_key=keys.current("observation").secret,
             max_future_seconds=stream.max_future_seconds,
             min_effective_year=stream.min_effective_year,
+            max_past_days=stream.max_past_days,
+            unset_clock_days=stream.unset_clock_days,
         )
         self.records = Records(
             dataset,
@@ -105,10 +111,12 @@ class Steps:
 
     def conform(self, item: DecodedPoll) -> Outcome:
         """Return rows in the vocabulary's units that are plausible."""
+        item = with_arrival(item, day_of=self._dataset.day_of, max_future_seconds=self._max_future_seconds)
         poll, decoded = item.poll, item.decoded
         if self._dataset.name != "observation":
             return self._records(item)
-        conformed = self.conformer.conform(decoded, broker_ms=poll.broker_ms)
+        older = time.monotonic() < self.older_until
+        conformed = self.conformer.conform(decoded, broker_ms=poll.broker_ms, now_us=clock.now_us(), older=older)
         salts = np.array([self._salt(part) for part in poll.parts], np.uint64).reshape(-1, 2)
         rows, message = conformed.rows, conformed.message
         undecodable = [reject.message for reject in conformed.rejects if not reject.rows]
@@ -121,6 +129,7 @@ class Steps:
             tombstones=decoded.tombstones,
             empty=decoded.empty,
             fingerprints=conformed.fingerprint ^ salts[poll.part[message]],
+            older=None if conformed.older is None else conformed.older ^ salts[poll.part[message]],
             effective_us=pc.cast(rows["effective_at"], pa.int64()).to_numpy(zero_copy_only=False),
         )
 
@@ -137,9 +146,10 @@ class Steps:
         if outcome.recognised or not len(outcome.fingerprints):
             return new
         if waiting is None:
-            new = self.lookback.admit(outcome.fingerprints, now=time.monotonic())
+            new = self.lookback.admit(outcome.fingerprints, now=time.monotonic(), older=outcome.older)
         else:
-            new[~waiting] = self.lookback.admit(outcome.fingerprints[~waiting], now=time.monotonic())
+            older = None if outcome.older is None else outcome.older[~waiting]
+            new[~waiting] = self.lookback.admit(outcome.fingerprints[~waiting], now=time.monotonic(), older=older)
         if not new.all():
             outcome.keep(new)
         if waiting is not None:
@@ -151,7 +161,7 @@ class Steps:
         """Return rows of another dataset that have their key: in them nothing is measured."""
         decoded = item.decoded
         if decoded.unfinished:
-            rows, message, rejects = self.records.finish(decoded, broker_ms=item.poll.broker_ms)
+            rows, message, rejects = self.records.finish(decoded, broker_ms=item.poll.broker_ms, now_us=clock.now_us())
         else:
             rows, message, rejects = with_key(decoded.rows, decoded.message, self._dataset)
         return Outcome(

@@ -133,7 +133,7 @@ class SpanWriter:
         span, poll = self._open, outcome.poll
         self._count(span, outcome)
         span.messages += len(poll.values)
-        span.broker_ms.append(poll.broker_ms)
+        span.broker_ms.append(poll.broker_ms if poll.ours is None else poll.broker_ms[~poll.ours])
         span.keep(published_name(self._lake.dataset.name), outcome.rows)
         for table, rows in outcome.extra.items():
             span.keep(table, rows)

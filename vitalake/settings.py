@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -109,6 +110,13 @@ class StreamSettings(_Frozen):
         86_400.0, ge=0, description="Rows effective further ahead of the broker are rejected."
     )
     min_effective_year: int = Field(1900, description="Rows effective earlier are rejected.")
+    max_past_days: float = Field(
+        0.0, ge=0, description="Observations effective further behind the broker are rejected; 0: none are."
+    )
+    unset_clock_days: tuple[date, ...] = Field(
+        (date(1970, 1, 1), date(1980, 1, 6), date(2000, 1, 1)),
+        description="Where clocks begin that nobody set; observations of these days, anywhere on Earth, are rejected.",
+    )
     care: bool = Field(True, description="Whether its rows go to the care store too, which scores are computed from.")
     dead_letter_days: int = Field(30, ge=1, description="Dead letters expire after this many days.")
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.decoding.fingerprint import fingerprints
+from pipelines.decoding.fingerprint import fingerprints, older_fingerprints
 from pipelines.decoding.reasons import Reason
+from pipelines.decoding.records import AGAINST_BROKER
 from pipelines.decoding.result import Decoded, Reject
+from pipelines.decoding.words import with_values_of_words
 from vitalake.vocabulary import Vocabulary
 from vitalake.vocabulary.forms import unit_to_show
 
 ID_BYTES = 16
 _MICROSECONDS = pa.timestamp("us", "UTC")
+_EAST_US, _WEST_US = 14 * 3_600_000_000, (24 + 12) * 3_600_000_000
+"""From when, before its midnight in UTC, it is some day somewhere on Earth, and until when after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +35,28 @@ class Conformed:
         message: int32 per row, index of its message.
         fingerprint: uint64 (n, 2): equal for an exact re-send, different for anything else.
         rejects: messages with a row that does not hold; ``rows`` says how many rows that takes away.
+        older: the fingerprints in the form of an earlier release, where they were asked for and differ.
     """
 
     rows: pa.RecordBatch
     message: npt.NDArray[np.int32]
     fingerprint: npt.NDArray[np.uint64]
     rejects: list[Reject] = field(default_factory=list)
+    older: npt.NDArray[np.uint64] | None = None
 
 
 class Conformer:
     """Conforms decoded rows to the vocabulary; one a lane."""
 
     def __init__(
-        self, vocabulary: Vocabulary, *, observation_key: bytes, max_future_seconds: float, min_effective_year: int
+        self,
+        vocabulary: Vocabulary,
+        *,
+        observation_key: bytes,
+        max_future_seconds: float,
+        min_effective_year: int,
+        max_past_days: float = 0.0,
+        unset_clock_days: Sequence[date] = (),
     ) -> None:
         """Prepare.
 
@@ -51,23 +65,32 @@ class Conformer:
             observation_key: of observation_id; never rotated.
             max_future_seconds: how far ahead of the broker's time a row may be effective.
             min_effective_year: rows effective before it are rejected.
+            max_past_days: how far behind the broker's time a row may be effective; 0: any time.
+            unset_clock_days: rows of these days are rejected, wherever their clock is.
         """
         self._vocabulary = vocabulary
         self._hash = hashlib.blake2b(key=observation_key, digest_size=ID_BYTES)
         self._future_us = int(max_future_seconds * 1e6)
         self._earliest_us = int(np.datetime64(f"{min_effective_year:04d}-01-01", "us").astype(np.int64))
+        self._past_us = int(max_past_days * 86_400e6)
+        self._unset = [int(np.datetime64(day, "us").astype(np.int64)) for day in unset_clock_days]
         self._units = pa.array([*vocabulary.unit_of], pa.string())
 
-    def conform(self, decoded: Decoded, *, broker_ms: npt.NDArray[np.int64]) -> Conformed:
+    def conform(
+        self, decoded: Decoded, *, broker_ms: npt.NDArray[np.int64], now_us: int | None = None, older: bool = False
+    ) -> Conformed:
         """Return rows and rejects.
 
         Args:
             decoded: what a decoder made.
             broker_ms: int64 per message, the broker's timestamp.
+            now_us: our own clock's time, to say whose time is wrong; None: the row's.
+            older: make fingerprints in the form of an earlier release too.
         """
-        rows, message = decoded.rows, decoded.message
+        message = decoded.message
+        rows, unread = with_values_of_words(decoded.rows, self._vocabulary)
         code = self._code_index(rows["code"])
-        unit = _index(rows["unit"], self._vocabulary.units)
+        unit = _index(rows["unit"], self._vocabulary.unit_index, absent=self._vocabulary.no_unit)
         factor = self._vocabulary.factor[code, unit]
         value = rows["value"].to_numpy(zero_copy_only=False) * factor + self._vocabulary.offset[code, unit]
         effective = rows["effective_at"].cast(pa.int64()).to_numpy()
@@ -77,13 +100,16 @@ class Conformer:
         fits = ~measured | ~np.isnan(factor)
         plausible = ~measured | ~fits | ~known | self._plausible(code, value)
         latest = broker_us + self._future_us
-        timely = (effective >= self._earliest_us) & (effective <= latest)
+        past = effective >= self._earliest_us
+        timely = past & (effective <= (latest if now_us is None else np.maximum(latest, now_us + self._future_us)))
+        timely &= self._set_clock(effective, broker_us)
         issued = rows["issued_at"].cast(pa.int64()).fill_null(self._earliest_us).to_numpy()
         in_time = (issued >= self._earliest_us) & (issued <= latest)
         rejects = _rejects(
             message,
             (
                 (known, Reason.UNKNOWN_CODE, "Observation.code"),
+                *(((~unread, Reason.NUMBER_IN_WORDS, "Observation.value[x]"),) if unread is not None else ()),
                 (
                     fits,
                     Reason.UNKNOWN_UNIT,
@@ -91,6 +117,7 @@ class Conformer:
                 ),
                 (plausible, Reason.IMPLAUSIBLE_VALUE, "Observation.valueQuantity.value"),
                 (timely, Reason.IMPLAUSIBLE_TIME, "Observation.effective[x]"),
+                (effective <= latest, Reason.IMPLAUSIBLE_TIME, f"Observation.effective[x]{AGAINST_BROKER}"),
                 (in_time, Reason.IMPLAUSIBLE_TIME, "Observation.issued"),
             ),
         )
@@ -101,14 +128,25 @@ class Conformer:
             measured, broker_us = measured[good], broker_us[good]
             identities = [identity for identity, ok in zip(identities, good.tolist(), strict=True) if ok]
         value = np.where(measured, value, np.nan)
-        return _one_claim(self._finished(rows, identities, message, code, value, broker_us, rejects))
+        return _one_claim(self._finished(rows, identities, message, code, value, broker_us, rejects, older=older))
 
     def _code_index(self, column: pa.DictionaryArray) -> npt.NDArray[np.int64]:
-        return _index(column, self._vocabulary.codes)
+        codes = self._vocabulary.codes
+        return _index(column, lambda text: codes.get(text, -1))
+
+    def _set_clock(self, effective: npt.NDArray[np.int64], broker_us: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return which times are of clocks that somebody set."""
+        held = np.ones(len(effective), np.bool_)
+        if self._past_us:
+            held &= effective >= broker_us - self._past_us
+        if len(effective) and self._unset and effective.min() < max(self._unset) + _WEST_US:
+            for day in self._unset:
+                held &= (effective < day - _EAST_US) | (effective >= day + _WEST_US)
+        return held
 
     def _plausible(self, code: npt.NDArray[np.int64], value: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         inside: npt.NDArray[np.bool_] = (value >= self._vocabulary.low[code]) & (value <= self._vocabulary.high[code])
-        return inside
+        return inside | (self._vocabulary.zero_counts[code] & (value == 0))
 
     def _finished(
         self,
@@ -119,6 +157,8 @@ class Conformer:
         value: npt.NDArray[np.float64],
         broker_us: npt.NDArray[np.int64],
         rejects: list[Reject],
+        *,
+        older: bool,
     ) -> Conformed:
         ids, panels = self._identify(rows, identities)
         empty = np.isnan(value)
@@ -133,8 +173,9 @@ class Conformer:
             **self._coded(rows),
         }
         prints = fingerprints(ids, rows, value, columns["unit"])
+        also = older_fingerprints(ids, rows, value, columns["unit"]) if older and rows["issued_at"].null_count else None
         batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-        return Conformed(batch, message, prints, rejects)
+        return Conformed(batch, message, prints, rejects, also)
 
     def _published_unit(self, code: npt.NDArray[np.int64], empty: npt.NDArray[np.bool_]) -> pa.DictionaryArray:
         mask = empty if empty.any() else None
@@ -216,9 +257,9 @@ def _binary(digests: list[bytes]) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), len(digests), buffers)
 
 
-def _index(column: pa.DictionaryArray, known: dict[str, int]) -> npt.NDArray[np.int64]:
-    """Return for each row the index of its text in ``known``; -1, the last row of the tables, where it is not there."""
-    lookup = np.array([*(known.get(text, -1) for text in column.dictionary.to_pylist()), -1], np.int64)
+def _index(column: pa.DictionaryArray, known: Callable[[str], int], *, absent: int = -1) -> npt.NDArray[np.int64]:
+    """Return for each row the index of its text; -1, the last row of the tables, where it is not known."""
+    lookup = np.array([*map(known, column.dictionary.to_pylist()), absent], np.int64)
     indices = pc.fill_null(column.indices, len(lookup) - 1) if column.null_count else column.indices
     found: npt.NDArray[np.int64] = lookup[indices.to_numpy(zero_copy_only=False)]
     return found
@@ -240,6 +281,7 @@ def _one_claim(conformed: Conformed) -> Conformed:
         conformed.message[good],
         conformed.fingerprint[good],
         sorted(rejects, key=lambda reject: reject.message),
+        None if conformed.older is None else conformed.older[good],
     )
 
 

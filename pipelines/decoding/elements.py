@@ -11,6 +11,7 @@ import msgspec
 from pipelines.decoding.fhir_structs import LOINC, UCUM, Concept, Identifier, Quantity, Reference, ResourceMeta
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
+from pipelines.decoding.times import names_a_place
 
 _CONCEPT = msgspec.json.Decoder(Concept)
 _REFERENCE = msgspec.json.Decoder(Reference)
@@ -92,7 +93,7 @@ def reference_of(kind: str, raw: bytes) -> str | None:
 
 
 class Measured(NamedTuple):
-    """A quantity: its number, its UCUM code (None if it has none or one of another system), its comparator."""
+    """A quantity: its number, its unit (the UCUM code, else what people read), its comparator."""
 
     value: float | None
     unit: str | None
@@ -103,7 +104,7 @@ def quantity_of(raw: bytes) -> Measured:
     """Return a measured amount; bedside values repeat, so that this is asked once for many."""
     quantity = _QUANTITY.decode(raw)
     unit = quantity.code if quantity.system in (UCUM, None) else None
-    return Measured(quantity.value, unit, quantity.comparator)
+    return Measured(quantity.value, unit or quantity.unit or None, quantity.comparator)
 
 
 def version_of(raw: bytes) -> int:
@@ -117,7 +118,7 @@ def version_of(raw: bytes) -> int:
         moment = datetime.fromisoformat(meta.lastUpdated)
     except ValueError:
         moment = None
-    if moment is None or moment.tzinfo is None:
+    if moment is None or not names_a_place(moment):
         raise Refused(Reason.BAD_TIME, "Observation.meta.lastUpdated")
     return (moment - _EPOCH) // timedelta(microseconds=1)
 

@@ -103,7 +103,7 @@ class FhirDecoder:
             "panel_code": self._panels(gathered, items),
             "status": dictionary(statuses[item_of], STATUSES),
             **_time_columns(effective, issued, item_of),
-            **value_columns(quantities, gathered.others, statuses[item_of], items.mark),
+            **value_columns(quantities, gathered.others, statuses[item_of], items.refuse),
         }
         identities = gathered.identities
         if gathered.has_panels:

@@ -33,6 +33,7 @@ from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import decoded_records
 from pipelines.decoding.refusals import MOST_ROWS
 from pipelines.decoding.result import Decoded, Reject
+from pipelines.decoding.times import names_a_place
 
 Row = dict[str, Any]
 
@@ -157,7 +158,7 @@ def instant_of(text: str | None, path: str) -> datetime | None:
         moment = datetime.fromisoformat(text) if len(text) >= len("2026-11-23T10:00:00Z") else None
     except ValueError:
         moment = None
-    if moment is None or moment.tzinfo is None or not 1 < moment.year < 9999:
+    if moment is None or not names_a_place(moment) or not 1 < moment.year < 9999:
         raise Refused(Reason.BAD_TIME, path)
     return moment.astimezone(UTC)
 

@@ -68,6 +68,7 @@ class Quantity(msgspec.Struct, gc=False):
     comparator: Comparator | None = None
     system: str | None = None
     code: str | None = None
+    unit: str | None = None
 
 
 class Valued(msgspec.Struct, gc=False):

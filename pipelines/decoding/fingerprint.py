@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 _U64 = npt.NDArray[np.uint64]
 _TEXTS = ("status", "comparator", "value_code", "value_text", "data_absent_reason", "patient_id", "encounter_id")
+_ISSUED = 7
 
 
 def fingerprints(ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.float64], unit: pa.DictionaryArray) -> _U64:
@@ -23,13 +24,39 @@ def fingerprints(ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.floa
     observation_id is a keyed hash already; the rest is mixed in by multiplication and shifts (splitmix64's finaliser),
     which is for telling re-sends from corrections, not against an adversary: who can send to the topic can also repeat
     an identifier.
+
+    What a row lacks adds nothing: its fingerprint must not depend on what its neighbours have.
     """
+    return _joined(ids, _rest(rows, value, unit))
+
+
+def older_fingerprints(
+    ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.float64], unit: pa.DictionaryArray
+) -> _U64:
+    """Return the fingerprints that earlier releases gave rows without ``issued`` beside others that had one.
+
+    Beside them the missing time counted as 0. Look-backs that those releases wrote hold such fingerprints.
+    """
+    unsaid = rows["issued_at"].is_null().to_numpy(zero_copy_only=False)
+    as_zero = np.where(unsaid, _mix(np.zeros(1, np.uint64), _ISSUED), np.uint64(0))
+    return _joined(ids, _rest(rows, value, unit) + as_zero)
+
+
+def _joined(ids: pa.Array, rest: _U64) -> _U64:
     halves = np.frombuffer(ids.buffers()[2], np.uint64, count=2 * len(ids), offset=0).reshape(-1, 2)
+    return np.column_stack([_mix(halves[:, 0] ^ rest, 3), _mix(halves[:, 1] ^ _mix(rest, 4), 5)])
+
+
+def _rest(rows: pa.RecordBatch, value: npt.NDArray[np.float64], unit: pa.DictionaryArray) -> _U64:
     rest = _mix(rows["version"].to_numpy(zero_copy_only=False).astype(np.uint64), 1)
     rest += _mix(np.ascontiguousarray(np.where(np.isnan(value), 0.0, value) + 0.0).view(np.uint64), 2)
     rest += _mix(rows["effective_at"].cast(pa.int64()).to_numpy(zero_copy_only=False).view(np.uint64), 6)
-    if rows["issued_at"].null_count < len(rows):
-        rest += _mix(pc.fill_null(rows["issued_at"].cast(pa.int64()), 0).to_numpy().view(np.uint64), 7)
+    issued = rows["issued_at"]
+    if issued.null_count < len(rows):
+        said = _mix(pc.fill_null(issued.cast(pa.int64()), 0).to_numpy().view(np.uint64), _ISSUED)
+        if issued.null_count:
+            said[issued.is_null().to_numpy(zero_copy_only=False)] = 0
+        rest += said
     rest += _text_hashes(unit, "unit")
     for name in _TEXTS:
         if rows[name].null_count < len(rows):
@@ -37,7 +64,7 @@ def fingerprints(ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.floa
     if rows["patient_id"].null_count:
         nobody = rows["patient_id"].is_null()
         rest += _text_hashes(pc.if_else(nobody, rows["device_id"].cast(pa.string()), None), "device_id")
-    return np.column_stack([_mix(halves[:, 0] ^ rest, 3), _mix(halves[:, 1] ^ _mix(rest, 4), 5)])
+    return rest
 
 
 def _mix(x: _U64, salt: int) -> _U64:
@@ -48,7 +75,7 @@ def _mix(x: _U64, salt: int) -> _U64:
 
 
 def _text_hashes(column: pa.Array, name: str) -> _U64:
-    """Return a 64-bit hash per row, the distinct texts hashed once; null counts as a text of its own."""
+    """Return a 64-bit hash per row, the distinct texts hashed once; null is 0."""
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     hashes = [
         int.from_bytes(hashlib.blake2b(f"{name}\0{text}".encode(), digest_size=8).digest())

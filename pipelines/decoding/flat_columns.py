@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,16 @@ from pipelines.decoding.profile import Name, TimeFormat
 from pipelines.decoding.raw import Encoded, Refused
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.times import Times, parse_times
+from pipelines.decoding.words import COMPARATORS
 from pipelines.decoding.zones import Zone
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(
+    r"(?:(?P<comparator><=|>=|=<|=>|[<>≤≥])\s*)?(?P<number>[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?)", re.ASCII
+)
+_COMPARED = frozenset("<>=≤≥")
 _SCALE = {"epoch-s": 1e6, "epoch-ms": 1e3, "epoch-us": 1.0}
 _MOST_US = 253_370_764_800_000_000
 """The year 9999: what lies beyond is no time of anything."""
@@ -47,11 +51,24 @@ def words(values: Sequence[Any], meanings: Mapping[str, int], *, absent: int, un
     return np.fromiter(map(place.__getitem__, values), np.int32, len(values))
 
 
-def numbers(values: Sequence[Any], absent: Collection[float | str]) -> tuple[Floats, Flags]:
-    """Return numbers, NaN where there is none or one that stands for none; and which are no numbers.
+class Numbers(NamedTuple):
+    """Numbers, NaN where there is none or one that stands for none; which are no numbers; what stood before each.
 
-    A text is a number if it is written as one in decimal digits; blanks around it are not.
+    The comparators are None where none of the numbers has one.
     """
+
+    found: Floats
+    bad: Flags
+    comparators: list[str | None] | None
+
+
+def numbers(values: Sequence[Any], absent: Collection[float | str]) -> Numbers:
+    """Return numbers.
+
+    A text is a number if it is written as one in decimal digits, with a comparator before it or none; blanks around it
+    are not.
+    """
+    comparators = None
     try:
         found = np.array(values, np.float64) if str not in set(map(type, values)) else None
     except OverflowError:
@@ -61,20 +78,30 @@ def numbers(values: Sequence[Any], absent: Collection[float | str]) -> tuple[Flo
     else:
         read = {value: _number(value, absent) for value in dict.fromkeys(values)}
         bad = np.array([read[value] is None for value in values], np.bool_)
+        if any(isinstance(value, str) and value[:1] in _COMPARED for value in read):
+            comparators = [_comparator(value) for value in values]
         found = np.array([np.nan if read[value] is None else read[value] for value in values], np.float64)
     found = found.reshape(len(values))
     for stands in absent:
         if not isinstance(stands, str):
             found[found == stands] = np.nan
-    return found, bad
+    return Numbers(found, bad, comparators)
+
+
+def _comparator(value: Any) -> str | None:
+    found = _NUMBER.fullmatch(value) if isinstance(value, str) else None
+    return COMPARATORS[found["comparator"]] if found and found["comparator"] else None
 
 
 def _number(value: Any, absent: Collection[float | str]) -> float | None:
     """Return a number, NaN for none, None for what should be one and is not."""
     if value is None or (isinstance(value, str) and value in absent):
         return np.nan
-    if isinstance(value, str) and not _NUMBER.fullmatch(value):
-        return None
+    if isinstance(value, str):
+        written = _NUMBER.fullmatch(value)
+        if written is None:
+            return None
+        value = written["number"]
     try:
         number = float(value)
     except OverflowError:

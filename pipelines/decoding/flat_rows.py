@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.decoding.fhir_structs import STATUSES
-from pipelines.decoding.flat_columns import Flags, Floats, names, numbers, stamps, words
+from pipelines.decoding.flat_columns import Flags, Floats, Numbers, names, numbers, stamps, words
 from pipelines.decoding.profile import FlatProfile, Name, Value, When, Words
 from pipelines.decoding.profile_paths import Path
 from pipelines.decoding.raw import Encoded, dictionary
@@ -50,20 +51,21 @@ class Items:
         self.present = np.zeros(shape, np.bool_)
         self._number: Floats = np.full(shape, np.nan)
         self._bad = np.zeros(shape, np.bool_)
+        self._comparators: list[Sequence[str | None] | None] = [None] * len(self.values)
         self.seen = np.zeros(len(message), np.bool_)
         self._labels: dict[Path, Encoded[str]] = {}
-        read: dict[Path, tuple[Floats, Flags]] = {}
+        read: dict[Path, Numbers] = {}
         for j, value in enumerate(self.values):
             self._look(j, value, read)
 
-    def _look(self, j: int, value: Value, read: dict[Path, tuple[Floats, Flags]]) -> None:
+    def _look(self, j: int, value: Value, read: dict[Path, Numbers]) -> None:
         column, absent = self._columns[value.path], self.profile.absent
         if value.kind == "text":
             there = np.array([bool(text) and text not in absent for text in column], np.bool_)
         else:
             if value.path not in read:
                 read[value.path] = numbers(column, absent)
-            self._number[:, j], bad = read[value.path]
+            self._number[:, j], bad, self._comparators[j] = read[value.path]
             there = ~np.isnan(self._number[:, j]) | bad
             self._bad[:, j] = bad
         self.seen |= np.array([thing is not None for thing in column], np.bool_) if absent else there
@@ -95,7 +97,13 @@ class Items:
 
     def times(self, when: When) -> Times:
         """Return instants, per item."""
-        found = stamps(self._columns[when.path], when.format, self.profile.clock)
+        column = self._columns[when.path]
+        if when.absent:
+            column = [None if value in when.absent else value for value in column]
+        found = stamps(column, when.format, self.profile.clock)
+        if when.earliest is not None:
+            early = ~found.absent & (found.us < int(when.earliest.timestamp() * 1e6))
+            found = replace(found, bad=found.bad | early)
         parts = (found.us, found.offset_minutes, found.absent, found.bad)
         return Times(*(self.spread(part, when.path) for part in parts))
 
@@ -168,12 +176,21 @@ class Items:
             "code": dictionary(code[spec], codes),
             "panel_code": nothing,
             "value": pa.array(number, mask=empty if empty.any() else None),
-            "comparator": nothing,
+            "comparator": self._compared(item, spec),
             "unit": self._units(item, spec),
             "value_code": nothing,
             "value_text": self._texts(item, spec, needed),
             "data_absent_reason": nothing,
         }
+
+    def _compared(self, item: Indices, spec: Indices) -> pa.DictionaryArray:
+        """Return the comparators that stood before numbers in words."""
+        texts: list[str | None] = [None] * len(item)
+        for j, comparators in enumerate(self._comparators):
+            if comparators is not None:
+                for row in np.flatnonzero(spec == j).tolist():
+                    texts[row] = comparators[item[row]]
+        return pa.array(texts, pa.string()).dictionary_encode()
 
     def _units(self, item: Indices, spec: Indices) -> pa.DictionaryArray:
         """Return UCUM codes; a word the profile does not know stays as it is: a unit of nothing."""
@@ -236,9 +253,9 @@ class _Needed(Refusals):
         super().__init__(message, rejects)
         self._has_rows = has_rows
 
-    def mark(self, bad: Flags, reason: Reason, path: str) -> None:
-        """Refuse the messages of the items that have rows and are bad."""
-        super().mark(bad & self._has_rows, reason, path)
+    def relevant(self, bad: Flags) -> Flags:
+        """Return which of the bad items have rows."""
+        return bad & self._has_rows
 
 
 def _issued(issued: Times | None, item: Indices) -> pa.Array:

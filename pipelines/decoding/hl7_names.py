@@ -12,6 +12,9 @@ from pipelines.decoding.reasons import Reason
 
 _Found = TypeVar("_Found")
 
+_AS_WRITTEN = frozenset({"ISO+", "ANS+"})
+"""HL7's own tables of units before UCUM: abbreviations as everybody writes them."""
+
 LONGEST = 1_000
 """Texts longer than this are not remembered: nobody can fill the memory with them."""
 
@@ -150,7 +153,7 @@ class Names:
         return [(parts[i], parts[i + 1], parts[i + 2]) for i in (0, 3)]
 
     def unit(self, text: str, dialect: Dialect) -> str | None:
-        """Return the UCUM code of OBX-6; a unit of another system as ``<system>|<code>``, if no profile maps it."""
+        """Return the UCUM code of OBX-6; one of another system as ``<system>|<code>``, if no profile maps it."""
         codings = [coding for coding in self.codings(text, dialect) if coding[0]]
         if not codings:
             return None
@@ -162,7 +165,7 @@ class Names:
                 if said in self._profile.units:
                     return self._profile.units[said]
         code, _, system = codings[0]
-        return f"{system}|{code}" if system else code
+        return f"{system}|{code}" if system and system not in _AS_WRITTEN else code
 
     def value(self, text: str, dialect: Dialect) -> tuple[str | None, str | None]:
         """Return ``<system>|<code>`` and the words of a coded value; systems by FHIR's names where they are known."""

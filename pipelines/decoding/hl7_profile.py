@@ -53,7 +53,7 @@ class Hl7Profile(Profile):
             if code not in vocabulary.codes:
                 raise ValueError(f"codes.{said}: not a code of the vocabulary")
         for said, unit in self.units.items():
-            if unit not in vocabulary.units:
+            if vocabulary.unit_index(unit) < 0:
                 raise ValueError(f"units.{said}: not a unit of the vocabulary")
         for said in (*self.codes, *self.ignore):
             if not re.fullmatch(r"[^|]*\|[^|]+", said):

@@ -122,7 +122,7 @@ class Reader:
             field = 5
             value = without or self._value(kind, text, dialect)
             field = 6
-            unit = None if value.number is None else self._unit(obx.raw(6), dialect)
+            unit = None if value.number is None and value.words is None else self._unit(obx.raw(6), dialect)
             field = 14
             effective = self._effective(obx, context)
             field = 4

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
+from pipelines.decoding.times import MOST_OFFSET_MINUTES
 from pipelines.decoding.zones import Zone
 
 _TIME = re.compile(
@@ -58,7 +59,7 @@ def read_time(text: str) -> Written:
         return Written(us, None, span_us)
     hours, minutes = int(found["offset"][1:3]), int(found["offset"][3:])
     offset = hours * 60 + minutes
-    if minutes > 59 or offset > 14 * 60:
+    if minutes > 59 or offset > MOST_OFFSET_MINUTES:
         raise Refused(Reason.BAD_TIME)
     return Written(us, -offset if found["sign"] == "-" else offset, span_us)
 

@@ -52,7 +52,7 @@ def value_of(kind: str, text: str, dialect: Dialect, names: Names) -> Value:
         Refused: it is not what its type says, or of a kind that is not read.
     """
     if kind == "NM":
-        return Value(number=number_of(_only(text, dialect)))
+        return _number(_only(text, dialect))
     if kind == "SN":
         return _structured(_only(text, dialect), dialect)
     if kind in _WORDS:
@@ -83,6 +83,13 @@ def number_of(text: str) -> float:
     if not _NUMBER.fullmatch(text) or (number := float(text)) in (float("inf"), float("-inf")):
         raise Refused(Reason.WRONG_SHAPE)
     return number
+
+
+def _number(text: str) -> Value:
+    """Return a number, and the comparator that analysers write before what they cannot measure."""
+    text = text.strip(" ")
+    comparator = next((sign for sign in ("<=", ">=", "<", ">") if text.startswith(sign)), "")
+    return Value(number=number_of(text[len(comparator) :]), comparator=_COMPARATORS[comparator])
 
 
 def _structured(text: str, dialect: Dialect) -> Value:

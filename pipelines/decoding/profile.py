@@ -9,9 +9,8 @@ from importlib import resources
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.decoding.fhir_structs import Status
 from pipelines.decoding.flat_types import Layout, Types
@@ -48,10 +47,18 @@ class Name(Strict):
 
 
 class When(Strict):
-    """Where a time stands, and how it is written."""
+    """Where a time stands, and how it is written.
+
+    Attributes:
+        path, format: where, and how.
+        absent: what stands there when there is none: 0 or -1 of a clock that was never set.
+        earliest: the earliest that can be; what lies before it is no time.
+    """
 
     path: PathText
     format: TimeFormat = "rfc3339"
+    absent: tuple[int | str, ...] = ()
+    earliest: AwareDatetime | None = None
 
 
 class Words(Strict):
@@ -227,8 +234,7 @@ def _check_codes(profile: FlatProfile) -> None:
         if value.factor == 0:
             raise ValueError(f"values.{i}.factor: 0 makes everything the same")
         for unit in value.units:
-            code, index = vocabulary.codes[value.code], vocabulary.units.get(unit, -1)
-            if np.isnan(vocabulary.factor[code, index]):
+            if not vocabulary.converts(value.code, unit):
                 raise ValueError(f"values.{i}.unit: not a unit of this code in the vocabulary")
     if max(Counter(value.code for value in profile.values).values()) > 1:
         own = profile.id is not None and profile.id.path.inner is not None

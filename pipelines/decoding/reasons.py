@@ -27,6 +27,7 @@ class Reason(StrEnum):
     BAD_CHARSET = "bad-charset"
     UNKNOWN_CODE = "unknown-code"
     UNKNOWN_UNIT = "unknown-unit"
+    NUMBER_IN_WORDS = "number-in-words"
     IMPLAUSIBLE_VALUE = "implausible-value"
     IMPLAUSIBLE_TIME = "implausible-time"
     NO_KEY = "no-key"
@@ -52,8 +53,9 @@ EXPLAINED: dict[Reason, str] = {
     Reason.BAD_CHARSET: "A character set (MSH-18) that is not read, or text that is not of the one that is named.",
     Reason.UNKNOWN_CODE: "Not in the vocabulary: extend the profile or vitalake/vocabulary/codes.yaml, then replay.",
     Reason.UNKNOWN_UNIT: "Does not fit the code: extend the profile or vitalake/vocabulary/units.yaml, then replay.",
+    Reason.NUMBER_IN_WORDS: "A text that begins with a number and is none for sure: a comma, a note, an unknown unit.",
     Reason.IMPLAUSIBLE_VALUE: "Outside what a living body or a working sensor can show.",
-    Reason.IMPLAUSIBLE_TIME: "Effective or issued before jobs.*.min_effective_year or far ahead of the broker's time.",
+    Reason.IMPLAUSIBLE_TIME: "Before jobs.*.min_effective_year, of an unset clock, or far ahead of the broker's time.",
     Reason.NO_KEY: "A row lacks its key, its patient, or the time it is partitioned by; the path says which.",
 }
 """What each reason means and, where the sender is right, what to do."""

@@ -21,6 +21,9 @@ PROVENANCE = ("ingested_at", "source", "source_position")
 MERGED = "patient:"
 """Device of a merge, before the number that was given up: who resolves to that number is who it was merged into."""
 
+AGAINST_BROKER = ", record.timestamp"
+"""Behind the path of a time that our clock would accept and the broker's does not: either of them may be wrong."""
+
 _NAMED = "association_id"
 _MICROSECONDS = pa.timestamp("us", "UTC")
 
@@ -76,13 +79,14 @@ class Records:
         self._earliest_us = int(np.datetime64(f"{min_effective_year:04d}-01-01", "us").astype(np.int64))
 
     def finish(
-        self, decoded: Decoded, *, broker_ms: npt.NDArray[np.int64]
+        self, decoded: Decoded, *, broker_ms: npt.NDArray[np.int64], now_us: int | None = None
     ) -> tuple[pa.RecordBatch, Message, list[Reject]]:
         """Return the rows that have their key and a time that can be, the message of each, and the rejects.
 
         Args:
             decoded: what a decoder made.
             broker_ms: int64 per message, the broker's timestamp.
+            now_us: our own clock's, to say whose time is wrong; None: the row's.
         """
         rows, message = decoded.rows, decoded.message
         columns = dict(zip(rows.schema.names, rows.columns, strict=True))
@@ -94,7 +98,7 @@ class Records:
             columns["available_at"] = pc.coalesce(columns["available_at"], arrived)
         whole = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
         rows, message, rejects = with_key(whole, message, self._dataset)
-        return self._timely(rows, message, rejects, broker_ms)
+        return self._timely(rows, message, rejects, broker_ms, now_us)
 
     def _named(self, identity: bytes | None) -> bytes | None:
         if identity is None:
@@ -104,7 +108,12 @@ class Records:
         return state.digest()
 
     def _timely(
-        self, rows: pa.RecordBatch, message: Message, rejects: list[Reject], broker_ms: npt.NDArray[np.int64]
+        self,
+        rows: pa.RecordBatch,
+        message: Message,
+        rejects: list[Reject],
+        broker_ms: npt.NDArray[np.int64],
+        now_us: int | None,
     ) -> tuple[pa.RecordBatch, Message, list[Reject]]:
         day_of = self._dataset.day_of
         if day_of is None or not rows.num_rows:
@@ -116,6 +125,14 @@ class Records:
         count = np.bincount(message)
         late = sorted(set(message[bad].tolist()))
         path = f"{self._dataset.name}.{day_of}"
-        rejects = [*rejects, *(Reject(i, Reason.IMPLAUSIBLE_TIME, path, int(count[i])) for i in late)]
+        own = bad if now_us is None else (at < self._earliest_us) | (at > now_us + self._future_us)
+        theirs = set(message[own].tolist())
+        rejects = [
+            *rejects,
+            *(
+                Reject(i, Reason.IMPLAUSIBLE_TIME, path if i in theirs else path + AGAINST_BROKER, int(count[i]))
+                for i in late
+            ),
+        ]
         good = ~np.isin(message, np.array(late, np.int32))
         return rows.filter(pa.array(good)), message[good], sorted(rejects, key=lambda reject: reject.message)

@@ -25,13 +25,29 @@ class Refusals:
     def mark(self, bad: npt.NDArray[np.bool_], reason: Reason, path: str) -> None:
         """Refuse the messages of the rows that are bad."""
         if bad.any():
-            for i in self._message[bad].tolist():
+            for i in self._message[self.relevant(bad)].tolist():
                 self._rejects.setdefault(i, Reject(i, reason, path))
 
     def of(self, column: Encoded[Any]) -> None:
-        """Refuse the messages whose element was refused."""
-        for value, refused in column.refused.items():
-            self.mark(column.index == value, refused.reason, refused.path)
+        """Refuse the messages whose element was refused.
+
+        Of several in a message its first one counts, whatever other messages of the poll hold.
+        """
+        if not column.refused:
+            return
+        rows = np.flatnonzero(self.relevant(np.isin(column.index, [*column.refused])))
+        for row in rows[np.unique(self._message[rows], return_index=True)[1]].tolist():
+            why = column.refused[int(column.index[row])]
+            self.refuse(row, why.reason, why.path)
+
+    def refuse(self, row: int, reason: Reason, path: str) -> None:
+        """Refuse the message of one row."""
+        i = int(self._message[row])
+        self._rejects.setdefault(i, Reject(i, reason, path))
+
+    def relevant(self, bad: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Return which of the bad rows count: all."""
+        return bad
 
 
 def whole_messages(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 MICROSECONDS = pa.timestamp("us", "UTC")
+MOST_OFFSET_MINUTES = 14 * 60
+"""Of the Line Islands, the furthest from UTC that clocks are; FHIR's dateTime and HL7 v2 end there too."""
 _SHORTEST = len("2026-11-23T10:00:00Z")
 _OFFSET = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?[+-]\d{2}:\d{2}$"
 _OVERLONG = r"(\.\d{6})\d+"
@@ -33,13 +36,21 @@ class Times:
     bad: npt.NDArray[np.bool_]
 
 
+def names_a_place(moment: datetime) -> bool:
+    """Return whether a moment has an offset from UTC that clocks somewhere have."""
+    offset = moment.utcoffset()
+    return offset is not None and abs(offset) <= timedelta(minutes=MOST_OFFSET_MINUTES)
+
+
 def parse_times(texts: Sequence[str | None]) -> Times:
     """Return the instants of FHIR dateTimes.
 
     Decided on purpose: a date alone, a year and month, a missing zone and a second 60 are bad: they name no instant.
+    So is an offset beyond MOST_OFFSET_MINUTES: no place has such a clock.
     Digits beyond the microsecond are cut off, not rounded.
     """
     array = pa.array(texts, pa.string())
+    nowhere = None
     absent = array.is_null().to_numpy(zero_copy_only=False)
     zulu = pc.ends_with(array, "Z")
     shaped = pc.and_(pc.greater_equal(pc.binary_length(array), _SHORTEST), _has_t(array))
@@ -47,8 +58,10 @@ def parse_times(texts: Sequence[str | None]) -> Times:
     if not pc.all(zulu, min_count=0).as_py():
         plain = pc.match_substring_regex(array, _OFFSET)
         shaped = pc.and_(shaped, pc.or_(zulu, plain))
-        offsets = _offsets(array, pc.and_(pc.invert(zulu), shaped))
+        offsets, nowhere = _offsets(array, pc.and_(pc.invert(zulu), shaped))
     good = pc.fill_null(shaped, False)
+    if nowhere is not None:
+        good = pc.and_(good, pa.array(~nowhere))
     us, valid = _cast(pc.if_else(good, array, pa.scalar(None, pa.string())))
     return Times(us, offsets, absent, ~absent & ~valid)
 
@@ -57,15 +70,20 @@ def _has_t(array: pa.Array) -> pa.Array:
     return pc.equal(pc.utf8_slice_codeunits(array, 10, 11), "T")
 
 
-def _offsets(array: pa.Array, written: pa.Array) -> npt.NDArray[np.int16]:
-    """Return minutes east of UTC, by the last six characters; each distinct suffix is read once."""
+def _offsets(array: pa.Array, written: pa.Array) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_] | None]:
+    """Return minutes east of UTC, by the last six characters, and which are of no place; None: all are of one.
+
+    Each distinct suffix is read once.
+    """
     suffixes = pc.if_else(pc.fill_null(written, False), pc.utf8_slice_codeunits(array, -6, None), "+00:00")
     encoded = suffixes.dictionary_encode()
     texts = encoded.dictionary.to_pylist()
     minutes = [(-1 if text[0] == "-" else 1) * (int(text[1:3]) * 60 + int(text[4:6])) for text in texts]
     values = np.array(minutes or [0], np.int64)
-    values[np.abs(values) > 14 * 60] = 0  # no such zone; the cast refuses or the row is judged by its instant
-    return values[encoded.indices.to_numpy(zero_copy_only=False)].astype(np.int16)
+    beyond = (np.abs(values) > MOST_OFFSET_MINUTES) | np.array([int(text[4:6]) > 59 for text in texts] or [False])
+    values[beyond] = 0
+    place = encoded.indices.to_numpy(zero_copy_only=False)
+    return values[place].astype(np.int16), beyond[place] if beyond.any() else None
 
 
 def _cast(array: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:

@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from pipelines.decoding.elements import Measured, checked, concept_of
 from pipelines.decoding.fhir_structs import STATUSES, Valued
-from pipelines.decoding.gathering import flags
 from pipelines.decoding.raw import Encoded, Refused, dictionary
 from pipelines.decoding.reasons import Reason
 
-Mark = Callable[[npt.NDArray[np.bool_], Reason, str], None]
+Refuse = Callable[[int, Reason, str], None]
+_PATH = "Observation.value[x]"
 _TRUE = {True: "true", False: "false"}
 
 
@@ -23,15 +23,15 @@ _WITHOUT_VALUE = {"registered": "temp-unknown", "cancelled": "unknown", "entered
 
 
 def value_columns(
-    quantities: Encoded[Measured], others: dict[int, Valued], statuses: npt.NDArray[np.int32], mark: Mark
+    quantities: Encoded[Measured], others: dict[int, Valued], statuses: npt.NDArray[np.int32], refuse: Refuse
 ) -> dict[str, pa.Array]:
-    """Return the columns that a value fills, marking items that cannot be used.
+    """Return the columns that a value fills, refusing items that cannot be used.
 
     Args:
         quantities: valueQuantity of every item.
         others: items, by index, that have no valueQuantity or a dataAbsentReason.
         statuses: of every item, by their place in STATUSES.
-        mark: tells which items cannot be used, and why.
+        refuse: told which item cannot be used, and why, in their order.
     """
     count, known = len(quantities.index), quantities.values
     values = np.array([*(np.nan if q is None or q.value is None else q.value for q in known), np.nan])[quantities.index]
@@ -44,7 +44,7 @@ def value_columns(
     }
     unmeasured = np.isnan(values)
     if unmeasured.any() or others:
-        columns |= _others(others, unmeasured, values, columns["unit"], statuses, mark)
+        columns |= _others(others, unmeasured, values, columns["unit"], statuses, refuse)
     empty = np.isnan(values)
     return columns | {"value": pa.array(values, mask=empty if empty.any() else None)}
 
@@ -63,7 +63,7 @@ def _others(
     values: npt.NDArray[np.float64],
     unit: pa.Array,
     statuses: npt.NDArray[np.int32],
-    mark: Mark,
+    refuse: Refuse,
 ) -> dict[str, pa.Array]:
     """Return the columns of values of other kinds; a whole number is filled into ``values``."""
     count = len(values)
@@ -71,7 +71,6 @@ def _others(
     texts: list[str | None] = [None] * count
     absent: list[str | None] = [None] * count
     units: list[str | None] = unit.to_pylist()
-    refused: dict[Reason, list[int]] = {}
     for i in sorted({*others, *np.flatnonzero(unmeasured).tolist()}):
         item = others.get(i)
         try:
@@ -84,11 +83,9 @@ def _others(
             if np.isnan(values[i]) and codes[i] is None and texts[i] is None and absent[i] is None:
                 absent[i] = _WITHOUT_VALUE.get(STATUSES[statuses[i]])
             if np.isnan(values[i]) and codes[i] is None and texts[i] is None and absent[i] is None:
-                refused.setdefault(Reason.NO_VALUE, []).append(i)
+                refuse(i, Reason.NO_VALUE, _PATH)
         except Refused as why:
-            refused.setdefault(why.reason, []).append(i)
-    for reason, where in refused.items():
-        mark(flags(count, where), reason, "Observation.value[x]")
+            refuse(i, why.reason, _PATH)
     return {
         "unit": pa.array(units, pa.string()).dictionary_encode(),
         "value_code": pa.array(codes, pa.string()).dictionary_encode(),

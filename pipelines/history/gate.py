@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -259,7 +259,9 @@ def _understood(rows: pa.Table, vocabulary: Vocabulary) -> dict[str, npt.NDArray
     A number is judged only where code and unit are known: of which of them it fails, one is named.
     """
     given = {name: rows[name] if name in rows.schema.names else None for name in ("code", "unit", *VALUES)}
-    code, unit = _index(given["code"], vocabulary.codes, rows), _index(given["unit"], vocabulary.units, rows)
+    codes = vocabulary.codes
+    code = _index(given["code"], lambda text: codes.get(text, -1), rows, absent=-1)
+    unit = _index(given["unit"], vocabulary.unit_index, rows, absent=vocabulary.no_unit)
     valued = np.zeros(rows.num_rows, np.bool_)
     for name in VALUES:
         if (column := given[name]) is not None:
@@ -273,14 +275,17 @@ def _understood(rows: pa.Table, vocabulary: Vocabulary) -> dict[str, npt.NDArray
     passed = rows["value"].is_null().to_numpy() | (code < 0)
     known = passed | ~np.isnan(vocabulary.factor[code, unit])
     fine = passed | ~known | ((value >= low[code]) & (value <= high[code]))
+    fine |= vocabulary.zero_counts[code] & (value == 0)
     return {"code_known": code >= 0, "unit_known": known, "valued": valued, "plausible": fine}
 
 
-def _index(column: pa.ChunkedArray | None, known: dict[str, int], rows: pa.Table) -> npt.NDArray[np.int64]:
+def _index(
+    column: pa.ChunkedArray | None, known: Callable[[str], int], rows: pa.Table, *, absent: int
+) -> npt.NDArray[np.int64]:
     if column is None:
-        return np.full(rows.num_rows, -1, np.int64)
+        return np.full(rows.num_rows, absent, np.int64)
     encoded = column.combine_chunks().dictionary_encode()
-    places = np.array([*(known.get(text, -1) for text in encoded.dictionary.to_pylist()), -1], np.int64)
+    places = np.array([*map(known, encoded.dictionary.to_pylist()), absent], np.int64)
     found: npt.NDArray[np.int64] = places[pc.fill_null(encoded.indices, len(places) - 1).to_numpy()]
     return found
 

@@ -121,7 +121,7 @@ def _load(
     if wanted.fate.any() or not spool.messages:
         gate.judge(lake.dataset, (table for table, _, _ in _chosen(spool, wanted)))
     lake.open_all()
-    stream = StreamSettings(max_future_seconds=0)
+    stream = StreamSettings(max_future_seconds=0, unset_clock_days=())
     fence = lake.spans.fence(dataset)  # before rules and keys are read
     steps = Steps(settings, stream, lake.dataset, not_to_care=job.not_to_care, care_admits=care_admits)
     writer, positions = _begin(lake, steps, part, job=job.name, stream=stream, fence=fence)

@@ -149,8 +149,10 @@ class Lane:
         self.steps.lookback.clear()
         since = clock.now_us() - int(self.stream.lookback_seconds * 1e6)
         young = [span for span in recent if span.decided_us >= since]
-        for prints in read_seen(self.lake.storage, young, entries=self.steps.lookback.entries):
-            self.steps.lookback.admit(prints, now=time.monotonic())
+        for seen in read_seen(self.lake.storage, young, entries=self.steps.lookback.entries):
+            self.steps.lookback.admit(seen.prints, now=time.monotonic())
+            if seen.older:
+                self.steps.older_until = time.monotonic() + 2 * self.stream.lookback_seconds
 
     def _relist(self) -> None:
         """Take in partitions that were added; a topic made again starts the lane anew."""

@@ -78,5 +78,5 @@ def _history(dataset: str, sources: set[Source]) -> Lineage:
 
     Which codes a job keeps from the care store is not known here, so that none of its observations go there.
     """
-    stream = StreamSettings(dataset=dataset, max_future_seconds=0, care=dataset != "observation")
+    stream = StreamSettings(dataset=dataset, max_future_seconds=0, unset_clock_days=(), care=dataset != "observation")
     return Lineage("history", stream, frozenset(sources), {source.topic: FORMAT for source in sources})

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.arrival import EARLIEST_MS
 from pipelines.attribution.held import HELD
 from pipelines.dead_letters import Message, open_message
 from pipelines.decoding.result import Decoded, Decoder
@@ -77,6 +78,7 @@ class Attempt:
                 part=poll.part[~stays],
                 offset=poll.offset[~stays],
                 broker_ms=poll.broker_ms[~stays],
+                ours=None if poll.ours is None else poll.ours[~stays],
             ),
             rows=outcome.rows.filter(pa.array(mine)),
             message=number[outcome.message[mine]],
@@ -85,6 +87,7 @@ class Attempt:
             tombstones=number[[i for i in outcome.tombstones if not stays[i]]].tolist(),
             empty=number[[i for i in outcome.empty if not stays[i]]].tolist(),
             fingerprints=outcome.fingerprints[mine],
+            older=outcome.older[mine] if outcome.older is not None else None,
             effective_us=outcome.effective_us[mine],
         )
         return Attempt(self.letters.filter(pa.array(~stays)), going, self.table)
@@ -182,9 +185,9 @@ class Redecoder:
             message = open_message(row, self._keys)
         except PrivacyError:
             return None
-        if message.broker_ms is not None:
+        if message.broker_ms is not None and message.broker_ms >= EARLIEST_MS:
             return message
-        since = row["rejected_at"]  # of an earlier release: it was read shortly before
+        since = row["rejected_at"]  # no broker's time, or of an earlier release: it was read shortly before
         assert isinstance(since, datetime)
         return replace(message, broker_ms=int(since.timestamp() * 1000))
 

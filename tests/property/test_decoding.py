@@ -1,11 +1,9 @@
-"""What the fast decoder accepts fhir.resources accepts too; and a message's fate is its own."""
+"""What the fast decoder accepts fhir.resources accepts too."""
 
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.decoding import take
-from tests.fhir import message, observation
+from tests.fhir import observation
 from tests.hostile import ACCEPTED, CORPUS
 from tests.services.requirements import missing_service
 
@@ -94,21 +92,3 @@ def test_synthea_observations_are_decoded_or_rejected_for_a_vocabulary_reason() 
     reasons = {str(r.reason) for r in rejects.values()}
     assert reasons <= {"unknown-code", "unknown-unit", "implausible-value"}, "all of them are good FHIR"
     assert len(conformed.rows) > 100
-
-
-@given(seed=st.integers(0, 1_000), cuts=st.lists(st.integers(1, 40), max_size=4))
-def test_neighbours_and_polls_do_not_change_a_messages_fate(seed: int, cuts: list[int]) -> None:
-    messages = [m for m, _ in CORPUS.values() if len(m) < 50_000] + [message(i) for i in range(10)]
-    random.Random(seed).shuffle(messages)
-    _, whole, rejected = take(messages)
-    fates = {messages[i]: r.reason for i, r in rejected.items()}
-    ids = sorted(whole.rows["observation_id"].to_pylist())
-    bounds = [0, *sorted({min(c, len(messages)) for c in cuts}), len(messages)]
-    again: dict[bytes, object] = {}
-    found: list[bytes] = []
-    for begin, end in itertools.pairwise(bounds):
-        _, part, part_rejected = take(messages[begin:end])
-        again |= {messages[begin + i]: r.reason for i, r in part_rejected.items()}
-        found += part.rows["observation_id"].to_pylist()
-    assert again == fates
-    assert sorted(found) == ids

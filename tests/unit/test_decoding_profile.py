@@ -54,7 +54,7 @@ def test_a_good_one_holds() -> None:
     [
         ("8867-4", "8867-9", r"values.0.code: not a code"),
         ("unit: /min", "unit: kg", r"values.0.unit: not a unit of this code"),
-        ("unit: /min", "unit: bpm", r"values.0.unit: not a unit of this code"),
+        ("unit: /min", "unit: hertzs", r"values.0.unit: not a unit of this code"),
         (", unit: /min", "", r"values.0.unit: a number needs one"),
         ("unit: /min", "unit: /min, factor: 0", r"factor: 0"),
         ("unit: /min", "unit: /min, factor: .nan", r"values\.0\.factor"),

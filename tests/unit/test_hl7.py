@@ -155,6 +155,7 @@ def test_units_become_ucum(unit: str, said: dict[str, str]) -> None:
 
 def test_a_unit_of_another_system_is_not_taken_for_ucum() -> None:
     assert rejected(oru(obx(unit="/min^x^99HOSP")), profile()).reason is Reason.UNKNOWN_UNIT
+    assert [row["unit"] for row in rows(oru(obx(unit="BPM^x^ISO+")))] == ["/min"], "what HL7 had before UCUM"
 
 
 def test_codes_that_are_ignored_are_no_rows_and_no_reason_to_reject() -> None:

@@ -77,6 +77,21 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class OneOf:
+    """Columns of which every published row has at least one, the reason why it has no other among them.
+
+    Attributes:
+        columns: these columns.
+        reason: the one of them that says why there is no other.
+        words: the column of words, which are mostly not published; then the reason is that it is as text.
+    """
+
+    columns: tuple[str, ...]
+    reason: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """A declared dataset.
 
@@ -89,6 +104,7 @@ class Dataset:
         revision: counts up with every change of its columns; see vitalake/lake/schema.py.
         buckets: number of files by patient that closed days are put into; 0: none.
         retention_days: older days are deleted, in every zone; 0: never.
+        one_of: what a published row must say; None: nothing in particular.
     """
 
     name: str
@@ -99,6 +115,7 @@ class Dataset:
     revision: int = 1
     buckets: int = 0
     retention_days: int = 0
+    one_of: OneOf | None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -145,11 +162,15 @@ def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
             int(document.get("revision", 1)),
             buckets=int(document.get("buckets", 0)),
             retention_days=int(document.get("retention_days", 0)),
+            one_of=_one_of(document.get("one_of")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SettingsError(f"Dataset declaration lacks or misnames {error}", where=where, remedy="Mend it.") from None
     names = {c.name for c in columns}
     sources = {name for c in columns for name in c.completed_years or ()}
+    one_of = dataset.one_of
+    if one_of and not names.issuperset({*one_of.columns, one_of.words}):
+        raise SettingsError("one_of names no column", where=where, remedy="Name columns of the dataset.")
     if not names.issuperset(sources):
         raise SettingsError("Derived column lacks its source", where=where, remedy="Name columns of the dataset.")
     if any(not _closed_once(c, names) for c in columns):
@@ -175,6 +196,15 @@ def _closed_once(column: Column, names: set[str]) -> bool:
     if isinstance(column.form, FormBy) and column.form.column not in names:
         return False
     return given <= 1 and (not given or column.type == pa.string())
+
+
+def _one_of(entry: dict[str, Any] | None) -> OneOf | None:
+    if entry is None:
+        return None
+    columns = tuple(entry["columns"])
+    if entry["reason"] not in columns:
+        raise ValueError("one_of.reason")
+    return OneOf(columns, entry["reason"], entry["words"])
 
 
 def _pair(names: list[str] | None) -> tuple[str, str] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -11,6 +13,15 @@ from vitalake.lake.storage import Storage
 from vitalake.lake.table import StagedFile
 
 FOLDER = "spans-seen"
+_FORM = {b"vitalake.fingerprints": b"2"}
+"""In the file's metadata: what a row lacks adds nothing. Files without it may hold fingerprints of both forms."""
+
+
+class Seen(NamedTuple):
+    """The fingerprints of a span's rows, and whether an earlier release wrote them: see older_fingerprints."""
+
+    prints: npt.NDArray[np.uint64]
+    older: bool
 
 
 def write_seen(lake: Storage, span_id: str, prints: npt.NDArray[np.uint64]) -> StagedFile:
@@ -21,14 +32,14 @@ def write_seen(lake: Storage, span_id: str, prints: npt.NDArray[np.uint64]) -> S
         span_id: the span.
         prints: (n, 2), keyed hashes only.
     """
-    table = pa.table({"high": prints[:, 0], "low": prints[:, 1]})
+    table = pa.table({"high": prints[:, 0], "low": prints[:, 1]}).replace_schema_metadata(_FORM)
     path, size = lake.child(FOLDER).write_parquet(
         span_id, table, compression="none", use_dictionary=False, write_statistics=False
     )
     return StagedFile(SEEN, path, size, len(prints), None)
 
 
-def read_seen(lake: Storage, spans: list[Span], *, entries: int) -> list[npt.NDArray[np.uint64]]:
+def read_seen(lake: Storage, spans: list[Span], *, entries: int) -> list[Seen]:
     """Return the fingerprints of the newest spans, oldest first, until ``entries`` are reached.
 
     Files that the sweeper has deleted are passed over.
@@ -39,6 +50,7 @@ def read_seen(lake: Storage, spans: list[Span], *, entries: int) -> list[npt.NDA
             if total >= entries or not folder.exists(file.path):
                 continue
             table = folder.read_parquet(file.path)
-            found.append(np.column_stack([table["high"].to_numpy(), table["low"].to_numpy()]))
+            prints = np.column_stack([table["high"].to_numpy(), table["low"].to_numpy()])
+            found.append(Seen(prints, not _FORM.items() <= (table.schema.metadata or {}).items()))
             total += file.rows
     return found[::-1]

@@ -1,4 +1,4 @@
-"""The vocabulary: LOINC codes with their unit and plausible range, the units that become these, systems of codes."""
+"""The vocabulary: codes with unit and plausible range, what becomes that unit, scales' answers, systems of codes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,34 @@ import numpy.typing as npt
 
 from vitalake.errors import SettingsError
 from vitalake.strict_yaml import read_yaml
+from vitalake.vocabulary.conversions import conversions
 from vitalake.vocabulary.forms import Form, form_of
+from vitalake.vocabulary.spelling import fold, folded
 
 Floats = npt.NDArray[np.float64]
 
 FILES = ("codes", "units", "systems")
+NO_UNIT = ""
+"""Stands among the units for *none was told*, which is right for numbers without a dimension only."""
 TRUTHS = frozenset({"true", "false"})
 """How valueBoolean is written as a coded value."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of a scale whose values are codes.
+
+    Attributes:
+        score: ``<system>|<code>`` → the answer's place on the scale, the best one 0.
+        words: an answer in words, folded → its code.
+    """
+
+    score: dict[str, int]
+    words: dict[str, str]
+
+    def said(self, text: str) -> str | None:
+        """Return the code of an answer in words or by its letter; None for other words."""
+        return self.words.get(" ".join(text.split()).casefold())
 
 
 @dataclass(frozen=True)
@@ -28,12 +49,19 @@ class Vocabulary:
 
     Attributes:
         codes: LOINC code → index; panels are not among them.
-        units: UCUM code → index, of all that a sender may use.
+        units: UCUM code, or another spelling that is one word for one word → index, of all that a sender may use.
         unit_of: index → the UCUM unit the code is published in.
         names: index → name.
+        sources: index → where the range comes from.
         low, high: index → plausible range in that unit.
+        zero_counts: index → whether 0 is taken though it lies outside the range: a rate of 0 is apnoea, asystole or a
+            probe that fell off, and must be seen. The last one stands for what is unknown.
         factor, offset: [code, unit] → how to convert; NaN where the unit does not fit the code. The last row and the
             last column stand for what is unknown.
+        folded: spelling, see ``fold`` → index of the unit.
+        counts_as: LOINC code → the more general code that it is a case of, in the same unit: the invasive systolic
+            pressure is a systolic pressure. Rows keep the code that was sent.
+        answers: LOINC code → its answers, of codes that are answered and not measured.
         panels: LOINC codes of panels.
         systems: code system → the form its codes have.
         absent_system, absent_codes: why a value may be absent.
@@ -46,12 +74,39 @@ class Vocabulary:
     sources: tuple[str, ...]
     low: Floats
     high: Floats
+    zero_counts: npt.NDArray[np.bool_]
     factor: Floats
     offset: Floats
+    folded: dict[str, int]
+    counts_as: dict[str, str]
+    answers: dict[str, Answers]
     panels: dict[str, str]
     systems: dict[str, Form]
     absent_system: str
     absent_codes: frozenset[str]
+
+    @property
+    def no_unit(self) -> int:
+        """Return the index of the unit of values without one."""
+        return self.units[NO_UNIT]
+
+    def unit_index(self, text: str | None) -> int:
+        """Return the index of a unit as somebody wrote it; -1 for one that is not known.
+
+        UCUM's codes count letter by letter; only what is none of them may differ in case, blanks and signs.
+        """
+        if not text:
+            return -1
+        found = self.units.get(text, -1)
+        return found if found >= 0 else self.folded.get(fold(text), -1)
+
+    def converts(self, code: str, unit: str) -> bool:
+        """Return whether values of a code may come in a unit."""
+        return not np.isnan(self.factor[self.codes[code], self.unit_index(unit)])
+
+    def alike(self, code: str) -> tuple[str, ...]:
+        """Return a code and those that count as it; their values mean the same in the same unit."""
+        return (code, *(other for other, general in self.counts_as.items() if general == code))
 
     def knows(self, coded: str) -> bool:
         """Return whether ``<system>|<code>`` is a code, not words that somebody wrote into its place."""
@@ -72,46 +127,64 @@ def parse_vocabulary(codes: dict[str, Any], units: dict[str, Any], systems: dict
         SettingsError: an entry is missing a field or contradicts another.
     """
     try:
-        entries = codes["codes"]
-        index = {code: i for i, code in enumerate(entries)}
+        entries: dict[str, dict[str, Any]] = codes["codes"]
         unit_of = tuple(str(entry["unit"]) for entry in entries.values())
-        known = dict.fromkeys([*unit_of, *(str(u["from"]) for u in units["units"])])
-        unit_index = {unit: i for i, unit in enumerate(known)}
-        factor = np.full((len(index) + 1, len(unit_index) + 1), np.nan)
-        offset = np.zeros_like(factor)
-        for code, i in index.items():
-            factor[i, unit_index[unit_of[i]]] = 1.0
-            for unit in units["units"]:
-                if unit["to"] == unit_of[i] and code in unit.get("codes", [code]):
-                    j = unit_index[unit["from"]]
-                    factor[i, j], offset[i, j] = float(unit["factor"]), float(unit.get("offset", 0.0))
-        low = np.array([float(e["low"]) for e in entries.values()])
-        high = np.array([float(e["high"]) for e in entries.values()])
-        names = tuple(str(e["name"]) for e in entries.values())
-        sources = tuple(str(e["source"]) for e in entries.values())
-        panels = dict(codes["panels"])
+        spellings = units.get("spellings", {})
+        known = _unit_index([*unit_of, *(str(u["from"]) for u in units["units"])], units.get("families", {}), spellings)
+        factor, offset = conversions(entries, known, units)
+        low, high = (np.array([float(e[side]) for e in entries.values()]) for side in ("low", "high"))
         forms = {str(system): form_of(entry) for system, entry in systems["systems"].items()}
-        absent = systems["absent"]
-        absent_system, absent_codes = str(absent["system"]), frozenset(map(str, absent["codes"]))
+        vocabulary = Vocabulary(
+            codes={code: i for i, code in enumerate(entries)},
+            units=known,
+            unit_of=unit_of,
+            names=tuple(str(e["name"]) for e in entries.values()),
+            sources=tuple(str(e["source"]) for e in entries.values()),
+            low=low,
+            high=high,
+            zero_counts=np.array([*(e.get("zero") == "counts" for e in entries.values()), False]),
+            factor=factor,
+            offset=offset,
+            folded=folded({text: i for text, i in known.items() if text != NO_UNIT}),
+            counts_as={code: str(e["as"]) for code, e in entries.items() if "as" in e},
+            answers={code: _answers(codes["scales"][e["scale"]]) for code, e in entries.items() if "scale" in e},
+            panels=dict(codes["panels"]),
+            systems=forms,
+            absent_system=str(systems["absent"]["system"]),
+            absent_codes=frozenset(map(str, systems["absent"]["codes"])),
+        )
     except (KeyError, TypeError, ValueError, AttributeError, re.error):
         raise SettingsError("Vocabulary does not hold", where="vitalake/vocabulary", remedy="Mend the entry.") from None
-    if not (low < high).all() or set(panels) & set(index):
+    _check(vocabulary)
+    return vocabulary
+
+
+def _unit_index(named: list[str], families: dict[str, Any], spellings: dict[str, Any]) -> dict[str, int]:
+    """Return an index for each unit; a further spelling has that of its unit."""
+    every = [*named, *(str(unit) for family in families.values() for unit in family), NO_UNIT]
+    index = {unit: i for i, unit in enumerate(dict.fromkeys(every))}
+    for unit, several in spellings.items():
+        for text in several:
+            if index.setdefault(str(text), index[str(unit)]) != index[str(unit)]:
+                raise ValueError(text)
+    return index
+
+
+def _answers(scale: list[dict[str, Any]]) -> Answers:
+    score = {str(code): i for i, answer in enumerate(scale) for code in answer["codes"]}
+    words = {str(text).casefold(): str(answer["codes"][0]) for answer in scale for text in answer["words"]}
+    return Answers(score, words | {code.rpartition("|")[2].casefold(): code for code in score})
+
+
+def _check(vocabulary: Vocabulary) -> None:
+    index = vocabulary.codes
+    near = [
+        general not in index or general in vocabulary.counts_as
+        or vocabulary.unit_of[index[code]] != vocabulary.unit_of[index[general]]
+        for code, general in vocabulary.counts_as.items()
+    ]  # fmt: skip
+    if not (vocabulary.low < vocabulary.high).all() or set(vocabulary.panels) & set(index) or any(near):
         raise SettingsError("Vocabulary contradicts itself", where="vitalake/vocabulary", remedy="Check the ranges.")
-    return Vocabulary(
-        codes=index,
-        units=unit_index,
-        unit_of=unit_of,
-        names=names,
-        sources=sources,
-        low=low,
-        high=high,
-        factor=factor,
-        offset=offset,
-        panels=panels,
-        systems=forms,
-        absent_system=absent_system,
-        absent_codes=absent_codes,
-    )
 
 
 @cache

@@ -107,11 +107,11 @@ def fits_of(name: str) -> Fits:
     Raises:
         SettingsError: there is no such form.
     """
-    from vitalake.vocabulary import load_vocabulary
+    from vitalake.vocabulary import NO_UNIT, load_vocabulary
 
     if name in ("coded-value", "absent-reason", "unit"):
         vocabulary = load_vocabulary()
-        units, reasons = frozenset({*vocabulary.units, *vocabulary.unit_of}), vocabulary.absent_codes | {"other"}
+        units, reasons = frozenset(vocabulary.units) - {NO_UNIT}, vocabulary.absent_codes | {"other"}
         of_vocabulary: dict[str, Fits] = {
             "coded-value": vocabulary.knows,
             "absent-reason": reasons.__contains__,
