@@ -22,7 +22,7 @@ from vitalake.environment import may_set
 from vitalake.errors import VitaLakeError
 from vitalake.lake.dataset import Column, load_dataset, published_datasets
 from vitalake.settings import Settings
-from vitalake.vocabulary import load_vocabulary
+from vitalake.vocabulary import NO_UNIT, Vocabulary, load_vocabulary
 from vitalake.vocabulary.forms import load_forms
 
 FOLDER = Path(__file__).parent / "reference"
@@ -178,6 +178,17 @@ def _rules() -> str:
     )
 
 
+def _taken(words: Vocabulary, i: int, units: dict[int, str]) -> str:
+    """Return the units that a code takes besides its own, with what makes its own of each."""
+    taken = []
+    for j, unit in sorted(units.items()):
+        factor, offset = words.factor[i, j], words.offset[i, j]
+        if factor == factor and unit != words.unit_of[i]:  # not NaN
+            shift = f" + {offset:.10g}" if offset else ""
+            taken.append(f"`{unit}`" if factor == 1.0 and not shift else f"`{unit}` × {factor:.6g}{shift}")
+    return ", ".join(taken)
+
+
 def _vocabulary() -> str:
     words, forms = load_vocabulary(), load_forms()
     codes = [
@@ -185,23 +196,34 @@ def _vocabulary() -> str:
             f"`{code}`",
             words.names[i],
             f"`{words.unit_of[i]}`",
-            f"{words.low[i]:g} – {words.high[i]:g}",
+            f"{words.low[i]:g} – {words.high[i]:g}{', and 0' if words.zero_counts[i] else ''}",
             words.sources[i],
         ]
         for code, i in words.codes.items()
     ]
-    units = []
-    for unit, j in words.units.items():
-        for code, i in words.codes.items():
-            factor = words.factor[i, j]
-            if factor == factor and unit != words.unit_of[i]:  # not NaN
-                shift = f" + {words.offset[i, j]:.10g}" if words.offset[i, j] else ""
-                units.append([code, unit, words.unit_of[i], f"× {factor:.10g}{shift}"])
+    first = {j: unit for unit, j in reversed(words.units.items()) if unit != NO_UNIT}
+    units = [[code, f"`{words.unit_of[i]}`", _taken(words, i, first)] for code, i in words.codes.items()]
+    spelled = {j: [text for text, i in words.units.items() if i == j and text != unit] for j, unit in first.items()}
+    other = [[f"`{first[j]}`", ", ".join(f"`{text}`" for text in spelled[j])] for j in sorted(first) if spelled[j]]
+    near = [[code, words.names[words.codes[code]], general] for code, general in words.counts_as.items()]
+    answers = [
+        [code, str(place), f"`{answer}`"]
+        for code, scale in words.answers.items()
+        for answer, place in scale.score.items()
+    ]
     return (
         "# Vocabulary\n\n"
         + _table(["LOINC", "name", "UCUM", "plausible", "source of the range"], codes)
         + "\n## Units that are converted\n\n"
-        + _table(["LOINC", "from", "to", "how"], units)
+        + _table(["LOINC", "becomes", "of"], units)
+        + "\n## Other spellings\n\nUCUM's codes count letter by letter. What is none of them may differ in case, "
+        "blanks, µ for u and the way a power of ten is written, from three letters on.\n\n"
+        + _table(["UCUM", "also"], other)
+        + "\n## Near codes\n\nRows keep the code that was sent; whoever asks for the general code means these too.\n\n"
+        + _table(["LOINC", "name", "counts as"], near)
+        + "\n## Answers\n\nValues that are codes, with their place on the scale, the best one 0: the care store keeps "
+        "that as a number.\n\n"
+        + _table(["LOINC", "place", "value_code"], answers)
         + "\n## Code systems of coded values\n\nA code of another system, or of another form, is free text.\n\n"
         + _table(["system", "form"], [[system, f"`{form.pattern.pattern}`"] for system, form in words.systems.items()])
         + "\n## Forms of codes\n\nA text of another form is no code, and is not published.\n\n"

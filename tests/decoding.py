@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +18,11 @@ BROKER_MS = 1_795_000_000_000
 """A broker's timestamp after all test messages: 2026-11-18."""
 
 
-def conformer() -> Conformer:
+def conformer(**more: Any) -> Conformer:
     """Return a conformer with a key of its own."""
-    return Conformer(load_vocabulary(), observation_key=b"k" * 32, max_future_seconds=86_400, min_effective_year=1900)
+    return Conformer(
+        load_vocabulary(), observation_key=b"k" * 32, max_future_seconds=86_400, min_effective_year=1900, **more
+    )
 
 
 def take(values: Sequence[bytes | None], *, precise: bool = False) -> tuple[Decoded, Conformed, dict[int, Reject]]:

@@ -58,3 +58,11 @@ def test_it_forgets_by_time_but_not_too_early() -> None:
     assert not lookback.admit(one.copy(), now=112.0).any(), "the older generation still knows it"
     assert lookback.admit(np.array([[5, 6]], np.uint64), now=125.0).all()
     assert lookback.admit(one.copy(), now=126.0).all(), "two generations later it is forgotten"
+
+
+def test_a_repeat_is_recognised_by_its_older_form_too() -> None:
+    lookback = LookBack(entries=1_000, seconds=60)
+    old_form, new_form, other = [(1, 2)], [(5, 6)], [(8, 9)]
+    assert lookback.admit(_array(old_form), now=0.0).all(), "an earlier release wrote it"
+    both = _array([*new_form, *other])
+    assert lookback.admit(both, now=1.0, older=_array([*old_form, *other])).tolist() == [False, True]

@@ -28,6 +28,7 @@ class LaneWithoutKafka:
         self.lane = Lane(settings, "vitals", Share(0, 1), StreamOptions(), threading.Event())
         self.parts = tuple(PartId("t", topic_id, p) for p in range(parts))
         self.offsets = [0] * parts
+        self.stamps: list[int] | None = None
         lake = self.lane.lake
         lake.spans.begin_at("observation", dict.fromkeys(self.parts, 0))
         self.lane.writer = SpanWriter(
@@ -44,7 +45,7 @@ class LaneWithoutKafka:
         for p in part.tolist():
             offsets.append(self.offsets[p])
             self.offsets[p] += 1
-        stamps = np.full(len(batch), 1_795_000_000_000, np.int64)
+        stamps = np.array(self.stamps or [1_795_000_000_000] * len(batch), np.int64)
         poll = Poll("vitals/0of1", "fhir", [m for _, m in batch], self.parts, part, np.array(offsets), stamps)
         self.lane.write(self.lane.mask(self.lane.conform(self.lane.decode(poll))))
         if cut:

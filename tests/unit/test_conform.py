@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
+from pipelines.decoding.fhir import FhirDecoder
 from pipelines.decoding.reasons import Reason
-from tests.decoding import take
+from tests.decoding import BROKER_MS, conformer, take
 from tests.fhir import message, observation
 from tests.hostile import bundle, panel
 from vitalake.errors import SettingsError
@@ -16,6 +18,7 @@ from vitalake.vocabulary import load_vocabulary, parse_vocabulary
 
 UCUM = "http://unitsofmeasure.org"
 SYSTEMS = {"systems": {}, "absent": {"system": "urn:x", "codes": []}}
+ALONE, BESIDE = [6809730759904835181, 15108119286908787346], [9752567862686171761, 15010356744702541241]
 DEVICE_ONLY_CHANGED = message(1, device={"reference": "Device/other"})
 
 
@@ -251,3 +254,21 @@ def test_a_vocabulary_that_contradicts_itself_is_refused() -> None:
     with pytest.raises(SettingsError):
         parse_vocabulary({"codes": {"1-1": {}}, "panels": {}}, {"units": []}, SYSTEMS)
     assert len(load_vocabulary().codes) >= 15
+
+
+def test_a_time_without_issued_has_one_fingerprint_beside_whatever_neighbours() -> None:
+    bare, issued = message(1), message(2, issued="2025-06-01T10:05:00+02:00")
+    alone, beside = take([bare])[1].fingerprint, take([bare, issued])[1].fingerprint
+    assert alone[0].tolist() == beside[0].tolist()
+
+
+def test_the_older_form_is_what_earlier_releases_gave_beside_an_issued_neighbour() -> None:
+    """The constants are what the release before gave: alone, and beside a neighbour with ``issued``."""
+    bare, issued = message(1), message(2, issued="2025-06-01T10:05:00+02:00")
+    decoded = FhirDecoder(precise=False).decode([bare, issued])
+    found = conformer().conform(decoded, broker_ms=np.full(2, BROKER_MS), older=True)
+    assert found.older is not None
+    assert found.fingerprint[0].tolist() == ALONE
+    assert found.older[0].tolist() == BESIDE
+    assert found.older[1].tolist() == found.fingerprint[1].tolist()
+    assert conformer().conform(decoded, broker_ms=np.full(2, BROKER_MS)).older is None

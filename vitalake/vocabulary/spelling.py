@@ -27,7 +27,7 @@ def folded(spellings: Mapping[str, int]) -> dict[str, int]:
     ambiguous: set[str] = set()
     for text, unit in spellings.items():
         common = fold(text)
-        if len(common) < _SHORTEST:
+        if len(common) < _SHORTEST and "°" not in common:
             continue
         if found.setdefault(common, unit) != unit:
             ambiguous.add(common)
