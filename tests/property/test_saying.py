@@ -56,7 +56,7 @@ def test_every_published_row_says_something(
     names = [name for name in _TYPES if name in given_columns]
     columns = {name: pa.array([row[name] for row in rows], _TYPES[name]) for name in names}
     columns["status"] = pa.array([row["status"] for row in rows], pa.string())
-    masked, kept = _PLANS[dropped].apply(pa.RecordBatch.from_pydict(columns))
+    masked, kept, _ = _PLANS[dropped].apply(pa.RecordBatch.from_pydict(columns))
     for row in masked.select(["value", "value_code", "data_absent_reason"]).to_pylist():
         assert any(value is not None for value in row.values()), row
     assert masked.num_rows == (len(rows) if kept is None else kept.sum())
@@ -74,7 +74,7 @@ def test_a_row_says_what_it_lacks(encoded: bool) -> None:
         }
     )
     for dropped, first in (((), None), (("value",), MASKED)):
-        masked, kept = _plan(*dropped).apply(given_rows, encoded=encoded)
+        masked, kept, _ = _plan(*dropped).apply(given_rows, encoded=encoded)
         assert masked["data_absent_reason"].to_pylist() == [first, AS_TEXT, UNKNOWN, "error"]
         assert masked["value_text"].null_count == 4
         assert kept is None
@@ -84,7 +84,7 @@ def test_where_the_reason_may_not_be_published_a_row_without_a_value_is_not_eith
     rows = pa.RecordBatch.from_pydict(
         {"value": [4.2, None, None], "value_text": [None, "x", "y"], "status": ["final", "final", "registered"]}
     )
-    masked, kept = _plan("data_absent_reason").apply(rows)
+    masked, kept, _ = _plan("data_absent_reason").apply(rows)
     assert (masked["value"].to_pylist(), kept.tolist() if kept is not None else None) == ([4.2], [True, False, False])
     masked, kept = _plan("data_absent_reason", filters=()).apply(rows)
     assert (masked.num_rows, kept.tolist() if kept is not None else None) == (1, [True, False, False])
