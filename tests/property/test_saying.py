@@ -86,7 +86,7 @@ def test_where_the_reason_may_not_be_published_a_row_without_a_value_is_not_eith
     )
     masked, kept, _ = _plan("data_absent_reason").apply(rows)
     assert (masked["value"].to_pylist(), kept.tolist() if kept is not None else None) == ([4.2], [True, False, False])
-    masked, kept = _plan("data_absent_reason", filters=()).apply(rows)
+    masked, kept, _ = _plan("data_absent_reason", filters=()).apply(rows)
     assert (masked.num_rows, kept.tolist() if kept is not None else None) == (1, [True, False, False])
 
 
