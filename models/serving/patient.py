@@ -12,7 +12,7 @@ from models.scoring import ABSTAINED, Reason
 from models.serving import words
 from models.serving.charts import HOURS, trend
 from models.serving.rendering import fragment
-from models.serving.risk import STALE_SECONDS, age_seconds, is_stale
+from models.serving.risk import age_seconds, is_stale, old_after_seconds
 from models.serving.rows import latest_vitals, moved, percent, place_of, says
 from models.serving.shadow import worth
 from models.serving.ward import Chart
@@ -49,7 +49,7 @@ def patient_context(chart: Chart) -> dict[str, Any]:
         "withheld": WITHHELD[record.news2.withheld] if record.news2.withheld else "",
         "trial": chart.trial,
         "worth": worth(chart.trial) if chart.trial else "",
-        "unknown": [reason.label for reason in record.reasons if reason.value is None],
+        "unknown": [reason.label.partition(",")[0] for reason in record.reasons if reason.value is None],
         "decisions": [_decision(chart, kind) for kind in DECISION_KINDS],
         "place_name": place_of(chart),
         "parts": [(words.PART_NAMES[name], record.news2.parts[name]) for name in PARTS],
@@ -116,7 +116,7 @@ def _charts(chart: Chart) -> list[dict[str, Any]]:
                 "svg": trend(_read_as(vital, chart), rows, now_us=chart.now_us),
                 "last": None if last is None else words.number(last, vital.decimals),
                 "at_us": at_us,
-                "old": at_us is not None and chart.now_us - at_us > STALE_SECONDS * 1e6,
+                "old": at_us is not None and chart.now_us - at_us > old_after_seconds(vital.part) * 1e6,
                 "spikes": len(spikes_of(vital.part, rows.where(rows.effective_us > chart.now_us - HOURS * HOUR_US))),
             }
         )

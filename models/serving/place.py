@@ -157,8 +157,8 @@ class Place:
             return {}
         return {patient: self._named[patient] for patient in patients}
 
-    async def shows_learnt(self) -> bool:
-        """Return whether the learnt score is shown to anybody; see Ward.shows_learnt."""
+    async def shows_learnt(self) -> str:
+        """Return what the learnt score is worth, if it is shown to anybody; see Ward.shows_learnt."""
         return await self._ward_thread(self.ward.shows_learnt)
 
     async def decide(self, patient: str, decision: Decision) -> None:

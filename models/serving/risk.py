@@ -17,6 +17,9 @@ Direction = Literal["raises", "lowers", "not-known"]
 STALE_SECONDS = 7200
 """Two hours: vital signs that are charted hourly were then missed twice. A monitor sends every minute."""
 
+OLD_SECONDS = {"temperature": 14_400, "consciousness": 14_400}
+"""When a reading is called old beside its value: as a patient is stale, but for what people take every four hours."""
+
 SHADOW = "shadow"
 """The learnt score is not shown to who acts: nobody has approved it for the unit."""
 
@@ -40,6 +43,11 @@ def is_stale(record: ScoreRecord, now_us: int) -> bool:
     """Return whether the newest vital sign is too old to speak of now; a laboratory value refreshes nothing."""
     age = age_seconds(record, now_us)
     return age is None or age > STALE_SECONDS
+
+
+def old_after_seconds(part: str) -> int:
+    """Return from which age on a part's reading is called old."""
+    return OLD_SECONDS.get(part, STALE_SECONDS)
 
 
 def risk_document(record: ScoreRecord, now_us: int, trial: Trial | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from models.scoring import Reason
 from models.serving import words
 from models.serving.charts import sparkline
 from models.serving.rendering import fragment
-from models.serving.risk import STALE_SECONDS, age_seconds, is_stale
+from models.serving.risk import age_seconds, is_stale, old_after_seconds
 from models.serving.ward import Chart
 from models.serving.words import Vital, band, number, rows_of
 
@@ -227,7 +227,9 @@ def latest(chart: Chart, part: str) -> Latest:
         return Latest("–", expired=text)
     zero = any(event.part == part for event in score.events)
     flag = "zero" if zero else "unconfirmed" if part in chart.record.unconfirmed else ""
-    return Latest(text, reading.at_us, score.parts[part], chart.now_us - reading.at_us > STALE_SECONDS * 1e6, "", flag)
+    return Latest(
+        text, reading.at_us, score.parts[part], chart.now_us - reading.at_us > old_after_seconds(part) * 1e6, "", flag
+    )
 
 
 def reading_text(part: str, reading: Reading) -> str:

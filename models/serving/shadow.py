@@ -82,6 +82,10 @@ class Shadow:
         units = {entry.unit for entry in self._current()}
         return any(is_approved(self._entries, task=model.task, digest=model.digest, unit=unit) for unit in units)
 
+    def worth(self, model: Model) -> str:
+        """Return, in a sentence, what a model is worth and how much it rests on."""
+        return worth(self._of(model))
+
     def _current(self) -> list[Approval]:
         revision = self._approvals.revision()
         if revision != self._read:

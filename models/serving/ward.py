@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 
 from models.artefact import Model
-from models.news2 import News2, Situation, news2
+from models.news2 import OXYGEN, News2, Situation, news2
 from models.scoring import ScoreRecord, score_with_features
 from models.serving.health import Trouble
 from models.serving.inputs import Inputs, Rules
-from models.serving.risk import STALE_SECONDS
+from models.serving.risk import STALE_SECONDS, old_after_seconds
 from models.serving.scores import FILE, ScoreBook
 from models.serving.shadow import Shadow, Trial, without_learnt
 from models.tasks import load_task
@@ -31,8 +31,6 @@ TASK = "mortality"
 
 SCORING = 2
 """Counts up when the same evidence gives another record: those of before stay in the book, and are not given out."""
-
-STALE_US = STALE_SECONDS * 1_000_000
 
 MARK_US = 1_800_000_000
 """Half an hour: the marks at which the board's trend looks back."""
@@ -211,9 +209,15 @@ class Ward:
         """
         self._care.put_facts([(patient, decision.kind, decision.at_us, decision)])
 
-    def shows_learnt(self) -> bool:
-        """Return whether the learnt score is shown to anybody: as a trial, or because it is approved for some unit."""
-        return self._care.replay() is not None or self._shadow.anywhere(self._inputs.model())
+    def shows_learnt(self) -> str:
+        """Return what the learnt score is worth, if it is shown to anybody; empty: it is not.
+
+        It is shown as a trial on old data, or because it is approved for some unit.
+        """
+        model = self._inputs.model()
+        if model is None or (self._care.replay() is None and not self._shadow.anywhere(model)):
+            return ""
+        return self._shadow.worth(model)
 
     def due_us(self, patient: str) -> int:
         """Return when the next value of a patient becomes known that lies ahead; NEVER_US: there is none."""
@@ -262,7 +266,10 @@ class Ward:
 
 def _olds_us(score: News2, now_us: int) -> list[int]:
     """Return when each of the shown readings begins to be called old: the row says so then, and stale."""
-    return [end for one in score.latest.values() if (end := one.at_us + STALE_US + 1) > now_us]
+    ends = [one.at_us + old_after_seconds(part) * 1_000_000 + 1 for part, one in score.latest.items()]
+    newest = max((one.at_us for part, one in score.latest.items() if part != OXYGEN), default=None)
+    ends += [] if newest is None else [newest + STALE_SECONDS * 1_000_000 + 1]
+    return [end for end in ends if end > now_us]
 
 
 def situation_of(stay: Stay | None, decisions: Mapping[str, Decision]) -> Situation:

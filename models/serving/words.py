@@ -57,7 +57,7 @@ def band(score: News2, *, stale: bool = False) -> Band:
 BAND_NAMES: dict[Band, str] = {
     "high": "high",
     "medium": "medium",
-    "unsure": "not known to be low",
+    "unsure": "may be higher",
     "low": "low",
     "none": "no score",
 }

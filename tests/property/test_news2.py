@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.news2 import MAX_AGE_HOURS, PARTS, News2, news2
+from models.news2 import ADULT, MAX_AGE_HOURS, MEASURED, OUTLIVED_US, PARTS, News2, Situation, charted, news2
+from models.serving.words import number
+from models.tasks import load_task
 from vitalake.care.records import History, code_number
 
 AS_OF = 1_760_000_000_000_000
@@ -45,8 +47,8 @@ def _history(*rows: tuple[str, float, float]) -> History:
     return History(codes, np.array([value for _, value, _ in rows], np.float64), times, times)
 
 
-def _score(*rows: tuple[str, float, float]) -> News2:
-    return news2(_history(*rows), as_of_us=AS_OF)
+def _score(*rows: tuple[str, float, float], situation: Situation = ADULT) -> News2:
+    return news2(_history(*rows), as_of_us=AS_OF, situation=situation)
 
 
 @pytest.mark.parametrize(("part", "code", "value", "points"), _BOUNDARIES)
@@ -138,3 +140,147 @@ def test_one_part_with_three_points_is_red() -> None:
 
 def test_a_value_that_is_no_number_does_not_count() -> None:
     assert _score(("8867-4", math.nan, 1)).total is None
+
+
+# -- what is shown is what is scored ----------------------------------------------------------------------------------
+
+
+def _points_on_the_chart(part: str, shown: float) -> int:
+    """Return the points of a value as it is printed, looked up on the chart by a person."""
+    _, _, bands = CHART[part]
+    return min(bands, key=lambda band: max(band[0] - shown, shown - band[1], 0))[2]
+
+
+_EDGES = [
+    (part, code, round(edge + offset * step, 6))
+    for part, (code, step, bands) in CHART.items()
+    for low, high, _ in bands
+    for edge in (low, high)
+    for offset in (-0.51, -0.5, -0.49, 0, 0.49, 0.5, 0.51)
+]
+
+
+@pytest.mark.parametrize(("part", "code", "value"), _EDGES)
+def test_the_printed_value_has_the_points_that_stand_beside_it(part: str, code: str, value: float) -> None:
+    """35.05 degrees were shown as 35.0, which is 3 points, with 1 point."""
+    score = _score((code, value, 1))
+    printed = number(value, MEASURED[part].decimals)
+    assert float(printed) == score.latest[part].value
+    assert score.parts[part] == _points_on_the_chart(part, float(printed))
+
+
+@pytest.mark.parametrize("part", list(CHART))
+@given(share=st.floats(0, 1), noise=st.sampled_from([0.0, 1e-9, -1e-9, 5e-8]))
+def test_any_printed_value_has_its_points(part: str, share: float, noise: float) -> None:
+    code, _, bands = CHART[part]
+    value = bands[0][0] + share * (bands[-1][1] - bands[0][0]) + noise
+    score = _score((code, value, 1))
+    assert score.parts[part] == _points_on_the_chart(part, float(number(value, MEASURED[part].decimals)))
+
+
+@given(st.floats(-1e6, 1e6), st.integers(0, 2))
+def test_rounding_twice_is_rounding_once(value: float, decimals: int) -> None:
+    once = charted(value, decimals)
+    assert charted(once, decimals) == once
+    assert abs(once - value) <= 0.5 * 10**-decimals + 1e-6
+
+
+def test_oxygen_that_is_shown_as_none_is_none() -> None:
+    assert _score(("3151-8", 0.04, 1)).parts["supplemental_oxygen"] == 0
+    assert _score(("3151-8", 0.05, 1)).parts["supplemental_oxygen"] == 2
+    assert _score(("3150-6", 21.4, 1)).parts["supplemental_oxygen"] == 0
+
+
+# -- of now -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0, 30), min_size=7, max_size=7))
+def test_each_part_expires_by_itself_whatever_else_comes(ages: list[float]) -> None:
+    """Vital signs of 40 hours ago gave a whole, high score as long as nothing else came."""
+    rows = [(code, value, hours) for (code, value), hours in zip(NORMAL.items(), ages, strict=True)]
+    score = _score(*rows, ("2823-3", 4.1, 0))
+    alive = [hours < MAX_AGE_HOURS for hours in ages]
+    assert len(score.missing) == alive.count(False)
+    assert score.latest.keys() == set(PARTS), "what has expired is still known"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(NORMAL)), st.floats(0, 40)), min_size=1, max_size=12), st.floats(0, 40)
+)
+def test_between_its_moments_a_score_does_not_change(rows: list[tuple[str, float]], later: float) -> None:
+    """Whoever asks between two changes, once or often, gets the record of the last one."""
+    task, by_us = load_task("mortality"), AS_OF + int(later * HOUR)
+    history = _history(*((code, NORMAL[code], hours) for code, hours in rows))
+    moment = task.moment(history, by_us=by_us)
+    assert moment is not None and moment <= by_us
+    assert news2(history, as_of_us=moment) == news2(history, as_of_us=by_us)
+    assert task.is_fresh(history, as_of_us=moment) == task.is_fresh(history, as_of_us=by_us)
+    due = task.next_end_us(history, by_us=by_us)
+    if due is not None:
+        assert due > by_us
+        assert news2(history, as_of_us=due - 1) == news2(history, as_of_us=by_us)
+    assert task.moment(history, by_us=moment) == moment
+
+
+# -- who is not scored, and by which scale ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("situation", "expected"),
+    [
+        (Situation(age_years=15), "child"),
+        (Situation(age_years=0), "child"),
+        (Situation(age_years=30, pregnant=True), "pregnancy"),
+        (Situation(age_years=16), ""),
+        (Situation(), ""),
+    ],
+)
+def test_children_and_pregnant_women_have_no_adult_score(situation: Situation, expected: str) -> None:
+    score = _score(("8867-4", 150, 1), ("9279-1", 0, 1), situation=situation)
+    assert score.withheld == expected
+    assert (score.total is None) == bool(expected)
+    assert score.latest["pulse"].value == 150, "the value itself is shown"
+    assert score.events, "and so is that no breath was found"
+    if expected:
+        assert set(score.parts.values()) == {None}
+
+
+# Scale 2 of the chart, transcribed: on air and on oxygen.
+_SCALE_2 = {
+    False: [(50, 83, 3), (84, 85, 2), (86, 87, 1), (88, 92, 0), (93, 100, 0)],
+    True: [(50, 83, 3), (84, 85, 2), (86, 87, 1), (88, 92, 0), (93, 94, 1), (95, 96, 2), (97, 100, 3)],
+}
+
+
+@pytest.mark.parametrize("on_oxygen", [False, True])
+def test_scale_2_at_every_boundary(on_oxygen: bool) -> None:
+    flow = 2.0 if on_oxygen else 0.0
+    for low, high, points in _SCALE_2[on_oxygen]:
+        for value in (low, high):
+            score = _score(("59408-5", value, 1), ("3151-8", flow, 1), situation=Situation(scale_2=True))
+            assert (score.parts["oxygen_saturation"], score.scale) == (points, 2), (value, on_oxygen)
+
+
+# -- rates of 0 -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("code", "part"), [("9279-1", "respiratory_rate"), ("8867-4", "pulse"), ("8889-8", "pulse")])
+def test_a_rate_of_0_is_an_event_and_never_the_normal_value_before_it(code: str, part: str) -> None:
+    score = _score((code, 70 if part == "pulse" else 16, 2), (code, 0, 1))
+    assert [(event.part, event.at_us) for event in score.events] == [(part, AS_OF - HOUR)]
+    assert score.parts[part] == 3
+    assert score.latest[part].value == 0
+    assert not _score((code, 0, 2), (code, 60 if part == "pulse" else 16, 1)).events, "the same sensor has ended it"
+    assert not _score((code, 0, MAX_AGE_HOURS)).events
+
+
+def test_another_sensor_in_the_same_minutes_does_not_hide_a_rate_of_0() -> None:
+    minutes = OUTLIVED_US / HOUR
+    score = _score(("8867-4", 0, 1), ("8889-8", 72, 1 - minutes / 2))
+    assert (score.parts["pulse"], score.latest["pulse"].value, len(score.events)) == (3, 0, 1)
+    later = _score(("8867-4", 0, 1), ("8889-8", 72, 1 - minutes))
+    assert (later.parts["pulse"], later.events) == (0, ()), "a pulse long after it, and silence from the other"
+
+
+def test_a_saturation_or_a_temperature_of_0_is_no_event() -> None:
+    assert not _score(("59408-5", 0, 1), ("8310-5", 0, 1)).events

@@ -25,12 +25,15 @@ from fhir.resources.R4B.riskassessment import RiskAssessment
 
 from governance.audit import AuditEvent, who_saw
 from governance.samples import copy_samples
+from models.approvals import Approvals, withdrawal
 from models.serving.fhir import MEDIA
 from models.serving.problems import PROBLEM
 from models.serving.scores import FILE, ScoreBook
 from models.serving.shield import MOST_BYTES, POLICY
 from tests.services.serving import HOUR, ILL, MINUTE, STABLE, Served, WardUnderTest, as_json, serving
+from tests.services.waiting import until
 from vitalake import clock
+from vitalake.care.facts import Movement
 from vitalake.care.replay import Replay
 from vitalake.errors import ServiceUnavailable
 from vitalake.home import init_home
@@ -219,6 +222,133 @@ def test_an_age_above_the_cap_is_the_cap(ward: WardUnderTest, client: httpx.Clie
         ids.append(90.0 in features.tolist())
         assert 97.0 not in features.tolist()
     assert ids == [True, True]
+
+
+# -- what who acts is shown ------------------------------------------------------------------------------------------
+
+
+def test_an_unapproved_score_is_nowhere_where_people_act_and_one_approval_does_not_change_that(
+    ward: WardUnderTest, tmp_path: Path
+) -> None:
+    """Board, page, endpoint and FHIR showed it beside the words "not approved"."""
+    home = tmp_path / "home"
+    shutil.copytree(ward.home, home)
+    (home / "approvals.db").unlink()
+    copy = WardUnderTest(home, writes=ward.writes)
+    patient = copy.token("p-1")
+    with serving(copy.settings) as served, httpx.Client(base_url=served.address, timeout=20) as client:
+
+        def risk() -> Any:
+            return as_json(client.get(f"/v1/patients/{patient}/risk", headers=copy.bearer()))
+
+        for accounts in ((), (1001,), (1001,)):
+            copy.approve(accounts=accounts)
+            found = risk()
+            assert (found["probability"], found["reasons"], found["abstained"]) == (None, [], "not-approved")
+            assert (found["status"], found["approved"], found["trial"]) == ("shadow", False, None)
+            asked = client.get(f"/v1/patients/{patient}/risk", headers=copy.bearer() | {"accept": MEDIA})
+            assert len(as_json(asked)["prediction"]) == 1
+            board = client.get("/board", headers=copy.bearer() | HTML).text
+            page = client.get(f"/patients/{patient}", headers=copy.bearer() | HTML).text
+            assert "percent" not in board
+            assert "with-learnt" not in board
+            assert "Learnt risk" not in page
+        copy.approve(accounts=(1002,))
+        assert risk()["status"] == "approved"
+        assert 0 < risk()["probability"] < 1
+        other = copy.admit("p-elsewhere")
+        copy.store.put_facts(
+            [(other, "move-p-elsewhere", 2, Movement("stay-p-elsewhere", clock.now_us() - HOUR, None, "surgical", ""))]
+        )
+        copy.chart(other, STABLE)
+        elsewhere = as_json(client.get(f"/v1/patients/{other}/risk", headers=copy.bearer()))
+        assert elsewhere["abstained"] == "not-approved", "of another unit"
+        book = Approvals(home, copy.keys)
+        book.add(withdrawal(task="mortality", unit="medical_icu", account=7, by="local:x", reason="drift"))
+        book.close()
+        assert risk()["probability"] is None
+        assert risk()["id"] == found["id"], "the record is the same, with or without"
+
+
+def test_a_clinicians_decision_changes_how_saturation_is_read_and_is_on_record(
+    ward: WardUnderTest, client: httpx.Client
+) -> None:
+    patient = ward.admit("p-copd", name="Scale, Two")
+    ward.measure(patient, STABLE | {"59408-5": 90, "3151-8": 2})
+    address, headers = f"/patients/{patient}", ward.bearer() | HTML
+
+    def parts() -> Any:
+        news2 = as_json(client.get(f"/v1/patients/{patient}/risk", headers=ward.bearer()))["news2"]
+        return news2["parts"]["oxygen_saturation"], news2["scale"]
+
+    assert parts() == (3, 1)
+    for form in ({"kind": "spo2-scale-2", "reason": "free words"}, {"kind": "other", "reason": "blood-gas-now"}):
+        assert client.post(f"{address}/decisions", data=form, headers=headers).status_code == 422
+    decided = {"kind": "spo2-scale-2", "reason": "blood-gas-now"}
+    for role in ("officer", "engineer"):
+        assert client.post(f"{address}/decisions", data=decided, headers=ward.bearer(role)).status_code == 403
+    assert client.post(f"{address}/decisions", data=decided, headers=headers).status_code == 303
+    assert parts() == (0, 2)
+    page = client.get(address, headers=headers).text
+    assert "hypercapnic respiratory failure on blood gas, this stay; decided by clinician" in page
+    row = next(row for row in client.get("/board", headers=headers).text.split("<tr ") if patient in row)
+    assert "SpO₂ scale 2" in row
+    seen = who_saw(ward.settings.path(ward.settings.audit), ward.keys, patient)
+    made = [one for one in seen if one.action == "decision.write"]
+    assert [(one.actor, one.detail) for one in made] == [
+        ("clinician", {"kind": "spo2-scale-2", "holds": "yes", "reason": "blood-gas-now"})
+    ]
+    ended = {"kind": "spo2-scale-2", "reason": "entered-in-error"}
+    client.post(f"{address}/decisions", data=ended, headers=headers)
+    assert parts() == (3, 1)
+    client.post(f"{address}/decisions", data={"kind": "pregnancy", "reason": "test-or-scan"}, headers=headers)
+    risk = as_json(client.get(f"/v1/patients/{patient}/risk", headers=ward.bearer()))
+    assert (risk["news2"]["total"], risk["news2"]["withheld"]) == (None, "pregnancy")
+    assert risk["withheld_because"]
+
+
+def test_the_board_says_who_and_where_also_before_the_first_value(ward: WardUnderTest, client: httpx.Client) -> None:
+    patient = ward.admit("p-empty", bed="Bed 9", name="O'Neil & <b>Sons</b>")
+
+    def row() -> str:
+        found = client.get("/board", headers=ward.bearer() | HTML).text.split("<tr ")
+        return next((one for one in found if patient in one), "")
+
+    until(row)
+    assert "Bed 9" in row()
+    assert "O&#39;Neil &amp; &lt;b&gt;Sons&lt;/b&gt;" in row()
+    assert "no value yet" in row()
+    assert "Medical ICU" in row()
+    seen = who_saw(ward.settings.path(ward.settings.audit), ward.keys, patient)
+    assert ("identity.read", "board") in {(one.action, one.detail.get("stage")) for one in seen}
+    risk = as_json(client.get(f"/v1/patients/{patient}/risk", headers=ward.bearer()))
+    assert (risk["band"], risk["news2"]["total"], risk["stale"]) == ("none", None, True)
+
+
+def test_a_potassium_does_not_make_old_vital_signs_new(ward: WardUnderTest, client: httpx.Client) -> None:
+    """Vital signs of 40 h ago gave 19, high, not partial; a potassium later nothing was known, at the bottom."""
+    now, patient = clock.now_us(), ward.admit("p-40h")
+    ward.measure(patient, ILL | {"3151-8": 6}, at_us=now - 30 * HOUR)
+    address = f"/v1/patients/{patient}/risk"
+    for potassium in (False, True):
+        if potassium:
+            ward.measure(patient, {"2823-3": 4.1})
+        risk = as_json(client.get(address, headers=ward.bearer()))
+        assert (risk["news2"]["total"], risk["stale"], risk["band"]) == (None, True, "none")
+        assert risk["newest_us"] == now - 30 * HOUR
+        assert as_json(client.get(address, headers=ward.bearer() | {"accept": MEDIA}))["prediction"][0].keys() == {
+            "outcome", "rationale"
+        }, "no likelihood of who is not known"  # fmt: skip
+
+    def rows() -> list[str]:
+        page = client.get("/board", headers=ward.bearer() | HTML).text
+        return [row for row in page.split("<tr ") if "data-order" in row]
+
+    until(lambda: any(patient in row and re.search(r"was \d+, 1 d ago", row) for row in rows()))
+    shown = rows()
+    mine = next(i for i, row in enumerate(shown) if patient in row)
+    lows = [i for i, row in enumerate(shown) if 'class="low' in row]
+    assert all(mine < low for low in lows), "set apart, above who is known to be well"
 
 
 # -- closed ----------------------------------------------------------------------------------------------------------

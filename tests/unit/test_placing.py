@@ -1,0 +1,125 @@
+"""Who lies where, and who is on the board before the first value: by admissions, beds and movements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.care import says_pregnant
+from tests.services.serving import HOUR, STABLE, WardUnderTest
+from vitalake import clock
+from vitalake.care.facts import Admission, Decision, Fact, Placement, Pregnancy
+from vitalake.care.placing import placed
+from vitalake.care.values import ROW
+
+NOW = 1_760_000_000_000_000
+BED, OTHER = "bed:4W/12/A", "bed:ICU//7"
+
+
+def _in(bed: str, hours_ago: float, status: str = "active", until_us: int | None = None) -> Placement:
+    return Placement("stay", NOW - int(hours_ago * HOUR), until_us, bed, status)
+
+
+def _bed(*placements: Placement) -> str:
+    found = placed(placements, as_of_us=NOW)
+    return f"{found.unit}|{found.bed}" if found else ""
+
+
+def test_the_bed_begun_last_and_not_left_counts() -> None:
+    assert _bed() == ""
+    assert _bed(_in(BED, 5)) == "4W|12 A"
+    assert _bed(_in(BED, 5), _in(OTHER, 1)) == "ICU|7"
+    assert _bed(_in(BED, 5), _in(BED, 2, "ended"), _in(OTHER, 2)) == "ICU|7"
+    assert _bed(_in(BED, 5), _in(BED, 2, "ended")) == ""
+    assert _bed(_in(BED, 5), _in(BED, 3, "ended"), _in(BED, 1)) == "4W|12 A", "they came back"
+    assert _bed(_in(BED, 5, "entered-in-error")) == ""
+    assert _bed(_in(BED, 5, until_us=NOW - 1)) == ""
+    assert _bed(_in(BED, -1)) == "", "not yet"
+    assert _bed(_in("bed:a%2Fb//1", 1)) == "a/b|1"
+
+
+@pytest.fixture
+def ward(home: Path) -> WardUnderTest:
+    return WardUnderTest(home)
+
+
+def _put(ward: WardUnderTest, patient: str, key: str, fact: Fact, version: int = 1) -> None:
+    ward.store.put_facts([(patient, key, version, fact)])
+
+
+def test_who_is_admitted_or_in_a_bed_is_there_before_any_value(ward: WardUnderTest) -> None:
+    now = clock.now_us()
+    admitted, lying = ward.token("p-1"), ward.token("p-2")
+    _put(ward, admitted, "stay", Admission(now - HOUR, None, 50))
+    _put(ward, lying, "a", Placement("stay-2", now - HOUR, None, BED, "active"))
+    assert set(ward.store.patients()) == {admitted, lying}
+    found = ward.store.stay(lying, as_of_us=now)
+    assert found is not None
+    assert (found.unit, found.bed, found.encounter, found.admitted_us) == ("4W", "12 A", "stay-2", now - HOUR)
+    ward.store.prune()
+    assert set(ward.store.patients()) == {admitted, lying}
+
+
+def test_a_patient_who_left_long_ago_does_not_come_back_when_the_end_is_pruned(ward: WardUnderTest) -> None:
+    """The end of a placement is older than the store keeps, its beginning is open."""
+    now, patient = clock.now_us(), ward.token("p-1")
+    _put(ward, patient, "a", Placement("stay", now - 200 * HOUR, None, BED, "active"))
+    _put(ward, patient, "b", Placement("stay", now - 100 * HOUR, None, BED, "ended"))
+    assert ward.store.stay(patient, as_of_us=now) is None
+    ward.store.prune()
+    assert ward.store.patients() == {}
+    assert ward.store.everybody() == []
+
+
+def test_the_bed_of_a_movement_is_shown_unless_a_feed_knows_better(ward: WardUnderTest) -> None:
+    patient = ward.admit("p-1", bed="Bed 3")
+    now = clock.now_us()
+    found = ward.store.stay(patient, as_of_us=now)
+    assert found is not None
+    assert (found.unit, found.bed) == ("medical_icu", "Bed 3")
+    _put(ward, patient, "a", Placement("", now - 2 * HOUR, None, BED, "active"))
+    found = ward.store.stay(patient, as_of_us=now)
+    assert found is not None
+    assert found.bed == "12 A"
+
+
+def test_decisions_and_pregnancy_are_of_one_stay_and_go_with_the_patient(ward: WardUnderTest) -> None:
+    patient = ward.admit("p-1")
+    now = clock.now_us()
+    for number, holds in enumerate((True, False, True)):
+        decision = Decision("spo2-scale-2", holds, "stay-p-1", "x", now + number, "blood-gas-now")
+        _put(ward, patient, decision.kind, decision, version=decision.at_us)
+    assert ward.store.decisions(patient, encounter="stay-p-1")["spo2-scale-2"].at_us == now + 2
+    assert ward.store.decisions(patient, encounter="another") == {}
+    _put(ward, patient, "stay-p-1", Pregnancy("stay-p-1", now - HOUR))
+    found = ward.store.stay(patient, as_of_us=now)
+    assert found is not None and found.pregnant
+    ward.store.forget([patient])
+    assert ward.store.decisions(patient, encounter="stay-p-1") == {}
+    assert ward.store.everybody() == []
+
+
+def test_a_store_of_before_shows_who_was_admitted_and_had_no_values(ward: WardUnderTest) -> None:
+    patient = ward.token("p-1")
+    _put(ward, patient, "stay", Admission(clock.now_us() - HOUR, None, 50))
+    ward.store._db.execute("DELETE FROM patient")  # as the release before left it
+    again = WardUnderTest(ward.home)
+    assert set(again.store.patients()) == {patient}
+    again.measure(patient, STABLE)
+    assert len(again.store.history(patient)) == len(STABLE)
+    assert np.dtype(ROW).itemsize == 48, "what blocks hold has not changed"
+
+
+@pytest.mark.parametrize(
+    ("system", "code", "expected"),
+    [
+        ("ICD10CM", "O0990", True), ("ICD10CM", "O14.93", True), ("ICD10CM", "Z3A20", True), ("ICD10CM", "Z331", True),
+        ("ICD10CM", "O85", False), ("ICD10CM", "O9122", False), ("ICD10CM", "Z37.0", False), ("ICD10CM", "I10", False),
+        ("ICD9CM", "64251", True), ("ICD9CM", "64254", False), ("ICD9CM", "V221", True), ("ICD9CM", "4019", False),
+        ("SNOMEDCT", "77386006", True), ("SNOMEDCT", "773860061", False), (None, None, False),
+    ],
+)  # fmt: skip
+def test_which_diagnoses_say_pregnant(system: str | None, code: str | None, expected: bool) -> None:
+    assert says_pregnant(system, code) == expected
