@@ -11,10 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from vitalake.causes import unavailable
-from vitalake.errors import ServiceUnavailable
+from vitalake.errors import LakeError, VitaLakeError
 
 BUSY_SECONDS = 30.0
 _PAUSE_SECONDS = 0.02
+
+
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+"""Primary result codes of a file that is not what SQLite has written."""
+
+
+class DatabaseDamaged(LakeError):
+    """A database's file is damaged: trying again does not help, and nothing is read from it."""
+
+
+def refused(error: Exception, name: str, path: Path, *, repair: str) -> VitaLakeError:
+    """Return what to say of a failure of SQLite.
+
+    Args:
+        error: as SQLite or the system raised it.
+        name: of what the file is, such as ``Vault``.
+        path: the file.
+        repair: what to do when the file is damaged.
+    """
+    if isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _DAMAGED:
+        return DatabaseDamaged(f"{name} is damaged", where=path.name, remedy=repair)
+    return unavailable(error, f"{name} refuses", where=path.name, remedy="Check its disk and permissions.")
 
 
 class Database:
@@ -24,19 +46,21 @@ class Database:
         connection: for reading; in autocommit.
     """
 
-    def __init__(self, path: Path, *, tables: str, name: str, secure_delete: bool = False) -> None:
+    def __init__(self, path: Path, *, tables: str, name: str, repair: str, secure_delete: bool = False) -> None:
         """Open the file, or make it.
 
         Args:
             path: the file; its folder exists.
             tables: statements that make what is missing.
             name: in errors, such as ``Vault``.
+            repair: what to do when the file is damaged.
             secure_delete: whether what is deleted is overwritten with zeros.
 
         Raises:
-            ServiceUnavailable: the file cannot be opened, or is none.
+            DatabaseDamaged: the file is none of SQLite's, or not as it was written; so says every call.
+            ServiceUnavailable: the file cannot be opened.
         """
-        self._name, self._where, self._path = name, path.name, path
+        self._name, self._path, self._repair = name, path, repair
         try:
             path.touch(mode=0o600)
             self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -117,8 +141,8 @@ class Database:
         """Close it."""
         self.connection.close()
 
-    def _refused(self, error: Exception) -> ServiceUnavailable:
-        return unavailable(error, f"{self._name} refuses", where=self._where, remedy="Check its disk and permissions.")
+    def _refused(self, error: Exception) -> VitaLakeError:
+        return refused(error, self._name, self._path, repair=self._repair)
 
 
 def empty_log(connection: sqlite3.Connection) -> None:

@@ -15,10 +15,9 @@ import numpy as np
 from models.artefact.estimator import Floats
 from models.scoring import ScoreRecord
 from vitalake import clock
-from vitalake.causes import unavailable
-from vitalake.errors import ServiceUnavailable
+from vitalake.errors import VitaLakeError
 from vitalake.sealing import Sealer
-from vitalake.sqlite import empty_log
+from vitalake.sqlite import empty_log, refused
 
 FILE = "scores.db"
 
@@ -56,8 +55,14 @@ def tidy(path: Path) -> int:
         raise _refused(path, error) from None
 
 
-def _refused(path: Path, error: Exception) -> ServiceUnavailable:
-    return unavailable(error, "Book of scores refuses", where=path.name, remedy="Check its disk and permissions.")
+def _refused(path: Path, error: Exception) -> VitaLakeError:
+    return refused(
+        error,
+        "Book of scores",
+        path,
+        repair="Stop the server, move the file away with its -wal and -shm, or restore a back-up; scores of today "
+        "are computed again, records of before are in the back-up only.",
+    )
 
 
 class _Whose(msgspec.Struct):

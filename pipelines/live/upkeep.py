@@ -12,11 +12,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from vitalake import logs
 from vitalake.errors import VitaLakeError
 from vitalake.processes import end_with_parent, start
+
+if TYPE_CHECKING:
+    from vitalake.lake.lake import Lake
+    from vitalake.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +90,7 @@ def main() -> int:
         lake = opened()
         for done in maintain(lake, lake.present().values()):
             _log.info("table kept up", extra={"table": done["table"], "count": done["files_before"]})
+        _scrub(settings, opened())
         shares = dead_shares(opened(), given.job, workers=given.workers)
         swept = sweep(opened(), given.job, shares=shares, lookback_seconds=stream.lookback_seconds)
         _log.info("swept", extra={"job": given.job, "count": sum(swept.deleted.values())})
@@ -95,6 +100,26 @@ def main() -> int:
         _log.error("upkeep ended", extra={"what": error.what, "where": error.where, "remedy": error.remedy})
         return error.exit_code
     return 0
+
+
+def _scrub(settings: Settings, lake: Lake) -> None:
+    """Look at a slice of the files; what has rotted is made again where that takes no more than its own day."""
+    from pipelines.rewrites.mend import mend
+    from vitalake.lake.scrub import SLICE_BYTES, scrub
+
+    left = SLICE_BYTES
+    for table in lake.present().values():
+        found = scrub(table, most_bytes=left)
+        left = max(0, left - found.bytes)
+        _log.info("scrubbed", extra={"table": table.name, "count": found.files})
+        if found.damaged:
+            done = mend(settings, table, found.damaged, whole=False)
+            said = {
+                "table": table.name, "count": done.rows, "what": done.why or f"made again ({done.how})",
+                "where": f"days {', '.join(done.days)}; spans {', '.join(done.spans) or 'of these days'}",
+                "remedy": "" if done.how else "Run 'vitalake lake repair'.",
+            }  # fmt: skip
+            _log.error("files were damaged", extra=said)
 
 
 if __name__ == "__main__":

@@ -56,8 +56,14 @@ class _Uneven(Exception):
     """The rows that can be made are not those that are missing: rules have changed, or days are shifted."""
 
 
-def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile]) -> Mended:
+def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile], *, whole: bool = True) -> Mended:
     """Make the damaged files of a table again, as far as there is anything to make them of; return what was done.
+
+    Args:
+        settings: of the home.
+        table: not to be used by anything else meanwhile.
+        damaged: files of its newest version.
+        whole: publish the dataset again where its files cannot be made again one by one.
 
     Raises:
         KeyRevoked: patients' keys cannot be had.
@@ -71,7 +77,7 @@ def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile]) -> Men
         if _mend_from_replaced(table, [file.path for file in damaged]):
             done.how = "replaced"
         elif zone == "published":
-            done.how = _mend_published(settings, dataset, [file.path for file in damaged])
+            done.how = _mend_published(settings, dataset, [file.path for file in damaged], whole=whole)
         else:
             done.why = "the lake has no second copy of them"
     except LakeError as error:
@@ -120,11 +126,13 @@ def _replaced(table: Table, path: str) -> Iterator[pa.Table]:
         return
 
 
-def _mend_published(settings: Settings, dataset: str, damaged: Sequence[str]) -> str:
+def _mend_published(settings: Settings, dataset: str, damaged: Sequence[str], *, whole: bool) -> str:
     lake = open_restricted(settings, dataset)
     try:
         _mend_files(settings, lake, damaged)
     except _Uneven:
+        if not whole:
+            raise
         republish(settings, dataset)
         return "republish"
     return "rows"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from vitalake.lake.rewrite import is_held
 from vitalake.lake.scrub import scrub
 from vitalake.lake.table import Table
 from vitalake.settings import Settings, load_settings
+from vitalake.sqlite import DatabaseDamaged
 
 TABLES = ["published/observation", "restricted/observation", "quarantine/dead_letter", "spans"]
 FLIPS = 40
@@ -269,4 +272,53 @@ def test_deleted_restricted_file_stops_a_republish_and_no_table_waits_for_it(
     assert not is_held(opened(settings).restricted)
     assert "restricted/observation" in run(home, capfd, "lake", "repair", code=13)["left"][0]
     chosen.write_bytes(whole)
+    assert sound(settings)
+
+
+# -- SQLite ------------------------------------------------------------------------------------------------------
+
+
+def _no_database(path: Path) -> None:
+    path.write_bytes(b"\x00\xff{" * 400)
+
+
+def _torn_pages(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xaa" * (len(content) - 4096)
+    path.write_bytes(content)
+
+
+def _without_wal(path: Path) -> Path:
+    """Move what the write-ahead log holds into the file."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+@pytest.mark.parametrize("damage", [_no_database, _torn_pages])
+def test_damaged_care_store_is_named_once_and_filled_again(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], damage: Callable[[Path], None]
+) -> None:
+    care = _without_wal(settings.path(settings.care.path))
+    damage(care)
+    assert "Care store is damaged: care.db" in run(home, capfd, "lake", "rebuild", "care", code=13)
+    with pytest.raises(DatabaseDamaged) as told:
+        stream(home, range(3, 4), topic_id="after")
+    assert not told.value.transient, "a lane does not try again for ever"
+    for path in care.parent.glob(f"{care.name}*"):
+        path.unlink()
+    assert run(home, capfd, "lake", "rebuild", "care")["care_rows"] >= 0
+    stream(home, range(3, 4), topic_id="again")
+
+
+@pytest.mark.parametrize("damage", [_no_database, _torn_pages])
+def test_damaged_vault_is_named_and_goes_on_from_its_back_up(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], damage: Callable[[Path], None]
+) -> None:
+    vault = _without_wal(settings.path(settings.vault))
+    whole = vault.read_bytes()
+    damage(vault)
+    assert "Vault is damaged" in run(home, capfd, "lake", "rewrite", "--republish", "observation", code=13)
+    vault.write_bytes(whole)
+    run(home, capfd, "lake", "rewrite", "--republish", "observation")
     assert sound(settings)

@@ -74,6 +74,11 @@ INSERT OR IGNORE INTO patient SELECT patient, 0 FROM fact WHERE kind IN ('encoun
 """
 
 
+_REPAIR = (
+    "Stop streams and the server, delete it with its -wal and -shm, then run 'vitalake lake rebuild care': its hours "
+    "are filled again of the restricted zone."
+)
+
 _PUT_BLOCK = "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?, ?)"
 
 
@@ -96,7 +101,9 @@ class CareStore:
         """
         self._sealer, self._hours_us = sealer, int(hours * 3_600_000_000)
         # Synced at every commit: a poll is one, which is affordable, and a lost one would be a stale score.
-        self._database = Database(path, tables=_TABLES + _AHEAD_TABLES + _CORRECTED_TABLES, name="Care store")
+        self._database = Database(
+            path, tables=_TABLES + _AHEAD_TABLES + _CORRECTED_TABLES, name="Care store", repair=_REPAIR
+        )
         self._db = self._database.connection
         self._ahead = Ahead(self._db, sealer)
         self._corrections = Corrections(self._db)

@@ -6,6 +6,7 @@ them as soon as they have enough rows; until then they are merged as those of an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +15,13 @@ import pyarrow as pa
 from vitalake.errors import InputError
 from vitalake.lake.buckets import MOST_BUCKETS, Bucket, bounds_of, bucket_of, buckets_of_values, patient_column
 from vitalake.lake.dataset import Dataset
+from vitalake.lake.digests import Damaged
 from vitalake.lake.rewrite import Rows, rewrite
 from vitalake.lake.sorting import joined, order_by, sort_by, taken
 from vitalake.lake.staging import Counted, Piece
 from vitalake.lake.table import Snapshot, StagedFile, Table
+
+_log = logging.getLogger(__name__)
 
 TARGET_ROWS = 1_000_000
 """Rows of a compacted file. They are sorted in memory: about 500 MB of observations, measured."""
@@ -40,13 +44,14 @@ ROWS_A_BUCKET = 2_000
 
 @dataclass(slots=True)
 class Compaction:
-    """What a compaction did."""
+    """What a compaction did; ``damaged`` counts rewrites that a damaged file stopped."""
 
     table: str
     days: int = 0
     rows: int = 0
     files_before: int = 0
     files_after: int = 0
+    damaged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,12 @@ def _go(
                 continue
             if progress and not touched:
                 progress(day or table.name)
-            result = rewrite(table, step.plan, step.transform, counted=counted)
+            try:
+                result = rewrite(table, step.plan, step.transform, counted=counted)
+            except Damaged as error:  # the other days go on; this one when it is repaired
+                _log.error("day is not merged", extra={"what": error.what, "where": error.where})
+                done.damaged += 1
+                continue
             if result:
                 touched = True
                 done.rows += result.rows

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from vitalake import clock
 from vitalake.lake.compaction import MIN_FILES, compact
+from vitalake.lake.digests import Damaged
 from vitalake.lake.expiry import expire, expires
 from vitalake.lake.lake import Lake
 from vitalake.lake.table import Table
 from vitalake.lake.vacuum import vacuum as delete_replaced
+
+_log = logging.getLogger(__name__)
 
 
 def maintain(
@@ -38,7 +42,11 @@ def maintain(
     """
     today = str(clock.now().date())
     for table in tables:
-        expired = expire(table, progress=progress) if expires(table) else None
+        try:
+            expired = expire(table, progress=progress) if expires(table) else None
+        except Damaged as error:  # what else there is to do does not wait for its repair
+            _log.error("nothing expires", extra={"what": error.what, "where": error.where})
+            expired = None
         done = asdict(compact(table, min_files=min_files, buckets_before=today, progress=progress))
         if expired is not None:
             done["expired"] = expired
