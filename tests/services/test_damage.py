@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 
 from governance.samples import copy_samples
@@ -22,8 +23,11 @@ from vitalake.home import init_home
 from vitalake.lake.compaction import compact
 from vitalake.lake.digests import Damaged
 from vitalake.lake.lake import Lake
+from vitalake.lake.log import examine
 from vitalake.lake.rewrite import is_held
+from vitalake.lake.schema import open_delta
 from vitalake.lake.scrub import scrub
+from vitalake.lake.storage import Storage
 from vitalake.lake.table import Table
 from vitalake.settings import Settings, load_settings
 from vitalake.sqlite import DatabaseDamaged
@@ -273,6 +277,51 @@ def test_deleted_restricted_file_stops_a_republish_and_no_table_waits_for_it(
     assert "restricted/observation" in run(home, capfd, "lake", "repair", code=13)["left"][0]
     chosen.write_bytes(whole)
     assert sound(settings)
+
+
+def test_no_flipped_bit_of_a_log_is_taken_for_what_was_written(settings: Settings) -> None:
+    """An entry has no checksum: a flipped digit of a position would be a position, and messages passed over."""
+    storage, rolls = opened(settings).spans.table.storage, random.Random(1)
+    stream(settings.home, range(3, 5), topic_id="more")
+    open_delta(storage).create_checkpoint()
+    stream(settings.home, range(3, 4), topic_id="yet-more")
+    *chosen, _last = [path for path in sorted(Path(storage.root, "_delta_log").glob("0*"))]
+    state = _state(storage)
+    for _ in range(FLIPS):
+        path = rolls.choice(chosen)
+        whole = path.read_bytes()
+        flip(path, rolls.randrange(len(whole) * 8))
+        try:
+            assert _state(storage) == state, path.name
+        except Damaged:
+            assert examine(storage)
+        path.write_bytes(whole)
+    assert sound(settings)
+
+
+def _state(storage: Storage) -> tuple[Any, ...]:
+    delta = open_delta(storage)
+    actions = pa.table(delta.get_add_actions()).sort_by("path").to_pylist()
+    apps = [f"observation/{topic}/0" for topic in ("u", "more", "yet-more")]
+    return actions, [delta.transaction_version(app) for app in apps], delta.version()
+
+
+def test_damaged_checkpoint_and_a_wrong_hint_are_named_and_set_aside(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows, log = published(settings), Path(settings.lake_uri, "published/observation/_delta_log")
+    open_delta(opened(settings).published.storage).create_checkpoint()
+    stream(home, range(3, 4), topic_id="more")
+    rows, (checkpoint,) = published(settings), log.glob("*.checkpoint.parquet")
+    for damage in (lambda: checkpoint.write_bytes(b"PAR1"), lambda: flip(checkpoint), checkpoint.unlink):
+        whole, hint = checkpoint.read_bytes(), (log / "_last_checkpoint").read_bytes()
+        damage()
+        assert "log-damaged" in look_at_everything(home, capfd)
+        assert "_last_checkpoint" in run(home, capfd, "lake", "repair")["logs"][0]["set_aside"]
+        assert published(settings) == rows
+        assert sound(settings)
+        checkpoint.write_bytes(whole)
+        (log / "_last_checkpoint").write_bytes(hint)
 
 
 # -- SQLite ------------------------------------------------------------------------------------------------------

@@ -18,13 +18,16 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from vitalake.errors import ServiceUnavailable, VitaLakeError
-from vitalake.lake.digests import Damaged
+from vitalake.lake.digests import Damaged, digest_of
 from vitalake.lake.storage import Storage
 
 LOG = "_delta_log"
 LAST = "_last_checkpoint"
 SET_ASIDE = "_damaged"
 """Beside a table's log: what a repair took out of the way. Engines pass over such names."""
+
+BEFORE = "vitalake.before"
+"""In an entry's commitInfo: the digest of the entry before it."""
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\..+)?\.parquet")
@@ -87,7 +90,8 @@ def examine(storage: Storage) -> list[LogProblem]:
         how = "an entry is missing" if name is None else _torn(storage, name)
         if how:
             problems.append(LogProblem(name or f"{version:020}.json", how, version))
-    return problems
+    named = {problem.name for problem in problems}
+    return problems + [found for found in _contradicted(storage, files, base) if found.name not in named]
 
 
 def _hint_problems(storage: Storage, files: LogFiles) -> Iterator[LogProblem]:
@@ -133,6 +137,56 @@ def _torn(storage: Storage, name: str) -> str:
 def _read(storage: Storage, name: str) -> bytes:
     with storage.fs.open_input_stream(f"{storage.root}/{LOG}/{name}") as source:
         return bytes(source.read())
+
+
+# -- the digests of entries ----------------------------------------------------------------------------------------
+
+
+def before(storage: Storage, version: int) -> dict[str, Any] | None:
+    """Return what a commit says of the entry it follows, and of the checkpoint there; None: nothing can be said.
+
+    An entry has no checksum: a digit of a position that flips would be a position. So each says its forerunner's
+    digest. Of local files only: object storage keeps checksums of its own, and asking it costs as much as a commit.
+    """
+    if not storage.local:
+        return None
+    digests = {}
+    for kind, name in (("entry", f"{version:020}.json"), ("checkpoint", f"{version:020}.checkpoint.parquet")):
+        try:
+            digests[kind] = digest_of(Path(storage.root, LOG, name).read_bytes())
+        except OSError:  # there seldom is a checkpoint
+            continue
+    return {BEFORE: {"version": version, **digests}} if digests else None
+
+
+def _contradicted(storage: Storage, files: LogFiles, base: int) -> Iterator[LogProblem]:
+    """Yield the entries and checkpoints that a later entry says were something else."""
+    for version, name in sorted(files.entries.items()):
+        if version <= base:
+            continue
+        try:
+            said = _said_before(_read(storage, name))
+            entry = int(said.get("version", -1))
+            for kind, other in (("entry", f"{entry:020}.json"), ("checkpoint", f"{entry:020}.checkpoint.parquet")):
+                needed = entry > base if kind == "entry" else entry == base
+                if needed and kind in said and digest_of(_read(storage, other)) != said[kind]:
+                    yield LogProblem(other, "it is not what was written", entry if kind == "entry" else None)
+        except (FileNotFoundError, ValueError):  # cleaned up, or torn, which is said by others
+            continue
+
+
+def _said_before(content: bytes) -> dict[str, Any]:
+    for line in content.splitlines():
+        if b'"commitInfo"' in line:
+            found = msgspec.json.decode(line).get("commitInfo", {}).get(BEFORE, {})
+            return dict(found) if isinstance(found, dict) else {}
+    return {}
+
+
+def is_contradicted(storage: Storage) -> bool:
+    """Return whether an entry or checkpoint that the table needs is not what was written; local files only."""
+    files = list_log(storage) if storage.local else LogFiles()
+    return any(True for _ in _contradicted(storage, files, max(files.checkpoints, default=-1)))
 
 
 def is_empty(storage: Storage, version: int) -> bool:

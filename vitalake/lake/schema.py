@@ -22,7 +22,7 @@ from vitalake.causes import unavailable
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.lake.dataset import Dataset
-from vitalake.lake.log import explained, is_empty, is_torn_off, list_log
+from vitalake.lake.log import explained, is_contradicted, is_empty, is_torn_off, list_log
 from vitalake.lake.storage import Storage
 
 APP = "schema"
@@ -106,7 +106,7 @@ def open_delta(storage: Storage) -> DeltaTable:
         raise
     except (OSError, DeltaError) as error:
         raise explained(storage, error) from None
-    if is_empty(storage, delta.version()):
+    if is_empty(storage, delta.version()) or is_contradicted(storage):
         raise explained(storage)
     return delta
 

@@ -20,7 +20,7 @@ from vitalake.causes import cause_of, unavailable
 from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.lake.dataset import IDENTIFYING, SUBJECT, Column, Dataset
 from vitalake.lake.dictionaries import without_unused
-from vitalake.lake.log import explained, is_empty
+from vitalake.lake.log import before, explained, is_empty
 from vitalake.lake.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.storage import Storage
 
@@ -295,6 +295,7 @@ class Table:
             commit_properties=CommitProperties(
                 app_transactions=[Transaction(app, version) for app, version in transactions.items()],
                 max_commit_retries=retries,
+                custom_metadata=before(self.storage, self.delta.version()),
             ),
             post_commithook_properties=PostCommitHookProperties(
                 create_checkpoint=True, cleanup_expired_logs=self.delta.version() % CLEAN_UP_EVERY == 0
