@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from governance.masking import compile_masks
 from governance.rules import load_policy
+from pipelines.live.errors import BrokerUnreachable, TopicMissing, UpstreamLoss
 from pipelines.rewrites.republish import converter, open_restricted, republish
 from pipelines.steps import make_sealer
-from vitalake.errors import LakeError, VitaLakeError
+from vitalake.errors import InputError, LakeError
 from vitalake.keys import load_keys
 from vitalake.lake.compaction import sort_keys
 from vitalake.lake.digests import Damaged
@@ -37,7 +38,7 @@ class Mended:
         table: its name.
         files, rows: that were damaged.
         how: ``replaced`` of the files that they had replaced, ``rows`` of the restricted zone, ``republish`` the whole
-            dataset was published again; empty: they were not made again.
+            dataset was published again, ``broker`` its messages were read once more; empty: they were not made again.
         why: why not, in words.
         days: of the files.
         spans: whose rows were in them, as far as their names say.
@@ -63,7 +64,7 @@ def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile], *, who
         settings: of the home.
         table: not to be used by anything else meanwhile.
         damaged: files of its newest version.
-        whole: publish the dataset again where its files cannot be made again one by one.
+        whole: publish the dataset again, or read from the broker, where nothing less would do.
 
     Raises:
         KeyRevoked: patients' keys cannot be had.
@@ -78,14 +79,13 @@ def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile], *, who
             done.how = "replaced"
         elif zone == "published":
             done.how = _mend_published(settings, dataset, [file.path for file in damaged], whole=whole)
+        elif zone == "restricted" and whole:
+            _mend_restricted(settings, dataset, [file.path for file in damaged])
+            done.how = "broker"
         else:
             done.why = "the lake has no second copy of them"
-    except LakeError as error:
+    except (LakeError, InputError, BrokerUnreachable, TopicMissing, UpstreamLoss) as error:
         done.why = f"{error.what} ({error.where})"
-    except VitaLakeError as error:
-        if error.transient:
-            raise
-        done.why = error.what
     return done
 
 
@@ -136,6 +136,22 @@ def _mend_published(settings: Settings, dataset: str, damaged: Sequence[str], *,
         republish(settings, dataset)
         return "republish"
     return "rows"
+
+
+def _mend_restricted(settings: Settings, dataset: str, damaged: Sequence[str]) -> None:
+    from pipelines.rewrites.reread import missing_rows, reread
+
+    lake = open_restricted(settings, dataset)
+    table = lake.restricted
+
+    def plan(snapshot: Snapshot) -> list[StagedFile]:
+        return [file for path, file in sorted(snapshot.files.items()) if path in damaged]
+
+    def transform(rows: Rows) -> Iterator[Piece]:
+        made = missing_rows(lake, reread(settings, dataset, [file.day for file in rows.files]), rows.files)
+        yield Piece(sort_by(made, sort_keys(table.dataset)))
+
+    rewrite(table, plan, transform)
 
 
 def _mend_files(settings: Settings, lake: Lake, damaged: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ from vitalake.lake.log import examine
 from vitalake.lake.rewrite import is_held
 from vitalake.lake.schema import open_delta
 from vitalake.lake.scrub import scrub
+from vitalake.lake.spans import PartId
 from vitalake.lake.storage import Storage
 from vitalake.lake.table import Table
 from vitalake.settings import Settings, load_settings
@@ -127,8 +128,8 @@ def test_sql_names_the_file_and_answers_again_once_it_is_whole(home: Path, capfd
 
 def test_what_has_rotted_gets_no_new_digest_by_a_compaction(settings: Settings) -> None:
     flip(files_of(settings, "published/observation")[0])
-    with pytest.raises(Damaged):
-        compact(opened(settings).published, min_files=2)
+    done = compact(opened(settings).published, min_files=2)
+    assert (done.damaged, done.days) == (1, 2), "its day waits, the others do not"
 
 
 # -- files are made again ----------------------------------------------------------------------------------------
@@ -276,6 +277,25 @@ def test_deleted_restricted_file_stops_a_republish_and_no_table_waits_for_it(
     assert not is_held(opened(settings).restricted)
     assert "restricted/observation" in run(home, capfd, "lake", "repair", code=13)["left"][0]
     chosen.write_bytes(whole)
+    assert sound(settings)
+
+
+def test_lost_newest_entry_of_the_spans_is_noticed_before_anything_is_read_twice(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = published(settings)
+    part = PartId("t", "u", 0)
+    for path in reversed(entries(settings, "spans")):  # from the last decision on
+        decision = b'"add"' in path.read_bytes()
+        path.unlink()
+        if decision:
+            break
+    with pytest.raises(Damaged, match="behind"):
+        opened(settings).roll_forward([part], since_us=0)
+    assert "positions-behind" in look_at_everything(home, capfd)
+    run(home, capfd, "lake", "repair")
+    opened(settings).roll_forward([part], since_us=0)
+    assert published(settings) == rows
     assert sound(settings)
 
 

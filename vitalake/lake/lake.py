@@ -9,6 +9,7 @@ from functools import cached_property
 
 from vitalake.crashpoints import passing
 from vitalake.lake.dataset import Dataset, load_dataset, published_datasets, quarantine_datasets, table_form
+from vitalake.lake.digests import Damaged
 from vitalake.lake.spans import SEEN, PartId, Span, SpanConflict, SpanLog, Superseded, add_span
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.lake.table import Table
@@ -135,8 +136,26 @@ class Lake:
         names = {table.name for table in usual} | {SEEN}
         return usual + [self.table(name) for name in sorted({file.table for file in span.files} - names)]
 
+    def _refuse_behind(self, parts: Sequence[PartId]) -> None:
+        positions = self.spans.positions(self.dataset.name, parts)
+        for table in self.tables:
+            table.refresh()
+            for part, position in positions.items():
+                if (table.transaction(part.app_id(self.dataset.name)) or 0) > (position or 0):
+                    raise Damaged(
+                        "The spans table is behind another one",
+                        where=f"{table.name}, {part}",
+                        remedy="Its log has lost an entry; nothing was read. Stop what writes to the lake, then run "
+                        "'vitalake lake repair'.",
+                    )
+
     def roll_forward(self, parts: Sequence[PartId], *, since_us: int) -> list[Span]:
-        """Add what was decided for these partitions and not added everywhere; return their recent spans."""
+        """Add what was decided for these partitions and not added everywhere; return their recent spans.
+
+        Raises:
+            Damaged: a table is ahead of the spans table, whose log has lost an entry: messages would be read twice.
+        """
+        self._refuse_behind(parts)
         spans = self.spans.recent(parts, dataset=self.dataset.name, since_us=since_us)
         fresh = set()
         for span in spans:

@@ -22,7 +22,7 @@ Kind = Literal[
     "file-missing", "file-unreadable", "size-differs", "digest-differs", "no-digest", "log-damaged",
     "rows-differ", "schema-differs",
     "not-added", "staged-file-missing", "span-contradicts-files", "rows-contradict-spans",
-    "spans-unreadable",
+    "spans-unreadable", "positions-behind",
     "held",
 ]  # fmt: skip
 
@@ -117,6 +117,7 @@ def _check_spans(
     # The spans are read after the tables' snapshots: whatever those hold was decided before.
     # Rewrites that drop or add rows say in a transaction of their own commit by how many: they count as added here.
     added, whole = {table.name: table.transaction(rows_app(table)) or 0 for table in tables}, True
+    ends: dict[str, str] = {}
     for day in reversed(lake.spans.days()):
         tell(f"spans of {day}")
         try:
@@ -126,12 +127,17 @@ def _check_spans(
             whole = False
             continue
         for span in spans:
+            ends |= {part.id.app_id(span.dataset): str(part.id) for part in span.parts}
             for table in tables:
                 yield from _check_counts(span, table)
                 if is_added(span, table):
                     added[table.name] += sum(file.rows for file in span.files_of(table.name))
                 else:
                     yield from _check_pending(span, table)
+    for app, said in sorted(ends.items()):
+        for table in tables:
+            if (table.transaction(app) or 0) > (lake.spans.table.transaction(app) or 0):
+                yield Finding("positions-behind", f"spans, {said}", f"{table.name} is ahead: an entry is lost")
     for table in tables if whole else ():
         held = sum(file.rows for file in snapshots[table.name].files.values())
         if held != added[table.name]:
