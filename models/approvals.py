@@ -73,7 +73,12 @@ class Approvals:
         Raises:
             ServiceUnavailable: the file cannot be opened.
         """
-        self._database = Database(folder / FILE, tables=_TABLES, name="Book of approvals")
+        self._database = Database(
+            folder / FILE,
+            tables=_TABLES,
+            name="Book of approvals",
+            repair="Restore it from a back-up, or move it away with its -wal and -shm and let the scores be approved again.",
+        )
         self._db = self._database.connection
         self._sealer = Sealer(keys.current("care"))
 

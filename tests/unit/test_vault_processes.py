@@ -73,7 +73,7 @@ from vitalake.sqlite import Database
 while not (Path(sys.argv[1]) / "go").exists():
     pass
 for i in range(40):
-    Database(Path(sys.argv[1]) / f"{i}.db", tables="CREATE TABLE IF NOT EXISTS t (a);", name="Test").close()
+    Database(Path(sys.argv[1]) / f"{i}.db", tables="CREATE TABLE IF NOT EXISTS t (a);", name="Test", repair="").close()
 """
 
 
