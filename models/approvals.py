@@ -77,7 +77,7 @@ class Approvals:
             folder / FILE,
             tables=_TABLES,
             name="Book of approvals",
-            repair="Restore it from a back-up, or move it away with its -wal and -shm and let the scores be approved again.",
+            repair="Restore it from a back-up, or move it away and have the scores approved again.",
         )
         self._db = self._database.connection
         self._sealer = Sealer(keys.current("care"))

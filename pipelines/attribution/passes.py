@@ -26,6 +26,7 @@ from pipelines.steps import Steps
 from vitalake.crashpoints import passing
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import load_keys
+from vitalake.lake.digests import Damaged
 from vitalake.lake.lake import Lake
 from vitalake.lake.spans import SpanConflict
 from vitalake.lake.sweep import sweep
@@ -104,15 +105,20 @@ class Attribution:
                 if self._work is not None:
                     self._work.run(report, self._actor)
                 return report
-            except (SpanConflict, LettersMoved, FileNotFoundError):
+            except (SpanConflict, LettersMoved, FileNotFoundError) as error:
                 self.close()
                 if attempt == ATTEMPTS - 1:
-                    raise
+                    raise self._lost() or error from None
                 _log.info("attribution begins anew")
             except BaseException:
                 self.close()
                 raise
         return report
+
+    def _lost(self) -> Damaged | None:
+        """Return which file is gone, if one is: trying again does not bring it back."""
+        lake = Lake(self._settings.lake_uri, self._settings.storage_options, dataset=DATASET)
+        return next((gone for table in lake.present().values() if (gone := table.lost_file())), None)
 
     def _open(self) -> _Work | None:
         lake = Lake(self._settings.lake_uri, self._settings.storage_options, dataset=DATASET)

@@ -285,6 +285,8 @@ def _open(table: Table, file: StagedFile) -> Iterator[pq.ParquetFile]:
         with table.storage.open(file.path) as reader:
             yield reader
     except FileNotFoundError:
+        if (gone := table.lost_file()) is not None:
+            raise gone from None
         raise LettersMoved("Table was rewritten meanwhile", where=table.name, remedy="Try again.") from None
     except OSError as error:
         raise unavailable(error, "Lake cannot be read", where=table.name, remedy="Check the lake's storage.") from None

@@ -391,3 +391,24 @@ def test_damaged_vault_is_named_and_goes_on_from_its_back_up(
     vault.write_bytes(whole)
     run(home, capfd, "lake", "rewrite", "--republish", "observation")
     assert sound(settings)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_deleted_file_of_any_table_is_named_by_whatever_needs_it(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    chosen = files_of(settings, name)[0]
+    chosen.unlink()
+    with pytest.raises(Damaged, match="is gone"):
+        table_of(opened(settings), name).scan()
+    for command in (
+        ["ledger"],
+        ["dead-letters", "list"],
+        ["dead-letters", "show", "t[0]", "60"],
+        ["lake", "compact", "--min-files", "2"],
+    ):
+        code = main([*command, "--home", str(home), "--json"])
+        printed = capfd.readouterr()
+        assert code in (0, 13), command
+        assert "This is a bug" not in printed.err, command
+    assert look_at_everything(home, capfd) & {"file-missing", "spans-unreadable"}

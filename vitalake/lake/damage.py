@@ -1,30 +1,11 @@
-"""What is wrong with a table's files, said by the file: which table, day and rows; for readers, and for repair."""
+"""Whether the files of a table's newest version hold what was written to them; for readers of whole tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vitalake.lake.digests import MARKS, Damaged, Marks, check, damaged, recorded
+from vitalake.lake.digests import MARKS, Damaged, Marks, check, recorded
 from vitalake.lake.table import Snapshot, StagedFile, Table
-
-
-def lost(table: Table) -> Damaged | None:
-    """Return what to say when a file was not found: one that the newest version has is lost; None: none is.
-
-    A reader of an older version may have come too late for a file that was replaced. The table is refreshed.
-
-    Raises:
-        LakeError, ServiceUnavailable: the log cannot be read.
-    """
-    table.refresh()
-    missing = [file for file in table.snapshot().files.values() if not table.storage.exists(file.path)]
-    return described(table, missing[0], "is gone") if missing else None
-
-
-def described(table: Table, file: StagedFile, how: str = "does not hold what was written to it") -> Damaged:
-    """Return what to say of a damaged file, its day and number of rows with it."""
-    error = damaged(table.storage, file.path, how)
-    return Damaged(error.what, where=f"{error.where} ({file.rows:,} rows)", remedy=error.remedy)
 
 
 def sound_snapshot(table: Table, *, marks: Marks = MARKS) -> Snapshot:
@@ -39,9 +20,9 @@ def sound_snapshot(table: Table, *, marks: Marks = MARKS) -> Snapshot:
         snapshot = table.snapshot()
         try:
             for file, _how in problems(table, snapshot.files.values(), marks=marks):
-                raise described(table, file)
+                raise table.damaged(file)
         except FileNotFoundError:
-            error = lost(table)
+            error = table.lost_file()
             if error is not None:
                 raise error from None
             continue

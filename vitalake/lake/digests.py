@@ -113,6 +113,9 @@ class Marks:
         self._new = False
 
 
+_RECORDS: dict[str, tuple[Mark, dict[str, Record]]] = {}
+"""What was read last of each table's record: a file of before asks for it each."""
+
 MARKS = Marks()
 """Of this process."""
 
@@ -212,10 +215,18 @@ def damaged(storage: Storage, relative: str, how: str = "does not hold what was 
 
 
 def recorded(storage: Storage) -> dict[str, Record]:
-    """Return what is recorded of a table's files, by path; a record that cannot be read is none."""
+    """Return what is recorded of a table's files, by path.
+
+    Raises:
+        Damaged: the record cannot be read.
+        OSError: storage cannot be reached.
+    """
     try:
+        place, mark = f"{storage.root}/{RECORDS}", mark_of(storage, RECORDS)
+        if place in _RECORDS and _RECORDS[place][0] == mark:
+            return _RECORDS[place][1]
         with storage.fs.open_input_stream(f"{storage.root}/{RECORDS}") as source:
-            return msgspec.json.decode(bytes(source.read()), type=dict[str, Record])
+            records = msgspec.json.decode(bytes(source.read()), type=dict[str, Record])
     except FileNotFoundError:
         return {}
     except msgspec.MsgspecError:
@@ -225,6 +236,8 @@ def recorded(storage: Storage) -> dict[str, Record]:
             remedy="Restore it from a back-up, or delete it: the digests of files of before are then taken again, "
             "from the files as they are now.",
         ) from None
+    _RECORDS[place] = mark, records
+    return records
 
 
 def record(storage: Storage, records: dict[str, Record]) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from vitalake.crashpoints import passing
 from vitalake.lake.buckets import bucket_of, may_hold, patient_column
 from vitalake.lake.compaction import TARGET_ROWS
+from vitalake.lake.digests import check_content
 from vitalake.lake.rewrite import Rows, read_file, rewrite, unavailable
 from vitalake.lake.staging import Piece
 from vitalake.lake.table import Snapshot, StagedFile, Table
@@ -191,11 +192,20 @@ class _Finder:
         if file.path not in self._known:
             held = _held(self._table, file.path, self._column, self._value)
             if held is None:
+                self._explain(file)
                 raise unavailable(self._table, OSError())
             self._known[file.path], size = held
             self._done.files_searched += 1
             self._done.bytes_searched += size
         return self._known[file.path]
+
+    def _explain(self, file: StagedFile) -> None:
+        """Raise what is wrong with a file that cannot be read, if it is the file itself."""
+        try:
+            check_content(self._table.storage, file.path)
+            self._table.storage.open(file.path).close()
+        except FileNotFoundError as error:
+            raise self._table.lost_file() or error from None
 
 
 def _held(table: Table, path: str, column: str, value: Value) -> tuple[bool, int] | None:

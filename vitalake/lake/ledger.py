@@ -203,7 +203,11 @@ class LiveLedger:
 
     def _read(self, path: str) -> None:
         """Take in the spans of a file; a compacted one holds many we know."""
-        with self._spans.table.storage.open(path) as file:
+        try:
+            opened = self._spans.table.storage.open(path)
+        except FileNotFoundError as error:
+            raise self._spans.table.lost_file() or error from None
+        with opened as file:
             for batch in file.iter_batches(columns=self._spans.table.dataset.schema.names):
                 ids = batch.column("span_id").to_pylist()
                 unknown = [i for i, span_id in enumerate(ids) if span_id not in self._known]

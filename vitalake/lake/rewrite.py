@@ -20,7 +20,6 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from vitalake import causes
 from vitalake.crashpoints import passing
 from vitalake.errors import LakeError, ServiceUnavailable
-from vitalake.lake.damage import lost
 from vitalake.lake.schema import conform
 from vitalake.lake.sorting import repeating
 from vitalake.lake.staging import Counted, Piece, stage_all
@@ -148,8 +147,6 @@ def rewrite(
                 return Rewritten(tuple(old), tuple(new))
             abandoned.append((attempt, new, table.delta.version()))
     except (OSError, DeltaError) as error:
-        if isinstance(error, FileNotFoundError) and (gone := lost(table)):
-            raise gone from None
         raise unavailable(table, error) from None
     raise LakeError(
         "Other maintenance of the table always came first", where=table.name, remedy="Let it end, then try again."
@@ -191,11 +188,19 @@ def read_file(table: Table, file: StagedFile, *, columns: Sequence[str] | None =
     """Yield a file's rows, batch by batch; text stays in dictionaries, which is a fraction of the memory.
 
     By default all columns of the table, also those that only a newer release knows: our compaction must not lose them.
+
+    Raises:
+        Damaged: it does not hold what was written to it, or is gone.
+        FileNotFoundError: it was replaced, and is gone: look again.
     """
+    try:
+        source = table.storage.open_input(file.path)  # what has rotted must not get a digest of its own
+    except FileNotFoundError as error:
+        raise table.lost_file() or error from None
     schema = table.state.columns
     schema = pa.schema([schema.field(name) for name in columns]) if columns else schema
     encoded = [name for name in repeating(table.dataset) if name in schema.names]
-    with table.storage.open_input(file.path) as source:  # what has rotted must not get a digest of its own
+    with source:
         footer = pq.read_metadata(source)
         there = [name for name in schema.names if name in footer.schema.names]
         texts = [name for name in encoded if name in there]  # a file of before may lack one

@@ -22,7 +22,6 @@ from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import LakeError
 from vitalake.lake.compaction import TARGET_ROWS, sort_keys
-from vitalake.lake.damage import lost
 from vitalake.lake.dataset import SUBJECT
 from vitalake.lake.holding import abandon, hold, release
 from vitalake.lake.journal import Job, Journal, Work
@@ -136,9 +135,6 @@ def swap(lake: Lake, *, kind: str, rules: str, make: Callable[[], Convert], coun
         except (OSError, DeltaError) as error:
             if run.is_overtaken():  # an erasure deletes files under the reader's hands
                 continue
-            if isinstance(error, FileNotFoundError) and (gone := lost(lake.restricted)):
-                run.let_go()
-                raise gone from None
             raise unavailable(lake.published, error) from None
     raise LakeError("Others always came first", where=lake.published.name, remedy="Try again in a quieter hour.")
 

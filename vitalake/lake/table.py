@@ -20,6 +20,7 @@ from vitalake.causes import cause_of, unavailable
 from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.lake.dataset import IDENTIFYING, SUBJECT, Column, Dataset
 from vitalake.lake.dictionaries import without_unused
+from vitalake.lake.digests import Damaged, damaged
 from vitalake.lake.log import before, explained, is_empty
 from vitalake.lake.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.storage import Storage
@@ -173,8 +174,28 @@ class Table:
         """Return rows of the object's version, of some days or of all; small tables only."""
         wanted = [f for f in self.snapshot().files.values() if days is None or f.day in days]
         schema = pa.schema([self.state.columns.field(name) for name in columns or self.dataset.schema.names])
-        parts = [conform(self.storage.read_parquet(f.path, columns=schema.names), schema) for f in wanted]
+        try:
+            parts = [conform(self.storage.read_parquet(f.path, columns=schema.names), schema) for f in wanted]
+        except FileNotFoundError as error:
+            raise self.lost_file() or error from None
         return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def lost_file(self) -> Damaged | None:
+        """Return what to say when a file was not found: one that the newest version has is lost; None: none is.
+
+        A reader of an older version may have come too late for a file that was replaced. The object is refreshed.
+
+        Raises:
+            LakeError, ServiceUnavailable: the log cannot be read.
+        """
+        self.refresh()
+        missing = [file for file in self.snapshot().files.values() if not self.storage.exists(file.path)]
+        return self.damaged(missing[0], "is gone") if missing else None
+
+    def damaged(self, file: StagedFile, how: str = "does not hold what was written to it") -> Damaged:
+        """Return what to say of a damaged file, its number of rows with it."""
+        error = damaged(self.storage, file.path, how)
+        return Damaged(error.what, where=f"{error.where} ({file.rows:,} rows)", remedy=error.remedy)
 
     # -- the schema ----------------------------------------------------------------------------------------------
 
