@@ -22,9 +22,10 @@ from vitalake.care.records import code_number
 from vitalake.care.replay import Replay
 from vitalake.care.store import BLOCK_ROWS, CareStore
 from vitalake.care.values import ROW, Values, stage_of
-from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.errors import PrivacyError
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
+from vitalake.sqlite import DatabaseDamaged
 
 KEY = Key("care", "v1", bytes(range(32)))
 MINUTE = 60_000_000
@@ -215,7 +216,7 @@ def test_another_key_opens_nothing(tmp_path: Path) -> None:
 
 def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
     (tmp_path / "care.db").write_bytes(b"Zzmarker" * 1000)
-    with pytest.raises(ServiceUnavailable) as caught:
+    with pytest.raises(DatabaseDamaged, match="rebuild care") as caught:  # not to be tried again for ever
         _store(tmp_path)
     assert "Zzmarker" not in str(caught.value)
 

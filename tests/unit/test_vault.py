@@ -15,6 +15,7 @@ from vitalake.errors import PrivacyError, ServiceUnavailable, SettingsError
 from vitalake.keys import Key, load_keys
 from vitalake.sealing import Sealer
 from vitalake.settings import load_settings
+from vitalake.sqlite import DatabaseDamaged
 from vitalake.vault import Identity, PatientKey, open_vault
 from vitalake.vault import patients as patients_module
 from vitalake.vault.on_sqlite import SqliteStore
@@ -211,7 +212,7 @@ def test_a_batch_is_stored_whole_or_not_at_all(place: Place) -> None:
 
 def test_a_file_that_is_none_says_so(sqlite_place: Place) -> None:
     (sqlite_place.folder / "vault.db").write_bytes(b"Zzmarker" * 1000)
-    with pytest.raises(ServiceUnavailable) as caught:
+    with pytest.raises(DatabaseDamaged, match="back-up") as caught:  # not to be tried again for ever
         sqlite_place.open()
     assert "Zzmarker" not in str(caught.value)
 
