@@ -76,8 +76,10 @@ def _of_job(
     }
     first = min(span.decided_us for span in mine)
     before = [s for s in spans if s.job == job and first - stream.lookback_seconds * 1e6 <= s.decided_us < first]
-    for prints in read_seen(lake.storage, before, entries=steps.lookback.entries):
-        steps.lookback.admit(prints, now=time.monotonic())
+    for seen in read_seen(lake.storage, before, entries=steps.lookback.entries):
+        steps.lookback.admit(seen.prints, now=time.monotonic())
+        if seen.older:
+            steps.older_until = float("inf")
     with closing(steps):
         for poll in _polls(settings, job, stretches):
             outcome = steps.mask(steps.conform(DecodedPoll(poll, decoders[poll.format].decode(poll.values))))
