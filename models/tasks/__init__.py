@@ -44,11 +44,12 @@ class AsOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a stay turned out: the values of a column that count as the event."""
+    """How a stay turned out: the values of a column that count as the event, and those that do not say."""
 
     dataset: str
     column: str
     positive: list[str]
+    unknown: list[str] = []
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -104,6 +104,7 @@ def _learned(report: Report) -> str:
         f"weighing one together). {h.stays:,} stays of {h.patients:,} patients ({h.events:,} with the event) were kept "
         "away from all training by a hash of the patient's pseudonym. Only published, masked rows were read, under "
         f"the rules of version `{report.policy_version}`; with others in force serving abstains.{_going_on(report)}"
+        f"{_unknown(report)}"
     )
 
 
@@ -114,6 +115,16 @@ def _going_on(report: Report) -> str:
     return (
         f"\n\n{report.going_on:,} stays have not ended and are not among them. Those who stay on differ from those who "
         "have left or died, so the share of deaths here is too high and so are the probabilities."
+    )
+
+
+def _unknown(report: Report) -> str:
+    """Say how many stays count neither as deaths nor as survivals."""
+    if not report.unknown:
+        return ""
+    return (
+        f"\n\nOf {report.unknown:,} stays that have ended it is not published how: missing, or a code that no table "
+        "knows. They are left out. If deaths are missing more often than survivals, the probabilities are too low."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -61,8 +61,22 @@ class Published:
         return History(*(np.ascontiguousarray(mine[name]) for name in History.__dataclass_fields__))
 
 
-def read_outcomes(door: Door, task: Task, *, source: str | None = None) -> tuple[list[Outcome], int]:
-    """Return the stays that have ended, by patient and time, and how many have not.
+class Outcomes(NamedTuple):
+    """How stays turned out.
+
+    Attributes:
+        ended: by patient and time.
+        going_on: how many have not ended.
+        unknown: how many have ended and it is not known how: counted, for they are neither deaths nor survivals.
+    """
+
+    ended: list[Outcome]
+    going_on: int
+    unknown: int
+
+
+def read_outcomes(door: Door, task: Task, *, source: str | None = None) -> Outcomes:
+    """Return the stays that have ended, and how many cannot be learnt from.
 
     Args:
         door: to the home's lake.
@@ -79,14 +93,17 @@ def read_outcomes(door: Door, task: Task, *, source: str | None = None) -> tuple
         for batch in read(door, task, "patient", ["patient_id", "sex"])
         for row in batch.to_pylist()
     }
-    found, going_on = [], 0
+    found, going_on, unknown = [], 0, 0
     rows = (row for batch in read(door, task, label.dataset, columns) for row in batch.to_pylist())
     for row in rows:
         origin = str(row["source"] or "").partition(".")[0]
         if source not in (None, origin):
             continue
-        if row[label.column] is None or row["discharged_at"] is None:
+        if row["discharged_at"] is None:
             going_on += 1
+            continue
+        if row[label.column] is None or row[label.column] in label.unknown:
+            unknown += 1
             continue
         stay = Stay(
             encounter=row["encounter_id"],
@@ -104,7 +121,8 @@ def read_outcomes(door: Door, task: Task, *, source: str | None = None) -> tuple
             where=f"{published_name(label.dataset)}{f', source {source}' if source else ''}",
             remedy="Run 'vitalake history load mimic-demo' first.",
         )
-    return sorted(found, key=lambda o: (o.patient, o.stay.admitted_us, o.stay.encounter)), going_on
+    ended = sorted(found, key=lambda o: (o.patient, o.stay.admitted_us, o.stay.encounter))
+    return Outcomes(ended, going_on, unknown)
 
 
 def read_values(door: Door, task: Task, patients: Sequence[str], *, purpose: str = "train") -> Published:

@@ -48,6 +48,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         sources: where the stays come from.
         trained, held_out: who was learnt from, and who was kept away.
         going_on: stays that have not ended, and so could not be learnt from.
+        unknown: stays that have ended, and of which it is not known how.
         chosen: the candidate that was registered: of the two models the one with the lower log loss.
         chosen_parameters: of it.
         reliability: of the chosen one, in cross-validation.
@@ -80,6 +81,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     champion: bool = False
     seconds: dict[str, float] = {}
+    unknown: int = 0
 
     def result(self, name: str) -> Result:
         """Return a candidate's figures."""

@@ -26,7 +26,7 @@ from models.training.candidates import Candidate, candidates
 from models.training.card import write_card
 from models.training.matrix import Matrix, build_matrix
 from models.training.pinned import Pinned, pin
-from models.training.published import data_versions, read_outcomes, read_values
+from models.training.published import Outcomes, data_versions, read_outcomes, read_values
 from models.training.report import Report, Result, Sample
 from vitalake import clock
 from vitalake.errors import ModelError
@@ -77,7 +77,8 @@ def train(
     watch, task = _Watch(tell), load_task(task_name)
     pinned = pin(settings)
     door = Door(settings)
-    outcomes, going_on = read_outcomes(door, task, source=source)
+    found = read_outcomes(door, task, source=source)
+    outcomes = found.ended
     patients = sorted({outcome.patient for outcome in outcomes})
     published = read_values(door, task, patients)
     watch.done("read", f"{len(published):,} values of {len(outcomes):,} stays read")
@@ -89,7 +90,7 @@ def train(
     _check(kept, task)
     judged = _judge(task, kept, other, watch)
     sources = sorted({outcome.source for outcome in outcomes})
-    report = _report(settings, task, pinned, kept, other, judged, sources=sources, going_on=going_on)
+    report = _report(settings, task, pinned, kept, other, judged, sources=sources, found=found)
     return _register(settings, task, pinned, report, judged, promote=promote, watch=watch)
 
 
@@ -194,7 +195,7 @@ def _report(
     judged: _Judged,
     *,
     sources: list[str],
-    going_on: int,
+    found: Outcomes,
 ) -> Report:
     return Report(
         task=task.name,
@@ -208,7 +209,8 @@ def _report(
         resamples=RESAMPLES,
         trained=sample(kept),
         held_out=sample(other),
-        going_on=going_on,
+        going_on=found.going_on,
+        unknown=found.unknown,
         results=judged.results,
         chosen=judged.chosen.name,
         chosen_parameters={name: str(value) for name, value in judged.chosen.parameters.items()},

@@ -53,7 +53,7 @@ _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=
 class FhirRecordDecoder:
     """Decodes FHIR R4 JSON to rows of ``patient``, ``encounter``, ``condition`` or ``device_association``."""
 
-    version = "1"
+    version = "2"
 
     def __init__(self, dataset: str, *, max_message_bytes: int = 1_048_576) -> None:
         """Make a decoder; not to be shared between threads.

@@ -208,6 +208,14 @@ def test_what_is_no_identifier_is_refused_by_name(home: Path, expression: str) -
     assert caught.value.where == "patient_id"
 
 
+def test_an_empty_list_is_named_by_doctor(home: Path) -> None:
+    path = home / "governance" / "wards.yaml"
+    kept = path.read_text()
+    path.write_text("version: 1\nlists: {wards: []}\n")
+    assert "empty lists: wards" in _run(home, "doctor", expect=14), "the broker is gone"
+    path.write_text(kept)
+
+
 def test_a_source_named_in_words_is_refused(home: Path) -> None:
     (home / "bad.yaml").write_text(f"source: ward of {WORDS[0]}\nwarehouse: 'duckdb::memory:'\ndatasets: {{}}\n")
     _run(home, "history", "load", str(home / "bad.yaml"), expect=10)

@@ -85,7 +85,7 @@ def test_a_worker_whose_rules_are_broken_pauses_says_so_once_and_goes_on_when_th
     lane: LaneUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     supervisor = Supervisor(str(lane.home / "vitalake.yaml"), "vitals", workers=1, options=StreamOptions())
-    rules = next((lane.home / "governance").glob("*.yaml"))
+    rules = lane.home / "governance" / "limited-data-set.yaml"
     good = rules.read_text()
 
     def is_so(true: Callable[[View], bool]) -> None:
@@ -111,7 +111,7 @@ def test_a_worker_whose_rules_are_broken_pauses_says_so_once_and_goes_on_when_th
 
 
 def test_a_worker_whose_rules_were_never_right_ends_the_stream(lane: LaneUnderTest) -> None:
-    next((lane.home / "governance").glob("*.yaml")).write_text("rules: [")
+    (lane.home / "governance" / "limited-data-set.yaml").write_text("rules: [")
     supervisor = Supervisor(str(lane.home / "vitalake.yaml"), "vitals", workers=1, options=StreamOptions())
     supervisor.start()
     try:

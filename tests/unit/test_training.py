@@ -26,7 +26,7 @@ from models.training.candidates import Candidate, Fitted, candidates
 from models.training.card import better_than_news2, verdict, write_card
 from models.training.matrix import Matrix, build_matrix, moments
 from models.training.pinned import Pinned, pin
-from models.training.published import Outcome, Published, read_outcomes, read_values
+from models.training.published import Outcome, Published, read, read_outcomes, read_values
 from models.training.report import Report
 from models.training.train import train
 from pipelines.history.load import load_history
@@ -61,7 +61,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     load_history(settings, "mimic-demo")
     report = train(settings, "mortality")
     door = Door(settings)
-    outcomes, _ = read_outcomes(door, TASK)
+    outcomes = read_outcomes(door, TASK).ended
     values = read_values(door, TASK, sorted({o.patient for o in outcomes}))
     pinned = pin(settings)
     model = champion(settings, TASK)
@@ -174,6 +174,15 @@ def test_the_card_says_what_so_few_deaths_cannot_prove(trained: Trained) -> None
         assert "not shown to be better than partial NEWS2" in verdict(report)
     kept = (trained.settings.path(trained.settings.models) / ARTIFACTS).rglob("card.md")
     assert card in [path.read_text() for path in kept]
+
+
+def test_stays_of_which_nobody_knows_how_they_ended_are_neither_deaths_nor_survivals(trained: Trained) -> None:
+    columns = ["encounter_id", "discharged_at", "discharge_disposition"]
+    stays = [row for batch in read(Door(trained.settings), TASK, "encounter", columns) for row in batch.to_pylist()]
+    missing = {s["encounter_id"] for s in stays if s["discharged_at"] and s["discharge_disposition"] == "Missing"}
+    assert len(missing) == trained.report.unknown > 20
+    assert missing.isdisjoint(outcome.stay.encounter for outcome in trained.outcomes)
+    assert f"Of {len(missing)} stays that have ended" in write_card(trained.report)
 
 
 def test_small_cells_are_not_on_the_card_or_in_mlflow(trained: Trained) -> None:

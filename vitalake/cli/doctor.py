@@ -156,12 +156,16 @@ def _rules(settings: Settings, dataset: str) -> str:
     from governance.masking import compile_masks
     from governance.rules import load_policy
     from vitalake.keys import load_keys
-    from vitalake.lake.dataset import load_dataset
+    from vitalake.lake.dataset import load_dataset, published_datasets
 
     policy = load_policy(settings.path(settings.governance))
     plan = compile_masks(policy, load_dataset(dataset), load_keys(settings.path(settings.keys)))
     closed = [p.column.name for p in plan.columns if not p.published]
-    return f"{len(policy.rules)} rules, version {policy.version}; not published: {', '.join(closed) or 'nothing'}"
+    columns = [column for name in published_datasets() for column in load_dataset(name).columns]
+    empty = sorted({c.listed for c in columns if c.listed and not policy.lists.get(c.listed)})
+    lists = f"; empty lists: {', '.join(empty)} (docs/how-to/closed-text.md)" if empty else ""
+    hidden = ", ".join(closed) or "nothing"
+    return f"{len(policy.rules)} rules, version {policy.version}; not published: {hidden}{lists}"
 
 
 def _formats(settings: Settings, job: str) -> str:
