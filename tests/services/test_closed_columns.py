@@ -99,17 +99,21 @@ def _run(home: Path, *arguments: str, expect: int = 0) -> str:
     return done.stdout
 
 
+def _send(bootstrap: str) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap})  # ends before the broker does
+    for topic, messages in MESSAGES.items():
+        ensure_topic(bootstrap, topic, 1)
+        for message in messages:
+            producer.produce(topic, msgspec.json.encode(message))
+    assert producer.flush(20) == 0
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("closed") / "home"
     init_home(folder, copy_samples)
     with EmbeddedBroker() as broker:
-        producer = Producer({"bootstrap.servers": broker.bootstrap_servers})
-        for topic, messages in MESSAGES.items():
-            ensure_topic(broker.bootstrap_servers, topic, 1)
-            for message in messages:
-                producer.produce(topic, msgspec.json.encode(message))
-        assert producer.flush(20) == 0
+        _send(broker.bootstrap_servers)
         configuration = {
             "kafka": {"bootstrap_servers": broker.bootstrap_servers},
             "jobs": {name: {"topics": {name: "fhir"}, "dataset": name} for name in MESSAGES},
