@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitalake.care.records import History, code_number
+from vitalake.vocabulary import load_vocabulary
 
 Withheld = Literal["", "child", "pregnancy"]
 
@@ -40,6 +41,15 @@ _WORST = 3
 _INF = float("inf")
 Bands = tuple[tuple[float, int], ...]
 
+ACVPU = "67775-7"
+"""The level of consciousness in words; its value is the answer's place on the scale, see Vocabulary.answers."""
+
+
+def _alike(*codes: str) -> tuple[str, ...]:
+    """Return codes and those that count as one of them: an invasive systolic pressure is a systolic pressure."""
+    vocabulary = load_vocabulary()
+    return tuple(dict.fromkeys(near for code in codes for near in vocabulary.alike(code)))
+
 
 class Part(NamedTuple):
     """A part of the chart that is measured.
@@ -60,13 +70,18 @@ class Part(NamedTuple):
 
 
 MEASURED: dict[str, Part] = {
-    "respiratory_rate": Part(("9279-1",), 0, ((8, 3), (11, 1), (20, 0), (24, 2), (_INF, 3)), never_zero=True),
-    "oxygen_saturation": Part(("2708-6", "59408-5"), 0, ((91, 3), (93, 2), (95, 1), (_INF, 0))),
-    "systolic_pressure": Part(("8480-6",), 0, ((90, 3), (100, 2), (110, 1), (219, 0), (_INF, 3))),
-    "pulse": Part(("8867-4", "8889-8"), 0, ((40, 3), (50, 1), (90, 0), (110, 1), (130, 2), (_INF, 3)), never_zero=True),
-    "consciousness": Part(("9269-2",), 0, ((14, 3), (_INF, 0))),
-    "temperature": Part(("8310-5",), 1, ((35.0, 3), (36.0, 1), (38.0, 0), (39.0, 1), (_INF, 2))),
+    "respiratory_rate": Part(_alike("9279-1"), 0, ((8, 3), (11, 1), (20, 0), (24, 2), (_INF, 3)), never_zero=True),
+    "oxygen_saturation": Part(_alike("2708-6", "59408-5"), 0, ((91, 3), (93, 2), (95, 1), (_INF, 0))),
+    "systolic_pressure": Part(_alike("8480-6"), 0, ((90, 3), (100, 2), (110, 1), (219, 0), (_INF, 3))),
+    "pulse": Part(
+        _alike("8867-4", "8889-8"), 0, ((40, 3), (50, 1), (90, 0), (110, 1), (130, 2), (_INF, 3)), never_zero=True
+    ),
+    "consciousness": Part(("9269-2", ACVPU), 0, ((14, 3), (_INF, 0))),
+    "temperature": Part(_alike("8310-5"), 1, ((35.0, 3), (36.0, 1), (38.0, 0), (39.0, 1), (_INF, 2))),
 }
+
+ACVPU_BANDS: Bands = ((0, 0), (_INF, 3))
+"""Of the place on the scale: alert scores nothing, all others 3."""
 
 SCALE_2_ON_AIR: Bands = ((83, 3), (85, 2), (87, 1), (_INF, 0))
 SCALE_2_ON_OXYGEN: Bands = ((83, 3), (85, 2), (87, 1), (92, 0), (94, 1), (96, 2), (_INF, 3))
@@ -86,6 +101,7 @@ CODES = (*(code for part in MEASURED.values() for code in part.codes), OXYGEN_FL
 
 _VITAL_NUMBERS = np.array(sorted(code_number(code) for part in MEASURED.values() for code in part.codes), np.uint32)
 _NUMBERS = {name: tuple(map(code_number, part.codes)) for name, part in MEASURED.items()}
+_ACVPU = code_number(ACVPU)
 _FLOW, _FRACTION = code_number(OXYGEN_FLOW), code_number(OXYGEN_FRACTION)
 
 
@@ -202,15 +218,18 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
         zeros = _zeros(found, part, newest, as_of_us)
         events += [Event(name, zero.at_us, zero.code) for zero in zeros]
         shown = zeros or [one for one in found if one.at_us == newest]
-        latest[name] = max(shown, key=lambda one: (_points(bands, one.value), one.at_us, one.value))
+        scored = [(_points(ACVPU_BANDS if one.code == _ACVPU else bands, one.value), one) for one in shown]
+        most, latest[name] = max(scored, key=lambda pair: (pair[0], pair[1].at_us, pair[1].value))
         if _counts(latest[name], part.max_age_hours, as_of_us):
-            points[name] = _points(bands, latest[name].value)
+            points[name] = most
     scale = 2 if situation.scale_2 else 1
     if situation.withheld:
         return News2(None, dict.fromkeys(PARTS), (), False, latest, tuple(events), situation.withheld, scale)
     missing = tuple(name for name, score in points.items() if score is None)
-    scored = [score for score in points.values() if score is not None]
-    return News2(sum(scored) if scored else None, points, missing, bool(missing), latest, tuple(events), "", scale)
+    known_points = [score for score in points.values() if score is not None]
+    return News2(
+        sum(known_points) if known_points else None, points, missing, bool(missing), latest, tuple(events), "", scale
+    )
 
 
 def _zeros(found: list[Reading], part: Part, newest_us: int, as_of_us: int) -> list[Reading]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from models.news2 import OXYGEN, PARTS, WITHHELD
+from models.news2 import ACVPU, OXYGEN, PARTS, WITHHELD
 from models.scoring import ABSTAINED, Reason
 from models.serving import words
 from models.serving.charts import HOURS, trend
@@ -164,7 +164,11 @@ def _labs(chart: Chart) -> list[dict[str, Any]]:
             continue
         rows = rows_of(chart.history, (number,))
         if len(rows):
-            found.append(_lab(rows, vocabulary.names[i], words.unit(vocabulary.unit_of[i])))
+            lab = _lab(rows, vocabulary.names[i], words.unit(vocabulary.unit_of[i]))
+            if loinc == ACVPU:
+                before = None if lab["before"] is None else words.answer(float(lab["before"]))
+                lab |= {"value": words.answer(float(lab["value"])), "unit": "", "before": before}
+            found.append(lab)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import escape
 
-from models.news2 import MAX_AGE_HOURS, MEASURED, OXYGEN, WITHHELD, News2, Reading
+from models.news2 import ACVPU, MAX_AGE_HOURS, MEASURED, OXYGEN, WITHHELD, News2, Reading
 from models.scoring import Reason
 from models.serving import words
 from models.serving.charts import sparkline
@@ -17,6 +17,7 @@ from models.serving.rendering import fragment
 from models.serving.risk import age_seconds, is_stale, old_after_seconds
 from models.serving.ward import Chart
 from models.serving.words import Vital, band, number, rows_of
+from vitalake.care.records import code_number
 
 BACK_MARKS = 2
 """An hour: what the score is compared with to say that it moved."""
@@ -234,6 +235,8 @@ def latest(chart: Chart, part: str) -> Latest:
 
 def reading_text(part: str, reading: Reading) -> str:
     """Return a reading as it is shown; oxygen with its unit, for it is told in two."""
+    if reading.code == code_number(ACVPU):
+        return words.answer(reading.value)
     if part != OXYGEN:
         return number(reading.value, MEASURED[part].decimals)
     if reading.code in words.OXYGEN_FRACTION.codes:

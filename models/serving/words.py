@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from models.news2 import MEASURED, News2, charted
+from models.news2 import ACVPU, MEASURED, News2, charted
 from vitalake.care.records import History, code_number
+from vitalake.vocabulary import load_vocabulary
 
 PART_NAMES = {
     "respiratory_rate": "respiratory rate",
@@ -108,13 +109,16 @@ def _vital(
 def _part(part: str, name: str, short: str, unit: str, normal: tuple[float, float], span: tuple[float, float]) -> Vital:
     """Return a part of NEWS2, with the codes and decimals it is scored by."""
     measured = MEASURED[part]
-    return _vital(name, short, unit, " ".join(measured.codes), part, normal, span, measured.decimals)
+    codes = [code for code in measured.codes if code != ACVPU]  # its places on a scale are no numbers to draw
+    return _vital(name, short, unit, " ".join(codes), part, normal, span, measured.decimals)
 
 
 RESPIRATION = _part("respiratory_rate", "Respiratory rate", "RR", "/min", (12, 20), (8, 30))
 SATURATION = _part("oxygen_saturation", "Oxygen saturation", "SpO₂", "%", (96, 100), (85, 100))
 SYSTOLIC = _part("systolic_pressure", "Systolic pressure", "Systolic", "mmHg", (111, 219), (80, 160))
-DIASTOLIC = _vital("Diastolic pressure", "Diastolic", "mmHg", "8462-4", "", None, (40, 100))
+DIASTOLIC = _vital(
+    "Diastolic pressure", "Diastolic", "mmHg", " ".join(load_vocabulary().alike("8462-4")), "", None, (40, 100)
+)
 PULSE = _part("pulse", "Heart rate", "HR", "/min", (51, 90), (50, 120))
 TEMPERATURE = _part("temperature", "Temperature", "Temp", "°C", (36.1, 38.0), (35, 39))
 COMA = _part("consciousness", "Glasgow coma score", "GCS", "", (15, 15), (3, 15))
@@ -135,6 +139,11 @@ def rows_of(history: History, codes: tuple[int, ...]) -> History:
     found = np.flatnonzero(mine)
     found = found[np.isfinite(history.value[found])]
     return History(history.code[found], history.value[found], history.effective_us[found], history.available_us[found])
+
+
+def answer(value: float) -> str:
+    """Return the letter of an answer's place on the scale of consciousness."""
+    return "ACVPU"[int(value)] if 0 <= value < len("ACVPU") else "–"
 
 
 def number(value: float, decimals: int) -> str:

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.news2 import ADULT, MAX_AGE_HOURS, MEASURED, OUTLIVED_US, PARTS, News2, Situation, charted, news2
+from models.news2 import ACVPU, ADULT, MAX_AGE_HOURS, MEASURED, OUTLIVED_US, PARTS, News2, Situation, charted, news2
+from models.serving.rows import reading_text
 from models.serving.words import number
 from models.tasks import load_task
 from vitalake.care.records import History, code_number
+from vitalake.vocabulary import load_vocabulary
 
 AS_OF = 1_760_000_000_000_000
 HOUR = 3_600_000_000
@@ -284,3 +286,29 @@ def test_another_sensor_in_the_same_minutes_does_not_hide_a_rate_of_0() -> None:
 
 def test_a_saturation_or_a_temperature_of_0_is_no_event() -> None:
     assert not _score(("59408-5", 0, 1), ("8310-5", 0, 1)).events
+
+
+@pytest.mark.parametrize(
+    ("part", "code", "value", "points"),
+    [
+        ("systolic_pressure", "76215-3", 85, 3),
+        ("systolic_pressure", "76534-7", 105, 1),
+        ("temperature", "8331-1", 39.5, 2),
+        ("pulse", "8893-0", 135, 3),
+        ("oxygen_saturation", "59410-1", 93, 2),
+    ],
+)
+def test_a_near_code_is_the_part_it_is_a_case_of(part: str, code: str, value: float, points: int) -> None:
+    score = _score((code, value, 1.0))
+    assert score.parts[part] == points
+    assert score.latest[part].code == code_number(code), "what is shown says how it was measured"
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_whoever_is_not_alert_scores_3(place: int) -> None:
+    answers = load_vocabulary().answers[ACVPU]
+    assert sorted({*answers.score.values()}) == list(range(5))
+    score = _score((ACVPU, float(place), 1.0), ("9269-2", 15.0, 2.0))
+    assert score.parts["consciousness"] == (3 if place else 0)
+    assert reading_text("consciousness", score.latest["consciousness"]) == "ACVPU"[place]
+    assert _score((ACVPU, float(place), 2.0), ("9269-2", 14.0, 1.0)).parts["consciousness"] == 3, "the newest counts"

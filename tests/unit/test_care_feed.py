@@ -156,3 +156,24 @@ def test_old_values_codes_left_out_and_jobs_without_care_store_nothing(home: Pat
     (home / "care.db").unlink()
     _run(_steps(home, care=False), [message(3, effectiveDateTime=_at(5))], first=2)
     assert not (home / "care.db").exists()
+
+
+def test_a_rate_of_zero_and_an_answer_on_a_scale_reach_the_care_store(home: Path) -> None:
+    """Else the last normal rate would stay in view of who stopped breathing."""
+    loinc = "http://loinc.org"
+    answer = {"coding": [{"system": loinc, "code": "LA17107-6"}]}
+    consciousness = {"code": {"coding": [{"system": loinc, "code": "67775-7"}]}, "valueQuantity": None}
+    outcome = _run(
+        _steps(home),
+        [
+            message(1, value=70.0, effectiveDateTime=_at(30)),
+            message(2, value=0.0, effectiveDateTime=_at(20)),
+            message(3, effectiveDateTime=_at(10), valueCodeableConcept=answer, **consciousness),
+            message(4, effectiveDateTime=_at(5), valueString="asleep", **consciousness),
+        ],
+    )
+    assert outcome.rows.num_rows == 4
+    history = _history(home, outcome)
+    known = history.where(np.isfinite(history.value))
+    assert known.value.tolist() == [70.0, 0.0, 3.0], "responds to pain: the fourth of five"
+    assert known.code.tolist() == [*[code_number("8867-4")] * 2, code_number("67775-7")]
