@@ -14,9 +14,14 @@ from governance.errors import RuleError
 from governance.masks import Mask, fits, make_mask
 from governance.rules import MASKS, Filter, Policy, Rule
 from governance.saying import with_reason
+from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Column, Dataset, dataset_names, is_book, load_dataset
 from vitalake.lake.dictionaries import as_type, in_dictionaries
+from vitalake.lake.message_tokens import MessageTokens
+
+TOKENISED = "message-token"
+"""What happens to a position that the rules let through: no rule can keep it as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,11 @@ class ColumnPlan:
         """Return whether anything of the column is published."""
         return self.mask is not None and self.mask_name != "drop"
 
+    @property
+    def token(self) -> bool:
+        """Return whether the column is published as a token of the message, whichever mask the rules name."""
+        return self.published and self.column.token_with is not None
+
 
 class Masked(NamedTuple):
     """Rows as they may be published.
@@ -66,12 +76,15 @@ class MaskPlan:
         version: of the rules, the id of the pseudonym key, and of the lists that the dataset's columns are held to.
         columns: what happens to each.
         filters: which rows are left out.
+        tokens: makes tokens of messages' positions, whatever the rules say of these; None: the home has no key for it,
+            and nothing of them is published. See ``writing_plan``.
     """
 
     dataset: Dataset
     version: str
     columns: tuple[ColumnPlan, ...]
     filters: tuple[Filter, ...]
+    tokens: MessageTokens | None = field(default=None, repr=False)
 
     def apply(self, batch: pa.RecordBatch, *, encoded: bool = False) -> Masked:
         """Return the rows as they may be published.
@@ -96,7 +109,7 @@ class MaskPlan:
             if plan.mask is None or name not in names:
                 arrays.append(pa.nulls(batch.num_rows, kind))
                 continue
-            masked = plan.mask(batch.column(name))
+            masked = self._tokens(plan, batch) if plan.token else plan.mask(batch.column(name))
             if plan.unfit is not None and (bad := plan.unfit(batch)) is not None:
                 unfit[name] = bad
                 masked = without(masked, bad)
@@ -114,6 +127,11 @@ class MaskPlan:
             return Masked(rows, masked.kept, masked.unfit)
         unfit = {name: bad[saying] for name, bad in masked.unfit.items()}
         return Masked(rows, _both(masked.kept, saying), unfit)
+
+    def _tokens(self, plan: ColumnPlan, batch: pa.RecordBatch) -> pa.Array:
+        if self.tokens is None:
+            return pa.nulls(batch.num_rows, plan.column.type)
+        return self.tokens(batch.column(str(plan.column.token_with)), batch.column(plan.column.name))
 
     def _kept(self, batch: pa.RecordBatch) -> Rows | None:
         kept: Rows | None = None
@@ -136,7 +154,7 @@ class MaskPlan:
                 "column": plan.column.name,
                 "class": plan.column.data_class,
                 "rule": plan.rule,
-                "mask": plan.mask_name,
+                "mask": TOKENISED if plan.token else plan.mask_name,
                 "published": plan.published,
                 "holds": plan.holds,
             }
@@ -175,7 +193,8 @@ def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
                 remedy="Keep or generalise that column; its day names the partition.",
             )
     version = f"{policy.version}+{keys.current('pseudonym').id}{_version_of_lists(policy, dataset)}"
-    return MaskPlan(dataset, version, columns, filters)
+    tokens = MessageTokens(keys.current("message").secret) if keys.versions("message") else None
+    return MaskPlan(dataset, version, columns, filters, tokens)
 
 
 def _version_of_lists(policy: Policy, dataset: Dataset) -> str:
@@ -185,6 +204,23 @@ def _version_of_lists(policy: Policy, dataset: Dataset) -> str:
         return ""
     texts = [(name, sorted(policy.lists.get(name, ()))) for name in listed]
     return f"+{hashlib.sha256(repr(texts).encode()).hexdigest()[:8]}"
+
+
+def writing_plan(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
+    """Return what the policy does to a dataset, for whoever publishes rows: with all keys that this takes.
+
+    Raises:
+        RuleError: as ``compile_masks``.
+        PrivacyError: the home is an earlier release's, and has no key for messages' tokens.
+    """
+    plan = compile_masks(policy, dataset, keys)
+    if plan.tokens is None:
+        raise PrivacyError(
+            "Key file has no key 'message'",
+            where=dataset.name,
+            remedy="Of a home of an earlier release run 'vitalake lake upgrade', which adds it; else restore the file.",
+        )
+    return plan
 
 
 def _check_names(policy: Policy, dataset: Dataset) -> None:

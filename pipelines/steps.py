@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from governance.masking import MaskPlan, compile_masks
+from governance.masking import MaskPlan, writing_plan
 from governance.masks import Pseudonyms
 from governance.rules import load_policy
 from pipelines.arrival import with_arrival
@@ -69,7 +69,7 @@ class Steps:
         self.older_until = float("-inf")
         """Until when, by the monotonic clock, the look-back may hold fingerprints of an earlier release."""
         keys = load_keys(settings.path(settings.keys))
-        self.plan: MaskPlan = compile_masks(load_policy(settings.path(settings.governance)), dataset, keys)
+        self.plan: MaskPlan = writing_plan(load_policy(settings.path(settings.governance)), dataset, keys)
         self.conformer = Conformer(
             load_vocabulary(),
             observation_key=keys.current("observation").secret,

@@ -49,6 +49,9 @@ MOMENTS = ("2025-06-01T10:00:30+00:00", "2025-06-01T12:00:00+00:00")
 PENDING = 6
 """Messages of the span that is decided and not added."""
 
+SENT = 80 + 32 + 6 + 20 + 4 + 6 + PENDING
+"""Messages of the live lane, all together."""
+
 
 def unpack(folder: Path, name: str = FORMATS[-1]) -> Path:
     """Unpack an archive into a folder and return the home; the key files' modes are as they were."""
@@ -406,7 +409,7 @@ def _nobodys(info: tarfile.TarInfo) -> tarfile.TarInfo:
 def _decide(home: Path) -> None:
     from tests.attribution import Ward
 
-    sent = sum(len(messages) for messages in _messages()) + 20 + 4 + 6
+    sent = SENT - PENDING
     Ward(home, begin=BEGIN, sent=sent).stream(
         [_value(400 + number, PATIENTS[30 + number], value=80.0 + number) for number in range(PENDING)]
     )

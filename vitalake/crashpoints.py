@@ -47,6 +47,10 @@ POINTS = (
     "start-rolled",
     "erasure-logged",
     "erasure-destroyed",
+    "upgrade-begun",
+    "upgrade-settled",
+    "upgrade-positions",
+    "upgrade-step",
     "keys-rewrapped",
     "keys-destroying",
 )

@@ -19,9 +19,12 @@ import yaml
 from vitalake.errors import PrivacyError
 from vitalake.strict_yaml import read_yaml
 
-KeyName = Literal["pseudonym", "observation", "quarantine", "care", "vault", "audit", "serving"]
+KeyName = Literal["pseudonym", "observation", "quarantine", "care", "vault", "audit", "serving", "message"]
 KEY_NAMES: tuple[KeyName, ...] = get_args(KeyName)
 KEY_BYTES = 32
+
+ADDED = frozenset({"message"})
+"""Keys that a home of an earlier release lacks and can be read without: only who publishes needs them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ def load_keys(path: Path) -> KeyRing:
         PrivacyError: the file is missing, readable by others, not a key file, or lacks a key. No content is echoed.
     """
     _, ring = _read(path)
-    missing = [name for name in KEY_NAMES if name not in ring.keys]
+    missing = [name for name in KEY_NAMES if name not in ring.keys and name not in ADDED]
     if missing:
         raise PrivacyError(
             f"Key file lacks {', '.join(missing)}",

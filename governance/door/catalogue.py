@@ -26,6 +26,7 @@ from vitalake.lake.dataset import (
     table_form,
 )
 from vitalake.lake.digests import Marks, check_content
+from vitalake.lake.format import check_readable
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.lake.table import Table
 from vitalake.settings import Settings
@@ -116,8 +117,10 @@ class Catalogue:
             InputError: there is no such dataset, or its table has other columns.
             PrivacyError: the rules take away what tells versions apart.
             Damaged: a file does not hold what was written to it, or is gone; its table is not read.
+            LakeError: the lake is a later release's.
         """
         storage, marks = open_storage(self._settings.lake_uri, self._settings.storage_options), self._marks
+        check_readable(storage)
         with TemporaryDirectory(prefix="vitalake-door-", ignore_cleanup_errors=True) as folder:
             try:
                 found = [self._relation(name, storage, Path(folder) / name, subject) for name in names]

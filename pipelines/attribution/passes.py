@@ -124,6 +124,7 @@ class Attribution:
         lake = Lake(self._settings.lake_uri, self._settings.storage_options, dataset=DATASET)
         if not all(map(lake.storage.holds_table, ("spans", TABLE))):
             return None
+        lake.check_writable()
         self._be_alone()
         return _Work(self._settings, lake)
 

@@ -62,6 +62,7 @@ class Lane:
         self.name = f"{job}/{share}"
         self.status = Status(share=self.name)
         self.lake = Lake(settings.lake_uri, settings.storage_options, dataset=self.stream.dataset)
+        self.lake.check_writable()  # first, for a home of an earlier release may lack a key too
         self._know()
         self.consumer: ShareConsumer | None = None
         self.writer: SpanWriter | None = None

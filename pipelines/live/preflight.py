@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from confluent_kafka.admin import AdminClient
 
-from governance.masking import compile_masks
+from governance.masking import writing_plan
 from governance.rules import load_policy
 from pipelines.decoding.formats import make_decoder
 from pipelines.live.kafka import client_options, list_partitions
@@ -30,7 +30,8 @@ def preflight(settings: Settings, job: str) -> int:
     for name in sorted(set(stream.topics.values())):
         make_decoder(name, dataset=stream.dataset, stream=stream, settings=settings)
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=stream.dataset)
-    compile_masks(load_policy(settings.path(settings.governance)), lake.dataset, keys)
+    lake.check_writable()
+    writing_plan(load_policy(settings.path(settings.governance)), lake.dataset, keys)
     parts = list_partitions(AdminClient(client_options(settings)), sorted(stream.topics))
     lake.open_all()  # last, for this is the first to leave something behind
     return len(parts)

@@ -60,8 +60,10 @@ def rekey(
         KeyRevoked: patients' keys cannot be had.
         ServiceUnavailable: something cannot be reached; call it again.
     """
+    lake = Lake(settings.lake_uri, settings.storage_options)
+    lake.check_writable()
     _refuse_unkept(settings)
-    journal = Journal(Lake(settings.lake_uri, settings.storage_options).storage, NAME)
+    journal = Journal(lake.storage, NAME)
     version = _begun(settings, journal)
     done = Rekeyed(version)
     progress(f"pseudonym key {version}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from governance.masking import MaskPlan, compile_masks
+from governance.masking import TOKENISED, MaskPlan, writing_plan
 from governance.rules import load_policy
 from pipelines.steps import make_sealer
 from vitalake.errors import InputError, LakeError
@@ -19,7 +19,7 @@ from vitalake.lake.journal import Journal
 from vitalake.lake.lake import Lake, restricted_name
 from vitalake.lake.staging import Counted
 from vitalake.lake.swap import Converted, Swapped, swap
-from vitalake.lake.table import Table
+from vitalake.lake.vacuum import delete_replaced
 from vitalake.restricted import RowSealer
 from vitalake.settings import Settings
 from vitalake.vault import Vault, open_vault
@@ -42,11 +42,13 @@ def republish(
     Raises:
         InputError: the dataset is not kept restricted, or nothing of it is there.
         RuleError: today's rules do not hold; nothing is changed.
-        LakeError: rows were published that there are no identified ones of; nothing is changed.
+        LakeError: rows were published that there are no identified ones of, or the lake has another format; nothing is
+            changed.
         KeyRevoked: patients' keys cannot be had.
         ServiceUnavailable: lake or vault cannot be reached; begin it again.
     """
     lake = open_restricted(settings, dataset)
+    lake.check_writable()
     rules = _plan(settings, lake.dataset).version
     opened: list[Vault] = []
 
@@ -59,7 +61,7 @@ def republish(
         return converter(make_sealer(lake.dataset, opened[-1], keys), plan)
 
     try:
-        done = swap(lake, kind="republish", rules=rules, make=make, counted=counted)
+        done = swap(lake, kind="republish", rules=f"{rules}+{TOKENISED}", make=make, counted=counted)
     finally:
         for vault in opened:
             vault.close()
@@ -81,6 +83,7 @@ def open_restricted(settings: Settings, dataset: str) -> Lake:
         InputError: it is not, or nothing of it is there.
     """
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
+    lake.format  # noqa: B018 - refuses a later release's
     if not lake.dataset.restricted:
         raise InputError(
             "Dataset is not kept as it came",
@@ -121,18 +124,6 @@ def converter(sealer: RowSealer, plan: MaskPlan) -> Callable[[pa.Table], Convert
     return convert
 
 
-def delete_replaced(table: Table) -> int:
-    """Delete the files that a table's newest version does not have and an older one had; return how many.
-
-    Who reads an older version right now meets an error and reads again.
-    """
-    table.refresh()
-    replaced = table.delta.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False)
-    for path in replaced:
-        table.storage.delete(path)
-    return len(replaced)
-
-
 def _plan(settings: Settings, dataset: Dataset) -> MaskPlan:
     keys = load_keys(settings.path(settings.keys))
-    return compile_masks(load_policy(settings.path(settings.governance)), dataset, keys)
+    return writing_plan(load_policy(settings.path(settings.governance)), dataset, keys)

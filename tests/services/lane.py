@@ -19,8 +19,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from deltalake import DeltaTable
 
 from pipelines.live.status import StatusLine
+from vitalake.keys import load_keys
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import summarise
+from vitalake.lake.message_tokens import MessageTokens, in_clear
 from vitalake.settings import load_settings
 
 
@@ -127,10 +129,18 @@ class LaneUnderTest:
         return DeltaTable(str(self.home / "lake" / "published" / "observation")).to_pyarrow_table()
 
     def positions(self, zone: str = "published") -> collections.Counter[tuple[str, int]]:
-        """Return how often each message's row is in a zone."""
+        """Return how often each message's row is in a zone; messages by their tokens, as they are published."""
         folder = self.home / "lake" / zone / "observation"
-        table = DeltaTable(str(folder)).to_pyarrow_table(columns=["source", "source_position"])
-        return collections.Counter(zip(table["source"].to_pylist(), table["source_position"].to_pylist(), strict=True))
+        table = DeltaTable(str(folder)).to_pyarrow_table(columns=["source", "source_position"]).combine_chunks()
+        sources, positions = (pa.concat_arrays(table[name].chunks) for name in table.schema.names)
+        if zone == "restricted":
+            assert in_clear(positions) == table.num_rows
+            settings = load_settings(self.home)
+            positions = MessageTokens(load_keys(settings.path(settings.keys)).current("message").secret)(
+                sources, positions
+            )
+        assert not in_clear(positions)
+        return collections.Counter(zip(sources.to_pylist(), positions.to_pylist(), strict=True))
 
     def ledger(self) -> dict[str, object]:
         """Return the ledger's summary."""

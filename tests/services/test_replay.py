@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -97,18 +96,12 @@ def today(lane: LaneUnderTest) -> Path:
     return lane.home
 
 
-def identified(lane: LaneUnderTest) -> dict[tuple[str, int], int]:
-    """Return how often each message's row is in the restricted zone."""
-    rows = lane.lake.restricted.scan(columns=["source", "source_position"])
-    return Counter(zip(rows["source"].to_pylist(), rows["source_position"].to_pylist(), strict=True))
-
-
 def assert_recovered(lane: LaneUnderTest) -> None:
     """Assert that every known message's row is there once, under its own place, and that all books agree."""
     counts = lane.positions()
     assert set(counts.values()) == {1}
     assert len(counts) == GOOD + UNKNOWN
-    assert identified(lane) == counts
+    assert lane.positions("restricted") == counts
     assert {source for source, _ in counts} == {f"{lane.topic}[0]", f"{lane.topic}[1]"}
     ledger = lane.ledger()
     assert ledger["balanced"] is True

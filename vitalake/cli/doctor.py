@@ -185,6 +185,7 @@ def _lake(settings: Settings) -> str:
 
     from vitalake.causes import cause_of
     from vitalake.errors import LakeError
+    from vitalake.lake.format import FORMAT, check_writable
     from vitalake.lake.storage import open_storage
 
     storage = open_storage(settings.lake_uri, settings.storage_options)
@@ -201,7 +202,10 @@ def _lake(settings: Settings) -> str:
             where=settings.lake_uri,
             remedy="Check address and keys.",
         ) from None
-    return "there, and holds spans" if there else "writable, still empty"
+    if not there:
+        return "writable, still empty"
+    check_writable(storage)
+    return f"there, and holds spans; format {FORMAT}"
 
 
 def _topics(settings: Settings, job: str) -> str:

@@ -9,6 +9,7 @@ import typer
 from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
 from vitalake.cli.repair import repair
 from vitalake.cli.rewrite import rebuild, rewrite
+from vitalake.cli.upgrade import upgrade
 
 if TYPE_CHECKING:
     from vitalake.lake.lake import Lake
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
     group.command("rewrite")(rewrite)
     group.command("rebuild")(rebuild)
     group.command("repair")(repair)
+    group.command("upgrade")(upgrade)
     app.add_typer(group, name="lake", no_args_is_help=True)
 
 

@@ -58,6 +58,7 @@ class Column:
         values: the closed set of its values; empty: not closed.
         listed: the list of the home's rules that its values stand in; None: in none.
         form: the form its values have (see vitalake/vocabulary/forms.yaml), or the form by another column's value.
+        token_with: of a position: the column with which it is published as a token; see message_tokens.py.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Column:
     values: tuple[str, ...] = ()
     listed: str | None = None
     form: str | FormBy | None = None
+    token_with: str | None = None
 
     @property
     def closed(self) -> bool:
@@ -150,6 +152,7 @@ def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
                 values=tuple(entry.get("values", ())),
                 listed=entry.get("list"),
                 form=_form(entry.get("form")),
+                token_with=entry.get("token_with"),
             )
             for entry in document["columns"]
         )
@@ -171,6 +174,7 @@ def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
     one_of = dataset.one_of
     if one_of and not names.issuperset({*one_of.columns, one_of.words}):
         raise SettingsError("one_of names no column", where=where, remedy="Name columns of the dataset.")
+    sources |= {c.token_with for c in columns if c.token_with}
     if not names.issuperset(sources):
         raise SettingsError("Derived column lacks its source", where=where, remedy="Name columns of the dataset.")
     if any(not _closed_once(c, names) for c in columns):

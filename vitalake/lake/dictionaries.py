@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 def in_dictionaries(schema: pa.Schema) -> pa.Schema:
@@ -28,12 +29,17 @@ def as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
     return plain.cast(kind)
 
 
-def without_unused(rows: pa.Table) -> pa.Table:
-    """Return the rows with dictionaries that hold the values of these rows only; equal rows, nothing else changes."""
+def without_unused(rows: pa.Table, *, in_order: bool = False) -> pa.Table:
+    """Return the rows with dictionaries that hold the values of these rows only; equal rows, nothing else changes.
+
+    Args:
+        rows: of any table.
+        in_order: sort the dictionaries' values, which else stand in the order in which they came first.
+    """
     for place, field in enumerate(rows.schema):
         if not pa.types.is_dictionary(field.type):
             continue
-        chunks = [_pruned(chunk) for chunk in rows.column(place).chunks]
+        chunks = [_pruned(chunk, in_order=in_order) for chunk in rows.column(place).chunks]
         rows = rows.set_column(place, field.name, pa.chunked_array(chunks, field.type))
     return rows
 
@@ -51,11 +57,13 @@ def unified(batches: Sequence[pa.RecordBatch]) -> pa.Table:
     return rows.unify_dictionaries()
 
 
-def _pruned(chunk: pa.DictionaryArray) -> pa.DictionaryArray:
+def _pruned(chunk: pa.DictionaryArray, *, in_order: bool) -> pa.DictionaryArray:
     count = len(chunk.dictionary)
     indices = chunk.indices.fill_null(count).to_numpy(zero_copy_only=False)
     used = np.flatnonzero(np.bincount(indices, minlength=count + 1)[:count])
-    if len(used) == count:
+    if in_order and len(used) > 1:
+        used = used[pc.sort_indices(chunk.dictionary.take(pa.array(used))).to_numpy()]
+    if np.array_equal(used, np.arange(count)):
         return chunk
     new = np.zeros(count + 1, np.int32)
     new[used] = np.arange(len(used))

@@ -74,7 +74,7 @@ class Journal:
 
     def job(self) -> Job | None:
         """Return the job that is under way; None: none is."""
-        content = _read(self._storage, _JOB)
+        content = self._storage.read_small(_JOB)
         return None if content is None else _decoded(content, Job)
 
     def begin(self, job: Job) -> None:
@@ -93,7 +93,7 @@ class Journal:
 
     def done(self, source: Sequence[str]) -> Work | None:
         """Return what was made of these files already."""
-        content = _read(self._storage, _name(source))
+        content = self._storage.read_small(_name(source))
         found = None if content is None else _decoded(content, Work)
         return found if found and found.source == list(source) else None
 
@@ -118,11 +118,3 @@ def _decoded(content: bytes, kind: type[_T]) -> _T:
         raise LakeError(
             "Journal of a job cannot be read", where=FOLDER, remedy="Delete that folder; the job begins anew."
         ) from None
-
-
-def _read(storage: Storage, name: str) -> bytes | None:
-    try:
-        with storage.fs.open_input_file(f"{storage.root}/{name}") as source:
-            return bytes(source.read())
-    except FileNotFoundError:
-        return None

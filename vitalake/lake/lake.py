@@ -10,6 +10,7 @@ from functools import cached_property
 from vitalake.crashpoints import passing
 from vitalake.lake.dataset import Dataset, load_dataset, published_datasets, quarantine_datasets, table_form
 from vitalake.lake.digests import Damaged
+from vitalake.lake.format import Format, begin_format, check_readable, check_writable
 from vitalake.lake.spans import SEEN, PartId, Span, SpanConflict, SpanLog, Superseded, add_span
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.lake.table import Table
@@ -34,6 +35,23 @@ class Lake:
         self.storage: Storage = open_storage(uri, storage_options)
         self.dataset = load_dataset(dataset)
         self._opened: dict[str, Table] = {}
+
+    @cached_property
+    def format(self) -> Format:
+        """Its format, as it was when it was first asked.
+
+        Raises:
+            LakeError: it is a later release's.
+        """
+        return check_readable(self.storage)
+
+    def check_writable(self) -> None:
+        """Return if this release may write rows into it.
+
+        Raises:
+            LakeError: it has another format.
+        """
+        check_writable(self.storage)
 
     @cached_property
     def spans(self) -> SpanLog:
@@ -70,6 +88,7 @@ class Lake:
             SettingsError: there is no such dataset.
         """
         if name not in self._opened:
+            self.format  # noqa: B018 - refuses a later release's
             zone, _, dataset = name.rpartition("/")
             self._opened[name] = Table(table_form(load_dataset(dataset), zone), self.storage, zone=zone)
         return self._opened[name]
@@ -79,8 +98,10 @@ class Lake:
 
         Raises:
             InputError: a table is there whose columns are not the dataset's.
-            LakeError: the lake cannot be written.
+            LakeError: the lake cannot be written, or has another format.
         """
+        begin_format(self.storage)
+        self.check_writable()
         names = [published_name(self.dataset.name), "quarantine/dead_letter", "spans"]
         names += [restricted_name(self.dataset.name)] if self.dataset.restricted else []
         for name in sorted(names, key=lambda name: not self.storage.holds_table(name)):
@@ -91,6 +112,7 @@ class Lake:
 
     def here(self) -> dict[str, Dataset]:
         """Return which tables are there, of all datasets, by name, ``spans`` last; none is opened."""
+        self.format  # noqa: B018 - refuses a later release's
         zones = [(zone, name) for zone in ("published", "restricted") for name in published_datasets()]
         zones += [("quarantine", name) for name in quarantine_datasets()] + [("", "spans")]
         names = {f"{zone}/{name}".strip("/"): (zone, name) for zone, name in zones}

@@ -29,7 +29,11 @@ def joined(batches: Sequence[pa.Table]) -> pa.Table:
 
 
 def order_by(
-    rows: pa.Table, keys: Sequence[str], *, first: npt.NDArray[np.integer[Any]] | None = None
+    rows: pa.Table,
+    keys: Sequence[str],
+    *,
+    first: npt.NDArray[np.integer[Any]] | None = None,
+    last: npt.NDArray[np.integer[Any]] | None = None,
 ) -> npt.NDArray[np.intp]:
     """Return the order of the rows by some columns, nulls first; equal rows stay as they lie.
 
@@ -37,10 +41,13 @@ def order_by(
         rows: as ``joined`` returns them.
         keys: text, binary, integer or time columns, the most significant one first.
         first: numbers that come before all of them.
+        last: numbers that decide between rows that are equal in all of them.
     """
     numbers: list[npt.NDArray[np.integer[Any]]] = [_numbers(rows[name]) for name in keys]
     if first is not None:
         numbers.insert(0, first)
+    if last is not None:
+        numbers.append(last)
     if not numbers or not rows.num_rows:
         return np.arange(rows.num_rows)
     packed = _packed(numbers)
@@ -72,9 +79,31 @@ def taken(columns: list[pa.ChunkedArray], names: Sequence[str], order: npt.NDArr
     return pa.table([columns.pop(0).take(indices) for _ in names], names=list(names))
 
 
-def sort_by(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
-    """Return the rows in the order of some columns."""
-    return rows.take(pa.array(order_by(rows, keys))) if keys else rows
+def sort_by(rows: pa.Table, keys: Sequence[str], *, last: npt.NDArray[np.integer[Any]] | None = None) -> pa.Table:
+    """Return the rows in the order of some columns, and of ``last`` where these are equal."""
+    return rows.take(pa.array(order_by(rows, keys, last=last))) if keys or last is not None else rows
+
+
+def no_order(rows: pa.Table, dataset: Dataset) -> npt.NDArray[np.int64] | None:
+    """Return numbers whose order says nothing, for rows that are published; None: the dataset's have no message.
+
+    Rows of a message have the same one, and the same one each time: its token. Where the rules publish no token they
+    are drawn by lot.
+    """
+    name = next((column.name for column in dataset.columns if column.token_with), None)
+    if name is None:
+        return None
+    tokens = rows[name]
+    if tokens.null_count:
+        return np.random.default_rng().integers(np.iinfo(np.int64).max, size=rows.num_rows)
+    found: npt.NDArray[np.int64] = tokens.to_numpy()
+    return found
+
+
+def in_no_order(rows: pa.Table, dataset: Dataset) -> pa.Table:
+    """Return published rows sorted by their time, and of one time in no order: not in the one in which they came."""
+    numbers = no_order(rows, dataset)
+    return rows if numbers is None else sort_by(rows, [dataset.day_of] if dataset.day_of else [], last=numbers)
 
 
 def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:

@@ -15,6 +15,7 @@ from vitalake.causes import unavailable
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, LakeError, ServiceUnavailable
 from vitalake.lake.dataset import load_dataset
+from vitalake.lake.format import begin_format, check_readable, check_writable
 from vitalake.lake.storage import Storage
 from vitalake.lake.table import StagedFile, Table
 
@@ -193,6 +194,8 @@ class SpanLog:
 
     def __init__(self, lake: Storage) -> None:
         self.lake = lake
+        check_readable(lake)
+        begin_format(lake)
         self.table = Table(load_dataset("spans"), lake, zone="")
 
     # -- who may write -------------------------------------------------------------------------------------------
@@ -219,7 +222,13 @@ class SpanLog:
         self.table.commit_when(ready, transactions=claims)
 
     def begin_epoch(self, *, job: str, share: str) -> int:
-        """Return a new epoch of the share; whoever held an older one can decide nothing from now on."""
+        """Return a new epoch of the share; whoever held an older one can decide nothing from now on.
+
+        Raises:
+            LakeError: the lake has another format than this release writes.
+            ServiceUnavailable: it cannot be reached.
+        """
+        check_writable(self.lake)
         app = f"{job}/{share}/epoch"
         for _ in range(50):
             self.table.refresh()

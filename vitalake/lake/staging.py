@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
@@ -40,6 +41,8 @@ def stage_all(
 ) -> None:
     """Stage piece after piece, ``<stem>-<i>-<j>``, and append the files to ``into``: also when it fails half way.
 
+    The rows stay in their order: they were read from the table, or are sorted for it.
+
     Raises:
         OSError: storage refuses.
     """
@@ -49,8 +52,8 @@ def stage_all(
         try:
             for number, given in enumerate(pieces):
                 piece = given if isinstance(given, Piece) else Piece(given)
-                name = f"{stem}-{number}"
-                writing = writers.submit(table.stage, piece.rows, stem=name, suffix=suffix_of(piece.bucket))
+                stage = partial(table.stage, stem=f"{stem}-{number}", suffix=suffix_of(piece.bucket), ordered=True)
+                writing = writers.submit(stage, piece.rows)
                 waiting.append((piece.rows.num_rows, writing))
                 if counted:
                     counted(piece.rows.num_rows)

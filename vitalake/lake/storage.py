@@ -113,6 +113,14 @@ class Storage:
             table = file.read(columns)
         return table.select([name for name in columns if name in table.schema.names]) if columns else table
 
+    def read_small(self, relative: str) -> bytes | None:
+        """Return a small file; None: there is none."""
+        try:
+            with self.fs.open_input_file(f"{self.root}/{relative}") as source:
+                return bytes(source.read())
+        except FileNotFoundError:
+            return None
+
     def open(self, relative: str, **options: Any) -> pq.ParquetFile:
         """Return a Parquet file that holds what was written to it, its footer read.
 

@@ -35,7 +35,7 @@ from vitalake.lake.rewrite import (
     swap_app,
     unavailable,
 )  # fmt: skip
-from vitalake.lake.sorting import joined, sort_by
+from vitalake.lake.sorting import joined, no_order, sort_by
 from vitalake.lake.spans import Span, add_span, is_added
 from vitalake.lake.staging import Counted, stage_all
 from vitalake.lake.table import StagedFile, Table
@@ -352,7 +352,8 @@ class _Run:
                     self._counted(done.rows.num_rows)
                 yield done.rows
 
-        parts = [sort_by(part, keys) for part in _full(converted())]
+        dataset = self._target.dataset
+        parts = [sort_by(part, keys, last=no_order(part, dataset)) for part in _full(converted())]
         return Work([file.path for file in files], [], rows, filtered, forgotten, dict(unfit)), parts
 
     def _written(self, job: Job, work: Work, parts: list[pa.Table]) -> Work:

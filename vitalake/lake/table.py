@@ -23,6 +23,7 @@ from vitalake.lake.dictionaries import without_unused
 from vitalake.lake.digests import Damaged, damaged
 from vitalake.lake.log import before, explained, is_empty
 from vitalake.lake.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
+from vitalake.lake.sorting import in_no_order
 from vitalake.lake.storage import Storage
 
 REOPEN_AFTER = 2_000
@@ -228,23 +229,30 @@ class Table:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def stage(self, rows: pa.Table, *, stem: str, suffix: str = "") -> list[StagedFile]:
+    def stage(self, rows: pa.Table, *, stem: str, suffix: str = "", ordered: bool = False) -> list[StagedFile]:
         """Write rows beside the table, one file a day, synced; they become visible by a commit only.
+
+        Of published rows neither their order nor that of a file's dictionaries says in which order they came.
 
         Args:
             rows: the dataset's columns.
             stem: start of the files' names; unique to the span or rewrite.
             suffix: end of the names' stems; see buckets.py.
+            ordered: the rows' order is to stay: they were read from the table, or are sorted for it.
 
         Raises:
             OSError: storage refuses.
         """
         self.prepare()
+        published = self.name.startswith("published/")
+        if published and not ordered:
+            rows = in_no_order(rows, self.dataset)
         staged = []
         for number, (day, part) in enumerate(self._by_day(rows)):
             folder = f"day={day or NO_DAY}/" if self.dataset.day_of else ""
+            content = without_unused(part, in_order=published)
             path, size = self.storage.write_parquet(
-                f"{folder}{stem}-{number}", without_unused(part), suffix=suffix, **self._parquet_options()
+                f"{folder}{stem}-{number}", content, suffix=suffix, **self._parquet_options()
             )
             staged.append(StagedFile(self.name, path, size, part.num_rows, day))
         return staged

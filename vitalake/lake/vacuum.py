@@ -54,3 +54,15 @@ def vacuum(lake: Lake, table: Table, *, retention_hours: int = RETENTION_HOURS) 
     for path in gone:
         table.storage.delete(path)
     return len(gone)
+
+
+def delete_replaced(table: Table) -> int:
+    """Delete the files that a table's newest version does not have and an older one had; return how many.
+
+    Who reads an older version right now meets an error and reads again.
+    """
+    table.refresh()
+    replaced = table.delta.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False)
+    for path in replaced:
+        table.storage.delete(path)
+    return len(replaced)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitalake.lake.digests import Damaged, Record, digest_in, read_digest, recorded
+from vitalake.lake.format import FORMAT, NAME, UPGRADE
 from vitalake.lake.lake import Lake, published_name, restricted_name
 from vitalake.lake.ledger import AGAIN
 from vitalake.lake.log import LOG, examine
@@ -23,7 +24,7 @@ Kind = Literal[
     "rows-differ", "schema-differs",
     "not-added", "staged-file-missing", "span-contradicts-files", "rows-contradict-spans",
     "spans-unreadable", "positions-behind",
-    "held",
+    "held", "older-format",
 ]  # fmt: skip
 
 
@@ -36,7 +37,8 @@ class Finding:
         where: table and file, or the span.
         detail: numbers; never a value.
         severity: a note is normal while a lane runs (a span is decided and about to be added), or a republish (its
-            tables are held: not compacted until it has ended, or is gone on with, or given up).
+            tables are held: not compacted until it has ended, or is gone on with, or given up), or of a lake that an
+            earlier release has made and that was not upgraded yet.
     """
 
     kind: Kind
@@ -62,6 +64,9 @@ def verify(lake: Lake, *, progress: Callable[[str], None] | None = None) -> list
     found: list[Finding] = []
     snapshots = {}
     tables: dict[str, Table] = {}
+    if lake.format.format < FORMAT:
+        said = f"format {lake.format.format}, this release's is {FORMAT}: run '{UPGRADE}'"
+        found.append(Finding("older-format", NAME, said, severity="note"))
     for name, form in lake.here().items():
         tell(name)
         problems = examine(lake.storage.child(name))

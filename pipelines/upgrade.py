@@ -1,0 +1,157 @@
+"""Makes a lake of an earlier format one of this release's, step by step; a killed upgrade goes on where it was.
+
+To add a step write a function that can be repeated, and name it in ``STEPS``, last: what it has done already it finds
+as it should be and leaves. A step that comes with a new format has that format's number. While steps run no writer
+writes: a lake of another format refuses them. Readers read on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vitalake.crashpoints import passing
+from vitalake.keys import add_missing_keys, load_keys
+from vitalake.lake.format import FORMAT, Format, check_readable, write_format
+from vitalake.lake.lake import Lake
+from vitalake.lake.ledger import AGAIN
+from vitalake.lake.message_tokens import MessageTokens
+from vitalake.lake.positions import hide_positions
+from vitalake.lake.staging import Counted
+from vitalake.lake.sweep import settle, sweep
+from vitalake.settings import Settings
+
+
+@dataclass(slots=True)
+class Upgraded:
+    """What an upgrade did.
+
+    Attributes:
+        before, after: the lake's format.
+        steps: that were taken; those that a killed run before had taken are not among them.
+        keys: that were added to the key file.
+        settled: spans that were decided and not added everywhere.
+        rows: that were written anew.
+    """
+
+    before: int
+    after: int
+    steps: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    settled: int = 0
+    rows: int = 0
+
+
+@dataclass(slots=True)
+class Upgrading:
+    """What steps work with.
+
+    Attributes:
+        settings: of the home.
+        done: what was done so far, to add to.
+        tell: told what is under way.
+        counted: told how many rows were made.
+    """
+
+    settings: Settings
+    done: Upgraded
+    tell: Callable[[str], None]
+    counted: Counted | None
+
+    def lake(self) -> Lake:
+        """Return the lake, opened afresh."""
+        return Lake(self.settings.lake_uri, self.settings.storage_options)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of an upgrade: of which format, its name in the lake's file, and what to do. It can be repeated."""
+
+    format: int
+    name: str
+    run: Callable[[Upgrading], None]
+
+
+def _add_keys(upgrading: Upgrading) -> None:
+    """Give the home's key file the keys that this release needs."""
+    settings = upgrading.settings
+    upgrading.done.keys += add_missing_keys(settings.path(settings.keys))
+
+
+def _settle(upgrading: Upgrading) -> None:
+    """Add what was decided by an earlier release; after this nothing of it can come any more.
+
+    What its writers had staged and not decided is deleted, as far as the home knows the jobs.
+    """
+    lake = upgrading.lake()
+    if not lake.storage.holds_table("spans"):
+        return
+    for dataset in sorted({table.dataset.name for name, table in lake.present().items() if name != "spans"}):
+        lake.spans.raise_fence(dataset)
+    upgrading.done.settled += settle(lake)
+    passing("upgrade-settled")
+    settings = upgrading.settings
+    lookbacks = {job: stream.lookback_seconds for job, stream in settings.jobs.items()}
+    for job, seconds in (lookbacks | dict.fromkeys(AGAIN, 3600.0)).items():
+        sweep(upgrading.lake(), job, lookback_seconds=seconds)
+
+
+def _hide_positions(upgrading: Upgrading) -> None:
+    """Replace the positions in published rows by tokens, and take the rows out of the order in which they came."""
+    settings = upgrading.settings
+    tokens = MessageTokens(load_keys(settings.path(settings.keys)).current("message").secret)
+    for name, table in upgrading.lake().present().items():
+        if name.startswith("published/"):
+            upgrading.tell(name)
+            upgrading.done.rows += hide_positions(table, tokens, counted=upgrading.counted)
+            passing("upgrade-positions")
+
+
+STEPS = (
+    Step(1, "keys", _add_keys),
+    Step(1, "settle", _settle),
+    Step(1, "positions", _hide_positions),
+)
+"""All steps, in order."""
+
+
+def upgrade(
+    settings: Settings, *, tell: Callable[[str], None] = lambda _: None, counted: Counted | None = None
+) -> Upgraded:
+    """Make a home's lake one of this release's format. Begun again, a killed one goes on.
+
+    Where it has this format already only rows that a process of an earlier release has written since are hidden.
+
+    Args:
+        settings: of the home.
+        tell: told what is under way.
+        counted: told how many rows were made.
+
+    Raises:
+        LakeError: the lake is a later release's; nothing is changed.
+        PrivacyError: the key file cannot be read, or is not the one that the lake was upgraded with.
+        OSError: the key file cannot be written.
+        ServiceUnavailable: storage cannot be reached; begin it again.
+    """
+    storage = Lake(settings.lake_uri, settings.storage_options).storage
+    found = check_readable(storage)
+    done = Upgraded(found.format, FORMAT)
+    upgrading = Upgrading(settings, done, tell, counted)
+    if found.format == FORMAT:
+        _hide_positions(upgrading)
+        return done
+    if found.upgrading != FORMAT:
+        found = Format(found.format, upgrading=FORMAT)
+        write_format(storage, found)
+    passing("upgrade-begun")
+    for step in STEPS:
+        if step.format <= found.format or step.name in found.done:
+            continue
+        tell(step.name)
+        step.run(upgrading)
+        done.steps.append(step.name)
+        found = Format(found.format, FORMAT, (*found.done, step.name))
+        write_format(storage, found)
+        passing("upgrade-step")
+    write_format(storage, Format(FORMAT))
+    return done

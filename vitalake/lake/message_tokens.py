@@ -1,0 +1,72 @@
+"""Message tokens: what published rows say instead of where their message lay, equal for the rows of one message.
+
+A message's position tells the order in which a source gave its messages. Where that is the order of clear identifiers,
+as in a query that is sorted by them, positions undo every pseudonym: who knows the identifiers sorts them. A token is
+63 bits of AES over the position, under a key of its own for each source, so that it tells messages of a source apart
+and nothing else. It is always negative and a position never is: whatever has been published before, a position is
+recognised, and a token stays what it is.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+POSITION = "source_position"
+"""The column of true positions where rows are identified, and of tokens where they are published."""
+
+SOURCE = "source"
+
+_SIGN = np.uint64(1 << 63)
+
+
+class MessageTokens:
+    """Makes tokens with one secret; used by one thread at a time."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._ciphers: dict[str, Cipher[modes.ECB]] = {}
+
+    def __call__(self, sources: pa.Array, positions: pa.Array) -> pa.Array:
+        """Return the positions as tokens; nulls, and what is a token already, stay.
+
+        Args:
+            sources: of each row, text, in a dictionary or plain.
+            positions: int64.
+        """
+        encoded = sources if pa.types.is_dictionary(sources.type) else sources.dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        given = positions.fill_null(-1).to_numpy(zero_copy_only=False)
+        made = given.copy()
+        if len(names) == 1 and not encoded.null_count:
+            made = self._of(names[0], given)
+        elif len(made):
+            index = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
+            for number in np.flatnonzero(np.bincount(index, minlength=len(names) + 1)).tolist():
+                mine = index == number
+                made[mine] = self._of(names[number] if number < len(names) else None, given[mine])
+        made = np.where(given < 0, given, made)
+        return pa.array(made, pa.int64(), mask=pc.is_null(positions).to_numpy(zero_copy_only=False))
+
+    def _of(self, source: str | None, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        blocks = np.zeros((len(positions), 2), "<i8")
+        blocks[:, 0] = positions
+        # Each block is one position, and a source's key is only used for this: a plain permutation of blocks is right.
+        made = self._cipher(source or "").encryptor().update(blocks.tobytes())
+        return (np.frombuffer(made, "<u8")[::2] | _SIGN).view(np.int64)
+
+    def _cipher(self, source: str) -> Cipher[modes.ECB]:
+        if source not in self._ciphers:
+            key = hmac.digest(self._secret, b"message\0" + source.encode(), "sha256")
+            self._ciphers[source] = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305 - see _of
+        return self._ciphers[source]
+
+
+def in_clear(positions: pa.Array | pa.ChunkedArray) -> int:
+    """Return how many published positions are true ones: of rows that an earlier release has written."""
+    return int(pc.sum(pc.greater_equal(positions, 0)).as_py() or 0)
