@@ -108,6 +108,8 @@ class Steps:
         self._naming = Naming(settings)
         self._key_of = partial(device_key, keys.current("vault").secret)
         self._salts: dict[PartId, tuple[int, int]] = {}
+        self.ingested_us: int | None = None
+        """When rows came, microseconds since 1970 UTC; None: at the moment when they are masked."""
 
     def conform(self, item: DecodedPoll) -> Outcome:
         """Return rows in the vocabulary's units that are plausible."""
@@ -265,14 +267,14 @@ class Steps:
         both = [sealed, vacated_of(forgotten, sealed.schema, keys)]
         return pa.Table.from_batches(both).unify_dictionaries().combine_chunks().to_batches()[0]
 
-    @staticmethod
-    def _with_provenance(rows: pa.RecordBatch, outcome: Outcome) -> pa.RecordBatch:
+    def _with_provenance(self, rows: pa.RecordBatch, outcome: Outcome) -> pa.RecordBatch:
         poll = outcome.poll
+        came = clock.now_us() if self.ingested_us is None else self.ingested_us
         part = poll.part[outcome.message]
         sources = pa.DictionaryArray.from_arrays(pa.array(part), pa.array([str(p) for p in poll.parts]))
         count = len(outcome.message)
         columns = dict(zip(rows.schema.names, rows.columns, strict=True)) | {
-            "ingested_at": pa.array(np.full(count, clock.now_us()), pa.timestamp("us", "UTC")),
+            "ingested_at": pa.array(np.full(count, came), pa.timestamp("us", "UTC")),
             "source": sources,
             "source_position": pa.array(poll.offset[outcome.message]),
         }

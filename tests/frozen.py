@@ -53,6 +53,11 @@ SENT = 80 + 32 + 6 + 20 + 4 + 6 + PENDING
 """Messages of the live lane, all together."""
 
 
+def stays(patients: Iterable[str]) -> list[str]:
+    """Return the numbers of the patients' stays: sorted, they stand in another order than the patients'."""
+    return [f"e-{patient[::-1]}" for patient in patients]
+
+
 def unpack(folder: Path, name: str = FORMATS[-1]) -> Path:
     """Unpack an archive into a folder and return the home; the key files' modes are as they were."""
     with tarfile.open(FOLDER / f"{name}.tar.xz") as archive:

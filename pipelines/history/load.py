@@ -29,6 +29,7 @@ from vitalake import clock
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import Dataset, load_dataset
 from vitalake.lake.lake import Lake
+from vitalake.lake.mixing import mix
 from vitalake.lake.spans import PartId
 from vitalake.lake.sweep import sweep
 from vitalake.settings import Settings, StreamSettings
@@ -124,7 +125,10 @@ def _load(
     stream = StreamSettings(max_future_seconds=0, unset_clock_days=())
     fence = lake.spans.fence(dataset)  # before rules and keys are read
     steps = Steps(settings, stream, lake.dataset, not_to_care=job.not_to_care, care_admits=care_admits)
-    writer, positions = _begin(lake, steps, part, job=job.name, stream=stream, fence=fence)
+    # One moment for all of it: of each batch's own the order of the query could be read.
+    steps.ingested_us = now_us = clock.now_us()
+    decided: list[str] = []
+    writer, positions = _begin(lake, steps, part, job=job.name, stream=stream, fence=fence, decided=decided)
     wanted = _plan(known, found, form, positions)  # as it is now that nobody else can load
     if wanted.missing:
         _log.info("messages have gone from the source", extra={"source": str(part), "messages": wanted.missing})
@@ -132,7 +136,7 @@ def _load(
     try:
         known.write(wanted.entries, form)
         for table, starts, changed in _chosen(spool, wanted):
-            poll = _poll(job, part, RowTexts(table, starts), changed, next_of)
+            poll = _poll(job, part, RowTexts(table, starts), changed, next_of, now_us)
             writer.take(steps.mask(_outcome(poll, table, starts, steps, lake.dataset)))
             writer.cut_if_due()
             count += len(starts)
@@ -143,10 +147,13 @@ def _load(
     finally:
         writer.close()
         steps.close()
+    mix(lake.published, decided)
     return count
 
 
-def _poll(job: Job, part: PartId, texts: RowTexts, changed: npt.NDArray[np.bool_], next_of: list[int]) -> Poll:
+def _poll(
+    job: Job, part: PartId, texts: RowTexts, changed: npt.NDArray[np.bool_], next_of: list[int], now_us: int
+) -> Poll:
     """Return messages as a poll; what was changed is of a partition of its own, and both are counted on."""
     parts, number = [part], np.zeros(len(changed), np.int32)
     offset = next_of[0] + np.cumsum(~changed) - 1
@@ -163,7 +170,7 @@ def _poll(job: Job, part: PartId, texts: RowTexts, changed: npt.NDArray[np.bool_
         parts=tuple(parts),
         part=number,
         offset=offset.astype(np.int64),
-        broker_ms=np.full(len(changed), clock.now_us() // 1000),
+        broker_ms=np.full(len(changed), now_us // 1000),
     )
 
 
@@ -243,7 +250,7 @@ def _outcome(poll: Poll, table: pa.Table, starts: npt.NDArray[np.int64], steps: 
 
 
 def _begin(
-    lake: Lake, steps: Steps, part: PartId, *, job: str, stream: StreamSettings, fence: int
+    lake: Lake, steps: Steps, part: PartId, *, job: str, stream: StreamSettings, fence: int, decided: list[str]
 ) -> tuple[SpanWriter, Positions]:
     """Take the source over, add what was decided and not added, and return a writer where the lake goes on."""
     spans, dataset = lake.spans, lake.dataset.name
@@ -270,7 +277,7 @@ def _begin(
         positions=dict(zip(parts, (positions.new, positions.changed), strict=True)),
         watermarks={},
         stop=threading.Event(),
-        on_committed=lambda _: None,
+        on_committed=lambda span: decided.append(span.span_id),
         on_paused=lambda _: None,
     )
     return writer, positions

@@ -1,0 +1,96 @@
+"""Plays the attacker who knows all clear identifiers and looks for anything published that stands in their order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vitalake.lake.table import Table
+
+PERMUTATIONS = 2_000
+Floats = npt.NDArray[np.float64]
+
+
+def suspicions(table: Table, column: str, numbers: Mapping[str, int]) -> dict[str, float]:
+    """Return what can be ranked of a published table → how likely its rank correlation with the identifiers is chance.
+
+    That is the share of permutations of the identifiers under which *anything* of the table ranks with them as well.
+
+    Args:
+        table: of published rows.
+        column: of pseudonyms.
+        numbers: pseudonym → its place among the sorted clear identifiers.
+    """
+    seen: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for what, patients, values in _looks(table, column):
+        for patient, value in zip(patients, values, strict=True):
+            if patient in numbers and value is not None:
+                seen[what][patient].append(value)
+    whose = sorted({patient for found in seen.values() for patient in found})
+    looks = {what: _standard([float(np.mean(found.get(p, [np.nan]))) for p in whose]) for what, found in seen.items()}
+    looks = {what: ranks for what, ranks in looks.items() if ranks.any()}
+    if not looks:
+        return {}
+    matrix, mine = np.array(list(looks.values())), _standard([numbers[patient] for patient in whose])
+    chance = np.random.default_rng(1)
+    shuffled = np.array([chance.permutation(mine) for _ in range(PERMUTATIONS)])
+    best = np.abs(matrix @ shuffled.T).max(axis=0)
+    above = [int((best >= r - 1e-9).sum()) for r in np.abs(matrix @ mine)]
+    return {what: (1 + count) / (1 + PERMUTATIONS) for what, count in zip(looks, above, strict=True)}
+
+
+def _looks(table: Table, column: str) -> Iterator[tuple[str, list[Any], list[Any]]]:
+    """Yield everything by which an attacker could put rows in an order: name, whose rows, numbers or None."""
+    files = sorted(table.snapshot().files)
+    logged = {path: place for place, path in enumerate(_in_the_log(table)) if path in files}
+    rows: list[pa.Table] = []
+    texts = [field.name for field in table.dataset.schema if field.type == pa.string()]
+    for number, path in enumerate(files):
+        part = pq.read_table(f"{table.storage.root}/{path}", partitioning=None, read_dictionary=texts)
+        whose, lines = part[column].to_pylist(), list(range(part.num_rows))
+        yield "row of the file", whose, [line / part.num_rows for line in lines]
+        yield "place in the log", whose, [logged[path] * 1e7 + line for line in lines]
+        yield "place among the files' names", whose, [number * 1e7 + line for line in lines]
+        for name in texts:
+            indices = part[name].combine_chunks().indices
+            yield f"place in the dictionary of {name}", whose, indices.to_pylist()
+        rows.append(part)
+    for name in table.dataset.schema.names:
+        values = [value for part in rows for value in part[name].to_pylist()]
+        known = sorted({value for value in values if value is not None})
+        place = {value: number for number, value in enumerate(known)}
+        whose = [value for part in rows for value in part[column].to_pylist()]
+        yield f"column {name}", whose, [None if value is None else place[value] for value in values]
+
+
+def _in_the_log(table: Table) -> list[str]:
+    """Return the files that were ever added, in the order in which the log says so."""
+    found: list[str] = []
+    for version in range(table.delta.version() + 1):
+        with table.storage.fs.open_input_file(f"{table.storage.root}/_delta_log/{version:020}.json") as entry:
+            actions = [msgspec.json.decode(line) for line in entry.read().splitlines()]
+        found += [unquote(action["add"]["path"]) for action in actions if "add" in action]
+    return found
+
+
+def _standard(values: list[float] | list[int]) -> Floats:
+    """Return ranks, of mean 0 and length 1; what is not known, and what is all the same, is 0."""
+    array = np.array(values, np.float64)
+    known = ~np.isnan(array)
+    ranks = np.zeros(len(array))
+    order, index = np.unique(array[known], return_inverse=True)
+    if len(order) < 2:
+        return ranks
+    counts = np.bincount(index)
+    ranks[known] = (np.cumsum(counts) - (counts + 1) / 2)[index]
+    ranks[known] -= ranks[known].mean()
+    length = np.linalg.norm(ranks)
+    return ranks / length if length else ranks

@@ -1,0 +1,196 @@
+"""Nothing that is published stands in the order of clear identifiers, in any column, file or log, in either lane."""
+
+from __future__ import annotations
+
+import base64
+import random
+import shutil
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+import yaml
+
+from governance.masks import Pseudonyms
+from governance.samples import copy_samples
+from pipelines.history import load
+from pipelines.rewrites.republish import republish, restricted_datasets
+from pipelines.upgrade import upgrade
+from tests import frozen
+from tests.attribution import Ward, hl7_time, pid, pv1
+from tests.fhir import message
+from tests.hl7 import adt
+from tests.order import suspicions
+from vitalake.home import init_home
+from vitalake.keys import KEY_NAMES, load_keys
+from vitalake.lake.buckets import patient_column
+from vitalake.lake.compaction import compact, put_into_buckets
+from vitalake.lake.lake import Lake
+from vitalake.lake.table import Table
+from vitalake.settings import load_settings
+
+PATIENTS = 90
+CHANCE = 0.01
+BEGIN = frozen.BEGIN
+
+
+def _identifiers() -> list[str]:
+    """Return patient numbers, sorted: as a query that is ordered by them gives them."""
+    return [str(number) for number in sorted(random.Random(3).sample(range(10_000_000, 99_999_999), PATIENTS))]
+
+
+def _fixed_keys(home: Path) -> None:
+    """Give a home keys that are the same in every run: this test must not fail by chance."""
+    path, chance = home / "keys.yaml", random.Random(9)
+    keys = {
+        name: {"current": "v1", "versions": {"v1": base64.b64encode(chance.randbytes(32)).decode()}}
+        for name in KEY_NAMES
+    }
+    path.write_text(yaml.safe_dump({"keys": keys}))
+
+
+_TABLES = """
+CREATE TABLE person AS SELECT * FROM (VALUES {people}) AS t(no, came, went, coded, taken, value);
+"""
+_QUERIES = {
+    "patient": "SELECT no AS patient_id, 1 AS version, 'female' AS sex FROM person ORDER BY no",
+    "encounter": "SELECT 'e-' || reverse(no) AS encounter_id, 1 AS version, no AS patient_id, came AS admitted_at, "
+    "went AS discharged_at, DATE '1950-01-01' AS birth_date FROM person ORDER BY no",
+    "ward_movement": "SELECT 'e-' || reverse(no) AS encounter_id, 1 AS version, no AS patient_id, came AS in_at, "
+    "'Ward 7' AS unit, 'ward' AS unit_category FROM person ORDER BY no",
+    "condition": "SELECT 'e-' || reverse(no) AS encounter_id, 'ICD10CM' AS code_system, 'I10' AS code, 1 AS version, "
+    "no AS patient_id, true AS is_primary, coded AS recorded_at FROM person ORDER BY no",
+    "device_association": "SELECT 'a-' || no AS association_id, 1 AS version, 'bed-' || no AS device_id, "
+    "no AS patient_id, came AS valid_from, 'active' AS status, came AS available_at FROM person ORDER BY no",
+    "observation": "SELECT 'urn:lab' AS identity_system, 'r-' || no AS identity_value, no AS patient_id, "
+    "'2823-3' AS code, value, 'mmol/L' AS unit, 'final' AS status, taken AS effective_at FROM person ORDER BY no",
+}
+
+
+def _load_history(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance, noon = random.Random(4), BEGIN.replace(tzinfo=None)
+
+    def at(moment: int) -> str:
+        return f"TIMESTAMP '{noon + timedelta(minutes=moment)}'"
+
+    people = [
+        f"('{no}', {at(came := chance.randrange(-600, 0))}, {at(came + chance.randrange(60, 900))}, {at(900)}, "
+        f"{at(chance.randrange(600))}, {3 + chance.random()})"
+        for no in _identifiers()
+    ]
+    with duckdb.connect(str(home / "city.duckdb")) as db:
+        db.execute(_TABLES.format(people=", ".join(people)))
+    for dataset, query in _QUERIES.items():
+        (home / f"{dataset}.sql").write_text(query)
+    job = home / "city.yaml"
+    lines = "".join(f"  {dataset}: {dataset}.sql\n" for dataset in _QUERIES)
+    job.write_text(f"source: city\nwarehouse: duckdb:city.duckdb\nmax_rejected: 0.0\ndatasets:\n{lines}")
+    monkeypatch.setattr(load, "BATCH_ROWS", 20)
+    monkeypatch.setattr(load, "SPAN_ROWS", 30)  # several spans, one after the other in the query's order
+    load.load_history(load_settings(home), str(job))
+
+
+def _stream(home: Path) -> None:
+    """Stream values and admissions: each poll in the order of identifiers, times as they fall."""
+    chance, ward = random.Random(6), Ward(home, begin=BEGIN)
+    for poll in range(3):
+        values = []
+        for number, no in enumerate(_identifiers()):
+            at = (BEGIN + timedelta(seconds=chance.randrange(9_000))).isoformat()
+            values.append(message(
+                poll * PATIENTS + number, patient=no, value=60.0 + chance.randrange(40), effectiveDateTime=at,
+                issued=at, device={"reference": f"Device/d-{no}"}, encounter={"reference": f"Encounter/e-{no[::-1]}"},
+            ))  # fmt: skip
+        ward.stream(values)
+    told = []
+    for no in _identifiers():
+        at = BEGIN + timedelta(seconds=chance.randrange(9_000))
+        told.append(adt("A01", pid(no), pv1(f"ICU^1^{no}", visit=f"e-{no[::-1]}", began=at), at=hl7_time(at)))
+    ward.tell(*told)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with both lanes' rows, whose names and keys are the same in every run."""
+    home = tmp_path_factory.mktemp("order") / "home"
+    init_home(home, copy_samples)
+    _fixed_keys(home)
+    lots = random.Random(8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=lots.getrandbits(128), version=4))
+        _load_history(home, patch)
+        _stream(home)
+    return home
+
+
+@pytest.fixture
+def home(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it."""
+    lots = random.Random(10)
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=lots.getrandbits(128), version=4))
+    return Path(shutil.copytree(filled, tmp_path / "home"))
+
+
+def _tables(home: Path) -> dict[str, Table]:
+    settings = load_settings(home)
+    present = Lake(settings.lake_uri, settings.storage_options).present()
+    return {name: table for name, table in present.items() if name.startswith("published/")}
+
+
+def _suspicious(home: Path, identifiers: list[str]) -> dict[str, list[str]]:
+    """Return what ranks with the numbers of patients, or of their stays, table by table."""
+    keys, found = load_keys(home / "keys.yaml"), {}
+    for column, known in {"patient": identifiers, "encounter": frozen.stays(identifiers)}.items():
+        pseudonyms = Pseudonyms(keys, f"{column}-identifier")
+        numbers = {pseudonyms.token(no): place for place, no in enumerate(sorted(known))}
+        for name, table in _tables(home).items():
+            if f"{column}_id" not in table.dataset.schema.names:
+                continue
+            looks = suspicions(table, f"{column}_id", numbers)
+            if low := [what for what, chance in looks.items() if chance <= CHANCE]:
+                found[f"{name} by {column}"] = low
+    return found
+
+
+def _compact(home: Path) -> None:
+    for table in _tables(home).values():
+        compact(table, min_files=2)
+
+
+def _bucket(home: Path) -> None:
+    for table in _tables(home).values():
+        if table.dataset.day_of and patient_column(table.dataset):
+            put_into_buckets(table, 4, closed_before="2100-01-01")
+
+
+def _republish(home: Path) -> None:
+    settings = load_settings(home)
+    for dataset in restricted_datasets(settings):
+        republish(settings, dataset)
+
+
+def _rebuild(home: Path) -> None:
+    for name in _tables(home):
+        shutil.rmtree(home / "lake" / name)
+    _republish(home)
+
+
+@pytest.mark.parametrize("change", [None, _compact, _bucket, _republish, _rebuild])
+def test_nothing_published_ranks_with_a_clear_identifier(home: Path, change: object) -> None:
+    assert len(_tables(home)) == 6
+    if callable(change):
+        change(home)
+    assert _suspicious(home, _identifiers()) == {}
+
+
+def test_what_an_earlier_release_published_did_and_does_no_more_once_it_is_upgraded(tmp_path: Path) -> None:
+    home = frozen.unpack(tmp_path)
+    found = _suspicious(home, frozen.PATIENTS)  # so the attack does find what is there
+    looks = {"column source_position", "row of the file", "place in the dictionary of patient_id"}
+    assert looks <= set(found["published/patient by patient"])
+    for dataset in ("encounter", "ward_movement", "condition"):
+        assert looks <= set(found[f"published/{dataset} by encounter"])
+    upgrade(load_settings(home))
+    assert _suspicious(home, frozen.PATIENTS) == {}
