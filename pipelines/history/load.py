@@ -118,15 +118,16 @@ def _load(
     known = Remembered(settings.home, f"{part.topic}.{part.topic_id}")
     found, form = _digests(settings, lake.dataset, spool)
     wanted = _plan(known, found, form, _known_positions(lake, part))
+    # One moment for all of it, in whole milliseconds: of each batch's own the order of the query could be read.
+    now_us = clock.now_us() // 1000 * 1000
     # Judged before anything is made or begun: what fails, an empty result too, leaves the lake as it was.
     if wanted.fate.any() or not spool.messages:
-        gate.judge(lake.dataset, (table for table, _, _ in _chosen(spool, wanted)))
+        gate.judge(lake.dataset, (table for table, _, _ in _chosen(spool, wanted, now_us)))
     lake.open_all()
     stream = StreamSettings(max_future_seconds=0, unset_clock_days=())
     fence = lake.spans.fence(dataset)  # before rules and keys are read
     steps = Steps(settings, stream, lake.dataset, not_to_care=job.not_to_care, care_admits=care_admits)
-    # One moment for all of it: of each batch's own the order of the query could be read.
-    steps.ingested_us = now_us = clock.now_us()
+    steps.ingested_us = now_us
     decided: list[str] = []
     writer, positions = _begin(lake, steps, part, job=job.name, stream=stream, fence=fence, decided=decided)
     wanted = _plan(known, found, form, positions)  # as it is now that nobody else can load
@@ -135,7 +136,7 @@ def _load(
     count, next_of = 0, [positions.new, positions.changed]
     try:
         known.write(wanted.entries, form)
-        for table, starts, changed in _chosen(spool, wanted):
+        for table, starts, changed in _chosen(spool, wanted, now_us):
             poll = _poll(job, part, RowTexts(table, starts), changed, next_of, now_us)
             writer.take(steps.mask(_outcome(poll, table, starts, steps, lake.dataset)))
             writer.cut_if_due()
@@ -201,9 +202,11 @@ def _plan(known: Remembered, found: npt.NDArray[np.void], form: str, positions: 
     return plan(found, entries, positions)
 
 
-def _chosen(spool: Spool, wanted: Plan) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
+def _chosen(
+    spool: Spool, wanted: Plan, now_us: int
+) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
     """Yield the messages that are to be loaded, with where each begins and whether it replaces another."""
-    begin, versions = 0, clock.now_us()
+    begin = 0
     for table, starts in spool.tables():
         fate = wanted.fate[begin : begin + len(starts)]
         begin += len(starts)
@@ -213,7 +216,7 @@ def _chosen(spool: Spool, wanted: Plan) -> Iterator[tuple[pa.Table, npt.NDArray[
         chosen, changed = fate != PASSED, fate[fate != PASSED] == CHANGED
         rows = table.filter(pa.array(np.repeat(chosen, sizes))) if not chosen.all() else table
         kept = sizes[chosen]
-        yield _replacing(rows, np.repeat(changed, kept), versions), np.r_[0, np.cumsum(kept)[:-1]], changed
+        yield _replacing(rows, np.repeat(changed, kept), now_us), np.r_[0, np.cumsum(kept)[:-1]], changed
 
 
 def _replacing(rows: pa.Table, changed: npt.NDArray[np.bool_], now_us: int) -> pa.Table:
