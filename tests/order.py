@@ -59,16 +59,16 @@ def _looks(table: Table, column: str) -> Iterator[tuple[str, list[Any], list[Any
         yield "row of the file", whose, [line / part.num_rows for line in lines]
         yield "place in the log", whose, [logged[path] * 1e7 + line for line in lines]
         yield "place among the files' names", whose, [number * 1e7 + line for line in lines]
-        for name in texts:
+        for name in [name for name in texts if name in part.schema.names]:
             indices = part[name].combine_chunks().indices
             yield f"place in the dictionary of {name}", whose, indices.to_pylist()
         rows.append(part)
-    for name in table.dataset.schema.names:
-        values = [value for part in rows for value in part[name].to_pylist()]
-        known = sorted({value for value in values if value is not None})
-        place = {value: number for number, value in enumerate(known)}
-        whose = [value for part in rows for value in part[column].to_pylist()]
-        yield f"column {name}", whose, [None if value is None else place[value] for value in values]
+    everything = pa.concat_tables(rows, promote_options="permissive")
+    whose = everything[column].to_pylist()
+    for name in everything.schema.names:
+        values = everything[name].to_pylist()
+        place = {value: number for number, value in enumerate(sorted({v for v in values if v is not None}))}
+        yield f"column {name}", whose, [place.get(value) for value in values]
 
 
 def _in_the_log(table: Table) -> list[str]:

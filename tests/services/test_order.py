@@ -106,8 +106,8 @@ def _stream(home: Path) -> None:
         ward.stream(values)
     told = []
     for no in _identifiers():
-        at = BEGIN + timedelta(seconds=chance.randrange(9_000))
-        told.append(adt("A01", pid(no), pv1(f"ICU^1^{no}", visit=f"e-{no[::-1]}", began=at), at=hl7_time(at)))
+        came = BEGIN + timedelta(seconds=chance.randrange(9_000))
+        told.append(adt("A01", pid(no), pv1(f"ICU^1^{no}", visit=f"e-{no[::-1]}", began=came), at=hl7_time(came)))
     ward.tell(*told)
 
 
