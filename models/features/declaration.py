@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from vitalake.care.records import code_number
 from vitalake.errors import SettingsError
+from vitalake.vocabulary import load_vocabulary
 
 StatisticName = Literal["last", "first", "min", "max", "mean", "sum", "slope", "count", "hours_since"]
 STATISTICS: tuple[StatisticName, ...] = get_args(StatisticName)
@@ -141,6 +142,7 @@ def parse_features(document: Any, *, where: str) -> FeatureSet:
             Derived(name, entry["label"], entry["unit"], (entry["ratio"][0], entry["ratio"][1]), entry.get("factor", 1))
             for name, entry in document.get("derived", {}).items()
         )
+        items = _with_cases(items)
         found = FeatureSet(items, derived)
         codes = [code for item in items for code in item.codes]
         if not items or len(items) > UNUSED or len(set(codes)) < len(codes) or len(set(found.names)) < len(found.names):
@@ -160,6 +162,16 @@ def _item(name: str, entry: dict[str, Any]) -> Item:
         raise ValueError
     return Item(
         name, entry["label"], entry["unit"], tuple(entry["codes"]), tuple(_statistic(t) for t in entry["statistics"])
+    )
+
+
+def _with_cases(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    """Return items with the codes that count as theirs, as an invasive pressure does as a pressure."""
+    named = {code for item in items for code in item.codes}
+    alike = load_vocabulary().alike
+    return tuple(
+        replace(item, codes=tuple(c for code in item.codes for c in alike(code) if c == code or c not in named))
+        for item in items
     )
 
 

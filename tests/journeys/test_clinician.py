@@ -54,6 +54,7 @@ def test_a_clinician_sees_a_patient_deteriorate_and_opens_the_reasons(
     lane.create_topic()
     ward = WardUnderTest(home)
     ward.register_model(tmp_path / "model")
+    ward.approve()
     worst = ward.admit("p-worst", bed="Bed 1")
     ward.chart(worst, STABLE | {"9279-1": 22, "59408-5": 94, "8867-4": 104, "3151-8": 2})
     others = [ward.admit(f"p-{n}", bed=f"Bed {n}") for n in (2, 3, 4)]
@@ -73,9 +74,10 @@ def test_a_clinician_sees_a_patient_deteriorate_and_opens_the_reasons(
                 expect(page.get_by_text("Live", exact=True)).to_be_visible()
                 assert _patients(page)[0] == worst
                 assert int(str(row.get_attribute("data-total"))) < 5
-                expect(page.locator("thead")).to_contain_text("shadow · not approved")
+                expect(page.locator("thead")).to_contain_text("approved units only")
                 expect(page.locator("footer")).to_contain_text("NEWS2 ranks")
-                expect(page.get_by_text(NAME)).to_have_count(0)
+                expect(row.get_by_text(NAME)).to_be_visible()
+                expect(row.get_by_text("Bed 5")).to_be_visible()
                 visit.look(tmp_path, "board-before")
 
                 _bedside(lane, "p-greta", ILL)
@@ -84,6 +86,7 @@ def test_a_clinician_sees_a_patient_deteriorate_and_opens_the_reasons(
                 expect(row).to_have_class(re.compile(r"\bhigh\b"))
                 expect(row.locator(".moved.up")).to_contain_text("in 1 h")
                 expect(page.locator("tr[data-patient]").first).to_have_attribute("data-patient", greta)
+                expect(row.get_by_text(NAME)).to_be_visible()
                 visit.look(tmp_path, "board-after")
 
                 row.get_by_role("link").focus()
@@ -129,7 +132,7 @@ def test_stale_data_say_so_in_words(home: Path, tmp_path: Path, chromium: Browse
         expect(cell.get_by_text("stale")).to_be_visible()
         visit.look(tmp_path, "stale")
         visit.page.get_by_role("link", name="Bed 1").click()
-        expect(visit.page.get_by_text("Stale: nothing new for longer than 2 h")).to_be_visible()
+        expect(visit.page.get_by_text("Stale: no vital sign for longer than 2 h")).to_be_visible()
         expect(visit.page.get_by_text("No name is known of this patient")).to_have_count(0)
 
 

@@ -187,6 +187,26 @@ def test_rounding_twice_is_rounding_once(value: float, decimals: int) -> None:
     assert abs(once - value) <= 0.5 * 10**-decimals + 1e-6
 
 
+@pytest.mark.parametrize(("place", "points"), [(0, 0), (1, 3), (2, 3), (3, 3), (4, 3)])
+def test_consciousness_in_letters_scores_unless_alert(place: int, points: int) -> None:
+    assert _score(("67775-7", place, 1)).parts["consciousness"] == points
+    assert _score(("9269-2", 15, 2), ("67775-7", place, 1)).parts["consciousness"] == points, "the later one counts"
+    assert _score(("67775-7", place, 1), ("9269-2", 14, 1)).parts["consciousness"] == 3, "of one moment the worse"
+
+
+@pytest.mark.parametrize(
+    ("code", "part"),
+    [
+        ("76215-3", "systolic_pressure"),
+        ("76534-7", "systolic_pressure"),
+        ("8331-1", "temperature"),
+        ("76282-3", "pulse"),
+    ],
+)
+def test_how_it_was_measured_does_not_hide_a_part(code: str, part: str) -> None:
+    assert _score((code, 30, 1)).parts[part] == 3
+
+
 def test_oxygen_that_is_shown_as_none_is_none() -> None:
     assert _score(("3151-8", 0.04, 1)).parts["supplemental_oxygen"] == 0
     assert _score(("3151-8", 0.05, 1)).parts["supplemental_oxygen"] == 2
