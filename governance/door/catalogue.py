@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,6 +59,7 @@ class Catalogue:
         """
         policy = load_policy(settings.path(settings.governance))
         self._settings = settings
+        self.rules = policy.version
         self._marks = Marks(settings.path(FOUND_GOOD))
         self._plans = {name: compile_masks(policy, load_dataset(name), keys) for name in published_datasets()}
         self._restricted = {RESTRICTED + name: name for name in self._plans if load_dataset(name).restricted}
@@ -82,6 +83,17 @@ class Catalogue:
         if name in self._restricted:
             return {column.name: _TYPES[column.type] for column in self._form(name).columns}
         return {plan.column.name: _TYPES[plan.column.type] for plan in self._plan(name).columns if plan.published}
+
+    def read_by(self, name: str, names: Collection[str] | None = None) -> dict[str, str]:
+        """Return the columns of a dataset that a query reads, with their data classes.
+
+        Args:
+            name: of the dataset, or of its identified rows.
+            names: that the query has; None: it may read columns that it does not name.
+        """
+        there = self.columns(name)
+        classes = {column.name: column.data_class or "none" for column in self._form(name).columns}
+        return {column: classes[column] for column in there if names is None or column in names}
 
     def sealed(self, name: str) -> dict[str, pa.DataType]:
         """Return the columns of identified rows whose values are sealed, with their types once they are opened."""

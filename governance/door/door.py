@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ MEMORY_MB = 1_024
 SECONDS = 60
 SIZE = 64 << 20
 BATCH_ROWS = 65_536
+MOST_NAMED = 600
+"""Characters of columns in a record, which has room for 1,000; of the dataset with the most they are then ``all``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,8 @@ class Door:
                 remedy=f"Give it with its zone; the rules must publish {AVAILABLE}.",
             )
         detail = {"dataset": dataset, "columns": ",".join(columns), "purpose": purpose, "where": ",".join(wanted)}
+        classes = self.catalogue.read_by(dataset, {*columns, *wanted}).values()
+        detail |= {"classes": ",".join(sorted(set(classes))), "rules": self.catalogue.rules}
         if as_known_at is not None:
             detail["as_known_at"] = as_known_at.astimezone(UTC).isoformat()
         self._record("train", principal, detail)
@@ -174,22 +179,29 @@ class Door:
         except QueryRefused:
             self._record("denied", principal, {"permission": "sql:query", "reason": "query"})
             raise
-        head, table = self._run(query, principal, rows=min(rows, MOST_ROWS), seconds=seconds)
+        with self._sandbox(query, principal, seconds=seconds) as run:
+            head, table = run(query.sql, min(rows, MOST_ROWS))
         self._record_query(query, principal, rows=head.rows, outcome=head.failed or "answered")
         if table is None:
             raise failure(head.failed or "failed", remedy=self._known(query) if head.failed == "names" else "")
         return Answer(table, not head.more, query.datasets)
 
-    def _run(
+    @contextmanager
+    def _sandbox(
         self,
         query: Query,
         principal: Principal,
         *,
-        rows: int,
         seconds: int,
         subject: bytes | None = None,
         detail: dict[str, str] | None = None,
-    ) -> tuple[Head, pa.Table | None]:
+        patients: tuple[str, ...] = (),
+    ) -> Iterator[Callable[[str, int], tuple[Head, pa.Table | None]]]:
+        """Give what answers SQL with so many rows, each time of the same versions of the query's tables.
+
+        Raises:
+            ServiceUnavailable: the system ended it, which is recorded, of whom it was asked too; or no place is free.
+        """
         from governance.door.sandbox import Ended, run
 
         queries = self._settings.queries
@@ -201,9 +213,9 @@ class Door:
         )
         with place, self.catalogue.relations(query.datasets, subject=subject) as relations:
             try:
-                return run(Request(query.sql, relations, rows, MEMORY_MB, seconds, SIZE))
+                yield lambda sql, rows: run(Request(sql, relations, rows, MEMORY_MB, seconds, SIZE))
             except Ended:
-                self._record_query(query, principal, rows=0, outcome="ended", detail=detail)
+                self._record_query(query, principal, rows=0, outcome="ended", detail=detail, patients=patients)
                 raise ServiceUnavailable(
                     "Query was ended by the system", where="vitalake sql", remedy="Ask for less, or try again."
                 ) from None
@@ -235,7 +247,22 @@ class Door:
         """Record a query; with a detail of its own it is one over identified rows."""
         said = {"digest": query.digest, "datasets": ",".join(query.datasets), "rows": str(rows), "outcome": outcome}
         action: Action = "sql.query" if detail is None else "identified.query"
-        self._record(action, principal, said | (detail or {}), patients)
+        self._record(action, principal, said | self._read_by(query) | (detail or {}), patients)
+
+    def _read_by(self, query: Query) -> dict[str, str]:
+        """Return which columns and data classes a query reads, by which rules: a later rule is simulated on them."""
+        read = {
+            name: self.catalogue.read_by(name, None if query.everything else query.names) for name in query.datasets
+        }
+        named = {name: "all" if query.everything else ",".join(sorted(columns)) for name, columns in read.items()}
+        while sum(map(len, named.values())) > MOST_NAMED:
+            named[max(named, key=lambda name: len(named[name]))] = "all"
+        classes = {kind for columns in read.values() for kind in columns.values()}
+        return {
+            "columns": " ".join(f"{name}({columns})" for name, columns in named.items()),
+            "classes": ",".join(sorted(classes)),
+            "rules": self.catalogue.rules,
+        }
 
     def _record(
         self, action: Action, principal: Principal, detail: dict[str, str], patients: tuple[str, ...] = ()

@@ -44,3 +44,12 @@ def failure(category: Category, *, remedy: str = "") -> VitaLakeError:
         )
     what, usual = _TEXTS[category]
     return QueryFailed(f"Query cannot be answered ({what})", where="vitalake sql", remedy=remedy or usual)
+
+
+def untold(what: str) -> QueryRefused:
+    """Return the refusal of a query whose patients cannot be known."""
+    return QueryRefused(
+        f"Query is refused (it cannot be known whose rows it rests on: {what})",
+        where="vitalake sql --identified",
+        remedy="Join relations side by side instead of looking outwards from a subquery; name columns, not whole rows.",
+    )

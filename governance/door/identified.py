@@ -7,9 +7,10 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from governance.door.errors import untold
 from governance.door.relations import SEALED
 from vitalake.errors import PrivacyError
-from vitalake.restricted import SUBJECT_BYTES, open_value, subject_of_value
+from vitalake.restricted import open_value, subject_of_value
 
 _WRAPPED = pa.struct({SEALED: pa.binary()})
 
@@ -21,13 +22,13 @@ class Keys(Protocol):
         """Return the secrets of those that are known and not forgotten."""
         ...
 
-    def tokens(self) -> dict[bytes, str]:
-        """Return the pseudonym of each subject that is not forgotten."""
-        ...
-
 
 class Cells:
-    """The sealed cells of an answer; they tell themselves whose they are."""
+    """The sealed cells of an answer; they tell themselves whose they are.
+
+    Attributes:
+        owners: their subjects.
+    """
 
     def __init__(self, rows: pa.Table, sealed: Mapping[str, pa.DataType]) -> None:
         """Look for them.
@@ -36,22 +37,19 @@ class Cells:
             rows: the answer, as the sandbox gave it.
             sealed: ``<dataset>.<column>`` → type, of what the query could read. A column of the answer may hold values
                 of any of them: they were sealed for their place, so that each opens in one only.
+
+        Raises:
+            QueryRefused: a whole row stands in one value, whose cells cannot be told apart.
         """
+        if any(pa.types.is_nested(column.type) and column.type != _WRAPPED for column in rows.columns):
+            raise untold("a whole row in one value")
         self._rows, self._sealed = rows, sealed
         self._cells = {
             name: column.combine_chunks().field(SEALED).dictionary_encode()
             for name, column in zip(rows.schema.names, rows.columns, strict=True)
             if column.type == _WRAPPED
         }
-        self._owners = {subject_of_value(value) for cells in self._cells.values() for value in _values(cells)}
-        plain = [column for column in rows.columns if pa.types.is_binary(column.type)]
-        named = {value for column in plain for value in column.unique().to_pylist() if value is not None}
-        self._named = {value for value in named if len(value) == SUBJECT_BYTES}
-
-    def patients(self, keys: Keys) -> list[str]:
-        """Return the pseudonyms of those whom the answer is about: by a sealed cell, or by the subject itself."""
-        tokens = keys.tokens()
-        return sorted({tokens[subject] for subject in self._owners | self._named if subject in tokens})
+        self.owners = {subject_of_value(value) for cells in self._cells.values() for value in _values(cells)}
 
     def secrets(self, keys: Keys) -> dict[bytes, bytes]:
         """Return the secrets of those whose cells these are.
@@ -59,7 +57,7 @@ class Cells:
         Raises:
             KeyRevoked: the keys cannot be had.
         """
-        return keys.secrets(self._owners)
+        return keys.secrets(self.owners)
 
     def opened(self, secrets: Mapping[bytes, bytes]) -> pa.Table:
         """Return the answer with its cells opened; those of forgotten patients are null.

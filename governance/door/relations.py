@@ -25,6 +25,9 @@ RESTRICTED = "restricted_"
 SEALED = "sealed"
 """The one field of a wrapped value."""
 
+WHO = "who__"
+"""The column that says whose rows a row of an answer rests on; a query that has a name like it is refused."""
+
 MOMENT = "moment__"
 """The parameter of *as known at*; no dataset's column has such a name."""
 

@@ -37,11 +37,15 @@ class Query:
         sql: written anew from the checked tree.
         datasets: what it reads, sorted.
         digest: of its form, literals left out: the same question about another patient has the same one.
+        names: every name in it, in lower case, columns among them.
+        everything: whether it may read columns that it does not name.
     """
 
     sql: str
     datasets: tuple[str, ...]
     digest: str
+    names: frozenset[str] = frozenset()
+    everything: bool = False
 
 
 def check(text: str, datasets: Collection[str]) -> Query:
@@ -66,7 +70,9 @@ def check(text: str, datasets: Collection[str]) -> Query:
         _check_nodes(again)
         if _generate(again) != sql:
             raise _refused("form")
-        return Query(sql, tuple(sorted({(relations | functions)[name] for name in used})), _digest(tree))
+        read = tuple(sorted({(relations | functions)[name] for name in used}))
+        names = frozenset(name.name.lower() for name in tree.find_all(exp.Identifier))
+        return Query(sql, read, _digest(tree), names, _reads_everything(tree))
     except (SqlglotError, RecursionError, ValueError):
         raise _refused("form") from None
 
@@ -179,6 +185,13 @@ def _resolve_functions(tree: exp.Expr, functions: Collection[str]) -> set[str]:
 
 def _is_constant(moment: exp.Expr) -> bool:
     return all(isinstance(node, allowed.MOMENT) for node in moment.walk())
+
+
+def _reads_everything(tree: exp.Expr) -> bool:
+    """Return whether a query has a star, or a name of a source in the place of a column, which is its whole row."""
+    sources = {source.alias.lower() for source in tree.find_all(exp.Table, exp.Subquery)}
+    stars = any(not isinstance(star.parent, exp.Count) for star in tree.find_all(exp.Star))
+    return stars or any(not column.table and column.name.lower() in sources for column in tree.find_all(exp.Column))
 
 
 def _generate(tree: exp.Expr) -> str:

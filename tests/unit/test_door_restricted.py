@@ -16,10 +16,10 @@ import pytest
 from governance.access import MissingPermission, Principal, local_privacy_officer
 from governance.door.door import Door
 from governance.door.errors import QueryFailed, QueryRefused
-from governance.door.restricted import RestrictedDoor
+from governance.door.restricted import RestrictedDoor, _aside
 from governance.door.sandbox import run
 from governance.door.sql import check
-from governance.door.worker import Request
+from governance.door.worker import Head, Request
 from governance.masks import Pseudonyms
 from pipelines.steps import make_sealer
 from tests.unit.door_samples import CLINICIAN, NOON, OFFICER, Recorder, observation, publish_samples
@@ -190,8 +190,106 @@ def test_rows_without_a_sealed_cell_name_their_patients_by_subject(
     rows = ask(door, "SELECT subject, value FROM restricted_observation WHERE value = 72")
     assert rows == [{"subject": vault.subject_of("ZZMRN-2"), "value": 72.0}]
     assert audit.events[-1].patients == (token(keys, "ZZMRN-2"),)
-    assert ask(door, "SELECT count(*) AS n FROM restricted_observation_versions") == [{"n": 4}]
-    assert not audit.events[-1].patients
+    assert ask(door, "SELECT count(*) AS n FROM restricted_observation_versions WHERE value > 71.5") == [{"n": 3}]
+    assert audit.events[-1].patients == tuple(sorted(token(keys, name) for name in ("ZZMRN-1", "ZZMRN-2")))
+
+
+RESTING: dict[str, tuple[str, ...]] = {
+    "SELECT value FROM restricted_observation WHERE value > 90": ("1",),
+    "SELECT hex(subject) AS s FROM restricted_patient": ("1",),
+    "SELECT CAST(name AS VARCHAR) AS n FROM restricted_patient": ("1",),
+    "SELECT max(value) AS m FROM restricted_observation WHERE value < 90": ("2",),
+    "SELECT unit FROM restricted_observation GROUP BY ALL HAVING count(*) > 5": ("1", "2"),
+    "SELECT row_number() OVER () AS n FROM restricted_observation WHERE value < 90": ("2",),
+    "SELECT 1 AS one WHERE EXISTS (SELECT 1 FROM restricted_patient)": ("1",),
+    "SELECT value FROM restricted_observation ORDER BY value LIMIT 1": ("2",),
+    "SELECT value FROM restricted_observation WHERE value > 1000": (),
+    "SELECT 1 AS one FROM restricted_observation LIMIT 0": (),
+    "SELECT code FROM restricted_observation_as_known_at('2026-03-01 12:01:30')": ("1",),
+}
+"""A query → whose rows its answer rests on; none of them shows a cell that says so."""
+
+
+def test_everybody_whose_rows_an_answer_rests_on_is_on_record(
+    door: RestrictedDoor, audit: Recorder, keys: KeyRing
+) -> None:
+    for sql, numbers in RESTING.items():
+        ask(door, sql)
+        assert audit.events[-1].patients == tuple(sorted(token(keys, f"ZZMRN-{i}") for i in numbers)), sql
+
+
+@pytest.mark.parametrize(
+    ("sql", "why"),
+    [
+        ("SELECT p FROM restricted_patient p", "a whole row"),
+        ("SELECT max(p) AS p FROM (SELECT name, version FROM restricted_patient) AS p", "a whole row"),
+        (
+            "SELECT value FROM restricted_observation o "
+            "WHERE EXISTS (SELECT 1 FROM restricted_patient p WHERE p.subject = o.subject)",
+            "looks outwards",
+        ),
+        ("SELECT value AS who__ FROM restricted_observation", "name that is taken"),
+    ],
+)
+def test_a_form_whose_patients_cannot_be_known_is_refused_and_recorded(
+    door: RestrictedDoor, audit: Recorder, sql: str, why: str
+) -> None:
+    with pytest.raises(QueryRefused, match=why):
+        ask(door, sql)
+    assert audit.events[-1].detail.get("outcome", "untold") == "untold"
+    assert len(audit.events) == 1
+
+
+def test_asking_for_a_patient_is_on_record_also_when_nothing_is_found_or_it_fails(
+    door: RestrictedDoor, audit: Recorder, keys: KeyRing
+) -> None:
+    for patient in ("ZZMRN-1", "never-seen"):
+        assert ask(door, "SELECT value FROM restricted_observation WHERE value > 1000", patient=patient) == []
+        assert audit.events[-1].patients == (token(keys, patient),)
+        with pytest.raises(QueryFailed):
+            ask(door, "SELECT nothing FROM restricted_observation", patient=patient)
+        assert audit.events[-1].patients == (token(keys, patient),)
+    with pytest.raises(InputError):
+        ask(door, SELECT, patient="v1." + "b" * 32)
+    assert (audit.events[-1].patients, audit.events[-1].detail["outcome"]) == (("v1." + "b" * 32,), "nobody")
+
+
+def test_a_failure_that_depends_on_values_names_everybody_who_could_be_read(
+    door: RestrictedDoor, audit: Recorder, keys: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = tuple(sorted(token(keys, f"ZZMRN-{i}") for i in (1, 2)))
+    told = "SELECT CAST(CASE WHEN value > 90 THEN 'x' ELSE '1' END AS INTEGER) AS x FROM restricted_observation"
+    with pytest.raises(QueryFailed, match="cannot be answered"):
+        ask(door, told)
+    assert audit.events[-1].patients == both
+    with pytest.raises(QueryFailed):  # of nobody
+        ask(door, "SELECT CAST('x' AS INTEGER) AS x")
+    assert audit.events[-1].patients == ()
+    monkeypatch.setattr("governance.door.restricted.MOST_PATIENTS", 1)
+    with pytest.raises(QueryFailed, match="cannot be answered"):
+        ask(door, told)
+    assert audit.events[-1].detail["patients"] == "not all"
+    with pytest.raises(QueryFailed, match="more patients than are put on record"):
+        ask(door, "SELECT row_number() OVER () AS n FROM restricted_observation")
+    assert audit.events[-1].detail["outcome"] == "untold"
+
+
+def test_whose_rows_it_rests_on_has_limits_of_its_own() -> None:
+    with pytest.raises(QueryFailed, match="longer than a query may run"):
+        _aside(lambda sql, rows: (Head(failed="time"), None), "SELECT 1")
+
+
+def test_a_record_holds_columns_classes_and_rules_and_no_literal(door: RestrictedDoor, audit: Recorder) -> None:
+    ask(door, "SELECT code, value FROM restricted_observation WHERE unit = 'ZZMRN'")
+    detail = audit.events[-1].detail
+    assert detail["columns"] == "restricted_observation(code,unit,value)"
+    assert detail["classes"] == "measurement,measurement-code"
+    assert detail["rules"] == door.catalogue.rules
+    assert "ZZMRN" not in str(detail)
+    for sql in ("SELECT * FROM restricted_patient", "SELECT count(*) FROM (SELECT p.* FROM restricted_patient p)"):
+        ask(door, sql)
+        assert audit.events[-1].detail["columns"] == "restricted_patient(all)"
+        assert "patient-identifier" in audit.events[-1].detail["classes"]
 
 
 @pytest.mark.parametrize("by_token", [True, False])
