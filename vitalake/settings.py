@@ -41,6 +41,11 @@ class LakeSettings(_Frozen):
     uri: str = Field(
         "lake", description="A folder (relative to the home) or s3://bucket/prefix.", json_schema_extra=ALLOWED
     )
+    readers: str | None = Field(
+        None,
+        description="Group of this machine that may read published/ and its log by its files; nobody by default. "
+        "'vitalake lake permissions' lets it in.",
+    )
     storage_options: dict[str, str] = Field(
         default_factory=dict,
         description="For object storage; values may be references: env:NAME or file:PATH.",
@@ -265,6 +270,11 @@ class Settings(_Frozen):
     def lake_uri(self) -> str:
         """Return the lake's address; a folder as an absolute path."""
         return self.lake.uri if "://" in self.lake.uri else str(self.path(self.lake.uri))
+
+    @property
+    def lake_folder(self) -> Path | None:
+        """Return the lake's folder; None: it lies in object storage, which has permissions of its own."""
+        return None if "://" in self.lake.uri else self.path(self.lake.uri)
 
     @property
     def storage_options(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -103,8 +104,42 @@ def _of_home(settings: Settings) -> Iterator[Check]:
     for job in settings.jobs:
         yield _tried(f"formats of {job}", lambda job=job: _formats(settings, job))  # type: ignore[misc]
         yield _tried(f"topics of {job}", lambda job=job: _topics(settings, job))  # type: ignore[misc]
+    yield from _permissions(settings)
     yield _port(settings)
     yield _space(settings)
+
+
+_MOST_NAMED = 3
+
+
+def _permissions(settings: Settings) -> Iterator[Check]:
+    """Say who else on this machine may read the home and the lake, and who should but may not."""
+    from vitalake.errors import VitaLakeError
+    from vitalake.modes import group_id, unreadable, wider
+
+    command = f"vitalake lake permissions --home {shlex.quote(str(settings.home))}"
+    try:
+        readers = None if settings.lake.readers is None else group_id(settings.lake.readers)
+        open_to_others = wider(settings.home, settings.lake_folder, readers=readers)
+        closed = [] if readers is None else unreadable(settings.lake_folder, readers)
+    except VitaLakeError as error:
+        yield _failed("permissions", error)
+        return
+    if open_to_others:
+        named = ", ".join(map(str, open_to_others[:_MOST_NAMED]))
+        more = f" and {len(open_to_others) - _MOST_NAMED:,} more" if len(open_to_others) > _MOST_NAMED else ""
+        yield Check("permissions", "warn", f"other accounts may use {named}{more}", f"run '{command}'")
+    elif closed:
+        yield Check(
+            "permissions", "warn", f"the group {settings.lake.readers} cannot read {closed[0]}", f"run '{command}'"
+        )
+    else:
+        who = f"the group {settings.lake.readers} reads what is published" if readers is not None else "nobody else"
+        yield Check("permissions", "ok", f"{who}; set lake.readers to let a group read what is published")
+    if settings.privacy_officers:
+        word = "cannot be written by this account" if not settings.doubt else f"vouches for nobody: {settings.doubt}"
+        yield Check("privacy officers", "ok" if not settings.doubt else "warn", f"configuration {word}",
+                    "" if not settings.doubt else "see docs/how-to/accounts-and-files.md")  # fmt: skip
 
 
 def _tried(name: str, check: Callable[[], str]) -> Check:

@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     group.command("rebuild")(rebuild)
     group.command("repair")(repair)
     group.command("upgrade")(upgrade)
+    group.command("permissions")(permissions)
     app.add_typer(group, name="lake", no_args_is_help=True)
 
 
@@ -50,6 +51,21 @@ def tables(home: HomeOption = None, json: JsonOption = False) -> None:
     for document in documents:
         grid.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in document.values()))
     Console(highlight=False).print(grid)
+
+
+def permissions(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Close home and lake to other accounts, and let the group that lake.readers names read what is published."""
+    from vitalake.modes import apply, group_id
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    readers = None if settings.lake.readers is None else group_id(settings.lake.readers)
+    changed = apply(settings.home, settings.lake_folder, readers=readers)
+    if json:
+        print_json({"changed": changed, "readers": settings.lake.readers})
+        return
+    who = f"the group {settings.lake.readers}" if settings.lake.readers else "nobody"
+    typer.echo(f"{changed:,} files and folders changed; beside their owner {who} reads what is published.")
 
 
 def show(

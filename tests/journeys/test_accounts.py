@@ -1,0 +1,74 @@
+"""A privacy officer at a machine of several accounts, by the kernel's word and by nobody's claim."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import yaml
+
+from governance.samples import copy_samples
+from tests.accounts import ONE, needs_accounts, open_folder
+from tests.attribution import Ward
+from vitalake.cli.app import main
+from vitalake.home import init_home
+
+FIRST = """
+import os, shutil, sys
+from vitalake.cli.app import main
+etc, data, own = sys.argv[1:4]
+LIST = ["devices", "list", "--identified", "--json", "--home"]
+assert main(["devices", "list", "--home", etc]) == 0  # as root: what is imported cannot be read any more afterwards
+assert main([*LIST, etc]) == 12
+for folder in (data, own):
+    for path in (folder, *(os.path.join(at, name) for at, *names in os.walk(folder) for name in sum(names, []))):
+        os.chown(path, int(sys.argv[4]), -1)
+print("--", flush=True)
+"""
+THEN = """
+print(main([*LIST, etc]), flush=True)
+print(main([*LIST, own]), flush=True)
+os.environ["VITALAKE_PRIVACY_OFFICERS"] = '["root"]'
+print(main([*LIST, etc]), flush=True)
+"""
+
+
+@needs_accounts
+def test_who_is_named_by_a_configuration_of_others_sees_names_and_by_ones_own_does_not() -> None:
+    with open_folder() as folder:
+        etc, data, own = folder / "etc", folder / "data", folder / "own"
+        init_home(data, copy_samples)
+        for place in (etc, own):
+            place.mkdir(mode=0o755)
+            _write(place / "vitalake.yaml", data)
+        etc.chmod(0o755)
+        Ward(etc)
+        associate = ["--device", "bed-MARKER", "--patient", "A", "--from", "2026-03-01T10:00:00Z"]
+        assert main(["devices", "associate", *associate, "--home", str(etc)]) == 0
+        environment = {"LOGNAME": "root", "USER": "root", "VITALAKE_HOME": str(own)}
+        said = ONE.run(THEN, str(etc), str(data), str(own), str(ONE.number), first=FIRST, env=environment)
+        listed, code, *rest = said.partition("--\n")[2].splitlines()
+        assert "bed-MARKER" in listed
+        assert (code, rest[:2]) == ("0", ["12", "10"])
+        assert "bed-MARKER" not in said.replace(listed, "")
+        assert f"{own / 'vitalake.yaml'} belongs to this account" in said
+        assert "Environment may not set privacy_officers: VITALAKE_PRIVACY_OFFICERS" in said
+        records = b"".join(path.read_bytes() for path in (data / "audit").rglob("*") if path.is_file())
+        assert f"local:{ONE.name}".encode() in records
+
+
+def _write(config: Path, data: Path) -> None:
+    """Write a configuration whose data lie elsewhere, as an administrator does."""
+    before = os.umask(0o022)
+    places = {name: str(data / path) for name, path in (("keys", "keys.yaml"), ("vault", "vault.db"))}
+    places |= {name: str(data / name) for name in ("audit", "governance")}
+    document = {
+        **places,
+        "privacy_officers": [ONE.name],
+        "lake": {"uri": str(data / "lake")},
+        "erasures": str(data / "erasures.jsonl"),
+        "key_service": {"path": str(data / "vault-keys.yaml")},
+        "care": {"path": str(data / "care.db")},
+    }
+    config.write_text(yaml.safe_dump(document))
+    os.umask(before)
