@@ -14,6 +14,7 @@ from governance.access import MissingPermission
 from governance.door.catalogue import Catalogue
 from governance.door.door import Door
 from governance.errors import RuleError
+from governance.rules import load_policy
 from tests.unit.door_samples import CLINICIAN, NOON, OFFICER, TWO, Recorder, observation, publish, publish_samples
 from vitalake.errors import InputError, PrivacyError, ServiceUnavailable
 from vitalake.keys import load_keys
@@ -60,7 +61,9 @@ def test_reading_is_recorded_before_the_first_batch(settings: Settings) -> None:
     batches = Door(settings, audit=audit).read(
         "observation", columns=["value"], principal=OFFICER, purpose="train-mortality", where={"code": ["8867-4"]}
     )
+    rules = load_policy(settings.path(settings.governance)).version
     detail = {"dataset": "observation", "columns": "value", "purpose": "train-mortality", "where": "code"}
+    detail |= {"classes": "measurement,measurement-code", "rules": rules}
     assert [(event.action, event.actor, event.detail) for event in audit.events] == [("train", "officer", detail)]
     assert sum(batch.num_rows for batch in batches) == 3
 

@@ -23,6 +23,7 @@ from governance.door.relations import Relation
 from governance.door.sandbox import Ended, read_answer
 from governance.door.sql import check
 from governance.door.worker import Head, Request, answer
+from governance.rules import load_policy
 from tests.unit.door_samples import CLINICIAN, NOON, OFFICER, ONE, TWO, Recorder, publish_samples
 from vitalake.cli.app import main
 from vitalake.errors import ServiceUnavailable
@@ -171,6 +172,8 @@ def test_a_query_is_recorded_by_its_form_before_it_is_answered(settings: Setting
     assert first.detail["digest"] == "".join(c for c in first.detail["digest"] if c in "0123456789abcdef")
     assert {**first.detail, "digest": ""} == {
         "digest": "", "datasets": "observation", "rows": first.detail["rows"], "outcome": "answered",
+        "columns": "observation(patient_id,value)", "classes": "measurement,patient-identifier",
+        "rules": load_policy(settings.path(settings.governance)).version,
     }  # fmt: skip
     audit.full = True
     with pytest.raises(ServiceUnavailable, match="Audit cannot be written"):
