@@ -22,6 +22,7 @@ NEEDED: dict[str, list[str]] = {
     "dead-letters show": [],
     "history load": ["mimic-demo"],
     "lake rewrite": ["--republish", "observation"],
+    "models approve": ["--events", "100"],
     "lake rebuild": ["published"],
     "patient certificate": ["1"],
     "patient erase": ["someone"],
