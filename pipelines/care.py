@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from vitalake.care.placing import BED
 from vitalake.care.records import code_number
 from vitalake.care.store import CareStore
 from vitalake.care.values import MOST_ATTRIBUTION, ROW, Values, stage_of
+from vitalake.errors import ServiceUnavailable
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Dataset
 from vitalake.lake.spans import PartId
@@ -25,6 +28,11 @@ from vitalake.settings import Settings
 from vitalake.statuses import TAKEN_BACK, WITHOUT_RESULT
 from vitalake.vault import Identity, Vault
 from vitalake.vocabulary import load_vocabulary
+
+_log = logging.getLogger(__name__)
+
+_TAKEN = frozenset({"observation", "encounter", "patient", "ward_movement"})
+"""Datasets whose rows go to the store."""
 
 
 class CareFeed:
@@ -98,10 +106,33 @@ class CareFeed:
 
     @property
     def care(self) -> CareStore:
-        """The care store, opened at first use."""
+        """The care store, opened at first use, and again when its file was deleted or replaced."""
+        if self._care is not None and self._care.moved():
+            _log.error(
+                "care store was deleted or replaced",
+                extra={"where": "settings.care.path", "remedy": "Fill the new one: vitalake lake rebuild care."},
+            )
+            self.close()
         if self._care is None:
             self._care = open_care(self._settings, self._keys)
         return self._care
+
+    def _write(self, write: Callable[[CareStore], object]) -> None:
+        """Write to the store; again, if its file has turned out to be another one meanwhile."""
+        while True:
+            store = self.care
+            write(store)
+            if not store.moved():
+                return
+
+    def beat(self, writer: str, *, ended: bool = False) -> None:
+        """Say that a lane lives, or has ended by itself, where its rows go to the store.
+
+        That the store refuses is no failure of the lane: it shows by the beat that is missing.
+        """
+        if self._dataset.name in _TAKEN:
+            with suppress(ServiceUnavailable):
+                self._write(lambda store: store.beat(writer, ended=ended))
 
     def close(self) -> None:
         """Close what was opened."""
@@ -136,18 +167,16 @@ class CareFeed:
         values["id"] = _first_halves(rows["observation_id"])[which]
         values["version"] = pc.fill_null(rows["version"], 0).to_numpy(zero_copy_only=False)[which]
         message = outcome.message[which]
-        self.care.take(
-            Values(
-                rows=values,
-                patient=owner[which],
-                patients=tokens,
-                position=poll.offset[message],
-                part=poll.part[message],
-                parts=[part.app_id(self._dataset.name) for part in poll.parts],
-            ),
-            writer=poll.share,
-            ends=_ends(outcome, self._dataset.name),
+        taken = Values(
+            rows=values,
+            patient=owner[which],
+            patients=tokens,
+            position=poll.offset[message],
+            part=poll.part[message],
+            parts=[part.app_id(self._dataset.name) for part in poll.parts],
         )
+        ends = _ends(outcome, self._dataset.name)
+        self._write(lambda store: store.take(taken, writer=poll.share, ends=ends))
 
     def _with_answers(self, rows: pa.RecordBatch, number: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the numbers, and of answers on a scale the place on it, the best answer 0: see Vocabulary.answers."""
@@ -246,7 +275,8 @@ class CareFeed:
     def _put(self, rows: pa.RecordBatch, keys: list[str], facts: list[Fact]) -> None:
         patients = self._tokens("patient_id", rows["patient_id"])
         given = zip(patients, keys, rows["version"].to_pylist(), facts, strict=True)
-        self.care.put_facts([fact for fact in given if self._admits is None or self._admits(fact[0])])
+        admitted = [fact for fact in given if self._admits is None or self._admits(fact[0])]
+        self._write(lambda store: store.put_facts(admitted))
 
 
 def open_care(settings: Settings, keys: KeyRing) -> CareStore:

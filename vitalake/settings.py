@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
+from zoneinfo import available_timezones
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -201,9 +202,19 @@ class ServingSettings(_Frozen):
     port: int = Field(8321, ge=0, le=65535, description="0 takes a free one.", json_schema_extra=ALLOWED)
     issuer: Literal["development"] = Field("development", description="Who signs the tokens; three users to try with.")
     audience: str = Field("vitalake", description="Whom a token must be made out to.")
+    time_zone: str = Field(
+        "", description="The ward's, such as Europe/Berlin: times are shown in it; \"\": the machine's."
+    )
     session_minutes: int = Field(480, ge=1, le=1440, description="A sign-in holds this long.")
     requests_per_second: int = Field(300, ge=1, description="Of one user; who asks more often is told to wait.")
     most_boards: int = Field(1_000, ge=2, description="Open boards and patients' pages; of one user half as many.")
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name and name not in available_timezones():
+            raise ValueError("no such time zone")
+        return name
 
 
 class RecordsSettings(_Frozen):

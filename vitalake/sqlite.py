@@ -69,8 +69,29 @@ class Database:
             if secure_delete:
                 self.connection.execute("PRAGMA secure_delete=ON")
             self.connection.executescript(tables)
+            self._identity = self._files()
         except (sqlite3.Error, OSError) as error:
             raise self._refused(error) from None
+
+    def moved(self) -> bool:
+        """Return whether the file, or its write-ahead log, is no longer the one that was opened; a few microseconds.
+
+        What is written to a file that was deleted or replaced goes nowhere, and what is read from it stays as it was:
+        SQLite notices neither.
+        """
+        return self._files() != self._identity
+
+    def _files(self) -> tuple[tuple[int, int] | None, ...]:
+        """Return which files the path and the log beside it name now."""
+        found: list[tuple[int, int] | None] = []
+        for path in (self._path, self._path.with_name(f"{self._path.name}-wal")):
+            try:
+                status = path.stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((status.st_dev, status.st_ino))
+        return tuple(found)
 
     def _write_ahead(self) -> None:
         """Turn the write-ahead log on; SQLite does not wait for another process that does the same this moment."""

@@ -1,5 +1,5 @@
 """The registry: MLflow's, embedded. Who serves reads it without MLflow; who trains writes it through MLflow."""
 
-from models.registry.champion import CHAMPION, Champion, Discrimination, champion, discrimination
+from models.registry.champion import CHAMPION, Champion, Discrimination, RegistryGone, champion, discrimination
 
-__all__ = ["CHAMPION", "Champion", "Discrimination", "champion", "discrimination"]
+__all__ = ["CHAMPION", "Champion", "Discrimination", "RegistryGone", "champion", "discrimination"]

@@ -38,13 +38,24 @@ WHERE v.name = ? AND v.version = ? AND m.key IN ('auroc', 'auroc_low', 'auroc_hi
 """
 
 
+class RegistryGone(ModelError):
+    """The registry cannot be read, which says nothing about the model that it named."""
+
+
+class _NoTables(RegistryGone):
+    """MLflow is just making them, or somebody has put an empty file in their place."""
+
+
 def champion(settings: Settings, task: Task) -> Model | None:
     """Return the model in force for a task, its digest checked; None: none is registered.
 
     Raises:
         ModelError: what is registered is missing or changed, or was trained for another declaration of the task.
     """
-    found = _registered(settings.path(settings.models), task.name)
+    try:
+        found = _registered(settings.path(settings.models), task.name)
+    except _NoTables:
+        found = None
     return None if found is None else _load(settings.path(settings.models), task, *found)
 
 
@@ -84,17 +95,34 @@ class Champion:
         """Return the model in force; takes a microsecond or two while nothing has changed.
 
         Raises:
+            RegistryGone: the registry was there and is not, or cannot be read; ``last`` is what it named.
             ModelError: see ``champion``.
         """
         stamp = _stamp(self._folder / DATABASE)
         if stamp == self._stamp:
             return self._model
-        found = _registered(self._folder, self._task.name)
+        if stamp is None and self._registered is not None:
+            raise RegistryGone(
+                "Registry of models is gone",
+                where=f"settings.models: {DATABASE}",
+                remedy="Put it back from a back-up, or train a model: until then the last one stays in force.",
+            )
+        try:
+            found = _registered(self._folder, self._task.name)
+        except _NoTables:
+            if self._registered is not None:
+                raise
+            found = None
         if found != self._registered:
             self._model = None
             self._model = None if found is None else _load(self._folder, self._task, *found)
             self._registered = found
         self._stamp = stamp
+        return self._model
+
+    @property
+    def last(self) -> Model | None:
+        """The last model that was in force."""
         return self._model
 
 
@@ -120,14 +148,14 @@ def _rows(path: Path, query: str, parameters: tuple[object, ...]) -> list[Any]:
             return connection.execute(query, parameters).fetchall()
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):  # MLflow is just making them
-            return []
+            raise _NoTables("Registry has no tables yet", where=DATABASE, remedy="Train a model.") from None
         raise _unreadable(error) from None
     except sqlite3.Error as error:
         raise _unreadable(error) from None
 
 
-def _unreadable(error: Exception) -> ModelError:
-    return ModelError(
+def _unreadable(error: Exception) -> RegistryGone:
+    return RegistryGone(
         f"Registry cannot be read ({type(error).__name__})",
         where=DATABASE,
         remedy="Check the folder that settings.models names.",

@@ -30,9 +30,20 @@ class ScoreRequest(BaseModel):
 
 
 @router.get("/healthz", include_in_schema=False)
-async def health() -> Response:
-    """Say that the process answers; nothing of any patient, for anybody may ask."""
-    return Response(b'{"status":"ok"}', media_type="application/json")
+async def health(request: Request) -> Response:
+    """Say whether what is shown is what is known; nothing of any patient, for anybody may ask.
+
+    200 and ``ok``; 200 and ``degraded`` where something is missing beside the patients; 503 and ``failing`` where what
+    is shown may be old. Each trouble has a code and a sentence.
+    """
+    place: Place = request.app.state.place
+    troubles = place.watch.troubles
+    failing = any(trouble.failing for trouble in troubles)
+    status = "failing" if failing else "degraded" if troubles else "ok"
+    document: dict[str, Any] = {"status": status}
+    if troubles:
+        document["troubles"] = [{"code": trouble.code, "text": trouble.text} for trouble in troubles]
+    return Response(msgspec.json.encode(document), 503 if failing else 200, media_type="application/json")
 
 
 @router.post("/v1/score", summary="Score a patient now")

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vitalake.errors import PrivacyError, VitaLakeError
+from models.serving.zone import clock_second
+from vitalake.errors import ModelError, PrivacyError, ServiceUnavailable, VitaLakeError
+
+SILENT_SECONDS = 20.0
+"""A lane says that it lives every five seconds; it was missed three times then."""
+
+ENDED_SECONDS = 15.0
+"""A lane that reads its rules again ends and begins within a second or two."""
+
+REFILL = "Fill it with what the lake has: vitalake lake rebuild care."
+
+
+class CareStoreGone(ServiceUnavailable):
+    """The care store's file was deleted while it was open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +45,44 @@ def of_error(error: VitaLakeError | sqlite3.Error) -> Trouble:
         code = "".join(f"-{c.lower()}" if c.isupper() else c for c in type(error).__name__).strip("-")
         return Trouble(code, f"{error.what}. What is shown is not updated.")
     return Trouble("store-refuses", f"The care store cannot be read ({type(error).__name__}). What is shown is old.")
+
+
+def gone() -> CareStoreGone:
+    """Return the error of a care store whose file is not there any more."""
+    return CareStoreGone(
+        "The care store's file is gone", where="settings.care.path", remedy=f"A stream makes it anew. {REFILL}"
+    )
+
+
+def replaced(at_us: int) -> Trouble:
+    """Return the trouble of a care store that is another one than before."""
+    text = f"The care store was replaced at {clock_second(at_us)}. Values from before may be missing."
+    return Trouble("care-store-replaced", text, failing=False)
+
+
+def of_model(error: ModelError) -> Trouble:
+    """Return the trouble of a model that is not there, or only from before."""
+    return Trouble("no-registry", f"{error.what}. NEWS2 does not depend on it.", failing=False)
+
+
+def lane_troubles(lanes: Mapping[str, tuple[int, bool]], *, now_us: int) -> list[Trouble]:
+    """Return what is wrong with the streams that have written to the ward, a line for each job.
+
+    Args:
+        lanes: when each last said that it lives, and whether it ended by itself.
+        now_us: by the wall clock.
+    """
+    jobs: dict[str, list[tuple[int, bool]]] = {}
+    for writer, last in lanes.items():
+        jobs.setdefault(writer.rpartition("/")[0], []).append(last)
+    found = []
+    for job, shares in sorted(jobs.items()):
+        oldest_us, ended = min(shares)
+        silent = (now_us - oldest_us) / 1e6
+        if not ended and silent > SILENT_SECONDS:
+            text = f"The stream '{job}' has not reported since {clock_second(oldest_us)}: new values may be missing."
+            found.append(Trouble("stream-silent", text, failing=False))
+        elif all(over for _, over in shares) and silent > ENDED_SECONDS:
+            text = f"The stream '{job}' ended at {clock_second(max(shares)[0])}: it brings no new values."
+            found.append(Trouble("stream-ended", text, failing=False))
+    return found

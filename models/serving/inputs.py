@@ -13,7 +13,7 @@ from governance.masking import compile_masks
 from governance.masks import Mask
 from governance.rules import load_policy
 from models.artefact import Model
-from models.registry import Champion
+from models.registry import Champion, RegistryGone
 from models.tasks import Task
 from vitalake.care.records import Stay
 from vitalake.errors import ModelError
@@ -63,7 +63,8 @@ class Inputs:
         self._folder, self._keys = settings.path(settings.governance), keys
         self._champion = Champion(settings, task)
         self._stamp: Stamp | None = None
-        self._refused = ""
+        self.refused: ModelError | None = None
+        """Why there is no model, or why it is only the last that was known."""
         self._rules = self.rules()
 
     def rules(self) -> Rules:
@@ -82,15 +83,17 @@ class Inputs:
         return self._rules
 
     def model(self) -> Model | None:
-        """Return the model in force; None: there is none, or it is not the one that was registered."""
+        """Return the model in force; None: there is none, or it is not the one that was registered.
+
+        Where the registry has gone the last model stays: that it cannot be read says nothing about the model.
+        """
         try:
-            model = self._champion.current()
+            model, self.refused = self._champion.current(), None
         except ModelError as error:  # NEWS2 does not need it: serve on, and say so once
-            if error.what != self._refused:
-                self._refused = error.what
+            if self.refused is None or error.what != self.refused.what:
                 log.error("no-model", extra={"what": error.what, "where": error.where, "remedy": error.remedy})
-            return None
-        self._refused = ""
+            self.refused = error
+            return self._champion.last if isinstance(error, RegistryGone) else None
         return model
 
 

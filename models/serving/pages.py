@@ -114,6 +114,13 @@ async def sign_out(request: Request) -> Response:
     return answer
 
 
+@router.get("/session", status_code=204)
+async def session(request: Request) -> Response:
+    """Say whether the browser is signed in: a board that is refused cannot see why."""
+    who(request)
+    return Response(status_code=204)
+
+
 @router.get("/board")
 async def board(request: Request) -> Response:
     """Show all patients, ranked."""
@@ -127,6 +134,7 @@ async def board(request: Request) -> Response:
     shown = [named(row.html, names.get(row.patient, "")) for row in rows]
     context = {"rows": shown, "place": at, "now_us": now_us, "speed": speed, "replay": replay}
     context["learnt"] = await place.shows_learnt()
+    context["troubles"] = place.watch.troubles
     return render(request, "board.html", context)
 
 
@@ -217,6 +225,7 @@ async def patient_page(request: Request, patient: str) -> Response:
     context = await place.drawing(patient_context, chart)
     context |= {"identity": identity, "locked": locked, "speed": speed, "replay": replay, "now_us": now_us}
     context["may_decide"] = principal.may("decision:write")
+    context["troubles"] = place.watch.troubles
     return render(request, "patient.html", context)
 
 

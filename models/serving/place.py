@@ -17,6 +17,7 @@ from models.serving.threads import OneThread
 from models.serving.ward import Chart, Ward
 from models.serving.watch import Watch
 from vitalake.care.facts import Decision
+from models.serving.zone import use_zone
 from vitalake.care.replay import Replay
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import load_keys
@@ -60,6 +61,7 @@ class Place:
         Raises:
             VitaLakeError: something cannot be opened.
         """
+        use_zone(settings.serving.time_zone)
         self.settings, self.keys = settings, load_keys(settings.path(settings.keys))
         self._ward_thread, self._audit_thread = OneThread("ward", most=MOST_SCORES_WAITING), OneThread("audit")
         self.drawing, self._tidying = OneThread("drawing"), OneThread("tidying")

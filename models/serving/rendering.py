@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -12,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from governance.access import Permission, Principal
 from models.serving import words
-from models.serving.risk import STALE_SECONDS, iso, moment
+from models.serving.risk import STALE_SECONDS, iso
+from models.serving.zone import clock_time, zone_name
 
 _PROGRAMS = ("/v1/", "/fhir/", "/healthz", "/static/")
 
@@ -57,11 +59,6 @@ def environment() -> Environment:
     return found
 
 
-def clock_time(us: int) -> str:
-    """Return a moment as people read it, in UTC: wards of one home may lie in several time zones."""
-    return moment(us).strftime("%d %b %H:%M").lstrip("0")
-
-
 def fragment(template: str, context: Mapping[str, Any]) -> str:
     """Return a part of a page as HTML."""
     return environment().get_template(template).render(context)
@@ -78,9 +75,28 @@ def render(
     """Return a page, with the navigation of who asked."""
     principal: Principal | None = getattr(request.state, "principal", None)
     links = [(path, name) for path, name, permission in NAVIGATION if principal and principal.may(permission)]
-    shared = {"principal": principal, "links": links, "here": request.url.path, "replay": None, "now_us": None}
+    shared = {
+        "principal": principal,
+        "links": links,
+        "here": request.url.path,
+        "replay": None,
+        "now_us": None,
+        "troubles": (),
+    }
+    shared["zone"] = zone_name()
     text = fragment(template, shared | dict(context))
     return Response(text, status, dict(headers or {}), "text/html; charset=utf-8")
+
+
+@cache
+def build() -> str:
+    """Return what templates and scripts are served: a board that was loaded from others loads itself again."""
+    digest = hashlib.sha256()
+    for folder in ("static", "templates"):
+        found = resources.files("models.serving") / folder
+        for file in sorted(found.iterdir(), key=lambda file: file.name):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def static_folder() -> str:

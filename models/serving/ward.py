@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,19 +14,22 @@ import numpy as np
 from models.artefact import Model
 from models.news2 import OXYGEN, News2, Situation, news2
 from models.scoring import ScoreRecord, score_with_features
-from models.serving.health import Trouble
+from models.serving.health import REFILL, Trouble, gone, lane_troubles, of_model, replaced
 from models.serving.inputs import Inputs, Rules
 from models.serving.risk import STALE_SECONDS, old_after_seconds
 from models.serving.scores import FILE, ScoreBook
 from models.serving.shadow import Shadow, Trial, without_learnt
 from models.tasks import load_task
 from pipelines.care import open_care
+from vitalake import clock
 from vitalake.care.facts import Decision
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
 from vitalake.keys import KeyRing
 from vitalake.sealing import Sealer
 from vitalake.settings import Settings
+
+log = logging.getLogger(__name__)
 
 TASK = "mortality"
 
@@ -97,8 +101,10 @@ class Ward:
         """
         self.task = load_task(TASK)
         self._inputs = Inputs(settings, keys, self.task)
+        self._settings, self._keys = settings, keys
         self._care = open_care(settings, keys)
         self._shadow = Shadow(settings, keys)
+        self._store, self._replaced_us = self._care.name(), 0
         self._book = ScoreBook(settings.path(FILE), Sealer(keys.current("care")))
         self._held: dict[str, _Held] = {}
         self._revisions: dict[str, int] = {}
@@ -120,7 +126,32 @@ class Ward:
 
     def troubles(self) -> list[Trouble]:
         """Return what is wrong beside the patients; to be asked once a second."""
-        return []
+        found = lane_troubles(self._care.lanes(), now_us=clock.now_us())
+        if self._replaced_us and not self._care.is_filled_since(self._replaced_us):
+            found.append(replaced(self._replaced_us))
+        if self._inputs.refused is not None:
+            found.append(of_model(self._inputs.refused))
+        return found
+
+    def _look_at_file(self) -> set[str]:
+        """Open the store again if its file is another one; return who was known in the one of before.
+
+        Raises:
+            CareStoreGone: there is no file any more. One is not made here: whoever writes makes it.
+        """
+        if not self._care.moved():
+            return set()
+        if not self._settings.path(self._settings.care.path).exists():
+            raise gone()
+        before = set(self._revisions)
+        self._care.close()
+        self._care = open_care(self._settings, self._keys)
+        self._store, self._replaced_us = self._care.name(), clock.now_us()
+        self._held.clear()
+        self._revisions.clear()
+        self._version, self._newest, self._recounted = -1, -1, 0.0
+        log.error("care-store-replaced", extra={"where": "settings.care.path", "remedy": REFILL})
+        return before
 
     def inputs(self) -> tuple[str, str, int]:
         """Return what decides scores, or whether they are shown, besides patients; when it changes, all are anew."""
@@ -128,7 +159,14 @@ class Ward:
         return self._inputs.rules().version, model.digest if model else "", self._shadow.revision()
 
     def changed(self) -> set[str]:
-        """Return the patients that have changed since this was asked last; a microsecond or two when none has."""
+        """Return the patients that have changed since this was asked last; a few microseconds when none has.
+
+        Raises:
+            CareStoreGone: its file was deleted.
+        """
+        before = self._look_at_file()
+        if before:
+            return before | self.changed()
         version = self._care.version()
         if version == self._version and time.monotonic() - self._recounted < RECOUNT_SECONDS:
             return set()
@@ -260,7 +298,9 @@ class Ward:
         self, patient: str, revision: int, moment: int, model: Model | None, rules: Rules, situation: Situation
     ) -> str:
         digest = model.digest if model else ""
-        parts = (SCORING, patient, revision, moment, self.task.digest, digest, rules.version, situation)
+        parts = [SCORING, patient, revision, moment, self.task.digest, digest, rules.version, situation]
+        if self._store:  # revisions begin anew in another store
+            parts.append(self._store)
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
 

@@ -16,6 +16,7 @@ from models.serving.connections import BUSY_SECONDS
 from models.serving.events import Event
 from models.serving.health import Trouble, of_error
 from models.serving.problems import Problem
+from models.serving.rendering import build
 from models.serving.rows import Row, make_row
 from models.serving.threads import OneThread
 from models.serving.ward import NEVER_US, Ward
@@ -386,6 +387,7 @@ class Watch:
         document = {
             "ward_us": self._now_us,
             "speed": self.speed,
+            "build": build(),
             "troubles": [{"code": t.code, "text": t.text, "failing": t.failing} for t in self.troubles],
         }
         return Event("ward", document)

@@ -31,6 +31,9 @@ from vitalake.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+BEAT_SECONDS = 5.0
+"""A lane says that it lives, in the care store: a quiet ward is told from one whose stream has stopped."""
+
 KEY_SECONDS = 0.5
 """Wait between tries while patients' keys cannot be had."""
 
@@ -66,7 +69,7 @@ class Lane:
         self._know()
         self.consumer: ShareConsumer | None = None
         self.writer: SpanWriter | None = None
-        self._listed = 0.0
+        self._listed = self._beaten = 0.0
         self._came: float | None = None  # when something came last: counted over bundles, which may be shorter
 
     def _know(self) -> None:
@@ -185,6 +188,7 @@ class Lane:
             self._came = time.monotonic()
         idle = self.options.until_idle_seconds
         while time.monotonic() < end and not self.stop.is_set():
+            self._beat()
             came = False
             for poll in self.consumer.poll():
                 came = True
@@ -197,6 +201,16 @@ class Lane:
                 if idle is not None and now - self._came >= idle and not self.consumer.down:
                     self.status.idle = True
                     return
+
+    def _beat(self) -> None:
+        if self.steps.feed is not None and time.monotonic() - self._beaten >= BEAT_SECONDS:
+            self._beaten = time.monotonic()
+            self.steps.feed.beat(self.name)
+
+    def leave(self) -> None:
+        """Say that the lane ends by itself, so that nobody takes it for one that died."""
+        if self.steps.feed is not None:
+            self.steps.feed.beat(self.name, ended=True)
 
     def decode(self, poll: Poll) -> DecodedPoll:
         """Return the poll with its decoded rows and undecodable messages."""

@@ -141,6 +141,7 @@ class ReadShare(beam.DoFn):
                 break
             yield poll if isinstance(poll, Poll) else Tick(spec.name)
         if STOP.is_set() or lane.status.idle:
+            lane.leave()
             tracker.try_claim(DONE)
         else:
             tracker.defer_remainder()

@@ -64,6 +64,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
                 current = keys.current("pseudonym").version
                 if dataset == ORDER[-1]:
                     feed.care.drop(patients=[p for p in feed.care.everybody() if not p.startswith(f"{current}.")])
+                    feed.care.note_filled()
             finally:
                 feed.close()
     finally:

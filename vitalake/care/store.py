@@ -71,6 +71,10 @@ CREATE TABLE IF NOT EXISTS forgotten (digest BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO meta VALUES ('revision', '0'), ('generation', '0');
 INSERT OR IGNORE INTO patient SELECT patient, 0 FROM fact WHERE kind IN ('encounter', 'placement');
+INSERT OR IGNORE INTO meta SELECT 'store', CASE
+    WHEN EXISTS (SELECT 1 FROM taken) OR EXISTS (SELECT 1 FROM patient) THEN '' ELSE lower(hex(randomblob(8))) END;
+CREATE TABLE IF NOT EXISTS lane (writer TEXT PRIMARY KEY, beat_us INTEGER NOT NULL, ended INTEGER NOT NULL)
+WITHOUT ROWID;
 """
 
 
@@ -115,6 +119,45 @@ class CareStore:
     def close(self) -> None:
         """Close the connection."""
         self._database.close()
+
+    def moved(self) -> bool:
+        """Return whether the file was deleted or replaced: what is written to it is lost, what is read is old."""
+        return self._database.moved()
+
+    def name(self) -> str:
+        """Return a name of this store, which one made in its place does not have; one made long ago has none."""
+        return self._meta("store")
+
+    def note_filled(self) -> None:
+        """Take note that the store was filled from the restricted zone."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('filled', ?)", (str(clock.now_us()),))
+
+    def is_filled_since(self, moment_us: int) -> bool:
+        """Return whether it was filled after a moment, or is so old by now that nothing is missing any more."""
+        return int(self._meta("filled") or 0) > moment_us or clock.now_us() - moment_us > self._hours_us
+
+    # -- who writes ------------------------------------------------------------------------------------------------
+
+    def beat(self, writer: str, *, ended: bool = False) -> None:
+        """Say that a lane lives, or that it has ended by itself; by the wall clock, also in a replay.
+
+        Args:
+            writer: ``<job>/<i>of<n>``; what lanes of the job said under another number of shares is forgotten.
+            ended: it was asked to end, or has nothing more to read.
+
+        Raises:
+            ServiceUnavailable: the store cannot be written.
+        """
+        job, _, share = writer.rpartition("/")
+        others = f"{job}/%of{share.partition('of')[2]}"
+        with self._database.transaction():
+            self._db.execute("DELETE FROM lane WHERE writer LIKE ? AND writer NOT LIKE ?", (f"{job}/%", others))
+            self._db.execute("INSERT OR REPLACE INTO lane VALUES (?, ?, ?)", (writer, clock.now_us(), ended))
+
+    def lanes(self) -> dict[str, tuple[int, bool]]:
+        """Return for every lane when it last said that it lives, and whether it has ended by itself."""
+        rows = self._db.execute("SELECT writer, beat_us, ended FROM lane").fetchall()
+        return {writer: (beat_us, bool(ended)) for writer, beat_us, ended in rows}
 
     # -- the ward's time -----------------------------------------------------------------------------------------
 
@@ -448,6 +491,7 @@ class CareStore:
             self._corrections.prune(self._hours_us)
             self._db.execute("DELETE FROM fact WHERE until_us < ?", (horizon,))
             self._prune_placements(horizon)
+            self._db.execute("DELETE FROM lane WHERE beat_us < ?", (clock.now_us() - self._hours_us,))
             self._db.execute(
                 "DELETE FROM patient WHERE patient NOT IN (SELECT patient FROM block) "
                 "AND patient NOT IN (SELECT patient FROM fact WHERE kind IN ('encounter', 'placement'))"

@@ -64,6 +64,10 @@ function take(change) {
 
 function update(event) {
   for (const change of event.rows) take(change);
+  if (event.whole) {
+    const there = new Set(event.rows.map((row) => row.patient));
+    for (const row of [...rows.children]) if (!there.has(row.dataset.patient)) row.remove();
+  }
   for (const patient of event.gone) {
     find(patient)?.remove();
     names.delete(patient);
@@ -73,4 +77,5 @@ function update(event) {
   document.getElementById("empty").hidden = rows.children.length > 0;
 }
 
-follow(`/board/events?after=${encodeURIComponent(table.dataset.after)}`, { rows: update, names: learn });
+const first = table.dataset.after;
+follow((place) => `/board/events?after=${encodeURIComponent(place || first)}`, { rows: update, names: learn });

@@ -14,4 +14,4 @@ function update(event) {
   if (details && focused) details.querySelector("summary").focus({ preventScroll: true });
 }
 
-follow(`/patients/${now.dataset.patient}/events`, { patient: update });
+follow(() => `/patients/${now.dataset.patient}/events`, { patient: update });

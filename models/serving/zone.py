@@ -1,0 +1,66 @@
+"""The ward's time of day: in its own time zone, which is said with every time, summer time and winter time apart."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+_LOCALTIME = Path("/etc/localtime")
+_FOLDER = "/zoneinfo/"
+
+
+class _Ward:
+    """The zone of the one ward that a process serves."""
+
+    zone: tzinfo = UTC
+
+
+def use_zone(name: str) -> None:
+    """Let times be those of a zone.
+
+    Args:
+        name: as the IANA writes it, such as ``Europe/Berlin``; empty: the machine's.
+    """
+    _Ward.zone = ZoneInfo(name or machine_zone())
+
+
+def zone_name() -> str:
+    """Return the zone's name, for browsers."""
+    return getattr(_Ward.zone, "key", "UTC")
+
+
+def machine_zone() -> str:
+    """Return the name of the machine's zone; UTC where it says none."""
+    for name in (os.environ.get("TZ", "").removeprefix(":"), str(_LOCALTIME.resolve()).partition(_FOLDER)[2]):
+        try:
+            if name:
+                return ZoneInfo(name).key
+        except (ValueError, OSError):  # a rule such as CET-1CEST, or a file that is none
+            continue
+    return "UTC"
+
+
+def local(us: int) -> datetime:
+    """Return microseconds since 1970 as a moment in the ward's zone."""
+    return datetime.fromtimestamp(us / 1e6, tz=_Ward.zone)
+
+
+def clock_time(us: int) -> str:
+    """Return a moment as people read it: ``26 Oct 02:30 CEST``.
+
+    The zone's short name tells the two hours apart that have the same numbers when summer time ends.
+    """
+    return f"{local(us):%d %b %H:%M} {short_zone(us)}".lstrip("0")
+
+
+def clock_second(us: int) -> str:
+    """Return the time of day to the second: ``02:30:05 CEST``."""
+    return f"{local(us):%H:%M:%S} {short_zone(us)}"
+
+
+def short_zone(us: int) -> str:
+    """Return the zone's short name at a moment; one without letters, such as ``-03``, as ``UTC-03``."""
+    name = local(us).tzname() or "UTC"
+    return name if name.isalpha() else f"UTC{name}"
