@@ -68,12 +68,11 @@ class Discrimination(NamedTuple):
 
 
 def discrimination(settings: Settings, model: Model) -> Discrimination | None:
-    """Return what training found of a registered model; None: the registry does not say.
-
-    Raises:
-        ModelError: the registry cannot be read.
-    """
-    found = dict(_rows(settings.path(settings.models) / DATABASE, _FIGURES, (model.name, int(model.version or 0))))
+    """Return what training found of a registered model; None: the registry does not say, or is gone."""
+    try:
+        found = dict(_rows(settings.path(settings.models) / DATABASE, _FIGURES, (model.name, int(model.version or 0))))
+    except RegistryGone:  # the model was read before it went
+        return None
     if "auroc" not in found:
         return None
     return Discrimination(found["auroc"], found.get("auroc_low"), found.get("auroc_high"))

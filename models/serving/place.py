@@ -16,8 +16,8 @@ from models.serving.scores import FILE, tidy
 from models.serving.threads import OneThread
 from models.serving.ward import Chart, Ward
 from models.serving.watch import Watch
-from vitalake.care.facts import Decision
 from models.serving.zone import use_zone
+from vitalake.care.facts import Decision
 from vitalake.care.replay import Replay
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import load_keys

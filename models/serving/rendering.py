@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from governance.access import Permission, Principal
 from models.serving import words
 from models.serving.risk import STALE_SECONDS, iso
-from models.serving.zone import clock_time, zone_name
+from models.serving.zone import clock_time, local_second, zone_name
 
 _PROGRAMS = ("/v1/", "/fhir/", "/healthz", "/static/")
 
@@ -53,8 +53,16 @@ def environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    found.filters |= {"ago": words.ago, "brief": words.brief, "iso": iso, "clock": clock_time, "unit": words.unit}
+    found.filters |= {
+        "ago": words.ago,
+        "brief": words.brief,
+        "iso": iso,
+        "clock": clock_time,
+        "local_second": local_second,
+        "unit": words.unit,
+    }
     found.filters["significant"] = words.significant
+    found.filters["local_second"] = local_second
     found.globals |= {"words": words, "STALE_SECONDS": STALE_SECONDS, "LEAST_MOVE": LEAST_MOVE}
     return found
 
@@ -75,15 +83,8 @@ def render(
     """Return a page, with the navigation of who asked."""
     principal: Principal | None = getattr(request.state, "principal", None)
     links = [(path, name) for path, name, permission in NAVIGATION if principal and principal.may(permission)]
-    shared = {
-        "principal": principal,
-        "links": links,
-        "here": request.url.path,
-        "replay": None,
-        "now_us": None,
-        "troubles": (),
-    }
-    shared["zone"] = zone_name()
+    shared = {"principal": principal, "links": links, "here": request.url.path, "replay": None, "now_us": None}
+    shared |= {"troubles": (), "zone": zone_name(), "build": build()}
     text = fragment(template, shared | dict(context))
     return Response(text, status, dict(headers or {}), "text/html; charset=utf-8")
 

@@ -60,6 +60,17 @@ def clock_second(us: int) -> str:
     return f"{local(us):%H:%M:%S} {short_zone(us)}"
 
 
+def local_second(moment: datetime | str) -> str:
+    """Return a moment with its date, to the second: ``2026-10-25 02:30:05 CEST``.
+
+    Args:
+        moment: aware, or as RFC 3339 writes it.
+    """
+    aware = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    us = int(aware.timestamp() * 1e6)
+    return f"{local(us):%Y-%m-%d} {clock_second(us)}"
+
+
 def short_zone(us: int) -> str:
     """Return the zone's short name at a moment; one without letters, such as ``-03``, as ``UTC-03``."""
     name = local(us).tzname() or "UTC"

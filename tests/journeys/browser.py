@@ -42,15 +42,19 @@ class Visit:
         page: what they see.
         address: the server's.
         complaints: what the console said that is not well.
+        forgive: a server that goes away is part of the visit; browsers complain of it.
     """
 
     page: Page
     context: BrowserContext
     address: str
     complaints: list[str] = field(default_factory=list)
+    forgive: bool = False
 
     def hear(self, kind: str, text: str) -> None:
         """Keep what is not well; that a page was refused, which a test may want, is no flaw of the page."""
+        if self.forgive and ("Failed to load resource" in text or "net::ERR" in text):
+            return
         if kind == "error" and "status of 403" not in text:
             self.complaints.append(text)
 

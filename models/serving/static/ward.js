@@ -29,10 +29,10 @@ export function ago(seconds) {
 
 const zone = body.dataset.zone || "UTC";
 const clock = new Intl.DateTimeFormat("en-GB", {
-  day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", timeZone: zone,
+  day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", timeZone: zone, timeZoneName: "short",
 });
 const second = new Intl.DateTimeFormat("en-GB", {
-  hour: "2-digit", minute: "2-digit", second: "2-digit", timeZone: zone,
+  hour: "2-digit", minute: "2-digit", second: "2-digit", timeZone: zone, timeZoneName: "short",
 });
 
 function setText(element, text) {
