@@ -83,8 +83,8 @@ def render(
     """Return a page, with the navigation of who asked."""
     principal: Principal | None = getattr(request.state, "principal", None)
     links = [(path, name) for path, name, permission in NAVIGATION if principal and principal.may(permission)]
-    shared = {"principal": principal, "links": links, "here": request.url.path, "replay": None, "now_us": None}
-    shared |= {"troubles": (), "zone": zone_name(), "build": build()}
+    shared: dict[str, Any] = {"principal": principal, "links": links, "here": request.url.path}
+    shared |= {"replay": None, "now_us": None, "troubles": (), "zone": zone_name(), "build": build()}
     text = fragment(template, shared | dict(context))
     return Response(text, status, dict(headers or {}), "text/html; charset=utf-8")
 

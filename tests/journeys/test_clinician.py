@@ -148,7 +148,7 @@ def test_a_replay_says_so_on_every_page(home: Path, tmp_path: Path, chromium: Br
         visit.sign_in("clinician")
         banner = visit.page.get_by_role("complementary")
         expect(banner).to_contain_text("60 × real time")
-        expect(banner.locator(".ward-clock")).to_have_text(re.compile(r"^\d+ \w+ \d\d:\d\d$"))
+        expect(banner.locator(".ward-clock")).to_have_text(re.compile(r"^\d+ \w+ \d\d:\d\d [A-Z]+$"))
         visit.look(tmp_path, "replay")
         visit.page.goto(f"/patients/{patient}")
         expect(banner).to_contain_text("ward time")

@@ -717,7 +717,7 @@ def test_serve_prints_its_one_address_logs_no_access_and_ends_when_asked(ward: W
         address = process.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
         patient = ward.token("p-0")
-        with httpx.Client(base_url=address) as client:
+        with httpx.Client(base_url=address, timeout=60) as client:
             assert client.get(f"/v1/patients/{patient}/risk", headers=ward.bearer()).status_code == 200
             with client.stream("GET", "/board/events", headers=ward.bearer()) as response:
                 lines = response.iter_lines()
