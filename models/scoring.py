@@ -179,7 +179,7 @@ def _measured_us(feature: str, task: Task, known: History) -> int | None:
     item = next((item for item in task.features.items if item.name == feature.partition(".")[0]), None)
     if item is None:  # the person's, or a ratio
         return None
-    times = known.effective_us[np.isin(known.code, [code_number(code) for code in item.codes])]
+    times = known.effective_us[np.isin(known.code, [code_number(code) for code in item.every_code])]
     return int(times.max()) if len(times) else None
 
 

@@ -54,6 +54,12 @@ class Item:
     codes: tuple[str, ...]
     statistics: tuple[Statistic, ...]
 
+    @property
+    def every_code(self) -> tuple[str, ...]:
+        """Return its codes and those that count as one of them in the vocabulary."""
+        vocabulary = load_vocabulary()
+        return tuple(dict.fromkeys(near for code in self.codes for near in vocabulary.alike(code)))
+
 
 @dataclass(frozen=True, slots=True)
 class Derived:
@@ -103,11 +109,21 @@ class FeatureSet:
 
         A table look-up takes a tenth of a binary search; LOINC numbers end near a million, so it is a megabyte.
         """
-        numbers = [(code_number(code), i) for i, item in enumerate(self.items) for code in item.codes]
+        numbers = [(code_number(code), i) for i, item in enumerate(self.items) for code in item.every_code]
         table = np.full(max(number for number, _ in numbers) + 2, UNUSED, np.uint8)
         for number, i in numbers:
             table[number] = i
         return table
+
+    @cached_property
+    def never_zero(self) -> npt.NDArray[np.bool_]:
+        """Return by an item's index whether its 0 is an event and no value: see Vocabulary.zero_counts."""
+        vocabulary = load_vocabulary()
+        found = np.zeros(UNUSED + 1, np.bool_)
+        for i, item in enumerate(self.items):
+            known = [vocabulary.codes[code] for code in item.codes if code in vocabulary.codes]
+            found[i] = bool(vocabulary.zero_counts[known].any())
+        return found
 
     @cached_property
     def sources(self) -> tuple[tuple[StatisticName, npt.NDArray[np.intp], npt.NDArray[np.intp]], ...]:

@@ -2,7 +2,8 @@
 
 Only what could be known at that moment enters (``available_us``), and only relative times. The vector does not depend
 on the order of the rows, nor on codes that the set does not name. Where nothing is known it holds NaN, never zero;
-a count of nothing is 0, because that is known.
+a count of nothing is 0, because that is known. A rate of 0 is an event and no value: the mean of a probe that fell off
+says nothing of a patient.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def _select(
     item = table[np.minimum(history.code, len(table) - 1)]
     relative = history.effective_us - as_of_us
     counts = (relative <= 0) & (relative > -window_us) & (history.available_us <= as_of_us)
-    item[~(counts & np.isfinite(history.value))] = UNUSED
+    measured = np.isfinite(history.value) & ((history.value != 0) | ~feature_set.never_zero[item])
+    item[~(counts & measured)] = UNUSED
     used = int(np.count_nonzero(item != UNUSED))
     if (relative[1:] < relative[:-1]).any():
         order = np.lexsort((relative, item))[:used]

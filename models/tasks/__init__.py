@@ -115,7 +115,7 @@ class Task:
     @cached_property
     def codes(self) -> frozenset[str]:
         """The LOINC codes that a score reads, of this task and of NEWS2."""
-        return frozenset(code for item in self.features.items for code in item.codes) | frozenset(CODES)
+        return frozenset(code for item in self.features.items for code in item.every_code) | frozenset(CODES)
 
     @cached_property
     def _code_numbers(self) -> npt.NDArray[np.uint32]:
@@ -171,7 +171,10 @@ class Task:
     def needed_codes(self) -> frozenset[int]:
         """Return the numbers of the codes that the cohort needs a value of."""
         return frozenset(
-            code_number(code) for item in self.features.items if item.name in self.cohort.needs for code in item.codes
+            code_number(code)
+            for item in self.features.items
+            if item.name in self.cohort.needs
+            for code in item.every_code
         )
 
 

@@ -76,6 +76,7 @@ def _naive(rows: list[tuple[str, float, int, int]]) -> list[float]:
             (minute, minute + lag, value)
             for code, value, minute, lag in rows
             if code in item.codes and -WINDOW * 60 < minute <= 0 and minute + lag <= 0 and np.isfinite(value)
+            if value != 0 or code not in ("8867-4", "8889-8")  # a rate of 0 is an event
         )
         everything += [minute for minute, _, _ in known]
         for statistic in item.statistics:
@@ -186,3 +187,10 @@ def _slope(chosen: list[tuple[float, float]]) -> float:
 def _joined(one: History, other: History) -> History:
     order = np.argsort(np.concatenate([one.effective_us, other.effective_us]), kind="stable")
     return History(*(np.concatenate([getattr(one, f), getattr(other, f)])[order] for f in History.__dataclass_fields__))
+
+
+def test_a_near_code_counts_as_its_item_and_a_rate_of_0_as_nothing() -> None:
+    near = [("2518-9", 2.5, -30, 0), ("8893-0", 80.0, -20, 0)]
+    general = _vector(_history([("2524-7", 2.5, -30, 0), ("8867-4", 80.0, -20, 0)]))
+    np.testing.assert_array_equal(_vector(_history(near)), general)
+    np.testing.assert_array_equal(_vector(_history([*near, ("8867-4", 0.0, -10, 0)])), general)
