@@ -191,3 +191,30 @@ values:
     assert decoded.rows["device_id"].to_pylist() == ["a"]
     assert decoded.empty == [1]
     assert [r.reason for r in decoded.rejects] == [Reason.CONTROL_CHARACTER, Reason.NO_SUBJECT]
+
+
+def test_a_profile_says_what_is_no_time_and_what_cannot_be() -> None:
+    decoder = _profile(
+        """
+format: flat
+description: a monitor whose clock may never have been set
+device: $.dev
+time: {path: $.t, format: epoch-ms, absent: [0, -1], earliest: 2020-01-01T00:00:00Z}
+numbers_as_text: true
+values:
+  - {path: $.hr, code: 8867-4, unit: bpm}
+"""
+    )
+    times = [0, -1, 1_577_836_799_999, 1_577_836_800_000, None]
+    texts = ['"<72"', "72", "72", '"≥ 72"', "72"]
+    payloads = [
+        b'{"dev": "m", "t": %s, "hr": %s}' % (str("null" if t is None else t).encode(), text.encode())
+        for t, text in zip(times, texts, strict=True)
+    ]
+    _, conformed, rejects = take_by(decoder, payloads)
+    assert {i: (r.reason, r.path) for i, r in rejects.items()} == {
+        **dict.fromkeys((0, 1, 4), (Reason.NO_TIME, "$.t")),
+        2: (Reason.BAD_TIME, "$.t"),
+    }
+    row = conformed.rows.to_pylist()[0]
+    assert (row["value"], row["comparator"], row["unit"]) == (72.0, ">=", "/min")
