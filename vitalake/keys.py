@@ -204,7 +204,7 @@ def _read(path: Path) -> tuple[dict[str, Any], KeyRing]:
     remedy = "Run 'vitalake init', or point settings.keys at the right file."
     try:
         mode = path.stat().st_mode
-        text = path.read_text()
+        text = path.read_text(errors="replace")  # what is no text is no key file
     except OSError as error:
         raise PrivacyError(f"Key file cannot be read ({error.strerror})", where=str(path), remedy=remedy) from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):

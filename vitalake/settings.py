@@ -309,7 +309,7 @@ def resolve_references(options: dict[str, str], *, home: Path) -> dict[str, str]
                 resolved[name] = (home / target).read_text().strip()
             else:
                 resolved[name] = value
-        except (KeyError, OSError):
+        except (KeyError, OSError, UnicodeDecodeError):
             raise SettingsError("Reference leads nowhere", where=f"{name}: {kind}:{target}", remedy="Set it.") from None
     return resolved
 

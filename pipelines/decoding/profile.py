@@ -257,6 +257,8 @@ def load_profile(kind: type[_Profile], name: str, settings: Settings) -> _Profil
         raise SettingsError(
             "No such profile", where=f"{own}", remedy=f"Write it, or use one of: {', '.join(known)}."
         ) from None
+    except UnicodeDecodeError:
+        raise SettingsError("Profile is not UTF-8", where=str(path), remedy="Save it as UTF-8.") from None
     return parse_profile(kind, text, where=str(path))
 
 

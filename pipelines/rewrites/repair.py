@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipelines.rewrites.mend import Mended, leave_out, mend
 from pipelines.rewrites.republish import republish, restricted_datasets
-from vitalake.lake.digests import Damaged, Record, check_content, recorded
+from vitalake.lake.digests import Damaged, check_content
 from vitalake.lake.lake import Lake, published_name
 from vitalake.lake.log import examine
 from vitalake.lake.repair import LogRepair, make_readable, say_again, set_damaged_aside, set_log_aside
-from vitalake.lake.scrub import look_at
+from vitalake.lake.scrub import scrub
 from vitalake.lake.seen import FOLDER
-from vitalake.lake.table import StagedFile, Table
+from vitalake.lake.table import Table
 from vitalake.settings import Settings
 
 ORDER = ("restricted", "quarantine", "published")
@@ -129,7 +130,7 @@ def _drop_lookbacks(lake: Lake) -> int:
 
 
 def _repair_files(settings: Settings, table: Table, done: Repair, *, leave: bool) -> None:
-    damaged = find_damaged(table)
+    damaged = scrub(table, most_bytes=sys.maxsize, every_seconds=0).damaged  # what is of before is recorded too
     if not damaged:
         return
     mended = mend(settings, table, damaged)
@@ -143,11 +144,3 @@ def _repair_files(settings: Settings, table: Table, done: Repair, *, leave: bool
         f"{table.name}: {mended.rows:,} rows of {', '.join(mended.days)} in {mended.files} files cannot be made again "
         f"({mended.why}); restore these files from a back-up, or take them out: vitalake lake repair --leave-out"
     )
-
-
-def find_damaged(table: Table) -> Sequence[StagedFile]:
-    """Return the files of a table's newest version that are damaged or gone; all of them are read."""
-    table.refresh()
-    records = recorded(table.storage)
-    files = table.snapshot().files.values()
-    return [file for file in files if look_at(table, file, records.get(file.path, Record())) is None]

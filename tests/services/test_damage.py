@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from governance.samples import copy_samples
+from pipelines.live import upkeep
 from tests.services.test_rewrites import make_stricter, opened, published, sound, stream
 from tests.unit.span_samples import of_before
 from vitalake.cli.app import main
@@ -30,6 +32,7 @@ from vitalake.lake.scrub import scrub
 from vitalake.lake.spans import PartId
 from vitalake.lake.storage import Storage
 from vitalake.lake.table import Table
+from vitalake.lake.verify import verify
 from vitalake.settings import Settings, load_settings
 from vitalake.sqlite import DatabaseDamaged
 
@@ -207,6 +210,31 @@ def test_scrub_finds_it_records_files_of_before_and_passes_over_what_it_has_seen
     with pytest.raises(Damaged):
         opened(settings).published.scan()
     assert scrub(table, every_seconds=0, most_bytes=1).files == 1, "a slice at a time"
+
+
+def test_upkeep_makes_a_rotten_published_file_again_and_names_what_it_cannot(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = published(settings)
+    for name in ("published/observation", "quarantine/dead_letter"):
+        flip(files_of(settings, name)[0])
+    of_before(opened(settings).spans.table)  # due at once, as files of a week ago are
+    monday = time.time() + 8 * 86_400
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", lambda: monday)
+        upkeep._scrub(settings, opened(settings))
+    assert published(settings) == rows
+    records = [vars(record) for record in caplog.records if "damaged" in record.msg]
+    said = {record["table"]: (record["what"], record["remedy"]) for record in records}
+    assert said["published/observation"] == ("made again (rows)", "")
+    assert "repair" in said["quarantine/dead_letter"][1]
+
+
+def test_repair_records_the_files_of_before(home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    of_before(opened(settings).restricted)
+    assert "no-digest" in {finding.kind for finding in verify(opened(settings))}
+    run(home, capfd, "lake", "repair")
+    assert sound(settings)
 
 
 # -- logs --------------------------------------------------------------------------------------------------------
@@ -412,3 +440,28 @@ def test_deleted_file_of_any_table_is_named_by_whatever_needs_it(
         assert code in (0, 13), command
         assert "This is a bug" not in printed.err, command
     assert look_at_everything(home, capfd) & {"file-missing", "spans-unreadable"}
+
+
+def test_log_of_the_spans_without_a_beginning_is_left_to_a_back_up(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = entries(settings, "spans")[0]
+    whole = first.read_bytes()
+    first.write_bytes(b"")
+    assert "back-up" in run(home, capfd, "lake", "repair", code=13)["left"][0]
+    assert "log-damaged" in look_at_everything(home, capfd)
+    first.write_bytes(whole)
+    assert sound(settings)
+
+
+@pytest.mark.parametrize("name", ["keys.yaml", "vault-keys.yaml", "vitalake.yaml", "erasures.jsonl"])
+@pytest.mark.parametrize("damage", [_garbage, _torn])
+def test_damaged_file_of_the_home_is_named_and_never_a_bug(
+    home: Path, capfd: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None]
+) -> None:
+    if not (home / name).exists():
+        (home / name).write_bytes(b"{}")
+    damage(home / name)
+    for command in (["lake", "rewrite", "--republish", "observation"], ["keys", "status"]):
+        assert main([*command, "--home", str(home)]) in (0, 10, 12, 13), command
+        assert "This is a bug" not in capfd.readouterr().err, command

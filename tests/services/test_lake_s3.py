@@ -19,9 +19,12 @@ from deltalake.exceptions import CommitFailedError
 from tests.services.waiting import until
 from tests.unit.span_samples import JOB, SHARE, begin, positions, staged_span, write_spans
 from vitalake.lake.compaction import compact
+from vitalake.lake.digests import Damaged
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import summarise
+from vitalake.lake.repair import make_readable, say_again
 from vitalake.lake.rewrite import rewrite
+from vitalake.lake.scrub import scrub
 from vitalake.lake.spans import SpanConflict, Superseded
 from vitalake.lake.sweep import sweep
 from vitalake.lake.vacuum import vacuum
@@ -155,4 +158,35 @@ def test_compaction_beside_appends_and_a_second_one(open_lake: OpenLake) -> None
     assert vacuum(lake, lake.published, retention_hours=0) == 6
     files = {path for path in lake.published.storage.files() if "rewrite" in path}
     assert files == set(lake.published.snapshot().files), "what the second one staged is gone"
+    assert verify(open_lake()) == []
+
+
+def test_object_that_has_rotted_is_named_and_not_read(open_lake: OpenLake) -> None:
+    lake = open_lake()
+    write_spans(lake, 2)
+    table = open_lake().published
+    path = next(iter(table.snapshot().files))
+    with table.storage.fs.open_input_stream(f"{table.storage.root}/{path}") as source:
+        content = bytearray(source.read())
+    content[len(content) // 2] ^= 1
+    with table.storage.fs.open_output_stream(f"{table.storage.root}/{path}") as sink:
+        sink.write(bytes(content))
+    with pytest.raises(Damaged, match="does not hold"):
+        table.scan()
+    assert [file.path for file in scrub(table, every_seconds=0).damaged] == [path]
+    assert {finding.kind for finding in verify(open_lake())} == {"digest-differs"}
+
+
+def test_torn_entry_of_a_log_in_a_bucket_is_set_aside_and_said_again(open_lake: OpenLake) -> None:
+    lake = open_lake()
+    write_spans(lake, 3)
+    name = f"{lake.published.storage.root}/_delta_log/{lake.published.delta.version():020}.json"
+    with lake.storage.fs.open_output_stream(name) as sink:
+        sink.write(b"{torn")
+    with pytest.raises(Damaged, match="log"):
+        _ = open_lake().published
+    logs = make_readable(open_lake())
+    say_again(open_lake(), logs)
+    assert logs["published/observation"].spans == 2, "with what came after it"
+    assert positions(open_lake()) == [p for p in range(12) if p % 4 != 3]
     assert verify(open_lake()) == []

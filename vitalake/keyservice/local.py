@@ -139,7 +139,7 @@ class LocalKeyService:
     def _read(self) -> dict[str, Any]:
         where = self._path.name
         try:
-            mode, text = self._path.stat().st_mode, self._path.read_text()
+            mode, text = self._path.stat().st_mode, self._path.read_text(errors="replace")
         except (FileNotFoundError, PermissionError) as error:
             raise KeyRevoked(
                 f"Wrapping key is out of reach ({error.strerror})",
