@@ -10,6 +10,7 @@ import pytest
 
 from vitalake.errors import SettingsError
 from vitalake.guarded import read_guarded
+from vitalake.keyservice.kms import KmsKeyService
 from vitalake.settings import Settings, load_settings
 
 CALLER = 12_345
@@ -71,6 +72,7 @@ def test_only_addresses_ports_and_sizes_may_be_set_by_a_variable() -> None:
         "observability.port", "maintenance.every_seconds", "jobs.*.span_seconds", "jobs.*.span_rows",
         "jobs.*.bundle_seconds", "jobs.*.relist_seconds", "jobs.*.poll_messages", "jobs.*.max_message_bytes",
         "jobs.*.fetch_queue_kbytes", "jobs.*.lookback_seconds", "jobs.*.lookback_entries",
+        "queries.wait_seconds",
     }  # fmt: skip
 
 
@@ -120,6 +122,15 @@ def test_the_home_is_the_folder_of_the_file_whatever_a_variable_says(
     monkeypatch.setenv("VITALAKE_HOME", str(tmp_path / "other"))
     monkeypatch.setenv("VITALAKE_TEST_SOMETHING", "not a setting")
     assert load_settings(home).home == home
+
+
+def test_no_variable_of_the_cloud_moves_the_key_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the command would wrap the vault's keys by a service of their own."""
+    for variable in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    options = {"aws_access_key_id": "none", "aws_secret_access_key": "none"}
+    service = KmsKeyService("alias/one", region="eu-central-1", endpoint=None, options=options)
+    assert service._client.meta.endpoint_url == "https://kms.eu-central-1.amazonaws.com"
 
 
 # -- who could have written it

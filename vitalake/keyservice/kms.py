@@ -24,7 +24,12 @@ _REFUSED = frozenset(
 
 _CHANGED = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
 
-_CONFIG = Config(connect_timeout=2, read_timeout=2, retries={"total_max_attempts": 2, "mode": "standard"})
+_CONFIG = Config(
+    connect_timeout=2,
+    read_timeout=2,
+    retries={"total_max_attempts": 2, "mode": "standard"},
+    ignore_configured_endpoint_urls=True,  # whoever runs a command chooses its environment
+)
 """Seconds: meanwhile the lane stands still, and no key is in use."""
 
 
