@@ -12,6 +12,9 @@ import pyarrow.compute as pc
 
 from vitalake.lake.dataset import IDENTIFYING, SUBJECT, Dataset
 
+LOT_BITS = 16
+"""Fewer would be the same for too many rows that are equal else."""
+
 
 def repeating(dataset: Dataset) -> list[str]:
     """Return the columns that have few values for many rows, and are read as dictionaries."""
@@ -41,17 +44,24 @@ def order_by(
         rows: as ``joined`` returns them.
         keys: text, binary, integer or time columns, the most significant one first.
         first: numbers that come before all of them.
-        last: numbers that decide between rows that are equal in all of them.
+        last: numbers that decide between rows that are equal in all of them; of any order, so that some of their bits
+            do where all would take long.
     """
     numbers: list[npt.NDArray[np.integer[Any]]] = [_numbers(rows[name]) for name in keys]
     if first is not None:
         numbers.insert(0, first)
     if last is not None:
-        numbers.append(last)
+        numbers.append(_as_fits(last, beside=numbers))
     if not numbers or not rows.num_rows:
         return np.arange(rows.num_rows)
     packed = _packed(numbers)
     return np.lexsort(numbers[::-1]) if packed is None else np.argsort(packed, kind="stable")
+
+
+def _as_fits(last: npt.NDArray[np.integer[Any]], *, beside: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Return as many bits of the numbers as find room in one integer beside the others; all, where that is too few."""
+    room = 63 - sum((int(column.max()) - int(column.min())).bit_length() for column in beside if len(column))
+    return last & ((1 << room) - 1) if LOT_BITS <= room < 63 else last
 
 
 def _packed(numbers: Sequence[npt.NDArray[np.integer[Any]]]) -> npt.NDArray[np.int64] | None:
