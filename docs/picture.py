@@ -1,10 +1,13 @@
 """Draws what people see as it really looks: runs the demo, keeps the terminal's view as an SVG and the board as a PNG.
 
 ``python -m docs.picture`` writes docs/pictures/live-view.svg and docs/pictures/ward-board.png (Debian's Chromium).
+``python -m docs.picture --sizes FOLDER`` writes the board and a patient's page there at five sizes, by day, by night
+and as they are printed, to be looked at; with ``--address http://…`` those of a server that runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 import threading
@@ -30,8 +33,26 @@ CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 
 
+SIZES: dict[str, tuple[int, int]] = {
+    "phone": (360, 740),
+    "tablet": (820, 1180),
+    "tablet-across": (1180, 820),
+    "zoomed-200": (640, 400),
+    "desk": (1280, 800),
+}
+PAPER = (718, 1046)
+"""A4 upright less margins of 10 mm, in CSS pixels."""
+
+
 def main() -> None:
-    """Run the demo and write the pictures."""
+    """Run the demo and write the pictures; or those of all sizes only, of a server that runs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=Path, help="Folder for the pictures of all sizes.")
+    parser.add_argument("--address", help="Of a server that runs; only with --sizes.")
+    given = parser.parse_args()
+    if given.address and given.sizes:
+        photograph_sizes(given.address, given.sizes)
+        return
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, EmbeddedBroker() as broker:
         home = Path(folder) / "home"
@@ -51,7 +72,11 @@ def main() -> None:
                 drawn.append(picture.render(view, demo.note()))
             if began and time.monotonic() - began[0] > BOARD_AFTER_SECONDS and not photographed.is_set():
                 photographed.set()
-                threading.Thread(target=photograph, args=(demo.note().split()[2],)).start()
+                address = demo.note().split()[2]
+                if given.sizes:
+                    threading.Thread(target=photograph_sizes, args=(address, given.sizes)).start()
+                else:
+                    threading.Thread(target=photograph, args=(address,)).start()
 
         demo.watch = watch
         demo.run(view=False)
@@ -75,6 +100,31 @@ def photograph(address: str) -> None:
         page.get_by_role("button", name="Clinician (development)").click()
         page.locator("[data-patient]").first.wait_for()
         page.screenshot(path=FOLDER / "ward-board.png")
+        browser.close()
+
+
+def photograph_sizes(address: str, folder: Path) -> None:
+    """Write the board and the first patient's page at all sizes, by day, by night and on paper."""
+    from playwright.sync_api import sync_playwright
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page(base_url=address)
+        page.goto("/")
+        page.get_by_role("button", name="Clinician (development)").click()
+        page.locator("[data-patient]").first.wait_for()
+        pages = {"board": "/board", "patient": str(page.locator("[data-patient] a").first.get_attribute("href"))}
+        for name, path in pages.items():
+            page.goto(path)
+            for size, (width, height) in SIZES.items():
+                page.set_viewport_size({"width": width, "height": height})
+                for scheme in ("light", "dark"):
+                    page.emulate_media(media="screen", color_scheme=scheme)  # type: ignore[arg-type]
+                    page.screenshot(path=folder / f"{name}-{size}-{scheme}.png", full_page=True)
+            page.set_viewport_size({"width": PAPER[0], "height": PAPER[1]})
+            page.emulate_media(media="print", color_scheme="dark")
+            page.screenshot(path=folder / f"{name}-print.png", full_page=True)
         browser.close()
 
 
