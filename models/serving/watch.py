@@ -20,6 +20,7 @@ from models.serving.rendering import build
 from models.serving.rows import Row, make_row
 from models.serving.threads import OneThread
 from models.serving.ward import NEVER_US, Ward
+from vitalake import clock
 from vitalake.care.replay import Replay
 from vitalake.errors import PrivacyError, VitaLakeError
 
@@ -135,7 +136,8 @@ class Watch:
         self._ready = asyncio.Event()
         self._closed = False
         self._looked = self._told = time.monotonic()
-        self._now_us, self._replay = 0, None  # type: int, Replay | None
+        self._now_us = 0
+        self._replay: Replay | None = None
         self._found: tuple[Trouble, ...] = ()
         self._refused: Trouble | None = None
 
@@ -384,8 +386,9 @@ class Watch:
 
     def beat(self) -> Event:
         """Return the event that says the time, that the line still stands, and what is wrong."""
+        now_us = clock.now_us()  # it goes on, whether or not the store can be looked at
         document = {
-            "ward_us": self._now_us,
+            "ward_us": self._replay.at(now_us) if self._replay else now_us,
             "speed": self.speed,
             "build": build(),
             "troubles": [{"code": t.code, "text": t.text, "failing": t.failing} for t in self.troubles],

@@ -16,11 +16,12 @@ import pytest
 from governance.access import MissingPermission
 from governance.audit import verify_chain
 from governance.door import sandbox, worker
-from governance.door.door import Answer, Door
+from governance.door.door import QUERIES, Answer, Door
 from governance.door.engine import connect
 from governance.door.errors import QueryFailed, QueryRefused, failure
 from governance.door.relations import Relation
 from governance.door.sandbox import Ended, read_answer
+from governance.door.slots import slot
 from governance.door.sql import check
 from governance.door.worker import Head, Request, answer
 from governance.rules import load_policy
@@ -28,7 +29,7 @@ from tests.unit.door_samples import CLINICIAN, NOON, OFFICER, ONE, TWO, Recorder
 from vitalake.cli.app import main
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import load_keys
-from vitalake.settings import Settings, load_settings
+from vitalake.settings import QuerySettings, Settings, load_settings
 
 DATASETS = ("observation", "patient")
 
@@ -193,6 +194,17 @@ def test_refused_and_failed_queries_are_recorded_too(settings: Settings) -> None
         ("sql.query", "names"),
         ("denied", None),
     ]
+
+
+def test_a_query_waits_for_its_turn_and_says_so(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """Eight at once took 3.5 GB."""
+    one_place = settings.model_copy(update={"queries": QuerySettings(workers=1, wait_seconds=0.2)})
+    caplog.set_level("INFO", logger="governance.door.door")
+    with slot(settings.path(QUERIES), workers=1, seconds=0, waiting=pytest.fail):
+        with pytest.raises(ServiceUnavailable, match="as many as may at once"):
+            _ask(one_place, "SELECT 1")
+    assert [record.message for record in caplog.records] == ["query waits"]
+    assert _ask(one_place, "SELECT 1").complete
 
 
 def test_a_door_records_in_the_homes_audit_by_itself(settings: Settings, home: Path) -> None:
