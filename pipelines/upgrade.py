@@ -17,6 +17,7 @@ from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import AGAIN
 from vitalake.lake.message_tokens import MessageTokens
 from vitalake.lake.positions import hide_positions
+from vitalake.lake.scrub import record_before
 from vitalake.lake.staging import Counted
 from vitalake.lake.sweep import settle, sweep
 from vitalake.settings import Settings
@@ -107,10 +108,18 @@ def _hide_positions(upgrading: Upgrading) -> None:
             passing("upgrade-positions")
 
 
+def _record_digests(upgrading: Upgrading) -> None:
+    """Take the digests of the files whose names say none: from now on they are held against them."""
+    for name, table in upgrading.lake().present().items():
+        upgrading.tell(name)
+        record_before(table)
+
+
 STEPS = (
     Step(1, "keys", _add_keys),
     Step(1, "settle", _settle),
     Step(1, "positions", _hide_positions),
+    Step(1, "digests", _record_digests),
 )
 """All steps, in order."""
 

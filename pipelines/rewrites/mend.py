@@ -21,7 +21,7 @@ from vitalake.lake.compaction import sort_keys
 from vitalake.lake.digests import Damaged
 from vitalake.lake.lake import Lake
 from vitalake.lake.rewrite import Rows, read_file, rewrite
-from vitalake.lake.sorting import sort_by
+from vitalake.lake.sorting import no_order, sort_by
 from vitalake.lake.spans import Span
 from vitalake.lake.staging import Piece
 from vitalake.lake.table import NO_DAY, Snapshot, StagedFile, Table
@@ -107,7 +107,7 @@ def _mend_from_replaced(table: Table, damaged: Sequence[str]) -> bool:
         missing = _difference(old, there, distinct=True)
         if missing.num_rows != rows.count:
             raise _Uneven
-        yield Piece(sort_by(missing, sort_keys(table.dataset)))
+        yield Piece(_sorted(missing, table))
 
     def plan(snapshot: Snapshot) -> list[StagedFile]:
         return [file for path, file in sorted(snapshot.files.items()) if path in damaged]
@@ -149,7 +149,7 @@ def _mend_restricted(settings: Settings, dataset: str, damaged: Sequence[str]) -
 
     def transform(rows: Rows) -> Iterator[Piece]:
         made = missing_rows(lake, reread(settings, dataset, [file.day for file in rows.files]), rows.files)
-        yield Piece(sort_by(made, sort_keys(table.dataset)))
+        yield Piece(_sorted(made, table))
 
     rewrite(table, plan, transform)
 
@@ -172,13 +172,19 @@ def _mend_files(settings: Settings, lake: Lake, damaged: Sequence[str]) -> None:
         missing = _difference(_of_day(made, table, day), _plain(there, table))
         if missing.num_rows != rows.count:
             raise _Uneven
-        yield Piece(sort_by(missing, sort_keys(table.dataset)))
+        yield Piece(_sorted(missing, table))
 
     table.refresh()
     days = {file.day for path, file in table.snapshot().files.items() if path in damaged}
     with closing(open_vault(settings, keys)) as vault:
         for day in sorted(days, key=str):
             rewrite(table, partial(plan, day), partial(transform, day, vault))
+
+
+def _sorted(rows: pa.Table, table: Table) -> pa.Table:
+    """Return the rows as a compaction has them: where times are equal their order says nothing."""
+    last = no_order(rows, table.dataset) if table.name.startswith("published/") else None
+    return sort_by(rows, sort_keys(table.dataset), last=last)
 
 
 def _plain(parts: Sequence[pa.Table], table: Table) -> pa.Table:

@@ -28,7 +28,7 @@ from vitalake.lake.lake import Lake
 from vitalake.lake.log import examine
 from vitalake.lake.rewrite import is_held
 from vitalake.lake.schema import open_delta
-from vitalake.lake.scrub import scrub
+from vitalake.lake.scrub import record_before, scrub
 from vitalake.lake.spans import PartId
 from vitalake.lake.storage import Storage
 from vitalake.lake.table import Table
@@ -202,7 +202,7 @@ def test_damaged_look_back_does_not_stop_a_lane_for_ever(
 def test_scrub_finds_it_records_files_of_before_and_passes_over_what_it_has_seen(settings: Settings) -> None:
     table = opened(settings).published
     before = of_before(table)
-    first = scrub(table)
+    first = record_before(table)
     assert (first.recorded, first.damaged) == (len(before), [])
     assert scrub(table).files == 0, "looked at this week"
     flip(Path(table.storage.root, before[0]))

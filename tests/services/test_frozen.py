@@ -203,3 +203,9 @@ def test_before_the_upgrade_readers_read_and_writers_say_what_to_do(
     assert main(["lake", "verify", "--home", str(home)]) == 0
     assert "older-format" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (home / "lake").rglob("*")} == before
+
+
+def test_an_upgrade_takes_the_digests_of_files_of_before(home: Path) -> None:
+    settings = load_settings(home)
+    upgrade(settings)
+    assert "no-digest" not in {finding.kind for finding in verify(Lake(settings.lake_uri, {}))}
