@@ -207,5 +207,6 @@ def test_before_the_upgrade_readers_read_and_writers_say_what_to_do(
 
 def test_an_upgrade_takes_the_digests_of_files_of_before(home: Path) -> None:
     settings = load_settings(home)
+    assert "no-digest" in {finding.kind for finding in verify(Lake(settings.lake_uri, {}))}
     upgrade(settings)
     assert "no-digest" not in {finding.kind for finding in verify(Lake(settings.lake_uri, {}))}
