@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hmac
-import re
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -16,6 +13,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 
 from governance.rules import Then
 from vitalake.keys import Key, KeyRing
+from vitalake.pseudonyms import CHECK_BYTES, TAG_BYTES, framed, is_token
 
 Mask = Callable[[pa.Array], pa.Array]
 
@@ -23,9 +21,6 @@ REDACTED = "REDACTED"
 CACHE_ENTRIES = 200_000
 """Pseudonyms remembered a domain, some 40 MB at the most; then the memory is emptied and filled anew."""
 
-_TAG_BYTES = 16
-_CHECK_BYTES = 4
-_TOKEN = re.compile(r"(v\d+)\.([a-z2-7]{32})")
 _LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", np.uint8)
 
 
@@ -45,12 +40,12 @@ class Pseudonyms:
 
     def __init__(self, keys: KeyRing, domain: str) -> None:
         self._key = keys.current("pseudonym")
-        self._by_version = {key.version: key for key in keys.versions("pseudonym")}
-        # The domain's length keeps (ab, c) and (a, bc) apart.
-        self._domain = bytes([len(domain.encode())]) + domain.encode()
+        self._keys, self._name, self._domain = keys, domain, framed(domain)
         self._id, self._mark = self._begun(self._key, b"id"), self._begun(self._key, b"check")
         # Masks, sealers and the care store ask for the same tokens: each is made once in a process.
-        whose = _digest(self._begun(self._key, b"cache"), b",".join(map(str.encode, self._by_version)))
+        whose = _digest(
+            self._begun(self._key, b"cache"), b",".join(key.version.encode() for key in keys.versions("pseudonym"))
+        )
         self._cache = _tokens(self._key.id, whose)
 
     def token(self, value: str) -> str:
@@ -58,19 +53,12 @@ class Pseudonyms:
         return self._made([value])[0]
 
     def _made(self, values: Sequence[str]) -> list[str]:
-        tags = [_digest(self._id, value.encode())[:_TAG_BYTES] for value in values]
-        raw = b"".join(tag + _digest(self._mark, tag)[:_CHECK_BYTES] for tag in tags)
+        tags = [_digest(self._id, value.encode())[:TAG_BYTES] for value in values]
+        raw = b"".join(tag + _digest(self._mark, tag)[:CHECK_BYTES] for tag in tags)
         texts = zip(values, _in_base32(raw), strict=True)
-        return [value if self._is_ours(value) else f"{self._key.version}.{text}" for value, text in texts]
-
-    def _is_ours(self, value: str) -> bool:
-        match = _TOKEN.fullmatch(value)
-        key = self._by_version.get(match[1]) if match else None
-        if match is None or key is None:
-            return False
-        raw = base64.b32decode(match[2].upper())
-        expected = _digest(self._begun(key, b"check"), raw[:_TAG_BYTES])[:_CHECK_BYTES]
-        return hmac.compare_digest(raw[_TAG_BYTES:], expected)
+        return [
+            value if is_token(value, self._keys, self._name) else f"{self._key.version}.{text}" for value, text in texts
+        ]
 
     def _begun(self, key: Key, purpose: bytes) -> HMAC:
         """Return a digest that has the key, the purpose and the domain already: most of what each would take."""

@@ -6,14 +6,18 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
+from pipelines.erasure.forgotten import catch_up as forget_again
 from pipelines.poll import Outcome
+from vitalake.belonging.stores import StoreSealer
 from vitalake.care.facts import Admission, Fact, Movement, Person, Placement, Pregnancy
 from vitalake.care.placing import BED
 from vitalake.care.records import code_number
@@ -23,7 +27,6 @@ from vitalake.errors import ServiceUnavailable
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Dataset
 from vitalake.lake.spans import PartId
-from vitalake.sealing import Sealer
 from vitalake.settings import Settings
 from vitalake.statuses import TAKEN_BACK, WITHOUT_RESULT
 from vitalake.vault import Identity, Vault
@@ -114,7 +117,7 @@ class CareFeed:
             )
             self.close()
         if self._care is None:
-            self._care = open_care(self._settings, self._keys)
+            self._care = open_care(self._settings, self._keys, vault=self._vault)
         return self._care
 
     def _write(self, write: Callable[[CareStore], object]) -> None:
@@ -279,13 +282,47 @@ class CareFeed:
         self._write(lambda store: store.put_facts(admitted))
 
 
-def open_care(settings: Settings, keys: KeyRing) -> CareStore:
+def open_care(
+    settings: Settings, keys: KeyRing, *, vault: Vault | None = None, purpose: str = "care", catch_up: bool = True
+) -> CareStore:
     """Return the home's care store, opened.
+
+    Args:
+        settings: of the home.
+        keys: its key file's.
+        vault: whose lease its key is used under, of the same thread; None: one of its own, closed with the store.
+        purpose: of that one.
+        catch_up: forget in it first who was erased since it was backed up.
 
     Raises:
         ServiceUnavailable: its file cannot be opened.
+        PrivacyError: the vault is not the lake's.
     """
-    return CareStore(settings.path(settings.care.path), Sealer(keys.current("care")), hours=settings.care.hours)
+    sealer = store_sealer(settings, keys, "care", vault=vault, purpose=purpose)
+    try:
+        store = CareStore(settings.path(settings.care.path), sealer, hours=settings.care.hours)
+    except BaseException:
+        sealer.close()
+        raise
+    if catch_up:
+        try:
+            forget_again(store, settings, keys)
+        except BaseException:
+            store.close()
+            raise
+    return store
+
+
+def store_sealer(
+    settings: Settings, keys: KeyRing, name: str, *, vault: Vault | None = None, purpose: str
+) -> StoreSealer:
+    """Return what a store beside the lake is sealed with, under the vault's lease; see open_care.
+
+    Raises:
+        VitaLakeError: as governance.keyuse.open_vault.
+    """
+    owned = open_vault(settings, keys, purpose=purpose) if vault is None else None
+    return StoreSealer(owned or cast(Vault, vault), name, keys.current("care"), owned=owned is not None)
 
 
 def _numbers(rows: pa.RecordBatch, name: str) -> list[int | None]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from governance.keyuse import open_vault
 from governance.masking import MaskPlan, writing_plan
 from governance.masks import Pseudonyms
 from governance.rules import load_policy
@@ -36,7 +37,7 @@ from vitalake.lake.lake import restricted_name
 from vitalake.lake.spans import PartId
 from vitalake.restricted import RowSealer, device_key
 from vitalake.settings import Settings, StreamSettings
-from vitalake.vault import Vault, open_vault
+from vitalake.vault import Vault
 from vitalake.vocabulary import load_vocabulary
 
 
@@ -51,6 +52,7 @@ class Steps:
         *,
         not_to_care: frozenset[str] = frozenset(),
         care_admits: Callable[[str], bool] | None = None,
+        purpose: str = "stream",
     ) -> None:
         """Read keys, rules and vocabulary.
 
@@ -60,6 +62,7 @@ class Steps:
             dataset: where the rows go.
             not_to_care: LOINC codes that do not go to the care store.
             care_admits: see pipelines.care.CareFeed.
+            purpose: what patients' keys are used for; stands in the audit.
 
         Raises:
             PrivacyError: keys or rules do not hold.
@@ -68,7 +71,7 @@ class Steps:
         self._max_future_seconds = stream.max_future_seconds
         self.older_until = float("-inf")
         """Until when, by the monotonic clock, the look-back may hold fingerprints of an earlier release."""
-        keys = load_keys(settings.path(settings.keys))
+        self.keys = keys = load_keys(settings.path(settings.keys))
         self.plan: MaskPlan = writing_plan(load_policy(settings.path(settings.governance)), dataset, keys)
         self.conformer = Conformer(
             load_vocabulary(),
@@ -86,7 +89,7 @@ class Steps:
         )
         self.dead_letters = DeadLetters(keys.current("quarantine"), days=stream.dead_letter_days)
         self.lookback = LookBack(entries=stream.lookback_entries, seconds=stream.lookback_seconds)
-        self.vault = open_vault(settings, keys)
+        self.vault = open_vault(settings, keys, purpose=purpose)
         self.feed = (
             CareFeed(settings, dataset, keys, self.vault, left_out=not_to_care, admits=care_admits)
             if stream.care

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from vitalake.belonging import admit
 from vitalake.crashpoints import passing
 from vitalake.keys import add_missing_keys, load_keys
 from vitalake.lake.format import FORMAT, Format, check_readable, write_format
@@ -73,6 +74,11 @@ class Step:
     run: Callable[[Upgrading], None]
 
 
+def _know_home(upgrading: Upgrading) -> None:
+    """Let the lake know its home, which must show that it is; nothing is written anew with another one's keys."""
+    admit(upgrading.settings, upgrading=True)
+
+
 def _add_keys(upgrading: Upgrading) -> None:
     """Give the home's key file the keys that this release needs."""
     settings = upgrading.settings
@@ -116,6 +122,7 @@ def _record_digests(upgrading: Upgrading) -> None:
 
 
 STEPS = (
+    Step(1, "home", _know_home),
     Step(1, "keys", _add_keys),
     Step(1, "settle", _settle),
     Step(1, "positions", _hide_positions),

@@ -143,8 +143,8 @@ def _table_reading(settings: Any, keys: Any, table: Any, like: dict[str, Any] | 
 
 def _opened(settings: Any, keys: Any, dataset: str, rows: Any) -> Any:
     from pipelines.steps import make_sealer
+    from vitalake.belonging import open_vault
     from vitalake.lake.dataset import load_dataset
-    from vitalake.vault import open_vault
 
     vault = open_vault(settings, keys)
     try:

@@ -28,6 +28,7 @@ Action = Literal[
     "devices.identify",
     "patient.erase",
     "patient.hold",
+    "keys.use",
     "keys.rotate",
     "keys.revoke",
     "keys.restore",

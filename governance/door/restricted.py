@@ -16,9 +16,10 @@ from governance.door.errors import QueryFailed, QueryRefused, failure, untold
 from governance.door.identified import Cells
 from governance.door.relations import SUBJECT, WHO, quoted, versions_name
 from governance.door.worker import Head
+from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
 from vitalake.errors import InputError, VitaLakeError
-from vitalake.vault import Vault, open_vault
+from vitalake.vault import Vault
 
 if TYPE_CHECKING:
     from governance.door.sql import Query
@@ -176,7 +177,7 @@ class RestrictedDoor(Door):
     @contextmanager
     def _unlocked(self, query: Query, principal: Principal, detail: dict[str, str]) -> Iterator[Vault]:
         """Open the vault; that its keys cannot be had is recorded, and nothing was answered."""
-        with closing(open_vault(self._settings, self._keys)) as vault:
+        with closing(open_vault(self._settings, self._keys, purpose="identified-query")) as vault:
             try:
                 vault.check()
             except VitaLakeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -26,6 +27,7 @@ from models.serving.watch import BEAT_SECONDS, Change, Subscription
 from vitalake import clock
 from vitalake.care.facts import ENDING, REASONS, Decision
 from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.keyservice import KeyRevoked
 from vitalake.vault import Identity
 
 log = logging.getLogger(__name__)
@@ -219,7 +221,10 @@ async def patient_page(request: Request, patient: str) -> Response:
     """Show a patient: the score with its parts and reasons, trends, laboratory values; the name to who treats."""
     place: Place = request.app.state.place
     principal = who(request)
-    chart = await _patient(place, principal, patient, "page")
+    try:
+        chart = await _patient(place, principal, patient, "page")
+    except KeyRevoked as error:  # the page stays, and says so; what is identified goes
+        return render(request, "patient_locked.html", {"patient": patient, "why": error.what})
     identity, locked = await _identity(place, principal, patient)
     now_us, speed, replay = await place.time()
     context = await place.drawing(patient_context, chart)
@@ -247,7 +252,8 @@ async def patient_events(request: Request, patient: str) -> Response:
     """Send the patient's page anew whenever something has changed."""
     place: Place = request.app.state.place
     principal = who(request)
-    await _patient(place, principal, patient, "events")
+    with suppress(KeyRevoked):  # who waits for the key is told when it is back
+        await _patient(place, principal, patient, "events")
     return stream(request, _patient_events(request, patient, _subscribe(place, principal)))
 
 
@@ -258,7 +264,7 @@ async def _patient_events(request: Request, patient: str, subscription: Subscrip
         async for change in _following(request, subscription):
             if change.beats:
                 yield change.event
-            elif patient in change.patients:
+            elif patient in change.patients or patient in change.gone:
                 yield await _patient_event(place, patient)
     except InvalidToken:
         yield OVER
@@ -267,9 +273,13 @@ async def _patient_events(request: Request, patient: str, subscription: Subscrip
 
 
 async def _patient_event(place: Place, patient: str) -> Event:
-    chart = await place.chart(patient)
+    chart, locked = None, False
+    try:
+        chart = await place.chart(patient)
+    except KeyRevoked:
+        locked = True
     now_us, speed, _ = await place.time()
-    document: dict[str, Any] = {"patient": patient, "ward_us": now_us, "speed": speed, "html": ""}
+    document: dict[str, Any] = {"patient": patient, "ward_us": now_us, "speed": speed, "html": "", "locked": locked}
     if chart is not None:
         document |= {"revision": chart.revision, "newest_us": chart.record.newest_us}
         document["html"] = await place.drawing(patient_now, chart)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from governance.access import IdentityLookup, Principal, TokenVerifier, open_issuer, open_verifier
 from governance.audit import BatchAuditSink, anchor_folder, open_audit
+from governance.keyuse import open_vault
 from models.serving.auditing import AuditReader
 from models.serving.gate import Gate
 from models.serving.recorder import Recorder
@@ -22,7 +23,7 @@ from vitalake.care.replay import Replay
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import load_keys
 from vitalake.settings import Settings
-from vitalake.vault import Identity, open_vault
+from vitalake.vault import Identity
 
 WRITER = "serving"
 
@@ -69,7 +70,7 @@ class Place:
         self.auditing = AuditReader(self.audit_folder, self.keys, outside=anchor_folder(settings))
         self.ward = Ward(settings, self.keys)
         self._audit = audit or open_audit(settings, self.keys, writer=WRITER)
-        self._vault = open_vault(settings, self.keys)
+        self._vault = open_vault(settings, self.keys, purpose="names")
         self._lookup = IdentityLookup(self._vault, self._audit)
         self.issuer = open_issuer(settings, self.keys)
         self.gate = Gate(

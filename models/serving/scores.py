@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Container, Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from models.artefact.estimator import Floats
 from models.scoring import ScoreRecord
 from vitalake import clock
 from vitalake.errors import VitaLakeError
-from vitalake.sealing import Sealer
+from vitalake.sealing import Seals
 from vitalake.sqlite import empty_log, refused
 
 FILE = "scores.db"
@@ -72,7 +72,7 @@ class _Whose(msgspec.Struct):
 class ScoreBook:
     """An open book; used by one thread at a time, by any number of processes."""
 
-    def __init__(self, path: Path, sealer: Sealer) -> None:
+    def __init__(self, path: Path, sealer: Seals) -> None:
         """Open the book, or make it, readable by its owner only.
 
         Raises:
@@ -93,7 +93,8 @@ class ScoreBook:
             raise _refused(self._path, error) from None
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and forget the keys."""
+        self._sealer.close()
         self._db.close()
 
     def find(self, place: str) -> ScoreRecord | None:
@@ -134,16 +135,33 @@ class ScoreBook:
         """
         return self.forget_digests([_digest(patient).hex() for patient in patients])
 
-    def forget_digests(self, digests: Collection[str]) -> int:
-        """Do the same for whoever has one of these SHA-256 of a pseudonym, in hex."""
-        wanted, found = {bytes.fromhex(digest) for digest in digests}, []
+    @property
+    def erasures(self) -> int:
+        """How many of the erasure log were carried out in this book; one that was put back has fewer."""
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    @erasures.setter
+    def erasures(self, count: int) -> None:
+        self._db.execute(f"PRAGMA user_version = {count:d}")
+
+    def forget_digests(self, digests: Iterable[str], *, known: Container[str] = ()) -> int:
+        """Do the same for whoever has one of these SHA-256 of a pseudonym.
+
+        Args:
+            digests: in hex.
+            known: further ones, which cannot be listed.
+        """
+        wanted, found, also = {bytes.fromhex(digest) for digest in digests}, [], set[tuple[bytes]]()
         try:
             self._db.execute("PRAGMA secure_delete=ON")
             self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", [(digest,) for digest in wanted])
             for score, sealed in self._db.execute("SELECT id, record FROM score"):
                 whose = msgspec.json.decode(self._open(score, "record", sealed), type=_Whose).patient
-                if _digest(whose) in wanted:
+                digest = _digest(whose)
+                if digest in wanted or digest.hex() in known:
                     found.append((score,))
+                    also.add((digest,))
+            self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", list(also))
             self._db.executemany("DELETE FROM score WHERE id = ?", found)
             empty_log(self._db)
         except sqlite3.Error as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
+from governance.keyuse import open_vault
 from models.artefact import Model
 from models.news2 import OXYGEN, News2, Situation, news2
 from models.scoring import ScoreRecord, score_with_features
@@ -20,13 +21,14 @@ from models.serving.risk import STALE_SECONDS, old_after_seconds
 from models.serving.scores import FILE, ScoreBook
 from models.serving.shadow import Shadow, Trial, without_learnt
 from models.tasks import load_task
-from pipelines.care import open_care
+from pipelines.care import open_care, store_sealer
+from pipelines.erasure.forgotten import catch_up
 from vitalake import clock
 from vitalake.care.facts import Decision
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
+from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
-from vitalake.sealing import Sealer
 from vitalake.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -102,10 +104,13 @@ class Ward:
         self.task = load_task(TASK)
         self._inputs = Inputs(settings, keys, self.task)
         self._settings, self._keys = settings, keys
-        self._care = open_care(settings, keys)
         self._shadow = Shadow(settings, keys)
+        self._vault = open_vault(settings, keys, purpose="scores")  # of this thread
+        self._care = open_care(settings, keys, vault=self._vault)
         self._store, self._replaced_us = self._care.name(), 0
-        self._book = ScoreBook(settings.path(FILE), Sealer(keys.current("care")))
+        sealer = store_sealer(settings, keys, "scores", vault=self._vault, purpose="scores")
+        self._book = ScoreBook(settings.path(FILE), sealer)
+        catch_up(self._book, settings, keys)
         self._held: dict[str, _Held] = {}
         self._revisions: dict[str, int] = {}
         self._version, self._newest, self._recounted = -1, -1, 0.0
@@ -115,6 +120,21 @@ class Ward:
         self._care.close()
         self._book.close()
         self._shadow.close()
+        self._vault.close()
+
+    def hold(self) -> None:
+        """Make sure that patients' values may be read and shown now.
+
+        Raises:
+            KeyRevoked: they may not; nothing of them stays here.
+            ServiceUnavailable: nobody can say.
+        """
+        try:
+            self._vault.hold_keys()
+        except PrivacyError:
+            self._held, self._revisions = {}, {}
+            self._version, self._newest, self._recounted = -1, -1, 0.0
+            raise
 
     def now_us(self) -> int:
         """Return the ward's time."""
@@ -145,7 +165,7 @@ class Ward:
             raise gone()
         before = set(self._revisions)
         self._care.close()
-        self._care = open_care(self._settings, self._keys)
+        self._care = open_care(self._settings, self._keys, vault=self._vault)
         self._store, self._replaced_us = self._care.name(), clock.now_us()
         self._held.clear()
         self._revisions.clear()
@@ -162,8 +182,10 @@ class Ward:
         """Return the patients that have changed since this was asked last; a few microseconds when none has.
 
         Raises:
+            KeyRevoked, ServiceUnavailable: see ``hold``.
             CareStoreGone: its file was deleted.
         """
+        self.hold()
         before = self._look_at_file()
         if before:
             return before | self.changed()
@@ -195,6 +217,7 @@ class Ward:
         Raises:
             VitaLakeError: the store or the book refuses, or the rules do not hold.
         """
+        self.hold()
         revision = self._revisions.get(patient, -1)
         if revision < 0:
             return None

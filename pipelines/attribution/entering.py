@@ -72,7 +72,7 @@ def enter(settings: Settings, entries: Sequence[Entry]) -> None:
     lake.open_all()
     stream = StreamSettings(topics={}, dataset=DATASET)
     fence = lake.spans.fence(DATASET)  # before rules and keys are read
-    steps = Steps(settings, stream, lake.dataset)
+    steps = Steps(settings, stream, lake.dataset, purpose="devices")
     writer, position = _writer(lake, steps, fence)
     try:
         poll = _poll(entries, position)

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
+from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
 from pipelines.attribution.associations import TABLE, AssociationMap
 from pipelines.attribution.held import HELD
@@ -25,7 +26,6 @@ from vitalake.lake.lake import Lake
 from vitalake.lake.schema import conform
 from vitalake.restricted import device_key, open_value
 from vitalake.settings import Settings
-from vitalake.vault import open_vault
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class Overview:
         """
         self._settings = settings
         self._keys = load_keys(settings.path(settings.keys))
-        self._vault = open_vault(settings, self._keys)
+        self._vault = open_vault(settings, self._keys, purpose="devices")
         self._lake = Lake(settings.lake_uri, settings.storage_options)
         self._key_of = partial(device_key, self._keys.current("vault").secret)
         self._tokens = {
@@ -150,7 +150,7 @@ class Overview:
         names: dict[bytes, str] = {}
         known, _ = lineages(self._settings, census(self._lake, HELD).decoders)
         for lineage in known:
-            steps = Steps(self._settings, lineage.stream, self._lake.dataset)
+            steps = Steps(self._settings, lineage.stream, self._lake.dataset, purpose="devices")
             try:
                 redecoder = Redecoder(self._settings, lineage, steps, job="devices/0of1")
                 for letters in open_letters(self._lake, HELD, Choice(sources=lineage.sources), done=passed):

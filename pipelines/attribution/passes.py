@@ -23,6 +23,7 @@ from pipelines.replay.care import CareAgain
 from pipelines.replay.letters import LettersMoved
 from pipelines.replay.writing import SHARE, AgainWriter, Kind, part_of
 from pipelines.steps import Steps
+from vitalake.belonging import admit
 from vitalake.crashpoints import passing
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import load_keys
@@ -167,6 +168,7 @@ def attribute_once(settings: Settings, *, actor: str) -> Report:
     Raises:
         VitaLakeError: as Attribution.run.
     """
+    admit(settings)
     attribution = Attribution(settings, actor=actor)
     try:
         report = attribution.run()
@@ -185,7 +187,7 @@ class _Work:
         self._settings, self._lake = settings, lake
         self._fence = lake.spans.fence(DATASET)  # before rules, keys and associations are read
         streams = [stream for stream in settings.jobs.values() if stream.dataset == DATASET]
-        self._steps = Steps(settings, streams[0] if streams else StreamSettings(), lake.dataset)
+        self._steps = Steps(settings, streams[0] if streams else StreamSettings(), lake.dataset, purpose="attribution")
         assert self._steps.attributor is not None
         self._associations = self._steps.attributor.associations
         self._associations.frozen = True

@@ -109,7 +109,7 @@ class Release:
 
     def made(self, lineage: Lineage) -> Steps:
         """Return the steps of a job, attributing by what is known here."""
-        steps = Steps(self._settings, lineage.stream, self._lake.dataset)
+        steps = Steps(self._settings, lineage.stream, self._lake.dataset, purpose="attribution")
         assert steps.attributor is not None
         steps.attributor.associations = self._associations
         return steps

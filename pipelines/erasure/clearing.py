@@ -14,6 +14,7 @@ from pipelines.attribution.associations import TABLE as ASSOCIATIONS
 from pipelines.attribution.vacant import vacated
 from pipelines.care import open_care
 from pipelines.erasure.certificate import TableErased
+from pipelines.erasure.forgotten import Forgotten, advance
 from pipelines.erasure.letters import Search, erase_letters, places_of
 from pipelines.erasure.numbers import numbers_of
 from pipelines.erasure.wanted import Wanted
@@ -28,8 +29,8 @@ from vitalake.lake.table import Table
 from vitalake.settings import Settings
 from vitalake.vault import Vault
 
-Forget = Callable[[Sequence[str]], int]
-"""Deletes what a store outside the lake has of pseudonyms, given by SHA-256 in hex; returns how many entries."""
+Forget = Callable[[Forgotten], int]
+"""Deletes what a store outside the lake has of those who are forgotten; returns how many entries."""
 
 _SEALED = tuple(name for name in quarantine_datasets() if name != "resolution")
 
@@ -77,9 +78,10 @@ class Clearing:
         search = Search(wanted.ids, self._keys, stays=wanted.stays, settings=self._settings)
         tables = list(self._tables(wanted, search))
         self._tell("Care store and scores")
-        with closing(open_care(self._settings, self._keys)) as care:
+        with closing(open_care(self._settings, self._keys, vault=self._vault, catch_up=False)) as care:
             elsewhere = {"care": care.forget(wanted.tokens)}
-        return tables, elsewhere | self._forget_elsewhere(wanted.digests)
+            advance(care, self._settings, self._keys)
+        return tables, elsewhere | self._forget_elsewhere(Forgotten(frozenset(wanted.digests)))
 
     def _tables(self, wanted: Wanted, search: Search) -> Iterator[TableErased]:
         subject = self._vault.subject_of(wanted.ids[0])
@@ -99,23 +101,23 @@ class Clearing:
                 yield _clear(table, column, (*wanted.tokens, wanted.ids[0]))
             passing("erase-table")
 
-    def again(self, subjects: Sequence[bytes], digests: set[str]) -> tuple[list[TableErased], dict[str, int]]:
+    def again(self, subjects: Sequence[bytes], forgotten: Forgotten) -> tuple[list[TableErased], dict[str, int]]:
         """Clear what a back-up has brought back of those who are forgotten.
 
         Args:
             subjects: who they are.
-            digests: SHA-256 of their pseudonyms, in hex, as far as they are known.
+            forgotten: their pseudonyms, as far as they are known.
 
         Returns:
             What was done to each table, and how many entries went elsewhere.
         """
-        tables = list(self._tables_again(subjects, digests))
+        tables = list(self._tables_again(subjects, forgotten))
         self._tell("Care store and scores")
-        with closing(open_care(self._settings, self._keys)) as care:
-            elsewhere = {"care": care.forget_digests(digests)}
-        return tables, elsewhere | self._forget_elsewhere(sorted(digests))
+        with closing(open_care(self._settings, self._keys, vault=self._vault, catch_up=False)) as care:
+            elsewhere = {"care": care.forget_digests(forgotten.digests, known=forgotten)}
+        return tables, elsewhere | self._forget_elsewhere(forgotten)
 
-    def _tables_again(self, subjects: Sequence[bytes], digests: set[str]) -> Iterator[TableErased]:
+    def _tables_again(self, subjects: Sequence[bytes], forgotten: Forgotten) -> Iterator[TableErased]:
         search = ForgottenLetters(self._vault, self._keys, self._settings)  # before the fence is raised
         for table in self._fenced():
             column = _column(table)
@@ -130,7 +132,7 @@ class Clearing:
                 yield _clear(table, column, subjects)
             elif column:
                 texts = sorted(map(str, distinct_values(table, column)))
-                values = [text for text in texts if hashlib.sha256(text.encode()).hexdigest() in digests]
+                values = [text for text in texts if hashlib.sha256(text.encode()).hexdigest() in forgotten]
                 yield _clear(table, column, values)
 
     def _fenced(self) -> list[Table]:
@@ -149,8 +151,8 @@ class Clearing:
         tables = [table for name, table in present.items() if name != "spans"]
         return sorted(tables, key=lambda table: not table.name.startswith("quarantine/"))
 
-    def _forget_elsewhere(self, digests: Sequence[str]) -> dict[str, int]:
-        return {name: forget(digests) for name, forget in self._elsewhere.items()}
+    def _forget_elsewhere(self, forgotten: Forgotten) -> dict[str, int]:
+        return {name: forget(forgotten) for name, forget in self._elsewhere.items()}
 
 
 def _column(table: Table) -> str | None:

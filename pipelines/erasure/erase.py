@@ -13,15 +13,18 @@ from dataclasses import dataclass, replace
 from governance.masks import Pseudonyms
 from pipelines.erasure.certificate import Certificate, TableErased, is_there, load, new_id, now, save
 from pipelines.erasure.clearing import Clearing, Forget
+from pipelines.erasure.forgotten import forgotten_of
 from pipelines.erasure.kept import refuse_kept
 from pipelines.erasure.known import known_of
 from pipelines.erasure.numbers import numbers_of
 from pipelines.erasure.outside import outside
 from pipelines.erasure.wanted import Wanted, refuse_naming
+from vitalake.belonging.erasures import ErasureCopies
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, PrivacyError, VitaLakeError
 from vitalake.folders import folder_lock
 from vitalake.keys import KeyRing
+from vitalake.lake.storage import open_storage
 from vitalake.settings import Settings
 from vitalake.vault import PendingErasure, Vault
 
@@ -67,6 +70,7 @@ class Eraser:
         self._settings, self._keys, self._vault, self._tell = settings, keys, vault, progress
         self._clearing = Clearing(settings, keys, vault, elsewhere=elsewhere, progress=progress)
         self._folder = settings.path(settings.certificates)
+        self._copies = ErasureCopies(settings, keys, open_storage(settings.lake_uri, settings.storage_options))
 
     # -- what an officer asks for --------------------------------------------------------------------------------
 
@@ -236,7 +240,10 @@ class Eraser:
             refuse_kept(self._settings, self._vault, self._keys, subject)
 
     def _begin(self, wanted: Wanted, certificate: str) -> None:
+        # Before the key goes: a home that is put back, and has no certificate, must find the rows by it.
+        self._copies.mark(certificate, wanted.digests)
         self._vault.begin_erasure(self._vault.subject_of(wanted.ids[0]), certificate, wanted.packed())
+        self._copies.keep(self._vault, put_back=True)
 
     def _certificate_of(self, patient: str) -> str:
         stone = self._vault.tombstone(self._vault.subject_of(patient))
@@ -298,14 +305,17 @@ class Eraser:
         """
         stones = {stone.subject: stone.certificate for stone in self._vault.tombstones()}
         certified = {bytes.fromhex(certificate.subject) for certificate in certificates}
-        digests = {token for certificate in certificates for token in certificate.tokens}
+        forgotten = forgotten_of(self._copies, certificates)
         with self._alone():
-            tables, elsewhere = self._clearing.again(sorted(stones.keys() | certified), digests)
+            tables, elsewhere = self._clearing.again(sorted(stones.keys() | certified), forgotten)
+            told = certified | {subject for subject, name in stones.items() if name in forgotten.marked}
+            if stones.keys() <= told:
+                self._copies.keep(self._vault, put_back=True)
         return Reapplied(
             [table for table in tables if table.rows or table.files_deleted],
             elsewhere,
             len(stones.keys() | certified),
-            sorted(stones[subject] for subject in stones.keys() - certified),
+            sorted(stones[subject] for subject in stones.keys() - told),
         )
 
     # -- doing it ------------------------------------------------------------------------------------------------

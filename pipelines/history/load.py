@@ -26,6 +26,7 @@ from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.steps import Steps
 from pipelines.writer import SpanWriter
 from vitalake import clock
+from vitalake.belonging import admit
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import Dataset, load_dataset
 from vitalake.lake.lake import Lake
@@ -69,6 +70,7 @@ def load_history(
         QualityError: a dataset does not pass the gate; nothing of it is published.
         VitaLakeError: nothing of the span under way is committed; what was decided stays, and is added at the next run.
     """
+    admit(settings)
     job = load_job(source)
     gate = gate or SuiteGate(settings.home / "quality", source=job.source, max_rejected=job.max_rejected)
     address = warehouse or _embedded(job, settings.home, data)
@@ -126,7 +128,9 @@ def _load(
     lake.open_all()
     stream = StreamSettings(max_future_seconds=0, unset_clock_days=())
     fence = lake.spans.fence(dataset)  # before rules and keys are read
-    steps = Steps(settings, stream, lake.dataset, not_to_care=job.not_to_care, care_admits=care_admits)
+    steps = Steps(
+        settings, stream, lake.dataset, not_to_care=job.not_to_care, care_admits=care_admits, purpose="history"
+    )
     steps.ingested_us = now_us
     decided: list[str] = []
     writer, positions = _begin(lake, steps, part, job=job.name, stream=stream, fence=fence, decided=decided)

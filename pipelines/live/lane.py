@@ -21,6 +21,7 @@ from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.steps import Steps
 from pipelines.writer import SpanWriter
 from vitalake import clock
+from vitalake.belonging import introduce
 from vitalake.crashpoints import passing
 from vitalake.errors import ServiceUnavailable
 from vitalake.keyservice import KeyRevoked
@@ -107,6 +108,7 @@ class Lane:
         spans = self.lake.spans
         spans.claim(job=self.job, dataset=self.lake.dataset.name, topic_ids={part.topic_id for part in parts})
         epoch = spans.begin_epoch(job=self.job, share=str(self.share))
+        introduce(self.settings, self.steps.keys, self.steps.vault)
         since = clock.now_us() - int(self.stream.lookback_seconds * 1e6)
         if spans.fence(self.lake.dataset.name) != self.fence:
             self.steps.close()

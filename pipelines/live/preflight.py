@@ -8,6 +8,7 @@ from governance.masking import writing_plan
 from governance.rules import load_policy
 from pipelines.decoding.formats import make_decoder
 from pipelines.live.kafka import client_options, list_partitions
+from vitalake.belonging import admit
 from vitalake.errors import SettingsError
 from vitalake.keys import load_keys
 from vitalake.lake.lake import Lake
@@ -19,7 +20,7 @@ def preflight(settings: Settings, job: str) -> int:
 
     Raises:
         SettingsError: there is no such job, a format cannot fill its dataset, or a profile does not hold.
-        PrivacyError: keys or rules stand in the way.
+        PrivacyError: keys or rules stand in the way, or the lake is another home's.
         LakeError, InputError: the lake cannot be written, or holds other tables; the topic does not exist.
         ServiceUnavailable: no broker answers.
     """
@@ -27,6 +28,7 @@ def preflight(settings: Settings, job: str) -> int:
         raise SettingsError("Unknown job", where=job, remedy=f"The configuration has: {', '.join(settings.jobs)}.")
     stream = settings.jobs[job]
     keys = load_keys(settings.path(settings.keys))
+    admit(settings)
     for name in sorted(set(stream.topics.values())):
         make_decoder(name, dataset=stream.dataset, stream=stream, settings=settings)
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=stream.dataset)

@@ -73,6 +73,7 @@ def main() -> int:
     os.nice(NICENESS)
     logs.configure()
     logs.silence_failures()
+    from vitalake.belonging import admit
     from vitalake.lake.lake import Lake
     from vitalake.lake.maintenance import maintain
     from vitalake.lake.sweep import dead_shares, sweep
@@ -87,6 +88,7 @@ def main() -> int:
     try:
         if not opened().storage.holds_table("spans"):
             return 0
+        admit(settings)
         lake = opened()
         for done in maintain(lake, lake.present().values()):
             _log.info("table kept up", extra={"table": done["table"], "count": done["files_before"]})

@@ -246,7 +246,7 @@ class _Job:
 
     @contextmanager
     def _redecoder(self, lake: Lake, writer: AgainWriter | None) -> Iterator[Redecoder]:
-        steps = Steps(self.settings, self.lineage.stream, lake.dataset)
+        steps = Steps(self.settings, self.lineage.stream, lake.dataset, purpose="replay")
         if steps.feed is not None and writer is not None:
             self.care = CareAgain(steps.feed, writer)
             steps.feed = cast("CareFeed", self.care)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
+from governance.keyuse import open_vault
 from pipelines.care import CareFeed
 from pipelines.poll import Outcome, Poll
 from pipelines.rewrites.republish import open_restricted, restricted_datasets
@@ -20,7 +21,6 @@ from vitalake.lake.spans import PartId
 from vitalake.lake.staging import Counted
 from vitalake.lake.table import StagedFile
 from vitalake.settings import Settings
-from vitalake.vault import open_vault
 
 ORDER = ("encounter", "device_association", "ward_movement", "condition", "patient", "observation")
 """The datasets that the care store takes, stays first: of whom no stay is known it takes no person."""
@@ -44,7 +44,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
         ServiceUnavailable: lake, vault or care store cannot be reached; call it again.
     """
     keys = load_keys(settings.path(settings.keys))
-    vault = open_vault(settings, keys)
+    vault = open_vault(settings, keys, purpose="rebuild-care")
     there, total = restricted_datasets(settings), 0
     try:
         for dataset in [name for name in ORDER if name in there]:

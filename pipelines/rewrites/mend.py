@@ -10,6 +10,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from governance.keyuse import open_vault
 from governance.masking import compile_masks
 from governance.rules import load_policy
 from pipelines.live.errors import BrokerUnreachable, TopicMissing, UpstreamLoss
@@ -27,7 +28,7 @@ from vitalake.lake.staging import Piece
 from vitalake.lake.table import NO_DAY, Snapshot, StagedFile, Table
 from vitalake.lake.vacuum import span_id_of
 from vitalake.settings import Settings
-from vitalake.vault import Vault, open_vault
+from vitalake.vault import Vault
 
 
 @dataclass(slots=True)
@@ -176,7 +177,7 @@ def _mend_files(settings: Settings, lake: Lake, damaged: Sequence[str]) -> None:
 
     table.refresh()
     days = {file.day for path, file in table.snapshot().files.items() if path in damaged}
-    with closing(open_vault(settings, keys)) as vault:
+    with closing(open_vault(settings, keys, purpose="repair")) as vault:
         for day in sorted(days, key=str):
             rewrite(table, partial(plan, day), partial(transform, day, vault))
 

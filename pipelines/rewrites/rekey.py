@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
 from pipelines.rewrites.care import rebuild_care
 from pipelines.rewrites.republish import open_restricted, republish, restricted_datasets
@@ -19,7 +20,6 @@ from vitalake.lake.lake import Lake, published_name
 from vitalake.lake.staging import Counted
 from vitalake.lake.swap import Swapped, refuse_missing
 from vitalake.settings import Settings
-from vitalake.vault import open_vault
 
 NAME = "rekey"
 """Of its journal; no dataset has this name."""
@@ -108,7 +108,7 @@ def _begun(settings: Settings, journal: Journal) -> str:
 
 def _retoken(settings: Settings) -> int:
     keys = load_keys(settings.path(settings.keys))
-    vault = open_vault(settings, keys)
+    vault = open_vault(settings, keys, purpose="rekey")
     try:
         return vault.retoken(Pseudonyms(keys, "patient-identifier").token)
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
+from governance.keyuse import open_vault
 from governance.masking import TOKENISED, MaskPlan, writing_plan
 from governance.rules import load_policy
 from pipelines.steps import make_sealer
@@ -22,7 +23,7 @@ from vitalake.lake.swap import Converted, Swapped, swap
 from vitalake.lake.vacuum import delete_replaced
 from vitalake.restricted import RowSealer
 from vitalake.settings import Settings
-from vitalake.vault import Vault, open_vault
+from vitalake.vault import Vault
 
 
 def republish(
@@ -57,7 +58,7 @@ def republish(
         if plan.version != rules:
             raise LakeError("The rules were changed under way", where=dataset, remedy="Start it again.")
         keys = load_keys(settings.path(settings.keys))
-        opened.append(open_vault(settings, keys))
+        opened.append(open_vault(settings, keys, purpose="republish"))
         return converter(make_sealer(lake.dataset, opened[-1], keys), plan)
 
     try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
 from vitalake.keys import KeyRing, load_keys
 from vitalake.lake.dataset import load_dataset, published_datasets
 from vitalake.lake.lake import Lake, published_name, restricted_name
 from vitalake.lake.retention import Expired, expire, first_kept_day
 from vitalake.settings import Settings
-from vitalake.vault import open_vault
 
 
 def retain(
@@ -36,7 +36,7 @@ def retain(
     lake = Lake(settings.lake_uri, settings.storage_options)
     present = lake.present()
     keys = load_keys(settings.path(settings.keys))
-    vault = open_vault(settings, keys)
+    vault = open_vault(settings, keys, purpose="retention")
     try:
         subjects = vault.on_hold()
         ids = list(vault.patient_ids(subjects).values())

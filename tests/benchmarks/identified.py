@@ -23,6 +23,7 @@ from pipelines.poll import Outcome, Poll
 from pipelines.rewrites.republish import republish
 from pipelines.steps import Steps
 from pipelines.writer import SpanWriter
+from vitalake.belonging import open_vault
 from vitalake.home import init_home
 from vitalake.keys import load_keys
 from vitalake.lake.compaction import put_into_buckets
@@ -31,7 +32,6 @@ from vitalake.lake.lake import Lake, published_name
 from vitalake.lake.sorting import repeating
 from vitalake.lake.spans import PartId
 from vitalake.settings import Settings, StreamSettings, load_settings
-from vitalake.vault import open_vault
 
 Say = Callable[[str, str, str], None]
 

@@ -23,6 +23,7 @@ from pipelines.replay.letters import DEAD_LETTER, RESOLUTION, Choice, LettersMov
 from pipelines.replay.replaying import Report, replay
 from tests.fhir import message
 from vitalake import clock
+from vitalake.belonging import open_vault
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import load_dataset
 from vitalake.lake.lake import Lake
@@ -32,7 +33,6 @@ from vitalake.lake.spans import Counts, Part, PartId, Span
 from vitalake.lake.table import Table
 from vitalake.lake.verify import verify
 from vitalake.settings import LakeSettings, Settings, StreamSettings, load_settings
-from vitalake.vault.opening import open_vault
 
 PARTS = (PartId("vitals", "topic-uuid-000000000000", 0), PartId("vitals", "topic-uuid-000000000000", 1))
 REASONS = (Reason.UNKNOWN_CODE, Reason.TOO_LARGE)

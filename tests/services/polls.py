@@ -39,13 +39,13 @@ class LaneWithoutKafka:
             stop=threading.Event(), on_committed=lambda _: None, on_paused=lambda _: None,
         )  # fmt: skip
 
-    def send(self, batch: Sequence[tuple[int, bytes | None]], *, cut: bool) -> None:
+    def send(self, batch: Sequence[tuple[int, bytes | None]], *, cut: bool, broker_ms: int = 1_795_000_000_000) -> None:
         part = np.array([p for p, _ in batch], np.int32)
         offsets = []
         for p in part.tolist():
             offsets.append(self.offsets[p])
             self.offsets[p] += 1
-        stamps = np.array(self.stamps or [1_795_000_000_000] * len(batch), np.int64)
+        stamps = np.array(self.stamps or [broker_ms] * len(batch), np.int64)
         poll = Poll("vitals/0of1", "fhir", [m for _, m in batch], self.parts, part, np.array(offsets), stamps)
         self.lane.write(self.lane.mask(self.lane.conform(self.lane.decode(poll))))
         if cut:

@@ -27,13 +27,14 @@ from pipelines.care import open_care
 from tests.services.waiting import until
 from tests.unit.model_samples import fields, fit, make_matrix
 from vitalake import clock
+from vitalake.belonging import open_vault
 from vitalake.care.facts import Admission, Fact, Movement, Person
 from vitalake.care.records import code_number
 from vitalake.care.store import CareStore
 from vitalake.care.values import ROW, Values
 from vitalake.keys import load_keys
 from vitalake.settings import Settings, load_settings
-from vitalake.vault import Identity, open_vault
+from vitalake.vault import Identity
 
 MINUTE = 60_000_000
 HOUR = 60 * MINUTE

@@ -30,13 +30,13 @@ from pipelines.history.load import load_history
 from pipelines.steps import make_sealer
 from tests.fhir import message
 from tests.services.polls import LaneWithoutKafka
+from vitalake.belonging import open_vault
 from vitalake.home import init_home
 from vitalake.keys import load_keys
 from vitalake.lake.compaction import put_into_buckets
 from vitalake.lake.dataset import load_dataset
 from vitalake.lake.lake import Lake
 from vitalake.settings import Settings, load_settings
-from vitalake.vault import open_vault
 
 POINTS = ("erase-begun", "fence-raised", "erase-settled", "erase-table", "rewrite-staged", "rewrite-committed",
           "erase-elsewhere", "erase-certified")  # fmt: skip

@@ -33,13 +33,14 @@ from tests.fhir import message
 from tests.hl7 import adt
 from tests.services.polls import LaneWithoutKafka
 from vitalake import clock
+from vitalake.belonging import open_vault
 from vitalake.errors import InputError, PrivacyError, ServiceUnavailable
 from vitalake.home import init_home
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import load_dataset
 from vitalake.lake.lake import Lake
 from vitalake.settings import load_settings
-from vitalake.vault import Vault, open_vault
+from vitalake.vault import Vault
 from vitalake.vault.erasure_log import ErasureLog
 
 WHO, OTHER = "p-72", "p-8"

@@ -19,6 +19,7 @@ from tests.attribution import Ward
 from tests.fhir import message
 from tests.hl7 import obx, oru
 from tests.services.polls import LaneWithoutKafka
+from vitalake.belonging import open_vault
 from vitalake.errors import PrivacyError
 from vitalake.home import init_home
 from vitalake.keys import load_keys
@@ -26,7 +27,6 @@ from vitalake.lake.lake import Lake
 from vitalake.lake.table import Table
 from vitalake.lake.verify import verify
 from vitalake.settings import load_settings
-from vitalake.vault import open_vault
 
 BAD = 9_999.0
 

@@ -18,6 +18,7 @@ from tests import frozen
 from tests.attribution import Ward
 from tests.fhir import message
 from tests.services.upgrade_process import KILLED, killed_at
+from vitalake.belonging import open_vault
 from vitalake.cli.app import main
 from vitalake.errors import LakeError
 from vitalake.keys import load_keys
@@ -27,7 +28,6 @@ from vitalake.lake.lake import Lake
 from vitalake.lake.message_tokens import in_clear
 from vitalake.lake.verify import verify
 from vitalake.settings import load_settings
-from vitalake.vault import open_vault
 
 WANTED = frozen.expected()
 BEGINNING = ("upgrade-begun", "upgrade-step", "fence-raised", "fence-raised:3", "upgrade-settled", "upgrade-step")
@@ -114,7 +114,7 @@ def test_killed_anywhere_on_its_way_an_upgrade_goes_on_and_ends_the_same(home: P
     assert killed_at(home, *BEGINNING) == [KILLED] * len(BEGINNING)
     assert frozen.reading(home, like=WANTED["settled"]) == WANTED["settled"]
     assert killed_at(home, *MIDDLE) == [KILLED] * len(MIDDLE)
-    assert read_format(_lake(home).storage) == Format(0, FORMAT, ("keys", "settle"))
+    assert read_format(_lake(home).storage) == Format(0, FORMAT, ("home", "keys", "settle"))
     with pytest.raises(LakeError, match="has format 0"):
         _lake(home).open_all()
     assert frozen.reading(home, like=WANTED["settled"]) == WANTED["settled"]

@@ -25,6 +25,7 @@ import pytest
 
 from tests.services.waiting import until
 from tests.unit.vault_samples import Place, people
+from vitalake.belonging import open_vault
 from vitalake.cli.app import main
 from vitalake.errors import PrivacyError, ServiceUnavailable, SettingsError
 from vitalake.home import init_home
@@ -32,7 +33,6 @@ from vitalake.keys import load_keys
 from vitalake.keyservice import KeyRevoked, Wrapped, open_key_service
 from vitalake.keyservice.kms import KmsKeyService
 from vitalake.settings import Settings, load_settings
-from vitalake.vault import open_vault
 
 pytestmark = pytest.mark.s3
 

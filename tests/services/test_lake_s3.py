@@ -8,16 +8,25 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
 
 import boto3
 import polars as pl
 import pyarrow as pa
 import pytest
+import yaml
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
+from governance.samples import copy_samples
+from pipelines.erasure.erase import Eraser
 from tests.services.waiting import until
 from tests.unit.span_samples import JOB, SHARE, begin, positions, staged_span, write_spans
+from vitalake.belonging import admit, open_vault
+from vitalake.errors import PrivacyError
+from vitalake.home import init_home
+from vitalake.keys import load_keys
 from vitalake.lake.compaction import compact
 from vitalake.lake.digests import Damaged
 from vitalake.lake.lake import Lake
@@ -29,6 +38,7 @@ from vitalake.lake.spans import SpanConflict, Superseded
 from vitalake.lake.sweep import sweep
 from vitalake.lake.vacuum import vacuum
 from vitalake.lake.verify import verify
+from vitalake.settings import load_settings
 
 pytestmark = pytest.mark.s3
 
@@ -190,3 +200,32 @@ def test_torn_entry_of_a_log_in_a_bucket_is_set_aside_and_said_again(open_lake: 
     assert logs["published/observation"].spans == 2, "with what came after it"
     assert positions(open_lake()) == [p for p in range(12) if p % 4 != 3]
     assert verify(open_lake()) == []
+
+
+def test_a_home_that_is_not_the_lakes_is_refused_on_object_storage_too(
+    s3_options: dict[str, str], tmp_path: Path
+) -> None:
+    document = {"lake": {"uri": f"s3://lake/{uuid.uuid4().hex}", "storage_options": s3_options}}
+    homes = []
+    for name in ("one", "two"):
+        init_home(tmp_path / name, copy_samples)
+        (tmp_path / name / "vitalake.yaml").write_text(yaml.safe_dump(document))
+        homes.append(load_settings(tmp_path / name))
+    one, two = homes
+    admit(one)  # there is no lake yet
+    begin(Lake(one.lake_uri, one.storage_options))
+    admit(one)
+    with pytest.raises(PrivacyError, match="other keys"):
+        admit(two)
+    keys = load_keys(one.path(one.keys))
+    with closing(open_vault(one, keys)) as vault:
+        Eraser(one, keys, vault, elsewhere={}).erase("p-1", reason="r", actor="a", unknown=True)
+    for path in (tmp_path / "one").glob("vault.db*"):
+        path.rename(tmp_path / path.name)
+    with pytest.raises(PrivacyError, match="vault is gone"):
+        admit(one)
+    for path in tmp_path.glob("vault.db*"):
+        path.rename(tmp_path / "one" / path.name)
+    (tmp_path / "one/erasures.jsonl").unlink()
+    admit(one)  # the lake's copy is as good
+    assert (tmp_path / "one/erasures.jsonl").read_bytes().count(b"\n") == 1

@@ -18,12 +18,12 @@ from pipelines.steps import make_sealer
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
+from vitalake.belonging import open_vault
 from vitalake.errors import PrivacyError
 from vitalake.keys import load_keys
 from vitalake.keyservice import KeyRevoked
 from vitalake.lake.sweep import sweep
 from vitalake.settings import load_settings
-from vitalake.vault import open_vault
 
 MESSAGES = 300
 

@@ -30,6 +30,7 @@ from tests.services.polls import LaneWithoutKafka
 from tests.services.test_lake_s3 import s3_options  # noqa: F401 - a fixture
 from tests.unit.span_samples import begin, write_spans
 from vitalake import clock
+from vitalake.belonging import open_vault
 from vitalake.cli.app import main
 from vitalake.errors import InputError, LakeError, PrivacyError
 from vitalake.home import init_home
@@ -44,7 +45,6 @@ from vitalake.lake.spans import SpanConflict
 from vitalake.lake.sweep import settle, sweep
 from vitalake.lake.verify import verify
 from vitalake.settings import Settings, load_settings
-from vitalake.vault import open_vault
 
 PATIENTS = 4
 SWAP_POINTS = ("swap-held", "fence-raised", "swap-fenced", "swap-chunk", "swap-chunk:2", "swap-ready", "swap-committed")

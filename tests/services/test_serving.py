@@ -30,6 +30,7 @@ from models.serving.fhir import MEDIA
 from models.serving.problems import PROBLEM
 from models.serving.scores import FILE, ScoreBook
 from models.serving.shield import MOST_BYTES, POLICY
+from pipelines.care import store_sealer
 from tests.services.serving import HOUR, ILL, MINUTE, STABLE, Served, WardUnderTest, as_json, serving
 from tests.services.waiting import until
 from vitalake import clock
@@ -38,7 +39,6 @@ from vitalake.care.replay import Replay
 from vitalake.errors import ServiceUnavailable
 from vitalake.home import init_home
 from vitalake.logs import configure
-from vitalake.sealing import Sealer
 
 HTML = {"accept": "text/html"}
 MARKER = "Zz-Marker-Planted"
@@ -147,7 +147,7 @@ def test_a_record_is_sealed_and_its_features_are_kept(ward: WardUnderTest, clien
     path = ward.settings.path(FILE)
     assert ward.token("p-1").encode() not in path.read_bytes() + path.with_name(f"{FILE}-wal").read_bytes()
     assert path.stat().st_mode & 0o77 == 0
-    book = ScoreBook(path, Sealer(ward.keys.current("care")))
+    book = ScoreBook(path, store_sealer(ward.settings, ward.keys, "scores", purpose="test"))
     features = book.features(risk["id"])
     book.close()
     assert features is not None
@@ -215,7 +215,7 @@ def test_an_age_above_the_cap_is_the_cap(ward: WardUnderTest, client: httpx.Clie
         patient = ward.admit(source, age=90 if source == "p-old" else 97)
         ward.chart(patient, {"8867-4": 80.0})
         risk = as_json(client.get(f"/v1/patients/{patient}/risk", headers=ward.bearer()))
-        book = ScoreBook(ward.settings.path(FILE), Sealer(ward.keys.current("care")))
+        book = ScoreBook(ward.settings.path(FILE), store_sealer(ward.settings, ward.keys, "scores", purpose="test"))
         features = book.features(risk["id"])
         book.close()
         assert features is not None

@@ -19,11 +19,11 @@ import pytest
 from tests.services.postgres import PostgresServer, Standby
 from tests.services.waiting import until
 from tests.unit.vault_samples import PREPARE, PostgresPlace, people
+from vitalake.belonging import open_vault
 from vitalake.errors import PrivacyError, ServiceUnavailable, SettingsError
 from vitalake.home import init_home
 from vitalake.keys import load_keys
 from vitalake.settings import load_settings
-from vitalake.vault import open_vault
 from vitalake.vault.on_postgres import PostgresStore
 
 pytestmark = pytest.mark.postgres

@@ -28,12 +28,12 @@ from pipelines.history.demo_warehouse import make_demo_warehouse
 from pipelines.history.warehouse import open_warehouse
 from pipelines.simulator.anchors import load_or_create
 from tests.services.serving import serving
+from vitalake.belonging import open_vault
 from vitalake.care.records import code_number
 from vitalake.care.replay import Replay
 from vitalake.home import init_home
 from vitalake.keys import load_keys
 from vitalake.settings import Settings, load_settings
-from vitalake.vault import open_vault
 
 HOURS = 60
 """Replayed: more than a score looks back from the newest evidence, which is up to six hours old."""

@@ -12,11 +12,11 @@ from pipelines.replay.letters import census
 from tests.attribution import Ward, hl7_time, pid, pv1
 from tests.hl7 import adt
 from vitalake import clock
+from vitalake.belonging import open_vault
 from vitalake.errors import ServiceUnavailable
 from vitalake.lake.compaction import compact
 from vitalake.lake.ledger import summarise
 from vitalake.lake.verify import verify
-from vitalake.vault import open_vault
 
 HELD = "quarantine/held"
 EVERYBODY = ("A", "B", "C")

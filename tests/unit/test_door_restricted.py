@@ -23,6 +23,7 @@ from governance.door.worker import Head, Request
 from governance.masks import Pseudonyms
 from pipelines.steps import make_sealer
 from tests.unit.door_samples import CLINICIAN, NOON, OFFICER, Recorder, observation, publish_samples
+from vitalake.belonging import open_vault
 from vitalake.cli.app import main
 from vitalake.errors import InputError, PrivacyError, ServiceUnavailable
 from vitalake.keys import KeyRing, load_keys
@@ -31,7 +32,7 @@ from vitalake.lake.dataset import load_dataset, restricted_form
 from vitalake.lake.storage import open_storage
 from vitalake.lake.table import Table
 from vitalake.settings import Settings, load_settings
-from vitalake.vault import Vault, open_vault
+from vitalake.vault import Vault
 
 GUARD = Principal("guard", "privacy-officer", "Privacy officer")
 PURPOSE = "breach-2026-11"

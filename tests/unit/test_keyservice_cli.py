@@ -11,11 +11,12 @@ import pytest
 from governance.audit import latest
 from tests.unit.vault_samples import WHO, people
 from vitalake import clock
+from vitalake.belonging import open_vault
 from vitalake.cli.app import main
 from vitalake.keys import load_keys
 from vitalake.keyservice.local import create_local_service
 from vitalake.settings import load_settings
-from vitalake.vault import Vault, open_vault
+from vitalake.vault import Vault
 
 
 def _vault(home: Path) -> Vault:

@@ -15,6 +15,7 @@ from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.steps import Steps, make_sealer
 from tests.fhir import message
 from vitalake import clock, restricted
+from vitalake.belonging import open_vault
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing, load_keys
 from vitalake.keyservice import KeyRevoked
@@ -22,7 +23,7 @@ from vitalake.lake.dataset import IDENTIFYING, dataset_names, load_dataset, rest
 from vitalake.lake.spans import PartId
 from vitalake.restricted import FORMAT, PatientKeys, RowSealer, device_key, open_value, subject_of_value
 from vitalake.settings import Settings, StreamSettings, load_settings
-from vitalake.vault import PatientKey, Vault, open_vault
+from vitalake.vault import PatientKey, Vault
 
 OBSERVATION = load_dataset("observation")
 NAME = "restricted/observation"

@@ -11,12 +11,13 @@ import msgspec
 import pytest
 
 from tests.unit.vault_samples import KEY, WHO, Place, people
+from vitalake.belonging import open_vault
 from vitalake.errors import PrivacyError, ServiceUnavailable, SettingsError
 from vitalake.keys import Key, load_keys
 from vitalake.sealing import Sealer
 from vitalake.settings import load_settings
 from vitalake.sqlite import DatabaseDamaged
-from vitalake.vault import Identity, PatientKey, open_vault
+from vitalake.vault import Identity, PatientKey
 from vitalake.vault import patients as patients_module
 from vitalake.vault.on_sqlite import SqliteStore
 from vitalake.vault.opening import look_at_vault

@@ -17,7 +17,7 @@ from pathlib import Path
 from vitalake.keys import load_keys
 from vitalake.keyservice import KeyRevoked
 from vitalake.settings import load_settings
-from vitalake.vault import open_vault
+from vitalake.belonging import open_vault
 from vitalake.vault.lease import boot_seconds
 home, pause = Path(sys.argv[1]), threading.Event()
 vault = open_vault(load_settings(home), load_keys(home / "keys.yaml"))

@@ -14,7 +14,7 @@ import numpy as np
 
 from vitalake import clock
 from vitalake.care.values import ROW, Values
-from vitalake.sealing import Sealer
+from vitalake.sealing import Seals
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS ahead (
@@ -32,7 +32,7 @@ _ENTRY = np.dtype([("row", ROW), ("patient", "<u4"), ("position", "<i8")])
 class Ahead:
     """The notes; within transactions of the store."""
 
-    def __init__(self, connection: sqlite3.Connection, sealer: Sealer) -> None:
+    def __init__(self, connection: sqlite3.Connection, sealer: Seals) -> None:
         self._db, self._sealer = connection, sealer
 
     def note(self, values: Values) -> None:

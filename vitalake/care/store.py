@@ -11,7 +11,7 @@ partition was taken, and what lies before is left out when a lane reads it again
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from vitalake.care.placing import placed
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
 from vitalake.care.values import ROW, Values, current
-from vitalake.sealing import Sealer
+from vitalake.sealing import Seals
 from vitalake.sqlite import Database
 
 BLOCK_ROWS = 128
@@ -97,7 +97,7 @@ class _Tail:
 class CareStore:
     """An open care store; used by one thread at a time. Any number of processes may have one open."""
 
-    def __init__(self, path: Path, sealer: Sealer, *, hours: float) -> None:
+    def __init__(self, path: Path, sealer: Seals, *, hours: float) -> None:
         """Open the store, or make it, readable by its owner only.
 
         Raises:
@@ -117,7 +117,8 @@ class CareStore:
         self._pruned_us = 0
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and forget the keys."""
+        self._sealer.close()
         self._database.close()
 
     def moved(self) -> bool:
@@ -158,6 +159,14 @@ class CareStore:
         """Return for every lane when it last said that it lives, and whether it has ended by itself."""
         rows = self._db.execute("SELECT writer, beat_us, ended FROM lane").fetchall()
         return {writer: (beat_us, bool(ended)) for writer, beat_us, ended in rows}
+
+    def hold(self) -> None:
+        """Make sure that the store's key may be used now.
+
+        Raises:
+            PrivacyError: keys are revoked.
+        """
+        self._sealer.hold()
 
     # -- the ward's time -----------------------------------------------------------------------------------------
 
@@ -423,17 +432,38 @@ class CareStore:
         self._database.scrub([patient.encode() for patient in patients])  # also what a killed one has left
         return count
 
-    def forget_digests(self, digests: Collection[str]) -> int:
-        """Do the same for whoever of those that are there has one of these SHA-256 of a pseudonym, in hex."""
+    @property
+    def erasures(self) -> int:
+        """How many of the erasure log were carried out in this store; a store that was put back has fewer."""
+        return int(self._meta("erasures") or 0)
+
+    @erasures.setter
+    def erasures(self, count: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('erasures', ?)", (str(count),))
+
+    def forget_digests(self, digests: Iterable[str], *, known: Container[str] = ()) -> int:
+        """Do the same for whoever of those that are there has one of these SHA-256 of a pseudonym.
+
+        Args:
+            digests: in hex.
+            known: further ones, which cannot be listed.
+        """
         wanted = {bytes.fromhex(digest) for digest in digests}
+
+        def is_wanted(patient: str) -> bool:
+            digest = _digest(patient)
+            return digest in wanted or digest.hex() in known
+
         self._db.execute("PRAGMA secure_delete=ON")
         with self._database.transaction():
             self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", [(digest,) for digest in wanted])
             named = "SELECT patient FROM block UNION SELECT patient FROM fact UNION SELECT patient FROM patient"
             named += " UNION SELECT patient FROM corrected"
-            found = [patient for (patient,) in self._db.execute(named) if _digest(patient) in wanted]
+            found = [patient for (patient,) in self._db.execute(named) if is_wanted(patient)]
             deleted = self._delete_all_of(found)
-            noted = self._ahead.forget_patients(lambda patient: _digest(patient) in wanted)
+            noted = self._ahead.forget_patients(is_wanted)
+            stay = [(_digest(patient),) for patient in found]
+            self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", stay)
             self._begin_generation()
         if found or noted:  # notes are sealed as a whole: there is nothing to look for
             self._database.scrub([] if noted else [patient.encode() for patient in found])

@@ -212,6 +212,7 @@ def discard(
     from governance.audit import open_audit
     from pipelines.replay.discarding import checked_words
     from pipelines.replay.discarding import discard as give_up
+    from vitalake.belonging import admit
     from vitalake.keys import load_keys
 
     one = source is not None and source.endswith("]") and position is not None
@@ -220,6 +221,7 @@ def discard(
         raise typer.BadParameter(message)
     words = checked_words(reason_text)
     settings = _settings(home)
+    admit(settings)
     note("Your words are kept in clear beside these dead letters. Do not name a patient in them.")
     audit = open_audit(settings, load_keys(settings.path(settings.keys)), writer=WRITER)
     choice = _choice(reason, source, position)

@@ -258,13 +258,14 @@ def count_scores(settings: Settings) -> int:
         VitaLakeError: their book cannot be opened.
     """
     from models.serving.scores import FILE, ScoreBook
+    from pipelines.care import store_sealer
     from vitalake.keys import load_keys
-    from vitalake.sealing import Sealer
 
     path = settings.path(FILE)
     if not path.exists():
         return 0
-    book = ScoreBook(path, Sealer(load_keys(settings.path(settings.keys)).current("care")))
+    keys = load_keys(settings.path(settings.keys))
+    book = ScoreBook(path, store_sealer(settings, keys, "scores", purpose="demo"))
     try:
         return book.count()
     finally:

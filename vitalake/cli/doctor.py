@@ -101,6 +101,7 @@ def _of_home(settings: Settings) -> Iterator[Check]:
     for job, stream in settings.jobs.items():
         yield _tried(f"rules for {job}", lambda dataset=stream.dataset: _rules(settings, dataset))  # type: ignore[misc]
     yield _tried("lake", lambda: _lake(settings))
+    yield _tried("lake's home", lambda: _belonging(settings))
     for job in settings.jobs:
         yield _tried(f"formats of {job}", lambda job=job: _formats(settings, job))  # type: ignore[misc]
         yield _tried(f"topics of {job}", lambda job=job: _topics(settings, job))  # type: ignore[misc]
@@ -241,6 +242,23 @@ def _lake(settings: Settings) -> str:
         return "writable, still empty"
     check_writable(storage)
     return f"there, and holds spans; format {FORMAT}"
+
+
+def _belonging(settings: Settings) -> str:
+    """Hold keys and vault against what the lake keeps of those that it was written with."""
+    from vitalake.belonging import look
+    from vitalake.errors import LakeError
+    from vitalake.keys import load_keys
+
+    try:
+        found = look(settings, load_keys(settings.path(settings.keys)))
+    except OSError as error:
+        raise LakeError(
+            f"Lake cannot be reached ({type(error).__name__})", where="settings.lake", remedy="Check address and keys."
+        ) from None
+    if found.problems:
+        raise found.problems[0]
+    return f"this one: its vault, and {', '.join(found.keys)}" if found.known else "none yet"
 
 
 def _topics(settings: Settings, job: str) -> str:

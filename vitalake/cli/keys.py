@@ -11,6 +11,7 @@ from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolv
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vitalake.belonging import Belonging
     from vitalake.errors import VitaLakeError
     from vitalake.keys import KeyRing
     from vitalake.settings import Settings
@@ -32,9 +33,9 @@ def register(app: typer.Typer) -> None:
 
 def init(home: HomeOption = None, json: JsonOption = False) -> None:
     """Make what is missing of key file, key service and vault, and try them; what is there stays as it is."""
+    from governance.keyuse import open_vault
     from vitalake.keys import add_missing_keys, create_key_file, load_keys
     from vitalake.settings import load_settings
-    from vitalake.vault.opening import open_vault
 
     settings = load_settings(resolve_home(home))
     path, made = settings.path(settings.keys), []
@@ -45,7 +46,7 @@ def init(home: HomeOption = None, json: JsonOption = False) -> None:
         made.append(path.name)
     made += _make_service(settings)
     before = _look(settings)
-    vault = open_vault(settings, load_keys(path))
+    vault = open_vault(settings, load_keys(path), purpose="init")
     try:
         vault.check()
         if before is None or not before.keys:
@@ -90,18 +91,37 @@ def status(home: HomeOption = None, json: JsonOption = False) -> None:
     except VitaLakeError as error:
         versions, refused = [], error
     erasures, gap = _look_at_log(settings, keys, found)
+    belonging = _look_at_lake(settings, keys)
     document = {
         "key_file": {name: [key.version for key in ring] for name, ring in keys.keys.items()},
         "key_service": {"kind": service.kind, "error": str(refused) if refused else None, "versions": versions},
         "vault": None if found is None else _plain(found),
         "erasure_log": {"entries": erasures, "error": str(gap) if gap else None},
+        "lake": {
+            "known": belonging.known,
+            "keys": belonging.keys,
+            "errors": [str(error) for error in belonging.problems],
+        },
     }
     if json:
         print_json(document)
     else:
         _print_status(document, found, refused)
-    if trouble := refused or gap:
+    if trouble := next((error for error in (*belonging.problems, refused, gap) if error), None):
         raise typer.Exit(trouble.exit_code)
+
+
+def _look_at_lake(settings: Settings, keys: KeyRing) -> Belonging:
+    """Return whether this home's keys and vault are those that the lake was written with."""
+    from vitalake.belonging import Belonging, look
+    from vitalake.errors import ServiceUnavailable
+
+    try:
+        return look(settings, keys)
+    except OSError as error:
+        where, remedy = "settings.lake", "Check its address and disk."
+        trouble = ServiceUnavailable(f"Lake cannot be reached ({type(error).__name__})", where=where, remedy=remedy)
+        return Belonging(False, [], [trouble])
 
 
 def _look_at_log(
@@ -122,11 +142,11 @@ def _look_at_log(
 
 def rotate(home: HomeOption = None, json: JsonOption = False) -> None:
     """Wrap every patient's key anew and destroy the old ones; only the vault changes. Killed, run it again."""
-    from vitalake.vault.opening import open_vault
+    from governance.keyuse import open_vault
 
     settings, keys = _open(home)
     _record(settings, keys, "keys.rotate", outcome="begun")
-    vault = open_vault(settings, keys)
+    vault = open_vault(settings, keys, purpose="rotate")
     said = [0]
 
     def progress(wrapped: int) -> None:
@@ -232,6 +252,9 @@ def _print_status(document: dict[str, Any], found: VaultStatus | None, refused: 
             typer.echo("  A rotation was begun and not finished: run 'vitalake keys rotate'.")
     log = document["erasure_log"]
     typer.echo(log["error"] or f"Erasure log: {log['entries']:,} entries")
+    lake = document["lake"]
+    belongs = f"was written with this vault and {', '.join(lake['keys'])}" if lake["known"] else "knows no home yet"
+    typer.echo("Lake: " + ("; ".join(lake["errors"]) or belongs))
     typer.echo("Key file: " + ", ".join(f"{name}/{versions[-1]}" for name, versions in document["key_file"].items()))
 
 

@@ -12,6 +12,7 @@ from vitalake.cli.rewrite import rebuild, rewrite
 from vitalake.cli.upgrade import upgrade
 
 if TYPE_CHECKING:
+    from vitalake.errors import VitaLakeError
     from vitalake.lake.lake import Lake
     from vitalake.lake.table import Table
 
@@ -87,9 +88,11 @@ def verify(home: HomeOption = None, json: JsonOption = False) -> None:
     from dataclasses import asdict
 
     from vitalake.errors import LakeError
+    from vitalake.lake.verify import Finding
     from vitalake.lake.verify import verify as find
 
     findings = find(_open(home), progress=None if json else note)
+    findings += [Finding("another-home", error.where, error.what) for error in _belonging(home)]
     errors = [finding for finding in findings if finding.severity == "error"]
     if json:
         print_json({"sound": not errors, "findings": [asdict(finding) for finding in findings]})
@@ -114,6 +117,7 @@ def compact(
     from vitalake.lake.maintenance import maintain
 
     lake = _open(home)
+    _admit(home)
     chosen = [_choose(lake, table)] if table else list(lake.present().values())
     tell = None if json else note
     merging = (lambda day: note(f"Merging {day}")) if tell else None
@@ -162,6 +166,24 @@ def _open(home: Any, dataset: str | None = None) -> Lake:
 
     settings = load_settings(resolve_home(home))
     return Lake(settings.lake_uri, settings.storage_options, dataset=dataset) if dataset else open_lake(settings)
+
+
+def _admit(home: Any) -> None:
+    """Stop if it is not this home's lake."""
+    from vitalake.belonging import admit
+    from vitalake.settings import load_settings
+
+    admit(load_settings(resolve_home(home)))
+
+
+def _belonging(home: Any) -> list[VitaLakeError]:
+    """Return why it is not this home's lake; a vault that cannot be asked is no reason."""
+    from vitalake.belonging import look
+    from vitalake.keys import load_keys
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    return look(settings, load_keys(settings.path(settings.keys))).problems
 
 
 def _choose(lake: Lake, name: str) -> Table:

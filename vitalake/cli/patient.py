@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pipelines.erasure.certificate import Certificate
     from pipelines.erasure.erase import Eraser
+    from pipelines.erasure.forgotten import Forgotten
     from vitalake.errors import VitaLakeError
     from vitalake.keys import KeyRing
     from vitalake.settings import Settings
@@ -121,7 +122,7 @@ def reapply(home: HomeOption = None, json: JsonOption = False) -> None:
     from pipelines.erasure.certificate import all_of
     from vitalake.errors import PrivacyError
 
-    with _opened(home, json=json) as (eraser, settings, keys, _):
+    with _opened(home, json=json, put_back=True) as (eraser, settings, keys, _):
         unfinished = _finish(eraser, settings, keys).errors
         done = eraser.reapply(all_of(settings.path(settings.certificates)))
         _record(settings, keys, "patient.erase", outcome="incomplete" if done.uncertified else "reapplied")
@@ -177,19 +178,19 @@ def release(patient: PatientArgument, home: HomeOption = None) -> None:
 # -- what they share ---------------------------------------------------------------------------------------------
 
 
-def _opened(home: Path | None, *, json: bool) -> Any:
+def _opened(home: Path | None, *, json: bool, put_back: bool = False) -> Any:
     from contextlib import contextmanager
 
     @contextmanager
     def opened() -> Iterator[tuple[Eraser, Settings, KeyRing, Vault]]:
+        from governance.keyuse import open_vault
         from pipelines.erasure.erase import Eraser
         from vitalake.keys import load_keys
         from vitalake.settings import load_settings
-        from vitalake.vault import open_vault
 
         settings = load_settings(resolve_home(home))
         keys = load_keys(settings.path(settings.keys))
-        vault = open_vault(settings, keys)
+        vault = open_vault(settings, keys, purpose="erasure", put_back=put_back)
         tell = (lambda _: None) if json else note
         try:
             yield (
@@ -197,7 +198,7 @@ def _opened(home: Path | None, *, json: bool) -> Any:
                     settings,
                     keys,
                     vault,
-                    elsewhere={"scores": lambda digests: _forget_scores(settings, keys, digests)},
+                    elsewhere={"scores": lambda forgotten: _forget_scores(settings, keys, forgotten)},
                     progress=tell,
                 ),
                 settings,
@@ -210,16 +211,19 @@ def _opened(home: Path | None, *, json: bool) -> Any:
     return opened()
 
 
-def _forget_scores(settings: Settings, keys: KeyRing, digests: Sequence[str]) -> int:
+def _forget_scores(settings: Settings, keys: KeyRing, forgotten: Forgotten) -> int:
     from models.serving.scores import FILE, ScoreBook
-    from vitalake.sealing import Sealer
+    from pipelines.care import store_sealer
+    from pipelines.erasure.forgotten import advance
 
     path = settings.path(FILE)
     if not path.exists():
         return 0
-    book = ScoreBook(path, Sealer(keys.current("care")))
+    book = ScoreBook(path, store_sealer(settings, keys, "scores", purpose="erasure"))
     try:
-        return book.forget_digests(digests)
+        gone = book.forget_digests(forgotten.digests, known=forgotten)
+        advance(book, settings, keys)
+        return gone
     finally:
         book.close()
 

@@ -21,12 +21,14 @@ def repair(
 ) -> None:
     """Read every file and log of the lake and make what is damaged again; ends with 13 when something is left."""
     from pipelines.rewrites.repair import repair as mend_all
+    from vitalake.belonging import admit
     from vitalake.cli.ledger import refuse_no_lake
     from vitalake.errors import LakeError
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
     refuse_no_lake(settings)
+    admit(settings)
     done = mend_all(settings, leave=leave, progress=(lambda _: None) if json else note)
     if json:
         print_json(done.to_json())

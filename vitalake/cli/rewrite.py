@@ -78,6 +78,7 @@ def rewrite(
 
     Safe beside streams, readers and other maintenance. A killed one is started again and goes on where it was.
     """
+    from vitalake.belonging import admit
     from vitalake.errors import InputError
     from vitalake.settings import load_settings
 
@@ -89,6 +90,7 @@ def rewrite(
             where="vitalake lake rewrite",
             remedy="Give one of --bucket, --republish, --rekey, --retire-key, --retention and --give-up.",
         )
+    admit(settings)
     meter = Meter(quiet=json)
     if bucket is not None:
         _bucket(settings, bucket, table=table, closed_before=closed_before, meter=meter, json=json)
@@ -115,6 +117,7 @@ def rebuild(
     from pipelines.rewrites.care import rebuild_care
     from pipelines.rewrites.repair import open_published
     from pipelines.rewrites.republish import restricted_datasets
+    from vitalake.belonging import admit
     from vitalake.errors import InputError
     from vitalake.settings import load_settings
 
@@ -125,6 +128,7 @@ def rebuild(
             where="vitalake lake rebuild",
             remedy="Run: vitalake lake rebuild published --from restricted",
         )
+    admit(settings)
     meter = Meter(quiet=json)
     if what == "published":
         datasets = [dataset] if dataset else restricted_datasets(settings)

@@ -30,6 +30,8 @@ def schema(
     from vitalake.errors import InputError
 
     documents = []
+    if apply:
+        _admit(home)
     for name, dataset, lake in _chosen(home, table):
         state, applied = _looked_at(lake, dataset, name, apply)
         documents.append(_document(name, state, applied, dataset))
@@ -40,6 +42,14 @@ def schema(
             _print(document)
     if any(document["refused"] for document in documents):
         raise typer.Exit(InputError.exit_code)
+
+
+def _admit(home: Any) -> None:
+    """Stop if it is not this home's lake."""
+    from vitalake.belonging import admit
+    from vitalake.settings import load_settings
+
+    admit(load_settings(resolve_home(home)))
 
 
 def _chosen(home: Any, name: str | None) -> list[tuple[str, Dataset, Lake]]:

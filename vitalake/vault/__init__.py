@@ -1,7 +1,6 @@
 """The vault: each patient's key, and who is behind a pseudonym."""
 
-from vitalake.vault.opening import open_vault
 from vitalake.vault.records import Hold, Identity, PatientKey, PendingErasure, Tombstone
 from vitalake.vault.vault import Vault
 
-__all__ = ["Hold", "Identity", "PatientKey", "PendingErasure", "Tombstone", "Vault", "open_vault"]
+__all__ = ["Hold", "Identity", "PatientKey", "PendingErasure", "Tombstone", "Vault"]

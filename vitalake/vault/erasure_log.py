@@ -67,18 +67,44 @@ class ErasureLog:
             return []
         except OSError as error:
             raise self._refused(error) from None
+        return self.parsed(content, where=self.name)
+
+    def parsed(self, content: bytes, *, where: str) -> list[Entry]:
+        """Return the entries of a log's content, or of a copy's, checked.
+
+        Args:
+            content: lines.
+            where: for errors.
+
+        Raises:
+            PrivacyError: a line is none, or the chain does not hold.
+        """
         found: list[Entry] = []
         for number, line in enumerate(content.split(b"\n")[:-1], start=1):
             try:
                 entry = msgspec.json.decode(line, type=Entry)
                 bytes.fromhex(entry.subject)
             except (msgspec.DecodeError, ValueError):
-                raise self._broken(number) from None
+                raise _broken(where, number) from None
             previous = found[-1].hash if found else ""
             if (entry.number, entry.previous) != (number, previous) or not self._is_ours(entry):
-                raise self._broken(number)
+                raise _broken(where, number)
             found.append(entry)
         return found
+
+    def take(self, entries: list[Entry]) -> int:
+        """Append what the log lacks of a longer one, synced; return how many entries.
+
+        Raises:
+            ServiceUnavailable: it cannot be written; nothing was added.
+        """
+        if len(entries) <= len(self.entries()):
+            return 0
+        with self.locked():
+            lacking = entries[len(self.entries()) :]
+            if lacking:
+                self._write(lacking)
+        return len(lacking)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -111,19 +137,23 @@ class ErasureLog:
         previous = after[-1].hash if after else ""
         entry = Entry(len(after) + 1, clock.now_us(), subject.hex(), certificate, previous)
         entry = msgspec.structs.replace(entry, hash=self._hash(entry))
+        self._write([entry])
+        return entry
+
+    def _write(self, entries: list[Entry]) -> None:
+        """Append lines; the caller holds the lock."""
         try:
             with self._path.open("r+b") as file:
                 # What follows the last whole line is what a killed process left.
                 end = file.read().rfind(b"\n") + 1
                 file.seek(end)
                 file.truncate()
-                file.write(msgspec.json.encode(entry) + b"\n")
+                file.write(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
                 file.flush()
                 os.fsync(file.fileno())
             sync_folder(self._path.parent)
         except OSError as error:
             raise self._refused(error) from None
-        return entry
 
     def _hash(self, entry: Entry) -> str:
         plain = msgspec.json.encode(msgspec.structs.replace(entry, hash=""))
@@ -132,23 +162,33 @@ class ErasureLog:
     def _is_ours(self, entry: Entry) -> bool:
         return hmac.compare_digest(self._hash(entry), entry.hash)
 
-    def _broken(self, number: int) -> PrivacyError:
-        return PrivacyError(
-            "Erasure log does not hold together",
-            where=f"{self.name}, line {number}",
-            remedy="It was changed, or is of another home: restore it from its back-up (settings.erasures).",
-        )
-
     def _refused(self, error: OSError) -> ServiceUnavailable:
         return ServiceUnavailable(
             f"Erasure log refuses ({error.strerror})", where=self.name, remedy="Check its disk and permissions."
         )
 
 
-def lacking(name: str, *, entries: int, known: int) -> PrivacyError:
-    """Return what is said of a log that has not all that a vault has seen of it."""
+def _broken(where: str, number: int) -> PrivacyError:
+    return PrivacyError(
+        "Erasure log does not hold together",
+        where=f"{where}, line {number}",
+        remedy="It was changed, or is of another home: restore it from its back-up (settings.erasures).",
+    )
+
+
+def lacking(name: str, *, entries: int, known: int, newest: str = "") -> PrivacyError:
+    """Return what is said of a log that has not all that a vault has seen of it.
+
+    Args:
+        name: of the log.
+        entries: how many it has.
+        known: how many the vault has seen.
+        newest: when the last of them was, and its certificate's id; empty: nobody knows.
+    """
+    since = f" of after {newest}" if newest else ""
     return PrivacyError(
         f"Erasure log lacks what the vault has seen ({entries} entries, {known} known)",
         where=name,
-        remedy="Restore the log (settings.erasures) from where it is kept; without it the erased could return.",
+        remedy=f"Restore the log (settings.erasures), or erasures.jsonl in the lake or in settings.anchors, from a "
+        f"back-up{since}; without it the erased could return.",
     )

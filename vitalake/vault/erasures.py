@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -14,7 +14,7 @@ from vitalake.vault.erasure_log import Entry, ErasureLog, lacking
 from vitalake.vault.holds import Holds
 from vitalake.vault.lease import Lease
 from vitalake.vault.records import PendingErasure, Tombstone, moment
-from vitalake.vault.store import Store, Transaction
+from vitalake.vault.store import Row, Store, Transaction
 
 _PIECE_BYTES = 64
 """A long value may be cut over pages of the file, so it is searched for in pieces of this length."""
@@ -38,7 +38,7 @@ class Erasures:
         # The vault first: an erasure is in the log before it is in the vault.
         known, head, unfinished = self._store.read("SELECT erasures, log_head, scrub FROM vault")[0]
         entries = self._log.entries()
-        self._compare(entries, known, head)
+        self._compare(entries, known, head, self._store.read)
         if len(entries) == known and not unfinished:
             return
         with self._log.locked():
@@ -125,12 +125,14 @@ class Erasures:
 
     def _catch_up(self, transaction: Transaction, entries: list[Entry]) -> list[bytes]:
         known, head = transaction.run("SELECT erasures, log_head FROM vault")[0]
-        self._compare(entries, known, head)
+        self._compare(entries, known, head, transaction.run)
         return [needle for entry in entries[known:] for needle in _apply(transaction, entry)]
 
-    def _compare(self, entries: list[Entry], known: int, head: str) -> None:
+    def _compare(self, entries: list[Entry], known: int, head: str, read: Callable[[str], list[Row]]) -> None:
         if len(entries) < known or (known and entries[known - 1].hash != head):
-            raise lacking(self._log.name, entries=len(entries), known=known)
+            stones = read(_STONES)
+            newest = f"{moment(stones[-1][1]):%Y-%m-%d %H:%M} UTC, with {stones[-1][2]}" if stones else ""
+            raise lacking(self._log.name, entries=len(entries), known=known, newest=newest)
 
     def _scrub(self, needles: Sequence[bytes], *, unfinished: bool) -> None:
         """Clean the files; the caller holds the log's lock, so that the flag is of nobody else who is at work."""

@@ -33,7 +33,13 @@ class Lease:
     """
 
     def __init__(
-        self, store: Store, service: KeyService, *, forget: Callable[[], None], seconds: Callable[[], float]
+        self,
+        store: Store,
+        service: KeyService,
+        *,
+        forget: Callable[[], None],
+        seconds: Callable[[], float],
+        used: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Prepare; nothing is asked of the service yet.
 
@@ -42,7 +48,9 @@ class Lease:
             service: wraps the vault's keys.
             forget: called when what was opened with these keys must not be used any more.
             seconds: a clock that only runs forward.
+            used: is told each key of the service before what it wraps is used for the first time.
         """
+        self._used, self._told = used, set[str]()
         self._store, self._service, self._forget, self._seconds = store, service, forget, seconds
         self._ciphers: dict[int, AESGCM] = {}
         self._until = float("-inf")
@@ -69,6 +77,9 @@ class Lease:
         try:
             rows = self._read()
             ciphers = unwrapped(rows, self._service)
+            for key in sorted({key for _, _, _, key, _ in rows} - self._told):
+                self._used(key)
+                self._told.add(key)
         except BaseException:
             self.drop()
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vitalake.errors import SettingsError
 from vitalake.keys import KeyRing
 from vitalake.keyservice import open_key_service
@@ -15,8 +17,13 @@ from vitalake.vault.store import Store
 from vitalake.vault.vault import Vault
 
 
-def open_vault(settings: Settings, keys: KeyRing) -> Vault:
+def open_vault(settings: Settings, keys: KeyRing, *, used: Callable[[str], None] = lambda _: None) -> Vault:
     """Return the home's vault, opened.
+
+    Args:
+        settings: of the home.
+        keys: its key file's.
+        used: see Vault.
 
     Raises:
         SettingsError: its address does not fit.
@@ -26,7 +33,7 @@ def open_vault(settings: Settings, keys: KeyRing) -> Vault:
     key, store = keys.current("vault"), open_store(settings)
     log = ErasureLog(settings.path(settings.erasures), key.secret)
     try:
-        vault = Vault(store, key, open_key_service(settings), log)
+        vault = Vault(store, key, open_key_service(settings), log, used=used)
         if isinstance(store, SqliteStore):
             take_over(vault, store, key)
     except BaseException:
@@ -68,6 +75,23 @@ def _address(settings: Settings) -> str:
             remedy="Secrets go by reference: write env:NAME or file:PATH in its place.",
         )
     return resolve_references({"vault": settings.vault}, home=settings.home)["vault"]
+
+
+def vault_id(settings: Settings) -> str:
+    """Return the id of the home's vault, without a key and without making one; empty: there is none yet.
+
+    Raises:
+        SettingsError: see ``open_store``.
+        ServiceUnavailable: it cannot be read.
+    """
+    if not _is_postgres(settings) and not settings.path(_address(settings)).exists():
+        return ""
+    store = open_store(settings)
+    try:
+        rows = store.read("SELECT id FROM vault")
+        return str(rows[0][0]) if rows else ""
+    finally:
+        store.close()
 
 
 def look_at_vault(settings: Settings) -> VaultStatus | None:

@@ -31,6 +31,7 @@ class Rotation:
             progress(wrapped)
             passing("keys-rewrapped")
         self._pending()
+        self._stores()
         self._end()
         return wrapped
 
@@ -77,6 +78,20 @@ class Rotation:
                 ],
             )
 
+    def _stores(self) -> None:
+        with self._store.transaction() as transaction:
+            transaction.alone()
+            rows = transaction.run(
+                "SELECT name, vault_key, wrapped FROM store_key WHERE vault_key < ?", (self._lease.current,)
+            )
+            transaction.run_many(
+                "UPDATE store_key SET vault_key = ?, wrapped = ? WHERE name = ?",
+                [
+                    (self._lease.current, self._again(version, wrapped, b"store", name.encode()), name)
+                    for name, version, wrapped in rows
+                ],
+            )
+
     def _again(self, version: int, wrapped: bytes, *context: bytes) -> bytes:
         return self._lease.wrap(self._lease.unwrap(version, bytes(wrapped), *context), *context)
 
@@ -109,7 +124,8 @@ def _wrapped_before(transaction: Transaction, version: int) -> int:
     """Return how many things an older version still wraps; who wraps holds the newest, so none come later."""
     rows = transaction.run(
         "SELECT (SELECT count(*) FROM patient WHERE vault_key < ?) "
-        "+ (SELECT count(*) FROM pending WHERE vault_key < ?)",
-        (version, version),
+        "+ (SELECT count(*) FROM pending WHERE vault_key < ?) "
+        "+ (SELECT count(*) FROM store_key WHERE vault_key < ?)",
+        (version, version, version),
     )
     return int(rows[0][0])

@@ -38,6 +38,12 @@ CREATE TABLE IF NOT EXISTS hold (
     reason BLOB NOT NULL,               -- sealed with the patient's key
     until_us INTEGER                    -- null: until it is released
 );
+CREATE TABLE IF NOT EXISTS store_key (
+    name TEXT PRIMARY KEY,              -- of a store beside the lake, such as care
+    vault_key INTEGER NOT NULL,
+    wrapped BLOB NOT NULL,
+    made_us INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS pending (
     certificate TEXT PRIMARY KEY,
     subject BLOB NOT NULL,

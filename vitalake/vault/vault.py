@@ -17,6 +17,7 @@ from vitalake.vault.records import Hold, Identity, PatientKey, PendingErasure, T
 from vitalake.vault.rotation import Rotation
 from vitalake.vault.status import VaultStatus, read_status
 from vitalake.vault.store import Store
+from vitalake.vault.store_keys import StoreKeys
 
 
 class Vault:
@@ -34,6 +35,7 @@ class Vault:
         log: ErasureLog,
         *,
         seconds: Callable[[], float] = boot_seconds,
+        used: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Open the vault; first of all what was erased since it was backed up is erased in it again.
 
@@ -43,6 +45,8 @@ class Vault:
             service: wraps the vault's keys.
             log: of erasures.
             seconds: a clock that only runs forward, for the lease of keys.
+            used: is told each key of the service before what it wraps is used for the first time; if it raises, it is
+                not used.
 
         Raises:
             PrivacyError: the log of erasures is not this vault's, or lacks entries.
@@ -50,7 +54,8 @@ class Vault:
         """
         self._store = store
         self._patients = Patients(store, key.secret)
-        self._lease = Lease(store, service, forget=self._patients.forget, seconds=seconds)
+        self._store_keys = StoreKeys(store)
+        self._lease = Lease(store, service, forget=self._forget, seconds=seconds, used=used)
         if not store.read("SELECT id FROM vault"):
             with store.transaction() as transaction:
                 first = (1, secrets.token_hex(8), 0, "", 0, 0)
@@ -66,6 +71,29 @@ class Vault:
         self._lease.drop()
         self._store.close()
 
+    def _forget(self) -> None:
+        self._patients.forget()
+        self._store_keys.forget()
+
+    def hold_keys(self) -> None:
+        """Make sure that the keys may be used now: the service was asked less than a second ago, or is asked.
+
+        Raises:
+            KeyRevoked: they may not.
+            ServiceUnavailable: nobody can say.
+        """
+        self._lease.hold()
+
+    def store_secret(self, name: str) -> bytes:
+        """Return the key of a store beside the lake: 32 random bytes, made at first use, wrapped by the vault's key.
+
+        Ask for it at each use: it is handed out under the lease of the vault's keys only.
+
+        Args:
+            name: of the store.
+        """
+        return self._store_keys.secret(self._lease, name)
+
     def check(self) -> None:
         """Ask the key service whether the keys may still be used.
 
@@ -74,6 +102,11 @@ class Vault:
             ServiceUnavailable: nobody can say.
         """
         self._lease.renew()
+
+    @property
+    def id(self) -> str:
+        """Return its id: random, made once; a vault that is made in its place has another."""
+        return str(self._store.read("SELECT id FROM vault")[0][0])
 
     @property
     def generation(self) -> int:
@@ -219,6 +252,10 @@ class Vault:
     def pending_erasures(self) -> list[PendingErasure]:
         """Return the erasures that were begun and not finished, oldest first."""
         return self._erasures.pending()
+
+    def certificates_pending(self) -> set[str]:
+        """Return the certificates of the erasures that were begun and not finished; needs no key."""
+        return {str(certificate) for (certificate,) in self._store.read("SELECT certificate FROM pending")}
 
     def finish_erasure(self, certificate: str) -> None:
         """Forget what was kept to finish an erasure."""

@@ -5,6 +5,8 @@ import { follow } from "./ward.js";
 const now = document.getElementById("now");
 
 function update(event) {
+  // Keys were taken away, or given back: the whole page is another one, its name too.
+  if (Boolean(event.locked) !== ("locked" in now.dataset)) return void location.reload();
   if (!event.html) return;
   const open = now.querySelector("details")?.open;
   const focused = now.querySelector("summary") === document.activeElement;

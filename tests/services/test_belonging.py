@@ -1,0 +1,313 @@
+"""A home that is not the lake's own, or was put back to an earlier day: refused by every writer, or erased in again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from governance.samples import copy_samples
+from pipelines.care import open_care
+from pipelines.erasure.erase import Eraser
+from pipelines.live.preflight import preflight
+from tests import frozen
+from tests.fhir import message
+from tests.services.polls import LaneWithoutKafka
+from tests.services.test_erasure_flow import _on_the_board, _published, _token
+from vitalake import clock
+from vitalake.belonging import admit, look, open_vault
+from vitalake.belonging.fingerprints import FILE
+from vitalake.cli.app import main
+from vitalake.errors import PrivacyError
+from vitalake.home import init_home
+from vitalake.keys import add_version, load_keys
+from vitalake.lake.lake import Lake
+from vitalake.settings import Settings, load_settings
+
+WHO, OTHER = "p-72", "p-8"
+
+
+def _send(home: Path, topic_id: str, batch: list[bytes]) -> None:
+    lane = LaneWithoutKafka(home, topic_id=topic_id)
+    lane.send([(0, each) for each in batch], cut=True, broker_ms=clock.now_us() // 1000)
+    lane.rows()
+    lane.lane.steps.close()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose lake, beside it, has two patients' values."""
+    base = tmp_path_factory.mktemp("belonging")
+    init_home(base / "home", copy_samples)
+    (base / "home/vitalake.yaml").write_text("lake: {uri: ../lake}\njobs: {vitals: {}}\n")
+    at = [f"{clock.now() - timedelta(minutes=i):%Y-%m-%dT%H:%M:%SZ}" for i in range(10)]
+    _send(base / "home", "u", [message(i, patient=WHO if i % 2 else OTHER, effectiveDateTime=at[i]) for i in range(10)])
+    assert _on_the_board(base / "home", WHO) == 5
+    admit(load_settings(base / "home"))
+    return base
+
+
+@pytest.fixture
+def base(filled: Path, tmp_path: Path) -> Path:
+    """A copy of both."""
+    return Path(shutil.copytree(filled, tmp_path / "base"))
+
+
+def _settings(base: Path, home: str = "home") -> Settings:
+    return load_settings(base / home)
+
+
+def _erase(base: Path, patient: str) -> str:
+    settings = _settings(base)
+    keys = load_keys(settings.path(settings.keys))
+    with closing(open_vault(settings, keys)) as vault:
+        return Eraser(settings, keys, vault, elsewhere={}).erase(patient, reason="request 17", actor="officer").id
+
+
+def _files(settings: Settings) -> int:
+    return len(list(Path(settings.lake_uri).rglob("*.parquet")))
+
+
+# -- other keys, another vault, none
+
+
+def test_the_lake_keeps_fingerprints_and_no_key(base: Path) -> None:
+    content = (base / "lake" / FILE).read_text()
+    document = yaml.safe_load((base / "home/keys.yaml").read_text())
+    assert set(msgspec.json.decode(content)["keys"]) >= {"pseudonym", "observation", "vault"}
+    for entry in document["keys"].values():
+        assert not any(secret in content for secret in entry["versions"].values())
+    settings = _settings(base)
+    found = look(settings, load_keys(settings.path(settings.keys)))
+    assert (found.known, found.problems) == (True, [])
+
+
+def _other_keys(base: Path) -> None:
+    shutil.rmtree(base / "home")
+    init_home(base / "home", copy_samples)
+    (base / "home/vitalake.yaml").write_text("lake: {uri: ../lake}\njobs: {vitals: {}}\n")
+
+
+def _no_vault(base: Path) -> None:
+    for path in (base / "home").glob("vault.db*"):
+        path.unlink()
+
+
+def _another_vault(base: Path) -> None:
+    _no_vault(base)
+    settings = Settings(home=base / "home", lake={"uri": "nowhere"})
+    open_vault(settings, load_keys(settings.path(settings.keys))).close()
+
+
+def _another_observation_key(base: Path) -> None:
+    path = base / "home/keys.yaml"
+    document = yaml.safe_load(path.read_text())
+    versions = document["keys"]["observation"]["versions"]
+    versions["v1"] = "A" * 43 + "="
+    path.write_text(yaml.safe_dump(document))
+
+
+CASES = [
+    (_other_keys, "other keys than this home's"),
+    (_no_vault, "The vault is gone"),
+    (_another_vault, "not the one that the lake's rows are sealed by"),
+    (_another_observation_key, "other keys than this home's: observation/v1"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "said"), CASES)
+def test_every_writer_refuses_a_home_that_is_not_the_lakes(
+    base: Path, spoil: Callable[[Path], None], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(base)
+    home, before = ["--home", str(base / "home")], _files(_settings(base))
+    writers = [
+        ["lake", "compact"],
+        ["lake", "rewrite", "--rekey"],
+        ["lake", "rewrite", "--republish", "observation"],
+        ["lake", "rewrite", "--bucket", "4"],
+        ["lake", "rewrite", "--retention"],
+        ["lake", "repair"],
+        ["lake", "rebuild", "published"],
+        ["lake", "rebuild", "care"],
+        ["lake", "schema", "--apply"],
+        ["dead-letters", "discard", "--all", "--reason-text", "old"],
+        ["devices", "attribute"],
+        ["history", "load", "mimic-demo"],
+        ["patient", "erase", WHO, "--yes", "--reason", "r"],
+        ["patient", "reapply"],
+        ["keys", "init"],
+        ["keys", "rotate"],
+    ]
+    for writer in writers:
+        assert main([*writer, *home]) == 12, writer
+        assert said in capsys.readouterr().err, writer
+    with pytest.raises(PrivacyError, match=said):
+        preflight(_settings(base), "vitals")
+    with pytest.raises(PrivacyError, match=said):
+        _send(base / "home", "u", [message(50, patient=WHO)])
+    assert _files(_settings(base)) == before
+    if spoil is _no_vault:
+        assert not list((base / "home").glob("vault.db*"))  # no other one was made in its place
+
+
+@pytest.mark.parametrize(("spoil", "said"), CASES)
+def test_doctor_keys_status_and_verify_show_it(
+    base: Path, spoil: Callable[[Path], None], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(base)
+    (base / "home/vitalake.yaml").write_text("lake: {uri: ../lake}\njobs: {}\n")
+    home = ["--home", str(base / "home"), "--json"]
+    said = said.partition(":")[0]
+    main(["doctor", *home])
+    checks = {check["name"]: check for check in msgspec.json.decode(capsys.readouterr().out)["checks"]}
+    assert (checks["lake's home"]["result"], checks["lake's home"]["exit_code"]) == ("fail", 12)
+    assert main(["keys", "status", *home]) == 12
+    assert said in msgspec.json.decode(capsys.readouterr().out)["lake"]["errors"][0]
+    (base / "home/vitalake.yaml").write_text("lake: {uri: ../lake}\njobs: {vitals: {}}\n")
+    assert main(["lake", "verify", *home]) == 13
+    found = msgspec.json.decode(capsys.readouterr().out)["findings"]
+    assert [said in finding["detail"] for finding in found if finding["kind"] == "another-home"] == [True]
+
+
+def test_a_new_version_of_the_pseudonym_key_is_the_same_homes_and_an_older_key_file_is_not(base: Path) -> None:
+    kept = (base / "home/keys.yaml").read_text()
+    add_version(base / "home/keys.yaml", "pseudonym", "v2")
+    admit(_settings(base))
+    (base / "home/keys.yaml").write_text(kept)
+    with pytest.raises(PrivacyError, match="pseudonym/v2"):
+        admit(_settings(base))
+
+
+def test_the_right_home_of_a_lake_without_fingerprints_shows_that_it_is_and_another_does_not(base: Path) -> None:
+    (base / "lake" / FILE).unlink()
+    admit(_settings(base))
+    assert (base / "lake" / FILE).exists()
+    for spoil, said in ((_no_vault, "sealed by another vault"), (_other_keys, "not made with this home's keys")):
+        (base / "lake" / FILE).unlink(missing_ok=True)
+        spoil(base)
+        with pytest.raises(PrivacyError, match=said):
+            admit(_settings(base))
+        assert not (base / "lake" / FILE).exists()
+
+
+def test_the_frozen_home_is_taken_for_its_lakes_by_the_upgrade_and_another_is_not(tmp_path: Path) -> None:
+    home = frozen.unpack(tmp_path / "frozen")
+    shutil.copytree(home, tmp_path / "other")
+    admit(load_settings(home))
+    assert not (home / "lake" / FILE).exists()  # nothing is written into a lake of another format
+    assert main(["lake", "upgrade", "--home", str(home)]) == 0
+    stone = msgspec.json.decode((home / "lake/erasures.jsonl").read_bytes().splitlines()[0])
+    assert (home / "lake/erasures" / f"{stone['certificate']}.json").exists()
+    for path in home.glob("vault.db*"):
+        path.unlink()
+    with pytest.raises(PrivacyError, match="The vault is gone"):
+        admit(load_settings(home))
+    for path in (tmp_path / "other").glob("vault.db*"):
+        path.unlink()
+    (tmp_path / "other/erasures.jsonl").unlink()
+    assert main(["lake", "upgrade", "--home", str(tmp_path / "other")]) == 12
+
+
+# -- put back to a day before an erasure
+
+
+def test_a_home_that_was_put_back_learns_of_the_erasure_from_the_lake(base: Path) -> None:
+    shutil.copytree(base / "home", base / "earlier")
+    _erase(base, WHO)
+    shutil.rmtree(base / "home")
+    (base / "earlier").rename(base / "home")
+    settings = _settings(base)
+    keys = load_keys(settings.path(settings.keys))
+    assert not (base / "home/certificates").exists()
+    with closing(open_vault(settings, keys)) as vault:
+        assert vault.tombstone(vault.subject_of(WHO)) is not None
+        assert vault.look_up(_token(base / "home", WHO)) is None
+    assert _on_the_board(base / "home", WHO) == 0
+    assert _on_the_board(base / "home", OTHER) == 5
+    content = b"".join(path.read_bytes() for path in (base / "home").glob("care.db*"))
+    assert _token(base / "home", WHO).encode() not in content
+
+
+def test_a_lake_that_was_put_back_is_not_written_before_it_is_erased_in_again(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _erase(base, OTHER)  # so that the older lake has a copy of the log
+    shutil.copytree(base / "lake", base / "earlier")
+    certificate = _erase(base, WHO)
+    shutil.rmtree(base / "lake")
+    (base / "earlier").rename(base / "lake")
+    assert _published(base / "home", WHO) == 5
+    with pytest.raises(PrivacyError, match="older than 1 erasures") as caught:
+        admit(_settings(base))
+    assert caught.value.where == certificate
+    assert main(["patient", "reapply", "--home", str(base / "home")]) == 0
+    assert "published/observation: 5 rows removed again" in capsys.readouterr().out
+    admit(_settings(base))
+    assert _published(base / "home", WHO) == 0
+
+
+def test_home_and_lake_put_back_together_learn_of_it_from_other_storage(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (base / "elsewhere").mkdir()
+    (base / "home/vitalake.yaml").write_text("lake: {uri: ../lake}\nanchors: ../elsewhere\njobs: {vitals: {}}\n")
+    _erase(base, OTHER)
+    for name in ("home", "lake"):
+        shutil.copytree(base / name, base / f"earlier-{name}")
+    _erase(base, WHO)
+    for name in ("home", "lake"):
+        shutil.rmtree(base / name)
+        (base / f"earlier-{name}").rename(base / name)
+    assert _published(base / "home", WHO) == 5
+    with pytest.raises(PrivacyError, match="older than 1 erasures"):
+        admit(_settings(base))
+    assert main(["patient", "reapply", "--home", str(base / "home")]) == 0  # without its certificate
+    assert "5 rows removed again" in capsys.readouterr().out
+    assert _published(base / "home", WHO) == 0
+    assert _on_the_board(base / "home", WHO) == 0
+
+
+def test_where_neither_log_nor_lake_has_it_the_answer_says_which_back_up_to_fetch(base: Path) -> None:
+    certificate = _erase(base, WHO)
+    for path in (base / "home/erasures.jsonl", base / "lake/erasures.jsonl"):
+        path.unlink()
+    with pytest.raises(PrivacyError, match="from a back-up of after") as caught:
+        admit(_settings(base))
+    assert certificate in str(caught.value)
+
+
+def test_two_histories_of_erasures_are_refused(base: Path) -> None:
+    shutil.copytree(base, base / "other")
+    _erase(base / "other", OTHER)
+    _erase(base, WHO)
+    shutil.copy(base / "other/lake/erasures.jsonl", base / "lake/erasures.jsonl")
+    with pytest.raises(PrivacyError, match="different histories"):
+        admit(_settings(base))
+
+
+def test_a_care_store_that_was_put_back_forgets_again_when_it_is_opened(base: Path) -> None:
+    shutil.copy(base / "home/care.db", base / "care.db")
+    _erase(base, WHO)
+    for path in (base / "home").glob("care.db*"):
+        path.unlink()
+    shutil.copy(base / "care.db", base / "home/care.db")
+    assert _on_the_board(base / "home", WHO) == 0
+    settings = _settings(base)
+    with closing(open_care(settings, load_keys(settings.path(settings.keys)))) as care:
+        assert care.erasures == 1
+
+
+def test_a_lake_that_is_not_there_yet_is_not_made_by_looking(tmp_path: Path) -> None:
+    init_home(tmp_path / "home", copy_samples)
+    admit(load_settings(tmp_path / "home"))
+    assert not (tmp_path / "home/lake").exists()
+    Lake(str(tmp_path / "home/lake"), {}).open_all()
+    admit(load_settings(tmp_path / "home"))
+    assert (tmp_path / "home/lake" / FILE).exists()

@@ -1,0 +1,139 @@
+"""Opens a home's vault for those who write into its lake, or read what is identified: only if they belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+
+from vitalake.belonging.erasures import ErasureCopies
+from vitalake.belonging.fingerprints import (
+    Fingerprints,
+    fingerprints_of,
+    may_write,
+    read_fingerprints,
+    write_fingerprints,
+)
+from vitalake.belonging.proof import prove, refused
+from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.keys import KeyRing, load_keys
+from vitalake.lake.storage import Storage, open_storage
+from vitalake.settings import Settings
+from vitalake.vault import Vault
+from vitalake.vault.opening import open_vault as open_unchecked
+from vitalake.vault.opening import vault_id
+
+
+def open_vault(
+    settings: Settings,
+    keys: KeyRing,
+    *,
+    put_back: bool = False,
+    upgrading: bool = False,
+    used: Callable[[str], None] = lambda _: None,
+) -> Vault:
+    """Return the home's vault, opened, once it is sure that keys, vault and lake belong together.
+
+    A lake without fingerprints gets this home's if its rows show that this home wrote them. What was erased since the
+    home, or its log of erasures, was backed up is erased again first.
+
+    Args:
+        settings: of the home.
+        keys: its key file's.
+        put_back: also where the lake was put back to a day before erasures: for who erases them in it again.
+        upgrading: also let a lake of another format know this home.
+        used: see Vault.
+
+    Raises:
+        SettingsError: the vault's address does not fit.
+        PrivacyError: they do not belong together; or the log of erasures is not this vault's, and nobody has a longer
+            one; or the lake was put back.
+        KeyRevoked: rows have to be opened to be sure, and the key is revoked.
+        ServiceUnavailable: lake or vault cannot be reached.
+    """
+    storage = open_storage(settings.lake_uri, settings.storage_options)
+    try:
+        known = read_fingerprints(storage)
+        identity = vault_id(settings)
+        _refuse_other(known, fingerprints_of(keys, identity))
+        copies = ErasureCopies(settings, keys, storage, upgrading=upgrading)
+        copies.level()
+        vault = open_unchecked(settings, keys, used=used)
+        try:
+            copies.keep(vault, put_back=put_back)
+            if upgrading or may_write(storage):
+                _introduce(storage, keys, vault, known)
+        except BaseException:
+            vault.close()
+            raise
+    except OSError as error:
+        raise ServiceUnavailable(
+            f"Lake cannot be reached ({type(error).__name__})",
+            where="settings.lake",
+            remedy="Check address, keys and disk; whether this home is the lake's cannot be told without it.",
+        ) from None
+    return vault
+
+
+def admit(settings: Settings, *, upgrading: bool = False) -> None:
+    """Return if this home may write into its lake: for those who write without a patient's key.
+
+    Args:
+        settings: of the home.
+        upgrading: see open_vault.
+
+    Raises:
+        VitaLakeError: as open_vault.
+    """
+    with closing(open_vault(settings, load_keys(settings.path(settings.keys)), upgrading=upgrading)):
+        return
+
+
+def _refuse_other(known: Fingerprints | None, ours: Fingerprints) -> None:
+    if known is None:
+        return
+    if differing := known.differing(ours):
+        raise other_keys(differing)
+    if known.vault and known.vault != ours.vault:
+        raise other_vault(is_there=bool(ours.vault))
+
+
+def other_keys(names: list[str]) -> PrivacyError:
+    """Return the error of a home with other keys than the lake's."""
+    return refused(
+        "The lake was written with other keys than this home's",
+        ", ".join(names),
+        "Restore the key file (settings.keys) of the home that wrote it.",
+    )
+
+
+def other_vault(*, is_there: bool) -> PrivacyError:
+    """Return the error of a home with another vault than the lake's, or without one."""
+    return refused(
+        "This home's vault is not the one that the lake's rows are sealed by" if is_there else "The vault is gone",
+        "settings.vault",
+        "Restore the vault from its back-up: with another one no identified row of the lake can be read.",
+    )
+
+
+def introduce(settings: Settings, keys: KeyRing, vault: Vault) -> None:
+    """Let a lake that was made since the vault was opened know this home.
+
+    Raises:
+        PrivacyError: it is another home's.
+        OSError: it cannot be reached.
+    """
+    storage = open_storage(settings.lake_uri, settings.storage_options)
+    known = read_fingerprints(storage)
+    _refuse_other(known, fingerprints_of(keys, vault.id))
+    if may_write(storage):
+        _introduce(storage, keys, vault, known)
+
+
+def _introduce(storage: Storage, keys: KeyRing, vault: Vault, known: Fingerprints | None) -> None:
+    """Let the lake, if there is one, keep what it does not know yet of this home, which is its own."""
+    if not storage.holds_table("spans") or (known is None and not prove(storage, keys, vault)):
+        return
+    ours = fingerprints_of(keys, vault.id)
+    wanted = (known or Fingerprints()).extended(ours)
+    if wanted != known:
+        write_fingerprints(storage, wanted)
