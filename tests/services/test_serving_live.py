@@ -19,12 +19,12 @@ from pipelines.care import CareFeed
 from tests.services.serving import STABLE, WardUnderTest, as_json, serving
 from tests.services.waiting import until
 from vitalake import clock
+from vitalake.belonging import open_vault
 from vitalake.care.store import CareStore
 from vitalake.home import init_home
 from vitalake.keyservice import KeyRevoked
 from vitalake.lake.dataset import load_dataset
 from vitalake.logs import configure
-from vitalake.vault import open_vault
 
 
 @pytest.fixture
