@@ -60,9 +60,21 @@ def write_format(lake: Storage, found: Format) -> None:
 
 
 def begin_format(lake: Storage) -> None:
-    """Give a lake that is about to be made this release's format; one that is there keeps its own."""
-    if not lake.holds_table("spans") and lake.read_small(NAME) is None:
+    """Give a lake that is about to be made this release's format; one that is there keeps its own.
+
+    Raises:
+        LakeError: the lake cannot be written.
+    """
+    if lake.holds_table("spans") or lake.read_small(NAME) is not None:
+        return
+    try:
         write_format(lake, Format(FORMAT))
+    except OSError as error:
+        raise LakeError(
+            f"Lake cannot be made ({type(error).__name__})",
+            where=NAME,
+            remedy="Check that lake.uri is writable; nothing was written.",
+        ) from None
 
 
 def check_readable(lake: Storage) -> Format:

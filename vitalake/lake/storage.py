@@ -118,7 +118,7 @@ class Storage:
         try:
             with self.fs.open_input_file(f"{self.root}/{relative}") as source:
                 return bytes(source.read())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the lake is none yet, or its address leads through a file
             return None
 
     def open(self, relative: str, **options: Any) -> pq.ParquetFile:
