@@ -110,6 +110,8 @@ def test_a_clinician_sees_a_patient_deteriorate_and_opens_the_reasons(
                 _bedside(lane, "p-greta", {"8867-4": 141})
                 expect(page.locator("figure", has_text="Heart rate").locator(".now b")).to_have_text("141")
                 expect(score).not_to_have_attribute("data-score", before)
+                _bedside(lane, "p-greta", {"8867-4": 0})
+                expect(page.get_by_role("alert")).to_contain_text("HR 0: no beat detected, or probe off")
                 expect(page.get_by_role("heading", name=NAME)).to_be_visible()
 
                 page.get_by_role("button", name="Sign out").click()

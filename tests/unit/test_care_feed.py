@@ -14,7 +14,9 @@ from pipelines.care import open_care
 from pipelines.decoding.fhir import FhirDecoder
 from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.steps import Steps
+from tests.decoding import decoder_of
 from tests.fhir import message
+from tests.hl7 import PID, adt
 from vitalake import clock
 from vitalake.care.records import History, code_number
 from vitalake.care.store import CareStore
@@ -177,3 +179,35 @@ def test_a_rate_of_zero_and_an_answer_on_a_scale_reach_the_care_store(home: Path
     known = history.where(np.isfinite(history.value))
     assert known.value.tolist() == [70.0, 0.0, 3.0], "responds to pain: the fourth of five"
     assert known.code.tolist() == [*[code_number("8867-4")] * 2, code_number("67775-7")]
+
+
+def _admissions(home: Path, messages: list[bytes | None]) -> Outcome:
+    """Take ADT messages as a lane of associations does."""
+    dataset = "device_association"
+    steps = Steps(load_settings(home), StreamSettings(), load_dataset(dataset))
+    count = len(messages)
+    parts = (PartId("adt", "0123456789abcdefghijkl", 0),)
+    now_ms = clock.now_us() // 1000
+    poll = Poll(
+        "adt/0of1", "hl7-v2", messages, parts, np.zeros(count, np.int32), np.arange(count), np.full(count, now_ms)
+    )
+    decoded = decoder_of("hl7-v2", dataset=dataset).decode(messages)
+    return steps.mask(steps.conform(DecodedPoll(poll, decoded)))
+
+
+def test_an_admission_puts_a_patient_in_a_bed_and_a_discharge_takes_them_away(home: Path) -> None:
+    """The bed was never written: a board said the ward only, and nobody before the first value."""
+    told = [(clock.now() - timedelta(hours=hours)).strftime("%Y%m%d%H%M%S+0000") for hours in (5, 2, 1)]
+    steps: list[list[bytes | None]] = [
+        [adt("A01", PID, "PV1|1|I|4W^12^A", at=told[0])],
+        [adt("A02", PID, "PV1|1|I|ICU^1^2|||4W^12^A", at=told[1])],
+        [adt("A03", PID, "PV1|1|I|ICU^1^2", at=told[2])],
+    ]
+    seen = []
+    for number in range(1, 4):
+        messages = [message for step in steps[:number] for message in step]
+        outcome = _admissions(home, messages)
+        patient = outcome.rows["patient_id"][0].as_py()
+        stay = _store(home).stay(patient, as_of_us=clock.now_us())
+        seen.append((stay.unit, stay.bed) if stay else None)
+    assert seen == [("4W", "12 A"), ("ICU", "1 2"), None]
