@@ -90,6 +90,8 @@ class _Held:
     record: ScoreRecord | None = None
     trend: dict[int, tuple[int, News2]] = field(default_factory=dict)
     situation: Situation | None = None
+    changes: tuple[int, ...] | None = None
+    ahead: bool = False
 
 
 class Ward:
@@ -223,12 +225,14 @@ class Ward:
             return None
         held = self._held.get(patient)
         if held is None or held.revision != revision:
-            held = _Held(revision, self._care.history(patient), trend=held.trend if held else {})
+            before = held
+            held = _Held(revision, self._care.history(patient))
+            if before is not None:
+                held.trend, held.situation = before.trend, before.situation
             self._held[patient] = held
         now_us = self._care.now_us()
-        held.due_us = self._next_us(held.history, now_us)
+        moment = self._times(held, now_us)
         stay = self._care.stay(patient, as_of_us=now_us)
-        moment = self.task.moment(held.history, by_us=now_us)
         if moment is None:
             if stay is None:
                 return None
@@ -253,14 +257,15 @@ class Ward:
             last=_last(known, record, situation),
         )
 
-    def _next_us(self, history: History, now_us: int) -> int:
-        """Return when the chart changes next by the clock alone."""
-        ahead = np.maximum(history.available_us, history.effective_us)
+    def _times(self, held: _Held, now_us: int) -> int | None:
+        """Note when the chart changes next by the clock alone; return the moment its score is of, None: none is."""
+        ahead = np.maximum(held.history.available_us, held.history.effective_us)
         ahead = ahead[ahead > now_us]
+        if held.changes is None or len(ahead) or held.ahead:  # what is known changes with the revision, or in a replay
+            held.changes, held.ahead = self.task.changes(held.history, by_us=now_us), bool(len(ahead))
         due = [int(ahead.min())] if len(ahead) else []
-        ends = self.task.next_end_us(history, by_us=now_us)
-        due += [] if ends is None else [ends]
-        return min(due, default=NEVER_US)
+        held.due_us = min([*due, *(us for us in held.changes if us > now_us)], default=NEVER_US)
+        return max((us for us in held.changes if us <= now_us), default=None)
 
     def decide(self, patient: str, decision: Decision) -> None:
         """Store what a clinician has decided of a patient; the next chart is read by it.

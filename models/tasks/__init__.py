@@ -125,25 +125,26 @@ class Task:
         """Return the values that a score reads: it is the same whatever else is stored beside them."""
         return history.where(np.isin(history.code, self._code_numbers))
 
-    def moment(self, history: History, *, by_us: int) -> int | None:
-        """Return the moment that a score of a time is of: when what it rests on changed last, by that time.
+    def changes(self, history: History, *, by_us: int) -> tuple[int, ...]:
+        """Return when a score changes, by what is known at a time: as the newest value became known, and as each ends.
 
-        That is when the newest value became known, or when the last one expired by the clock. Between two such moments
-        a score stays as it is, whoever asks and how often. None: nothing is known.
+        Between two of these a score stays as it is, whoever asks and how often. Empty: nothing is known.
         """
         known = self.read_of(history.known_at(by_us))
         if not len(known):
-            return None
-        return max([int(known.available_us.max()), *(us for us in self._ends_us(known) if us <= by_us)])
+            return ()
+        needed = self.newest_needed_us(known)
+        ends = expiries_us(known) + ([] if needed is None else [needed + self._fresh_us])
+        newest = int(known.available_us.max())
+        return tuple(sorted({newest, *(us for us in ends if us > newest)}))
+
+    def moment(self, history: History, *, by_us: int) -> int | None:
+        """Return the moment that a score of a time is of: the last of its changes. None: nothing is known."""
+        return max((us for us in self.changes(history, by_us=by_us) if us <= by_us), default=None)
 
     def next_end_us(self, history: History, *, by_us: int) -> int | None:
         """Return when the next value expires of those that are known at a time; None: none will."""
-        ends = self._ends_us(self.read_of(history.known_at(by_us)))
-        return min((us for us in ends if us > by_us), default=None)
-
-    def _ends_us(self, known: History) -> list[int]:
-        needed = self.newest_needed_us(known)
-        return expiries_us(known) + ([] if needed is None else [needed + self._fresh_us])
+        return min((us for us in self.changes(history, by_us=by_us) if us > by_us), default=None)
 
     @property
     def _fresh_us(self) -> int:
