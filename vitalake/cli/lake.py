@@ -84,7 +84,7 @@ def show(
 
 
 def verify(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Hold files, footers, schema, spans and counts against each other; ends with 13 when something is wrong."""
+    """Read every file; hold digests, logs, spans and counts against each other; ends with 13 when not sound."""
     from dataclasses import asdict
 
     from vitalake.errors import LakeError
