@@ -283,6 +283,23 @@ def test_history_that_comes_late_changes_the_trend(ward: WardUnderTest) -> None:
     seen.close()
 
 
+def test_a_new_value_scores_no_mark_of_the_trend_again(ward: WardUnderTest) -> None:
+    """All 24 marks of half an hour were scored with every value: nine times as much as the score itself."""
+    patient = ward.admit("p-1")
+    ward.measure(patient, STABLE, at_us=clock.now_us() - 3 * HOUR)
+    seen = Ward(ward.settings, ward.keys)
+    seen.changed()
+    before = seen.chart(patient)
+    ward.measure(patient, {"8867-4": 99})
+    seen.changed()
+    after = seen.chart(patient)
+    assert before is not None
+    assert after is not None
+    assert after.revision > before.revision
+    assert sum(now is then for now in after.trend[:-2] for then in before.trend) == len(after.trend) - 2
+    seen.close()
+
+
 def _row(patient: str, number: int = 1) -> Row:
     return Row(patient, number, number, f"{number}", "<tr></tr>", (patient, number))
 
