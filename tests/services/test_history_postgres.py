@@ -20,6 +20,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from governance.masks import Pseudonyms
 from governance.samples import copy_samples
 from pipelines.history.demo_warehouse import demo_tables, make_demo_warehouse
 from pipelines.history.job import load_job
@@ -29,6 +30,7 @@ from pipelines.simulator.anchors import FILE_NAME, load_or_create
 from tests.services.postgres import PostgresServer
 from vitalake.errors import InputError
 from vitalake.home import init_home
+from vitalake.keys import load_keys
 from vitalake.lake.lake import Lake
 from vitalake.lake.verify import verify
 from vitalake.settings import load_settings
@@ -217,6 +219,10 @@ FROM generate_series(1, 40) AS i ORDER BY i
 """
 
 
+def _of_patient(expression: str) -> str:
+    return _STAYS.format(id="text", columns="NULL::timestamp AS discharged_at").replace("'someone'", expression)
+
+
 @contextmanager
 def _job(home: Path, address: str, **queries: str) -> Iterator[Path]:
     """Write a job of one's own, whose warehouse is named by reference."""
@@ -246,6 +252,12 @@ def _job(home: Path, address: str, **queries: str) -> Iterator[Path]:
         ("encounter", _STAYS.format(id="text", columns="'10.0.0.1'::inet AS admission_type"), "admission_type"),
         ("encounter", _STAYS.format(id="text", columns="1e9::float8 AS admission_type"), "admission_type"),
         ("encounter", _STAYS.format(id="text", columns="'x' AS admision_type"), "admision_type"),
+        ("encounter", _STAYS.format(id="text", columns="'{}'::jsonb AS admission_type"), "admission_type"),
+        ("encounter", _STAYS.format(id="text", columns="B'101' AS admission_type"), "admission_type"),
+        ("encounter", _of_patient("i % 2 = 0"), "patient_id"),
+        ("encounter", _of_patient("'{}'::jsonb"), "patient_id"),
+        ("encounter", _of_patient("4711.5::numeric(12, 2)"), "patient_id"),
+        ("encounter", _of_patient("'NaN'::numeric"), "patient_id"),
         ("encounter", _STAYS.format(id="text", columns="'x' AS admission_type, 'x' AS version"), "version"),
         ("observation", _VALUES.format(columns="array[72.5]::numeric[] AS value"), "value"),
         ("observation", _VALUES.format(columns="'Zzmarker' AS value"), "value"),
@@ -263,13 +275,20 @@ def test_what_cannot_be_read_rightly_is_refused_by_its_name(
         assert _files(home) == before
 
 
+def test_a_decimal_number_is_the_patient_whom_devices_send(home: Path, postgres: PostgresServer) -> None:
+    with _job(home, postgres.address(), encounter=_of_patient("4711::numeric(12, 2)")) as job:
+        assert load_history(load_settings(home), str(job)) == 3
+    token = Pseudonyms(load_keys(home / "keys.yaml"), "patient-identifier").token("4711")
+    assert set(_published(home, "encounter")["patient_id"].to_pylist()) == {token}
+
+
 def test_what_can_be_read_is_right_to_the_digit(home: Path, postgres: PostgresServer) -> None:
     columns = (
         "CASE WHEN i = 40 THEN 'NaN'::numeric WHEN i % 2 = 0 THEN 72.123456789012345::numeric(20, 15) "
         "ELSE 61::numeric END AS value"
     )
     stays = (
-        "'a'::char(8) AS admission_type, 61::numeric AS age_at_admission, "
+        "'ed'::char(8) AS admission_type, 61::numeric AS age_at_admission, "
         "TIMESTAMPTZ '2024-03-02 05:45:00+05:45' AS discharged_at"
     )
     with _job(
@@ -280,7 +299,7 @@ def test_what_can_be_read_is_right_to_the_digit(home: Path, postgres: PostgresSe
     values = _published(home, "observation")
     assert sorted(values["value"].to_pylist()) == [61.0] * 20 + [72.123456789012345] * 19, "NaN is rejected"
     stays_published = _published(home, "encounter")
-    assert set(stays_published["admission_type"].to_pylist()) == {"a"}
+    assert set(stays_published["admission_type"].to_pylist()) == {"ed"}
     assert set(stays_published["age_at_admission"].to_pylist()) == {61}
     ends = stays_published["discharged_at"].to_pylist()
     starts = stays_published["admitted_at"].to_pylist()
