@@ -291,8 +291,11 @@ def test_a_clinicians_decision_changes_how_saturation_is_read_and_is_on_record(
     assert parts() == (0, 2)
     page = client.get(address, headers=headers).text
     assert "hypercapnic respiratory failure on blood gas, this stay; decided by clinician" in page
-    row = next(row for row in client.get("/board", headers=headers).text.split("<tr ") if patient in row)
-    assert "SpO₂ scale 2" in row
+
+    def row() -> str:
+        return next(row for row in client.get("/board", headers=headers).text.split("<tr ") if patient in row)
+
+    until(lambda: "SpO₂ scale 2" in row())  # a busy patient's row is calmed
     seen = who_saw(ward.settings.path(ward.settings.audit), ward.keys, patient)
     made = [one for one in seen if one.action == "decision.write"]
     assert [(one.actor, one.detail) for one in made] == [
