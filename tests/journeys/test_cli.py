@@ -22,7 +22,7 @@ from tests.services.lane import LaneUnderTest
 from vitalake.cli.app import make_app
 from vitalake.lake.dataset import load_dataset
 
-HEAVY = ("apache_beam", "pyarrow", "deltalake", "pydantic", "confluent_kafka", "numpy", "cryptography")
+HEAVY = ("apache_beam", "pyarrow", "deltalake", "vitalake.settings", "confluent_kafka", "numpy", "cryptography")
 
 
 def _vitalake(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
