@@ -259,7 +259,8 @@ def test_a_killed_discard_is_finished_by_the_next(lane: LaneUnderTest, extended:
     words = ("--all", "--reason-text", "Load test")
     run(lane, "discard", *words, package=today(lane), expect=KILLED, env={"VITALAKE_CRASH_AT": point})
     done = run(lane, "discard", *words, package=today(lane))
-    assert done["discarded"] == (UNKNOWN + UNREADABLE if point == "before-decide" else 0)
+    # Letters are decided file by file, and a lane's first spans are small: others may be left.
+    assert (done["discarded"] == UNKNOWN + UNREADABLE) is (point == "before-decide")
     assert run(lane, "replay", package=extended)["open"] == 0
     listed = run(lane, "list", package=today(lane))
     assert (listed["open"], listed["discarded"]) == (0, UNKNOWN + UNREADABLE)
