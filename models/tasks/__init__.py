@@ -135,7 +135,7 @@ class Task:
             return ()
         needed = self.newest_needed_us(known)
         ends = expiries_us(known) + ([] if needed is None else [needed + self._fresh_us])
-        newest = int(known.available_us.max())
+        newest = _latest_us(known)
         return tuple(sorted({newest, *(us for us in ends if us > newest)}))
 
     def moment(self, history: History, *, by_us: int) -> int | None:
@@ -162,8 +162,8 @@ class Task:
 
     def newest_known(self, history: History, *, by_us: int) -> int | None:
         """Return when the newest value that a score reads became known, by a time: what features are computed as of."""
-        known = self.read_of(history.known_at(by_us)).available_us
-        return int(known.max()) if len(known) else None
+        known = self.read_of(history.known_at(by_us))
+        return _latest_us(known) if len(known) else None
 
     @cached_property
     def _needed_numbers(self) -> npt.NDArray[np.uint32]:
@@ -177,6 +177,14 @@ class Task:
             if item.name in self.cohort.needs
             for code in item.every_code
         )
+
+
+def _latest_us(known: History) -> int:
+    """Return when the newest value both was so and was known: of a device whose clock is fast the first comes last.
+
+    As of a moment before it the value would be left out, until something else of its patient came.
+    """
+    return int(np.maximum(known.available_us, known.effective_us).max())
 
 
 def parse_task(text: str, *, where: str) -> Task:

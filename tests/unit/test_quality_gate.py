@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -239,13 +241,19 @@ def _job(home: Path, source: str, **tables: pa.Table) -> str:
     return str(job)
 
 
-def _lake(home: Path) -> dict[str, tuple[int, int]]:
-    """Return every file of the lake and everything that states where it stands."""
+def _lake(home: Path) -> dict[str, object]:
+    """Return every file of the lake and everything that states where it stands; of databases what they hold."""
     return {
-        str(path.relative_to(home)): (path.stat().st_size, path.stat().st_mtime_ns)
+        str(path.relative_to(home)): _rows(path) if path.suffix == ".db" else (stat.st_size, stat.st_mtime_ns)
         for path in home.rglob("*")
         if path.is_file() and path.suffix not in (".duckdb", ".yaml", ".sql") and "quality" not in path.parts
+        for stat in [path.stat()]
     }
+
+
+def _rows(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as database:
+        return list(database.iterdump())
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["empty lake", "lake with rows"])

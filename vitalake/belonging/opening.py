@@ -84,8 +84,19 @@ def admit(settings: Settings, *, upgrading: bool = False) -> None:
     Raises:
         VitaLakeError: as open_vault.
     """
+    if _is_new(settings):  # nothing to belong to; and who is refused for another reason leaves nothing behind
+        return
     with closing(open_vault(settings, load_keys(settings.path(settings.keys)), upgrading=upgrading)):
         return
+
+
+def _is_new(settings: Settings) -> bool:
+    """Return whether there is neither a vault nor anything in the lake."""
+    storage = open_storage(settings.lake_uri, settings.storage_options)
+    try:
+        return not vault_id(settings) and read_fingerprints(storage) is None and not storage.holds_table("spans")
+    except OSError:  # the lake cannot be reached, which open_vault says better
+        return False
 
 
 def _refuse_other(known: Fingerprints | None, ours: Fingerprints) -> None:
