@@ -19,13 +19,14 @@ from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.result import Reject
 from pipelines.replay import letters as read
-from pipelines.replay.letters import DEAD_LETTER, RESOLUTION, Choice, LettersMoved, census, resolved
+from pipelines.replay.letters import DEAD_LETTER, RESOLUTION, Choice, census, resolved
 from pipelines.replay.replaying import Report, replay
 from tests.fhir import message
 from vitalake import clock
 from vitalake.belonging import open_vault
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import load_dataset
+from vitalake.lake.digests import Damaged
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import summarise
 from vitalake.lake.rewrite import rewrite
@@ -184,13 +185,13 @@ def test_a_table_that_is_rewritten_under_way_is_read_anew(settings: Settings) ->
     assert len(places(settings)) == 20
 
 
-def test_one_that_is_always_rewritten_says_so(settings: Settings) -> None:
+def test_one_whose_file_is_gone_says_so(settings: Settings) -> None:
     put_aside(settings, [(0, _version(1, 1), Reason.UNKNOWN_CODE)])
     lake = Lake(settings.lake_uri, {})
     lake.quarantine.refresh()
     for path in lake.quarantine.snapshot().files:
         lake.quarantine.storage.delete(path)
-    with pytest.raises(LettersMoved):
+    with pytest.raises(Damaged, match="A file of the lake is gone"):
         replay(settings, actor="test")
 
 
