@@ -254,15 +254,18 @@ def _is_emergency(kind: Coding | list[Concept] | None) -> bool:
 
 
 def _category(column: str, concept: ShownConcept | None) -> str | None:
-    """Return the category that a concept stands for: by the first of its codings that is known, else by its words.
+    """Return the category that a concept stands for: by its codings, else by its words.
 
-    One of which nobody has said so stays as it was sent: masking does not publish it, and counts it.
+    One that is not known, or whose codings contradict each other, stays as it was sent: masking does not publish it, and
+    counts it.
     """
     if concept is None:
         return None
     categories = load_categories()[f"encounter.{column}"]
     codings = [coding for coding in concept.coding if coding.code]
-    known = (categories.of_code(coding.system, coding.code or "") for coding in codings)
+    known = {categories.of_code(coding.system, coding.code or "") for coding in codings} - {None}
+    if len(known) > 1:  # home, and dead: nobody can tell which
+        return checked(f"{codings[0].system or ''}|{codings[0].code}")
     texts = [text for text in (concept.text, *(coding.display for coding in concept.coding)) if text]
     # A code without a system may be a word; one of a system is not read as another's.
     texts += [coding.code for coding in codings if coding.code and not coding.system]

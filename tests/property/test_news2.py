@@ -18,6 +18,7 @@ from vitalake.vocabulary import load_vocabulary
 
 AS_OF = 1_760_000_000_000_000
 HOUR = 3_600_000_000
+MINUTE = 60_000_000
 
 # Chart 1 of the report, transcribed anew: for every part (lowest, highest, points), in the chart's whole steps.
 CHART: dict[str, tuple[str, float, list[tuple[float, float, int]]]] = {
@@ -242,6 +243,25 @@ def test_between_its_moments_a_score_does_not_change(rows: list[tuple[str, float
         assert due > by_us
         assert news2(history, as_of_us=due - 1) == news2(history, as_of_us=by_us)
     assert task.moment(history, by_us=moment) == moment
+
+
+@pytest.mark.parametrize("ahead_us", [1, 300_000, 2_000_000, 90_000_000])
+def test_values_of_a_clock_that_is_fast_count_from_their_own_moment_on(ahead_us: int) -> None:
+    """Nothing else comes after them: what was before must not stay on the board."""
+    task, ill = load_task("mortality"), NORMAL | {"9279-1": 34.0, "2708-6": 84.0, "8480-6": 80.0}
+    number = [code_number(code) for code in NORMAL]
+    before, known = AS_OF - 10 * MINUTE, AS_OF
+    effective = np.array([before] * len(NORMAL) + [known + ahead_us] * len(NORMAL))
+    available = np.array([before] * len(NORMAL) + [known] * len(NORMAL))
+    values = np.array([*NORMAL.values(), *(ill[code] for code in NORMAL)])
+    history = History(np.array(number * 2, np.uint32), values, effective, available)
+    for later in (0, 45_000_000):
+        by_us = known + ahead_us + later
+        moment = task.moment(history, by_us=by_us)
+        assert moment == known + ahead_us
+        assert news2(history, as_of_us=moment).total == news2(history, as_of_us=by_us).total >= 9
+        assert task.newest_known(history, by_us=by_us) == moment
+    assert news2(history, as_of_us=task.moment(history, by_us=known) or 0).total == 0, "not before its moment"
 
 
 # -- who is not scored, and by which scale ----------------------------------------------------------------------------

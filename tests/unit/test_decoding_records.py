@@ -95,6 +95,10 @@ def test_a_stay() -> None:
     assert (row["encounter_id"], row["patient_id"]) == ("x-1", "p-1")
     assert row["discharged_at"] == datetime(2025, 5, 9, 8, tzinfo=UTC)
     assert (row["admission_type"], row["discharge_disposition"]) == ("osh", "Expired")
+    nubc = "https://www.nubc.org/CodeSystem/PatDischargeStatus"
+    both = [{"system": nubc, "code": "01"}, {"system": "http://snomed.info/sct", "code": "419099009"}]
+    said = one("encounter", "Encounter", **ENCOUNTER, hospitalization={"dischargeDisposition": {"coding": both}})
+    assert said["discharge_disposition"] == f"{nubc}|01", "home, and dead: no category, so it is not published"
     row = one("encounter", "Encounter", **{**ENCOUNTER, "class": {"code": "EMER"}})
     assert (row["admission_type"], row["discharge_disposition"]) == ("ed", None)
 

@@ -138,11 +138,15 @@ def _unit() -> re.Pattern[str]:
     return re.compile(rf"[/.]?{term}(?:[/.·]{term}){{0,3}}")
 
 
+_NUMBER = re.compile(r"(?<![^/.·])\d+(?![^/.·])")
+"""A factor of a unit that is a number and nothing else."""
+
+
 def unit_to_show(text: str | None) -> str:
     """Return a unit that is not known as a message may show it; words of the sender are not shown.
 
-    >>> unit_to_show("mg/kg/min"), unit_to_show("see note by Dr. X"), unit_to_show(None)
-    ('mg/kg/min', 'a unit that is not shown', 'no unit')
+    >>> unit_to_show("mg/kg/min"), unit_to_show("see note by Dr. X"), unit_to_show("1950/05/05"), unit_to_show(None)
+    ('mg/kg/min', 'a unit that is not shown', 'a unit that is not shown', 'no unit')
     """
     from vitalake.vocabulary import load_vocabulary
 
@@ -150,4 +154,6 @@ def unit_to_show(text: str | None) -> str:
         return "no unit"
     if text in load_vocabulary().units:
         return text
-    return text if len(text) <= MOST_UNIT and _unit().fullmatch(text) else "a unit that is not shown"
+    # Numbers alone may be a telephone number or a date.
+    shown = len(text) <= MOST_UNIT and _unit().fullmatch(text) and len(_NUMBER.findall(text)) <= 1
+    return text if shown and any(map(str.isalpha, text)) else "a unit that is not shown"
