@@ -256,8 +256,8 @@ def _is_emergency(kind: Coding | list[Concept] | None) -> bool:
 def _category(column: str, concept: ShownConcept | None) -> str | None:
     """Return the category that a concept stands for: by its codings, else by its words.
 
-    One that is not known, or whose codings contradict each other, stays as it was sent: masking does not publish it, and
-    counts it.
+    One that is not known, or whose codings contradict each other, stays as it was sent: masking does not publish it,
+    and counts it.
     """
     if concept is None:
         return None

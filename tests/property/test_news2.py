@@ -259,7 +259,9 @@ def test_values_of_a_clock_that_is_fast_count_from_their_own_moment_on(ahead_us:
         by_us = known + ahead_us + later
         moment = task.moment(history, by_us=by_us)
         assert moment == known + ahead_us
-        assert news2(history, as_of_us=moment).total == news2(history, as_of_us=by_us).total >= 9
+        found = news2(history, as_of_us=moment)
+        assert (found.total or 0) >= 9
+        assert found == news2(history, as_of_us=by_us)
         assert task.newest_known(history, by_us=by_us) == moment
     assert news2(history, as_of_us=task.moment(history, by_us=known) or 0).total == 0, "not before its moment"
 

@@ -200,6 +200,16 @@ def test_categories_that_contradict_are_refused(document: dict[str, Any]) -> Non
 def test_a_unit_is_shown_only_if_it_looks_like_one() -> None:
     shown = ["mg/dl", "kg", "ug/kg/min", "x10^9/L", "mL/min/1.73", "bpm", "{score}", "°C"]
     assert [unit for unit in shown if unit_to_show(unit) != unit] == []
-    for words in ("Maria", "Dr. Ficticia", "555-0100", "{of Maria}", "mg" * 20, "mg of Maria"):
+    for words in (
+        "Maria",
+        "Dr. Ficticia",
+        "555-0100",
+        "{of Maria}",
+        "mg" * 20,
+        "mg of Maria",
+        "0176/5550/199",
+        "1950/05/05",
+        "kg/1950/05",
+    ):
         assert unit_to_show(words) == "a unit that is not shown"
     assert not Column("a", pa.string(), None, "").closed

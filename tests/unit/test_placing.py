@@ -119,7 +119,8 @@ def test_a_store_of_before_shows_who_was_admitted_and_had_no_values(ward: WardUn
         ("ICD10CM", "O85", False), ("ICD10CM", "O9122", False), ("ICD10CM", "Z37.0", False), ("ICD10CM", "I10", False),
         ("ICD9CM", "64251", True), ("ICD9CM", "64254", False), ("ICD9CM", "V221", True), ("ICD9CM", "4019", False),
         ("ICD10", "O14.1", True), ("ICD10", "Z33", True), ("ICD10", "O85", False), ("ICD10", "Z36", False),
-        ("SNOMEDCT", "77386006", True), ("SNOMEDCT", "398254007", True), ("SNOMEDCT", "773860061", False), (None, None, False),
+        ("SNOMEDCT", "77386006", True), ("SNOMEDCT", "398254007", True), ("SNOMEDCT", "773860061", False),
+        (None, None, False),
     ],
 )  # fmt: skip
 def test_which_diagnoses_say_pregnant(system: str | None, code: str | None, expected: bool) -> None:

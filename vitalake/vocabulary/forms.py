@@ -138,8 +138,10 @@ def _unit() -> re.Pattern[str]:
     return re.compile(rf"[/.]?{term}(?:[/.·]{term}){{0,3}}")
 
 
+MOST_DIGITS = 4
+"""Of the factors of a unit that are numbers and nothing else: of a body's 1.73 m², of a day's 24 hours."""
+
 _NUMBER = re.compile(r"(?<![^/.·])\d+(?![^/.·])")
-"""A factor of a unit that is a number and nothing else."""
 
 
 def unit_to_show(text: str | None) -> str:
@@ -155,5 +157,5 @@ def unit_to_show(text: str | None) -> str:
     if text in load_vocabulary().units:
         return text
     # Numbers alone may be a telephone number or a date.
-    shown = len(text) <= MOST_UNIT and _unit().fullmatch(text) and len(_NUMBER.findall(text)) <= 1
+    shown = len(text) <= MOST_UNIT and _unit().fullmatch(text) and len("".join(_NUMBER.findall(text))) <= MOST_DIGITS
     return text if shown and any(map(str.isalpha, text)) else "a unit that is not shown"
