@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,8 +19,9 @@ from pipelines.steps import make_sealer
 from vitalake.errors import InputError, LakeError
 from vitalake.keys import load_keys
 from vitalake.lake.compaction import sort_keys
-from vitalake.lake.digests import Damaged
-from vitalake.lake.lake import Lake
+from vitalake.lake.dataset import published_datasets
+from vitalake.lake.lake import Lake, restricted_name
+from vitalake.lake.replaced import Replacement, replacements
 from vitalake.lake.rewrite import Rows, read_file, rewrite
 from vitalake.lake.sorting import no_order, sort_by
 from vitalake.lake.spans import Span
@@ -29,6 +30,10 @@ from vitalake.lake.table import NO_DAY, Snapshot, StagedFile, Table
 from vitalake.lake.vacuum import span_id_of
 from vitalake.settings import Settings
 from vitalake.vault import Vault
+
+_ONLY_DROPPED = {"spans", *map(restricted_name, published_datasets())} - {restricted_name("device_association")}
+"""Tables of which a commit that changes rows changes their number too: it is known without the commit's own entry.
+A republish may keep the number, and so does an erasure where a device stays with nobody."""
 
 
 @dataclass(slots=True)
@@ -76,55 +81,71 @@ def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile], *, who
     done.spans = sorted({span_id_of(file.path) for file in damaged} - {""})
     zone, _, dataset = table.name.rpartition("/")
     try:
-        if _mend_from_replaced(table, [file.path for file in damaged]):
+        rest = _mend_from_replaced(table, damaged)
+        done.files, done.rows = len(rest or damaged), sum(file.rows for file in rest or damaged)
+        if not rest:
             done.how = "replaced"
         elif zone == "published":
-            done.how = _mend_published(settings, dataset, [file.path for file in damaged], whole=whole)
+            done.how = _mend_published(settings, dataset, [file.path for file in rest], whole=whole)
         elif zone == "restricted" and whole:
-            _mend_restricted(settings, dataset, [file.path for file in damaged])
+            _mend_restricted(settings, dataset, [file.path for file in rest])
             done.how = "broker"
         else:
             done.why = "the lake has no second copy of them"
     except (LakeError, InputError, BrokerUnreachable, TopicMissing, UpstreamLoss) as error:
         done.why = f"{error.what} ({error.where})"
+    except _Uneven:
+        done.why = "rules have changed since they were published"
     return done
 
 
-def _mend_from_replaced(table: Table, damaged: Sequence[str]) -> bool:
-    """Make files again of those that they had replaced, which wait for the vacuum; return whether they could be had.
+def _mend_from_replaced(table: Table, damaged: Sequence[StagedFile]) -> list[StagedFile]:
+    """Make files again of those that the very commit replaced which added them; return the files it could not make.
 
-    Rewrites move rows as they are, sealed cells too: what of those files no sound file has is what is missing.
+    Only of a commit that kept rows as they were. No other file that lies there counts: a killed worker's was never
+    decided, and an older version's may hold what a stricter rule hides by now.
     """
+    known = replacements(table.storage, checkpoints=table.name in _ONLY_DROPPED)
+    for commit in known:
+        mine = {file.path for file in damaged if file.path in commit.added}
+        if mine:
+            with suppress(_Uneven):
+                rewrite(table, partial(_among, mine), partial(_what_it_replaced, table, commit))
     table.refresh()
-    listed = table.storage.files()
+    here = table.snapshot().files
+    return [file for file in damaged if file.path in here]
 
-    def transform(rows: Rows) -> Iterator[Piece]:
-        files = table.snapshot().files
-        days = {file.day for file in rows.files}
-        loose = [path for path in listed if path not in files and day_of(path) in days]
-        old = _plain([part for path in loose for part in _replaced(table, path)], table)
-        intact = [file for file in files.values() if file.day in days and file not in rows.files]
-        there = _plain([part for file in intact for part in read_file(table, file)], table)
-        missing = _difference(old, there, distinct=True)
-        if missing.num_rows != rows.count:
-            raise _Uneven
-        yield Piece(_sorted(missing, table))
 
-    def plan(snapshot: Snapshot) -> list[StagedFile]:
-        return [file for path, file in sorted(snapshot.files.items()) if path in damaged]
+def _among(paths: Collection[str], snapshot: Snapshot) -> list[StagedFile]:
+    return [file for path, file in sorted(snapshot.files.items()) if path in paths]
 
+
+def _what_it_replaced(table: Table, commit: Replacement, rows: Rows) -> Iterator[Piece]:
+    """Yield the rows a commit replaced that its other files do not have: those of the damaged ones, to the row.
+
+    Raises:
+        _Uneven: a file of the commit cannot be read any more, or the rows are not as many as are missing.
+    """
+    days, gone = {file.day for file in rows.files}, {file.path for file in rows.files}
+    others = [path for path in commit.added if path not in gone]
+    old = _plain(_whole(table, [path for path in commit.removed if day_of(path) in days]), table)
+    there = _plain(_whole(table, [path for path in others if day_of(path) in days]), table)
+    missing = _difference(old, there)
+    if missing.num_rows != rows.count or old.num_rows != there.num_rows + rows.count:
+        raise _Uneven
+    yield Piece(_sorted(missing, table))
+
+
+def _whole(table: Table, paths: Sequence[str]) -> list[pa.Table]:
+    """Return the rows of files that may have been replaced; all of them, or none at all.
+
+    Raises:
+        _Uneven: one is damaged too, or gone by now.
+    """
     try:
-        return rewrite(table, plan, transform) is not None
-    except _Uneven:
-        return False
-
-
-def _replaced(table: Table, path: str) -> Iterator[pa.Table]:
-    """Yield the rows of a file that was replaced; nothing of one that is damaged too, or gone by now."""
-    try:
-        yield from read_file(table, StagedFile(table.name, path, 0, 0, None))
-    except (Damaged, OSError, pa.ArrowException):
-        return
+        return [part for path in paths for part in read_file(table, StagedFile(table.name, path, 0, 0, None))]
+    except (LakeError, OSError, pa.ArrowException):
+        raise _Uneven from None
 
 
 def _mend_published(settings: Settings, dataset: str, damaged: Sequence[str], *, whole: bool) -> str:
@@ -170,8 +191,10 @@ def _mend_files(settings: Settings, lake: Lake, damaged: Sequence[str]) -> None:
         made = [convert(batch).rows for file in sources for batch in read_file(lake.restricted, file)]
         intact = [file for file in table.snapshot().files.values() if file.day == day and file not in rows.files]
         there = [batch for file in intact for batch in read_file(table, file)]
-        missing = _difference(_of_day(made, table, day), _plain(there, table))
-        if missing.num_rows != rows.count:
+        today, sound = _of_day(made, table, day), _plain(there, table)
+        missing = _difference(today, sound)
+        # As many rows could also be some that a rule changed and some fewer that it leaves out.
+        if missing.num_rows != rows.count or today.num_rows != sound.num_rows + rows.count:
             raise _Uneven
         yield Piece(_sorted(missing, table))
 
@@ -202,14 +225,8 @@ def _of_day(parts: Sequence[pa.Table], table: Table, day: str | None) -> pa.Tabl
     return rows.filter(pc.is_null(days) if day is None else pc.fill_null(pc.equal(days, day), False))
 
 
-def _difference(made: pa.Table, there: pa.Table, *, distinct: bool = False) -> pa.Table:
-    """Return the rows of one table that the other one lacks.
-
-    Args:
-        made: the rows.
-        there: those that are not wanted.
-        distinct: whether equal rows are one row, that came from several files; else each counts.
-    """
+def _difference(made: pa.Table, there: pa.Table) -> pa.Table:
+    """Return the rows of one table that the other one lacks; of equal rows each counts."""
     import duckdb
 
     connection = duckdb.connect(":memory:")
@@ -217,9 +234,7 @@ def _difference(made: pa.Table, there: pa.Table, *, distinct: bool = False) -> p
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("made", made)
         connection.register("there", there)
-        found = connection.sql(
-            f"SELECT * FROM made EXCEPT {'' if distinct else 'ALL'} SELECT * FROM there"  # noqa: S608
-        ).to_arrow_table()
+        found = connection.sql("SELECT * FROM made EXCEPT ALL SELECT * FROM there").to_arrow_table()
     finally:
         connection.close()
     return found.cast(made.schema)

@@ -18,7 +18,9 @@ import pytest
 
 from governance.samples import copy_samples
 from pipelines.live import upkeep
-from tests.services.test_rewrites import make_stricter, opened, published, sound, stream
+from pipelines.rewrites.mend import mend
+from pipelines.rewrites.republish import republish
+from tests.services.test_rewrites import STRICTER, make_stricter, opened, published, sound, stream
 from tests.unit.span_samples import of_before
 from vitalake.cli.app import main
 from vitalake.home import init_home
@@ -26,7 +28,7 @@ from vitalake.lake.compaction import compact
 from vitalake.lake.digests import Damaged
 from vitalake.lake.lake import Lake
 from vitalake.lake.log import examine
-from vitalake.lake.rewrite import is_held
+from vitalake.lake.rewrite import is_held, read_file
 from vitalake.lake.schema import open_delta
 from vitalake.lake.scrub import record_before, scrub
 from vitalake.lake.spans import PartId
@@ -157,6 +159,9 @@ def test_under_other_rules_than_it_was_made_by_the_dataset_is_published_again(
 ) -> None:
     make_stricter(settings)
     flip(files_of(settings, "published/observation")[0])
+    table = opened(settings).published
+    found = scrub(table, every_seconds=0).damaged
+    assert "rules" in mend(settings, table, found, whole=False).why, "upkeep leaves that to whoever is asked to repair"
     assert [files["how"] for files in run(home, capfd, "lake", "repair")["files"]] == ["republish"]
     assert sound(settings)
 
@@ -172,6 +177,60 @@ def test_compacted_file_is_made_again_of_those_it_has_replaced(
     flip(files_of(settings, name)[0])
     assert [files["how"] for files in run(home, capfd, "lake", "repair")["files"]] == ["replaced"]
     assert Counter(map(repr, table_of(opened(settings), name).scan().to_pylist())) == before
+    assert sound(settings)
+
+
+@pytest.mark.parametrize("name", ["restricted/observation", "spans"])
+def test_compacted_file_is_made_again_also_when_its_log_entry_has_expired(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    table = table_of(opened(settings), name)
+    before = Counter(map(repr, table.scan().to_pylist()))
+    assert compact(table, min_files=2).days
+    open_delta(table.storage).create_checkpoint()
+    for path in entries(settings, name)[:-1]:
+        path.unlink()
+    flip(files_of(settings, name)[0])
+    assert [files["how"] for files in run(home, capfd, "lake", "repair")["files"]] == ["replaced"]
+    assert Counter(map(repr, table_of(opened(settings), name).scan().to_pylist())) == before
+    assert sound(settings)
+
+
+@pytest.mark.parametrize(("name", "how"), [("restricted/observation", ""), ("published/observation", "rows")])
+def test_files_that_nobody_decided_never_stand_in_for_a_damaged_one(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], name: str, how: str
+) -> None:
+    """100 rows were lost and 100 others doubled: a killed worker's files were as many rows as were missing."""
+    table = table_of(opened(settings), name)
+    before = Counter(map(repr, table.scan().to_pylist()))
+    files = sorted(table.snapshot().files.values(), key=lambda file: file.path)
+    lost, other = next((a, b) for a in files for b in files if a is not b and (a.day, a.rows) == (b.day, b.rows))
+    rows = pa.concat_tables(read_file(table, other))
+    later = pa.array([1] * rows.num_rows, pa.int64()).cast(pa.timestamp("us", "UTC"))
+    at = rows.schema.get_field_index("ingested_at")
+    rows = rows.set_column(at, "ingested_at", later.cast(rows.schema.field(at).type))
+    table.stage(rows, stem=f"vitals.0of1.e9.{'a' * 32}")
+    chosen = Path(table.storage.root, lost.path)
+    whole = chosen.read_bytes()
+    flip(chosen)
+    done = run(home, capfd, "lake", "repair", code=0 if how else 13)
+    assert [files["how"] for files in done["files"]] == [how]
+    chosen.write_bytes(whole)  # where nothing could be done, the table is as it was but for this file
+    assert Counter(map(repr, table_of(opened(settings), name).scan().to_pylist())) == before
+    assert sound(settings)
+
+
+def test_what_a_stricter_rule_hides_is_not_brought_back(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rule = STRICTER.partition("  - id: test-months")[0]
+    (settings.path(settings.governance) / "test.yaml").write_text(rule)
+    republish(settings, "observation", keep_replaced=True)
+    strict = published(settings)
+    flip(files_of(settings, "published/observation")[0])
+    assert [files["how"] for files in run(home, capfd, "lake", "repair")["files"]] == ["rows"]
+    assert set(opened(settings).published.scan()["encounter_id"].to_pylist()) == {None}
+    assert published(settings) == strict
     assert sound(settings)
 
 
