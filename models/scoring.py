@@ -31,6 +31,10 @@ ABSTAINED: dict[Abstained, str] = {
 REASONS = 6
 """Reasons shown: more are not read."""
 
+RECENT_US = 48 * 3_600_000_000
+"""How far back a record names values: what the ward's store still has (54 h by default), so that a batch over all of a
+patient's years gives the same record."""
+
 
 class Reason(msgspec.Struct, frozen=True):
     """What speaks for or against, in log-odds against the average patient.
@@ -136,8 +140,9 @@ def score_with_features(
     abstained = _abstained(row, model, task, policy, fresh=task.is_fresh(known, as_of_us=as_of_us))
     usable = model if model is not None and not abstained else None
     read_as = Situation(age_years=stay.age_years if stay else None) if situation is None else situation
-    early = news2(known, as_of_us=as_of_us, situation=read_as)
-    vital = vital_times(known)
+    recent = known.where(known.effective_us > as_of_us - RECENT_US)
+    early = news2(recent, as_of_us=as_of_us, situation=read_as)
+    vital = vital_times(recent)
     record = ScoreRecord(
         id=_identify(patient, stay, as_of_us, model, task, policy, row, early),
         patient=patient,
@@ -150,9 +155,9 @@ def score_with_features(
         probability=usable.probability(row) if usable else None,
         abstained=abstained,
         news2=early,
-        reasons=reasons(usable.contributions(row), row, task, known) if usable else [],
+        reasons=reasons(usable.contributions(row), row, task, recent) if usable else [],
         newest_us=int(vital.max()) if len(vital) else None,
-        unconfirmed=unconfirmed(known, early),
+        unconfirmed=unconfirmed(recent, early),
     )
     return record, row
 

@@ -114,9 +114,10 @@ def test_board_request_batch_and_matrix_give_the_same_score(way: Way) -> None:
                 stay = care.stay(patient, as_of_us=way.moment_us)
                 assert stay is not None
                 outcome = Outcome(patient, stay, event=False, source="")
-                row = task.vector(
-                    published.history(outcome.patient), outcome.stay, as_of_us=record.as_of_us, age_cap=cap
-                )
+                history = published.history(outcome.patient)
+                evidence_us = task.newest_known(history, by_us=record.as_of_us)  # a score may be of a value's end
+                assert evidence_us is not None
+                row = task.vector(history, outcome.stay, as_of_us=evidence_us, age_cap=cap)
                 assert model.probability(row) == record.probability
                 scored += 1
     assert len(batch) > 10
