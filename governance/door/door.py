@@ -19,6 +19,7 @@ from governance.door.errors import QueryRefused, failure
 from governance.door.relations import AVAILABLE, known_name, quoted, text
 from governance.door.slots import slot
 from governance.door.worker import Head, Request
+from vitalake.belonging import refuse_put_back
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.keys import KeyRing, load_keys
 from vitalake.settings import Settings
@@ -101,6 +102,7 @@ class Door:
         Raises:
             MissingPermission: the role does not allow it.
             InputError: no such dataset or column.
+            PrivacyError: the lake was put back to a day before an erasure.
             VitaLakeError: the audit cannot be written; nothing was read.
         """
         self._require(principal)
@@ -166,6 +168,7 @@ class Door:
 
         Raises:
             MissingPermission: the role does not allow it.
+            PrivacyError: the lake was put back to a day before an erasure.
             QueryRefused: it is made of something that is not on the list.
             QueryFailed: it has no answer within its limits.
             ServiceUnavailable: as many queries run as may at once, and none has ended while this one waited.
@@ -233,6 +236,7 @@ class Door:
         except MissingPermission as error:
             self._record("denied", principal, {"permission": error.permission})
             raise
+        refuse_put_back(self._settings, self._keys)  # the erased would be in the answer
 
     def _record_query(
         self,

@@ -207,6 +207,7 @@ class Eraser:
         except (InputError, PrivacyError) as error:
             if error.transient:
                 raise
+            self._copies.unmark(pending.certificate)
             self._vault.finish_erasure(pending.certificate)
             raise PrivacyError(
                 f"{error.what}; so {pending.certificate}, of which nothing was done, is dropped",
@@ -240,9 +241,16 @@ class Eraser:
             refuse_kept(self._settings, self._vault, self._keys, subject)
 
     def _begin(self, wanted: Wanted, certificate: str) -> None:
-        # Before the key goes: a home that is put back, and has no certificate, must find the rows by it.
-        self._copies.mark(certificate, wanted.digests)
-        self._vault.begin_erasure(self._vault.subject_of(wanted.ids[0]), certificate, wanted.packed())
+        # Before the key goes: a home that is put back, and has no certificate, must find the rows by it. And once it is
+        # pending: a mark of what is neither pending nor in the log tells that the log was lost.
+        stone = self._vault.begin_erasure(
+            self._vault.subject_of(wanted.ids[0]),
+            certificate,
+            wanted.packed(),
+            noted=lambda: self._copies.mark(certificate, wanted.digests),
+        )
+        if stone.certificate != certificate:  # of whom the log has another
+            self._copies.unmark(certificate)
         self._copies.keep(self._vault, put_back=True)
 
     def _certificate_of(self, patient: str) -> str:

@@ -22,6 +22,7 @@ from tests.services.polls import LaneWithoutKafka
 from tests.services.test_erasure_flow import _on_the_board, _published, _token
 from vitalake import clock
 from vitalake.belonging import admit, look, open_vault
+from vitalake.belonging.erasures import ErasureCopies
 from vitalake.belonging.fingerprints import FILE
 from vitalake.cli.app import main
 from vitalake.errors import PrivacyError
@@ -251,6 +252,78 @@ def test_a_lake_that_was_put_back_is_not_written_before_it_is_erased_in_again(
     assert "published/observation: 5 rows removed again" in capsys.readouterr().out
     admit(_settings(base))
     assert _published(base / "home", WHO) == 0
+
+
+def test_a_lake_put_back_to_before_its_first_erasure_is_refused_by_all_and_shown(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = base / "lake/erasures.jsonl"
+    assert copy.read_bytes() == b""  # made with the lake: one that has none was put back
+    for has_copy in (True, False):  # False: by the release before, which made it at the first erasure
+        shutil.copytree(base / "lake", base / "earlier")
+        if not has_copy:
+            (base / "earlier/erasures.jsonl").unlink()
+        if has_copy:
+            certificate = _erase(base, WHO)
+        shutil.rmtree(base / "lake")
+        (base / "earlier").rename(base / "lake")
+        home = ["--home", str(base / "home")]
+        for _ in range(2):  # an opening that is refused does not make the next one pass
+            with pytest.raises(PrivacyError, match="older than 1 erasures") as caught:
+                admit(_settings(base))
+            assert caught.value.where == certificate
+        capsys.readouterr()
+        assert main(["sql", "SELECT count(*) FROM observation", *home]) == 12
+        assert "older than 1 erasures" in capsys.readouterr().err
+        main(["doctor", "--json", *home])
+        checks = {check["name"]: check for check in msgspec.json.decode(capsys.readouterr().out)["checks"]}
+        assert (checks["lake's home"]["result"], checks["lake's home"]["exit_code"]) == ("fail", 12)
+        assert main(["lake", "verify", "--json", *home]) == 13
+        found = msgspec.json.decode(capsys.readouterr().out)["findings"]
+        assert [finding["where"] for finding in found if finding["kind"] == "put-back"] == [certificate]
+        assert main(["patient", "reapply", *home]) == 0
+        assert _published(base / "home", WHO) == 0
+        admit(_settings(base))
+        assert main(["sql", "SELECT count(*) FROM observation", *home]) == 0
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_a_home_that_was_put_back_is_refused_where_the_lakes_copy_was_emptied_or_deleted(
+    base: Path, emptied: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(base / "home", base / "earlier")
+    certificate = _erase(base, WHO)
+    shutil.rmtree(base / "home")
+    (base / "earlier").rename(base / "home")
+    (base / "lake/erasures.jsonl").write_bytes(b"") if emptied else (base / "lake/erasures.jsonl").unlink()
+    for _ in range(2):
+        with pytest.raises(PrivacyError, match=f"from a back-up of after {certificate}"):
+            admit(_settings(base))
+    assert main(["patient", "reapply", "--home", str(base / "home")]) == 12
+    assert main(["keys", "status", "--home", str(base / "home")]) == 12
+    assert certificate in capsys.readouterr().err
+
+
+def test_a_lake_whose_first_erasure_is_under_way_was_not_put_back(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when it is marked, and when it is logged: neither is taken for a loss."""
+    for place in ("mark", "keep"):
+        with monkeypatch.context() as patched:
+            keys = load_keys(_settings(base).path(_settings(base).keys))
+            with closing(open_vault(_settings(base), keys)) as vault:
+                eraser = Eraser(_settings(base), keys, vault, elsewhere={})
+
+                def killed(
+                    self: ErasureCopies, *given: object, done: object = getattr(ErasureCopies, place), **more: object
+                ) -> None:
+                    if place == "mark":
+                        done(self, *given, **more)  # type: ignore[operator]
+                    raise KeyboardInterrupt
+
+                patched.setattr(ErasureCopies, place, killed)
+                with pytest.raises(KeyboardInterrupt):
+                    eraser.erase(WHO if place == "mark" else OTHER, reason="request 17", actor="officer")
+        assert look(_settings(base), keys).problems == []
+        admit(_settings(base))
 
 
 def test_home_and_lake_put_back_together_learn_of_it_from_other_storage(

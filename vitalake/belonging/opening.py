@@ -59,9 +59,11 @@ def open_vault(
         copies.level()
         vault = open_unchecked(settings, keys, used=used)
         try:
-            copies.keep(vault, put_back=put_back)
+            copies.refuse_unknown(vault.certificates_pending)
             if upgrading or may_write(storage):
-                _introduce(storage, keys, vault, known)
+                _introduce(storage, keys, vault, known, copies, put_back=put_back)
+            else:
+                copies.keep(vault, put_back=put_back)
         except BaseException:
             vault.close()
             raise
@@ -137,12 +139,25 @@ def introduce(settings: Settings, keys: KeyRing, vault: Vault) -> None:
     known = read_fingerprints(storage)
     _refuse_other(known, fingerprints_of(keys, vault.id))
     if may_write(storage):
-        _introduce(storage, keys, vault, known)
+        _introduce(storage, keys, vault, known, ErasureCopies(settings, keys, storage))
 
 
-def _introduce(storage: Storage, keys: KeyRing, vault: Vault, known: Fingerprints | None) -> None:
-    """Let the lake, if there is one, keep what it does not know yet of this home, which is its own."""
-    if not storage.holds_table("spans") or (known is None and not prove(storage, keys, vault)):
+def _introduce(
+    storage: Storage,
+    keys: KeyRing,
+    vault: Vault,
+    known: Fingerprints | None,
+    copies: ErasureCopies,
+    *,
+    put_back: bool = False,
+) -> None:
+    """Let the lake, if there is one, keep what it does not know yet of this home, which is its own.
+
+    The copy of the erasure log comes first: a lake that knows its home and has none was put back.
+    """
+    proven = known is not None or (storage.holds_table("spans") and prove(storage, keys, vault))
+    copies.keep(vault, put_back=put_back, introducing=known is None)
+    if not (proven and storage.holds_table("spans")):
         return
     ours = fingerprints_of(keys, vault.id)
     wanted = (known or Fingerprints()).extended(ours)

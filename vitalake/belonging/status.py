@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
+from vitalake.belonging.erasures import FILE, ErasureCopies
 from vitalake.belonging.fingerprints import fingerprints_of, read_fingerprints
 from vitalake.belonging.opening import other_keys, other_vault
-from vitalake.errors import VitaLakeError
+from vitalake.errors import PrivacyError, ServiceUnavailable, VitaLakeError
 from vitalake.keys import KeyRing
-from vitalake.lake.storage import open_storage
+from vitalake.lake.storage import Storage, open_storage
 from vitalake.settings import Settings
-from vitalake.vault.opening import vault_id
+from vitalake.vault.erasure_log import ErasureLog
+from vitalake.vault.opening import certificates_pending, vault_id
 
 
 class Belonging(msgspec.Struct, frozen=True):
@@ -19,12 +21,14 @@ class Belonging(msgspec.Struct, frozen=True):
     Attributes:
         known: whether the lake keeps fingerprints; it does once a home has written into it.
         keys: those of which it does, as ``name/version``.
-        problems: why it is not the lake's home; empty: it is.
+        problems: why it is not the lake's home, or which of the two was put back; empty: it is.
+        put_back: whether they say that one was put back to a day before an erasure.
     """
 
     known: bool
     keys: list[str]
     problems: list[VitaLakeError]
+    put_back: bool = False
 
 
 def look(settings: Settings, keys: KeyRing) -> Belonging:
@@ -35,7 +39,8 @@ def look(settings: Settings, keys: KeyRing) -> Belonging:
         ServiceUnavailable: the vault cannot be read.
         OSError: the lake cannot be reached.
     """
-    known = read_fingerprints(open_storage(settings.lake_uri, settings.storage_options))
+    storage = open_storage(settings.lake_uri, settings.storage_options)
+    known = read_fingerprints(storage)
     if known is None:
         return Belonging(False, [], [])
     ours = fingerprints_of(keys, vault_id(settings))
@@ -44,5 +49,43 @@ def look(settings: Settings, keys: KeyRing) -> Belonging:
         problems.append(other_keys(differing))
     elif known.vault and known.vault != ours.vault:
         problems.append(other_vault(is_there=bool(ours.vault)))
+    belongs = not problems
+    if belongs and (older := _put_back(settings, keys, storage)):
+        problems.append(older)
     names = [f"{name}/{version}" for name, versions in sorted(known.keys.items()) for version in versions]
-    return Belonging(True, names, problems)
+    return Belonging(True, names, problems, belongs and bool(problems))
+
+
+def _put_back(settings: Settings, keys: KeyRing, storage: Storage) -> PrivacyError | None:
+    copies = ErasureCopies(settings, keys, storage)
+    try:
+        copies.refuse_unknown(lambda: certificates_pending(settings))
+        copies.refuse_put_back(lambda: certificates_pending(settings))
+    except PrivacyError as error:
+        return error
+    return None
+
+
+def refuse_put_back(settings: Settings, keys: KeyRing) -> None:
+    """Return if the lake has all erasures of the home's log: for who hands out rows without the vault.
+
+    Of a home that has erased nobody nothing of the lake is read, and else one small file as long as all is well.
+
+    Raises:
+        PrivacyError: the lake was put back to a day before an erasure.
+        LakeError: the lake's fingerprints or format cannot be read.
+        ServiceUnavailable: lake, log or vault cannot be read.
+    """
+    log = ErasureLog(settings.path(settings.erasures), keys.current("vault").secret)
+    if not (count := len(log.entries())):
+        return
+    try:
+        storage = open_storage(settings.lake_uri, settings.storage_options)
+        if (storage.read_small(FILE) or b"").count(b"\n") < count and read_fingerprints(storage) is not None:
+            ErasureCopies(settings, keys, storage).refuse_put_back(lambda: certificates_pending(settings))
+    except OSError as error:
+        raise ServiceUnavailable(
+            f"Lake cannot be reached ({type(error).__name__})",
+            where="settings.lake",
+            remedy="Check address and disk; whether it was put back cannot be told without it.",
+        ) from None

@@ -12,7 +12,7 @@ from vitalake.cli.rewrite import rebuild, rewrite
 from vitalake.cli.upgrade import upgrade
 
 if TYPE_CHECKING:
-    from vitalake.errors import VitaLakeError
+    from vitalake.belonging import Belonging
     from vitalake.lake.lake import Lake
     from vitalake.lake.table import Table
 
@@ -88,11 +88,13 @@ def verify(home: HomeOption = None, json: JsonOption = False) -> None:
     from dataclasses import asdict
 
     from vitalake.errors import LakeError
-    from vitalake.lake.verify import Finding
+    from vitalake.lake.verify import Finding, Kind
     from vitalake.lake.verify import verify as find
 
     findings = find(_open(home), progress=None if json else note)
-    findings += [Finding("another-home", error.where, error.what) for error in _belonging(home)]
+    belonging = _belonging(home)
+    kind: Kind = "put-back" if belonging.put_back else "another-home"
+    findings += [Finding(kind, error.where, error.what) for error in belonging.problems]
     errors = [finding for finding in findings if finding.severity == "error"]
     if json:
         print_json({"sound": not errors, "findings": [asdict(finding) for finding in findings]})
@@ -176,14 +178,14 @@ def _admit(home: Any) -> None:
     admit(load_settings(resolve_home(home)))
 
 
-def _belonging(home: Any) -> list[VitaLakeError]:
-    """Return why it is not this home's lake; a vault that cannot be asked is no reason."""
+def _belonging(home: Any) -> Belonging:
+    """Return how home and lake stand to each other."""
     from vitalake.belonging import look
     from vitalake.keys import load_keys
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
-    return look(settings, load_keys(settings.path(settings.keys))).problems
+    return look(settings, load_keys(settings.path(settings.keys)))
 
 
 def _choose(lake: Lake, name: str) -> Table:

@@ -24,7 +24,7 @@ Kind = Literal[
     "rows-differ", "schema-differs",
     "not-added", "staged-file-missing", "span-contradicts-files", "rows-contradict-spans",
     "spans-unreadable", "positions-behind",
-    "held", "older-format", "another-home",
+    "held", "older-format", "another-home", "put-back",
 ]  # fmt: skip
 
 

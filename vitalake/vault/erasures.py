@@ -68,25 +68,28 @@ class Erasures:
             self._scrub(needles, unfinished=unfinished)
         return stone
 
-    def begin(self, subject: bytes, certificate: str, identifiers: Sequence[str]) -> Tombstone:
+    def begin(
+        self, subject: bytes, certificate: str, identifiers: Sequence[str], noted: Callable[[], None]
+    ) -> Tombstone:
         """Destroy the key, and keep what is needed to do the rest; see Vault.begin_erasure."""
         self._lease.hold()
         with self._store.transaction() as transaction:
             self._lease.writing(transaction)
             if not transaction.run(_STONE, (subject,)):
                 self._holds.refuse(self._lease, transaction, subject)
-            noted = transaction.run("SELECT subject FROM pending WHERE certificate = ?", (certificate,))
-            if any(bytes(owner) != subject for (owner,) in noted):
+            before = transaction.run("SELECT subject FROM pending WHERE certificate = ?", (certificate,))
+            if any(bytes(owner) != subject for (owner,) in before):
                 raise PrivacyError(
                     "Certificate belongs to another erasure", where="vault", remedy="Take another id for this one."
                 )
-            if noted:  # what was noted first is outdated, and must not stay in the file
+            if before:  # what was noted first is outdated, and must not stay in the file
                 transaction.run("DELETE FROM pending WHERE certificate = ?", (certificate,))
                 transaction.run("UPDATE vault SET scrub = 1")
             sealed = self._lease.wrap(msgspec.json.encode(list(identifiers)), *_place(subject, certificate))
             columns = ("certificate", "subject", "vault_key", "identifiers", "made_us")
             note = (certificate, subject, self._lease.current, sealed, clock.now_us())
             transaction.insert_new("pending", columns, [note])
+        noted()
         return self.erase(subject, certificate)
 
     def pending(self) -> list[PendingErasure]:

@@ -94,6 +94,22 @@ def vault_id(settings: Settings) -> str:
         store.close()
 
 
+def certificates_pending(settings: Settings) -> set[str]:
+    """Return the certificates of the erasures under way, without a key and without making a vault.
+
+    Raises:
+        SettingsError: see ``open_store``.
+        ServiceUnavailable: it cannot be read.
+    """
+    if not vault_id(settings):
+        return set()
+    store = open_store(settings)
+    try:
+        return {str(certificate) for (certificate,) in store.read("SELECT certificate FROM pending")}
+    finally:
+        store.close()
+
+
 def look_at_vault(settings: Settings) -> VaultStatus | None:
     """Return what there is in the home's vault, without a key and without making one; None: there is none yet.
 

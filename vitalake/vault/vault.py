@@ -234,7 +234,9 @@ class Vault:
         """
         return self._erasures.erase(subject, certificate)
 
-    def begin_erasure(self, subject: bytes, certificate: str, identifiers: Sequence[str]) -> Tombstone:
+    def begin_erasure(
+        self, subject: bytes, certificate: str, identifiers: Sequence[str], *, noted: Callable[[], None] = lambda: None
+    ) -> Tombstone:
         """Destroy the key as ``erase`` does, and keep, sealed, what is needed to find the patient's other traces.
 
         Call it again when it was killed, with what is known by then; it stays pending until ``finish_erasure``.
@@ -243,11 +245,12 @@ class Vault:
             subject: whom.
             certificate: the id of the erasure's certificate.
             identifiers: such as source id, pseudonyms, record number.
+            noted: called once it is pending, before the key is destroyed.
 
         Raises:
             PrivacyError: a legal hold stands against it, or the certificate is of somebody else; nothing was done.
         """
-        return self._erasures.begin(subject, certificate, identifiers)
+        return self._erasures.begin(subject, certificate, identifiers, noted)
 
     def pending_erasures(self) -> list[PendingErasure]:
         """Return the erasures that were begun and not finished, oldest first."""
