@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -304,26 +305,26 @@ def test_a_home_that_was_put_back_is_refused_where_the_lakes_copy_was_emptied_or
     assert certificate in capsys.readouterr().err
 
 
-def test_a_lake_whose_first_erasure_is_under_way_was_not_put_back(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed when it is marked, and when it is logged: neither is taken for a loss."""
-    for place in ("mark", "keep"):
-        with monkeypatch.context() as patched:
-            keys = load_keys(_settings(base).path(_settings(base).keys))
-            with closing(open_vault(_settings(base), keys)) as vault:
-                eraser = Eraser(_settings(base), keys, vault, elsewhere={})
+@pytest.mark.parametrize("place", ["mark", "keep"])
+def test_a_lake_whose_first_erasure_is_under_way_was_not_put_back(
+    base: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when it is marked but not logged, and when it is logged but not in the copy."""
+    settings, mark = _settings(base), ErasureCopies.mark
+    keys = load_keys(settings.path(settings.keys))
 
-                def killed(
-                    self: ErasureCopies, *given: object, done: object = getattr(ErasureCopies, place), **more: object
-                ) -> None:
-                    if place == "mark":
-                        done(self, *given, **more)  # type: ignore[operator]
-                    raise KeyboardInterrupt
+    def killed(copies: ErasureCopies, *given: Any, **_: Any) -> None:
+        if place == "mark":
+            mark(copies, *given)
+        raise KeyboardInterrupt
 
-                patched.setattr(ErasureCopies, place, killed)
-                with pytest.raises(KeyboardInterrupt):
-                    eraser.erase(WHO if place == "mark" else OTHER, reason="request 17", actor="officer")
-        assert look(_settings(base), keys).problems == []
-        admit(_settings(base))
+    with monkeypatch.context() as patched, closing(open_vault(settings, keys)) as vault:
+        patched.setattr(ErasureCopies, place, killed)
+        with pytest.raises(KeyboardInterrupt):
+            Eraser(settings, keys, vault, elsewhere={}).erase(WHO, reason="request 17", actor="officer")
+    assert list((base / "lake/erasures").iterdir())
+    assert look(settings, keys).problems == []
+    admit(settings)
 
 
 def test_home_and_lake_put_back_together_learn_of_it_from_other_storage(
