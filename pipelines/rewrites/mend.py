@@ -15,6 +15,7 @@ from governance.masking import compile_masks
 from governance.rules import load_policy
 from pipelines.live.errors import BrokerUnreachable, TopicMissing, UpstreamLoss
 from pipelines.rewrites.republish import converter, open_restricted, republish
+from pipelines.rewrites.reread import PLACE, places
 from pipelines.steps import make_sealer
 from vitalake.errors import InputError, LakeError
 from vitalake.keys import load_keys
@@ -22,12 +23,12 @@ from vitalake.lake.compaction import sort_keys
 from vitalake.lake.dataset import published_datasets
 from vitalake.lake.lake import Lake, restricted_name
 from vitalake.lake.replaced import Replacement, replacements
-from vitalake.lake.rewrite import Rows, read_file, rewrite
+from vitalake.lake.rewrite import Rows, read_file, rewrite, rewrite_number
 from vitalake.lake.sorting import no_order, sort_by
 from vitalake.lake.spans import Span
 from vitalake.lake.staging import Piece
 from vitalake.lake.table import NO_DAY, Snapshot, StagedFile, Table
-from vitalake.lake.vacuum import span_id_of
+from vitalake.lake.vacuum import kept_files, span_id_of
 from vitalake.settings import Settings
 from vitalake.vault import Vault
 
@@ -252,6 +253,9 @@ def day_of(path: str) -> str | None:
 def leave_out(table: Table, damaged: Sequence[StagedFile]) -> int:
     """Take files that cannot be made again out of their table; return how many rows that are. They lie on for a week.
 
+    A log that was cut may have lost a rewrite that replaced them, such as an erasure's, whose files lie there: what of
+    their rows no file of the table has stays, in their place.
+
     The loss is written down where rewrites write down what they drop, so that the rest can be held against the spans.
 
     Raises:
@@ -262,8 +266,42 @@ def leave_out(table: Table, damaged: Sequence[StagedFile]) -> int:
     def plan(snapshot: Snapshot) -> list[StagedFile]:
         return [file for path, file in sorted(snapshot.files.items()) if path in paths]
 
-    done = rewrite(table, plan, lambda rows: (), data_change=True)
-    return done.rows_before if done else 0
+    def transform(rows: Rows) -> Iterator[Piece]:
+        found = _survivors(table, rows)
+        if found.num_rows:
+            yield Piece(_sorted(found, table))
+
+    done = rewrite(table, plan, transform, data_change=True, lost=True)
+    return done.rows_before - done.rows if done else 0
+
+
+def _survivors(table: Table, rows: Rows) -> pa.Table:
+    """Return the rows of damaged files that lie in files of rewrites which the log does not know (any more).
+
+    Raises:
+        LakeError: they are more than the damaged files held.
+    """
+    key = [name for name in (*PLACE, "position", "topic_id", "dataset") if name in table.dataset.schema.names]
+    days, kept = {file.day for file in rows.files}, kept_files(table)
+    loose = [path for path in table.storage.files() if path not in kept and day_of(path) in days]
+    numbered = sorted(((number, path) for path in loose if (number := rewrite_number(path))), reverse=True)
+    intact = [file for file in table.snapshot().files.values() if file.day in days and file not in rows.files]
+    seen = {place for file in intact for part in read_file(table, file, columns=key) for place in places(part, key)}
+    parts: list[pa.Table] = []
+    for _, path in numbered if "source" in key else ():  # the newest first: it has rows as they were left
+        with suppress(_Uneven):
+            part = _plain(_whole(table, [path]), table)
+            there = places(part, key)
+            parts.append(part.filter(pa.array([place not in seen for place in there], pa.bool_())))
+            seen.update(there)
+    made = _plain(parts, table)
+    if made.num_rows > rows.count:
+        raise LakeError(
+            f"Files of lost rewrites hold {made.num_rows:,} rows, and the damaged ones held {rows.count:,}",
+            where=table.name,
+            remedy="Nothing was left out. Restore the table's folder from a back-up; see docs/how-to/damage.md.",
+        )
+    return made
 
 
 def spans_of(lake: Lake, table: Table, damaged: Sequence[StagedFile]) -> list[Span]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
 from pipelines.rewrites.care import rebuild_care
-from pipelines.rewrites.republish import open_restricted, republish, restricted_datasets
+from pipelines.rewrites.republish import open_restricted, refuse_lost, republish, restricted_datasets
 from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError
@@ -121,6 +121,7 @@ def _refuse_unkept(settings: Settings) -> None:
     for dataset in published_datasets():
         if dataset in kept:
             refuse_missing(open_restricted(settings, dataset))
+            refuse_lost(open_restricted(settings, dataset))
         elif (
             lake.storage.holds_table(published_name(dataset))
             and lake.present()[published_name(dataset)].snapshot().files

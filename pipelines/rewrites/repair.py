@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipelines.rewrites.mend import Mended, leave_out, mend
-from pipelines.rewrites.republish import republish, restricted_datasets
+from pipelines.rewrites.republish import open_restricted, refuse_lost, republish, restricted_datasets
+from vitalake.errors import LakeError
 from vitalake.lake.digests import Damaged, check_content
 from vitalake.lake.lake import Lake, published_name
 from vitalake.lake.log import examine
@@ -90,6 +91,11 @@ def _publish_again(settings: Settings, lake: Lake, done: Repair, progress: Calla
         cut = report.lost or any(name.endswith(".json") for name in report.set_aside)
         if zone == "published" and cut and dataset in kept:
             progress(f"publishing {dataset} again")
+            try:
+                refuse_lost(open_restricted(settings, dataset))
+            except LakeError as error:
+                report.left = f"{error.what}. {error.remedy}"
+                continue
             if report.lost:
                 set_log_aside(lake.storage.child(report.table))
             republish(settings, dataset)

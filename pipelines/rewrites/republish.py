@@ -18,6 +18,7 @@ from vitalake.lake.dictionaries import in_dictionaries
 from vitalake.lake.holding import abandon
 from vitalake.lake.journal import Journal
 from vitalake.lake.lake import Lake, restricted_name
+from vitalake.lake.rewrite import lost_app
 from vitalake.lake.staging import Counted
 from vitalake.lake.swap import Converted, Swapped, swap
 from vitalake.lake.vacuum import delete_replaced
@@ -27,7 +28,12 @@ from vitalake.vault import Vault
 
 
 def republish(
-    settings: Settings, dataset: str, *, keep_replaced: bool = False, counted: Counted | None = None
+    settings: Settings,
+    dataset: str,
+    *,
+    keep_replaced: bool = False,
+    without_lost: bool = False,
+    counted: Counted | None = None,
 ) -> Swapped:
     """Publish all of a dataset's identified rows by today's rules, in one commit; safe beside streams.
 
@@ -38,18 +44,21 @@ def republish(
         dataset: which.
         keep_replaced: leave the files of before to the vacuum; else they are deleted, and no older version of the
             table shows what today's rules hide.
+        without_lost: go on also where identified rows were left out as lost: they are not published any more then.
         counted: told how many rows were made.
 
     Raises:
         InputError: the dataset is not kept restricted, or nothing of it is there.
         RuleError: today's rules do not hold; nothing is changed.
-        LakeError: rows were published that there are no identified ones of, or the lake has another format; nothing is
-            changed.
+        LakeError: rows were published that there are no identified ones of, or some of these were left out as lost, or
+            the lake has another format; nothing is changed.
         KeyRevoked: patients' keys cannot be had.
         ServiceUnavailable: lake or vault cannot be reached; begin it again.
     """
     lake = open_restricted(settings, dataset)
     lake.check_writable()
+    if not without_lost:
+        refuse_lost(lake)
     rules = _plan(settings, lake.dataset).version
     opened: list[Vault] = []
 
@@ -66,9 +75,36 @@ def republish(
     finally:
         for vault in opened:
             vault.close()
+    _accept_lost(lake)
     if not keep_replaced:
         delete_replaced(lake.published)
     return done
+
+
+def refuse_lost(lake: Lake) -> None:
+    """Stop where identified rows were left out as lost: what is published of them is the last there is.
+
+    Raises:
+        LakeError: some were, since the dataset was published again.
+    """
+    table = lake.restricted
+    table.refresh()
+    lost = table.transaction(lost_app(table)) or 0
+    if lost > 0:
+        raise LakeError(
+            f"{lost:,} identified rows were left out as lost: publishing again would take them out of published too",
+            where=table.name,
+            remedy="Nothing was changed. Restore the table from a back-up, or publish again without them: "
+            f"vitalake lake rewrite --republish {lake.dataset.name} --without-lost",
+        )
+
+
+def _accept_lost(lake: Lake) -> None:
+    """Write down that what was lost is not published any more either."""
+    table = lake.restricted
+    table.refresh()
+    if table.transaction(lost_app(table)):
+        table.commit_when(lambda: "commit", transactions={lost_app(table): 0})
 
 
 def give_up(settings: Settings, dataset: str) -> bool:

@@ -124,8 +124,8 @@ def missing_rows(lake: Lake, made: pa.Table, damaged: Sequence[StagedFile]) -> p
     names = [name for name in PLACE if name in table.dataset.schema.names]
     mine = [file for file in table.snapshot().files.values() if file.day in days and file not in damaged]
     there = [batch.cast(pa.schema([made.schema.field(n) for n in names])) for batch in _places(lake, mine, names)]
-    known = set(map(tuple, _rows(pa.concat_tables(there), names))) if there else set()
-    kept = [place not in known for place in _rows(made, names)]
+    known = set(map(tuple, places(pa.concat_tables(there), names))) if there else set()
+    kept = [place not in known for place in places(made, names)]
     of_days = _of_days(made, table.dataset.day_of, days)
     found = made.filter(pc.and_(pa.array(kept, pa.bool_()), of_days))
     if found.num_rows != sum(file.rows for file in damaged):
@@ -141,7 +141,8 @@ def _places(lake: Lake, files: Sequence[StagedFile], names: list[str]) -> Iterat
     return (batch for file in files for batch in read_file(lake.restricted, file, columns=names))
 
 
-def _rows(rows: pa.Table, names: Sequence[str]) -> list[tuple[object, ...]]:
+def places(rows: pa.Table, names: Sequence[str]) -> list[tuple[object, ...]]:
+    """Return of each row what tells it apart from others."""
     return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
 
 

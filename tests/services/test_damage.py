@@ -26,6 +26,7 @@ from vitalake.cli.app import main
 from vitalake.home import init_home
 from vitalake.lake.compaction import compact
 from vitalake.lake.digests import Damaged
+from vitalake.lake.forgetting import drop_rows, purge
 from vitalake.lake.lake import Lake
 from vitalake.lake.log import examine
 from vitalake.lake.rewrite import is_held, read_file
@@ -217,6 +218,30 @@ def test_files_that_nobody_decided_never_stand_in_for_a_damaged_one(
     assert [files["how"] for files in done["files"]] == [how]
     chosen.write_bytes(whole)  # where nothing could be done, the table is as it was but for this file
     assert Counter(map(repr, table_of(opened(settings), name).scan().to_pylist())) == before
+    assert sound(settings)
+
+
+def test_torn_erasure_costs_nobody_else_a_row(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """All rows of its days were taken out, and the next republish emptied what was published, with exit code 0."""
+    table = opened(settings).restricted
+    patients = table.scan(columns=["patient_id"])["patient_id"].to_pylist()
+    forgotten = patients[0]
+    drop_rows(table, "patient_id", forgotten)
+    purge(table, "patient_id", forgotten)
+    others, shown = Counter(map(repr, table.scan().to_pylist())), published(settings)
+    _torn(next(path for path in entries(settings, "restricted/observation") if b'"remove"' in path.read_bytes()))
+    run(home, capfd, "lake", "repair", code=13)
+    left_out = run(home, capfd, "lake", "repair", "--leave-out")["left_out"]
+    assert left_out == {"restricted/observation": patients.count(forgotten)}
+    assert Counter(map(repr, opened(settings).restricted.scan().to_pylist())) == others
+    for command in (["lake", "rewrite", "--republish", "observation"], ["lake", "rebuild", "published"]):
+        assert "--without-lost" in run(home, capfd, *command, code=13)
+        assert published(settings) == shown
+    run(home, capfd, "lake", "rewrite", "--republish", "observation", "--without-lost")
+    assert sum(published(settings).values()) == sum(others.values())
+    run(home, capfd, "lake", "rewrite", "--republish", "observation")  # asked once
     assert sound(settings)
 
 

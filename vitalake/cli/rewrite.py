@@ -72,6 +72,9 @@ def rewrite(
         bool,
         typer.Option("--keep-replaced", help="With --republish: leave the files of before to the vacuum, for a week."),
     ] = False,
+    without_lost: Annotated[
+        bool, typer.Option("--without-lost", help="With --republish: also where 'lake repair' left rows out as lost.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Write rows that are there anew: by patient, under new rules or a new key, or without what is too old.
@@ -95,7 +98,9 @@ def rewrite(
     if bucket is not None:
         _bucket(settings, bucket, table=table, closed_before=closed_before, meter=meter, json=json)
     elif republish is not None:
-        _republish(settings, [republish], keep_replaced=keep_replaced, meter=meter, json=json)
+        _republish(
+            settings, [republish], keep_replaced=keep_replaced, without_lost=without_lost, meter=meter, json=json
+        )
     elif rekey:
         _rekey(settings, meter=meter, json=json)
     elif retire_key is not None:
@@ -111,12 +116,15 @@ def rebuild(
     home: HomeOption = None,
     source: Annotated[str, typer.Option("--from", help="The zone it is made of: restricted.")] = "restricted",
     dataset: Annotated[str | None, typer.Option("--dataset", help="One dataset; default: all that are kept.")] = None,
+    without_lost: Annotated[
+        bool, typer.Option("--without-lost", help="Also where 'lake repair' left identified rows out as lost.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Make the published zone, or the care store, anew of the restricted zone; also when it was lost."""
     from pipelines.rewrites.care import rebuild_care
     from pipelines.rewrites.repair import open_published
-    from pipelines.rewrites.republish import restricted_datasets
+    from pipelines.rewrites.republish import open_restricted, refuse_lost, restricted_datasets
     from vitalake.belonging import admit
     from vitalake.errors import InputError
     from vitalake.settings import load_settings
@@ -132,12 +140,15 @@ def rebuild(
     meter = Meter(quiet=json)
     if what == "published":
         datasets = [dataset] if dataset else restricted_datasets(settings)
+        for name in () if without_lost else datasets:
+            refuse_lost(open_restricted(settings, name))
         for name in datasets:
             open_published(settings, name)
         _republish(
             settings,
             datasets,
             keep_replaced=False,
+            without_lost=without_lost,
             meter=meter,
             json=json,
         )
@@ -194,7 +205,9 @@ def _day(text: str) -> str:
         raise InputError("Day is not a date", where="--closed-before", remedy="Write it as 2026-03-01.") from None
 
 
-def _republish(settings: Settings, datasets: list[str], *, keep_replaced: bool, meter: Meter, json: bool) -> None:
+def _republish(
+    settings: Settings, datasets: list[str], *, keep_replaced: bool, without_lost: bool, meter: Meter, json: bool
+) -> None:
     from dataclasses import asdict
 
     from pipelines.rewrites.republish import republish
@@ -203,7 +216,7 @@ def _republish(settings: Settings, datasets: list[str], *, keep_replaced: bool, 
     for dataset in datasets:
         if not json:
             note(dataset)
-        done = republish(settings, dataset, keep_replaced=keep_replaced, counted=meter)
+        done = republish(settings, dataset, keep_replaced=keep_replaced, without_lost=without_lost, counted=meter)
         documents.append(asdict(done))
         _tell([done], json=json)
     _finish({"datasets": documents}, meter, json=json)

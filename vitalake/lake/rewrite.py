@@ -100,6 +100,17 @@ def swap_app(table: Table) -> str:
     return f"swap/{table.name}"
 
 
+def lost_app(table: Table) -> str:
+    """Return the name of the transaction that says how many rows were left out of the table as lost."""
+    return f"lost/{table.name}"
+
+
+def rewrite_number(path: str) -> int:
+    """Return the number of the rewrite that has staged a file; 0: none has."""
+    stem = path.rpartition("/")[2].split(".")
+    return int(stem[1]) if stem[0] == "rewrite" and stem[1].isdecimal() else 0
+
+
 def is_held(table: Table) -> bool:
     """Whether the table, as the object has it, waits for a swap: its files must stay as they are."""
     return (table.transaction(swap_app(table)) or 0) % 2 == 1
@@ -111,6 +122,7 @@ def rewrite(
     transform: Transform,
     *,
     data_change: bool = False,
+    lost: bool = False,
     counted: Counted | None = None,
 ) -> Rewritten | None:
     """Replace files by what ``transform`` makes of their rows, in one commit; return None when nothing is planned.
@@ -121,6 +133,7 @@ def rewrite(
         transform: gives back all rows, unless ``data_change``.
         data_change: whether rows are changed, dropped or added; how many is added up in a transaction, so that they
             can be held against the spans for ever. One that only moves rows does nothing while a swap is prepared.
+        lost: whether the rows dropped are lost, not meant to go; the same commit says how many. With ``data_change``.
         counted: told how many rows were made since it was told the last time.
 
     Raises:
@@ -140,7 +153,7 @@ def rewrite(
             attempt = _Attempt(number, f"rewrite.{number}.{uuid.uuid4().hex}", snapshot.version)
             new = _stage(table, Rows(table, tuple(old)), transform, attempt, counted, row_preserving=not data_change)
             passing("rewrite-staged")
-            if _commit(table, old, new, attempt, data_change=data_change):
+            if _commit(table, old, new, attempt, data_change=data_change, lost=lost):
                 passing("rewrite-committed")
                 for entry in abandoned:
                     _throw_away(table, *entry)
@@ -218,13 +231,22 @@ def _encoded(rows: pa.Table, names: Sequence[str]) -> pa.Table:
 
 
 def _commit(
-    table: Table, old: Sequence[StagedFile], new: Sequence[StagedFile], attempt: _Attempt, *, data_change: bool
+    table: Table,
+    old: Sequence[StagedFile],
+    new: Sequence[StagedFile],
+    attempt: _Attempt,
+    *,
+    data_change: bool,
+    lost: bool,
 ) -> bool:
     """Commit; return whether it is committed, the reply lost or not. False: the plan is not good any more."""
     table.refresh()
 
     def transactions() -> dict[str, int]:
         numbers = {maintenance_app(table): attempt.number}
+        if lost:
+            gone = sum(file.rows for file in old) - sum(file.rows for file in new)
+            numbers[lost_app(table)] = (table.transaction(lost_app(table)) or 0) + gone
         return numbers | (row_change(table, old, new) if data_change else {})
 
     def is_good() -> bool:
