@@ -4,7 +4,9 @@ Every SELECT that reads identified rows gets one more column, ``who__``: the sub
 it is has those of its sources, a group those of all its rows. Where a column cannot carry them (a window sees other
 rows, a set operation compares rows, a subquery in a condition gives none), a second query, the *aside*, asks for all
 subjects that this part could have read; it is made of tables and their own conditions only, so that it gives the same
-each time. So an answer may be said to rest on more patients than it does, never on fewer.
+each time. A query that shows who does not match (outer and anti joins, EXCEPT, NOT IN) asks for whole tables, without
+their conditions. So an answer may be said to rest on more patients than it does, never on fewer. What was not reached
+on the way through a query is refused.
 """
 
 from __future__ import annotations
@@ -55,8 +57,12 @@ def track(sql: str, identified: Collection[str]) -> Tracked:
     if any(name.name.lower().startswith(WHO) for name in tree.find_all(exp.Identifier)):
         raise untold("a name that is taken")
     _stop_the_clock(tree)
-    tracker = _Tracker(frozenset(form for name in identified for form in (name, versions_name(name), known_name(name))))
+    parts = list(tree.find_all(exp.Select, exp.Table))
+    forms = frozenset(form for name in identified for form in (name, versions_name(name), known_name(name)))
+    tracker = _Tracker(forms, whole=_shows_absence(tree))
     state = tracker.query(tree, carry=True)
+    if not tracker.reached.issuperset(map(id, parts)):
+        raise untold("a subquery or a join in a place where its rows cannot be followed")
     asides = " UNION ALL ".join(sorted(tracker.asides))
     aside = f"SELECT DISTINCT unnest({WHO}) AS {WHO} FROM ({asides})" if asides else ""  # noqa: S608
     return Tracked(_sql(tree), state == "carried", aside)
@@ -68,20 +74,30 @@ class _Tracker:
 
     Attributes:
         identified: names of identified relations.
+        whole: whether asides ask for whole tables, without the conditions of the query.
+        reached: ids of the SELECTs and tables of the query that were seen on the way.
         commons: common tables that can be named here, and how they tell their patients.
         defined: all common tables so far.
         asides: queries of one column, ``who__``.
+        groups: ids of the SELECTs whose rows are groups.
         names: how many sources were named by us.
     """
 
     identified: frozenset[str]
+    whole: bool
+    reached: set[int] = field(default_factory=set)
     commons: dict[str, State] = field(default_factory=dict)
     defined: dict[str, list[exp.Expr]] = field(default_factory=dict)
     asides: set[str] = field(default_factory=set)
+    groups: set[int] = field(default_factory=set)
     names: int = 0
 
     def query(self, node: exp.Expr, *, carry: bool) -> State:
         """Let a query tell its patients; without ``carry`` it is only kept from showing those of its sources."""
+        self.reached.add(id(node))
+        if carry and node.args.get("offset"):  # which rows are shown depends on the rows that are skipped
+            self.query(node, carry=False)
+            return self._asked(node)
         outside = dict(self.commons)
         found = node.args.get("with_")
         for common in found.expressions if found else ():
@@ -123,6 +139,7 @@ class _Tracker:
         kind = _kind(select)
         if kind == "compared":
             return self._asked(select)
+        self.groups |= {id(select)} if kind == "groups" else set()
         row = rows[0] if len(rows) == 1 else f"list_concat({', '.join(rows)})"
         row = row if kind == "rows" else f"list_distinct(flatten(list({row})))"
         select.append("expressions", exp.alias_(_parsed(row), WHO, quoted=True))
@@ -133,12 +150,16 @@ class _Tracker:
 
     def _sources(self, select: exp.Expr, *, carry: bool) -> tuple[list[str], bool]:
         """Return what says whose a row is, and whether some are asked aside; keep stars from showing it."""
-        rows, aside, hidden = [], False, set[str]()
-        for join, source in _sources(select):
+        rows, aside, hidden, found = [], False, set[str](), _sources(select)
+        chooses = len(found) > 1 or bool(select.args.get("where"))
+        for place, (join, source) in enumerate(found):
             state, who = self._source(source, carry=carry)
             if who.endswith(WHO):
                 hidden.add(source.alias)
-            if state == "carried" and join is not None and _hides_right(join):
+            later = [join for join, _ in found[place + 1 :] if join]
+            hides = (join and _hides_right(join)) or any(map(_hides_left, later))
+            # To leave out a group says as much as HAVING does.
+            if state == "carried" and (hides or (chooses and self._has_groups(source))):
                 state = self._asked(source)
             aside = aside or state == "aside"
             if state == "carried":
@@ -151,11 +172,12 @@ class _Tracker:
 
     def _source(self, source: exp.Expr, *, carry: bool) -> tuple[State, str]:
         """Return how a source tells its patients, and the column that does; ``who__`` if it has that."""
+        self.reached.add(id(source))
         if not source.alias:
             source.set("alias", exp.TableAlias(this=exp.to_identifier(self._name())))
         place = _sql(exp.to_identifier(source.alias))
         if isinstance(source, exp.Subquery):
-            state = self.query(source.this, carry=carry)
+            state = self.query(source, carry=carry)
         elif _name(source) not in self.identified:
             state = self.commons.get(_name(source), "none")
         elif source.args["alias"].args.get("columns"):
@@ -166,25 +188,34 @@ class _Tracker:
 
     def _asked(self, part: exp.Expr) -> State:
         """Ask aside for the patients of all tables below a part of a query, also by common tables it names."""
-        found, pending, seen = set[str](), [part], set[str]()
-        while pending:
-            node = pending.pop()
+        found = set[str]()
+        for node in self._below(part):
             for select in node.find_all(exp.Select):
                 found |= set(self._rows_of(select))
-            names = {_name(table) for table in node.find_all(exp.Table)} - seen
-            seen |= names
-            pending += [common for name in names for common in self.defined.get(name, ())]
             if isinstance(node, exp.Table) and _name(node) in self.identified:
                 found.add(_whole(node))
         self.asides |= found
         return "aside" if found else "none"
+
+    def _has_groups(self, part: exp.Expr) -> bool:
+        return any(id(select) in self.groups for node in self._below(part) for select in node.find_all(exp.Select))
+
+    def _below(self, part: exp.Expr) -> Iterator[exp.Expr]:
+        """Yield a part of a query, and all common tables that it names, also by others."""
+        pending, seen = [part], set[str]()
+        while pending:
+            node = pending.pop()
+            yield node
+            names = {_name(table) for table in node.find_all(exp.Table)} - seen
+            seen |= names
+            pending += [common for name in names for common in self.defined.get(name, ())]
 
     def _rows_of(self, select: exp.Select) -> Iterator[str]:
         """Yield queries of whose rows a SELECT reads, before it groups, compares or leaves any out."""
         joins, tables = [join for join, _ in _sources(select) if join], [source for _, source in _sources(select)]
         mine = [table for table in tables if isinstance(table, exp.Table) and _name(table) in self.identified]
         plain = all(isinstance(table, exp.Table) and _name(table) not in self.defined for table in tables)
-        if not plain or _inner_queries(select) or any(map(_hides_right, joins)):
+        if self.whole or not plain or _inner_queries(select) or any(map(_hides_right, joins)):
             yield from map(_whole, mine)
         elif mine:
             parts = [select.args["from_"], *joins, select.args.get("where")]
@@ -203,7 +234,27 @@ def _sources(select: exp.Expr) -> list[tuple[exp.Expr | None, exp.Expr]]:
 
 
 def _hides_right(join: exp.Expr) -> bool:
-    return join.args.get("kind") in ("SEMI", "ANTI")
+    """Return whether rows of a join may be without those of its own side."""
+    return join.args.get("kind") in ("SEMI", "ANTI") or join.args.get("side") in ("LEFT", "FULL")
+
+
+def _hides_left(join: exp.Expr) -> bool:
+    """Return whether rows of a join may be without those of the sources before it."""
+    return join.args.get("side") in ("RIGHT", "FULL")
+
+
+def _shows_absence(tree: exp.Expr) -> bool:
+    """Return whether a query may show rows because an identified one does not match them."""
+    joins = any(join.args.get("kind") == "ANTI" or join.args.get("side") for join in tree.find_all(exp.Join))
+    return joins or tree.find(exp.Except) is not None or not all(map(_must_match, tree.find_all(exp.In)))
+
+
+def _must_match(node: exp.In) -> bool:
+    """Return whether IN has no subquery, or leaves out what it does not match: it is a condition by itself."""
+    above = node.parent
+    while isinstance(above, exp.And | exp.Paren):
+        above = above.parent
+    return not node.args.get("query") or isinstance(above, exp.Where)
 
 
 def _whole(table: exp.Expr) -> str:

@@ -207,6 +207,13 @@ RESTING: dict[str, tuple[str, ...]] = {
     "SELECT value FROM restricted_observation WHERE value > 1000": (),
     "SELECT 1 AS one FROM restricted_observation LIMIT 0": (),
     "SELECT code FROM restricted_observation_as_known_at('2026-03-01 12:01:30')": ("1",),
+    "SELECT 1 AS one LIMIT (SELECT count(*) FROM restricted_observation WHERE value < 90)": ("2",),
+    "SELECT 1 AS one FROM restricted_observation OFFSET 5": ("1", "2"),
+    "SELECT a.n FROM (SELECT 1 AS n) a LEFT JOIN restricted_observation o ON o.value > 1000": ("1", "2"),
+    "SELECT a.n FROM restricted_observation o RIGHT JOIN (SELECT 1 AS n) a ON o.value > 1000": ("1", "2"),
+    "SELECT a.n FROM (SELECT 1 AS n) a FULL JOIN restricted_observation o ON a.n = o.value": ("1", "2"),
+    "SELECT 1 AS one EXCEPT SELECT 1 FROM restricted_observation WHERE value > 1000": ("1", "2"),
+    "SELECT 'x' AS x FROM (SELECT max(value) AS m FROM restricted_observation) b WHERE b.m > 1000": ("1", "2"),
 }
 """A query → whose rows its answer rests on; none of them shows a cell that says so."""
 
@@ -230,6 +237,8 @@ def test_everybody_whose_rows_an_answer_rests_on_is_on_record(
             "looks outwards",
         ),
         ("SELECT value AS who__ FROM restricted_observation", "name that is taken"),
+        ("(SELECT 1 AS one) LIMIT (SELECT count(*) FROM restricted_observation)", "cannot be followed"),
+        ("SELECT 1 AS a UNION ALL SELECT 2 ORDER BY (SELECT count(*) FROM restricted_patient)", "cannot be followed"),
     ],
 )
 def test_a_form_whose_patients_cannot_be_known_is_refused_and_recorded(
