@@ -274,6 +274,14 @@ def test_a_clinician_reads_a_name_and_that_is_recorded_also_when_nobody_is_known
     ]
 
 
+def test_a_name_that_was_recorded_before_is_read_without_another_record(tmp_path: Path) -> None:
+    audit = _Recorder()
+    lookup = IdentityLookup(_vault(tmp_path), audit)
+    assert lookup.name(PATIENT) == "Doe, Jo"
+    assert lookup.name("v1." + "b" * 32) == ""
+    assert audit.events == []
+
+
 def test_without_permission_no_name_is_read_and_the_attempt_is_recorded(tmp_path: Path) -> None:
     audit = _Recorder()
     with pytest.raises(MissingPermission):

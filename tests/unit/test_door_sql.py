@@ -181,6 +181,14 @@ def test_a_query_is_recorded_by_its_form_before_it_is_answered(settings: Setting
         _ask(settings, "SELECT 1", audit=audit)
 
 
+def test_a_record_of_very_many_columns_says_all(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("governance.door.door.MOST_NAMED", 10)
+    audit = Recorder()
+    _ask(settings, "SELECT value, patient_id FROM observation", audit=audit)
+    assert audit.events[0].detail["columns"] == "observation(all)"
+    assert audit.events[0].detail["classes"] == "measurement,patient-identifier"
+
+
 def test_refused_and_failed_queries_are_recorded_too(settings: Settings) -> None:
     audit = Recorder()
     with pytest.raises(QueryRefused):
