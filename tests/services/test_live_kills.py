@@ -37,21 +37,19 @@ def test_kill_at_a_point_loses_and_doubles_nothing(lane: LaneUnderTest, point: s
 
 def test_rules_changed_between_kill_and_restart_do_not_change_what_was_decided(lane: LaneUnderTest) -> None:
     lane.run(expect=KILLED, env={"VITALAKE_CRASH_AT": "decided"})
-    rules = lane.home / "governance"
-    for path in rules.glob("*.yaml"):
-        document = yaml.safe_load(path.read_text())
-        document["rules"].append(
-            {
-                "id": "drop-values",
-                "what": {"column": "value"},
-                "then": {"mask": "drop"},
-                "reason": "changed in between",
-                "legal_basis": "test",
-                "owner": "privacy officer",
-            }
-        )
-        path.write_text(yaml.safe_dump(document))
-        break
+    rules = lane.home / "governance" / "limited-data-set.yaml"
+    document = yaml.safe_load(rules.read_text())
+    document["rules"].append(
+        {
+            "id": "drop-values",
+            "what": {"column": "value"},
+            "then": {"mask": "drop"},
+            "reason": "changed in between",
+            "legal_basis": "test",
+            "owner": "privacy officer",
+        }
+    )
+    rules.write_text(yaml.safe_dump(document))
     lane.run()
     lane.assert_exactly_once(MESSAGES)
     versions = {span.rules for span in lane.lake.spans.all_spans()}
