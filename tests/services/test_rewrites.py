@@ -31,6 +31,7 @@ from tests.services.test_lake_s3 import s3_options  # noqa: F401 - a fixture
 from tests.unit.span_samples import begin, write_spans
 from vitalake import clock
 from vitalake.belonging import open_vault
+from vitalake.belonging.erasures import ErasureCopies
 from vitalake.cli.app import main
 from vitalake.errors import InputError, LakeError, PrivacyError
 from vitalake.home import init_home
@@ -42,6 +43,7 @@ from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import summarise
 from vitalake.lake.rewrite import is_held
 from vitalake.lake.spans import SpanConflict
+from vitalake.lake.storage import open_storage
 from vitalake.lake.sweep import settle, sweep
 from vitalake.lake.verify import verify
 from vitalake.settings import Settings, load_settings
@@ -276,6 +278,8 @@ def test_who_is_forgotten_in_the_middle_does_not_come_back(settings: Settings) -
         subject = vault.subject_of("p-1")
         token = vault.tokens()[subject]
         vault.erase(subject, "erasure-test")
+        storage = open_storage(settings.lake_uri, settings.storage_options)
+        ErasureCopies(settings, keys, storage).keep(vault, put_back=True)  # as an erasure does
         vault.close()
         lake = opened(settings)
         lake.spans.raise_fence("observation")
