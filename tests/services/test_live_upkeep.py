@@ -51,8 +51,14 @@ def _stream(lane: LaneUnderTest, *arguments: str) -> Iterator[subprocess.Popen[b
 
 
 def _upkeep_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if "pipelines.live.upkeep" in child.cmdline()]
+    return [child for child in psutil.Process(process.pid).children() if _is_upkeep(child)]
+
+
+def _is_upkeep(child: psutil.Process) -> bool:
+    try:
+        return "pipelines.live.upkeep" in child.cmdline()
+    except psutil.Error:  # it has ended this moment
+        return False
 
 
 def test_a_running_lane_merges_its_files_and_readers_never_see_other_rows(lane: LaneUnderTest) -> None:
