@@ -31,6 +31,7 @@ from pipelines.steps import make_sealer
 from tests.fhir import message
 from tests.services.polls import LaneWithoutKafka
 from vitalake.belonging import open_vault
+from vitalake.errors import PrivacyError
 from vitalake.home import init_home
 from vitalake.keys import load_keys
 from vitalake.lake.compaction import put_into_buckets
@@ -303,7 +304,9 @@ def test_a_restored_back_up_does_not_bring_the_patient_back(home: Path, tmp_path
     shutil.copytree(tmp_path / "lake", home / "lake")
     shutil.copy(tmp_path / "vault.db", home / "vault.db")
     keys = load_keys(settings.path(settings.keys))
-    vault = open_vault(settings, keys)
+    with pytest.raises(PrivacyError, match="vitalake patient reapply"):
+        open_vault(settings, keys)
+    vault = open_vault(settings, keys, put_back=True)  # as who erases in it again
     assert vault.patient_ids([who.subject]) == {}, "the key is destroyed again before anything else"
     restricted = Lake(settings.lake_uri, {}).present()["restricted/observation"].scan()
     assert who.subject in restricted["subject"].to_pylist()
