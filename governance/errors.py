@@ -7,3 +7,5 @@ from vitalake.errors import PrivacyError
 
 class RuleError(PrivacyError):
     """A rule file cannot be read, contradicts itself, or names something that does not exist."""
+
+    correctable = True

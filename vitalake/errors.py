@@ -16,10 +16,13 @@ class VitaLakeError(Exception):
         remedy: what the reader does about it.
         exit_code: what the command ends with.
         transient: whether trying again can help.
+        correctable: whether a person can correct it while the process waits: a setting, a rule, a file's permissions.
+            Neither: it is for good, and who meets it ends.
     """
 
     exit_code: ClassVar[int] = 1
     transient: ClassVar[bool] = False
+    correctable: ClassVar[bool] = False
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         super().__init__(what, where, remedy)
@@ -45,6 +48,7 @@ class SettingsError(VitaLakeError):
     """A setting is missing, unknown or contradicts another."""
 
     exit_code = 10
+    correctable = True
 
 
 class InputError(VitaLakeError):
@@ -57,6 +61,12 @@ class PrivacyError(VitaLakeError):
     """A rule, key or permission stands in the way: the default is closed."""
 
     exit_code = 12
+
+
+class OutOfReach(PrivacyError):
+    """A file that must be private is open to others, or cannot be read: whoever sets its permissions corrects that."""
+
+    correctable = True
 
 
 class LakeError(VitaLakeError):

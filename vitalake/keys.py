@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from vitalake.errors import PrivacyError
+from vitalake.errors import OutOfReach, PrivacyError
 from vitalake.strict_yaml import read_yaml
 
 KeyName = Literal["pseudonym", "observation", "quarantine", "care", "vault", "audit", "serving", "message"]
@@ -206,9 +206,9 @@ def _read(path: Path) -> tuple[dict[str, Any], KeyRing]:
         mode = path.stat().st_mode
         text = path.read_text(errors="replace")  # what is no text is no key file
     except OSError as error:
-        raise PrivacyError(f"Key file cannot be read ({error.strerror})", where=str(path), remedy=remedy) from None
+        raise OutOfReach(f"Key file cannot be read ({error.strerror})", where=str(path), remedy=remedy) from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise PrivacyError("Key file is open to others", where=str(path), remedy=f"Run: chmod 600 {path}")
+        raise OutOfReach("Key file is open to others", where=str(path), remedy=f"Run: chmod 600 {path}")
     try:
         document = read_yaml(text)
         keys: dict[str, tuple[Key, ...]] = {}

@@ -33,6 +33,9 @@ LOOK_SECONDS = 5.0
 AGAIN_SECONDS = 10.0
 """Wait after trouble, or where another attributor is at work."""
 
+MOST_AGAIN_SECONDS = 600.0
+"""The wait doubles up to here as long as it ends in the same way: damage does not pass by itself."""
+
 STOP_SECONDS = 20.0
 NICENESS = 10
 
@@ -45,7 +48,7 @@ class Beside:
         self._settings, self._stderr = settings, stderr
         stream = settings.jobs.get(job)  # who names none is told by the preflight
         self._wanted = stream is not None and stream.dataset == DATASET
-        self._due = 0.0
+        self._due, self._wait, self._ended = 0.0, AGAIN_SECONDS, 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def tick(self, now: float) -> None:
@@ -57,8 +60,9 @@ class Beside:
             if code is None:
                 return
             self._process = None
-            self._due = now + AGAIN_SECONDS
-            _log.error("attributor ended, it is started again", extra={"count": code, "seconds": AGAIN_SECONDS})
+            self._wait = min(2 * self._wait, MOST_AGAIN_SECONDS) if code == self._ended else AGAIN_SECONDS
+            self._due, self._ended = now + self._wait, code
+            _log.error("attributor ended, it is started again", extra={"count": code, "seconds": self._wait})
         if now >= self._due:
             self._due = now + LOOK_SECONDS
             if self._is_needed():

@@ -52,6 +52,8 @@ class Worker:
         last: what its process said before it ended by itself.
         opened: whether any process of the share has got so far as to read.
         waits_for: why the process before ended, until one reads again; empty: nothing is in the way.
+        said: the reason that was logged last; empty once a process has decided something since.
+        said_at: when, of time.monotonic().
     """
 
     share: Share
@@ -69,6 +71,8 @@ class Worker:
     last: StatusLine | None = None
     opened: bool = False
     waits_for: str = ""
+    said: str = ""
+    said_at: float = 0.0
     exit_code: int | None = None
 
 
@@ -164,10 +168,13 @@ class Supervisor:
     def _ended(self, worker: Worker, code: int, now: float) -> None:
         if worker.listener is not None:
             worker.listener.join(LAST_WORDS_SECONDS)
+        worked = worker.line is not None and worker.line.spans > 0
         self._keep_counts(worker)
         worker.process = None
         if now - worker.started > HEALTHY_SECONDS:
             worker.failures = 0
+        if worked:
+            worker.said = ""
         if self.stopping or code == 0:
             worker.exit_code = code if code > 0 and code != TRANSIENT else 0
             return
@@ -175,7 +182,8 @@ class Supervisor:
         # What was wrong from the start ends the stream: whoever has started it is still there to read why.
         corrected = last.ended_for == "configuration" and worker.opened
         worker.failures += 1
-        if not (code == TRANSIENT or code < 0 or corrected) and (code != 1 or worker.failures >= MOST_CRASHES):
+        for_good = not (code == TRANSIENT or code < 0 or corrected) and (code != 1 or worker.failures >= MOST_CRASHES)
+        if for_good or (corrected and self._waited_enough(worker, now)):
             worker.exit_code = code
             _log.error("lane ended", extra=_why(worker, last))
             return
@@ -186,9 +194,15 @@ class Supervisor:
             place = f" ({last.where})" if last.where else ""
             until = "goes on when it is corrected" if corrected else "goes on by itself"
             waits_for = f"{last.reason}{place}; waiting, {until}"
-        if not waits_for or waits_for != worker.waits_for:
+        if not waits_for or waits_for != worker.said:
             _log.warning("worker ended, starting again", extra={**_why(worker, last), "seconds": wait})
-        worker.waits_for = waits_for
+            worker.said_at = now
+        worker.waits_for = worker.said = waits_for
+
+    def _waited_enough(self, worker: Worker, now: float) -> bool:
+        """Whether a worker has waited for a correction as long as a stream that is to end may be idle."""
+        idle = self._options.until_idle_seconds
+        return idle is not None and bool(worker.said) and now - worker.said_at >= idle
 
     def _keep_counts(self, worker: Worker) -> None:
         if worker.line is not None:

@@ -15,7 +15,7 @@ import psutil
 from pipelines.live.lanes import STOP, LaneSpec, failures, lanes
 from pipelines.live.status import StatusLine
 from vitalake import logs
-from vitalake.errors import PrivacyError, SettingsError, VitaLakeError
+from vitalake.errors import VitaLakeError
 
 _log = logging.getLogger(__name__)
 
@@ -74,16 +74,15 @@ def run_worker(spec: LaneSpec, *, supervised: bool) -> int:
 def last_line(share: str, cause: VitaLakeError) -> bytes:
     """Return what a worker says last: why it ends, and of which kind that is.
 
-    Settings, rules, keys and profiles are read when a worker starts. Somebody may break one of them while the stream
-    runs, and correct it again.
+    Settings, rules and profiles are read when a worker starts. Somebody may break one of them while the stream runs,
+    and correct it again. Other keys, a broken audit chain and damaged files do not pass while a worker waits.
     """
-    configuration = isinstance(cause, (SettingsError, PrivacyError))
     line = StatusLine(
         share,
         reason=cause.what,
         where=cause.where,
         remedy=cause.remedy,
-        ended_for="service" if cause.transient else "configuration" if configuration else "other",
+        ended_for="service" if cause.transient else "configuration" if cause.correctable else "other",
     )
     return msgspec.json.encode(line) + b"\n"
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vitalake import clock
 from vitalake.causes import unavailable
-from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.errors import OutOfReach, PrivacyError, ServiceUnavailable
 from vitalake.folders import folder_lock, sync_folder
 from vitalake.keyservice.service import KeyRevoked, KeyVersion, Wrapped
 from vitalake.strict_yaml import read_yaml
@@ -151,7 +151,7 @@ class LocalKeyService:
                 error, "Key service's file cannot be read", where=where, remedy="Check its disk."
             ) from None
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise PrivacyError("Key service's file is open to others", where=where, remedy=f"Run: chmod 600 {where}")
+            raise OutOfReach("Key service's file is open to others", where=where, remedy=f"Run: chmod 600 {where}")
         try:
             return _checked(read_yaml(text))
         except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, binascii.Error):
