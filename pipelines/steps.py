@@ -226,7 +226,7 @@ class Steps:
         outcome.rows = rows
         if self.feed is not None:
             self.feed.take(outcome)
-        masked = self.plan.apply(rows)
+        masked = self.plan.apply(rows, encoded=True)
         _count(outcome, masked.kept)
         outcome.rows = masked.rows
         outcome.unfit = {name: outcome.message[bad] for name, bad in masked.unfit.items()}
