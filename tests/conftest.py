@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +21,20 @@ settings.register_profile("many", max_examples=1_000, deadline=None, parent=sett
 settings.load_profile(os.environ.get("VITALAKE_HYPOTHESIS", "ci"))
 
 pytest_plugins = ["tests.services.fixtures"]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In one of several test processes: hand over what was not found."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["missing"] = dict(missing)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what one of several test processes did not find."""
+    for name, count in getattr(node, "workeroutput", {}).get("missing", {}).items():
+        missing[name] += count
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
