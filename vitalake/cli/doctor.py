@@ -6,8 +6,10 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 import typer
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from vitalake.settings import Settings
 
 SPACE_BYTES = 2 << 30
+CONNECT_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,8 +269,22 @@ def _topics(settings: Settings, job: str) -> str:
 
     from pipelines.live.kafka import client_options, list_partitions
 
+    _refuse_silent(settings.kafka.bootstrap_servers)
     parts = list_partitions(AdminClient(client_options(settings)), sorted(settings.jobs[job].topics))
     return f"{len(parts)} partitions"
+
+
+def _refuse_silent(servers: str) -> None:
+    """Return if a broker takes a connection: Kafka's client tries again for ten seconds where nobody listens."""
+    from pipelines.live.errors import BrokerUnreachable
+
+    for server in servers.split(","):
+        address = urlsplit(server.strip() if "://" in server else f"//{server.strip()}")
+        with suppress(OSError), socket.create_connection((address.hostname, address.port or 9092), CONNECT_SECONDS):
+            return
+    raise BrokerUnreachable(
+        "Broker does not answer", where="kafka.bootstrap_servers", remedy="Start it, or correct the address."
+    )
 
 
 def _port(settings: Settings) -> Check:
