@@ -189,6 +189,14 @@ def _taken(words: Vocabulary, i: int, units: dict[int, str]) -> str:
     return ", ".join(taken)
 
 
+def _range(words: Vocabulary, i: int) -> str:
+    """Return the plausible range of a code, and what is taken below it as an event."""
+    text = f"{words.low[i]:g} – {words.high[i]:g}"
+    below = f"{words.least[i]:g} – <{words.low[i]:g}" if words.least[i] < words.low[i] else ""
+    events = " and ".join(filter(None, ["0" if words.zero_counts[i] else "", below]))
+    return f"{text}; as an event {events}" if events else text
+
+
 def _vocabulary() -> str:
     words, forms = load_vocabulary(), load_forms()
     codes = [
@@ -196,7 +204,7 @@ def _vocabulary() -> str:
             f"`{code}`",
             words.names[i],
             f"`{words.unit_of[i]}`",
-            f"{words.low[i]:g} – {words.high[i]:g}{', and 0' if words.zero_counts[i] else ''}",
+            _range(words, i),
             words.sources[i],
         ]
         for code, i in words.codes.items()

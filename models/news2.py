@@ -31,7 +31,17 @@ WITHHELD: dict[Withheld, str] = {
 ADULT_YEARS = 16
 
 OUTLIVED_US = 15 * 60_000_000
-"""A rate of 0 is over when another sensor has measured the rate this much later: one that came off stays silent."""
+"""An event is over when another sensor has measured the part this much later: one that came off stays silent."""
+
+TOGETHER_US = 60_000_000
+"""Readings of a part that are nearer than this to its newest one are of one moment: of two sensors that take turns the
+one that finds the patient well must not hide the other. The worst of them is scored, the other is told beside it."""
+
+FAR_POINTS = 2
+"""From so many points apart on two readings of one moment are two findings; less is noise at the edge of a band."""
+
+STANDS_IN_US = 120_000_000
+"""A reading of another sensor counts for a part that has no usable value any more if it is at most this much older."""
 
 MAX_AGE_HOURS = 12.0
 """The longest interval between observations that the RCP allows, 12 h at a total of 0; an older value is too old."""
@@ -59,23 +69,26 @@ class Part(NamedTuple):
         decimals: of the chart: what is scored, and shown, has as many.
         bands: the highest value of each band with its points; the last band has no end.
         max_age_hours: until when a value counts.
-        never_zero: a reading of 0 is no measurement of a living body but an event: see Event.
+        event_below: a reading below is no measurement of a living body but an event: see Event.
     """
 
     codes: tuple[str, ...]
     decimals: int
     bands: Bands
     max_age_hours: float = MAX_AGE_HOURS
-    never_zero: bool = False
+    event_below: float = -_INF
+
+
+def _events(*codes: str, bands: Bands) -> Part:
+    """Return a part of which what is taken below the plausible range is an event."""
+    return Part(_alike(*codes), 0, bands, event_below=load_vocabulary().begins_at(codes[0]))
 
 
 MEASURED: dict[str, Part] = {
-    "respiratory_rate": Part(_alike("9279-1"), 0, ((8, 3), (11, 1), (20, 0), (24, 2), (_INF, 3)), never_zero=True),
-    "oxygen_saturation": Part(_alike("2708-6", "59408-5"), 0, ((91, 3), (93, 2), (95, 1), (_INF, 0))),
-    "systolic_pressure": Part(_alike("8480-6"), 0, ((90, 3), (100, 2), (110, 1), (219, 0), (_INF, 3))),
-    "pulse": Part(
-        _alike("8867-4", "8889-8"), 0, ((40, 3), (50, 1), (90, 0), (110, 1), (130, 2), (_INF, 3)), never_zero=True
-    ),
+    "respiratory_rate": _events("9279-1", bands=((8, 3), (11, 1), (20, 0), (24, 2), (_INF, 3))),
+    "oxygen_saturation": _events("2708-6", "59408-5", bands=((91, 3), (93, 2), (95, 1), (_INF, 0))),
+    "systolic_pressure": _events("8480-6", bands=((90, 3), (100, 2), (110, 1), (219, 0), (_INF, 3))),
+    "pulse": _events("8867-4", "8889-8", bands=((40, 3), (50, 1), (90, 0), (110, 1), (130, 2), (_INF, 3))),
     "consciousness": Part(("9269-2", ACVPU), 0, ((14, 3), (_INF, 0))),
     "temperature": Part(_alike("8310-5"), 1, ((35.0, 3), (36.0, 1), (38.0, 0), (39.0, 1), (_INF, 2))),
 }
@@ -144,17 +157,38 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """A rate of 0: no breath or no beat was found. Apnoea, asystole, or a probe that has come off: somebody must look.
+    """A reading that no living body shows: no breath, beat, pressure or oxygen was found, or next to none.
+
+    Apnoea, asystole, an arrest, or a probe, line or cuff that has come off: somebody must look.
 
     Attributes:
-        part: respiratory_rate or pulse.
+        part: respiratory_rate, pulse, oxygen_saturation or systolic_pressure.
         at_us: when.
         code: LOINC, as a number.
+        value: what was read.
     """
 
     part: str
     at_us: int
     code: int
+    value: float = 0.0
+
+
+Ending = Literal["none", "low", "high"]
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A part whose last value is not of now: another one came after it that cannot be used.
+
+    Attributes:
+        at_us: since when that is so.
+        code: LOINC, as a number.
+        kind: it lies below or above what is plausible; none: the sender has no value, or its message was refused.
+    """
+
+    at_us: int
+    code: int
+    kind: Ending
 
 
 class News2(msgspec.Struct, frozen=True):
@@ -166,9 +200,11 @@ class News2(msgspec.Struct, frozen=True):
         missing: the parts without one.
         partial: whether any is missing.
         latest: the last reading of each part that was ever known, also where it has expired and scores nothing.
-        events: rates of 0 that no later reading of the same code has ended; they score 3.
+        events: readings of no living body that no later one of the same code has ended; they score 3.
         withheld: why there is no score.
         scale: of oxygen saturation: 1, or 2 by a recorded decision.
+        ended: parts without a value because a newer one came that cannot be used.
+        beside: of a part with an event, or with readings of one moment that score differently, the one not scored.
     """
 
     total: int | None
@@ -179,6 +215,8 @@ class News2(msgspec.Struct, frozen=True):
     events: tuple[Event, ...] = ()
     withheld: Withheld = ""
     scale: int = 1
+    ended: dict[str, Ended] = {}
+    beside: dict[str, Reading] = {}
 
     @property
     def red(self) -> bool:
@@ -189,19 +227,22 @@ class News2(msgspec.Struct, frozen=True):
 def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> News2:
     """Return the score as of a moment, of each part the latest value known then, unless it has expired.
 
-    Of several values of one moment the one with most points counts. A rate of 0 counts until the same code brings
-    another value, or another sensor one that is OUTLIVED_US younger: a pulse by oximetry in the same minute does not
-    hide what the electrocardiogram says.
+    Of several values of one moment (TOGETHER_US) the one with most points counts. An event counts until the same code
+    brings another value, or another sensor one that is OUTLIVED_US younger: a pulse by oximetry in the same minute does
+    not hide what the electrocardiogram says. A value that cannot be used ends the one before it.
 
     Args:
         history: values in any amount; what is known or effective later does not count.
         as_of_us: the moment.
         situation: who is not scored, and by which scale.
     """
-    known = _known(history, as_of_us)
+    told = history.known_at(as_of_us)
+    known = told.measured()  # the others end values
     points: dict[str, int | None] = dict.fromkeys(PARTS)
     latest: dict[str, Reading] = {}
     events: list[Event] = []
+    ended: dict[str, Ended] = {}
+    beside: dict[str, Reading] = {}
     oxygen = _oxygen(known)
     if oxygen is not None:
         latest[OXYGEN], given = oxygen
@@ -211,36 +252,61 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
         bands = part.bands
         if name == "oxygen_saturation" and situation.scale_2:
             bands = SCALE_2_ON_OXYGEN if points[OXYGEN] else SCALE_2_ON_AIR
-        found = _candidates(known, name, part)
+        found, end = _standing(told, name, part)
+        if end is not None:
+            ended[name] = end
         if not found:
             continue
         newest = max(one.at_us for one in found)
-        zeros = _zeros(found, part, newest, as_of_us)
-        events += [Event(name, zero.at_us, zero.code) for zero in zeros]
-        shown = zeros or [one for one in found if one.at_us == newest]
-        scored = [(_points(ACVPU_BANDS if one.code == _ACVPU else bands, one.value), one) for one in shown]
-        most, latest[name] = max(scored, key=lambda pair: (pair[0], pair[1].at_us, pair[1].value))
+        broken = _broken(found, part, newest, as_of_us)
+        events += [Event(name, one.at_us, one.code, one.value) for one in broken]
+        scored = [(_points(ACVPU_BANDS if one.code == _ACVPU else bands, one.value), one) for one in found]
+        first = broken or [one for one in found if newest - one.at_us < TOGETHER_US]
+        most, latest[name] = max(
+            (pair for pair in scored if pair[1] in first), key=lambda pair: (pair[0], pair[1].at_us, pair[1].value)
+        )
+        other = _other(scored, most, latest[name], part)
+        if other is not None:
+            beside[name] = other
         if _counts(latest[name], part.max_age_hours, as_of_us):
             points[name] = most
     scale = 2 if situation.scale_2 else 1
     if situation.withheld:
-        return News2(None, dict.fromkeys(PARTS), (), False, latest, tuple(events), situation.withheld, scale)
+        nothing: dict[str, int | None] = dict.fromkeys(PARTS)
+        return News2(
+            None, nothing, (), False, latest, tuple(events), situation.withheld, scale, ended=ended, beside=beside
+        )
     missing = tuple(name for name, score in points.items() if score is None)
     known_points = [score for score in points.values() if score is not None]
-    return News2(
-        sum(known_points) if known_points else None, points, missing, bool(missing), latest, tuple(events), "", scale
-    )
+    total = sum(known_points) if known_points else None
+    return News2(total, points, missing, bool(missing), latest, tuple(events), "", scale, ended=ended, beside=beside)
 
 
-def _zeros(found: list[Reading], part: Part, newest_us: int, as_of_us: int) -> list[Reading]:
-    """Return the readings of 0 that still stand."""
-    if not part.never_zero:
-        return []
-    return [
+def _broken(found: list[Reading], part: Part, newest_us: int, as_of_us: int) -> list[Reading]:
+    """Return the readings of no living body that still stand, of each code the newest."""
+    last = {one.code: max(near.at_us for near in found if near.code == one.code) for one in found}
+    standing = {
+        one.code: one
+        for one in sorted(found, key=lambda one: (one.at_us, -one.value))
+        if one.value < part.event_below
+        and (one.at_us == last[one.code] or newest_us - one.at_us < TOGETHER_US)
+        and _counts(one, part.max_age_hours, as_of_us)
+        and newest_us - one.at_us < OUTLIVED_US
+    }
+    return list(standing.values())
+
+
+def _other(found: list[tuple[int, Reading]], points: int, scored: Reading, part: Part) -> Reading | None:
+    """Return what another sensor says of the moment that is scored, and this one says since, if it is far from it."""
+    broken = scored.value < part.event_below
+    others = [
         one
-        for one in found
-        if one.value == 0 and _counts(one, part.max_age_hours, as_of_us) and newest_us - one.at_us < OUTLIVED_US
+        for score, one in found
+        if (one.code != scored.code or one.at_us > scored.at_us)
+        and scored.at_us - one.at_us < (STANDS_IN_US if broken else TOGETHER_US)
+        and (one.value >= part.event_below if broken else points - score >= FAR_POINTS)
     ]
+    return max(others, key=lambda one: (one.at_us, one.value), default=None)
 
 
 def charted(value: float, decimals: int) -> float:
@@ -277,22 +343,39 @@ def _last_times(history: History) -> Iterable[tuple[npt.NDArray[np.int64], float
         yield history.effective_us[finite & (history.code == number)], MAX_AGE_HOURS
 
 
-def _known(history: History, as_of_us: int) -> History:
-    known = (history.effective_us <= as_of_us) & (history.available_us <= as_of_us) & np.isfinite(history.value)
-    return history if known.all() else history.where(known)
-
-
 def _counts(reading: Reading, max_age_hours: float, as_of_us: int) -> bool:
     return reading.at_us > as_of_us - int(max_age_hours * _HOUR_US)
 
 
-def _candidates(known: History, name: str, part: Part) -> list[Reading]:
-    """Return the readings of the latest moment of each of a part's codes."""
-    return [
-        Reading(charted(value, part.decimals), at_us, number)
-        for number in _NUMBERS[name]
-        for at_us, value in _latest(known, number)
-    ]
+def _standing(told: History, name: str, part: Part) -> tuple[list[Reading], Ended | None]:
+    """Return the last readings of each of a part's codes, of those that nothing has ended; and what ended all."""
+    found: list[Reading] = []
+    ends: list[tuple[int, Ended]] = []
+    for number in _NUMBERS[name]:
+        mine = told.code == number
+        if not mine.any():
+            continue
+        times, values = told.effective_us[mine], told.value[mine]
+        finite = np.isfinite(values)
+        newest = int(times[finite].max()) if finite.any() else None
+        unusable = ~finite if newest is None else ~finite & (times > newest)
+        if unusable.any():
+            last_us = int(times[unusable].max())
+            kind = _ending(float(values[unusable & (times == last_us)][-1]))
+            if newest is not None or kind != "none":  # where nothing was, nothing has ended
+                ends.append((last_us, Ended(int(times[unusable].min()), number, kind)))
+        elif newest is not None:
+            near = finite & (times > newest - TOGETHER_US)
+            pairs = dict.fromkeys(zip(times[near].tolist(), values[near].tolist(), strict=True))
+            found += [Reading(charted(value, part.decimals), at_us, number) for at_us, value in pairs]
+    if not ends:
+        return found, None
+    last_us, end = max(ends, key=lambda pair: pair[0])
+    return (found, None) if any(one.at_us >= last_us - STANDS_IN_US for one in found) else ([], end)
+
+
+def _ending(value: float) -> Ending:
+    return "none" if np.isnan(value) else "low" if value < 0 else "high"
 
 
 def _points(bands: Bands, value: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -15,14 +16,15 @@ import pyarrow.compute as pc
 
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
+from pipelines.decoding.refused import Refused
 from pipelines.erasure.forgotten import catch_up as forget_again
-from pipelines.poll import Outcome
+from pipelines.poll import Outcome, Poll
 from vitalake.belonging.stores import StoreSealer
 from vitalake.care.facts import Admission, Fact, Movement, Person, Placement, Pregnancy
 from vitalake.care.placing import BED
 from vitalake.care.records import code_number
 from vitalake.care.store import CareStore
-from vitalake.care.values import MOST_ATTRIBUTION, ROW, Values, stage_of
+from vitalake.care.values import MOST_ATTRIBUTION, NO_VALUE, REFUSED, ROW, Values, stage_of
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Dataset
@@ -90,7 +92,7 @@ class CareFeed:
             "device_association": self._placements,
             "condition": self._conditions,
         }
-        if outcome.rows.num_rows and self._dataset.name in takers:
+        if (outcome.rows.num_rows or outcome.refused is not None) and self._dataset.name in takers:
             takers[self._dataset.name](outcome)
 
     def settle(self, ends: Mapping[PartId, int]) -> None:
@@ -101,6 +103,15 @@ class CareFeed:
     def is_ahead(self, part: PartId) -> bool:
         """Return whether something of a partition may never have been decided; see CareStore."""
         return self.care.is_ahead(part.app_id(self._dataset.name))
+
+    def known(self, patients: list[str]) -> list[str]:
+        """Return those of patients, by their source ids, whom the care store knows.
+
+        Raises:
+            ServiceUnavailable: it cannot be opened.
+        """
+        tokens = self._tokens("patient_id", pa.array(patients, pa.string()))
+        return [patient for patient, token in zip(patients, tokens, strict=True) if self.care.has(token)]
 
     def rewind(self, positions: Mapping[PartId, int], *, others: bool = False) -> int:
         """Delete what is ahead of the lake, where it may be somebody else's when it is read again; see CareStore."""
@@ -146,12 +157,35 @@ class CareFeed:
     # -- observations --------------------------------------------------------------------------------------------
 
     def _observations(self, outcome: Outcome) -> None:
-        rows, poll = outcome.rows, outcome.poll
+        taken = self._values(outcome.rows, outcome.message, outcome.poll)
+        if outcome.refused is not None:
+            taken = taken.and_also(self._refused(outcome.refused, outcome.poll))
+        ends = _ends(outcome, self._dataset.name)
+        self._write(lambda store: store.take(taken, writer=outcome.poll.share, ends=ends))
+
+    def _refused(self, refused: Refused, poll: Poll) -> Values:
+        """Return what ends the values that rejected messages were about, and that they were rejected, once each."""
+        refused = refused.where(refused.rows["patient_id"].is_valid().to_numpy(zero_copy_only=False))
+        values = self._values(refused.rows, refused.message, poll)
+        whose = _texts(refused.rows["patient_id"]).indices.to_numpy(zero_copy_only=False)
+        _, first = np.unique(np.stack([refused.message, whose]), axis=1, return_index=True)
+        rows, message = refused.rows.take(pa.array(first)), refused.message[first]
+        told = self._values(rows, message, poll, any_code=True)
+        told.rows["code"], told.rows["value"] = REFUSED, NO_VALUE
+        told.rows["id"] = [_number_of(poll.parts[poll.part[i]], int(poll.offset[i])) for i in message.tolist()]
+        told.rows["stage"] = stage_of("final")
+        return values.and_also(told)
+
+    def _values(
+        self, rows: pa.RecordBatch, messages: npt.NDArray[np.int32], poll: Poll, *, any_code: bool = False
+    ) -> Values:
         status, code = _texts(rows["status"]), _texts(rows["code"])
         number = self._with_answers(rows, pc.fill_null(rows["value"], np.nan).to_numpy(zero_copy_only=False))
         empty = np.isnan(number)
-        numbers = self._code_numbers(code)  # whose number is absent, or was corrected to words, has none any more
+        numbers = self._code_numbers(code)  # what is measured and has no number ends the one that was known before
         chosen = (~empty | (numbers > 0) | _is_among(status, TAKEN_BACK)) & ~_is_among(status, WITHOUT_RESULT)
+        if any_code:
+            chosen[:] = True
         if self._left_out:
             chosen &= ~_is_among(code, tuple(self._left_out))
         patients = _texts(rows["patient_id"])
@@ -162,15 +196,15 @@ class CareFeed:
         which = np.flatnonzero(chosen)
         values = np.zeros(len(which), ROW)
         values["code"] = numbers[which]
-        values["stage"] = (_stages(status) | empty)[which]
+        values["stage"] = _stages(status)[which]
         values["value"] = number[which]
         for name in ("effective_at", "available_at"):
             values[name.replace("_at", "_us")] = rows[name].cast(pa.int64()).to_numpy(zero_copy_only=False)[which]
         values["attribution"] = _attribution(rows)[which]
         values["id"] = _first_halves(rows["observation_id"])[which]
         values["version"] = pc.fill_null(rows["version"], 0).to_numpy(zero_copy_only=False)[which]
-        message = outcome.message[which]
-        taken = Values(
+        message = messages[which]
+        return Values(
             rows=values,
             patient=owner[which],
             patients=tokens,
@@ -178,8 +212,6 @@ class CareFeed:
             part=poll.part[message],
             parts=[part.app_id(self._dataset.name) for part in poll.parts],
         )
-        ends = _ends(outcome, self._dataset.name)
-        self._write(lambda store: store.take(taken, writer=poll.share, ends=ends))
 
     def _with_answers(self, rows: pa.RecordBatch, number: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the numbers, and of answers on a scale the place on it, the best answer 0: see Vocabulary.answers."""
@@ -387,6 +419,11 @@ def _first_halves(ids: pa.Array) -> npt.NDArray[np.uint64]:
     """Return the first eight bytes of each observation_id: enough to tell one patient's values apart."""
     whole = ids.cast(pa.binary(16))
     return np.frombuffer(whole.buffers()[1], np.uint64).reshape(-1, 2)[whole.offset : whole.offset + len(whole), 0]
+
+
+def _number_of(part: PartId, offset: int) -> int:
+    """Return a number for a message, the same whenever it is read again."""
+    return int.from_bytes(hashlib.blake2b(f"{part} {offset}".encode(), digest_size=8).digest(), "little")
 
 
 def _ends(outcome: Outcome, dataset: str) -> dict[str, int]:

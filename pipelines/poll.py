@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.decoding.refused import Refused
 from pipelines.decoding.result import Decoded, Reject
 from vitalake.lake.spans import PartId
 
@@ -71,6 +72,7 @@ class Outcome:
         extra: rows for further tables, by the table's name: the same rows as they came, held messages, resolutions.
         associations: version of the table of associations the rows were attributed by.
         recognised: rows that were seen before were taken out.
+        refused: what the rejected messages were about, as far as it is known.
         unfit: column → index of the message of every published row whose text there was none that may be published.
     """
 
@@ -91,6 +93,7 @@ class Outcome:
     associations: int = 0
     recognised: bool = False
     unfit: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+    refused: Refused | None = None
 
     def keep(self, new: npt.NDArray[np.bool_]) -> None:
         """Keep the rows that are new, and count the others as duplicates; they are not masked yet."""

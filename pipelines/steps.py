@@ -25,6 +25,7 @@ from pipelines.decoding.conform import Conformer
 from pipelines.decoding.keyed import with_key
 from pipelines.decoding.naming import Naming
 from pipelines.decoding.records import MERGED, Records
+from pipelines.decoding.refused import with_patients, with_unread
 from pipelines.decoding.result import Reject
 from pipelines.lookback import LookBack
 from pipelines.poll import DecodedPoll, Outcome
@@ -136,6 +137,7 @@ class Steps:
             fingerprints=conformed.fingerprint ^ salts[poll.part[message]],
             older=None if conformed.older is None else conformed.older ^ salts[poll.part[message]],
             effective_us=pc.cast(rows["effective_at"], pa.int64()).to_numpy(zero_copy_only=False),
+            refused=conformed.refused,
         )
 
     def recognise(self, outcome: Outcome, waiting: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.bool_]:
@@ -214,6 +216,8 @@ class Steps:
     def _mask(self, outcome: Outcome) -> Outcome:
         self._leave_out_forgotten(outcome)
         if self.attributor is not None:
+            if self.feed is not None:
+                self._tell_refused(outcome)
             outcome = self.attributor.attribute(outcome, self.recognise)
         rows = self._with_provenance(derive(outcome.rows, self._dataset), outcome)
         rows = _keep(outcome, rows, self._merges_nobody_forgotten(rows))
@@ -231,6 +235,22 @@ class Steps:
         outcome.rows = masked.rows
         outcome.unfit = {name: outcome.message[bad] for name, bad in masked.unfit.items()}
         return outcome
+
+    def _tell_refused(self, outcome: Outcome) -> None:
+        """Find out whose the rejected messages are, as far as it can be told, for the care store."""
+        refused = outcome.refused
+        if refused is not None and refused.rows["patient_id"].null_count:
+            assert self.attributor is not None
+            refused = with_patients(refused, self.attributor.whose(refused.rows))
+        unread = {reject.message for reject in outcome.rejects if not reject.rows}
+        unread -= set() if refused is None else set(refused.message.tolist())
+        named = {i: self._patients_of(outcome.poll.values[i] or b"", outcome.poll.format) for i in sorted(unread)}
+        outcome.refused = with_unread(refused, named, outcome.poll.broker_ms)
+
+    def _patients_of(self, payload: bytes, format_name: str) -> list[str]:
+        """Return the patients, of those the care store knows, whom a message names that was not decoded."""
+        assert self.feed is not None
+        return self.feed.known(sorted(self._naming.named_in(payload, format_name) or ()))
 
     def _leave_out_forgotten(self, outcome: Outcome) -> None:
         """Count rejected messages that name a patient who was forgotten as filtered: no dead letter is made of them.

@@ -116,13 +116,15 @@ class FeatureSet:
         return table
 
     @cached_property
-    def never_zero(self) -> npt.NDArray[np.bool_]:
-        """Return by an item's index whether its 0 is an event and no value: see Vocabulary.zero_counts."""
+    def least(self) -> npt.NDArray[np.float64]:
+        """Return by an item's index from where on a value is one, and below it an event: see Vocabulary.least."""
         vocabulary = load_vocabulary()
-        found = np.zeros(UNUSED + 1, np.bool_)
+        found = np.full(UNUSED + 1, -np.inf)
         for i, item in enumerate(self.items):
             known = [vocabulary.codes[code] for code in item.codes if code in vocabulary.codes]
-            found[i] = bool(vocabulary.zero_counts[known].any())
+            event = vocabulary.zero_counts[known] | (vocabulary.least[known] < vocabulary.low[known])
+            if event.any():
+                found[i] = vocabulary.low[known].min()
         return found
 
     @cached_property

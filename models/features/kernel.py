@@ -70,7 +70,7 @@ def _select(
     item = table[np.minimum(history.code, len(table) - 1)]
     relative = history.effective_us - as_of_us
     counts = (relative <= 0) & (relative > -window_us) & (history.available_us <= as_of_us)
-    measured = np.isfinite(history.value) & ((history.value != 0) | ~feature_set.never_zero[item])
+    measured = np.isfinite(history.value) & (history.value >= feature_set.least[item])
     item[~(counts & measured)] = UNUSED
     used = int(np.count_nonzero(item != UNUSED))
     if (relative[1:] < relative[:-1]).any():

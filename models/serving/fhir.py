@@ -6,9 +6,9 @@ from typing import Any
 
 from models.news2 import WITHHELD
 from models.scoring import ABSTAINED, Reason, ScoreRecord
-from models.serving.risk import SHADOW, STALE_SECONDS, direction, is_stale, iso
+from models.serving.risk import SHADOW, STALE_SECONDS, band_of, direction, is_stale, iso, old_parts
 from models.serving.shadow import Trial, worth
-from models.serving.words import EVENT_NAMES, PART_NAMES, Band, ago, band, significant, unit
+from models.serving.words import PART_NAMES, Band, ago, ended_texts, event_text, significant, two_texts, unit
 from models.tasks import Task
 
 MEDIA = "application/fhir+json"
@@ -46,7 +46,7 @@ def risk_assessment(record: ScoreRecord, task: Task, *, now_us: int, trial: Tria
         "status": "preliminary",
         "subject": _subject("Patient", record.patient),
         "occurrenceDateTime": iso(record.as_of_us),
-        "prediction": [_news2(record, stale=stale)] + ([_learnt(record, task, trial, now_us)] if trial else []),
+        "prediction": [_news2(record, now_us, stale=stale)] + ([_learnt(record, task, trial, now_us)] if trial else []),
         "note": [{"text": text} for text in notes],
     }
     if record.encounter:
@@ -70,21 +70,24 @@ def _subject(kind: str, pseudonym: str) -> dict[str, Any]:
     return {"type": kind, "identifier": {"system": PSEUDONYM, "value": pseudonym}}
 
 
-def _news2(record: ScoreRecord, *, stale: bool) -> dict[str, Any]:
+def _news2(record: ScoreRecord, now_us: int, *, stale: bool) -> dict[str, Any]:
     score = record.news2
     prediction: dict[str, Any] = {"outcome": {"text": "Acute deterioration (NEWS2)"}}
-    found = _QUALITATIVE.get(band(score, stale=stale))
+    found = _QUALITATIVE.get(band_of(record, now_us))
     if found is not None:  # of who is stale or partial nobody can say that the risk is low
         code, display = found
         prediction["qualitativeRisk"] = {"coding": [{"system": _RISK, "code": code, "display": display}]}
-    said = [EVENT_NAMES[event.part] for event in score.events]
+    said = [event_text(event, score.beside.get(event.part)) for event in score.events]
     if score.withheld:
         return prediction | {"rationale": "; ".join([f"NEWS2: no score. {WITHHELD[score.withheld]}", *said])}
     said.insert(0, "none of its parts is known" if score.total is None else f"total {score.total}")
     if score.partial:
         said.append(f"partial, at least this much, without: {', '.join(PART_NAMES[name] for name in score.missing)}")
+    said += [*two_texts(score), *ended_texts(score)]
     if stale:
         said.append("stale")
+    elif old := old_parts(record, now_us):
+        said.append(f"measured long ago: {', '.join(PART_NAMES[part] for part in old)}")
     if score.scale != 1:
         said.append(f"oxygen saturation by scale {score.scale}")
     said += [f"one {PART_NAMES[part]} far from all before" for part in record.unconfirmed]

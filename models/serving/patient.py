@@ -12,11 +12,11 @@ from models.scoring import ABSTAINED, Reason
 from models.serving import words
 from models.serving.charts import HOURS, trend
 from models.serving.rendering import fragment
-from models.serving.risk import age_seconds, is_stale, old_after_seconds
-from models.serving.rows import latest_vitals, moved, percent, place_of, says
+from models.serving.risk import age_seconds, band_of, is_stale, old_after_seconds
+from models.serving.rows import latest_vitals, moved, percent, place_of, says_of_values
 from models.serving.shadow import worth
 from models.serving.ward import Chart
-from models.serving.words import band, rows_of, significant
+from models.serving.words import rows_of, significant
 from models.spikes import spikes_of
 from vitalake.care.facts import DECISION_KINDS, ENDING, REASONS, DecisionKind
 from vitalake.care.records import History, code_number
@@ -44,8 +44,8 @@ def patient_context(chart: Chart) -> dict[str, Any]:
         "chart": chart,
         "record": record,
         "name": words.short_pseudonym(chart.patient),
-        "band": band(record.news2, stale=is_stale(record, chart.now_us)),
-        "says": says(chart),
+        "band": band_of(record, chart.now_us),
+        "says_of_values": says_of_values(chart),
         "withheld": WITHHELD[record.news2.withheld] if record.news2.withheld else "",
         "trial": chart.trial,
         "worth": worth(chart.trial) if chart.trial else "",

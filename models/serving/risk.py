@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from models.news2 import WITHHELD
+from models.news2 import PARTS, WITHHELD
 from models.scoring import ABSTAINED, Reason, ScoreRecord
 from models.serving.shadow import Trial
-from models.serving.words import band
+from models.serving.words import Band, band
 
 Direction = Literal["raises", "lowers", "not-known"]
 
@@ -45,6 +45,21 @@ def is_stale(record: ScoreRecord, now_us: int) -> bool:
     return age is None or age > STALE_SECONDS
 
 
+def old_parts(record: ScoreRecord, now_us: int) -> list[str]:
+    """Return the parts that score by a reading that is called old."""
+    score = record.news2
+    return [
+        part
+        for part in PARTS
+        if score.parts[part] is not None and now_us - score.latest[part].at_us > old_after_seconds(part) * 1e6
+    ]
+
+
+def band_of(record: ScoreRecord, now_us: int) -> Band:
+    """Return what a score says now: one fresh part among old ones does not make it one of now."""
+    return band(record.news2, stale=is_stale(record, now_us) or bool(old_parts(record, now_us)))
+
+
 def old_after_seconds(part: str) -> int:
     """Return from which age on a part's reading is called old."""
     return OLD_SECONDS.get(part, STALE_SECONDS)
@@ -65,7 +80,7 @@ def risk_document(record: ScoreRecord, now_us: int, trial: Trial | None) -> dict
         "newest_age_seconds": age_seconds(record, now_us),
         "stale": stale,
         "stale_after_seconds": STALE_SECONDS,
-        "band": band(record.news2, stale=stale),
+        "band": band_of(record, now_us),
         "reasons": [reason_document(reason, now_us) for reason in record.reasons],
         "abstained_because": ABSTAINED[record.abstained] if record.abstained else "",
         "withheld_because": WITHHELD[record.news2.withheld] if record.news2.withheld else "",

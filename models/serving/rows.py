@@ -14,9 +14,10 @@ from models.scoring import Reason
 from models.serving import words
 from models.serving.charts import sparkline
 from models.serving.rendering import fragment
-from models.serving.risk import age_seconds, is_stale, old_after_seconds
+from models.serving.risk import age_seconds, band_of, is_stale, old_after_seconds, old_parts
 from models.serving.ward import Chart
-from models.serving.words import Vital, band, number, rows_of
+from models.serving.words import Vital, number, rows_of
+from models.serving.zone import clock_minute
 from vitalake.care.records import code_number
 
 BACK_MARKS = 2
@@ -61,6 +62,7 @@ class Latest:
         points: of NEWS2; None: it has none.
         old: measured longer ago than vital signs may be.
         expired: the value that is too old to count, for who asks; empty: none.
+        ended: why the last value is not shown: one came since that cannot be used; empty: none did.
         flag: ``zero`` or ``unconfirmed``: it must not be read as an ordinary value.
     """
 
@@ -69,6 +71,7 @@ class Latest:
     points: int | None = None
     old: bool = False
     expired: str = ""
+    ended: str = ""
     flag: str = ""
 
 
@@ -81,13 +84,14 @@ def make_row(chart: Chart) -> Row:
         "chart": chart,
         "record": record,
         "order": order,
-        "band": band(record.news2, stale=stale),
+        "band": band_of(record, chart.now_us),
         "place": place_of(chart),
         "unit": unit_of(chart),
         "bed": chart.stay.bed if chart.stay else "",
         "name": words.short_pseudonym(chart.patient),
         "slot": NAME_SLOT,
         "says": says(chart),
+        "alerts": len(record.news2.events) + len(says_of_values(chart)),
         "vitals": vitals,
         "moved": moved(record.news2, chart.trend),
         "spark": sparkline([score.total for score in chart.trend], record.news2.total),
@@ -115,38 +119,51 @@ def named(html: str, name: str) -> str:
 def rank(chart: Chart) -> str:
     """Return a text that sorts rows by who is to be looked at first.
 
-    Rates of 0; high; medium, or one part of 3; then, set apart, who is not known to be well: stale, partial or without
-    any value, by what was known last; then low. Within each the higher total, then one part of 3.
+    Events; high; medium, or one part of 3; then, set apart, who is not known to be well: first of whom something came
+    that cannot be used, then stale, old, partial or without any value, by what was known last; then low. Within each
+    the higher total, then one part of 3.
     """
     record = chart.record
-    score, found = record.news2, band(record.news2, stale=is_stale(record, chart.now_us))
+    score, found = record.news2, band_of(record, chart.now_us)
     group = "0" if score.events else _GROUPS[found]
-    was = score if score.total is not None else chart.last
-    total = -1 if was is None or was.total is None else was.total
+    if found in ("unsure", "none") and (score.ended or chart.refused):
+        group = _UNUSABLE
+    total = max((one.total for one in (score, chart.last) if one is not None and one.total is not None), default=-1)
     return f"{group}{_MOST_TOTAL - total:02d}{0 if score.red else 1}"
 
 
-_GROUPS = {"high": "1", "medium": "2", "unsure": "3", "none": "3", "low": "4"}
+_GROUPS = {"high": "1", "medium": "2", "unsure": "4", "none": "4", "low": "5"}
+_UNUSABLE = "3"
 
 
 def says(chart: Chart) -> list[str]:
     """Return what must be read beside the total, most urgent first."""
     score, last = chart.record.news2, chart.last
-    found = [words.EVENT_NAMES[event.part] for event in score.events]
+    found = [words.event_text(event, score.beside.get(event.part)) for event in score.events]
+    found += says_of_values(chart)
+    was = f"was {last.total}, {words.brief((chart.now_us - chart.last_us) / 1e6)} ago" if last else ""
     if score.withheld:
         found.append(WITHHELD[score.withheld])
     elif score.total is None:
-        was = f"was {last.total}, {age_in_words(chart)} ago" if last else ""
         found.append(was or ("no value yet" if chart.record.newest_us is None else "no part known"))
     elif score.partial:
-        found.append(partly(score))
+        found += [partly(score), *([was] if was else [])]
+    old = [] if is_stale(chart.record, chart.now_us) else old_parts(chart.record, chart.now_us)
+    if old:
+        found.append(f"old: {', '.join(words.SHORT_NAMES[part] for part in old)}")
     found += [f"one {words.SHORT_NAMES[part]} value far from all before" for part in chart.record.unconfirmed]
     return found
 
 
-def age_in_words(chart: Chart) -> str:
-    """Return the age of the newest vital sign in its largest unit."""
-    return words.brief(age_seconds(chart.record, chart.now_us) or 0)
+def says_of_values(chart: Chart) -> list[str]:
+    """Return what came and cannot be used, or contradicts itself."""
+    score = chart.record.news2
+    found = [*words.two_texts(score), *words.ended_texts(score)]
+    if chart.refused:
+        count, last_us = chart.refused
+        told = "1 message" if count == 1 else f"{count} messages"
+        found.append(f"{told} refused since the newest value, last {clock_minute(last_us)}")
+    return found
 
 
 def raising(reasons: Sequence[Reason]) -> list[Reason]:
@@ -221,7 +238,8 @@ def latest(chart: Chart, part: str) -> Latest:
     score = chart.record.news2
     reading = score.latest.get(part)
     if reading is None:
-        return Latest("–")
+        end = score.ended.get(part)
+        return Latest("–") if end is None else Latest("–", ended="not usable" if end.kind == "none" else "implausible")
     text = reading_text(part, reading)
     hours = MEASURED[part].max_age_hours if part in MEASURED else MAX_AGE_HOURS
     if reading.at_us <= chart.record.as_of_us - int(hours * 3.6e9):
@@ -229,7 +247,7 @@ def latest(chart: Chart, part: str) -> Latest:
     zero = any(event.part == part for event in score.events)
     flag = "zero" if zero else "unconfirmed" if part in chart.record.unconfirmed else ""
     return Latest(
-        text, reading.at_us, score.parts[part], chart.now_us - reading.at_us > old_after_seconds(part) * 1e6, "", flag
+        text, reading.at_us, score.parts[part], chart.now_us - reading.at_us > old_after_seconds(part) * 1e6, flag=flag
     )
 
 

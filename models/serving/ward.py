@@ -13,7 +13,7 @@ import numpy as np
 
 from governance.keyuse import open_vault
 from models.artefact import Model
-from models.news2 import OXYGEN, News2, Situation, news2
+from models.news2 import OXYGEN, News2, Situation, news2, vital_times
 from models.scoring import ScoreRecord, score_with_features
 from models.serving.health import REFILL, Trouble, gone, lane_troubles, of_model, replaced
 from models.serving.inputs import Inputs, Rules
@@ -27,6 +27,7 @@ from vitalake import clock
 from vitalake.care.facts import Decision
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
+from vitalake.care.values import REFUSED
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 TASK = "mortality"
 
-SCORING = 2
+SCORING = 3
 """Counts up when the same evidence gives another record: those of before stay in the book, and are not given out."""
 
 MARK_US = 1_800_000_000
@@ -63,7 +64,10 @@ class Chart:
         due_us: when the next value expires, or one that lies ahead (in a replay) becomes known; NEVER_US: none does.
         decisions: what clinicians have decided for this stay, by kind.
         trial: as what the learnt score is shown; None: it is not shown to who acts.
-        last: what NEWS2 was when the newest vital sign came, where all of it has expired since.
+        last: what NEWS2 was before parts of it expired, where that is more than is known now.
+        last_us: when that was.
+        refused: how many messages of the patient were refused since the newest vital sign, and when the last one
+            was; None: none.
     """
 
     patient: str
@@ -77,6 +81,8 @@ class Chart:
     decisions: dict[str, Decision] = field(default_factory=dict)
     trial: Trial | None = None
     last: News2 | None = None
+    last_us: int = 0
+    refused: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -242,6 +248,7 @@ class Ward:
         record = self._record(held, stay, patient, moment, situation)
         known = held.history.known_at(moment)  # what is shown is what was scored
         held.due_us = min([held.due_us, *_olds_us(record.news2, now_us)])
+        last, last_us = _last(known, record, situation)
         trial = self._shadow.shown(self._inputs.model(), stay.unit if stay else "", replay=self._care.replay())
         return Chart(
             patient=patient,
@@ -254,7 +261,9 @@ class Ward:
             due_us=held.due_us,
             decisions=decisions,
             trial=trial,
-            last=_last(known, record, situation),
+            last=last,
+            last_us=last_us,
+            refused=_refused(held.history.known_at(now_us)),
         )
 
     def _times(self, held: _Held, now_us: int) -> int | None:
@@ -350,13 +359,25 @@ def situation_of(stay: Stay | None, decisions: Mapping[str, Decision]) -> Situat
     )
 
 
-def _last(known: History, record: ScoreRecord, situation: Situation) -> News2 | None:
-    """Return the score as of the newest vital sign, where none of it counts any more."""
-    if record.news2.total is not None or record.news2.withheld or record.newest_us is None:
-        return None
-    by_us = max(record.newest_us, int(known.available_us[known.effective_us == record.newest_us].max()))
-    found = news2(known.where(known.effective_us <= record.newest_us), as_of_us=by_us, situation=situation)
-    return found if found.total is not None else None
+def _last(known: History, record: ScoreRecord, situation: Situation) -> tuple[News2 | None, int]:
+    """Return the score as of the newest reading that has expired, and its time, where it was more than is known now."""
+    score = record.news2
+    expired = [one.at_us for part, one in score.latest.items() if score.parts[part] is None]
+    if score.withheld or not expired:
+        return None, 0
+    at_us = max(expired)
+    then = known.where(known.effective_us <= at_us)
+    by_us = max(at_us, int(then.available_us[then.effective_us == at_us].max()))
+    found = news2(then, as_of_us=by_us, situation=situation)
+    more = found.total is not None and (score.total is None or found.total > score.total)
+    return (found, at_us) if more else (None, 0)
+
+
+def _refused(known: History) -> tuple[int, int] | None:
+    """Return how many messages were refused since the newest vital sign, and when the last one was; None: none."""
+    newest = vital_times(known).max(initial=NEVER_US * -1)
+    times = known.effective_us[(known.code == REFUSED) & (known.effective_us > newest)]
+    return (len(times), int(times.max())) if len(times) else None
 
 
 def _trend(held: _Held, known: History, now_us: int, situation: Situation) -> tuple[News2, ...]:

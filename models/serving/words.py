@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from models.news2 import ACVPU, MEASURED, News2, charted
+from models.news2 import ACVPU, MEASURED, Ending, Event, News2, Reading, charted
+from models.serving.zone import clock_minute
 from vitalake.care.records import History, code_number
 from vitalake.vocabulary import load_vocabulary
 
@@ -41,8 +42,12 @@ MEDIUM, HIGH = 5, 7
 def band(score: News2, *, stale: bool = False) -> Band:
     """Return what the RCP's thresholds say of a score, and ``unsure`` where nobody can say that it is low.
 
-    A single part of 3 counts as medium (urgent look), a rate of 0 as high. A low total is low only when all parts are
+    A single part of 3 counts as medium (urgent look), an event as high. A low total is low only when all parts are
     known and recent: what is missing may be what is wrong.
+
+    Args:
+        score: of a patient.
+        stale: whether some part of it is not recent.
     """
     if score.events:
         return "high"
@@ -63,11 +68,62 @@ BAND_NAMES: dict[Band, str] = {
     "none": "no score",
 }
 
-EVENT_NAMES = {
-    "respiratory_rate": "RR 0: no breath detected, or probe off",
-    "pulse": "HR 0: no beat detected, or probe off",
+EVENT_CAUSES = {
+    "respiratory_rate": "no breath detected, or probe off",
+    "pulse": "no beat detected, or probe off",
+    "oxygen_saturation": "no pulse detected, or probe off",
+    "systolic_pressure": "no pressure detected, or line or cuff off",
 }
-"""Rates of 0: what may be the matter, worst first."""
+"""Readings of no living body: what may be the matter, worst first."""
+
+BY = {code_number("76282-3"): " by ECG", code_number("8889-8"): " by pleth", code_number("8893-0"): " by hand"}
+"""How a pulse was taken, where its code says so."""
+
+
+def event_text(event: Event, beside: Reading | None = None) -> str:
+    """Return what must be looked at.
+
+    Args:
+        event: what was read.
+        beside: what another sensor says of the same moment; None: nothing.
+    """
+    what = f"{SHORT_NAMES[event.part]} {number(event.value, 0)}"
+    if beside is None:
+        return f"{what}: {EVENT_CAUSES[event.part]}"
+    return f"{what}{BY.get(event.code, '')}, but {_beside(event.part, beside)}: patient or probe?"
+
+
+def two_texts(score: News2) -> list[str]:
+    """Return of each part of which two readings of one moment are far apart both; those of events are said there."""
+    events = {event.part for event in score.events}
+    return [
+        f"{SHORT_NAMES[part]} {number(score.latest[part].value, MEASURED[part].decimals)}"
+        f"{BY.get(score.latest[part].code, '')} and {_beside(part, other)} within 1 min"
+        for part, other in score.beside.items()
+        if part not in events
+    ]
+
+
+def _beside(part: str, other: Reading) -> str:
+    return f"{number(other.value, MEASURED[part].decimals)}{BY.get(other.code, '')}"
+
+
+ENDINGS: dict[Ending, str] = {
+    "none": "no usable value",
+    "low": "below what is plausible",
+    "high": "above what is plausible",
+}
+
+
+def ended_texts(score: News2) -> list[str]:
+    """Return which parts have no value because what came last cannot be used, since when, and what to do."""
+    told: dict[tuple[Ending, str], list[str]] = {}
+    for part, end in score.ended.items():
+        told.setdefault((end.kind, clock_minute(end.at_us)), []).append(SHORT_NAMES[part])
+    return [
+        f"{', '.join(parts)}: {ENDINGS[kind]} since {since}, look at the patient"
+        for (kind, since), parts in sorted(told.items(), key=lambda one: one[0][0] == "none")
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,11 @@ def clock_time(us: int) -> str:
     return f"{local(us):%d %b %H:%M} {short_zone(us)}".lstrip("0")
 
 
+def clock_minute(us: int) -> str:
+    """Return the time of day: ``02:30``."""
+    return f"{local(us):%H:%M}"
+
+
 def clock_second(us: int) -> str:
     """Return the time of day to the second: ``02:30:05 CEST``."""
     return f"{local(us):%H:%M:%S} {short_zone(us)}"

@@ -152,7 +152,7 @@ class Task:
 
     def newest_needed_us(self, known: History) -> int | None:
         """Return when what the cohort needs was measured last; None: never."""
-        times = known.effective_us[np.isin(known.code, self._needed_numbers)]
+        times = known.effective_us[np.isin(known.code, self._needed_numbers) & np.isfinite(known.value)]
         return int(times.max()) if len(times) else None
 
     def is_fresh(self, known: History, *, as_of_us: int) -> bool:
@@ -162,7 +162,7 @@ class Task:
 
     def newest_known(self, history: History, *, by_us: int) -> int | None:
         """Return when the newest value that a score reads became known, by a time: what features are computed as of."""
-        known = self.read_of(history.known_at(by_us))
+        known = self.read_of(history.known_at(by_us)).measured()
         return _latest_us(known) if len(known) else None
 
     @cached_property

@@ -138,6 +138,20 @@ class Attributor:
         found = self._find(outcome)
         return np.unique(outcome.message[self._held(outcome.message, found)]), found.differ(outcome.message)
 
+    def whose(self, rows: pa.RecordBatch) -> pa.Array:
+        """Return the patients of rows that name none, by what is known of their devices now; null: not one is known.
+
+        Raises:
+            KeyRevoked, ServiceUnavailable: see attribute.
+        """
+        self.associations.look()
+        at_us, available_us = (_microseconds(rows[name]) for name in ("effective_at", "available_at"))
+        device, keys = self._devices(rows["device_id"])
+        numbers = self.associations.numbers([key or b"" for key in keys])
+        owner, _ = self.associations.find(np.array(numbers, np.int64)[device], at_us, available_us)
+        found = iter(self.associations.owners(owner[owner >= 0].tolist()))
+        return pa.array([next(found).patient if known else None for known in owner >= 0], pa.string())
+
     def _find(self, outcome: Outcome) -> _Found:
         rows = outcome.rows
         mine = np.flatnonzero(rows["patient_id"].is_null().to_numpy(zero_copy_only=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 import numpy as np
@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 from pipelines.decoding.fingerprint import fingerprints, older_fingerprints
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import AGAINST_BROKER
+from pipelines.decoding.refused import Refused, refused_of, refused_of_conformed
 from pipelines.decoding.result import Decoded, Reject
 from pipelines.decoding.words import with_values_of_words
+from vitalake.care.values import NO_VALUE, TOO_HIGH, TOO_LOW
 from vitalake.vocabulary import Vocabulary
 from vitalake.vocabulary.forms import unit_to_show
 
@@ -36,6 +38,8 @@ class Conformed:
         fingerprint: uint64 (n, 2): equal for an exact re-send, different for anything else.
         rejects: messages with a row that does not hold; ``rows`` says how many rows that takes away.
         older: the fingerprints in the form of an earlier release, where they were asked for and differ.
+        refused: what the rejected messages were about, for who must not go on with what was known before; None: none
+            was rejected.
     """
 
     rows: pa.RecordBatch
@@ -43,6 +47,7 @@ class Conformed:
     fingerprint: npt.NDArray[np.uint64]
     rejects: list[Reject] = field(default_factory=list)
     older: npt.NDArray[np.uint64] | None = None
+    refused: Refused | None = None
 
 
 class Conformer:
@@ -98,7 +103,7 @@ class Conformer:
         measured = rows["value"].is_valid().to_numpy(zero_copy_only=False)
         known = code >= 0
         fits = ~measured | ~np.isnan(factor)
-        plausible = ~measured | ~fits | ~known | self._plausible(code, value)
+        plausible = ~measured | ~fits | ~known | self._vocabulary.plausible(code, value)
         latest = broker_us + self._future_us
         past = effective >= self._earliest_us
         timely = past & (effective <= (latest if now_us is None else np.maximum(latest, now_us + self._future_us)))
@@ -121,14 +126,22 @@ class Conformer:
                 (in_time, Reason.IMPLAUSIBLE_TIME, "Observation.issued"),
             ),
         )
-        identities = decoded.identities
+        identities, refused = decoded.identities, None
         if rejects:
             good = ~np.isin(message, np.fromiter((r.message for r in rejects), np.int32, len(rejects)))
+            times = np.where(timely & (effective <= latest), effective, broker_us)
+            known_us = np.where(
+                rows["issued_at"].is_valid().to_numpy(zero_copy_only=False) & in_time, issued, broker_us
+            )
+            said = np.where(plausible, NO_VALUE, np.where(value < self._vocabulary.least[code], TOO_LOW, TOO_HIGH))
+            ids, _ = self._identify(rows, identities)
+            refused = refused_of(rows, ids, said, times, known_us, message, ~good)
             rows, message, code, value = rows.filter(pa.array(good)), message[good], code[good], value[good]
             measured, broker_us = measured[good], broker_us[good]
             identities = [identity for identity, ok in zip(identities, good.tolist(), strict=True) if ok]
         value = np.where(measured, value, np.nan)
-        return _one_claim(self._finished(rows, identities, message, code, value, broker_us, rejects, older=older))
+        conformed = self._finished(rows, identities, message, code, value, broker_us, rejects, older=older)
+        return _one_claim(replace(conformed, refused=refused) if refused is not None else conformed)
 
     def _code_index(self, column: pa.DictionaryArray) -> npt.NDArray[np.int64]:
         codes = self._vocabulary.codes
@@ -143,10 +156,6 @@ class Conformer:
             for day in self._unset:
                 held &= (effective < day - _EAST_US) | (effective >= day + _WEST_US)
         return held
-
-    def _plausible(self, code: npt.NDArray[np.int64], value: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        inside: npt.NDArray[np.bool_] = (value >= self._vocabulary.low[code]) & (value <= self._vocabulary.high[code])
-        return inside | (self._vocabulary.zero_counts[code] & (value == 0))
 
     def _finished(
         self,
@@ -282,6 +291,7 @@ def _one_claim(conformed: Conformed) -> Conformed:
         conformed.fingerprint[good],
         sorted(rejects, key=lambda reject: reject.message),
         None if conformed.older is None else conformed.older[good],
+        refused_of_conformed(conformed.rows, conformed.message, ~good, conformed.refused),
     )
 
 

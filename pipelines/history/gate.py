@@ -269,13 +269,11 @@ def _understood(rows: pa.Table, vocabulary: Vocabulary) -> dict[str, npt.NDArray
     if given["value"] is None:
         fine = np.ones(rows.num_rows, np.bool_)
         return {"code_known": code >= 0, "unit_known": fine, "valued": valued, "plausible": fine}
-    low, high = np.append(vocabulary.low, -np.inf), np.append(vocabulary.high, np.inf)
     value = pc.fill_null(rows["value"], np.nan).to_numpy()
     value = value * vocabulary.factor[code, unit] + vocabulary.offset[code, unit]
     passed = rows["value"].is_null().to_numpy() | (code < 0)
     known = passed | ~np.isnan(vocabulary.factor[code, unit])
-    fine = passed | ~known | ((value >= low[code]) & (value <= high[code]))
-    fine |= vocabulary.zero_counts[code] & (value == 0)
+    fine = passed | ~known | vocabulary.plausible(np.maximum(code, 0), value)
     return {"code_known": code >= 0, "unit_known": known, "valued": valued, "plausible": fine}
 
 

@@ -43,7 +43,7 @@ class CareAgain:
             part=np.zeros(count, np.int32),
             offset=np.arange(begin, begin + count, dtype=np.int64),
         )
-        self._feed.take(replace(outcome, poll=own))
+        self._feed.take(replace(outcome, poll=own, refused=None))  # what is refused was told when it came
         self._count += count
 
     def decided(self) -> None:

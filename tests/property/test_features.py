@@ -66,6 +66,10 @@ def _vector(history: History, *, as_of_us: int = AS_OF, feature_set: FeatureSet 
     return features(feature_set, history, as_of_us=as_of_us, window_hours=WINDOW, age_years=63, sex="female")
 
 
+LOWEST = {"8867-4": 10, "8889-8": 10, "2708-6": 10, "59408-5": 10, "8480-6": 20, "8462-4": 5, "8478-0": 10}
+"""From where on a value is one; rates of breaths begin at 1."""
+
+
 def _naive(rows: list[tuple[str, float, int, int]]) -> list[float]:
     """Return the same vector, row by row and column by column, as a reader would write it down."""
     nan = float("nan")
@@ -76,7 +80,7 @@ def _naive(rows: list[tuple[str, float, int, int]]) -> list[float]:
             (minute, minute + lag, value)
             for code, value, minute, lag in rows
             if code in item.codes and -WINDOW * 60 < minute <= 0 and minute + lag <= 0 and np.isfinite(value)
-            if value != 0 or code not in ("8867-4", "8889-8")  # a rate of 0 is an event
+            if value >= LOWEST.get(code, -np.inf)  # below it is an event
         )
         everything += [minute for minute, _, _ in known]
         for statistic in item.statistics:

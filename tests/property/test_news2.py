@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.news2 import ACVPU, ADULT, MAX_AGE_HOURS, MEASURED, OUTLIVED_US, PARTS, News2, Situation, charted, news2
 from models.serving.rows import reading_text
-from models.serving.words import number
+from models.serving.words import event_text, number, two_texts
 from models.tasks import load_task
 from vitalake.care.records import History, code_number
 from vitalake.vocabulary import load_vocabulary
@@ -326,8 +326,48 @@ def test_another_sensor_in_the_same_minutes_does_not_hide_a_rate_of_0() -> None:
     assert (later.parts["pulse"], later.events) == (0, ()), "a pulse long after it, and silence from the other"
 
 
-def test_a_saturation_or_a_temperature_of_0_is_no_event() -> None:
-    assert not _score(("59408-5", 0, 1), ("8310-5", 0, 1)).events
+def test_two_sensors_at_odds_are_both_told() -> None:
+    score = _score(("8867-4", 0, 1), ("8889-8", 75, 1))
+    assert (score.events[0].value, score.beside["pulse"].value) == (0, 75)
+    text = event_text(score.events[0], score.beside["pulse"])
+    assert text == "HR 0, but 75 by pleth: patient or probe?"
+
+
+def test_a_temperature_of_0_is_no_event() -> None:
+    assert not _score(("8310-5", 0, 1)).events
+
+
+_SECOND = 1 / 3600
+
+
+def test_of_two_sensors_of_one_code_seconds_apart_the_later_does_not_hide_the_worse() -> None:
+    for first, second in ((84, 97), (97, 84)):
+        score = _score(("59408-5", first, 1 + 10 * _SECOND), ("59408-5", second, 1))
+        assert (score.parts["oxygen_saturation"], score.latest["oxygen_saturation"].value) == (3, 84)
+    score = _score(("59408-5", 84, 1 + 10 * _SECOND), ("59408-5", 97, 1))
+    assert two_texts(score) == ["SpO₂ 84 and 97 within 1 min"]
+    assert _score(("59408-5", 84, 1 + 60 * _SECOND), ("59408-5", 97, 1)).parts["oxygen_saturation"] == 0, "it rose"
+    both = _score(("8867-4", 150, 1 + 2 * _SECOND), ("8889-8", 70, 1))
+    assert (both.parts["pulse"], both.latest["pulse"].value, both.beside["pulse"].value) == (3, 150, 70)
+
+
+@pytest.mark.parametrize(("unusable", "kind"), [(np.nan, "none"), (-np.inf, "low"), (np.inf, "high")])
+def test_what_cannot_be_used_ends_the_value_before_it(unusable: float, kind: str) -> None:
+    score = _score(("8867-4", 72, 2), ("8867-4", unusable, 1))
+    assert (score.parts["pulse"], score.ended["pulse"].kind, "pulse" in score.latest) == (None, kind, False)
+    assert (score.total, score.partial) == (None, True)
+    assert _score(("8867-4", 72, 2), ("8867-4", unusable, 2)).parts["pulse"] == 0, "not a value of the same moment"
+    assert _score(("8867-4", unusable, 2), ("8867-4", 72, 1)).parts["pulse"] == 0, "nor a later one"
+    beside = _score(("8867-4", unusable, 1), ("8889-8", 72, 1 + 5 * _SECOND))
+    assert beside.parts["pulse"] == 0, "nor what another sensor says in that minute"
+    assert _score(("8867-4", 72, 2), ("8867-4", unusable, 1), ("8889-8", 72, 1.5)).parts["pulse"] is None
+
+
+def test_a_value_that_never_was_has_not_ended() -> None:
+    """A monitor without a temperature probe says so every minute: it is missing, and nobody must run."""
+    assert _score(("8310-5", np.nan, 2), ("8310-5", np.nan, 1)).ended == {}
+    twice = _score(("8310-5", 37, 3), ("8310-5", np.nan, 2), ("8310-5", np.nan, 1))
+    assert twice.ended["temperature"].at_us == AS_OF - 2 * HOUR, "since when, not until when"
 
 
 @pytest.mark.parametrize(

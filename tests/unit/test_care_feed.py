@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.news2 import News2, news2
 from models.splits import held_out
 from pipelines.care import open_care
 from pipelines.decoding.fhir import FhirDecoder
+from pipelines.decoding.reasons import Reason
 from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.steps import Steps
 from tests.decoding import decoder_of
@@ -20,6 +22,7 @@ from tests.hl7 import PID, adt
 from vitalake import clock
 from vitalake.care.records import History, code_number
 from vitalake.care.store import CareStore
+from vitalake.care.values import REFUSED
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import load_dataset
 from vitalake.lake.spans import PartId
@@ -108,9 +111,9 @@ def test_of_senders_without_versions_the_later_stage_counts_whatever_comes_last(
     final = message(1, effectiveDateTime=at, value=72.0, meta=None)
     other = message(1, effectiveDateTime=at, meta=None, **replayed)
     outcome = _run(steps, [final, other])
-    assert _history(home, outcome).value.tolist() == counts
+    assert _history(home, outcome).measured().value.tolist() == counts
     _run(_steps(home), [other, final], first=2)
-    assert _history(home, outcome).value.tolist() == counts
+    assert _history(home, outcome).measured().value.tolist() == counts
 
 
 def test_a_value_that_is_corrected_back_is_no_repeat_of_the_first_one(home: Path) -> None:
@@ -122,7 +125,7 @@ def test_a_value_that_is_corrected_back_is_no_repeat_of_the_first_one(home: Path
     outcome = _run(_steps(home), [*corrected])
     assert outcome.rows.num_rows == 3
     assert len(outcome.duplicate) == 1
-    assert _history(home, outcome).value.tolist() == [71.0]
+    assert _history(home, outcome).measured().value.tolist() == [71.0]
 
 
 def test_a_number_that_was_corrected_to_words_is_none_any_more(home: Path) -> None:
@@ -130,7 +133,7 @@ def test_a_number_that_was_corrected_to_words_is_none_any_more(home: Path) -> No
     outcome = _run(steps, [message(1, effectiveDateTime=at, value=72.0)])
     words = {"valueQuantity": None, "valueString": "see note"}
     _run(steps, [message(1, effectiveDateTime=at, status="corrected", meta={"versionId": "2"}, **words)], first=1)
-    assert len(_history(home, outcome)) == 0
+    assert len(_history(home, outcome).measured()) == 0
 
 
 def test_what_stood_in_the_code_of_a_rejected_message_does_not_stop_the_others(home: Path) -> None:
@@ -138,7 +141,7 @@ def test_what_stood_in_the_code_of_a_rejected_message_does_not_stop_the_others(h
     outcome = _run(
         _steps(home), [message(1, effectiveDateTime=_at(5), code=odd), message(2, effectiveDateTime=_at(5), value=71.0)]
     )
-    assert _history(home, outcome).value.tolist() == [71.0]
+    assert _history(home, outcome).measured().value.tolist() == [71.0]
 
 
 def test_only_who_is_admitted_goes_to_the_care_store(home: Path) -> None:
@@ -211,3 +214,98 @@ def test_an_admission_puts_a_patient_in_a_bed_and_a_discharge_takes_them_away(ho
         stay = _store(home).stay(patient, as_of_us=clock.now_us())
         seen.append((stay.unit, stay.bed) if stay else None)
     assert seen == [("4W", "12 A"), ("ICU", "1 2"), None]
+
+
+# -- values that came and cannot be used ------------------------------------------------------------------------------
+
+
+def _coded(code: str, value: float | None, unit: str, **elements: Any) -> dict[str, Any]:
+    quantity = None if value is None else {"value": value, "system": "http://unitsofmeasure.org", "code": unit}
+    return {"code": {"coding": [{"system": "http://loinc.org", "code": code}]}, "valueQuantity": quantity, **elements}
+
+
+def _score(home: Path, outcome: Outcome) -> News2:
+    return news2(_history(home, outcome), as_of_us=clock.now_us())
+
+
+def test_a_refused_value_ends_the_normal_one_before_it(home: Path) -> None:
+    """Else the last normal value stays on the board while the patient gets worse."""
+    steps = _steps(home)
+    outcome = _run(steps, [message(1, effectiveDateTime=_at(30), value=72.0)])
+    assert _score(home, outcome).parts["pulse"] == 0
+    refused = _run(steps, [message(2, effectiveDateTime=_at(20), value=400.0)], first=1)
+    assert [reject.reason for reject in refused.rejects] == [Reason.IMPLAUSIBLE_VALUE]
+    score = _score(home, outcome)
+    assert (score.parts["pulse"], score.ended["pulse"].kind, score.partial) == (None, "high", True)
+    assert "pulse" not in score.latest
+    _run(steps, [message(3, effectiveDateTime=_at(10), value=75.0)], first=2)
+    score = _score(home, outcome)
+    assert (score.parts["pulse"], score.ended) == (0, {})
+
+
+def test_a_value_that_the_sender_does_not_have_ends_the_one_before(home: Path) -> None:
+    steps = _steps(home)
+    outcome = _run(steps, [message(1, effectiveDateTime=_at(30), value=72.0)])
+    absent = {"value": None, "dataAbsentReason": {"coding": [{"code": "error"}]}}
+    _run(steps, [message(2, effectiveDateTime=_at(20), **absent)], first=1)
+    score = _score(home, outcome)
+    assert (score.parts["pulse"], score.ended["pulse"].kind) == (None, "none")
+
+
+def test_what_was_refused_and_comes_again_corrected_counts(home: Path) -> None:
+    steps = _steps(home)
+    outcome = _run(steps, [message(1, effectiveDateTime=_at(30), value=72.0)])
+    _run(steps, [message(2, effectiveDateTime=_at(20), value=400.0, meta={"versionId": "1"})], first=1)
+    _run(steps, [message(2, effectiveDateTime=_at(20), value=140.0, meta={"versionId": "2"})], first=2)
+    assert (_score(home, outcome).parts["pulse"], _score(home, outcome).ended) == (3, {})
+
+
+def test_all_that_a_refused_message_measured_is_ended_and_the_refusal_is_counted(home: Path) -> None:
+    """A heart rate of 150 beside an impossible temperature must not leave yesterday's 72 in view."""
+    steps = _steps(home)
+    outcome = _run(steps, [message(1, effectiveDateTime=_at(30), value=72.0)])
+    several = message(
+        2,
+        effectiveDateTime=_at(20),
+        code={"coding": [{"system": "http://loinc.org", "code": "85353-1"}]},
+        valueQuantity=None,
+        component=[_coded("8867-4", 150.0, "/min"), _coded("8310-5", 99.0, "Cel")],
+    )
+    _run(steps, [several, several], first=1)
+    score = _score(home, outcome)
+    assert (score.total, score.ended["pulse"].kind) == (None, "none")
+    history = _history(home, outcome)
+    assert int((history.code == REFUSED).sum()) == 2
+
+
+def test_of_a_known_patient_a_message_that_cannot_be_decoded_is_counted(home: Path) -> None:
+    steps = _steps(home)
+    outcome = _run(steps, [message(1, effectiveDateTime=_at(30), value=72.0)])
+    _run(steps, [message(2, effectiveDateTime="yesterday", value=150.0)], first=1)
+    assert int((_history(home, outcome).code == REFUSED).sum()) == 1
+    _run(
+        steps,
+        [message(3, effectiveDateTime="yesterday", value=150.0, subject={"reference": "Patient/nobody"})],
+        first=2,
+    )
+    assert set(_store(home).patients()) == set(outcome.rows["patient_id"].to_pylist()), "no patient is made up of it"
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "unit", "part"),
+    [
+        ("8867-4", 4.0, "/min", "pulse"),
+        ("59408-5", 0.0, "%", "oxygen_saturation"),
+        ("59408-5", 7.0, "%", "oxygen_saturation"),
+        ("8480-6", 12.0, "mm[Hg]", "systolic_pressure"),
+        ("76215-3", -4.0, "mm[Hg]", "systolic_pressure"),
+    ],
+)
+def test_what_no_living_body_shows_is_an_event_and_not_refused(
+    home: Path, code: str, value: float, unit: str, part: str
+) -> None:
+    outcome = _run(_steps(home), [message(1, effectiveDateTime=_at(5), **_coded(code, value, unit))])
+    assert not outcome.rejects
+    score = _score(home, outcome)
+    assert [(event.part, event.value) for event in score.events] == [(part, value)]
+    assert score.parts[part] == 3

@@ -9,7 +9,8 @@ import sqlite3
 import subprocess
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,30 @@ from models.serving.scores import KEEP_DAYS, ScoreBook, tidy
 from models.serving.threads import OneThread
 from models.serving.ward import NEVER_US, Chart, Ward
 from models.serving.watch import CALM_SECONDS, QUEUE_EVENTS, Change, Watch
+from models.serving.zone import clock_minute
 from models.tasks import load_task
-from tests.services.serving import HOUR, MINUTE, STABLE, WardUnderTest
+from tests.services.serving import HOUR, ILL, MINUTE, STABLE, WardUnderTest
 from vitalake import clock
 from vitalake.care.records import History
 from vitalake.care.replay import Replay
+from vitalake.care.values import ROW
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
 
 STATIC = Path(words.__file__).parent / "static"
 SEALER = Sealer(Key("care", "v1", bytes(range(32))))
+
+
+@contextmanager
+def ward_of(ward: WardUnderTest) -> Iterator[Ward]:
+    """Yield the ward as a server sees it."""
+    charts = Ward(ward.settings, ward.keys)
+    try:
+        charts.changed()
+        yield charts
+    finally:
+        charts.close()
 
 
 def _news2(**parts: int | None) -> News2:
@@ -436,3 +450,53 @@ def test_records_that_come_while_the_disk_syncs_share_the_next_sync() -> None:
     assert sorted(actor for batch in disk.batches for actor in batch if actor != "late") == sorted(
         f"{n}" for n in range(60)
     )
+
+
+def test_a_refused_message_and_an_unusable_value_are_read_on_the_row(ward: WardUnderTest) -> None:
+    """The last normal values must not stay on the board as if nothing had come."""
+    patient, now = ward.admit("unusable"), clock.now_us()
+    ward.measure(patient, STABLE, at_us=now - 10 * MINUTE)
+    ward.measure(patient, {"8867-4": np.inf, "9279-1": np.nan}, at_us=now - 5 * MINUTE)
+    rows = np.zeros(2, ROW)
+    rows["value"], rows["effective_us"], rows["id"] = np.nan, [now - 4 * MINUTE, now - 3 * MINUTE], [7, 8]
+    rows["available_us"] = rows["effective_us"]
+    ward.write(patient, rows)
+    with ward_of(ward) as charts:
+        chart = charts.chart(patient)
+        assert chart is not None
+        assert chart.refused == (2, now - 3 * MINUTE)
+        row = make_row(chart)
+    assert row.order.startswith("3"), "before all others of whom nobody can say that they are well"
+    since = clock_minute(now - 5 * MINUTE)
+    for text in (
+        f"HR: above what is plausible since {since}, look at the patient",
+        f"RR: no usable value since {since}, look at the patient",
+        f"2 messages refused since the newest value, last {clock_minute(now - 3 * MINUTE)}",
+        "may be higher",
+        "implausible",
+        "not usable",
+    ):
+        assert text in row.html, text
+
+
+def test_one_fresh_part_among_old_ones_is_not_low_and_what_was_is_not_lost(ward: WardUnderTest) -> None:
+    """A pulse that came alone must not turn a score of nine, half a day ago, into a reassuring one."""
+    now = clock.now_us()
+    old = ward.admit("old")
+    ward.measure(old, STABLE, at_us=now - 11 * HOUR)
+    ward.measure(old, {"8867-4": 72}, at_us=now - MINUTE)
+    ill = ward.admit("was-ill")
+    ward.measure(ill, ILL, at_us=now - 13 * HOUR)
+    ward.measure(ill, {"8867-4": 72}, at_us=now - MINUTE)
+    fresh = ward.admit("fresh")
+    ward.measure(fresh, STABLE, at_us=now - MINUTE)
+    with ward_of(ward) as charts:
+        found = {name: charts.chart(patient) for name, patient in (("old", old), ("ill", ill), ("fresh", fresh))}
+    rows = {name: make_row(chart) for name, chart in found.items() if chart is not None}
+    assert "may be higher" in rows["old"].html
+    assert "old: RR" in rows["old"].html
+    assert found["ill"] is not None
+    assert found["ill"].last is not None
+    assert f"was {found['ill'].last.total}, 13 h ago" in rows["ill"].html
+    assert sorted(rows, key=lambda name: rows[name].order) == ["ill", "old", "fresh"]
+    assert "may be higher" not in rows["fresh"].html

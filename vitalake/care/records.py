@@ -35,7 +35,7 @@ class History:
 
     Attributes:
         code: uint32, see code_number.
-        value: float64, in the vocabulary's unit.
+        value: float64, in the vocabulary's unit; what is not finite is no value but says that one came: see values.
         effective_us: int64, when it was so, microseconds since 1970 UTC.
         available_us: int64, when it could be known.
     """
@@ -52,6 +52,11 @@ class History:
         """Return what could be known at a moment; values said to be true only later are not among it."""
         known = (self.available_us <= as_of_us) & (self.effective_us <= as_of_us)
         return self if known.all() else self.where(known)
+
+    def measured(self) -> History:
+        """Return the values, without what only says that one came that is none."""
+        finite = np.isfinite(self.value)
+        return self if finite.all() else self.where(finite)
 
     def where_at(self, effective_us: int) -> History:
         """Return the rows of one moment."""

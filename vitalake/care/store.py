@@ -406,13 +406,14 @@ class CareStore:
             )
             there = {KINDS[kind] for kind in ON_THE_WARD}
             seen = {row[0] for row in rows if row[1] in there}
-            self._touch([patient for patient in {row[0] for row in rows} if patient in seen or self._has(patient)])
+            self._touch([patient for patient in {row[0] for row in rows} if patient in seen or self.has(patient)])
 
-    def _has(self, patient: str) -> bool:
+    def has(self, patient: str) -> bool:
+        """Return whether a patient is on the ward, or anything was measured of them."""
         return self._db.execute("SELECT 1 FROM patient WHERE patient = ?", (patient,)).fetchone() is not None
 
     def _is_known(self, patient: str) -> bool:
-        return self._has(patient) or bool(self._facts(patient, Admission))
+        return self.has(patient) or bool(self._facts(patient, Admission))
 
     def forget(self, patients: Sequence[str]) -> int:
         """Delete all that is known of patients, overwritten on disk, and take nothing of them any more.
@@ -557,7 +558,9 @@ class CareStore:
     def history(self, patient: str) -> History:
         """Return a patient's values, of each the row that counts; empty when the patient is not known.
 
-        Values taken back are left out. Some may lie ahead of the ward's time: see History.known_at.
+        Values taken back are left out; what is not finite says that a value came that is none, and under the code
+        REFUSED that a whole message was rejected (vitalake.care.values). Some may lie ahead of the ward's time: see
+        History.known_at.
 
         Raises:
             PrivacyError: the store was written with another key.

@@ -25,6 +25,13 @@ ROW = np.dtype(
 """One value: LOINC as a number, how far it has come (see stage_of), how much was known of whose it is (0: the message
 said so; see the dataset observation), the first half of observation_id, and its version."""
 
+NO_VALUE, TOO_LOW, TOO_HIGH = float("nan"), float("-inf"), float("inf")
+"""In the place of a value: one came that cannot be used. The sender says so, or says something else than a number, or
+the message was refused (NO_VALUE); or it lies outside what is plausible. What came before it is not of now."""
+
+REFUSED = 0
+"""The code of what says that a message of the patient was refused as a whole; its value is NO_VALUE."""
+
 MOST_ATTRIBUTION = 0xFFFE
 """Where more is known than fits, what was stored last counts: after 32,767 facts of one device."""
 
@@ -34,7 +41,7 @@ class Values:
     """Values of a poll.
 
     Attributes:
-        rows: of dtype ROW; the stage of what has no value is odd.
+        rows: of dtype ROW; the stage of what was taken back is odd. What is not finite is no value: see NO_VALUE.
         patient: index into ``patients`` of each row.
         patients: pseudonyms.
         position: source position of each row.
@@ -49,6 +56,17 @@ class Values:
     part: npt.NDArray[np.int32]
     parts: Sequence[str]
 
+    def and_also(self, other: Values) -> Values:
+        """Return both; they are of the same partitions."""
+        return Values(
+            np.concatenate([self.rows, other.rows]),
+            np.concatenate([self.patient, other.patient + len(self.patients)]),
+            [*self.patients, *other.patients],
+            np.concatenate([self.position, other.position]),
+            np.concatenate([self.part, other.part]),
+            self.parts,
+        )
+
     def where(self, chosen: npt.NDArray[np.bool_]) -> Values:
         """Return the chosen rows."""
         if chosen.all():
@@ -61,7 +79,7 @@ class Values:
 def stage_of(status: str | None) -> int:
     """Return the stage of a value by FHIR's status: of one version a higher one replaces a lower one.
 
-    Odd where there is no value: it was taken back, or (see Values) the message says that there is none.
+    Odd where it was taken back. Earlier releases made it odd, too, where the message says that there is no value.
     """
     rank = next((i for i, statuses in enumerate(STAGES, 1) if status in statuses), 0)
     return 2 * rank + (status in TAKEN_BACK)

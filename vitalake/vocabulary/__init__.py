@@ -54,8 +54,10 @@ class Vocabulary:
         names: index → name.
         sources: index → where the range comes from.
         low, high: index → plausible range in that unit.
-        zero_counts: index → whether 0 is taken though it lies outside the range: a rate of 0 is apnoea, asystole or a
-            probe that fell off, and must be seen. The last one stands for what is unknown.
+        least: index → the lowest value that is taken; below ``low`` it is an event and no measurement of a living
+            body: an arrest, or a probe, line or cuff that came off, and must be seen.
+        zero_counts: index → whether 0 is taken, too, though it lies below the range. The last one stands for what is
+            unknown.
         factor, offset: [code, unit] → how to convert; NaN where the unit does not fit the code. The last row and the
             last column stand for what is unknown.
         folded: spelling, see ``fold`` → index of the unit.
@@ -74,6 +76,7 @@ class Vocabulary:
     sources: tuple[str, ...]
     low: Floats
     high: Floats
+    least: Floats
     zero_counts: npt.NDArray[np.bool_]
     factor: Floats
     offset: Floats
@@ -99,6 +102,15 @@ class Vocabulary:
             return -1
         found = self.units.get(text, -1)
         return found if found >= 0 else self.folded.get(fold(text), -1)
+
+    def plausible(self, code: npt.NDArray[np.int64], value: Floats) -> npt.NDArray[np.bool_]:
+        """Return whether values, by the index of their codes, are taken; of an index of no code it says nothing."""
+        inside: npt.NDArray[np.bool_] = (value >= self.least[code]) & (value <= self.high[code])
+        return inside | (self.zero_counts[code] & (value == 0))
+
+    def begins_at(self, code: str) -> float:
+        """Return the lowest value of a code that is a measurement; what is taken below it is an event."""
+        return float(self.low[self.codes[code]])
 
     def converts(self, code: str, unit: str) -> bool:
         """Return whether values of a code may come in a unit."""
@@ -142,6 +154,7 @@ def parse_vocabulary(codes: dict[str, Any], units: dict[str, Any], systems: dict
             sources=tuple(str(e["source"]) for e in entries.values()),
             low=low,
             high=high,
+            least=np.array([float(e.get("least", e["low"])) for e in entries.values()]),
             zero_counts=np.array([*(e.get("zero") == "counts" for e in entries.values()), False]),
             factor=factor,
             offset=offset,
@@ -183,7 +196,8 @@ def _check(vocabulary: Vocabulary) -> None:
         or vocabulary.unit_of[index[code]] != vocabulary.unit_of[index[general]]
         for code, general in vocabulary.counts_as.items()
     ]  # fmt: skip
-    if not (vocabulary.low < vocabulary.high).all() or set(vocabulary.panels) & set(index) or any(near):
+    ranges = (vocabulary.low < vocabulary.high) & (vocabulary.least <= vocabulary.low)
+    if not ranges.all() or set(vocabulary.panels) & set(index) or any(near):
         raise SettingsError("Vocabulary contradicts itself", where="vitalake/vocabulary", remedy="Check the ranges.")
 
 

@@ -1,0 +1,134 @@
+"""What rejected messages were about: it is not in the lake, but what was known before it is not of now any more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vitalake.care.values import NO_VALUE
+
+_MOMENT = pa.timestamp("us", "UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Rows of rejected messages, without what they measured.
+
+    Attributes:
+        rows: of the columns of ``observation`` what the care store takes, identified; the value is one of
+            ``vitalake.care.values`` NO_VALUE, TOO_LOW, TOO_HIGH.
+        message: int32 per row, index of its message.
+    """
+
+    rows: pa.RecordBatch
+    message: npt.NDArray[np.int32]
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Refused:
+        """Return the chosen rows."""
+        return Refused(self.rows.filter(pa.array(chosen)), self.message[chosen])
+
+
+SCHEMA = pa.schema(
+    [
+        ("patient_id", pa.string()),
+        ("device_id", pa.string()),
+        ("code", pa.string()),
+        ("status", pa.string()),
+        ("observation_id", pa.binary()),
+        ("version", pa.int64()),
+        ("value", pa.float64()),
+        ("value_code", pa.string()),
+        ("effective_at", _MOMENT),
+        ("available_at", _MOMENT),
+    ]
+)
+_TEXTS = ("patient_id", "device_id", "code", "status")
+
+
+def refused_of(
+    rows: pa.RecordBatch,
+    ids: pa.Array,
+    said: npt.NDArray[np.float64],
+    effective_us: npt.NDArray[np.int64],
+    available_us: npt.NDArray[np.int64],
+    message: npt.NDArray[np.int32],
+    bad: npt.NDArray[np.bool_],
+) -> Refused:
+    """Return the rows of rejected messages.
+
+    Args:
+        rows: decoded.
+        ids: observation_id of each: a later version that holds takes the place of what was refused.
+        said: what stands in the place of each value.
+        effective_us: of each a time that can be.
+        available_us: as well.
+        message: of each.
+        bad: which were rejected.
+    """
+    chosen = pa.array(np.flatnonzero(bad))
+    mine = rows.take(chosen)
+    columns = {name: mine[name].cast(pa.string()) for name in _TEXTS} | {
+        "observation_id": ids.take(chosen),
+        "version": mine["version"],
+        "value": pa.array(said[bad], pa.float64()),
+        "value_code": pa.nulls(len(mine), pa.string()),
+        "effective_at": pa.array(effective_us[bad]).cast(_MOMENT),
+        "available_at": pa.array(available_us[bad]).cast(_MOMENT),
+    }
+    return Refused(pa.RecordBatch.from_pydict(columns, schema=SCHEMA), message[bad])
+
+
+def refused_of_conformed(
+    rows: pa.RecordBatch, message: npt.NDArray[np.int32], bad: npt.NDArray[np.bool_], before: Refused | None
+) -> Refused:
+    """Return rows that were conformed before their message was rejected, and those of ``before``."""
+    times = (rows[name].cast(pa.int64()).to_numpy(zero_copy_only=False) for name in ("effective_at", "available_at"))
+    said = np.full(len(message), NO_VALUE)
+    effective_us, available_us = times
+    found = refused_of(rows, rows["observation_id"], said, effective_us, available_us, message, bad)
+    return _joined(before, found)
+
+
+def with_unread(
+    refused: Refused | None, named: dict[int, list[str]], broker_ms: npt.NDArray[np.int64]
+) -> Refused | None:
+    """Return the rows, and one for each patient whom a message names that was not decoded.
+
+    Args:
+        refused: rows of those that were.
+        named: patients by the index of the message.
+        broker_ms: of each message.
+    """
+    told = [(i, patient) for i, patients in named.items() for patient in patients]
+    if not told:
+        return refused
+    message = np.array([i for i, _ in told], np.int32)
+    count, moment = len(told), pa.array(broker_ms[message] * 1000).cast(_MOMENT)
+    columns: dict[str, pa.Array] = {name: pa.array([""] * count, pa.string()) for name in (*_TEXTS, "value_code")} | {
+        "patient_id": pa.array([patient for _, patient in told], pa.string()),
+        "status": pa.array(["final"] * count, pa.string()),
+        "observation_id": pa.array([i.to_bytes(16, "little") for i in range(count)], pa.binary()),
+        "version": pa.array(np.zeros(count, np.int64)),
+        "value": pa.array(np.full(count, NO_VALUE)),
+        "effective_at": moment,
+        "available_at": moment,
+    }
+    return _joined(refused, Refused(pa.RecordBatch.from_pydict(columns, schema=SCHEMA), message))
+
+
+def _joined(before: Refused | None, more: Refused) -> Refused:
+    if before is None:
+        return more
+    both = pa.Table.from_batches([before.rows, more.rows]).combine_chunks().to_batches()
+    return Refused(both[0] if both else more.rows, np.concatenate([before.message, more.message]))
+
+
+def with_patients(refused: Refused, patients: pa.Array) -> Refused:
+    """Return the rows as these patients', where they name none."""
+    column = pc.coalesce(refused.rows["patient_id"], patients)
+    index = refused.rows.schema.get_field_index("patient_id")
+    return Refused(refused.rows.set_column(index, "patient_id", column), refused.message)
