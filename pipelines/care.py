@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
+from pipelines.decoding.records import BORN_IN, SEX_TOLD
 from pipelines.decoding.refused import Refused
 from pipelines.erasure.forgotten import catch_up as forget_again
 from pipelines.poll import Outcome, Poll
 from vitalake.belonging.stores import StoreSealer
-from vitalake.care.facts import Admission, Fact, Movement, Person, Placement, Pregnancy
+from vitalake.care.facts import TOLD_BESIDE, Admission, Fact, Movement, Person, Placement, Pregnancy
 from vitalake.care.placing import BED
 from vitalake.care.records import code_number
 from vitalake.care.store import CareStore
@@ -38,6 +39,10 @@ _log = logging.getLogger(__name__)
 
 _TAKEN = frozenset({"observation", "encounter", "patient", "ward_movement"})
 """Datasets whose rows go to the store."""
+
+
+WAREHOUSE = "sql"
+"""The format of polls that a warehouse's rows come in: there may be millions of people, and stays come first."""
 
 
 class CareFeed:
@@ -244,6 +249,24 @@ class CareFeed:
             Admission(admitted or 0, discharged, age) for admitted, discharged, age in zip(*columns, strict=True)
         ]
         self._put(rows, self._encounter_tokens(rows), facts)
+        if outcome.poll.format != WAREHOUSE:
+            new = [isinstance(f, Admission) and f.age_years is None and f.discharged_us is None for f in facts]
+            self._look_up(self._tokens("patient_id", rows["patient_id"].filter(pa.array(new))))
+
+    def _look_up(self, tokens: list[str]) -> None:
+        """Take from the vault when patients were born of whom nobody has told while the care store kept it."""
+        people: list[tuple[str, str, int, Fact]] = []
+        for token in dict.fromkeys(tokens):
+            known = self.care.person(token)
+            identity = self._vault.look_up(token) if known is None or not known.born else None
+            if identity is not None and identity.birth_date:
+                people.append((token, TOLD_BESIDE, 0, Person(known.sex if known else "unknown", identity.birth_date)))
+        self._people(people)
+
+    def _people(self, people: Sequence[tuple[str, str, int, Fact]]) -> None:
+        admitted = [person for person in people if self._admits is None or self._admits(person[0])]
+        if admitted:
+            self._write(lambda store: store.put_facts(admitted))
 
     def _movements(self, outcome: Outcome) -> None:
         rows = outcome.rows
@@ -276,6 +299,15 @@ class CareFeed:
             for encounter, since, until, bed, status in zip(encounters, *columns, *texts, strict=True)
         ]
         self._put(rows, [identity.hex() for identity in rows["association_id"].to_pylist()], facts)
+        born, sex = (_values_of(rows, name) for name in (BORN_IN, SEX_TOLD))
+        tokens = self._tokens("patient_id", rows["patient_id"])
+        told: list[tuple[str, str, int, Fact]] = [
+            (token, TOLD_BESIDE, version, Person(its or "unknown", day or ""))
+            for token, version, day, its in zip(tokens, rows["version"].to_pylist(), born, sex, strict=True)
+            if day or its
+        ]
+        self._people(told)
+        self._look_up(tokens)
 
     def _conditions(self, outcome: Outcome) -> None:
         """Take the diagnoses that decide how NEWS2 is read: those of pregnancy."""
@@ -293,12 +325,15 @@ class CareFeed:
 
     def _patients(self, outcome: Outcome) -> None:
         rows = outcome.rows
-        facts: list[Fact] = [Person(sex or "unknown") for sex in rows["sex"].to_pylist()]
-        self._put(rows, [""] * rows.num_rows, facts)
         given = {name: rows[name].to_pylist() for name in ("name", "mrn", "address") if name in rows.schema.names}
-        born = rows["birth_date"].to_pylist() if "birth_date" in rows.schema.names else [None] * rows.num_rows
+        days, parts = (_values_of(rows, name) for name in ("birth_date", BORN_IN))
+        born = [str(day or part or "") for day, part in zip(days, parts, strict=True)]
+        facts: list[Fact] = [
+            Person(sex or "unknown", day) for sex, day in zip(rows["sex"].to_pylist(), born, strict=True)
+        ]
+        self._put(rows, [""] * rows.num_rows, facts, wait=outcome.poll.format != WAREHOUSE)
         identities = [
-            Identity(source_id, birth_date=str(day) if day else None, **{name: given[name][i] for name in given})
+            Identity(source_id, birth_date=day or None, **{name: given[name][i] for name in given})
             for i, (source_id, day) in enumerate(zip(rows["patient_id"].to_pylist(), born, strict=True))
         ]
         tokens = self._pseudonyms["patient_id"](rows["patient_id"]).to_pylist()
@@ -307,11 +342,11 @@ class CareFeed:
     def _encounter_tokens(self, rows: pa.RecordBatch) -> list[str]:
         return self._tokens("encounter_id", rows["encounter_id"])
 
-    def _put(self, rows: pa.RecordBatch, keys: list[str], facts: list[Fact]) -> None:
+    def _put(self, rows: pa.RecordBatch, keys: list[str], facts: list[Fact], *, wait: bool = False) -> None:
         patients = self._tokens("patient_id", rows["patient_id"])
         given = zip(patients, keys, rows["version"].to_pylist(), facts, strict=True)
         admitted = [fact for fact in given if self._admits is None or self._admits(fact[0])]
-        self._write(lambda store: store.put_facts(admitted))
+        self._write(lambda store: store.put_facts(admitted, wait=wait))
 
 
 def open_care(
@@ -363,6 +398,12 @@ def _numbers(rows: pa.RecordBatch, name: str) -> list[int | None]:
         return [None] * rows.num_rows
     numbers: list[int | None] = rows[name].cast(pa.int64()).to_pylist()
     return numbers
+
+
+def _values_of(rows: pa.RecordBatch, name: str) -> list[Any]:
+    """Return a column as Python has its values; nulls where the query gives none."""
+    values: list[Any] = rows[name].to_pylist() if name in rows.schema.names else [None] * rows.num_rows
+    return values
 
 
 def _strings(rows: pa.RecordBatch, name: str) -> list[str | None]:

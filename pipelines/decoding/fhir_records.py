@@ -30,7 +30,7 @@ from pipelines.decoding.parsing import PARSE_ERRORS, JsonMessages, collector_pau
 from pipelines.decoding.paths import fhir_path, reason_of
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
-from pipelines.decoding.records import decoded_records
+from pipelines.decoding.records import BORN_IN, decoded_records
 from pipelines.decoding.refusals import MOST_ROWS
 from pipelines.decoding.result import Decoded, Reject
 from pipelines.decoding.times import names_a_place
@@ -185,11 +185,16 @@ def _whose(raw: msgspec.Raw, path: str) -> str:
 # -- resources ---------------------------------------------------------------------------------------------------
 
 
+_DAY, _REST = len("2018-05-03"), ("", "-01", "-01-01")
+
+
 def _patient(patient: Patient, name: str | None) -> Row:
+    said = patient.birthDate
     try:
-        born = date.fromisoformat(patient.birthDate) if patient.birthDate and len(patient.birthDate) == 10 else None
+        whole = [date.fromisoformat(said + rest) for rest in _REST if len(said + rest) == _DAY] if said else []
     except ValueError:
         raise Refused(Reason.BAD_TIME, "Patient.birthDate") from None
+    born = whole[0] if said and len(said) == _DAY else None
     return {
         "patient_id": name,
         "sex": category_of("patient.sex", patient.gender) if patient.gender else "unknown",
@@ -197,6 +202,7 @@ def _patient(patient: Patient, name: str | None) -> Row:
         "mrn": _record_number(patient.identifier),
         "address": _address(patient.address),
         "birth_date": born,
+        BORN_IN: said if whole and born is None else None,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 from pipelines.decoding.hl7_header import Header, header_of
@@ -14,7 +15,7 @@ from pipelines.decoding.hl7_times import Moment, in_order, instant, read_time
 from pipelines.decoding.parsing import collector_paused, decode_each, readable
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
-from pipelines.decoding.records import MERGED, decoded_records
+from pipelines.decoding.records import BORN_IN, MERGED, SEX_TOLD, decoded_records
 from pipelines.decoding.result import Decoded, Reject
 
 Row = dict[str, Any]
@@ -33,6 +34,8 @@ class _Visit:
     prior_bed: str | None = None
     pv1: Segment | None = None
     merged: str | None = None
+    born: str | None = None
+    sex: str | None = None
 
 
 @dataclass(slots=True)
@@ -111,7 +114,7 @@ class AdtDecoder:
                 patient = self._names.patient(segment.raw(3), dialect)
                 if patient is None:
                     raise Refused(Reason.NO_SUBJECT, "PID-3")
-                event.visits.append(_Visit(patient))
+                event.visits.append(_Visit(patient, born=_born(segment.first(7)), sex=_SEXES.get(segment.first(8))))
             elif segment.name == "PV1" and event.visits:
                 last = event.visits[-1]
                 last.pv1 = segment
@@ -170,6 +173,8 @@ class AdtDecoder:
             "valid_from": since.us,
             "status": "entered-in-error" if mistake else status,
             "available_at": event.header.sent.us if event.header.sent else None,
+            BORN_IN: visit.born,
+            SEX_TOLD: visit.sex,
         }
 
     def _admission(self, event: _Event, visit: _Visit, bed: str, since: Moment, *, mistake: bool = False) -> Row:
@@ -259,6 +264,22 @@ class AdtDecoder:
             "status": "active",
             "available_at": event.header.sent.us if event.header.sent else None,
         }
+
+
+_SEXES = {"F": "female", "M": "male"}
+
+
+def _born(text: str) -> str | None:
+    """Return a date of birth, or what of one is known, such as ``2018-05-03`` or ``2018-05``; None: none is read."""
+    digits = text[:8]
+    if not digits.isascii() or not digits.isdecimal() or len(digits) not in (4, 6, 8):
+        return None
+    parts = [digits[:4], *(digits[i : i + 2] for i in range(4, len(digits), 2))]
+    try:
+        date.fromisoformat("-".join([*parts, "01", "01"][:3]))
+    except ValueError:
+        return None
+    return "-".join(parts)
 
 
 def _said(visit: _Visit, number: int) -> None:

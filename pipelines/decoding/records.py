@@ -24,6 +24,13 @@ MERGED = "patient:"
 AGAINST_BROKER = ", record.timestamp"
 """Behind the path of a time that our clock would accept and the broker's does not: either of them may be wrong."""
 
+BORN_IN, SEX_TOLD = BESIDE = ("born_in", "sex_told")
+"""Columns of rows beside the dataset's, that go no further than to the care store and the vault.
+
+Of patients the year, or year and month, of birth, where the sender knows no day: the lake's column is a date, and no day is
+made up. Of admissions the date of birth and the sex that their message tells.
+"""
+
 _NAMED = "association_id"
 _MICROSECONDS = pa.timestamp("us", "UTC")
 
@@ -38,6 +45,7 @@ def record_batch(dataset: str, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBa
     """
     schema = load_dataset(dataset).schema
     fields = [field for field in schema if field.name not in (*PROVENANCE, _NAMED)]
+    fields += [pa.field(name, pa.string()) for name in BESIDE if any(row.get(name) for row in rows)]
     return pa.RecordBatch.from_arrays(
         [pa.array([row.get(field.name) for row in rows], field.type) for field in fields], schema=pa.schema(fields)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from models.news2 import News2, news2
+from models.serving.ward import situation_of
 from models.splits import held_out
 from pipelines.care import open_care
 from pipelines.decoding.fhir import FhirDecoder
 from pipelines.decoding.reasons import Reason
+from pipelines.decoding.records import BESIDE
 from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.steps import Steps
 from tests.decoding import decoder_of
@@ -309,3 +312,86 @@ def test_what_no_living_body_shows_is_an_event_and_not_refused(
     score = _score(home, outcome)
     assert [(event.part, event.value) for event in score.events] == [(part, value)]
     assert score.parts[part] == 3
+
+
+# -- age -------------------------------------------------------------------------------------------------------------
+
+
+def _records(home: Path, dataset: str, *resources: dict[str, Any]) -> Outcome:
+    """Take FHIR resources as a lane of stays or of people does."""
+    steps = Steps(load_settings(home), StreamSettings(), load_dataset(dataset))
+    messages: list[bytes | None] = [json.dumps(resource).encode() for resource in resources]
+    count = len(messages)
+    parts = (PartId(dataset, "0123456789abcdefghijkl", 0),)
+    now_ms = clock.now_us() // 1000
+    poll = Poll(
+        f"{dataset}/0of1", "fhir", messages, parts, np.zeros(count, np.int32), np.arange(count), np.full(count, now_ms)
+    )
+    try:
+        return steps.mask(steps.conform(DecodedPoll(poll, decoder_of("fhir", dataset=dataset).decode(messages))))
+    finally:
+        steps.close()
+
+
+def _person(born: str | None) -> dict[str, Any]:
+    return {"resourceType": "Patient", "id": "p-1", "gender": "female"} | ({"birthDate": born} if born else {})
+
+
+def _stay_of(patient: str = "p-1") -> dict[str, Any]:
+    return {
+        "resourceType": "Encounter", "id": "e-1", "status": "in-progress",
+        "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "IMP"},
+        "subject": {"reference": f"Patient/{patient}"}, "period": {"start": _at(120)},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("patient_first", [True, False])
+@pytest.mark.parametrize(("back", "form", "expected"), [(9, "%Y-%m-%d", 9), (9, "%Y-%m", 8), (16, "%Y", 15)])
+def test_a_child_is_known_as_one_in_any_order_and_by_part_of_the_birth_date(
+    home: Path, patient_first: bool, back: int, form: str, expected: int
+) -> None:
+    """A child whose stay came by FHIR had no age, and was scored as an adult."""
+    today = clock.now()
+    born = today.replace(year=today.year - back, day=1).strftime(form)
+    expected = back if form == "%Y-%m-%d" else expected
+    steps = [("patient", _person(born)), ("encounter", _stay_of())]
+    for dataset, resource in steps if patient_first else reversed(steps):
+        outcome = _records(home, dataset, resource)
+        written = [outcome.rows, *outcome.extra.values()]
+        assert not {name for rows in written for name in rows.schema.names} & set(BESIDE), "not for the lake"
+    token = outcome.rows["patient_id"][0].as_py()
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    assert (stay.age_years, stay.sex) == (expected, "female")
+    assert situation_of(stay, {}).withheld == "child"
+
+
+def test_who_was_told_of_long_before_the_stay_is_found_in_the_vault(home: Path) -> None:
+    token = _records(home, "patient", _person("2018")).rows["patient_id"][0].as_py()
+    (home / "care.db").unlink()
+    _records(home, "encounter", _stay_of())
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    assert stay.age_years is not None
+    assert stay.age_years < 16
+
+
+def test_an_admission_message_tells_the_age(home: Path) -> None:
+    told = (clock.now() - timedelta(hours=1)).strftime("%Y%m%d%H%M%S+0000")
+    born = (clock.now() - timedelta(days=400)).strftime("%Y%m%d")
+    pid = f"PID|1||1234^^^HOSP^MR||Doe^Jane||{born}|F"
+    outcome = _admissions(home, [adt("A01", pid, "PV1|1|I|4W^12^A", at=told)])
+    stay = _store(home).stay(outcome.rows["patient_id"][0].as_py(), as_of_us=clock.now_us())
+    assert stay is not None
+    assert (stay.age_years, stay.sex) == (1, "female")
+
+
+def test_people_who_have_no_stay_do_not_stay_in_the_care_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = _records(home, "patient", _person("2018")).rows["patient_id"][0].as_py()
+    store = _store(home)
+    assert store.person(token) is not None
+    assert store.patients() == {}, "nobody is on the ward by it"
+    later = clock.now_us() + int((load_settings(home).care.hours + 1) * 3.6e9)
+    monkeypatch.setattr(clock, "now_us", lambda: later)
+    store.prune()
+    assert store.person(token) is None

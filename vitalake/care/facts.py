@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Literal, get_args
 
 import msgspec
@@ -16,9 +17,15 @@ class Admission(msgspec.Struct, frozen=True):
 
 
 class Person(msgspec.Struct, frozen=True):
-    """What of a patient a score may depend on."""
+    """What of a patient a score may depend on.
+
+    Attributes:
+        sex: female, male, unknown.
+        born: the date of birth as far as it is known: ``2018-05-03``, ``2018-05``, ``2018``; empty: not known.
+    """
 
     sex: str
+    born: str = ""
 
 
 class Movement(msgspec.Struct, frozen=True):
@@ -98,6 +105,9 @@ class Decision(msgspec.Struct, frozen=True):
     reason: str
 
 
+TOLD_BESIDE = "told"
+"""The key of a Person of whom an admission message or the vault tells, and not the patient's own record."""
+
 Fact = Admission | Person | Movement | Placement | Pregnancy | Decision
 FOR_EVER = 1 << 62
 """Until when a fact holds that has not ended."""
@@ -114,6 +124,26 @@ KINDS: dict[type, str] = {
 
 ON_THE_WARD = (Admission, Placement)
 """What puts a patient on the board, also before the first value."""
+
+
+_DAY = len("2018-05-03")
+
+
+def least_age(born: str, at_us: int) -> int | None:
+    """Return the completed years that somebody has at least at a moment; None: it cannot be told.
+
+    Who may be a child is taken for one: of a year alone the last day counts.
+
+    Args:
+        born: see Person.
+        at_us: microseconds since 1970 UTC.
+    """
+    day = (born + "-12-31"[len(born) - _DAY :] if len(born) < _DAY else born)[:_DAY]
+    if len(born) not in (4, 7, _DAY):
+        return None
+    at = datetime.fromtimestamp(at_us / 1e6, tz=UTC)
+    years = at.year - int(day[:4]) - ((at.month, at.day) < (int(day[5:7]), int(day[8:10])))
+    return max(years, 0) if day[:4] <= str(at.year) else None
 
 
 def until(fact: Fact) -> int:

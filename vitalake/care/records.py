@@ -75,7 +75,7 @@ class Stay:
         encounter: the stay's pseudonym.
         admitted_us: when it began, microseconds since 1970 UTC.
         discharged_us: when it ended; None while it lasts.
-        age_years: completed years at admission; None: not known.
+        age_years: completed years at admission, at least, where only the year of birth is known; None: not known.
         sex: female, male, unknown.
         unit: where the patient lies; empty: not known.
         bed: as the hospital calls it; empty: not known.

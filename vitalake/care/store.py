@@ -26,6 +26,7 @@ from vitalake.care.ahead import Ahead
 from vitalake.care.corrections import TABLES as _CORRECTED_TABLES
 from vitalake.care.corrections import Corrections
 from vitalake.care.facts import (
+    FOR_EVER,
     KINDS,
     ON_THE_WARD,
     Admission,
@@ -35,6 +36,7 @@ from vitalake.care.facts import (
     Person,
     Placement,
     Pregnancy,
+    least_age,
     until,
 )
 from vitalake.care.placing import placed
@@ -371,18 +373,21 @@ class CareStore:
         self._db.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (str(revision),))
         self._db.executemany("INSERT OR REPLACE INTO patient VALUES (?, ?)", [(p, revision) for p in patients])
 
-    def put_facts(self, facts: list[tuple[str, str, int, Fact]]) -> None:
+    def put_facts(self, facts: list[tuple[str, str, int, Fact]], *, wait: bool = False) -> None:
         """Store what the warehouse says of patients' stays; an older version never replaces a newer one.
 
-        What ended before the hours that the store keeps is left out, and a Person of whom no stay is known.
+        What ended before the hours that the store keeps is left out. A Person of whom no stay is known waits for one as
+        long as the store keeps values, or is left out.
 
         Args:
             facts: pseudonym, key within its kind (a stay's pseudonym; empty for a Person), version, fact.
+            wait: whether such a Person waits.
 
         Raises:
             ServiceUnavailable: the store cannot be written; none is stored.
         """
-        horizon = self.now_us() - self._hours_us
+        now_us = self.now_us()
+        horizon = now_us - self._hours_us
         rows = [
             (
                 patient,
@@ -393,7 +398,8 @@ class CareStore:
                 self._sealer.seal(msgspec.json.encode(fact), context=_place(patient, KINDS[type(fact)], key)),
             )
             for patient, key, version, fact in facts
-            if (end := until(fact)) >= horizon and (not isinstance(fact, Person) or self._is_known(patient))
+            if (end := now_us if wait and self._waits(patient, fact) else until(fact)) >= horizon
+            and (wait or not self._waits(patient, fact))
         ]
         with self._database.transaction():
             forgotten = {row[0] for row in self._db.execute("SELECT digest FROM forgotten")}
@@ -412,8 +418,15 @@ class CareStore:
         """Return whether a patient is on the ward, or anything was measured of them."""
         return self._db.execute("SELECT 1 FROM patient WHERE patient = ?", (patient,)).fetchone() is not None
 
-    def _is_known(self, patient: str) -> bool:
-        return self.has(patient) or bool(self._facts(patient, Admission))
+    def _waits(self, patient: str, fact: Fact) -> bool:
+        return isinstance(fact, Person) and not self.has(patient) and not self._facts(patient, Admission)
+
+    def person(self, patient: str) -> Person | None:
+        """Return what is known of a patient, by the patient's record first, else as TOLD_BESIDE; None: nothing."""
+        found: dict[str, Person] = self._facts(patient, Person)
+        sexes = [person.sex for key, person in sorted(found.items()) if person.sex != "unknown"]
+        born = [person.born for key, person in sorted(found.items()) if person.born]
+        return Person(next(iter(sexes), "unknown"), next(iter(born), "")) if found else None
 
     def forget(self, patients: Sequence[str]) -> int:
         """Delete all that is known of patients, overwritten on disk, and take nothing of them any more.
@@ -520,7 +533,11 @@ class CareStore:
                 self._begin_generation()
             self._ahead.prune()
             self._corrections.prune(self._hours_us)
-            self._db.execute("DELETE FROM fact WHERE until_us < ?", (horizon,))
+            self._db.execute(
+                "DELETE FROM fact WHERE until_us < ? "
+                "AND NOT (kind = 'patient' AND patient IN (SELECT patient FROM patient))",
+                (horizon,),
+            )
             self._prune_placements(horizon)
             self._db.execute("DELETE FROM lane WHERE beat_us < ?", (clock.now_us() - self._hours_us,))
             self._db.execute(
@@ -528,8 +545,9 @@ class CareStore:
                 "AND patient NOT IN (SELECT patient FROM fact WHERE kind IN ('encounter', 'placement'))"
             )
             self._db.execute(
-                "DELETE FROM fact WHERE kind IN ('patient', 'pregnancy', 'decision') "
-                "AND patient NOT IN (SELECT patient FROM patient)"
+                "DELETE FROM fact WHERE (kind IN ('pregnancy', 'decision') OR (kind = 'patient' AND until_us = ?)) "
+                "AND patient NOT IN (SELECT patient FROM patient)",
+                (FOR_EVER,),
             )
         return len(aged)
 
@@ -591,7 +609,10 @@ class CareStore:
         encounter = max(begun, key=lambda key: (begun[key].admitted_us, key)) if begun else ""
         admission = begun[encounter] if begun or place is None else Admission(place.since_us, None, None)
         encounter = encounter or (place.encounter if place else "")
-        person = self._facts(patient, Person).get("")
+        person = self.person(patient)
+        age = admission.age_years
+        if age is None and person is not None:
+            age = least_age(person.born, admission.admitted_us)
         moves = [
             move
             for move in self._facts(patient, Movement).values()
@@ -605,7 +626,7 @@ class CareStore:
             encounter=encounter,
             admitted_us=admission.admitted_us,
             discharged_us=ended if ended is not None and ended <= as_of_us else None,
-            age_years=admission.age_years,
+            age_years=age,
             sex=person.sex if person else "unknown",
             unit=move.unit if move and move.unit else place.unit if place else "",
             bed=place.bed if place and by_feed else move.bed if move else "",
