@@ -27,8 +27,8 @@ AGAINST_BROKER = ", record.timestamp"
 BORN_IN, SEX_TOLD = BESIDE = ("born_in", "sex_told")
 """Columns of rows beside the dataset's, that go no further than to the care store and the vault.
 
-Of patients the year, or year and month, of birth, where the sender knows no day: the lake's column is a date, and no day is
-made up. Of admissions the date of birth and the sex that their message tells.
+Of patients the year, or year and month, of birth, where the sender knows no day: the lake's column is a date, and no
+day is made up. Of admissions the date of birth and the sex that their message tells.
 """
 
 _NAMED = "association_id"
