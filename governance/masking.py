@@ -19,6 +19,7 @@ from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Column, Dataset, dataset_names, is_book, load_dataset
 from vitalake.lake.dictionaries import as_type, in_dictionaries
 from vitalake.lake.message_tokens import MessageTokens
+from vitalake.lake.own_times import ALWAYS, OwnTimes, end_of_day
 
 TOKENISED = "message-token"
 """What happens to a position that the rules let through: no rule can keep it as it is."""
@@ -78,6 +79,7 @@ class MaskPlan:
         filters: which rows are left out.
         tokens: makes tokens of messages' positions, whatever the rules say of these; None: the home has no key for it,
             and nothing of them is published. See ``writing_plan``.
+        times: takes out of times of ours, before any mask, what ranks rows; None: as for tokens.
     """
 
     dataset: Dataset
@@ -85,6 +87,7 @@ class MaskPlan:
     columns: tuple[ColumnPlan, ...]
     filters: tuple[Filter, ...]
     tokens: MessageTokens | None = field(default=None, repr=False)
+    times: OwnTimes | None = field(default=None, repr=False)
 
     def apply(self, batch: pa.RecordBatch, *, encoded: bool = False) -> Masked:
         """Return the rows as they may be published.
@@ -109,7 +112,7 @@ class MaskPlan:
             if plan.mask is None or name not in names:
                 arrays.append(pa.nulls(batch.num_rows, kind))
                 continue
-            masked = self._tokens(plan, batch) if plan.token else plan.mask(batch.column(name))
+            masked = self._tokens(plan, batch) if plan.token else plan.mask(self._given(plan, batch))
             if plan.unfit is not None and (bad := plan.unfit(batch)) is not None:
                 unfit[name] = bad
                 masked = without(masked, bad)
@@ -132,6 +135,17 @@ class MaskPlan:
         if self.tokens is None:
             return pa.nulls(batch.num_rows, plan.column.type)
         return self.tokens(batch.column(str(plan.column.token_with)), batch.column(plan.column.name))
+
+    def _given(self, plan: ColumnPlan, batch: pa.RecordBatch) -> pa.Array:
+        column, ours = batch.column(plan.column.name), plan.column.ours
+        if ours is None or not plan.published:
+            return column
+        if ours == ALWAYS:
+            return end_of_day(column)
+        name = self.dataset.key[0]
+        if self.times is None or name not in batch.schema.names:
+            return pa.nulls(batch.num_rows, column.type)
+        return self.times(column, batch.column(name))
 
     def _kept(self, batch: pa.RecordBatch) -> Rows | None:
         kept: Rows | None = None
@@ -193,8 +207,10 @@ def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
                 remedy="Keep or generalise that column; its day names the partition.",
             )
     version = f"{policy.version}+{keys.current('pseudonym').id}{_version_of_lists(policy, dataset)}"
-    tokens = MessageTokens(keys.current("message").secret) if keys.versions("message") else None
-    return MaskPlan(dataset, version, columns, filters, tokens)
+    if not keys.versions("message"):
+        return MaskPlan(dataset, version, columns, filters)
+    secret = keys.current("message").secret
+    return MaskPlan(dataset, version, columns, filters, MessageTokens(secret), OwnTimes(secret))
 
 
 def _version_of_lists(policy: Policy, dataset: Dataset) -> str:

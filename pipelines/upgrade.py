@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from vitalake.belonging import admit
 from vitalake.crashpoints import passing
@@ -17,7 +18,9 @@ from vitalake.lake.format import FORMAT, Format, check_readable, write_format
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import AGAIN
 from vitalake.lake.message_tokens import MessageTokens
+from vitalake.lake.own_times import OwnTimes, with_marks
 from vitalake.lake.positions import hide_positions
+from vitalake.lake.renewing import renew
 from vitalake.lake.scrub import record_before
 from vitalake.lake.staging import Counted
 from vitalake.lake.sweep import settle, sweep
@@ -106,12 +109,23 @@ def _settle(upgrading: Upgrading) -> None:
 def _hide_positions(upgrading: Upgrading) -> None:
     """Replace the positions in published rows by tokens, and take the rows out of the order in which they came."""
     settings = upgrading.settings
-    tokens = MessageTokens(load_keys(settings.path(settings.keys)).current("message").secret)
+    secret = load_keys(settings.path(settings.keys)).current("message").secret
+    tokens, times = MessageTokens(secret), OwnTimes(secret)
     for name, table in upgrading.lake().present().items():
         if name.startswith("published/"):
             upgrading.tell(name)
-            upgrading.done.rows += hide_positions(table, tokens, counted=upgrading.counted)
+            upgrading.done.rows += hide_positions(table, tokens, times, counted=upgrading.counted)
             passing("upgrade-positions")
+
+
+def _mark_times(upgrading: Upgrading) -> None:
+    """Mark the times of ours in identified rows, so that they are published as such whenever they are again."""
+    for name, table in upgrading.lake().present().items():
+        if name.startswith("restricted/"):
+            upgrading.tell(name)
+            change = partial(with_marks, dataset=table.dataset)
+            upgrading.done.rows += renew(table, change, counted=upgrading.counted)
+            passing("upgrade-times")
 
 
 def _record_digests(upgrading: Upgrading) -> None:
@@ -125,6 +139,7 @@ STEPS = (
     Step(1, "home", _know_home),
     Step(1, "keys", _add_keys),
     Step(1, "settle", _settle),
+    Step(1, "times", _mark_times),
     Step(1, "positions", _hide_positions),
     Step(1, "digests", _record_digests),
 )

@@ -104,7 +104,7 @@ class Ward:
         """Take messages in as a lane does, by a span of its own; ``steps`` may know less than is there."""
         own = steps or self.steps()
         try:
-            return self._decide(own.mask(self.conformed(messages, own, name=name)), own)
+            return self._decide([own.mask(self.conformed(messages, own, name=name))], own, "observation")
         finally:
             if steps is None:
                 own.close()
@@ -119,10 +119,28 @@ class Ward:
             poll = self._poll(messages, "hl7-v2", ADT, self.told)
             outcome = steps.mask(steps.conform(DecodedPoll(poll, decoder.decode(messages))))
             assert not outcome.rejects, outcome.rejects
-            self._decide(outcome, steps)
+            self._decide([outcome], steps, dataset)
         finally:
             steps.close()
         self.told += len(messages)
+
+    def send(self, dataset: str, polls: Sequence[tuple[datetime, Sequence[bytes]]]) -> None:
+        """Take in FHIR messages of a dataset, poll by poll, each when it came, by one span of a topic of its own."""
+        part = PartId(f"{dataset}s", "mnopqrstuvwxyz01234567", 0)
+        stream = StreamSettings(topics={part.topic: "fhir"}, dataset=dataset)
+        steps = Steps(self.settings, stream, load_dataset(dataset))
+        decoder = make_decoder("fhir", dataset=dataset, stream=stream, settings=self.settings)
+        outcomes, begin = [], 0
+        try:
+            for came, messages in polls:
+                poll = self._poll(messages, "fhir", part, begin, came=came)
+                steps.ingested_us = int(came.timestamp() * 1e6)
+                outcomes.append(steps.mask(steps.conform(DecodedPoll(poll, decoder.decode(messages)))))
+                assert not outcomes[-1].rejects, outcomes[-1].rejects
+                begin += len(messages)
+            self._decide(outcomes, steps, dataset)
+        finally:
+            steps.close()
 
     def say(self, name: bytes, version: int, bed: str, patient: str, since: float, *, known: datetime) -> None:
         """Take in one version of an association that has a name."""
@@ -136,7 +154,7 @@ class Ward:
         try:
             poll = self._poll([b""], "hl7-v2", ADT, self.told)
             decoded = Decoded(batch, [None], np.zeros(1, np.int32))
-            self._decide(steps.mask(steps.conform(DecodedPoll(poll, decoded))), steps)
+            self._decide([steps.mask(steps.conform(DecodedPoll(poll, decoded)))], steps, dataset.name)
         finally:
             steps.close()
         self.told += 1
@@ -145,10 +163,10 @@ class Ward:
         """Return the steps of a lane."""
         return Steps(self.settings, StreamSettings(), load_dataset("observation"))
 
-    def _decide(self, outcome: Outcome, steps: Steps) -> Outcome:
-        """Decide an outcome by a span of its own."""
+    def _decide(self, outcomes: Sequence[Outcome], steps: Steps, dataset: str) -> Outcome:
+        """Decide outcomes by a span of their own; return the last one."""
+        outcome = outcomes[0]
         part, begin = outcome.poll.parts[0], int(outcome.poll.offset[0])
-        dataset = "observation" if part == PART else "device_association"
         lake = Lake(self.settings.lake_uri, self.settings.storage_options, dataset=dataset)
         lake.open_all()
         epoch = lake.spans.begin_epoch(job=part.topic, share="0of1")
@@ -160,7 +178,8 @@ class Ward:
             span_rows=1_000_000, late_seconds=3600, positions={part: begin}, watermarks={},
             stop=threading.Event(), on_committed=lambda _: None, on_paused=lambda _: None,
         )  # fmt: skip
-        writer.take(outcome)
+        for outcome in outcomes:
+            writer.take(outcome)
         writer.cut()
         writer.flush()
         writer.close()
@@ -169,8 +188,10 @@ class Ward:
         return outcome
 
     @staticmethod
-    def _poll(messages: Sequence[bytes | None], name: str, part: PartId, begin: int) -> Poll:
-        count = len(messages)
+    def _poll(
+        messages: Sequence[bytes | None], name: str, part: PartId, begin: int, *, came: datetime | None = None
+    ) -> Poll:
+        count, came_ms = len(messages), clock.now_us() // 1000 if came is None else int(came.timestamp() * 1e3)
         return Poll(
             share=f"{part.topic}/0of1",
             format=name,
@@ -178,7 +199,7 @@ class Ward:
             parts=(part,),
             part=np.zeros(count, np.int32),
             offset=np.arange(begin, begin + count),
-            broker_ms=np.full(count, clock.now_us() // 1000),
+            broker_ms=np.full(count, came_ms),
         )
 
     def conformed(self, messages: Sequence[bytes | None], steps: Steps, *, name: str = "fhir") -> Outcome:

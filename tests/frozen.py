@@ -119,6 +119,25 @@ def reading(home: Path, *, like: dict[str, Any] | None = None) -> dict[str, Any]
     }
 
 
+OF_OURS = ("ingested_at", "available_at", "told_at")
+"""Times that may be of our own clocks: an upgrade publishes the end of their day, and marks them where they are."""
+
+
+def without_times(like: dict[str, Any]) -> dict[str, Any]:
+    """Return a reading to read like, without the times that may be of our own clocks."""
+    zones = ("published/", "restricted/")
+    tables, views = (
+        {
+            name: entry | {"columns": [column for column in entry["columns"] if column not in OF_OURS]}
+            if kind == "views" or name.startswith(zones)
+            else entry
+            for name, entry in like[kind].items()
+        }
+        for kind in ("tables", "views")
+    )
+    return like | {"tables": tables, "views": views}
+
+
 _LEDGER = (
     "balanced", "messages", "decoded", "undecodable", "tombstones", "rows", "published", "rejected", "duplicate",
     "filtered", "held", "recovered", "attributed",

@@ -49,6 +49,7 @@ POINTS = (
     "erasure-destroyed",
     "upgrade-begun",
     "upgrade-settled",
+    "upgrade-times",
     "upgrade-positions",
     "upgrade-step",
     "keys-rewrapped",

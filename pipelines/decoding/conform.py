@@ -19,11 +19,11 @@ from pipelines.decoding.refused import Refused, refused_of, refused_of_conformed
 from pipelines.decoding.result import Decoded, Reject
 from pipelines.decoding.words import with_values_of_words
 from vitalake.care.values import NO_VALUE, TOO_HIGH, TOO_LOW
+from vitalake.lake.own_times import given_or_ours
 from vitalake.vocabulary import Vocabulary
 from vitalake.vocabulary.forms import unit_to_show
 
 ID_BYTES = 16
-_MICROSECONDS = pa.timestamp("us", "UTC")
 _EAST_US, _WEST_US = 14 * 3_600_000_000, (24 + 12) * 3_600_000_000
 """From when, before its midnight in UTC, it is some day somewhere on Earth, and until when after it."""
 
@@ -178,7 +178,7 @@ class Conformer:
             "code": rows["code"],
             "value": pa.array(value, mask=empty if empty.any() else None),
             "unit": self._published_unit(code, empty),
-            "available_at": pc.coalesce(rows["issued_at"], pa.array(broker_us).cast(_MICROSECONDS)),
+            "available_at": given_or_ours(rows["issued_at"], broker_us),
             **self._coded(rows),
         }
         prints = fingerprints(ids, rows, value, columns["unit"])

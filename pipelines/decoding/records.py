@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.decoding.keyed import with_key
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.result import Decoded, Reject
 from vitalake.lake.dataset import Dataset, load_dataset
+from vitalake.lake.own_times import given_or_ours
 
 ID_BYTES = 16
 PROVENANCE = ("ingested_at", "source", "source_position")
@@ -32,7 +32,6 @@ day is made up. Of admissions the date of birth and the sex that their message t
 """
 
 _NAMED = "association_id"
-_MICROSECONDS = pa.timestamp("us", "UTC")
 
 Message = npt.NDArray[np.int32]
 
@@ -102,8 +101,7 @@ class Records:
         if _NAMED in names and _NAMED not in columns:
             columns[_NAMED] = pa.array([self._named(identity) for identity in decoded.identities], pa.binary())
         if "available_at" in names:
-            arrived = pa.array(broker_ms[message] * 1000).cast(_MICROSECONDS)
-            columns["available_at"] = pc.coalesce(columns["available_at"], arrived)
+            columns["available_at"] = given_or_ours(columns["available_at"], broker_ms[message] * 1000)
         whole = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
         rows, message, rejects = with_key(whole, message, self._dataset)
         return self._timely(rows, message, rejects, broker_ms, now_us)

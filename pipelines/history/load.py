@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.history.cinc_warehouse import make_cinc_warehouse
 from pipelines.history.columns import with_texts
@@ -31,6 +30,7 @@ from vitalake.keys import load_keys
 from vitalake.lake.dataset import Dataset, load_dataset
 from vitalake.lake.lake import Lake
 from vitalake.lake.mixing import mix
+from vitalake.lake.own_times import known_at
 from vitalake.lake.spans import PartId
 from vitalake.lake.sweep import sweep
 from vitalake.settings import Settings, StreamSettings
@@ -132,8 +132,7 @@ def _load(
         settings, stream, lake.dataset, not_to_care=job.not_to_care, care_admits=care_admits, purpose="history"
     )
     steps.ingested_us = now_us
-    decided: list[str] = []
-    writer, positions = _begin(lake, steps, part, job=job.name, stream=stream, fence=fence, decided=decided)
+    writer, positions = _begin(lake, steps, part, job=job.name, stream=stream, fence=fence)
     wanted = _plan(known, found, form, positions)  # as it is now that nobody else can load
     if wanted.missing:
         _log.info("messages have gone from the source", extra={"source": str(part), "messages": wanted.missing})
@@ -152,7 +151,7 @@ def _load(
     finally:
         writer.close()
         steps.close()
-    mix(lake.published, decided)
+    mix(lake.published, f"{job.name}.{SHARE}.e")
     return count
 
 
@@ -225,16 +224,13 @@ def _chosen(
 
 def _replacing(rows: pa.Table, changed: npt.NDArray[np.bool_], now_us: int) -> pa.Table:
     """Return rows of a query that counts no versions with one for those that replace others: when that was found."""
-    if not changed.any() or "version" in rows.schema.names:
-        return rows
-    rows = rows.append_column("version", pa.array(np.where(changed, now_us, 0)))
+    replacing = changed if "version" not in rows.schema.names else np.zeros(len(changed), np.bool_)
+    if replacing.any():
+        rows = rows.append_column("version", pa.array(np.where(replacing, now_us, 0)))
     for name in ("issued_at", "available_at"):
-        if name in rows.schema.names:
-            now = pa.scalar(now_us, pa.timestamp("us", "UTC"))
-            given = rows[name].cast(now.type) if pa.types.is_timestamp(rows[name].type) else rows[name]
-            if given.type == now.type:
-                column = pc.if_else(pa.array(changed), now, given)
-                rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+        if name in rows.schema.names and pa.types.is_timestamp(rows[name].type):
+            column = known_at(rows[name].combine_chunks(), replacing, now_us if name == "available_at" else None)
+            rows = rows.set_column(rows.schema.get_field_index(name), name, column)
     return rows
 
 
@@ -257,7 +253,7 @@ def _outcome(poll: Poll, table: pa.Table, starts: npt.NDArray[np.int64], steps: 
 
 
 def _begin(
-    lake: Lake, steps: Steps, part: PartId, *, job: str, stream: StreamSettings, fence: int, decided: list[str]
+    lake: Lake, steps: Steps, part: PartId, *, job: str, stream: StreamSettings, fence: int
 ) -> tuple[SpanWriter, Positions]:
     """Take the source over, add what was decided and not added, and return a writer where the lake goes on."""
     spans, dataset = lake.spans, lake.dataset.name
@@ -284,7 +280,7 @@ def _begin(
         positions=dict(zip(parts, (positions.new, positions.changed), strict=True)),
         watermarks={},
         stop=threading.Event(),
-        on_committed=lambda span: decided.append(span.span_id),
+        on_committed=lambda _: None,
         on_paused=lambda _: None,
     )
     return writer, positions

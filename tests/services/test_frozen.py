@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,14 @@ from vitalake.lake.verify import verify
 from vitalake.settings import load_settings
 
 WANTED = frozen.expected()
+UPGRADED = frozen.without_times(WANTED["settled"])
 BEGINNING = ("upgrade-begun", "upgrade-step", "fence-raised", "fence-raised:3", "upgrade-settled", "upgrade-step")
 """Where an upgrade is killed, one run after the other: each goes on where the one before was."""
 
-MIDDLE = ("rewrite-staged", "rewrite-committed", "upgrade-positions", "rewrite-committed:2")
+MIDDLE = (
+    "rewrite-staged", "rewrite-committed", "upgrade-times:6", "upgrade-step",
+    "rewrite-staged", "rewrite-committed", "upgrade-positions", "rewrite-committed:2",
+)  # fmt: skip
 END = ("upgrade-positions:2", "rewrite-staged:2", "upgrade-step")
 
 
@@ -41,6 +46,15 @@ END = ("upgrade-positions:2", "rewrite-staged:2", "upgrade-step")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home as that release left it."""
     return frozen.unpack(tmp_path_factory.mktemp("frozen"))
+
+
+@pytest.fixture(scope="module")
+def settled(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What it reads before it is upgraded, of what an upgrade leaves as it is."""
+    home = Path(shutil.copytree(unpacked, tmp_path_factory.mktemp("settled") / "home"))
+    frozen.settle(home)
+    assert frozen.reading(home, like=WANTED["settled"]) == WANTED["settled"]
+    return frozen.reading(home, like=UPGRADED)
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +114,10 @@ def test_the_erased_patient_is_in_no_byte_of_it_and_stays_forgotten(upgraded: Pa
         vault.close()
 
 
-def test_upgraded_it_reads_the_same_and_no_position_is_left_in_any_version(upgraded: Path) -> None:
-    assert frozen.reading(upgraded, like=WANTED["settled"]) == WANTED["settled"]
+def test_upgraded_it_reads_the_same_and_no_position_is_left_in_any_version(
+    upgraded: Path, settled: dict[str, Any]
+) -> None:
+    assert frozen.reading(upgraded, like=UPGRADED) == settled
     assert {finding.kind for finding in verify(_lake(upgraded))} <= {"no-digest"}
     for _, table in _lake(upgraded).present().items():
         if table.name.startswith("published/"):
@@ -110,20 +126,48 @@ def test_upgraded_it_reads_the_same_and_no_position_is_left_in_any_version(upgra
             assert not any(in_clear(table.storage.read_parquet(path)["source_position"]) for path in files)
 
 
-def test_killed_anywhere_on_its_way_an_upgrade_goes_on_and_ends_the_same(home: Path, upgraded: Path) -> None:
+def test_killed_anywhere_on_its_way_an_upgrade_goes_on_and_ends_the_same(
+    home: Path, upgraded: Path, settled: dict[str, Any]
+) -> None:
     assert killed_at(home, *BEGINNING) == [KILLED] * len(BEGINNING)
-    assert frozen.reading(home, like=WANTED["settled"]) == WANTED["settled"]
+    assert frozen.reading(home, like=UPGRADED) == settled
     assert killed_at(home, *MIDDLE) == [KILLED] * len(MIDDLE)
-    assert read_format(_lake(home).storage) == Format(0, FORMAT, ("home", "keys", "settle"))
+    assert read_format(_lake(home).storage) == Format(0, FORMAT, ("home", "keys", "settle", "times"))
     with pytest.raises(LakeError, match="has format 0"):
         _lake(home).open_all()
-    assert frozen.reading(home, like=WANTED["settled"]) == WANTED["settled"]
+    assert frozen.reading(home, like=UPGRADED) == settled
     assert killed_at(home, *END, "nowhere", "nowhere") == [*[KILLED] * len(END), 0, 0]
-    assert frozen.reading(home, like=WANTED["settled"]) == WANTED["settled"]
+    assert frozen.reading(home, like=UPGRADED) == settled
     assert [finding for finding in verify(_lake(home)) if finding.severity == "error"] == []
     assert read_format(_lake(home).storage) == Format(FORMAT)
     # The keys of the two homes differ, and so do their tokens; messages are told apart in both.
     assert _messages(home) == _messages(upgraded)
+
+
+def test_upgraded_no_row_is_known_before_it_was_and_what_senders_said_stays(home: Path, upgraded: Path) -> None:
+    frozen.settle(home)
+    before, after = ({name: _times(table) for name, table in _published(each)} for each in (home, upgraded))
+    day, ours = timedelta(days=1), 0
+    for name, rows in before.items():
+        assert rows.keys() == after[name].keys()
+        for key, was in rows.items():
+            told, ingested = after[name][key][:2], after[name][key][2]
+            assert timedelta() <= ingested - was[2] < day
+            assert (ingested.hour, ingested.minute, ingested.second) == (0, 0, 0)
+            for now, then in zip(told, was[:2], strict=True):
+                assert now == then or timedelta() < now - then < day + timedelta(minutes=61)
+                ours += now != then
+    assert ours  # what was attributed by hand is known since somebody said so
+
+
+def _times(table: pa.Table) -> dict[str, tuple[Any, ...]]:
+    """Return the times of rows that may be ours, rows by all else that they say."""
+    return {
+        repr(sorted((k, v) for k, v in row.items() if k not in (*frozen.OF_OURS, "source_position"))): (
+            row["available_at"], row.get("told_at"), row["ingested_at"],
+        )
+        for row in table.to_pylist()
+    }  # fmt: skip
 
 
 def _messages(home: Path) -> dict[str, int]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
 import random
 import shutil
 import uuid
+from collections import defaultdict
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import pytest
@@ -43,7 +47,7 @@ def _identifiers() -> list[str]:
 
 def _fixed_keys(home: Path) -> None:
     """Give a home keys that are the same in every run: this test must not fail by chance."""
-    path, chance = home / "keys.yaml", random.Random(9)
+    path, chance = home / "keys.yaml", random.Random(12)
     keys = {
         name: {"current": "v1", "versions": {"v1": base64.b64encode(chance.randbytes(32)).decode()}}
         for name in KEY_NAMES
@@ -89,7 +93,23 @@ def _load_history(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job.write_text(f"source: city\nwarehouse: duckdb:city.duckdb\nmax_rejected: 0.0\ndatasets:\n{lines}")
     monkeypatch.setattr(load, "BATCH_ROWS", 20)
     monkeypatch.setattr(load, "SPAN_ROWS", 30)  # several spans, one after the other in the query's order
-    load.load_history(load_settings(home), str(job))
+    _load_killed(home, str(job), monkeypatch)
+
+
+def _load_killed(home: Path, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load, killed in the middle of every dataset and begun again an hour later."""
+    hours = iter(range(3, 23))
+
+    def die(count: int) -> None:
+        if count >= 60:
+            raise TimeoutError
+
+    while True:
+        now = int((BEGIN.replace(hour=0) + timedelta(days=90, hours=next(hours))).timestamp() * 1e6)
+        monkeypatch.setattr(load, "clock", SimpleNamespace(now_us=lambda now=now: now))
+        with contextlib.suppress(TimeoutError):
+            load.load_history(load_settings(home), job, progress=die)
+            return
 
 
 def _stream(home: Path) -> None:
@@ -109,6 +129,38 @@ def _stream(home: Path) -> None:
         came = BEGIN + timedelta(seconds=chance.randrange(9_000))
         told.append(adt("A01", pid(no), pv1(f"ICU^1^{no}", visit=f"e-{no[::-1]}", began=came), at=hl7_time(came)))
     ward.tell(*told)
+    _stream_without_times(ward, chance)
+
+
+def _stream_without_times(ward: Ward, chance: random.Random) -> None:
+    """Stream records and values that do not say when they could be known, sorted by identifier, for three hours."""
+    said: dict[str, list[bytes]] = defaultdict(list)
+    for number, no in enumerate(_identifiers()):
+        who, stay = {"reference": f"Patient/{no}"}, f"e-{no[::-1]}"
+        began = BEGIN + timedelta(seconds=chance.randrange(9_000))
+        coded = (BEGIN + timedelta(seconds=chance.randrange(9_000))).isoformat()
+        said["patient"].append(_resource("Patient", no, gender="male"))
+        said["encounter"].append(
+            _resource("Encounter", stay, status="in-progress", subject=who, period={"start": began.isoformat()})
+        )
+        said["condition"].append(
+            _resource(
+                "Condition", f"c-{no}", subject=who, encounter={"reference": f"Encounter/{stay}"},
+                recordedDate=coded,
+                code={"coding": [{"system": "http://hl7.org/fhir/sid/icd-10-cm", "code": "I10"}]},
+            )
+        )  # fmt: skip
+        said["observation"].append(message(
+            9_000 + number, patient=no, value=60.0 + chance.randrange(40), meta=None, effectiveDateTime=coded,
+            device={"reference": f"Device/d-{no}"}, encounter={"reference": f"Encounter/{stay}"},
+        ))  # fmt: skip
+    for dataset, messages in said.items():
+        polls = [messages[begin : begin + 5] for begin in range(0, PATIENTS, 5)]
+        ward.send(dataset, [(BEGIN + timedelta(minutes=180 + 10 * n), poll) for n, poll in enumerate(polls)])
+
+
+def _resource(kind: str, name: str, **elements: object) -> bytes:
+    return json.dumps({"resourceType": kind, "id": name, **elements}).encode()
 
 
 @pytest.fixture(scope="module")

@@ -416,9 +416,9 @@ def test_times_that_are_none(text: str) -> None:
 
 def test_what_was_sent_when_says_when_it_could_be_known() -> None:
     row = one("patient", "Patient", meta=None)
-    assert (row["version"], row["available_at"]) == (0, datetime.fromtimestamp(BROKER_MS / 1000, tz=UTC))
+    assert (row["version"], row["available_at"]) == (0, datetime.fromtimestamp(BROKER_MS / 1000 + 0.000999, tz=UTC))
     _, rows, _ = take("hl7-v2", "device_association", ADMIT.replace(b"|20250601080000+0000||ADT", b"|||ADT"))
-    assert rows[0]["available_at"] == datetime.fromtimestamp(BROKER_MS / 1000, tz=UTC)
+    assert rows[0]["available_at"] == datetime.fromtimestamp(BROKER_MS / 1000 + 0.000999, tz=UTC)
 
 
 def test_what_tells_of_no_bed_and_what_moves_two() -> None:

@@ -59,6 +59,7 @@ class Column:
         listed: the list of the home's rules that its values stand in; None: in none.
         form: the form its values have (see vitalake/vocabulary/forms.yaml), or the form by another column's value.
         token_with: of a position: the column with which it is published as a token; see message_tokens.py.
+        ours: of a time: whether all are of our own clocks or those that are marked; see own_times.py. None: none is.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Column:
     listed: str | None = None
     form: str | FormBy | None = None
     token_with: str | None = None
+    ours: str | None = None
 
     @property
     def closed(self) -> bool:
@@ -153,6 +155,7 @@ def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
                 listed=entry.get("list"),
                 form=_form(entry.get("form")),
                 token_with=entry.get("token_with"),
+                ours=entry.get("ours"),
             )
             for entry in document["columns"]
         )

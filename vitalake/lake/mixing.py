@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +16,16 @@ from vitalake.lake.table import Snapshot, StagedFile, Table
 from vitalake.lake.vacuum import delete_replaced, span_id_of
 
 
-def mix(table: Table, spans: Collection[str]) -> int:
-    """Rewrite the files of some spans, where a day has several, and delete them; return how many rows were rewritten.
+def mix(table: Table, begins: str) -> int:
+    """Rewrite the files of a source's spans, where a day has several, and delete them; return how many rows.
+
+    Spans of before, which a killed load has decided and left in its order, are among them.
 
     Safe beside appends and readers; while a republish holds the table nothing is done, for it makes all files anew.
 
     Args:
         table: of published rows; not to be used by anything else meanwhile.
-        spans: whose files.
+        begins: how the names of these spans begin.
 
     Raises:
         LakeError, ServiceUnavailable: as ``rewrite``; days that are done stay done.
@@ -33,7 +35,7 @@ def mix(table: Table, spans: Collection[str]) -> int:
     def plan(snapshot: Snapshot) -> list[StagedFile]:
         days: dict[str | None, list[StagedFile]] = defaultdict(list)
         for file in snapshot.files.values():
-            if span_id_of(file.path) in spans:
+            if span_id_of(file.path).startswith(begins):
                 days[file.day].append(file)
         return next((files for files in days.values() if len(files) > 1), [])
 

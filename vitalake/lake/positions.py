@@ -1,4 +1,4 @@
-"""Published rows of an earlier release that say where their message lay: tokens are put in the place of positions."""
+"""Published rows of an earlier release that say where their message lay, and when it came, are made to hide it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vitalake.lake.buckets import Bucket, bucket_of
 from vitalake.lake.compaction import TARGET_ROWS, sort_keys
 from vitalake.lake.message_tokens import MessageTokens, in_clear
+from vitalake.lake.own_times import ALWAYS, OwnTimes, end_of_day, with_marks
 from vitalake.lake.rewrite import Rows, read_file, rewrite
 from vitalake.lake.sorting import joined, no_order, sort_by
 from vitalake.lake.staging import Counted, Piece
@@ -30,14 +32,17 @@ def rows_in_clear(table: Table, file: StagedFile) -> int:
     return sum(in_clear(part[column]) for part in read_file(table, file, columns=[column]))
 
 
-def hide_positions(table: Table, tokens: MessageTokens, *, counted: Counted | None = None) -> int:
+def hide_positions(table: Table, tokens: MessageTokens, times: OwnTimes, *, counted: Counted | None = None) -> int:
     """Put tokens in the place of positions, a day at a time, and delete the files of before; return how many rows.
+
+    Times of ours in the same rows become those that are published today: who has a position has them as they were.
 
     Safe beside appends and readers, and to repeat: a token is never taken for a position. Files keep their buckets.
 
     Args:
         table: of published rows; not to be used by anything else meanwhile.
         tokens: makes them.
+        times: what is published of times of ours.
         counted: told how many rows were made.
 
     Raises:
@@ -62,7 +67,7 @@ def hide_positions(table: Table, tokens: MessageTokens, *, counted: Counted | No
         for file in read.files:
             of[bucket_of(file.path)].append(file)
         for bucket, files in of.items():
-            part = joined([_hidden(table, batch, tokens) for file in files for batch in read_file(table, file)])
+            part = joined([_hidden(table, batch, tokens, times) for file in files for batch in read_file(table, file)])
             keys = sort_keys(table.dataset, by_patient=bucket is not None)
             yield Piece(sort_by(part, keys, last=no_order(part, table.dataset)), bucket)
 
@@ -72,10 +77,25 @@ def hide_positions(table: Table, tokens: MessageTokens, *, counted: Counted | No
     return rows
 
 
-def _hidden(table: Table, rows: pa.Table, tokens: MessageTokens) -> pa.Table:
+def _hidden(table: Table, rows: pa.Table, tokens: MessageTokens, times: OwnTimes) -> pa.Table:
+    rows = _without_our_times(table, rows, times)
     for column in table.dataset.columns:
         if column.token_with:
             made = _by_chunk(rows[column.token_with], rows[column.name], tokens)
+            rows = rows.set_column(rows.schema.get_field_index(column.name), column.name, made)
+    return rows
+
+
+def _without_our_times(table: Table, rows: pa.Table, times: OwnTimes) -> pa.Table:
+    name = position_column(table)
+    before = pc.fill_null(pc.greater_equal(rows[name], 0), False).combine_chunks()
+    marked = with_marks(rows, table.dataset)
+    for column in table.dataset.columns:
+        if column.ours is not None:
+            given = marked[column.name].combine_chunks()
+            key = rows[table.dataset.key[0]].combine_chunks()
+            made = end_of_day(given) if column.ours == ALWAYS else times(given, key)
+            made = pc.if_else(before, made, rows[column.name].combine_chunks())
             rows = rows.set_column(rows.schema.get_field_index(column.name), column.name, made)
     return rows
 

@@ -1,0 +1,106 @@
+"""Times of ours: what is published of them is never early, keeps the order of a record's rows, and ranks nothing."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitalake.lake.dataset import load_dataset
+from vitalake.lake.own_times import (
+    DAY_US,
+    OwnTimes,
+    end_of_day,
+    given_or_ours,
+    is_ours,
+    known_at,
+    marked,
+    of_before,
+    with_marks,
+)
+
+MOMENT = pa.timestamp("us", "UTC")
+MOST_US = DAY_US + 3_601_000_000
+"""A day, an hour of noise, and a day's tenths of seconds."""
+
+times_us = st.integers(0, 4_000_000_000_000_000)
+rows = st.lists(st.tuples(times_us, st.integers(0, 3), st.booleans()), max_size=40)
+
+
+def _published(us: list[int], names: pa.Array, secret: bytes = b"s" * 32) -> list[int | None]:
+    out: list[int | None] = OwnTimes(secret)(pa.array(us).cast(MOMENT), names).cast(pa.int64()).to_pylist()
+    return out
+
+
+@given(rows, st.sampled_from(["text", "bytes", "dictionary", "short bytes"]))
+def test_times_of_ours_are_never_early_and_others_stay(given_rows: list[tuple[int, int, bool]], kind: str) -> None:
+    us = [marked(at) if ours else at for at, _, ours in given_rows]
+    texts = [f"record-{name:09}" for _, name, _ in given_rows]
+    names = {
+        "text": pa.array(texts, pa.string()),
+        "bytes": pa.array([text.encode() for text in texts], pa.binary()),
+        "short bytes": pa.array([text[-3:].encode() for text in texts], pa.binary()),
+        "dictionary": pa.array(texts, pa.string()).dictionary_encode(),
+    }[kind]
+    published = _published(us, names)
+    for at, now in zip(us, published, strict=True):
+        assert now is not None
+        if at % 1_000 == 999:
+            assert 0 <= now - at <= MOST_US
+        else:
+            assert now == at
+    for i, first in enumerate(us):
+        for k, second in enumerate(us):
+            # A tenth of a second apart rows of one record keep their order: what is current stays what it was.
+            ours = first % 1_000 == second % 1_000 == 999
+            if ours and texts[i] == texts[k] and first // 100_000 < second // 100_000:
+                assert (published[i] or 0) < (published[k] or 0)
+
+
+@given(st.lists(st.one_of(st.none(), times_us), min_size=1, max_size=20), times_us)
+def test_what_a_sender_gives_is_never_taken_for_ours(given_us: list[int | None], ours_us: int) -> None:
+    column = pa.array(given_us, pa.int64()).cast(MOMENT)
+    told = given_or_ours(column, np.full(len(given_us), ours_us)).cast(pa.int64()).to_pylist()
+    for was, now in zip(given_us, told, strict=True):
+        assert bool(is_ours(np.array([now]))[0]) == (was is None)
+        assert now == marked(ours_us) if was is None else now - was in (0, 1)
+    found = np.array([at is None for at in given_us])
+    assert known_at(column, found, ours_us).cast(pa.int64()).to_pylist() == told
+    unknown = known_at(column, found, None).cast(pa.int64()).to_pylist()
+    assert unknown == [None if was is None else now for was, now in zip(given_us, told, strict=True)]
+
+
+@settings(max_examples=20)
+@given(st.binary(min_size=32, max_size=32))
+def test_rows_sent_in_the_order_of_identifiers_over_hours_do_not_rank(secret: bytes) -> None:
+    names = sorted(random.Random(secret).sample(range(10_000_000, 99_999_999), 2_000))
+    us = [marked(20_000 * DAY_US + 10**9 + place * 30_000_000) for place in range(len(names))]
+    published = _published(us, pa.array([str(name) for name in names]), secret)
+    ranks = np.argsort(np.argsort(np.array(published, np.int64)))
+    assert abs(np.corrcoef(ranks, np.arange(len(names)))[0, 1]) < 5 / np.sqrt(len(names))
+
+
+def test_the_end_of_a_day_is_its_own_end_and_nothing_stays_nothing() -> None:
+    days = pa.array([0, 1, DAY_US - 1, DAY_US, None], pa.int64()).cast(MOMENT)
+    assert end_of_day(days).cast(pa.int64()).to_pylist() == [0, DAY_US, DAY_US, DAY_US, None]
+    assert OwnTimes(b"s")(pa.array([None, 999], pa.int64()).cast(MOMENT), pa.array(["a", None])).null_count == 1
+
+
+def test_rows_of_an_earlier_release_are_marked_where_a_time_can_be_ours_and_once() -> None:
+    minute, came = 60_000_000, 1_000 * DAY_US
+    us = [came - DAY_US, came - minute, came - DAY_US + 5_000, came - DAY_US + 5_001, None]
+    column = pa.array(us, pa.int64()).cast(MOMENT)
+    arrived = pa.array([came] * 5).cast(MOMENT)
+    made = of_before(column, arrived)
+    whole, recent, millis, finer, nothing = made.cast(pa.int64()).to_pylist()
+    assert (whole, finer, nothing) == (us[0], us[3], None)
+    assert [recent % 1_000, millis % 1_000] == [999, 999]
+    assert of_before(made, arrived).equals(made)
+    dataset = load_dataset("patient")
+    rows = pa.table({"available_at": column, "ingested_at": arrived})
+    again = with_marks(rows, dataset)
+    assert again["available_at"].combine_chunks().equals(made)
+    assert with_marks(again, dataset) is again
