@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from governance.closing import make_unfit
 from governance.keyuse import open_vault
 from governance.masking import MaskPlan, writing_plan
 from governance.masks import Pseudonyms
@@ -32,7 +33,7 @@ from pipelines.poll import DecodedPoll, Outcome
 from vitalake import clock
 from vitalake.keys import KeyRing, load_keys
 from vitalake.keyservice import KeyRevoked
-from vitalake.lake.dataset import Dataset
+from vitalake.lake.dataset import Dataset, holds_codes
 from vitalake.lake.derived import derive
 from vitalake.lake.lake import restricted_name
 from vitalake.lake.spans import PartId
@@ -40,6 +41,8 @@ from vitalake.restricted import RowSealer, device_key
 from vitalake.settings import Settings, StreamSettings
 from vitalake.vault import Vault
 from vitalake.vocabulary import load_vocabulary
+
+NO_LISTS: Mapping[str, frozenset[str]] = {}
 
 
 class Steps:
@@ -73,7 +76,8 @@ class Steps:
         self.older_until = float("-inf")
         """Until when, by the monotonic clock, the look-back may hold fingerprints of an earlier release."""
         self.keys = keys = load_keys(settings.path(settings.keys))
-        self.plan: MaskPlan = writing_plan(load_policy(settings.path(settings.governance)), dataset, keys)
+        policy = load_policy(settings.path(settings.governance))
+        self.plan: MaskPlan = writing_plan(policy, dataset, keys)
         self.conformer = Conformer(
             load_vocabulary(),
             observation_key=keys.current("observation").secret,
@@ -96,7 +100,7 @@ class Steps:
             if stream.care
             else None
         )
-        self.sealer = make_sealer(dataset, self.vault, keys) if dataset.restricted else None
+        self.sealer = make_sealer(dataset, self.vault, keys, policy.lists) if dataset.restricted else None
         self.attributor = (
             make_attributor(
                 settings,
@@ -318,11 +322,21 @@ def _count(outcome: Outcome, kept: npt.NDArray[np.bool_] | None) -> None:
         outcome.effective_us = outcome.effective_us[kept]
 
 
-def make_sealer(dataset: Dataset, vault: Vault, keys: KeyRing) -> RowSealer:
-    """Return what seals and opens a dataset's rows, by the home's vault and keys."""
+def make_sealer(
+    dataset: Dataset, vault: Vault, keys: KeyRing, lists: Mapping[str, frozenset[str]] = NO_LISTS
+) -> RowSealer:
+    """Return what seals and opens a dataset's rows, by the home's vault and keys.
+
+    Args:
+        dataset: whose rows.
+        vault: has the patients' keys.
+        keys: of the home.
+        lists: of its rules, by which words are sealed; who opens only needs none.
+    """
     return RowSealer(
         dataset,
         vault,
         secret=keys.current("vault").secret,
         tokens_of=Pseudonyms(keys, "patient-identifier"),
+        unfit={column.name: make_unfit(column, lists) for column in dataset.columns if holds_codes(column)},
     )

@@ -8,12 +8,17 @@ writes: a lake of another format refuses them. Readers read on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
+from governance.keyuse import open_vault
+from governance.rules import load_policy
+from pipelines.steps import make_sealer
 from vitalake.belonging import admit
 from vitalake.crashpoints import passing
 from vitalake.keys import add_missing_keys, load_keys
+from vitalake.lake.dataset import load_dataset
 from vitalake.lake.format import FORMAT, Format, check_readable, write_format
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import AGAIN
@@ -128,6 +133,19 @@ def _mark_times(upgrading: Upgrading) -> None:
             passing("upgrade-times")
 
 
+def _seal_words(upgrading: Upgrading) -> None:
+    """Seal the words that stand in clear in identified rows, in columns for codes, each with its patient's key."""
+    settings = upgrading.settings
+    keys, lists = load_keys(settings.path(settings.keys)), load_policy(settings.path(settings.governance)).lists
+    with closing(open_vault(settings, keys, purpose="upgrade")) as vault:
+        for name, table in upgrading.lake().present().items():
+            if name.startswith("restricted/"):
+                upgrading.tell(name)
+                sealer = make_sealer(load_dataset(name.rpartition("/")[2]), vault, keys, lists)
+                upgrading.done.rows += renew(table, sealer.seal_words, counted=upgrading.counted)
+                passing("upgrade-words")
+
+
 def _record_digests(upgrading: Upgrading) -> None:
     """Take the digests of the files whose names say none: from now on they are held against them."""
     for name, table in upgrading.lake().present().items():
@@ -140,6 +158,7 @@ STEPS = (
     Step(1, "keys", _add_keys),
     Step(1, "settle", _settle),
     Step(1, "times", _mark_times),
+    Step(1, "words", _seal_words),
     Step(1, "positions", _hide_positions),
     Step(1, "digests", _record_digests),
 )

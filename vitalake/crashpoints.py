@@ -50,6 +50,7 @@ POINTS = (
     "upgrade-begun",
     "upgrade-settled",
     "upgrade-times",
+    "upgrade-words",
     "upgrade-positions",
     "upgrade-step",
     "keys-rewrapped",

@@ -2,19 +2,25 @@
 
 The files stay ordinary Parquet: delta-rs maintains them without a key, any engine reads the rest. Whoever destroys a
 patient's key has made all that identifies them unreadable, in every copy.
+
+So are words in a column for codes, which somebody may have typed a name into: text that its column may not hold is
+sealed where it stands, as ``sealed:`` and base64; what may stand there is in clear.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -30,6 +36,12 @@ SUBJECT_BYTES = 16
 IDENTIFIERS = ("patient-identifier", "encounter-identifier", "device-identifier", "medical-record-number")
 """Classes whose values seal to the same bytes each time: versions of a stay are found without a key."""
 
+WORDS = "sealed:"
+"""Before a sealed text in a column whose other texts are in clear."""
+
+Unfit = Callable[[pa.RecordBatch], npt.NDArray[np.bool_] | None]
+"""Which rows hold text that a column may not; None: no row does. See governance/closing.py."""
+
 REMEMBERED = 200_000
 """Sealed values remembered a column, about 30 MB: a patient's own device and stay come again in every poll."""
 
@@ -37,6 +49,7 @@ OPENED = 50_000
 """Values that are opened before the vault is asked whether its keys may still be used: a tenth of a second."""
 
 _NONCE_BYTES = 12
+_TAG_BYTES = 16
 _HEAD_BYTES = len(FORMAT) + SUBJECT_BYTES
 
 
@@ -66,7 +79,13 @@ class RowSealer:
     """Seals and opens the rows of one dataset; used by one thread at a time."""
 
     def __init__(
-        self, dataset: Dataset, keys: PatientKeys, *, secret: bytes, tokens_of: Callable[[pa.Array], pa.Array]
+        self,
+        dataset: Dataset,
+        keys: PatientKeys,
+        *,
+        secret: bytes,
+        tokens_of: Callable[[pa.Array], pa.Array],
+        unfit: Mapping[str, Unfit],
     ) -> None:
         """Prepare.
 
@@ -75,14 +94,16 @@ class RowSealer:
             keys: the vault.
             secret: of the key ``vault``, for device_key.
             tokens_of: source ids → pseudonyms.
+            unfit: column → what finds the text in it that is sealed.
         """
         self._dataset, self._keys, self._secret, self._tokens_of = dataset, keys, secret, tokens_of
         self._form = restricted_form(dataset)
         self._patient = next(c.name for c in dataset.columns if c.data_class == "patient-identifier")
         self._device = next((c.name for c in dataset.columns if c.data_class == "device-identifier"), None)
         self._sealed = {c.name: c.type for c in dataset.columns if c.data_class in IDENTIFYING}
+        self._unfit = unfit
         self._ciphers: dict[bytes, tuple[AESGCM, bytes]] = {}
-        self._known: dict[str, dict[tuple[bytes, str], bytes]] = {name: {} for name in self._sealed}
+        self._known: dict[str, dict[tuple[bytes, str], bytes]] = {name: {} for name in (*self._sealed, *unfit)}
         self._device_keys: dict[str, bytes] = {}
 
     # -- sealing -------------------------------------------------------------------------------------------------
@@ -118,9 +139,58 @@ class RowSealer:
                 arrays[field.name] = pa.nulls(len(owner), field.type)
             elif field.name in self._sealed:
                 arrays[field.name] = self._seal_column(field.name, rows[field.name], owner, keys)
+            elif field.name in self._unfit and (bad := self._unfit[field.name](rows)) is not None:
+                arrays[field.name] = self._seal_words(field.name, rows[field.name], bad, owner, keys)
             else:
                 arrays[field.name] = _plain(rows[field.name], field.type)
         return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays)), kept
+
+    def seal_words(self, rows: pa.Table) -> pa.Table:
+        """Return restricted rows with the words sealed that an earlier release has left in clear; those of before.
+
+        What is sealed stays as it is. Words of who was forgotten are taken out.
+
+        Raises:
+            KeyRevoked: the keys cannot be had.
+        """
+        batch = pa.RecordBatch.from_arrays([c.combine_chunks() for c in rows.columns], names=rows.schema.names)
+        found = {name: bad for name, unfit in self._unfit.items() if (bad := unfit(batch)) is not None}
+        if not found:
+            return rows
+        subjects = _encoded(batch[SUBJECT.name])
+        names = [*subjects.dictionary.to_pylist(), None]
+        secrets = self._keys.secrets(set(names) - {None})
+        found = {name: left for name, bad in found.items() if (left := self._in_clear(name, batch, bad, secrets)).any()}
+        keys = [PatientKey(name, secrets[name]) if name in secrets else None for name in names]
+        owner = subjects.indices.fill_null(len(names) - 1).to_numpy(zero_copy_only=False)
+        for name, bad in found.items():
+            made = self._seal_words(name, batch[name], bad, owner, keys)
+            rows = rows.set_column(rows.schema.get_field_index(name), name, made)
+        return rows
+
+    def _in_clear(
+        self, name: str, rows: pa.RecordBatch, bad: npt.NDArray[np.bool_], secrets: dict[bytes, bytes]
+    ) -> npt.NDArray[np.bool_]:
+        """Return which of some rows hold words that are not sealed; what only looks as if it were is not."""
+        encoded, context = _encoded(rows[name]), self._context(name)
+        ours = [_is_ours(sealed_word(text), secrets, context) for text in encoded.dictionary.to_pylist()]
+        index = encoded.indices.fill_null(len(ours)).to_numpy(zero_copy_only=False)
+        return bad & ~np.array([*ours, False], np.bool_)[index]
+
+    def _seal_words(
+        self,
+        name: str,
+        column: pa.Array,
+        bad: npt.NDArray[np.bool_],
+        owner: npt.NDArray[np.int32],
+        keys: Sequence[PatientKey | None],
+    ) -> pa.Array:
+        """Return the column with these rows' texts sealed; no dictionary is left that holds them."""
+        given, rows = _plain(column, pa.string()), pa.array(bad)
+        given = given.cast(pa.string())
+        sealed = self._seal_column(name, pc.if_else(rows, given, pa.scalar(None, pa.string())), owner, keys)
+        made = pc.if_else(rows, _as_words(sealed), given)
+        return made.dictionary_encode() if pa.types.is_dictionary(column.type) else made
 
     def _enrolled(self, patients: pa.Array) -> list[PatientKey | None]:
         tokens = self._tokens_of(patients).to_pylist()
@@ -148,7 +218,8 @@ class RowSealer:
         pairs = owner.astype(np.int64) * len(texts) + index.to_numpy(zero_copy_only=False)
         distinct, place = np.unique(pairs, return_inverse=True)
         known, context = self._known[name], self._context(name)
-        again = self._dataset.column(name).data_class in IDENTIFIERS
+        # Words too: they may stand in what names a thing, and stand in the order of its versions.
+        again = name in self._unfit or self._dataset.column(name).data_class in IDENTIFIERS
         sealed: list[bytes | None] = []
         if len(known) > REMEMBERED:
             known.clear()
@@ -218,6 +289,8 @@ class RowSealer:
             column = rows[field.name].combine_chunks()
             if field.name in self._sealed:
                 column = self._open_column(field.name, column, ciphers)
+            elif field.name in self._unfit:
+                column = self._open_words(field.name, column, ciphers)
             columns.append(as_type(column, field.type))
         return pa.table(columns, schema=schema)
 
@@ -232,6 +305,28 @@ class RowSealer:
         # A device that two patients had was sealed twice; a value of somebody who was forgotten becomes null.
         opened = pa.array(texts, pa.string()).dictionary_encode()
         return pa.DictionaryArray.from_arrays(opened.indices.take(encoded.indices), opened.dictionary)
+
+    def _open_words(self, name: str, column: pa.Array, ciphers: dict[bytes, AESGCM]) -> pa.Array:
+        at = _places_of_words(column)
+        if not len(at):
+            return column
+        texts = _plain(column, pa.string()).cast(pa.string())
+        sealed = pa.array([sealed_word(text) for text in texts.take(pa.array(at)).to_pylist()], pa.binary())
+        opened = self._open_column(name, sealed, ciphers).cast(pa.string())
+        rows = np.zeros(len(texts), np.bool_)
+        rows[at] = True
+        return pc.replace_with_mask(texts, pa.array(rows), opened)
+
+
+def sealed_word(text: str | None) -> bytes | None:
+    """Return the sealed value that a text in a column for codes is; None: it is none, but what somebody wrote."""
+    if text is None or not text.startswith(WORDS):
+        return None
+    try:
+        value = base64.b64decode(text[len(WORDS) :], altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return value if value[: len(FORMAT)] == FORMAT and len(value) >= _HEAD_BYTES + _NONCE_BYTES + _TAG_BYTES else None
 
 
 def open_value(sealed: bytes, secrets: dict[bytes, bytes], *, context: bytes) -> bytes | None:
@@ -273,6 +368,33 @@ def _unsealed(cipher: AESGCM, sealed: bytes, context: bytes) -> bytes:
 
 def _encoded(column: pa.Array) -> pa.DictionaryArray:
     return column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+
+
+def _as_words(sealed: pa.DictionaryArray) -> pa.Array:
+    """Return sealed values as text."""
+    texts = [
+        None if value is None else WORDS + base64.b64encode(value, altchars=b"-_").decode()
+        for value in sealed.dictionary.to_pylist()
+    ]
+    return pa.DictionaryArray.from_arrays(sealed.indices, pa.array(texts, pa.string())).cast(pa.string())
+
+
+def _is_ours(sealed: bytes | None, secrets: dict[bytes, bytes], context: bytes) -> bool:
+    """Return whether a value was sealed for this place, with one of these keys."""
+    try:
+        return sealed is not None and open_value(sealed, secrets, context=context) is not None
+    except PrivacyError:
+        return False
+
+
+def _places_of_words(column: pa.Array) -> npt.NDArray[np.int64]:
+    """Return which rows of a column hold a sealed text."""
+    encoded = _encoded(column)
+    words = [place for place, text in enumerate(encoded.dictionary.to_pylist()) if sealed_word(text) is not None]
+    if not words:
+        return np.zeros(0, np.int64)
+    indices = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return np.flatnonzero(np.isin(indices, words))
 
 
 def _used(column: pa.DictionaryArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:

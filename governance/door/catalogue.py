@@ -21,6 +21,7 @@ from vitalake.lake.dataset import (
     IDENTIFYING,
     SUBJECT,
     Dataset,
+    holds_codes,
     load_dataset,
     published_datasets,
     table_form,
@@ -99,6 +100,11 @@ class Catalogue:
         """Return the columns of identified rows whose values are sealed, with their types once they are opened."""
         dataset = load_dataset(self._restricted[name])
         return {column.name: column.type for column in dataset.columns if column.data_class in IDENTIFYING}
+
+    def coded(self, name: str) -> dict[str, pa.DataType]:
+        """Return the columns of identified rows that hold codes in clear, and words sealed, with their types."""
+        dataset = load_dataset(self._restricted[name])
+        return {column.name: column.type for column in dataset.columns if holds_codes(column)}
 
     def dataset(self, name: str) -> str:
         """Return the dataset whose identified rows have this name."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 from governance.door.errors import untold
 from governance.door.relations import SEALED
 from vitalake.errors import PrivacyError
-from vitalake.restricted import open_value, subject_of_value
+from vitalake.restricted import open_value, sealed_word, subject_of_value
 
 _WRAPPED = pa.struct({SEALED: pa.binary()})
 
@@ -45,11 +45,17 @@ class Cells:
             raise untold("a whole row in one value")
         self._rows, self._sealed = rows, sealed
         self._cells = {
-            name: column.combine_chunks().field(SEALED).dictionary_encode()
-            for name, column in zip(rows.schema.names, rows.columns, strict=True)
+            place: column.combine_chunks().field(SEALED).dictionary_encode()
+            for place, column in enumerate(rows.columns)
             if column.type == _WRAPPED
         }
+        self._words = {
+            place: words
+            for place, column in enumerate(rows.columns)
+            if pa.types.is_string(column.type) and (words := _words(column))
+        }
         self.owners = {subject_of_value(value) for cells in self._cells.values() for value in _values(cells)}
+        self.owners |= {subject_of_value(value) for words in self._words.values() for value in words.values()}
 
     def secrets(self, keys: Keys) -> dict[bytes, bytes]:
         """Return the secrets of those whose cells these are.
@@ -66,10 +72,21 @@ class Cells:
             PrivacyError: a value was changed, or is none of these places'.
         """
         columns = [
-            self._open(self._cells[name], secrets) if name in self._cells else self._rows[name]
-            for name in self._rows.schema.names
+            self._open(self._cells[place], secrets)
+            if place in self._cells
+            else self._with_words(column, self._words.get(place, {}), secrets)
+            for place, column in enumerate(self._rows.columns)
         ]
         return pa.table(columns, names=self._rows.schema.names)
+
+    def _with_words(
+        self, column: pa.ChunkedArray, words: Mapping[str, bytes], secrets: Mapping[bytes, bytes]
+    ) -> pa.ChunkedArray:
+        """Return a column of text with the words opened that are sealed in it."""
+        if not words:
+            return column
+        opened = {text: self._value(sealed, secrets)[1] for text, sealed in words.items()}
+        return pa.chunked_array([[opened.get(text, text) for text in column.to_pylist()]], pa.string())
 
     def _open(self, column: pa.DictionaryArray, secrets: Mapping[bytes, bytes]) -> pa.Array:
         values: list[str | None] = []
@@ -95,6 +112,12 @@ class Cells:
             where="vitalake sql --identified",
             remedy="It was changed in its file. Run 'vitalake lake verify'.",
         )
+
+
+def _words(column: pa.ChunkedArray) -> dict[str, bytes]:
+    """Return the texts of a column that are sealed words → what they are."""
+    found = {text: sealed_word(text) for text in column.unique().to_pylist()}
+    return {text: sealed for text, sealed in found.items() if sealed is not None}
 
 
 def _values(column: pa.DictionaryArray) -> list[bytes]:

@@ -117,12 +117,12 @@ class RestrictedDoor(Door):
             return Answer(cells.opened(secrets), not head.more, query.datasets)
 
     def _places(self, query: Query) -> dict[str, pa.DataType]:
-        """Return ``<dataset>.<column>`` of the sealed columns that a query could read, with their types."""
+        """Return ``<dataset>.<column>`` of what a query could read that is or may be sealed, with their types."""
         return {
             f"{self.catalogue.dataset(name)}.{column}": kind
             for name in query.datasets
             if name in self.catalogue.identified_names
-            for column, kind in self.catalogue.sealed(name).items()
+            for column, kind in (self.catalogue.sealed(name) | self.catalogue.coded(name)).items()
         }
 
     def _readable(self, run: Run, query: Query) -> set[bytes] | None:

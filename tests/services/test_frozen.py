@@ -36,7 +36,7 @@ BEGINNING = ("upgrade-begun", "upgrade-step", "fence-raised", "fence-raised:3", 
 """Where an upgrade is killed, one run after the other: each goes on where the one before was."""
 
 MIDDLE = (
-    "rewrite-staged", "rewrite-committed", "upgrade-times:6", "upgrade-step",
+    "rewrite-staged", "rewrite-committed", "upgrade-times:6", "upgrade-step", "upgrade-step",
     "rewrite-staged", "rewrite-committed", "upgrade-positions", "rewrite-committed:2",
 )  # fmt: skip
 END = ("upgrade-positions:2", "rewrite-staged:2", "upgrade-step")
@@ -132,7 +132,7 @@ def test_killed_anywhere_on_its_way_an_upgrade_goes_on_and_ends_the_same(
     assert killed_at(home, *BEGINNING) == [KILLED] * len(BEGINNING)
     assert frozen.reading(home, like=UPGRADED) == settled
     assert killed_at(home, *MIDDLE) == [KILLED] * len(MIDDLE)
-    assert read_format(_lake(home).storage) == Format(0, FORMAT, ("home", "keys", "settle", "times"))
+    assert read_format(_lake(home).storage) == Format(0, FORMAT, ("home", "keys", "settle", "times", "words"))
     with pytest.raises(LakeError, match="has format 0"):
         _lake(home).open_all()
     assert frozen.reading(home, like=UPGRADED) == settled

@@ -500,3 +500,22 @@ def test_purpose_and_patient_belong_to_identified_queries(home: Path, capsys: py
 
 def test_the_plain_door_has_no_way_to_identified_rows() -> None:
     assert not hasattr(Door, "identify")
+
+
+def test_words_where_codes_belong_are_opened_and_on_record_as_sealed_cells_are(
+    settings: Settings, keys: KeyRing, audit: Recorder, vault: Vault, door: RestrictedDoor
+) -> None:
+    said = "I10 zzword of the night"
+    rows = [
+        {"encounter_id": f"e-{i}", "code_system": "ICD10CM", "code": code, "version": 1, "patient_id": f"ZZMRN-{i}",
+         "recorded_at": datetime(2026, 3, 1, tzinfo=UTC)}
+        for i, code in enumerate(["I10", said, said], 1)
+    ]  # fmt: skip
+    keep(settings, vault, keys, "condition", rows)
+    found = ask(door, "SELECT code, code AS again, upper(code) AS other FROM restricted_condition ORDER BY code_system")
+    assert sorted(row["code"] for row in found) == sorted(row["again"] for row in found) == ["I10", said, said]
+    assert not [row for row in found if "WORD" in row["other"]]
+    assert set(audit.events[-1].patients) == {token(keys, f"ZZMRN-{i}") for i in (1, 2, 3)}
+    vault.erase(vault.subject_of("ZZMRN-3"), "certificate")
+    left = ask(door, "SELECT code FROM restricted_condition")
+    assert sorted(str(row["code"]) for row in left) == ["I10", said, "None"]

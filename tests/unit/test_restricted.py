@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,16 @@ from vitalake.keys import KeyRing, load_keys
 from vitalake.keyservice import KeyRevoked
 from vitalake.lake.dataset import IDENTIFYING, dataset_names, load_dataset, restricted_form
 from vitalake.lake.spans import PartId
-from vitalake.restricted import FORMAT, PatientKeys, RowSealer, device_key, open_value, subject_of_value
+from vitalake.restricted import (
+    FORMAT,
+    WORDS,
+    PatientKeys,
+    RowSealer,
+    device_key,
+    open_value,
+    sealed_word,
+    subject_of_value,
+)
 from vitalake.settings import Settings, StreamSettings, load_settings
 from vitalake.vault import PatientKey, Vault
 
@@ -227,3 +237,56 @@ def test_no_identifier_is_in_any_byte_of_the_sealed_rows(home: Path, tmp_path: P
     named = {value for name in names for value in opened[name].to_pylist()} - {None}
     assert named
     assert not [value for value in named if value.encode() in content]
+
+
+# -- words in columns for codes
+
+
+CONDITION = load_dataset("condition")
+SAID = ["I10", "I10 ZZNAME 555-0100", "I509", f"{WORDS}{base64.b64encode(FORMAT + b'ZZNAME' * 10).decode()}"]
+
+
+def _coded(codes: Sequence[str | None], *, encoded: bool) -> pa.RecordBatch:
+    texts = pa.array(codes, pa.string())
+    columns = {
+        "encounter_id": pa.array(["e-1"] * len(codes)),
+        "code_system": pa.array(["ICD10CM"] * len(codes)),
+        "code": texts.dictionary_encode() if encoded else texts,
+        "patient_id": pa.array(["p-1", "p-2"] * (len(codes) // 2)),
+    }
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+@pytest.mark.parametrize("encoded", [True, False])
+def test_words_in_a_column_for_codes_are_sealed_and_codes_are_not(
+    vault: Vault, keys: KeyRing, *, encoded: bool
+) -> None:
+    sealer = make_sealer(CONDITION, vault, keys)
+    sealed, _ = sealer.seal(_coded(SAID, encoded=encoded))
+    plain, _ = sealer.seal(_coded(["I10", "I509"], encoded=encoded))
+    assert sealed.schema == plain.schema  # polls become one table
+    texts = sealed["code"].to_pylist()
+    assert [text.startswith(WORDS) for text in texts] == [False, True, False, True]  # what looks sealed is words, too
+    assert "ZZNAME" not in str([sealed_word(text) for text in texts])
+    assert make_sealer(CONDITION, vault, keys).open(pa.Table.from_batches([sealed]))["code"].to_pylist() == SAID
+    again, _ = make_sealer(CONDITION, vault, keys).seal(_coded(SAID, encoded=encoded))
+    assert again["code"].to_pylist() == texts  # of one thing's versions each has the same
+    assert sealed_word("sealed:no base64") is None
+
+
+def test_words_that_an_earlier_release_left_in_clear_are_sealed_once(vault: Vault, keys: KeyRing) -> None:
+    sealer = make_sealer(CONDITION, vault, keys)
+    sealed = pa.Table.from_batches([sealer.seal(_coded(["I10", "I509"] * 3, encoded=True))[0]])
+    codes = [*SAID[:3], SAID[3], None, "I10 ZZNAME 555-0100"]
+    before = sealed.set_column(sealed.schema.get_field_index("code"), "code", pa.array(codes).dictionary_encode())
+    before = before.set_column(
+        before.schema.get_field_index("subject"),
+        "subject",
+        pa.array([*before["subject"].to_pylist()[:5], b"nobody's subject"], pa.binary()),
+    )
+    after = sealer.seal_words(before)
+    assert "ZZNAME" not in str([sealed_word(text) or text for text in after["code"].to_pylist()])
+    assert sealer.open(after)["code"].to_pylist() == codes[:5]
+    assert after["code"].to_pylist()[5] is None  # whose key is gone
+    assert sealer.seal_words(after) is after
+    assert sealer.seal_words(sealed) is sealed

@@ -229,6 +229,12 @@ IDENTIFYING = frozenset(
 )  # fmt: skip
 """Data classes whose values are sealed, one by one, where identified rows are kept."""
 
+
+def holds_codes(column: Column) -> bool:
+    """Return whether a column holds codes in clear where rows are identified, and what are none sealed."""
+    return column.closed and column.data_class not in IDENTIFYING and column.data_class != "provenance"
+
+
 SUBJECT = Column("subject", pa.binary(), "subject", "keyed hash of the patient: whose key the sealed values need")
 DEVICE_KEY = Column("device_key", pa.binary(), "subject", "keyed hash of the device")
 
