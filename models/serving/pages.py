@@ -224,7 +224,9 @@ async def patient_page(request: Request, patient: str) -> Response:
     try:
         chart = await _patient(place, principal, patient, "page")
     except KeyRevoked as error:  # the page stays, and says so; what is identified goes
-        return render(request, "patient_locked.html", {"patient": patient, "why": error.what})
+        now_us, speed, replay = await place.time()
+        shut = {"patient": patient, "why": error.what, "now_us": now_us, "speed": speed, "replay": replay}
+        return render(request, "patient_locked.html", shut | {"troubles": place.watch.troubles})
     identity, locked = await _identity(place, principal, patient)
     now_us, speed, replay = await place.time()
     context = await place.drawing(patient_context, chart)

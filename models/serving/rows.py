@@ -161,6 +161,8 @@ def says_of_values(chart: Chart) -> list[str]:
     """Return what came and cannot be used, or contradicts itself."""
     score = chart.record.news2
     found = [*words.two_texts(score), *words.ended_texts(score)]
+    if chart.ahead:
+        found.append(f"the sender's clock is {words.ago(chart.ahead)} ahead of ours: times are of when values came")
     if chart.refused:
         count, last_us = chart.refused
         told = "1 message" if count == 1 else f"{count} messages"

@@ -27,7 +27,7 @@ from vitalake import clock
 from vitalake.care.facts import Decision
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
-from vitalake.care.values import REFUSED
+from vitalake.care.values import CLOCK_AHEAD, REFUSED
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings
@@ -68,6 +68,7 @@ class Chart:
         last_us: when that was.
         refused: how many messages of the patient were refused since the newest vital sign, and when the last one
             was; None: none.
+        ahead: how many seconds the clock that told the newest vital signs is ahead; 0: it is not.
     """
 
     patient: str
@@ -83,6 +84,7 @@ class Chart:
     last: News2 | None = None
     last_us: int = 0
     refused: tuple[int, int] | None = None
+    ahead: float = 0.0
 
 
 @dataclass(slots=True)
@@ -264,6 +266,7 @@ class Ward:
             last=last,
             last_us=last_us,
             refused=_refused(held.history.known_at(now_us)),
+            ahead=_ahead(held.history.known_at(now_us)),
         )
 
     def _times(self, held: _Held, now_us: int) -> int | None:
@@ -373,9 +376,16 @@ def _last(known: History, record: ScoreRecord, situation: Situation) -> tuple[Ne
     return (found, at_us) if more else (None, 0)
 
 
+def _ahead(known: History) -> float:
+    """Return how far a sender's clock was ahead, if it was since the newest vital sign of another time."""
+    told = known.where(known.code == CLOCK_AHEAD)
+    newest = vital_times(known).max(initial=-NEVER_US)
+    return float(told.value[-1]) if len(told) and told.effective_us[-1] >= newest else 0.0
+
+
 def _refused(known: History) -> tuple[int, int] | None:
     """Return how many messages were refused since the newest vital sign, and when the last one was; None: none."""
-    newest = vital_times(known).max(initial=NEVER_US * -1)
+    newest = vital_times(known).max(initial=-NEVER_US)
     times = known.effective_us[(known.code == REFUSED) & (known.effective_us > newest)]
     return (len(times), int(times.max())) if len(times) else None
 

@@ -25,7 +25,7 @@ from tests.hl7 import PID, adt
 from vitalake import clock
 from vitalake.care.records import History, code_number
 from vitalake.care.store import CareStore
-from vitalake.care.values import REFUSED
+from vitalake.care.values import CLOCK_AHEAD, REFUSED
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import load_dataset
 from vitalake.lake.spans import PartId
@@ -395,3 +395,16 @@ def test_people_who_have_no_stay_do_not_stay_in_the_care_store(home: Path, monke
     monkeypatch.setattr(clock, "now_us", lambda: later)
     store.prune()
     assert store.person(token) is None
+
+
+def test_a_value_of_the_future_counts_from_when_it_came_and_says_whose_clock_is_wrong(home: Path) -> None:
+    """A monitor whose clock was three hours ahead showed nothing for three hours, and the values before it stayed."""
+    steps = _steps(home)
+    outcome = _run(steps, [message(1, effectiveDateTime=_at(30), value=72.0)])
+    _run(steps, [message(2, effectiveDateTime=_at(-180), value=150.0)], first=1)
+    history = _history(home, outcome)
+    score = news2(history, as_of_us=clock.now_us())
+    assert score.latest["pulse"].value == 150
+    assert clock.now_us() - score.latest["pulse"].at_us < 60_000_000
+    (ahead,) = history.value[history.code == CLOCK_AHEAD].tolist()
+    assert ahead == pytest.approx(3 * 3600, abs=60)

@@ -42,7 +42,7 @@ from vitalake.care.facts import (
 from vitalake.care.placing import placed
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
-from vitalake.care.values import ROW, Values, current
+from vitalake.care.values import ROW, Values, current, held_to
 from vitalake.sealing import Seals
 from vitalake.sqlite import Database
 
@@ -210,7 +210,10 @@ class CareStore:
         Raises:
             ServiceUnavailable: the store cannot be written; nothing of the poll is stored.
         """
-        values = values.where(values.rows["effective_us"] >= self.now_us() - self._hours_us)
+        now_us = self.now_us()
+        values = values.where(values.rows["effective_us"] >= now_us - self._hours_us)
+        if self.replay() is None:
+            values = held_to(values, now_us)
         if not len(values.rows):  # read again they are too old again
             return 0
         try:

@@ -32,6 +32,12 @@ the message was refused (NO_VALUE); or it lies outside what is plausible. What c
 REFUSED = 0
 """The code of what says that a message of the patient was refused as a whole; its value is NO_VALUE."""
 
+CLOCK_AHEAD = 1
+"""The code of what says that values of the patient came from the future; its value is how far ahead, in seconds."""
+
+AHEAD_US = 120_000_000
+"""Clocks may differ by so much; what lies further ahead of ours is read as of when it came."""
+
 MOST_ATTRIBUTION = 0xFFFE
 """Where more is known than fits, what was stored last counts: after 32,767 facts of one device."""
 
@@ -74,6 +80,29 @@ class Values:
         return Values(
             self.rows[chosen], self.patient[chosen], self.patients, self.position[chosen], self.part[chosen], self.parts
         )
+
+
+def held_to(values: Values, now_us: int) -> Values:
+    """Return values with none from the future: those that were so later than AHEAD_US from now are of now.
+
+    Else a device whose clock is hours ahead would show nothing until then, and the values before it would stay. What
+    was done is told by a row of code CLOCK_AHEAD for each patient.
+    """
+    ahead = values.rows["effective_us"] > now_us + AHEAD_US
+    if not ahead.any():
+        return values
+    rows = values.rows.copy()
+    whose, first = np.unique(values.patient[ahead], return_index=True)
+    at = np.flatnonzero(ahead)[first]
+    told = np.zeros(len(whose), ROW)
+    told["code"], told["stage"], told["id"] = CLOCK_AHEAD, stage_of("final"), rows["id"][at] ^ np.uint64(1)
+    seconds = (rows["effective_us"] - now_us) / 1e6
+    told["value"] = [seconds[ahead & (values.patient == one)].max() for one in whose]
+    told["effective_us"] = told["available_us"] = now_us
+    rows["effective_us"][ahead] = now_us
+    rows["available_us"][ahead] = np.minimum(rows["available_us"][ahead], now_us)
+    own = Values(told, values.patient[at], values.patients, values.position[at], values.part[at], values.parts)
+    return Values(rows, values.patient, values.patients, values.position, values.part, values.parts).and_also(own)
 
 
 def stage_of(status: str | None) -> int:

@@ -59,6 +59,7 @@ export function tick(root = document) {
 // The server sends a beat every five seconds while it watches the ward. Silence means that it does not, or that the
 // line is dead, which no browser notices by itself.
 const SILENT_MS = 15_000;
+const MISSING = new Set(["stream-silent", "stream-ended", "care-store-replaced"]);
 const AGAIN_MS = [2_000, 5_000, 10_000];
 
 const line = document.getElementById("line");
@@ -86,10 +87,14 @@ function show() {
   const failing = lost || troubles.some((trouble) => trouble.failing);
   const texts = troubles.map((trouble) => trouble.text);
   if (failing) texts.unshift(`NOT UPDATED since ${second.format(new Date(heard.wall))}.${why ? ` ${why}` : ""}`);
+  const locked = document.querySelector("[data-locked]") !== null || troubles.some((trouble) => trouble.code === "locked");
+  const missing = troubles.some((trouble) => MISSING.has(trouble.code));
   body.classList.toggle("not-live", failing);
-  line.classList.toggle("live", connected && texts.length === 0);
-  line.classList.toggle("lost", failing);
-  setText(line, failing ? "Not live" : texts.length ? "Live, but see above" : connected ? "Live" : "Connecting …");
+  body.classList.toggle("locked", locked);
+  line.classList.toggle("live", connected && !locked && texts.length === 0);
+  line.classList.toggle("lost", failing || locked);
+  const state = missing ? "Values may be missing" : texts.length ? "Live, but see above" : connected ? "Live" : "Connecting …";
+  setText(line, lost ? "Not live" : locked ? "Locked" : failing ? "Not live" : state);
   setText(alarm.querySelector("span"), texts.join(" "));
   alarm.hidden = texts.length === 0;
   alarm.classList.toggle("loud", failing);
