@@ -91,6 +91,7 @@ def make_row(chart: Chart) -> Row:
         "name": words.short_pseudonym(chart.patient),
         "slot": NAME_SLOT,
         "says": says(chart),
+        "unusable": bool(record.news2.ended or chart.refused),
         "alerts": len(record.news2.events) + len(says_of_values(chart)),
         "vitals": vitals,
         "moved": moved(record.news2, chart.trend),
@@ -160,7 +161,8 @@ def says(chart: Chart) -> list[str]:
 def says_of_values(chart: Chart) -> list[str]:
     """Return what came and cannot be used, or contradicts itself."""
     score = chart.record.news2
-    found = [*words.two_texts(score), *words.ended_texts(score)]
+    ended = words.ended_texts(score)
+    found = [*words.two_texts(score), *ended[:-1], *(f"{text}: look at the patient" for text in ended[-1:])]
     if chart.ahead:
         found.append(f"the sender's clock is {words.ago(chart.ahead)} ahead of ours: times are of when values came")
     if chart.refused:

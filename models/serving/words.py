@@ -116,12 +116,12 @@ ENDINGS: dict[Ending, str] = {
 
 
 def ended_texts(score: News2) -> list[str]:
-    """Return which parts have no value because what came last cannot be used, since when, and what to do."""
+    """Return which parts have no value because what came last cannot be used, and since when."""
     told: dict[tuple[Ending, str], list[str]] = {}
     for part, end in score.ended.items():
         told.setdefault((end.kind, clock_minute(end.at_us)), []).append(SHORT_NAMES[part])
     return [
-        f"{', '.join(parts)}: {ENDINGS[kind]} since {since}, look at the patient"
+        f"{', '.join(parts)} {ENDINGS[kind]} since {since}"
         for (kind, since), parts in sorted(told.items(), key=lambda one: one[0][0] == "none")
     ]
 

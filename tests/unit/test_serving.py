@@ -469,8 +469,8 @@ def test_a_refused_message_and_an_unusable_value_are_read_on_the_row(ward: WardU
     assert row.order.startswith("3"), "before all others of whom nobody can say that they are well"
     since = clock_minute(now - 5 * MINUTE)
     for text in (
-        f"HR: above what is plausible since {since}, look at the patient",
-        f"RR: no usable value since {since}, look at the patient",
+        f"HR above what is plausible since {since}",
+        f"RR no usable value since {since}: look at the patient",
         f"2 messages refused since the newest value, last {clock_minute(now - 3 * MINUTE)}",
         "may be higher",
         "implausible",

@@ -188,7 +188,7 @@ const night = document.getElementById("night");
 const prefers = matchMedia("(prefers-color-scheme: dark)");
 
 function isDark() {
-  return (document.documentElement.dataset.theme || (prefers.matches ? "dark" : "light")) === "dark";
+  return document.documentElement.dataset.theme === "dark"; // set by theme.js
 }
 
 function label() {
