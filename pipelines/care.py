@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
-from pipelines.decoding.records import BORN_IN, SEX_TOLD
+from pipelines.decoding.records import BORN_IN, PLACE_TOLD, SEX_TOLD
 from pipelines.decoding.refused import Refused
 from pipelines.erasure.forgotten import catch_up as forget_again
 from pipelines.poll import Outcome, Poll
@@ -248,7 +248,17 @@ class CareFeed:
         facts: list[Fact] = [
             Admission(admitted or 0, discharged, age) for admitted, discharged, age in zip(*columns, strict=True)
         ]
-        self._put(rows, self._encounter_tokens(rows), facts)
+        encounters = self._encounter_tokens(rows)
+        self._put(rows, encounters, facts)
+        places = _values_of(rows, PLACE_TOLD)
+        told = pa.array([place is not None for place in places])
+        placed: list[Fact] = [
+            Placement(encounter, int(place.partition(" ")[0]), None, place.partition(" ")[2], "active")
+            for encounter, place in zip(encounters, places, strict=True)
+            if place is not None
+        ]
+        if placed:
+            self._put(rows.filter(told), [f"stay/{fact.encounter}" for fact in placed], placed)  # type: ignore[union-attr]
         if outcome.poll.format != WAREHOUSE:
             new = [isinstance(f, Admission) and f.age_years is None and f.discharged_us is None for f in facts]
             self._look_up(self._tokens("patient_id", rows["patient_id"].filter(pa.array(new))))

@@ -96,6 +96,7 @@ class Encounter(Resource, gc=False, tag_field="resourceType", tag="Encounter", k
     actualPeriod: Period | None = None
     hospitalization: Hospitalization | None = None
     admission: Hospitalization | None = None
+    location: Raw = _ABSENT
 
 
 class Condition(Resource, gc=False, tag_field="resourceType", tag="Condition", kw_only=True):

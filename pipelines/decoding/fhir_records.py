@@ -10,6 +10,7 @@ import msgspec
 
 from pipelines.decoding.categories import category_of, load_categories
 from pipelines.decoding.elements import checked, reference_of, version_of
+from pipelines.decoding.fhir_places import place_of
 from pipelines.decoding.fhir_record_structs import (
     WANTED,
     Address,
@@ -30,7 +31,7 @@ from pipelines.decoding.parsing import PARSE_ERRORS, JsonMessages, collector_pau
 from pipelines.decoding.paths import fhir_path, reason_of
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
-from pipelines.decoding.records import BORN_IN, decoded_records
+from pipelines.decoding.records import BORN_IN, PLACE_TOLD, decoded_records
 from pipelines.decoding.refusals import MOST_ROWS
 from pipelines.decoding.result import Decoded, Reject
 from pipelines.decoding.times import names_a_place
@@ -244,10 +245,12 @@ def _encounter(encounter: Encounter, name: str | None) -> Row | None:
     period = encounter.period or encounter.actualPeriod
     stay = encounter.hospitalization or encounter.admission or Hospitalization()
     began = "ed" if _is_emergency(encounter.kind) else _category("admission_type", stay.admitSource)
+    admitted = instant_of(period.start if period else None, "Encounter.period.start")
     return {
         "encounter_id": name,
         "patient_id": _whose(encounter.subject, "Encounter.subject"),
-        "admitted_at": instant_of(period.start if period else None, "Encounter.period.start"),
+        "admitted_at": admitted,
+        PLACE_TOLD: place_of(encounter.location, admitted),
         "discharged_at": instant_of(period.end if period else None, "Encounter.period.end"),
         "admission_type": began,
         "discharge_disposition": _category("discharge_disposition", stay.dischargeDisposition),

@@ -9,6 +9,7 @@ from pipelines.decoding.hl7_profile import SYSTEMS, Hl7Profile
 from pipelines.decoding.hl7_text import Dialect
 from pipelines.decoding.raw import REMEMBERED, Refused
 from pipelines.decoding.reasons import Reason
+from vitalake.care.placing import bed_name
 
 _Found = TypeVar("_Found")
 
@@ -122,7 +123,7 @@ class Names:
         said = [dialect.plain(part.split(dialect.separators.subcomponent)[0]).strip() for part in parts]
         if not said[2]:
             return None
-        return "bed:" + "/".join(part.replace("%", "%25").replace("/", "%2F") for part in said)
+        return bed_name(*said)
 
     def code(self, text: str, dialect: Dialect) -> str | None:
         """Return the LOINC code of OBX-3, else ``<system>|<code>``; None for one that the profile ignores.

@@ -24,11 +24,11 @@ MERGED = "patient:"
 AGAINST_BROKER = ", record.timestamp"
 """Behind the path of a time that our clock would accept and the broker's does not: either of them may be wrong."""
 
-BORN_IN, SEX_TOLD = BESIDE = ("born_in", "sex_told")
+BORN_IN, SEX_TOLD, PLACE_TOLD = BESIDE = ("born_in", "sex_told", "place_told")
 """Columns of rows beside the dataset's, that go no further than to the care store and the vault.
 
 Of patients the year, or year and month, of birth, where the sender knows no day: the lake's column is a date, and no
-day is made up. Of admissions the date of birth and the sex that their message tells.
+day is made up. Of admissions the date of birth and the sex that their message tells. Of stays where the patient lies.
 """
 
 _NAMED = "association_id"

@@ -408,3 +408,24 @@ def test_a_value_of_the_future_counts_from_when_it_came_and_says_whose_clock_is_
     assert clock.now_us() - score.latest["pulse"].at_us < 60_000_000
     (ahead,) = history.value[history.code == CLOCK_AHEAD].tolist()
     assert ahead == pytest.approx(3 * 3600, abs=60)
+
+
+def test_a_stay_told_by_fhir_has_a_bed_and_a_transfer_another(home: Path) -> None:
+    """A board of a hospital that sends FHIR only said that no place was known."""
+
+    def at(kind: str, name: dict[str, Any], **more: Any) -> dict[str, Any]:
+        system = "http://terminology.hl7.org/CodeSystem/location-physical-type"
+        return {"location": name, "physicalType": {"coding": [{"system": system, "code": kind}]}, **more}
+
+    ward, hospital = at("wa", {"display": "4 West"}), {"location": {"display": "General Hospital"}}
+    first = at("bd", {"identifier": {"value": "12/A"}}, status="active")
+    left = at("bd", {"display": "12/A"}, status="completed", period={"start": _at(100), "end": _at(30)})
+    now = at("bd", {"reference": "Location/bed-7"}, period={"start": _at(30)})
+    found = []
+    for number, places in enumerate(([hospital], [hospital, ward, first], [ward, left, now], ["nonsense"]), 1):
+        resource = _stay_of() | {"location": places, "meta": {"versionId": str(number)}}
+        token = _records(home, "encounter", resource).rows["patient_id"][0].as_py()
+        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        assert stay is not None
+        found.append((stay.unit, stay.bed))
+    assert found == [("", ""), ("4 West", "12/A"), ("4 West", "bed-7"), ("4 West", "bed-7")]

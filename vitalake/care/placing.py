@@ -12,6 +12,11 @@ BED = "bed:"
 """What the id of a bed begins with, where devices have ids of their own."""
 
 
+def bed_name(unit: str, room: str, bed: str) -> str:
+    """Return the id of a bed, ``bed:<unit>/<room>/<bed>``."""
+    return BED + "/".join(part.replace("%", "%25").replace("/", "%2F") for part in (unit, room, bed))
+
+
 class Placed(NamedTuple):
     """Where a patient lies.
 

@@ -1,0 +1,79 @@
+"""Where a stay's patient lies, as Encounter.location tells it: ward, room and bed, each a Location of its kind."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec import Raw
+
+from pipelines.decoding.elements import checked
+from pipelines.decoding.fhir_record_structs import Period, ShownConcept, TypedIdentifier
+from pipelines.decoding.raw import Refused
+from vitalake.care.placing import bed_name
+
+KINDS = ("wa", "ro", "bd")
+"""Ward, room, bed, by HL7's code system location-physical-type. A building or a hospital is nobody's bed."""
+
+
+class _Where(msgspec.Struct, gc=False):
+    reference: str | None = None
+    display: str | None = None
+    identifier: TypedIdentifier | None = None
+
+
+class _Location(msgspec.Struct, gc=False):
+    """An entry of Encounter.location; R5 calls physicalType form."""
+
+    location: _Where | None = None
+    status: str | None = None
+    physicalType: ShownConcept | None = None
+    form: ShownConcept | None = None
+    period: Period | None = None
+
+
+_LOCATIONS = msgspec.json.Decoder(list[_Location])
+
+
+def place_of(raw: Raw, admitted: datetime | None) -> str | None:
+    """Return since when the patient lies where, as ``<microseconds> bed:<ward>/<room>/<bed>``; None: it is not told.
+
+    What cannot be read tells nothing: a stay is not refused for it.
+
+    Args:
+        raw: Encounter.location.
+        admitted: since when, where the location does not say.
+    """
+    text = bytes(raw)
+    if not text or text == b"null":
+        return None
+    try:
+        entries = _LOCATIONS.decode(text)
+        said, since = dict.fromkeys(KINDS, ""), admitted
+        for entry in entries:
+            kind, name, begun = _kind(entry), _name(entry), _begun(entry)
+            if kind and name and entry.status in (None, "active") and not (entry.period and entry.period.end):
+                said[kind] = checked(name)
+                since = begun if begun and (since is None or begun > since) else since
+    except (msgspec.MsgspecError, ValueError, Refused):
+        return None
+    if since is None or not (said["bd"] or said["wa"]):
+        return None
+    return f"{int(since.timestamp() * 1e6)} {bed_name(*said.values())}"
+
+
+def _kind(entry: _Location) -> str | None:
+    concept = entry.physicalType or entry.form
+    return next((coding.code for coding in concept.coding if coding.code in KINDS), None) if concept else None
+
+
+def _name(entry: _Location) -> str | None:
+    where = entry.location or _Where()
+    named = where.display or (where.identifier.value if where.identifier else None)
+    return named or ((where.reference or "").rpartition("/")[2] or None)
+
+
+def _begun(entry: _Location) -> datetime | None:
+    text = entry.period.start if entry.period else None
+    moment = datetime.fromisoformat(text) if text else None
+    return moment.astimezone(UTC) if moment and moment.tzinfo else None
