@@ -9,7 +9,7 @@ value is named as missing and adds nothing; the total is then *partial*, a lower
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal, NamedTuple
 
@@ -116,6 +116,7 @@ _VITAL_NUMBERS = np.array(sorted(code_number(code) for part in MEASURED.values()
 _NUMBERS = {name: tuple(map(code_number, part.codes)) for name, part in MEASURED.items()}
 _ACVPU = code_number(ACVPU)
 _FLOW, _FRACTION = code_number(OXYGEN_FLOW), code_number(OXYGEN_FRACTION)
+_OXYGEN_DECIMALS = {code_number(code): places for code, places in OXYGEN_DECIMALS.items()}
 
 
 class Situation(msgspec.Struct, frozen=True):
@@ -243,16 +244,19 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
     events: list[Event] = []
     ended: dict[str, Ended] = {}
     beside: dict[str, Reading] = {}
-    oxygen = _oxygen(known)
+    given, end = _standing(told, (_FLOW, _FRACTION), _OXYGEN_DECIMALS)
+    if end is not None:
+        ended[OXYGEN] = end
+    oxygen = _oxygen(known, {one.code for one in given})
     if oxygen is not None:
-        latest[OXYGEN], given = oxygen
+        latest[OXYGEN], is_given = oxygen
         if _counts(latest[OXYGEN], MAX_AGE_HOURS, as_of_us):
-            points[OXYGEN] = ON_OXYGEN if given else 0
+            points[OXYGEN] = ON_OXYGEN if is_given else 0
     for name, part in MEASURED.items():
         bands = part.bands
         if name == "oxygen_saturation" and situation.scale_2:
             bands = SCALE_2_ON_OXYGEN if points[OXYGEN] else SCALE_2_ON_AIR
-        found, end = _standing(told, name, part)
+        found, end = _standing(told, _NUMBERS[name], dict.fromkeys(_NUMBERS[name], part.decimals))
         if end is not None:
             ended[name] = end
         if not found:
@@ -347,11 +351,11 @@ def _counts(reading: Reading, max_age_hours: float, as_of_us: int) -> bool:
     return reading.at_us > as_of_us - int(max_age_hours * _HOUR_US)
 
 
-def _standing(told: History, name: str, part: Part) -> tuple[list[Reading], Ended | None]:
+def _standing(told: History, numbers: Iterable[int], decimals: Mapping[int, int]) -> tuple[list[Reading], Ended | None]:
     """Return the last readings of each of a part's codes, of those that nothing has ended; and what ended all."""
     found: list[Reading] = []
     ends: list[tuple[int, Ended]] = []
-    for number in _NUMBERS[name]:
+    for number in numbers:
         mine = told.code == number
         if not mine.any():
             continue
@@ -367,7 +371,7 @@ def _standing(told: History, name: str, part: Part) -> tuple[list[Reading], Ende
         elif newest is not None:
             near = finite & (times > newest - TOGETHER_US)
             pairs = dict.fromkeys(zip(times[near].tolist(), values[near].tolist(), strict=True))
-            found += [Reading(charted(value, part.decimals), at_us, number) for at_us, value in pairs]
+            found += [Reading(charted(value, decimals[number]), at_us, number) for at_us, value in pairs]
     if not ends:
         return found, None
     last_us, end = max(ends, key=lambda pair: pair[0])
@@ -392,7 +396,7 @@ def _latest(known: History, number: int) -> list[tuple[int, float]]:
     return [(newest, value) for value in set(values[times == newest].tolist())]
 
 
-def _oxygen(known: History) -> tuple[Reading, bool] | None:
+def _oxygen(known: History, standing: Container[int]) -> tuple[Reading, bool] | None:
     """Return the latest flow or fraction, what was told last, and whether oxygen is given by it.
 
     Of both at one moment, or several of one, the one that says that it is given counts.
@@ -400,6 +404,7 @@ def _oxygen(known: History) -> tuple[Reading, bool] | None:
     found = [
         Reading(charted(value, OXYGEN_DECIMALS[code]), at_us, number)
         for code, number in ((OXYGEN_FLOW, _FLOW), (OXYGEN_FRACTION, _FRACTION))
+        if number in standing
         for at_us, value in _latest(known, number)
     ]
     if not found:

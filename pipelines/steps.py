@@ -248,13 +248,15 @@ class Steps:
             refused = with_patients(refused, self.attributor.whose(refused.rows))
         unread = {reject.message for reject in outcome.rejects if not reject.rows}
         unread -= set() if refused is None else set(refused.message.tolist())
-        named = {i: self._patients_of(outcome.poll.values[i] or b"", outcome.poll.format) for i in sorted(unread)}
+        here = set(pc.unique(outcome.rows["patient_id"].cast(pa.string())).to_pylist()) if unread else set()
+        named = {i: self._patients_of(outcome, i, here) for i in sorted(unread)}
         outcome.refused = with_unread(refused, named, outcome.poll.broker_ms)
 
-    def _patients_of(self, payload: bytes, format_name: str) -> list[str]:
-        """Return the patients, of those the care store knows, whom a message names that was not decoded."""
+    def _patients_of(self, outcome: Outcome, message: int, here: set[str | None]) -> list[str]:
+        """Return whom a message names that was not decoded, of those the care store knows or the same poll tells of."""
         assert self.feed is not None
-        return self.feed.known(sorted(self._naming.named_in(payload, format_name) or ()))
+        named = self._naming.named_in(outcome.poll.values[message] or b"", outcome.poll.format) or set()
+        return [*self.feed.known(sorted(named - here)), *sorted(named & here)]
 
     def _leave_out_forgotten(self, outcome: Outcome) -> None:
         """Count rejected messages that name a patient who was forgotten as filtered: no dead letter is made of them.

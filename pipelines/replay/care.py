@@ -46,6 +46,10 @@ class CareAgain:
         self._feed.take(replace(outcome, poll=own, refused=None))  # what is refused was told when it came
         self._count += count
 
+    def known(self, patients: list[str]) -> list[str]:
+        """Return nobody: whose a message is that is refused again was told when it came."""
+        return []
+
     def decided(self) -> None:
         """Take note that all that was taken is decided."""
         self._feed.settle({self._writer.part: self._writer.position})

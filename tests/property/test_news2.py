@@ -394,3 +394,10 @@ def test_whoever_is_not_alert_scores_3(place: int) -> None:
     assert score.parts["consciousness"] == (3 if place else 0)
     assert reading_text("consciousness", score.latest["consciousness"]) == "ACVPU"[place]
     assert _score((ACVPU, float(place), 2.0), ("9269-2", 14.0, 1.0)).parts["consciousness"] == 3, "the newest counts"
+
+
+def test_oxygen_that_is_not_known_any_more_is_not_room_air() -> None:
+    score = _score(("3151-8", 0, 2), ("3151-8", np.nan, 1))
+    assert (score.parts["supplemental_oxygen"], score.ended["supplemental_oxygen"].kind) == (None, "none")
+    score = _score(("3151-8", 4, 2), ("3150-6", 21, 3), ("3150-6", np.nan, 2.5))
+    assert score.parts["supplemental_oxygen"] == 2, "what was told later by the other code stands"
