@@ -101,7 +101,7 @@ class RestrictedDoor(Door):
                 if table is None:
                     failed = head.failed or "failed"
                     others = self._readable(run, query) if failed in _BY_VALUES else set[bytes]()
-                    detail |= {"patients": "not all"} if others is None else {}
+                    detail |= {"patients": "not all"} if others is None else self._nameless(vault, others)
                     patients = self._tokens(vault, others or (), about)
                     self._record_patients(query, principal, 0, failed, detail, patients)
                     raise failure(failed, remedy=self._known(query) if failed == "names" else "")
@@ -113,6 +113,7 @@ class RestrictedDoor(Door):
                     self._record_query(query, principal, rows=0, outcome="untold", detail=detail, patients=about)
                     raise
             secrets, patients = cells.secrets(vault), self._tokens(vault, cells.owners | others, about)
+            detail |= self._nameless(vault, cells.owners | others)
             self._record_patients(query, principal, table.num_rows, "answered", detail, patients)
             return Answer(cells.opened(secrets), not head.more, query.datasets)
 
@@ -155,6 +156,13 @@ class RestrictedDoor(Door):
             )
         made: str = patient if known else Pseudonyms(self._keys, "patient-identifier")(pa.array([patient]))[0].as_py()
         return subject, (made,)
+
+    @staticmethod
+    def _nameless(vault: Vault, subjects: Collection[bytes | None]) -> dict[str, str]:
+        """Return how many have no pseudonym any more: rows of who was erased may still lie in a table."""
+        known = vault.tokens() if subjects else {}
+        count = sum(subject not in known for subject in subjects)
+        return {"without_pseudonym": str(count)} if count else {}
 
     @staticmethod
     def _tokens(vault: Vault, subjects: Collection[bytes | None], about: tuple[str, ...]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ def test_a_stream_tells_of_its_dead_letters(
     (home / "vitalake.yaml").write_text(yaml.safe_dump(document))
     (home / "address").write_text(address)
     lane.create_topic()
-    unknown = {"coding": [{"system": "http://loinc.org", "code": "99999-1"}]}
+    unknown = {"coding": [{"system": "http://loinc.org", "code": "99999-5"}]}
     stream = subprocess.Popen(
         [sys.executable, "-m", "vitalake", "stream", "--home", str(home), "--no-view", "--json"],
         env=os.environ,

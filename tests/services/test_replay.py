@@ -44,7 +44,7 @@ def lane(home: Path, embedded_broker: str, topic_name: str) -> LaneUnderTest:
     lane.configure(span_rows=100, poll_messages=50, span_seconds=0.2)
     lane.create_topic()
     lane.send(message(i, patient=f"p-{i % 7}") for i in range(GOOD))
-    lane.send(message(i, patient=f"p-{i % 7}", code=code("99999-1")) for i in range(100, 100 + UNKNOWN))
+    lane.send(message(i, patient=f"p-{i % 7}", code=code("99999-5")) for i in range(100, 100 + UNKNOWN))
     lane.send(b"{" for _ in range(UNREADABLE))
     lane.run()
     assert lane.ledger()["published"] == GOOD
@@ -58,7 +58,7 @@ def extended(tmp_path: Path) -> Path:
     shutil.copytree(Path(vitalake.__file__).parent, folder / "vitalake", ignore=shutil.ignore_patterns("__pycache__"))
     path = folder / "vitalake" / "vocabulary" / "codes.yaml"
     document = yaml.safe_load(path.read_text())
-    document["codes"]["99999-1"] = {"name": "New", "unit": "/min", "low": 1, "high": 400, "source": "extremes"}
+    document["codes"]["99999-5"] = {"name": "New", "unit": "/min", "low": 1, "high": 400, "source": "extremes"}
     path.write_text(yaml.safe_dump(document))
     return folder
 
@@ -314,7 +314,7 @@ def test_rejected_rows_of_a_warehouse_are_recovered_too(home: Path, extended: Pa
     with duckdb.connect(str(home / "ward.duckdb")) as warehouse:
         warehouse.execute(
             "CREATE TABLE chart AS SELECT i AS id, i % 5 AS person, TIMESTAMP '2020-01-01' + to_minutes(i) AS taken, "
-            "CASE WHEN i % 2 = 0 THEN '8867-4' ELSE '99999-1' END AS code, 60.0 + i AS value FROM range(20) t(i)"
+            "CASE WHEN i % 2 = 0 THEN '8867-4' ELSE '99999-5' END AS code, 60.0 + i AS value FROM range(20) t(i)"
         )
     job = home / "own.yaml"
     job.write_text(

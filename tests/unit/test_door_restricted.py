@@ -430,6 +430,10 @@ def test_the_cells_of_a_forgotten_patient_are_null(
     assert rows[1] == {"patient_id": None, "encounter_id": None, "value": 99.0, "value_text": None}
     assert rows[0]["patient_id"] == "ZZMRN-2"
     assert audit.events[-1].patients == (token(keys, "ZZMRN-2"),)
+    assert audit.events[-1].detail["without_pseudonym"] == "1"  # whose values are shown still, and nobody can name
+    with pytest.raises(QueryFailed):
+        ask(door, "SELECT CAST(code AS INTEGER) FROM restricted_observation")
+    assert audit.events[-1].detail["without_pseudonym"] == "1"
 
 
 def test_a_revoked_key_locks_the_door_and_a_restored_one_opens_it(

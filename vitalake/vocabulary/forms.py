@@ -38,7 +38,7 @@ class Form:
 
     Attributes:
         pattern: a whole match.
-        check: ``snomed-ct``; None: its codes have no check digit that is held to.
+        check: what else holds of its codes, such as their check digit; None: nothing that is held to.
         source: who says so.
     """
 
@@ -70,7 +70,39 @@ def is_concept_id(code: str) -> bool:
     return state == 0 and code[-3:-1] in _CONCEPTS
 
 
-_CHECKS: dict[str, Fits] = {"snomed-ct": is_concept_id}
+_OTHER_DIGIT = frozenset({"3150-6"})
+"""Codes of LOINC in daily use whose check digit is not the one that its rule gives."""
+
+
+def is_loinc(code: str) -> bool:
+    """Return whether a code of LOINC, or of one of its answers (LA…), has the right check digit.
+
+    Of answers the two letters count for 5 or 2, by how many digits follow: so have all that are published.
+
+    >>> is_loinc("8867-4"), is_loinc("8867-5"), is_loinc("LA33-6"), is_loinc("LA137-2")
+    (True, False, True, True)
+    """
+    number, _, check = code.removeprefix("LA").partition("-")
+    total = sum(sum(divmod(int(digit) * (2 - place % 2), 10)) for place, digit in enumerate(reversed(number)))
+    if code.startswith("LA"):
+        total -= 2 if len(number) % 2 else 5
+    return -total % 10 == int(check) or code in _OTHER_DIGIT
+
+
+_NUMBERED = "EHMOR"
+"""Chapters of ICD-10-CM with codes whose seventh character is a digit: eyes, gout, pregnancies, coma; else a letter."""
+
+
+def is_icd_10_cm(code: str) -> bool:
+    """Return whether a code of seven characters ends as those of its chapter do: no letter and six digits elsewhere.
+
+    >>> is_icd_10_cm("S72001A"), is_icd_10_cm("O36.0110"), is_icd_10_cm("A123456")
+    (True, True, False)
+    """
+    return len(code.replace(".", "")) < 7 or code[-1].isalpha() or code[0] in _NUMBERED
+
+
+_CHECKS: dict[str, Fits] = {"snomed-ct": is_concept_id, "loinc": is_loinc, "icd-10-cm": is_icd_10_cm}
 
 
 def form_of(entry: dict[str, Any]) -> Form:
