@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitalake.care.records import History, code_number
+from vitalake.care.values import COMPARATORS
 from vitalake.vocabulary import load_vocabulary
 
 Withheld = Literal["", "child", "pregnancy"]
@@ -150,11 +151,13 @@ class Reading(msgspec.Struct, frozen=True):
         value: rounded to the chart's decimals (see ``charted``).
         at_us: when it was measured.
         code: LOINC, as a number.
+        comparator: what stands before the value, ``<`` or another; all that it may be is scored as the worst of it.
     """
 
     value: float
     at_us: int
     code: int
+    comparator: str = ""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -264,7 +267,7 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
         newest = max(one.at_us for one in found)
         broken = _broken(found, part, newest, as_of_us)
         events += [Event(name, one.at_us, one.code, one.value) for one in broken]
-        scored = [(_points(ACVPU_BANDS if one.code == _ACVPU else bands, one.value), one) for one in found]
+        scored = [(_points(ACVPU_BANDS if one.code == _ACVPU else bands, one), one) for one in found]
         first = broken or [one for one in found if newest - one.at_us < TOGETHER_US]
         most, latest[name] = max(
             (pair for pair in scored if pair[1] in first), key=lambda pair: (pair[0], pair[1].at_us, pair[1].value)
@@ -370,8 +373,12 @@ def _standing(told: History, numbers: Iterable[int], decimals: Mapping[int, int]
                 ends.append((last_us, Ended(int(times[unusable].min()), number, kind)))
         elif newest is not None:
             near = finite & (times > newest - TOGETHER_US)
-            pairs = dict.fromkeys(zip(times[near].tolist(), values[near].tolist(), strict=True))
-            found += [Reading(charted(value, decimals[number]), at_us, number) for at_us, value in pairs]
+            compared = np.zeros(len(near), np.uint8) if told.comparator is None else told.comparator[mine]
+            triples = zip(times[near].tolist(), values[near].tolist(), compared[near].tolist(), strict=True)
+            found += [
+                Reading(charted(value, decimals[number]), at_us, number, COMPARATORS[sign])
+                for at_us, value, sign in dict.fromkeys(triples)
+            ]
     if not ends:
         return found, None
     last_us, end = max(ends, key=lambda pair: pair[0])
@@ -382,8 +389,12 @@ def _ending(value: float) -> Ending:
     return "none" if np.isnan(value) else "low" if value < 0 else "high"
 
 
-def _points(bands: Bands, value: float) -> int:
-    return next(score for highest, score in bands if value <= highest)
+def _points(bands: Bands, reading: Reading) -> int:
+    """Return the points of a reading; of one that may be anything below or above its value the most of those."""
+    place = next(i for i, (highest, _) in enumerate(bands) if reading.value <= highest)
+    first = 0 if reading.comparator.startswith("<") else place
+    last = len(bands) - 1 if reading.comparator.startswith(">") else place
+    return max(score for _, score in bands[first : last + 1])
 
 
 def _latest(known: History, number: int) -> list[tuple[int, float]]:

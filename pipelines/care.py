@@ -25,7 +25,7 @@ from vitalake.care.facts import TOLD_BESIDE, Admission, Fact, Movement, Person, 
 from vitalake.care.placing import BED
 from vitalake.care.records import code_number
 from vitalake.care.store import CareStore
-from vitalake.care.values import MOST_ATTRIBUTION, NO_VALUE, REFUSED, ROW, Values, stage_of
+from vitalake.care.values import COMPARATORS, MOST_ATTRIBUTION, NO_VALUE, REFUSED, ROW, Values, stage_of
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Dataset
@@ -177,7 +177,8 @@ class CareFeed:
         rows, message = refused.rows.take(pa.array(first)), refused.message[first]
         told = self._values(rows, message, poll, any_code=True)
         told.rows["code"], told.rows["value"] = REFUSED, NO_VALUE
-        told.rows["id"] = [_number_of(poll.parts[poll.part[i]], int(poll.offset[i])) for i in message.tolist()]
+        of = zip(told.part.tolist(), told.position.tolist(), strict=True)
+        told.rows["id"] = [_number_of(poll.parts[part], offset) for part, offset in of]
         told.rows["stage"] = stage_of("final")
         return values.and_also(told)
 
@@ -191,7 +192,7 @@ class CareFeed:
         chosen = (~empty | (numbers > 0) | _is_among(status, TAKEN_BACK)) & ~_is_among(status, WITHOUT_RESULT)
         if any_code:
             chosen[:] = True
-        if self._left_out:
+        elif self._left_out:
             chosen &= ~_is_among(code, tuple(self._left_out))
         patients = _texts(rows["patient_id"])
         tokens = self._tokens("patient_id", patients.dictionary)
@@ -202,6 +203,8 @@ class CareFeed:
         values = np.zeros(len(which), ROW)
         values["code"] = numbers[which]
         values["stage"] = _stages(status)[which]
+        if "comparator" in rows.schema.names and rows["comparator"].null_count < len(rows):
+            values["stage"] |= _comparators(_texts(rows["comparator"]))[which] << 8
         values["value"] = number[which]
         for name in ("effective_at", "available_at"):
             values[name.replace("_at", "_us")] = rows[name].cast(pa.int64()).to_numpy(zero_copy_only=False)[which]
@@ -463,6 +466,12 @@ def _is_among(column: pa.DictionaryArray, texts: tuple[str, ...]) -> npt.NDArray
 def _stages(status: pa.DictionaryArray) -> npt.NDArray[np.uint16]:
     stages = np.array([stage_of(text) for text in [*status.dictionary.to_pylist(), None]], np.uint16)
     found: npt.NDArray[np.uint16] = stages[pc.fill_null(status.indices, -1).to_numpy(zero_copy_only=False)]
+    return found
+
+
+def _comparators(column: pa.DictionaryArray) -> npt.NDArray[np.uint16]:
+    known = [COMPARATORS.index(text) if text in COMPARATORS else 0 for text in column.dictionary.to_pylist()]
+    found: npt.NDArray[np.uint16] = np.array([*known, 0], np.uint16)[pc.fill_null(column.indices, -1).to_numpy()]
     return found
 
 

@@ -20,6 +20,7 @@ from models.serving.words import rows_of, significant
 from models.spikes import spikes_of
 from vitalake.care.facts import DECISION_KINDS, ENDING, REASONS, DecisionKind
 from vitalake.care.records import History, code_number
+from vitalake.care.values import COMPARATORS
 from vitalake.vocabulary import load_vocabulary
 
 HOUR_US = 3_600_000_000
@@ -105,16 +106,17 @@ def _charts(chart: Chart) -> list[dict[str, Any]]:
             continue
         reading = chart.record.news2.latest.get(vital.part)
         last: float | None = None
+        sign = ""
         at_us: int | None = None
         if reading is not None and reading.code in vital.codes:
-            last, at_us = reading.value, reading.at_us
+            last, at_us, sign = reading.value, reading.at_us, reading.comparator
         elif len(rows):  # not a part of the score, or oxygen that is told the other way since
             last, at_us = float(rows.value[-1]), int(rows.effective_us[-1])
         found.append(
             {
                 "vital": vital,
                 "svg": trend(_read_as(vital, chart), rows, now_us=chart.now_us),
-                "last": None if last is None else words.number(last, vital.decimals),
+                "last": None if last is None else f"{sign}{words.number(last, vital.decimals)}",
                 "at_us": at_us,
                 "old": at_us is not None and chart.now_us - at_us > old_after_seconds(vital.part) * 1e6,
                 "spikes": len(spikes_of(vital.part, rows.where(rows.effective_us > chart.now_us - HOURS * HOUR_US))),
@@ -167,7 +169,7 @@ def _labs(chart: Chart) -> list[dict[str, Any]]:
             lab = _lab(rows, vocabulary.names[i], words.unit(vocabulary.unit_of[i]))
             if loinc == ACVPU:
                 before = None if lab["before"] is None else words.answer(float(lab["before"]))
-                lab |= {"value": words.answer(float(lab["value"])), "unit": "", "before": before}
+                lab |= {"value": words.answer(float(rows.value[-1])), "unit": "", "before": before}
             found.append(lab)
     return found
 
@@ -176,10 +178,11 @@ def _lab(rows: History, name: str, unit: str) -> dict[str, Any]:
     earlier = rows.where(rows.effective_us < rows.effective_us[-1])
     before = float(earlier.value[-1]) if len(earlier) else None
     last = float(rows.value[-1])
+    sign = "" if rows.comparator is None else COMPARATORS[rows.comparator[-1]]
     arrow = "" if before is None or np.isclose(before, last) else "rose" if last > before else "fell"
     return {
         "name": name,
-        "value": significant(last),
+        "value": f"{sign}{significant(last)}",
         "unit": unit,
         "at_us": int(rows.effective_us[-1]),
         "before": None if before is None else significant(before),

@@ -262,7 +262,7 @@ def reading_text(part: str, reading: Reading) -> str:
     if reading.code == code_number(ACVPU):
         return words.answer(reading.value)
     if part != OXYGEN:
-        return number(reading.value, MEASURED[part].decimals)
+        return f"{reading.comparator}{number(reading.value, MEASURED[part].decimals)}"
     if reading.code in words.OXYGEN_FRACTION.codes:
         return f"{number(reading.value, 0)} %"
     return f"{number(reading.value, 0 if reading.value == int(reading.value) else 1)} L"

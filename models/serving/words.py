@@ -194,7 +194,7 @@ def rows_of(history: History, codes: tuple[int, ...]) -> History:
         mine |= history.code == code
     found = np.flatnonzero(mine)
     found = found[np.isfinite(history.value[found])]
-    return History(history.code[found], history.value[found], history.effective_us[found], history.available_us[found])
+    return history.where(found)
 
 
 def answer(value: float) -> str:

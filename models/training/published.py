@@ -42,6 +42,9 @@ class Outcome:
     source: str
 
 
+_COLUMNS = ("code", "value", "effective_us", "available_us")
+
+
 class Published:
     """Published values of many patients, sorted by patient and time; 32 bytes a value."""
 
@@ -58,7 +61,7 @@ class Published:
         """Return a patient's values; empty for one of whom nothing is published."""
         number = self._patients.get(patient)
         mine = self._values[0:0] if number is None else self._values[self._edges[number] : self._edges[number + 1]]
-        return History(*(np.ascontiguousarray(mine[name]) for name in History.__dataclass_fields__))
+        return History(*(np.ascontiguousarray(mine[name]) for name in _COLUMNS))
 
 
 class Outcomes(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from models.serving.rows import reading_text
 from models.serving.words import event_text, number, two_texts
 from models.tasks import load_task
 from vitalake.care.records import History, code_number
+from vitalake.care.values import COMPARATORS
 from vitalake.vocabulary import load_vocabulary
 
 AS_OF = 1_760_000_000_000_000
@@ -401,3 +403,22 @@ def test_oxygen_that_is_not_known_any_more_is_not_room_air() -> None:
     assert (score.parts["supplemental_oxygen"], score.ended["supplemental_oxygen"].kind) == (None, "none")
     score = _score(("3151-8", 4, 2), ("3150-6", 21, 3), ("3150-6", np.nan, 2.5))
     assert score.parts["supplemental_oxygen"] == 2, "what was told later by the other code stands"
+
+
+@pytest.mark.parametrize(
+    ("code", "comparator", "value", "part", "points"),
+    [
+        ("59408-5", "<", 96, "oxygen_saturation", 3),
+        ("9279-1", "<", 12, "respiratory_rate", 3),
+        ("8867-4", ">", 100, "pulse", 3),
+        ("8310-5", "<=", 38, "temperature", 3),
+        ("59408-5", ">=", 97, "oxygen_saturation", 0),
+    ],
+)
+def test_a_value_with_a_comparator_scores_the_worst_it_may_be(
+    code: str, comparator: str, value: float, part: str, points: int
+) -> None:
+    history = replace(_history((code, value, 1)), comparator=np.array([COMPARATORS.index(comparator)], np.uint8))
+    score = news2(history, as_of_us=AS_OF)
+    assert score.parts[part] == points
+    assert reading_text(part, score.latest[part]).startswith(comparator)

@@ -429,3 +429,28 @@ def test_a_stay_told_by_fhir_has_a_bed_and_a_transfer_another(home: Path) -> Non
         assert stay is not None
         found.append((stay.unit, stay.bed))
     assert found == [("", ""), ("4 West", "12/A"), ("4 West", "bed-7"), ("4 West", "bed-7")]
+
+
+def test_a_comparator_reaches_the_ward_and_a_correction_takes_it_away(home: Path) -> None:
+    steps, at = _steps(home), _at(5)
+    quantity = {"value": 70, "comparator": "<", "system": "http://unitsofmeasure.org", "code": "%"}
+    elements = _coded("59408-5", None, "%") | {"valueQuantity": quantity, "effectiveDateTime": at}
+    outcome = _run(steps, [message(1, **elements)])
+    assert _score(home, outcome).latest["oxygen_saturation"].comparator == "<"
+    _run(
+        steps,
+        [message(1, **elements | {"status": "corrected", "valueQuantity": quantity | {"comparator": None}})],
+        first=1,
+    )
+    assert _score(home, outcome).latest["oxygen_saturation"].comparator == ""
+
+
+def test_a_refused_message_of_who_does_not_go_to_the_store_goes_nowhere(home: Path) -> None:
+    """It stopped the lane: fewer rows were taken than messages refused."""
+    refused = [message(i, patient=f"p-{i}", value=999.0, effectiveDateTime=_at(5)) for i in range(20)]
+    known = [message(100 + i, patient=f"p-{i}", effectiveDateTime=_at(6)) for i in range(20)]
+    outcome = _run(_steps(home, care_admits=held_out, not_to_care=frozenset({"8867-4"})), [*known, *refused])
+    chosen = {patient for patient in outcome.rows["patient_id"].to_pylist() if held_out(patient)}
+    store = _store(home)
+    assert set(store.patients()) == chosen
+    assert all((store.history(patient).code == REFUSED).all() for patient in chosen)

@@ -115,7 +115,7 @@ def test_a_history_that_went_through_the_care_store_gives_the_same_score(trained
 
 def _values(history: History, which: npt.NDArray[np.int64], patient: str) -> Values:
     rows = np.zeros(len(which), ROW)
-    for name in History.__dataclass_fields__:
+    for name in ("code", "value", "effective_us", "available_us"):
         rows[name] = getattr(history, name)[which]
     rows["id"] = which
     number = np.zeros(len(which), np.int32)

@@ -55,9 +55,10 @@ class Corrections:
         """Note who has the values that are corrections, or take something back; not those that only leave a patient."""
         rows = values.rows
         leaves = (rows["attribution"] > 0) & (rows["attribution"] % 2 == 0)
-        chosen = np.flatnonzero((rows["stage"] // 2 >= _RANK) & ~leaves)
+        chosen = np.flatnonzero(((rows["stage"] & 0xFF) // 2 >= _RANK) & ~leaves)
         for i in chosen.tolist():
-            identity, version, rank = _signed(rows["id"][i]), int(rows["version"][i]), int(rows["stage"][i]) // 2
+            identity, version = _signed(rows["id"][i]), int(rows["version"][i])
+            rank = (int(rows["stage"][i]) & 0xFF) // 2
             before = self._db.execute("SELECT version, rank FROM corrected WHERE id = ?", (identity,)).fetchone()
             if before is None or (version, rank) >= before:
                 self._db.execute("DELETE FROM corrected WHERE id = ?", (identity,))
@@ -103,7 +104,7 @@ class Corrections:
 
 
 def _is_others(known: _Correction, patient: str, row: np.void) -> bool:
-    stands = (int(row["version"]), int(row["stage"]) // 2)
+    stands = (int(row["version"]), (int(row["stage"]) & 0xFF) // 2)
     return known.patient != patient and (known.version, known.rank) > stands
 
 

@@ -38,12 +38,14 @@ class History:
         value: float64, in the vocabulary's unit; what is not finite is no value but says that one came: see values.
         effective_us: int64, when it was so, microseconds since 1970 UTC.
         available_us: int64, when it could be known.
+        comparator: uint8, what stands before it, by its place in vitalake.care.values.COMPARATORS; None: nothing does.
     """
 
     code: npt.NDArray[np.uint32]
     value: npt.NDArray[np.float64]
     effective_us: npt.NDArray[np.int64]
     available_us: npt.NDArray[np.int64]
+    comparator: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.code)
@@ -62,9 +64,12 @@ class History:
         """Return the rows of one moment."""
         return self.where(self.effective_us == effective_us)
 
-    def where(self, chosen: npt.NDArray[np.bool_]) -> History:
-        """Return the chosen rows."""
-        return History(self.code[chosen], self.value[chosen], self.effective_us[chosen], self.available_us[chosen])
+    def where(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> History:
+        """Return the chosen rows, by a mask or by their indexes."""
+        compared = None if self.comparator is None else self.comparator[chosen]
+        return History(
+            self.code[chosen], self.value[chosen], self.effective_us[chosen], self.available_us[chosen], compared
+        )
 
 
 @dataclass(frozen=True, slots=True)

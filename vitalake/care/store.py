@@ -596,8 +596,11 @@ class CareStore:
         times = np.ascontiguousarray(rows["effective_us"])
         if (times[1:] < times[:-1]).any():
             rows = rows[np.argsort(times, kind="stable")]
-        columns = (np.ascontiguousarray(rows[name]) for name in ("code", "value", "effective_us", "available_us"))
-        return History(*columns)
+        compared = (rows["stage"] >> 8).astype(np.uint8)
+        code, value, effective_us, available_us = (
+            np.ascontiguousarray(rows[name]) for name in ("code", "value", "effective_us", "available_us")
+        )
+        return History(code, value, effective_us, available_us, compared if compared.any() else None)
 
     def stay(self, patient: str, *, as_of_us: int) -> Stay | None:
         """Return the stay a patient is in at a moment; None: none is known.

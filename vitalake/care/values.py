@@ -22,8 +22,12 @@ ROW = np.dtype(
         ("version", "<i8"),
     ]
 )
-"""One value: LOINC as a number, how far it has come (see stage_of), how much was known of whose it is (0: the message
-said so; see the dataset observation), the first half of observation_id, and its version."""
+"""One value: LOINC as a number, how far it has come (see stage_of; the comparator's number in the higher byte), how
+much was known of whose it is (0: the message said so; see the dataset observation), the first half of observation_id,
+and its version."""
+
+COMPARATORS = ("", "<", "<=", ">=", ">", "ad")
+"""What stands before a value, by the number in the higher byte of the stage."""
 
 NO_VALUE, TOO_LOW, TOO_HIGH = float("nan"), float("-inf"), float("inf")
 """In the place of a value: one came that cannot be used. The sender says so, or says something else than a number, or
@@ -141,15 +145,16 @@ def current(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
 def _that_count(rows: npt.NDArray[np.void], among: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return of each value the index of the row that counts; of a value that is not this patient's any more none."""
     rows = rows[among]
+    rank = (rows["stage"] & 0xFF) // 2
     of, number = np.unique(rows["id"], return_inverse=True)
     owned = rows["attribution"] > 0
     kept = ~owned | _is_this_patients(rows, owned & (rows["attribution"] % 2 == 0))
     kept &= rows["version"] == _highest(np.where(kept, rows["version"], _LEAST), number)
     named = np.bincount(number[kept & ~owned], minlength=len(of)) > 0
     kept &= ~(owned & named[number])
-    is_corrected = np.isin(rows["stage"] // 2, _CORRECTED)
+    is_corrected = np.isin(rank, _CORRECTED)
     told = np.where(is_corrected, rows["available_us"], -rows["available_us"])
-    order = np.lexsort((told, rows["stage"] // 2, number))
+    order = np.lexsort((told, rank, number))
     order = order[kept[order]]
     last = np.diff(number[order], append=-1) != 0
     found: npt.NDArray[np.int64] = among[order[last]]
