@@ -129,13 +129,19 @@ class Conformer:
         identities, refused = decoded.identities, None
         if rejects:
             good = ~np.isin(message, np.fromiter((r.message for r in rejects), np.int32, len(rejects)))
-            times = np.where(timely & (effective <= latest), effective, broker_us)
-            known_us = np.where(
-                rows["issued_at"].is_valid().to_numpy(zero_copy_only=False) & in_time, issued, broker_us
-            )
+            bad = np.flatnonzero(~good)
+            given = rows["issued_at"].is_valid().to_numpy(zero_copy_only=False) & in_time
             said = np.where(plausible, NO_VALUE, np.where(value < self._vocabulary.least[code], TOO_LOW, TOO_HIGH))
-            ids, _ = self._identify(rows, identities)
-            refused = refused_of(rows, ids, said, times, known_us, message, ~good)
+            of_bad = rows.take(pa.array(bad))
+            ids, _ = self._identify(of_bad, [identities[row] for row in bad.tolist()])
+            refused = refused_of(
+                of_bad,
+                ids,
+                said[bad],
+                np.where(timely & (effective <= latest), effective, broker_us)[bad],
+                np.where(given, issued, broker_us)[bad],
+                message[bad],
+            )
             rows, message, code, value = rows.filter(pa.array(good)), message[good], code[good], value[good]
             measured, broker_us = measured[good], broker_us[good]
             identities = [identity for identity, ok in zip(identities, good.tolist(), strict=True) if ok]

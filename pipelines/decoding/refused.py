@@ -56,9 +56,8 @@ def refused_of(
     effective_us: npt.NDArray[np.int64],
     available_us: npt.NDArray[np.int64],
     message: npt.NDArray[np.int32],
-    bad: npt.NDArray[np.bool_],
 ) -> Refused:
-    """Return the rows of rejected messages.
+    """Return what is kept of the rows of rejected messages.
 
     Args:
         rows: decoded.
@@ -67,30 +66,27 @@ def refused_of(
         effective_us: of each a time that can be.
         available_us: as well.
         message: of each.
-        bad: which were rejected.
     """
-    chosen = pa.array(np.flatnonzero(bad))
-    mine = rows.take(chosen)
-    columns = {name: mine[name].cast(pa.string()) for name in _TEXTS} | {
-        "observation_id": ids.take(chosen),
-        "version": mine["version"],
-        "value": pa.array(said[bad], pa.float64()),
-        "value_code": pa.nulls(len(mine), pa.string()),
-        "effective_at": pa.array(effective_us[bad]).cast(_MOMENT),
-        "available_at": pa.array(available_us[bad]).cast(_MOMENT),
+    columns = {name: rows[name].cast(pa.string()) for name in _TEXTS} | {
+        "observation_id": ids,
+        "version": rows["version"],
+        "value": pa.array(said, pa.float64()),
+        "value_code": pa.nulls(len(rows), pa.string()),
+        "effective_at": pa.array(effective_us).cast(_MOMENT),
+        "available_at": pa.array(available_us).cast(_MOMENT),
     }
-    return Refused(pa.RecordBatch.from_pydict(columns, schema=SCHEMA), message[bad])
+    return Refused(pa.RecordBatch.from_pydict(columns, schema=SCHEMA), message)
 
 
 def refused_of_conformed(
     rows: pa.RecordBatch, message: npt.NDArray[np.int32], bad: npt.NDArray[np.bool_], before: Refused | None
 ) -> Refused:
     """Return rows that were conformed before their message was rejected, and those of ``before``."""
-    times = (rows[name].cast(pa.int64()).to_numpy(zero_copy_only=False) for name in ("effective_at", "available_at"))
-    said = np.full(len(message), NO_VALUE)
+    mine, message = rows.filter(pa.array(bad)), message[bad]
+    times = (mine[name].cast(pa.int64()).to_numpy(zero_copy_only=False) for name in ("effective_at", "available_at"))
     effective_us, available_us = times
-    found = refused_of(rows, rows["observation_id"], said, effective_us, available_us, message, bad)
-    return _joined(before, found)
+    said = np.full(len(message), NO_VALUE)
+    return _joined(before, refused_of(mine, mine["observation_id"], said, effective_us, available_us, message))
 
 
 def with_unread(
