@@ -84,6 +84,7 @@ class Steps:
             max_future_seconds=stream.max_future_seconds,
             min_effective_year=stream.min_effective_year,
             max_past_days=stream.max_past_days,
+            publish_arrival=stream.publish_arrival,
             unset_clock_days=stream.unset_clock_days,
         )
         self.records = Records(

@@ -62,6 +62,7 @@ class Conformer:
         min_effective_year: int,
         max_past_days: float = 0.0,
         unset_clock_days: Sequence[date] = (),
+        publish_arrival: bool = False,
     ) -> None:
         """Prepare.
 
@@ -72,8 +73,9 @@ class Conformer:
             min_effective_year: rows effective before it are rejected.
             max_past_days: how far behind the broker's time a row may be effective; 0: any time.
             unset_clock_days: rows of these days are rejected, wherever their clock is.
+            publish_arrival: whether the broker's times may be published as they are, where the sender gives none.
         """
-        self._vocabulary = vocabulary
+        self._vocabulary, self._mark = vocabulary, not publish_arrival
         self._hash = hashlib.blake2b(key=observation_key, digest_size=ID_BYTES)
         self._future_us = int(max_future_seconds * 1e6)
         self._earliest_us = int(np.datetime64(f"{min_effective_year:04d}-01-01", "us").astype(np.int64))
@@ -184,7 +186,7 @@ class Conformer:
             "code": rows["code"],
             "value": pa.array(value, mask=empty if empty.any() else None),
             "unit": self._published_unit(code, empty),
-            "available_at": given_or_ours(rows["issued_at"], broker_us),
+            "available_at": given_or_ours(rows["issued_at"], broker_us, mark=self._mark),
             **self._coded(rows),
         }
         prints = fingerprints(ids, rows, value, columns["unit"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipelines.decoding.fhir import FhirDecoder
@@ -14,6 +15,7 @@ from tests.fhir import message, observation
 from tests.hostile import bundle, panel
 from vitalake.errors import SettingsError
 from vitalake.lake.dataset import load_dataset
+from vitalake.lake.own_times import is_ours
 from vitalake.vocabulary import load_vocabulary, parse_vocabulary
 
 UCUM = "http://unitsofmeasure.org"
@@ -254,6 +256,17 @@ def test_a_vocabulary_that_contradicts_itself_is_refused() -> None:
     with pytest.raises(SettingsError):
         parse_vocabulary({"codes": {"1-1": {}}, "panels": {}}, {"units": []}, SYSTEMS)
     assert len(load_vocabulary().codes) >= 15
+
+
+def test_when_the_broker_had_it_may_be_published_only_where_a_job_says_so() -> None:
+    """Marked it is published as the end of its day; a job of monitors may have it stay as it is."""
+    decoded, stamp = FhirDecoder(precise=False).decode([message(1)]), np.array([BROKER_MS])
+    known = {
+        says: conformer(publish_arrival=says).conform(decoded, broker_ms=stamp).rows["available_at"].cast(pa.int64())
+        for says in (False, True)
+    }
+    assert is_ours(known[False].to_numpy()).all()
+    assert known[True].to_pylist() == [BROKER_MS * 1000]
 
 
 def test_a_time_without_issued_has_one_fingerprint_beside_whatever_neighbours() -> None:

@@ -55,11 +55,12 @@ def given(times: pa.Array) -> pa.Array:
     return _as_times(us + ours, times) if ours.any() else times
 
 
-def given_or_ours(times: pa.Array, ours_us: Times) -> pa.Array:
-    """Return the times that a sender gave, and ours, marked, where it gave none."""
+def given_or_ours(times: pa.Array, ours_us: Times, *, mark: bool = True) -> pa.Array:
+    """Return the times that a sender gave, and ours where it gave none: marked, or published as they are."""
     if not times.null_count:
         return given(times)
-    return pc.coalesce(given(times), pa.array(ours_us // _MILLISECOND * _MILLISECOND + _MARK).cast(_MOMENT))
+    ours = ours_us // _MILLISECOND * _MILLISECOND + (_MARK if mark else 0)
+    return pc.coalesce(given(times), pa.array(ours).cast(_MOMENT))
 
 
 def known_at(times: pa.Array, found: npt.NDArray[np.bool_], ours_us: int | None) -> pa.Array:
