@@ -20,6 +20,7 @@ from vitalake.lake.dataset import Column, Dataset, dataset_names, is_book, load_
 from vitalake.lake.dictionaries import as_type, in_dictionaries
 from vitalake.lake.message_tokens import MessageTokens
 from vitalake.lake.own_times import ALWAYS, OwnTimes, end_of_day
+from vitalake.lake.record_versions import RecordVersions
 
 TOKENISED = "message-token"
 """What happens to a position that the rules let through: no rule can keep it as it is."""
@@ -79,7 +80,8 @@ class MaskPlan:
         filters: which rows are left out.
         tokens: makes tokens of messages' positions, whatever the rules say of these; None: the home has no key for it,
             and nothing of them is published. See ``writing_plan``.
-        times: takes out of times of ours, before any mask, what ranks rows; None: as for tokens.
+        times, versions: take out of times of ours, and of versions, before any mask, what ranks rows; None: as for
+            tokens.
     """
 
     dataset: Dataset
@@ -88,6 +90,7 @@ class MaskPlan:
     filters: tuple[Filter, ...]
     tokens: MessageTokens | None = field(default=None, repr=False)
     times: OwnTimes | None = field(default=None, repr=False)
+    versions: RecordVersions | None = field(default=None, repr=False)
 
     def apply(self, batch: pa.RecordBatch, *, encoded: bool = False) -> Masked:
         """Return the rows as they may be published.
@@ -137,15 +140,22 @@ class MaskPlan:
         return self.tokens(batch.column(str(plan.column.token_with)), batch.column(plan.column.name))
 
     def _given(self, plan: ColumnPlan, batch: pa.RecordBatch) -> pa.Array:
+        """Return a column without what ranks rows of several records in it, whatever the rules say."""
         column, ours = batch.column(plan.column.name), plan.column.ours
-        if ours is None or not plan.published:
+        if not plan.published or not (ours or plan.column.counts):
             return column
         if ours == ALWAYS:
             return end_of_day(column)
-        name = self.dataset.key[0]
-        if self.times is None or name not in batch.schema.names:
+        make = self.versions if plan.column.counts else self.times
+        if make is None or self.dataset.key[0] not in batch.schema.names:
             return pa.nulls(batch.num_rows, column.type)
-        return self.times(column, batch.column(name))
+        return make(column, self._names(batch))
+
+    def _names(self, batch: pa.RecordBatch) -> pa.Array:
+        """Return what names the records as it is published: what is published already can be made again by it."""
+        named = next(plan for plan in self.columns if plan.column.name == self.dataset.key[0])
+        given = batch.column(named.column.name)
+        return named.mask(given) if named.published and named.mask is not None else given
 
     def _kept(self, batch: pa.RecordBatch) -> Rows | None:
         kept: Rows | None = None
@@ -210,7 +220,7 @@ def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
     if not keys.versions("message"):
         return MaskPlan(dataset, version, columns, filters)
     secret = keys.current("message").secret
-    return MaskPlan(dataset, version, columns, filters, MessageTokens(secret), OwnTimes(secret))
+    return MaskPlan(dataset, version, columns, filters, MessageTokens(secret), OwnTimes(secret), RecordVersions(secret))
 
 
 def _version_of_lists(policy: Policy, dataset: Dataset) -> str:

@@ -25,6 +25,7 @@ from vitalake.lake.ledger import AGAIN
 from vitalake.lake.message_tokens import MessageTokens
 from vitalake.lake.own_times import OwnTimes, with_marks
 from vitalake.lake.positions import hide_positions
+from vitalake.lake.record_versions import RecordVersions
 from vitalake.lake.renewing import renew
 from vitalake.lake.scrub import record_before
 from vitalake.lake.staging import Counted
@@ -115,11 +116,11 @@ def _hide_positions(upgrading: Upgrading) -> None:
     """Replace the positions in published rows by tokens, and take the rows out of the order in which they came."""
     settings = upgrading.settings
     secret = load_keys(settings.path(settings.keys)).current("message").secret
-    tokens, times = MessageTokens(secret), OwnTimes(secret)
+    makers = MessageTokens(secret), OwnTimes(secret), RecordVersions(secret)
     for name, table in upgrading.lake().present().items():
         if name.startswith("published/"):
             upgrading.tell(name)
-            upgrading.done.rows += hide_positions(table, tokens, times, counted=upgrading.counted)
+            upgrading.done.rows += hide_positions(table, *makers, counted=upgrading.counted)
             passing("upgrade-positions")
 
 

@@ -60,11 +60,13 @@ CREATE TABLE person AS SELECT * FROM (VALUES {people}) AS t(no, came, went, code
 """
 _QUERIES = {
     "patient": "SELECT no AS patient_id, 1 AS version, 'female' AS sex FROM person ORDER BY no",
-    "encounter": "SELECT 'e-' || reverse(no) AS encounter_id, 1 AS version, no AS patient_id, came AS admitted_at, "
+    "encounter": "SELECT 'e-' || reverse(no) AS encounter_id, CAST(no AS BIGINT) AS version, "
+    "no AS patient_id, came AS admitted_at, "
     "went AS discharged_at, DATE '1950-01-01' AS birth_date FROM person ORDER BY no",
     "ward_movement": "SELECT 'e-' || reverse(no) AS encounter_id, 1 AS version, no AS patient_id, came AS in_at, "
     "'Ward 7' AS unit, 'ward' AS unit_category FROM person ORDER BY no",
-    "condition": "SELECT 'e-' || reverse(no) AS encounter_id, 'ICD10CM' AS code_system, 'I10' AS code, 1 AS version, "
+    "condition": "SELECT 'e-' || reverse(no) AS encounter_id, 'ICD10CM' AS code_system, 'I10' AS code, "
+    "5000000 + row_number() OVER (ORDER BY no) AS version, "
     "no AS patient_id, true AS is_primary, coded AS recorded_at FROM person ORDER BY no",
     "device_association": "SELECT 'a-' || no AS association_id, 1 AS version, 'bed-' || no AS device_id, "
     "no AS patient_id, came AS valid_from, 'active' AS status, came AS available_at FROM person ORDER BY no",

@@ -60,6 +60,8 @@ class Column:
         form: the form its values have (see vitalake/vocabulary/forms.yaml), or the form by another column's value.
         token_with: of a position: the column with which it is published as a token; see message_tokens.py.
         ours: of a time: whether all are of our own clocks or those that are marked; see own_times.py. None: none is.
+        counts: of a version: whether it is published as it is only where it is a counter or a time; see
+            record_versions.py.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Column:
     form: str | FormBy | None = None
     token_with: str | None = None
     ours: str | None = None
+    counts: bool = False
 
     @property
     def closed(self) -> bool:
@@ -156,6 +159,7 @@ def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
                 form=_form(entry.get("form")),
                 token_with=entry.get("token_with"),
                 ours=entry.get("ours"),
+                counts=entry.get("counts") is True,
             )
             for entry in document["columns"]
         )

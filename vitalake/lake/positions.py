@@ -12,6 +12,7 @@ from vitalake.lake.buckets import Bucket, bucket_of
 from vitalake.lake.compaction import TARGET_ROWS, sort_keys
 from vitalake.lake.message_tokens import MessageTokens, in_clear
 from vitalake.lake.own_times import ALWAYS, OwnTimes, end_of_day, with_marks
+from vitalake.lake.record_versions import RecordVersions
 from vitalake.lake.rewrite import Rows, read_file, rewrite
 from vitalake.lake.sorting import joined, no_order, sort_by
 from vitalake.lake.staging import Counted, Piece
@@ -32,7 +33,14 @@ def rows_in_clear(table: Table, file: StagedFile) -> int:
     return sum(in_clear(part[column]) for part in read_file(table, file, columns=[column]))
 
 
-def hide_positions(table: Table, tokens: MessageTokens, times: OwnTimes, *, counted: Counted | None = None) -> int:
+def hide_positions(
+    table: Table,
+    tokens: MessageTokens,
+    times: OwnTimes,
+    versions: RecordVersions,
+    *,
+    counted: Counted | None = None,
+) -> int:
     """Put tokens in the place of positions, a day at a time, and delete the files of before; return how many rows.
 
     Times of ours in the same rows become those that are published today: who has a position has them as they were.
@@ -42,7 +50,8 @@ def hide_positions(table: Table, tokens: MessageTokens, times: OwnTimes, *, coun
     Args:
         table: of published rows; not to be used by anything else meanwhile.
         tokens: makes them.
-        times: what is published of times of ours.
+        times: makes what is published of times of ours.
+        versions: makes what is published of versions.
         counted: told how many rows were made.
 
     Raises:
@@ -67,7 +76,9 @@ def hide_positions(table: Table, tokens: MessageTokens, times: OwnTimes, *, coun
         for file in read.files:
             of[bucket_of(file.path)].append(file)
         for bucket, files in of.items():
-            part = joined([_hidden(table, batch, tokens, times) for file in files for batch in read_file(table, file)])
+            part = joined(
+                [_hidden(table, batch, tokens, times, versions) for file in files for batch in read_file(table, file)]
+            )
             keys = sort_keys(table.dataset, by_patient=bucket is not None)
             yield Piece(sort_by(part, keys, last=no_order(part, table.dataset)), bucket)
 
@@ -77,8 +88,8 @@ def hide_positions(table: Table, tokens: MessageTokens, times: OwnTimes, *, coun
     return rows
 
 
-def _hidden(table: Table, rows: pa.Table, tokens: MessageTokens, times: OwnTimes) -> pa.Table:
-    rows = _without_our_times(table, rows, times)
+def _hidden(table: Table, rows: pa.Table, tokens: MessageTokens, times: OwnTimes, versions: RecordVersions) -> pa.Table:
+    rows = _without_ranks(table, rows, times, versions)
     for column in table.dataset.columns:
         if column.token_with:
             made = _by_chunk(rows[column.token_with], rows[column.name], tokens)
@@ -86,15 +97,16 @@ def _hidden(table: Table, rows: pa.Table, tokens: MessageTokens, times: OwnTimes
     return rows
 
 
-def _without_our_times(table: Table, rows: pa.Table, times: OwnTimes) -> pa.Table:
+def _without_ranks(table: Table, rows: pa.Table, times: OwnTimes, versions: RecordVersions) -> pa.Table:
     name = position_column(table)
     before = pc.fill_null(pc.greater_equal(rows[name], 0), False).combine_chunks()
     marked = with_marks(rows, table.dataset)
     for column in table.dataset.columns:
-        if column.ours is not None:
+        if column.ours is not None or column.counts:
             given = marked[column.name].combine_chunks()
             key = rows[table.dataset.key[0]].combine_chunks()
-            made = end_of_day(given) if column.ours == ALWAYS else times(given, key)
+            make = versions if column.counts else times
+            made = end_of_day(given) if column.ours == ALWAYS else make(given, key)
             made = pc.if_else(before, made, rows[column.name].combine_chunks())
             rows = rows.set_column(rows.schema.get_field_index(column.name), column.name, made)
     return rows
