@@ -317,14 +317,15 @@ class SpanWriter:
 
     def _pause(self, error: OSError | ServiceUnavailable, attempt: int, said: str) -> str:
         """Wait before the next try; return the reason, which is logged when it is another than what was said last."""
-        if isinstance(error, OSError):
-            error = unavailable(
-                error, "Lake storage refuses", where="lake", remedy="Check its disk; nothing is lost, start again then."
-            )
-        self._on_paused(f"{error.what}; waiting, goes on by itself")
-        if error.what != said:
-            extra = {"what": error.what, "where": error.where, "remedy": error.remedy}
+        why = error if isinstance(error, ServiceUnavailable) else unavailable(
+            error, "Lake storage refuses", where="lake", remedy="Check its disk; nothing is lost, start again then."
+        )  # fmt: skip
+        if not why.transient:
+            raise why from None
+        self._on_paused(f"{why.what}; waiting, goes on by itself")
+        if why.what != said:
+            extra = {"what": why.what, "where": why.where, "remedy": why.remedy}
             _log.warning("paused", extra={**extra, "share": f"{self._job}/{self._share}"})
         if self._stop.wait(PAUSE_SECONDS[min(attempt, len(PAUSE_SECONDS) - 1)]):
-            raise error from None
-        return error.what
+            raise why from None
+        return why.what

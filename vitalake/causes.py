@@ -7,7 +7,7 @@ import re
 import sqlite3
 from typing import NamedTuple
 
-from vitalake.errors import ServiceUnavailable
+from vitalake.errors import LakeError, ServiceUnavailable, VitaLakeError
 
 
 class _Shortage(NamedTuple):
@@ -34,6 +34,19 @@ _SHORTAGES: dict[int, _Shortage] = {
     errno.EROFS: _READ_ONLY,
     errno.EIO: _BROKEN,
 }
+
+_IO = _Shortage(
+    "Disk refuses to read or write",
+    "See whether it is full or a limit of a file's size (ulimit -f) is reached; else look in the system's log.",
+)
+"""SQLite's word for every other failure of the system: it does not pass on which."""
+
+_MISPLACED: dict[int, str] = {
+    errno.EISDIR: "a folder is in its place",
+    errno.ENOTDIR: "a file is in its folder's place",
+    errno.ELOOP: "its link leads to itself",
+}
+"""What no waiting heals: something else lies where a file should."""
 
 _CUT = "connection was cut"
 _CAUSES: dict[int, str] = {
@@ -64,23 +77,37 @@ def number_of(error: BaseException) -> int | None:
     """Return the operating system's number of an error, whoever raised it; None: it is no such error."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
+    if isinstance(error, OSError) and str(error).endswith("is a directory"):  # Arrow's, without a number
+        return errno.EISDIR
     if isinstance(error, sqlite3.Error):
-        return _SQLITE.get((getattr(error, "sqlite_errorcode", None) or 0) & 0xFF)
+        return _SQLITE.get(_primary(error))
     found = _RUST_ERROR.search(str(error))
     return int(found.group(1)) if found else None
 
 
+def _shortage(error: BaseException) -> _Shortage | None:
+    if isinstance(error, sqlite3.Error) and _primary(error) == sqlite3.SQLITE_IOERR:
+        return _IO
+    return _SHORTAGES.get(number_of(error) or 0)
+
+
+def _primary(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code of a failure; 0: the failure is of Python's own making."""
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+
+
 def cause_of(error: BaseException) -> str:
     """Return why, in words where the system's number is known; else the error's type."""
-    number = number_of(error) or 0
-    shortage = _SHORTAGES.get(number)
+    number, shortage = number_of(error) or 0, _shortage(error)
     if shortage is not None:
         return shortage.what[0].lower() + shortage.what[1:]
-    return _CAUSES.get(number, type(error).__name__)
+    return _CAUSES.get(number) or _MISPLACED.get(number) or type(error).__name__
 
 
-def unavailable(error: BaseException, what: str, *, where: str, remedy: str) -> ServiceUnavailable:
+def unavailable(error: BaseException, what: str, *, where: str, remedy: str) -> VitaLakeError:
     """Return what to say of a failure: the resource that is used up where one is, else what met it.
+
+    It is a ServiceUnavailable, which is tried again, except where something else lies in the file's place.
 
     Args:
         error: as it came from the system, SQLite or delta-rs.
@@ -88,7 +115,9 @@ def unavailable(error: BaseException, what: str, *, where: str, remedy: str) -> 
         where: its name; given in both cases.
         remedy: what to do where no resource is to blame.
     """
-    shortage = _SHORTAGES.get(number_of(error) or 0)
+    shortage = _shortage(error)
     if shortage is not None:
         return ServiceUnavailable(shortage.what, where=where, remedy=shortage.remedy)
+    if misplaced := _MISPLACED.get(number_of(error) or 0):
+        return LakeError(f"{what} ({misplaced})", where=where, remedy="Move away what lies there; restore the file.")
     return ServiceUnavailable(f"{what} ({cause_of(error)})", where=where, remedy=remedy)

@@ -281,7 +281,10 @@ class Settings(_Frozen):
 
     def path(self, relative: Path | str) -> Path:
         """Return a path of the configuration, resolved against the home."""
-        return (self.home / relative).resolve()
+        try:
+            return (self.home / relative).resolve()
+        except (RuntimeError, OSError):  # a link that leads to itself: whoever opens it says so
+            return Path(os.path.abspath(self.home / relative))
 
     @property
     def lake_uri(self) -> str:

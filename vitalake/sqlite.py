@@ -6,7 +6,7 @@ import mmap
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,34 @@ def refused(error: Exception, name: str, path: Path, *, repair: str) -> VitaLake
     """
     if isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _DAMAGED:
         return DatabaseDamaged(f"{name} is damaged", where=path.name, remedy=repair)
+    if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
+        # Our own statements are right: a table or column they name is missing.
+        return DatabaseDamaged(f"{name} is damaged (it has other tables)", where=path.name, remedy=repair)
+    if path.is_dir():  # SQLite says only that it cannot open it
+        return DatabaseDamaged(f"{name} is damaged (a folder is in its place)", where=path.name, remedy=repair)
     return unavailable(error, f"{name} refuses", where=path.name, remedy="Check its disk and permissions.")
+
+
+def look_at(path: Path, name: str, *, repair: str) -> None:
+    """Return if a database's file is whole, as far as SQLite can tell, or if there is none; nothing is changed.
+
+    Structure, order and indexes are held against each other. A flipped bit within a value stays unseen.
+
+    Raises:
+        DatabaseDamaged: it is not.
+        ServiceUnavailable: it cannot be read.
+    """
+    if not path.exists():
+        return
+    try:
+        if path.is_file() and path.stat().st_size == 0:
+            raise DatabaseDamaged(f"{name} is damaged (it is empty)", where=path.name, remedy=repair)
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as there:
+            found = there.execute("PRAGMA integrity_check(1)").fetchone()
+    except (sqlite3.Error, OSError) as error:
+        raise refused(error, name, path, repair=repair) from None
+    if found != ("ok",):
+        raise DatabaseDamaged(f"{name} is damaged", where=path.name, remedy=repair)
 
 
 class Database:

@@ -20,6 +20,10 @@ from vitalake.sealing import Seals
 from vitalake.sqlite import empty_log, refused
 
 FILE = "scores.db"
+REPAIR = (
+    "Stop the server, move the file away with its -wal and -shm, or restore a back-up; scores of today "
+    "are computed again, records of before are in the back-up only."
+)
 
 KEEP_DAYS = 31
 """What was shown longer ago is deleted. A hundred patients with a value a minute are 200 MB a day."""
@@ -60,8 +64,7 @@ def _refused(path: Path, error: Exception) -> VitaLakeError:
         error,
         "Book of scores",
         path,
-        repair="Stop the server, move the file away with its -wal and -shm, or restore a back-up; scores of today "
-        "are computed again, records of before are in the back-up only.",
+        repair=REPAIR,
     )
 
 

@@ -191,12 +191,13 @@ def test_the_right_home_of_a_lake_without_fingerprints_shows_that_it_is_and_anot
     (base / "lake" / FILE).unlink()
     admit(_settings(base))
     assert (base / "lake" / FILE).exists()
-    for spoil, said in ((_no_vault, "sealed by another vault"), (_other_keys, "not made with this home's keys")):
+    for spoil, said in ((_no_vault, "The vault is gone"), (_other_keys, "not made with this home's keys")):
         (base / "lake" / FILE).unlink(missing_ok=True)
         spoil(base)
         with pytest.raises(PrivacyError, match=said):
             admit(_settings(base))
         assert not (base / "lake" / FILE).exists()
+    assert not (base / "home/vault.db").exists(), "and no new one takes its place in silence"
 
 
 def test_the_frozen_home_is_taken_for_its_lakes_by_the_upgrade_and_another_is_not(tmp_path: Path) -> None:

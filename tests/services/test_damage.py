@@ -20,7 +20,7 @@ from governance.samples import copy_samples
 from pipelines.live import upkeep
 from pipelines.rewrites.mend import mend
 from pipelines.rewrites.republish import republish
-from tests.services.test_rewrites import STRICTER, make_stricter, opened, published, sound, stream
+from tests.services.test_rewrites import STRICTER, make_stricter, observed, opened, published, sound, stream
 from tests.unit.span_samples import of_before
 from vitalake.cli.app import main
 from vitalake.home import init_home
@@ -28,11 +28,12 @@ from vitalake.lake.compaction import compact
 from vitalake.lake.digests import Damaged
 from vitalake.lake.forgetting import drop_rows, purge
 from vitalake.lake.lake import Lake
+from vitalake.lake.ledger import summarise
 from vitalake.lake.log import examine
 from vitalake.lake.rewrite import is_held, read_file
 from vitalake.lake.schema import open_delta
 from vitalake.lake.scrub import record_before, scrub
-from vitalake.lake.spans import PartId
+from vitalake.lake.spans import PartId, Span, SpanLog
 from vitalake.lake.storage import Storage
 from vitalake.lake.table import Table
 from vitalake.lake.verify import verify
@@ -549,3 +550,36 @@ def test_damaged_file_of_the_home_is_named_and_never_a_bug(
     for command in (["lake", "rewrite", "--republish", "observation"], ["keys", "status"]):
         assert main([*command, "--home", str(home)]) in (0, 10, 12, 13), command
         assert "This is a bug" not in capfd.readouterr().err, command
+
+
+def test_a_lost_span_without_files_leaves_no_gap_in_the_ledger(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Repeats alone make a span with no files, which no table could vouch for: a repair left it out for ever."""
+    lane = stream(home, range(3, 4), topic_id="again")
+    lane.send([(0, observed(60 + i, day=1 + i % 3)) for i in range(20)], cut=True)
+    lost = len(entries(settings, "spans"))
+    lane.send([(0, observed(80 + i, day=1 + i % 3)) for i in range(20)], cut=True)
+    before = summarise(opened(settings).spans).to_json()
+    assert before["duplicate"] == 20
+    _torn(entries(settings, "spans")[lost - 1])
+    run(home, capfd, "lake", "repair")
+    assert summarise(opened(settings).spans).to_json() == before
+    assert sound(settings)
+
+
+def test_verify_names_positions_nobody_accounts_for_and_tables_that_are_gone(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SpanLog, "spans_of", lambda log, day: _without_second(spans_of(log, day)))
+        assert "positions-missing" in {finding.kind for finding in verify(opened(settings))}
+    shutil.rmtree(Path(settings.lake_uri, "restricted/observation"))
+    assert "table-missing" in look_at_everything(home, capfd)
+
+
+spans_of = SpanLog.spans_of
+
+
+def _without_second(spans: list[Span]) -> list[Span]:
+    return spans[:1] + spans[2:]

@@ -95,3 +95,22 @@ def test_exhausted_descriptors_are_known_from_delta(tmp_path: Path) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
     )
     assert said.stdout.strip() == "too many open files"
+
+
+@pytest.mark.parametrize("number", [errno.EISDIR, errno.ENOTDIR, errno.ELOOP])
+def test_what_lies_in_a_files_place_is_never_tried_again(number: int) -> None:
+    told = unavailable(OSError(number, "text"), "Lake refuses", where="lake", remedy="")
+    assert not told.transient
+    assert told.exit_code == 13
+    assert unavailable(OSError("Cannot open for reading: path 'x' is a directory"), "x", where="", remedy="").what == (
+        "x (a folder is in its place)"
+    )
+
+
+def test_sqlite_does_not_say_which_failure_it_met_so_both_are_named() -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    told = unavailable(error, "Vault refuses", where="vault.db", remedy="")
+    assert told.transient
+    assert "ulimit -f" in told.remedy
+    assert cause_of(error) == "disk refuses to read or write"

@@ -13,9 +13,11 @@ from vitalake.belonging.fingerprints import (
     read_fingerprints,
     write_fingerprints,
 )
-from vitalake.belonging.proof import prove, refused
+from vitalake.belonging.proof import prove, refuse_other_pseudonyms, refused
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import KeyRing, load_keys
+from vitalake.lake.dataset import published_datasets
+from vitalake.lake.lake import restricted_name
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.settings import Settings
 from vitalake.vault import Vault
@@ -55,6 +57,9 @@ def open_vault(
         known = read_fingerprints(storage)
         identity = vault_id(settings)
         _refuse_other(known, fingerprints_of(keys, identity))
+        if not identity and holds_sealed(storage):  # also where the fingerprints are gone too
+            refuse_other_pseudonyms(storage, keys)
+            raise other_vault(is_there=False)
         copies = ErasureCopies(settings, keys, storage, upgrading=upgrading)
         copies.level()
         vault = open_unchecked(settings, keys, used=used)
@@ -99,6 +104,11 @@ def _is_new(settings: Settings) -> bool:
         return not vault_id(settings) and read_fingerprints(storage) is None and not storage.holds_table("spans")
     except OSError:  # the lake cannot be reached, which open_vault says better
         return False
+
+
+def holds_sealed(storage: Storage) -> bool:
+    """Return whether the lake has identified rows, which some vault has sealed."""
+    return any(storage.child(restricted_name(name)).files() for name in published_datasets())
 
 
 def _refuse_other(known: Fingerprints | None, ours: Fingerprints) -> None:

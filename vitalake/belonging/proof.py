@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pyarrow as pa
 
@@ -45,6 +46,18 @@ def prove(storage: Storage, keys: KeyRing, vault: Vault) -> bool:
         except LakeError:
             sure = False
     return sure
+
+
+def refuse_other_pseudonyms(storage: Storage, keys: KeyRing) -> None:
+    """Return if the published rows, as far as they can be read, are this home's.
+
+    Raises:
+        PrivacyError: pseudonyms in them are made with other keys.
+    """
+    for name in published_datasets():
+        with suppress(LakeError):
+            if storage.holds_table(published_name(name)):
+                _prove_published(load_dataset(name), storage, keys)
 
 
 def refused(what: str, where: str, remedy: str) -> PrivacyError:

@@ -6,7 +6,7 @@ import msgspec
 
 from vitalake.belonging.erasures import FILE, ErasureCopies
 from vitalake.belonging.fingerprints import fingerprints_of, read_fingerprints
-from vitalake.belonging.opening import other_keys, other_vault
+from vitalake.belonging.opening import holds_sealed, other_keys, other_vault
 from vitalake.errors import PrivacyError, ServiceUnavailable, VitaLakeError
 from vitalake.keys import KeyRing
 from vitalake.lake.storage import Storage, open_storage
@@ -42,7 +42,8 @@ def look(settings: Settings, keys: KeyRing) -> Belonging:
     storage = open_storage(settings.lake_uri, settings.storage_options)
     known = read_fingerprints(storage)
     if known is None:
-        return Belonging(False, [], [])
+        lost = not vault_id(settings) and holds_sealed(storage)
+        return Belonging(False, [], [other_vault(is_there=False)] if lost else [])
     ours = fingerprints_of(keys, vault_id(settings))
     problems: list[VitaLakeError] = []
     if differing := known.differing(ours):

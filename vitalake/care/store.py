@@ -80,7 +80,7 @@ WITHOUT ROWID;
 """
 
 
-_REPAIR = (
+REPAIR = (
     "Stop streams and the server, delete it with its -wal and -shm, then run 'vitalake lake rebuild care': its hours "
     "are filled again of the restricted zone."
 )
@@ -108,7 +108,7 @@ class CareStore:
         self._sealer, self._hours_us = sealer, int(hours * 3_600_000_000)
         # Synced at every commit: a poll is one, which is affordable, and a lost one would be a stale score.
         self._database = Database(
-            path, tables=_TABLES + _AHEAD_TABLES + _CORRECTED_TABLES, name="Care store", repair=_REPAIR
+            path, tables=_TABLES + _AHEAD_TABLES + _CORRECTED_TABLES, name="Care store", repair=REPAIR
         )
         self._db = self._database.connection
         self._ahead = Ahead(self._db, sealer)

@@ -104,6 +104,8 @@ def _of_home(settings: Settings) -> Iterator[Check]:
     for job, stream in settings.jobs.items():
         yield _tried(f"rules for {job}", lambda dataset=stream.dataset: _rules(settings, dataset))  # type: ignore[misc]
     yield _tried("lake", lambda: _lake(settings))
+    yield _tried("logs", lambda: _logs(settings))
+    yield _tried("databases", lambda: _databases(settings))
     yield _tried("lake's home", lambda: _belonging(settings))
     for job in settings.jobs:
         yield _tried(f"formats of {job}", lambda job=job: _formats(settings, job))  # type: ignore[misc]
@@ -147,12 +149,17 @@ def _permissions(settings: Settings) -> Iterator[Check]:
 
 
 def _tried(name: str, check: Callable[[], str]) -> Check:
+    from vitalake.causes import unavailable
     from vitalake.errors import VitaLakeError
 
     try:
         return Check(name, "ok", check())
     except VitaLakeError as error:
         return _failed(name, error)
+    except FileNotFoundError:
+        return Check(name, "fail", "a file is gone", "run 'vitalake lake verify'", 13)
+    except OSError as error:
+        return _failed(name, unavailable(error, "It cannot be read", where=name, remedy="Check permissions and disk."))
 
 
 def _keys(settings: Settings) -> str:
@@ -245,6 +252,40 @@ def _lake(settings: Settings) -> str:
         return "writable, still empty"
     check_writable(storage)
     return f"there, and holds spans; format {FORMAT}"
+
+
+def _logs(settings: Settings) -> str:
+    """Read the log of every table, and look whether one that spans were added to is gone; files are for 'verify'."""
+    from vitalake.lake.digests import Damaged
+    from vitalake.lake.lake import Lake
+    from vitalake.lake.log import LOG, examine
+    from vitalake.lake.spans import SEEN
+
+    lake = Lake(settings.lake_uri, settings.storage_options)
+    here = lake.here()
+    for name in here:
+        if problems := examine(lake.storage.child(name)):
+            raise Damaged(
+                f"The log of a table is damaged ({problems[0].how})",
+                where=f"{name}/{LOG}/{problems[0].name}",
+                remedy="Stop what writes to the lake, then run 'vitalake lake repair'.",
+            )
+    newest = lake.spans.days()[:1] if "spans" in here else []
+    for span in (span for day in newest for span in lake.spans.spans_of(day)):
+        if gone := next((file.table for file in span.files if file.table not in {SEEN, *here}), ""):
+            raise Damaged(
+                "A table is gone", where=gone, remedy="Restore its folder from a back-up; see docs/how-to/damage.md."
+            )
+    return f"{len(here)} tables, can be read; 'vitalake lake verify' reads their files"
+
+
+def _databases(settings: Settings) -> str:
+    """Let SQLite look at its files."""
+    from vitalake.cli.databases import damaged_databases
+
+    if found := damaged_databases(settings):
+        raise found[0]
+    return "vault, care store and book of scores, as far as they are files, are whole"
 
 
 def _belonging(settings: Settings) -> str:

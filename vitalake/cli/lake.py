@@ -87,14 +87,23 @@ def verify(home: HomeOption = None, json: JsonOption = False) -> None:
     """Read every file; hold digests, logs, spans and counts against each other; ends with 13 when not sound."""
     from dataclasses import asdict
 
+    from vitalake.cli.databases import damaged_databases
     from vitalake.errors import LakeError
     from vitalake.lake.verify import Finding, Kind
     from vitalake.lake.verify import verify as find
+    from vitalake.settings import load_settings
+    from vitalake.sqlite import DatabaseDamaged
 
     findings = find(_open(home), progress=None if json else note)
-    belonging = _belonging(home)
-    kind: Kind = "put-back" if belonging.put_back else "another-home"
-    findings += [Finding(kind, error.where, error.what) for error in belonging.problems]
+    broken = damaged_databases(load_settings(resolve_home(home)))
+    findings += [Finding("database-damaged", error.where, f"{error.what}. {error.remedy}") for error in broken]
+    try:
+        belonging = _belonging(home)
+    except DatabaseDamaged:  # the vault's, which is among them
+        belonging = None
+    if belonging is not None:
+        kind: Kind = "put-back" if belonging.put_back else "another-home"
+        findings += [Finding(kind, error.where, error.what) for error in belonging.problems]
     errors = [finding for finding in findings if finding.severity == "error"]
     if json:
         print_json({"sound": not errors, "findings": [asdict(finding) for finding in findings]})

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 import pyarrow.fs as pafs
 
+from vitalake.causes import cause_of
 from vitalake.errors import LakeError
 
 if TYPE_CHECKING:
@@ -127,10 +128,16 @@ def mark_of(storage: Storage, relative: str) -> Mark:
     """Return a file's mark.
 
     Raises:
+        Damaged: something else is in its place.
         FileNotFoundError: there is no such file.
     """
     if storage.local:
-        found = os.stat(f"{storage.root}/{relative}")
+        try:
+            found = os.stat(f"{storage.root}/{relative}")
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise damaged(storage, relative, f"cannot be read ({cause_of(error)})") from None
         return found.st_size, found.st_mtime, found.st_ino
     info = storage.fs.get_file_info(f"{storage.root}/{relative}")
     if info.type != pafs.FileType.File:
@@ -196,7 +203,7 @@ def read_digest(storage: Storage, relative: str, *, copy: IO[bytes] | None = Non
         raise
     except OSError as error:
         if storage.local:  # EIO: the disk itself says so
-            raise damaged(storage, relative, f"cannot be read ({type(error).__name__})") from None
+            raise damaged(storage, relative, f"cannot be read ({cause_of(error)})") from None
         raise
     return sha.hexdigest()[:_HEX]
 

@@ -88,6 +88,11 @@ class Chain:
         self._ends[first:last] = [max([end, *(other for _, other in touched)])]
 
     @property
+    def end(self) -> int:
+        """Return where its last stretch ends; 0: there is none."""
+        return self._ends[-1] if self._ends else 0
+
+    @property
     def gaps(self) -> list[tuple[int, int]]:
         """Return the stretches between its stretches."""
         return list(zip(self._ends[:-1], self._starts[1:], strict=True))
@@ -146,6 +151,11 @@ class Ledger:
             taken = set(self._names.values())
             self._names[part] = str(part) if str(part) not in taken else f"{part}#{part.topic_id}"
         return self._names[part]
+
+    @property
+    def ends(self) -> dict[str, int]:
+        """Return where the last stretch of each partition ends, by the partition's application id."""
+        return {part.app_id(dataset): chain.end for (dataset, part), chain in self._chains.items()}
 
     @property
     def problems(self) -> list[str]:

@@ -6,6 +6,7 @@ just those. What the table needs is looked at: the newest checkpoint that can be
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from vitalake.errors import ServiceUnavailable, VitaLakeError
+from vitalake.causes import cause_of, unavailable
+from vitalake.errors import VitaLakeError
 from vitalake.lake.digests import Damaged, digest_of
 from vitalake.lake.storage import Storage
 
@@ -61,14 +63,24 @@ class LogFiles:
 def list_log(storage: Storage) -> LogFiles:
     """Return what lies in a table's log."""
     found = LogFiles()
-    selector = pafs.FileSelector(f"{storage.root}/{LOG}", allow_not_found=True)
-    for info in storage.fs.get_file_info(selector):
-        if match := _ENTRY.fullmatch(info.base_name):
-            found.entries[int(match[1])] = info.base_name
-        elif match := _CHECKPOINT.fullmatch(info.base_name):
-            found.checkpoints.setdefault(int(match[1]), []).append(info.base_name)
-        found.hint |= info.base_name == LAST
+    for name in _names(storage):
+        if match := _ENTRY.fullmatch(name):
+            found.entries[int(match[1])] = name
+        elif match := _CHECKPOINT.fullmatch(name):
+            found.checkpoints.setdefault(int(match[1]), []).append(name)
+        found.hint |= name == LAST
     return found
+
+
+def _names(storage: Storage) -> list[str]:
+    """Return every name in a log's folder, also of what is no file, or a link to nothing, in the place of one."""
+    if storage.local:
+        try:
+            return os.listdir(f"{storage.root}/{LOG}")
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+    selector = pafs.FileSelector(f"{storage.root}/{LOG}", allow_not_found=True)
+    return [info.base_name for info in storage.fs.get_file_info(selector)]
 
 
 def examine(storage: Storage) -> list[LogProblem]:
@@ -82,6 +94,7 @@ def examine(storage: Storage) -> list[LogProblem]:
         if not torn:
             base = version
             break
+    problems += _unreachable(storage, files, base)
     newest = max([*files.entries, base])
     if newest < 0:
         return problems + [LogProblem("", "it is gone", 0)] * is_torn_off(storage)
@@ -94,13 +107,22 @@ def examine(storage: Storage) -> list[LogProblem]:
     return problems + [found for found in _contradicted(storage, files, base) if found.name not in named]
 
 
+def _unreachable(storage: Storage, files: LogFiles, base: int) -> list[LogProblem]:
+    """Return entries that nobody needs any more but that stop whoever lists the log: links that lead nowhere."""
+    old = [name for version, name in sorted(files.entries.items()) if version <= base] if storage.local else []
+    return [LogProblem(name, "a link that leads nowhere") for name in old if not Path(storage.root, LOG, name).exists()]
+
+
 def _hint_problems(storage: Storage, files: LogFiles) -> Iterator[LogProblem]:
     if not files.hint:
         return
     try:
         version = msgspec.json.decode(_read(storage, LAST), type=dict[str, Any])["version"]
-    except (msgspec.MsgspecError, KeyError):
+    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError):
         yield LogProblem(LAST, "it cannot be read")
+        return
+    except OSError as error:
+        yield LogProblem(LAST, f"it cannot be read ({cause_of(error)})")
         return
     if version not in files.checkpoints:
         yield LogProblem(LAST, "it names a checkpoint that is missing")
@@ -122,6 +144,8 @@ def _torn(storage: Storage, name: str) -> str:
         content = _read(storage, name)
     except FileNotFoundError:
         return ""
+    except OSError as error:
+        return f"an entry cannot be read ({cause_of(error)})"
     if not content.strip():
         return "an entry is empty"
     for line in content.splitlines():
@@ -135,6 +159,13 @@ def _torn(storage: Storage, name: str) -> str:
 
 
 def _read(storage: Storage, name: str) -> bytes:
+    """Return what a file of the log holds.
+
+    Raises:
+        OSError: it cannot be read; with the system's number where it lies in a folder, which Arrow leaves out.
+    """
+    if storage.local:
+        return Path(storage.root, LOG, name).read_bytes()
     with storage.fs.open_input_stream(f"{storage.root}/{LOG}/{name}") as source:
         return bytes(source.read())
 
@@ -171,7 +202,7 @@ def _contradicted(storage: Storage, files: LogFiles, base: int) -> Iterator[LogP
                 needed = entry > base if kind == "entry" else entry == base
                 if needed and kind in said and digest_of(_read(storage, other)) != said[kind]:
                     yield LogProblem(other, "it is not what was written", entry if kind == "entry" else None)
-        except (FileNotFoundError, ValueError):  # cleaned up, or torn, which is said by others
+        except (OSError, ValueError):  # cleaned up, torn, or not to be read, which is said by others
             continue
 
 
@@ -189,11 +220,20 @@ def is_contradicted(storage: Storage) -> bool:
     return any(True for _ in _contradicted(storage, files, max(files.checkpoints, default=-1)))
 
 
+def is_hidden(storage: Storage, version: int) -> bool:
+    """Return whether the entry after a version is no file: delta-rs passes over a folder, and can commit nothing there.
+
+    Asked of local files only.
+    """
+    following = f"{storage.root}/{LOG}/{version + 1:020}.json"
+    return storage.local and os.path.lexists(following) and not os.path.isfile(following)
+
+
 def is_empty(storage: Storage, version: int) -> bool:
     """Return whether an entry holds nothing, which delta-rs passes over; asked of local files only."""
     try:
         return storage.local and Path(storage.root, LOG, f"{version:020}.json").stat().st_size == 0
-    except FileNotFoundError:  # expired
+    except OSError:  # expired; or it cannot be read, which delta-rs says as well
         return False
 
 
@@ -203,8 +243,14 @@ def is_torn_off(storage: Storage) -> bool:
     return info.type == pafs.FileType.NotFound and bool(storage.files())
 
 
-def explained(storage: Storage, error: Exception | None = None) -> VitaLakeError:
-    """Return what to say when a table cannot be opened or refreshed: the file of its log that is damaged, by name."""
+def explained(storage: Storage, error: Exception, what: str = "Table cannot be read") -> VitaLakeError:
+    """Return what to say when a table cannot be opened, refreshed or committed to: which file of its log is damaged.
+
+    Args:
+        storage: of the table.
+        error: as delta-rs or the system raised it.
+        what: what failed, for where the log is whole.
+    """
     try:
         problems = examine(storage)
     except OSError as other:
@@ -216,8 +262,9 @@ def explained(storage: Storage, error: Exception | None = None) -> VitaLakeError
             where=f"{storage.name}/{LOG}/{first.name}",
             remedy="Nothing was written. Stop what writes to the lake, then run 'vitalake lake repair'.",
         )
-    return ServiceUnavailable(
-        f"Table cannot be read ({type(error).__name__})",
+    return unavailable(
+        error,
+        what,
         where=storage.name,
-        remedy="Check space, permissions and connection of the lake's storage, then try again.",
+        remedy="Check space, permissions and connection of the lake's storage; it is tried again.",
     )

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import pyarrow.fs as pafs
-
 from vitalake import clock
 from vitalake.lake.digests import Damaged
 from vitalake.lake.lake import Lake
+from vitalake.lake.ledger import Chain
 from vitalake.lake.log import LAST, LOG, SET_ASIDE, LogProblem, examine, list_log
 from vitalake.lake.rewrite import rows_app
-from vitalake.lake.spans import Span, add_span, from_row, is_added
+from vitalake.lake.spans import Part, Span, add_span, from_row, is_added
 from vitalake.lake.storage import Storage
 from vitalake.lake.table import StagedFile, Table
 from vitalake.lake.vacuum import kept_files, span_id_of
@@ -93,6 +92,7 @@ def set_damaged_aside(storage: Storage, problems: Iterable[LogProblem]) -> list[
         Damaged: nothing would be left.
     """
     files, names = list_log(storage), [problem.name for problem in problems if problem.version is None]
+    there = {LAST, *files.entries.values(), *(name for some in files.checkpoints.values() for name in some)}
     versions = [problem.version for problem in problems if problem.version is not None]
     if versions:
         first = min(versions)
@@ -110,7 +110,7 @@ def set_damaged_aside(storage: Storage, problems: Iterable[LogProblem]) -> list[
     gone = []
     # Latest first: a killed repair must not leave a gap that hides what comes after it.
     for name in sorted(set(names), reverse=True):
-        if storage.fs.get_file_info(f"{storage.root}/{LOG}/{name}").type == pafs.FileType.File:
+        if name in there:
             storage.fs.create_dir(f"{storage.root}/{SET_ASIDE}", recursive=True)
             stamp = clock.now().strftime("%Y%m%dT%H%M%S")
             storage.fs.move(f"{storage.root}/{LOG}/{name}", f"{storage.root}/{SET_ASIDE}/{stamp}.{name}")
@@ -138,20 +138,57 @@ def set_log_aside(storage: Storage) -> list[str]:
 
 
 def _decide_again(lake: Lake, report: LogRepair, others: Iterable[str]) -> None:
-    """Commit the rows of spans again that were decided: some table has their files, and the spans table not theirs."""
+    """Commit the rows of spans again that were decided: some table has their files, and the spans table not theirs.
+
+    A span of repeats alone has no files. It was decided if it fills a gap: somebody went on where it ends.
+    """
     table = lake.spans.table
-    known = kept_files(table)
-    decided = {span_id_of(path) for path in known}
-    loose = [path for path in table.storage.files() if path not in known and span_id_of(path) not in decided]
+    kept = kept_files(table)
+    ids = {span_id_of(path) for path in kept}
+    loose = [path for path in table.storage.files() if path not in kept and span_id_of(path) not in ids]
     if not loose:
         return
     rows = sorted(((_span(table, path), path) for path in loose), key=lambda item: item[0].decided_us)
     added = {path for name in others for path in kept_files(lake.table(name))}
-    for span, path in rows:
-        if not {file.path for file in span.files} & added:
-            continue  # staged and never decided, or decided and added nowhere: it is read again
+    # Others were staged and never decided, or decided and added nowhere: they are read again.
+    again = [(span, path) for span, path in rows if {file.path for file in span.files} & added]
+    table.refresh()
+    known = [*lake.spans.all_spans(), *(span for span, _ in again)]
+    again += _filling([item for item in rows if not item[0].files], known)
+    for span, path in sorted(again, key=lambda item: item[0].decided_us):
         _commit_row(table, span, path)
         report.spans += 1
+
+
+def _filling(loose: Iterable[tuple[Span, str]], known: Iterable[Span]) -> list[tuple[Span, str]]:
+    """Return the spans that fill gaps between the known ones.
+
+    Of two that a killed worker and its successor made of the same messages it is the successor's.
+    """
+    chains: dict[str, Chain] = {}
+    for span in known:
+        _stretch(span, chains)
+    found = []
+    for span, path in sorted(loose, key=lambda item: (item[0].epoch, item[0].decided_us), reverse=True):
+        gaps = {app: chains[app].gaps for app in span.transactions if app in chains}
+        inside, beside = 0, 0
+        for part in span.parts:
+            app, start = part.id.app_id(span.dataset), _start(part)
+            inside += any(low <= start and part.end <= high for low, high in gaps.get(app, []))
+            beside += app not in chains or start >= chains[app].end
+        if inside and inside + beside == len(span.parts):
+            _stretch(span, chains)
+            found.append((span, path))
+    return found
+
+
+def _stretch(span: Span, chains: dict[str, Chain]) -> None:
+    for part in span.parts:
+        chains.setdefault(part.id.app_id(span.dataset), Chain()).add(_start(part), part.end)
+
+
+def _start(part: Part) -> int:
+    return part.first if part.start is None else part.start
 
 
 def _span(table: Table, path: str) -> Span:

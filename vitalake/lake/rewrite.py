@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from vitalake import causes
 from vitalake.crashpoints import passing
-from vitalake.errors import LakeError, ServiceUnavailable
+from vitalake.errors import LakeError, ServiceUnavailable, VitaLakeError
+from vitalake.lake.log import explained
 from vitalake.lake.schema import conform
 from vitalake.lake.sorting import repeating
 from vitalake.lake.staging import Counted, Piece, stage_all
@@ -166,14 +166,9 @@ def rewrite(
     )
 
 
-def unavailable(table: Table, error: Exception) -> ServiceUnavailable:
+def unavailable(table: Table, error: Exception) -> VitaLakeError:
     """Return what to say when storage fails a rewrite."""
-    return causes.unavailable(
-        error,
-        "Table cannot be rewritten",
-        where=table.name,
-        remedy="Check space and connection of the lake's storage, then start the maintenance again.",
-    )
+    return explained(table.storage, error, "Table cannot be rewritten")
 
 
 def _stage(

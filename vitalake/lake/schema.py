@@ -22,7 +22,7 @@ from vitalake.causes import unavailable
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.lake.dataset import Dataset
-from vitalake.lake.log import explained, is_contradicted, is_empty, is_torn_off, list_log
+from vitalake.lake.log import explained, is_contradicted, is_empty, is_hidden, is_torn_off, list_log
 from vitalake.lake.storage import Storage
 
 APP = "schema"
@@ -100,14 +100,14 @@ def open_delta(storage: Storage) -> DeltaTable:
     """
     try:
         delta = DeltaTable(storage.uri, storage_options=storage.options or None)
-    except TableNotFoundError:
+    except TableNotFoundError as error:
         if list_log(storage).entries or is_torn_off(storage):
-            raise explained(storage) from None
+            raise explained(storage, error) from None
         raise
     except (OSError, DeltaError) as error:
         raise explained(storage, error) from None
-    if is_empty(storage, delta.version()) or is_contradicted(storage):
-        raise explained(storage)
+    if is_empty(storage, delta.version()) or is_hidden(storage, delta.version()) or is_contradicted(storage):
+        raise explained(storage, DeltaError())
     return delta
 
 

@@ -11,11 +11,11 @@ import msgspec
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from vitalake.causes import unavailable
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, LakeError, ServiceUnavailable
 from vitalake.lake.dataset import load_dataset
 from vitalake.lake.format import begin_format, check_readable, check_writable
+from vitalake.lake.log import explained
 from vitalake.lake.storage import Storage
 from vitalake.lake.table import StagedFile, Table
 
@@ -238,7 +238,7 @@ class SpanLog:
             except CommitFailedError:
                 continue
             except (OSError, DeltaError) as error:
-                raise _unreachable(error) from None
+                raise explained(self.table.storage, error, "Lake cannot be read") from None
             passing("start-epoch")
             return epoch
         raise ServiceUnavailable("Share is contended", where=f"{job}/{share}", remedy="Stop the other workers.")
@@ -271,7 +271,7 @@ class SpanLog:
             except CommitFailedError:
                 continue
             except (OSError, DeltaError) as error:
-                raise _unreachable(error) from None
+                raise explained(self.table.storage, error, "Lake cannot be read") from None
             passing("fence-raised")
             return height
         raise ServiceUnavailable("Fence is contended", where=app, remedy="Try again.")
@@ -283,7 +283,7 @@ class SpanLog:
         try:
             self.table.refresh()
         except (OSError, DeltaError) as error:
-            raise _unreachable(error) from None
+            raise explained(self.table.storage, error, "Lake cannot be read") from None
         return {part: self.table.transaction(part.app_id(dataset)) for part in parts}
 
     def begin_at(self, dataset: str, positions: Mapping[PartId, int]) -> None:
@@ -407,10 +407,6 @@ def _fence_app(dataset: str) -> str:
 
 def _day(us: int) -> str:
     return str((datetime.fromtimestamp(0, tz=UTC) + timedelta(microseconds=us)).date())
-
-
-def _unreachable(error: Exception) -> ServiceUnavailable:
-    return unavailable(error, "Lake cannot be read", where="spans", remedy="Check the lake's storage.")
 
 
 def add_span(span: Span, table: Table) -> bool:

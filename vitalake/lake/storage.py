@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from vitalake.causes import unavailable
 from vitalake.errors import SettingsError
 from vitalake.folders import sync_folder
 from vitalake.lake.digests import check, damaged, digest_of, named
@@ -114,12 +115,32 @@ class Storage:
         return table.select([name for name in columns if name in table.schema.names]) if columns else table
 
     def read_small(self, relative: str) -> bytes | None:
-        """Return a small file; None: there is none."""
+        """Return a small file; None: there is none.
+
+        Raises:
+            LakeError, ServiceUnavailable: it cannot be read.
+            OSError: object storage cannot be reached.
+        """
+        if self.local:
+            return self._read_small_file(relative)
         try:
             with self.fs.open_input_file(f"{self.root}/{relative}") as source:
                 return bytes(source.read())
         except (FileNotFoundError, NotADirectoryError):  # the lake is none yet, or its address leads through a file
             return None
+
+    def _read_small_file(self, relative: str) -> bytes | None:
+        try:
+            return Path(self.root, relative).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):  # the lake is none yet, or its address leads through a file
+            return None
+        except OSError as error:
+            raise unavailable(
+                error,
+                "A file of the lake cannot be read",
+                where=f"{self.name}/{relative}".strip("/"),
+                remedy="Check its permissions and disk.",
+            ) from None
 
     def open(self, relative: str, **options: Any) -> pq.ParquetFile:
         """Return a Parquet file that holds what was written to it, its footer read.

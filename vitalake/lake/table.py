@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,12 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from vitalake import clock
-from vitalake.causes import cause_of, unavailable
+from vitalake.causes import cause_of
 from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.lake.dataset import IDENTIFYING, SUBJECT, Column, Dataset
 from vitalake.lake.dictionaries import without_unused
 from vitalake.lake.digests import Damaged, damaged
-from vitalake.lake.log import before, explained, is_empty
+from vitalake.lake.log import before, explained, is_empty, is_hidden
 from vitalake.lake.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.sorting import in_no_order
 from vitalake.lake.storage import Storage
@@ -137,18 +138,21 @@ class Table:
             self.delta.update_incremental()
         except (OSError, DeltaError) as error:
             raise explained(self.storage, error) from None
-        if is_empty(self.storage, self.delta.version()):
-            raise explained(self.storage)
+        if is_empty(self.storage, self.delta.version()) or is_hidden(self.storage, self.delta.version()):
+            raise explained(self.storage, DeltaError())
 
     def _is_newest(self) -> bool:
         """Return whether the log has this version and no next one; versions have no gaps."""
         log, version = Path(self.storage.root) / "_delta_log", self.delta.version()
-        return (log / f"{version:020}.json").exists() and not (log / f"{version + 1:020}.json").exists()
+        return (log / f"{version:020}.json").exists() and not os.path.lexists(log / f"{version + 1:020}.json")
 
     def transaction(self, app_id: str) -> int | None:
         """Return the version committed for an application, on the object as it is; None: never."""
         if app_id not in self._transactions:  # delta-rs looks through the log, 1 ms or more
-            self._transactions[app_id] = self.delta.transaction_version(app_id)
+            try:
+                self._transactions[app_id] = self.delta.transaction_version(app_id)
+            except (OSError, DeltaError) as error:
+                raise explained(self.storage, error) from None
         return self._transactions[app_id]
 
     def snapshot(self) -> Snapshot:
@@ -355,11 +359,6 @@ class Table:
             except CommitFailedError:
                 continue  # look again: lost race, lost reply or stale object
             except (OSError, DeltaError) as error:
-                raise unavailable(
-                    error,
-                    "Table cannot be committed",
-                    where=self.name,
-                    remedy="Check space and connection of the lake's storage; it is tried again.",
-                ) from None
+                raise explained(self.storage, error, "Table cannot be committed") from None
             return True
         raise ServiceUnavailable("Table is contended", where=self.name, remedy="Fewer workers, or longer spans.")

@@ -12,18 +12,19 @@ import pyarrow.parquet as pq
 from vitalake.lake.digests import Damaged, Record, digest_in, read_digest, recorded
 from vitalake.lake.format import FORMAT, NAME, UPGRADE
 from vitalake.lake.lake import Lake, published_name, restricted_name
-from vitalake.lake.ledger import AGAIN
+from vitalake.lake.ledger import AGAIN, Ledger
 from vitalake.lake.log import LOG, examine
 from vitalake.lake.rewrite import is_held, rows_app
 from vitalake.lake.schema import fits
-from vitalake.lake.spans import Span, is_added
+from vitalake.lake.spans import SEEN, Span, is_added
 from vitalake.lake.table import Snapshot, Table
 
 Kind = Literal[
     "file-missing", "file-unreadable", "size-differs", "digest-differs", "no-digest", "log-damaged",
     "rows-differ", "schema-differs",
     "not-added", "staged-file-missing", "span-contradicts-files", "rows-contradict-spans",
-    "spans-unreadable", "positions-behind",
+    "spans-unreadable", "positions-behind", "positions-missing", "ledger-contradicts",
+    "table-missing", "database-damaged",
     "held", "older-format", "another-home", "put-back",
 ]  # fmt: skip
 
@@ -120,9 +121,11 @@ def _check_spans(
     lake: Lake, tables: list[Table], snapshots: dict[str, Snapshot], tell: Callable[[str], None]
 ) -> Iterator[Finding]:
     # The spans are read after the tables' snapshots: whatever those hold was decided before.
+    known = {table.name for table in tables} | {SEEN}
     # Rewrites that drop or add rows say in a transaction of their own commit by how many: they count as added here.
     added, whole = {table.name: table.transaction(rows_app(table)) or 0 for table in tables}, True
     ends: dict[str, str] = {}
+    ledger, lost = Ledger(), dict[str, int]()
     for day in reversed(lake.spans.days()):
         tell(f"spans of {day}")
         try:
@@ -133,12 +136,25 @@ def _check_spans(
             continue
         for span in spans:
             ends |= {part.id.app_id(span.dataset): str(part.id) for part in span.parts}
+            ledger.add(span)
+            for file in span.files:
+                if file.table not in known:
+                    lost[file.table] = lost.get(file.table, 0) + file.rows
             for table in tables:
                 yield from _check_counts(span, table)
                 if is_added(span, table):
                     added[table.name] += sum(file.rows for file in span.files_of(table.name))
                 else:
                     yield from _check_pending(span, table)
+    for name, rows in sorted(lost.items()):
+        yield Finding("table-missing", name, f"{rows:,} rows were added to it by spans, and its folder is gone")
+    for problem in ledger.problems if whole else ():
+        yield Finding("positions-missing" if "gap" in problem else "ledger-contradicts", "spans", problem)
+    for app, end in sorted(ledger.ends.items()) if whole else ():
+        position = lake.spans.table.transaction(app) or 0
+        if position > end:
+            detail = f"positions have a gap: {ends[app]}@{end}-{position}"
+            yield Finding("positions-missing", "spans", detail)
     for app, said in sorted(ends.items()):
         for table in tables:
             if (table.transaction(app) or 0) > (lake.spans.table.transaction(app) or 0):

@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from vitalake import clock
-from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.causes import unavailable
+from vitalake.errors import PrivacyError, VitaLakeError
 from vitalake.folders import sync_folder
 
 
@@ -162,10 +163,8 @@ class ErasureLog:
     def _is_ours(self, entry: Entry) -> bool:
         return hmac.compare_digest(self._hash(entry), entry.hash)
 
-    def _refused(self, error: OSError) -> ServiceUnavailable:
-        return ServiceUnavailable(
-            f"Erasure log refuses ({error.strerror})", where=self.name, remedy="Check its disk and permissions."
-        )
+    def _refused(self, error: OSError) -> VitaLakeError:
+        return unavailable(error, "Erasure log refuses", where=self.name, remedy="Check its disk and permissions.")
 
 
 def _broken(where: str, number: int) -> PrivacyError:

@@ -44,7 +44,7 @@ class SqliteTransaction:
         """Nothing to do: BEGIN IMMEDIATE did it."""
 
 
-_REPAIR = (
+REPAIR = (
     "Nothing was read from it or written. Stop what uses the home, keep the file, and restore it from its newest "
     "back-up; see docs/how-to/damage.md."
 )
@@ -61,7 +61,7 @@ class SqliteStore:
         Raises:
             ServiceUnavailable: it cannot be opened, or is none.
         """
-        self._database = Database(path, tables=TABLES, name="Vault", repair=_REPAIR, secure_delete=True)
+        self._database = Database(path, tables=TABLES, name="Vault", repair=REPAIR, secure_delete=True)
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Return the rows of one query."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from vitalake.errors import SettingsError
 from vitalake.keys import KeyRing
@@ -75,6 +76,15 @@ def _address(settings: Settings) -> str:
             remedy="Secrets go by reference: write env:NAME or file:PATH in its place.",
         )
     return resolve_references({"vault": settings.vault}, home=settings.home)["vault"]
+
+
+def vault_file(settings: Settings) -> Path | None:
+    """Return the file of the home's vault; None: it lies in PostgreSQL.
+
+    Raises:
+        SettingsError: see ``open_store``.
+    """
+    return None if _is_postgres(settings) else settings.path(_address(settings))
 
 
 def vault_id(settings: Settings) -> str:
