@@ -12,7 +12,7 @@ from pipelines.rewrites.republish import open_restricted, refuse_lost, republish
 from vitalake.errors import LakeError
 from vitalake.lake.digests import Damaged, check_content
 from vitalake.lake.lake import Lake, published_name
-from vitalake.lake.log import examine
+from vitalake.lake.log import cut_at, examine
 from vitalake.lake.repair import LogRepair, make_readable, say_again, set_damaged_aside, set_log_aside
 from vitalake.lake.scrub import scrub
 from vitalake.lake.seen import FOLDER
@@ -146,7 +146,13 @@ def _repair_files(settings: Settings, table: Table, done: Repair, *, leave: bool
     if leave:
         done.left_out[table.name] = leave_out(table, damaged)
         return
+    todo = "restore these files from a back-up, or take them out: vitalake lake repair --leave-out"
+    if cut_at(table.storage) and table.name.startswith("restricted/"):
+        todo = (
+            "its log has lost entries; if an erasure or another rewrite was among them, 'vitalake lake repair "
+            "--leave-out' keeps the rows which that kept, and takes out those it had deleted: erased ones are not lost"
+        )
     done.left.append(
         f"{table.name}: {mended.rows:,} rows of {', '.join(mended.days)} in {mended.files} files cannot be made again "
-        f"({mended.why}); restore these files from a back-up, or take them out: vitalake lake repair --leave-out"
+        f"({mended.why}); {todo}"
     )

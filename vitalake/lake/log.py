@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ BEFORE = "vitalake.before"
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\..+)?\.parquet")
+STAMP = "%Y%m%dT%H%M%S"
+_CUT = re.compile(r"(\d{8}T\d{6})\.\d{20}\.json")
+"""An entry that a repair set aside, and when, in UTC."""
+
 _ACTIONS = {"add", "remove", "txn", "metaData", "protocol", "commitInfo", "cdc", "domainMetadata", "sidecar"}
 
 
@@ -235,6 +240,13 @@ def is_empty(storage: Storage, version: int) -> bool:
         return storage.local and Path(storage.root, LOG, f"{version:020}.json").stat().st_size == 0
     except OSError:  # expired; or it cannot be read, which delta-rs says as well
         return False
+
+
+def cut_at(storage: Storage) -> float:
+    """Return when a repair took entries out of a table's log last, seconds since 1970; 0: it never did."""
+    selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
+    stamps = [match[1] for info in storage.fs.get_file_info(selector) if (match := _CUT.fullmatch(info.base_name))]
+    return datetime.strptime(f"{max(stamps)}+0000", f"{STAMP}%z").timestamp() if stamps else 0.0
 
 
 def is_torn_off(storage: Storage) -> bool:

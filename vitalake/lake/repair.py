@@ -14,7 +14,7 @@ from vitalake import clock
 from vitalake.lake.digests import Damaged
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import Chain
-from vitalake.lake.log import LAST, LOG, SET_ASIDE, LogProblem, examine, list_log
+from vitalake.lake.log import LAST, LOG, SET_ASIDE, STAMP, LogProblem, examine, list_log
 from vitalake.lake.rewrite import rows_app
 from vitalake.lake.spans import Part, Span, add_span, from_row, is_added
 from vitalake.lake.storage import Storage
@@ -112,7 +112,7 @@ def set_damaged_aside(storage: Storage, problems: Iterable[LogProblem]) -> list[
     for name in sorted(set(names), reverse=True):
         if name in there:
             storage.fs.create_dir(f"{storage.root}/{SET_ASIDE}", recursive=True)
-            stamp = clock.now().strftime("%Y%m%dT%H%M%S")
+            stamp = clock.now().strftime(STAMP)
             storage.fs.move(f"{storage.root}/{LOG}/{name}", f"{storage.root}/{SET_ASIDE}/{stamp}.{name}")
             gone.append(name)
     return gone

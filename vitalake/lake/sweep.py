@@ -21,12 +21,13 @@ from vitalake import clock
 from vitalake.lake.holding import abandon
 from vitalake.lake.journal import JOB_LEASE_SECONDS, Job, Journal
 from vitalake.lake.lake import Lake
+from vitalake.lake.log import cut_at
 from vitalake.lake.rewrite import is_held, maintenance_app
 from vitalake.lake.seen import FOLDER
 from vitalake.lake.spans import Span, SpanLog, add_span, is_added
 from vitalake.lake.storage import Storage
 from vitalake.lake.table import Table
-from vitalake.lake.vacuum import SPAN_FILE, kept_files, span_id_of
+from vitalake.lake.vacuum import RETENTION_HOURS, SPAN_FILE, kept_files, span_id_of
 
 LEASE_SECONDS = 3600.0
 """A rewrite that takes longer loses its right to commit; it then plans again."""
@@ -225,10 +226,18 @@ def _delete(storage: Storage, paths: Sequence[str]) -> int:
 
 
 def _abandoned_rewrites(table: Table, listed: Mapping[str, float], *, lease_seconds: float) -> dict[str, int]:
-    """Return the files of rewrites older than the lease, with the number each wanted to commit."""
+    """Return the files of rewrites older than the lease, with the number each wanted to commit.
+
+    Not those from before a repair that cut the log: what a lost rewrite made may be all that there is of its rows, and
+    'lake repair --leave-out' takes them from there. A published table is made again instead, and keeps none.
+    """
     oldest = clock.now().timestamp() - lease_seconds
+    cut = 0.0 if table.name.startswith("published/") else cut_at(table.storage)
+    spared = cut if clock.now().timestamp() - cut < RETENTION_HOURS * 3600 else -1.0
     matches = {
-        path: _REWRITE_FILE.match(path.rpartition("/")[2]) for path, changed in listed.items() if changed < oldest
+        path: _REWRITE_FILE.match(path.rpartition("/")[2])
+        for path, changed in listed.items()
+        if spared < changed < oldest
     }
     return {path: int(match["number"]) for path, match in matches.items() if match}
 
