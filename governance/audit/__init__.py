@@ -1,6 +1,7 @@
 """The audit: who saw what of whom, in chains that show when somebody has been at them."""
 
 from governance.audit.events import ACTIONS, Action, AuditEvent, AuditSink, BatchAuditSink
+from governance.audit.lake_mark import forget_beginning, missed
 from governance.audit.reading import ChainReport, Report, Seen, latest, verify_chain, who_saw
 from governance.audit.records import AuditBroken
 from governance.audit.sink import FileAuditSink, anchor_folder, begin_anew, open_audit
@@ -18,7 +19,9 @@ __all__ = [
     "Seen",
     "anchor_folder",
     "begin_anew",
+    "forget_beginning",
     "latest",
+    "missed",
     "open_audit",
     "verify_chain",
     "who_saw",

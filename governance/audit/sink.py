@@ -11,6 +11,7 @@ from pathlib import Path
 from governance.audit.anchors import anchors_of, furthest, heads_of
 from governance.audit.chain import ANCHOR, WRITERS, Chain, Odd, chain_names
 from governance.audit.events import AuditEvent
+from governance.audit.lake_mark import keep_beginning
 from governance.audit.records import AuditBroken, Seals, broken
 from vitalake import clock
 from vitalake.errors import ServiceUnavailable
@@ -135,7 +136,9 @@ class FileAuditSink:
 
 def open_audit(settings: Settings, keys: KeyRing, *, writer: str) -> FileAuditSink:
     """Return the recorder of a part of the system."""
-    return FileAuditSink(settings.path(settings.audit), keys, writer, outside=anchor_folder(settings))
+    sink = FileAuditSink(settings.path(settings.audit), keys, writer, outside=anchor_folder(settings))
+    keep_beginning(settings)
+    return sink
 
 
 def anchor_folder(settings: Settings) -> Path | None:

@@ -10,9 +10,11 @@ import msgspec
 import pytest
 
 from governance.access import open_verifier
-from governance.audit import AuditEvent, open_audit
+from governance.audit import AuditEvent, forget_beginning, missed, open_audit
+from governance.audit.lake_mark import keep_beginning
 from vitalake.cli.app import main
 from vitalake.keys import KeyRing, load_keys
+from vitalake.lake.lake import Lake
 from vitalake.settings import Settings, load_settings
 
 PATIENT = "v1." + "a" * 32
@@ -147,3 +149,42 @@ def test_verify_says_when_the_heads_were_last_kept_on_other_storage(
     _record(load_settings(home), keys)
     assert main(["audit", "verify", "--home", str(home)]) == 0
     assert "last kept outside at" in capsys.readouterr().out
+
+
+def test_an_audit_that_is_gone_with_its_heads_is_missed_by_the_lake_until_a_new_one_is_begun(
+    home: Path, settings: Settings, keys: KeyRing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _record(settings, keys)
+    assert missed(settings) == ""  # there is no lake that could know
+    Lake(settings.lake_uri, settings.storage_options).open_all()
+    _record(settings, keys)
+    (known,) = (home / "lake").glob("audit*")
+    began = known.read_bytes()
+    assert main(["audit", "verify", "--home", str(home)]) == 0
+    for folder in ("audit", "audit.heads"):
+        shutil.rmtree(home / folder)
+    capsys.readouterr()
+    for wrong in ("there is no audit, where the lake knows of one", "it is not the audit that the lake knows"):
+        assert main(["audit", "verify", "--home", str(home)]) == 12
+        assert wrong in capsys.readouterr().out
+        assert known.read_bytes() == began  # another one does not take its place in silence
+    assert main(["audit", "begin", "--reason", "incident 7", "--home", str(home)]) == 0
+    assert main(["audit", "verify", "--home", str(home)]) == 0
+    assert known.read_bytes() != began
+
+
+def test_a_lake_that_cannot_be_read_or_is_elsewhere_keeps_nobody_from_recording(
+    settings: Settings, keys: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("vitalake.lake.storage.Storage.read_small", unreadable)
+    Path(settings.lake_uri.removeprefix("file://"), "spans/_delta_log").mkdir(parents=True)
+    _record(settings, keys)
+    assert missed(settings) == "the lake cannot be read, which may know of another one"
+    (settings.home / "vitalake.yaml").write_text("lake: {uri: 's3://bucket/lake', storage_options: {region: eu-1}}\n")
+    far = load_settings(settings.home)
+    keep_beginning(far)
+    forget_beginning(far)
+    assert missed(far) == ""

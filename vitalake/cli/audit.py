@@ -40,12 +40,14 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Check every record of every chain; ends with 12 when one does not hold."""
-    from governance.audit import anchor_folder, verify_chain
+    from governance.audit import anchor_folder, missed, verify_chain
     from vitalake.errors import VitaLakeError
 
     settings, keys = _open(home)
     kept = _read_report(known) if known else None
     report = verify_chain(settings.path(settings.audit), keys, known=kept, outside=anchor_folder(settings))
+    if wrong := missed(settings):
+        report.problems.append(wrong)
     try:
         _record(settings, keys, "verify")
     except VitaLakeError as error:  # a broken chain takes no record, but must be reported
@@ -91,7 +93,7 @@ def begin(
 ) -> None:
     """Begin a new audit in the place of one that does not hold or is gone; what is there is kept under another name."""
     from governance.access import local_principal
-    from governance.audit import AuditEvent, anchor_folder, begin_anew, open_audit
+    from governance.audit import AuditEvent, anchor_folder, begin_anew, forget_beginning, open_audit
 
     settings, keys = _open(home)
     officer = local_principal("officer")
@@ -101,6 +103,7 @@ def begin(
     except ValueError:
         raise typer.BadParameter("letters, digits and . , : + / ( ) - only", param_hint="--reason") from None
     before = begin_anew(settings.path(settings.audit), anchor_folder(settings))
+    forget_beginning(settings)
     event = AuditEvent("audit.begin", officer.subject, officer.role, (), detail | {"before": before})
     open_audit(settings, keys, writer=WRITER).record(event)
     typer.echo(f"A new audit is begun; what there was is kept as {before}.")

@@ -182,12 +182,14 @@ def _key_service(settings: Settings) -> str:
 
 def _audit(settings: Settings) -> str:
     """Look whether every chain holds, and none was put back or is gone."""
-    from governance.audit import AuditBroken, anchor_folder, verify_chain
+    from governance.audit import AuditBroken, anchor_folder, missed, verify_chain
     from vitalake.keys import load_keys
 
     report = verify_chain(
         settings.path(settings.audit), load_keys(settings.path(settings.keys)), outside=anchor_folder(settings)
     )
+    if lost := missed(settings):
+        report.problems.append(lost)
     if not report.whole:
         wrong = [*report.problems, *(f"chain {c.writer}: {c.problem}" for c in report.chains if c.problem)]
         raise AuditBroken(

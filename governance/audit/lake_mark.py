@@ -1,0 +1,65 @@
+"""What a lake knows of its home's audit: how it began. So a folder that is deleted with all its heads is missed.
+
+The lake's file is written once, by whoever records first while there is a lake; it changes with ``audit begin`` only.
+Lakes on this machine only: nobody who revokes a key waits for storage that cannot be reached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from governance.audit.chain import WRITERS
+from vitalake.errors import VitaLakeError
+from vitalake.lake.format import FORMAT, Format, read_format
+from vitalake.lake.storage import Storage, open_storage
+from vitalake.settings import Settings
+
+NAME = "audit.txt"
+
+
+def keep_beginning(settings: Settings) -> None:
+    """Let the lake know how the audit began, if it knows of none; a lake that cannot be written is let be."""
+    try:
+        storage = _lake(settings)
+        if storage is None or not storage.holds_table("spans") or read_format(storage) != Format(FORMAT):
+            return
+        if storage.read_small(NAME) is None and (begun := _beginning(settings.path(settings.audit))):
+            storage.write_small(NAME, begun)
+    except (OSError, VitaLakeError):
+        return
+
+
+def missed(settings: Settings) -> str:
+    """Return what is wrong by what the lake knows; empty: nothing, or it knows nothing."""
+    storage = _lake(settings)
+    try:
+        known = None if storage is None else storage.read_small(NAME)
+    except OSError:
+        return "the lake cannot be read, which may know of another one"
+    found = _beginning(settings.path(settings.audit))
+    if known is None or known == found:
+        return ""
+    if not found:
+        return "there is no audit, where the lake knows of one"
+    return "it is not the audit that the lake knows, and was not begun by 'vitalake audit begin'"
+
+
+def forget_beginning(settings: Settings) -> None:
+    """Let the lake forget how the audit began: a new one is begun, on record."""
+    if (storage := _lake(settings)) is not None:
+        storage.delete(NAME)
+
+
+def _lake(settings: Settings) -> Storage | None:
+    storage = open_storage(settings.lake_uri, settings.storage_options)
+    return storage if storage.local else None
+
+
+def _beginning(folder: Path) -> bytes:
+    """Return a digest of the first record of the list of writers; nothing, if there is none."""
+    try:
+        with (folder / f"{WRITERS}.jsonl").open("rb") as file:
+            return hashlib.sha256(line).hexdigest().encode() if (line := file.readline()) else b""
+    except OSError:
+        return b""
