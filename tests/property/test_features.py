@@ -66,6 +66,7 @@ def _vector(history: History, *, as_of_us: int = AS_OF, feature_set: FeatureSet 
     return features(feature_set, history, as_of_us=as_of_us, window_hours=WINDOW, age_years=63, sex="female")
 
 
+COLUMNS = ("code", "value", "effective_us", "available_us")
 LOWEST = {"8867-4": 10, "8889-8": 10, "2708-6": 10, "59408-5": 10, "8480-6": 20, "8462-4": 5, "8478-0": 10}
 """From where on a value is one; rates of breaths begin at 1."""
 
@@ -190,7 +191,7 @@ def _slope(chosen: list[tuple[float, float]]) -> float:
 
 def _joined(one: History, other: History) -> History:
     order = np.argsort(np.concatenate([one.effective_us, other.effective_us]), kind="stable")
-    return History(*(np.concatenate([getattr(one, f), getattr(other, f)])[order] for f in History.__dataclass_fields__))
+    return History(*(np.concatenate([getattr(one, f), getattr(other, f)])[order] for f in COLUMNS))
 
 
 def test_a_near_code_counts_as_its_item_and_a_rate_of_0_as_nothing() -> None:
