@@ -37,9 +37,6 @@ from vitalake.vocabulary import load_vocabulary
 
 _log = logging.getLogger(__name__)
 
-_TAKEN = frozenset({"observation", "encounter", "patient", "ward_movement"})
-"""Datasets whose rows go to the store."""
-
 
 WAREHOUSE = "sql"
 """The format of polls that a warehouse's rows come in: there may be millions of people, and stays come first."""
@@ -82,13 +79,6 @@ class CareFeed:
         self._care: CareStore | None = None
         self._vault = vault
         self._numbers = {loinc: code_number(loinc) for loinc in load_vocabulary().codes}
-
-    def take(self, outcome: Outcome) -> None:
-        """Take a poll's identified rows.
-
-        Raises:
-            ServiceUnavailable: care store or vault cannot be written.
-        """
         takers: dict[str, Callable[[Outcome], None]] = {
             "observation": self._observations,
             "encounter": self._encounters,
@@ -97,8 +87,17 @@ class CareFeed:
             "device_association": self._placements,
             "condition": self._conditions,
         }
-        if (outcome.rows.num_rows or outcome.refused is not None) and self._dataset.name in takers:
-            takers[self._dataset.name](outcome)
+        self._taker = takers.get(dataset.name)
+        """None: rows of the dataset go nowhere."""
+
+    def take(self, outcome: Outcome) -> None:
+        """Take a poll's identified rows.
+
+        Raises:
+            ServiceUnavailable: care store or vault cannot be written.
+        """
+        if (outcome.rows.num_rows or outcome.refused is not None) and self._taker is not None:
+            self._taker(outcome)
 
     def settle(self, ends: Mapping[PartId, int]) -> None:
         """Take note of how far the lake has decided partitions; any thread may say so."""
@@ -149,7 +148,7 @@ class CareFeed:
 
         That the store refuses is no failure of the lane: it shows by the beat that is missing.
         """
-        if self._dataset.name in _TAKEN:
+        if self._taker is not None:
             with suppress(ServiceUnavailable):
                 self._write(lambda store: store.beat(writer, ended=ended))
 
@@ -345,12 +344,19 @@ class CareFeed:
             Person(sex or "unknown", day) for sex, day in zip(rows["sex"].to_pylist(), born, strict=True)
         ]
         self._put(rows, [""] * rows.num_rows, facts, wait=outcome.poll.format != WAREHOUSE)
+        tokens = self._tokens("patient_id", rows["patient_id"])
+        if outcome.poll.format != WAREHOUSE:
+            born = [day or self._born(token) for token, day in zip(tokens, born, strict=True)]
         identities = [
             Identity(source_id, birth_date=day or None, **{name: given[name][i] for name in given})
             for i, (source_id, day) in enumerate(zip(rows["patient_id"].to_pylist(), born, strict=True))
         ]
-        tokens = self._pseudonyms["patient_id"](rows["patient_id"]).to_pylist()
         self._vault.put(zip(tokens, rows["version"].to_pylist(), identities, strict=True))
+
+    def _born(self, token: str) -> str:
+        """Return when a patient was born of whom a record says nothing of it, by an earlier one."""
+        identity = self._vault.look_up(token)
+        return identity.birth_date or "" if identity is not None else ""
 
     def _encounter_tokens(self, rows: pa.RecordBatch) -> list[str]:
         return self._tokens("encounter_id", rows["encounter_id"])

@@ -149,7 +149,7 @@ def says(chart: Chart) -> list[str]:
         found.append(was or ("no value yet" if chart.record.newest_us is None else "no part known"))
     elif score.partial:
         found += [partly(score), *([was] if was else [])]
-    if score.total is not None and (chart.stay is None or chart.stay.age_years is None):
+    if score.total is not None and chart.age_years is None:
         found.append("age not known: read as an adult's")
     old = [] if is_stale(chart.record, chart.now_us) else old_parts(chart.record, chart.now_us)
     if old:

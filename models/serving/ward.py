@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 TASK = "mortality"
 
-SCORING = 3
+SCORING = 4
 """Counts up when the same evidence gives another record: those of before stay in the book, and are not given out."""
 
 MARK_US = 1_800_000_000
@@ -69,6 +69,7 @@ class Chart:
         refused: how many messages of the patient were refused since the newest vital sign, and when the last one
             was; None: none.
         ahead: how many seconds the clock that told the newest vital signs is ahead; 0: it is not.
+        age_years: completed years, with a stay those at admission; None: not known.
     """
 
     patient: str
@@ -85,6 +86,7 @@ class Chart:
     last_us: int = 0
     refused: tuple[int, int] | None = None
     ahead: float = 0.0
+    age_years: float | None = None
 
 
 @dataclass(slots=True)
@@ -246,7 +248,8 @@ class Ward:
                 return None
             moment = stay.admitted_us
         decisions = self._care.decisions(patient, encounter=stay.encounter if stay else "")
-        situation = situation_of(stay, decisions)
+        age = stay.age_years if stay else self._care.age(patient, as_of_us=now_us)
+        situation = situation_of(stay, decisions, age_years=age)
         record = self._record(held, stay, patient, moment, situation)
         known = held.history.known_at(moment)  # what is shown is what was scored
         held.due_us = min([held.due_us, *_olds_us(record.news2, now_us)])
@@ -267,6 +270,7 @@ class Ward:
             last_us=last_us,
             refused=_refused(held.history.known_at(now_us)),
             ahead=_ahead(held.history.known_at(now_us)),
+            age_years=age,
         )
 
     def _times(self, held: _Held, now_us: int) -> int | None:
@@ -352,11 +356,17 @@ def _olds_us(score: News2, now_us: int) -> list[int]:
     return [end for end in ends if end > now_us]
 
 
-def situation_of(stay: Stay | None, decisions: Mapping[str, Decision]) -> Situation:
-    """Return how NEWS2 is read: by the true age, and by what clinicians have decided for this stay."""
+def situation_of(stay: Stay | None, decisions: Mapping[str, Decision], *, age_years: float | None) -> Situation:
+    """Return how NEWS2 is read: by the true age, and by what clinicians have decided for this stay.
+
+    Args:
+        stay: None: none is known.
+        decisions: by kind.
+        age_years: the patient's, which may be known without a stay.
+    """
     scale, pregnancy = decisions.get("spo2-scale-2"), decisions.get("pregnancy")
     return Situation(
-        age_years=stay.age_years if stay else None,
+        age_years=age_years,
         pregnant=pregnancy.holds if pregnancy else bool(stay and stay.pregnant),
         scale_2=bool(scale and scale.holds),
     )

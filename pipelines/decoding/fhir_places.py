@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 from msgspec import Raw
@@ -10,10 +10,15 @@ from msgspec import Raw
 from pipelines.decoding.elements import checked
 from pipelines.decoding.fhir_record_structs import Period, ShownConcept, TypedIdentifier
 from pipelines.decoding.raw import Refused
+from vitalake import clock
 from vitalake.care.placing import bed_name
 
 KINDS = ("wa", "ro", "bd")
 """Ward, room, bed, by HL7's code system location-physical-type. A building or a hospital is nobody's bed."""
+
+
+_FIRST = datetime.min.replace(tzinfo=UTC)
+_DAY = len("2026-01-31")
 
 
 class _Where(msgspec.Struct, gc=False):
@@ -49,10 +54,10 @@ def place_of(raw: Raw, admitted: datetime | None) -> str | None:
         return None
     try:
         entries = _LOCATIONS.decode(text)
-        said, since = dict.fromkeys(KINDS, ""), admitted
-        for entry in entries:
+        said, since, now = dict.fromkeys(KINDS, ""), admitted, clock.now()
+        for entry in sorted((entry for entry in entries if _holds(entry, now)), key=lambda one: _begun(one) or _FIRST):
             kind, name, begun = _kind(entry), _name(entry), _begun(entry)
-            if kind and name and entry.status in (None, "active") and not (entry.period and entry.period.end):
+            if kind and name:
                 said[kind] = checked(name)
                 since = begun if begun and (since is None or begun > since) else since
     except (msgspec.MsgspecError, ValueError, Refused):
@@ -73,7 +78,19 @@ def _name(entry: _Location) -> str | None:
     return named or ((where.reference or "").rpartition("/")[2] or None)
 
 
+def _holds(entry: _Location, now: datetime) -> bool:
+    """Return whether the patient is there now: a bed may be told of before it is taken, and with its planned end."""
+    begun, ended = _begun(entry), _moment(entry.period.end) if entry.period else None
+    if entry.period and entry.period.end and len(entry.period.end) == _DAY:
+        ended = ended + timedelta(days=1) if ended else None
+    return entry.status in (None, "active") and (begun is None or begun <= now) and (ended is None or ended > now)
+
+
 def _begun(entry: _Location) -> datetime | None:
-    text = entry.period.start if entry.period else None
+    return _moment(entry.period.start) if entry.period else None
+
+
+def _moment(text: str | None) -> datetime | None:
+    """Return a moment; of a day its beginning in UTC."""
     moment = datetime.fromisoformat(text) if text else None
-    return moment.astimezone(UTC) if moment and moment.tzinfo else None
+    return moment and (moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC))

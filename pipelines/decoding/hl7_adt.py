@@ -17,6 +17,7 @@ from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import BORN_IN, MERGED, SEX_TOLD, decoded_records
 from pipelines.decoding.result import Decoded, Reject
+from vitalake.care.facts import DELETED
 
 Row = dict[str, Any]
 
@@ -114,7 +115,7 @@ class AdtDecoder:
                 patient = self._names.patient(segment.raw(3), dialect)
                 if patient is None:
                     raise Refused(Reason.NO_SUBJECT, "PID-3")
-                event.visits.append(_Visit(patient, born=_born(segment.first(7)), sex=_SEXES.get(segment.first(8))))
+                event.visits.append(_Visit(patient, born=_born(segment), sex=_sex(segment)))
             elif segment.name == "PV1" and event.visits:
                 last = event.visits[-1]
                 last.pv1 = segment
@@ -269,9 +270,15 @@ class AdtDecoder:
 _SEXES = {"F": "female", "M": "male"}
 
 
-def _born(text: str) -> str | None:
+def _sex(pid: Segment) -> str | None:
+    return DELETED if pid.is_deleted(8) else _SEXES.get(pid.first(8))
+
+
+def _born(pid: Segment) -> str | None:
     """Return a date of birth, or what of one is known, such as ``2018-05-03`` or ``2018-05``; None: none is read."""
-    digits = text[:8]
+    if pid.is_deleted(7):
+        return DELETED
+    digits = pid.first(7)[:8]
     if not digits.isascii() or not digits.isdecimal() or len(digits) not in (4, 6, 8):
         return None
     parts = [digits[:4], *(digits[i : i + 2] for i in range(4, len(digits), 2))]

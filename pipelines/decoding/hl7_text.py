@@ -23,6 +23,8 @@ _SEGMENT = re.compile(r"[A-Z][A-Z0-9]{2}")
 _MARKS = 5
 """MSH-2 has four, and since 2.7 one for truncation, which nothing that is read uses."""
 
+_NULL = '""'
+
 _FRAME_BEGIN, _FRAME_END = b"\x0b", b"\x1c"
 _ENVELOPE = frozenset({b"FHS", b"BHS", b"BTS", b"FTS"})
 
@@ -75,7 +77,7 @@ class Dialect:
         Raises:
             Refused: hexadecimal bytes are no text of the message's character set, or U+0000.
         """
-        if text == '""':
+        if text == _NULL:
             return ""
         if self.separators.escape in text:
             mark = re.escape(self.separators.escape)
@@ -118,7 +120,11 @@ class Segment:
         if number >= len(self.fields):
             return ""
         text = self.fields[number]
-        return "" if text == '""' else text
+        return "" if text == _NULL else text
+
+    def is_deleted(self, number: int) -> bool:
+        """Return whether a field is HL7's null: what was there is deleted. An empty field leaves it as it was."""
+        return number < len(self.fields) and self.fields[number] == _NULL
 
     def first(self, number: int) -> str:
         """Return the first component of a field's first repetition."""

@@ -24,6 +24,7 @@ class Fact:
     status: str
     known: int
     attribution: int = 0
+    value: float = 70.0
 
     def is_taken(self) -> bool:
         """Return whether it says that the value is not this patient's, after all."""
@@ -35,7 +36,8 @@ class Fact:
 
 
 STATUS = st.sampled_from([*STAGE])
-NAMED = st.builds(Fact, st.integers(1, 3), st.integers(0, 1), STATUS, st.integers(0, 4))
+VALUE = st.sampled_from([70.0, 84.0, 97.0, float("nan")])
+NAMED = st.builds(Fact, st.integers(1, 3), st.integers(0, 1), STATUS, st.integers(0, 4), value=VALUE)
 OWNED = st.builds(
     lambda thing, version, status, known, number: Fact(
         thing, version, "entered-in-error" if number % 2 == 0 else status, known, number
@@ -50,8 +52,8 @@ def _is_lost(fact: Fact, facts: list[Fact]) -> bool:
     return fact.attribution > 0 and any((fact.known, fact.attribution) <= (f.known, f.attribution) for f in taken)
 
 
-def plainly(facts: list[Fact]) -> dict[int, tuple[str, int]]:
-    """Return status and time of the value of each thing that counts."""
+def plainly(facts: list[Fact]) -> dict[int, tuple[str, int, set[float]]]:
+    """Return status and time of the value of each thing that counts, and the numbers that are said of it."""
     found = {}
     for thing in {fact.thing for fact in facts}:
         mine = [fact for fact in facts if fact.thing == thing and not _is_lost(fact, facts)]
@@ -59,7 +61,9 @@ def plainly(facts: list[Fact]) -> dict[int, tuple[str, int]]:
         left = [fact for fact in mine if not fact.attribution] or mine
         best = max(left, key=Fact.counts, default=None)
         if best is not None and best.status not in TAKEN_BACK:
-            found[thing] = (best.status, best.known)
+            alike = [f for f in left if f.status == best.status and not f.attribution]
+            alike = [] if best.status in CORRECTED else alike
+            found[thing] = (best.status, best.known, {f.value for f in alike if np.isfinite(f.value)})
     return found
 
 
@@ -76,9 +80,18 @@ def test_what_was_stored_first_does_not_matter(facts: list[Fact], chance: random
             "stage": [stage_of(fact.status) for fact in facts],
             "available_us": [fact.known for fact in facts],
             "attribution": [fact.attribution for fact in facts],
+            "value": [fact.value for fact in facts],
         }.items():
             rows[name] = values
         kept = current(rows)
         of = {stage_of(status): status for status in STAGE}
-        assert len(kept) == len(np.unique(kept["id"]))
-        assert {int(r["id"]): (of[int(r["stage"])], int(r["available_us"])) for r in kept} == plainly(facts)
+        expected = plainly(facts)
+        assert {*kept["id"].tolist()} == {*expected}
+        for thing, (status, known, numbers) in expected.items():
+            mine = kept[kept["id"] == thing]
+            assert {of[int(row["stage"])] for row in mine} == {status}
+            assert known in mine["available_us"].tolist()
+            said = {value for value in mine["value"].tolist() if np.isfinite(value)}
+            assert said >= numbers
+            assert len(mine) <= max(1, len(numbers) + 1)
+            assert status in CORRECTED or any(fact.attribution for fact in facts) or said == numbers

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from models.news2 import News2, news2
-from models.serving.ward import situation_of
+from models.serving.rows import says
+from models.serving.ward import Ward, situation_of
 from models.splits import held_out
 from pipelines.care import open_care
 from pipelines.decoding.fhir import FhirDecoder
@@ -23,6 +24,7 @@ from tests.decoding import decoder_of
 from tests.fhir import message
 from tests.hl7 import PID, adt
 from vitalake import clock
+from vitalake.care.facts import Decision
 from vitalake.care.records import History, code_number
 from vitalake.care.store import CareStore
 from vitalake.care.values import CLOCK_AHEAD, REFUSED
@@ -363,7 +365,7 @@ def test_a_child_is_known_as_one_in_any_order_and_by_part_of_the_birth_date(
     stay = _store(home).stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert (stay.age_years, stay.sex) == (expected, "female")
-    assert situation_of(stay, {}).withheld == "child"
+    assert situation_of(stay, {}, age_years=stay.age_years).withheld == "child"
 
 
 def test_who_was_told_of_long_before_the_stay_is_found_in_the_vault(home: Path) -> None:
@@ -454,3 +456,163 @@ def test_a_refused_message_of_who_does_not_go_to_the_store_goes_nowhere(home: Pa
     store = _store(home)
     assert set(store.patients()) == chosen
     assert all((store.history(patient).code == REFUSED).all() for patient in chosen)
+
+
+# -- what is left out ------------------------------------------------------------------------------------------------
+
+
+def _ago(hours: float) -> str:
+    return (clock.now() - timedelta(hours=hours)).strftime("%Y%m%d%H%M%S+0000")
+
+
+def _pid(born: str, sex: str = "F") -> str:
+    return f"PID|1||1234^^^HOSP^MR||Doe^Jane||{born}|{sex}"
+
+
+@pytest.mark.parametrize(("born", "sex", "known"), [("", "", (8, "female")), ('""', '""', (None, "unknown"))])
+def test_an_admission_told_anew_without_the_birth_date_does_not_make_an_adult_of_a_child(
+    home: Path, born: str, sex: str, known: tuple[int | None, str]
+) -> None:
+    """In HL7 an empty field says that nothing has changed, and two quotes that it is deleted."""
+    day = f"{clock.now().year - 8}0101"
+    bed = "PV1|1|I|4W^12^A"
+    told = [
+        adt("A01", _pid(day), bed, at=_ago(3)),
+        adt("A02", _pid(born, sex), "PV1|1|I|4W^13^A|||4W^12^A", at=_ago(2)),
+    ]
+    for messages in (told[:1], told):
+        token = _admissions(home, [*messages]).rows["patient_id"][0].as_py()
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    assert (stay.age_years, stay.sex) == known
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_later_record_without_birth_date_and_sex_leaves_what_was_known(home: Path, order: tuple[int, int]) -> None:
+    _records(home, "encounter", _stay_of())
+    day = f"{clock.now().year - 8}-01-01"
+    bare = {"resourceType": "Patient", "id": "p-1", "meta": {"versionId": "2"}}
+    versions = [_person(day) | {"meta": {"versionId": "1"}}, bare]
+    for i in order:
+        token = _records(home, "patient", versions[i]).rows["patient_id"][0].as_py()
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    assert (stay.age_years, stay.sex) == (8, "female")
+    if order == (0, 1):
+        (home / "care.db").unlink()
+        _records(home, "encounter", _stay_of())
+        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        assert stay is not None
+        assert stay.age_years == 8, "nor in the vault"
+
+
+def test_a_child_without_a_stay_is_known_as_one(home: Path) -> None:
+    _records(home, "patient", _person(f"{clock.now().year - 8}-01-01"))
+    outcome = _run(_steps(home), [message(1, effectiveDateTime=_at(5), subject={"reference": "Patient/p-1"})])
+    token, store = outcome.rows["patient_id"][0].as_py(), _store(home)
+    assert store.stay(token, as_of_us=clock.now_us()) is None
+    age = store.age(token, as_of_us=clock.now_us())
+    assert age == 8
+    assert situation_of(None, {}, age_years=age).withheld == "child"
+    settings = load_settings(home)
+    ward = Ward(settings, load_keys(settings.path(settings.keys)))
+    ward.changed()
+    chart = ward.chart(token)
+    ward.close()
+    assert chart is not None
+    assert (chart.record.news2.withheld, chart.age_years) == ("child", 8)
+    assert not [text for text in says(chart) if "age not known" in text]
+
+
+# -- decisions and the names of a stay -------------------------------------------------------------------------------
+
+
+def _decided(home: Path, token: str, encounter: str) -> None:
+    decision = Decision("pregnancy", True, encounter, "somebody", clock.now_us(), "test-or-scan")
+    _store(home).put_facts([(token, decision.kind, decision.at_us, decision)])
+
+
+def _decisions(home: Path, token: str) -> list[str]:
+    store = _store(home)
+    stay = store.stay(token, as_of_us=clock.now_us())
+    return [*store.decisions(token, encounter=stay.encounter if stay else "")]
+
+
+def test_what_was_decided_before_the_stay_was_known_holds_for_it_and_not_for_the_next(home: Path) -> None:
+    outcome = _run(_steps(home), [message(1, effectiveDateTime=_at(5), subject={"reference": "Patient/p-1"})])
+    token = outcome.rows["patient_id"][0].as_py()
+    _decided(home, token, "")
+    assert _decisions(home, token) == ["pregnancy"]
+    _records(home, "encounter", _stay_of())
+    assert _decisions(home, token) == ["pregnancy"], "it was the stay in which it was decided"
+    ended = _stay_of() | {
+        "period": {"start": _at(120), "end": _at(-1)},
+        "status": "finished",
+        "meta": {"versionId": "2"},
+    }
+    _records(home, "encounter", ended)
+    _records(home, "encounter", _stay_of() | {"id": "e-2", "period": {"start": _at(-2)}})
+    store = _store(home)
+    later = clock.now_us() + 300_000_000
+    stay = store.stay(token, as_of_us=later)
+    assert stay is not None
+    assert stay.discharged_us is None
+    assert store.decisions(token, encounter=stay.encounter) == {}
+
+
+@pytest.mark.parametrize(("left", "kept"), [(None, ["pregnancy"]), (3.0, [])])
+def test_what_was_decided_for_a_visit_holds_for_the_encounter_that_is_the_same_stay(
+    home: Path, left: float | None, kept: list[str]
+) -> None:
+    pid, bed = "PID|1||p-1^^^^MR", "PV1|1|I|4W^12^A||||||||||||||||V-1"
+    messages: list[bytes | None] = [adt("A01", pid, bed, at=_ago(5))]
+    token = _admissions(home, messages).rows["patient_id"][0].as_py()
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    assert stay.encounter
+    _decided(home, token, stay.encounter)
+    assert _decisions(home, token) == ["pregnancy"]
+    if left is not None:
+        _admissions(home, [*messages, adt("A03", pid, bed, at=_ago(left))])
+    _records(home, "encounter", _stay_of())
+    known = _store(home).stay(token, as_of_us=clock.now_us())
+    assert known is not None
+    assert known.encounter != stay.encounter
+    assert _decisions(home, token) == kept
+
+
+def test_of_two_sensors_without_identifiers_the_worse_one_counts(home: Path) -> None:
+    """Both readings have one name, and the one that came first hid the other."""
+    at = _at(5)
+    of = _coded("59408-5", 97.0, "%"), _coded("59408-5", 84.0, "%")
+    both = [
+        message(i, identifier=None, meta=None, effectiveDateTime=at, device={"reference": f"Device/{i}"}, **said)
+        for i, said in enumerate(of)
+    ]
+    outcome = _run(_steps(home), [*both])
+    score = _score(home, outcome)
+    assert (score.latest["oxygen_saturation"].value, score.parts["oxygen_saturation"]) == (84.0, 3)
+
+
+def test_the_bed_of_tomorrow_does_not_hide_that_of_today(home: Path) -> None:
+    system = "http://terminology.hl7.org/CodeSystem/location-physical-type"
+
+    def bed(name: str, **period: str) -> dict[str, Any]:
+        kind = {"coding": [{"system": system, "code": "bd"}]}
+        return {"location": {"display": name}, "status": "active", "physicalType": kind, "period": period}
+
+    places = [bed("today", start=_at(60), end=_at(-600)), bed("tomorrow", start=_at(-1200)), bed("before", end=_at(60))]
+    token = _records(home, "encounter", _stay_of() | {"location": places}).rows["patient_id"][0].as_py()
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    assert stay.bed == "today"
+
+
+@pytest.mark.parametrize("dataset", ["observation", "encounter", "patient", "ward_movement", "device_association"])
+def test_the_lane_of_each_dataset_that_the_ward_shows_says_that_it_lives(home: Path, dataset: str) -> None:
+    """A killed lane of admissions was not noticed."""
+    steps = Steps(load_settings(home), StreamSettings(), load_dataset(dataset))
+    assert steps.feed is not None
+    steps.feed.beat("job/0of1")
+    steps.close()
+    assert [*_store(home).lanes()] == ["job/0of1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
@@ -20,12 +21,36 @@ class Person(msgspec.Struct, frozen=True):
     """What of a patient a score may depend on.
 
     Attributes:
-        sex: female, male, unknown.
-        born: the date of birth as far as it is known: ``2018-05-03``, ``2018-05``, ``2018``; empty: not known.
+        sex: female, male, unknown; DELETED.
+        born: the date of birth as far as it is known: ``2018-05-03``, ``2018-05``, ``2018``; empty: not known; DELETED.
+        sex_of, born_of: the version of the message that said so; None: that of the fact.
     """
 
     sex: str
     born: str = ""
+    sex_of: int | None = None
+    born_of: int | None = None
+
+
+DELETED = "-"
+"""In the place of a sex or a date of birth that the sender has deleted, and not only left out."""
+
+UNSAID = ("unknown", "")
+
+
+def merged(told: Sequence[tuple[int, Person]]) -> Person:
+    """Return what several messages say of a patient: of sex and birth each what was said last, whatever came last.
+
+    Args:
+        told: versions, and what they say; of one version what comes later counts.
+    """
+    sexes = [(version if one.sex_of is None else one.sex_of, one.sex) for version, one in told]
+    births = [(version if one.born_of is None else one.born_of, one.born) for version, one in told]
+    sex, born = (
+        max((said for said in several if said[1] not in UNSAID), key=lambda said: said[0], default=(None, empty))
+        for several, empty in ((sexes[::-1], "unknown"), (births[::-1], ""))
+    )
+    return Person(sex[1], born[1], sex[0], born[0])
 
 
 class Movement(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ partition was taken, and what lies before is left out when a lane reads it again
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ from vitalake.care.ahead import Ahead
 from vitalake.care.corrections import TABLES as _CORRECTED_TABLES
 from vitalake.care.corrections import Corrections
 from vitalake.care.facts import (
+    DELETED,
     FOR_EVER,
     KINDS,
     ON_THE_WARD,
+    UNSAID,
     Admission,
     Decision,
     Fact,
@@ -37,11 +39,13 @@ from vitalake.care.facts import (
     Placement,
     Pregnancy,
     least_age,
+    merged,
     until,
 )
 from vitalake.care.placing import placed
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
+from vitalake.care.stays import is_of_stay, same_stay
 from vitalake.care.values import ROW, Values, current, held_to
 from vitalake.sealing import Seals
 from vitalake.sqlite import Database
@@ -391,20 +395,20 @@ class CareStore:
         """
         now_us = self.now_us()
         horizon = now_us - self._hours_us
-        rows = [
-            (
-                patient,
-                KINDS[type(fact)],
-                key,
-                version,
-                end,
-                self._sealer.seal(msgspec.json.encode(fact), context=_place(patient, KINDS[type(fact)], key)),
-            )
-            for patient, key, version, fact in facts
-            if (end := now_us if wait and self._waits(patient, fact) else until(fact)) >= horizon
-            and (wait or not self._waits(patient, fact))
-        ]
         with self._database.transaction():
+            rows = [
+                (
+                    patient,
+                    KINDS[type(fact)],
+                    key,
+                    version,
+                    end,
+                    self._sealer.seal(msgspec.json.encode(fact), context=_place(patient, KINDS[type(fact)], key)),
+                )
+                for patient, key, version, fact in self._with_known(facts)
+                if (end := now_us if wait and self._waits(patient, fact) else until(fact)) >= horizon
+                and (wait or not self._waits(patient, fact))
+            ]
             forgotten = {row[0] for row in self._db.execute("SELECT digest FROM forgotten")}
             rows = [row for row in rows if not forgotten or _digest(row[0]) not in forgotten]
             self._db.executemany(
@@ -417,6 +421,29 @@ class CareStore:
             seen = {row[0] for row in rows if row[1] in there}
             self._touch([patient for patient in {row[0] for row in rows} if patient in seen or self.has(patient)])
 
+    def _with_known(self, facts: list[tuple[str, str, int, Fact]]) -> Iterator[tuple[str, str, int, Fact]]:
+        """Yield facts, each Person with what was said before of the same key: what is left out erases nothing."""
+        known: dict[tuple[str, str], tuple[int, Person]] = {}
+        for patient, key, version, fact in facts:
+            if not isinstance(fact, Person):
+                yield patient, key, version, fact
+                continue
+            before = known.get((patient, key)) or self._person_of(patient, key)
+            if before is not None:
+                fact = merged([before, (version, fact)] if version >= before[0] else [(version, fact), before])
+                version = max(version, before[0])
+            known[patient, key] = (version, fact)
+            yield patient, key, version, fact
+
+    def _person_of(self, patient: str, key: str) -> tuple[int, Person] | None:
+        row = self._db.execute(
+            "SELECT version, sealed FROM fact WHERE (patient, kind, key) = (?, ?, ?)", (patient, KINDS[Person], key)
+        ).fetchone()
+        if row is None:
+            return None
+        plain = self._sealer.open(row[1], context=_place(patient, KINDS[Person], key))
+        return row[0], msgspec.json.decode(plain, type=Person)
+
     def has(self, patient: str) -> bool:
         """Return whether a patient is on the ward, or anything was measured of them."""
         return self._db.execute("SELECT 1 FROM patient WHERE patient = ?", (patient,)).fetchone() is not None
@@ -427,8 +454,8 @@ class CareStore:
     def person(self, patient: str) -> Person | None:
         """Return what is known of a patient, by the patient's record first, else as TOLD_BESIDE; None: nothing."""
         found: dict[str, Person] = self._facts(patient, Person)
-        sexes = [person.sex for key, person in sorted(found.items()) if person.sex != "unknown"]
-        born = [person.born for key, person in sorted(found.items()) if person.born]
+        sexes = [person.sex for key, person in sorted(found.items()) if person.sex not in (*UNSAID, DELETED)]
+        born = [person.born for key, person in sorted(found.items()) if person.born not in (*UNSAID, DELETED)]
         return Person(next(iter(sexes), "unknown"), next(iter(born), "")) if found else None
 
     def forget(self, patients: Sequence[str]) -> int:
@@ -619,6 +646,7 @@ class CareStore:
         age = admission.age_years
         if age is None and person is not None:
             age = least_age(person.born, admission.admitted_us)
+        same = same_stay(encounter, admissions, self._facts(patient, Placement).values())
         moves = [
             move
             for move in self._facts(patient, Movement).values()
@@ -637,15 +665,36 @@ class CareStore:
             unit=move.unit if move and move.unit else place.unit if place else "",
             bed=place.bed if place and by_feed else move.bed if move else "",
             pregnant=any(
-                known.encounter == encounter and known.since_us <= as_of_us
+                known.encounter in same and known.since_us <= as_of_us
                 for known in self._facts(patient, Pregnancy).values()
             ),
         )
 
     def decisions(self, patient: str, *, encounter: str) -> dict[str, Decision]:
-        """Return what clinicians have decided of a patient for a stay, by kind; of each the last one."""
+        """Return what clinicians have decided of a patient for a stay, by kind; of each the last one.
+
+        A stay may have two names, an admission message's and a FHIR Encounter's. What was decided before any stay was
+        known is of the stay that became known then.
+
+        Args:
+            patient: pseudonym.
+            encounter: the stay's pseudonym; empty: none is known.
+        """
         found: dict[str, Decision] = self._facts(patient, Decision)
-        return {kind: decision for kind, decision in found.items() if decision.encounter == encounter}
+        if not found or all(decision.encounter == encounter for decision in found.values()):
+            return found
+        admissions: dict[str, Admission] = self._facts(patient, Admission)
+        placements = self._facts(patient, Placement).values()
+        return {
+            kind: decision
+            for kind, decision in found.items()
+            if is_of_stay(decision.encounter, decision.at_us, encounter, admissions, placements)
+        }
+
+    def age(self, patient: str, *, as_of_us: int) -> int | None:
+        """Return the completed years that a patient has at least, whether a stay is known or not; None: not known."""
+        person = self.person(patient)
+        return least_age(person.born, as_of_us) if person else None
 
     def _facts(self, patient: str, kind: type) -> dict[str, Any]:
         rows = self._db.execute(

@@ -123,12 +123,13 @@ _CORRECTED = [stage_of(status) // 2 for status in CORRECTED]
 
 
 def current(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    """Return the rows of one patient that count, one of each value, in no order.
+    """Return the rows of one patient that count, in no order.
 
     They are those of the lake's *current* (governance/door/relations.py), but for one thing: which message a row came
     of is not kept, nor when it was told before anybody knew whose it is. So what takes an attributed value from a
     patient takes all messages of its version that were known as the patient's before; and of two equal stages of one
-    version that became somebody's in one moment the one stored last counts.
+    version that became somebody's in one moment the one stored last counts. And where two messages say different
+    numbers of one value with the same right, the lake counts what was told first; here both are kept.
 
     Args:
         rows: of dtype ROW, in the order they were stored.
@@ -157,7 +158,33 @@ def _that_count(rows: npt.NDArray[np.void], among: npt.NDArray[np.int64]) -> npt
     order = np.lexsort((told, rank, number))
     order = order[kept[order]]
     last = np.diff(number[order], append=-1) != 0
-    found: npt.NDArray[np.int64] = among[order[last]]
+    counts = order[last]
+    found: npt.NDArray[np.int64] = among[
+        np.append(counts, _as_good(rows, np.flatnonzero(kept & ~owned), counts, number))
+    ]
+    return found
+
+
+def _as_good(
+    rows: npt.NDArray[np.void],
+    among: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.int64],
+    number: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """Return the rows that say another number than the one that counts, with the same right: of two sensors, maybe.
+
+    Without an identifier two sensors' readings of one time have one name. Nobody can tell which of them is wrong, so
+    that both are kept, and the worse one is scored.
+    """
+    of = np.zeros(int(number.max()) + 1, np.int64)
+    of[number[counts]] = counts
+    first = of[number[among]]
+    alike = (rows["stage"][among] & 0xFF) == (rows["stage"][first] & 0xFF)
+    alike &= ~np.isin((rows["stage"][among] & 0xFF) // 2, _CORRECTED) & np.isfinite(rows["value"][among])
+    alike &= (rows["value"][among] != rows["value"][first]) | (rows["stage"][among] != rows["stage"][first])
+    others = among[alike]
+    _, once = np.unique(rows[["id", "stage", "value"]][others], return_index=True)
+    found: npt.NDArray[np.int64] = others[once]
     return found
 
 
