@@ -9,7 +9,7 @@ value is named as missing and adds nothing; the total is then *partial*, a lower
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitalake.care.records import History, code_number
-from vitalake.care.values import COMPARATORS
+from vitalake.care.values import CAME, COMPARATORS
 from vitalake.vocabulary import load_vocabulary
 
 Withheld = Literal["", "child", "pregnancy"]
@@ -32,7 +32,8 @@ WITHHELD: dict[Withheld, str] = {
 ADULT_YEARS = 16
 
 OUTLIVED_US = 15 * 60_000_000
-"""An event is over when another sensor has measured the part this much later: one that came off stays silent."""
+"""An event is over when another sensor has measured the part this much later: one that came off stays silent. So it
+is when its own sensor has told for so long that it has no value."""
 
 TOGETHER_US = 60_000_000
 """Readings of a part that are nearer than this to its newest one are of one moment: of two sensors that take turns the
@@ -170,12 +171,14 @@ class Event(msgspec.Struct, frozen=True):
         at_us: when.
         code: LOINC, as a number.
         value: what was read.
+        comparator: what stands before it.
     """
 
     part: str
     at_us: int
     code: int
     value: float = 0.0
+    comparator: str = ""
 
 
 Ending = Literal["none", "low", "high"]
@@ -187,7 +190,8 @@ class Ended(msgspec.Struct, frozen=True):
     Attributes:
         at_us: since when that is so.
         code: LOINC, as a number.
-        kind: it lies below or above what is plausible; none: the sender has no value, or its message was refused.
+        kind: it lies below or above what is plausible; none: the sender has no value, its message was refused, or
+            words came where a number should be.
     """
 
     at_us: int
@@ -207,7 +211,7 @@ class News2(msgspec.Struct, frozen=True):
         events: readings of no living body that no later one of the same code has ended; they score 3.
         withheld: why there is no score.
         scale: of oxygen saturation: 1, or 2 by a recorded decision.
-        ended: parts without a value because a newer one came that cannot be used.
+        ended: parts without a value of now because a newer one came that cannot be used; an event before it stands.
         beside: of a part with an event, or with readings of one moment that score differently, the one not scored.
     """
 
@@ -241,33 +245,35 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
         situation: who is not scored, and by which scale.
     """
     told = history.known_at(as_of_us)
-    known = told.measured()  # the others end values
     points: dict[str, int | None] = dict.fromkeys(PARTS)
     latest: dict[str, Reading] = {}
     events: list[Event] = []
     ended: dict[str, Ended] = {}
     beside: dict[str, Reading] = {}
-    given, end = _standing(told, (_FLOW, _FRACTION), _OXYGEN_DECIMALS)
-    if end is not None:
-        ended[OXYGEN] = end
-    oxygen = _oxygen(known, {one.code for one in given})
-    if oxygen is not None:
-        latest[OXYGEN], is_given = oxygen
+    oxygen = _standing(told, (_FLOW, _FRACTION), _OXYGEN_DECIMALS)
+    if oxygen.end is not None:
+        ended[OXYGEN] = oxygen.end
+    if oxygen.found:
+        latest[OXYGEN] = _oxygen(oxygen.found)
         if _counts(latest[OXYGEN], MAX_AGE_HOURS, as_of_us):
-            points[OXYGEN] = ON_OXYGEN if is_given else 0
+            points[OXYGEN] = ON_OXYGEN if _is_given(latest[OXYGEN]) else 0
     for name, part in MEASURED.items():
         bands = part.bands
         if name == "oxygen_saturation" and situation.scale_2:
             bands = SCALE_2_ON_OXYGEN if points[OXYGEN] else SCALE_2_ON_AIR
-        found, end = _standing(told, _NUMBERS[name], dict.fromkeys(_NUMBERS[name], part.decimals))
-        if end is not None:
-            ended[name] = end
-        if not found:
+        standing = _standing(told, _NUMBERS[name], dict.fromkeys(_NUMBERS[name], part.decimals))
+        if standing.end is not None:
+            ended[name] = standing.end
+        found = standing.found
+        broken = _broken(standing, part, as_of_us)
+        if not found and not broken:
             continue
-        newest = max(one.at_us for one in found)
-        broken = _broken(found, part, newest, as_of_us)
-        events += [Event(name, one.at_us, one.code, one.value) for one in broken]
-        scored = [(_points(ACVPU_BANDS if one.code == _ACVPU else bands, one), one) for one in found]
+        events += [Event(name, one.at_us, one.code, one.value, one.comparator) for one in broken]
+        scored = [
+            (_points(ACVPU_BANDS if one.code == _ACVPU else bands, one), one)
+            for one in dict.fromkeys([*found, *broken])
+        ]
+        newest = max((one.at_us for one in found), default=0)
         first = broken or [one for one in found if newest - one.at_us < TOGETHER_US]
         most, latest[name] = max(
             (pair for pair in scored if pair[1] in first), key=lambda pair: (pair[0], pair[1].at_us, pair[1].value)
@@ -289,29 +295,39 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
     return News2(total, points, missing, bool(missing), latest, tuple(events), "", scale, ended=ended, beside=beside)
 
 
-def _broken(found: list[Reading], part: Part, newest_us: int, as_of_us: int) -> list[Reading]:
-    """Return the readings of no living body that still stand, of each code the newest."""
-    last = {one.code: max(near.at_us for near in found if near.code == one.code) for one in found}
-    standing = {
+def _is_broken(one: Reading, part: Part) -> bool:
+    """Return whether a reading is an event: all that it may be lies below what a living body shows."""
+    return one.value < part.event_below or (one.comparator == "<" and one.value <= part.event_below)
+
+
+def _broken(standing: _Standing, part: Part, as_of_us: int) -> list[Reading]:
+    """Return the readings of no living body that still stand, of each code the newest.
+
+    Another value ends them, but not the want of one: see OUTLIVED_US.
+    """
+    every = [*standing.found, *standing.gone]
+    last = {one.code: max(near.at_us for near in every if near.code == one.code) for one in every}
+    newest_us = max((one.at_us for one in standing.found), default=0)
+    found = {
         one.code: one
-        for one in sorted(found, key=lambda one: (one.at_us, -one.value))
-        if one.value < part.event_below
-        and (one.at_us == last[one.code] or newest_us - one.at_us < TOGETHER_US)
+        for one in sorted(every, key=lambda one: (one.at_us, -one.value))
+        if _is_broken(one, part)
+        and (one.at_us == last[one.code] or (one in standing.found and newest_us - one.at_us < TOGETHER_US))
         and _counts(one, part.max_age_hours, as_of_us)
-        and newest_us - one.at_us < OUTLIVED_US
+        and max(newest_us, standing.gone_us if one in standing.gone else 0) - one.at_us < OUTLIVED_US
     }
-    return list(standing.values())
+    return list(found.values())
 
 
 def _other(found: list[tuple[int, Reading]], points: int, scored: Reading, part: Part) -> Reading | None:
     """Return what another sensor says of the moment that is scored, and this one says since, if it is far from it."""
-    broken = scored.value < part.event_below
+    broken = _is_broken(scored, part)
     others = [
         one
         for score, one in found
         if (one.code != scored.code or one.at_us > scored.at_us)
         and scored.at_us - one.at_us < (STANDS_IN_US if broken else TOGETHER_US)
-        and (one.value >= part.event_below if broken else points - score >= FAR_POINTS)
+        and (not _is_broken(one, part) if broken else points - score >= FAR_POINTS)
     ]
     return max(others, key=lambda one: (one.at_us, one.value), default=None)
 
@@ -354,35 +370,66 @@ def _counts(reading: Reading, max_age_hours: float, as_of_us: int) -> bool:
     return reading.at_us > as_of_us - int(max_age_hours * _HOUR_US)
 
 
-def _standing(told: History, numbers: Iterable[int], decimals: Mapping[int, int]) -> tuple[list[Reading], Ended | None]:
-    """Return the last readings of each of a part's codes, of those that nothing has ended; and what ended all."""
+class _Standing(NamedTuple):
+    """What stands of a part.
+
+    Attributes:
+        found: of each code the last readings, unless something has ended them.
+        end: what ended all; then nothing is found.
+        gone: the last readings of the codes that ended for want of a value.
+        gone_us: when the last one of these said so.
+    """
+
+    found: list[Reading]
+    end: Ended | None
+    gone: list[Reading]
+    gone_us: int
+
+
+def _standing(told: History, numbers: Iterable[int], decimals: Mapping[int, int]) -> _Standing:
+    """Return what stands of a part with these codes.
+
+    That a sensor has no value says nothing where it never had one: it is not connected. A value that came and cannot be
+    used ends the part whichever code it came under, but for readings that stand in.
+    """
     found: list[Reading] = []
+    gone: list[Reading] = []
     ends: list[tuple[int, Ended]] = []
     for number in numbers:
         mine = told.code == number
         if not mine.any():
             continue
         times, values = told.effective_us[mine], told.value[mine]
+        signs = np.zeros(len(times), np.uint8) if told.comparator is None else told.comparator[mine]
         finite = np.isfinite(values)
         newest = int(times[finite].max()) if finite.any() else None
         unusable = ~finite if newest is None else ~finite & (times > newest)
+        if newest is None:  # where nothing was, only what came has ended anything
+            unusable &= (signs == CAME) | ~np.isnan(values)
+        if newest is not None:
+            near = finite & (times > newest - TOGETHER_US)
+            triples = zip(times[near].tolist(), values[near].tolist(), signs[near].tolist(), strict=True)
+            (gone if unusable.any() else found).extend(
+                Reading(charted(value, decimals[number]), at_us, number, COMPARATORS[sign])
+                for at_us, value, sign in dict.fromkeys(triples)
+            )
         if unusable.any():
             last_us = int(times[unusable].max())
             kind = _ending(float(values[unusable & (times == last_us)][-1]))
-            if newest is not None or kind != "none":  # where nothing was, nothing has ended
-                ends.append((last_us, Ended(int(times[unusable].min()), number, kind)))
-        elif newest is not None:
-            near = finite & (times > newest - TOGETHER_US)
-            compared = np.zeros(len(near), np.uint8) if told.comparator is None else told.comparator[mine]
-            triples = zip(times[near].tolist(), values[near].tolist(), compared[near].tolist(), strict=True)
-            found += [
-                Reading(charted(value, decimals[number]), at_us, number, COMPARATORS[sign])
-                for at_us, value, sign in dict.fromkeys(triples)
-            ]
+            ends.append((last_us, Ended(int(times[unusable].min()), number, kind)))
     if not ends:
-        return found, None
+        return _Standing(found, None, gone, 0)
     last_us, end = max(ends, key=lambda pair: pair[0])
-    return (found, None) if any(one.at_us >= last_us - STANDS_IN_US for one in found) else ([], end)
+    if any(_stands_in(one, last_us) for one in found):
+        return _Standing(found, None, gone, last_us)
+    return _Standing([], end, gone, last_us)
+
+
+def _stands_in(one: Reading, end_us: int) -> bool:
+    """Return whether a reading still counts for its part; that no oxygen was given does not say what is given since."""
+    if one.code in _OXYGEN_DECIMALS and not _is_given(one):
+        return one.at_us >= end_us
+    return one.at_us >= end_us - STANDS_IN_US
 
 
 def _ending(value: float) -> Ending:
@@ -397,32 +444,16 @@ def _points(bands: Bands, reading: Reading) -> int:
     return max(score for _, score in bands[first : last + 1])
 
 
-def _latest(known: History, number: int) -> list[tuple[int, float]]:
-    """Return the values of the latest moment at which a code has any."""
-    mine = known.code == number
-    if not mine.any():
-        return []
-    times, values = known.effective_us[mine], known.value[mine]
-    newest = int(times.max())
-    return [(newest, value) for value in set(values[times == newest].tolist())]
+def _is_given(one: Reading) -> bool:
+    """Return whether a flow or a fraction says that oxygen is given, or may be."""
+    return one.value > (0 if one.code == _FLOW else ROOM_AIR_PERCENT) or one.comparator.startswith(">")
 
 
-def _oxygen(known: History, standing: Container[int]) -> tuple[Reading, bool] | None:
-    """Return the latest flow or fraction, what was told last, and whether oxygen is given by it.
+def _oxygen(found: list[Reading]) -> Reading:
+    """Return the flow or fraction of now; of those of one moment (TOGETHER_US) one that says that oxygen is given.
 
-    Of both at one moment, or several of one, the one that says that it is given counts.
+    A ventilator tells a fraction, and beside it somebody tells that there is no flow.
     """
-    found = [
-        Reading(charted(value, OXYGEN_DECIMALS[code]), at_us, number)
-        for code, number in ((OXYGEN_FLOW, _FLOW), (OXYGEN_FRACTION, _FRACTION))
-        if number in standing
-        for at_us, value in _latest(known, number)
-    ]
-    if not found:
-        return None
-
-    def given(one: Reading) -> bool:
-        return one.value > (0 if one.code == _FLOW else ROOM_AIR_PERCENT)
-
-    chosen = max(found, key=lambda one: (one.at_us, given(one), one.code == _FLOW, one.value))
-    return chosen, given(chosen)
+    newest = max(one.at_us for one in found)
+    near = [one for one in found if newest - one.at_us < TOGETHER_US]
+    return max(near, key=lambda one: (_is_given(one), one.at_us, one.code == _FLOW, one.value))

@@ -25,7 +25,7 @@ from vitalake.care.facts import TOLD_BESIDE, Admission, Fact, Movement, Person, 
 from vitalake.care.placing import BED
 from vitalake.care.records import code_number
 from vitalake.care.store import CareStore
-from vitalake.care.values import COMPARATORS, MOST_ATTRIBUTION, NO_VALUE, REFUSED, ROW, Values, stage_of
+from vitalake.care.values import CAME, COMPARATORS, MOST_ATTRIBUTION, NO_VALUE, REFUSED, ROW, Values, stage_of
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Dataset
@@ -171,6 +171,7 @@ class CareFeed:
         """Return what ends the values that rejected messages were about, and that they were rejected, once each."""
         refused = refused.where(refused.rows["patient_id"].is_valid().to_numpy(zero_copy_only=False))
         values = self._values(refused.rows, refused.message, poll)
+        values.rows["stage"] |= CAME << 8
         whose = _texts(refused.rows["patient_id"]).indices.to_numpy(zero_copy_only=False)
         _, first = np.unique(np.stack([refused.message, whose]), axis=1, return_index=True)
         rows, message = refused.rows.take(pa.array(first)), refused.message[first]
@@ -204,6 +205,9 @@ class CareFeed:
         values["stage"] = _stages(status)[which]
         if "comparator" in rows.schema.names and rows["comparator"].null_count < len(rows):
             values["stage"] |= _comparators(_texts(rows["comparator"]))[which] << 8
+        if "data_absent_reason" in rows.schema.names and empty.any():
+            came = rows["data_absent_reason"].is_null().to_numpy(zero_copy_only=False) & empty
+            values["stage"][came[which]] |= CAME << 8
         values["value"] = number[which]
         for name in ("effective_at", "available_at"):
             values[name.replace("_at", "_us")] = rows[name].cast(pa.int64()).to_numpy(zero_copy_only=False)[which]

@@ -264,8 +264,8 @@ def reading_text(part: str, reading: Reading) -> str:
     if part != OXYGEN:
         return f"{reading.comparator}{number(reading.value, MEASURED[part].decimals)}"
     if reading.code in words.OXYGEN_FRACTION.codes:
-        return f"{number(reading.value, 0)} %"
-    return f"{number(reading.value, 0 if reading.value == int(reading.value) else 1)} L"
+        return f"{reading.comparator}{number(reading.value, 0)} %"
+    return f"{reading.comparator}{number(reading.value, 0 if reading.value == int(reading.value) else 1)} L"
 
 
 def _with_diastolic(chart: Chart, upper: Latest) -> Latest:

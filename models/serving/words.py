@@ -87,7 +87,7 @@ def event_text(event: Event, beside: Reading | None = None) -> str:
         event: what was read.
         beside: what another sensor says of the same moment; None: nothing.
     """
-    what = f"{SHORT_NAMES[event.part]} {number(event.value, 0)}"
+    what = f"{SHORT_NAMES[event.part]} {event.comparator}{number(event.value, 0)}"
     if beside is None:
         return f"{what}: {EVENT_CAUSES[event.part]}"
     return f"{what}{BY.get(event.code, '')}, but {_beside(event.part, beside)}: patient or probe?"
@@ -97,7 +97,8 @@ def two_texts(score: News2) -> list[str]:
     """Return of each part of which two readings of one moment are far apart both; those of events are said there."""
     events = {event.part for event in score.events}
     return [
-        f"{SHORT_NAMES[part]} {number(score.latest[part].value, MEASURED[part].decimals)}"
+        f"{SHORT_NAMES[part]} {score.latest[part].comparator}"
+        f"{number(score.latest[part].value, MEASURED[part].decimals)}"
         f"{BY.get(score.latest[part].code, '')} and {_beside(part, other)} within 1 min"
         for part, other in score.beside.items()
         if part not in events
@@ -105,7 +106,7 @@ def two_texts(score: News2) -> list[str]:
 
 
 def _beside(part: str, other: Reading) -> str:
-    return f"{number(other.value, MEASURED[part].decimals)}{BY.get(other.code, '')}"
+    return f"{other.comparator}{number(other.value, MEASURED[part].decimals)}{BY.get(other.code, '')}"
 
 
 ENDINGS: dict[Ending, str] = {

@@ -15,7 +15,7 @@ from models.serving.rows import reading_text
 from models.serving.words import event_text, number, two_texts
 from models.tasks import load_task
 from vitalake.care.records import History, code_number
-from vitalake.care.values import COMPARATORS
+from vitalake.care.values import CAME, COMPARATORS
 from vitalake.vocabulary import load_vocabulary
 
 AS_OF = 1_760_000_000_000_000
@@ -422,3 +422,116 @@ def test_a_value_with_a_comparator_scores_the_worst_it_may_be(
     score = news2(history, as_of_us=AS_OF)
     assert score.parts[part] == points
     assert reading_text(part, score.latest[part]).startswith(comparator)
+
+
+# -- the want of a value, and what no living body shows ---------------------------------------------------------------
+
+
+def _signed(*rows: tuple[str, float, float, str | int], situation: Situation = ADULT) -> News2:
+    """Return the score of rows of (code, value, hours before, comparator or CAME)."""
+    rows = tuple(sorted(rows, key=lambda row: -row[2]))
+    signs = [sign if isinstance(sign, int) else COMPARATORS.index(sign) for *_, sign in rows]
+    history = _history(*(row[:3] for row in rows))
+    return news2(replace(history, comparator=np.array(signs, np.uint8)), as_of_us=AS_OF, situation=situation)
+
+
+@pytest.mark.parametrize("unusable", [np.nan, -np.inf, np.inf])
+@pytest.mark.parametrize(
+    ("code", "part"), [("9279-1", "respiratory_rate"), ("8867-4", "pulse"), ("8480-6", "systolic_pressure")]
+)
+def test_an_event_stands_when_its_sensor_has_no_value_any_more(code: str, part: str, unusable: float) -> None:
+    """A standing asystole was wiped by the next message without a value: 43rd of 79 on the board."""
+    ends = (code, unusable, 10 * _SECOND)
+    score = _score((code, 0, 60 * _SECOND), ends)
+    assert [event.part for event in score.events] == [part]
+    assert (score.parts[part], score.ended[part].code) == (3, code_number(code)), "both are told"
+    lasts = OUTLIVED_US / HOUR
+    assert not _score((code, 0, lasts), (code, unusable, 0)).events, "a probe that came off stays silent"
+    assert _score((code, 0, lasts), (code, unusable, 10 * _SECOND)).events, "until then it is told"
+    healed = _score((code, 0, 60 * _SECOND), (code, 118 if code == "8480-6" else 60, 40 * _SECOND), ends)
+    assert not healed.events, "another value has ended it before"
+
+
+def test_an_event_whose_sensor_fell_silent_is_not_hidden_by_another() -> None:
+    ecg, pleth = "76282-3", "8889-8"
+    score = _score((ecg, 0, 40 * _SECOND), (ecg, np.nan, 30 * _SECOND), (pleth, 75, 20 * _SECOND))
+    assert event_text(score.events[0], score.beside["pulse"]) == "HR 0 by ECG, but 75 by pleth: patient or probe?"
+    assert (score.parts["pulse"], score.ended) == (3, {})
+    long = _score((ecg, 0, 0.5), (ecg, np.nan, 0.49), (pleth, 75, 20 * _SECOND))
+    assert (long.parts["pulse"], long.events) == (0, ())
+
+
+@pytest.mark.parametrize(
+    ("code", "bound"), [("8867-4", 10), ("8867-4", 5), ("59408-5", 10), ("9279-1", 1), ("8480-6", 20)]
+)
+def test_what_lies_below_a_bound_of_no_living_body_is_an_event(code: str, bound: float) -> None:
+    (event,) = _signed((code, bound, 1, "<")).events
+    assert event_text(event).partition(":")[0].endswith(f" <{bound}")
+    least = load_vocabulary().begins_at(code)
+    assert not _signed((code, least + 1, 1, "<")).events, "it may be a measurement"
+    assert not _signed((code, least, 1, "<=")).events
+
+
+# -- oxygen -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale_2", [False, True])
+def test_oxygen_by_one_way_is_not_hidden_by_none_of_the_other_seconds_later(scale_2: bool) -> None:
+    """A ventilated patient: 40 % by the ventilator, and no flow, were "0 L, low"."""
+    rows = [("59408-5", 97.0, 20 * _SECOND), ("3150-6", 40.0, 20 * _SECOND), ("3151-8", 0.0, 10 * _SECOND)]
+    score = _score(*rows, situation=Situation(scale_2=scale_2))
+    assert score.parts["supplemental_oxygen"] == 2
+    assert reading_text("supplemental_oxygen", score.latest["supplemental_oxygen"]) == "40 %"
+    assert score.parts["oxygen_saturation"] == (3 if scale_2 else 0)
+    assert _score(("3151-8", 4, 10 * _SECOND), ("3151-8", 0, 0)).parts["supplemental_oxygen"] == 2
+    assert _score(("3150-6", 40, 61 * _SECOND), ("3151-8", 0, 0)).parts["supplemental_oxygen"] == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "sign", "points", "text"),
+    [
+        ("3151-8", 0, ">", 2, ">0 L"),
+        ("3150-6", 21, ">", 2, ">21 %"),
+        ("3151-8", 2.5, "<", 2, "<2.5 L"),
+        ("3151-8", 0, "<=", 0, "<=0 L"),
+    ],
+)
+def test_oxygen_is_given_where_it_may_be_and_says_so(
+    code: str, value: float, sign: str, points: int, text: str
+) -> None:
+    score = _signed((code, value, 1, sign))
+    assert score.parts["supplemental_oxygen"] == points
+    assert reading_text("supplemental_oxygen", score.latest["supplemental_oxygen"]) == text
+
+
+# -- a part, not a code, is ended -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "known", "value", "code"),
+    [
+        ("consciousness", "9269-2", 15, ACVPU),
+        ("oxygen_saturation", "2708-6", 97, "59408-5"),
+        ("pulse", "8889-8", 75, "8867-4"),
+        ("supplemental_oxygen", "3150-6", 21, "3151-8"),
+        ("supplemental_oxygen", "3151-8", 0, "3150-6"),
+    ],
+)
+def test_what_came_and_cannot_be_used_ends_the_part_whatever_its_code(
+    part: str, known: str, value: float, code: str
+) -> None:
+    """A coma score of 15, then "drowsy": 0, low, without a word."""
+    for unusable, sign in ((np.nan, CAME), (np.inf, CAME), (-np.inf, 0)):
+        score = _signed((known, value, 1.5, 0), (code, unusable, 10 * _SECOND, sign))
+        assert (score.parts[part], part in score.ended, part in score.latest) == (None, True, False)
+    silent = _signed((known, value, 1.5, 0), (code, np.nan, 10 * _SECOND, 0))
+    assert (silent.parts[part], silent.ended) == (0, {}), "a sensor that was never connected says nothing"
+    later = _signed((code, np.nan, 1, CAME), (known, value, 0.5, 0))
+    assert (later.parts[part], later.ended) == (0, {})
+
+
+def test_no_oxygen_by_one_way_does_not_stand_in_for_words_of_the_other() -> None:
+    words = ("3150-6", np.nan, 10 * _SECOND, CAME)  # "high flow nasal"
+    assert _signed(("3151-8", 0, 60 * _SECOND, 0), words).parts["supplemental_oxygen"] is None
+    assert _signed(("3151-8", 6, 60 * _SECOND, 0), words).parts["supplemental_oxygen"] == 2
+    assert _signed(("3151-8", 0, 10 * _SECOND, 0), words).parts["supplemental_oxygen"] == 0, "of one moment"

@@ -257,6 +257,25 @@ def test_a_value_that_the_sender_does_not_have_ends_the_one_before(home: Path) -
     assert (score.parts["pulse"], score.ended["pulse"].kind) == (None, "none")
 
 
+@pytest.mark.parametrize(
+    ("told", "points"),
+    [
+        ({"valueQuantity": None, "valueString": "drowsy"}, None),
+        ({"effectiveDateTime": None, "value": 3.0}, 0),  # nobody knows of which code: see REFUSED
+        ({"valueQuantity": {"value": 3, "unit": "parsec"}}, None),
+        ({"value": None, "dataAbsentReason": {"coding": [{"code": "unsupported"}]}}, 0),
+    ],
+)
+def test_what_came_under_another_code_ends_the_part_and_a_sensor_that_is_not_connected_does_not(
+    home: Path, told: dict[str, Any], points: int | None
+) -> None:
+    """A pulse by oximetry of half an hour ago stood beside a heart rate that was refused just now."""
+    steps = _steps(home)
+    outcome = _run(steps, [message(1, **({"effectiveDateTime": _at(30)} | _coded("8889-8", 72.0, "/min")))])
+    _run(steps, [message(2, **({"effectiveDateTime": _at(5)} | told))], first=1)
+    assert _score(home, outcome).parts["pulse"] == points
+
+
 def test_what_was_refused_and_comes_again_corrected_counts(home: Path) -> None:
     steps = _steps(home)
     outcome = _run(steps, [message(1, effectiveDateTime=_at(30), value=72.0)])

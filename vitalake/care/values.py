@@ -33,6 +33,10 @@ NO_VALUE, TOO_LOW, TOO_HIGH = float("nan"), float("-inf"), float("inf")
 """In the place of a value: one came that cannot be used. The sender says so, or says something else than a number, or
 the message was refused (NO_VALUE); or it lies outside what is plausible. What came before it is not of now."""
 
+CAME = 0xFF
+"""In the place of a comparator, of what is no value: one came, in words, or in a message that was refused. Without it
+the sender says that there is none, as of a sensor that is not connected."""
+
 REFUSED = 0
 """The code of what says that a message of the patient was refused as a whole; its value is NO_VALUE."""
 
