@@ -163,15 +163,19 @@ class CareFeed:
     def _observations(self, outcome: Outcome) -> None:
         taken = self._values(outcome.rows, outcome.message, outcome.poll)
         if outcome.refused is not None:
-            taken = taken.and_also(self._refused(outcome.refused, outcome.poll))
+            rejected = [reject.message for reject in outcome.rejects]
+            taken = taken.and_also(self._refused(outcome.refused, rejected, outcome.poll))
         ends = _ends(outcome, self._dataset.name)
         self._write(lambda store: store.take(taken, writer=outcome.poll.share, ends=ends))
 
-    def _refused(self, refused: Refused, poll: Poll) -> Values:
-        """Return what ends the values that rejected messages were about, and that they were rejected, once each."""
+    def _refused(self, refused: Refused, rejected: Sequence[int], poll: Poll) -> Values:
+        """Return what ends the values that messages were about, and of rejected ones that they were, once each."""
         refused = refused.where(refused.rows["patient_id"].is_valid().to_numpy(zero_copy_only=False))
+        was = np.isin(refused.message, rejected)
+        lacking, refused = refused.where(~was), refused.where(was)
         values = self._values(refused.rows, refused.message, poll)
         values.rows["stage"] |= CAME << 8
+        values = values.and_also(self._values(lacking.rows, lacking.message, poll))
         whose = _texts(refused.rows["patient_id"]).indices.to_numpy(zero_copy_only=False)
         _, first = np.unique(np.stack([refused.message, whose]), axis=1, return_index=True)
         rows, message = refused.rows.take(pa.array(first)), refused.message[first]

@@ -244,20 +244,30 @@ class Steps:
     def _tell_refused(self, outcome: Outcome) -> None:
         """Find out whose the rejected messages are, as far as it can be told, for the care store."""
         refused = outcome.refused
-        if refused is not None and refused.rows["patient_id"].null_count:
-            assert self.attributor is not None
-            refused = with_patients(refused, self.attributor.whose(refused.rows))
         unread = {reject.message for reject in outcome.rejects if not reject.rows}
         unread -= set() if refused is None else set(refused.message.tolist())
         here = set(pc.unique(outcome.rows["patient_id"].cast(pa.string())).to_pylist()) if unread else set()
-        named = {i: self._patients_of(outcome, i, here) for i in sorted(unread)}
-        outcome.refused = with_unread(refused, named, outcome.poll.broker_ms)
+        told = [(i, *one) for i in sorted(unread) for one in self._subjects_of(outcome, i, here)]
+        refused = with_unread(refused, told, outcome.poll.broker_ms)
+        if refused is not None and refused.rows["patient_id"].null_count:
+            assert self.attributor is not None
+            refused = with_patients(refused, self.attributor.whose(refused.rows))
+        outcome.refused = refused
 
-    def _patients_of(self, outcome: Outcome, message: int, here: set[str | None]) -> list[str]:
-        """Return whom a message names that was not decoded, of those the care store knows or the same poll tells of."""
+    def _subjects_of(
+        self, outcome: Outcome, message: int, here: set[str | None]
+    ) -> list[tuple[str | None, str | None]]:
+        """Return patients and devices, each one or the other, that a message names which was not decoded.
+
+        Patients are those whom the care store knows or the same poll tells of; devices those of a message that names
+        nobody.
+        """
         assert self.feed is not None
-        named = self._naming.named_in(outcome.poll.values[message] or b"", outcome.poll.format) or set()
-        return [*self.feed.known(sorted(named - here)), *sorted(named & here)]
+        payload, name = outcome.poll.values[message] or b"", outcome.poll.format
+        named = self._naming.named_in(payload, name) or set()
+        if not named:
+            return [(None, device) for device in sorted(self._naming.devices_in(payload, name))]
+        return [(patient, None) for patient in (*self.feed.known(sorted(named - here)), *sorted(named & here))]
 
     def _leave_out_forgotten(self, outcome: Outcome) -> None:
         """Count rejected messages that name a patient who was forgotten as filtered: no dead letter is made of them.

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipelines.decoding.fingerprint import fingerprints, older_fingerprints
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import AGAINST_BROKER
-from pipelines.decoding.refused import Refused, refused_of, refused_of_conformed
+from pipelines.decoding.refused import Refused, joined, refused_of, refused_of_conformed
 from pipelines.decoding.result import Decoded, Reject
 from pipelines.decoding.words import with_values_of_words
 from vitalake.care.values import NO_VALUE, TOO_HIGH, TOO_LOW
@@ -38,8 +38,8 @@ class Conformed:
         fingerprint: uint64 (n, 2): equal for an exact re-send, different for anything else.
         rejects: messages with a row that does not hold; ``rows`` says how many rows that takes away.
         older: the fingerprints in the form of an earlier release, where they were asked for and differ.
-        refused: what the rejected messages were about, for who must not go on with what was known before; None: none
-            was rejected.
+        refused: what the rejected messages were about, for who must not go on with what was known before, and what a
+            message says that there is no value of; None: nothing.
     """
 
     rows: pa.RecordBatch
@@ -149,7 +149,27 @@ class Conformer:
             identities = [identity for identity, ok in zip(identities, good.tolist(), strict=True) if ok]
         value = np.where(measured, value, np.nan)
         conformed = self._finished(rows, identities, message, code, value, broker_us, rejects, older=older)
+        if decoded.ended is not None:
+            refused = joined(refused, self._ended(decoded.ended, broker_ms))
         return _one_claim(replace(conformed, refused=refused) if refused is not None else conformed)
+
+    def _ended(self, ended: Decoded, broker_ms: npt.NDArray[np.int64]) -> Refused:
+        """Return what ends what was known before, where a sign says that there is no value."""
+        rows, broker_us = ended.rows, broker_ms[ended.message] * 1000
+        effective = rows["effective_at"].cast(pa.int64()).to_numpy()
+        timely = (effective >= self._earliest_us) & (effective <= broker_us + self._future_us)
+        timely &= self._set_clock(effective, broker_us)
+        issued = rows["issued_at"].cast(pa.int64()).fill_null(self._earliest_us - 1).to_numpy()
+        given = (issued >= self._earliest_us) & (issued <= broker_us + self._future_us)
+        ids, _ = self._identify(rows, ended.identities)
+        return refused_of(
+            rows,
+            ids,
+            np.full(len(rows), NO_VALUE),
+            np.where(timely, effective, broker_us),
+            np.where(given, issued, broker_us),
+            ended.message,
+        )
 
     def _code_index(self, column: pa.DictionaryArray) -> npt.NDArray[np.int64]:
         codes = self._vocabulary.codes

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from pipelines.decoding.flat_rows import Items, rows_of
 from pipelines.decoding.gathering import flags
@@ -16,7 +18,7 @@ from pipelines.decoding.parsing import JsonMessages, collector_paused
 from pipelines.decoding.profile import FlatProfile
 from pipelines.decoding.profile_paths import Path
 from pipelines.decoding.reasons import Reason
-from pipelines.decoding.refusals import whole_messages
+from pipelines.decoding.refusals import whole_messages, without_messages
 from pipelines.decoding.result import Decoded, Reject
 
 
@@ -94,10 +96,32 @@ class FlatDecoder:
         silent = ~seen & flags(count, message)
         for i in np.flatnonzero(silent).tolist():
             rejects.setdefault(i, Reject(i, Reason.NO_VALUE))
-        decoded = whole_messages(columns, identities, rows_message, rejects)
+        decoded = _parted(columns, identities, rows_message, rejects)
         with_rows = flags(count, decoded.message) | flags(count, rejects)
         decoded.empty.extend(np.flatnonzero(seen & ~with_rows).tolist())
         return decoded
+
+
+def _parted(
+    columns: dict[str, pa.Array],
+    identities: list[bytes | None],
+    message: npt.NDArray[np.int32],
+    rejects: dict[int, Reject],
+) -> Decoded:
+    """Return rows of the messages that are not refused; those in whose place a sign stands are no rows of the lake."""
+    lacking = columns["data_absent_reason"].is_valid().to_numpy(zero_copy_only=False)
+    if not lacking.any():
+        return whole_messages(columns, identities, message, rejects)
+    parts = [
+        (
+            {name: column.filter(pa.array(mine)) for name, column in columns.items()},
+            [identity for identity, my in zip(identities, mine.tolist(), strict=True) if my],
+            message[mine],
+        )
+        for mine in (~lacking, lacking)
+    ]
+    decoded = whole_messages(*parts[0], rejects)
+    return replace(decoded, ended=without_messages(*parts[1], rejects))
 
 
 def _refused(error: Exception) -> tuple[Reason, str]:

@@ -34,6 +34,7 @@ class Items:
         message: int32 per item, index of its message.
         present: [item, value] → whether there is one.
         seen: per item, whether anything stands where a value may, be it only a sign that there is none.
+        lacking: [item, value] → whether there is such a sign.
     """
 
     def __init__(self, profile: FlatProfile, columns: Columns, message: Indices, owner: Indices | None) -> None:
@@ -48,7 +49,7 @@ class Items:
         self.profile, self._columns, self.message, self._owner = profile, columns, message, owner
         self.values = [value for value in profile.values if (value.path.inner is None) == (owner is None)]
         shape = (len(message), len(self.values))
-        self.present = np.zeros(shape, np.bool_)
+        self.present, self.lacking = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
         self._number: Floats = np.full(shape, np.nan)
         self._bad = np.zeros(shape, np.bool_)
         self._comparators: list[Sequence[str | None] | None] = [None] * len(self.values)
@@ -68,12 +69,15 @@ class Items:
             self._number[:, j], bad, self._comparators[j] = read[value.path]
             there = ~np.isnan(self._number[:, j]) | bad
             self._bad[:, j] = bad
-        self.seen |= np.array([thing is not None for thing in column], np.bool_) if absent else there
+        stands = np.array([thing is not None for thing in column], np.bool_) if absent else there
+        self.seen |= stands
+        lacking = stands & ~there
         if value.when is not None:
             label = self.label(value.when.path)
             wanted = label.values.index(value.when.word) if value.when.word in label.values else -2
             there &= label.index == wanted
-        self.present[:, j] = there
+            lacking &= label.index == wanted
+        self.present[:, j], self.lacking[:, j] = there, lacking
 
     # -- what is told for each item ------------------------------------------------------------------------------
 
@@ -131,7 +135,10 @@ class Items:
     # -- rows ----------------------------------------------------------------------------------------------------
 
     def rows(self, rejects: dict[int, Reject]) -> tuple[dict[str, pa.Array], list[bytes | None], Indices]:
-        """Return DECODED_SCHEMA's columns, identities, and the message of each row."""
+        """Return DECODED_SCHEMA's columns, identities, and the message of each row.
+
+        Where a sign says that there is no value the row has a data_absent_reason; no other row has one.
+        """
         profile = self.profile
         has_rows: Flags = np.asarray(self.present.any(axis=1), np.bool_)
         needed = _Needed(self.message, has_rows, rejects)
@@ -150,7 +157,9 @@ class Items:
         versions, statuses = self.versions(needed), self.statuses(needed)
         for j, value in enumerate(self.values):
             needed.mark(self._bad[:, j] & self.present[:, j], Reason.WRONG_SHAPE, value.path.text)
-        item, spec = (place.astype(np.int32) for place in np.nonzero(self.present))
+        unread = np.any([np.isin(n.index, [*n.refused]) for n in (patient, encounter, device, identifier)], axis=0)
+        lacking = self.lacking & ~unread[:, np.newaxis]
+        item, spec = (place.astype(np.int32) for place in np.nonzero(self.present | lacking))
         columns = {
             "version": pa.array(versions[item]),
             "patient_id": dictionary(patient.index[item], patient.values),
@@ -180,7 +189,7 @@ class Items:
             "unit": self._units(item, spec),
             "value_code": nothing,
             "value_text": self._texts(item, spec, needed),
-            "data_absent_reason": nothing,
+            "data_absent_reason": dictionary(np.where(self.lacking[item, spec], 0, -1).astype(np.int32), ["unknown"]),
         }
 
     def _compared(self, item: Indices, spec: Indices) -> pa.DictionaryArray:
@@ -212,7 +221,7 @@ class Items:
         for j, value in enumerate(self.values):
             if value.kind == "text":
                 column = self._columns[value.path]
-                for row in np.flatnonzero(spec == j).tolist():
+                for row in np.flatnonzero((spec == j) & self.present[item, spec]).tolist():
                     texts[row] = column[item[row]]
                 bad = np.array([text is not None and "\0" in text for text in column], np.bool_)
                 needed.mark(bad & self.present[:, j], Reason.CONTROL_CHARACTER, value.path.text)

@@ -7,7 +7,7 @@ it, and every patient is kept that it names anywhere, also where the decoder wou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -27,13 +27,19 @@ from vitalake.settings import Settings
 
 if TYPE_CHECKING:
     from pipelines.decoding.hl7_names import Names
-    from pipelines.decoding.hl7_text import Dialect
+    from pipelines.decoding.hl7_text import Dialect, Segment
 
 _NUMBERS = {b"PID": (2, 3, 4), b"MRG": (1, 4)}
 """HL7's fields of patients' numbers; decoders read PID-3 and MRG-1, the others are what they were called earlier."""
 
 _VISIT = 19
 """PV1's field of the stay's number."""
+
+_BED = 3
+"""PV1's field of the bed."""
+
+_DEVICES = {"OBX": 18, "PRT": 10}
+"""HL7's fields of devices."""
 
 _WHOSE = frozenset({"subject", "patient", "individual", "beneficiary", "for", "other", "target", "who"})
 """FHIR's elements in which a logical identifier without a type is a patient's."""
@@ -101,6 +107,16 @@ class Naming:
         except PARSE_ERRORS:
             return _stays_of_hl7(body, profile)
         return _stays_of_json(document, profile.encounter if isinstance(profile, FlatProfile) else None)
+
+    def devices_in(self, payload: bytes, format_name: str = "") -> set[str]:
+        """Return the ids of devices and beds that a message names, composed as decoders compose them; see stays_in."""
+        body = payload.strip(_BLANKS)
+        profile = self._profile(format_name)
+        try:
+            document = msgspec.json.decode(body.decode(errors="replace"))
+        except PARSE_ERRORS:
+            return _devices_of_hl7(body, profile)
+        return _devices_of_json(document, profile.device if isinstance(profile, FlatProfile) else None)
 
     def _profile(self, format_name: str) -> Profile | None:
         name = format_name.partition("/")[0]
@@ -190,6 +206,18 @@ def _stays_of_json(document: Any, encounter: Name | None) -> set[str]:
     if encounter:
         told = [_text(value) for value in _at(document, encounter.path.steps)]
         found |= {text for text in names(told, encounter).values if text}
+    return found - {""}
+
+
+def _devices_of_json(document: Any, device: Name | None) -> set[str]:
+    found = {
+        _reference("Device", **value)
+        for name, value in _places(document)
+        if name == "device" and isinstance(value, dict)
+    }
+    if device:
+        told = [_text(value) for value in _at(document, device.path.steps)]
+        found |= {text for text in names(told, device).values if text}
     return found - {""}
 
 
@@ -295,22 +323,44 @@ def _of_segment(line: bytes, dialect: Dialect | None, composers: Sequence[Names]
 
 
 def _stays_of_hl7(payload: bytes, profile: Profile | None) -> set[str]:
+    return {
+        stay
+        for composer, segment in _segments(payload, profile)
+        if segment.name == "PV1" and (stay := _read(composer.visit, segment, _VISIT))
+    }
+
+
+def _devices_of_hl7(payload: bytes, profile: Profile | None) -> set[str]:
+    found: set[str | None] = set()
+    for composer, segment in _segments(payload, profile):
+        if segment.name == "PV1":
+            found.add(_read(composer.bed, segment, _BED))
+        elif segment.name in _DEVICES:
+            found.add(_read(composer.device, segment, _DEVICES[segment.name]))
+    return {device for device in found if device}
+
+
+def _read(compose: Callable[[str, Dialect], str | None], segment: Segment, number: int) -> str | None:
+    with suppress(Refused):
+        return compose(segment.raw(number), segment.dialect)
+    return None
+
+
+def _segments(payload: bytes, profile: Profile | None) -> Iterator[tuple[Names, Segment]]:
+    """Yield segments with what composes ids: as the profile says, and as none does."""
     try:
         from pipelines.decoding.hl7_names import Names
         from pipelines.decoding.hl7_text import Segment
     except ImportError:  # the extra 'hl7' is not installed
-        return set()
+        return
     composers = [Names(profile if isinstance(profile, Hl7Profile) else _plain()), Names(_plain())]
-    found: set[str | None] = set()
     dialect: Dialect | None = None
     for line in map(bytes.strip, _LINES.split(payload)):
         if line[:3] == b"MSH":
             dialect = _dialect(line.decode("latin-1"))
-        elif line[:3] == b"PV1" and dialect is not None:
-            text = Segment(_decoded(line, dialect.charset), dialect).raw(_VISIT)
-            with suppress(Refused):
-                found |= {composer.visit(text, dialect) for composer in composers}
-    return {stay for stay in found if stay}
+        elif dialect is not None:
+            segment = Segment(_decoded(line, dialect.charset), dialect)
+            yield from ((composer, segment) for composer in composers)
 
 
 @cache

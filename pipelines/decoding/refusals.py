@@ -66,6 +66,16 @@ def whole_messages(
     """
     for i in np.flatnonzero(np.bincount(message, minlength=1) > MOST_ROWS).tolist():
         rejects.setdefault(i, Reject(i, Reason.TOO_MANY_ROWS))
+    return without_messages(columns, identities, message, rejects)
+
+
+def without_messages(
+    columns: dict[str, pa.Array],
+    identities: list[bytes | None],
+    message: npt.NDArray[np.int32],
+    rejects: dict[int, Reject],
+) -> Decoded:
+    """Return the rows of the messages that are not refused; see whole_messages."""
     batch = pa.RecordBatch.from_arrays([columns[f.name] for f in DECODED_SCHEMA], schema=DECODED_SCHEMA)
     if not rejects:
         return Decoded(batch, identities, message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,26 +87,26 @@ def refused_of_conformed(
     times = (mine[name].cast(pa.int64()).to_numpy(zero_copy_only=False) for name in ("effective_at", "available_at"))
     effective_us, available_us = times
     said = np.full(len(message), NO_VALUE)
-    return _joined(before, refused_of(mine, mine["observation_id"], said, effective_us, available_us, message))
+    return joined(before, refused_of(mine, mine["observation_id"], said, effective_us, available_us, message))
 
 
 def with_unread(
-    refused: Refused | None, named: dict[int, list[str]], broker_ms: npt.NDArray[np.int64]
+    refused: Refused | None, told: Sequence[tuple[int, str | None, str | None]], broker_ms: npt.NDArray[np.int64]
 ) -> Refused | None:
-    """Return the rows, and one for each patient whom a message names that was not decoded.
+    """Return the rows, and one for each patient or device that a message names which was not decoded.
 
     Args:
         refused: rows of those that were.
-        named: patients by the index of the message.
+        told: index of the message, and patient or device.
         broker_ms: of each message.
     """
-    told = [(i, patient) for i, patients in named.items() for patient in patients]
     if not told:
         return refused
-    message = np.array([i for i, _ in told], np.int32)
+    message = np.array([i for i, *_ in told], np.int32)
     count, moment = len(told), pa.array(broker_ms[message] * 1000).cast(_MOMENT)
     columns: dict[str, pa.Array] = {name: pa.array([""] * count, pa.string()) for name in (*_TEXTS, "value_code")} | {
-        "patient_id": pa.array([patient for _, patient in told], pa.string()),
+        "patient_id": pa.array([patient for _, patient, _ in told], pa.string()),
+        "device_id": pa.array([device for _, _, device in told], pa.string()),
         "status": pa.array(["final"] * count, pa.string()),
         "observation_id": pa.array([i.to_bytes(16, "little") for i in range(count)], pa.binary()),
         "version": pa.array(np.zeros(count, np.int64)),
@@ -113,10 +114,11 @@ def with_unread(
         "effective_at": moment,
         "available_at": moment,
     }
-    return _joined(refused, Refused(pa.RecordBatch.from_pydict(columns, schema=SCHEMA), message))
+    return joined(refused, Refused(pa.RecordBatch.from_pydict(columns, schema=SCHEMA), message))
 
 
-def _joined(before: Refused | None, more: Refused) -> Refused:
+def joined(before: Refused | None, more: Refused) -> Refused:
+    """Return both."""
     if before is None:
         return more
     both = pa.Table.from_batches([before.rows, more.rows]).combine_chunks().to_batches()

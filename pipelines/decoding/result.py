@@ -66,6 +66,8 @@ class Decoded:
         empty: indices of messages that are decoded and hold nothing for this dataset: other resources, other events.
         unfinished: sent rows of another dataset than observation: they lack names and times that follow from the
             identity and the broker, see records.Records.
+        ended: rows without a value, for the sender says by a sign that there is none: they are not published, and end
+            on the ward what was known before; None: there are none.
     """
 
     rows: pa.RecordBatch
@@ -75,6 +77,7 @@ class Decoded:
     tombstones: list[int] = field(default_factory=list)
     empty: list[int] = field(default_factory=list)
     unfinished: bool = False
+    ended: Decoded | None = None
 
 
 class Decoder(Protocol):

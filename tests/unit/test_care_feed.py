@@ -20,9 +20,12 @@ from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import BESIDE
 from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.steps import Steps
+from tests.attribution import Ward as Bedside
+from tests.attribution import hl7_time
 from tests.decoding import decoder_of
 from tests.fhir import message
-from tests.hl7 import PID, adt
+from tests.hl7 import MSH, PID, adt, obx, oru
+from tests.hostile_flat import flat, readings
 from vitalake import clock
 from vitalake.care.facts import Decision
 from vitalake.care.records import History, code_number
@@ -635,3 +638,50 @@ def test_the_lane_of_each_dataset_that_the_ward_shows_says_that_it_lives(home: P
     steps.feed.beat("job/0of1")
     steps.close()
     assert [*_store(home).lanes()] == ["job/0of1"]
+
+
+# -- devices that know no patient, and signs that there is no value --------------------------------------------------
+
+
+def _told_of_bed(ward: Bedside, *results: str, seconds: float) -> bytes:
+    at = hl7_time(ward.at(seconds))
+    msh = MSH.replace("20250601100001+0200", at)
+    return oru(*results, msh=msh, pid="PID|1", pv1="PV1|1|I|4W^12^A", obr=f"OBR|1||F-{seconds}^MON|VITALS|||{at}")
+
+
+def test_a_message_that_cannot_be_decoded_is_counted_at_the_patient_in_whose_bed_it_was_made(home: Path) -> None:
+    """It named no patient, so that nobody was told of it: a normal rate stayed while the monitor wrote dashes."""
+    ward = Bedside(home)
+    ward.tell(adt("A01", "PID|1||p-1^^^^MR", "PV1|1|I|4W^12^A", at=hl7_time(ward.at(0))))
+    ward.stream([_told_of_bed(ward, obx(value="72"), seconds=10)], name="hl7-v2")
+    assert len(_store(home).history(ward.token("p-1")).measured()) == 1
+    outcome = ward.stream([_told_of_bed(ward, obx(value="---"), seconds=20)], name="hl7-v2")
+    assert [reject.rows for reject in outcome.rejects] == [0]
+    history = _store(home).history(ward.token("p-1"))
+    assert int((history.code == REFUSED).sum()) == 1
+
+
+def _monitor(ward: Bedside, seconds: float, value: float) -> bytes:
+    return flat(seq=int(seconds), taken=ward.at(seconds).isoformat(), hr=value, spo2=None, nibp=None)
+
+
+def _gateway(ward: Bedside, seconds: float, value: float) -> bytes:
+    at = int(ward.at(seconds).timestamp() * 1000)
+    said = "--" if value < 0 else str(value)
+    return readings({"id": f"r{seconds}", "value": said, "at": at}, device={"id": "bed-1"})
+
+
+@pytest.mark.parametrize(("name", "made"), [("bedside-monitor", _monitor), ("gateway-readings", _gateway)])
+def test_a_sign_that_there_is_no_value_ends_the_one_before_and_is_no_row(home: Path, name: str, made: Any) -> None:
+    """A probe that came off left its last value on the board, for the device says so by a number."""
+    ward = Bedside(home)
+    ward.associate("bed-1", "p-1", 0)
+    outcome = ward.stream([made(ward, 60, 72)], name=f"flat:{name}")
+    assert _score(home, outcome).parts["pulse"] == 0
+    ended = ward.stream([made(ward, 90, -1)], name=f"flat:{name}")
+    assert (ended.rows.num_rows, len(ended.rejects)) == (0, 0)
+    score = _score(home, outcome)
+    assert (score.parts["pulse"], score.ended["pulse"].kind) == (None, "none")
+    assert not (_history(home, outcome).code == REFUSED).any(), "no message was refused"
+    ward.stream([made(ward, 120, 80)], name=f"flat:{name}")
+    assert _score(home, outcome).parts["pulse"] == 0
