@@ -415,7 +415,7 @@ def _standing(told: History, numbers: Iterable[int], decimals: Mapping[int, int]
             )
         if unusable.any():
             last_us = int(times[unusable].max())
-            kind = _ending(float(values[unusable & (times == last_us)][-1]))
+            kind = ending(float(values[unusable & (times == last_us)][-1]))
             ends.append((last_us, Ended(int(times[unusable].min()), number, kind)))
     if not ends:
         return _Standing(found, None, gone, 0)
@@ -432,7 +432,8 @@ def _stands_in(one: Reading, end_us: int) -> bool:
     return one.at_us >= end_us - STANDS_IN_US
 
 
-def _ending(value: float) -> Ending:
+def ending(value: float) -> Ending:
+    """Return what stands in the place of a value."""
     return "none" if np.isnan(value) else "low" if value < 0 else "high"
 
 

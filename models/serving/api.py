@@ -50,7 +50,7 @@ async def health(request: Request) -> Response:
 async def score(request: Request, asked: ScoreRequest) -> Response:
     """Return the record of a patient, computed if new evidence has come since the last one."""
     chart = await _chart(request, asked.patient, "score:write", "score.write", "score")
-    return _json(risk_document(chart.record, chart.now_us, chart.trial))
+    return _json(risk_document(chart))
 
 
 @router.get("/v1/patients/{patient}/risk", summary="A patient's risk")
@@ -60,7 +60,7 @@ async def risk(request: Request, patient: str) -> Response:
     place: Place = request.app.state.place
     if MEDIA in request.headers.get("accept", ""):
         return _json(_resource(place, chart), MEDIA)
-    return _json(risk_document(chart.record, chart.now_us, chart.trial))
+    return _json(risk_document(chart))
 
 
 @router.get("/fhir/RiskAssessment", summary="A patient's risk, as a FHIR search")
@@ -73,7 +73,7 @@ async def search(request: Request, patient: Annotated[str, Query(max_length=80)]
 
 
 def _resource(place: Place, chart: Chart) -> dict[str, Any]:
-    return risk_assessment(chart.record, place.ward.task, now_us=chart.now_us, trial=chart.trial)
+    return risk_assessment(chart, place.ward.task)
 
 
 async def _look(request: Request, patient: str, permission: Permission, action: Action, endpoint: str) -> Chart | None:

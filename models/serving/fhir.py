@@ -8,7 +8,20 @@ from models.news2 import WITHHELD
 from models.scoring import ABSTAINED, Reason, ScoreRecord
 from models.serving.risk import SHADOW, STALE_SECONDS, band_of, direction, is_stale, iso, old_parts
 from models.serving.shadow import Trial, worth
-from models.serving.words import PART_NAMES, Band, ago, ended_texts, event_text, significant, two_texts, unit
+from models.serving.ward import Chart
+from models.serving.words import (
+    AGE_NOT_KNOWN,
+    PART_NAMES,
+    Band,
+    ago,
+    ahead_text,
+    ended_texts,
+    event_text,
+    refused_text,
+    significant,
+    two_texts,
+    unit,
+)
 from models.tasks import Task
 
 MEDIA = "application/fhir+json"
@@ -25,15 +38,14 @@ _QUALITATIVE: dict[Band, tuple[str, str]] = {
 _STATUS = {"shadow": "Shadow, not shown", "trial": "Trial on old data", "approved": "Approved for the unit"}
 
 
-def risk_assessment(record: ScoreRecord, task: Task, *, now_us: int, trial: Trial | None) -> dict[str, Any]:
+def risk_assessment(chart: Chart, task: Task) -> dict[str, Any]:
     """Return the resource; preliminary, for the next value may change it.
 
     Args:
-        record: as who acts may see it.
-        task: what the model predicts.
-        now_us: the ward's time.
-        trial: as what the learnt score is shown; None: it is not, and there is no prediction of it.
+        chart: its record as who acts may see it.
+        task: what the model predicts; there is no prediction of it where the learnt score is not shown.
     """
+    record, now_us, trial = chart.record, chart.now_us, chart.trial
     status = trial.status if trial else SHADOW
     stale = is_stale(record, now_us)
     notes = [f"NEWS2 ranks. {_STATUS[status]}: the learnt score. Not a medical device."]
@@ -46,7 +58,7 @@ def risk_assessment(record: ScoreRecord, task: Task, *, now_us: int, trial: Tria
         "status": "preliminary",
         "subject": _subject("Patient", record.patient),
         "occurrenceDateTime": iso(record.as_of_us),
-        "prediction": [_news2(record, now_us, stale=stale)] + ([_learnt(record, task, trial, now_us)] if trial else []),
+        "prediction": [_news2(chart, stale=stale)] + ([_learnt(record, task, trial, now_us)] if trial else []),
         "note": [{"text": text} for text in notes],
     }
     if record.encounter:
@@ -70,20 +82,31 @@ def _subject(kind: str, pseudonym: str) -> dict[str, Any]:
     return {"type": kind, "identifier": {"system": PSEUDONYM, "value": pseudonym}}
 
 
-def _news2(record: ScoreRecord, now_us: int, *, stale: bool) -> dict[str, Any]:
+def _news2(chart: Chart, *, stale: bool) -> dict[str, Any]:
+    record, now_us = chart.record, chart.now_us
     score = record.news2
     prediction: dict[str, Any] = {"outcome": {"text": "Acute deterioration (NEWS2)"}}
-    found = _QUALITATIVE.get(band_of(record, now_us))
+    found = _QUALITATIVE.get(band_of(chart))
     if found is not None:  # of who is stale or partial nobody can say that the risk is low
         code, display = found
         prediction["qualitativeRisk"] = {"coding": [{"system": _RISK, "code": code, "display": display}]}
-    said = [event_text(event, score.beside.get(event.part)) for event in score.events]
+    said = [
+        f"{event_text(event, score.beside.get(event.part))}, {ago((now_us - event.at_us) / 1e6)} ago"
+        for event in score.events
+    ]
+    told = [ahead_text(chart.ahead)] if chart.ahead else []
+    told += [refused_text(*chart.refused)] if chart.refused else []
     if score.withheld:
+        said += told
         return prediction | {"rationale": "; ".join([f"NEWS2: no score. {WITHHELD[score.withheld]}", *said])}
     said.insert(0, "none of its parts is known" if score.total is None else f"total {score.total}")
     if score.partial:
         said.append(f"partial, at least this much, without: {', '.join(PART_NAMES[name] for name in score.missing)}")
-    said += [*two_texts(score), *ended_texts(score)]
+    said += [*two_texts(score), *ended_texts(score), *told]
+    if chart.last is not None:
+        said.append(f"it was {chart.last.total}, {ago((now_us - chart.last_us) / 1e6)} ago")
+    if score.total is not None and chart.age_years is None:
+        said.append(AGE_NOT_KNOWN)
     if stale:
         said.append("stale")
     elif old := old_parts(record, now_us):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from models.news2 import ACVPU, OXYGEN, PARTS, WITHHELD
+from models.news2 import ACVPU, OXYGEN, PARTS, WITHHELD, Ended, ending
 from models.scoring import ABSTAINED, Reason
 from models.serving import words
 from models.serving.charts import HOURS, trend
@@ -45,7 +45,7 @@ def patient_context(chart: Chart) -> dict[str, Any]:
         "chart": chart,
         "record": record,
         "name": words.short_pseudonym(chart.patient),
-        "band": band_of(record, chart.now_us),
+        "band": band_of(chart),
         "says_of_values": says_of_values(chart),
         "withheld": WITHHELD[record.news2.withheld] if record.news2.withheld else "",
         "trial": chart.trial,
@@ -112,6 +112,7 @@ def _charts(chart: Chart) -> list[dict[str, Any]]:
             last, at_us, sign = reading.value, reading.at_us, reading.comparator
         elif len(rows):  # not a part of the score, or oxygen that is told the other way since
             last, at_us = float(rows.value[-1]), int(rows.effective_us[-1])
+        end = chart.record.news2.ended.get(vital.part) if vital.part else _ended(chart.history, vital.codes)
         found.append(
             {
                 "vital": vital,
@@ -119,10 +120,22 @@ def _charts(chart: Chart) -> list[dict[str, Any]]:
                 "last": None if last is None else f"{sign}{words.number(last, vital.decimals)}",
                 "at_us": at_us,
                 "old": at_us is not None and chart.now_us - at_us > old_after_seconds(vital.part) * 1e6,
+                "ended": words.ended_word(end.kind) if end is not None else "",
+                "ended_us": end.at_us if end is not None else None,
                 "spikes": len(spikes_of(vital.part, rows.where(rows.effective_us > chart.now_us - HOURS * HOUR_US))),
             }
         )
     return found
+
+
+def _ended(history: History, codes: tuple[int, ...]) -> Ended | None:
+    """Return what came after the last value of codes and cannot be used; None: nothing did, or there was no value."""
+    mine = history.where(np.isin(history.code, codes))
+    times = rows_of(history, codes).effective_us
+    after = mine.where(~np.isfinite(mine.value) & (mine.effective_us > times.max(initial=np.iinfo(np.int64).min)))
+    if not len(times) or not len(after):
+        return None
+    return Ended(int(after.effective_us[0]), int(after.code[0]), ending(float(after.value[-1])))
 
 
 def _read_as(vital: words.Vital, chart: Chart) -> words.Vital:
@@ -166,11 +179,12 @@ def _labs(chart: Chart) -> list[dict[str, Any]]:
             continue
         rows = rows_of(chart.history, (number,))
         if len(rows):
+            end = _ended(chart.history, (number,))
             lab = _lab(rows, vocabulary.names[i], words.unit(vocabulary.unit_of[i]))
             if loinc == ACVPU:
                 before = None if lab["before"] is None else words.answer(float(lab["before"]))
                 lab |= {"value": words.answer(float(rows.value[-1])), "unit": "", "before": before}
-            found.append(lab)
+            found.append(lab | {"ended": words.ended_word(end.kind) if end else "", "ended_us": end and end.at_us})
     return found
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from models.news2 import PARTS, WITHHELD
 from models.scoring import ABSTAINED, Reason, ScoreRecord
-from models.serving.shadow import Trial
 from models.serving.words import Band, band
+
+if TYPE_CHECKING:
+    from models.serving.ward import Chart
 
 Direction = Literal["raises", "lowers", "not-known"]
 
@@ -55,9 +57,21 @@ def old_parts(record: ScoreRecord, now_us: int) -> list[str]:
     ]
 
 
-def band_of(record: ScoreRecord, now_us: int) -> Band:
-    """Return what a score says now: one fresh part among old ones does not make it one of now."""
-    return band(record.news2, stale=is_stale(record, now_us) or bool(old_parts(record, now_us)))
+def band_of(chart: Chart) -> Band:
+    """Return what a score says now: one fresh part among old ones does not make it one of now.
+
+    Nor is anybody low, or without a word, of whom a message was refused since, or who had a score that is lost.
+    """
+    record, now_us = chart.record, chart.now_us
+    found = band(record.news2, stale=is_stale(record, now_us) or bool(old_parts(record, now_us)))
+    doubted = chart.refused is not None if found == "low" else found == "none" and chart.last is not None
+    return "unsure" if doubted else found
+
+
+def was_band(chart: Chart) -> Band:
+    """Return the band of the score that was lost shortly ago; none: there is none, or it was too long ago."""
+    recent = chart.last is not None and chart.now_us - chart.last_us <= STALE_SECONDS * 1_000_000
+    return band(chart.last) if chart.last is not None and recent else "none"
 
 
 def old_after_seconds(part: str) -> int:
@@ -65,14 +79,9 @@ def old_after_seconds(part: str) -> int:
     return OLD_SECONDS.get(part, STALE_SECONDS)
 
 
-def risk_document(record: ScoreRecord, now_us: int, trial: Trial | None) -> dict[str, Any]:
-    """Return what the API answers: the record, field by field, and what depends on the moment of asking.
-
-    Args:
-        record: as who acts may see it.
-        now_us: the ward's time.
-        trial: as what the learnt score is shown; None: it is not.
-    """
+def risk_document(chart: Chart) -> dict[str, Any]:
+    """Return what the API answers: the record, field by field, and what the board says beside it now."""
+    record, now_us, trial = chart.record, chart.now_us, chart.trial
     stale = is_stale(record, now_us)
     return msgspec.to_builtins(record) | {
         "as_of": iso(record.as_of_us),
@@ -80,7 +89,11 @@ def risk_document(record: ScoreRecord, now_us: int, trial: Trial | None) -> dict
         "newest_age_seconds": age_seconds(record, now_us),
         "stale": stale,
         "stale_after_seconds": STALE_SECONDS,
-        "band": band_of(record, now_us),
+        "band": band_of(chart),
+        "refused": {"count": chart.refused[0], "last_at": iso(chart.refused[1])} if chart.refused else None,
+        "clock_ahead_seconds": chart.ahead,
+        "was": {"total": chart.last.total, "at": iso(chart.last_us)} if chart.last else None,
+        "age_known": chart.age_years is not None,
         "reasons": [reason_document(reason, now_us) for reason in record.reasons],
         "abstained_because": ABSTAINED[record.abstained] if record.abstained else "",
         "withheld_because": WITHHELD[record.news2.withheld] if record.news2.withheld else "",

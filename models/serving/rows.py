@@ -14,10 +14,9 @@ from models.scoring import Reason
 from models.serving import words
 from models.serving.charts import sparkline
 from models.serving.rendering import fragment
-from models.serving.risk import age_seconds, band_of, is_stale, old_after_seconds, old_parts
+from models.serving.risk import age_seconds, band_of, is_stale, old_after_seconds, old_parts, was_band
 from models.serving.ward import Chart
 from models.serving.words import Vital, number, rows_of
-from models.serving.zone import clock_minute
 from vitalake.care.records import code_number
 
 BACK_MARKS = 2
@@ -84,7 +83,7 @@ def make_row(chart: Chart) -> Row:
         "chart": chart,
         "record": record,
         "order": order,
-        "band": band_of(record, chart.now_us),
+        "band": band_of(chart),
         "place": place_of(chart),
         "unit": unit_of(chart),
         "bed": chart.stay.bed if chart.stay else "",
@@ -103,7 +102,8 @@ def make_row(chart: Chart) -> Row:
     }
     old = tuple(vital["value"].old for vital in vitals)
     trend = tuple(score.total for score in chart.trend)
-    key = (record.id, chart.revision, order, stale, old, trend, chart.trial, record.abstained, chart.stay)
+    known = (chart.trial, record.abstained, chart.stay, chart.last_us)
+    key = (record.id, chart.revision, order, stale, old, trend, *known)
     return Row(chart.patient, chart.revision, record.newest_us or 0, order, fragment("row.html", context), key)
 
 
@@ -120,41 +120,58 @@ def named(html: str, name: str) -> str:
 def rank(chart: Chart) -> str:
     """Return a text that sorts rows by who is to be looked at first.
 
-    Events; high; medium, or one part of 3; then, set apart, who is not known to be well: first of whom something came
+    Events; high; medium, or one part of 3, each with those who were so shortly before values came that cannot be used;
+    then, set apart, who is not known to be well: first of whom something came
     that cannot be used, then stale, old, partial or without any value, by what was known last; then low. Within each
-    the higher total, then one part of 3.
+    the higher total, then one part of 3, then who has lost a part.
     """
     record = chart.record
-    score, found = record.news2, band_of(record, chart.now_us)
+    score, found = record.news2, band_of(chart)
     group = "0" if score.events else _GROUPS[found]
     if found in ("unsure", "none") and (score.ended or chart.refused):
         group = _UNUSABLE
+    before = was_band(chart)
+    if before in ("high", "medium"):
+        group = min(group, _GROUPS[before])
     total = max((one.total for one in (score, chart.last) if one is not None and one.total is not None), default=-1)
-    return f"{group}{_MOST_TOTAL - total:02d}{0 if score.red else 1}"
+    return f"{group}{_MOST_TOTAL - total:02d}{0 if score.red else 1 if score.ended else 2}"
 
 
 _GROUPS = {"high": "1", "medium": "2", "unsure": "4", "none": "4", "low": "5"}
 _UNUSABLE = "3"
 
 
-def says(chart: Chart) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is read beside the total.
+
+    Attributes:
+        text: for people.
+        at_us: of when it is; the page says how long ago that is, and counts on. None: the text says so itself.
+    """
+
+    text: str
+    at_us: int | None = None
+
+
+def says(chart: Chart) -> list[Said]:
     """Return what must be read beside the total, most urgent first."""
     score, last = chart.record.news2, chart.last
-    found = [words.event_text(event, score.beside.get(event.part)) for event in score.events]
-    found += says_of_values(chart)
-    was = f"was {last.total}, {words.brief((chart.now_us - chart.last_us) / 1e6)} ago" if last else ""
+    found = [Said(words.event_text(event, score.beside.get(event.part)), event.at_us) for event in score.events]
+    found += map(Said, says_of_values(chart))
+    was = [Said(f"was {last.total}", chart.last_us)] if last else []
     if score.withheld:
-        found.append(WITHHELD[score.withheld])
+        found.append(Said(WITHHELD[score.withheld]))
     elif score.total is None:
-        found.append(was or ("no value yet" if chart.record.newest_us is None else "no part known"))
-    elif score.partial:
-        found += [partly(score), *([was] if was else [])]
+        found += was or [Said("no value yet" if chart.record.newest_us is None else "no part known")]
+    else:
+        found += [*([Said(partly(score))] if score.partial else []), *was]
     if score.total is not None and chart.age_years is None:
-        found.append("age not known: read as an adult's")
+        found.append(Said(words.AGE_NOT_KNOWN))
     old = [] if is_stale(chart.record, chart.now_us) else old_parts(chart.record, chart.now_us)
     if old:
-        found.append(f"old: {', '.join(words.SHORT_NAMES[part] for part in old)}")
-    found += [f"one {words.SHORT_NAMES[part]} value far from all before" for part in chart.record.unconfirmed]
+        found.append(Said(f"old: {', '.join(words.SHORT_NAMES[part] for part in old)}"))
+    found += [Said(f"one {words.SHORT_NAMES[part]} value far from all before") for part in chart.record.unconfirmed]
     return found
 
 
@@ -164,11 +181,9 @@ def says_of_values(chart: Chart) -> list[str]:
     ended = words.ended_texts(score)
     found = [*words.two_texts(score), *ended[:-1], *(f"{text}: look at the patient" for text in ended[-1:])]
     if chart.ahead:
-        found.append(f"the sender's clock is {words.ago(chart.ahead)} ahead of ours: times are of when values came")
+        found.append(words.ahead_text(chart.ahead))
     if chart.refused:
-        count, last_us = chart.refused
-        told = "1 message" if count == 1 else f"{count} messages"
-        found.append(f"{told} refused since the newest value, last {clock_minute(last_us)}")
+        found.append(words.refused_text(*chart.refused))
     return found
 
 
@@ -245,7 +260,7 @@ def latest(chart: Chart, part: str) -> Latest:
     reading = score.latest.get(part)
     if reading is None:
         end = score.ended.get(part)
-        return Latest("–") if end is None else Latest("–", ended="not usable" if end.kind == "none" else "implausible")
+        return Latest("–") if end is None else Latest("–", ended=words.ended_word(end.kind))
     text = reading_text(part, reading)
     hours = MEASURED[part].max_age_hours if part in MEASURED else MAX_AGE_HOURS
     if reading.at_us <= chart.record.as_of_us - int(hours * 3.6e9):

@@ -64,8 +64,8 @@ class Chart:
         due_us: when the next value expires, or one that lies ahead (in a replay) becomes known; NEVER_US: none does.
         decisions: what clinicians have decided for this stay, by kind.
         trial: as what the learnt score is shown; None: it is not shown to who acts.
-        last: what NEWS2 was before parts of it expired, where that is more than is known now.
-        last_us: when that was.
+        last: what NEWS2 was before parts of it expired or were ended, where that is more than is known now.
+        last_us: when the newest reading of that was measured.
         refused: how many messages of the patient were refused since the newest vital sign, and when the last one
             was; None: none.
         ahead: how many seconds the clock that told the newest vital signs is ahead; 0: it is not.
@@ -254,6 +254,8 @@ class Ward:
         known = held.history.known_at(moment)  # what is shown is what was scored
         held.due_us = min([held.due_us, *_olds_us(record.news2, now_us)])
         last, last_us = _last(known, record, situation)
+        if last is not None and last_us + STALE_SECONDS * 1_000_000 >= now_us:  # until then it ranks as it did
+            held.due_us = min(held.due_us, last_us + STALE_SECONDS * 1_000_000 + 1)
         trial = self._shadow.shown(self._inputs.model(), stay.unit if stay else "", replay=self._care.replay())
         return Chart(
             patient=patient,
@@ -373,17 +375,24 @@ def situation_of(stay: Stay | None, decisions: Mapping[str, Decision], *, age_ye
 
 
 def _last(known: History, record: ScoreRecord, situation: Situation) -> tuple[News2 | None, int]:
-    """Return the score as of the newest reading that has expired, and its time, where it was more than is known now."""
+    """Return the score of before parts of it expired or were ended, and when it was, if it was more than is known now.
+
+    Of several such moments the highest. Each is read as what is known now says of it, also by what came late.
+    """
     score = record.news2
     expired = [one.at_us for part, one in score.latest.items() if score.parts[part] is None]
-    if score.withheld or not expired:
+    moments = {end.at_us - 1 for end in score.ended.values()} | ({max(expired)} if expired else set())
+    if score.withheld:
         return None, 0
-    at_us = max(expired)
-    then = known.where(known.effective_us <= at_us)
-    by_us = max(at_us, int(then.available_us[then.effective_us == at_us].max()))
-    found = news2(then, as_of_us=by_us, situation=situation)
-    more = found.total is not None and (score.total is None or found.total > score.total)
-    return (found, at_us) if more else (None, 0)
+    most = -1 if score.total is None else score.total
+    found: tuple[News2 | None, int] = None, 0
+    for by_us in sorted(moments):
+        then = known.where(known.effective_us <= by_us)
+        seen = History(then.code, then.value, then.effective_us, then.effective_us, then.comparator)
+        was = news2(seen, as_of_us=by_us, situation=situation)
+        if was.total is not None and (was.total > most or (found[0] is not None and was.total == most)):
+            most, found = was.total, (was, max(one.at_us for one in was.latest.values()))
+    return found
 
 
 def _ahead(known: History) -> float:

@@ -116,6 +116,11 @@ ENDINGS: dict[Ending, str] = {
 }
 
 
+def ended_word(kind: Ending) -> str:
+    """Return what is said in the place of a value that was ended."""
+    return "not usable" if kind == "none" else "implausible"
+
+
 def ended_texts(score: News2) -> list[str]:
     """Return which parts have no value because what came last cannot be used, and since when."""
     told: dict[tuple[Ending, str], list[str]] = {}
@@ -125,6 +130,20 @@ def ended_texts(score: News2) -> list[str]:
         f"{', '.join(parts)} {ENDINGS[kind]} since {since}"
         for (kind, since), parts in sorted(told.items(), key=lambda one: one[0][0] == "none")
     ]
+
+
+AGE_NOT_KNOWN = "age not known: read as an adult's"
+
+
+def refused_text(count: int, last_us: int) -> str:
+    """Return that messages of a patient were refused."""
+    told = "1 message" if count == 1 else f"{count} messages"
+    return f"{told} refused since the newest value, last {clock_minute(last_us)}"
+
+
+def ahead_text(seconds: float) -> str:
+    """Return that a sender's clock is ahead by so much."""
+    return f"the sender's clock is {ago(seconds)} ahead of ours: times are of when values came"
 
 
 @dataclass(frozen=True, slots=True)

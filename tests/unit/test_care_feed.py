@@ -543,7 +543,7 @@ def test_a_child_without_a_stay_is_known_as_one(home: Path) -> None:
     ward.close()
     assert chart is not None
     assert (chart.record.news2.withheld, chart.age_years) == ("child", 8)
-    assert not [text for text in says(chart) if "age not known" in text]
+    assert not [said for said in says(chart) if "age not known" in said.text]
 
 
 # -- decisions and the names of a stay -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ from models.scoring import ScoreRecord, score
 from models.serving import words
 from models.serving.charts import MOST_POINTS, sparkline, trend
 from models.serving.events import _GZIP_HEAD, RETRY, Event, pack
+from models.serving.fhir import risk_assessment
+from models.serving.patient import patient_now
 from models.serving.recorder import Recorder
+from models.serving.risk import risk_document
 from models.serving.rows import Row, latest_vitals, make_row, moved, partly, percent
 from models.serving.scores import KEEP_DAYS, ScoreBook, tidy
 from models.serving.threads import OneThread
@@ -36,9 +40,9 @@ from models.serving.zone import clock_minute
 from models.tasks import load_task
 from tests.services.serving import HOUR, ILL, MINUTE, STABLE, WardUnderTest
 from vitalake import clock
-from vitalake.care.records import History
+from vitalake.care.records import History, code_number
 from vitalake.care.replay import Replay
-from vitalake.care.values import ROW
+from vitalake.care.values import CAME, ROW
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
@@ -497,6 +501,98 @@ def test_one_fresh_part_among_old_ones_is_not_low_and_what_was_is_not_lost(ward:
     assert "old: RR" in rows["old"].html
     assert found["ill"] is not None
     assert found["ill"].last is not None
-    assert f"was {found['ill'].last.total}, 13 h ago" in rows["ill"].html
+    assert re.search(rf"was {found['ill'].last.total}, <time[^>]*>13 h</time> ago", rows["ill"].html)
     assert sorted(rows, key=lambda name: rows[name].order) == ["ill", "old", "fresh"]
     assert "may be higher" not in rows["fresh"].html
+
+
+def _refuse(ward: WardUnderTest, patient: str, codes: Sequence[str], *, at_us: int) -> None:
+    """Write what a refused message leaves: of each code that one came, and that the message was refused."""
+    rows = np.zeros(len(codes) + 1, ROW)
+    rows["code"][1:] = [code_number(code) for code in codes]
+    rows["value"], rows["effective_us"], rows["available_us"] = np.nan, at_us, at_us
+    rows["stage"][1:] |= CAME << 8
+    ward.write(patient, rows)
+
+
+def test_one_refused_message_does_not_make_the_sickest_disappear_nor_anybody_low(ward: WardUnderTest) -> None:
+    """A score of 19 became "-", without a word of it, below every medium row; a stable patient stayed "low"."""
+    now = clock.now_us()
+    names = ("ill", "medium", "undecoded", "low")
+    ill, medium, undecoded, low = (ward.admit(name) for name in names)
+    ward.measure(ill, ILL, at_us=now - 3 * MINUTE)
+    _refuse(ward, ill, tuple(ILL), at_us=now - MINUTE)
+    ward.measure(medium, STABLE | {"9279-1": 25}, at_us=now - MINUTE)
+    for patient in (undecoded, low):
+        ward.measure(patient, STABLE, at_us=now - 3 * MINUTE)
+    _refuse(ward, undecoded, (), at_us=now - MINUTE)
+    with ward_of(ward) as charts:
+        found = {name: charts.chart(p) for name, p in zip(names, (ill, medium, undecoded, low), strict=True)}
+        task = charts.task
+    seen = {name: chart for name, chart in found.items() if chart is not None}
+    rows = {name: make_row(chart) for name, chart in seen.items()}
+    assert sorted(rows, key=lambda name: rows[name].order) == list(names)
+    assert seen["ill"].record.news2.total is None
+    last = seen["ill"].last
+    assert last is not None and last.total is not None and last.total >= words.HIGH
+    assert re.search(rf"was {last.total}, <time[^>]*>3 min</time> ago", rows["ill"].html)
+    documents = {name: risk_document(chart) for name, chart in seen.items()}
+    bands = {"ill": "unsure", "medium": "medium", "undecoded": "unsure", "low": "low"}
+    assert {name: document["band"] for name, document in documents.items()} == bands, "the API says what the board does"
+    assert ["may be higher" in rows[name].html for name in names] == [True, False, True, False]
+    assert documents["ill"]["was"]["total"] == last.total
+    assert documents["undecoded"]["refused"]["count"] == 1
+    predictions = {name: risk_assessment(chart, task)["prediction"][0] for name, chart in seen.items()}
+    assert ["qualitativeRisk" in predictions[name] for name in names] == [False, True, False, True]
+    assert f"it was {last.total}, 3 min ago" in predictions["ill"]["rationale"]
+    assert "1 message refused since the newest value" in predictions["undecoded"]["rationale"]
+
+
+def test_api_and_fhir_say_what_the_board_says_of_age_and_clock(ward: WardUnderTest) -> None:
+    chart = _chart(_history(words.PULSE.codes[0], [0.0]), ahead=10_800.0)
+    document, prediction = risk_document(chart), risk_assessment(chart, load_task("mortality"))["prediction"][0]
+    assert (document["age_known"], document["clock_ahead_seconds"]) == (False, 10_800.0)
+    for text in (words.AGE_NOT_KNOWN, "clock is 3 h ahead of ours", "no beat detected, or probe off, 1 min ago"):
+        assert text in prediction["rationale"]
+        assert text in re.sub("<[^>]*>", "", make_row(chart).html).replace("&#39;", "'"), text
+
+
+def test_what_was_is_told_also_where_it_came_late(ward: WardUnderTest) -> None:
+    """Values of 13 hours ago that came just now had expired when they were known, and were never told."""
+    patient, now = ward.admit("late"), clock.now_us()
+    ward.measure(patient, ILL, at_us=now - 13 * HOUR, known_us=now - 2 * MINUTE)
+    ward.measure(patient, {"8310-5": 37}, at_us=now - MINUTE)
+    with ward_of(ward) as charts:
+        chart = charts.chart(patient)
+    assert chart is not None and chart.last is not None
+    assert (chart.last.total or 0) >= words.HIGH
+    assert chart.now_us - chart.last_us >= 13 * HOUR
+    assert make_row(chart).order.startswith("4"), "half a day ago does not make it one of now"
+
+
+def test_a_lost_score_ranks_as_it_did_until_it_is_old(ward: WardUnderTest) -> None:
+    patient, now = ward.admit("lost"), clock.now_us()
+    ward.measure(patient, ILL, at_us=now - 119 * MINUTE)
+    _refuse(ward, patient, tuple(ILL), at_us=now - MINUTE)
+    with ward_of(ward) as charts:
+        chart = charts.chart(patient)
+        assert chart is not None
+        assert make_row(chart).order.startswith("1")
+        assert chart.due_us <= now + MINUTE + 1
+        assert make_row(replace(chart, now_us=now + MINUTE + 1)).order.startswith("3")
+
+
+def test_the_page_marks_a_value_after_which_another_came_that_cannot_be_used(ward: WardUnderTest) -> None:
+    """ "97 %, 13 min" stood below "implausible", and a potassium beside a refused one."""
+    patient, now = ward.admit("marked"), clock.now_us()
+    ward.measure(patient, STABLE | {"2823-3": 4.1}, at_us=now - 13 * MINUTE)
+    with ward_of(ward) as charts:
+        before = charts.chart(patient)
+    assert before is not None and "not usable for" not in patient_now(before)
+    _refuse(ward, patient, ("59408-5", "8462-4", "2823-3"), at_us=now - 5 * MINUTE)
+    with ward_of(ward) as charts:
+        after = charts.chart(patient)
+    assert after is not None
+    page = re.sub(r"<svg.*?</svg>", "", patient_now(after), flags=re.DOTALL)
+    marked = re.findall(r"not usable for <time[^>]*>5 min</time></span> last <time", page)
+    assert len(marked) == 3, "saturation, diastolic pressure, potassium"
