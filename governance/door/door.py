@@ -15,12 +15,12 @@ from governance.access.principal import MissingPermission, Permission, Principal
 from governance.audit import Action, AuditEvent, AuditSink, open_audit
 from governance.door.catalogue import Catalogue
 from governance.door.engine import connect
-from governance.door.errors import QueryRefused, failure
+from governance.door.errors import QueryRefused, ended, failure
 from governance.door.relations import AVAILABLE, known_name, quoted, text
 from governance.door.slots import slot
 from governance.door.worker import Head, Request
 from vitalake.belonging import refuse_put_back
-from vitalake.errors import InputError, ServiceUnavailable
+from vitalake.errors import InputError
 from vitalake.keys import KeyRing, load_keys
 from vitalake.settings import Settings
 
@@ -197,13 +197,11 @@ class Door:
         *,
         seconds: int,
         subject: bytes | None = None,
-        detail: dict[str, str] | None = None,
-        patients: tuple[str, ...] = (),
     ) -> Iterator[Callable[[str, int], tuple[Head, pa.Table | None]]]:
         """Give what answers SQL with so many rows, each time of the same versions of the query's tables.
 
         Raises:
-            ServiceUnavailable: the system ended it, which is recorded, of whom it was asked too; or no place is free.
+            ServiceUnavailable: the system ended it, which is recorded; or no place is free.
         """
         from governance.door.sandbox import Ended, run
 
@@ -218,10 +216,8 @@ class Door:
             try:
                 yield lambda sql, rows: run(Request(sql, relations, rows, MEMORY_MB, seconds, SIZE))
             except Ended:
-                self._record_query(query, principal, rows=0, outcome="ended", detail=detail, patients=patients)
-                raise ServiceUnavailable(
-                    "Query was ended by the system", where="vitalake sql", remedy="Ask for less, or try again."
-                ) from None
+                self._record_query(query, principal, rows=0, outcome="ended")
+                raise ended() from None
 
     def _known(self, query: Query) -> str:
         """Return what can be asked of the datasets of a query."""

@@ -46,6 +46,13 @@ def failure(category: Category, *, remedy: str = "") -> VitaLakeError:
     return QueryFailed(f"Query cannot be answered ({what})", where="vitalake sql", remedy=remedy or usual)
 
 
+def ended() -> ServiceUnavailable:
+    """Return the error of a query whose sandbox gave no answer."""
+    return ServiceUnavailable(
+        "Query was ended by the system", where="vitalake sql", remedy="Ask for less, or try again."
+    )
+
+
 def untold(what: str) -> QueryRefused:
     """Return the refusal of a query whose patients cannot be known."""
     return QueryRefused(

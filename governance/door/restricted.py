@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from governance.access.principal import Principal
 from governance.door.door import ROWS, SECONDS, Answer, Door
-from governance.door.errors import QueryFailed, QueryRefused, failure, untold
+from governance.door.errors import QueryRefused, failure
 from governance.door.identified import Cells
-from governance.door.relations import SUBJECT, WHO, quoted, versions_name
-from governance.door.worker import Head
+from governance.door.looking import Failed, look
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
 from vitalake.errors import InputError, VitaLakeError
@@ -24,17 +22,10 @@ from vitalake.vault import Vault
 if TYPE_CHECKING:
     from governance.door.sql import Query
 
-Run = Callable[[str, int], tuple[Head, pa.Table | None]]
-
 MOST_IDENTIFIED = 10_000
 """Rows of an answer over identified data: it is read by people, and each patient in it is on record."""
 
-MOST_PATIENTS = 100_000
-"""Whose rows one answer rests on. Each is put on record."""
-
 PATIENTS_A_RECORD = 1_000
-_BY_VALUES = frozenset({"cast", "range", "memory", "time", "size", "failed"})
-"""Failures that depend on what the rows hold."""
 
 _PURPOSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.,:/-]{2,79}")
 _PSEUDONYM = re.compile(r"v\d+\.[a-z2-7]{32}")
@@ -94,28 +85,26 @@ class RestrictedDoor(Door):
         detail = {"purpose": purpose} | ({"patient": "one"} if patient else {})
         with self._unlocked(query, principal, detail) as vault:
             subject, about = (None, ()) if patient is None else self._asked(vault, patient, query, principal, detail)
-            with self._sandbox(
-                query, principal, seconds=seconds, subject=subject, detail=detail, patients=about
-            ) as run:
-                head, table = run(tracked.sql, min(rows, MOST_IDENTIFIED))
-                if table is None:
-                    failed = head.failed or "failed"
-                    others = self._readable(run, query) if failed in _BY_VALUES else set[bytes]()
-                    detail |= {"patients": "not all"} if others is None else self._nameless(vault, others)
-                    patients = self._tokens(vault, others or (), about)
-                    self._record_patients(query, principal, 0, failed, detail, patients)
-                    raise failure(failed, remedy=self._known(query) if failed == "names" else "")
-                try:
-                    table, others = _without(table) if tracked.carried else (table, set[bytes]())
-                    others |= _aside(run, tracked.aside)
-                    cells = Cells(table, self._places(query))
-                except VitaLakeError:
-                    self._record_query(query, principal, rows=0, outcome="untold", detail=detail, patients=about)
-                    raise
-            secrets, patients = cells.secrets(vault), self._tokens(vault, cells.owners | others, about)
-            detail |= self._nameless(vault, cells.owners | others)
-            self._record_patients(query, principal, table.num_rows, "answered", detail, patients)
-            return Answer(cells.opened(secrets), not head.more, query.datasets)
+            names = [name for name in query.datasets if name in self.catalogue.identified_names]
+            with self._sandbox(query, principal, seconds=seconds, subject=subject) as run:
+                seen = look(run, tracked, names, rows=min(rows, MOST_IDENTIFIED))
+            if isinstance(seen, Failed):
+                subjects = seen.subjects or set()
+                detail |= {"patients": "not all"} if seen.subjects is None else self._nameless(vault, subjects)
+                patients = self._tokens(vault, subjects, about)
+                self._record_patients(query, principal, 0, seen.outcome, detail, patients)
+                by_name = seen.outcome == "names"
+                raise failure("names", remedy=self._known(query)) if by_name else seen.error
+            try:
+                cells = Cells(seen.rows, self._places(query))
+            except QueryRefused:  # by its types, whatever the rows hold
+                self._record_query(query, principal, rows=0, outcome="untold", detail=detail, patients=about)
+                raise
+            subjects = cells.owners | seen.subjects
+            detail |= self._nameless(vault, subjects)
+            patients = self._tokens(vault, subjects, about)
+            self._record_patients(query, principal, seen.rows.num_rows, "answered", detail, patients)
+            return Answer(cells.opened(cells.secrets(vault)), not seen.more, query.datasets)
 
     def _places(self, query: Query) -> dict[str, pa.DataType]:
         """Return ``<dataset>.<column>`` of what a query could read that is or may be sealed, with their types."""
@@ -125,19 +114,6 @@ class RestrictedDoor(Door):
             if name in self.catalogue.identified_names
             for column, kind in (self.catalogue.sealed(name) | self.catalogue.coded(name)).items()
         }
-
-    def _readable(self, run: Run, query: Query) -> set[bytes] | None:
-        """Return the subjects of all rows a query could read: that it failed says something about one of them.
-
-        None: they are too many, or cannot be had.
-        """
-        names = [name for name in query.datasets if name in self.catalogue.identified_names]
-        tables = [f"SELECT {SUBJECT} FROM {quoted(versions_name(name))}" for name in names]  # noqa: S608
-        if not tables:
-            return set()
-        sql = f"SELECT DISTINCT {SUBJECT} AS {WHO} FROM ({' UNION ALL '.join(tables)})"  # noqa: S608
-        head, found = run(sql, MOST_PATIENTS)
-        return None if found is None or head.more else set(found.column(WHO).to_pylist())
 
     def _asked(
         self, vault: Vault, patient: str, query: Query, principal: Principal, detail: dict[str, str]
@@ -192,32 +168,3 @@ class RestrictedDoor(Door):
                 self._record_query(query, principal, rows=0, outcome="locked", detail=detail)
                 raise
             yield vault
-
-
-def _without(table: pa.Table) -> tuple[pa.Table, set[bytes]]:
-    """Return an answer without its last column, ``who__``, and the subjects in that."""
-    last = table.num_columns - 1
-    return table.remove_column(last), set(pc.list_flatten(table.column(last)).unique().to_pylist())
-
-
-def _aside(run: Run, sql: str) -> set[bytes]:
-    """Return the subjects that the second query finds.
-
-    Raises:
-        QueryRefused: it looks outwards, so that it cannot be asked by itself.
-        QueryFailed: it has no answer within the limits, or too many.
-    """
-    if not sql:
-        return set()
-    head, found = run(sql, MOST_PATIENTS)
-    if head.failed == "names":
-        raise untold("a subquery that looks outwards")
-    if found is None:
-        raise failure(head.failed or "failed")
-    if head.more:
-        raise QueryFailed(
-            "Query rests on more patients than are put on record at once",
-            where="vitalake sql --identified",
-            remedy=f"Ask for fewer: at most {MOST_PATIENTS:,}.",
-        )
-    return set(found.column(WHO).to_pylist())

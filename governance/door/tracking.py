@@ -36,11 +36,14 @@ class Tracked:
         sql: with ``who__`` as the last column, if it is carried.
         carried: whether it is.
         aside: a query of one column, of subjects; empty: there is nothing more to ask.
+        cut: another one, for an answer of which not all rows are shown; empty: the rows that are shown tell all, with
+            one that is not.
     """
 
     sql: str
     carried: bool
     aside: str
+    cut: str
 
 
 def track(sql: str, identified: Collection[str]) -> Tracked:
@@ -57,15 +60,19 @@ def track(sql: str, identified: Collection[str]) -> Tracked:
     if any(name.name.lower().startswith(WHO) for name in tree.find_all(exp.Identifier)):
         raise untold("a name that is taken")
     _stop_the_clock(tree)
-    parts = list(tree.find_all(exp.Select, exp.Table))
+    parts = list(tree.find_all(exp.Query, exp.Table))
     forms = frozenset(form for name in identified for form in (name, versions_name(name), known_name(name)))
-    tracker = _Tracker(forms, whole=_shows_absence(tree))
+    inner = [query for part in parts if isinstance(part, exp.Select) for query in _inner_queries(part)]
+    asked = {id(node) for query in inner for node in query.find_all(exp.Query)}
+    sources = [part for part in parts if id(part) not in asked]
+    groups = {id(part) for part in sources if isinstance(part, exp.Select) and _kind(part) == "groups"}
+    limited = {id(part) for part in sources if part.args.get("limit")}
+    tracker = _Tracker(forms, _shows_absence(tree), groups, limited)
     state = tracker.query(tree, carry=True)
-    if not tracker.reached.issuperset(map(id, parts)):
+    if not tracker.reached.issuperset(id(part) for part in parts if isinstance(part, exp.Select | exp.Table)):
         raise untold("a subquery or a join in a place where its rows cannot be followed")
-    asides = " UNION ALL ".join(sorted(tracker.asides))
-    aside = f"SELECT DISTINCT unnest({WHO}) AS {WHO} FROM ({asides})" if asides else ""  # noqa: S608
-    return Tracked(_sql(tree), state == "carried", aside)
+    cut = tracker.patients(tree) if state == "carried" and tracker.tells_together(tree, but=tree) else ()
+    return Tracked(_sql(tree), state == "carried", _together(tracker.asides), _together(cut))
 
 
 @dataclass(slots=True)
@@ -75,27 +82,30 @@ class _Tracker:
     Attributes:
         identified: names of identified relations.
         whole: whether asides ask for whole tables, without the conditions of the query.
+        groups: ids of the SELECTs whose rows are groups; queries within expressions are asked for aside, and not here.
+        limited: ids of the queries with a LIMIT; of the same ones.
         reached: ids of the SELECTs and tables of the query that were seen on the way.
         commons: common tables that can be named here, and how they tell their patients.
         defined: all common tables so far.
         asides: queries of one column, ``who__``.
-        groups: ids of the SELECTs whose rows are groups.
         names: how many sources were named by us.
     """
 
     identified: frozenset[str]
     whole: bool
+    groups: Collection[int]
+    limited: Collection[int]
     reached: set[int] = field(default_factory=set)
     commons: dict[str, State] = field(default_factory=dict)
     defined: dict[str, list[exp.Expr]] = field(default_factory=dict)
     asides: set[str] = field(default_factory=set)
-    groups: set[int] = field(default_factory=set)
     names: int = 0
 
     def query(self, node: exp.Expr, *, carry: bool) -> State:
         """Let a query tell its patients; without ``carry`` it is only kept from showing those of its sources."""
         self.reached.add(id(node))
-        if carry and node.args.get("offset"):  # which rows are shown depends on the rows that are skipped
+        # Which rows are shown depends on the rows that are skipped, and after a LIMIT on groups of others.
+        if carry and (node.args.get("offset") or (id(node) in self.limited and self.tells_together(node, but=node))):
             self.query(node, carry=False)
             return self._asked(node)
         outside = dict(self.commons)
@@ -139,7 +149,6 @@ class _Tracker:
         kind = _kind(select)
         if kind == "compared":
             return self._asked(select)
-        self.groups |= {id(select)} if kind == "groups" else set()
         row = rows[0] if len(rows) == 1 else f"list_concat({', '.join(rows)})"
         row = row if kind == "rows" else f"list_distinct(flatten(list({row})))"
         select.append("expressions", exp.alias_(_parsed(row), WHO, quoted=True))
@@ -158,8 +167,7 @@ class _Tracker:
                 hidden.add(source.alias)
             later = [join for join, _ in found[place + 1 :] if join]
             hides = (join and _hides_right(join)) or any(map(_hides_left, later))
-            # To leave out a group says as much as HAVING does.
-            if state == "carried" and (hides or (chooses and self._has_groups(source))):
+            if state == "carried" and (hides or (chooses and self.tells_together(source))):
                 state = self._asked(source)
             aside = aside or state == "aside"
             if state == "carried":
@@ -167,7 +175,7 @@ class _Tracker:
         for node in select.expressions if hidden else ():
             star = node.this if isinstance(node, exp.Column) else node
             if isinstance(star, exp.Star) and (star is node or node.table in hidden):
-                star.set("except_", [exp.to_identifier(WHO, quoted=True)])
+                star.set("except_", [*(star.args.get("except_") or ()), exp.to_identifier(WHO, quoted=True)])
         return rows, aside
 
     def _source(self, source: exp.Expr, *, carry: bool) -> tuple[State, str]:
@@ -187,18 +195,36 @@ class _Tracker:
         return state, f"{place}.{WHO}" if state == "carried" else ""
 
     def _asked(self, part: exp.Expr) -> State:
-        """Ask aside for the patients of all tables below a part of a query, also by common tables it names."""
+        """Ask aside for the patients of a part of a query."""
+        found = self.patients(part)
+        self.asides |= found
+        return "aside" if found else "none"
+
+    def patients(self, part: exp.Expr) -> set[str]:
+        """Return queries for the patients of all tables below a part of a query, also by common tables it names."""
         found = set[str]()
         for node in self._below(part):
             for select in node.find_all(exp.Select):
                 found |= set(self._rows_of(select))
             if isinstance(node, exp.Table) and _name(node) in self.identified:
                 found.add(_whole(node))
-        self.asides |= found
-        return "aside" if found else "none"
+        return found
 
-    def _has_groups(self, part: exp.Expr) -> bool:
-        return any(id(select) in self.groups for node in self._below(part) for select in node.find_all(exp.Select))
+    def tells_together(self, part: exp.Expr, *, but: exp.Expr | None = None) -> bool:
+        """Return whether only all rows of a part together tell its patients: to leave out one says something of others.
+
+        To leave out a group says as much as HAVING does. A row within a LIMIT keeps others out: if it is left out
+        afterwards, those who are shown are there, or not, because of it.
+
+        Args:
+            part: of a query.
+            but: its LIMIT does not count.
+        """
+        return any(
+            id(node) in self.groups or (id(node) in self.limited and node is not but)
+            for below in self._below(part)
+            for node in below.find_all(exp.Query)
+        )
 
     def _below(self, part: exp.Expr) -> Iterator[exp.Expr]:
         """Yield a part of a query, and all common tables that it names, also by others."""
@@ -255,6 +281,12 @@ def _must_match(node: exp.In) -> bool:
     while isinstance(above, exp.And | exp.Paren):
         above = above.parent
     return not node.args.get("query") or isinstance(above, exp.Where)
+
+
+def _together(asides: Collection[str]) -> str:
+    """Return one query for all subjects of some; empty, if there are none."""
+    every = " UNION ALL ".join(sorted(asides))
+    return f"SELECT DISTINCT unnest({WHO}) AS {WHO} FROM ({every})" if every else ""  # noqa: S608
 
 
 def _whole(table: exp.Expr) -> str:

@@ -1,18 +1,23 @@
-"""Whose rows an answer rests on: take everybody else's rows away, and it is still the same answer."""
+"""Whose rows an answer rests on: take anybody else's rows away, and it is the same answer.
+
+An answer is its rows, whether there are more, and how it failed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import duckdb
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from governance.door.errors import QueryRefused
+from governance.door.looking import Failed, Seen, look
 from governance.door.sql import check
-from governance.door.tracking import track
+from governance.door.tracking import Tracked, track
+from governance.door.worker import _CATEGORIES, Head
 
 NAMES = ("restricted_a", "restricted_b")
 PUBLISHED = ("p",)
@@ -26,7 +31,9 @@ TABLES = st.lists(
 CONDITIONS = st.sampled_from(
     ["true", "t.x > 1", "t.x IN (SELECT x FROM restricted_b)", "EXISTS (SELECT 1 FROM restricted_b WHERE y = 2)",
      "t.y NOT IN (SELECT y FROM p)", "t.x >= (SELECT min(y) FROM restricted_b)",
-     "t.x IN (SELECT x FROM restricted_a UNION SELECT y FROM restricted_b)"]
+     "t.x IN (SELECT x FROM restricted_a UNION SELECT y FROM restricted_b)",
+     "t.x IN (SELECT x FROM restricted_b ORDER BY y DESC, x LIMIT 1)", "t.x < 2",
+     "CAST(CASE WHEN t.x = 3 THEN 'x' ELSE '1' END AS INTEGER) = 1"]
 )  # fmt: skip
 SOURCES = st.sampled_from(
     ["restricted_a AS t", "restricted_a_versions AS t", "p AS t", "(SELECT * FROM restricted_a WHERE y < 3) AS t",
@@ -38,7 +45,16 @@ SOURCES = st.sampled_from(
      "p AS u FULL JOIN (SELECT DISTINCT * FROM restricted_a) AS t ON t.x = u.x",
      "restricted_b AS u RIGHT JOIN p AS t ON t.x = u.x AND u.y = 1",
      "((SELECT x, y FROM restricted_a) ORDER BY x, y LIMIT 2 OFFSET 1) AS t",
-     "restricted_a_as_known_at('2026-01-01') AS t"]
+     "restricted_a_as_known_at('2026-01-01') AS t",
+     "(SELECT x, y FROM restricted_a ORDER BY y DESC, x LIMIT 2) AS t",
+     "(SELECT x, y FROM restricted_a ORDER BY y DESC, x LIMIT 2) AS t JOIN restricted_b AS u ON t.x = u.x",
+     "(SELECT x, y FROM (SELECT x, y FROM restricted_a ORDER BY x, y LIMIT 2) ORDER BY x DESC, y LIMIT 1) AS t",
+     "(SELECT x, y FROM restricted_a UNION ALL SELECT x, y FROM p ORDER BY x, y LIMIT 2) AS t",
+     "(SELECT * EXCLUDE (z) FROM (SELECT x, y, 1 AS z FROM restricted_a ORDER BY x, y LIMIT 3)) AS t",
+     "(SELECT x, count(*) AS y FROM restricted_a GROUP BY x ORDER BY y, x LIMIT 1) AS t",
+     "(SELECT 1 AS x, count(*) AS y FROM restricted_b WHERE x = 1 UNION ALL SELECT 2, 1) AS t",
+     "(SELECT DISTINCT x, y FROM restricted_a ORDER BY x, y LIMIT 1) AS t",
+     "(SELECT x, y FROM restricted_a UNION ALL BY NAME SELECT y, x, 1 AS z FROM restricted_b) AS t"]
 )  # fmt: skip
 OUTPUTS = st.sampled_from(
     ["t.x AS v", "t.*", "DISTINCT t.x AS v", "count(*) AS v", "t.y, sum(t.x) AS v", "DISTINCT t.x, count(*) AS v",
@@ -48,63 +64,109 @@ OUTPUTS = st.sampled_from(
 COMMONS = st.sampled_from(
     ["SELECT x, y FROM restricted_a", "SELECT * FROM p", "SELECT DISTINCT x, y FROM restricted_b",
      "SELECT x, y FROM restricted_a QUALIFY row_number() OVER (PARTITION BY x ORDER BY y, subject) = 1",
-     "SELECT x, y FROM restricted_a UNION SELECT y, x FROM restricted_b"]
+     "SELECT x, y FROM restricted_a UNION SELECT y, x FROM restricted_b",
+     "SELECT x, y FROM restricted_a ORDER BY y, x DESC LIMIT 2",
+     "SELECT y AS x, count(*) AS y FROM restricted_a GROUP BY ALL"]
 )  # fmt: skip
-ENDS = st.sampled_from(["", " ORDER BY ALL LIMIT 2"])
+ORDERS = {"t.x AS v": "1", "count(*) AS v": "1 DESC", "t.y, sum(t.x) AS v": "2, 1", "DISTINCT t.x AS v": "1 DESC",
+          "DISTINCT t.x, count(*) AS v": "2, 1"}  # fmt: skip
+"""Output → an order of all its rows. Without one it is any of them that a limit leaves, each time others."""
+
+LIMITS = st.sampled_from(
+    ["", " LIMIT 1", " LIMIT 2", " LIMIT 2 OFFSET 1", " LIMIT (SELECT count(*) FROM restricted_b)"]
+)
+EVERY = 1_000
 COMBINED = st.sampled_from(
     [None, "UNION ALL SELECT x FROM p", "UNION SELECT y FROM restricted_b", "EXCEPT SELECT x FROM p"]
 )
 
 
 @st.composite
-def queries(draw: st.DrawFn) -> str:
-    """Return a query of every form that may be asked."""
+def questions(draw: st.DrawFn) -> tuple[str, int]:
+    """Return a query of every form that may be asked, and how many rows of its answer are shown at most."""
     output = draw(OUTPUTS)
     groups = " GROUP BY ALL" if output in ("t.y, sum(t.x) AS v", "DISTINCT t.x, count(*) AS v") else ""
     select = f"SELECT {output} FROM {draw(SOURCES)} WHERE {draw(CONDITIONS)}{groups}"  # noqa: S608
-    combined = draw(COMBINED)
-    if combined and output in ("t.x AS v", "count(*) AS v"):
-        select = f"({select}) {combined}"
-    ends = ["", " ORDER BY 1 LIMIT 2", " ORDER BY 1 LIMIT 2 OFFSET 1"]
-    end = draw(st.sampled_from(ends)) if output == "t.x AS v" else ""
-    return f"WITH c AS ({draw(COMMONS)}) {select}{end}"
+    combined = draw(COMBINED) if output in ("t.x AS v", "count(*) AS v") else None
+    select = f"({select}) {combined}" if combined else select
+    if output in ORDERS and draw(st.booleans()):
+        limit = draw(LIMITS)
+        select += f" ORDER BY {ORDERS[output]}{limit if not (combined and '(' in limit) else ''}"
+        return f"WITH c AS ({draw(COMMONS)}) {select}", draw(st.sampled_from([1, 2, EVERY]))
+    return f"WITH c AS ({draw(COMMONS)}) {select}", EVERY
 
 
-def database(a: Sequence[Row], b: Sequence[Row]) -> Any:
-    """Return a database with these rows, as the door has them."""
-    connection = duckdb.connect(":memory:")
-    for name, rows in (("restricted_a", a), ("restricted_b", b)):
-        connection.execute(f"CREATE TABLE {name} (subject BLOB, x INT, y INT)")
-        if rows:
-            connection.executemany(f"INSERT INTO {name} VALUES (?, ?, ?)", rows)  # noqa: S608
-        connection.execute(f"CREATE VIEW {name}_versions AS SELECT * FROM {name}")  # noqa: S608
-        connection.execute(f"CREATE MACRO {name}_as_known_at(m) AS TABLE SELECT * FROM {name}")  # noqa: S608
-    connection.execute("CREATE TABLE p AS SELECT * FROM (VALUES (0, 1), (1, 2), (2, 0)) AS v(x, y)")
-    return connection
+@pytest.fixture(scope="module")
+def database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database with the relations that the door has, without rows."""
+    with duckdb.connect(":memory:", config={"threads": 1}) as connection:
+        for name in NAMES:
+            connection.execute(f"CREATE TABLE {name} (subject BLOB, x INT, y INT)")
+            connection.execute(f"CREATE VIEW {name}_versions AS SELECT * FROM {name}")  # noqa: S608
+            connection.execute(f"CREATE MACRO {name}_as_known_at(m) AS TABLE SELECT * FROM {name}")  # noqa: S608
+        connection.execute("CREATE TABLE p AS SELECT * FROM (VALUES (0, 1), (1, 2), (2, 0)) AS v(x, y)")
+        yield connection
 
 
-def answer(a: Sequence[Row], b: Sequence[Row], sql: str) -> tuple[list[Any], set[bytes]]:
-    """Return an answer, and whose rows it is said to rest on."""
-    connection = database(a, b)
-    tracked = track(check(sql, [*NAMES, *PUBLISHED]).sql, NAMES)
-    rows = connection.execute(tracked.sql).fetchall()
-    plain = connection.execute(check(sql, [*NAMES, *PUBLISHED]).sql).fetchall()
-    shown = [row[:-1] for row in rows] if tracked.carried else rows
-    assert sorted(map(repr, shown)) == sorted(map(repr, plain))  # tracking changes no answer
-    who = {subject for row in rows for subject in row[-1] or ()} if tracked.carried else set()
-    asked = connection.execute(tracked.aside).fetchall() if tracked.aside else []
-    return sorted(map(repr, shown)), {subject for subject in who | {row[0] for row in asked} if subject is not None}
+def ask(
+    database: duckdb.DuckDBPyConnection, a: Sequence[Row], b: Sequence[Row], sql: str, rows: int = EVERY
+) -> tuple[Seen | Failed, Seen | Failed]:
+    """Return what the door sees of a query that is tracked, and of it as it is, over these rows."""
+    for name, given_rows in zip(NAMES, (a, b), strict=True):
+        database.execute(f"TRUNCATE {name}")
+        if given_rows:
+            values = ", ".join(f"('{who.decode()}'::BLOB, {x}, {y})" for who, x, y in given_rows)
+            database.execute(f"INSERT INTO {name} VALUES {values}")  # noqa: S608
+    query = check(sql, [*NAMES, *PUBLISHED])
+    read = [name for name in query.datasets if name in NAMES]
+
+    def run(asked: str, most: int) -> tuple[Head, pa.Table | None]:
+        try:
+            found = database.sql(asked).to_arrow_table()
+        except duckdb.Error as error:
+            return Head(failed=_CATEGORIES.get(type(error).__name__, "failed")), None
+        return Head(min(most, found.num_rows), found.num_rows > most), found.slice(0, most)
+
+    plain = Tracked(query.sql, carried=False, aside="", cut="")
+    return look(run, track(query.sql, NAMES), read, rows=rows), look(run, plain, read, rows=rows)
 
 
-@given(TABLES, TABLES, queries())
-def test_an_answer_rests_on_nobody_who_is_not_told(a: list[Row], b: list[Row], sql: str) -> None:
-    found, told = answer(a, b, sql)
-    again, _ = answer([row for row in a if row[0] in told], [row for row in b if row[0] in told], sql)
-    assert again == found
+def said(seen: Seen | Failed, sql: str) -> list[str]:
+    """Return all that an answer says; its rows in their order, if it has one."""
+    if isinstance(seen, Failed):
+        return [str(seen.error)]
+    rows = [repr(tuple(row.values())) for row in seen.rows.to_pylist()]
+    return [*(rows if "ORDER BY" in sql.rsplit(")", 1)[-1] else sorted(rows)), f"more: {seen.more}"]
+
+
+def told(
+    database: duckdb.DuckDBPyConnection, a: Sequence[Row], b: Sequence[Row], sql: str, rows: int = EVERY
+) -> set[bytes | None]:
+    """Return whose rows an answer is said to rest on; that it is tracked changes nothing of it."""
+    seen, plain = ask(database, a, b, sql, rows)
+    assert isinstance(seen, Seen)
+    assert said(seen, sql) == said(plain, sql)
+    return seen.subjects
+
+
+@given(TABLES, TABLES, questions(), st.data())
+@settings(max_examples=max(60, settings.default.max_examples))
+def test_an_answer_is_the_same_without_anybody_who_is_not_told(
+    database: duckdb.DuckDBPyConnection, a: list[Row], b: list[Row], question: tuple[str, int], data: st.DataObject
+) -> None:
+    sql, rows = question
+    seen, plain = ask(database, a, b, sql, rows)
+    assert isinstance(seen, Failed) or said(seen, sql) == said(plain, sql)
+    assert seen.subjects is not None
+    others = sorted({row[0] for row in (*a, *b)} - seen.subjects)
+    for gone in ({data.draw(st.sampled_from(others))}, {*others}) if others else ():
+        left = [[row for row in rows_of if row[0] not in gone] for rows_of in (a, b)]
+        again, _ = ask(database, *left, sql, rows)
+        assert said(again, sql) == said(seen, sql)
 
 
 @pytest.mark.parametrize(
-    ("sql", "told"),
+    ("sql", "who"),
     [
         ("SELECT x FROM restricted_a WHERE x = 1", {b"A"}),
         ("SELECT a.x FROM restricted_a a JOIN restricted_b b USING (x)", {b"A", b"C"}),
@@ -112,7 +174,9 @@ def test_an_answer_rests_on_nobody_who_is_not_told(a: list[Row], b: list[Row], s
         ("WITH c AS (SELECT * FROM restricted_a) SELECT x FROM c WHERE x = 1", {b"A"}),
         ("SELECT x FROM (SELECT * FROM restricted_a) WHERE x = 1", {b"A"}),
         ("SELECT DISTINCT x FROM restricted_a WHERE x = 1", {b"A"}),
-        ("SELECT x, count(*) FROM restricted_a GROUP BY x ORDER BY x LIMIT 1", {b"A"}),
+        ("SELECT DISTINCT x FROM restricted_a ORDER BY x LIMIT 1", {b"A"}),
+        ("SELECT x FROM (SELECT x FROM restricted_a ORDER BY x LIMIT 1) UNION ALL SELECT x FROM p", {b"A"}),
+        ("SELECT avg(x) FROM (SELECT x FROM restricted_a ORDER BY x LIMIT 1)", {b"A"}),
         ("SELECT x FROM restricted_a WHERE x = 1 UNION ALL SELECT x FROM restricted_b WHERE x = 9", {b"A"}),
         ("SELECT x FROM restricted_a WHERE x = 1 AND now() > TIMESTAMPTZ '2020-01-01'", {b"A"}),
         ("(SELECT x FROM restricted_a WHERE x = 1) LIMIT 5", {b"A"}),
@@ -139,12 +203,12 @@ def test_an_answer_rests_on_nobody_who_is_not_told(a: list[Row], b: list[Row], s
         ("SELECT x FROM p ORDER BY (SELECT count(*) FROM restricted_b WHERE x = 1)", {b"C"}),
     ],
 )  # fmt: skip
-def test_no_more_are_told_than_need_be(sql: str, told: set[bytes]) -> None:
-    assert answer([(b"A", 1, 1), (b"B", 2, 2)], [(b"C", 1, 1)], sql)[1] == told
+def test_no_more_are_told_than_need_be(database: duckdb.DuckDBPyConnection, sql: str, who: set[bytes]) -> None:
+    assert told(database, [(b"A", 1, 1), (b"B", 2, 2)], [(b"C", 1, 1)], sql) == who
 
 
 @pytest.mark.parametrize(
-    ("sql", "told"),
+    ("sql", "who"),
     [
         ("SELECT p.x FROM p LEFT JOIN restricted_a AS a ON p.x = a.x AND a.y > 7 WHERE a.x IS NULL", {b"A", b"B"}),
         ("SELECT p.x FROM restricted_a AS a RIGHT JOIN p ON p.x = a.x AND a.y > 7 WHERE a.x IS NULL", {b"A", b"B"}),
@@ -162,13 +226,22 @@ def test_no_more_are_told_than_need_be(sql: str, told: set[bytes]) -> None:
         ("WITH c AS (SELECT max(y) AS m FROM restricted_a) SELECT p.x FROM p JOIN c ON c.m > 7", {b"A", b"B"}),
         ("SELECT x FROM restricted_a LIMIT 1 OFFSET 5", {b"A", b"B"}),
         ("(SELECT x FROM restricted_a) OFFSET 5", {b"A", b"B"}),
+        ("SELECT x, count(*) FROM restricted_a GROUP BY x ORDER BY count(*), x LIMIT 1", {b"A", b"B"}),
+        ("SELECT g FROM (SELECT 1 AS g, count(*) AS n FROM restricted_b WHERE x = 1 UNION ALL SELECT 0, 0.5) "
+         "ORDER BY n LIMIT 1", {b"C"}),
+        ("SELECT count(*) FROM (SELECT v FROM (SELECT 0 AS v FROM restricted_b WHERE x = 1 UNION ALL SELECT 1 "
+         "UNION ALL SELECT 2) ORDER BY v LIMIT 2) WHERE v > 0", {b"C"}),
+        ("WITH c AS (SELECT x FROM restricted_a ORDER BY x LIMIT 1) SELECT c.x FROM c JOIN p ON c.x > p.x + 7",
+         {b"A", b"B"}),
+        ("SELECT x FROM (SELECT x FROM restricted_a ORDER BY x LIMIT 2) ORDER BY x DESC LIMIT 1", {b"A", b"B"}),
+        ("(SELECT x FROM (SELECT x FROM restricted_a ORDER BY x LIMIT 2)) ORDER BY x DESC LIMIT 1", {b"A", b"B"}),
         ("SELECT x FROM restricted_a UNION ALL SELECT x FROM p OFFSET 9", {b"A", b"B"}),
         ("SELECT x FROM ((SELECT x FROM restricted_a) OFFSET 5) AS t", {b"A", b"B"}),
     ],
 )  # fmt: skip
-def test_who_does_not_match_is_told(sql: str, told: set[bytes]) -> None:
+def test_who_does_not_match_is_told(database: duckdb.DuckDBPyConnection, sql: str, who: set[bytes]) -> None:
     """Nobody's row is shown, and that says something about everybody."""
-    assert answer([(b"A", 1, 1), (b"B", 2, 2)], [(b"C", 1, 1)], sql)[1] == told
+    assert told(database, [(b"A", 1, 1), (b"B", 2, 2)], [(b"C", 1, 1)], sql) == who
 
 
 COUNT = "(SELECT count(*) FROM restricted_a WHERE x = 1)"
@@ -199,3 +272,67 @@ def test_what_cannot_be_told_is_refused(sql: str) -> None:
     checked = check(sql.replace(" N", f" {COUNT}"), [*NAMES, *PUBLISHED])
     with pytest.raises(QueryRefused):
         track(checked.sql, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("sql", "who"),
+    [
+        ("SELECT 1 AS v UNION ALL SELECT 2 FROM restricted_a WHERE x = 1 ORDER BY 1", {b"A"}),
+        ("SELECT x FROM restricted_a ORDER BY x", {b"A", b"B"}),
+        ("SELECT x FROM restricted_a UNION ALL SELECT x + 9 FROM restricted_b ORDER BY 1", {b"A", b"B"}),
+        ("SELECT x FROM restricted_a WHERE x = 1", {b"A"}),
+        ("SELECT x, count(*) FROM restricted_b WHERE x = 1 GROUP BY x UNION ALL SELECT 0, 0 ORDER BY 1", {b"C"}),
+        ("SELECT x, count(*) FROM restricted_a GROUP BY x UNION ALL SELECT x + 9, 0 FROM restricted_b ORDER BY 1",
+         {b"A", b"B", b"C"}),
+    ],
+)  # fmt: skip
+def test_that_there_are_more_rows_is_part_of_an_answer(
+    database: duckdb.DuckDBPyConnection, sql: str, who: set[bytes]
+) -> None:
+    """Shown is one; another one, though nobody sees it, tells that there are more. Groups tell it together."""
+    assert told(database, [(b"A", 1, 1), (b"B", 2, 2)], [(b"C", 1, 1)], sql, rows=1) == who
+
+
+def test_columns_by_name_may_come_after_the_one_that_tells(database: duckdb.DuckDBPyConnection) -> None:
+    sql = "SELECT x FROM restricted_a UNION ALL BY NAME SELECT y FROM restricted_b"
+    assert told(database, [(b"A", 1, 1)], [(b"C", 1, 1)], sql) == {b"A", b"C"}
+
+
+@pytest.mark.parametrize(
+    ("star", "columns"),
+    [
+        ("* EXCLUDE (x)", ["y"]),
+        ("t.* EXCLUDE (x)", ["y"]),
+        ("* EXCLUDE x REPLACE (7 AS y)", ["y"]),
+        ("* RENAME (x AS z)", ["z", "y"]),
+        ("*", ["x", "y"]),
+    ],
+)
+def test_what_a_star_leaves_out_stays_out_of_what_is_derived(
+    database: duckdb.DuckDBPyConnection, star: str, columns: list[str]
+) -> None:
+    seen, _ = ask(database, [(b"A", 1, 1)], [], f"SELECT {star} FROM (SELECT x, y FROM restricted_a) AS t")  # noqa: S608
+    assert isinstance(seen, Seen)
+    assert seen.rows.column_names == columns
+    assert seen.subjects == {b"A"}
+
+
+CAST = "CAST(CASE WHEN x = 1 THEN 'x' ELSE '1' END AS INTEGER)"
+
+
+@pytest.mark.parametrize(
+    ("sql", "outcome"),
+    [
+        (f"SELECT x FROM restricted_a WHERE {CAST} = 1", "cast"),  # noqa: S608
+        (f"SELECT count(*) OVER () FROM restricted_a WHERE {CAST} = 1 LIMIT 0", "untold"),  # noqa: S608
+        (f"SELECT n FROM (SELECT count(*) OVER () AS n FROM restricted_a WHERE {CAST} = 1) WHERE false",  # noqa: S608
+         "untold"),
+        ("SELECT (SELECT x FROM restricted_a) AS v", "failed"),
+    ],
+)  # fmt: skip
+def test_a_failure_rests_on_everybody_who_could_be_read(
+    database: duckdb.DuckDBPyConnection, sql: str, outcome: str
+) -> None:
+    seen, _ = ask(database, [(b"A", 1, 1), (b"B", 2, 2)], [(b"C", 1, 1)], sql)
+    assert isinstance(seen, Failed)
+    assert (seen.outcome, seen.subjects) == (outcome, {b"A", b"B"})

@@ -16,8 +16,8 @@ import pytest
 from governance.access import MissingPermission, Principal, local_privacy_officer
 from governance.door.door import Door
 from governance.door.errors import QueryFailed, QueryRefused
-from governance.door.restricted import RestrictedDoor, _aside
-from governance.door.sandbox import run
+from governance.door.restricted import RestrictedDoor
+from governance.door.sandbox import Ended, run
 from governance.door.sql import check
 from governance.door.worker import Head, Request
 from governance.masks import Pseudonyms
@@ -25,7 +25,7 @@ from pipelines.steps import make_sealer
 from tests.unit.door_samples import CLINICIAN, NOON, OFFICER, Recorder, observation, publish_samples
 from vitalake.belonging import open_vault
 from vitalake.cli.app import main
-from vitalake.errors import InputError, PrivacyError, ServiceUnavailable
+from vitalake.errors import InputError, PrivacyError, ServiceUnavailable, VitaLakeError
 from vitalake.keys import KeyRing, load_keys
 from vitalake.keyservice import KeyRevoked, open_key_service
 from vitalake.lake.dataset import load_dataset, restricted_form
@@ -213,6 +213,8 @@ RESTING: dict[str, tuple[str, ...]] = {
     "SELECT a.n FROM restricted_observation o RIGHT JOIN (SELECT 1 AS n) a ON o.value > 1000": ("1", "2"),
     "SELECT a.n FROM (SELECT 1 AS n) a FULL JOIN restricted_observation o ON a.n = o.value": ("1", "2"),
     "SELECT 1 AS one EXCEPT SELECT 1 FROM restricted_observation WHERE value > 1000": ("1", "2"),
+    "SELECT unit FROM restricted_observation GROUP BY unit, value ORDER BY count(*), value LIMIT 1": ("1", "2"),
+    "SELECT n FROM (SELECT value AS n FROM restricted_observation ORDER BY n LIMIT 1) WHERE n > 90": ("1", "2"),
     "SELECT 'x' AS x FROM (SELECT max(value) AS m FROM restricted_observation) b WHERE b.m > 1000": ("1", "2"),
 }
 """A query → whose rows its answer rests on; none of them shows a cell that says so."""
@@ -275,7 +277,7 @@ def test_a_failure_that_depends_on_values_names_everybody_who_could_be_read(
     with pytest.raises(QueryFailed):  # of nobody
         ask(door, "SELECT CAST('x' AS INTEGER) AS x")
     assert audit.events[-1].patients == ()
-    monkeypatch.setattr("governance.door.restricted.MOST_PATIENTS", 1)
+    monkeypatch.setattr("governance.door.looking.MOST_PATIENTS", 1)
     with pytest.raises(QueryFailed, match="cannot be answered"):
         ask(door, told)
     assert audit.events[-1].detail["patients"] == "not all"
@@ -284,9 +286,65 @@ def test_a_failure_that_depends_on_values_names_everybody_who_could_be_read(
     assert audit.events[-1].detail["outcome"] == "untold"
 
 
-def test_whose_rows_it_rests_on_has_limits_of_its_own() -> None:
-    with pytest.raises(QueryFailed, match="longer than a query may run"):
-        _aside(lambda sql, rows: (Head(failed="time"), None), "SELECT 1")
+ONLY_ASIDE = "SELECT n FROM (SELECT count(*) OVER () AS n FROM restricted_observation WHERE CONDITION) AS t WHERE false"
+"""The engine drops the window, and so the condition; the question whose rows this rests on does not."""
+
+
+def test_that_it_cannot_be_told_whose_rows_it_rests_on_names_everybody_who_could_be_read(
+    door: RestrictedDoor, audit: Recorder, keys: KeyRing
+) -> None:
+    fails = "CAST(CASE WHEN value > 90 THEN 'x' ELSE '1' END AS INTEGER) = 1"
+    with pytest.raises(QueryFailed, match="does not fit the type"):
+        ask(door, ONLY_ASIDE.replace("CONDITION", fails))
+    (event,) = audit.events
+    assert (event.detail["outcome"], event.detail["rows"]) == ("untold", "0")
+    assert event.patients == tuple(sorted(token(keys, f"ZZMRN-{i}") for i in (1, 2)))
+
+
+@pytest.mark.parametrize("ends", [{1}, {2}, {1, 2}])
+@pytest.mark.parametrize("how", ["time", "ended"])
+def test_a_sandbox_that_is_ended_names_everybody_who_could_be_read(
+    door: RestrictedDoor, audit: Recorder, keys: KeyRing, monkeypatch: pytest.MonkeyPatch, how: str, ends: set[int]
+) -> None:
+    """Whether the query is, or the question whose rows it rests on; and if nobody can be had after that, it says so."""
+    asked: list[str] = []
+
+    def ending(request: Request) -> tuple[Head, pa.Table | None]:
+        asked.append(request.sql)
+        if len(asked) not in ends:
+            return run(request)
+        if how == "ended":
+            raise Ended
+        return Head(failed="time"), None
+
+    monkeypatch.setattr("governance.door.sandbox.run", ending)
+    with pytest.raises(VitaLakeError, match="ended by the system" if how == "ended" else "longer than a query may run"):
+        ask(door, "SELECT row_number() OVER () AS n FROM restricted_observation")
+    (event,) = audit.events
+    assert event.detail["outcome"] == ("ended" if how == "ended" else "time" if 1 in ends else "untold")
+    everybody = tuple(sorted(token(keys, f"ZZMRN-{i}") for i in (1, 2)))
+    assert event.patients == (() if ends == {1, 2} else everybody)
+    assert event.detail.get("patients") == ("not all" if ends == {1, 2} else None)
+
+
+LIMITED: dict[str, tuple[bool, tuple[str, ...]]] = {
+    "SELECT 1 AS one UNION ALL SELECT 1 FROM restricted_observation WHERE value < 90": (False, ("2",)),
+    "SELECT 1 AS one UNION ALL SELECT 1 FROM restricted_observation WHERE value > 1000": (True, ()),
+    "SELECT value FROM restricted_observation ORDER BY value": (False, ("1", "2")),
+    "SELECT value FROM restricted_observation WHERE value < 90": (True, ("2",)),
+    "SELECT value, count(*) AS n FROM restricted_observation_versions GROUP BY value": (False, ("1", "2")),
+}
+"""A query of which one row is shown → whether that is all, and whose rows both rest on."""
+
+
+def test_that_an_answer_is_not_complete_rests_on_somebodys_row(
+    door: RestrictedDoor, audit: Recorder, keys: KeyRing
+) -> None:
+    for sql, (complete, numbers) in LIMITED.items():
+        answer = door.identify(sql, principal=GUARD, purpose=PURPOSE, rows=1)
+        assert (answer.rows.num_rows, answer.complete) == (1, complete), sql
+        assert audit.events[-1].detail["rows"] == "1"
+        assert audit.events[-1].patients == tuple(sorted(token(keys, f"ZZMRN-{i}") for i in numbers)), sql
 
 
 def test_a_record_holds_columns_classes_and_rules_and_no_literal(door: RestrictedDoor, audit: Recorder) -> None:
