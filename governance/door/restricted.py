@@ -100,7 +100,7 @@ class RestrictedDoor(Door):
             except QueryRefused:  # by its types, whatever the rows hold
                 self._record_query(query, principal, rows=0, outcome="untold", detail=detail, patients=about)
                 raise
-            subjects = cells.owners | seen.subjects
+            subjects = seen.subjects | cells.owners
             detail |= self._nameless(vault, subjects)
             patients = self._tokens(vault, subjects, about)
             self._record_patients(query, principal, seen.rows.num_rows, "answered", detail, patients)

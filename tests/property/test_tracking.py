@@ -150,7 +150,7 @@ def told(
 
 
 @given(TABLES, TABLES, questions(), st.data())
-@settings(max_examples=max(60, settings.default.max_examples))
+@settings(max_examples=max(60, settings().max_examples))
 def test_an_answer_is_the_same_without_anybody_who_is_not_told(
     database: duckdb.DuckDBPyConnection, a: list[Row], b: list[Row], question: tuple[str, int], data: st.DataObject
 ) -> None:
@@ -160,8 +160,8 @@ def test_an_answer_is_the_same_without_anybody_who_is_not_told(
     assert seen.subjects is not None
     others = sorted({row[0] for row in (*a, *b)} - seen.subjects)
     for gone in ({data.draw(st.sampled_from(others))}, {*others}) if others else ():
-        left = [[row for row in rows_of if row[0] not in gone] for rows_of in (a, b)]
-        again, _ = ask(database, *left, sql, rows)
+        left_a, left_b = ([row for row in table if row[0] not in gone] for table in (a, b))
+        again, _ = ask(database, left_a, left_b, sql, rows)
         assert said(again, sql) == said(seen, sql)
 
 
