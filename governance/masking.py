@@ -16,11 +16,11 @@ from governance.rules import MASKS, Filter, Policy, Rule
 from governance.saying import with_reason
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
-from vitalake.lake.dataset import Column, Dataset, dataset_names, is_book, load_dataset
+from vitalake.lake.dataset import ALWAYS, Column, Dataset, dataset_names, is_book, load_dataset
 from vitalake.lake.dictionaries import as_type, in_dictionaries
 from vitalake.lake.message_tokens import MessageTokens
-from vitalake.lake.own_times import ALWAYS, OwnTimes, end_of_day
-from vitalake.lake.record_versions import RecordVersions
+from vitalake.lake.own_times import end_of_day
+from vitalake.lake.unranked import Unranked, ranks, record_key
 
 TOKENISED = "message-token"
 """What happens to a position that the rules let through: no rule can keep it as it is."""
@@ -80,8 +80,7 @@ class MaskPlan:
         filters: which rows are left out.
         tokens: makes tokens of messages' positions, whatever the rules say of these; None: the home has no key for it,
             and nothing of them is published. See ``writing_plan``.
-        times, versions: take out of times of ours, and of versions, before any mask, what ranks rows; None: as for
-            tokens.
+        unranked: takes out of times of ours, and of versions, before any mask, what ranks rows; None: as for tokens.
     """
 
     dataset: Dataset
@@ -89,8 +88,7 @@ class MaskPlan:
     columns: tuple[ColumnPlan, ...]
     filters: tuple[Filter, ...]
     tokens: MessageTokens | None = field(default=None, repr=False)
-    times: OwnTimes | None = field(default=None, repr=False)
-    versions: RecordVersions | None = field(default=None, repr=False)
+    unranked: Unranked | None = field(default=None, repr=False)
 
     def apply(self, batch: pa.RecordBatch, *, encoded: bool = False) -> Masked:
         """Return the rows as they may be published.
@@ -141,21 +139,27 @@ class MaskPlan:
 
     def _given(self, plan: ColumnPlan, batch: pa.RecordBatch) -> pa.Array:
         """Return a column without what ranks rows of several records in it, whatever the rules say."""
-        column, ours = batch.column(plan.column.name), plan.column.ours
-        if not plan.published or not (ours or plan.column.counts):
+        column = batch.column(plan.column.name)
+        if not plan.published or not ranks(plan.column):
             return column
-        if ours == ALWAYS:
+        if plan.column.ours == ALWAYS:
             return end_of_day(column)
-        make = self.versions if plan.column.counts else self.times
-        if make is None or self.dataset.key[0] not in batch.schema.names:
+        if self.unranked is None or not set(record_key(self.dataset)) <= set(batch.schema.names):
             return pa.nulls(batch.num_rows, column.type)
-        return make(column, self._names(batch))
+        return self.unranked(plan.column, batch, lambda: self._names(batch), self.dataset)
 
-    def _names(self, batch: pa.RecordBatch) -> pa.Array:
+    def _names(self, batch: pa.RecordBatch) -> list[pa.Array]:
         """Return what names the records as it is published: what is published already can be made again by it."""
-        named = next(plan for plan in self.columns if plan.column.name == self.dataset.key[0])
-        given = batch.column(named.column.name)
-        return named.mask(given) if named.published and named.mask is not None else given
+        plans = {plan.column.name: plan for plan in self.columns}
+        return [self._named(plans[name], batch) for name in record_key(self.dataset)]
+
+    def _named(self, plan: ColumnPlan, batch: pa.RecordBatch) -> pa.Array:
+        given = batch.column(plan.column.name)
+        if not plan.published or plan.mask is None:
+            return given
+        masked = plan.mask(given)
+        bad = None if plan.unfit is None else plan.unfit(batch)
+        return masked if bad is None else without(masked, bad)
 
     def _kept(self, batch: pa.RecordBatch) -> Rows | None:
         kept: Rows | None = None
@@ -220,7 +224,7 @@ def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
     if not keys.versions("message"):
         return MaskPlan(dataset, version, columns, filters)
     secret = keys.current("message").secret
-    return MaskPlan(dataset, version, columns, filters, MessageTokens(secret), OwnTimes(secret), RecordVersions(secret))
+    return MaskPlan(dataset, version, columns, filters, MessageTokens(secret), Unranked(secret))
 
 
 def _version_of_lists(policy: Policy, dataset: Dataset) -> str:

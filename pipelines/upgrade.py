@@ -23,13 +23,13 @@ from vitalake.lake.format import FORMAT, Format, check_readable, write_format
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import AGAIN
 from vitalake.lake.message_tokens import MessageTokens
-from vitalake.lake.own_times import OwnTimes, with_marks
+from vitalake.lake.own_times import with_marks
 from vitalake.lake.positions import hide_positions
-from vitalake.lake.record_versions import RecordVersions
 from vitalake.lake.renewing import renew
 from vitalake.lake.scrub import record_before
 from vitalake.lake.staging import Counted
 from vitalake.lake.sweep import settle, sweep
+from vitalake.lake.unranked import Unranked
 from vitalake.settings import Settings
 
 
@@ -116,7 +116,7 @@ def _hide_positions(upgrading: Upgrading) -> None:
     """Replace the positions in published rows by tokens, and take the rows out of the order in which they came."""
     settings = upgrading.settings
     secret = load_keys(settings.path(settings.keys)).current("message").secret
-    makers = MessageTokens(secret), OwnTimes(secret), RecordVersions(secret)
+    makers = MessageTokens(secret), Unranked(secret)
     for name, table in upgrading.lake().present().items():
         if name.startswith("published/"):
             upgrading.tell(name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations_with_replacement
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,9 +14,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vitalake.lake.record_versions import BEHIND
 from vitalake.lake.table import Table
 
 PERMUTATIONS = 2_000
+NEAR_US = 7_200_000_000
+"""Two times that are further apart are of two days, and share nothing."""
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -34,6 +39,43 @@ def suspicions(table: Table, column: str, numbers: Mapping[str, int]) -> dict[st
         for patient, value in zip(patients, values, strict=True):
             if patient in numbers and value is not None:
                 seen[what][patient].append(value)
+    return _by_chance(seen, numbers)
+
+
+def differences(tables: Iterable[Table], column: str, numbers: Mapping[str, int]) -> dict[str, float]:
+    """Return what lies between two times, or versions, of a patient's rows → as ``suspicions``.
+
+    Of one row, of two of a table, and of rows of two tables: noise that two of them share falls out of it.
+
+    Args:
+        tables: of published rows, with the column.
+        column: of pseudonyms.
+        numbers: pseudonym → its place among the sorted clear identifiers.
+    """
+    found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for table in tables:
+        ranking = [c.name for c in table.dataset.columns if pa.types.is_timestamp(c.type) or c.counts]
+        rows = table.delta.to_pyarrow_table(columns=[column, *ranking])
+        for name in ranking:
+            for patient, value in zip(rows[column].to_pylist(), rows[name].cast(pa.int64()).to_pylist(), strict=True):
+                if patient in numbers and value is not None:
+                    found[f"{table.dataset.name}.{name}"][patient].append(value)
+    seen: dict[str, dict[str, list[float]]] = {}
+    for (one, of_one), (other, of_other) in combinations_with_replacement(found.items(), 2):
+        between = {p: _between(of_one[p], of_other[p], same=one == other) for p in of_one.keys() & of_other.keys()}
+        seen[f"{one} minus {other}"] = {patient: gaps for patient, gaps in between.items() if gaps}
+    return _by_chance(seen, numbers)
+
+
+def _between(ones: list[int], others: list[int], *, same: bool) -> list[float]:
+    """Return the differences of numbers that can share noise; of one column how far apart its rows are."""
+    gaps = np.subtract.outer(np.array(ones), np.array(others))
+    gaps = np.abs(gaps[np.triu_indices(len(ones), 1)]) if same else gaps.ravel()
+    within = NEAR_US if max(ones + others) < BEHIND else BEHIND
+    return [float(gap) for gap in gaps if abs(gap) < within]
+
+
+def _by_chance(seen: Mapping[str, Mapping[str, list[float]]], numbers: Mapping[str, int]) -> dict[str, float]:
     whose = sorted({patient for found in seen.values() for patient in found})
     looks = {what: _standard([float(np.mean(found.get(p, [np.nan]))) for p in whose]) for what, found in seen.items()}
     looks = {what: ranks for what, ranks in looks.items() if ranks.any()}

@@ -11,6 +11,12 @@ from pipelines.decoding.result import Reject
 from vitalake.lake.dataset import Dataset
 
 
+def needed(dataset: Dataset) -> tuple[str, ...]:
+    """Return the columns without which a row of a dataset is rejected: key, day, and patient."""
+    patient = [c.name for c in dataset.columns if c.data_class == "patient-identifier" and dataset.restricted]
+    return tuple(dict.fromkeys((*dataset.key, *([dataset.day_of] if dataset.day_of else []), *patient)))
+
+
 def with_key(
     rows: pa.RecordBatch, message: npt.NDArray[np.int32], dataset: Dataset
 ) -> tuple[pa.RecordBatch, npt.NDArray[np.int32], list[Reject]]:
@@ -23,10 +29,8 @@ def with_key(
         message: int32 per row.
         dataset: where they go.
     """
-    patient = [c.name for c in dataset.columns if c.data_class == "patient-identifier" and dataset.restricted]
-    needed = dict.fromkeys((*dataset.key, *([dataset.day_of] if dataset.day_of else []), *patient))
     where: dict[int, str] = {}
-    for name in needed:
+    for name in needed(dataset):
         bad = (
             rows[name].is_null().to_numpy(zero_copy_only=False)
             if name in rows.schema.names

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from governance.closing import make_unfit
 from pipelines.decoding.conform import unit_path
+from pipelines.decoding.keyed import needed
 from pipelines.history.columns import IDENTITY
 from pipelines.history.rows import VALUES, typed
 from vitalake import clock
@@ -161,10 +162,12 @@ def suite_of(dataset: Dataset, rows: pa.Table, *, max_rejected: float) -> list[d
     """
     mostly = 1.0 - max_rejected
     given = set(rows.schema.names)
-    key = [name for name in dataset.key if name not in GIVEN_BY_US and name != "version"]
-    needed = dict.fromkeys([*key, *NEEDED.get(dataset.name, ()), *([dataset.day_of] if dataset.day_of else [])])
-    suite: list[dict[str, Any]] = [_expect("column_to_exist", column=name) for name in needed]
-    suite += [_expect("column_values_to_not_be_null", column=name, mostly=mostly) for name in needed if name in given]
+    wanted = dict.fromkeys((*needed(dataset), *NEEDED.get(dataset.name, ())))
+    without_us = [name for name in wanted if name not in GIVEN_BY_US and (name != "version" or name in given)]
+    suite: list[dict[str, Any]] = [_expect("column_to_exist", column=name) for name in without_us]
+    suite += [
+        _expect("column_values_to_not_be_null", column=name, mostly=mostly) for name in without_us if name in given
+    ]
     times = [column.name for column in dataset.columns if pa.types.is_timestamp(column.type)] + ["issued_at"]
     suite += [
         _expect(

@@ -30,7 +30,7 @@ from vitalake.keys import load_keys
 from vitalake.lake.dataset import Dataset, load_dataset
 from vitalake.lake.lake import Lake
 from vitalake.lake.mixing import mix
-from vitalake.lake.own_times import known_at
+from vitalake.lake.own_times import known_at, marked
 from vitalake.lake.spans import PartId
 from vitalake.lake.sweep import sweep
 from vitalake.settings import Settings, StreamSettings
@@ -124,7 +124,7 @@ def _load(
     now_us = clock.now_us() // 1000 * 1000
     # Judged before anything is made or begun: what fails, an empty result too, leaves the lake as it was.
     if wanted.fate.any() or not spool.messages:
-        gate.judge(lake.dataset, (table for table, _, _ in _chosen(spool, wanted, now_us)))
+        gate.judge(lake.dataset, (table for table, _, _ in _chosen(spool, wanted, lake.dataset, now_us)))
     lake.open_all()
     stream = StreamSettings(max_future_seconds=0, unset_clock_days=())
     fence = lake.spans.fence(dataset)  # before rules and keys are read
@@ -139,7 +139,7 @@ def _load(
     count, next_of = 0, [positions.new, positions.changed]
     try:
         known.write(wanted.entries, form)
-        for table, starts, changed in _chosen(spool, wanted, now_us):
+        for table, starts, changed in _chosen(spool, wanted, lake.dataset, now_us):
             poll = _poll(job, part, RowTexts(table, starts), changed, next_of, now_us)
             writer.take(steps.mask(_outcome(poll, table, starts, steps, lake.dataset)))
             writer.cut_if_due()
@@ -206,7 +206,7 @@ def _plan(known: Remembered, found: npt.NDArray[np.void], form: str, positions: 
 
 
 def _chosen(
-    spool: Spool, wanted: Plan, now_us: int
+    spool: Spool, wanted: Plan, dataset: Dataset, now_us: int
 ) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
     """Yield the messages that are to be loaded, with where each begins and whether it replaces another."""
     begin = 0
@@ -219,17 +219,22 @@ def _chosen(
         chosen, changed = fate != PASSED, fate[fate != PASSED] == CHANGED
         rows = table.filter(pa.array(np.repeat(chosen, sizes))) if not chosen.all() else table
         kept = sizes[chosen]
-        yield _replacing(rows, np.repeat(changed, kept), now_us), np.r_[0, np.cumsum(kept)[:-1]], changed
+        yield _replacing(rows, dataset, np.repeat(changed, kept), now_us), np.r_[0, np.cumsum(kept)[:-1]], changed
 
 
-def _replacing(rows: pa.Table, changed: npt.NDArray[np.bool_], now_us: int) -> pa.Table:
-    """Return rows of a query that counts no versions with one for those that replace others: when that was found."""
-    replacing = changed if "version" not in rows.schema.names else np.zeros(len(changed), np.bool_)
-    if replacing.any():
-        rows = rows.append_column("version", pa.array(np.where(replacing, now_us, 0)))
+def _replacing(rows: pa.Table, dataset: Dataset, changed: npt.NDArray[np.bool_], now_us: int) -> pa.Table:
+    """Return rows of a query that counts no versions with one: when it was found of those that replace others, else 0.
+
+    That moment is a time of ours, and marked as such; by it, as the time at which they are known, such a version shows.
+    """
+    uncounted = "version" not in rows.schema.names
+    replacing = changed if uncounted else np.zeros(len(changed), np.bool_)
+    if uncounted:  # in every batch: they are judged as one table
+        rows = rows.append_column("version", pa.array(np.where(replacing, marked(now_us), 0)))
     for name in ("issued_at", "available_at"):
-        if name in rows.schema.names and pa.types.is_timestamp(rows[name].type):
-            column = known_at(rows[name].combine_chunks(), replacing, now_us if name == "available_at" else None)
+        if name in rows.schema.names:
+            times = typed(rows.select([name]), dataset)[name].combine_chunks()
+            column = known_at(times, replacing, now_us if name == "available_at" else None)
             rows = rows.set_column(rows.schema.get_field_index(name), name, column)
     return rows
 

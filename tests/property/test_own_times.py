@@ -14,6 +14,7 @@ from vitalake.lake.own_times import (
     DAY_US,
     OwnTimes,
     end_of_day,
+    found_by_us,
     given_or_ours,
     is_ours,
     known_at,
@@ -23,15 +24,17 @@ from vitalake.lake.own_times import (
 )
 
 MOMENT = pa.timestamp("us", "UTC")
-MOST_US = DAY_US + 3_601_000_000
-"""A day, an hour of noise, and a day's tenths of seconds."""
+MOST_US = DAY_US + 3_614_000_000
+"""A day, an hour of noise, and a day's tenths of seconds as 16 microseconds."""
 
 times_us = st.integers(0, 4_000_000_000_000_000)
 rows = st.lists(st.tuples(times_us, st.integers(0, 3), st.booleans()), max_size=40)
 
 
 def _published(us: list[int], names: pa.Array, secret: bytes = b"s" * 32) -> list[int | None]:
-    out: list[int | None] = OwnTimes(secret)(pa.array(us).cast(MOMENT), names).cast(pa.int64()).to_pylist()
+    out: list[int | None] = (
+        OwnTimes(secret)(pa.array(us).cast(MOMENT), lambda: [names], of="a.at").cast(pa.int64()).to_pylist()
+    )
     return out
 
 
@@ -83,10 +86,42 @@ def test_rows_sent_in_the_order_of_identifiers_over_hours_do_not_rank(secret: by
     assert abs(np.corrcoef(ranks, np.arange(len(names)))[0, 1]) < 5 / np.sqrt(len(names))
 
 
+@settings(max_examples=10)
+@given(st.binary(min_size=32, max_size=32), st.sampled_from(["column", "key"]))
+def test_the_difference_of_two_rows_tells_nothing_of_the_true_one(secret: bytes, differ_in: str) -> None:
+    count = 2_000
+    stays = [f"{number:08}" for number in random.Random(secret).sample(range(99_999_999), count)]
+    us = [20_000 * DAY_US + 10**9] * count
+    later = [at + place * 25_000_000 for place, at in enumerate(us)]  # in the order of something that identifies
+    times = OwnTimes(secret)
+    names = [pa.array(stays), pa.array(["I10"] * count)]
+    others = names if differ_in == "column" else [pa.array(stays), pa.array(["E11"] * count)]
+    first = times(pa.array([marked(at) for at in us]).cast(MOMENT), lambda: names, of="a.at")
+    of = "b.at" if differ_in == "column" else "a.at"
+    second = times(pa.array([marked(at) for at in later]).cast(MOMENT), lambda: others, of=of)
+    gaps = np.array(second.cast(pa.int64())) - np.array(first.cast(pa.int64()))
+    ranks = np.argsort(np.argsort(gaps))
+    assert abs(np.corrcoef(ranks, np.arange(count))[0, 1]) < 5 / np.sqrt(count)
+
+
+def test_two_rows_of_one_record_are_not_as_far_apart_as_they_were() -> None:
+    stays = pa.array([f"{number:08}" for number in range(500)])
+    at = 20_000 * DAY_US + 10**9
+    first, second = (np.array(_published([marked(at + after)] * 500, stays), np.int64) for after in (0, 30_000_000))
+    assert len(set((second - first).tolist())) > 400
+    assert (second - first).min() >= 300
+
+
+def test_a_version_that_is_the_moment_of_a_change_is_ours_and_no_other_is() -> None:
+    versions, known = pa.array([5_999, 5_999, 0, None, 7_000]), pa.array([5_999, 6_999, 1_999, None, 7_000])
+    assert found_by_us(versions, known.cast(MOMENT)).tolist() == [True, False, False, False, False]
+
+
 def test_the_end_of_a_day_is_its_own_end_and_nothing_stays_nothing() -> None:
     days = pa.array([0, 1, DAY_US - 1, DAY_US, None], pa.int64()).cast(MOMENT)
     assert end_of_day(days).cast(pa.int64()).to_pylist() == [0, DAY_US, DAY_US, DAY_US, None]
-    assert OwnTimes(b"s")(pa.array([None, 999], pa.int64()).cast(MOMENT), pa.array(["a", None])).null_count == 1
+    names = [pa.array(["a", None])]
+    assert OwnTimes(b"s")(pa.array([None, 999], pa.int64()).cast(MOMENT), lambda: names, of="a.at").null_count == 1
 
 
 def test_rows_of_an_earlier_release_are_marked_where_a_time_can_be_ours_and_once() -> None:
@@ -100,7 +135,23 @@ def test_rows_of_an_earlier_release_are_marked_where_a_time_can_be_ours_and_once
     assert [recent % 1_000, millis % 1_000] == [999, 999]
     assert of_before(made, arrived).equals(made)
     dataset = load_dataset("patient")
-    rows = pa.table({"available_at": column, "ingested_at": arrived})
+    kept = {"version": pa.array([1, us[1], 0, 3, None], pa.int64()), "source": pa.array(["a.patient[1]"] * 5)}
+    rows = pa.table({"available_at": column, "ingested_at": arrived, **kept})
     again = with_marks(rows, dataset)
     assert again["available_at"].combine_chunks().equals(made)
     assert with_marks(again, dataset) is again
+
+
+def test_the_version_that_an_earlier_load_gave_to_what_was_changed_is_marked_and_known_by_its_mark() -> None:
+    found = 1_790_000_000_123_456
+    known = [found, found // 1_000 * 1_000 + 2_000, found, found]  # as the query had a time, and had none
+    sources = ["city.patient[1]", "city.patient[1]", "city.patient[0]", "patient[1]"]
+    rows = pa.table({
+        "available_at": pa.array(known).cast(MOMENT), "ingested_at": pa.array([found + 9_000] * 4).cast(MOMENT),
+        "version": [found] * 4, "source": sources,
+    })  # fmt: skip
+    made = with_marks(rows, load_dataset("patient"))
+    assert made["version"].to_pylist() == [marked(found)] * 2 + [found] * 2
+    ours = found_by_us(made["version"].combine_chunks(), made["available_at"].combine_chunks())
+    assert ours.tolist() == [True, True, False, False]
+    assert with_marks(made, load_dataset("patient")) is made

@@ -20,8 +20,9 @@ def test_the_versions_of_a_record_keep_their_order_and_counters_and_times_stay(
     rows: list[tuple[int, str]], encoded: bool
 ) -> None:
     names = pa.array([name for _, name in rows])
+    given = names.dictionary_encode() if encoded else names
     versions = pa.array([version for version, _ in rows], pa.int64())
-    made = RecordVersions(b"s" * 32)(versions, names.dictionary_encode() if encoded else names).to_pylist()
+    made = RecordVersions(b"s" * 32)(versions, lambda: [given], of="a.version").to_pylist()
     good = fits(versions.to_numpy())
     for i, (first, name) in enumerate(rows):
         assert not good[i] or made[i] == first
@@ -36,13 +37,14 @@ def test_numbers_that_rank_with_identifiers_do_not_when_they_are_published() -> 
     names = sorted(random.Random(5).sample(range(10_000_000, 99_999_999), 2_000))
     texts = pa.array([str(name) for name in names])
     for versions in (names, range(5_000_000, 5_002_000)):  # the record number itself, and a transaction's
-        made = RecordVersions(b"k" * 32)(pa.array(versions, pa.int64()), texts).to_numpy()
+        made = RecordVersions(b"k" * 32)(pa.array(versions, pa.int64()), lambda: [texts], of="a.version").to_numpy()
         ranks = np.argsort(np.argsort(made))
         assert abs(np.corrcoef(ranks, np.arange(2_000))[0, 1]) < 4 / np.sqrt(2_000)
         assert not set(made.tolist()) & set(versions)
 
 
 def test_nothing_stays_nothing_and_bytes_name_records_too() -> None:
-    made = RecordVersions(b"k" * 32)(pa.array([None, 77_777, 3], pa.int64()), pa.array([b"a", b"b", None], pa.binary()))
+    versions, names = pa.array([None, 77_777, 3], pa.int64()), pa.array([b"a", b"b", None], pa.binary())
+    made = RecordVersions(b"k" * 32)(versions, lambda: [names], of="a.version")
     assert (made[0].as_py(), made[2].as_py()) == (None, 3)
     assert made[1].as_py() > 1 << 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -21,6 +23,8 @@ from hypothesis import strategies as st
 
 from governance.door.catalogue import Catalogue
 from governance.door.engine import connect
+from pipelines.history import load
+from pipelines.history.gate import QualityError
 from pipelines.history.load import load_history
 from pipelines.history.remembered import CHANGED, ENTRY, NEW, PASSED, Digests, Positions, Remembered, plan
 from vitalake import clock
@@ -28,6 +32,7 @@ from vitalake.errors import LakeError
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import Dataset, load_dataset
 from vitalake.lake.lake import Lake
+from vitalake.lake.own_times import DAY_US
 from vitalake.lake.verify import verify
 from vitalake.settings import load_settings
 
@@ -217,6 +222,106 @@ def test_the_file_names_nobody_and_is_the_owners_only(city: City) -> None:
 def _load_and_die(home: str, point: str) -> None:
     os.environ["VITALAKE_CRASH_AT"] = point
     load_history(load_settings(Path(home)), f"{home}/city.yaml", gate=Trusting())
+
+
+def test_when_a_change_was_found_ranks_nobody_though_the_load_is_killed(
+    city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"n{number:02}" for number in range(60)]
+    city.insert(*names)
+    city.load()
+    monkeypatch.setattr(load, "BATCH_ROWS", 10)
+    monkeypatch.setattr(load, "SPAN_ROWS", 10)
+    at = datetime(2026, 11, 3, 9, tzinfo=UTC)
+
+    def die(count: int) -> None:
+        if count >= 40:
+            raise TimeoutError
+
+    for round_, hour in enumerate((0, 3, 27)):
+        city.run(f"UPDATE vital SET value = {80 + round_} WHERE name LIKE 'n%'")  # noqa: S608
+        for after, progress in ((0, die), (1, None)):  # begun again an hour later
+            now = at + timedelta(hours=hour + after)
+            us = int(now.timestamp() * 1e6)
+            monkeypatch.setattr(load, "clock", SimpleNamespace(now_us=lambda us=us: us))
+            with contextlib.suppress(TimeoutError):
+                load_history(load_settings(city.home), str(city.home / "city.yaml"), gate=Trusting(), progress=progress)
+        assert city.shown() == [70.0] * 3 + [80.0 + round_] * 60  # within a day, and over its end
+    rows = city.lake.published.delta.to_pyarrow_table().select(["observation_id", "version", "value"]).to_pylist()
+    versions = [{row["observation_id"]: row["version"] for row in rows if row["value"] == 80 + n} for n in range(3)]
+    first = int(at.replace(hour=0).timestamp() * 1e6) + DAY_US
+    assert all(0 <= version - first < 3_620_000_000 for made in versions[:2] for version in made.values())
+    # Of the first moment or of the second: neither a version nor what lies between two says which.
+    second = city.lake.restricted.delta.to_pyarrow_table().select(["observation_id", "version", "value"]).to_pylist()
+    true = {row["observation_id"]: row["version"] for row in second if row["value"] == 80}
+    assert len(set(true.values())) == 2
+    ids = sorted(true)
+    for made in ([versions[0][i] for i in ids], [versions[2][i] - versions[0][i] for i in ids]):
+        ranks = np.argsort(np.argsort(made))
+        assert abs(np.corrcoef(ranks, [true[i] for i in ids])[0, 1]) < 5 / np.sqrt(len(ids))
+
+
+def test_a_change_in_one_of_several_batches_passes_the_gate(city: City, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "BATCH_ROWS", 2)
+    city.run("UPDATE vital SET value = 99 WHERE name = 'd'")
+    city.insert("g", "h", "i", "j", value=71)
+    assert load_history(load_settings(city.home), str(city.home / "city.yaml")) == 5
+    assert city.shown() == [70.0, 70.0, 71.0, 71.0, 71.0, 71.0, 99.0]
+
+
+WITHOUT_VERSION = {
+    "patient": "SELECT no AS patient_id, sex FROM person ORDER BY no",
+    "encounter": "SELECT 'e-' || no AS encounter_id, no AS patient_id, came AS admitted_at, "
+    "if(sex = 'male', came, NULL) AS discharged_at FROM person ORDER BY no",
+    "condition": "SELECT 'e-' || no AS encounter_id, 'ICD10CM' AS code_system, 'I10' AS code, no AS patient_id, "
+    "sex = 'male' AS is_primary, came AS recorded_at FROM person ORDER BY no",
+    "ward_movement": "SELECT 'e-' || no AS encounter_id, no AS patient_id, came AS in_at, 'ward' AS unit_category, "
+    "if(sex = 'male', came, NULL) AS out_at FROM person ORDER BY no",
+    "device_association": "SELECT 'a-' || no AS association_id, 'bed-' || no AS device_id, no AS patient_id, "
+    "came AS valid_from, if(sex = 'male', 'ended', 'active') AS status FROM person ORDER BY no",
+}
+
+
+def _without_version(home: Path, **queries: str) -> Path:
+    with duckdb.connect(str(home / "city.duckdb")) as db:
+        db.execute(
+            "CREATE OR REPLACE TABLE person AS SELECT 'p-' || i AS no, 'female' AS sex, "
+            "TIMESTAMP '2026-03-01 10:00' AS came FROM range(20) AS t(i)"
+        )
+    for dataset, query in queries.items():
+        (home / f"{dataset}.sql").write_text(query)
+    lines = "".join(f"  {dataset}: {dataset}.sql\n" for dataset in queries)
+    path = home / "city.yaml"
+    path.write_text(f"source: city\nwarehouse: duckdb:city.duckdb\nmax_rejected: 0.01\ndatasets:\n{lines}")
+    return path
+
+
+def test_a_query_without_versions_is_published_in_every_dataset_and_so_are_its_changes(home: Path) -> None:
+    job, settings = str(_without_version(home, **WITHOUT_VERSION)), load_settings(home)
+    assert load_history(settings, job) == 100
+    with duckdb.connect(str(home / "city.duckdb")) as db:
+        db.execute("UPDATE person SET sex = 'male' WHERE no = 'p-7'")
+    assert load_history(settings, job) == 5
+    for dataset in WITHOUT_VERSION:
+        lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
+        versions = lake.published.delta.to_pyarrow_table()["version"].to_pylist()
+        assert sorted(versions)[:20] == [0] * 20
+        assert len(versions) == 21
+        assert versions != sorted(versions)[:20]
+
+
+@pytest.mark.parametrize("missing", ["'e-' || no AS encounter_id", "no AS patient_id", "came AS admitted_at"])
+def test_a_query_whose_rows_would_all_be_rejected_does_not_pass_the_gate(home: Path, missing: str) -> None:
+    value, name = missing.split(" AS ")
+    query = WITHOUT_VERSION["encounter"].replace(missing, f"if(no = '', {value}, NULL) AS {name}")
+    with pytest.raises(QualityError, match=name):
+        load_history(load_settings(home), str(_without_version(home, encounter=query)))
+
+
+def test_versions_that_are_nothing_do_not_pass_the_gate(home: Path) -> None:
+    query = WITHOUT_VERSION["encounter"].replace("SELECT ", "SELECT CAST(NULL AS BIGINT) AS version, ", 1)
+    with pytest.raises(QualityError, match="version"):
+        load_history(load_settings(home), str(_without_version(home, encounter=query)))
 
 
 @pytest.mark.parametrize("point", ["start-epoch", "staged", "before-decide", "decided", "added-one"])

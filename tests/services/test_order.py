@@ -26,12 +26,13 @@ from tests import frozen
 from tests.attribution import Ward, hl7_time, pid, pv1
 from tests.fhir import message
 from tests.hl7 import adt
-from tests.order import suspicions
+from tests.order import differences, suspicions
 from vitalake.home import init_home
 from vitalake.keys import KEY_NAMES, load_keys
 from vitalake.lake.buckets import patient_column
 from vitalake.lake.compaction import compact, put_into_buckets
 from vitalake.lake.lake import Lake
+from vitalake.lake.record_noise import RecordNoise
 from vitalake.lake.table import Table
 from vitalake.settings import load_settings
 
@@ -135,7 +136,10 @@ def _stream(home: Path) -> None:
 
 
 def _stream_without_times(ward: Ward, chance: random.Random) -> None:
-    """Stream records and values that do not say when they could be known, sorted by identifier, for three hours."""
+    """Stream records and values that do not say when they could be known, sorted by identifier, for three hours.
+
+    Before them stays, and a diagnosis of each, at once and in no order: how long after them it comes is its place.
+    """
     said: dict[str, list[bytes]] = defaultdict(list)
     for number, no in enumerate(_identifiers()):
         who, stay = {"reference": f"Patient/{no}"}, f"e-{no[::-1]}"
@@ -145,20 +149,25 @@ def _stream_without_times(ward: Ward, chance: random.Random) -> None:
         said["encounter"].append(
             _resource("Encounter", stay, status="in-progress", subject=who, period={"start": began.isoformat()})
         )
-        said["condition"].append(
-            _resource(
-                "Condition", f"c-{no}", subject=who, encounter={"reference": f"Encounter/{stay}"},
-                recordedDate=coded,
-                code={"coding": [{"system": "http://hl7.org/fhir/sid/icd-10-cm", "code": "I10"}]},
-            )
-        )  # fmt: skip
+        for code, when in {"I10": "condition", "E11.9": "condition in no order"}.items():
+            said[when].append(
+                _resource(
+                    "Condition", f"c-{no}-{code}", subject=who, encounter={"reference": f"Encounter/{stay}"},
+                    recordedDate=coded,
+                    code={"coding": [{"system": "http://hl7.org/fhir/sid/icd-10-cm", "code": code}]},
+                )
+            )  # fmt: skip
         said["observation"].append(message(
             9_000 + number, patient=no, value=60.0 + chance.randrange(40), meta=None, effectiveDateTime=coded,
             device={"reference": f"Device/d-{no}"}, encounter={"reference": f"Encounter/{stay}"},
         ))  # fmt: skip
-    for dataset, messages in said.items():
-        polls = [messages[begin : begin + 5] for begin in range(0, PATIENTS, 5)]
-        ward.send(dataset, [(BEGIN + timedelta(minutes=180 + 10 * n), poll) for n, poll in enumerate(polls)])
+    for name in ("encounter", "condition in no order"):
+        chance.shuffle(said[name])
+    at_once = {"encounter": said.pop("encounter"), "condition": said.pop("condition in no order")}
+    for dataset in {**at_once, **said}:
+        polls = [said[dataset][begin : begin + 5] for begin in range(0, len(said[dataset]), 5)]
+        first = [(BEGIN + timedelta(minutes=179), at_once[dataset])] if dataset in at_once else []
+        ward.send(dataset, first + [(BEGIN + timedelta(minutes=180 + 10 * n), poll) for n, poll in enumerate(polls)])
 
 
 def _resource(kind: str, name: str, **elements: object) -> bytes:
@@ -205,6 +214,10 @@ def _suspicious(home: Path, identifiers: list[str]) -> dict[str, list[str]]:
             looks = suspicions(table, f"{column}_id", numbers)
             if low := [what for what, chance in looks.items() if chance <= CHANCE]:
                 found[f"{name} by {column}"] = low
+        having = [table for table in _tables(home).values() if f"{column}_id" in table.dataset.schema.names]
+        between = differences(having, f"{column}_id", numbers)
+        if low := [what for what, chance in between.items() if chance <= CHANCE]:
+            found[f"differences by {column}"] = low
     return found
 
 
@@ -237,6 +250,19 @@ def test_nothing_published_ranks_with_a_clear_identifier(home: Path, change: obj
     if callable(change):
         change(home)
     assert _suspicious(home, _identifiers()) == {}
+
+
+def test_noise_that_rows_of_a_patient_share_would_be_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_each = RecordNoise.__call__
+    monkeypatch.setattr(RecordNoise, "__call__", lambda self, _of, names, day=0: of_each(self, "", names[:1], day))
+    _rebuild(home)
+    found = _suspicious(home, _identifiers())["differences by patient"]
+    assert "encounter.available_at minus condition.available_at" in _either_way(found)
+    assert "condition.available_at minus condition.available_at" in found
+
+
+def _either_way(found: list[str]) -> set[str]:
+    return {*found, *(" minus ".join(reversed(what.split(" minus "))) for what in found)}
 
 
 def test_what_an_earlier_release_published_did_and_does_no_more_once_it_is_upgraded(tmp_path: Path) -> None:

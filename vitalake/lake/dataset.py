@@ -26,6 +26,9 @@ TYPES: dict[str, pa.DataType] = {
 }
 """The types a dataset's YAML may name."""
 
+ALWAYS, MARKED = "always", "where-marked"
+"""What a dataset says of a column of times: all are of our own clocks, or those that are marked; see own_times.py."""
+
 QUARANTINE = ("dead_letter", "held", "resolution")
 """Datasets of messages that were not published, and of what became of them later."""
 

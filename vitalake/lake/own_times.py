@@ -3,8 +3,9 @@
 Who sends in the order of clear identifiers has our clock write down that order: published to the second, it undoes
 every pseudonym. So where rows are identified a time of ours is marked, and published it becomes the end of its day in
 UTC: a day's rows are one set, and none is known before it was. Behind the end of the day comes up to an hour that says
-nothing but which of the rows of *one* record came first: keyed noise, of the record and the day, plus the time of day,
-a tenth of a second as a microsecond. Within the noise of an hour that tells nothing of the rows of two records.
+nothing but which of the rows of *one* record came first: keyed noise, of the column, the record and the day, plus the
+time of day, a tenth of a second as 1 to 16 microseconds, by the same key. Within the noise of an hour that tells
+nothing of the rows of two records; of those of one it tells the order, and roughly how far they are apart.
 
 The mark: a time of ours ends in 999 microseconds. Brokers count milliseconds, and the end of its millisecond is when a
 message had come for certain. A time that a sender gives and that ends so is taken a microsecond later.
@@ -12,26 +13,23 @@ message had come for certain. A time that a sender gives and that ends so is tak
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from vitalake.lake.dataset import Dataset
-
-ALWAYS, MARKED = "always", "where-marked"
-"""What a dataset says of a column of times: all are ours, or those that are marked."""
+from vitalake.lake.dataset import ALWAYS, MARKED, Dataset
+from vitalake.lake.record_noise import Names, RecordNoise
 
 DAY_US = 86_400_000_000
 
 _MARK, _MILLISECOND = 999, 1_000
 _TENTH_US = 100_000
 _NOISE_US = 3_600_000_000
-_BLOCK = 16
+_STEEPEST = 16.0
+_CHANGES = "[1]"
+"""Ends the source of rows that replace others of a load, behind the dataset."""
+
 _MOMENT = pa.timestamp("us", "UTC")
 
 Times = npt.NDArray[np.int64]
@@ -69,48 +67,38 @@ def known_at(times: pa.Array, found: npt.NDArray[np.bool_], ours_us: int | None)
     return pc.if_else(pa.array(found), moment, given(times).cast(_MOMENT))
 
 
+def found_by_us(versions: pa.Array, known: pa.Array) -> npt.NDArray[np.bool_]:
+    """Return which versions are the moment at which we found their row to be changed, by the time it was known at."""
+    us = _microseconds(known)
+    found: npt.NDArray[np.bool_] = is_ours(us) & (us == versions.fill_null(0).to_numpy(zero_copy_only=False))
+    return found
+
+
 class OwnTimes:
     """Makes what is published of times of ours, with one secret; used by one thread at a time."""
 
     def __init__(self, secret: bytes) -> None:
-        self._hash_key = hmac.digest(secret, b"time\0names", "sha256")
-        self._cipher = Cipher(algorithms.AES(hmac.digest(secret, b"time\0noise", "sha256")), modes.ECB())  # noqa: S305
+        self._noise = RecordNoise(secret, b"time")
 
-    def __call__(self, times: pa.Array, names: pa.Array) -> pa.Array:
+    def __call__(self, times: pa.Array, names: Names, *, of: str) -> pa.Array:
         """Return the times, those of ours after the end of their day, in no order but that of each record's rows.
 
         Args:
             times: microseconds, UTC.
-            names: of the record each is of, text or bytes, in a dictionary or plain.
+            names: of the record each is of.
+            of: dataset and column.
         """
         us = _microseconds(times)
         at = np.flatnonzero(is_ours(us) & times.is_valid().to_numpy(zero_copy_only=False))
         if not len(at):
             return times
         mine, day = us[at], -(-us[at] // DAY_US)
-        blocks = self._blocks(names.take(pa.array(at)))
-        blocks[:, 0] ^= day
-        noise = np.frombuffer(self._cipher.encryptor().update(blocks.tobytes()), "<u8")[::2] % np.uint64(_NOISE_US)
+        noise = self._noise(of, [name.take(pa.array(at)) for name in names()], day)
+        tenths, more = mine % DAY_US // _TENTH_US, _STEEPEST ** (noise[:, 1] / 2.0**64) - 1
         us = us.copy()
-        us[at] = day * DAY_US + noise.astype(np.int64) + mine % DAY_US // _TENTH_US
+        us[at] = day * DAY_US + (noise[:, 0] % np.uint64(_NOISE_US)).astype(np.int64)
+        us[at] += tenths + (tenths * more).astype(np.int64)
         return _as_times(us, times)
-
-    def _blocks(self, names: pa.Array) -> Times:
-        """Return 16 bytes for each name; what is named by as many bytes, a keyed hash, is not hashed again."""
-        if pa.types.is_binary(names.type) and not names.null_count:
-            values = names.drop_null()  # copies nothing
-            offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
-            if (np.diff(offsets) == _BLOCK).all():
-                data = np.frombuffer(values.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
-                return data.view("<i8").reshape(-1, 2).copy()
-        encoded = names if pa.types.is_dictionary(names.type) else names.dictionary_encode()
-        digests = b"".join(self._digest(name) for name in encoded.dictionary.to_pylist()) + bytes(_BLOCK)
-        index = encoded.indices.fill_null(len(encoded.dictionary)).to_numpy(zero_copy_only=False)
-        return np.frombuffer(digests, "<i8").reshape(-1, 2)[index]
-
-    def _digest(self, name: str | bytes | None) -> bytes:
-        text = name if isinstance(name, bytes) else (name or "").encode()
-        return hashlib.blake2b(text, key=self._hash_key, digest_size=_BLOCK).digest()
 
 
 def end_of_day(times: pa.Array) -> pa.Array:
@@ -138,13 +126,37 @@ def of_before(times: pa.Array, came: pa.Array) -> pa.Array:
 def with_marks(rows: pa.Table, dataset: Dataset) -> pa.Table:
     """Return rows that an earlier release has written with marks on their times; see of_before."""
     came = next((column.name for column in dataset.columns if column.ours == ALWAYS), None)
+    if came is None:
+        return rows
+    rows = _with_versions_of_loads(rows, dataset)
     for column in dataset.columns:
-        if column.ours != MARKED or came is None:
+        if column.ours != MARKED:
             continue
         times = rows[column.name].combine_chunks()
         made = of_before(times, rows[came].combine_chunks())
         if not made.equals(times):
             rows = rows.set_column(rows.schema.get_field_index(column.name), column.name, made)
+    return rows
+
+
+def _with_versions_of_loads(rows: pa.Table, dataset: Dataset) -> pa.Table:
+    """Return rows in which a version that is the moment at which a load found a change is marked, and when it is known.
+
+    Such a row is of a load's second partition, and its version a moment to the microsecond within a day before it could
+    be known. A sender's version that looks so is taken for one.
+    """
+    counted = next(column.name for column in dataset.columns if column.counts)
+    known = next(column.name for column in dataset.columns if column.ours == MARKED)
+    sources = pc.ends_with(rows["source"].cast(pa.string()), f".{dataset.name}{_CHANGES}")
+    at = pc.fill_null(sources, False).combine_chunks().to_numpy(zero_copy_only=False)
+    versions, times = rows[counted].combine_chunks(), rows[known].combine_chunks()
+    found = versions.fill_null(0).to_numpy(zero_copy_only=False)
+    since = _microseconds(times) - found
+    at = at & (found % _MILLISECOND != 0) & (since >= -_MILLISECOND) & (since < DAY_US)
+    moments = pa.array(found // _MILLISECOND * _MILLISECOND + _MARK)
+    for name, column, new in ((counted, versions, moments), (known, times, moments.cast(_MOMENT))):
+        if not (made := pc.if_else(pa.array(at), new, column)).equals(column):
+            rows = rows.set_column(rows.schema.get_field_index(name), name, made)
     return rows
 
 

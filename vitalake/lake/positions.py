@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from vitalake.lake.buckets import Bucket, bucket_of
 from vitalake.lake.compaction import TARGET_ROWS, sort_keys
 from vitalake.lake.message_tokens import MessageTokens, in_clear
-from vitalake.lake.own_times import ALWAYS, OwnTimes, end_of_day, with_marks
-from vitalake.lake.record_versions import RecordVersions
+from vitalake.lake.own_times import with_marks
 from vitalake.lake.rewrite import Rows, read_file, rewrite
 from vitalake.lake.sorting import joined, no_order, sort_by
 from vitalake.lake.staging import Counted, Piece
 from vitalake.lake.table import Snapshot, StagedFile, Table
+from vitalake.lake.unranked import Unranked, ranks, record_key
 from vitalake.lake.vacuum import delete_replaced
 
 
@@ -36,8 +36,7 @@ def rows_in_clear(table: Table, file: StagedFile) -> int:
 def hide_positions(
     table: Table,
     tokens: MessageTokens,
-    times: OwnTimes,
-    versions: RecordVersions,
+    unranked: Unranked,
     *,
     counted: Counted | None = None,
 ) -> int:
@@ -50,8 +49,7 @@ def hide_positions(
     Args:
         table: of published rows; not to be used by anything else meanwhile.
         tokens: makes them.
-        times: makes what is published of times of ours.
-        versions: makes what is published of versions.
+        unranked: makes what is published of times of ours, and of versions.
         counted: told how many rows were made.
 
     Raises:
@@ -77,7 +75,7 @@ def hide_positions(
             of[bucket_of(file.path)].append(file)
         for bucket, files in of.items():
             part = joined(
-                [_hidden(table, batch, tokens, times, versions) for file in files for batch in read_file(table, file)]
+                [_hidden(table, batch, tokens, unranked) for file in files for batch in read_file(table, file)]
             )
             keys = sort_keys(table.dataset, by_patient=bucket is not None)
             yield Piece(sort_by(part, keys, last=no_order(part, table.dataset)), bucket)
@@ -88,8 +86,8 @@ def hide_positions(
     return rows
 
 
-def _hidden(table: Table, rows: pa.Table, tokens: MessageTokens, times: OwnTimes, versions: RecordVersions) -> pa.Table:
-    rows = _without_ranks(table, rows, times, versions)
+def _hidden(table: Table, rows: pa.Table, tokens: MessageTokens, unranked: Unranked) -> pa.Table:
+    rows = _without_ranks(table, rows, unranked)
     for column in table.dataset.columns:
         if column.token_with:
             made = _by_chunk(rows[column.token_with], rows[column.name], tokens)
@@ -97,18 +95,16 @@ def _hidden(table: Table, rows: pa.Table, tokens: MessageTokens, times: OwnTimes
     return rows
 
 
-def _without_ranks(table: Table, rows: pa.Table, times: OwnTimes, versions: RecordVersions) -> pa.Table:
-    name = position_column(table)
-    before = pc.fill_null(pc.greater_equal(rows[name], 0), False).combine_chunks()
-    marked = with_marks(rows, table.dataset)
-    for column in table.dataset.columns:
-        if column.ours is not None or column.counts:
-            given = marked[column.name].combine_chunks()
-            key = rows[table.dataset.key[0]].combine_chunks()
-            make = versions if column.counts else times
-            made = end_of_day(given) if column.ours == ALWAYS else make(given, key)
-            made = pc.if_else(before, made, rows[column.name].combine_chunks())
-            rows = rows.set_column(rows.schema.get_field_index(column.name), column.name, made)
+def _without_ranks(table: Table, rows: pa.Table, unranked: Unranked) -> pa.Table:
+    before = pc.fill_null(pc.greater_equal(rows[position_column(table)], 0), False).combine_chunks()
+    ranking, key = [column for column in table.dataset.columns if ranks(column)], record_key(table.dataset)
+    named = list(dict.fromkeys((*key, *(column.name for column in ranking))))
+    given = with_marks(rows, table.dataset).select(named)
+    batch = pa.RecordBatch.from_arrays([column.combine_chunks() for column in given.columns], names=named)
+    for column in ranking:
+        made = unranked(column, batch, lambda: [batch.column(name) for name in key], table.dataset)
+        made = pc.if_else(before, made, rows[column.name].combine_chunks())
+        rows = rows.set_column(rows.schema.get_field_index(column.name), column.name, made)
     return rows
 
 

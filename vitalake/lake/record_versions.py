@@ -4,16 +4,16 @@ A warehouse may give anything that counts up: the number of a transaction, by wh
 order, or by mistake a record number. A counter says how often a record was changed, and a time is one of its sender's:
 both are published as they are. Any other number is published with noise that is keyed by the record, so large that only
 the order of the record's own versions is left of it; behind counters and times, as a number that outgrew them would be.
+What lies between two versions of a record is multiplied by a factor of the record.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from vitalake.lake.record_noise import Names, Noise, RecordNoise
 
 MOST_COUNTED = 9_999
 """Changes of one record; a number beyond it is a number of something else."""
@@ -25,36 +25,41 @@ BEHIND = 1 << 60
 MOST = 1 << 62
 """Numbers from here on are one: no version of a record is known to be later than another."""
 
+SPREAD, MOST_SPREAD = 1 << 36, 4096.0
+"""Numbers up to which what lies between two versions of a record is multiplied, and by how much at most."""
+
 
 class RecordVersions:
     """Makes what is published of versions, with one secret; used by one thread at a time."""
 
     def __init__(self, secret: bytes) -> None:
-        self._key = hmac.digest(secret, b"version\0noise", "sha256")
+        self._noise = RecordNoise(secret, b"version")
 
-    def __call__(self, versions: pa.Array, names: pa.Array) -> pa.Array:
+    def __call__(self, versions: pa.Array, names: Names, *, of: str) -> pa.Array:
         """Return the versions; those that are neither counters nor times as numbers that rank within their record.
 
         Args:
             versions: int64.
-            names: of the record each is of, text or bytes, in a dictionary or plain.
+            names: of the record each is of.
+            of: dataset and column.
         """
         numbers: npt.NDArray[np.int64] = versions.fill_null(0).to_numpy(zero_copy_only=False)
         at = np.flatnonzero(~fits(numbers))
         if not len(at):
             return versions
-        encoded = names.take(pa.array(at))
-        encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
-        noise = np.array([*map(self._noise, encoded.dictionary.to_pylist()), 0], np.int64)
-        index = encoded.indices.fill_null(len(noise) - 1).to_numpy(zero_copy_only=False)
+        noise = self._noise(of, [name.take(pa.array(at)) for name in names()])
         made = numbers.copy()
-        made[at] = BEHIND + noise[index] + np.clip(numbers[at], 0, MOST)
+        made[at] = BEHIND + (noise[:, 0] % np.uint64(BEHIND)).astype(np.int64)
+        made[at] += _apart(np.clip(numbers[at], 0, MOST), noise[:, 1])
         mask = versions.is_null().to_numpy(zero_copy_only=False) if versions.null_count else None
         return pa.array(made, pa.int64(), mask=mask)
 
-    def _noise(self, name: str | bytes | None) -> int:
-        text = name if isinstance(name, bytes) else (name or "").encode()
-        return int.from_bytes(hashlib.blake2b(text, key=self._key, digest_size=8).digest()) % BEHIND
+
+def _apart(numbers: npt.NDArray[np.int64], noise: Noise) -> npt.NDArray[np.int64]:
+    """Return numbers in their order; those below 2³⁶, and so what lies between them, times a factor of their record."""
+    low = np.minimum(numbers, SPREAD)
+    more: npt.NDArray[np.int64] = (low * (MOST_SPREAD ** (noise / 2.0**64) - 1)).astype(np.int64)
+    return numbers + more
 
 
 def fits(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
