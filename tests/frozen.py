@@ -119,8 +119,9 @@ def reading(home: Path, *, like: dict[str, Any] | None = None) -> dict[str, Any]
     }
 
 
-OF_OURS = ("ingested_at", "available_at", "told_at")
-"""Times that may be of our own clocks: an upgrade publishes the end of their day, and marks them where they are."""
+OF_OURS = ("ingested_at", "available_at", "told_at", "version")
+"""Times, and versions of loads, that may be of our own clocks: an upgrade publishes the end of their day, and marks
+them where they are."""
 
 
 def without_times(like: dict[str, Any]) -> dict[str, Any]:

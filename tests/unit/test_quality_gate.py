@@ -314,7 +314,8 @@ from pipelines.history.gate import QualityError, SuiteGate
 from vitalake.lake.dataset import load_dataset
 gate = SuiteGate(Path(sys.argv[1]), source="own", max_rejected=0.05)
 assert "great_expectations" not in sys.modules, "loaded with the first rows only"
-rows = {"encounter_id": ["a", "b"], "version": [1, 1], "admitted_at": [datetime(2024, 1, 1)] * 2}
+rows = {"encounter_id": ["a", "b"], "patient_id": ["p", "q"], "version": [1, 1]}
+rows["admitted_at"] = [datetime(2024, 1, 1)] * 2
 gate.judge(load_dataset("encounter"), [pa.table(rows)])
 try:
     gate.judge(load_dataset("encounter"), [pa.table(rows | {"encounter_id": ["a", "a"]})])
