@@ -96,7 +96,8 @@ class CareFeed:
         Raises:
             ServiceUnavailable: care store or vault cannot be written.
         """
-        if (outcome.rows.num_rows or outcome.refused is not None) and self._taker is not None:
+        told = outcome.rows.num_rows or outcome.refused is not None or outcome.late is not None
+        if told and self._taker is not None:
             self._taker(outcome)
 
     def settle(self, ends: Mapping[PartId, int]) -> None:
@@ -165,6 +166,8 @@ class CareFeed:
         if outcome.refused is not None:
             rejected = [reject.message for reject in outcome.rejects]
             taken = taken.and_also(self._refused(outcome.refused, rejected, outcome.poll))
+        if outcome.late is not None:
+            taken = taken.and_also(self._late(outcome.late, outcome.poll))
         ends = _ends(outcome, self._dataset.name)
         self._write(lambda store: store.take(taken, writer=outcome.poll.share, ends=ends))
 
@@ -176,15 +179,36 @@ class CareFeed:
         values = self._values(refused.rows, refused.message, poll)
         values.rows["stage"] |= CAME << 8
         values = values.and_also(self._values(lacking.rows, lacking.message, poll))
-        whose = _texts(refused.rows["patient_id"]).indices.to_numpy(zero_copy_only=False)
-        _, first = np.unique(np.stack([refused.message, whose]), axis=1, return_index=True)
-        rows, message = refused.rows.take(pa.array(first)), refused.message[first]
-        told = self._values(rows, message, poll, any_code=True)
-        told.rows["code"], told.rows["value"] = REFUSED, NO_VALUE
+        told = self._counted(refused, refused.message, poll)
         of = zip(told.part.tolist(), told.position.tolist(), strict=True)
         told.rows["id"] = [_number_of(poll.parts[part], offset) for part, offset in of]
-        told.rows["stage"] = stage_of("final")
         return values.and_also(told)
+
+    def _late(self, late: Refused, poll: Poll) -> Values:
+        """Return the same of earlier messages, as if this poll's last one had brought it."""
+        was = late.message > 0
+        values = [
+            self._values(part.rows, _at_the_end(poll, part), poll) for part in (late.where(was), late.where(~was))
+        ]
+        values[0].rows["stage"] |= CAME << 8
+        told = self._counted(late.where(was), _at_the_end(poll, late.where(was)), poll)
+        times = told.rows["effective_us"].tolist()
+        told.rows["id"] = [_number_of(poll.parts[0], -time - i) for i, time in enumerate(times)]
+        return values[0].and_also(values[1]).and_also(told)
+
+    def _counted(self, refused: Refused, message: npt.NDArray[np.int32], poll: Poll) -> Values:
+        """Return what says that messages were refused, once for each and whom it is of; without ids.
+
+        Args:
+            refused: rows of rejected messages.
+            message: of each row, with which message of the poll it is stored.
+            poll: the messages.
+        """
+        whose = _texts(refused.rows["patient_id"]).indices.to_numpy(zero_copy_only=False)
+        _, first = np.unique(np.stack([refused.message, whose]), axis=1, return_index=True)
+        told = self._values(refused.rows.take(pa.array(first)), message[first], poll, any_code=True)
+        told.rows["code"], told.rows["value"], told.rows["stage"] = REFUSED, NO_VALUE, stage_of("final")
+        return told
 
     def _values(
         self, rows: pa.RecordBatch, messages: npt.NDArray[np.int32], poll: Poll, *, any_code: bool = False
@@ -498,6 +522,10 @@ def _first_halves(ids: pa.Array) -> npt.NDArray[np.uint64]:
 def _number_of(part: PartId, offset: int) -> int:
     """Return a number for a message, the same whenever it is read again."""
     return int.from_bytes(hashlib.blake2b(f"{part} {offset}".encode(), digest_size=8).digest(), "little")
+
+
+def _at_the_end(poll: Poll, late: Refused) -> npt.NDArray[np.int32]:
+    return np.full(len(late.message), len(poll.values) - 1, np.int32)
 
 
 def _ends(outcome: Outcome, dataset: str) -> dict[str, int]:

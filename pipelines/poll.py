@@ -73,6 +73,7 @@ class Outcome:
         associations: version of the table of associations the rows were attributed by.
         recognised: rows that were seen before were taken out.
         refused: what the rejected messages were about, as far as it is known.
+        late: of earlier rejected messages, what has turned out to be somebody's.
         unfit: column → index of the message of every published row whose text there was none that may be published.
     """
 
@@ -94,6 +95,7 @@ class Outcome:
     recognised: bool = False
     unfit: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     refused: Refused | None = None
+    late: Refused | None = None
 
     def keep(self, new: npt.NDArray[np.bool_]) -> None:
         """Keep the rows that are new, and count the others as duplicates; they are not masked yet."""

@@ -26,7 +26,7 @@ from pipelines.decoding.conform import Conformer
 from pipelines.decoding.keyed import with_key
 from pipelines.decoding.naming import Naming
 from pipelines.decoding.records import MERGED, Records
-from pipelines.decoding.refused import with_patients, with_unread
+from pipelines.decoding.refused import Refused, joined, with_patients, with_unread
 from pipelines.decoding.result import Reject
 from pipelines.lookback import LookBack
 from pipelines.poll import DecodedPoll, Outcome
@@ -41,6 +41,9 @@ from vitalake.restricted import RowSealer, device_key
 from vitalake.settings import Settings, StreamSettings
 from vitalake.vault import Vault
 from vitalake.vocabulary import load_vocabulary
+
+_MOST_NOBODYS = 10_000
+"""Rows remembered of refused messages of devices that are nobody's yet, 2 MB."""
 
 NO_LISTS: Mapping[str, frozenset[str]] = {}
 
@@ -115,6 +118,8 @@ class Steps:
             else None
         )
         self._naming = Naming(settings)
+        self._nobodys: Refused | None = None
+        self._serial, self._looked = 1, 0
         self._key_of = partial(device_key, keys.current("vault").secret)
         self._salts: dict[PartId, tuple[int, int]] = {}
         self.ingested_us: int | None = None
@@ -252,7 +257,39 @@ class Steps:
         if refused is not None and refused.rows["patient_id"].null_count:
             assert self.attributor is not None
             refused = with_patients(refused, self.attributor.whose(refused.rows))
+        outcome.late = self._somebodys_now()
+        if refused is not None:
+            self._remember_nobodys(refused, outcome)
         outcome.refused = refused
+
+    def _remember_nobodys(self, refused: Refused, outcome: Outcome) -> None:
+        """Remember what is of devices that are nobody's yet: who turns out to be there is told of it, see Refused.
+
+        Good values of such devices are held in the lake; of bad ones this lane knows alone, and a lane that is started
+        again has forgotten them.
+        """
+        rows = refused.rows
+        mine = pc.and_(rows["patient_id"].is_null(), rows["device_id"].is_valid()).to_numpy(zero_copy_only=False)
+        if not mine.any():
+            return
+        nobodys = refused.where(mine)
+        rejected = np.isin(nobodys.message, [reject.message for reject in outcome.rejects])
+        serial = nobodys.message + self._serial
+        self._serial += len(outcome.poll.values)
+        nobodys = Refused(nobodys.rows, np.where(rejected, serial, -serial))
+        self._nobodys = joined(self._nobodys, nobodys).newest(_MOST_NOBODYS)
+
+    def _somebodys_now(self) -> Refused | None:
+        """Return what was remembered and has turned out to be somebody's; it is not remembered any more."""
+        assert self.attributor is not None
+        if self._nobodys is None or self.attributor.associations.look() == self._looked:
+            return None
+        self._looked = self.attributor.associations.version
+        told = with_patients(self._nobodys, self.attributor.whose(self._nobodys.rows))
+        known = told.rows["patient_id"].is_valid().to_numpy(zero_copy_only=False)
+        left = self._nobodys.where(~known)
+        self._nobodys = left if len(left.message) else None
+        return told.where(known) if known.any() else None
 
     def _subjects_of(
         self, outcome: Outcome, message: int, here: set[str | None]

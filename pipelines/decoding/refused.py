@@ -22,7 +22,8 @@ class Refused:
     Attributes:
         rows: of the columns of ``observation`` what the care store takes, identified; the value is one of
             ``vitalake.care.values`` NO_VALUE, TOO_LOW, TOO_HIGH.
-        message: int32 per row, index of its message.
+        message: int per row, index of its message; of what is told late, a number that is its own, below zero where
+            the message was not rejected but says by a sign that there is no value.
     """
 
     rows: pa.RecordBatch
@@ -31,6 +32,11 @@ class Refused:
     def where(self, chosen: npt.NDArray[np.bool_]) -> Refused:
         """Return the chosen rows."""
         return Refused(self.rows.filter(pa.array(chosen)), self.message[chosen])
+
+    def newest(self, count: int) -> Refused:
+        """Return the last rows."""
+        begin = max(0, len(self.message) - count)
+        return Refused(self.rows.slice(begin), self.message[begin:])
 
 
 SCHEMA = pa.schema(

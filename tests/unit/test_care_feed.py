@@ -685,3 +685,22 @@ def test_a_sign_that_there_is_no_value_ends_the_one_before_and_is_no_row(home: P
     assert not (_history(home, outcome).code == REFUSED).any(), "no message was refused"
     ward.stream([made(ward, 120, 80)], name=f"flat:{name}")
     assert _score(home, outcome).parts["pulse"] == 0
+
+
+def test_what_was_refused_before_anybody_was_known_in_the_bed_is_told_when_somebody_is(home: Path) -> None:
+    """The good values that were held came, and what was refused beside them was forgotten."""
+    ward = Bedside(home)
+    steps = ward.steps()
+    first = [_told_of_bed(ward, obx(value=value), seconds=i + 10) for i, value in enumerate(("72", "500", "---"))]
+    ward.stream(first, steps=steps, name="hl7-v2")
+    ward.tell(adt("A01", "PID|1||p-1^^^^MR", "PV1|1|I|4W^12^A", at=hl7_time(ward.at(0))))
+    assert steps.attributor is not None
+    steps.attributor.associations.look(now=True)
+    for seconds in (20, 30):
+        last = _told_of_bed(ward, obx(code="59408-5^S^LN", value="97", unit="%^^UCUM"), seconds=seconds)
+        ward.stream([last], steps=steps, name="hl7-v2")
+    steps.close()
+    history = _store(home).history(ward.token("p-1"))
+    assert int((history.code == REFUSED).sum()) == 2, "each once, and not again"
+    score = news2(history, as_of_us=clock.now_us())
+    assert (score.parts["pulse"], score.ended["pulse"].kind) == (None, "high")
