@@ -187,11 +187,10 @@ class CareFeed:
     def _late(self, late: Refused, poll: Poll) -> Values:
         """Return the same of earlier messages, as if this poll's last one had brought it."""
         was = late.message > 0
-        values = [
-            self._values(part.rows, _at_the_end(poll, part), poll) for part in (late.where(was), late.where(~was))
-        ]
+        refused, lacking = late.where(was), late.where(~was)
+        values = [self._values(part.rows, _at_the_end(poll, part), poll) for part in (refused, lacking)]
         values[0].rows["stage"] |= CAME << 8
-        told = self._counted(late.where(was), _at_the_end(poll, late.where(was)), poll)
+        told = self._counted(refused, _at_the_end(poll, refused), poll)
         times = told.rows["effective_us"].tolist()
         told.rows["id"] = [_number_of(poll.parts[0], -time - i) for i, time in enumerate(times)]
         return values[0].and_also(values[1]).and_also(told)
@@ -234,6 +233,7 @@ class CareFeed:
         if "comparator" in rows.schema.names and rows["comparator"].null_count < len(rows):
             values["stage"] |= _comparators(_texts(rows["comparator"]))[which] << 8
         if "data_absent_reason" in rows.schema.names and empty.any():
+            values["stage"][_is_not_to_be_had(rows, status, empty)[which]] &= ~np.uint16(1)
             came = rows["data_absent_reason"].is_null().to_numpy(zero_copy_only=False) & empty
             values["stage"][came[which]] |= CAME << 8
         values["value"] = number[which]
@@ -510,6 +510,22 @@ def _stages(status: pa.DictionaryArray) -> npt.NDArray[np.uint16]:
 def _comparators(column: pa.DictionaryArray) -> npt.NDArray[np.uint16]:
     known = [COMPARATORS.index(text) if text in COMPARATORS else 0 for text in column.dictionary.to_pylist()]
     found: npt.NDArray[np.uint16] = np.array([*known, 0], np.uint16)[pc.fill_null(column.indices, -1).to_numpy()]
+    return found
+
+
+def _is_not_to_be_had(
+    rows: pa.RecordBatch, status: pa.DictionaryArray, empty: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Return which results were begun and could not be had, as HL7's status X: it ends what was known before.
+
+    What was not asked for ends nothing.
+    """
+    cancelled = _is_among(status, ("cancelled",)) & empty
+    if not cancelled.any():
+        return cancelled
+    found: npt.NDArray[np.bool_] = cancelled & np.array(
+        [reason == "unknown" for reason in rows["data_absent_reason"].to_pylist()], np.bool_
+    )
     return found
 
 

@@ -704,3 +704,15 @@ def test_what_was_refused_before_anybody_was_known_in_the_bed_is_told_when_someb
     assert int((history.code == REFUSED).sum()) == 2, "each once, and not again"
     score = news2(history, as_of_us=clock.now_us())
     assert (score.parts["pulse"], score.ended["pulse"].kind) == (None, "high")
+
+
+@pytest.mark.parametrize(("status", "pulse"), [("X", None), ("N", 0)])
+def test_a_result_that_could_not_be_had_ends_the_one_before(home: Path, status: str, pulse: int | None) -> None:
+    """OBX-11 X said that there was no rate, and the rate before it stayed; N says that nobody had asked."""
+    ward = Bedside(home)
+    ward.tell(adt("A01", "PID|1||p-1^^^^MR", "PV1|1|I|4W^12^A", at=hl7_time(ward.at(0))))
+    ward.stream([_told_of_bed(ward, obx(value="72"), seconds=10)], name="hl7-v2")
+    ward.stream([_told_of_bed(ward, obx(value="135", status=status), seconds=20)], name="hl7-v2")
+    score = news2(_store(home).history(ward.token("p-1")), as_of_us=clock.now_us())
+    assert score.parts["pulse"] == pulse
+    assert bool(score.ended) == (pulse is None)
