@@ -60,12 +60,12 @@ def old_parts(record: ScoreRecord, now_us: int) -> list[str]:
 def band_of(chart: Chart) -> Band:
     """Return what a score says now: one fresh part among old ones does not make it one of now.
 
-    Nor is anybody low, or without a word, of whom a message was refused since, or who had a score that is lost.
+    Nor is anybody low of whom a message was refused since; whose score was lost by what cannot be used may be higher.
     """
     record, now_us = chart.record, chart.now_us
     found = band(record.news2, stale=is_stale(record, now_us) or bool(old_parts(record, now_us)))
-    doubted = chart.refused is not None if found == "low" else found == "none" and chart.last is not None
-    return "unsure" if doubted else found
+    lost = found == "none" and bool(record.news2.ended) and chart.last is not None
+    return "unsure" if lost or (found == "low" and chart.refused) else found
 
 
 def was_band(chart: Chart) -> Band:

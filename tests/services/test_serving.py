@@ -347,7 +347,7 @@ def test_a_potassium_does_not_make_old_vital_signs_new(ward: WardUnderTest, clie
         page = client.get("/board", headers=ward.bearer() | HTML).text
         return [row for row in page.split("<tr ") if "data-order" in row]
 
-    until(lambda: any(patient in row and re.search(r"was \d+, 1 d ago", row) for row in rows()))
+    until(lambda: any(patient in row and re.search(r"was \d+, <time[^>]*>1 d</time> ago", row) for row in rows()))
     shown = rows()
     mine = next(i for i, row in enumerate(shown) if patient in row)
     lows = [i for i, row in enumerate(shown) if 'class="low' in row]
