@@ -9,18 +9,26 @@ from typing import Any
 
 from pipelines.rewrites.mend import Mended, leave_out, mend
 from pipelines.rewrites.republish import open_restricted, refuse_lost, republish, restricted_datasets
+from vitalake import clock
 from vitalake.errors import LakeError
 from vitalake.lake.digests import Damaged, check_content
 from vitalake.lake.lake import Lake, published_name
-from vitalake.lake.log import cut_at, examine
+from vitalake.lake.log import cut_at, examine, is_to_be_made_again
 from vitalake.lake.repair import LogRepair, make_readable, say_again, set_damaged_aside, set_log_aside
 from vitalake.lake.scrub import scrub
 from vitalake.lake.seen import FOLDER
 from vitalake.lake.table import Table
+from vitalake.lake.vacuum import RETENTION_HOURS
+from vitalake.lake.verify import verify
 from vitalake.settings import Settings
 
 ORDER = ("restricted", "quarantine", "published")
 """Zones: what others are made of comes first."""
+
+NAMED = 10
+"""Spans that are named where it is said what is left."""
+
+_OF_SPANS = {"positions-missing", "positions-behind", "ledger-contradicts", "spans-unreadable"}
 
 
 @dataclass(slots=True)
@@ -70,44 +78,75 @@ def repair(settings: Settings, *, leave: bool = False, progress: Callable[[str],
     done.left = [f"{report.table}: {report.left}" for report in done.logs if report.lost]
     if not logs["spans"].lost:
         _repair_files(settings, lake.spans.table, done, leave=leave)
-    if done.left and not all(line.startswith("published/") for line in done.left):
+    if done.left and any(line.startswith("spans:") for line in done.left):
         return done  # nothing else can be told without it
     say_again(lake, logs)
-    names = sorted((name for name in logs if name != "spans"), key=lambda name: ORDER.index(name.partition("/")[0]))
-    for name in names:
-        if not logs[name].lost:
-            progress(name)
+    _note_erasures(lake, logs, done)
+    done.logs = [report for report in logs.values() if report.set_aside or report.left]
+    again = _to_publish(settings, lake, logs)
+    for name in sorted({*logs, *again} - {"spans"}, key=lambda name: ORDER.index(name.partition("/")[0])):
+        progress(name)
+        if name in again and not _publish_again(settings, lake, logs.get(name, LogRepair(name)), done):
+            continue
+        if name in again or not logs[name].lost:
             _repair_files(settings, lake.table(name), done, leave=leave)
-    _publish_again(settings, lake, done, progress)
+    done.left += [f"{report.table}: {report.left}" for report in logs.values() if report.left and not report.lost]
     done.lookbacks = _drop_lookbacks(lake)
+    done.left += _not_sound(settings, done)
     return done
 
 
-def _publish_again(settings: Settings, lake: Lake, done: Repair, progress: Callable[[str], None]) -> None:
-    """Publish again what has lost entries of its log: a patient may have been erased by one of them."""
-    kept = restricted_datasets(settings)
-    for report in done.logs:
-        zone, _, dataset = report.table.partition("/")
-        cut = report.lost or any(name.endswith(".json") for name in report.set_aside)
-        if zone == "published" and cut and dataset in kept:
-            progress(f"publishing {dataset} again")
-            try:
-                refuse_lost(open_restricted(settings, dataset))
-            except LakeError as error:
-                report.left = f"{error.what}. {error.remedy}"
-                continue
-            if report.lost:
-                set_log_aside(lake.storage.child(report.table))
-            republish(settings, dataset)
-            done.left = [line for line in done.left if not line.startswith(f"{report.table}:")]
-            report.left = ""
-            done.republished.append(dataset)
-        elif cut and report.table != "spans":
+def _to_publish(settings: Settings, lake: Lake, logs: dict[str, LogRepair]) -> list[str]:
+    """Return the published tables that have lost entries of their log: a patient may have been erased by one of them.
+
+    By what lies there, not by what this run has done: the one before may have been killed.
+    """
+    names = {dataset: published_name(dataset) for dataset in restricted_datasets(settings)}
+    lost = {name for name, report in logs.items() if report.lost}
+    return [name for name in names.values() if name in lost or is_to_be_made_again(lake.storage.child(name))]
+
+
+def _publish_again(settings: Settings, lake: Lake, report: LogRepair, done: Repair) -> bool:
+    """Publish a dataset again; return whether that was done."""
+    dataset = report.table.rpartition("/")[2]
+    done.left = [line for line in done.left if not line.startswith(f"{report.table}:")]
+    report.left = ""
+    try:
+        refuse_lost(open_restricted(settings, dataset))
+        if report.lost:
+            set_log_aside(lake.storage.child(report.table))
+        republish(settings, dataset)
+    except LakeError as error:
+        done.left.append(f"{report.table}: it has to be published again. {error.what} ({error.where}). {error.remedy}")
+        return False
+    done.republished.append(dataset)
+    return True
+
+
+def _note_erasures(lake: Lake, logs: dict[str, LogRepair], done: Repair) -> None:
+    """Say of which tables a log has lost entries within a week, as long as what they replaced lies there."""
+    week = clock.now().timestamp() - RETENTION_HOURS * 3600
+    for name in logs:
+        if name.partition("/")[0] in ("restricted", "quarantine") and cut_at(lake.storage.child(name)) > week:
             done.notes.append(
-                f"{report.table}: rows of patients who were erased lately may lie there again, unreadable: run "
-                "'vitalake patient forget' for them again"
+                f"{name}: rows of patients who were erased lately may lie there again, unreadable: run "
+                "'vitalake patient erase' for them again"
             )
-    done.left += [f"{report.table}: {report.left}" for report in done.logs if report.left and not report.lost]
+
+
+def _not_sound(settings: Settings, done: Repair) -> list[str]:
+    """Return what a verification finds that nothing above has named: whole is only what it calls sound.
+
+    Every file was read for its digest a moment ago.
+    """
+    named = {line.partition(":")[0] for line in done.left}
+    found = verify(Lake(settings.lake_uri, settings.storage_options), content=False)
+    errors = [finding for finding in found if finding.severity == "error"]
+    told = [f for f in errors if not any(f.where == n or f.where.startswith((f"{n}/", f"{n},")) for n in named)]
+    left = [f"{finding.where}: {finding.kind}, {finding.detail}" for finding in told]
+    if any(finding.kind in _OF_SPANS for finding in told):
+        left.append("spans: what was decided is not all there; restore the spans table's files from a back-up")
+    return left
 
 
 def open_published(settings: Settings, dataset: str) -> list[str]:
@@ -144,7 +183,10 @@ def _repair_files(settings: Settings, table: Table, done: Repair, *, leave: bool
     if mended.how:
         return
     if leave:
-        done.left_out[table.name] = leave_out(table, damaged)
+        try:
+            done.left_out[table.name] = leave_out(table, damaged)
+        except LakeError as error:
+            done.left.append(f"{table.name}: {error.what}. {error.remedy}")
         return
     todo = "restore these files from a back-up, or take them out: vitalake lake repair --leave-out"
     if cut_at(table.storage) and table.name.startswith("restricted/"):
@@ -154,5 +196,12 @@ def _repair_files(settings: Settings, table: Table, done: Repair, *, leave: bool
         )
     done.left.append(
         f"{table.name}: {mended.rows:,} rows of {', '.join(mended.days)} in {mended.files} files cannot be made again "
-        f"({mended.why}); {todo}"
+        f"({mended.why}){_of_spans(mended)}; {todo}"
     )
+
+
+def _of_spans(mended: Mended) -> str:
+    if not mended.spans:
+        return ""
+    more = f" and {len(mended.spans) - NAMED:,} more (--json)" if len(mended.spans) > NAMED else ""
+    return f", of spans {', '.join(mended.spans[:NAMED])}{more}"

@@ -18,6 +18,7 @@ from vitalake.lake.dictionaries import in_dictionaries
 from vitalake.lake.holding import abandon
 from vitalake.lake.journal import Journal
 from vitalake.lake.lake import Lake, restricted_name
+from vitalake.lake.log import note_made_again
 from vitalake.lake.rewrite import lost_app
 from vitalake.lake.staging import Counted
 from vitalake.lake.swap import Converted, Swapped, swap
@@ -78,6 +79,7 @@ def republish(
     _accept_lost(lake)
     if not keep_replaced:
         delete_replaced(lake.published)
+    note_made_again(lake.published.storage)
     return done
 
 

@@ -31,7 +31,8 @@ from vitalake.lake.digests import Damaged
 from vitalake.lake.forgetting import drop_rows, purge
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import summarise
-from vitalake.lake.log import examine
+from vitalake.lake.log import examine, read_actions
+from vitalake.lake.repair import make_readable, say_again
 from vitalake.lake.rewrite import is_held, read_file
 from vitalake.lake.schema import open_delta
 from vitalake.lake.scrub import record_before, scrub
@@ -254,6 +255,52 @@ def test_torn_erasure_costs_nobody_else_a_row(
     assert sound(settings)
 
 
+def test_rows_that_a_log_has_lost_with_an_erasure_after_them_are_missed_until_they_are_back(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A later span was added past them: the second repair called a lake whole that had lost nine rows of ten."""
+    table = opened(settings).restricted
+    forgotten = table.scan(columns=["patient_id"])["patient_id"].to_pylist()[0]
+    drop_rows(table, "patient_id", forgotten)
+    purge(table, "patient_id", forgotten)
+    stream(home, range(3, 4), topic_id="v")
+    others = Counter(map(repr, opened(settings).restricted.scan().to_pylist()))
+    _torn(entries(settings, "restricted/observation")[1])
+    for _ in range(2):
+        assert "of spans" in run(home, capfd, "lake", "repair", code=13)["left"][0]
+    run(home, capfd, "lake", "repair", "--leave-out")
+    assert Counter(map(repr, opened(settings).restricted.scan().to_pylist())) == others
+    assert sound(settings)
+
+
+def test_killed_before_it_publishes_again_the_next_repair_does(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The next one looked at what it had cut itself, which was nothing: a stricter republish was undone."""
+    rule = STRICTER.partition("  - id: test-months")[0]
+    (settings.path(settings.governance) / "test.yaml").write_text(rule)
+    republish(settings, "observation", keep_replaced=True)
+    strict = published(settings)
+    _torn(entries(settings, "published/observation")[-1])
+    say_again(opened(settings), make_readable(opened(settings)))  # as far as a killed one came
+    assert run(home, capfd, "lake", "repair")["republished"] == ["observation"]
+    assert published(settings) == strict
+    assert run(home, capfd, "lake", "repair")["republished"] == [], "once"
+    assert sound(settings)
+
+
+def test_newest_entry_that_contradicts_its_span_is_said_again(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    newest = entries(settings, "restricted/observation")[-1]
+    app, end = next(iter(read_actions(opened(settings).restricted.storage, newest.name)[1].items()))
+    text = newest.read_text()
+    assert text.count(f'"version":{end}') == 1, app
+    newest.write_text(text.replace(f'"version":{end}', f'"version":{end + 8}'))
+    run(home, capfd, "lake", "repair")
+    assert sound(settings)
+
+
 def test_what_a_stricter_rule_hides_is_not_brought_back(
     home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -345,11 +392,16 @@ def _empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def _link_to_nothing(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/nonexistent/x")
+
+
 def _garbage(path: Path) -> None:
     path.write_bytes(b"\x00\xff{" * 20)
 
 
-@pytest.mark.parametrize("damage", [_torn, _empty, _garbage])
+@pytest.mark.parametrize("damage", [_torn, _empty, _garbage, _link_to_nothing])
 @pytest.mark.parametrize("name", TABLES)
 def test_damaged_log_entry_is_named_and_what_it_said_is_said_again(
     home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None]

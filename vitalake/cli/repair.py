@@ -57,4 +57,8 @@ def _tell(done: Repair) -> None:
         typer.echo(f"note: {line}")
     for line in done.left:
         typer.echo(f"left: {line}")
-    typer.echo("The lake is whole." if not done.left else "The lake is NOT whole.")
+    typer.echo(
+        "The lake is NOT whole."
+        if done.left
+        else "The lake is whole: its logs, files and spans agree. Databases are not looked at: run 'vitalake doctor'."
+    )

@@ -93,6 +93,10 @@ class Lake:
             self._opened[name] = Table(table_form(load_dataset(dataset), zone), self.storage, zone=zone)
         return self._opened[name]
 
+    def forget(self, name: str) -> None:
+        """Open a table again when it is next asked for: its log was cut."""
+        self._opened.pop(name, None)
+
     def open_all(self) -> None:
         """Open all tables and make those that are missing; one that does not fit stops this before any is made.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 import pyarrow as pa
@@ -37,6 +38,9 @@ _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\..+)?\.parquet")
 STAMP = "%Y%m%dT%H%M%S"
 _CUT = re.compile(r"(\d{8}T\d{6})\.\d{20}\.json")
 """An entry that a repair set aside, and when, in UTC."""
+
+DONE = ".made-again"
+"""At the end of such a name: the table was made again since."""
 
 _ACTIONS = {"add", "remove", "txn", "metaData", "protocol", "commitInfo", "cdc", "domainMetadata", "sidecar"}
 
@@ -136,8 +140,8 @@ def _hint_problems(storage: Storage, files: LogFiles) -> Iterator[LogProblem]:
 def _is_readable(storage: Storage, name: str) -> bool:
     try:
         pq.read_table(pa.BufferReader(_read(storage, name)))
-    except FileNotFoundError:  # cleaned up under our eyes
-        return True
+    except FileNotFoundError:  # cleaned up under our eyes, or a link to nothing
+        return not _is_there(storage, name)
     except (pa.ArrowException, OSError):
         return False
     return True
@@ -147,8 +151,8 @@ def _torn(storage: Storage, name: str) -> str:
     """Return what is wrong with an entry; empty: nothing."""
     try:
         content = _read(storage, name)
-    except FileNotFoundError:
-        return ""
+    except FileNotFoundError:  # cleaned up under our eyes, or a link to nothing
+        return "a link that leads nowhere" if _is_there(storage, name) else ""
     except OSError as error:
         return f"an entry cannot be read ({cause_of(error)})"
     if not content.strip():
@@ -163,6 +167,11 @@ def _torn(storage: Storage, name: str) -> str:
     return ""
 
 
+def _is_there(storage: Storage, name: str) -> bool:
+    """Return whether a name that cannot be opened still is in the log's folder; asked of local files only."""
+    return storage.local and os.path.lexists(f"{storage.root}/{LOG}/{name}")
+
+
 def _read(storage: Storage, name: str) -> bytes:
     """Return what a file of the log holds.
 
@@ -173,6 +182,24 @@ def _read(storage: Storage, name: str) -> bytes:
         return Path(storage.root, LOG, name).read_bytes()
     with storage.fs.open_input_stream(f"{storage.root}/{LOG}/{name}") as source:
         return bytes(source.read())
+
+
+def read_actions(storage: Storage, name: str) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+    """Return what an entry says: path → (bytes, rows) of the files it adds, and its transactions by application id.
+
+    Nothing of a rewrite: it says of files what no span does.
+    """
+    added, transactions = {}, {}
+    for line in _read(storage, name).splitlines():
+        for kind, action in (msgspec.json.decode(line) if line.strip() else {}).items():
+            if kind == "add":
+                rows = msgspec.json.decode(action.get("stats") or "{}").get("numRecords", -1)
+                added[unquote(action["path"])] = (action.get("size", -1), rows)
+            elif kind == "remove":
+                return {}, {}
+            elif kind == "txn":
+                transactions[action["appId"]] = action["version"]
+    return added, transactions
 
 
 # -- the digests of entries ----------------------------------------------------------------------------------------
@@ -247,6 +274,23 @@ def cut_at(storage: Storage) -> float:
     selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
     stamps = [match[1] for info in storage.fs.get_file_info(selector) if (match := _CUT.fullmatch(info.base_name))]
     return datetime.strptime(f"{max(stamps)}+0000", f"{STAMP}%z").timestamp() if stamps else 0.0
+
+
+def is_to_be_made_again(storage: Storage) -> bool:
+    """Return whether entries of a published table were taken out of its log, and it was not published again since.
+
+    What was taken away is the sign, so that it outlasts a repair that is killed, or meets a full disk.
+    """
+    taken = storage.fs.get_file_info(f"{storage.root}/{SET_ASIDE}").type == pafs.FileType.Directory
+    return cut_at(storage) > 0 or (taken and not list_log(storage).entries)
+
+
+def note_made_again(storage: Storage) -> None:
+    """Write down that a table was made again: what was taken out of its log lies there under other names."""
+    selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
+    for info in storage.fs.get_file_info(selector):
+        if _CUT.fullmatch(info.base_name):
+            storage.fs.move(info.path, f"{info.path}{DONE}")
 
 
 def is_torn_off(storage: Storage) -> bool:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from vitalake import clock
+from vitalake.errors import LakeError
 from vitalake.lake.digests import Damaged
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import Chain
-from vitalake.lake.log import LAST, LOG, SET_ASIDE, STAMP, LogProblem, examine, list_log
-from vitalake.lake.rewrite import rows_app
-from vitalake.lake.spans import Part, Span, add_span, from_row, is_added
+from vitalake.lake.log import LAST, LOG, SET_ASIDE, STAMP, LogProblem, examine, list_log, read_actions
+from vitalake.lake.spans import Part, Span, add_span, from_row
 from vitalake.lake.storage import Storage
 from vitalake.lake.table import StagedFile, Table
 from vitalake.lake.vacuum import kept_files, span_id_of
@@ -73,7 +73,10 @@ def say_again(lake: Lake, done: dict[str, LogRepair]) -> None:
         LakeError, ServiceUnavailable: as whoever writes.
     """
     for name in _readable(done):
-        _add_again(lake, lake.table(name), done[name])
+        try:
+            _add_again(lake, lake.table(name), done[name])
+        except LakeError as error:  # the other tables are repaired all the same
+            done[name].left = f"{error.what} ({error.where})"
 
 
 def _readable(done: dict[str, LogRepair]) -> list[str]:
@@ -207,25 +210,38 @@ def _commit_row(table: Table, span: Span, path: str) -> None:
 
 
 def _add_again(lake: Lake, table: Table, report: LogRepair) -> None:
-    """Add what spans have decided and the table lacks; say so if the rows do not come out even."""
+    """Add what spans have decided and the table lacks.
+
+    Also files that are gone, as an erasure leaves it whose own entry is lost: the table then says of each that it is
+    missing, and it is made again, or left out, as any damaged file. Were it passed over, the positions of the spans
+    after it would say for ever that it had been added.
+    """
+    spans = list(lake.spans.all_spans())
+    newest = _misquoted(table.storage, table.name, spans)
+    if newest:
+        report.set_aside += set_damaged_aside(table.storage, [newest])
+        lake.forget(table.name)  # its object knows an entry that is gone
+        table = lake.table(table.name)
     table.refresh()
-    for span in lake.spans.all_spans():
-        files = span.files_of(table.name)
-        if not files or is_added(span, table):
-            continue
-        missing = [file for file in files if not table.storage.exists(file.path)]
-        if missing:
-            report.left = f"{sum(file.rows for file in missing):,} rows of a span are gone, its files with them"
-        elif add_span(span, table):
+    for span in spans:
+        if add_span(span, table):
             report.spans += 1
-            report.rows += sum(file.rows for file in files)
-    if report.set_aside and not report.left:
-        report.left = _uneven(lake, table)
+            report.rows += sum(file.rows for file in span.files_of(table.name))
 
 
-def _uneven(lake: Lake, table: Table) -> str:
-    table.refresh()
-    held = sum(file.rows for file in table.snapshot().files.values())
-    said = table.transaction(rows_app(table)) or 0
-    said += sum(f.rows for s in lake.spans.all_spans() if is_added(s, table) for f in s.files_of(table.name))
-    return "" if held == said else f"{held:,} rows, spans and rewrites say {said:,}"
+def _misquoted(storage: Storage, name: str, spans: Iterable[Span]) -> LogProblem | None:
+    """Return the newest entry of a log if it adds a span's files and says something else of them than the span does.
+
+    No later entry holds its digest. A bit that flips in a position would be a position, and messages passed over.
+    """
+    files = list_log(storage)
+    newest = max(files.entries, default=-1)
+    if newest < 1:
+        return None
+    added, said = read_actions(storage, files.entries[newest])
+    mine = [span for span in spans if span.span_id in {span_id_of(path) for path in added}]
+    for span in mine:
+        wanted = {file.path: (file.size, file.rows) for file in span.files_of(name)}
+        if said != span.transactions or added != wanted:
+            return LogProblem(files.entries[newest], "it says something else than its span", newest)
+    return None

@@ -36,7 +36,7 @@ from vitalake.lake.rewrite import (
     unavailable,
 )  # fmt: skip
 from vitalake.lake.sorting import joined, no_order, sort_by
-from vitalake.lake.spans import Span, add_span, is_added
+from vitalake.lake.spans import Span, add_span
 from vitalake.lake.staging import Counted, stage_all
 from vitalake.lake.table import StagedFile, Table
 from vitalake.lake.vacuum import kept_files, span_id_of
@@ -275,7 +275,7 @@ class _Run:
     def _settle_span(self, span: Span) -> None:
         for table in (self._source, self._target, self._lake.quarantine):
             files = span.files_of(table.name)
-            if is_added(span, table) or not all(table.storage.exists(file.path) for file in files):
+            if table is self._target and not all(table.storage.exists(file.path) for file in files):
                 continue  # of a published table that was lost there is nothing to add: it is made anew
             add_span(span, table)
 

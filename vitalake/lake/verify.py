@@ -48,7 +48,7 @@ class Finding:
     severity: Literal["error", "note"] = "error"
 
 
-def verify(lake: Lake, *, progress: Callable[[str], None] | None = None) -> list[Finding]:
+def verify(lake: Lake, *, content: bool = True, progress: Callable[[str], None] | None = None) -> list[Finding]:
     """Return everything that is wrong with the lake; an empty list means that its parts agree.
 
     Every file of each snapshot is there with the digest, size and rows its action says and the dataset's columns; every
@@ -59,6 +59,7 @@ def verify(lake: Lake, *, progress: Callable[[str], None] | None = None) -> list
 
     Args:
         lake: opened afresh; not used by anything else meanwhile.
+        content: whether to read every file for its digest; else only whether it is there, with its size and footer.
         progress: told each table and day before it is read.
     """
     tell = progress or (lambda _: None)
@@ -68,7 +69,8 @@ def verify(lake: Lake, *, progress: Callable[[str], None] | None = None) -> list
     if lake.format.format < FORMAT:
         said = f"format {lake.format.format}, this release's is {FORMAT}: run '{UPGRADE}'"
         found.append(Finding("older-format", NAME, said, severity="note"))
-    for name, form in lake.here().items():
+    here = lake.here()
+    for name, form in here.items():
         tell(name)
         problems = examine(lake.storage.child(name))
         found += [Finding("log-damaged", f"{name}/{LOG}/{problem.name}", problem.how) for problem in problems]
@@ -77,17 +79,17 @@ def verify(lake: Lake, *, progress: Callable[[str], None] | None = None) -> list
         except Damaged:
             continue
         snapshots[name] = table.snapshot()
-        found += check_files(table, snapshots[name])
+        found += check_files(table, snapshots[name], content=content)
         if is_held(table):
             found.append(Finding("held", name, "a republish is under way, or was killed", severity="note"))
     if tables.pop("spans", None) is None:
         return found
-    found += list(_check_spans(lake, list(tables.values()), snapshots, tell))
+    found += list(_check_spans(lake, list(tables.values()), snapshots, set(here), tell))
     return found
 
 
-def check_files(table: Table, snapshot: Snapshot) -> Iterator[Finding]:
-    """Yield what is wrong with the files of a snapshot; every file is read and its digest taken."""
+def check_files(table: Table, snapshot: Snapshot, *, content: bool = True) -> Iterator[Finding]:
+    """Yield what is wrong with the files of a snapshot; with ``content`` each is read and its digest taken."""
     records, undigested = recorded(table.storage), 0
     for file in snapshot.files.values():
         where = f"{table.name}/{file.path}"
@@ -101,7 +103,7 @@ def check_files(table: Table, snapshot: Snapshot) -> Iterator[Finding]:
         if not expected:
             undigested += 1
         try:
-            if expected and read_digest(table.storage, file.path) != expected:
+            if content and expected and read_digest(table.storage, file.path) != expected:
                 yield Finding("digest-differs", where, f"{file.rows} rows of {file.day or 'no day'} cannot be trusted")
                 continue
             with pq.ParquetFile(table.storage.fs.open_input_file(f"{table.storage.root}/{file.path}")) as reader:
@@ -118,10 +120,10 @@ def check_files(table: Table, snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _check_spans(
-    lake: Lake, tables: list[Table], snapshots: dict[str, Snapshot], tell: Callable[[str], None]
+    lake: Lake, tables: list[Table], snapshots: dict[str, Snapshot], here: set[str], tell: Callable[[str], None]
 ) -> Iterator[Finding]:
     # The spans are read after the tables' snapshots: whatever those hold was decided before.
-    known = {table.name for table in tables} | {SEEN}
+    known = here | {SEEN}  # also those whose log cannot be read, which is said of them already
     # Rewrites that drop or add rows say in a transaction of their own commit by how many: they count as added here.
     added, whole = {table.name: table.transaction(rows_app(table)) or 0 for table in tables}, True
     ends: dict[str, str] = {}
