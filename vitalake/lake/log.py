@@ -270,10 +270,13 @@ def is_empty(storage: Storage, version: int) -> bool:
 
 
 def cut_at(storage: Storage) -> float:
-    """Return when a repair took entries out of a table's log last, seconds since 1970; 0: it never did."""
+    """Return when a repair took entries out of a table's log last, seconds since 1970; 0: it never did.
+
+    The end of that second: what was written within it was written before, and is spared by who spares that.
+    """
     selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
     stamps = [match[1] for info in storage.fs.get_file_info(selector) if (match := _CUT.fullmatch(info.base_name))]
-    return datetime.strptime(f"{max(stamps)}+0000", f"{STAMP}%z").timestamp() if stamps else 0.0
+    return datetime.strptime(f"{max(stamps)}+0000", f"{STAMP}%z").timestamp() + 1 if stamps else 0.0
 
 
 def is_to_be_made_again(storage: Storage) -> bool:
