@@ -95,7 +95,9 @@ def test_rows_become_the_patients_who_were_there(home: Path) -> None:
     ]  # fmt: skip
     rows = outcome.rows.to_pylist()
     assert [row["attribution"] for row in rows] == [5, 5, 5, None, 5]
-    assert [row["told_at"] == row["available_at"] for row in rows] == [True, True, True, False, True]
+    assert [row["told_at"] is None for row in rows] == [False, False, False, True, False]
+    identified = outcome.extra["restricted/observation"].to_pylist()
+    assert [row["told_at"] == row["available_at"] for row in identified] == [True, True, True, False, True]
     assert rows[0]["patient_id"] == rows[1]["patient_id"] != rows[2]["patient_id"]
     assert not outcome.held.size
     assert counts_of(outcome).balanced

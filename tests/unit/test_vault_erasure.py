@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.vault_samples import KEY, WHO, Place, people, run
 from vitalake import clock
-from vitalake.errors import InputError, PrivacyError, ServiceUnavailable
+from vitalake.errors import InputError, LakeError, PrivacyError, ServiceUnavailable
 from vitalake.keys import Key
 from vitalake.vault import Identity, Vault
 
@@ -219,9 +219,9 @@ def test_a_line_that_was_cut_off_is_replaced_by_the_next(place: Place) -> None:
 def test_a_log_that_cannot_be_written_stops_the_erasure(place: Place) -> None:
     vault, subject = _known(place)
     place.log.mkdir()
-    with pytest.raises(ServiceUnavailable, match="Erasure log refuses"):
+    with pytest.raises(LakeError, match="Erasure log refuses"):
         vault.erase(subject, "c-1")
-    with pytest.raises(ServiceUnavailable, match="Erasure log refuses"):
+    with pytest.raises(LakeError, match="Erasure log refuses"):
         place.open()
     assert vault.tombstone(subject) is None
     assert vault.secrets([subject])
@@ -234,7 +234,7 @@ def test_a_full_disk_stops_the_erasure(place: Place, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(ServiceUnavailable, match="No space left"):
+    with pytest.raises(ServiceUnavailable, match="Disk is full"):
         vault.erase(subject, "c-1")
     monkeypatch.undo()
     assert vault.tombstone(subject) is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.vault_samples import WHO, Place, people
-from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.errors import LakeError, PrivacyError
 from vitalake.keyservice import KeyRevoked, Wrapped
 from vitalake.vault import Vault
 from vitalake.vault.lease import boot_seconds
@@ -73,7 +73,7 @@ def test_a_service_that_does_not_answer_locks_too(place: Place) -> None:
     vault.enrol(people(1))
     place.service_file.rename(place.folder / "away")
     (place.folder / "vault-keys.yaml").mkdir()
-    with pytest.raises(ServiceUnavailable, match="cannot be read"):
+    with pytest.raises(LakeError, match="cannot be read"):
         vault.check()
     assert _is_empty(vault)
 
