@@ -14,7 +14,8 @@ from governance.audit.events import AuditEvent
 from governance.audit.lake_mark import keep_beginning
 from governance.audit.records import AuditBroken, Seals, broken
 from vitalake import clock
-from vitalake.errors import ServiceUnavailable
+from vitalake.causes import unavailable
+from vitalake.errors import VitaLakeError
 from vitalake.folders import folder_lock, sync_folder
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings
@@ -112,6 +113,7 @@ class FileAuditSink:
         Raises:
             AuditBroken: the chain is not what its head says.
             ServiceUnavailable: it cannot be written.
+            LakeError: something else lies in the place of one of its files.
         """
         self.record_all([event])
 
@@ -183,9 +185,10 @@ def begin_anew(folder: Path, outside: Path | None) -> str:
     return name
 
 
-def _unwritable(error: OSError) -> ServiceUnavailable:
-    return ServiceUnavailable(
-        f"Audit cannot be written ({error.strerror})",
+def _unwritable(error: OSError) -> VitaLakeError:
+    return unavailable(
+        error,
+        "Audit cannot be written",
         where="settings.audit",
         remedy="Check its disk and permissions; until then nothing is shown that must be recorded.",
     )

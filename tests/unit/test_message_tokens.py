@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from vitalake.errors import PrivacyError, SettingsError
 from vitalake.keys import KEY_NAMES, Key, KeyRing
 from vitalake.lake.dataset import load_dataset, parse_dataset
 from vitalake.lake.message_tokens import MessageTokens, in_clear
+from vitalake.lake.own_times import marked
 from vitalake.lake.sorting import in_no_order
 
 KEYS = KeyRing(
@@ -89,3 +91,21 @@ def test_rows_of_one_time_lie_in_no_order_also_where_no_token_is_published(publi
     order = np.array(in_no_order(rows, dataset)["version"].to_pylist())
     assert sorted(order) == list(range(500))
     assert abs(np.corrcoef(order, np.arange(500))[0, 1]) < 0.25
+
+
+def test_times_of_records_whose_name_is_not_published_have_noise_of_their_own() -> None:
+    policy = load_policy(Path(samples).parent)
+    rules = tuple(rule for rule in policy.rules if rule.id != "keep-record-identifiers")
+    plan = writing_plan(replace(policy, rules=rules), load_dataset("observation"), KEYS)
+    moment = marked(1_795_000_000_000_000)
+    rows = pa.RecordBatch.from_pydict(
+        {
+            "observation_id": pa.array([b"a" * 16, b"b" * 16, b"a" * 16]),
+            "available_at": pa.array([moment] * 3).cast(pa.timestamp("us", "UTC")),
+        }
+    )
+    published = plan.apply(rows)[0]
+    assert published["observation_id"].null_count == 3
+    known = published["available_at"].cast(pa.int64()).to_pylist()
+    assert known[0] == known[2] != known[1]
+    assert min(known) >= moment
