@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -150,8 +151,8 @@ def test_upgraded_no_row_is_known_before_it_was_and_what_senders_said_stays(home
     day, ours = timedelta(days=1), 0
     for name, rows in before.items():
         assert rows.keys() == after[name].keys()
-        for key, was in rows.items():
-            told, ingested = after[name][key][:2], after[name][key][2]
+        pairs = (pair for key, some in rows.items() for pair in zip(some, after[name][key], strict=True))
+        for was, (*told, ingested) in pairs:
             assert timedelta() <= ingested - was[2] < day
             assert (ingested.hour, ingested.minute, ingested.second) == (0, 0, 0)
             for now, then in zip(told, was[:2], strict=True):
@@ -160,14 +161,13 @@ def test_upgraded_no_row_is_known_before_it_was_and_what_senders_said_stays(home
     assert ours  # what was attributed by hand is known since somebody said so
 
 
-def _times(table: pa.Table) -> dict[str, tuple[Any, ...]]:
-    """Return the times of rows that may be ours, rows by all else that they say."""
-    return {
-        repr(sorted((k, v) for k, v in row.items() if k not in (*frozen.OF_OURS, "source_position"))): (
-            row["available_at"], row.get("told_at"), row["ingested_at"],
-        )
-        for row in table.to_pylist()
-    }  # fmt: skip
+def _times(table: pa.Table) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the times of rows that may be ours, rows by all else that they say; in order: several may say the same."""
+    times: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
+    for row in table.to_pylist():
+        same = repr(sorted((k, v) for k, v in row.items() if k not in (*frozen.OF_OURS, "source_position")))
+        times[same].append((row["available_at"], row.get("told_at"), row["ingested_at"]))
+    return {same: sorted(some, key=str) for same, some in times.items()}
 
 
 def _messages(home: Path) -> dict[str, int]:
