@@ -11,7 +11,8 @@ from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from governance.samples import copy_samples
 from tests.journeys.browser import Visit, visiting
-from tests.services.serving import ILL, STABLE, Served, WardUnderTest, serving
+from tests.services.serving import ILL, MINUTE, STABLE, Served, WardUnderTest, serving
+from vitalake import clock
 from vitalake.home import init_home
 
 SIZES: dict[str, ViewportSize] = {
@@ -19,10 +20,14 @@ SIZES: dict[str, ViewportSize] = {
     "tablet": {"width": 820, "height": 1180},
     "tablet-across": {"width": 1180, "height": 820},
     "zoomed-200": {"width": 640, "height": 400},
+    "low": {"width": 1280, "height": 480},  # the patients scroll
     "desk": {"width": 1280, "height": 800},
 }
 PAPER: ViewportSize = {"width": 718, "height": 1046}
 """A4 upright less margins of 10 mm, in CSS pixels."""
+
+LONG_AGO = {"1742-6": 38.0, "3173-2": 88.2, "2951-2": 139.0, "1995-0": 5.04, "14979-9": 43.1, "2019-8": 37.0}
+"""Laboratory values with long names, units and decimals, hours and minutes old."""
 
 LONG = "Wolfeschlegelsteinhausenbergerdorff-Ångström, Maria Magdalena"
 
@@ -30,6 +35,9 @@ _CUT = """() => {
   const found = [];
   const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   if (wide > 0) found.push(`the page is ${wide} px too wide`);
+  const end = document.querySelector("footer").getBoundingClientRect().bottom + scrollY;
+  const below = document.documentElement.scrollHeight - Math.max(end, innerHeight);
+  if (below > 1) found.push(`${below} px of nothing below the footer`);
   for (const element of document.querySelectorAll("body *")) {
     const style = getComputedStyle(element);
     const box = element.getBoundingClientRect();
@@ -60,6 +68,11 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> WardUnderTest:
         bed = "Intermediate Care 12 Window" if number % 4 == 1 else f"Bed {number + 1}"
         patient = found.admit(f"p-{number}", bed=bed, name=name, mrn=f"M-{number}")
         found.chart(patient, values[number % 3] if number < 8 else {"8867-4": 91.0})
+    now = clock.now_us()
+    for minutes, factor in ((1_481, 0.9), (1_221, 1.0)):
+        at_us = now - minutes * MINUTE
+        labs = {code: value * factor for code, value in LONG_AGO.items()}
+        found.measure(found.token("p-1"), labs, at_us=at_us, known_us=at_us)
     return found
 
 
