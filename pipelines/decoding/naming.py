@@ -82,14 +82,12 @@ class Naming:
         Returns:
             The ids, none where it names nobody; None for what cannot be taken apart, of which nothing can be told.
         """
-        body = payload.strip(_BLANKS)
+        opened = _opened(payload)
         profile = self._profile(format_name)
-        try:
-            document = msgspec.json.decode(body.decode(errors="replace"))  # decoders skip what they do not read
-        except PARSE_ERRORS:
-            return _of_hl7(body, profile) if _HEADER.search(body) else None
-        found = _of_json(document, profile.patient if isinstance(profile, FlatProfile) else None)
-        for _, value in _places(document):
+        if isinstance(opened, bytes):
+            return _of_hl7(opened, profile) if _HEADER.search(opened) else None
+        found = _of_json(opened, profile.patient if isinstance(profile, FlatProfile) else None)
+        for _, value in _places(opened):
             # A message in an envelope, as gateways and connectors make them.
             if isinstance(value, str) and value.lstrip()[:3].startswith(("MSH", "{", "[")):
                 found |= self.named_in(value.encode(errors="replace"), format_name) or set()
@@ -100,23 +98,19 @@ class Naming:
 
         To be asked of messages that name no patient.
         """
-        body = payload.strip(_BLANKS)
+        opened = _opened(payload)
         profile = self._profile(format_name)
-        try:
-            document = msgspec.json.decode(body.decode(errors="replace"))
-        except PARSE_ERRORS:
-            return _stays_of_hl7(body, profile)
-        return _stays_of_json(document, profile.encounter if isinstance(profile, FlatProfile) else None)
+        if isinstance(opened, bytes):
+            return _stays_of_hl7(opened, profile)
+        return _stays_of_json(opened, profile.encounter if isinstance(profile, FlatProfile) else None)
 
     def devices_in(self, payload: bytes, format_name: str = "") -> set[str]:
         """Return the ids of devices and beds that a message names, composed as decoders compose them; see stays_in."""
-        body = payload.strip(_BLANKS)
+        opened = _opened(payload)
         profile = self._profile(format_name)
-        try:
-            document = msgspec.json.decode(body.decode(errors="replace"))
-        except PARSE_ERRORS:
-            return _devices_of_hl7(body, profile)
-        return _devices_of_json(document, profile.device if isinstance(profile, FlatProfile) else None)
+        if isinstance(opened, bytes):
+            return _devices_of_hl7(opened, profile)
+        return _devices_of_json(opened, profile.device if isinstance(profile, FlatProfile) else None)
 
     def _profile(self, format_name: str) -> Profile | None:
         name = format_name.partition("/")[0]
@@ -191,6 +185,15 @@ def _numbers(identifier: Any) -> set[str]:
     if any(_RECORD_NUMBER == code for name, code in _places(identifier.get("type")) if name == "code"):
         found.add(value)
     return found
+
+
+def _opened(payload: bytes) -> Any:
+    """Return what a JSON message holds; the bytes of any other, HL7's among them."""
+    body = payload.strip(_BLANKS)
+    try:
+        return msgspec.json.decode(body.decode(errors="replace"))  # decoders skip what they do not read
+    except PARSE_ERRORS:
+        return body
 
 
 def _stays_of_json(document: Any, encounter: Name | None) -> set[str]:
