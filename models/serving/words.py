@@ -273,5 +273,10 @@ UNITS = {"/min": "/min", "mm[Hg]": "mmHg", "Cel": "°C", "{score}": "", "[pH]": 
 
 
 def unit(ucum: str) -> str:
-    """Return a UCUM unit as people write it."""
-    return UNITS.get(ucum, ucum)
+    """Return a UCUM unit, or one of a change per hour, as people write it.
+
+    >>> unit("10*3/uL"), unit("mm[Hg]/h"), unit("{score}/h"), unit("mL/h")
+    ('10³/µL', 'mmHg/h', '/h', 'mL/h')
+    """
+    plain = ucum.removesuffix("/h")
+    return UNITS.get(plain, plain) + ucum[len(plain) :]
