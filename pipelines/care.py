@@ -180,8 +180,7 @@ class CareFeed:
         values.rows["stage"] |= CAME << 8
         values = values.and_also(self._values(lacking.rows, lacking.message, poll))
         told = self._counted(refused, refused.message, poll)
-        of = zip(told.part.tolist(), told.position.tolist(), strict=True)
-        told.rows["id"] = [_number_of(poll.parts[part], offset) for part, offset in of]
+        told.rows["id"] = _numbers_of(told, poll)
         return values.and_also(told)
 
     def _late(self, late: Refused, poll: Poll) -> Values:
@@ -365,7 +364,8 @@ class CareFeed:
         facts: list[Fact] = [
             Pregnancy(encounter or "", since or 0) for encounter, since in zip(encounters, known, strict=True)
         ]
-        self._put(rows, [encounter or "" for encounter in encounters], facts)
+        wait = outcome.poll.format != WAREHOUSE
+        self._put(rows, [encounter or "" for encounter in encounters], facts, wait=wait)
 
     def _patients(self, outcome: Outcome) -> None:
         rows = outcome.rows
@@ -533,6 +533,16 @@ def _first_halves(ids: pa.Array) -> npt.NDArray[np.uint64]:
     """Return the first eight bytes of each observation_id: enough to tell one patient's values apart."""
     whole = ids.cast(pa.binary(16))
     return np.frombuffer(whole.buffers()[1], np.uint64).reshape(-1, 2)[whole.offset : whole.offset + len(whole), 0]
+
+
+def _numbers_of(told: Values, poll: Poll) -> list[int]:
+    """Return a number for the message of each value, also where the poll's messages are taken from elsewhere now."""
+    origin, part, position = poll.origin or poll, told.part, told.position
+    if poll.origin is not None:
+        which = told.position - poll.offset[0]  # taken one after the other
+        part, position = origin.part[which], origin.offset[which]
+    of = zip(part.tolist(), position.tolist(), strict=True)
+    return [_number_of(origin.parts[i], offset) for i, offset in of]
 
 
 def _number_of(part: PartId, offset: int) -> int:

@@ -26,6 +26,7 @@ class Poll:
         offset: int64 per message.
         broker_ms: int64 per message, the broker's or producer's timestamp.
         ours: which of these are our own clock's, because the broker's could not be; None: none. See arrival.
+        origin: the same messages where they were read first, if they are taken from elsewhere now; None: from there.
     """
 
     share: str
@@ -36,6 +37,7 @@ class Poll:
     offset: npt.NDArray[np.int64]
     broker_ms: npt.NDArray[np.int64]
     ours: npt.NDArray[np.bool_] | None = None
+    origin: Poll | None = None
 
     @property
     def nbytes(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -25,8 +26,9 @@ from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.conform import Conformer
 from pipelines.decoding.keyed import with_key
 from pipelines.decoding.naming import Naming
+from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import MERGED, Records
-from pipelines.decoding.refused import Refused, joined, with_patients, with_unread
+from pipelines.decoding.refused import Refused, joined, refused_of_conformed, with_patients, with_unread
 from pipelines.decoding.result import Reject
 from pipelines.lookback import LookBack
 from pipelines.poll import DecodedPoll, Outcome
@@ -245,6 +247,38 @@ class Steps:
         outcome.rows = masked.rows
         outcome.unfit = {name: outcome.message[bad] for name, bad in masked.unfit.items()}
         return outcome
+
+    def tell_rejected(self, outcome: Outcome, *, part: PartId, first: int) -> None:
+        """Tell the care store what rejected messages were about that were read before, and nothing else.
+
+        Args:
+            outcome: of letters, conformed.
+            part: in the place of the messages' own partitions, which the store has long taken.
+            first: position of the first message there.
+
+        Raises:
+            KeyRevoked: patients' keys cannot be had.
+            ServiceUnavailable: care store or vault cannot be reached.
+        """
+        if self.feed is None or self.attributor is None:
+            return
+        if outcome.rows.num_rows:  # a message that would hold today was refused all the same
+            every = np.ones(outcome.rows.num_rows, np.bool_)
+            outcome.refused = refused_of_conformed(outcome.rows, outcome.message, every, outcome.refused)
+            held = np.unique(outcome.message).tolist()
+            outcome.rejects = outcome.rejects + [Reject(i, Reason.WRONG_SHAPE, "", rows=1) for i in held]
+        self._leave_out_forgotten(outcome)
+        self._tell_refused(outcome)
+        poll, count = outcome.poll, len(outcome.poll.values)
+        placed = replace(
+            poll,
+            parts=(part,),
+            part=np.zeros(count, np.int32),
+            offset=np.arange(first, first + count, dtype=np.int64),
+            origin=poll,
+        )
+        none = np.zeros(0, np.int32)
+        self.feed.take(replace(outcome, poll=placed, rows=outcome.rows.slice(0, 0), message=none))
 
     def _tell_refused(self, outcome: Outcome) -> None:
         """Find out whose the rejected messages are, as far as it can be told, for the care store."""

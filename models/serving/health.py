@@ -60,6 +60,15 @@ def replaced(at_us: int) -> Trouble:
     return Trouble("care-store-replaced", text, failing=False)
 
 
+def filled(at_us: int) -> Trouble:
+    """Return the trouble of a care store that was filled again from the lake, which does not know all that it knew."""
+    text = (
+        f"The values were filled again from the lake at {clock_second(at_us)}. Beds that FHIR told, and signs of a "
+        "sensor that it has no value, are missing from before then."
+    )
+    return Trouble("care-store-filled", text, failing=False)
+
+
 def of_model(error: ModelError) -> Trouble:
     """Return the trouble of a model that is not there, or only from before."""
     return Trouble("no-registry", f"{error.what}. NEWS2 does not depend on it.", failing=False)

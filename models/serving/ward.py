@@ -13,9 +13,9 @@ import numpy as np
 
 from governance.keyuse import open_vault
 from models.artefact import Model
-from models.news2 import OXYGEN, News2, Situation, news2, vital_times
+from models.news2 import MAX_AGE_HOURS, OXYGEN, News2, Situation, news2, vital_times
 from models.scoring import ScoreRecord, score_with_features
-from models.serving.health import REFILL, Trouble, gone, lane_troubles, of_model, replaced
+from models.serving.health import REFILL, Trouble, filled, gone, lane_troubles, of_model, replaced
 from models.serving.inputs import Inputs, Rules
 from models.serving.risk import STALE_SECONDS, old_after_seconds
 from models.serving.scores import FILE, ScoreBook
@@ -161,6 +161,8 @@ class Ward:
         found = lane_troubles(self._care.lanes(), now_us=clock.now_us())
         if self._replaced_us and not self._care.is_filled_since(self._replaced_us):
             found.append(replaced(self._replaced_us))
+        if clock.now_us() - (filled_us := self._care.filled_us()) < MAX_AGE_HOURS * 3_600e6:
+            found.append(filled(filled_us))
         if self._inputs.refused is not None:
             found.append(of_model(self._inputs.refused))
         return found

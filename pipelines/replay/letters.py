@@ -71,6 +71,7 @@ class Choice:
         position: offset.
         sources: exact partitions; None takes all.
         device_keys: of which devices, in a table that says; also those of several devices. None takes all.
+        since: the first day, ISO, on which they were put aside. None takes all.
     """
 
     reason: str | None = None
@@ -78,6 +79,7 @@ class Choice:
     position: int | None = None
     sources: frozenset[Source] | None = None
     device_keys: frozenset[bytes] | None = None
+    since: str | None = None
 
     def takes(self, source: Source) -> bool:
         """Return whether messages of a partition can be among them."""
@@ -170,9 +172,10 @@ def _resolutions(lake: Lake, table: str, columns: list[str]) -> Iterator[pa.Tabl
         yield rows.filter(pc.equal(rows["table"].cast(pa.string()), name))
 
 
-def _ordered(table: Table) -> list[StagedFile]:
-    """Return a table's files, the oldest day first."""
-    return sorted(table.snapshot().files.values(), key=lambda file: (str(file.day), file.path))
+def _ordered(table: Table, *, since: str | None = None) -> list[StagedFile]:
+    """Return a table's files, the oldest day first, of a day and later ones."""
+    files = [file for file in table.snapshot().files.values() if since is None or file.day is None or file.day >= since]
+    return sorted(files, key=lambda file: (str(file.day), file.path))
 
 
 # -- what is open ------------------------------------------------------------------------------------------------
@@ -208,7 +211,7 @@ def _census(lake: Lake, table: str, choice: Choice) -> Census:
         return found
     done = resolved(lake, table)
     lake.table(table).refresh()
-    for file in _ordered(lake.table(table)):
+    for file in _ordered(lake.table(table), since=choice.since):
         rows = _places(lake.table(table), file)
         mask = _mask(rows, choice, done)
         found.total += rows.num_rows
@@ -224,7 +227,7 @@ def _census(lake: Lake, table: str, choice: Choice) -> Census:
 
 def open_places(lake: Lake, table: str, choice: Choice, *, done: Places) -> Iterator[pa.Table]:
     """Yield the places of open messages, file by file; no payload is read."""
-    for file in _ordered(lake.table(table)) if lake.storage.holds_table(table) else ():
+    for file in _ordered(lake.table(table), since=choice.since) if lake.storage.holds_table(table) else ():
         rows = _places(lake.table(table), file)
         mask = _mask(rows, choice, done)
         if mask.any():
@@ -259,7 +262,7 @@ def open_letters(lake: Lake, table: str, choice: Choice, *, done: Places) -> Ite
 
 
 def _letters(table: Table, choice: Choice, done: Places) -> Iterator[pa.Table]:
-    for file in _ordered(table):
+    for file in _ordered(table, since=choice.since):
         mask = _mask(_places(table, file), choice, done)
         if not mask.any():
             continue

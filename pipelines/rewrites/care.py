@@ -1,10 +1,12 @@
-"""The care store made anew of the restricted zone: when it was lost, and when pseudonyms have changed."""
+"""The care store filled again from the restricted zone: when it was lost, and when pseudonyms have changed."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +14,12 @@ import pyarrow as pa
 from governance.keyuse import open_vault
 from pipelines.care import CareFeed
 from pipelines.poll import Outcome, Poll
+from pipelines.replay.letters import DEAD_LETTER, Choice, census, open_letters, resolved
+from pipelines.replay.origins import lineages
+from pipelines.replay.redecoding import Redecoder
 from pipelines.rewrites.republish import open_restricted, restricted_datasets
-from pipelines.steps import make_sealer
+from pipelines.steps import Steps, make_sealer
+from vitalake import clock
 from vitalake.keys import load_keys
 from vitalake.lake.lake import Lake
 from vitalake.lake.rewrite import read_file
@@ -33,7 +39,8 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
     """Fill the care store with what the restricted zone has of its hours; return how many rows were offered.
 
     What is there stays: lanes may be ahead of the lake. Of a value that is there twice the latest version counts, as
-    ever. Patients under a pseudonym of another version of the key are deleted at the end. Safe to repeat.
+    ever. What rejected messages of these hours were about is told again from the dead letters: it ends what was known
+    before them. Patients under a pseudonym of another version of the key are deleted at the end. Safe to repeat.
 
     Args:
         settings: of the home.
@@ -63,6 +70,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
                         counted(rows.num_rows)
                 current = keys.current("pseudonym").version
                 if dataset == ORDER[-1]:
+                    _tell_rejected(settings, part, total)
                     feed.care.drop(patients=[p for p in feed.care.everybody() if not p.startswith(f"{current}.")])
                     feed.care.note_filled()
             finally:
@@ -85,6 +93,28 @@ def _batches(lake: Lake, since_us: int) -> Iterator[pa.Table]:
         for batch in read_file(table, file):
             for begin in range(0, batch.num_rows, BATCH_ROWS):
                 yield batch.slice(begin, BATCH_ROWS)
+
+
+def _tell_rejected(settings: Settings, part: PartId, first: int) -> None:
+    """Tell the care store what messages were about that were rejected within its hours, and are open.
+
+    Args:
+        settings: of the home.
+        part: whose positions these messages take in the store.
+        first: the first free one.
+    """
+    since = (clock.now() - timedelta(hours=settings.care.hours)).date().isoformat()
+    lake, choice = Lake(settings.lake_uri, settings.storage_options), Choice(since=since)
+    jobs, _ = lineages(settings, census(lake, DEAD_LETTER, choice).decoders)
+    done = resolved(lake, DEAD_LETTER)
+    for lineage in (one for one in jobs if one.stream.dataset == ORDER[-1] and one.stream.care):
+        mine = replace(choice, sources=lineage.sources)
+        with closing(Steps(settings, lineage.stream, lake.dataset, purpose="rebuild-care")) as steps:
+            redecoder = Redecoder(settings, lineage, steps, job=_share())
+            for letters in open_letters(lake, DEAD_LETTER, mine, done=done):
+                for attempt in redecoder.attempts(letters, table=DEAD_LETTER, mask=False):
+                    steps.tell_rejected(attempt.outcome, part=part, first=first)
+                    first += attempt.letters.num_rows
 
 
 def _share() -> str:

@@ -344,9 +344,9 @@ def run(home: Path, capsys: pytest.CaptureFixture[str], *command: str, code: int
     return msgspec.json.decode(capsys.readouterr().out) if code == 0 else None
 
 
-def send_now(home: Path, messages: list[bytes]) -> None:
+def send_now(home: Path, messages: list[bytes], *, topic_id: str = "now") -> None:
     """Send messages with the broker's time of now: of what lies in its future nothing is taken."""
-    lane, count = LaneWithoutKafka(home, topic_id="now"), len(messages)
+    lane, count = LaneWithoutKafka(home, topic_id=topic_id), len(messages)
     stamps = np.full(count, clock.now_us() // 1000)
     poll = Poll("vitals/0of1", "fhir", list(messages), lane.parts, np.zeros(count, np.int32), np.arange(count), stamps)
     lane.lane.write(lane.lane.mask(lane.lane.conform(lane.lane.decode(poll))))
@@ -367,11 +367,30 @@ def test_rebuilt_care_store_has_the_values_of_its_hours(home: Path, settings: Se
         assert histories(settings) == before
 
 
-def histories(settings: Settings) -> dict[str, list[tuple[int, float]]]:
+def test_a_rebuilt_care_store_knows_what_refused_messages_were_about(home: Path) -> None:
+    send_now(home, [message(520 + i, patient=f"p-{i % 2}", effectiveDateTime=ago(9 - i)) for i in range(4)])
+    high = {"value": 9_000, "unit": "beats/min", "code": "/min", "system": "http://unitsofmeasure.org"}
+    implausible = message(530, patient="p-0", effectiveDateTime=ago(3), valueQuantity=high)
+    unreadable = message(531, patient="p-1").replace(b'"effectiveDateTime"', b'"effectiveDateTime":7,"x"')
+    send_now(home, [implausible, unreadable], topic_id="later")
+    (home / "vitalake.yaml").write_text("jobs: {vitals: {topics: {t: fhir}}}\n")
+    settings = load_settings(home)
+    before = histories(settings)
+    assert str(before).count("nan") == 2 and str(before).count("inf") == 1, "two refused messages, one value too high"
+    settings.path(settings.care.path).unlink()
+    for _ in range(2):
+        rebuild_care(settings)
+        assert histories(settings) == before
+
+
+def histories(settings: Settings) -> dict[str, list[tuple[int, int, str]]]:
     care = open_care(settings, load_keys(settings.path(settings.keys)))
     try:
         found = {patient: care.history(patient) for patient in care.patients()}
-        return {p: sorted(zip(h.effective_us.tolist(), h.value.tolist(), strict=True)) for p, h in found.items()}
+        return {
+            p: sorted(zip(h.effective_us.tolist(), h.code.tolist(), map(repr, h.value.tolist()), strict=True))
+            for p, h in found.items()
+        }
     finally:
         care.close()
 

@@ -546,6 +546,24 @@ def test_a_child_without_a_stay_is_known_as_one(home: Path) -> None:
     assert not [said for said in says(chart) if "age not known" in said.text]
 
 
+@pytest.mark.parametrize("first", ["condition", "encounter"])
+def test_a_pregnancy_told_before_its_stay_is_known_in_it(home: Path, first: str) -> None:
+    """It was stored, and deleted with what is of nobody on the ward."""
+    pregnant = {
+        "resourceType": "Condition", "id": "c-1", "subject": {"reference": "Patient/p-1"},
+        "encounter": {"reference": "Encounter/e-1"}, "recordedDate": _at(60),
+        "code": {"coding": [{"system": "http://snomed.info/sct", "code": "77386006"}]},
+    }  # fmt: skip
+    told = {"condition": pregnant, "encounter": _stay_of()}
+    for dataset in sorted(told, key=lambda one: one != first):
+        outcome = _records(home, dataset, told[dataset])
+        _store(home).prune()
+    assert not outcome.rejects
+    stay = _store(home).stay(outcome.rows["patient_id"][0].as_py(), as_of_us=clock.now_us())
+    assert stay is not None
+    assert stay.pregnant
+
+
 # -- decisions and the names of a stay -------------------------------------------------------------------------------
 
 

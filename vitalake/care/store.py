@@ -139,9 +139,13 @@ class CareStore:
         """Take note that the store was filled from the restricted zone."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES ('filled', ?)", (str(clock.now_us()),))
 
+    def filled_us(self) -> int:
+        """Return when the store was last filled from the restricted zone, microseconds since 1970 UTC; 0: never."""
+        return int(self._meta("filled") or 0)
+
     def is_filled_since(self, moment_us: int) -> bool:
         """Return whether it was filled after a moment, or is so old by now that nothing is missing any more."""
-        return int(self._meta("filled") or 0) > moment_us or clock.now_us() - moment_us > self._hours_us
+        return self.filled_us() > moment_us or clock.now_us() - moment_us > self._hours_us
 
     # -- who writes ------------------------------------------------------------------------------------------------
 
@@ -383,12 +387,12 @@ class CareStore:
     def put_facts(self, facts: list[tuple[str, str, int, Fact]], *, wait: bool = False) -> None:
         """Store what the warehouse says of patients' stays; an older version never replaces a newer one.
 
-        What ended before the hours that the store keeps is left out. A Person of whom no stay is known waits for one as
-        long as the store keeps values, or is left out.
+        What ended before the hours that the store keeps is left out. A Person of whom no stay is known, and a
+        Pregnancy, wait for one as long as the store keeps values, or are left out.
 
         Args:
             facts: pseudonym, key within its kind (a stay's pseudonym; empty for a Person), version, fact.
-            wait: whether such a Person waits.
+            wait: whether they wait.
 
         Raises:
             ServiceUnavailable: the store cannot be written; none is stored.
@@ -449,7 +453,7 @@ class CareStore:
         return self._db.execute("SELECT 1 FROM patient WHERE patient = ?", (patient,)).fetchone() is not None
 
     def _waits(self, patient: str, fact: Fact) -> bool:
-        return isinstance(fact, Person) and not self.has(patient) and not self._facts(patient, Admission)
+        return isinstance(fact, Person | Pregnancy) and not self.has(patient) and not self._facts(patient, Admission)
 
     def person(self, patient: str) -> Person | None:
         """Return what is known of a patient, by the patient's record first, else as TOLD_BESIDE; None: nothing."""
@@ -565,7 +569,7 @@ class CareStore:
             self._corrections.prune(self._hours_us)
             self._db.execute(
                 "DELETE FROM fact WHERE until_us < ? "
-                "AND NOT (kind = 'patient' AND patient IN (SELECT patient FROM patient))",
+                "AND NOT (kind IN ('patient', 'pregnancy') AND patient IN (SELECT patient FROM patient))",
                 (horizon,),
             )
             self._prune_placements(horizon)
@@ -575,7 +579,7 @@ class CareStore:
                 "AND patient NOT IN (SELECT patient FROM fact WHERE kind IN ('encounter', 'placement'))"
             )
             self._db.execute(
-                "DELETE FROM fact WHERE (kind IN ('pregnancy', 'decision') OR (kind = 'patient' AND until_us = ?)) "
+                "DELETE FROM fact WHERE (kind = 'decision' OR (kind IN ('patient', 'pregnancy') AND until_us = ?)) "
                 "AND patient NOT IN (SELECT patient FROM patient)",
                 (FOR_EVER,),
             )
