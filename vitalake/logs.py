@@ -12,7 +12,10 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
@@ -43,6 +46,8 @@ class _JsonLines(logging.Formatter):
             "event": record.msg if is_ours(record.name) else "third-party",
             "logger": record.name,
         }
+        if entry["event"] == "third-party":  # where in its code: its words may quote anything
+            entry["where"] = f"{'/'.join(Path(record.pathname).parts[-2:])}:{record.lineno}"
         entry |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
         if record.exc_info and record.exc_info[0]:
             entry["exception"] = record.exc_info[0].__name__
@@ -101,6 +106,16 @@ def silence_failures() -> None:
     sys.excepthook = tell
     threading.excepthook = lambda failed: tell(failed.exc_type, failed.exc_value, failed.exc_traceback)
     sys.unraisablehook = lambda failed: tell(failed.exc_type, failed.exc_value, failed.exc_traceback)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Log no warnings: what a library says while it is imported is nothing that anybody could act on."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def mute(library: str) -> None:

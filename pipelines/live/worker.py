@@ -34,11 +34,12 @@ def run_worker(spec: LaneSpec, *, supervised: bool) -> int:
     """
     logs.configure()
     logs.silence_failures()
-    import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
-    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    with logs.importing():  # Beam warns of a client for BigQuery that is not there
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-    from pipelines.live.pipeline import build
+        from pipelines.live.pipeline import build
 
     _stop_on_signals()
     ended = threading.Event()

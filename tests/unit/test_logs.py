@@ -93,4 +93,5 @@ def test_a_line_holds_named_fields_only_and_a_library_with_a_name_like_ours_is_n
     logging.getLogger("models_of_others").warning("MARKER")
     first, second = (msgspec.json.decode(line) for line in stream.getvalue().splitlines())
     assert (first["event"], first["count"], second["event"]) == ("said", 3, "third-party")
+    assert second["where"].startswith("unit/test_logs.py:")
     assert "MARKER" not in stream.getvalue().decode()
