@@ -161,6 +161,26 @@ def test_upgraded_no_row_is_known_before_it_was_and_what_senders_said_stays(home
     assert ours  # what was attributed by hand is known since somebody said so
 
 
+def test_upgraded_the_versions_of_each_record_follow_each_other_as_they_did(home: Path, upgraded: Path) -> None:
+    frozen.settle(home)
+    before, after = _sequences(home), _sequences(upgraded)
+    assert any(len(versions) > 1 for rows in before.values() for versions in rows.values())
+    assert after == before
+
+
+def _sequences(home: Path) -> dict[str, dict[str, list[str]]]:
+    """Return what the versions of each published record say, in the order of their versions."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, table in _published(home):
+        key = [column for column in load_dataset(name.rpartition("/")[2]).key if column != "version"]
+        records: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        for row in table.to_pylist():
+            said = repr(sorted((k, v) for k, v in row.items() if k not in (*frozen.OF_OURS, "source_position")))
+            records[repr([row[column] for column in key])].append((row["version"], said))
+        found[name] = {record: [said for _, said in sorted(versions)] for record, versions in records.items()}
+    return found
+
+
 def _times(table: pa.Table) -> dict[str, list[tuple[Any, ...]]]:
     """Return the times of rows that may be ours, rows by all else that they say; in order: several may say the same."""
     times: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
