@@ -39,8 +39,9 @@ def without_unused(rows: pa.Table, *, in_order: bool = False) -> pa.Table:
     for place, field in enumerate(rows.schema):
         if not pa.types.is_dictionary(field.type):
             continue
-        chunks = [_pruned(chunk, in_order=in_order) for chunk in rows.column(place).chunks]
-        rows = rows.set_column(place, field.name, pa.chunked_array(chunks, field.type))
+        column = rows.column(place)
+        whole = column.unify_dictionaries().combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        rows = rows.set_column(place, field.name, _pruned(whole, in_order=in_order))
     return rows
 
 
@@ -59,13 +60,16 @@ def unified(batches: Sequence[pa.RecordBatch]) -> pa.Table:
 
 def _pruned(chunk: pa.DictionaryArray, *, in_order: bool) -> pa.DictionaryArray:
     count = len(chunk.dictionary)
-    indices = chunk.indices.fill_null(count).to_numpy(zero_copy_only=False)
-    used = np.flatnonzero(np.bincount(indices, minlength=count + 1)[:count])
+    indices = chunk.indices.fill_null(count) if chunk.null_count else chunk.indices
+    places = indices.to_numpy(zero_copy_only=False)
+    has = np.zeros(count + 1, np.bool_)
+    has[places] = True
+    used = np.flatnonzero(has[:count])
     if in_order and len(used) > 1:
         used = used[pc.sort_indices(chunk.dictionary.take(pa.array(used))).to_numpy()]
-    if np.array_equal(used, np.arange(count)):
+    if len(used) == count and (used == np.arange(count)).all():
         return chunk
     new = np.zeros(count + 1, np.int32)
     new[used] = np.arange(len(used))
-    codes = pa.array(new[indices], chunk.indices.type, mask=(indices == count) if chunk.null_count else None)
+    codes = pa.array(new[places], chunk.indices.type, mask=(places == count) if chunk.null_count else None)
     return pa.DictionaryArray.from_arrays(codes, chunk.dictionary.take(pa.array(used)))
