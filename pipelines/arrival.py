@@ -23,7 +23,9 @@ time, is years off. Nearer than that nobody can tell whose time is wrong, and th
 """
 
 
-def with_arrival(item: DecodedPoll, *, day_of: str | None, max_future_seconds: float) -> DecodedPoll:
+def with_arrival(
+    item: DecodedPoll, *, day_of: str | None, max_future_seconds: float, now_us: int | None = None
+) -> DecodedPoll:
     """Return the poll with our clock's time for messages whose broker's time cannot be.
 
     It cannot be where there is none, before there was Kafka, further ahead of our clock than rows may be, or more than
@@ -33,9 +35,10 @@ def with_arrival(item: DecodedPoll, *, day_of: str | None, max_future_seconds: f
         item: a poll and what was decoded of it.
         day_of: the column that says when a row was so; None: the dataset has none.
         max_future_seconds: how far ahead a time may be.
+        now_us: our clock's time; None: now.
     """
     poll = item.poll
-    now_us = clock.now_us()
+    now_us = clock.now_us() if now_us is None else now_us
     latest_us = now_us + int(max_future_seconds * 1e6)
     wrong = (poll.broker_ms < EARLIEST_MS) | (poll.broker_ms > latest_us // 1000)
     contradicted = _contradicted(item.decoded, poll, day_of, latest_us)

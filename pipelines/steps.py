@@ -126,15 +126,20 @@ class Steps:
         self._salts: dict[PartId, tuple[int, int]] = {}
         self.ingested_us: int | None = None
         """When rows came, microseconds since 1970 UTC; None: at the moment when they are masked."""
+        self.at_us: int | None = None
+        """The moment as of which everything is done, microseconds since 1970 UTC; None: now."""
 
     def conform(self, item: DecodedPoll) -> Outcome:
         """Return rows in the vocabulary's units that are plausible."""
-        item = with_arrival(item, day_of=self._dataset.day_of, max_future_seconds=self._max_future_seconds)
+        now_us = self._now_us()
+        item = with_arrival(
+            item, day_of=self._dataset.day_of, max_future_seconds=self._max_future_seconds, now_us=now_us
+        )
         poll, decoded = item.poll, item.decoded
         if self._dataset.name != "observation":
             return self._records(item)
         older = time.monotonic() < self.older_until
-        conformed = self.conformer.conform(decoded, broker_ms=poll.broker_ms, now_us=clock.now_us(), older=older)
+        conformed = self.conformer.conform(decoded, broker_ms=poll.broker_ms, now_us=now_us, older=older)
         salts = np.array([self._salt(part) for part in poll.parts], np.uint64).reshape(-1, 2)
         rows, message = conformed.rows, conformed.message
         undecodable = [reject.message for reject in conformed.rejects if not reject.rows]
@@ -165,10 +170,10 @@ class Steps:
         if outcome.recognised or not len(outcome.fingerprints):
             return new
         if waiting is None:
-            new = self.lookback.admit(outcome.fingerprints, now=time.monotonic(), older=outcome.older)
+            new = self.lookback.admit(outcome.fingerprints, now=self._seconds(), older=outcome.older)
         else:
             older = None if outcome.older is None else outcome.older[~waiting]
-            new[~waiting] = self.lookback.admit(outcome.fingerprints[~waiting], now=time.monotonic(), older=older)
+            new[~waiting] = self.lookback.admit(outcome.fingerprints[~waiting], now=self._seconds(), older=older)
         if not new.all():
             outcome.keep(new)
         if waiting is not None:
@@ -180,7 +185,7 @@ class Steps:
         """Return rows of another dataset that have their key: in them nothing is measured."""
         decoded = item.decoded
         if decoded.unfinished:
-            rows, message, rejects = self.records.finish(decoded, broker_ms=item.poll.broker_ms, now_us=clock.now_us())
+            rows, message, rejects = self.records.finish(decoded, broker_ms=item.poll.broker_ms, now_us=self._now_us())
         else:
             rows, message, rejects = with_key(decoded.rows, decoded.message, self._dataset)
         return Outcome(
@@ -194,6 +199,12 @@ class Steps:
             fingerprints=np.zeros((0, 2), np.uint64),
             effective_us=np.zeros(len(message), np.int64),
         )
+
+    def _now_us(self) -> int:
+        return clock.now_us() if self.at_us is None else self.at_us
+
+    def _seconds(self) -> float:
+        return time.monotonic() if self.at_us is None else self.at_us / 1e6
 
     def close(self) -> None:
         """Close what was opened."""
@@ -380,7 +391,7 @@ class Steps:
 
     def _with_provenance(self, rows: pa.RecordBatch, outcome: Outcome) -> pa.RecordBatch:
         poll = outcome.poll
-        came = clock.now_us() if self.ingested_us is None else self.ingested_us
+        came = self._now_us() if self.ingested_us is None else self.ingested_us
         part = poll.part[outcome.message]
         sources = pa.DictionaryArray.from_arrays(pa.array(part), pa.array([str(p) for p in poll.parts]))
         count = len(outcome.message)

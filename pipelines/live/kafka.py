@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +24,7 @@ from vitalake.settings import Settings, StreamSettings, resolve_references
 _log = logging.getLogger(__name__)
 
 START_TIMEOUT_SECONDS = 10.0
+CONNECT_SECONDS = 3.0
 POLL_SECONDS = 0.05
 """Longest wait for a poll to fill: it adds half of itself to the latency of a quiet lane."""
 
@@ -60,6 +64,21 @@ def client_options(settings: Settings) -> dict[str, str | int | float | bool]:
         "log_level": 0,  # its own lines name brokers only, but ours say it in our words
         **resolve_references(settings.kafka.options, home=settings.home),
     }
+
+
+def refuse_silent(servers: str) -> None:
+    """Return if a broker takes a connection: Kafka's client tries again for ten seconds where nobody listens.
+
+    Raises:
+        BrokerUnreachable: none does.
+    """
+    for server in servers.split(","):
+        address = urlsplit(server.strip() if "://" in server else f"//{server.strip()}")
+        with suppress(OSError), socket.create_connection((address.hostname, address.port or 9092), CONNECT_SECONDS):
+            return
+    raise BrokerUnreachable(
+        "Broker does not answer", where="kafka.bootstrap_servers", remedy="Start it, or correct the address."
+    )
 
 
 def list_partitions(admin: AdminClient, topics: list[str]) -> list[PartId]:

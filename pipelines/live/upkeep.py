@@ -106,7 +106,7 @@ def main() -> int:
 
 def _scrub(settings: Settings, lake: Lake) -> None:
     """Look at a slice of the files; what has rotted is made again where that takes no more than its own day."""
-    from pipelines.rewrites.mend import mend
+    from pipelines.rewrites.mend import NAMED, mend
     from vitalake.lake.scrub import SLICE_BYTES, scrub
 
     left = SLICE_BYTES
@@ -115,13 +115,13 @@ def _scrub(settings: Settings, lake: Lake) -> None:
         left = max(0, left - found.bytes)
         _log.info("scrubbed", extra={"table": table.name, "count": found.files})
         if found.damaged:
-            done = mend(settings, table, found.damaged, whole=False)
-            said = {
-                "table": table.name, "count": done.rows, "what": done.why or f"made again ({done.how})",
-                "where": f"days {', '.join(done.days)}; spans {', '.join(done.spans) or 'of these days'}",
-                "remedy": "" if done.how else "Run 'vitalake lake repair'.",
-            }  # fmt: skip
-            _log.error("files were damaged", extra=said)
+            for done in mend(settings, table, found.damaged, whole=False):
+                said = {
+                    "table": table.name, "count": done.rows, "what": done.why or f"made again ({done.how})",
+                    "where": f"days {', '.join(done.days)}; spans {', '.join(done.spans[:NAMED])}",
+                    "remedy": "" if done.how else "Run 'vitalake lake repair'.",
+                }  # fmt: skip
+                _log.error("files were damaged", extra=said)
 
 
 if __name__ == "__main__":

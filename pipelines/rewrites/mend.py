@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from governance.keyuse import open_vault
 from governance.masking import compile_masks
 from governance.rules import load_policy
-from pipelines.live.errors import BrokerUnreachable, TopicMissing, UpstreamLoss
+from pipelines.rewrites.again import PLACE, Again, day_of, made_again, of_day, places
 from pipelines.rewrites.republish import converter, open_restricted, republish
-from pipelines.rewrites.reread import PLACE, places
 from pipelines.steps import make_sealer
 from vitalake.errors import InputError, LakeError
 from vitalake.keys import load_keys
@@ -27,19 +25,26 @@ from vitalake.lake.rewrite import Rows, read_file, rewrite, rewrite_number
 from vitalake.lake.sorting import no_order, sort_by
 from vitalake.lake.spans import Span
 from vitalake.lake.staging import Piece
-from vitalake.lake.table import NO_DAY, Snapshot, StagedFile, Table
+from vitalake.lake.swap import Converted
+from vitalake.lake.table import Snapshot, StagedFile, Table
 from vitalake.lake.vacuum import kept_files, span_id_of
 from vitalake.settings import Settings
-from vitalake.vault import Vault
 
 _ONLY_DROPPED = {"spans", *map(restricted_name, published_datasets())} - {restricted_name("device_association")}
 """Tables of which a commit that changes rows changes their number too: it is known without the commit's own entry.
 A republish may keep the number, and so does an erasure where a device stays with nobody."""
 
 
+NAMED = 10
+"""Spans, and files, that are named where it is said what could not be made again."""
+
+Fate = tuple[str, str]
+"""How a file was made again; or why it was not. See Mended."""
+
+
 @dataclass(slots=True)
 class Mended:
-    """What became of the damaged files of one table.
+    """What became of damaged files of one table: of those that were made again in one way, or not for one reason.
 
     Attributes:
         table: its name.
@@ -48,7 +53,8 @@ class Mended:
             dataset was published again, ``broker`` its messages were read once more; empty: they were not made again.
         why: why not, in words.
         days: of the files.
-        spans: whose rows were in them, as far as their names say.
+        spans: whose rows were in them; of merged files those that have added to their days.
+        paths: of the files, in the table's folder.
     """
 
     table: str
@@ -58,14 +64,15 @@ class Mended:
     why: str = ""
     days: list[str] = field(default_factory=list)
     spans: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
 
 
 class _Uneven(Exception):
     """The rows that can be made are not those that are missing: rules have changed, or days are shifted."""
 
 
-def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile], *, whole: bool = True) -> Mended:
-    """Make the damaged files of a table again, as far as there is anything to make them of; return what was done.
+def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile], *, whole: bool = True) -> list[Mended]:
+    """Make the damaged files of a table again, each as far as there is anything to make it of; return what was done.
 
     Args:
         settings: of the home.
@@ -77,27 +84,38 @@ def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile], *, who
         KeyRevoked: patients' keys cannot be had.
         ServiceUnavailable: lake, vault or key service cannot be reached; try again.
     """
-    done = Mended(table.name, len(damaged), sum(file.rows for file in damaged))
-    done.days = sorted({str(file.day or "none") for file in damaged})
-    done.spans = sorted({span_id_of(file.path) for file in damaged} - {""})
+    spans = Lake(settings.lake_uri, settings.storage_options).spans if table.name != "spans" else None
+    decided = list(spans.all_spans()) if spans is not None else []
     zone, _, dataset = table.name.rpartition("/")
-    try:
-        rest = _mend_from_replaced(table, damaged)
-        done.files, done.rows = len(rest or damaged), sum(file.rows for file in rest or damaged)
-        if not rest:
-            done.how = "replaced"
-        elif zone == "published":
-            done.how = _mend_published(settings, dataset, [file.path for file in rest], whole=whole)
-        elif zone == "restricted" and whole:
-            _mend_restricted(settings, dataset, [file.path for file in rest])
-            done.how = "broker"
-        else:
-            done.why = "the lake has no second copy of them"
-    except (LakeError, InputError, BrokerUnreachable, TopicMissing, UpstreamLoss) as error:
-        done.why = f"{error.what} ({error.where})"
-    except _Uneven:
-        done.why = "rules have changed since they were published"
+    rest = _mend_from_replaced(table, damaged)
+    fates = {file.path: ("replaced", "") for file in damaged if file not in rest}
+    if rest and zone == "published":
+        fates |= _mend_published(settings, dataset, rest, whole=whole)
+    elif rest and zone == "restricted" and whole:
+        fates |= _mend_restricted(settings, dataset, rest, decided)
+    else:
+        fates |= {file.path: ("", "the lake has no second copy of them") for file in rest}
+    return [
+        _told(table, [file for file in damaged if fates[file.path] == fate], fate, decided)
+        for fate in sorted(set(fates.values()))
+    ]
+
+
+def _told(table: Table, files: Sequence[StagedFile], fate: Fate, decided: Sequence[Span]) -> Mended:
+    done = Mended(table.name, len(files), sum(file.rows for file in files), *fate)
+    done.days = sorted({str(file.day or "none") for file in files})
+    done.spans = sorted({span.span_id for file in files for span in spans_of(table, file, decided)})
+    done.spans = done.spans or sorted({span_id_of(file.path) for file in files} - {""})
+    done.paths = sorted(file.path for file in files)
     return done
+
+
+def spans_of(table: Table, file: StagedFile, decided: Sequence[Span]) -> list[Span]:
+    """Return the spans whose rows may be in a file: the one that has staged it, or those that added to its day."""
+    own = span_id_of(file.path)
+    if own:
+        return [span for span in decided if span.span_id == own]
+    return [span for span in decided if any(file.day == other.day for other in span.files_of(table.name))]
 
 
 def _mend_from_replaced(table: Table, damaged: Sequence[StagedFile]) -> list[StagedFile]:
@@ -149,61 +167,96 @@ def _whole(table: Table, paths: Sequence[str]) -> list[pa.Table]:
         raise _Uneven from None
 
 
-def _mend_published(settings: Settings, dataset: str, damaged: Sequence[str], *, whole: bool) -> str:
+def _mend_published(settings: Settings, dataset: str, damaged: Sequence[StagedFile], *, whole: bool) -> dict[str, Fate]:
+    """Make published files again, day by day; return what became of each."""
+    fates: dict[str, Fate] = {}
+    uneven: list[str] = []
     lake = open_restricted(settings, dataset)
+    keys = load_keys(settings.path(settings.keys))
+    masks = compile_masks(load_policy(settings.path(settings.governance)), lake.dataset, keys)
+    with closing(open_vault(settings, keys, purpose="repair")) as vault:
+        convert = converter(make_sealer(lake.dataset, vault, keys), masks)
+        for day in sorted({file.day for file in damaged}, key=str):
+            mine = [file.path for file in damaged if file.day == day]
+            try:
+                _mend_day(lake, day, mine, convert)
+                fates |= dict.fromkeys(mine, ("rows", ""))
+            except (LakeError, InputError) as error:
+                fates |= dict.fromkeys(mine, ("", f"{error.what} ({error.where})"))
+            except _Uneven:
+                uneven += mine
+    if not uneven:
+        return fates
+    if not whole:
+        return fates | dict.fromkeys(uneven, ("", "rules have changed since they were published"))
     try:
-        _mend_files(settings, lake, damaged)
-    except _Uneven:
-        if not whole:
-            raise
         republish(settings, dataset)
-        return "republish"
-    return "rows"
+    except (LakeError, InputError) as error:
+        return fates | dict.fromkeys(uneven, ("", f"{error.what} ({error.where})"))
+    return fates | dict.fromkeys((file.path for file in damaged if file.path not in fates or not fates[file.path][0]),
+                                 ("republish", ""))  # fmt: skip
 
 
-def _mend_restricted(settings: Settings, dataset: str, damaged: Sequence[str]) -> None:
-    from pipelines.rewrites.reread import missing_rows, reread
+def _mend_day(lake: Lake, day: str | None, damaged: Sequence[str], convert: Callable[[pa.Table], Converted]) -> None:
+    """Make the damaged published files of a day again.
 
-    lake = open_restricted(settings, dataset)
-    table = lake.restricted
+    Raises:
+        _Uneven: the restricted zone gives other rows than are missing.
+        LakeError: restricted files of the day are damaged too.
+    """
+    table = lake.published
 
     def plan(snapshot: Snapshot) -> list[StagedFile]:
         return [file for path, file in sorted(snapshot.files.items()) if path in damaged]
 
     def transform(rows: Rows) -> Iterator[Piece]:
-        made = missing_rows(lake, reread(settings, dataset, [file.day for file in rows.files]), rows.files)
-        yield Piece(_sorted(made, table))
-
-    rewrite(table, plan, transform)
-
-
-def _mend_files(settings: Settings, lake: Lake, damaged: Sequence[str]) -> None:
-    keys = load_keys(settings.path(settings.keys))
-    masks = compile_masks(load_policy(settings.path(settings.governance)), lake.dataset, keys)
-    table = lake.published
-
-    def plan(day: str | None, snapshot: Snapshot) -> list[StagedFile]:
-        return [file for path, file in sorted(snapshot.files.items()) if path in damaged and file.day == day]
-
-    def transform(day: str | None, vault: Vault, rows: Rows) -> Iterator[Piece]:
-        convert = converter(make_sealer(lake.dataset, vault, keys), masks)
         lake.restricted.refresh()
         sources = [file for file in lake.restricted.snapshot().files.values() if file.day == day]
         made = [convert(batch).rows for file in sources for batch in read_file(lake.restricted, file)]
         intact = [file for file in table.snapshot().files.values() if file.day == day and file not in rows.files]
         there = [batch for file in intact for batch in read_file(table, file)]
-        today, sound = _of_day(made, table, day), _plain(there, table)
+        today, sound = of_day(_plain(made, table), table.dataset, day), _plain(there, table)
         missing = _difference(today, sound)
         # As many rows could also be some that a rule changed and some fewer that it leaves out.
         if missing.num_rows != rows.count or today.num_rows != sound.num_rows + rows.count:
             raise _Uneven
         yield Piece(_sorted(missing, table))
 
-    table.refresh()
-    days = {file.day for path, file in table.snapshot().files.items() if path in damaged}
-    with closing(open_vault(settings, keys, purpose="repair")) as vault:
-        for day in sorted(days, key=str):
-            rewrite(table, partial(plan, day), partial(transform, day, vault))
+    rewrite(table, plan, transform)
+
+
+def _mend_restricted(
+    settings: Settings, dataset: str, damaged: Sequence[StagedFile], decided: Sequence[Span]
+) -> dict[str, Fate]:
+    """Make restricted files again of the broker's messages, each if they give all of it; return what became of each."""
+    from pipelines.rewrites.reread import reread
+
+    lake = open_restricted(settings, dataset)
+    table, gone = lake.restricted, {file.path for file in damaged}
+    wanted = {span.span_id: span for file in damaged for span in spans_of(table, file, decided)}
+    read = reread(settings, lake, [span for span in wanted.values() if span.kind == "stream"])
+    again = Again([], read.rows.slice(0, 0), {})
+
+    def plan(snapshot: Snapshot) -> list[StagedFile]:
+        nonlocal again
+        again = made_again(table, read.rows, [file for file in snapshot.files.values() if file.path in gone], decided)
+        return again.files
+
+    rewrite(table, plan, lambda _: iter([Piece(_sorted(again.rows, table))]))
+    made = {file.path for file in again.files}
+    return {
+        file.path: ("broker", "")
+        if file.path in made
+        else ("", _why(read.lost, spans_of(table, file, decided)) or again.given[file.path])
+        for file in damaged
+    }
+
+
+def _why(lost: Mapping[str, str], spans: Sequence[Span]) -> str:
+    """Return why the messages of a file cannot be had; empty: they can."""
+    others = {span.kind for span in spans} - {"stream"}
+    told = sorted({lost[span.span_id] for span in spans if span.span_id in lost})
+    return "; ".join(told) or ("the broker has no messages of replayed and released rows" if others else "")
 
 
 def _sorted(rows: pa.Table, table: Table) -> pa.Table:
@@ -216,14 +269,6 @@ def _plain(parts: Sequence[pa.Table], table: Table) -> pa.Table:
     """Return parts as one table of the table's own columns."""
     schema = pa.schema([table.state.columns.field(name) for name in table.dataset.schema.names])
     return pa.concat_tables([part.select(schema.names).cast(schema) for part in parts] or [schema.empty_table()])
-
-
-def _of_day(parts: Sequence[pa.Table], table: Table, day: str | None) -> pa.Table:
-    rows = _plain(parts, table)
-    if table.dataset.day_of is None:
-        return rows
-    days = pc.cast(pc.cast(rows[table.dataset.day_of], pa.date32()), pa.string())
-    return rows.filter(pc.is_null(days) if day is None else pc.fill_null(pc.equal(days, day), False))
 
 
 def _difference(made: pa.Table, there: pa.Table) -> pa.Table:
@@ -239,12 +284,6 @@ def _difference(made: pa.Table, there: pa.Table) -> pa.Table:
     finally:
         connection.close()
     return found.cast(made.schema)
-
-
-def day_of(path: str) -> str | None:
-    """Return the day of a file, by its folder."""
-    day = path.partition("/")[0].removeprefix("day=") if "/" in path else NO_DAY
-    return None if day == NO_DAY else day
 
 
 # -- what cannot be mended ---------------------------------------------------------------------------------------
@@ -302,9 +341,3 @@ def _survivors(table: Table, rows: Rows) -> pa.Table:
             remedy="Nothing was left out. Restore the table's folder from a back-up; see docs/how-to/damage.md.",
         )
     return made
-
-
-def spans_of(lake: Lake, table: Table, damaged: Sequence[StagedFile]) -> list[Span]:
-    """Return the spans whose rows may be in damaged files: those that added to the same days."""
-    days = {file.day for file in damaged}
-    return [span for span in lake.spans.all_spans() if days & {file.day for file in span.files_of(table.name)}]

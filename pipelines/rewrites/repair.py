@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipelines.rewrites.mend import Mended, leave_out, mend
+from pipelines.rewrites.mend import NAMED, Mended, leave_out, mend
 from pipelines.rewrites.republish import open_restricted, refuse_lost, republish, restricted_datasets
 from vitalake import clock
 from vitalake.errors import LakeError
@@ -24,9 +24,6 @@ from vitalake.settings import Settings
 
 ORDER = ("restricted", "quarantine", "published")
 """Zones: what others are made of comes first."""
-
-NAMED = 10
-"""Spans that are named where it is said what is left."""
 
 _OF_SPANS = {"positions-missing", "positions-behind", "ledger-contradicts", "spans-unreadable"}
 
@@ -179,12 +176,12 @@ def _repair_files(settings: Settings, table: Table, done: Repair, *, leave: bool
     if not damaged:
         return
     mended = mend(settings, table, damaged)
-    done.files.append(mended)
-    if mended.how:
-        return
-    if leave:
+    done.files += mended
+    left = [entry for entry in mended if not entry.how]
+    paths = {path for entry in left for path in entry.paths}
+    if left and leave:
         try:
-            done.left_out[table.name] = leave_out(table, damaged)
+            done.left_out[table.name] = leave_out(table, [file for file in damaged if file.path in paths])
         except LakeError as error:
             done.left.append(f"{table.name}: {error.what}. {error.remedy}")
         return
@@ -194,14 +191,15 @@ def _repair_files(settings: Settings, table: Table, done: Repair, *, leave: bool
             "its log has lost entries; if an erasure or another rewrite was among them, 'vitalake lake repair "
             "--leave-out' keeps the rows which that kept, and takes out those it had deleted: erased ones are not lost"
         )
-    done.left.append(
-        f"{table.name}: {mended.rows:,} rows of {', '.join(mended.days)} in {mended.files} files cannot be made again "
-        f"({mended.why}){_of_spans(mended)}; {todo}"
-    )
+    done.left += [
+        f"{table.name}: {entry.rows:,} rows of {', '.join(entry.days)} in {entry.files} files cannot be made again "
+        f"({entry.why}){_named('of spans', entry.spans)}{_named('in files', entry.paths)}; {todo}"
+        for entry in left
+    ]
 
 
-def _of_spans(mended: Mended) -> str:
-    if not mended.spans:
+def _named(what: str, names: Sequence[str]) -> str:
+    if not names:
         return ""
-    more = f" and {len(mended.spans) - NAMED:,} more (--json)" if len(mended.spans) > NAMED else ""
-    return f", of spans {', '.join(mended.spans[:NAMED])}{more}"
+    more = f" and {len(names) - NAMED:,} more (--json)" if len(names) > NAMED else ""
+    return f", {what} {', '.join(names[:NAMED])}{more}"

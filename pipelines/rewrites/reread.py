@@ -3,151 +3,160 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import chain
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.decoding.formats import make_decoder
-from pipelines.live.errors import BrokerUnreachable, UpstreamLoss
-from pipelines.live.kafka import Share, ShareConsumer
+from pipelines.live.errors import BrokerUnreachable, TopicMissing, UpstreamLoss
+from pipelines.live.kafka import Share, ShareConsumer, refuse_silent
+from pipelines.lookback import LookBack
 from pipelines.poll import DecodedPoll, Poll
 from pipelines.steps import Steps
-from vitalake.errors import InputError, LakeError
 from vitalake.lake.lake import Lake, restricted_name
-from vitalake.lake.rewrite import read_file
 from vitalake.lake.seen import read_seen
-from vitalake.lake.spans import PartId, Span
-from vitalake.lake.table import StagedFile
-from vitalake.settings import Settings
+from vitalake.lake.spans import Part, PartId, Span
+from vitalake.settings import Settings, StreamSettings
 
 SILENT_SECONDS = 30.0
 """A broker that gives nothing for so long, of messages that it should have, does not have them."""
 
-PLACE = ("source", "source_position", "observation_id", "version", "status", "code")
-"""What tells the restricted rows of a dataset apart without opening them, as far as it has these columns."""
 
-Stretches = dict[PartId, list[tuple[int, int]]]
+@dataclass(slots=True)
+class Reread:
+    """What the broker's messages gave.
+
+    Attributes:
+        rows: restricted rows of the wanted spans, of all days.
+        lost: span id → why its messages cannot be had, in words.
+    """
+
+    rows: pa.Table
+    lost: dict[str, str] = field(default_factory=dict)
 
 
-def reread(settings: Settings, dataset: str, days: Sequence[str | None]) -> pa.Table:
-    """Return the restricted rows of some days, made again of the messages of the spans that added to these days.
+def reread(settings: Settings, lake: Lake, wanted: Sequence[Span]) -> Reread:
+    """Return the restricted rows of spans, made again of their messages, as far as the broker has all of a span's.
 
-    What was a duplicate then is one now, as far as the look-back files of before are still there. When a row came to
-    us is when it is read again.
+    Everything is as of the moment when the span was decided, which is also when its rows came to us: the true moment
+    stood in the lost file only. What was a duplicate then is one now, as far as the look-back's hour before is still in
+    the broker's log, or in look-back files.
 
     Args:
         settings: of the home.
-        dataset: which.
-        days: of the damaged files.
+        lake: opened for the dataset.
+        wanted: spans that a stream has decided.
 
     Raises:
-        InputError: no job reads the dataset from a broker.
-        LakeError: the broker does not have the messages any more.
         KeyRevoked: patients' keys cannot be had.
-        ServiceUnavailable: broker, lake or vault cannot be reached.
+        ServiceUnavailable: lake or vault cannot be reached.
     """
-    lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
-    table = restricted_name(dataset)
-    spans = [s for s in lake.spans.all_spans() if s.dataset == dataset and s.kind == "stream"]
-    wanted = [s for s in spans if set(days) & {file.day for file in s.files_of(table)}]
-    parts = [batch for job in sorted({s.job for s in wanted}) for batch in _of_job(settings, lake, job, spans, wanted)]
-    schema = pa.schema([lake.restricted.state.columns.field(n) for n in lake.restricted.dataset.schema.names])
-    made = [pa.Table.from_batches([part]).select(schema.names).cast(schema) for part in parts]
-    return pa.concat_tables(made or [schema.empty_table()])
+    table = lake.restricted
+    schema = pa.schema([table.state.columns.field(name) for name in table.dataset.schema.names])
+    done, parts = Reread(schema.empty_table()), list[pa.Table]()
+    spans = [span for span in lake.spans.all_spans() if span.dataset == lake.dataset.name and span.kind == "stream"]
+    for job in sorted({span.job for span in wanted}):
+        mine = [span for span in wanted if span.job == job]
+        if job not in settings.jobs:
+            done.lost |= {span.span_id: f"no job {job} reads these messages any more" for span in mine}
+            continue
+        try:
+            refuse_silent(settings.kafka.bootstrap_servers)
+            for batch in _of_job(settings, lake, job, [span for span in spans if span.job == job], mine, done.lost):
+                parts.append(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
+        except (BrokerUnreachable, TopicMissing, UpstreamLoss) as error:
+            done.lost |= {span.span_id: f"{error.what} ({error.where})" for span in mine}
+    done.rows = pa.concat_tables(parts or [done.rows])
+    return done
 
 
 def _of_job(
-    settings: Settings, lake: Lake, job: str, spans: Sequence[Span], wanted: Sequence[Span]
+    settings: Settings, lake: Lake, job: str, spans: Sequence[Span], wanted: Iterable[Span], lost: dict[str, str]
 ) -> Iterator[pa.RecordBatch]:
-    if job not in settings.jobs:
-        raise InputError("No job reads these rows any more", where=job, remedy="Put it back into the configuration.")
-    mine = [span for span in wanted if span.job == job]
-    stretches: Stretches = {}
-    for part in chain.from_iterable(span.parts for span in mine):
-        stretches.setdefault(part.id, []).append((part.first, part.end))
-    stream = settings.jobs[job].model_copy(update={"care": False})
-    steps = Steps(settings, stream, lake.dataset)
-    decoders = {
-        name: make_decoder(name, dataset=stream.dataset, stream=stream, settings=settings)
-        for name in sorted(set(stream.topics.values()))
-    }
-    first = min(span.decided_us for span in mine)
-    before = [s for s in spans if s.job == job and first - stream.lookback_seconds * 1e6 <= s.decided_us < first]
-    for seen in read_seen(lake.storage, before, entries=steps.lookback.entries):
-        steps.lookback.admit(seen.prints, now=time.monotonic())
+    """Yield rows of the wanted spans of a job; what the log does not have any more is put into ``lost``."""
+    with closing(ShareConsumer(settings, job, Share(0, 1))) as consumer:
+        ids = {part.id for span in wanted for part in span.parts}
+        lows = {part: consumer.bounds(part)[0] for part in ids.intersection(consumer.list_parts())}
+        there = dict[str, Span]()
+        for span in wanted:
+            gone = [str(part.id) for part in span.parts if lows.get(part.id, part.end) > part.first]
+            if gone:
+                lost[span.span_id] = f"the broker's log does not hold the messages of {', '.join(gone)} any more"
+            else:
+                there[span.span_id] = span
+        if not there:
+            return
+        stream = settings.jobs[job].model_copy(update={"care": False})
+        since = min(span.decided_us for span in there.values()) - stream.lookback_seconds * 1e6
+        with closing(Steps(settings, stream, lake.dataset, purpose="repair")) as steps:
+            for part in sorted({part.id for span in there.values() for part in span.parts}):
+                _remember(lake, steps, stream, [span for span in spans if span.decided_us < since])
+                stretches = [(p, s) for s in spans for p in s.parts if p.id == part and s.decided_us >= since]
+                yield from _of_part(settings, consumer, steps, stretches, there, low=lows[part])
+
+
+def _remember(lake: Lake, steps: Steps, stream: StreamSettings, before: Sequence[Span]) -> None:
+    """Let a look-back begin anew with what stands in look-back files of the hour before."""
+    steps.lookback = LookBack(entries=stream.lookback_entries, seconds=stream.lookback_seconds)
+    young = [span for span in before if span.decided_us >= before[-1].decided_us - stream.lookback_seconds * 1e6]
+    for seen in read_seen(lake.storage, young, entries=stream.lookback_entries):
+        steps.lookback.admit(seen.prints, now=young[-1].decided_us / 1e6)
         if seen.older:
             steps.older_until = float("inf")
-    with closing(steps):
-        for poll in _polls(settings, job, stretches):
-            outcome = steps.mask(steps.conform(DecodedPoll(poll, decoders[poll.format].decode(poll.values))))
-            sealed = outcome.extra[restricted_name(lake.dataset.name)]
-            yield sealed.filter(_within(sealed, stretches))
 
 
-def _polls(settings: Settings, job: str, stretches: Stretches) -> Iterator[Poll]:
-    """Yield the messages of some stretches, and others that come between."""
-    with closing(ShareConsumer(settings, job, Share(0, 1))) as consumer:
-        there = set(consumer.list_parts())
-        ends = {part: max(end for _, end in some) for part, some in stretches.items()}
-        starts = {part: min(begin for begin, _ in some) for part, some in stretches.items()}
-        for part in stretches:
-            if part not in there or consumer.bounds(part)[0] > starts[part]:
-                raise UpstreamLoss("The broker's log does not hold it any more", where=str(part), remedy="")
-        consumer.start(starts)
-        came = time.monotonic()
-        while any(consumer.next[part] < end for part, end in ends.items()):
-            for poll in consumer.poll():
-                came = time.monotonic()
-                yield poll
-            if time.monotonic() - came > SILENT_SECONDS:
-                raise BrokerUnreachable("Broker does not give the messages", where=job, remedy="Try again later.")
+def _of_part(
+    settings: Settings,
+    consumer: ShareConsumer,
+    steps: Steps,
+    stretches: Sequence[tuple[Part, Span]],
+    there: Mapping[str, Span],
+    *,
+    low: int,
+) -> Iterator[pa.RecordBatch]:
+    """Yield rows of the spans that are there, of one partition, from the log's first message of the stretches on."""
+    stream, first = consumer.stream, stretches[0][0]
+    end = max(part.end for part, span in stretches if span.span_id in there)
+    decoder = make_decoder(stream.topics[first.id.topic], dataset=stream.dataset, stream=stream, settings=settings)
+    for poll in _polls(consumer, first.id, start=max(low, min(part.first for part, _ in stretches)), end=end):
+        for part, span in stretches:
+            piece = _within(poll, part)
+            if piece is None:
+                continue
+            steps.at_us = span.decided_us
+            outcome = steps.mask(steps.conform(DecodedPoll(piece, decoder.decode(piece.values))))
+            if span.span_id in there:
+                yield outcome.extra[restricted_name(stream.dataset)]
 
 
-def _within(rows: pa.RecordBatch, stretches: Stretches) -> pa.BooleanArray:
-    """Return which rows are of a message within the stretches."""
-    bounds = {str(part): some for part, some in stretches.items()}
-    places = zip(rows["source"].to_pylist(), rows["source_position"].to_pylist(), strict=True)
-    return pa.array([any(b <= at < e for b, e in bounds[source]) for source, at in places], pa.bool_())
-
-
-def missing_rows(lake: Lake, made: pa.Table, damaged: Sequence[StagedFile]) -> pa.Table:
-    """Return those of the rows made again that stood in the damaged files: no sound file of these days has them.
+def _polls(consumer: ShareConsumer, part: PartId, *, start: int, end: int) -> Iterator[Poll]:
+    """Yield the messages of a partition up to one, and perhaps some after it.
 
     Raises:
-        LakeError: they are not as many as are missing.
+        BrokerUnreachable: it gives nothing any more.
     """
-    table = lake.restricted
-    days = {file.day for file in damaged}
-    names = [name for name in PLACE if name in table.dataset.schema.names]
-    mine = [file for file in table.snapshot().files.values() if file.day in days and file not in damaged]
-    there = [batch.cast(pa.schema([made.schema.field(n) for n in names])) for batch in _places(lake, mine, names)]
-    known = set(map(tuple, places(pa.concat_tables(there), names))) if there else set()
-    kept = [place not in known for place in places(made, names)]
-    of_days = _of_days(made, table.dataset.day_of, days)
-    found = made.filter(pc.and_(pa.array(kept, pa.bool_()), of_days))
-    if found.num_rows != sum(file.rows for file in damaged):
-        raise LakeError(
-            f"The broker's messages give {found.num_rows:,} rows of {sum(file.rows for file in damaged):,}",
-            where=table.name,
-            remedy="Rules, associations or decoders have changed since, or duplicates were left out by a look-back.",
-        )
-    return found
+    consumer.start({part: start})
+    came = time.monotonic()
+    while consumer.next[part] < end:
+        for poll in consumer.poll():
+            came = time.monotonic()
+            yield poll
+        if time.monotonic() - came > SILENT_SECONDS:
+            raise BrokerUnreachable("Broker does not give the messages", where=str(part), remedy="Try again later.")
 
 
-def _places(lake: Lake, files: Sequence[StagedFile], names: list[str]) -> Iterator[pa.Table]:
-    return (batch for file in files for batch in read_file(lake.restricted, file, columns=names))
-
-
-def places(rows: pa.Table, names: Sequence[str]) -> list[tuple[object, ...]]:
-    """Return of each row what tells it apart from others."""
-    return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
-
-
-def _of_days(rows: pa.Table, column: str | None, days: set[str | None]) -> pa.Array:
-    if column is None:
-        return pa.array([True] * rows.num_rows, pa.bool_())
-    dates = pc.cast(pc.cast(rows[column], pa.date32()), pa.string()).to_pylist()
-    return pa.array([date in days for date in dates], pa.bool_())
+def _within(poll: Poll, part: Part) -> Poll | None:
+    """Return the messages of a poll of one partition that lie within a span's stretch; None: there are none."""
+    chosen = np.flatnonzero((poll.offset >= part.first) & (poll.offset < part.end))
+    if not len(chosen):
+        return None
+    return replace(
+        poll,
+        values=[poll.values[i] for i in chosen.tolist()],
+        part=poll.part[chosen],
+        offset=poll.offset[chosen],
+        broker_ms=poll.broker_ms[chosen],
+    )

@@ -167,7 +167,9 @@ def test_under_other_rules_than_it_was_made_by_the_dataset_is_published_again(
     flip(files_of(settings, "published/observation")[0])
     table = opened(settings).published
     found = scrub(table, every_seconds=0).damaged
-    assert "rules" in mend(settings, table, found, whole=False).why, "upkeep leaves that to whoever is asked to repair"
+    assert "rules" in mend(settings, table, found, whole=False)[0].why, (
+        "upkeep leaves that to whoever is asked to repair"
+    )
     assert [files["how"] for files in run(home, capfd, "lake", "repair")["files"]] == ["republish"]
     assert sound(settings)
 

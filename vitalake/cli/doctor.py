@@ -6,10 +6,8 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 import typer
 
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from vitalake.settings import Settings
 
 SPACE_BYTES = 2 << 30
-CONNECT_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,24 +307,11 @@ def _belonging(settings: Settings) -> str:
 def _topics(settings: Settings, job: str) -> str:
     from confluent_kafka.admin import AdminClient
 
-    from pipelines.live.kafka import client_options, list_partitions
+    from pipelines.live.kafka import client_options, list_partitions, refuse_silent
 
-    _refuse_silent(settings.kafka.bootstrap_servers)
+    refuse_silent(settings.kafka.bootstrap_servers)
     parts = list_partitions(AdminClient(client_options(settings)), sorted(settings.jobs[job].topics))
     return f"{len(parts)} partitions"
-
-
-def _refuse_silent(servers: str) -> None:
-    """Return if a broker takes a connection: Kafka's client tries again for ten seconds where nobody listens."""
-    from pipelines.live.errors import BrokerUnreachable
-
-    for server in servers.split(","):
-        address = urlsplit(server.strip() if "://" in server else f"//{server.strip()}")
-        with suppress(OSError), socket.create_connection((address.hostname, address.port or 9092), CONNECT_SECONDS):
-            return
-    raise BrokerUnreachable(
-        "Broker does not answer", where="kafka.bootstrap_servers", remedy="Start it, or correct the address."
-    )
 
 
 def _port(settings: Settings) -> Check:
