@@ -11,7 +11,9 @@ import pytest
 from tests.unit.span_samples import begin, of_before, open_lake, staged_span, write_spans
 from vitalake.lake.compaction import compact
 from vitalake.lake.lake import Lake
-from vitalake.lake.verify import verify
+from vitalake.lake.scrub import scrub
+from vitalake.lake.vacuum import delete_replaced
+from vitalake.lake.verify import check_files, verify
 
 
 @pytest.fixture
@@ -41,6 +43,48 @@ def test_decided_and_not_added_is_a_note_until_its_file_is_gone(lake: Lake) -> N
     assert kinds(lake) == {("not-added", "note")}
     lake.published.storage.delete(span.files_of(lake.published.name)[0].path)
     assert kinds(lake) == {("not-added", "note"), ("staged-file-missing", "error")}
+
+
+def _replace_all(lake: Lake) -> None:
+    """What a republish or an erasure does: the files of before are replaced, and deleted."""
+    other = open_lake(Path(lake.storage.root)).published
+    assert compact(other, min_files=2).days > 0
+    assert delete_replaced(other) > 0
+
+
+def test_files_that_are_replaced_while_it_reads_are_no_damage(lake: Lake) -> None:
+    table = lake.published
+    found = check_files(table, table.snapshot())
+    _replace_all(lake)
+    assert list(found) == []
+    assert list(check_files(table, table.snapshot())) == []
+    gone = next(iter(table.newest().snapshot().files))
+    table.storage.delete(gone)
+    assert {finding.kind for finding in check_files(table, table.newest().snapshot())} == {"file-missing"}
+
+
+def test_the_scrub_takes_no_replaced_file_for_a_damaged_one(lake: Lake) -> None:
+    began: list[str] = []
+
+    def replace(path: str) -> None:
+        if not began:
+            began.append(path)
+            _replace_all(lake)
+
+    assert scrub(lake.published, every_seconds=0, progress=replace).damaged == []
+    assert began
+
+
+def test_a_span_that_is_added_and_rewritten_while_it_reads_is_not_missing(lake: Lake) -> None:
+    span = staged_span(lake, 16, 20)
+    lake.spans.decide(span)
+
+    def add(what: str) -> None:
+        if what.startswith("spans of"):  # the tables' snapshots are taken
+            lake.add(span)
+            _replace_all(lake)
+
+    assert {finding.kind for finding in verify(open_lake(Path(lake.storage.root)), progress=add)} == {"not-added"}
 
 
 def _missing(path: Path) -> None:

@@ -78,6 +78,9 @@ def scrub(
         kept[file.path] = found
     if kept != records:
         record(table.storage, kept)
+    if done.damaged:  # what was replaced while we read is no damage
+        there = table.newest().snapshot().files
+        done.damaged = [file for file in done.damaged if file.path in there]
     return done
 
 

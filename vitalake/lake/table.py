@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -184,6 +185,17 @@ class Table:
         except FileNotFoundError as error:
             raise self.lost_file() or error from None
         return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def newest(self) -> Table:
+        """Return the table as it is by now, as another object: this one stays at the version it has.
+
+        Raises:
+            LakeError, ServiceUnavailable: the log cannot be read.
+        """
+        other = copy(self)
+        other._commits, other._transactions, other._state = 0, {}, None  # noqa: SLF001 - of this class
+        other.delta = open_delta(self.storage)
+        return other
 
     def lost_file(self) -> Damaged | None:
         """Return what to say when a file was not found: one that the newest version has is lost; None: none is.

@@ -17,7 +17,7 @@ from vitalake.lake.log import LOG, examine
 from vitalake.lake.rewrite import is_held, rows_app
 from vitalake.lake.schema import fits
 from vitalake.lake.spans import SEEN, Span, is_added
-from vitalake.lake.table import Snapshot, Table
+from vitalake.lake.table import Snapshot, StagedFile, Table
 
 Kind = Literal[
     "file-missing", "file-unreadable", "size-differs", "digest-differs", "no-digest", "log-damaged",
@@ -91,30 +91,36 @@ def verify(lake: Lake, *, content: bool = True, progress: Callable[[str], None] 
 def check_files(table: Table, snapshot: Snapshot, *, content: bool = True) -> Iterator[Finding]:
     """Yield what is wrong with the files of a snapshot; with ``content`` each is read and its digest taken."""
     records, undigested = recorded(table.storage), 0
+    problems: list[tuple[StagedFile, Finding]] = []
     for file in snapshot.files.values():
         where = f"{table.name}/{file.path}"
         info = table.storage.fs.get_file_info(f"{table.storage.root}/{file.path}")
         if info.size is None:
-            yield Finding("file-missing", where, f"{file.rows} rows are lost")
+            problems.append((file, Finding("file-missing", where, f"{file.rows} rows are lost")))
             continue
         if info.size != file.size:
-            yield Finding("size-differs", where, f"{info.size} bytes, the log says {file.size}")
+            problems.append((file, Finding("size-differs", where, f"{info.size} bytes, the log says {file.size}")))
         expected = digest_in(file.path) or records.get(file.path, Record()).digest
         if not expected:
             undigested += 1
         try:
             if content and expected and read_digest(table.storage, file.path) != expected:
-                yield Finding("digest-differs", where, f"{file.rows} rows of {file.day or 'no day'} cannot be trusted")
+                said = f"{file.rows} rows of {file.day or 'no day'} cannot be trusted"
+                problems.append((file, Finding("digest-differs", where, said)))
                 continue
             with pq.ParquetFile(table.storage.fs.open_input_file(f"{table.storage.root}/{file.path}")) as reader:
                 rows, schema = reader.metadata.num_rows, reader.schema_arrow
         except (OSError, pa.ArrowException, Damaged):
-            yield Finding("file-unreadable", where, f"{file.rows} rows of {file.day or 'no day'} cannot be read")
+            said = f"{file.rows} rows of {file.day or 'no day'} cannot be read"
+            problems.append((file, Finding("file-unreadable", where, said)))
             continue
         if rows != file.rows:
-            yield Finding("rows-differ", where, f"{rows} rows, the log says {file.rows}")
+            problems.append((file, Finding("rows-differ", where, f"{rows} rows, the log says {file.rows}")))
         if not fits(table.state, schema):
-            yield Finding("schema-differs", where, "columns are not the dataset's")
+            problems.append((file, Finding("schema-differs", where, "columns are not the dataset's")))
+    # What was replaced while we read is of an older version by now, and nobody reads it any more.
+    there = table.newest().snapshot().files if problems else {}
+    yield from (finding for file, finding in problems if file.path in there)
     if undigested:
         yield Finding("no-digest", table.name, f"{undigested} files of before, to be recorded by the scrub", "note")
 
@@ -195,6 +201,7 @@ def _check_pending(span: Span, table: Table) -> Iterator[Finding]:
     if files:
         rows = sum(file.rows for file in files)
         yield Finding("not-added", f"{table.name}, span {span.span_id}", f"{rows} rows decided", severity="note")
-    for file in files:
-        if not table.storage.exists(file.path):
+    gone = [file for file in files if not table.storage.exists(file.path)]
+    if gone and not is_added(span, table.newest()):  # else it was added, and rewritten, while we read
+        for file in gone:
             yield Finding("staged-file-missing", f"{table.name}/{file.path}", f"{file.rows} rows are lost")
