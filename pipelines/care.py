@@ -20,6 +20,7 @@ from pipelines.decoding.records import BORN_IN, PLACE_TOLD, SEX_TOLD
 from pipelines.decoding.refused import Refused
 from pipelines.erasure.forgotten import catch_up as forget_again
 from pipelines.poll import Outcome, Poll
+from vitalake import clock
 from vitalake.belonging.stores import StoreSealer
 from vitalake.care.facts import TOLD_BESIDE, Admission, Fact, Movement, Person, Placement, Pregnancy
 from vitalake.care.placing import BED
@@ -99,6 +100,21 @@ class CareFeed:
         told = outcome.rows.num_rows or outcome.refused is not None or outcome.late is not None
         if told and self._taker is not None:
             self._taker(outcome)
+
+    def look_whether_new(self, decided_us: int) -> None:
+        """Say in the log and on the ward that the care store was made in the place of one that is gone.
+
+        Args:
+            decided_us: when rows of the lane were last decided, microseconds since 1970 UTC; 0: never.
+        """
+        if self._taker is None or clock.now_us() - decided_us > self._settings.care.hours * 3_600e6:
+            return
+        if self.care.is_new():
+            self.care.note_lacking()
+            _log.error(
+                "care store is new, and lacks what the lake has",
+                extra={"where": "settings.care.path", "remedy": "Fill it: vitalake lake rebuild care."},
+            )
 
     def settle(self, ends: Mapping[PartId, int]) -> None:
         """Take note of how far the lake has decided partitions; any thread may say so."""

@@ -69,6 +69,11 @@ _SQLITE: dict[int, int] = {
 }
 """SQLite's primary result codes that say what the system said."""
 
+_SQLITE_CAUSES: dict[int, str] = {
+    sqlite3.SQLITE_BUSY: "another process holds it locked",
+    sqlite3.SQLITE_LOCKED: "another process holds it locked",
+}
+
 _RUST_ERROR = re.compile(r"\(os error (\d{1,3})\)")
 """How Rust, and so delta-rs, ends the text of an error of the operating system."""
 
@@ -101,6 +106,8 @@ def cause_of(error: BaseException) -> str:
     number, shortage = number_of(error) or 0, _shortage(error)
     if shortage is not None:
         return shortage.what[0].lower() + shortage.what[1:]
+    if isinstance(error, sqlite3.Error) and (cause := _SQLITE_CAUSES.get(_primary(error))):
+        return cause
     return _CAUSES.get(number) or _MISPLACED.get(number) or type(error).__name__
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from vitalake.causes import unavailable
 from vitalake.errors import LakeError, VitaLakeError
+from vitalake.folders import folder_lock
 
 BUSY_SECONDS = 30.0
 _PAUSE_SECONDS = 0.02
@@ -19,6 +20,10 @@ _PAUSE_SECONDS = 0.02
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 """Primary result codes of a file that is not what SQLite has written."""
+
+
+_HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+RELEASE = "Find what holds it open, a copy or another program perhaps, and end that; nothing is lost."
 
 
 class DatabaseDamaged(LakeError):
@@ -39,6 +44,8 @@ def refused(error: Exception, name: str, path: Path, *, repair: str) -> VitaLake
     if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
         # Our own statements are right: a table or column they name is missing.
         return DatabaseDamaged(f"{name} is damaged (it has other tables)", where=path.name, remedy=repair)
+    if isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _HELD:
+        return unavailable(error, f"{name} refuses", where=path.name, remedy=RELEASE)
     if path.is_dir():  # SQLite says only that it cannot open it
         return DatabaseDamaged(f"{name} is damaged (a folder is in its place)", where=path.name, remedy=repair)
     return unavailable(error, f"{name} refuses", where=path.name, remedy="Check its disk and permissions.")
@@ -73,7 +80,9 @@ class Database:
         connection: for reading; in autocommit.
     """
 
-    def __init__(self, path: Path, *, tables: str, name: str, repair: str, secure_delete: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, tables: str, name: str, repair: str, secure_delete: bool = False, derived: bool = False
+    ) -> None:
         """Open the file, or make it.
 
         Args:
@@ -82,6 +91,7 @@ class Database:
             name: in errors, such as ``Vault``.
             repair: what to do when the file is damaged.
             secure_delete: whether what is deleted is overwritten with zeros.
+            derived: whether what it holds can be made again: where the file is gone, what lies beside it goes too.
 
         Raises:
             DatabaseDamaged: the file is none of SQLite's, or not as it was written; so says every call.
@@ -89,6 +99,8 @@ class Database:
         """
         self._name, self._path, self._repair = name, path, repair
         try:
+            if derived:
+                _begin(path)
             path.touch(mode=0o600)
             self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             self._write_ahead()
@@ -191,6 +203,15 @@ class Database:
 
     def _refused(self, error: Exception) -> VitaLakeError:
         return refused(error, self._name, self._path, repair=self._repair)
+
+
+def _begin(path: Path) -> None:
+    """Make the file if it is not there, without the write-ahead log of one that was: SQLite would refuse both."""
+    with folder_lock(path.parent):  # of several that see none, one deletes what lies there
+        if not path.exists():
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            path.touch(mode=0o600)
 
 
 def empty_log(connection: sqlite3.Connection) -> None:

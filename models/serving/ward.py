@@ -161,6 +161,8 @@ class Ward:
         found = lane_troubles(self._care.lanes(), now_us=clock.now_us())
         if self._replaced_us and not self._care.is_filled_since(self._replaced_us):
             found.append(replaced(self._replaced_us))
+        elif lacking_us := self._care.lacking_us():
+            found.append(replaced(lacking_us))
         if clock.now_us() - (filled_us := self._care.filled_us()) < MAX_AGE_HOURS * 3_600e6:
             found.append(filled(filled_us))
         if self._inputs.refused is not None:

@@ -118,8 +118,10 @@ class Lane:
             self.lake, consumer, parts, job=self.job, share=str(self.share), epoch=epoch, options=self.options
         )
         self._remember(recent, set(parts))
-        if self.steps.attributor is not None and self.steps.feed is not None:
-            self.steps.feed.rewind(positions)
+        if self.steps.feed is not None:
+            self.steps.feed.look_whether_new(max((span.decided_us for span in recent), default=0))
+            if self.steps.attributor is not None:
+                self.steps.feed.rewind(positions)
         self.writer = SpanWriter(
             self.lake,
             job=self.job,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from pipelines.care import open_care
 from pipelines.erasure.certificate import Outside
 from pipelines.erasure.outside import outside
+from pipelines.rewrites.care import rebuild_care
 from tests.fhir import message
 from tests.services.kafka import KafkaServer
 from tests.services.lane import LaneUnderTest
@@ -133,6 +136,26 @@ def test_a_broker_that_restarts_pauses_the_lane_and_it_goes_on_by_itself(
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     lane.assert_exactly_once(100)
+
+
+def test_a_care_store_that_is_gone_when_a_stream_begins_is_told_and_lacks_what_came_before(lane: LaneUnderTest) -> None:
+    now = clock.now()
+    lane.send([message(i, effectiveDateTime=now.isoformat()) for i in range(4)])
+    assert "care store is new" not in lane.run()
+    (lane.home / "care.db").unlink()  # what lies beside it stays
+    lane.send([message(4, effectiveDateTime=now.isoformat())])
+    errors = lane.run()
+    assert "care store is new, and lacks what the lake has" in errors
+    assert "vitalake lake rebuild care" in errors
+    settings = load_settings(lane.home)
+    with closing(open_care(settings, load_keys(settings.path(settings.keys)))) as care:
+        assert care.lacking_us() > 0
+        assert [len(care.history(patient)) for patient in care.patients()] == [1]
+    assert "care store is new" not in lane.run()
+    assert rebuild_care(settings) == 5
+    with closing(open_care(settings, load_keys(settings.path(settings.keys)))) as care:
+        assert care.lacking_us() == 0
+        assert [len(care.history(patient)) for patient in care.patients()] == [5]
 
 
 def test_two_readers_on_the_same_partitions_publish_everything_once(lane: LaneUnderTest) -> None:

@@ -8,6 +8,7 @@ import random
 import secrets
 import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from vitalake.care.records import code_number
 from vitalake.care.replay import Replay
 from vitalake.care.store import BLOCK_ROWS, CareStore
 from vitalake.care.values import ROW, Values, stage_of
-from vitalake.errors import PrivacyError
+from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
 from vitalake.sqlite import DatabaseDamaged
@@ -212,6 +213,38 @@ def test_another_key_opens_nothing(tmp_path: Path) -> None:
     _take(_store(tmp_path), _values(3))
     with pytest.raises(PrivacyError, match="cannot be opened"):
         _store(tmp_path, key=Key("care", "v2", secrets.token_bytes(32))).history("v1.p")
+
+
+def test_a_store_whose_file_alone_was_deleted_is_made_in_its_place(tmp_path: Path) -> None:
+    """SQLite refuses the write-ahead log of another file: streams waited for a disk that was well."""
+    store = _store(tmp_path)
+    _take(store, _values(3))
+    (tmp_path / "care.db").unlink()
+    assert store.moved()
+    other = _store(tmp_path)
+    assert (other.is_new(), other.patients()) == (True, {})
+    _take(other, _values(2))
+    assert len(_store(tmp_path).history("v1.p")) == 2
+    assert not other.is_new()
+
+
+def test_a_store_that_somebody_holds_is_called_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitalake.sqlite.BUSY_SECONDS", 0.1)
+    store = _store(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "care.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ServiceUnavailable, match="another process holds it locked") as caught:
+            _take(store, _values(1))
+    assert "Find what holds it" in str(caught.value)
+
+
+def test_a_store_lacks_what_came_before_until_it_is_filled(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    assert store.lacking_us() == 0
+    store.note_lacking()
+    assert store.lacking_us() > 0
+    store.note_filled()
+    assert store.lacking_us() == 0
 
 
 def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:

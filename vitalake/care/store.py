@@ -112,7 +112,7 @@ class CareStore:
         self._sealer, self._hours_us = sealer, int(hours * 3_600_000_000)
         # Synced at every commit: a poll is one, which is affordable, and a lost one would be a stale score.
         self._database = Database(
-            path, tables=_TABLES + _AHEAD_TABLES + _CORRECTED_TABLES, name="Care store", repair=REPAIR
+            path, tables=_TABLES + _AHEAD_TABLES + _CORRECTED_TABLES, name="Care store", repair=REPAIR, derived=True
         )
         self._db = self._database.connection
         self._ahead = Ahead(self._db, sealer)
@@ -134,6 +134,20 @@ class CareStore:
     def name(self) -> str:
         """Return a name of this store, which one made in its place does not have; one made long ago has none."""
         return self._meta("store")
+
+    def is_new(self) -> bool:
+        """Return whether nothing was ever stored here."""
+        there = "SELECT 1 FROM taken UNION ALL SELECT 1 FROM fact UNION ALL SELECT 1 FROM lane LIMIT 1"
+        return self._db.execute(there).fetchone() is None
+
+    def note_lacking(self) -> None:
+        """Take note that the store was made when the lake had rows already: it lacks what came before."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('lacking', ?)", (str(clock.now_us()),))
+
+    def lacking_us(self) -> int:
+        """Return since when the store lacks what came before, microseconds since 1970 UTC; 0: it lacks nothing."""
+        since = int(self._meta("lacking") or 0)
+        return 0 if not since or self.is_filled_since(since) else since
 
     def note_filled(self) -> None:
         """Take note that the store was filled from the restricted zone."""
