@@ -250,7 +250,9 @@ def test_a_lake_of_a_later_release_is_neither_read_nor_written(
 WRITERS = (
     ["stream", "--no-view"], ["history", "load", "city.yaml"], ["devices", "attribute"],
     ["devices", "associate", "--device", "bed-9", "--patient", "1", "--from", "2025-06-01T10:00Z"],
-    ["dead-letters", "replay"], ["lake", "rewrite", "--rekey"],
+    ["dead-letters", "replay"], ["lake", "rewrite", "--rekey"], ["lake", "compact"], ["lake", "schema", "--apply"],
+    ["lake", "rewrite", "--bucket", "4"], ["lake", "rewrite", "--retention"], ["lake", "rebuild", "published"],
+    ["lake", "rewrite", "--retire-key", "v1"], ["dead-letters", "discard", "--all", "--reason-text", "Test"],
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from vitalake.belonging.proof import prove, refuse_other_pseudonyms, refused
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import KeyRing, load_keys
 from vitalake.lake.dataset import published_datasets
+from vitalake.lake.format import check_writable
 from vitalake.lake.lake import restricted_name
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.settings import Settings
@@ -81,18 +82,22 @@ def open_vault(
     return vault
 
 
-def admit(settings: Settings, *, upgrading: bool = False) -> None:
+def admit(settings: Settings, *, upgrading: bool = False, any_format: bool = False) -> None:
     """Return if this home may write into its lake: for those who write without a patient's key.
 
     Args:
         settings: of the home.
-        upgrading: see open_vault.
+        upgrading: see open_vault; the lake may have an older format.
+        any_format: so it may, for who repairs it.
 
     Raises:
+        LakeError: the lake has another format than this release writes.
         VitaLakeError: as open_vault.
     """
     if _is_new(settings):  # nothing to belong to; and who is refused for another reason leaves nothing behind
         return
+    if not (upgrading or any_format):
+        check_writable(open_storage(settings.lake_uri, settings.storage_options))
     with closing(open_vault(settings, load_keys(settings.path(settings.keys)), upgrading=upgrading)):
         return
 

@@ -28,7 +28,7 @@ def repair(
 
     settings = load_settings(resolve_home(home))
     refuse_no_lake(settings)
-    admit(settings)
+    admit(settings, any_format=True)
     done = mend_all(settings, leave=leave, progress=(lambda _: None) if json else note)
     if json:
         print_json(done.to_json())
