@@ -53,10 +53,13 @@ def ended() -> ServiceUnavailable:
     )
 
 
-def untold(what: str) -> QueryRefused:
+_SIDE_BY_SIDE = "Join relations side by side instead of looking outwards from a subquery; name columns, not whole rows."
+
+
+def untold(what: str, remedy: str = _SIDE_BY_SIDE) -> QueryRefused:
     """Return the refusal of a query whose patients cannot be known."""
     return QueryRefused(
         f"Query is refused (it cannot be known whose rows it rests on: {what})",
         where="vitalake sql --identified",
-        remedy="Join relations side by side instead of looking outwards from a subquery; name columns, not whole rows.",
+        remedy=remedy,
     )

@@ -26,9 +26,6 @@ Run = Callable[[str, int], tuple[Head, pa.Table | None]]
 MOST_PATIENTS = 100_000
 """Whose rows one answer rests on. Each is put on record."""
 
-_BY_FORM: frozenset[Category] = frozenset({"names", "form", "refused"})
-"""Failures of the query as it is written: no row was read. Every other one may depend on what the rows hold."""
-
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -53,12 +50,14 @@ class Failed:
         outcome: for the record: the category of the query's failure; ``untold``: whose rows it rests on could not be
             had; ``ended``: by the system.
         error: for who asks.
+        unread: whether no row was read: the query is wrong as it is written.
         subjects: whose rows the failure may rest on; None: they are too many, or cannot be had.
     """
 
     outcome: str
     error: VitaLakeError
     subjects: set[bytes | None] | None
+    unread: bool = False
 
 
 def look(run: Run, tracked: Tracked, identified: Sequence[str], *, rows: int) -> Seen | Failed:
@@ -74,7 +73,10 @@ def look(run: Run, tracked: Tracked, identified: Sequence[str], *, rows: int) ->
         head, table = run(tracked.sql, rows + 1)
         if table is None:
             category = head.failed or "failed"
-            return _failed(run, category, failure(category), () if category in _BY_FORM else identified)
+            if head.unread:
+                return Failed(category, failure(category), set(), unread=True)
+            # The same error may also come of what the rows hold: whatever its category is, they tell of it.
+            return _failed(run, category, failure(_of_rows(category)), identified)
         more = table.num_rows > rows
         table, subjects = _without(table) if tracked.carried else (table, set[bytes | None]())
         subjects |= _aside(run, tracked.aside) | _aside(run, tracked.cut if more else "")
@@ -85,6 +87,11 @@ def look(run: Run, tracked: Tracked, identified: Sequence[str], *, rows: int) ->
         return _failed(run, "untold", error, identified)
     except Ended:
         return _failed(run, "ended", ended(), identified)
+
+
+def _of_rows(category: Category) -> Category:
+    """Return what is said of a failure over rows: the names of the query are right, so they are not what fails."""
+    return "failed" if category in ("names", "form", "refused") else category
 
 
 def _failed(run: Run, outcome: str, error: VitaLakeError, identified: Sequence[str]) -> Failed:
@@ -120,10 +127,10 @@ def _aside(run: Run, sql: str) -> set[bytes | None]:
     if not sql:
         return set()
     head, found = run(sql, MOST_PATIENTS)
-    if head.failed == "names":
+    if head.failed == "names" and head.unread:
         raise untold("a subquery that looks outwards")
     if found is None:
-        raise failure(head.failed or "failed")
+        raise failure(_of_rows(head.failed or "failed"))
     if head.more:
         raise QueryFailed(
             "Query rests on more patients than are put on record at once",

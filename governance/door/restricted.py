@@ -93,7 +93,7 @@ class RestrictedDoor(Door):
                 detail |= {"patients": "not all"} if seen.subjects is None else self._nameless(vault, subjects)
                 patients = self._tokens(vault, subjects, about)
                 self._record_patients(query, principal, 0, seen.outcome, detail, patients)
-                by_name = seen.outcome == "names"
+                by_name = seen.unread and seen.outcome == "names"
                 raise failure("names", remedy=self._known(query)) if by_name else seen.error
             try:
                 cells = Cells(seen.rows, self._places(query))

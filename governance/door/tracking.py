@@ -59,6 +59,8 @@ def track(sql: str, identified: Collection[str]) -> Tracked:
     tree = _parsed(sql)
     if any(name.name.lower().startswith(WHO) for name in tree.find_all(exp.Identifier)):
         raise untold("a name that is taken")
+    if not all(map(_is_number, tree.find_all(exp.Limit, exp.Offset))):
+        raise untold("a LIMIT or OFFSET that is not a number", "Write the number.")
     _stop_the_clock(tree)
     parts = list(tree.find_all(exp.Query, exp.Table))
     forms = frozenset(form for name in identified for form in (name, versions_name(name), known_name(name)))
@@ -324,6 +326,11 @@ def _kind(select: exp.Expr) -> Literal["rows", "groups", "distinct", "compared"]
     if compares or (distinct and (grouped or distinct.args.get("on"))):
         return "compared"
     return "groups" if grouped else "distinct" if distinct else "rows"
+
+
+def _is_number(limit: exp.Expr) -> bool:
+    """Return whether a LIMIT or OFFSET is written as a number. What is worked out may be out of range, or not."""
+    return isinstance(limit.expression, exp.Literal) and limit.expression.is_number
 
 
 def _stop_the_clock(tree: exp.Expr) -> None:

@@ -66,11 +66,19 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What comes before the rows: how many, whether there are more, or why there are none."""
+    """What comes before the rows: how many, whether there are more, or why there are none.
+
+    Attributes:
+        rows: how many follow.
+        more: whether there are more.
+        failed: why there are none.
+        unread: it failed before it read a row. DuckDB has the same errors for what it finds out while it reads.
+    """
 
     rows: int = 0
     more: bool = False
     failed: Category | None = None
+    unread: bool = False
 
 
 def answer(request: Request) -> bytes:
@@ -78,7 +86,7 @@ def answer(request: Request) -> bytes:
     try:
         head, rows = _run(request)
     except Exception as error:  # whatever it is: its text stays here
-        return _line(Head(failed=_CATEGORIES.get(type(error).__name__, "failed")))
+        return _line(failed(error))
     if len(rows) > request.size:
         return _line(Head(failed="size"))
     return _line(head) + rows
@@ -91,9 +99,12 @@ def _run(request: Request) -> tuple[Head, bytes]:
         connection = connect(request.relations, memory_mb=request.memory_mb)
     except Exception:  # nothing was asked yet: a file has gone, which DuckDB takes for one that is not allowed
         return Head(failed="storage"), b""
-    found = connection.sql(request.sql)
+    try:
+        found = connection.sql(request.sql)  # binds names and types; reads no row
+    except Exception as error:
+        return failed(error, unread=True), b""
     if found is None:
-        return Head(failed="form"), b""
+        return Head(failed="form", unread=True), b""
     reader = found.to_arrow_reader(BATCH_ROWS)
     sink, count, more = pa.BufferOutputStream(), 0, False
     with pa.ipc.new_stream(sink, reader.schema) as stream:
@@ -104,6 +115,11 @@ def _run(request: Request) -> tuple[Head, bytes]:
             if more or sink.tell() > request.size:
                 break
     return Head(count, more), sink.getvalue().to_pybytes()
+
+
+def failed(error: Exception, *, unread: bool = False) -> Head:
+    """Return the head for an error; of its text nothing is kept."""
+    return Head(failed=_CATEGORIES.get(type(error).__name__, "failed"), unread=unread)
 
 
 def _line(head: Head) -> bytes:

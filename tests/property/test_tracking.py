@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from governance.door.errors import QueryRefused
-from governance.door.looking import Failed, Seen, look
+from governance.door.looking import Failed, Run, Seen, look
 from governance.door.sql import check
 from governance.door.tracking import Tracked, track
-from governance.door.worker import _CATEGORIES, Head
+from governance.door.worker import Head, failed
 
 NAMES = ("restricted_a", "restricted_b")
 PUBLISHED = ("p",)
@@ -33,7 +33,9 @@ CONDITIONS = st.sampled_from(
      "t.y NOT IN (SELECT y FROM p)", "t.x >= (SELECT min(y) FROM restricted_b)",
      "t.x IN (SELECT x FROM restricted_a UNION SELECT y FROM restricted_b)",
      "t.x IN (SELECT x FROM restricted_b ORDER BY y DESC, x LIMIT 1)", "t.x < 2",
-     "CAST(CASE WHEN t.x = 3 THEN 'x' ELSE '1' END AS INTEGER) = 1"]
+     "CAST(CASE WHEN t.x = 3 THEN 'x' ELSE '1' END AS INTEGER) = 1",
+     "t.x + CASE WHEN t.y = 3 THEN 9223372036854775807 ELSE 0 END > 1",
+     "NOT (t.y * 1.5e308 * t.x > 1e300)"]
 )  # fmt: skip
 SOURCES = st.sampled_from(
     ["restricted_a AS t", "restricted_a_versions AS t", "p AS t", "(SELECT * FROM restricted_a WHERE y < 3) AS t",
@@ -72,9 +74,7 @@ ORDERS = {"t.x AS v": "1", "count(*) AS v": "1 DESC", "t.y, sum(t.x) AS v": "2, 
           "DISTINCT t.x, count(*) AS v": "2, 1"}  # fmt: skip
 """Output → an order of all its rows. Without one it is any of them that a limit leaves, each time others."""
 
-LIMITS = st.sampled_from(
-    ["", " LIMIT 1", " LIMIT 2", " LIMIT 2 OFFSET 1", " LIMIT (SELECT count(*) FROM restricted_b)"]
-)
+LIMITS = st.sampled_from(["", " LIMIT 1", " LIMIT 2", " LIMIT 2 OFFSET 1"])
 EVERY = 1_000
 COMBINED = st.sampled_from(
     [None, "UNION ALL SELECT x FROM p", "UNION SELECT y FROM restricted_b", "EXCEPT SELECT x FROM p"]
@@ -91,7 +91,7 @@ def questions(draw: st.DrawFn) -> tuple[str, int]:
     select = f"({select}) {combined}" if combined else select
     if output in ORDERS and draw(st.booleans()):
         limit = draw(LIMITS)
-        select += f" ORDER BY {ORDERS[output]}{limit if not (combined and '(' in limit) else ''}"
+        select += f" ORDER BY {ORDERS[output]}{limit}"
         return f"WITH c AS ({draw(COMMONS)}) {select}", draw(st.sampled_from([1, 2, EVERY]))
     return f"WITH c AS ({draw(COMMONS)}) {select}", EVERY
 
@@ -108,25 +108,34 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def ask(
-    database: duckdb.DuckDBPyConnection, a: Sequence[Row], b: Sequence[Row], sql: str, rows: int = EVERY
-) -> tuple[Seen | Failed, Seen | Failed]:
-    """Return what the door sees of a query that is tracked, and of it as it is, over these rows."""
+def engine(database: duckdb.DuckDBPyConnection, a: Sequence[Row], b: Sequence[Row]) -> Run:
+    """Return what answers SQL over these rows, as the sandbox does."""
     for name, given_rows in zip(NAMES, (a, b), strict=True):
         database.execute(f"TRUNCATE {name}")
         if given_rows:
             values = ", ".join(f"('{who.decode()}'::BLOB, {x}, {y})" for who, x, y in given_rows)
             database.execute(f"INSERT INTO {name} VALUES {values}")  # noqa: S608
-    query = check(sql, [*NAMES, *PUBLISHED])
-    read = [name for name in query.datasets if name in NAMES]
 
     def run(asked: str, most: int) -> tuple[Head, pa.Table | None]:
         try:
-            found = database.sql(asked).to_arrow_table()
+            bound = database.sql(asked)
         except duckdb.Error as error:
-            return Head(failed=_CATEGORIES.get(type(error).__name__, "failed")), None
+            return failed(error, unread=True), None
+        try:
+            found = bound.to_arrow_table()
+        except duckdb.Error as error:
+            return failed(error), None
         return Head(min(most, found.num_rows), found.num_rows > most), found.slice(0, most)
 
+    return run
+
+
+def ask(
+    database: duckdb.DuckDBPyConnection, a: Sequence[Row], b: Sequence[Row], sql: str, rows: int = EVERY
+) -> tuple[Seen | Failed, Seen | Failed]:
+    """Return what the door sees of a query that is tracked, and of it as it is, over these rows."""
+    query, run = check(sql, [*NAMES, *PUBLISHED]), engine(database, a, b)
+    read = [name for name in query.datasets if name in NAMES]
     plain = Tracked(query.sql, carried=False, aside="", cut="")
     return look(run, track(query.sql, NAMES), read, rows=rows), look(run, plain, read, rows=rows)
 
@@ -198,8 +207,6 @@ def test_an_answer_is_the_same_without_anybody_who_is_not_told(
         ("SELECT x FROM p WHERE p.y > 0 AND (x IN (SELECT x FROM restricted_a WHERE x = 1))", {b"A"}),
         ("SELECT x FROM p WHERE x IN (1, 2)", set()),
         ("SELECT x FROM (SELECT DISTINCT x FROM restricted_a) WHERE x = 1", {b"A"}),
-        ("SELECT x FROM restricted_a ORDER BY x LIMIT (SELECT count(*) FROM restricted_b WHERE x > 7)", set()),
-        ("SELECT x FROM p LIMIT (SELECT count(*) FROM restricted_b WHERE x = 1)", {b"C"}),
         ("SELECT x FROM p ORDER BY (SELECT count(*) FROM restricted_b WHERE x = 1)", {b"C"}),
     ],
 )  # fmt: skip
@@ -263,6 +270,11 @@ COUNT = "(SELECT count(*) FROM restricted_a WHERE x = 1)"
         "SELECT x FROM p WHERE x IN ((SELECT x FROM p) LIMIT N)",
         "SELECT 1 FROM ((SELECT 1) AS t JOIN restricted_a ON true)",
         "SELECT 1 FROM p JOIN p AS q JOIN restricted_a AS a ON q.x = a.x ON p.x = q.x",
+        "SELECT x FROM p LIMIT N",
+        "SELECT x FROM restricted_a OFFSET N",
+        "SELECT x FROM p LIMIT 1 + 1",
+        "SELECT x FROM p LIMIT '1'",
+        "SELECT x FROM (SELECT x FROM p LIMIT (SELECT 9223372036854775807 FROM restricted_a WHERE x = 1)) AS t",
         "SELECT who__ FROM restricted_a",
         "SELECT a.x FROM restricted_a AS a(x, y, subject)",
         "SELECT t.x FROM (restricted_a JOIN restricted_b USING (x)) AS t",
@@ -336,3 +348,26 @@ def test_a_failure_rests_on_everybody_who_could_be_read(
     seen, _ = ask(database, [(b"A", 1, 1), (b"B", 2, 2)], [(b"C", 1, 1)], sql)
     assert isinstance(seen, Failed)
     assert (seen.outcome, seen.subjects) == (outcome, {b"A", b"B"})
+
+
+BINDS_LATE = "SELECT subject AS who__ FROM restricted_a LIMIT (SELECT 9223372036854775807 FROM restricted_b)"
+"""DuckDB has the same error for this, while it reads rows, as for a name that it does not know. It may not be asked;
+nothing relies on that."""
+
+
+@pytest.mark.parametrize(
+    ("tracked", "outcome"),
+    [
+        (Tracked(BINDS_LATE, carried=False, aside="", cut=""), "names"),
+        (Tracked("SELECT 1 AS one", carried=False, aside=BINDS_LATE, cut=""), "untold"),
+    ],
+)
+def test_an_error_of_names_that_comes_while_rows_are_read_rests_on_them(
+    database: duckdb.DuckDBPyConnection, tracked: Tracked, outcome: str
+) -> None:
+    run = engine(database, [(b"A", 1, 1)], [(b"C", 1, 1)])
+    seen = look(run, tracked, NAMES, rows=EVERY)
+    assert isinstance(seen, Failed)
+    assert (seen.outcome, seen.subjects, seen.unread) == (outcome, {b"A", b"C"}, False)
+    assert "names" not in str(seen.error)
+    assert isinstance(look(engine(database, [(b"A", 1, 1)], []), tracked, NAMES, rows=EVERY), Seen)

@@ -303,23 +303,24 @@ def test_the_worker_answers_with_a_head_and_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sql", "category"),
+    ("sql", "category", "unread"),
     [
-        ("SELECT nothing", "names"),
-        ("SELECT FROM", "form"),
-        ("SET threads = 1", "failed"),
-        ("", "form"),
-        ("SELECT CAST('x' AS INT)", "cast"),
-        ("SELECT 9223372036854775807 + 1", "range"),
-        ("SELECT error('v1.secret')", "failed"),
-        ("SELECT count(*) FROM (SELECT DISTINCT i FROM range(100000000) t(i))", "memory"),
-        ("SELECT repeat('x', 3000000)", "size"),
-        ("SELECT repeat('x', 100000) FROM range(1000)", "size"),
+        ("SELECT nothing", "names", True),
+        ("SELECT FROM", "form", True),
+        ("SET threads = 1", "failed", True),
+        ("", "form", True),
+        ("SELECT CAST('x' AS INT)", "cast", False),
+        ("SELECT 9223372036854775807 + 1", "range", False),
+        ("SELECT 1 LIMIT (SELECT 9223372036854775807)", "names", False),
+        ("SELECT error('v1.secret')", "failed", False),
+        ("SELECT count(*) FROM (SELECT DISTINCT i FROM range(100000000) t(i))", "memory", False),
+        ("SELECT repeat('x', 3000000)", "size", False),
+        ("SELECT repeat('x', 100000) FROM range(1000)", "size", False),
     ],
 )
-def test_the_worker_says_categories_only(sql: str, category: str) -> None:
+def test_the_worker_says_categories_only_and_whether_it_had_read(sql: str, category: str, unread: bool) -> None:
     data = answer(_request(sql, rows=10_000))
-    assert _head(data) == Head(failed=category)  # type: ignore[arg-type]
+    assert _head(data) == Head(failed=category, unread=unread)  # type: ignore[arg-type]
     assert b"v1." not in data
 
 
