@@ -347,8 +347,13 @@ def charted(value: float, decimals: int) -> float:
 
 def vital_times(history: History) -> npt.NDArray[np.int64]:
     """Return when vital signs were measured, ascending: what NEWS2 scores but oxygen given, which is a treatment."""
-    mine = np.isin(history.code, _VITAL_NUMBERS) & np.isfinite(history.value)
-    return history.effective_us[mine]
+    return history.effective_us[is_vital(history) & np.isfinite(history.value)]
+
+
+def is_vital(history: History) -> npt.NDArray[np.bool_]:
+    """Return which rows are of vital signs, those among them that are no values."""
+    found: npt.NDArray[np.bool_] = np.isin(history.code, _VITAL_NUMBERS)
+    return found
 
 
 def expiries_us(history: History) -> list[int]:

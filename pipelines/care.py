@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
-from pipelines.decoding.records import BORN_IN, PLACE_TOLD, SEX_TOLD
+from pipelines.decoding.records import BORN_IN, DIED_TOLD, OVER_TOLD, PLACE_TOLD, SEX_TOLD
 from pipelines.decoding.refused import Refused
 from pipelines.erasure.forgotten import catch_up as forget_again
 from pipelines.poll import Outcome, Poll
@@ -293,9 +293,13 @@ class CareFeed:
 
     def _encounters(self, outcome: Outcome) -> None:
         rows = outcome.rows
-        columns = (_numbers(rows, name) for name in ("admitted_at", "discharged_at", "age_at_admission"))
+        columns = (
+            _numbers(rows, name) for name in ("admitted_at", "discharged_at", "available_at", "age_at_admission")
+        )
+        over = _values_of(rows, OVER_TOLD)  # without its time the end is when it became known
         facts: list[Fact] = [
-            Admission(admitted or 0, discharged, age) for admitted, discharged, age in zip(*columns, strict=True)
+            Admission(admitted or 0, known if ended and discharged is None else discharged, age)
+            for admitted, discharged, known, age, ended in zip(*columns, over, strict=True)
         ]
         encounters = self._encounter_tokens(rows)
         self._put(rows, encounters, facts)
@@ -352,18 +356,18 @@ class CareFeed:
             return
         encounters = self._encounter_tokens(rows)
         columns = (_numbers(rows, "valid_from"), _numbers(rows, "valid_to"))
-        texts = (_strings(rows, "device_id"), _strings(rows, "status"))
+        texts = (_strings(rows, "device_id"), _strings(rows, "status"), _values_of(rows, OVER_TOLD))
         facts: list[Fact] = [
-            Placement(encounter or "", since or 0, until, bed or "", status or "active")
-            for encounter, since, until, bed, status in zip(encounters, *columns, *texts, strict=True)
+            Placement(encounter or "", since or 0, until, bed or "", status or "active", bool(over))
+            for encounter, since, until, bed, status, over in zip(encounters, *columns, *texts, strict=True)
         ]
         self._put(rows, [identity.hex() for identity in rows["association_id"].to_pylist()], facts)
-        born, sex = (_values_of(rows, name) for name in (BORN_IN, SEX_TOLD))
+        beside = (_values_of(rows, name) for name in (BORN_IN, SEX_TOLD, DIED_TOLD))
         tokens = self._tokens("patient_id", rows["patient_id"])
         told: list[tuple[str, str, int, Fact]] = [
-            (token, TOLD_BESIDE, version, Person(its or "unknown", day or ""))
-            for token, version, day, its in zip(tokens, rows["version"].to_pylist(), born, sex, strict=True)
-            if day or its
+            (token, TOLD_BESIDE, version, Person(sex or "unknown", day or "", died=died or ""))
+            for token, version, day, sex, died in zip(tokens, rows["version"].to_pylist(), *beside, strict=True)
+            if day or sex or died
         ]
         self._people(told)
         self._look_up(tokens)
@@ -388,8 +392,10 @@ class CareFeed:
         given = {name: rows[name].to_pylist() for name in ("name", "mrn", "address") if name in rows.schema.names}
         days, parts = (_values_of(rows, name) for name in ("birth_date", BORN_IN))
         born = [str(day or part or "") for day, part in zip(days, parts, strict=True)]
+        died = _values_of(rows, DIED_TOLD)
         facts: list[Fact] = [
-            Person(sex or "unknown", day) for sex, day in zip(rows["sex"].to_pylist(), born, strict=True)
+            Person(sex or "unknown", day, died=end or "")
+            for sex, day, end in zip(rows["sex"].to_pylist(), born, died, strict=True)
         ]
         self._put(rows, [""] * rows.num_rows, facts, wait=outcome.poll.format != WAREHOUSE)
         tokens = self._tokens("patient_id", rows["patient_id"])

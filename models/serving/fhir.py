@@ -7,6 +7,7 @@ from typing import Any
 from models.news2 import WITHHELD
 from models.scoring import ABSTAINED, Reason, ScoreRecord
 from models.serving.risk import SHADOW, STALE_SECONDS, band_of, direction, is_stale, iso, old_parts
+from models.serving.rows import contradicted
 from models.serving.shadow import Trial, worth
 from models.serving.ward import Chart
 from models.serving.words import (
@@ -94,7 +95,7 @@ def _news2(chart: Chart, *, stale: bool) -> dict[str, Any]:
         f"{event_text(event, score.beside.get(event.part))}, {ago((now_us - event.at_us) / 1e6)} ago"
         for event in score.events
     ]
-    told = [ahead_text(chart.ahead)] if chart.ahead else []
+    told = contradicted(chart) + ([ahead_text(chart.ahead)] if chart.ahead else [])
     told += [refused_text(*chart.refused)] if chart.refused else []
     if score.withheld:
         said += told

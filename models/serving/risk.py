@@ -60,12 +60,13 @@ def old_parts(record: ScoreRecord, now_us: int) -> list[str]:
 def band_of(chart: Chart) -> Band:
     """Return what a score says now: one fresh part among old ones does not make it one of now.
 
-    Nor is anybody low of whom a message was refused since; whose score was lost by what cannot be used may be higher.
+    Nor is anybody low of whom a message was refused since, or who is recorded as dead; whose score was lost by what
+    cannot be used may be higher.
     """
     record, now_us = chart.record, chart.now_us
     found = band(record.news2, stale=is_stale(record, now_us) or bool(old_parts(record, now_us)))
     lost = found == "none" and bool(record.news2.ended) and chart.last is not None
-    return "unsure" if lost or (found == "low" and chart.refused) else found
+    return "unsure" if lost or (found == "low" and (chart.refused or chart.died)) else found
 
 
 def was_band(chart: Chart) -> Band:
@@ -94,6 +95,8 @@ def risk_document(chart: Chart) -> dict[str, Any]:
         "clock_ahead_seconds": chart.ahead,
         "was": {"total": chart.last.total, "at": iso(chart.last_us)} if chart.last else None,
         "age_known": chart.age_years is not None,
+        "discharged_at": iso(chart.stay.discharged_us) if chart.stay else None,
+        "died": bool(chart.died),
         "reasons": [reason_document(reason, now_us) for reason in record.reasons],
         "abstained_because": ABSTAINED[record.abstained] if record.abstained else "",
         "withheld_because": WITHHELD[record.news2.withheld] if record.news2.withheld else "",

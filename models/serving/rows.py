@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from markupsafe import escape
@@ -17,6 +18,7 @@ from models.serving.rendering import fragment
 from models.serving.risk import age_seconds, band_of, is_stale, old_after_seconds, old_parts, was_band
 from models.serving.ward import Chart
 from models.serving.words import Vital, number, rows_of
+from models.serving.zone import clock_minute, clock_time
 from vitalake.care.records import code_number
 
 BACK_MARKS = 2
@@ -102,7 +104,7 @@ def make_row(chart: Chart) -> Row:
     }
     old = tuple(vital["value"].old for vital in vitals)
     trend = tuple(score.total for score in chart.trend)
-    known = (chart.trial, record.abstained, chart.stay, chart.last_us)
+    known = (chart.trial, record.abstained, chart.stay, chart.last_us, chart.measured_since, chart.died)
     key = (record.id, chart.revision, order, stale, old, trend, *known)
     return Row(chart.patient, chart.revision, record.newest_us or 0, order, fragment("row.html", context), key)
 
@@ -179,12 +181,29 @@ def says_of_values(chart: Chart) -> list[str]:
     """Return what came and cannot be used, or contradicts itself."""
     score = chart.record.news2
     ended = words.ended_texts(score)
-    found = [*words.two_texts(score), *ended[:-1], *(f"{text}: look at the patient" for text in ended[-1:])]
+    found = [*contradicted(chart), *words.two_texts(score)]
+    found += [*ended[:-1], *(f"{text}: look at the patient" for text in ended[-1:])]
     if chart.ahead:
         found.append(words.ahead_text(chart.ahead))
     if chart.refused:
         found.append(words.refused_text(*chart.refused))
     return found
+
+
+def contradicted(chart: Chart) -> list[str]:
+    """Return what is recorded of the patient and does not go with values of now."""
+    found = []
+    if chart.died:
+        at_us = None if chart.died == "yes" else int(datetime.fromisoformat(chart.died).timestamp() * 1e6)
+        found.append("recorded as dead" + (f" at {_clock(at_us, chart.now_us)}" if at_us is not None else ""))
+    if chart.measured_since and chart.stay is not None and chart.stay.discharged_us is not None:
+        found.append(f"discharged at {_clock(chart.stay.discharged_us, chart.now_us)}, but measured since")
+    return found
+
+
+def _clock(us: int, now_us: int) -> str:
+    """Return the time of day, with the day where that is not near."""
+    return clock_minute(us) if abs(now_us - us) < 12 * 3_600_000_000 else clock_time(us)
 
 
 def raising(reasons: Sequence[Reason]) -> list[Reason]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from governance.keyuse import open_vault
 from models.artefact import Model
-from models.news2 import MAX_AGE_HOURS, OXYGEN, News2, Situation, news2, vital_times
+from models.news2 import MAX_AGE_HOURS, OXYGEN, News2, Situation, is_vital, news2, vital_times
 from models.scoring import ScoreRecord, score_with_features
 from models.serving.health import REFILL, Trouble, filled, gone, lane_troubles, of_model, replaced
 from models.serving.inputs import Inputs, Rules
@@ -70,6 +70,8 @@ class Chart:
             was; None: none.
         ahead: how many seconds the clock that told the newest vital signs is ahead; 0: it is not.
         age_years: completed years, with a stay those at admission; None: not known.
+        measured_since: the stay has ended, and vital signs were measured since, or refused, that are not stale.
+        died: the patient is recorded as dead, see vitalake.care.facts.Person; empty: not.
     """
 
     patient: str
@@ -87,6 +89,13 @@ class Chart:
     refused: tuple[int, int] | None = None
     ahead: float = 0.0
     age_years: float | None = None
+    measured_since: bool = False
+    died: str = ""
+
+    @property
+    def gone(self) -> bool:
+        """Return whether the patient is on no board: no stay is open, and nothing was measured since."""
+        return self.stay is not None and self.stay.discharged_us is not None and not self.measured_since
 
 
 @dataclass(slots=True)
@@ -260,6 +269,9 @@ class Ward:
         last, last_us = _last(known, record, situation)
         if last is not None and last_us + STALE_SECONDS * 1_000_000 >= now_us:  # until then it ranks as it did
             held.due_us = min(held.due_us, last_us + STALE_SECONDS * 1_000_000 + 1)
+        since_us = _since_the_end(held.history.known_at(now_us), stay, now_us)
+        if since_us is not None:
+            held.due_us = min(held.due_us, since_us + STALE_SECONDS * 1_000_000 + 1)
         trial = self._shadow.shown(self._inputs.model(), stay.unit if stay else "", replay=self._care.replay())
         return Chart(
             patient=patient,
@@ -277,6 +289,8 @@ class Ward:
             refused=_refused(held.history.known_at(now_us)),
             ahead=_ahead(held.history.known_at(now_us)),
             age_years=age,
+            measured_since=since_us is not None,
+            died=stay.died if stay else self._care.died(patient),
         )
 
     def _times(self, held: _Held, now_us: int) -> int | None:
@@ -404,6 +418,17 @@ def _ahead(known: History) -> float:
     told = known.where(known.code == CLOCK_AHEAD)
     newest = vital_times(known).max(initial=-NEVER_US)
     return float(told.value[-1]) if len(told) and told.effective_us[-1] >= newest else 0.0
+
+
+def _since_the_end(known: History, stay: Stay | None, now_us: int) -> int | None:
+    """Return when the last vital sign came that was measured after the stay's end, unless it is stale; None: none was.
+
+    One that was refused is one, too. A discharge was recorded too early, or the next stay is not told yet.
+    """
+    if stay is None or stay.discharged_us is None:
+        return None
+    last = known.effective_us[is_vital(known) | (known.code == REFUSED)].max(initial=-NEVER_US)
+    return int(last) if last > max(stay.discharged_us, now_us - STALE_SECONDS * 1_000_000 - 1) else None
 
 
 def _refused(known: History) -> tuple[int, int] | None:

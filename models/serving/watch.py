@@ -219,7 +219,7 @@ class Watch:
 
     def _row(self, patient: str) -> tuple[Row | None, int]:
         chart = self._ward.chart(patient)
-        if chart is None or (chart.stay is not None and chart.stay.discharged_us is not None):
+        if chart is None or chart.gone:
             return None, self._ward.due_us(patient)
         return make_row(chart), chart.due_us
 

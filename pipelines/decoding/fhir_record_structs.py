@@ -63,6 +63,8 @@ class Patient(Resource, gc=False, tag_field="resourceType", tag="Patient", kw_on
     name: list[HumanName] = []
     gender: str | None = None
     birthDate: str | None = None
+    deceasedBoolean: bool | None = None
+    deceasedDateTime: str | None = None
     address: list[Address] = []
 
 

@@ -31,10 +31,11 @@ from pipelines.decoding.parsing import PARSE_ERRORS, JsonMessages, collector_pau
 from pipelines.decoding.paths import fhir_path, reason_of
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
-from pipelines.decoding.records import BORN_IN, PLACE_TOLD, decoded_records
+from pipelines.decoding.records import BORN_IN, DIED_TOLD, OVER_TOLD, PLACE_TOLD, decoded_records
 from pipelines.decoding.refusals import MOST_ROWS
 from pipelines.decoding.result import Decoded, Reject
 from pipelines.decoding.times import names_a_place
+from vitalake.care.facts import DELETED
 
 Row = dict[str, Any]
 
@@ -47,6 +48,9 @@ CODE_SYSTEMS = {
 """Systems of diagnoses → the dataset's names; of several codings the first of the first system here counts."""
 
 _PLANNED = frozenset({"planned", "cancelled", "intended", "on-hold"})
+_OVER = frozenset({"finished", "completed", "discharged"})
+"""Statuses of a stay that is over; the last two are R5's."""
+
 _MISTAKE = "entered-in-error"
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
@@ -204,7 +208,19 @@ def _patient(patient: Patient, name: str | None) -> Row:
         "address": _address(patient.address),
         "birth_date": born,
         BORN_IN: said if whole and born is None else None,
+        DIED_TOLD: _died(patient),
     }
+
+
+def _died(patient: Patient) -> str | None:
+    """Return when a patient died, as far as it is a time, or ``yes``; DELETED: they live; None: it is not said."""
+    if patient.deceasedDateTime is None:
+        return None if patient.deceasedBoolean is None else "yes" if patient.deceasedBoolean else DELETED
+    try:
+        at = instant_of(patient.deceasedDateTime, "Patient.deceasedDateTime")
+    except Refused:
+        at = None
+    return at.isoformat() if at is not None else "yes"
 
 
 def _name(names: list[HumanName]) -> str | None:
@@ -246,12 +262,14 @@ def _encounter(encounter: Encounter, name: str | None) -> Row | None:
     stay = encounter.hospitalization or encounter.admission or Hospitalization()
     began = "ed" if _is_emergency(encounter.kind) else _category("admission_type", stay.admitSource)
     admitted = instant_of(period.start if period else None, "Encounter.period.start")
+    ended = instant_of(period.end if period else None, "Encounter.period.end")
     return {
         "encounter_id": name,
         "patient_id": _whose(encounter.subject, "Encounter.subject"),
         "admitted_at": admitted,
         PLACE_TOLD: place_of(encounter.location, admitted),
-        "discharged_at": instant_of(period.end if period else None, "Encounter.period.end"),
+        "discharged_at": ended,
+        OVER_TOLD: "yes" if ended is None and encounter.status in _OVER else None,
         "admission_type": began,
         "discharge_disposition": _category("discharge_disposition", stay.dischargeDisposition),
     }

@@ -15,7 +15,7 @@ from pipelines.decoding.hl7_times import Moment, in_order, instant, read_time
 from pipelines.decoding.parsing import collector_paused, decode_each, readable
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
-from pipelines.decoding.records import BORN_IN, MERGED, SEX_TOLD, decoded_records
+from pipelines.decoding.records import BORN_IN, DIED_TOLD, MERGED, OVER_TOLD, SEX_TOLD, decoded_records
 from pipelines.decoding.result import Decoded, Reject
 from vitalake.care.facts import DELETED
 
@@ -37,6 +37,7 @@ class _Visit:
     merged: str | None = None
     born: str | None = None
     sex: str | None = None
+    died: str | None = None
 
 
 @dataclass(slots=True)
@@ -115,7 +116,7 @@ class AdtDecoder:
                 patient = self._names.patient(segment.raw(3), dialect)
                 if patient is None:
                     raise Refused(Reason.NO_SUBJECT, "PID-3")
-                event.visits.append(_Visit(patient, born=_born(segment), sex=_sex(segment)))
+                event.visits.append(_Visit(patient, born=_born(segment), sex=_sex(segment), died=_died(segment)))
             elif segment.name == "PV1" and event.visits:
                 last = event.visits[-1]
                 last.pv1 = segment
@@ -176,6 +177,7 @@ class AdtDecoder:
             "available_at": event.header.sent.us if event.header.sent else None,
             BORN_IN: visit.born,
             SEX_TOLD: visit.sex,
+            DIED_TOLD: visit.died,
         }
 
     def _admission(self, event: _Event, visit: _Visit, bed: str, since: Moment, *, mistake: bool = False) -> Row:
@@ -212,7 +214,8 @@ class AdtDecoder:
     def _left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         _said(visit, 3)
         if visit.bed is not None:
-            yield self._row(event, visit, visit.bed, self._left_at(event, visit), status="ended")
+            row = self._row(event, visit, visit.bed, self._left_at(event, visit), status="ended")
+            yield row | {OVER_TOLD: "yes"}
 
     def _updated(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         """Yield the admission told anew, where the patient has neither been moved nor left: else it tells of no bed."""
@@ -272,6 +275,12 @@ _SEXES = {"F": "female", "M": "male"}
 
 def _sex(pid: Segment) -> str | None:
     return DELETED if pid.is_deleted(8) else _SEXES.get(pid.first(8))
+
+
+def _died(pid: Segment) -> str | None:
+    """Return ``yes`` where the patient is said to have died (PID-30), DELETED where not; None: it is not said."""
+    said = pid.first(30)
+    return "yes" if said == "Y" else DELETED if said == "N" or pid.is_deleted(30) else None
 
 
 def _born(pid: Segment) -> str | None:

@@ -220,8 +220,20 @@ def test_an_admission_puts_a_patient_in_a_bed_and_a_discharge_takes_them_away(ho
         outcome = _admissions(home, messages)
         patient = outcome.rows["patient_id"][0].as_py()
         stay = _store(home).stay(patient, as_of_us=clock.now_us())
-        seen.append((stay.unit, stay.bed) if stay else None)
-    assert seen == [("4W", "12 A"), ("ICU", "1 2"), None]
+        assert stay is not None
+        seen.append((stay.unit, stay.bed, stay.discharged_us is None))
+    assert seen == [("4W", "12 A", True), ("ICU", "1 2", True), ("ICU", "1 2", False)]
+
+
+@pytest.mark.parametrize("place", ["PV1|1|I|ICU^1^2", "PV1|1|I|OR^^|||ICU^1^2"])
+def test_only_a_discharge_ends_the_stay_of_who_left_a_bed(home: Path, place: str) -> None:
+    """A transfer to a place without a bed is no discharge: nobody may vanish by it."""
+    at = (clock.now() - timedelta(hours=2)).strftime("%Y%m%d%H%M%S+0000")
+    now = (clock.now() - timedelta(hours=1)).strftime("%Y%m%d%H%M%S+0000")
+    event = "A02" if "OR" in place else "A03"
+    outcome = _admissions(home, [adt("A01", PID, "PV1|1|I|ICU^1^2", at=at), adt(event, PID, place, at=now)])
+    stay = _store(home).stay(outcome.rows["patient_id"][0].as_py(), as_of_us=clock.now_us())
+    assert (stay is not None and stay.discharged_us is not None) == (event == "A03")
 
 
 # -- values that came and cannot be used ------------------------------------------------------------------------------
@@ -388,6 +400,46 @@ def test_a_child_is_known_as_one_in_any_order_and_by_part_of_the_birth_date(
     assert stay is not None
     assert (stay.age_years, stay.sex) == (expected, "female")
     assert situation_of(stay, {}, age_years=stay.age_years).withheld == "child"
+
+
+def test_a_stay_within_a_stay_ends_nothing_but_itself(home: Path) -> None:
+    """A sick inpatient left the board when a procedure of theirs was finished."""
+    open_, told = _stay_of(), clock.now_us()
+    procedure = _stay_of() | {"id": "proc", "period": {"start": _at(60), "end": _at(30)}, "status": "finished"}
+    without_end = _stay_of() | {"id": "proc-2", "period": {"start": _at(50)}, "status": "finished"}
+    for resource in (open_, procedure, without_end):
+        token = _records(home, "encounter", resource).rows["patient_id"][0].as_py()
+        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        assert stay is not None
+        assert stay.discharged_us is None
+    for last in ({"status": "cancelled"}, {"status": "entered-in-error"}):
+        _records(home, "encounter", procedure | {"id": "proc-3"} | last)
+        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        assert stay is not None
+        assert stay.discharged_us is None
+    _records(home, "encounter", open_ | {"status": "finished", "meta": {"versionId": "2"}})
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    assert stay.discharged_us is not None, "finished without an end: it ended when that became known"
+    assert stay.discharged_us >= told - 1_000
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"deceasedDateTime": "2026-01-02T03:04:05+01:00"}, "2026-01-02T02:04:05+00:00"),
+        ({"deceasedDateTime": "2026-01-02"}, "yes"),
+        ({"deceasedBoolean": True}, "yes"),
+        ({"deceasedBoolean": False}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_death_that_a_record_tells_is_known_on_the_ward(home: Path, said: dict[str, Any], expected: str) -> None:
+    _records(home, "encounter", _stay_of())
+    token = _records(home, "patient", _person("1950-01-01") | said).rows["patient_id"][0].as_py()
+    assert _store(home).died(token) == expected
+    _records(home, "patient", _person("1950-01-01") | {"meta": {"versionId": "2"}, "deceasedBoolean": False})
+    assert _store(home).died(token) == "", "taken back"
 
 
 def test_who_was_told_of_long_before_the_stay_is_found_in_the_vault(home: Path) -> None:

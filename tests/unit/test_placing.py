@@ -73,6 +73,31 @@ def test_a_patient_who_left_long_ago_does_not_come_back_when_the_end_is_pruned(w
     assert ward.store.everybody() == []
 
 
+def test_a_patient_is_gone_only_when_no_stay_is_open(ward: WardUnderTest) -> None:
+    """Of an inpatient's procedure, begun later and ended, the end was read as the patient's discharge."""
+    now, patient = clock.now_us(), ward.token("p-1")
+
+    def stay() -> tuple[str, bool, str]:
+        found = ward.store.stay(patient, as_of_us=now)
+        assert found is not None
+        return found.encounter, found.discharged_us is None, found.bed
+
+    _put(ward, patient, "in", Admission(now - 9 * HOUR, None, 50))
+    _put(ward, patient, "stay/in", Placement("in", now - 9 * HOUR, None, BED, "active"))
+    _put(ward, patient, "op", Admission(now - 5 * HOUR, now - 4 * HOUR, 50))
+    _put(ward, patient, "stay/op", Placement("op", now - 5 * HOUR, None, OTHER, "active"))
+    assert stay() == ("in", True, "12 A"), "the bed of the procedure is left with it"
+    _put(ward, patient, "in", Admission(now - 9 * HOUR, now - 2 * HOUR, 50), version=2)
+    assert stay() == ("in", False, "12 A")
+    visit = Placement("visit", now - 3 * HOUR, None, "bed:ED//1", "active")
+    _put(ward, patient, "a", visit)
+    assert stay() == ("visit", True, "1"), "by another feed they are still there"
+    _put(ward, patient, "b", Placement("visit", now - HOUR, None, "bed:ED//9", "ended", discharged=True))
+    assert stay() == ("visit", False, "1"), "the discharge ends the stay, also from a bed that nobody told of"
+    _put(ward, patient, "c", Placement("", now - HOUR // 2, None, BED, "active"))
+    assert stay() == ("", True, "12 A"), "they are back, and their admission is late"
+
+
 def test_the_bed_of_a_movement_is_shown_unless_a_feed_knows_better(ward: WardUnderTest) -> None:
     patient = ward.admit("p-1", bed="Bed 3")
     now = clock.now_us()

@@ -30,7 +30,7 @@ from models.serving.events import _GZIP_HEAD, RETRY, Event, pack
 from models.serving.fhir import risk_assessment
 from models.serving.patient import patient_now
 from models.serving.recorder import Recorder
-from models.serving.risk import risk_document
+from models.serving.risk import STALE_SECONDS, band_of, risk_document
 from models.serving.rows import Row, latest_vitals, make_row, moved, partly, percent
 from models.serving.scores import KEEP_DAYS, ScoreBook, tidy
 from models.serving.threads import OneThread
@@ -40,6 +40,7 @@ from models.serving.zone import clock_minute
 from models.tasks import load_task
 from tests.services.serving import HOUR, ILL, MINUTE, STABLE, WardUnderTest
 from vitalake import clock
+from vitalake.care.facts import Admission, Fact, Person, Placement
 from vitalake.care.records import History, code_number
 from vitalake.care.replay import Replay
 from vitalake.care.values import CAME, ROW
@@ -481,6 +482,52 @@ def test_a_refused_message_and_an_unusable_value_are_read_on_the_row(ward: WardU
         "not usable",
     ):
         assert text in row.html, text
+
+
+@pytest.mark.parametrize("by_feed", [False, True])
+def test_who_is_measured_after_the_discharge_is_back_until_that_is_old(ward: WardUnderTest, by_feed: bool) -> None:
+    """A discharge recorded too early, or a readmission whose record is late, hid an arrest."""
+    patient, now = ward.token("p-1"), clock.now_us()
+    facts: dict[str, Fact] = {"stay": Admission(now - 9 * HOUR, now - HOUR, 67)}
+    if by_feed:
+        facts = {
+            "a": Placement("stay", now - 9 * HOUR, None, "bed:ICU//7", "active"),
+            "b": Placement("stay", now - HOUR, None, "bed:ICU//7", "ended", discharged=True),
+        }
+    ward.store.put_facts([(patient, key, 1, fact) for key, fact in facts.items()])
+    ward.measure(patient, STABLE, at_us=now - 2 * HOUR)
+    ward.measure(patient, {"2823-3": 4.4}, at_us=now - 1)
+    with ward_of(ward) as charts:
+        chart = charts.chart(patient)
+        assert chart is not None
+        assert chart.gone, "a laboratory value is not measured at the bed"
+        ward.measure(patient, {"8867-4": 0}, at_us=now - MINUTE)
+        charts.changed()
+        chart = charts.chart(patient)
+        assert chart is not None
+        assert not chart.gone
+        row = make_row(chart)
+        assert f"discharged at {clock_minute(now - HOUR)}, but measured since" in row.html
+        assert "HR 0" in row.html
+        assert chart.due_us <= now - MINUTE + STALE_SECONDS * 1_000_000 + 1
+        then = now - MINUTE + STALE_SECONDS * 1_000_000 + 1
+        ward.store.set_replay(Replay(start_us=then, wall_us=now, speed=0.001, end_us=now + 10**12))
+        charts.changed()
+        chart = charts.chart(patient)
+        assert chart is not None
+        assert chart.gone
+
+
+def test_who_is_recorded_as_dead_is_not_low(ward: WardUnderTest) -> None:
+    patient, now = ward.admit("p-1"), clock.now_us()
+    ward.measure(patient, STABLE, at_us=now - MINUTE)
+    ward.store.put_facts([(patient, "", 2, Person("female", died="yes"))])
+    with ward_of(ward) as charts:
+        chart = charts.chart(patient)
+        assert chart is not None
+        row = make_row(chart)
+    assert "recorded as dead" in row.html
+    assert band_of(chart) == "unsure"
 
 
 def test_one_fresh_part_among_old_ones_is_not_low_and_what_was_is_not_lost(ward: WardUnderTest) -> None:

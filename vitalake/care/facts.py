@@ -23,34 +23,38 @@ class Person(msgspec.Struct, frozen=True):
     Attributes:
         sex: female, male, unknown; DELETED.
         born: the date of birth as far as it is known: ``2018-05-03``, ``2018-05``, ``2018``; empty: not known; DELETED.
-        sex_of, born_of: the version of the message that said so; None: that of the fact.
+        sex_of, born_of, died_of: the version of the message that said so; None: that of the fact.
+        died: when, as the sender writes it, or ``yes``; empty: nobody has said; DELETED: they live.
     """
 
     sex: str
     born: str = ""
     sex_of: int | None = None
     born_of: int | None = None
+    died: str = ""
+    died_of: int | None = None
 
 
 DELETED = "-"
-"""In the place of a sex or a date of birth that the sender has deleted, and not only left out."""
+"""In the place of a sex, a date of birth or a death that the sender has deleted, and not only left out."""
 
 UNSAID = ("unknown", "")
 
 
 def merged(told: Sequence[tuple[int, Person]]) -> Person:
-    """Return what several messages say of a patient: of sex and birth each what was said last, whatever came last.
+    """Return what several messages say of a patient: of sex, birth and death what was said last, whatever came last.
 
     Args:
         told: versions, and what they say; of one version what comes later counts.
     """
     sexes = [(version if one.sex_of is None else one.sex_of, one.sex) for version, one in told]
     births = [(version if one.born_of is None else one.born_of, one.born) for version, one in told]
-    sex, born = (
+    deaths = [(version if one.died_of is None else one.died_of, one.died) for version, one in told]
+    sex, born, died = (
         max((said for said in several if said[1] not in UNSAID), key=lambda said: said[0], default=(None, empty))
-        for several, empty in ((sexes[::-1], "unknown"), (births[::-1], ""))
+        for several, empty in ((sexes[::-1], "unknown"), (births[::-1], ""), (deaths[::-1], ""))
     )
-    return Person(sex[1], born[1], sex[0], born[0])
+    return Person(sex[1], born[1], sex[0], born[0], died[1], died[0])
 
 
 class Movement(msgspec.Struct, frozen=True):
@@ -71,6 +75,7 @@ class Placement(msgspec.Struct, frozen=True):
         since_us, until_us: from when, until when; None: open.
         bed: as the source names it, ``bed:<point of care>/<room>/<bed>``.
         status: active, ended (from ``since_us`` on it is no longer so), entered-in-error (it never was).
+        discharged: it ended with the stay: the patient lies in no bed of it any more.
     """
 
     encounter: str
@@ -78,6 +83,7 @@ class Placement(msgspec.Struct, frozen=True):
     until_us: int | None
     bed: str
     status: str
+    discharged: bool = False
 
 
 class Pregnancy(msgspec.Struct, frozen=True):

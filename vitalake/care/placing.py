@@ -33,9 +33,19 @@ class Placed(NamedTuple):
     bed: str
 
 
+def discharges(placements: Iterable[Placement], *, as_of_us: int) -> dict[str, int]:
+    """Return when stays ended, as discharges tell: of each the last time; empty name: the stay has no number."""
+    found: dict[str, int] = {}
+    for one in placements:
+        if one.discharged and one.status == "ended" and one.since_us <= as_of_us:
+            found[one.encounter] = max(one.since_us, found.get(one.encounter, one.since_us))
+    return found
+
+
 def placed(placements: Iterable[Placement], *, as_of_us: int) -> Placed | None:
     """Return the bed a patient lies in at a moment: the one begun last that was not left since; None: none is known."""
     begun = [one for one in placements if one.since_us <= as_of_us]
+    over = discharges(begun, as_of_us=as_of_us)
     left: dict[str, int] = {}
     for one in begun:
         if one.status == "ended":
@@ -45,7 +55,7 @@ def placed(placements: Iterable[Placement], *, as_of_us: int) -> Placed | None:
         for one in begun
         if one.status == "active"
         and (one.until_us is None or one.until_us > as_of_us)
-        and one.since_us > left.get(one.bed, -1)
+        and one.since_us > max(left.get(one.bed, -1), over.get(one.encounter, -1))
     ]
     last = max(held, key=lambda one: (one.since_us, one.bed), default=None)
     if last is None:

@@ -74,7 +74,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """The stay a patient is in, as far as it is known.
+    """The stay a patient is in, or was in last, as far as it is known.
 
     Attributes:
         encounter: the stay's pseudonym.
@@ -85,6 +85,7 @@ class Stay:
         unit: where the patient lies; empty: not known.
         bed: as the hospital calls it; empty: not known.
         pregnant: a diagnosis of this stay says so.
+        died: the patient is recorded as dead: see vitalake.care.facts.Person; empty: not.
     """
 
     encounter: str
@@ -95,3 +96,4 @@ class Stay:
     unit: str
     bed: str
     pregnant: bool = False
+    died: str = ""

@@ -46,6 +46,7 @@ from vitalake.care.placing import placed
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
 from vitalake.care.stays import is_of_stay, same_stay
+from vitalake.care.stays import standing as stay_at
 from vitalake.care.values import ROW, Values, current, held_to
 from vitalake.sealing import Seals
 from vitalake.sqlite import Database
@@ -474,7 +475,10 @@ class CareStore:
         found: dict[str, Person] = self._facts(patient, Person)
         sexes = [person.sex for key, person in sorted(found.items()) if person.sex not in (*UNSAID, DELETED)]
         born = [person.born for key, person in sorted(found.items()) if person.born not in (*UNSAID, DELETED)]
-        return Person(next(iter(sexes), "unknown"), next(iter(born), "")) if found else None
+        died = [person.died for key, person in sorted(found.items()) if person.died not in (*UNSAID, DELETED)]
+        if not found:
+            return None
+        return Person(next(iter(sexes), "unknown"), next(iter(born), ""), died=next(iter(died), ""))
 
     def forget(self, patients: Sequence[str]) -> int:
         """Delete all that is known of patients, overwritten on disk, and take nothing of them any more.
@@ -648,36 +652,33 @@ class CareStore:
         return History(code, value, effective_us, available_us, compared if compared.any() else None)
 
     def stay(self, patient: str, *, as_of_us: int) -> Stay | None:
-        """Return the stay a patient is in at a moment; None: none is known.
+        """Return the stay a patient is in at a moment, or was in last; None: none is known.
 
         Where no admission is known a bed tells of one: since when the patient lies there.
         """
         admissions: dict[str, Admission] = self._facts(patient, Admission)
-        begun = {key: a for key, a in admissions.items() if a.admitted_us <= as_of_us}
-        place = placed(self._facts(patient, Placement).values(), as_of_us=as_of_us)
-        if not begun and place is None:
+        placements = self._facts(patient, Placement).values()
+        standing = stay_at(admissions, placements, as_of_us=as_of_us)
+        if standing is None:
             return None
-        encounter = max(begun, key=lambda key: (begun[key].admitted_us, key)) if begun else ""
-        admission = begun[encounter] if begun or place is None else Admission(place.since_us, None, None)
-        encounter = encounter or (place.encounter if place else "")
+        encounter, place = standing.encounter, standing.place
         person = self.person(patient)
-        age = admission.age_years
+        age = admissions[encounter].age_years if encounter in admissions else None
         if age is None and person is not None:
-            age = least_age(person.born, admission.admitted_us)
-        same = same_stay(encounter, admissions, self._facts(patient, Placement).values())
+            age = least_age(person.born, standing.admitted_us)
+        same = same_stay(encounter, admissions, placements)
         moves = [
             move
             for move in self._facts(patient, Movement).values()
-            if move.encounter == encounter and move.since_us <= as_of_us
+            if move.encounter in standing.names and move.since_us <= as_of_us
         ]
         move = max(moves, key=lambda move: move.since_us, default=None)
         # Of warehouse and admission feed the one that moved the patient last knows where that is.
         by_feed = place is not None and (move is None or not move.bed or place.since_us >= move.since_us)
-        ended = admission.discharged_us
         return Stay(
             encounter=encounter,
-            admitted_us=admission.admitted_us,
-            discharged_us=ended if ended is not None and ended <= as_of_us else None,
+            admitted_us=standing.admitted_us,
+            discharged_us=standing.ended_us,
             age_years=age,
             sex=person.sex if person else "unknown",
             unit=move.unit if move and move.unit else place.unit if place else "",
@@ -686,6 +687,7 @@ class CareStore:
                 known.encounter in same and known.since_us <= as_of_us
                 for known in self._facts(patient, Pregnancy).values()
             ),
+            died=person.died if person else "",
         )
 
     def decisions(self, patient: str, *, encounter: str) -> dict[str, Decision]:
@@ -713,6 +715,11 @@ class CareStore:
         """Return the completed years that a patient has at least, whether a stay is known or not; None: not known."""
         person = self.person(patient)
         return least_age(person.born, as_of_us) if person else None
+
+    def died(self, patient: str) -> str:
+        """Return that a patient is recorded as dead, see Person; empty: not."""
+        person = self.person(patient)
+        return person.died if person else ""
 
     def _facts(self, patient: str, kind: type) -> dict[str, Any]:
         rows = self._db.execute(
