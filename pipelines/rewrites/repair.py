@@ -10,6 +10,7 @@ from typing import Any
 from pipelines.rewrites.mend import NAMED, Mended, leave_out, mend
 from pipelines.rewrites.republish import open_restricted, refuse_lost, republish, restricted_datasets
 from vitalake import clock
+from vitalake.belonging.erasures import FILE as ERASURES
 from vitalake.errors import LakeError
 from vitalake.lake.digests import Damaged, check_content
 from vitalake.lake.lake import Lake, published_name
@@ -122,9 +123,10 @@ def _publish_again(settings: Settings, lake: Lake, report: LogRepair, done: Repa
 
 def _note_erasures(lake: Lake, logs: dict[str, LogRepair], done: Repair) -> None:
     """Say of which tables a log has lost entries within a week, as long as what they replaced lies there."""
-    week = clock.now().timestamp() - RETENTION_HOURS * 3600
+    if lake.storage.fs.get_file_info(f"{lake.storage.root}/{ERASURES}").size == 0:  # nobody was erased, ever
+        return
     for name in logs:
-        if name.partition("/")[0] in ("restricted", "quarantine") and cut_at(lake.storage.child(name)) > week:
+        if name.partition("/")[0] in ("restricted", "quarantine") and cut_at(lake.storage.child(name)) > _a_week_ago():
             done.notes.append(
                 f"{name}: rows of patients who were erased lately may lie there again, unreadable: run "
                 "'vitalake patient erase' for them again"
@@ -185,17 +187,32 @@ def _repair_files(settings: Settings, table: Table, done: Repair, *, leave: bool
         except LakeError as error:
             done.left.append(f"{table.name}: {error.what}. {error.remedy}")
         return
-    todo = "restore these files from a back-up, or take them out: vitalake lake repair --leave-out"
-    if cut_at(table.storage) and table.name.startswith("restricted/"):
-        todo = (
-            "its log has lost entries; if an erasure or another rewrite was among them, 'vitalake lake repair "
-            "--leave-out' keeps the rows which that kept, and takes out those it had deleted: erased ones are not lost"
-        )
     done.left += [
         f"{table.name}: {entry.rows:,} rows of {', '.join(entry.days)} in {entry.files} files cannot be made again "
-        f"({entry.why}){_named('of spans', entry.spans)}{_named('in files', entry.paths)}; {todo}"
+        f"({entry.why}){_named('of spans', entry.spans)}{_named('in files', entry.paths)}; {_what_to_do(table, entry)}"
         for entry in left
     ]
+
+
+def _what_to_do(table: Table, entry: Mended) -> str:
+    """Return what helps where nothing could be made again.
+
+    Only files that are gone can have been replaced by a rewrite that the log has lost: what lies there and holds
+    something else is damaged, and a back-up has it.
+    """
+    gone = not any(table.storage.exists(path) for path in entry.paths)
+    if gone and table.name.startswith("restricted/") and cut_at(table.storage) > _a_week_ago():
+        return (
+            "its log has lost entries; if an erasure or another rewrite was among them, 'vitalake lake repair "
+            "--leave-out' keeps the rows which that kept, and takes out those it had deleted: erased ones are not "
+            "lost. If none was, restore these files from a back-up"
+        )
+    return "restore these files from a back-up, or take them out and lose them: vitalake lake repair --leave-out"
+
+
+def _a_week_ago() -> float:
+    """Return since when what was replaced lies there."""
+    return clock.now().timestamp() - RETENTION_HOURS * 3600
 
 
 def _named(what: str, names: Sequence[str]) -> str:

@@ -257,6 +257,20 @@ def test_torn_erasure_costs_nobody_else_a_row(
     assert sound(settings)
 
 
+def test_a_damaged_file_is_to_come_from_a_back_up_whatever_its_log_has_lost(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Who did as they were told took out the rows of living patients, as if an erasure had deleted them."""
+    _torn(entries(settings, "restricted/observation")[-1])
+    done = run(home, capfd, "lake", "repair")
+    assert not [note for note in done["notes"] if "erased" in note], "nobody was erased here"
+    table = opened(settings).restricted
+    flip(Path(table.storage.root, next(iter(table.snapshot().files))))
+    left = run(home, capfd, "lake", "repair", code=13)["left"]
+    assert "back-up" in left[0]
+    assert "not lost" not in left[0]
+
+
 def test_rows_that_a_log_has_lost_with_an_erasure_after_them_are_missed_until_they_are_back(
     home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
