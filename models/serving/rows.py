@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import escape
 
-from models.news2 import ACVPU, MAX_AGE_HOURS, MEASURED, OXYGEN, WITHHELD, News2, Reading
+from models.news2 import MAX_AGE_HOURS, MEASURED, OXYGEN, WITHHELD, News2
 from models.scoring import Reason
 from models.serving import words
 from models.serving.charts import sparkline
@@ -19,7 +19,6 @@ from models.serving.risk import age_seconds, band_of, is_stale, old_after_second
 from models.serving.ward import Chart
 from models.serving.words import Vital, number, rows_of
 from models.serving.zone import clock_minute, clock_time
-from vitalake.care.records import code_number
 
 BACK_MARKS = 2
 """An hour: what the score is compared with to say that it moved."""
@@ -280,7 +279,7 @@ def latest(chart: Chart, part: str) -> Latest:
     if reading is None:
         end = score.ended.get(part)
         return Latest("–") if end is None else Latest("–", ended=words.ended_word(end.kind))
-    text = reading_text(part, reading)
+    text = words.reading_text(part, reading)
     hours = MEASURED[part].max_age_hours if part in MEASURED else MAX_AGE_HOURS
     if reading.at_us <= chart.record.as_of_us - int(hours * 3.6e9):
         return Latest("–", expired=text)
@@ -289,17 +288,6 @@ def latest(chart: Chart, part: str) -> Latest:
     return Latest(
         text, reading.at_us, score.parts[part], chart.now_us - reading.at_us > old_after_seconds(part) * 1e6, flag=flag
     )
-
-
-def reading_text(part: str, reading: Reading) -> str:
-    """Return a reading as it is shown; oxygen with its unit, for it is told in two."""
-    if reading.code == code_number(ACVPU):
-        return words.answer(reading.value)
-    if part != OXYGEN:
-        return f"{reading.comparator}{number(reading.value, MEASURED[part].decimals)}"
-    if reading.code in words.OXYGEN_FRACTION.codes:
-        return f"{reading.comparator}{number(reading.value, 0)} %"
-    return f"{reading.comparator}{number(reading.value, 0 if reading.value == int(reading.value) else 1)} L"
 
 
 def _with_diastolic(chart: Chart, upper: Latest) -> Latest:

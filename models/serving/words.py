@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from models.news2 import ACVPU, MEASURED, Ending, Event, News2, Reading, charted
+from models.news2 import ACVPU, MEASURED, OXYGEN, Ending, Event, News2, Reading, charted
 from models.serving.zone import clock_minute
 from vitalake.care.records import History, code_number
 from vitalake.vocabulary import load_vocabulary
@@ -90,23 +90,41 @@ def event_text(event: Event, beside: Reading | None = None) -> str:
     what = f"{SHORT_NAMES[event.part]} {event.comparator}{number(event.value, 0)}"
     if beside is None:
         return f"{what}: {EVENT_CAUSES[event.part]}"
-    return f"{what}{BY.get(event.code, '')}, but {_beside(event.part, beside)}: patient or probe?"
+    return f"{what}{BY.get(event.code, '')}, but {_read(event.part, beside)}: patient or probe?"
 
 
 def two_texts(score: News2) -> list[str]:
     """Return of each part of which two readings of one moment are far apart both; those of events are said there."""
     events = {event.part for event in score.events}
     return [
-        f"{SHORT_NAMES[part]} {score.latest[part].comparator}"
-        f"{number(score.latest[part].value, MEASURED[part].decimals)}"
-        f"{BY.get(score.latest[part].code, '')} and {_beside(part, other)} within 1 min"
+        f"{_scale(part, score.latest[part], SHORT_NAMES[part])}{_read(part, score.latest[part])} and "
+        f"{_scale(part, other)}{_read(part, other)} within 1 min"
         for part, other in score.beside.items()
         if part not in events
     ]
 
 
-def _beside(part: str, other: Reading) -> str:
-    return f"{other.comparator}{number(other.value, MEASURED[part].decimals)}{BY.get(other.code, '')}"
+def _scale(part: str, one: Reading, otherwise: str = "") -> str:
+    """Return what stands before a reading: a letter of ACVPU beside a number of the coma scale needs its name."""
+    if part == "consciousness":
+        otherwise = "ACVPU" if one.code == code_number(ACVPU) else SHORT_NAMES[part]
+    return f"{otherwise} " if otherwise else ""
+
+
+def _read(part: str, one: Reading) -> str:
+    """Return a reading, and how it was taken where its code says so."""
+    return f"{reading_text(part, one)}{BY.get(one.code, '')}"
+
+
+def reading_text(part: str, reading: Reading) -> str:
+    """Return a reading as it is shown; oxygen with its unit, for it is told in two, consciousness in words as one."""
+    if reading.code == code_number(ACVPU):
+        return answer(reading.value)
+    if part != OXYGEN:
+        return f"{reading.comparator}{number(reading.value, MEASURED[part].decimals)}"
+    if reading.code in OXYGEN_FRACTION.codes:
+        return f"{reading.comparator}{number(reading.value, 0)} %"
+    return f"{reading.comparator}{number(reading.value, 0 if reading.value == int(reading.value) else 1)} L"
 
 
 ENDINGS: dict[Ending, str] = {

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.news2 import ACVPU, ADULT, MAX_AGE_HOURS, MEASURED, OUTLIVED_US, PARTS, News2, Situation, charted, news2
-from models.serving.rows import reading_text
-from models.serving.words import event_text, number, two_texts
+from models.serving.words import event_text, number, reading_text, two_texts
 from models.tasks import load_task
 from vitalake.care.records import History, code_number
 from vitalake.care.values import CAME, COMPARATORS
@@ -351,6 +350,15 @@ def test_of_two_sensors_of_one_code_seconds_apart_the_later_does_not_hide_the_wo
     assert _score(("59408-5", 84, 1 + 60 * _SECOND), ("59408-5", 97, 1)).parts["oxygen_saturation"] == 0, "it rose"
     both = _score(("8867-4", 150, 1 + 2 * _SECOND), ("8889-8", 70, 1))
     assert (both.parts["pulse"], both.latest["pulse"].value, both.beside["pulse"].value) == (3, 150, 70)
+
+
+@pytest.mark.parametrize(("place", "letter"), [(1, "C"), (2, "V"), (3, "P"), (4, "U")])
+def test_a_letter_beside_a_coma_score_is_no_coma_score(place: int, letter: str) -> None:
+    """The board said "GCS 1 and 15 within 1 min" of who was confused: a coma score of 1 is not one."""
+    score = _score(("9269-2", 15.0, 1), (ACVPU, float(place), 1 - 20 * _SECOND))
+    assert two_texts(score) == [f"ACVPU {letter} and GCS 15 within 1 min"]
+    worse = _score(("9269-2", 9.0, 1), (ACVPU, 0.0, 1 - 20 * _SECOND))
+    assert two_texts(worse) == ["GCS 9 and ACVPU A within 1 min"]
 
 
 @pytest.mark.parametrize(("unusable", "kind"), [(np.nan, "none"), (-np.inf, "low"), (np.inf, "high")])

@@ -486,6 +486,25 @@ def test_a_value_of_the_future_counts_from_when_it_came_and_says_whose_clock_is_
     assert ahead == pytest.approx(3 * 3600, abs=60)
 
 
+def test_a_clock_a_little_ahead_delays_no_arrest_and_is_not_spoken_of(home: Path) -> None:
+    """A rate of 0 stamped 110 seconds ahead was shown 110 seconds later, and the rate before it as the one of now."""
+    steps = _steps(home)
+    outcome = _run(steps, [message(1, effectiveDateTime=_at(1), value=75.0)])
+    _run(steps, [message(2, effectiveDateTime=_at(-110 / 60), value=0.0)], first=1)
+    history = _history(home, outcome)
+    assert [event.value for event in news2(history, as_of_us=clock.now_us()).events] == [0]
+    assert CLOCK_AHEAD not in history.code
+
+
+def test_values_of_one_poll_from_ahead_keep_their_order(home: Path) -> None:
+    steps = _steps(home)
+    told = [message(i, effectiveDateTime=_at(-minutes), value=v) for i, minutes, v in ((1, 9, 71.0), (2, 8, 80.0))]
+    history = _history(home, _run(steps, told))
+    hearts = history.where(np.isin(history.value, [71.0, 80.0]))
+    assert hearts.value.tolist() == [80.0, 71.0]
+    assert hearts.effective_us[0] < hearts.effective_us[1] <= clock.now_us()
+
+
 def test_a_stay_told_by_fhir_has_a_bed_and_a_transfer_another(home: Path) -> None:
     """A board of a hospital that sends FHIR only said that no place was known."""
 

@@ -44,7 +44,7 @@ CLOCK_AHEAD = 1
 """The code of what says that values of the patient came from the future; its value is how far ahead, in seconds."""
 
 AHEAD_US = 120_000_000
-"""Clocks may differ by so much; what lies further ahead of ours is read as of when it came."""
+"""Clocks may differ by so much without a word; whatever lies ahead of ours is read as of when it came."""
 
 MOST_ATTRIBUTION = 0xFFFE
 """Where more is known than fits, what was stored last counts: after 32,767 facts of one device."""
@@ -91,26 +91,37 @@ class Values:
 
 
 def held_to(values: Values, now_us: int) -> Values:
-    """Return values with none from the future: those that were so later than AHEAD_US from now are of now.
+    """Return values with none from the future: those that were so are of now, in the order they had.
 
-    Else a device whose clock is hours ahead would show nothing until then, and the values before it would stay. What
-    was done is told by a row of code CLOCK_AHEAD for each patient.
+    Else a device whose clock is ahead would show nothing until then, also no arrest, and the values before it would
+    stay. What was further ahead than AHEAD_US is told by a row of code CLOCK_AHEAD for each patient.
     """
-    ahead = values.rows["effective_us"] > now_us + AHEAD_US
-    if not ahead.any():
+    ahead = values.rows["effective_us"] > now_us
+    unknown = values.rows["available_us"] > now_us
+    if not (ahead.any() or unknown.any()):
         return values
     rows = values.rows.copy()
+    rows["available_us"][unknown] = now_us
+    held = Values(rows, values.patient, values.patients, values.position, values.part, values.parts)
+    if not ahead.any():
+        return held
+    told = _clocks_ahead(values, now_us)
+    moments, place = np.unique(rows["effective_us"][ahead], return_inverse=True)
+    rows["effective_us"][ahead] = now_us - (len(moments) - 1) + place
+    return held.and_also(told)
+
+
+def _clocks_ahead(values: Values, now_us: int) -> Values:
+    """Return a row for each patient of whom something is further ahead than AHEAD_US."""
+    ahead = values.rows["effective_us"] > now_us + AHEAD_US
     whose, first = np.unique(values.patient[ahead], return_index=True)
     at = np.flatnonzero(ahead)[first]
     told = np.zeros(len(whose), ROW)
-    told["code"], told["stage"], told["id"] = CLOCK_AHEAD, stage_of("final"), rows["id"][at] ^ np.uint64(1)
-    seconds = (rows["effective_us"] - now_us) / 1e6
+    told["code"], told["stage"], told["id"] = CLOCK_AHEAD, stage_of("final"), values.rows["id"][at] ^ np.uint64(1)
+    seconds = (values.rows["effective_us"] - now_us) / 1e6
     told["value"] = [seconds[ahead & (values.patient == one)].max() for one in whose]
     told["effective_us"] = told["available_us"] = now_us
-    rows["effective_us"][ahead] = now_us
-    rows["available_us"][ahead] = np.minimum(rows["available_us"][ahead], now_us)
-    own = Values(told, values.patient[at], values.patients, values.position[at], values.part[at], values.parts)
-    return Values(rows, values.patient, values.patients, values.position, values.part, values.parts).and_also(own)
+    return Values(told, values.patient[at], values.patients, values.position[at], values.part[at], values.parts)
 
 
 def stage_of(status: str | None) -> int:
