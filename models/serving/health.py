@@ -56,7 +56,10 @@ def gone() -> CareStoreGone:
 
 def replaced(at_us: int) -> Trouble:
     """Return the trouble of a care store that is another one than before."""
-    text = f"The care store was replaced at {clock_second(at_us)}. Values from before may be missing."
+    text = (
+        f"The care store was replaced at {clock_second(at_us)}. "
+        "Values from before, and what clinicians have decided, may be missing."
+    )
     return Trouble("care-store-replaced", text, failing=False)
 
 
@@ -67,6 +70,15 @@ def filled(at_us: int) -> Trouble:
         "sensor that it has no value, are missing from before then."
     )
     return Trouble("care-store-filled", text, failing=False)
+
+
+def undecided(at_us: int) -> Trouble:
+    """Return the trouble of a care store that was filled again where the audit could not tell what was decided."""
+    text = (
+        f"Decisions of clinicians (SpO₂ scale 2, pregnancy) from before {clock_second(at_us)} may be missing: "
+        "look at each patient, and decide again."
+    )
+    return Trouble("decisions-missing", text, failing=False)
 
 
 def of_model(error: ModelError) -> Trouble:

@@ -15,7 +15,7 @@ from governance.keyuse import open_vault
 from models.artefact import Model
 from models.news2 import MAX_AGE_HOURS, OXYGEN, News2, Situation, is_vital, news2, vital_times
 from models.scoring import ScoreRecord, score_with_features
-from models.serving.health import REFILL, Trouble, filled, gone, lane_troubles, of_model, replaced
+from models.serving.health import REFILL, Trouble, filled, gone, lane_troubles, of_model, replaced, undecided
 from models.serving.inputs import Inputs, Rules
 from models.serving.risk import STALE_SECONDS, old_after_seconds
 from models.serving.scores import FILE, ScoreBook
@@ -174,6 +174,8 @@ class Ward:
             found.append(replaced(lacking_us))
         if clock.now_us() - (filled_us := self._care.filled_us()) < MAX_AGE_HOURS * 3_600e6:
             found.append(filled(filled_us))
+        if self._care.lacks_decisions():
+            found.append(undecided(filled_us))
         if self._inputs.refused is not None:
             found.append(of_model(self._inputs.refused))
         return found

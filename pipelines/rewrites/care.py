@@ -10,13 +10,15 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from governance.keyuse import open_vault
-from pipelines.care import CareFeed
+from pipelines.care import CareFeed, open_care
 from pipelines.poll import Outcome, Poll
 from pipelines.replay.letters import DEAD_LETTER, Choice, census, open_letters, resolved
 from pipelines.replay.origins import lineages
 from pipelines.replay.redecoding import Redecoder
+from pipelines.rewrites.decisions import restore_decisions
 from pipelines.rewrites.republish import open_restricted, restricted_datasets
 from pipelines.steps import Steps, make_sealer
 from vitalake import clock
@@ -40,7 +42,8 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
 
     What is there stays: lanes may be ahead of the lake. Of a value that is there twice the latest version counts, as
     ever. What rejected messages of these hours were about is told again from the dead letters: it ends what was known
-    before them. Patients under a pseudonym of another version of the key are deleted at the end. Safe to repeat.
+    before them. What clinicians have decided is read from the audit. Patients under a pseudonym of another version of
+    the key are deleted at the end. Safe to repeat.
 
     Args:
         settings: of the home.
@@ -52,8 +55,10 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
     """
     keys = load_keys(settings.path(settings.keys))
     vault = open_vault(settings, keys, purpose="rebuild-care")
-    there, total = restricted_datasets(settings), 0
+    there, total, people = restricted_datasets(settings), 0, set[str]()
     try:
+        with closing(open_care(settings, keys, vault=vault)) as care:
+            had = care.decided()
         for dataset in [name for name in ORDER if name in there]:
             lake = open_restricted(settings, dataset)
             sealer = make_sealer(lake.dataset, vault, keys)
@@ -65,6 +70,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
                 for rows in _batches(lake, feed.care.now_us() - int(settings.care.hours * 3_600_000_000)):
                     opened = sealer.open(rows)
                     feed.take(_outcome(opened, part, total))
+                    people.update(filter(None, pc.unique(opened["patient_id"]).to_pylist()))
                     total += rows.num_rows
                     if counted:
                         counted(rows.num_rows)
@@ -72,7 +78,8 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
                 if dataset == ORDER[-1]:
                     _tell_rejected(settings, part, total)
                     feed.care.drop(patients=[p for p in feed.care.everybody() if not p.startswith(f"{current}.")])
-                    feed.care.note_filled()
+                    told = restore_decisions(settings, keys, feed.care, people, had)
+                    feed.care.note_filled(with_decisions=told)
             finally:
                 feed.close()
     finally:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from governance.audit import AuditEvent, open_audit
 from governance.samples import copy_samples
 from pipelines.care import open_care
 from pipelines.history.load import load_history
@@ -381,6 +382,53 @@ def test_a_rebuilt_care_store_knows_what_refused_messages_were_about(home: Path)
     for _ in range(2):
         rebuild_care(settings)
         assert histories(settings) == before
+
+
+def test_what_clinicians_decided_outlives_a_lost_care_store_and_new_pseudonyms(home: Path, settings: Settings) -> None:
+    """After a filling again a patient on oxygen with a saturation of 97 went from "5 medium" to "2 low"."""
+    send_now(home, [message(540 + i, patient=f"p-{i}", effectiveDateTime=ago(3)) for i in range(3)])
+    patient, ended, other = sorted(histories(settings))
+    decide(settings, patient, "spo2-scale-2", "blood-gas-now", holds="yes")
+    decide(settings, ended, "pregnancy", "test-or-scan", holds="yes")
+    decide(settings, ended, "pregnancy", "not-pregnant", holds="no")
+    settings.path(settings.care.path).unlink()
+    rebuild_care(settings)
+    told = [("pregnancy", False, "somebody", "not-pregnant"), ("spo2-scale-2", True, "somebody", "blood-gas-now")]
+    assert decisions(settings) == (told, False)
+    rekey(settings)
+    assert patient not in histories(settings)
+    assert decisions(settings) == (told, False), "and of nobody twice"
+    retire(settings, "v1")
+    rekey(settings)
+    assert decisions(settings) == (told, True), "the store had them; of others nobody can say"
+    settings.path(settings.care.path).unlink()
+    rebuild_care(settings)
+    assert decisions(settings) == ([], True), "what the audit has is of pseudonyms that nobody can make any more"
+    assert other
+
+
+def test_an_audit_that_does_not_hold_is_said_where_decisions_are_missed(home: Path, settings: Settings) -> None:
+    send_now(home, [message(550, patient="p-0", effectiveDateTime=ago(3))])
+    decide(settings, *histories(settings), "spo2-scale-2", "blood-gas-now", holds="yes")
+    chain = settings.path(settings.audit) / "serving.jsonl"
+    chain.write_bytes(chain.read_bytes().replace(b"blood-gas-now", b"blood-gas-not"))
+    rebuild_care(settings)
+    assert decisions(settings) == ([], True)
+
+
+def decide(settings: Settings, patient: str, kind: str, reason: str, *, holds: str) -> None:
+    event = AuditEvent(
+        "decision.write", "somebody", "clinician", (patient,), {"kind": kind, "holds": holds, "reason": reason}
+    )
+    open_audit(settings, load_keys(settings.path(settings.keys)), writer="serving").record(event)
+
+
+def decisions(settings: Settings) -> tuple[list[tuple[str, bool, str, str]], bool]:
+    care = open_care(settings, load_keys(settings.path(settings.keys)))
+    try:
+        return sorted((one.kind, one.holds, one.by, one.reason) for _, one in care.decided()), care.lacks_decisions()
+    finally:
+        care.close()
 
 
 def histories(settings: Settings) -> dict[str, list[tuple[int, int, str]]]:

@@ -498,7 +498,9 @@ def test_a_clock_a_little_ahead_delays_no_arrest_and_is_not_spoken_of(home: Path
 
 def test_values_of_one_poll_from_ahead_keep_their_order(home: Path) -> None:
     steps = _steps(home)
-    told = [message(i, effectiveDateTime=_at(-minutes), value=v) for i, minutes, v in ((1, 9, 71.0), (2, 8, 80.0))]
+    told: list[bytes | None] = [
+        message(i, effectiveDateTime=_at(-minutes), value=v) for i, minutes, v in ((1, 9, 71.0), (2, 8, 80.0))
+    ]
     history = _history(home, _run(steps, told))
     hearts = history.where(np.isin(history.value, [71.0, 80.0]))
     assert hearts.value.tolist() == [80.0, 71.0]

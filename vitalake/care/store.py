@@ -150,9 +150,19 @@ class CareStore:
         since = int(self._meta("lacking") or 0)
         return 0 if not since or self.is_filled_since(since) else since
 
-    def note_filled(self) -> None:
-        """Take note that the store was filled from the restricted zone."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('filled', ?)", (str(clock.now_us()),))
+    def note_filled(self, *, with_decisions: bool = True) -> None:
+        """Take note that the store was filled from the restricted zone.
+
+        Args:
+            with_decisions: none of what clinicians have decided can be missing.
+        """
+        lacking = "" if with_decisions else "1"
+        notes = [("filled", str(clock.now_us())), ("lacks-decisions", lacking)]
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", notes)
+
+    def lacks_decisions(self) -> bool:
+        """Return whether decisions may be missing since the store was filled, within the hours that it keeps."""
+        return bool(self._meta("lacks-decisions")) and clock.now_us() - self.filled_us() < self._hours_us
 
     def filled_us(self) -> int:
         """Return when the store was last filled from the restricted zone, microseconds since 1970 UTC; 0: never."""
@@ -710,6 +720,11 @@ class CareStore:
             for kind, decision in found.items()
             if is_of_stay(decision.encounter, decision.at_us, encounter, admissions, placements)
         }
+
+    def decided(self) -> list[tuple[str, Decision]]:
+        """Return whatever clinicians have decided of anybody, by pseudonym."""
+        found = self._db.execute("SELECT DISTINCT patient FROM fact WHERE kind = ?", (KINDS[Decision],)).fetchall()
+        return [(patient, one) for (patient,) in found for one in self._facts(patient, Decision).values()]
 
     def age(self, patient: str, *, as_of_us: int) -> int | None:
         """Return the completed years that a patient has at least, whether a stay is known or not; None: not known."""

@@ -1,0 +1,85 @@
+"""What clinicians have decided, told to a care store that was filled again: the audit has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import cast
+
+from governance.audit import anchor_folder, verify_chain
+from governance.audit.reading import read_all
+from governance.audit.records import Record, Seals
+from governance.masks import Pseudonyms
+from vitalake.care.facts import REASONS, Decision, DecisionKind
+from vitalake.care.store import CareStore
+from vitalake.errors import VitaLakeError
+from vitalake.keys import KeyRing
+from vitalake.settings import Settings
+
+_FIRST = "v1"
+
+
+def restore_decisions(
+    settings: Settings, keys: KeyRing, care: CareStore, patients: Iterable[str], had: Iterable[tuple[str, Decision]]
+) -> bool:
+    """Store again what was decided of patients; return whether none of it can be missing.
+
+    The audit names a patient by a digest of the pseudonym of that time, so that each patient's is made under every
+    version of the key that is still there; what the store itself had, also under an older one, is taken over. The stay
+    is the one the patient was in then. A later decision that the store has stays. False: the audit does not hold or
+    cannot be read, or tells of a patient under a version of the key that was retired.
+
+    Args:
+        settings: of the home.
+        keys: with all versions of the keys ``pseudonym`` and ``audit``.
+        care: the store, its stays filled.
+        patients: by their source ids.
+        had: what the store had before it was filled, by pseudonym: a filling empties it first.
+
+    Raises:
+        ServiceUnavailable: the store cannot be written.
+    """
+    known = dict(_pseudonyms(keys, patients))
+    for then, one in had:
+        if then in known:
+            _put(care, known[then], one)
+    folder, seals = settings.path(settings.audit), Seals(keys)
+    try:
+        whole = verify_chain(folder, keys, outside=anchor_folder(settings)).whole
+        made = [record for _, record in read_all(folder, keys) if record.action == "decision.write"]
+    except (VitaLakeError, OSError):
+        return False
+    by_digest = {digest: now for then, now in known.items() for digest in seals.patients(then)} if made else {}
+    retired = keys.versions("pseudonym")[0].version != _FIRST
+    for record in sorted(made, key=lambda record: record.at):
+        patient = by_digest.get(record.patients[0]) if len(record.patients) == 1 else None
+        whole &= patient is not None or not retired
+        if patient is not None and (made_then := _decision(record)):
+            _put(care, patient, made_then)
+    return whole
+
+
+def _pseudonyms(keys: KeyRing, patients: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield each patient's pseudonym under every version of the key, with the one of now."""
+    now = Pseudonyms(keys, "patient-identifier")
+    versions = [key.version for key in keys.versions("pseudonym")]
+    rings = [replace(keys, current_versions={**keys.current_versions, "pseudonym": version}) for version in versions]
+    then = [Pseudonyms(ring, "patient-identifier") for ring in rings]
+    for patient in patients:
+        token = now.token(patient)
+        yield from ((pseudonyms.token(patient), token) for pseudonyms in then)
+
+
+def _put(care: CareStore, patient: str, one: Decision) -> None:
+    replay = care.replay()
+    stay = care.stay(patient, as_of_us=replay.at(one.at_us) if replay else one.at_us)
+    one = Decision(one.kind, one.holds, stay.encounter if stay else "", one.by, one.at_us, one.reason)
+    care.put_facts([(patient, one.kind, one.at_us, one)])
+
+
+def _decision(record: Record) -> Decision | None:
+    """Return what a record says was decided; None: nothing that this release knows."""
+    kind, reason = record.detail.get("kind", ""), record.detail.get("reason", "")
+    if reason not in REASONS.get(cast(DecisionKind, kind), {}):
+        return None
+    return Decision(cast(DecisionKind, kind), record.detail.get("holds") == "yes", "", record.actor, record.at, reason)
