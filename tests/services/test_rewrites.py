@@ -409,7 +409,8 @@ def test_what_clinicians_decided_outlives_a_lost_care_store_and_new_pseudonyms(h
 
 def test_an_audit_that_does_not_hold_is_said_where_decisions_are_missed(home: Path, settings: Settings) -> None:
     send_now(home, [message(550, patient="p-0", effectiveDateTime=ago(3))])
-    decide(settings, *histories(settings), "spo2-scale-2", "blood-gas-now", holds="yes")
+    (patient,) = histories(settings)
+    decide(settings, patient, "spo2-scale-2", "blood-gas-now", holds="yes")
     chain = settings.path(settings.audit) / "serving.jsonl"
     chain.write_bytes(chain.read_bytes().replace(b"blood-gas-now", b"blood-gas-not"))
     rebuild_care(settings)
