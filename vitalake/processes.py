@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -17,6 +18,18 @@ A look at the parent's id now and then would miss a parent that was gone before 
 
 GRACE_SECONDS = 30.0
 """How long a process without a parent may take to finish what it holds; nothing is lost by ending it."""
+
+
+def python_module(name: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module with this Python, and imports nothing from the current directory.
+
+    Whoever starts a stream may stand anywhere; a ``hl7.py`` that lies there is not the library.
+
+    Args:
+        name: of the module.
+        arguments: for it.
+    """
+    return [sys.executable, "-P", "-m", name, *arguments]
 
 
 def start(

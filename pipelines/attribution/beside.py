@@ -18,7 +18,7 @@ from typing import IO
 from vitalake import logs
 from vitalake.errors import VitaLakeError
 from vitalake.lake.storage import open_storage
-from vitalake.processes import end_with_parent, start
+from vitalake.processes import end_with_parent, python_module, start
 from vitalake.settings import Settings, load_settings
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Beside:
     """Keeps the attributor's process alive while a stream runs; never two of one stream at once."""
 
     def __init__(self, config: str, settings: Settings, job: str, *, stderr: IO[bytes] | None = None) -> None:
-        self._command = [sys.executable, "-m", "pipelines.attribution.beside", config]
+        self._command = python_module("pipelines.attribution.beside", config)
         self._settings, self._stderr = settings, stderr
         stream = settings.jobs.get(job)  # who names none is told by the preflight
         self._wanted = stream is not None and stream.dataset == DATASET

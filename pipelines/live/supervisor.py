@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from pipelines.live.status import StatusLine
 from vitalake.lake.latency import merge, quantile
 from vitalake.lake.spans import Counts
 from vitalake.notifications import Tally
-from vitalake.processes import start
+from vitalake.processes import python_module, start
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ class Supervisor:
 
     def _spawn(self, worker: Worker) -> None:
         options = self._options
-        command = [sys.executable, "-m", "pipelines.live.worker_main", self._config, self._job, str(worker.share)]
+        command = python_module("pipelines.live.worker_main", self._config, self._job, str(worker.share))
         command += ["--from", str(options.start)]
         command += ["--accept-loss"] if options.accept_loss else []
         command += ["--until-idle", str(options.until_idle_seconds)] if options.until_idle_seconds else []

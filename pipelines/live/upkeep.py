@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from vitalake import logs
 from vitalake.errors import VitaLakeError
-from vitalake.processes import end_with_parent, start
+from vitalake.processes import end_with_parent, python_module, start
 
 if TYPE_CHECKING:
     from vitalake.lake.lake import Lake
@@ -36,7 +36,7 @@ class Upkeep:
     def __init__(
         self, config: str, job: str, *, workers: int, every_seconds: float, now: float, stderr: IO[bytes] | None = None
     ) -> None:
-        self._command = [sys.executable, "-m", "pipelines.live.upkeep", config, job, str(workers)]
+        self._command = python_module("pipelines.live.upkeep", config, job, str(workers))
         self._every, self._stderr = every_seconds, stderr
         self._due = now + min(FIRST_SECONDS, every_seconds)
         self._process: subprocess.Popen[bytes] | None = None

@@ -25,6 +25,7 @@ from pipelines.live.kafka import Share
 from pipelines.live.lane import StreamOptions
 from pipelines.live.lanes import LaneSpec
 from vitalake.errors import ServiceUnavailable, SettingsError
+from vitalake.processes import python_module
 
 _log = logging.getLogger(__name__)
 
@@ -89,8 +90,10 @@ class FlinkServices:
         jars = jars_folder()
         (self._folder / "config.yaml").write_text(_CONFIG.format(slots=self._slots))
         # The pool starts a bare "python": ours must come first, or the job waits for ever without failing.
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        pool = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={self.pool_port}"]
+        # And as it is bare, the environment tells it to import nothing from the current directory.
+        own = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONSAFEPATH": "1"}
+        environment = os.environ | own
+        pool = python_module("apache_beam.runners.worker.worker_pool_main", f"--service_port={self.pool_port}")
         server = ["java", "-Xmx1g", *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENS)]
         server += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{jars}/*"]
         server += ["org.apache.beam.runners.flink.FlinkJobServerDriver", "--flink-master=[local]"]

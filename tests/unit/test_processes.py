@@ -11,7 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+import vitalake
 from tests.services.waiting import until
+from vitalake.processes import python_module
 
 _CHILD = """
 import signal, sys, time
@@ -110,3 +112,23 @@ def test_a_signal_ends_the_command_without_a_traceback_from_its_first_moment_on(
     assert process.returncode in (0, 128 + number), errors.decode()
     assert b"Traceback" not in errors
     assert b"bug" not in errors
+
+
+def test_a_child_imports_nothing_from_the_directory_in_which_we_stand(tmp_path: Path) -> None:
+    """A file ``hl7.py`` that lay there was run by every worker, in the place of the library."""
+    ran = tmp_path / "ran"
+    for stray in ("hl7", "msgspec", "confluent_kafka", "pipelines"):
+        (tmp_path / f"{stray}.py").write_text(f"open({str(ran)!r}, 'w').close()\nraise SystemExit(7)\n")
+    for module in ("pipelines.live.worker_main", "pipelines.live.upkeep", "pipelines.attribution.beside"):
+        done = subprocess.run(python_module(module), cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode != 7
+        assert not ran.exists(), module
+
+
+def test_every_child_is_started_so() -> None:
+    root = Path(vitalake.__file__).parents[1]
+    for package in ("vitalake", "governance", "pipelines", "models"):
+        for path in (root / package).rglob("*.py"):
+            for line in path.read_text().splitlines():
+                if "[sys.executable" in line:
+                    assert '"-I"' in line or '"-P"' in line, f"{path.name}: {line.strip()}"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from vitalake.errors import ServiceUnavailable, VitaLakeError
-from vitalake.processes import start
+from vitalake.processes import python_module, start
 
 if TYPE_CHECKING:
     import http.client
@@ -74,7 +73,7 @@ class Errands:
         for name, arguments in self._errands.items():
             if self._stopped:
                 return
-            command = [sys.executable, "-m", "vitalake", *arguments, "--home", str(self._home), "--json"]
+            command = python_module("vitalake", *arguments, "--home", str(self._home), "--json")
             self._process = start(command, stdout=subprocess.PIPE, stderr=self._log)
             output, _ = self._process.communicate()
             if self._process.returncode != 0:
@@ -99,7 +98,7 @@ class Board:
             ServiceUnavailable: it does not come up.
         """
         port = _free_port(settings.serving.host, settings.serving.port)
-        command = [sys.executable, "-m", "vitalake", "serve", "--home", str(home), "--port", str(port)]
+        command = python_module("vitalake", "serve", "--home", str(home), "--port", str(port))
         self.address = f"http://{settings.serving.host}:{port}"
         self._process = start(command, stdout=log or subprocess.DEVNULL, stderr=log)
 
