@@ -180,7 +180,7 @@ def upgrade(
 
     Raises:
         LakeError: the lake is a later release's; nothing is changed.
-        PrivacyError: the key file cannot be read, or is not the one that the lake was upgraded with.
+        PrivacyError: the key file cannot be read, or the lake is another home's; nothing is changed.
         OSError: the key file cannot be written.
         ServiceUnavailable: storage cannot be reached; begin it again.
     """
@@ -188,6 +188,7 @@ def upgrade(
     found = check_readable(storage)
     done = Upgraded(found.format, FORMAT)
     upgrading = Upgrading(settings, done, tell, counted)
+    admit(settings, upgrading=found.format != FORMAT)  # before a byte of the lake is changed
     if found.format == FORMAT:
         _hide_positions(upgrading)
         return done

@@ -10,7 +10,9 @@ import hashlib
 from pathlib import Path
 
 from governance.audit.chain import WRITERS
+from vitalake.belonging.fingerprints import fingerprints_of, read_fingerprints
 from vitalake.errors import VitaLakeError
+from vitalake.keys import KeyRing
 from vitalake.lake.format import FORMAT, Format, read_format
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.settings import Settings
@@ -18,11 +20,14 @@ from vitalake.settings import Settings
 NAME = "audit.txt"
 
 
-def keep_beginning(settings: Settings) -> None:
-    """Let the lake know how the audit began, if it knows of none; a lake that cannot be written is let be."""
+def keep_beginning(settings: Settings, keys: KeyRing) -> None:
+    """Let the lake know how the audit began, if it knows of none; another home's, or a closed one, is let be."""
     try:
         storage = _lake(settings)
         if storage is None or not storage.holds_table("spans") or read_format(storage) != Format(FORMAT):
+            return
+        known = read_fingerprints(storage)
+        if known is not None and known.differing(fingerprints_of(keys, "")):
             return
         if storage.read_small(NAME) is None and (begun := _beginning(settings.path(settings.audit))):
             storage.write_small(NAME, begun)

@@ -139,7 +139,7 @@ class FileAuditSink:
 def open_audit(settings: Settings, keys: KeyRing, *, writer: str) -> FileAuditSink:
     """Return the recorder of a part of the system."""
     sink = FileAuditSink(settings.path(settings.audit), keys, writer, outside=anchor_folder(settings))
-    keep_beginning(settings)
+    keep_beginning(settings, keys)
     return sink
 
 

@@ -17,6 +17,7 @@ from pipelines.poll import DecodedPoll, Poll
 from pipelines.steps import Steps
 from pipelines.writer import SpanWriter
 from vitalake import clock
+from vitalake.belonging import admit
 from vitalake.errors import InputError
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import load_dataset
@@ -63,11 +64,13 @@ def enter(settings: Settings, entries: Sequence[Entry]) -> None:
 
     Raises:
         InputError: one does not hold.
-        PrivacyError: keys or rules do not hold.
+        PrivacyError: keys or rules do not hold, or the lake is another home's.
+        KeyRevoked: patients' keys cannot be had. Then nothing was written.
         ServiceUnavailable: lake or vault cannot be reached.
     """
     for entry in entries:
         checked(entry)
+    admit(settings, identified=True)
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=DATASET)
     lake.open_all()
     stream = StreamSettings(topics={}, dataset=DATASET)

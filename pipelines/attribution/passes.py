@@ -126,6 +126,7 @@ class Attribution:
         if not all(map(lake.storage.holds_table, ("spans", TABLE))):
             return None
         lake.check_writable()
+        admit(self._settings, identified=True)
         self._be_alone()
         return _Work(self._settings, lake)
 
@@ -168,7 +169,7 @@ def attribute_once(settings: Settings, *, actor: str) -> Report:
     Raises:
         VitaLakeError: as Attribution.run.
     """
-    admit(settings)
+    admit(settings, identified=True)
     attribution = Attribution(settings, actor=actor)
     try:
         report = attribution.run()

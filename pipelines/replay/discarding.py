@@ -15,6 +15,7 @@ from pipelines.replay.letters import ATTEMPTS, DEAD_LETTER, Choice, LettersMoved
 from pipelines.replay.origins import lineages
 from pipelines.replay.redecoding import resolution_rows
 from pipelines.replay.writing import AgainWriter
+from vitalake.belonging import admit
 from vitalake.errors import InputError
 from vitalake.lake.lake import Lake
 from vitalake.lake.spans import SpanConflict
@@ -62,6 +63,7 @@ def discard(settings: Settings, choice: Choice, *, words: str, principal: Princi
         VitaLakeError: it is not recorded, or the lake cannot be written.
     """
     words = checked_words(words)
+    admit(settings)
     found = census(Lake(settings.lake_uri, settings.storage_options), DEAD_LETTER, choice)
     if not found.open:
         return 0

@@ -164,8 +164,10 @@ class Redecoder:
 
         Raises:
             PrivacyError: keys or rules do not hold.
+            KeyRevoked: messages may not be opened any more.
             ServiceUnavailable: care store or vault cannot be written.
         """
+        self.steps.vault.hold_keys()  # their key is the key file's: who revokes the vault's means these too
         opened = [self._open(row) for row in letters.to_pylist()]
         formats = [self._lineage.formats[topic_of(source)] for source in letters["source"].to_pylist()]
         self.unopened += opened.count(None)

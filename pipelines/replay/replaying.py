@@ -26,6 +26,7 @@ from pipelines.replay.origins import Lineage, lineages
 from pipelines.replay.redecoding import Attempt, Redecoder
 from pipelines.replay.writing import SHARE, AgainWriter, Kind, counts_of
 from pipelines.steps import Steps
+from vitalake.belonging import admit
 from vitalake.crashpoints import passing
 from vitalake.errors import SettingsError
 from vitalake.lake.lake import Lake
@@ -124,9 +125,11 @@ def replay(
 
     Raises:
         Overtaken: another replay has begun; what was decided stays.
-        PrivacyError: keys or rules do not hold.
+        PrivacyError: keys or rules do not hold, or the lake is another home's; then nothing was opened or written.
+        KeyRevoked: messages may not be opened.
         ServiceUnavailable: lake, care store or vault cannot be reached.
     """
+    admit(settings, identified=True)
     report, wanted = Report(dry_run=dry_run), choice or Choice()
     lake = Lake(settings.lake_uri, settings.storage_options)
     found = census(lake, table, wanted)

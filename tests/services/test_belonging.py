@@ -33,6 +33,7 @@ from vitalake.lake.lake import Lake
 from vitalake.settings import Settings, load_settings
 
 WHO, OTHER = "p-72", "p-8"
+ASSOCIATE = ["devices", "associate", "--device", "p-1", "--patient", WHO, "--from", "2026-03-01T00:00:00Z"]
 
 
 def _send(home: Path, topic_id: str, batch: list[bytes]) -> None:
@@ -49,7 +50,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     init_home(base / "home", copy_samples)
     (base / "home/vitalake.yaml").write_text("lake: {uri: ../lake}\njobs: {vitals: {}}\n")
     at = [f"{clock.now() - timedelta(minutes=i):%Y-%m-%dT%H:%M:%SZ}" for i in range(10)]
-    _send(base / "home", "u", [message(i, patient=WHO if i % 2 else OTHER, effectiveDateTime=at[i]) for i in range(10)])
+    held = [message(i, patient=WHO if i % 2 else OTHER, effectiveDateTime=at[i]) for i in range(10)]
+    _send(base / "home", "u", [*held, b"{"])
     assert _on_the_board(base / "home", WHO) == 5
     admit(load_settings(base / "home"))
     return base
@@ -72,8 +74,9 @@ def _erase(base: Path, patient: str) -> str:
         return Eraser(settings, keys, vault, elsewhere={}).erase(patient, reason="request 17", actor="officer").id
 
 
-def _files(settings: Settings) -> int:
-    return len(list(Path(settings.lake_uri).rglob("*.parquet")))
+def _bytes(base: Path) -> dict[str, bytes]:
+    """Return every byte of the lake."""
+    return {str(path): path.read_bytes() for path in sorted((base / "lake").rglob("*")) if path.is_file()}
 
 
 # -- other keys, another vault, none
@@ -127,8 +130,9 @@ CASES = [
 def test_every_writer_refuses_a_home_that_is_not_the_lakes(
     base: Path, spoil: Callable[[Path], None], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Nor does one write a byte into the lake before it refuses."""
     spoil(base)
-    home, before = ["--home", str(base / "home")], _files(_settings(base))
+    home, before = ["--home", str(base / "home")], _bytes(base)
     writers = [
         ["lake", "compact"],
         ["lake", "rewrite", "--rekey"],
@@ -139,11 +143,20 @@ def test_every_writer_refuses_a_home_that_is_not_the_lakes(
         ["lake", "rebuild", "published"],
         ["lake", "rebuild", "care"],
         ["lake", "schema", "--apply"],
+        ["lake", "rebuild", "care"],
+        ["lake", "rewrite", "--retire-key", "v1"],
+        ["lake", "rewrite", "--give-up", "observation"],
+        ["lake", "upgrade"],
         ["dead-letters", "discard", "--all", "--reason-text", "old"],
+        ["dead-letters", "replay"],
+        ["dead-letters", "replay", "--dry-run"],
         ["devices", "attribute"],
+        ASSOCIATE,
         ["history", "load", "mimic-demo"],
         ["patient", "erase", WHO, "--yes", "--reason", "r"],
         ["patient", "reapply"],
+        ["patient", "hold", WHO, "--reason", "r"],
+        ["patient", "release", WHO],
         ["keys", "init"],
         ["keys", "rotate"],
     ]
@@ -154,9 +167,37 @@ def test_every_writer_refuses_a_home_that_is_not_the_lakes(
         preflight(_settings(base), "vitals")
     with pytest.raises(PrivacyError, match=said):
         _send(base / "home", "u", [message(50, patient=WHO)])
-    assert _files(_settings(base)) == before
+    for reader in (["audit", "list"], ["dead-letters", "list"], ["ledger"], ["sql", "SELECT 1 AS one"]):
+        main([*reader, *home])
+    assert _bytes(base) == before
     if spoil is _no_vault:
         assert not list((base / "home").glob("vault.db*"))  # no other one was made in its place
+
+
+def test_nothing_identified_is_opened_or_written_once_keys_are_revoked(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dead letter's own key is in the key file; it is the patients' keys that say whether it may be opened."""
+    home = ["--home", str(base / "home")]
+    (base / "home/vitalake.yaml").write_text("lake: {uri: ../lake}\njobs: {vitals: {topics: {t: fhir}}}\n")
+    assert main(["dead-letters", "replay", "--dry-run", *home]) == 0
+    assert "1 rejected again" in capsys.readouterr().out
+    assert main(["keys", "revoke", *home]) == 0
+    before = _bytes(base)
+    for command in (
+        ["dead-letters", "replay"],
+        ["dead-letters", "replay", "--dry-run"],
+        ["devices", "attribute"],
+        ASSOCIATE,
+        ["lake", "rewrite", "--rekey"],
+        ["lake", "rewrite", "--republish", "observation"],
+        ["lake", "rebuild", "care"],
+        ["patient", "erase", WHO, "--yes", "--reason", "r"],
+        ["patient", "reapply"],
+        ["patient", "hold", WHO, "--reason", "r"],
+    ):
+        assert main([*command, *home]) == 12, command
+    assert _bytes(base) == before
 
 
 @pytest.mark.parametrize(("spoil", "said"), CASES)

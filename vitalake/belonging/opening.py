@@ -82,24 +82,27 @@ def open_vault(
     return vault
 
 
-def admit(settings: Settings, *, upgrading: bool = False, any_format: bool = False) -> None:
-    """Return if this home may write into its lake: for those who write without a patient's key.
+def admit(settings: Settings, *, upgrading: bool = False, any_format: bool = False, identified: bool = False) -> None:
+    """Return if this home may write into its lake: asked before anything is opened, recorded or written.
 
     Args:
         settings: of the home.
         upgrading: see open_vault; the lake may have an older format.
         any_format: so it may, for who repairs it.
+        identified: the caller will open what is identified, rows or messages: the keys must not be revoked.
 
     Raises:
         LakeError: the lake has another format than this release writes.
         VitaLakeError: as open_vault.
+        KeyRevoked, ServiceUnavailable: the keys may not be used, or nobody can say; if ``identified``.
     """
     if _is_new(settings):  # nothing to belong to; and who is refused for another reason leaves nothing behind
         return
     if not (upgrading or any_format):
         check_writable(open_storage(settings.lake_uri, settings.storage_options))
-    with closing(open_vault(settings, load_keys(settings.path(settings.keys)), upgrading=upgrading)):
-        return
+    with closing(open_vault(settings, load_keys(settings.path(settings.keys)), upgrading=upgrading)) as vault:
+        if identified:
+            vault.hold_keys()
 
 
 def _is_new(settings: Settings) -> bool:

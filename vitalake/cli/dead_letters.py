@@ -177,8 +177,10 @@ def replay(
     """Run open dead letters through today's decoders, vocabulary and rules; what is rejected again stays open."""
     from pipelines.replay.replaying import replay as run
     from pipelines.replay.replaying import unknown_topics
+    from vitalake.belonging import admit
 
     settings, choice = _settings(home), _choice(reason, source)
+    admit(settings, identified=True)
     actor = "" if dry_run else _record(settings, choice)
     report = run(
         settings,

@@ -156,12 +156,14 @@ def associate(
     from governance.audit import AuditEvent, open_audit
     from governance.masks import Pseudonyms
     from pipelines.attribution.entering import Entry, checked, enter
+    from vitalake.belonging import admit
     from vitalake.keys import load_keys
 
     settings = _settings(home)
     entry = checked(
         Entry(device, patient, encounter, _moment(since, "--from"), _moment(until, "--until"), entered_in_error)
     )
+    admit(settings, identified=True)
     keys = load_keys(settings.path(settings.keys))
     who = local_principal("engineer")
     detail = {"device": _digest(Pseudonyms(keys, "device-identifier").token(device))}
