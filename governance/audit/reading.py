@@ -241,15 +241,16 @@ def read_all(folder: Path, keys: KeyRing) -> Iterator[tuple[str, Record]]:
                     yield name, step[0]
 
 
-def who_saw(folder: Path, keys: KeyRing, patient: str) -> list[Seen]:
+def who_saw(folder: Path, keys: KeyRing, *pseudonyms: str) -> list[Seen]:
     """Return every recorded access to a patient's data, oldest first.
 
     Args:
         folder: of the audit.
         keys: with the key ``audit``, in all versions.
-        patient: the published pseudonym.
+        pseudonyms: all that the patient has or had: a record knows the one of its day only.
     """
-    digests = Seals(keys).patients(patient)
+    seals = Seals(keys)
+    digests = set().union(*map(seals.patients, pseudonyms))
     found = [_seen(writer, record) for writer, record in read_all(folder, keys) if digests & set(record.patients)]
     return sorted(found, key=lambda seen: seen.at)
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-from governance.audit import Report, Seen, verify_chain, who_saw
+from governance.audit import Report, Seen, anchor_folder, verify_chain, who_saw
+from governance.keyuse import open_vault
 from models.serving.threads import OneThread
+from pipelines.patients import Patients, Person
 from vitalake import clock
 from vitalake.keys import KeyRing
+from vitalake.settings import Settings
+from vitalake.vault import Vault
 
 AGAIN_SECONDS = 60.0
 """What was verified less than this ago is not verified again for a page …"""
@@ -41,15 +45,16 @@ class Checked:
 class AuditReader:
     """Reads the audit; of one event loop."""
 
-    def __init__(self, folder: Path, keys: KeyRing, *, outside: Path | None) -> None:
+    def __init__(self, settings: Settings, keys: KeyRing) -> None:
         """Prepare.
 
         Args:
-            folder: of the chains.
-            keys: with the key ``audit``.
-            outside: where heads are kept on other storage; None: nowhere.
+            settings: of the home.
+            keys: the home's.
         """
-        self._folder, self._keys, self._outside = folder, keys, outside
+        self._settings, self._keys = settings, keys
+        self._folder, self._outside = settings.path(settings.audit), anchor_folder(settings)
+        self._vault: Vault | None = None  # of the thread that reads
         self._verifying, self._reading = OneThread("verifying"), OneThread("auditing", most=MOST_WAITING)
         self._checked: Checked | None = None
         self._again = 0.0
@@ -77,15 +82,34 @@ class AuditReader:
         took = time.monotonic() - begun
         self._again = time.monotonic() + max(AGAIN_SECONDS, SHARE * took)
 
-    async def who_saw(self, patient: str) -> list[Seen]:
+    async def person(self, key: str, *, by_number: bool) -> Person | None:
+        """Return whose a record number or a pseudonym is or was; None: nobody's whom the vault knows.
+
+        Raises:
+            VitaLakeError: the vault does not open, or too many ask.
+        """
+        return await self._reading.request(self._person, key, by_number)
+
+    def _person(self, key: str, by_number: bool) -> Person | None:
+        if self._vault is None:
+            self._vault = open_vault(self._settings, self._keys, purpose="who-saw")
+        patients = Patients(self._settings, self._keys, self._vault)
+        return patients.by_number(key) if by_number else patients.by_pseudonym(key)
+
+    async def who_saw(self, pseudonyms: Iterable[str]) -> list[Seen]:
         """Return who saw a patient, oldest first.
+
+        Args:
+            pseudonyms: all that the patient has or had.
 
         Raises:
             ServiceUnavailable: too many ask.
         """
-        return await self._reading.request(who_saw, self._folder, self._keys, patient)
+        return await self._reading.request(who_saw, self._folder, self._keys, *pseudonyms)
 
     def close(self) -> None:
         """Wait for what is read."""
         self._verifying.close()
         self._reading.close()
+        if self._vault is not None:
+            self._vault.close()

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from governance.access import IdentityLookup, Principal, TokenVerifier, open_issuer, open_verifier
-from governance.audit import BatchAuditSink, anchor_folder, open_audit
+from governance.audit import BatchAuditSink, open_audit
 from governance.keyuse import open_vault
 from models.serving.auditing import AuditReader
 from models.serving.gate import Gate
@@ -67,7 +67,7 @@ class Place:
         self._ward_thread, self._audit_thread = OneThread("ward", most=MOST_SCORES_WAITING), OneThread("audit")
         self.drawing, self._tidying = OneThread("drawing"), OneThread("tidying")
         self.slow = OneThread("ledger", most=MOST_WAITING)
-        self.auditing = AuditReader(self.audit_folder, self.keys, outside=anchor_folder(settings))
+        self.auditing = AuditReader(settings, self.keys)
         self.ward = Ward(settings, self.keys)
         self._audit = audit or open_audit(settings, self.keys, writer=WRITER)
         self._vault = open_vault(settings, self.keys, purpose="names")
@@ -171,7 +171,3 @@ class Place:
             ServiceUnavailable: the care store cannot be written.
         """
         await self._ward_thread(self.ward.decide, patient, decision)
-
-    async def pseudonym_of_mrn(self, mrn: str) -> str | None:
-        """Return the pseudonym of a medical record number; None: nobody has it."""
-        return await self._audit_thread(self._vault.token_of_mrn, mrn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -12,6 +13,8 @@ from models.serving.pages import who
 from models.serving.place import Place
 from models.serving.problems import Problem
 from models.serving.rendering import render
+from pipelines.patients import Person
+from vitalake.errors import VitaLakeError
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import LiveLedger
 from vitalake.settings import Settings
@@ -96,14 +99,28 @@ async def audit(request: Request) -> Response:
     if by not in ("mrn", "token") or not 0 < len(key) <= 64:
         field = "key" if by in ("mrn", "token") else "by"
         raise Problem(422, f"Does not fit: {field}.", errors=[{"field": field, "problem": "missing or unknown"}])
-    patient: str | None = key if by == "token" and is_pseudonym(key) else None
-    if by == "mrn" and principal.may("audit:read"):
-        patient = await place.pseudonym_of_mrn(key)
-    await place.gate.allow(
-        principal, "audit:read", "audit.read", patients=(patient,) if patient else (), stage="who-saw", by=by
-    )
-    found = await place.auditing.who_saw(patient) if patient else []
-    return await _audit_page(request, {"found": found[::-1][:MOST_SHOWN], "count": len(found), "known": bool(patient)})
+    asked = await _asked(place, key, by) if principal.may("audit:read") else None
+    patients = (asked.pseudonym,) if asked else ()
+    await place.gate.allow(principal, "audit:read", "audit.read", patients=patients, stage="who-saw", by=by)
+    found = await place.auditing.who_saw(asked.pseudonyms) if asked else []
+    answer = {"found": found[::-1][:MOST_SHOWN], "count": len(found), "asked": asked}
+    return await _audit_page(request, answer)
+
+
+async def _asked(place: Place, key: str, by: str) -> Person | None:
+    """Return who is asked about; of a pseudonym that cannot be followed, nothing but itself and no number.
+
+    Raises:
+        VitaLakeError: the vault does not open, and it was asked by the record number.
+    """
+    if by == "mrn":
+        return await place.auditing.person(key, by_number=True)
+    if not is_pseudonym(key):
+        return None
+    found = None
+    with suppress(VitaLakeError):
+        found = await place.auditing.person(key, by_number=False)
+    return found or Person(key, frozenset((key,)), 0)
 
 
 async def _audit_page(request: Request, answer: dict[str, Any] | None) -> Response:

@@ -19,6 +19,7 @@ from pipelines.erasure.known import known_of
 from pipelines.erasure.numbers import numbers_of
 from pipelines.erasure.outside import outside
 from pipelines.erasure.wanted import Wanted, refuse_naming
+from pipelines.patients import pseudonyms_of
 from vitalake.belonging.erasures import ErasureCopies
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, PrivacyError, VitaLakeError
@@ -284,10 +285,7 @@ class Eraser:
             begun_at: ISO.
         """
         subject = self._vault.subject_of(patient)
-        tokens = {token for known, token in self._vault.tokens().items() if known == subject}
-        for key in self._keys.versions("pseudonym"):
-            ring = replace(self._keys, current_versions=self._keys.current_versions | {"pseudonym": key.version})
-            tokens.add(Pseudonyms(ring, "patient-identifier").token(patient))
+        tokens = pseudonyms_of(self._keys, self._vault, patient)
         identity = next((found for token in tokens if (found := self._vault.look_up(token))), None)
         told = known_of(self._settings, self._vault, subject)
         numbers = sorted(told["medical-record-number"] | ({identity.mrn} if identity and identity.mrn else set()))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
+from pipelines.patients import former_versions, pseudonyms_by
 from pipelines.rewrites.care import rebuild_care
 from pipelines.rewrites.republish import open_restricted, refuse_lost, republish, restricted_datasets
 from vitalake import clock
@@ -86,14 +88,21 @@ def rekey(
 
 
 def retire(settings: Settings, version: str) -> None:
-    """Take an old version of the pseudonym key out of the key file: nobody can follow its pseudonyms any more.
+    """Take an old version of the pseudonym key out of the key file: nobody can make its pseudonyms any more.
+
+    Those that patients had are kept in the vault first, so that who saw a patient under them is still found.
 
     Raises:
         InputError: a re-key is under way.
         PrivacyError: it is the one in use, or not there.
+        KeyRevoked, ServiceUnavailable: the vault cannot keep them; the key stays.
     """
     if Journal(Lake(settings.lake_uri, settings.storage_options).storage, NAME).job() is not None:
         raise InputError("A re-key is under way", where="pseudonym", remedy="Finish it: vitalake lake rewrite --rekey")
+    keys = load_keys(settings.path(settings.keys))
+    if version in former_versions(keys):
+        with closing(open_vault(settings, keys, purpose="rekey")) as vault:
+            vault.keep_former(version, pseudonyms_by(keys, version).token)
     retire_version(settings.path(settings.keys), "pseudonym", version)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from governance.audit import AuditEvent, open_audit
 from governance.masks import Pseudonyms
 from governance.samples import copy_samples
 from pipelines.care import open_care
@@ -311,8 +312,16 @@ def ward(tmp_path: Path) -> Ward:
     return ward
 
 
+def _run_audit(home: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "vitalake", "audit", *arguments, "--home", str(home), "--json"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize(("asked", "other"), [(OLD, NEW), (NEW, OLD)])
 def test_one_of_several_numbers_is_refused_and_all_go_together(ward: Ward, asked: str, other: str) -> None:
+    event = AuditEvent("identity.read", "clinician", "clinician", (_token(ward.home, other),), {})
+    open_audit(ward.settings, ward.keys, writer="serving").record(event)
+    assert _run_audit(ward.home, "who-saw", asked).count("identity.read") == 1, "who saw one number saw the person"
     done = _run(ward.home, "erase", asked, "--reason", "request 17", "--yes")
     assert done.returncode == 12
     assert _token(ward.home, other) in done.stderr

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fhir.resources.R4B.bundle import Bundle
 from fhir.resources.R4B.riskassessment import RiskAssessment
 
 from governance.audit import AuditEvent, who_saw
+from governance.masks import Pseudonyms
 from governance.samples import copy_samples
 from models.approvals import Approvals, withdrawal
 from models.serving.fhir import MEDIA
@@ -34,6 +36,7 @@ from pipelines.care import store_sealer
 from tests.services.serving import HOUR, ILL, MINUTE, STABLE, Served, WardUnderTest, as_json, serving
 from tests.services.waiting import until
 from vitalake import clock
+from vitalake.belonging import open_vault
 from vitalake.care.facts import Movement
 from vitalake.care.replay import Replay
 from vitalake.errors import ServiceUnavailable
@@ -459,6 +462,14 @@ def test_every_access_is_on_record(ward: WardUnderTest, client: httpx.Client) ->
     assert "saw the name" in answer.text
     assert "the audit's chains hold" in html.unescape(answer.text)
     assert "Seen, Ada" not in answer.text
+    renamed = "v2." + "b" * 32
+    with closing(open_vault(ward.settings, ward.keys)) as vault:
+        before = Pseudonyms(ward.keys, "patient-identifier").token
+        vault.retoken(lambda source: renamed if source == "p-seen" else before(source))
+    for by, key in (("mrn", "M-seen"), ("token", patient), ("token", renamed)):
+        again = client.post("/audit", data={"by": by, "key": key}, headers=ward.bearer("officer") | HTML)
+        assert "saw the name" in again.text, "under a new pseudonym what was seen under the old one is found"
+        assert "Under all pseudonyms that the patient has and had" in again.text
     for key in ("M-nobody", UNKNOWN):
         by = "mrn" if key.startswith("M") else "token"
         nobody = client.post("/audit", data={"by": by, "key": key}, headers=ward.bearer("officer") | HTML)

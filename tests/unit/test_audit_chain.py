@@ -74,7 +74,8 @@ def test_who_saw_a_patient_names_them_in_order_and_the_files_do_not_name_the_pat
     serving.record(_event("first"))
     cli.record(_event("second", OTHER, PATIENT))
     serving.record(_event("third", OTHER))
-    seen = who_saw(tmp_path / "audit", KEYS, PATIENT)
+    assert who_saw(tmp_path / "audit", KEYS) == []
+    seen = who_saw(tmp_path / "audit", KEYS, PATIENT, "v0." + "z" * 32)
     assert [(entry.actor, entry.writer, entry.patients) for entry in seen] == [
         ("first", "serving", 1),
         ("second", "cli", 2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ import pytest
 from governance.access import open_verifier
 from governance.audit import AuditEvent, forget_beginning, missed, open_audit
 from governance.audit.lake_mark import keep_beginning
+from governance.masks import Pseudonyms
+from pipelines.rewrites.rekey import retire
+from vitalake.belonging import open_vault
 from vitalake.cli.app import main
-from vitalake.keys import KeyRing, load_keys
+from vitalake.keys import KeyRing, add_version, load_keys
 from vitalake.lake.lake import Lake
 from vitalake.settings import Settings, load_settings
+from vitalake.vault import Identity
 
 PATIENT = "v1." + "a" * 32
 
@@ -55,6 +60,71 @@ def test_who_saw_lists_accesses_and_the_asking_itself(
         ("audit.read", "officer"),
         ("audit.read", "officer"),
     ]
+
+
+def _saw(home: Path, capsys: pytest.CaptureFixture[str], asked: str) -> tuple[list[str], bool]:
+    """Return who read a name, as who-saw lists it; and whether it says that all pseudonyms were looked for."""
+    assert main(["audit", "who-saw", asked, "--home", str(home), "--json"]) == 0
+    document = _json(capsys)
+    actors = [entry["actor"] for entry in document["records"] if entry["action"] == "identity.read"]
+    return actors, document["all_pseudonyms"]
+
+
+def _rekeyed(home: Path, settings: Settings, version: str) -> None:
+    add_version(home / "keys.yaml", "pseudonym", version)
+    keys = load_keys(home / "keys.yaml")
+    with closing(open_vault(settings, keys)) as vault:
+        vault.retoken(Pseudonyms(keys, "patient-identifier").token)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_who_saw_finds_accesses_under_every_pseudonym_that_a_patient_ever_had(
+    home: Path, settings: Settings, keys: KeyRing, capsys: pytest.CaptureFixture[str], *, kept: bool
+) -> None:
+    """Asked by any of them, by the record number and by the id; also after the old key is retired.
+
+    Kept or not: an earlier release has given new pseudonyms without keeping the old ones.
+    """
+    tokens = []
+    with closing(open_vault(settings, keys)) as vault:
+        first = Pseudonyms(keys, "patient-identifier").token("p-1")
+        vault.put([(first, 1, Identity("p-1", "Zzname", "ZZMRN-1"))])
+    for version in ("v1", "v2", "v3"):
+        if version != "v1":
+            _rekeyed(home, settings, version)
+        ring = load_keys(home / "keys.yaml")
+        tokens.append(Pseudonyms(ring, "patient-identifier").token("p-1"))
+        event = AuditEvent("identity.read", version, "clinician", (tokens[-1],), {})
+        open_audit(settings, ring, writer="serving").record(event)
+    if not kept:
+        with closing(open_vault(settings, ring)) as vault, vault._store.transaction() as transaction:
+            transaction.run("DELETE FROM former")
+    for asked in (*tokens, "ZZMRN-1", "p-1"):
+        assert _saw(home, capsys, asked) == (["v1", "v2", "v3"], True)
+    for version in ("v1", "v2"):
+        retire(settings, version)
+    assert len(load_keys(home / "keys.yaml").versions("pseudonym")) == 1
+    for asked in (*tokens, "ZZMRN-1", "p-1"):
+        assert _saw(home, capsys, asked) == (["v1", "v2", "v3"], True)
+
+
+def test_who_saw_says_where_it_cannot_follow_a_pseudonym(
+    home: Path, settings: Settings, keys: KeyRing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _record(settings, keys)
+    assert main(["audit", "who-saw", PATIENT, "--home", str(home)]) == 0
+    assert "under this very one only" in capsys.readouterr().err
+    assert main(["audit", "who-saw", "ZZMRN-9", "--home", str(home)]) == 11
+    told = capsys.readouterr().err
+    assert "Nobody is known by this" in told and "ZZMRN-9" not in told
+    with closing(open_vault(settings, keys)) as vault:
+        vault.enrol([("p-1", PATIENT)])
+    assert main(["keys", "revoke", "--home", str(home)]) == 0
+    capsys.readouterr()
+    assert main(["audit", "who-saw", PATIENT, "--home", str(home)]) == 0, "an incident is when it is asked"
+    shown = capsys.readouterr()
+    assert "vault cannot be asked" in shown.err and "identity.read" in shown.out
+    assert main(["audit", "who-saw", "p-1", "--home", str(home)]) == 12
 
 
 def test_list_shows_the_newest_and_says_when_there_is_nothing(
@@ -185,6 +255,6 @@ def test_a_lake_that_cannot_be_read_or_is_elsewhere_keeps_nobody_from_recording(
     assert missed(settings) == "the lake cannot be read, which may know of another one"
     (settings.home / "vitalake.yaml").write_text("lake: {uri: 's3://bucket/lake', storage_options: {region: eu-1}}\n")
     far = load_settings(settings.home)
-    keep_beginning(far)
+    keep_beginning(far, keys)
     forget_beginning(far)
     assert missed(far) == ""

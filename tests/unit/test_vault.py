@@ -121,6 +121,33 @@ def test_a_new_pseudonym_key_gives_new_tokens_and_keeps_all_else(place: Place) -
     assert place.open().enrol(people(2)) == keys
 
 
+def test_former_pseudonyms_are_kept_sealed_and_lead_to_the_patient(place: Place) -> None:
+    vault = place.open()
+    vault.enrol(people(2))
+    subject, former = vault.subject_of("Zzp-1"), people(2)[1][1]
+    assert vault.keep_former("v1", dict(people(2)).__getitem__) == 0, "what is in use is no former one"
+    vault.retoken(lambda patient: f"v2.{patient}")
+    vault.retoken(lambda patient: f"v3.{patient}")
+    assert vault.tokens_of(subject) == {former, "v2.Zzp-1", "v3.Zzp-1"}
+    assert all(former.encode() not in bytes(sealed) for (sealed,) in vault._store.read("SELECT sealed FROM former"))
+    for token in (former, "v2.Zzp-1", "v3.Zzp-1"):
+        assert place.open().subject_of_token(token) == subject
+    assert vault.subject_of_token("v2.stranger") is None
+    assert vault.tokens_of(vault.subject_of("stranger")) == set()
+
+
+def test_former_pseudonyms_that_an_earlier_release_did_not_keep_can_be_kept_later(place: Place) -> None:
+    vault = place.open()
+    vault.enrol(people(3))
+    vault.retoken(lambda patient: f"v2.{patient}")
+    with vault._store.transaction() as transaction:
+        transaction.run("DELETE FROM former WHERE key_version = ?", ("v1",))
+    assert vault.subject_of_token(people(2)[1][1]) is None
+    assert vault.keep_former("v1", dict(people(3)).__getitem__) == 3
+    assert vault.keep_former("v1", dict(people(3)).__getitem__) == 0
+    assert vault.subject_of_token(people(2)[1][1]) == vault.subject_of("Zzp-1")
+
+
 WHO_1 = Identity("Zzp-1", "Zzname, Zzgiven")
 
 

@@ -61,6 +61,19 @@ def test_an_erased_patient_is_a_tombstone_and_nothing_else(place: Place) -> None
     assert vault.status().erased == vault.generation == 1
 
 
+def test_former_pseudonyms_of_who_is_erased_go_too(place: Place) -> None:
+    vault, subject = _known(place)
+    vault.retoken(lambda patient: f"v2.{patient}")
+    kept = [bytes(value) for row in vault._store.read("SELECT digest, sealed FROM former WHERE subject = ?", (subject,))
+            for value in row]  # fmt: skip
+    assert len(kept) == 2 and all(value in place.content() for value in kept)
+    vault.erase(subject, "c-1")
+    assert not any(value in place.content() for value in kept)
+    assert vault.subject_of_token(TOKEN) is None
+    assert vault.tokens_of(subject) == set()
+    assert vault.keep_former("v1", dict(people(3)).__getitem__) == 0
+
+
 def test_no_byte_stays_of_one_of_many_whose_pages_were_split(place: Place) -> None:
     vault = place.open()
     vault.enrol(people(3000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from governance.audit import Report, Seen
+    from pipelines.patients import Person
     from vitalake.keys import KeyRing
     from vitalake.settings import Settings
 
 WRITER = "cli"
 NOT_WHOLE = 12
+
+ONLY_THIS = (
+    "The vault tells nobody by this pseudonym (any more): these are the accesses under this very one only. "
+    "Ask with each other pseudonym of the patient that you know."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -62,16 +69,28 @@ def verify(
 
 
 def who_saw(
-    patient: Annotated[str, typer.Argument(help="The patient's published pseudonym.")],
+    patient: Annotated[
+        str,
+        typer.Argument(
+            help="A pseudonym, also a former one; the record number; or the id as the source writes it. '-' reads it."
+        ),
+    ],
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List every access to a patient's data."""
+    """List every access to a patient's data, under all pseudonyms and numbers that the patient has and had."""
     from governance.audit import who_saw as find
 
     settings, keys = _open(home)
-    _record(settings, keys, "who-saw", patient)
-    _print_seen(find(settings.path(settings.audit), keys, patient), json=json)
+    given = sys.stdin.readline().strip() if patient == "-" else patient
+    asked = _asked(settings, keys, given)
+    _record(settings, keys, "who-saw", asked.pseudonym)
+    found = find(settings.path(settings.audit), keys, *asked.pseudonyms)
+    if asked.numbers == 0:
+        note(ONLY_THIS)
+    elif not json:
+        note(f"{len(asked.pseudonyms)} pseudonyms of {asked.numbers} numbers of one patient were looked for.")
+    _print_seen(found, json=json, whole=asked.numbers > 0)
 
 
 def list_(
@@ -117,6 +136,39 @@ def _open(home: Path | None) -> tuple[Settings, KeyRing]:
     return settings, load_keys(settings.path(settings.keys))
 
 
+def _asked(settings: Settings, keys: KeyRing, given: str) -> Person:
+    """Return who is asked about; of a pseudonym that cannot be followed, nothing but itself and no number.
+
+    Raises:
+        InputError: nobody is known by what is no pseudonym.
+        VitaLakeError: the vault does not open, and what was given is no pseudonym.
+    """
+    from contextlib import closing
+
+    from governance.keyuse import open_vault
+    from pipelines.patients import Patients, Person
+    from vitalake.errors import InputError, VitaLakeError
+    from vitalake.pseudonyms import looks_like_token
+
+    is_token = looks_like_token(given)
+    found = None
+    try:
+        with closing(open_vault(settings, keys, purpose="who-saw")) as vault:
+            patients = Patients(settings, keys, vault)
+            found = patients.by_pseudonym(given) if is_token else patients.by_number(given)
+    except VitaLakeError as error:
+        if not is_token:
+            raise
+        note(f"The vault cannot be asked for the patient's other pseudonyms. {error}")
+    if found is None and not is_token:
+        raise InputError(
+            "Nobody is known by this",
+            where="patient",
+            remedy="Give a pseudonym, a record number, or the id as the source writes it.",
+        )
+    return found or Person(given, frozenset((given,)), 0)
+
+
 def _record(settings: Settings, keys: KeyRing, command: str, *patients: str) -> None:
     """Record the question before it is answered; whoever has the key file asks as an officer."""
     from governance.access import local_principal
@@ -156,9 +208,10 @@ def _print_report(report: Report) -> None:
     typer.echo("The audit holds." if report.whole else "The audit does not hold.")
 
 
-def _print_seen(found: Sequence[Seen], *, json: bool) -> None:
+def _print_seen(found: Sequence[Seen], *, json: bool, whole: bool | None = None) -> None:
     if json:
-        print_json({"records": [{**asdict(seen), "at": seen.at.isoformat()} for seen in found]})
+        document: dict[str, Any] = {"records": [{**asdict(seen), "at": seen.at.isoformat()} for seen in found]}
+        print_json(document | ({} if whole is None else {"all_pseudonyms": whole}))
         return
     rows = []
     for seen in found:

@@ -162,6 +162,8 @@ def _apply(transaction: Transaction, entry: Entry) -> list[bytes]:
     """Put a tombstone in a patient's place; return what must not be found in the file any more."""
     subject = bytes.fromhex(entry.subject)
     found = transaction.run(f"SELECT {', '.join(_GONE)} FROM patient WHERE subject = ?", (subject,))  # noqa: S608
+    found += transaction.run("SELECT digest, sealed FROM former WHERE subject = ?", (subject,))
+    transaction.run("DELETE FROM former WHERE subject = ?", (subject,))
     found += transaction.run("SELECT reason FROM hold WHERE subject = ?", (subject,))
     transaction.run("DELETE FROM hold WHERE subject = ?", (subject,))
     transaction.run("DELETE FROM patient WHERE subject = ? AND erased_us IS NULL", (subject,))

@@ -36,7 +36,7 @@ _TYPES = {
     for found in re.finditer(r"^ {4}(\w+) (BLOB|INTEGER|TEXT)", TABLES, re.MULTILINE)
 }
 """Of a column, by its name: none stands for two types."""
-_TABLES = ("patient", "pending", "hold", "vault_key")
+_TABLES = ("patient", "former", "pending", "hold", "vault_key")
 
 
 class PostgresTransaction:
@@ -94,7 +94,7 @@ class PostgresStore:
             ) from None
         self.connections, self._used = 0, 0.0
         self._open: psycopg.Connection[Row] | None = None
-        if self.read("SELECT to_regclass('vault')") == [(None,)]:
+        if self.read("SELECT to_regclass('vault') IS NULL OR to_regclass('former') IS NULL") == [(True,)]:
             tables = TABLES.replace("BLOB", "BYTEA").replace("INTEGER", "BIGINT")
             with self._connected() as connection, connection.transaction():
                 PostgresTransaction(connection).alone()  # two that make a table at once get in each other's way

@@ -21,6 +21,7 @@ SUBJECT_BYTES = 16
 CACHE_PATIENTS = 500_000
 """Keys in memory, about 300 bytes each; when there are more all are forgotten, and read again as they are needed."""
 
+_FORMER = ("subject", "key_version", "digest", "sealed")
 _NEW = ("subject", "token", "vault_key", "wrapped", "source_id", "made_us")
 
 
@@ -131,9 +132,52 @@ class Patients:
         }
 
     def subject_of_token(self, token: str) -> bytes | None:
-        """Return the subject of a pseudonym; None: nobody has it."""
+        """Return the subject of a pseudonym, of an earlier one too; None: nobody has or had it."""
         rows = self._store.read("SELECT subject FROM patient WHERE token = ?", (token,))
+        rows = rows or self._store.read("SELECT subject FROM former WHERE digest = ?", (self._former_digest(token),))
         return bytes(rows[0][0]) if rows else None
+
+    def tokens_of(self, lease: Lease, subject: bytes) -> set[str]:
+        """Return all pseudonyms of a patient; see Vault.tokens_of."""
+        rows = self._store.read("SELECT token FROM patient WHERE subject = ? AND token IS NOT NULL", (subject,))
+        if not (secret := self.secrets(lease, [subject]).get(subject)):
+            return set()
+        former = self._store.read("SELECT key_version, sealed FROM former WHERE subject = ?", (subject,))
+        opened = (
+            unseal(AESGCM(secret), bytes(sealed), b"former", subject, version.encode()) for version, sealed in former
+        )
+        return {*(str(token) for (token,) in rows), *(token.decode() for token in opened)}
+
+    def keep_former(self, lease: Lease, version: str, token_of: Callable[[str], str]) -> int:
+        """Keep the pseudonyms of a former key; see Vault.keep_former."""
+        kept = 0
+        lacking = self._store.read(
+            "SELECT subject FROM patient WHERE token IS NOT NULL AND subject NOT IN "
+            "(SELECT subject FROM former WHERE key_version = ?)",
+            (version,),
+        )
+        for chunk in chunks(bytes(subject) for (subject,) in lacking):
+            ids = self.patient_ids(lease, chunk)
+            secrets = self.secrets(lease, ids)
+            with self._store.transaction() as transaction:
+                transaction.share()  # of who is erased meanwhile nothing is kept
+                known = dict(_tokens_of(transaction, list(ids)))
+                tokens = {subject: token_of(patient) for subject, patient in ids.items() if subject in known}
+                rows = [
+                    self._former(subject, token, AESGCM(secrets[subject]), version)
+                    for subject, token in tokens.items()
+                    if subject in secrets and known[subject] != token  # else it is no former one yet
+                ]
+                transaction.insert_new("former", _FORMER, rows)
+                kept += len(rows)
+        return kept
+
+    def _former(self, subject: bytes, token: str, cipher: AESGCM, version: str) -> Row:
+        sealed = seal(cipher, token.encode(), b"former", subject, version.encode())
+        return subject, version, self._former_digest(token), sealed
+
+    def _former_digest(self, token: str) -> bytes:
+        return hmac.digest(self._secret, b"former\0" + token.encode(), hashlib.sha256)
 
     def retoken(self, lease: Lease, token_of: Callable[[str], str]) -> int:
         """Give each patient the pseudonym that a new key makes; return how many changed."""
@@ -143,11 +187,13 @@ class Patients:
             secrets = self.secrets(lease, ids)
             with self._store.transaction() as transaction:
                 transaction.alone()
-                changed += sum(
-                    _retoken(transaction, subject, token_of(patient), AESGCM(secrets[subject]))
-                    for subject, patient in ids.items()
-                    if subject in secrets
-                )
+                for subject, patient in ids.items():
+                    if subject in secrets:
+                        cipher, token = AESGCM(secrets[subject]), token_of(patient)
+                        for old in _retoken(transaction, subject, token, cipher):
+                            version = old.partition(".")[0]
+                            transaction.insert_new("former", _FORMER, [self._former(subject, old, cipher, version)])
+                            changed += 1
         return changed
 
     # -- identities ----------------------------------------------------------------------------------------------
@@ -223,7 +269,8 @@ def _tokens_of(transaction: Transaction, subjects: Sequence[bytes]) -> Iterator[
     return ((bytes(subject), str(token)) for subject, token in transaction.run(sql, [list(subjects)]))
 
 
-def _retoken(transaction: Transaction, subject: bytes, token: str, cipher: AESGCM) -> bool:
+def _retoken(transaction: Transaction, subject: bytes, token: str, cipher: AESGCM) -> list[str]:
+    """Give a patient another pseudonym; return the one before, where it was another."""
     rows = transaction.run(
         "SELECT token, source_id, identity FROM patient WHERE subject = ? AND token IS NOT NULL AND token <> ?",
         (subject, token),
@@ -238,4 +285,4 @@ def _retoken(transaction: Transaction, subject: bytes, token: str, cipher: AESGC
         transaction.run(
             "UPDATE patient SET token = ?, source_id = ?, identity = ? WHERE subject = ?", (token, *new, subject)
         )
-    return bool(rows)
+    return [str(old) for old, *_ in rows]

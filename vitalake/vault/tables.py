@@ -33,6 +33,14 @@ CREATE TABLE IF NOT EXISTS patient (
 CREATE INDEX IF NOT EXISTS patient_token ON patient (token);
 CREATE INDEX IF NOT EXISTS patient_mrn ON patient (mrn_digest);
 CREATE INDEX IF NOT EXISTS patient_vault_key ON patient (vault_key);
+CREATE TABLE IF NOT EXISTS former (
+    subject BLOB NOT NULL,
+    key_version TEXT NOT NULL,          -- of the pseudonym key, which has been replaced since
+    digest BLOB NOT NULL,               -- keyed, of the pseudonym that this version made
+    sealed BLOB NOT NULL,               -- the pseudonym, with the patient's key
+    PRIMARY KEY (subject, key_version)
+);
+CREATE INDEX IF NOT EXISTS former_digest ON former (digest);
 CREATE TABLE IF NOT EXISTS hold (
     subject BLOB PRIMARY KEY,
     reason BLOB NOT NULL,               -- sealed with the patient's key

@@ -135,7 +135,7 @@ class Vault:
         return self._patients.subject_of(patient_id)
 
     def subject_of_token(self, token: str) -> bytes | None:
-        """Return the subject of a pseudonym; None: nobody has it (any more)."""
+        """Return the subject of a pseudonym, also of one that the patient had earlier; None: nobody has or had it."""
         return self._patients.subject_of_token(token)
 
     def patient_ids(self, subjects: Iterable[bytes]) -> dict[bytes, str]:
@@ -146,8 +146,24 @@ class Vault:
         """Return the pseudonym of every subject that is not erased."""
         return self._patients.tokens()
 
+    def tokens_of(self, subject: bytes) -> set[str]:
+        """Return a patient's pseudonym, and the earlier ones that are kept; nothing of who is not known, or erased."""
+        return self._patients.tokens_of(self._lease, subject)
+
+    def keep_former(self, version: str, token_of: Callable[[str], str]) -> int:
+        """Keep, sealed, the pseudonyms that a former key gives to all who are known; of who has one already it stays.
+
+        Args:
+            version: of the key.
+            token_of: source id → pseudonym by that key.
+
+        Returns:
+            How many were kept now.
+        """
+        return self._patients.keep_former(self._lease, version, token_of)
+
     def retoken(self, token_of: Callable[[str], str]) -> int:
-        """Give each patient the pseudonym that a new key makes; when it was killed, run it again.
+        """Give each patient the pseudonym that a new key makes, and keep the former one; killed, run it again.
 
         Args:
             token_of: source id → pseudonym.
