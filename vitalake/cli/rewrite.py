@@ -93,7 +93,7 @@ def rewrite(
             where="vitalake lake rewrite",
             remedy="Give one of --bucket, --republish, --rekey, --retire-key, --retention and --give-up.",
         )
-    admit(settings)
+    admit(settings, identified=rekey or retire_key is not None or republish is not None)
     meter = Meter(quiet=json)
     if bucket is not None:
         _bucket(settings, bucket, table=table, closed_before=closed_before, meter=meter, json=json)
@@ -136,7 +136,7 @@ def rebuild(
             where="vitalake lake rebuild",
             remedy="Run: vitalake lake rebuild published --from restricted",
         )
-    admit(settings)
+    admit(settings, identified=True)
     meter = Meter(quiet=json)
     if what == "published":
         datasets = [dataset] if dataset else restricted_datasets(settings)
