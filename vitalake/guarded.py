@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from vitalake.accounts import account_name, is_owned_by
+
 _MOST_LINKS = 40
 """As Linux has it."""
 
@@ -54,10 +56,8 @@ def _doubt(path: Path, opened: os.stat_result, caller: int) -> str:
 
 def _may_write(found: os.stat_result, caller: int) -> str:
     """Return why an account may write something; an access control list shows in the bits of the group."""
-    if found.st_uid == caller:
-        return "belongs to this account"
-    if found.st_uid == _unmapped():
-        return "belongs to an account that is not known here"
+    if doubt := _may_be(found.st_uid, caller):
+        return doubt
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return "can be written by others than its owner"
     return ""
@@ -67,9 +67,18 @@ def _may_replace(folder: Path, entry: str, caller: int) -> str:
     """Return why an account may put something else in the place of a folder's entry."""
     found = folder.stat()
     if found.st_uid != caller and found.st_mode & stat.S_ISVTX:  # only owners may take away: /tmp, a shared home
-        kept = (folder / entry).lstat()
-        return "has an entry of this account" if kept.st_uid in (caller, _unmapped()) else ""
+        owners = (found.st_uid, (folder / entry).lstat().st_uid)
+        return next((f"or its entry {doubt}" for owner in owners if (doubt := _may_be(owner, caller))), "")
     return _may_write(found, caller)
+
+
+def _may_be(owner: int, caller: int) -> str:
+    """Return why an owner may be the account itself: only root and other accounts of the system's list are not."""
+    if is_owned_by(owner, caller):
+        return "belongs to this account"
+    if owner == _unmapped() or (owner != 0 and not account_name(owner)):
+        return "belongs to an account that is not known here"
+    return ""
 
 
 def _ways(path: Path) -> Iterator[tuple[Path, str]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from vitalake.accounts import account
 from vitalake.errors import PrivacyError
 from vitalake.settings import Settings
 
@@ -86,16 +85,12 @@ def require(principal: Principal, permission: Permission) -> None:
 def local_principal(role: Role = "engineer") -> Principal:
     """Return who runs this process, by the operating system's user id; they reach what its files let them reach.
 
-    No variable of the environment is asked. Two accounts of one user id are one account.
+    No variable of the environment is asked; see ``vitalake.accounts`` for user namespaces.
 
     Args:
         role: what they act as; the audit keeps it beside the account's name.
     """
-    number = os.getuid()
-    try:
-        user = pwd.getpwuid(number).pw_name
-    except KeyError:  # an account without an entry, as in some containers
-        user = f"uid-{number}"
+    user = account().name
     return Principal(f"local:{user}", role, f"{user} (this machine)")
 
 

@@ -119,7 +119,7 @@ def test_two_accounts_of_the_system_are_told_apart_whatever_they_call_themselves
     ward.register_model(tmp_path / "model")
     code = (
         "import os, pwd, sys; import governance.access.principal; from vitalake.cli.models import _who; "
-        "os.setuid(int(sys.argv[1])); print(_who()[0])"
+        "os.setuid(int(sys.argv[1])); print(_who()[0].number)"
     )
     found = {
         subprocess.run(

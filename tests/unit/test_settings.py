@@ -182,6 +182,36 @@ def test_an_owner_whom_this_user_namespace_does_not_know_vouches_for_nobody(
     assert "not known here" in doubt(config)
 
 
+def test_an_owner_whom_the_system_does_not_list_vouches_for_nobody(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be lent to anybody: a file of another id is made without a privilege in a namespace."""
+    monkeypatch.setattr("vitalake.guarded.account_name", lambda _: "")
+    assert doubt(config) == ("" if os.getuid() == 0 else f"{config} belongs to an account that is not known here")
+    for folder in (config.parent, config.parent.parent):
+        folder.chmod(0o1777)
+    if os.getuid() == 0:
+        os.chown(config.parent, 100_123, -1)  # its owner may take entries away in spite of the bit
+        assert "not known here" in doubt(config)
+
+
+def test_an_owner_who_is_lent_to_the_caller_is_the_caller(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = os.getuid()
+    lent = tmp_path / "subuid"
+    monkeypatch.setattr("vitalake.accounts._SUBORDINATE", lent)
+    for line, word in (
+        (f"{CALLER}:{owner}:1", "belongs to this account"),
+        (f"{CALLER}:{owner + 1}:9", ""),
+        (f"{CALLER + 1}:{owner}:1", ""),
+        (f"{CALLER}:{owner}\n\n:0:1\n{CALLER}:x:1", ""),
+    ):
+        lent.write_text(f"# a comment\n{line}\n")
+        assert word in doubt(config), line
+        assert bool(doubt(config)) == bool(word), line
+
+
 @pytest.mark.parametrize("level", [0, 1])
 def test_a_folder_above_that_others_may_write_lets_them_replace_it(config: Path, level: int) -> None:
     config.parents[level].chmod(0o777)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vitalake.accounts import Account, account
 from vitalake.cli.output import HomeOption, JsonOption, print_json, resolve_home
+from vitalake.errors import PrivacyError
 
 if TYPE_CHECKING:
     from models.approvals import Approval
@@ -42,17 +43,23 @@ def approve(
     from models.tasks import load_task
     from vitalake.errors import ModelError
 
+    who, by = _who()
+    if who.mapped:  # in a namespace within a namespace one person is as many accounts as they like
+        raise PrivacyError(
+            "Approvals are of accounts of this machine, and this process is in a user namespace",
+            where="vitalake models approve",
+            remedy="Approve outside of the container.",
+        )
     settings, keys = _opened(home)
     model = champion(settings, load_task(task))
     if model is None:
         raise ModelError("No model is registered", where=f"task {task}", remedy=f"Run 'vitalake train {task}' first.")
-    account, by = _who()
     entry = approval(
         task=task,
         model=model.label,
         digest=model.digest,
         unit=unit,
-        account=account,
+        account=who.number,
         by=by,
         events=events,
         report=report,
@@ -80,8 +87,8 @@ def withdraw(
     from models.approvals import withdrawal
 
     settings, keys = _opened(home)
-    account, by = _who()
-    _add(settings, keys, withdrawal(task=task, unit=unit, account=account, by=by, reason=reason))
+    who, by = _who()
+    _add(settings, keys, withdrawal(task=task, unit=unit, account=who.number, by=by, reason=reason))
     typer.echo(f"{task} in {unit}: withdrawn. It is in the shadow.")
 
 
@@ -129,11 +136,11 @@ def _opened(home: HomeOption) -> tuple[Settings, KeyRing]:
     return settings, load_keys(settings.path(settings.keys))
 
 
-def _who() -> tuple[int, str]:
-    """Return the id of the account that runs this, and how the audit names it: the kernel says so, no variable."""
+def _who() -> tuple[Account, str]:
+    """Return the account that runs this, and how the audit names it: the kernel says so, no variable."""
     from governance.access.principal import local_principal
 
-    return os.getuid(), local_principal("clinician").subject
+    return account(), local_principal("clinician").subject
 
 
 def _add(settings: Settings, keys: KeyRing, entry: Approval) -> list[Approval]:
