@@ -36,6 +36,7 @@ POINTS = (
     "rekey-republished",
     "rekey-care",
     "fence-raised",
+    "repair-logs",
     "erase-begun",
     "erase-settled",
     "erase-table",

@@ -33,6 +33,16 @@ class Anchors:
         found = {name: seals.check((self.folder / name).read_bytes(), writer=name) for name in self._names()}
         return {name: head for name, head in found.items() if head is not None}
 
+    def damaged(self, seals: Seals) -> list[str]:
+        """Return the names of the files that are not a head we have signed, or cannot be read."""
+        return [name for name in self._names() if not self._holds(name, seals)]
+
+    def _holds(self, name: str, seals: Seals) -> bool:
+        try:
+            return seals.check((self.folder / name).read_bytes(), writer=name) is not None
+        except OSError:
+            return False
+
     def keep(self, heads: Mapping[str, Head], seals: Seals) -> None:
         """Keep heads, synced; of each chain the one that goes further: a chain that is put back does not put this back.
 

@@ -116,6 +116,7 @@ def verify_chain(
             chain = _verify(Chain(folder, name, seals), seals, expected)
         chain.problem = chain.problem or expected.contradicts(name)
         report.chains.append(chain)
+    report.problems += _damaged(anchors[0], seals)
     if expected.names and not there:
         report.problems.append("there is no audit, where there was one")
     if there and outside is not None:
@@ -171,6 +172,15 @@ def _start(mac: str) -> int:
     return int(mac[:16], 16)
 
 
+def _damaged(anchor: Anchors, seals: Seals) -> list[str]:
+    """Return what is to be said of kept heads that are none: they vouch for nothing, and neither does their absence."""
+    where = anchor.folder.name
+    return [
+        f"{where}/{name} is not what was written: delete it, the next record of the chain writes it again"
+        for name in anchor.damaged(seals)
+    ]
+
+
 def _look_outside(report: Report, anchor: Anchors, seals: Seals) -> None:
     """Say when the heads were last kept on other storage, and where they are not."""
     try:
@@ -178,6 +188,7 @@ def _look_outside(report: Report, anchor: Anchors, seals: Seals) -> None:
     except OSError as error:
         report.problems.append(f"what is kept outside cannot be read ({error.strerror})")
         return
+    report.problems += [f"outside, {problem}" for problem in _damaged(anchor, seals)]
     if not heads:
         report.problems.append("nothing of the audit is kept outside (settings.anchors)")
         return

@@ -11,6 +11,7 @@ from pipelines.rewrites.mend import NAMED, Mended, leave_out, mend
 from pipelines.rewrites.republish import open_restricted, refuse_lost, republish, restricted_datasets
 from vitalake import clock
 from vitalake.belonging.erasures import FILE as ERASURES
+from vitalake.crashpoints import passing
 from vitalake.errors import LakeError
 from vitalake.lake.digests import Damaged, check_content
 from vitalake.lake.lake import Lake, published_name
@@ -79,6 +80,7 @@ def repair(settings: Settings, *, leave: bool = False, progress: Callable[[str],
     if done.left and any(line.startswith("spans:") for line in done.left):
         return done  # nothing else can be told without it
     say_again(lake, logs)
+    passing("repair-logs")
     _note_erasures(lake, logs, done)
     done.logs = [report for report in logs.values() if report.set_aside or report.left]
     again = _to_publish(settings, lake, logs)
@@ -174,7 +176,11 @@ def _drop_lookbacks(lake: Lake) -> int:
 
 
 def _repair_files(settings: Settings, table: Table, done: Repair, *, leave: bool) -> None:
-    damaged = scrub(table, most_bytes=sys.maxsize, every_seconds=0).damaged  # what is of before is recorded too
+    try:
+        damaged = scrub(table, most_bytes=sys.maxsize, every_seconds=0).damaged  # what is of before is recorded too
+    except Damaged as error:  # the record of digests
+        done.left.append(f"{table.name}: {error.what} ({error.where}). {error.remedy}")
+        return
     if not damaged:
         return
     mended = mend(settings, table, damaged)

@@ -15,7 +15,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 def run(home: Path, *command: str, **environment: str) -> int:
-    """Run ``republish DATASET``, ``retain`` or ``rekey`` to its end and return its exit code."""
+    """Run ``republish DATASET``, ``retain``, ``repair`` or ``rekey`` to its end and return its exit code."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.services.rewrite_process", str(home), *command],
         env=os.environ | environment,
@@ -27,6 +27,7 @@ def run(home: Path, *command: str, **environment: str) -> int:
 
 def _main(home: str, verb: str, *more: str) -> None:
     from pipelines.rewrites.rekey import rekey
+    from pipelines.rewrites.repair import repair
     from pipelines.rewrites.republish import republish
     from pipelines.rewrites.retention import retain
     from vitalake.lake import swap
@@ -36,6 +37,8 @@ def _main(home: str, verb: str, *more: str) -> None:
     settings = load_settings(Path(home))
     if verb == "republish":
         republish(settings, more[0])
+    elif verb == "repair":
+        repair(settings)
     elif verb == "retain":
         list(retain(settings, days=1))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -330,6 +331,111 @@ def test_a_lake_put_back_to_before_its_first_erasure_is_refused_by_all_and_shown
         assert _published(base / "home", WHO) == 0
         admit(_settings(base))
         assert main(["sql", "SELECT count(*) FROM observation", *home]) == 0
+
+
+def test_a_home_that_was_put_back_is_named_before_its_vault_is_opened(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """'keys status' and 'lake verify' said that all was well with a vault that had the erased patient's key."""
+    shutil.copytree(base / "home", base / "earlier")
+    certificate = _erase(base, WHO)
+    shutil.rmtree(base / "home")
+    (base / "earlier").rename(base / "home")
+    home = ["--home", str(base / "home"), "--json"]
+    assert main(["keys", "status", *home]) == 12
+    (said,) = msgspec.json.decode(capsys.readouterr().out)["lake"]["errors"]
+    assert "put back" in said and certificate in said and "vitalake patient reapply" in said
+    assert main(["lake", "verify", *home]) == 13
+    (finding,) = msgspec.json.decode(capsys.readouterr().out)["findings"]
+    assert (finding["kind"], finding["where"]) == ("put-back", certificate)
+    assert "vitalake patient reapply" in finding["detail"]
+    main(["doctor", *home])
+    checks = {check["name"]: check for check in msgspec.json.decode(capsys.readouterr().out)["checks"]}
+    assert (checks["lake's home"]["result"], checks["lake's home"]["exit_code"]) == ("fail", 12)
+    assert main(["patient", "reapply", "--home", str(base / "home")]) == 0
+    assert _on_the_board(base / "home", WHO) == 0
+    for command in (["keys", "status"], ["lake", "verify"]):
+        assert main([*command, *home]) == 0, command
+
+
+# -- damage to what tells of erasures
+
+
+def _flip(path: Path) -> None:
+    """Change a digit of the first hash."""
+    content = path.read_bytes()
+    match = re.search(rb"[0-9a-f]{32}", content)
+    assert match is not None
+    at = match.start()
+    path.write_bytes(content[:at] + (b"1" if content[at : at + 1] == b"0" else b"0") + content[at + 1 :])
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(b"\x00\xff{" * 20)
+
+
+def _lost(path: Path) -> None:
+    path.unlink()
+
+
+DAMAGED = [("lake/erasures.jsonl", _flip), ("lake/erasures.jsonl", _garbage), ("home/erasures.jsonl", _flip)]
+DAMAGED += [("lake/erasures/{}.json", damage) for damage in (_flip, _garbage, _lost)]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGED)
+def test_what_tells_of_erasures_is_named_where_it_is_damaged_and_written_again(
+    base: Path, name: str, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The marks of the erased were held against nothing, and of a flipped copy the home's log was blamed."""
+    chosen = base / name.format(_erase(base, WHO))
+    whole, home = chosen.read_bytes(), ["--home", str(base / "home"), "--json"]
+    damage(chosen)
+    said = f"{chosen.name} (lake)" if name.startswith("lake") else chosen.name
+    assert main(["lake", "verify", *home]) == 13
+    (finding,) = msgspec.json.decode(capsys.readouterr().out)["findings"]
+    assert finding["kind"] == "erasures-damaged" and said in finding["where"]
+    assert main(["keys", "status", *home]) == 12
+    assert said in msgspec.json.decode(capsys.readouterr().out)["lake"]["errors"][0]
+    assert main(["lake", "repair", *home]) == 0
+    assert said in msgspec.json.decode(capsys.readouterr().out)["notes"][0]
+    assert chosen.read_bytes() == whole
+    assert main(["lake", "verify", *home]) == 0
+    admit(_settings(base))
+
+
+def test_a_damaged_copy_that_had_more_than_the_log_is_not_written_over(base: Path) -> None:
+    """The erasure that only it knows would be forgotten, and its patient back."""
+    _erase(base, OTHER)
+    shutil.copytree(base / "home", base / "earlier")
+    _erase(base, WHO)
+    shutil.rmtree(base / "home")
+    (base / "earlier").rename(base / "home")
+    _flip(base / "lake/erasures.jsonl")
+    damaged = (base / "lake/erasures.jsonl").read_bytes()
+    assert main(["lake", "repair", "--home", str(base / "home")]) == 12
+    assert (base / "lake/erasures.jsonl").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("damage", [_flip, _garbage])
+def test_a_damaged_certificate_is_named_and_is_never_taken_for_the_truth(
+    base: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    certificate = _erase(base, WHO)
+    chosen, marks = base / f"home/certificates/{certificate}.json", base / f"lake/erasures/{certificate}.json"
+    whole, marked = chosen.read_bytes(), marks.read_bytes()
+    before, tokens, after = whole.partition(b'"tokens"')
+    chosen.write_bytes(after)
+    damage(chosen)
+    chosen.write_bytes(before + tokens + chosen.read_bytes())
+    home = ["--home", str(base / "home"), "--json"]
+    assert main(["lake", "verify", *home]) == 13
+    (finding,) = msgspec.json.decode(capsys.readouterr().out)["findings"]
+    assert finding["where"].startswith(chosen.name)
+    assert main(["lake", "repair", *home]) == 13
+    assert chosen.name in msgspec.json.decode(capsys.readouterr().out)["left"][0]
+    assert marks.read_bytes() == marked
+    chosen.write_bytes(whole)
+    assert main(["lake", "repair", *home]) == 0
 
 
 @pytest.mark.parametrize("emptied", [True, False])

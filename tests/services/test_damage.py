@@ -21,6 +21,7 @@ from governance.samples import copy_samples
 from pipelines.live import upkeep
 from pipelines.rewrites.mend import mend
 from pipelines.rewrites.republish import republish
+from tests.services import rewrite_process
 from tests.services.test_rewrites import STRICTER, make_stricter, observed, opened, published, sound, stream
 from tests.unit.span_samples import of_before
 from vitalake import clock
@@ -32,7 +33,6 @@ from vitalake.lake.forgetting import drop_rows, purge
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import summarise
 from vitalake.lake.log import examine, read_actions
-from vitalake.lake.repair import make_readable, say_again
 from vitalake.lake.rewrite import is_held, read_file
 from vitalake.lake.schema import open_delta
 from vitalake.lake.scrub import record_before, scrub
@@ -289,8 +289,9 @@ def test_rows_that_a_log_has_lost_with_an_erasure_after_them_are_missed_until_th
     assert sound(settings)
 
 
-def test_killed_before_it_publishes_again_the_next_repair_does(
-    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("point", ["repair-logs", "swap-held", "swap-committed"])
+def test_killed_before_it_has_published_again_the_next_repair_does(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], point: str
 ) -> None:
     """The next one looked at what it had cut itself, which was nothing: a stricter republish was undone."""
     rule = STRICTER.partition("  - id: test-months")[0]
@@ -298,7 +299,7 @@ def test_killed_before_it_publishes_again_the_next_repair_does(
     republish(settings, "observation", keep_replaced=True)
     strict = published(settings)
     _torn(entries(settings, "published/observation")[-1])
-    say_again(opened(settings), make_readable(opened(settings)))  # as far as a killed one came
+    assert rewrite_process.run(home, "repair", VITALAKE_CRASH_AT=point) == rewrite_process.KILLED
     assert run(home, capfd, "lake", "repair")["republished"] == ["observation"]
     assert published(settings) == strict
     assert run(home, capfd, "lake", "repair")["republished"] == [], "once"
@@ -606,12 +607,13 @@ def test_deleted_file_of_any_table_is_named_by_whatever_needs_it(
 def test_log_of_the_spans_without_a_beginning_is_left_to_a_back_up(
     home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first = entries(settings, "spans")[0]
-    whole = first.read_bytes()
-    first.write_bytes(b"")
+    kept = {path: path.read_bytes() for path in entries(settings, "spans")[:2]}
+    for path in kept:
+        path.write_bytes(b"")
     assert "back-up" in run(home, capfd, "lake", "repair", code=13)["left"][0]
     assert "log-damaged" in look_at_everything(home, capfd)
-    first.write_bytes(whole)
+    for path, whole in kept.items():
+        path.write_bytes(whole)
     assert sound(settings)
 
 
@@ -659,3 +661,50 @@ spans_of = SpanLog.spans_of
 
 def _without_second(spans: list[Span]) -> list[Span]:
     return spans[:1] + spans[2:]
+
+
+# -- what every table and home has besides -----------------------------------------------------------------------
+
+
+def _wrong_word(path: Path) -> None:
+    """Change a bit such that it still is JSON, which delta-rs cannot read."""
+    content = path.read_bytes()
+    at = max(content.find(b'"partitionColumns"'), content.find(b'"schemaString"')) + 3
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+
+
+@pytest.mark.parametrize("damage", [_torn, _wrong_word, Path.unlink, _link_to_nothing])
+@pytest.mark.parametrize("name", ["restricted/observation", "quarantine/dead_letter", "spans"])
+def test_first_entry_of_a_log_is_written_again_and_nothing_else_of_it(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None]
+) -> None:
+    """It says what the table is: without it everything had to come from a back-up, or was "tried again"."""
+    before = Counter(map(repr, table_of(opened(settings), name).scan().to_pylist()))
+    damage(entries(settings, name)[0])
+    assert "log-damaged" in look_at_everything(home, capfd)
+    (log,) = run(home, capfd, "lake", "repair")["logs"]
+    assert (log["table"], log["spans"]) == (name, 0)
+    assert Counter(map(repr, table_of(opened(settings), name).scan().to_pylist())) == before
+    assert run(home, capfd, "lake", "repair")["notes"] == [], "no erasure can be lost with it"
+    stream(home, range(3, 4), topic_id="after")
+    assert sound(settings)
+
+
+def test_changed_record_of_digests_is_named_and_not_the_files_it_tells_of(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Sound files were called damaged, and --leave-out would have taken them out."""
+    of_before(opened(settings).restricted)
+    run(home, capfd, "lake", "repair")
+    (chosen,) = Path(settings.lake_uri, "restricted/observation").glob("_digests.json")
+    content = chosen.read_bytes()
+    at = content.index(b'"digest":"', content.index(b".parquet")) + len(b'"digest":"')
+    chosen.write_bytes(content[:at] + (b"1" if content[at : at + 1] == b"0" else b"0") + content[at + 1 :])
+    found = run(home, capfd, "lake", "verify", code=13)["findings"]
+    assert [finding["where"] for finding in found] == ["restricted/observation/_digests.json"]
+    left = run(home, capfd, "lake", "repair", "--leave-out", code=13)
+    assert left["left_out"] == {}
+    assert "_digests.json" in left["left"][0]
+    chosen.unlink()
+    run(home, capfd, "lake", "repair")
+    assert sound(settings)

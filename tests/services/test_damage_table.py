@@ -106,6 +106,8 @@ FILES: dict[str, Callable[[Path], Path]] = {
     "rules": _first("governance/limited-data-set.yaml"),
     **{name: _first(f"audit/{name}") for name in ("keys.jsonl", "keys.head", "writers.jsonl", "writers.head")},
     "head beside the audit": _first("audit.heads/*"),
+    "what erased rows are found by": _first("lake/erasures/*.json"),
+    "certificate": _first("certificates/*.json"),
 }
 
 EVERY = os.environ.get("VITALAKE_HYPOTHESIS") == "many"
@@ -172,6 +174,7 @@ def test_damage_is_named_and_what_can_be_made_again_is(
         "doctor": _said(home, capfd, "doctor"),
         "keys": _said(home, capfd, "keys", "status"),
         "ledger": _said(home, capfd, "ledger"),
+        "audit": _said(home, capfd, "audit", "verify"),
         "repair": _said(home, capfd, "lake", "repair"),
     }
     if said["repair"][0] == 0 and said["verify"][0] == 13:

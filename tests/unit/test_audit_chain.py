@@ -480,10 +480,41 @@ def test_other_storage_that_is_not_there_keeps_nobody_from_recording_and_does_no
     ]
 
 
-def test_heads_that_we_have_not_signed_say_nothing(tmp_path: Path) -> None:
-    _sink(tmp_path).record(_event())
-    (tmp_path / "audit.heads/serving").write_bytes(b"{}")
+def test_heads_that_we_have_not_signed_say_nothing_of_their_chain_and_are_named(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    FileAuditSink(tmp_path / "audit", KEYS, "serving", outside=outside).record(_event())
+    for folder in (tmp_path, outside):
+        (folder / "audit.heads/serving").write_bytes(b"{}")
+    report = verify_chain(tmp_path / "audit", KEYS, outside=outside)
+    assert [chain.problem for chain in report.chains] == ["", ""]
+    assert [problem.partition(" is not")[0] for problem in report.problems] == [
+        "audit.heads/serving", "outside, audit.heads/serving",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["flipped", "folder", "another's"])
+def test_a_damaged_head_beside_the_audit_is_named_until_the_next_record_has_written_it_again(
+    tmp_path: Path, damage: str
+) -> None:
+    sink, other = _sink(tmp_path), _sink(tmp_path, "cli")
+    sink.record(_event("one"))
+    other.record(_event("two"))
+    chosen = tmp_path / "audit.heads" / "serving"
+    content = chosen.read_bytes()
+    if damage == "flipped":
+        chosen.write_bytes(content.replace(b'"records":', b'"records": '))
+    elif damage == "folder":
+        chosen.unlink()
+        chosen.mkdir()
+    else:
+        chosen.write_bytes((tmp_path / "audit.heads" / "cli").read_bytes())
+    report = verify_chain(tmp_path / "audit", KEYS)
+    assert [problem for problem in report.problems if "audit.heads/serving" in problem] == report.problems != []
+    chosen.rmdir() if damage == "folder" else chosen.unlink()
+    sink.record(_event("three"))
     assert verify_chain(tmp_path / "audit", KEYS).whole
+    assert chosen.is_file()
 
 
 def test_a_folder_beside_that_cannot_be_written_keeps_nobody_from_recording(tmp_path: Path) -> None:

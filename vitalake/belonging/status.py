@@ -9,10 +9,10 @@ from vitalake.belonging.fingerprints import fingerprints_of, read_fingerprints
 from vitalake.belonging.opening import holds_sealed, other_keys, other_vault
 from vitalake.errors import PrivacyError, ServiceUnavailable, VitaLakeError
 from vitalake.keys import KeyRing
-from vitalake.lake.storage import Storage, open_storage
+from vitalake.lake.storage import open_storage
 from vitalake.settings import Settings
 from vitalake.vault.erasure_log import ErasureLog
-from vitalake.vault.opening import certificates_pending, vault_id
+from vitalake.vault.opening import certificates_pending, look_at_vault, vault_id
 
 
 class Belonging(msgspec.Struct, frozen=True):
@@ -23,12 +23,14 @@ class Belonging(msgspec.Struct, frozen=True):
         keys: those of which it does, as ``name/version``.
         problems: why it is not the lake's home, or which of the two was put back; empty: it is.
         put_back: whether they say that one was put back to a day before an erasure.
+        damaged: what is damaged of the erasure log, its copies and what lies with them.
     """
 
     known: bool
     keys: list[str]
     problems: list[VitaLakeError]
     put_back: bool = False
+    damaged: list[PrivacyError] = []
 
 
 def look(settings: Settings, keys: KeyRing) -> Belonging:
@@ -51,20 +53,49 @@ def look(settings: Settings, keys: KeyRing) -> Belonging:
     elif known.vault and known.vault != ours.vault:
         problems.append(other_vault(is_there=bool(ours.vault)))
     belongs = not problems
-    if belongs and (older := _put_back(settings, keys, storage)):
-        problems.append(older)
+    damaged = list[PrivacyError]()
+    if belongs:
+        copies = ErasureCopies(settings, keys, storage)
+        damaged = copies.damaged_logs()
+        if not damaged and (older := _put_back(settings, copies)):
+            problems.append(older)
+        elif not damaged:
+            damaged = copies.damaged_records()
     names = [f"{name}/{version}" for name, versions in sorted(known.keys.items()) for version in versions]
-    return Belonging(True, names, problems, belongs and bool(problems))
+    return Belonging(True, names, problems, belongs and bool(problems), damaged)
 
 
-def _put_back(settings: Settings, keys: KeyRing, storage: Storage) -> PrivacyError | None:
-    copies = ErasureCopies(settings, keys, storage)
+def _put_back(settings: Settings, copies: ErasureCopies) -> PrivacyError | None:
     try:
         copies.refuse_unknown(lambda: certificates_pending(settings))
         copies.refuse_put_back(lambda: certificates_pending(settings))
+        return copies.older()
     except PrivacyError as error:
         return error
-    return None
+
+
+def mend_erasures(settings: Settings, keys: KeyRing) -> list[str]:
+    """Write the erasure log, its copies and marks again where they are damaged; return which, in words.
+
+    A home that is not the lake's, or a lake that is put back, is left to whoever opens the vault.
+
+    Raises:
+        LakeError: the lake's fingerprints cannot be read.
+        ServiceUnavailable: lake, log or vault cannot be read or written.
+    """
+    try:
+        found = look(settings, keys)
+        if not found.known or found.problems or not found.damaged:
+            return []
+        vault = look_at_vault(settings)
+        copies = ErasureCopies(settings, keys, open_storage(settings.lake_uri, settings.storage_options))
+        return copies.mend(known=0 if vault is None else vault.erased, pending=certificates_pending(settings))
+    except OSError as error:
+        raise ServiceUnavailable(
+            f"Lake cannot be reached ({type(error).__name__})",
+            where="settings.lake",
+            remedy="Check address and disk.",
+        ) from None
 
 
 def refuse_put_back(settings: Settings, keys: KeyRing) -> None:

@@ -299,8 +299,8 @@ def _belonging(settings: Settings) -> str:
         raise LakeError(
             f"Lake cannot be reached ({type(error).__name__})", where="settings.lake", remedy="Check address and keys."
         ) from None
-    if found.problems:
-        raise found.problems[0]
+    for problem in (*found.problems, *found.damaged):
+        raise problem
     return f"this one: its vault, and {', '.join(found.keys)}" if found.known else "none yet"
 
 

@@ -100,14 +100,14 @@ def status(home: HomeOption = None, json: JsonOption = False) -> None:
         "lake": {
             "known": belonging.known,
             "keys": belonging.keys,
-            "errors": [str(error) for error in belonging.problems],
+            "errors": [str(error) for error in (*belonging.problems, *belonging.damaged)],
         },
     }
     if json:
         print_json(document)
     else:
         _print_status(document, found, refused)
-    if trouble := next((error for error in (*belonging.problems, refused, gap) if error), None):
+    if trouble := next((error for error in (*belonging.problems, *belonging.damaged, refused, gap) if error), None):
         raise typer.Exit(trouble.exit_code)
 
 

@@ -103,7 +103,10 @@ def verify(home: HomeOption = None, json: JsonOption = False) -> None:
         belonging = None
     if belonging is not None:
         kind: Kind = "put-back" if belonging.put_back else "another-home"
-        findings += [Finding(kind, error.where, error.what) for error in belonging.problems]
+        findings += [Finding(kind, error.where, f"{error.what}. {error.remedy}") for error in belonging.problems]
+        findings += [
+            Finding("erasures-damaged", error.where, f"{error.what}. {error.remedy}") for error in belonging.damaged
+        ]
     errors = [finding for finding in findings if finding.severity == "error"]
     if json:
         print_json({"sound": not errors, "findings": [asdict(finding) for finding in findings]})

@@ -21,15 +21,20 @@ def repair(
 ) -> None:
     """Read every file and log of the lake and make what is damaged again; ends with 13 when something is left."""
     from pipelines.rewrites.repair import repair as mend_all
-    from vitalake.belonging import admit
+    from vitalake.belonging import admit, look, mend_erasures
     from vitalake.cli.ledger import refuse_no_lake
     from vitalake.errors import LakeError
+    from vitalake.keys import load_keys
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
     refuse_no_lake(settings)
+    keys = load_keys(settings.path(settings.keys))
+    again = mend_erasures(settings, keys)
     admit(settings, any_format=True)
     done = mend_all(settings, leave=leave, progress=(lambda _: None) if json else note)
+    done.notes[:0] = again
+    done.left += [str(error) for error in look(settings, keys).damaged]
     if json:
         print_json(done.to_json())
     else:

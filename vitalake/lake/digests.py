@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ RECHECK_SECONDS = 86_400.0
 
 RECORDS = "_digests.json"
 """Beside a table: the digests of files of before, and when files were last looked at. Engines pass over such names."""
+
+OWN = ""
+"""In the place of a file's path: the digest of the record itself."""
 
 CHUNK = 1 << 20
 _HEX = 32
@@ -233,10 +237,10 @@ def recorded(storage: Storage) -> dict[str, Record]:
         if place in _RECORDS and _RECORDS[place][0] == mark:
             return _RECORDS[place][1]
         with storage.fs.open_input_stream(f"{storage.root}/{RECORDS}") as source:
-            records = msgspec.json.decode(bytes(source.read()), type=dict[str, Record])
+            records = _checked(bytes(source.read()))
     except FileNotFoundError:
         return {}
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         raise Damaged(
             "The record of a table's digests cannot be read",
             where=f"{storage.name}/{RECORDS}",
@@ -253,4 +257,22 @@ def record(storage: Storage, records: dict[str, Record]) -> None:
     Raises:
         OSError: storage refuses.
     """
-    storage.write_small(RECORDS, msgspec.json.encode(dict(sorted(records.items()))))
+    own = {OWN: Record(digest_of(_encoded(records)))}
+    storage.write_small(RECORDS, _encoded(records | own))
+
+
+def _encoded(records: Mapping[str, Record]) -> bytes:
+    return msgspec.json.encode(dict(sorted(records.items())))
+
+
+def _checked(content: bytes) -> dict[str, Record]:
+    """Return what a record says, which is not what files are held against if it is not what was written.
+
+    Raises:
+        MsgspecError: it is none, or it was changed; an earlier release's cannot be told.
+    """
+    records = msgspec.json.decode(content, type=dict[str, Record])
+    own = records.pop(OWN, None)
+    if own is not None and own.digest != digest_of(_encoded(records)):
+        raise msgspec.DecodeError
+    return records

@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import msgspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from deltalake import Schema
+from deltalake.exceptions import DeltaError
 
 from vitalake.causes import cause_of, unavailable
 from vitalake.errors import VitaLakeError
@@ -43,6 +45,47 @@ DONE = ".made-again"
 """At the end of such a name: the table was made again since."""
 
 _ACTIONS = {"add", "remove", "txn", "metaData", "protocol", "commitInfo", "cdc", "domainMetadata", "sidecar"}
+
+
+class _Add(msgspec.Struct, frozen=True):
+    path: str
+    size: int
+    partitionValues: dict[str, str | None]
+    modificationTime: int
+    dataChange: bool
+
+
+class _Remove(msgspec.Struct, frozen=True):
+    path: str
+    dataChange: bool
+
+
+class _Txn(msgspec.Struct, frozen=True):
+    appId: str
+    version: int
+
+
+class _Protocol(msgspec.Struct, frozen=True):
+    minReaderVersion: int
+    minWriterVersion: int
+
+
+class _Format(msgspec.Struct, frozen=True):
+    provider: Literal["parquet"]
+
+
+class _MetaData(msgspec.Struct, frozen=True):
+    id: str
+    format: _Format
+    schemaString: str
+    partitionColumns: list[str]
+    configuration: dict[str, str]
+
+
+_NEEDED: dict[str, type[msgspec.Struct]] = {
+    "add": _Add, "remove": _Remove, "txn": _Txn, "protocol": _Protocol, "metaData": _MetaData,
+}  # fmt: skip
+"""What has to stand in an action: delta-rs says of one that lacks it what its parser met, and not where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +205,23 @@ def _torn(storage: Storage, name: str) -> str:
             action = msgspec.json.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return "an entry is torn"
-        if line.strip() and not (isinstance(action, dict) and action.keys() & _ACTIONS):
+        if line.strip() and not (isinstance(action, dict) and action.keys() & _ACTIONS and _has_form(action)):
             return "an entry holds something else"
     return ""
+
+
+def _has_form(action: dict[str, Any]) -> bool:
+    try:
+        for kind, content in action.items():
+            if kind in _NEEDED:
+                found = msgspec.convert(content, _NEEDED[kind])
+                if isinstance(found, _MetaData):
+                    fields = Schema.from_json(found.schemaString).fields
+                    if not set(found.partitionColumns) <= {field.name for field in fields}:
+                        return False
+    except (msgspec.MsgspecError, DeltaError, ValueError, TypeError):
+        return False
+    return True
 
 
 def _is_there(storage: Storage, name: str) -> bool:

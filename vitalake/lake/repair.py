@@ -7,15 +7,19 @@ again: what they replaced is still there for a week, and they are made again whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+
+from deltalake.exceptions import DeltaError
 
 from vitalake import clock
 from vitalake.errors import LakeError
+from vitalake.lake.beginning import begin_again, can_begin_again, settle_beginning
+from vitalake.lake.dataset import Dataset
 from vitalake.lake.digests import Damaged
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import Chain
-from vitalake.lake.log import LAST, LOG, SET_ASIDE, STAMP, LogProblem, examine, list_log, read_actions
+from vitalake.lake.log import LAST, LOG, SET_ASIDE, STAMP, LogProblem, examine, explained, list_log, read_actions
 from vitalake.lake.spans import Part, Span, add_span, from_row
 from vitalake.lake.storage import Storage
 from vitalake.lake.table import StagedFile, Table
@@ -51,19 +55,33 @@ def make_readable(lake: Lake, *, progress: Callable[[str], None] | None = None) 
     Raises:
         LakeError, ServiceUnavailable: as whoever writes.
     """
-    done = {name: LogRepair(name) for name in sorted(lake.here(), key=lambda name: name != "spans")}
+    forms = lake.here()
+    done = {name: LogRepair(name) for name in sorted(forms, key=lambda name: name != "spans")}
     for name, report in done.items():
         storage = lake.storage.child(name)
         problems = examine(storage)
         if problems and progress:
             progress(f"{name}: {problems[0].how}")
         try:
-            report.set_aside = set_damaged_aside(storage, problems)
+            # A published table is made again as a whole: by which classes its rows were made the entry said.
+            if not name.startswith("published/") and can_begin_again(storage, problems):
+                _begin_again(storage, forms[name], problems, report)
+            else:
+                report.set_aside = set_damaged_aside(storage, problems)
         except Damaged as error:
             report.left, report.lost = str(error), True
     if not done["spans"].lost:
         _decide_again(lake, done["spans"], _readable(done))
     return done
+
+
+def _begin_again(storage: Storage, form: Dataset, problems: Sequence[LogProblem], report: LogRepair) -> None:
+    first = begin_again(storage, form)
+    report.set_aside = [first, *set_damaged_aside(storage, [problem for problem in problems if problem.version != 0])]
+    try:
+        settle_beginning(storage)
+    except (OSError, DeltaError) as error:
+        raise explained(storage, error) from None
 
 
 def say_again(lake: Lake, done: dict[str, LogRepair]) -> None:

@@ -25,7 +25,7 @@ Kind = Literal[
     "not-added", "staged-file-missing", "span-contradicts-files", "rows-contradict-spans",
     "spans-unreadable", "positions-behind", "positions-missing", "ledger-contradicts",
     "table-missing", "database-damaged",
-    "held", "older-format", "another-home", "put-back",
+    "held", "older-format", "another-home", "put-back", "erasures-damaged",
 ]  # fmt: skip
 
 
@@ -79,7 +79,10 @@ def verify(lake: Lake, *, content: bool = True, progress: Callable[[str], None] 
         except Damaged:
             continue
         snapshots[name] = table.snapshot()
-        found += check_files(table, snapshots[name], content=content)
+        try:
+            found += list(check_files(table, snapshots[name], content=content))
+        except Damaged as error:  # the record of digests: nothing can be held against it
+            found.append(Finding("file-unreadable", error.where, f"{error.what}. {error.remedy}"))
         if is_held(table):
             found.append(Finding("held", name, "a republish is under way, or was killed", severity="note"))
     if tables.pop("spans", None) is None:

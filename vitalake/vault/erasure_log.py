@@ -107,6 +107,23 @@ class ErasureLog:
                 self._write(lacking)
         return len(lacking)
 
+    def begin_again(self, entries: list[Entry]) -> bool:
+        """Write a damaged log again, which stays beside it as ``….damaged``; return False where it had more lines.
+
+        Raises:
+            ServiceUnavailable: it cannot be written.
+        """
+        try:
+            content = self._path.read_bytes()
+            if content.count(b"\n") > len(entries):
+                return False
+            self._path.replace(self._path.with_name(f"{self._path.name}.damaged"))
+        except OSError as error:
+            raise self._refused(error) from None
+        with self.locked():
+            self._write(entries)
+        return True
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Let nobody else append meanwhile; makes the file.
@@ -171,7 +188,8 @@ def _broken(where: str, number: int) -> PrivacyError:
     return PrivacyError(
         "Erasure log does not hold together",
         where=f"{where}, line {number}",
-        remedy="It was changed, or is of another home: restore it from its back-up (settings.erasures).",
+        remedy="It was changed, or is of another home. Run 'vitalake lake repair': it is written again from the lake's "
+        "copy, if that has all of it; else restore it from its back-up (settings.erasures).",
     )
 
 
