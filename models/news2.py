@@ -118,6 +118,9 @@ _VITAL_NUMBERS = np.array(sorted(code_number(code) for part in MEASURED.values()
 _NUMBERS = {name: tuple(map(code_number, part.codes)) for name, part in MEASURED.items()}
 _ACVPU = code_number(ACVPU)
 _FLOW, _FRACTION = code_number(OXYGEN_FLOW), code_number(OXYGEN_FRACTION)
+_PART_OF = {number: name for name, numbers in _NUMBERS.items() for number in numbers} | dict.fromkeys(
+    (_FLOW, _FRACTION), OXYGEN
+)
 _OXYGEN_DECIMALS = {code_number(code): places for code, places in OXYGEN_DECIMALS.items()}
 
 
@@ -353,6 +356,22 @@ def vital_times(history: History) -> npt.NDArray[np.int64]:
 def is_vital(history: History) -> npt.NDArray[np.bool_]:
     """Return which rows are of vital signs, those among them that are no values."""
     found: npt.NDArray[np.bool_] = np.isin(history.code, _VITAL_NUMBERS)
+    return found
+
+
+def parts_of(codes: npt.NDArray[np.uint32]) -> set[str]:
+    """Return the parts that codes are of; those of no part are passed over."""
+    return {_PART_OF[number] for number in codes.tolist() if number in _PART_OF}
+
+
+def last_of_parts(history: History) -> dict[str, int]:
+    """Return of each part that was measured when it was last."""
+    found: dict[str, int] = {}
+    finite = np.isfinite(history.value)
+    for number in np.unique(history.code).tolist():
+        times = history.effective_us[finite & (history.code == number)]
+        if number in _PART_OF and len(times):
+            found[_PART_OF[number]] = max(found.get(_PART_OF[number], -1), int(times.max()))
     return found
 
 

@@ -26,7 +26,18 @@ from vitalake.care.facts import TOLD_BESIDE, Admission, Fact, Movement, Person, 
 from vitalake.care.placing import BED
 from vitalake.care.records import code_number
 from vitalake.care.store import CareStore
-from vitalake.care.values import CAME, COMPARATORS, MOST_ATTRIBUTION, NO_VALUE, REFUSED, ROW, Values, stage_of
+from vitalake.care.values import (
+    CAME,
+    COMPARATORS,
+    MOST_ATTRIBUTION,
+    NAMELESS,
+    NO_VALUE,
+    REFUSED,
+    ROW,
+    Values,
+    stage_of,
+)
+from vitalake.care.vitals import vital_numbers
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Dataset
@@ -213,15 +224,23 @@ class CareFeed:
     def _counted(self, refused: Refused, message: npt.NDArray[np.int32], poll: Poll) -> Values:
         """Return what says that messages were refused, once for each and whom it is of; without ids.
 
+        Of messages that can have held no vital sign it says nothing.
+
         Args:
             refused: rows of rejected messages.
             message: of each row, with which message of the poll it is stored.
             poll: the messages.
         """
+        code = self._code_numbers(_texts(refused.rows["code"]))
+        vital = np.isin(code, (0, *vital_numbers()))
+        refused, message, code = refused.where(vital), message[vital], code[vital]
         whose = _texts(refused.rows["patient_id"]).indices.to_numpy(zero_copy_only=False)
-        _, first = np.unique(np.stack([refused.message, whose]), axis=1, return_index=True)
+        order = np.lexsort((code, whose, refused.message))  # what has no code that is known counts before the others
+        _, first = np.unique(np.stack([refused.message, whose])[:, order], axis=1, return_index=True)
+        first = order[first]
         told = self._values(refused.rows.take(pa.array(first)), message[first], poll, any_code=True)
-        told.rows["code"], told.rows["value"], told.rows["stage"] = REFUSED, NO_VALUE, stage_of("final")
+        told.rows["code"] = np.where(told.rows["code"] == 0, NAMELESS, REFUSED)
+        told.rows["value"], told.rows["stage"] = NO_VALUE, stage_of("final")
         return told
 
     def _values(

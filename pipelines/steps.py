@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -28,8 +28,9 @@ from pipelines.decoding.keyed import with_key
 from pipelines.decoding.naming import Naming
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import MERGED, Records
-from pipelines.decoding.refused import Refused, joined, refused_of_conformed, with_patients, with_unread
+from pipelines.decoding.refused import Refused, Unread, joined, refused_of_conformed, with_patients, with_unread
 from pipelines.decoding.result import Reject
+from pipelines.decoding.unread import about
 from pipelines.lookback import LookBack
 from pipelines.poll import DecodedPoll, Outcome
 from vitalake import clock
@@ -119,7 +120,7 @@ class Steps:
             if dataset.name == "observation"
             else None
         )
-        self._naming = Naming(settings)
+        self._naming, self._codes = Naming(settings), load_vocabulary().codes.keys()
         self._nobodys: Refused | None = None
         self._serial, self._looked = 1, 0
         self._key_of = partial(device_key, keys.current("vault").secret)
@@ -297,8 +298,8 @@ class Steps:
         unread = {reject.message for reject in outcome.rejects if not reject.rows}
         unread -= set() if refused is None else set(refused.message.tolist())
         here = set(pc.unique(outcome.rows["patient_id"].cast(pa.string())).to_pylist()) if unread else set()
-        told = [(i, *one) for i in sorted(unread) for one in self._subjects_of(outcome, i, here)]
-        refused = with_unread(refused, told, outcome.poll.broker_ms)
+        told = [one for i in sorted(unread) for one in self._unread(outcome, i, here)]
+        refused = self._without_others(with_unread(refused, told, outcome.poll.broker_ms), outcome)
         if refused is not None and refused.rows["patient_id"].null_count:
             assert self.attributor is not None
             refused = with_patients(refused, self.attributor.whose(refused.rows))
@@ -306,6 +307,30 @@ class Steps:
         if refused is not None:
             self._remember_nobodys(refused, outcome)
         outcome.refused = refused
+
+    def _unread(self, outcome: Outcome, message: int, here: set[str | None]) -> Iterator[Unread]:
+        """Yield what a message that was not decoded may have measured; nothing of one that is of something else."""
+        poll = outcome.poll
+        found = about(poll.values[message] or b"", poll.format, self._naming)
+        codes: dict[str, int | None] = dict(found.codes) | ({"": None} if found.unnamed else {})
+        if not codes:
+            return
+        place = f"{poll.parts[poll.part[message]]} {poll.offset[message]}"
+        for patient, device in self._subjects_of(outcome, message, here):
+            for code, at_us in codes.items():
+                name = hashlib.blake2b(f"{place} {code}".encode(), digest_size=16).digest()
+                yield Unread(message, patient, device, code, at_us, name)
+
+    def _without_others(self, refused: Refused | None, outcome: Outcome) -> Refused | None:
+        """Return the rows without those of a code that is not known and can be no vital sign's; None: none is left."""
+        if refused is None:
+            return None
+        known = [text in self._codes for text in refused.rows["code"].to_pylist()]
+        unknown = np.unique(refused.message[~np.array(known, np.bool_)]).tolist()
+        values, name = outcome.poll.values, outcome.poll.format
+        others = [i for i in unknown if not about(values[i] or b"", name, self._naming).unnamed]
+        left = refused.where(np.array(known, np.bool_) | ~np.isin(refused.message, others))
+        return left if len(left.message) else None
 
     def _remember_nobodys(self, refused: Refused, outcome: Outcome) -> None:
         """Remember what is of devices that are nobody's yet: who turns out to be there is told of it, see Refused.

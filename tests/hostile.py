@@ -90,7 +90,7 @@ CORPUS: dict[str, tuple[bytes, Reason | None]] = {
     "top-level text": (b'"x"', Reason.WRONG_SHAPE),
     "empty object": (b"{}", Reason.WRONG_RESOURCE),
     "no resourceType": (_with(resourceType=None), Reason.WRONG_RESOURCE),
-    "a Patient": (_with(resourceType="Patient"), Reason.WRONG_RESOURCE),
+    "a Medication": (_with(resourceType="Medication"), Reason.WRONG_RESOURCE),
     "resourceType is a number": (_with(resourceType=7), Reason.WRONG_RESOURCE),
     "10k-deep nesting": (b"[" * 10_000 + b"]" * 10_000, Reason.WRONG_SHAPE),
     "10k-deep nesting in what is not read": (
@@ -125,7 +125,12 @@ CORPUS: dict[str, tuple[bytes, Reason | None]] = {
     "unknown elements": (_with(foo={"bar": [1, 2, {"baz": None}]}), ACCEPTED),
     # times
     "no time": (_with(effectiveDateTime=None), Reason.NO_TIME),
-    "a period": (_with(effectiveDateTime=None, effectivePeriod={"start": "2025-06-01T10:00:00Z"}), Reason.NO_TIME),
+    "a period": (_with(effectiveDateTime=None, effectivePeriod={"start": "2025-06-01T10:00:00Z"}), ACCEPTED),
+    "a period of nothing": (_with(effectiveDateTime=None, effectivePeriod={}), Reason.NO_TIME),
+    "a period that is none": (_with(effectiveDateTime=None, effectivePeriod="today"), Reason.NO_TIME),
+    "a period that ends without a zone": (
+        _with(effectiveDateTime=None, effectivePeriod={"end": "2025-06-01T10:00:00"}), Reason.BAD_TIME,
+    ),
     "date only": (_with(effectiveDateTime="2025-06-01"), Reason.BAD_TIME),
     "month only": (_with(effectiveDateTime="2025-06"), Reason.BAD_TIME),
     "no zone": (_with(effectiveDateTime="2025-06-01T10:00:00"), Reason.BAD_TIME),

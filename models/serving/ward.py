@@ -13,7 +13,17 @@ import numpy as np
 
 from governance.keyuse import open_vault
 from models.artefact import Model
-from models.news2 import MAX_AGE_HOURS, OXYGEN, News2, Situation, is_vital, news2, vital_times
+from models.news2 import (
+    MAX_AGE_HOURS,
+    OXYGEN,
+    News2,
+    Situation,
+    is_vital,
+    last_of_parts,
+    news2,
+    parts_of,
+    vital_times,
+)
 from models.scoring import ScoreRecord, score_with_features
 from models.serving.health import REFILL, Trouble, filled, gone, lane_troubles, of_model, replaced, undecided
 from models.serving.inputs import Inputs, Rules
@@ -27,7 +37,7 @@ from vitalake import clock
 from vitalake.care.facts import Decision
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
-from vitalake.care.values import CLOCK_AHEAD, REFUSED
+from vitalake.care.values import CLOCK_AHEAD, NAMELESS, REFUSED
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings
@@ -66,7 +76,7 @@ class Chart:
         trial: as what the learnt score is shown; None: it is not shown to who acts.
         last: what NEWS2 was before parts of it expired or were ended, where that is more than is known now.
         last_us: when the newest reading of that was measured.
-        refused: how many messages of the patient were refused since the newest vital sign, and when the last one
+        refused: how many messages of the patient were refused in whose place nothing has come, and when the last one
             was; None: none.
         ahead: how many seconds the clock that told the newest vital signs is ahead; 0: it is not.
         age_years: completed years, with a stay those at admission; None: not known.
@@ -271,6 +281,8 @@ class Ward:
         last, last_us = _last(known, record, situation)
         if last is not None and last_us + STALE_SECONDS * 1_000_000 >= now_us:  # until then it ranks as it did
             held.due_us = min(held.due_us, last_us + STALE_SECONDS * 1_000_000 + 1)
+        refused = _refused(held.history.known_at(now_us), now_us)
+        held.due_us = min(held.due_us, refused[2] if refused else NEVER_US)
         since_us = _since_the_end(held.history.known_at(now_us), stay, now_us)
         if since_us is not None:
             held.due_us = min(held.due_us, since_us + STALE_SECONDS * 1_000_000 + 1)
@@ -288,7 +300,7 @@ class Ward:
             trial=trial,
             last=last,
             last_us=last_us,
-            refused=_refused(held.history.known_at(now_us)),
+            refused=refused[:2] if refused else None,
             ahead=_ahead(held.history.known_at(now_us)),
             age_years=age,
             measured_since=since_us is not None,
@@ -429,15 +441,37 @@ def _since_the_end(known: History, stay: Stay | None, now_us: int) -> int | None
     """
     if stay is None or stay.discharged_us is None:
         return None
-    last = known.effective_us[is_vital(known) | (known.code == REFUSED)].max(initial=-NEVER_US)
+    refused = (known.code == REFUSED) | (known.code == NAMELESS)
+    last = known.effective_us[is_vital(known) | refused].max(initial=-NEVER_US)
     return int(last) if last > max(stay.discharged_us, now_us - STALE_SECONDS * 1_000_000 - 1) else None
 
 
-def _refused(known: History) -> tuple[int, int] | None:
-    """Return how many messages were refused since the newest vital sign, and when the last one was; None: none."""
-    newest = vital_times(known).max(initial=-NEVER_US)
-    times = known.effective_us[(known.code == REFUSED) & (known.effective_us > newest)]
-    return (len(times), int(times.max())) if len(times) else None
+def _refused(known: History, now_us: int) -> tuple[int, int, int] | None:
+    """Return how many refused messages stand, when the last one was, and when the first ceases to; None: none stands.
+
+    One that named its codes stands until each of their parts was measured again. Of one that did not nobody knows what
+    it was: it stands until all parts that were known before were, or for as long as a vital sign is not stale.
+    """
+    marks = known.where((known.code == REFUSED) | (known.code == NAMELESS))
+    if not len(marks):
+        return None
+    measured = last_of_parts(known)
+    standing, until = [], NEVER_US
+    for code, at_us in zip(marks.code.tolist(), marks.effective_us.tolist(), strict=True):
+        beside = known.where(known.effective_us == at_us)
+        named = [] if code == NAMELESS else [*parts_of(beside.code)]
+        if named:
+            unusable = parts_of(beside.code[~np.isfinite(beside.value)])
+            over = all(measured.get(part, -1) >= at_us for part in unusable)
+        else:
+            before = last_of_parts(known.where(known.effective_us <= at_us)) or dict.fromkeys(measured, 0)
+            over = bool(before) and all(measured[part] > at_us for part in before)
+            ends_us = at_us + STALE_SECONDS * 1_000_000 + 1
+            over |= ends_us <= now_us
+            until = until if over else min(until, ends_us)
+        if not over:
+            standing.append(at_us)
+    return (len(standing), max(standing), until) if standing else None
 
 
 def _trend(held: _Held, known: History, now_us: int, situation: Situation) -> tuple[News2, ...]:

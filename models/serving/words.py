@@ -156,7 +156,7 @@ AGE_NOT_KNOWN = "age not known: read as an adult's"
 def refused_text(count: int, last_us: int) -> str:
     """Return that messages of a patient were refused."""
     told = "1 message" if count == 1 else f"{count} messages"
-    return f"{told} refused since the newest value, last {clock_minute(last_us)}"
+    return f"{told} refused, last {clock_minute(last_us)}"
 
 
 def ahead_text(seconds: float) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.decoding.elements import code_of, device_of, encounter_of, quantity_of, subject_of, version_of
-from pipelines.decoding.fhir_structs import STATUSES, Bundle, Observation
+from pipelines.decoding.fhir_structs import STATUSES, Bundle, Observation, Passed, passed_over
 from pipelines.decoding.gathering import Gathered, flags
 from pipelines.decoding.parsing import JsonMessages, collector_paused
 from pipelines.decoding.paths import PreciseReasons, fhir_path, reason_of
@@ -37,8 +37,8 @@ class FhirDecoder:
             max_message_bytes: longer messages are rejected unread.
             precise: ask fhir.resources for the reason of a reject, where it is installed.
         """
-        self._messages: JsonMessages[Observation | Bundle] = JsonMessages(
-            msgspec.json.Decoder(Observation | Bundle).decode,
+        self._messages: JsonMessages[Observation | Bundle | Passed] = JsonMessages(
+            msgspec.json.Decoder(passed_over(Observation) | Bundle).decode,
             max_message_bytes=max_message_bytes,
             refused=lambda error: (reason_of(error), fhir_path(str(error))),
         )
@@ -121,10 +121,10 @@ class FhirDecoder:
 
 
 def _unbundle(
-    resources: list[Observation | Bundle], message: list[int], rejects: dict[int, Reject], empty: list[int]
+    resources: list[Observation | Bundle | Passed], message: list[int], rejects: dict[int, Reject], empty: list[int]
 ) -> tuple[list[Observation], list[int]]:
-    """Return all Observations, and of each the index of its message; note Bundles of other resources only."""
-    if Bundle not in set(map(type, resources)):
+    """Return all Observations, and of each the index of its message; note messages of other resources only."""
+    if set(map(type, resources)) <= {Observation}:
         return resources, message  # type: ignore[return-value]
     observations: list[Observation] = []
     owner: list[int] = []
@@ -132,6 +132,8 @@ def _unbundle(
         if isinstance(resource, Observation):
             observations.append(resource)
             owner.append(i)
+        elif isinstance(resource, Passed):
+            empty.append(i)
         elif resource.implicitRules is not None:
             rejects[i] = Reject(i, Reason.MODIFIED, "Bundle.implicitRules")
         elif not resource.entry:

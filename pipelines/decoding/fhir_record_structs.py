@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Raw
 
-from pipelines.decoding.fhir_structs import Coding, Concept, entry_types
+from pipelines.decoding.fhir_structs import Coding, Concept, entry_types, passed_over
 
 _ABSENT = Raw(b"")
 
@@ -148,7 +148,4 @@ def message_type(dataset: str) -> tuple[object, type[msgspec.Struct]]:
         tag="Bundle",
         gc=False,
     )
-    whole: object = bundle
-    for kind in wanted:
-        whole = kind | whole
-    return whole, bundle
+    return passed_over(*wanted) | bundle, bundle

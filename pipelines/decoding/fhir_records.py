@@ -26,7 +26,7 @@ from pipelines.decoding.fhir_record_structs import (
     TypedIdentifier,
     message_type,
 )  # fmt: skip
-from pipelines.decoding.fhir_structs import Coding, Concept
+from pipelines.decoding.fhir_structs import Coding, Concept, Passed
 from pipelines.decoding.parsing import PARSE_ERRORS, JsonMessages, collector_paused, decode_each
 from pipelines.decoding.paths import fhir_path, reason_of
 from pipelines.decoding.raw import Refused
@@ -96,6 +96,8 @@ class FhirRecordDecoder:
 
     def _of(self, message: Any) -> list[Row]:
         """Return the rows of a resource, or of those of a Bundle that are the dataset's."""
+        if isinstance(message, Passed):
+            return []
         if not isinstance(message, self._bundle):
             return list(_rows(message, None))
         if message.implicitRules is not None:  # type: ignore[attr-defined]

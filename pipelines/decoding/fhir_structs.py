@@ -102,6 +102,7 @@ class Observation(Valued, gc=False, tag_field="resourceType", tag="Observation",
     device: Raw = _ABSENT
     effectiveDateTime: str | None = None
     effectiveInstant: str | None = None
+    effectivePeriod: Raw = _ABSENT
     issued: str | None = None
     component: list[Component] | None = None
     implicitRules: str | None = None
@@ -139,12 +140,12 @@ class Passed(msgspec.Struct, gc=False):
     """A resource that holds nothing for the dataset."""
 
 
-def entry_types(*wanted: type[msgspec.Struct]) -> Any:
-    """Return the union of what may stand in a Bundle: the wanted resources, and all others as ``Passed``."""
+def entry_types(*wanted: type[msgspec.Struct], among: frozenset[str] = RESOURCES) -> Any:
+    """Return the union of the wanted resources, and all others of ``among``, those of a Bundle, as ``Passed``."""
     own = {kind.__struct_config__.tag for kind in wanted}
     others = [
         msgspec.defstruct(name, (), bases=(Passed,), tag_field="resourceType", tag=name, gc=False)
-        for name in sorted(RESOURCES - own)
+        for name in sorted(among - own)
     ]
     return Union[(*wanted, *others)]
 
@@ -156,6 +157,15 @@ class Entry(msgspec.Struct, gc=False):
     """One resource of a Bundle."""
 
     resource: InBundle  # type: ignore[valid-type]
+
+
+OTHERS = ("Patient", "Encounter", "Condition", "Device", "DeviceUseStatement")
+"""Resources of the datasets in which nothing is measured."""
+
+
+def passed_over(*own: type[msgspec.Struct]) -> Any:
+    """Return the union of the resources that other datasets are made of, as ``Passed``: they may share a topic."""
+    return entry_types(*own, among=frozenset((*OTHERS, "Observation")))
 
 
 class Bundle(msgspec.Struct, gc=False, tag_field="resourceType", tag="Bundle"):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pipelines.decoding.elements import identity_of
 from pipelines.decoding.fhir_structs import Identifier, Observation, Valued
+from pipelines.decoding.parsing import PARSE_ERRORS
 
 Texts = list[bytes]
 
@@ -55,7 +56,7 @@ class Gathered:
         self.encounters += texts_of([o.encounter for o in observations])
         self.devices += texts_of([o.device for o in observations])
         self.metas += texts_of([o.meta for o in observations])
-        self.moments += [o.effectiveDateTime or o.effectiveInstant for o in observations]
+        self.moments += [o.effectiveDateTime or o.effectiveInstant or _period(o.effectivePeriod) for o in observations]
         self.issues += [o.issued for o in observations]
         self.identities += identities_of([o.identifier for o in observations])
         self.statuses += [o.status for o in observations]
@@ -118,6 +119,24 @@ def texts_of(raws: list[msgspec.Raw]) -> Texts:
     """
     texts = b"\0".join(raws).split(b"\0") if raws else []
     return texts if len(texts) == len(raws) else [bytes(raw) for raw in raws]
+
+
+class _Period(msgspec.Struct, gc=False):
+    start: str | None = None
+    end: str | None = None
+
+
+_PERIOD = msgspec.json.Decoder(_Period)
+
+
+def _period(raw: msgspec.Raw) -> str | None:
+    """Return when a period ends, else when it begins: by then all was measured; None: it tells neither."""
+    text = bytes(raw)
+    try:
+        period = _PERIOD.decode(text) if text not in (b"", b"null") else _Period()
+    except PARSE_ERRORS:
+        return None
+    return period.end or period.start
 
 
 def identities_of(identifiers: list[list[Identifier]]) -> list[bytes | None]:

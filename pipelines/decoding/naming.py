@@ -53,7 +53,7 @@ _STAY = re.compile(r"""(?:https?://[^\s"']+/)?\bEncounter/[^\s/?#"']+""")
 _STAY_KEYS = re.compile(r"encounter|visit|stay|episode", re.IGNORECASE)
 _CONDITIONAL = re.compile(r"\bPatient\?(?:[^\s\"']*&)?identifier=([^\s&\"']+)")
 _RECORD_NUMBER = "MR"
-_LINES = re.compile(rb"[\r\n\x0b\x1c]+")
+LINES = re.compile(rb"[\r\n\x0b\x1c]+")
 _HEADER = re.compile(rb"(?:^|[\r\n\x0b])\s*MSH")
 _MARKS = r"^~\&"
 _BLANKS = b" \t\r\n\x0b\x1c\xef\xbb\xbf"
@@ -82,12 +82,12 @@ class Naming:
         Returns:
             The ids, none where it names nobody; None for what cannot be taken apart, of which nothing can be told.
         """
-        opened = _opened(payload)
-        profile = self._profile(format_name)
-        if isinstance(opened, bytes):
-            return _of_hl7(opened, profile) if _HEADER.search(opened) else None
-        found = _of_json(opened, profile.patient if isinstance(profile, FlatProfile) else None)
-        for _, value in _places(opened):
+        message = opened(payload)
+        profile = self.profile_of(format_name)
+        if isinstance(message, bytes):
+            return _of_hl7(message, profile) if _HEADER.search(message) else None
+        found = _of_json(message, profile.patient if isinstance(profile, FlatProfile) else None)
+        for _, value in places(message):
             # A message in an envelope, as gateways and connectors make them.
             if isinstance(value, str) and value.lstrip()[:3].startswith(("MSH", "{", "[")):
                 found |= self.named_in(value.encode(errors="replace"), format_name) or set()
@@ -98,21 +98,22 @@ class Naming:
 
         To be asked of messages that name no patient.
         """
-        opened = _opened(payload)
-        profile = self._profile(format_name)
-        if isinstance(opened, bytes):
-            return _stays_of_hl7(opened, profile)
-        return _stays_of_json(opened, profile.encounter if isinstance(profile, FlatProfile) else None)
+        message = opened(payload)
+        profile = self.profile_of(format_name)
+        if isinstance(message, bytes):
+            return _stays_of_hl7(message, profile)
+        return _stays_of_json(message, profile.encounter if isinstance(profile, FlatProfile) else None)
 
     def devices_in(self, payload: bytes, format_name: str = "") -> set[str]:
         """Return the ids of devices and beds that a message names, composed as decoders compose them; see stays_in."""
-        opened = _opened(payload)
-        profile = self._profile(format_name)
-        if isinstance(opened, bytes):
-            return _devices_of_hl7(opened, profile)
-        return _devices_of_json(opened, profile.device if isinstance(profile, FlatProfile) else None)
+        message = opened(payload)
+        profile = self.profile_of(format_name)
+        if isinstance(message, bytes):
+            return _devices_of_hl7(message, profile)
+        return _devices_of_json(message, profile.device if isinstance(profile, FlatProfile) else None)
 
-    def _profile(self, format_name: str) -> Profile | None:
+    def profile_of(self, format_name: str) -> Profile | None:
+        """Return the profile that a format names; None: none, or it does not hold any more."""
         name = format_name.partition("/")[0]
         if name not in self._profiles:
             self._profiles[name] = self._read(name)
@@ -147,7 +148,7 @@ def plain_texts(payload: bytes) -> Iterator[str]:
 def _of_json(document: Any, patient: Name | None) -> set[str]:
     found: set[str] = set()
     fhir = False
-    for name, value in _places(document):
+    for name, value in places(document):
         if isinstance(value, str):
             found |= _of_text(value, is_reference=name in ("reference", "fullUrl"))
         elif isinstance(value, dict):
@@ -156,7 +157,7 @@ def _of_json(document: Any, patient: Name | None) -> set[str]:
                 found |= {_text(value.get("id"))}.union(*map(_numbers, _list(value.get("identifier"))))
             elif value.get("type") == "Patient" or (name in _WHOSE and not isinstance(value.get("type"), str)):
                 found |= _numbers(value.get("identifier"))
-    told = _at(document, patient.path.steps) if patient else []
+    told = values_at(document, patient.path.steps) if patient else []
     if patient:
         found |= {text for text in names([_text(value) for value in told], patient).values if text}
     if not any(map(_text, told)) and not (fhir and found - {""}):
@@ -182,12 +183,12 @@ def _numbers(identifier: Any) -> set[str]:
         return set()
     value = _text(identifier.get("value"))
     found = {_reference(identifier={"system": _text(identifier.get("system")), "value": value})}
-    if any(_RECORD_NUMBER == code for name, code in _places(identifier.get("type")) if name == "code"):
+    if any(_RECORD_NUMBER == code for name, code in places(identifier.get("type")) if name == "code"):
         found.add(value)
     return found
 
 
-def _opened(payload: bytes) -> Any:
+def opened(payload: bytes) -> Any:
     """Return what a JSON message holds; the bytes of any other, HL7's among them."""
     body = payload.strip(_BLANKS)
     try:
@@ -198,7 +199,7 @@ def _opened(payload: bytes) -> Any:
 
 def _stays_of_json(document: Any, encounter: Name | None) -> set[str]:
     found: set[str] = set()
-    for name, value in _places(document):
+    for name, value in places(document):
         if isinstance(value, str):
             found |= {_reference("Encounter", reference=literal) for literal in _STAY.findall(value)}
             found |= {value} if _STAY_KEYS.search(name) else set()
@@ -207,7 +208,7 @@ def _stays_of_json(document: Any, encounter: Name | None) -> set[str]:
         elif isinstance(value, dict) and "Encounter" in (value.get("type"), name.title()):
             found |= _numbers(value.get("identifier"))
     if encounter:
-        told = [_text(value) for value in _at(document, encounter.path.steps)]
+        told = [_text(value) for value in values_at(document, encounter.path.steps)]
         found |= {text for text in names(told, encounter).values if text}
     return found - {""}
 
@@ -215,11 +216,11 @@ def _stays_of_json(document: Any, encounter: Name | None) -> set[str]:
 def _devices_of_json(document: Any, device: Name | None) -> set[str]:
     found = {
         _reference("Device", **value)
-        for name, value in _places(document)
+        for name, value in places(document)
         if name == "device" and isinstance(value, dict)
     }
     if device:
-        told = [_text(value) for value in _at(document, device.path.steps)]
+        told = [_text(value) for value in values_at(document, device.path.steps)]
         found |= {text for text in names(told, device).values if text}
     return found - {""}
 
@@ -235,14 +236,14 @@ def _reference(kind: str = "Patient", **elements: Any) -> str:
 def _by_keys(document: Any) -> set[str]:
     """Return the numbers that stand under keys which by their names are a patient's, or just inside of those."""
     found: set[str] = set()
-    for name, value in _places(document):
+    for name, value in places(document):
         if _KEYS.search(name):
             inner = [value.get(key) for key in _INSIDE] if isinstance(value, dict) else [value]
             found |= set(map(_text, inner))
     return found
 
 
-def _places(document: Any) -> Iterator[tuple[str, Any]]:
+def places(document: Any) -> Iterator[tuple[str, Any]]:
     """Yield every value with the key that it stands under; what is in a list, with the list's."""
     left: list[tuple[str, Any]] = [("", document)]
     while left:
@@ -254,7 +255,7 @@ def _places(document: Any) -> Iterator[tuple[str, Any]]:
             left.extend((name, item) for item in value)
 
 
-def _at(document: Any, steps: Sequence[Step]) -> list[Any]:
+def values_at(document: Any, steps: Sequence[Step]) -> list[Any]:
     """Return what stands at a profile's path; decoders read it by types, and refuse the message where one is wrong."""
     found = [document]
     for step in steps:
@@ -295,7 +296,7 @@ def _of_hl7(payload: bytes, profile: Profile | None) -> set[str] | None:
     found: set[str] = set()
     dialect: Dialect | None = None
     identified = False
-    for line in map(bytes.strip, _LINES.split(payload)):
+    for line in map(bytes.strip, LINES.split(payload)):
         if line[:3] == b"MSH":
             dialect = _dialect(line.decode("latin-1"))
         identified |= line[:3] in _NUMBERS
@@ -328,14 +329,14 @@ def _of_segment(line: bytes, dialect: Dialect | None, composers: Sequence[Names]
 def _stays_of_hl7(payload: bytes, profile: Profile | None) -> set[str]:
     return {
         stay
-        for composer, segment in _segments(payload, profile)
+        for composer, segment in segments(payload, profile)
         if segment.name == "PV1" and (stay := _read(composer.visit, segment, _VISIT))
     }
 
 
 def _devices_of_hl7(payload: bytes, profile: Profile | None) -> set[str]:
     found: set[str | None] = set()
-    for composer, segment in _segments(payload, profile):
+    for composer, segment in segments(payload, profile):
         if segment.name == "PV1":
             found.add(_read(composer.bed, segment, _BED))
         elif segment.name in _DEVICES:
@@ -349,7 +350,7 @@ def _read(compose: Callable[[str, Dialect], str | None], segment: Segment, numbe
     return None
 
 
-def _segments(payload: bytes, profile: Profile | None) -> Iterator[tuple[Names, Segment]]:
+def segments(payload: bytes, profile: Profile | None) -> Iterator[tuple[Names, Segment]]:
     """Yield segments with what composes ids: as the profile says, and as none does."""
     try:
         from pipelines.decoding.hl7_names import Names
@@ -358,7 +359,7 @@ def _segments(payload: bytes, profile: Profile | None) -> Iterator[tuple[Names, 
         return
     composers = [Names(profile if isinstance(profile, Hl7Profile) else _plain()), Names(_plain())]
     dialect: Dialect | None = None
-    for line in map(bytes.strip, _LINES.split(payload)):
+    for line in map(bytes.strip, LINES.split(payload)):
         if line[:3] == b"MSH":
             dialect = _dialect(line.decode("latin-1"))
         elif dialect is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -96,29 +97,52 @@ def refused_of_conformed(
     return joined(before, refused_of(mine, mine["observation_id"], said, effective_us, available_us, message))
 
 
-def with_unread(
-    refused: Refused | None, told: Sequence[tuple[int, str | None, str | None]], broker_ms: npt.NDArray[np.int64]
-) -> Refused | None:
-    """Return the rows, and one for each patient or device that a message names which was not decoded.
+class Unread(NamedTuple):
+    """What a message that was not decoded may have measured of somebody.
+
+    Attributes:
+        message: index of the message.
+        patient, device: one or the other.
+        code: LOINC code of the vocabulary; empty: none is known, and it may be a vital sign.
+        at_us: of when; None: that cannot be read, and it is of when it came.
+        name: sixteen bytes, the same whenever the message is read again.
+    """
+
+    message: int
+    patient: str | None
+    device: str | None
+    code: str
+    at_us: int | None
+    name: bytes
+
+
+_DAY_US = 86_400_000_000
+
+
+def with_unread(refused: Refused | None, told: Sequence[Unread], broker_ms: npt.NDArray[np.int64]) -> Refused | None:
+    """Return the rows, and one for each code of each patient or device that a message names which was not decoded.
 
     Args:
         refused: rows of those that were.
-        told: index of the message, and patient or device.
+        told: of the others; a time that is not of the day before the message came is not believed.
         broker_ms: of each message.
     """
     if not told:
         return refused
-    message = np.array([i for i, *_ in told], np.int32)
-    count, moment = len(told), pa.array(broker_ms[message] * 1000).cast(_MOMENT)
+    message = np.array([one.message for one in told], np.int32)
+    count, came = len(told), broker_ms[message] * 1000
+    at = np.array([us if one.at_us is None else one.at_us for one, us in zip(told, came.tolist(), strict=True)])
+    moment = pa.array(np.where((at <= came) & (at > came - _DAY_US), at, came)).cast(_MOMENT)
     columns: dict[str, pa.Array] = {name: pa.array([""] * count, pa.string()) for name in (*_TEXTS, "value_code")} | {
-        "patient_id": pa.array([patient for _, patient, _ in told], pa.string()),
-        "device_id": pa.array([device for _, _, device in told], pa.string()),
+        "patient_id": pa.array([one.patient for one in told], pa.string()),
+        "device_id": pa.array([one.device for one in told], pa.string()),
+        "code": pa.array([one.code for one in told], pa.string()),
         "status": pa.array(["final"] * count, pa.string()),
-        "observation_id": pa.array([i.to_bytes(16, "little") for i in range(count)], pa.binary()),
+        "observation_id": pa.array([one.name for one in told], pa.binary()),
         "version": pa.array(np.zeros(count, np.int64)),
         "value": pa.array(np.full(count, NO_VALUE)),
         "effective_at": moment,
-        "available_at": moment,
+        "available_at": pa.array(came).cast(_MOMENT),
     }
     return joined(refused, Refused(pa.RecordBatch.from_pydict(columns, schema=SCHEMA), message))
 

@@ -128,7 +128,7 @@ def test_a_device_that_is_with_a_patient() -> None:
         ("patient", "Patient", {"name": {"family": "Doe"}}, Reason.WRONG_SHAPE),
         ("patient", "Patient", {"meta": {"lastUpdated": "yesterday"}}, Reason.BAD_TIME),
         ("patient", "Patient", {"modifierExtension": [{"url": "x"}]}, Reason.MODIFIED),
-        ("patient", "Observation", {}, Reason.WRONG_RESOURCE),
+        ("patient", "Medication", {}, Reason.WRONG_RESOURCE),
         ("encounter", "Encounter", {**ENCOUNTER, "subject": None}, Reason.NO_SUBJECT),
         ("encounter", "Encounter", {**ENCOUNTER, "subject": 7}, Reason.WRONG_SHAPE),
         ("encounter", "Encounter", {**ENCOUNTER, "period": None}, Reason.NO_KEY),

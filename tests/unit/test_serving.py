@@ -43,7 +43,7 @@ from vitalake import clock
 from vitalake.care.facts import Admission, Fact, Person, Placement
 from vitalake.care.records import History, code_number
 from vitalake.care.replay import Replay
-from vitalake.care.values import CAME, ROW
+from vitalake.care.values import CAME, NAMELESS, ROW
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
@@ -476,12 +476,44 @@ def test_a_refused_message_and_an_unusable_value_are_read_on_the_row(ward: WardU
     for text in (
         f"HR above what is plausible since {since}",
         f"RR no usable value since {since}: look at the patient",
-        f"2 messages refused since the newest value, last {clock_minute(now - 3 * MINUTE)}",
+        f"2 messages refused, last {clock_minute(now - 3 * MINUTE)}",
         "may be higher",
         "implausible",
         "not usable",
     ):
         assert text in row.html, text
+
+
+def test_a_refused_message_of_a_code_that_is_not_known_stands_until_all_parts_are_measured_again(
+    ward: WardUnderTest,
+) -> None:
+    """Any newer vital sign wiped the mark, of whatever the message was."""
+    patient, now = ward.admit("nameless"), clock.now_us()
+    ward.measure(patient, STABLE, at_us=now - 10 * MINUTE)
+    mark = np.zeros(1, ROW)
+    mark["code"], mark["value"], mark["effective_us"] = NAMELESS, np.nan, now - 4 * MINUTE
+    mark["available_us"] = mark["effective_us"]
+    ward.write(patient, mark)
+    ward.measure(patient, {"8867-4": 75}, at_us=now - 2 * MINUTE)
+    with ward_of(ward) as charts:
+        chart = charts.chart(patient)
+        assert chart is not None
+        assert chart.refused == (1, now - 4 * MINUTE)
+        assert band_of(chart) == "unsure"
+        until = now - 4 * MINUTE + STALE_SECONDS * 1_000_000 + 1
+        assert chart.due_us <= until
+        for at_us, marked in ((until - 60_000_000, True), (until, False)):
+            ward.store.set_replay(Replay(start_us=at_us, wall_us=clock.now_us(), speed=0.001, end_us=now + 10**12))
+            charts.changed()
+            chart = charts.chart(patient)
+            assert chart is not None
+            assert (chart.refused is not None) == marked
+        ward.store.set_replay(None)
+        ward.measure(patient, STABLE, at_us=now - MINUTE)
+        charts.changed()
+        chart = charts.chart(patient)
+        assert chart is not None
+        assert chart.refused is None
 
 
 @pytest.mark.parametrize("by_feed", [False, True])
@@ -592,7 +624,7 @@ def test_one_refused_message_does_not_make_the_sickest_disappear_nor_anybody_low
     predictions = {name: risk_assessment(chart, task)["prediction"][0] for name, chart in seen.items()}
     assert ["qualitativeRisk" in predictions[name] for name in names] == [False, True, False, True]
     assert f"it was {last.total}, 3 min ago" in predictions["ill"]["rationale"]
-    assert "1 message refused since the newest value" in predictions["undecoded"]["rationale"]
+    assert "1 message refused" in predictions["undecoded"]["rationale"]
 
 
 def test_api_and_fhir_say_what_the_board_says_of_age_and_clock(ward: WardUnderTest) -> None:

@@ -38,10 +38,14 @@ CAME = 0xFF
 the sender says that there is none, as of a sensor that is not connected."""
 
 REFUSED = 0
-"""The code of what says that a message of the patient was refused as a whole; its value is NO_VALUE."""
+"""The code of what says that a message of the patient was refused as a whole; its value is NO_VALUE. Beside it, at the
+same time, stand rows of the vital signs that it may have held; earlier releases have written some without any."""
 
 CLOCK_AHEAD = 1
 """The code of what says that values of the patient came from the future; its value is how far ahead, in seconds."""
+
+NAMELESS = 2
+"""The same of a message that may have held a vital sign whose code is not known."""
 
 AHEAD_US = 120_000_000
 """Clocks may differ by so much without a word; whatever lies ahead of ours is read as of when it came."""

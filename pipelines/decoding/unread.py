@@ -1,0 +1,215 @@
+"""What a message that was refused may have measured: read leniently, for it may be half broken.
+
+A refused vital sign ends what was known of its part on the ward. What was measured is not looked at, only which codes
+are named and of when they are; and whether what has no code that is known could be a vital sign at all: a smoking
+status, a medication or an admission on the same topic says nothing of anybody's pulse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines.decoding.naming import LINES, Naming, opened, places, segments, values_at
+from pipelines.decoding.profile import FlatProfile, Profile, When
+from pipelines.decoding.raw import Refused
+from pipelines.decoding.times import parse_times
+from vitalake.care.vitals import may_be_vital_unit
+from vitalake.vocabulary import load_vocabulary
+
+if TYPE_CHECKING:
+    from pipelines.decoding.hl7_text import Segment
+
+_NUMBER = re.compile(r"\s*[<>=]*\s*[-+]?[.,]?\d")
+_NUMERIC = frozenset({"NM", "SN", ""})
+_PER_SECOND = {"epoch-s": 1_000_000, "epoch-ms": 1_000, "epoch-us": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a message may have measured.
+
+    Attributes:
+        codes: LOINC codes of the vocabulary that it names, with the time of each in microseconds since 1970 UTC; None:
+            there is none that can be read.
+        unnamed: it may hold a vital sign of which no code is known.
+    """
+
+    codes: Mapping[str, int | None]
+    unnamed: bool
+
+
+_NOTHING = About({}, unnamed=False)
+_ANYTHING = About({}, unnamed=True)
+
+
+def about(payload: bytes, format_name: str, naming: Naming) -> About:
+    """Return what a message may have measured.
+
+    Args:
+        payload: the message.
+        format_name: of its topic.
+        naming: knows the profiles.
+    """
+    message, profile = opened(payload), naming.profile_of(format_name)
+    if isinstance(message, bytes):
+        return _of_hl7(message, profile)
+    if isinstance(profile, FlatProfile):
+        return _of_flat(message, profile)
+    if isinstance(message, dict) and isinstance(message.get("resourceType"), str):
+        return _of_fhir(message)
+    inner = [
+        about(value.encode(errors="replace"), format_name, naming)
+        for _, value in places(message)
+        if isinstance(value, str) and value.lstrip()[:3].startswith(("MSH", "{"))
+    ]
+    return _joined(inner or [_of_observation(message) if isinstance(message, dict) else _ANYTHING])
+
+
+def _joined(several: Iterable[About]) -> About:
+    codes: dict[str, int | None] = {}
+    unnamed = False
+    for one in several:
+        unnamed |= one.unnamed
+        for code, at_us in one.codes.items():
+            before = codes.get(code)
+            codes[code] = at_us if before is None else max(before, at_us or before)
+    return About(codes, unnamed)
+
+
+# -- FHIR --------------------------------------------------------------------------------------------------------
+
+
+def _of_fhir(message: dict[str, Any]) -> About:
+    kind = message["resourceType"]
+    if kind == "Observation":
+        return _of_observation(message)
+    if kind != "Bundle":
+        return _NOTHING
+    entries = message.get("entry")
+    if not isinstance(entries, list):
+        return _ANYTHING
+    resources = [entry.get("resource") if isinstance(entry, dict) else entry for entry in entries]
+    found = [_of_fhir(r) if isinstance(r.get("resourceType"), str) else _of_observation(r) for r in _dicts(resources)]
+    return _joined([*found, *([_ANYTHING] if len(found) < len(resources) else [])])
+
+
+def _of_observation(observation: dict[str, Any]) -> About:
+    """Return what an Observation names; its own code counts for what it holds, but for its components."""
+    categories = {value for name, value in places(observation.get("category")) if name == "code"}
+    components = _dicts(observation.get("component"))
+    own = [] if components and not any(key.startswith("value") for key in observation) else [observation]
+    at_us, codes, unnamed = _moment(observation), dict[str, int | None](), False
+    for item in [*own, *components]:
+        known = load_vocabulary().codes.keys() & {str(v) for name, v in places(item.get("code")) if name == "code"}
+        codes |= dict.fromkeys(known, at_us)
+        unnamed |= not known and _may_be_vital(item, categories)
+    return About(codes, unnamed)
+
+
+def _may_be_vital(item: dict[str, Any], categories: set[Any]) -> bool:
+    if "vital-signs" in categories or categories:
+        return "vital-signs" in categories
+    quantity, text = item.get("valueQuantity"), item.get("valueString")
+    if isinstance(quantity, dict):
+        units = [quantity.get(name) for name in ("code", "unit")]
+        return may_be_vital_unit(next((unit for unit in units if isinstance(unit, str) and unit), None))
+    if isinstance(text, str):
+        return _NUMBER.match(text) is not None
+    return "valueInteger" in item or not any(name.startswith("value") for name in item)
+
+
+def _moment(observation: dict[str, Any]) -> int | None:
+    period = observation.get("effectivePeriod")
+    period = period if isinstance(period, dict) else {}
+    told = [*map(observation.get, ("effectiveDateTime", "effectiveInstant")), *map(period.get, ("end", "start"))]
+    return next(filter(None, map(_instant, told)), None)
+
+
+def _instant(text: Any) -> int | None:
+    times = parse_times([text if isinstance(text, str) else None])
+    return None if times.absent[0] or times.bad[0] else int(times.us[0])
+
+
+def _dicts(several: Any) -> list[dict[str, Any]]:
+    return [one for one in several if isinstance(one, dict)] if isinstance(several, list) else []
+
+
+# -- devices' own JSON -------------------------------------------------------------------------------------------
+
+
+def _of_flat(message: Any, profile: FlatProfile) -> About:
+    at_us = _flat_time(message, profile.time)
+    codes = {
+        value.code: at_us
+        for value in profile.values
+        if any(said is not None for said in values_at(message, value.path.steps))
+        and (value.when is None or value.when.word in map(str, values_at(message, value.when.path.steps)))
+    }
+    return About(codes, unnamed=not codes)
+
+
+def _flat_time(message: Any, when: When) -> int | None:
+    told = values_at(message, when.path.steps)
+    if when.format == "rfc3339":
+        return max(filter(None, map(_instant, told)), default=None)
+    factor = _PER_SECOND.get(when.format, 0)
+    times = [int(said * factor) for said in told if isinstance(said, int | float) and abs(said) < 1e18]
+    return max(times, default=None) if factor else None
+
+
+# -- HL7 v2 ------------------------------------------------------------------------------------------------------
+
+
+def _of_hl7(payload: bytes, profile: Profile | None) -> About:
+    """Return what the results of messages name; None of other messages: they hold no results."""
+    kinds = {kind for line in LINES.split(payload) if (kind := _kind(line.strip())) is not None}
+    if kinds and kinds.isdisjoint({"ORU", ""}):
+        return _NOTHING
+    found = [*_results(payload, profile)]
+    return _joined(found) if found or kinds else _ANYTHING
+
+
+def _kind(line: bytes) -> str | None:
+    """Return the kind of message that MSH-9 says; None: it is no MSH."""
+    if not line.startswith(b"MSH") or len(line) < 5:
+        return None
+    fields = line.decode("latin-1").split(chr(line[3]))
+    return fields[8].split(chr(line[4]))[0].strip() if len(fields) > 8 else ""
+
+
+def _results(payload: bytes, profile: Profile | None) -> Iterator[About]:
+    order: Segment | None = None
+    first = None
+    for composer, segment in segments(payload, profile):
+        first = first or composer
+        if segment.name == "OBR":
+            order = segment
+        if segment.name != "OBX" or composer is not first:  # the others compose as no profile says
+            continue
+        code: str | None = ""
+        with suppress(Refused):
+            code = composer.code(segment.raw(3), segment.dialect)
+        if code is None:  # the profile ignores it
+            continue
+        if code in load_vocabulary().codes:
+            yield About({code: _hl7_time(segment, order, profile)}, unnamed=False)
+            continue
+        unit = None
+        with suppress(Refused):
+            unit = composer.unit(segment.raw(6), segment.dialect)
+        number = segment.raw(2) in _NUMERIC or (segment.raw(2) == "ST" and _NUMBER.match(segment.raw(5)) is not None)
+        yield About({}, unnamed=number and may_be_vital_unit((unit or "").rpartition("|")[2]))
+
+
+def _hl7_time(obx: Segment, order: Segment | None, profile: Profile | None) -> int | None:
+    from pipelines.decoding.hl7_times import instant, read_time
+
+    for text in (obx.first(14), order.first(7) if order is not None else ""):
+        with suppress(Refused):
+            if text:
+                return instant(read_time(text), offset_minutes=None, clock=profile.clock if profile else None).us
+    return None
