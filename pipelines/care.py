@@ -50,6 +50,9 @@ from vitalake.vocabulary import load_vocabulary
 _log = logging.getLogger(__name__)
 
 
+TAKEN = frozenset({"observation", "encounter", "patient", "ward_movement", "device_association", "condition"})
+"""The datasets whose rows go to the care store, or the vault; their lanes say there that they live."""
+
 WAREHOUSE = "sql"
 """The format of polls that a warehouse's rows come in: there may be millions of people, and stays come first."""
 

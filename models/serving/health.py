@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from models.serving.zone import clock_second
+from models.serving.zone import clock_second, clock_time
 from vitalake.errors import ModelError, PrivacyError, ServiceUnavailable, VitaLakeError
 
 SILENT_SECONDS = 20.0
@@ -84,6 +84,24 @@ def undecided(at_us: int) -> Trouble:
 def of_model(error: ModelError) -> Trouble:
     """Return the trouble of a model that is not there, or only from before."""
     return Trouble("no-registry", f"{error.what}. NEWS2 does not depend on it.", failing=False)
+
+
+def missing_troubles(expected: Collection[str], lanes: Mapping[str, object], *, made_us: int) -> list[Trouble]:
+    """Return what is wrong with streams of which the store has never heard: they may have died with the one before.
+
+    Args:
+        expected: the jobs that bring the ward its rows.
+        lanes: by writer, those that have reported to this store.
+        made_us: when the store was made.
+    """
+    reported = {writer.rpartition("/")[0] for writer in lanes}
+    since = f"since the care store was made, {clock_time(made_us)}: new values may be missing."
+    if expected and not reported:
+        return [Trouble("no-stream", f"No stream has reported {since}", failing=False)]
+    return [
+        Trouble("stream-silent", f"The stream '{job}' has not reported {since}", failing=False)
+        for job in sorted(set(expected) - reported)
+    ]
 
 
 def lane_troubles(lanes: Mapping[str, tuple[int, bool]], *, now_us: int) -> list[Trouble]:

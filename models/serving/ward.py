@@ -25,13 +25,23 @@ from models.news2 import (
     vital_times,
 )
 from models.scoring import ScoreRecord, score_with_features
-from models.serving.health import REFILL, Trouble, filled, gone, lane_troubles, of_model, replaced, undecided
+from models.serving.health import (
+    REFILL,
+    Trouble,
+    filled,
+    gone,
+    lane_troubles,
+    missing_troubles,
+    of_model,
+    replaced,
+    undecided,
+)
 from models.serving.inputs import Inputs, Rules
 from models.serving.risk import STALE_SECONDS, old_after_seconds
 from models.serving.scores import FILE, ScoreBook
 from models.serving.shadow import Shadow, Trial, without_learnt
 from models.tasks import load_task
-from pipelines.care import open_care, store_sealer
+from pipelines.care import TAKEN, open_care, store_sealer
 from pipelines.erasure.forgotten import catch_up
 from vitalake import clock
 from vitalake.care.facts import Decision
@@ -177,7 +187,10 @@ class Ward:
 
     def troubles(self) -> list[Trouble]:
         """Return what is wrong beside the patients; to be asked once a second."""
-        found = lane_troubles(self._care.lanes(), now_us=clock.now_us())
+        lanes = self._care.lanes()
+        found = lane_troubles(lanes, now_us=clock.now_us())
+        if self._care.replay() is None:  # of a replay there need be no streams
+            found += missing_troubles(self._expected(), lanes, made_us=self._care.made_us())
         if self._replaced_us and not self._care.is_filled_since(self._replaced_us):
             found.append(replaced(self._replaced_us))
         elif lacking_us := self._care.lacking_us():
@@ -189,6 +202,13 @@ class Ward:
         if self._inputs.refused is not None:
             found.append(of_model(self._inputs.refused))
         return found
+
+    def _expected(self) -> set[str]:
+        """Return the jobs that must report: those that are configured, else, after a loss, whichever there were."""
+        if "jobs" in self._settings.model_fields_set:
+            return {job for job, one in self._settings.jobs.items() if one.care and one.dataset in TAKEN}
+        lost = max(self._care.filled_us(), self._care.lacking_us())
+        return {""} if not self._care.lanes() and clock.now_us() - lost < MAX_AGE_HOURS * 3_600e6 else set()
 
     def _look_at_file(self) -> set[str]:
         """Open the store again if its file is another one; return who was known in the one of before.

@@ -25,6 +25,7 @@ from vitalake.home import init_home
 from vitalake.keyservice import KeyRevoked
 from vitalake.lake.dataset import load_dataset
 from vitalake.logs import configure
+from vitalake.settings import StreamSettings
 
 
 @pytest.fixture
@@ -149,6 +150,25 @@ def test_a_stream_that_stopped_is_told_from_a_ward_that_is_quiet(
         ward.store.beat("vitals/0of2", ended=True)
         ward.store.beat("vitals/1of2", ended=True)
         until(lambda: _health(served.address) == (200, "degraded", ["stream-ended"]))
+
+
+def test_streams_that_died_with_the_store_before_are_told_after_it_was_filled(ward: WardUnderTest) -> None:
+    """All streams were dead, the store was deleted and rebuilt, and the board said Live, for it knew of no lane."""
+    jobs = {name: StreamSettings(dataset=of) for name, of in (("vitals", "observation"), ("stays", "encounter"))}
+    jobs["aside"] = StreamSettings(care=False)
+    with serving(ward.settings.model_copy(update={"jobs": jobs})) as served:
+        until(lambda: _health(served.address) == (200, "degraded", ["no-stream"]))
+        ward.store.beat("vitals/0of1")
+        until(lambda: _health(served.address) == (200, "degraded", ["stream-silent"]))
+        ward.store.beat("stays/0of1")
+        until(lambda: _health(served.address) == (200, "ok", []))
+    ward.store._db.execute("DELETE FROM lane")
+    with serving(ward.settings) as served:
+        until(lambda: _health(served.address) == (200, "ok", []))  # no job is configured
+        ward.store.note_filled()
+        until(lambda: _health(served.address) == (200, "degraded", ["no-stream", "care-store-filled"]))
+        ward.store.beat("vitals/0of1")
+        until(lambda: _health(served.address) == (200, "degraded", ["care-store-filled"]))
 
 
 def test_lanes_are_judged_by_job_and_number_of_shares(ward: WardUnderTest) -> None:

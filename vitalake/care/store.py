@@ -80,6 +80,7 @@ INSERT OR IGNORE INTO meta VALUES ('revision', '0'), ('generation', '0');
 INSERT OR IGNORE INTO patient SELECT patient, 0 FROM fact WHERE kind IN ('encounter', 'placement');
 INSERT OR IGNORE INTO meta SELECT 'store', CASE
     WHEN EXISTS (SELECT 1 FROM taken) OR EXISTS (SELECT 1 FROM patient) THEN '' ELSE lower(hex(randomblob(8))) END;
+INSERT OR IGNORE INTO meta SELECT 'made', CAST(strftime('%s', 'now') AS INTEGER) * 1000000;
 CREATE TABLE IF NOT EXISTS lane (writer TEXT PRIMARY KEY, beat_us INTEGER NOT NULL, ended INTEGER NOT NULL)
 WITHOUT ROWID;
 """
@@ -135,6 +136,10 @@ class CareStore:
     def name(self) -> str:
         """Return a name of this store, which one made in its place does not have; one made long ago has none."""
         return self._meta("store")
+
+    def made_us(self) -> int:
+        """Return when the store was made, or first opened by a release that notes it; microseconds since 1970 UTC."""
+        return int(self._meta("made") or 0)
 
     def is_new(self) -> bool:
         """Return whether nothing was ever stored here."""
