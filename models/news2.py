@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from models.lateness import BEHIND_US, is_caught_up, steady_lag_us
 from vitalake.care.records import History, code_number
 from vitalake.care.values import CAME, COMPARATORS
 from vitalake.vocabulary import load_vocabulary
@@ -175,6 +176,7 @@ class Event(msgspec.Struct, frozen=True):
         code: LOINC, as a number.
         value: what was read.
         comparator: what stands before it.
+        came_us: when it came, where that is long after; 0: in time.
     """
 
     part: str
@@ -182,6 +184,7 @@ class Event(msgspec.Struct, frozen=True):
     code: int
     value: float = 0.0
     comparator: str = ""
+    came_us: int = 0
 
 
 Ending = Literal["none", "low", "high"]
@@ -240,7 +243,8 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
 
     Of several values of one moment (TOGETHER_US) the one with most points counts. An event counts until the same code
     brings another value, or another sensor one that is OUTLIVED_US younger: a pulse by oximetry in the same minute does
-    not hide what the electrocardiogram says. A value that cannot be used ends the one before it.
+    not hide what the electrocardiogram says. Of an event that came late, and not with others of hours, the time it came
+    counts as well: the sender's clock may be behind. A value that cannot be used ends the one before it.
 
     Args:
         history: values in any amount; what is known or effective later does not count.
@@ -271,7 +275,9 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
         broken = _broken(standing, part, as_of_us)
         if not found and not broken:
             continue
-        events += [Event(name, one.at_us, one.code, one.value, one.comparator) for one in broken]
+        events += [
+            Event(name, one.at_us, one.code, one.value, one.comparator, standing.late.get(one, 0)) for one in broken
+        ]
         scored = [
             (_points(ACVPU_BANDS if one.code == _ACVPU else bands, one), one)
             for one in dict.fromkeys([*found, *broken])
@@ -311,6 +317,13 @@ def _broken(standing: _Standing, part: Part, as_of_us: int) -> list[Reading]:
     every = [*standing.found, *standing.gone]
     last = {one.code: max(near.at_us for near in every if near.code == one.code) for one in every}
     newest_us = max((one.at_us for one in standing.found), default=0)
+    late = {
+        one.code: one
+        for one, came_us in standing.late.items()
+        if _is_broken(one, part)
+        and _counts(one, part.max_age_hours, as_of_us)
+        and standing.came_us - came_us < OUTLIVED_US
+    }
     found = {
         one.code: one
         for one in sorted(every, key=lambda one: (one.at_us, -one.value))
@@ -319,7 +332,7 @@ def _broken(standing: _Standing, part: Part, as_of_us: int) -> list[Reading]:
         and _counts(one, part.max_age_hours, as_of_us)
         and max(newest_us, standing.gone_us if one in standing.gone else 0) - one.at_us < OUTLIVED_US
     }
-    return list(found.values())
+    return list((late | found).values())
 
 
 def _other(found: list[tuple[int, Reading]], points: int, scored: Reading, part: Part) -> Reading | None:
@@ -402,12 +415,16 @@ class _Standing(NamedTuple):
         end: what ended all; then nothing is found.
         gone: the last readings of the codes that ended for want of a value.
         gone_us: when the last one of these said so.
+        late: of each code the reading that came last, if it came late and is of now by when it came, with that time.
+        came_us: when the last value came.
     """
 
     found: list[Reading]
     end: Ended | None
     gone: list[Reading]
     gone_us: int
+    late: dict[Reading, int]
+    came_us: int
 
 
 def _standing(told: History, numbers: Iterable[int], decimals: Mapping[int, int]) -> _Standing:
@@ -419,6 +436,8 @@ def _standing(told: History, numbers: Iterable[int], decimals: Mapping[int, int]
     found: list[Reading] = []
     gone: list[Reading] = []
     ends: list[tuple[int, Ended]] = []
+    late: dict[Reading, int] = {}
+    came_us = 0
     for number in numbers:
         mine = told.code == number
         if not mine.any():
@@ -437,16 +456,38 @@ def _standing(told: History, numbers: Iterable[int], decimals: Mapping[int, int]
                 Reading(charted(value, decimals[number]), at_us, number, COMPARATORS[sign])
                 for at_us, value, sign in dict.fromkeys(triples)
             )
+            available = told.available_us[mine][finite]
+            came_us = max(came_us, int(available.max()))
+            place = _late(times[finite], available)
+            if place is not None:
+                value, sign = float(values[finite][place]), COMPARATORS[signs[finite][place]]
+                one = Reading(charted(value, decimals[number]), int(times[finite][place]), number, sign)
+                late[one] = int(available[place])
         if unusable.any():
             last_us = int(times[unusable].max())
             kind = ending(float(values[unusable & (times == last_us)][-1]))
             ends.append((last_us, Ended(int(times[unusable].min()), number, kind)))
     if not ends:
-        return _Standing(found, None, gone, 0)
+        return _Standing(found, None, gone, 0, late, came_us)
     last_us, end = max(ends, key=lambda pair: pair[0])
     if any(_stands_in(one, last_us) for one in found):
-        return _Standing(found, None, gone, last_us)
-    return _Standing([], end, gone, last_us)
+        return _Standing(found, None, gone, last_us, late, came_us)
+    return _Standing([], end, gone, last_us, late, came_us)
+
+
+def _late(times: npt.NDArray[np.int64], available: npt.NDArray[np.int64]) -> int | None:
+    """Return which value of a code came late, last of those, and may yet be of now; None: none did.
+
+    It is the newest of its code, and did not come with others of hours at once; or the code's values come late
+    steadily, so that it is of now although its clock was set back behind others.
+    """
+    late = np.flatnonzero(available - times >= BEHIND_US)
+    if not len(late):
+        return None
+    last = int(late[np.lexsort((times[late], available[late]))[-1]])
+    if times[last] == times.max():
+        return None if is_caught_up(times, available, last) else last
+    return last if steady_lag_us(times, available) else None
 
 
 def _stands_in(one: Reading, end_us: int) -> bool:

@@ -16,6 +16,7 @@ from models.serving.words import (
     Band,
     ago,
     ahead_text,
+    behind_texts,
     ended_texts,
     event_text,
     refused_text,
@@ -96,6 +97,7 @@ def _news2(chart: Chart, *, stale: bool) -> dict[str, Any]:
         for event in score.events
     ]
     told = contradicted(chart) + ([ahead_text(chart.ahead)] if chart.ahead else [])
+    told += behind_texts(chart.behind)
     told += [refused_text(*chart.refused)] if chart.refused else []
     if score.withheld:
         said += told

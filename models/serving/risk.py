@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from models.lateness import HIDDEN_US
 from models.news2 import PARTS, WITHHELD
 from models.scoring import ABSTAINED, Reason, ScoreRecord
 from models.serving.words import Band, band
@@ -60,13 +61,14 @@ def old_parts(record: ScoreRecord, now_us: int) -> list[str]:
 def band_of(chart: Chart) -> Band:
     """Return what a score says now: one fresh part among old ones does not make it one of now.
 
-    Nor is anybody low of whom a message was refused since, or who is recorded as dead; whose score was lost by what
-    cannot be used may be higher.
+    Nor is anybody low of whom a message was refused since, or a sensor's values come so late that they count for
+    nothing beside another's, or who is recorded as dead; whose score was lost by what cannot be used may be higher.
     """
     record, now_us = chart.record, chart.now_us
     found = band(record.news2, stale=is_stale(record, now_us) or bool(old_parts(record, now_us)))
     lost = found == "none" and bool(record.news2.ended) and chart.last is not None
-    return "unsure" if lost or (found == "low" and (chart.refused or chart.died)) else found
+    hidden = any(seconds >= HIDDEN_US / 1e6 for seconds in chart.behind.values())
+    return "unsure" if lost or (found == "low" and (chart.refused or chart.died or hidden)) else found
 
 
 def was_band(chart: Chart) -> Band:
@@ -93,6 +95,7 @@ def risk_document(chart: Chart) -> dict[str, Any]:
         "band": band_of(chart),
         "refused": {"count": chart.refused[0], "last_at": iso(chart.refused[1])} if chart.refused else None,
         "clock_ahead_seconds": chart.ahead,
+        "late_by_seconds": chart.behind,
         "was": {"total": chart.last.total, "at": iso(chart.last_us)} if chart.last else None,
         "age_known": chart.age_years is not None,
         "discharged_at": iso(chart.stay.discharged_us) if chart.stay else None,

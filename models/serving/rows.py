@@ -184,6 +184,7 @@ def says_of_values(chart: Chart) -> list[str]:
     found += [*ended[:-1], *(f"{text}: look at the patient" for text in ended[-1:])]
     if chart.ahead:
         found.append(words.ahead_text(chart.ahead))
+    found += words.behind_texts(chart.behind)
     if chart.refused:
         found.append(words.refused_text(*chart.refused))
     return found

@@ -13,8 +13,10 @@ import numpy as np
 
 from governance.keyuse import open_vault
 from models.artefact import Model
+from models.lateness import behind
 from models.news2 import (
     MAX_AGE_HOURS,
+    MEASURED,
     OXYGEN,
     News2,
     Situation,
@@ -45,7 +47,7 @@ from pipelines.care import TAKEN, open_care, store_sealer
 from pipelines.erasure.forgotten import catch_up
 from vitalake import clock
 from vitalake.care.facts import Decision
-from vitalake.care.records import History, Stay
+from vitalake.care.records import History, Stay, code_number
 from vitalake.care.replay import Replay
 from vitalake.care.values import CLOCK_AHEAD, NAMELESS, REFUSED
 from vitalake.errors import PrivacyError
@@ -56,7 +58,7 @@ log = logging.getLogger(__name__)
 
 TASK = "mortality"
 
-SCORING = 4
+SCORING = 5
 """Counts up when the same evidence gives another record: those of before stay in the book, and are not given out."""
 
 MARK_US = 1_800_000_000
@@ -64,6 +66,8 @@ MARK_US = 1_800_000_000
 
 MARKS = 24
 """Twelve hours of them."""
+
+_CODES = {name: tuple(map(code_number, part.codes)) for name, part in MEASURED.items()}
 
 NEVER_US = np.iinfo(np.int64).max
 RECOUNT_SECONDS = 30.0
@@ -89,6 +93,7 @@ class Chart:
         refused: how many messages of the patient were refused in whose place nothing has come, and when the last one
             was; None: none.
         ahead: how many seconds the clock that told the newest vital signs is ahead; 0: it is not.
+        behind: of parts whose values come steadily late by how many seconds.
         age_years: completed years, with a stay those at admission; None: not known.
         measured_since: the stay has ended, and vital signs were measured since, or refused, that are not stale.
         died: the patient is recorded as dead, see vitalake.care.facts.Person; empty: not.
@@ -108,6 +113,7 @@ class Chart:
     last_us: int = 0
     refused: tuple[int, int] | None = None
     ahead: float = 0.0
+    behind: dict[str, float] = field(default_factory=dict)
     age_years: float | None = None
     measured_since: bool = False
     died: str = ""
@@ -322,6 +328,7 @@ class Ward:
             last_us=last_us,
             refused=refused[:2] if refused else None,
             ahead=_ahead(held.history.known_at(now_us)),
+            behind={part: lag / 1e6 for part, lag in behind(known, _CODES).items()},
             age_years=age,
             measured_since=since_us is not None,
             died=stay.died if stay else self._care.died(patient),

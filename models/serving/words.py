@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,9 +89,10 @@ def event_text(event: Event, beside: Reading | None = None) -> str:
         beside: what another sensor says of the same moment; None: nothing.
     """
     what = f"{SHORT_NAMES[event.part]} {event.comparator}{number(event.value, 0)}"
+    late = f", which came {ago((event.came_us - event.at_us) / 1e6)} late" if event.came_us else ""
     if beside is None:
-        return f"{what}: {EVENT_CAUSES[event.part]}"
-    return f"{what}{BY.get(event.code, '')}, but {_read(event.part, beside)}: patient or probe?"
+        return f"{what}{late}: {EVENT_CAUSES[event.part]}"
+    return f"{what}{BY.get(event.code, '')}{late}, but {_read(event.part, beside)}: patient or probe?"
 
 
 def two_texts(score: News2) -> list[str]:
@@ -162,6 +164,21 @@ def refused_text(count: int, last_us: int) -> str:
 def ahead_text(seconds: float) -> str:
     """Return that a sender's clock is ahead by so much."""
     return f"the sender's clock is {ago(seconds)} ahead of ours: times are of when values came"
+
+
+def behind_texts(behind: Mapping[str, float]) -> list[str]:
+    """Return of which parts the values come steadily late, and by how much; those that are as late together.
+
+    Args:
+        behind: seconds by part.
+    """
+    parts: dict[str, list[str]] = {}
+    for part, seconds in behind.items():
+        parts.setdefault(ago(60 * round(seconds / 60)), []).append(SHORT_NAMES[part])
+    return [
+        f"{', '.join(names)}: the sender's clock is {lag} behind ours, or values come late"
+        for lag, names in parts.items()
+    ]
 
 
 @dataclass(frozen=True, slots=True)

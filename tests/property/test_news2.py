@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.lateness import behind
 from models.news2 import ACVPU, ADULT, MAX_AGE_HOURS, MEASURED, OUTLIVED_US, PARTS, News2, Situation, charted, news2
 from models.serving.words import event_text, number, reading_text, two_texts
 from models.tasks import load_task
@@ -543,3 +544,69 @@ def test_no_oxygen_by_one_way_does_not_stand_in_for_words_of_the_other() -> None
     assert _signed(("3151-8", 0, 60 * _SECOND, 0), words).parts["supplemental_oxygen"] is None
     assert _signed(("3151-8", 6, 60 * _SECOND, 0), words).parts["supplemental_oxygen"] == 2
     assert _signed(("3151-8", 0, 10 * _SECOND, 0), words).parts["supplemental_oxygen"] == 0, "of one moment"
+
+
+# -- clocks that are behind ------------------------------------------------------------------------------------------
+
+
+def _told(*rows: tuple[str, float, float, float]) -> History:
+    """Return rows of (code, value, minutes before when it was so, minutes before when it came)."""
+    rows = tuple(sorted(rows, key=lambda row: -row[2]))
+    effective, available = (np.array([AS_OF - int(row[place] * MINUTE) for row in rows], np.int64) for place in (2, 3))
+    codes = np.array([code_number(code) for code, *_ in rows], np.uint32)
+    return History(codes, np.array([value for _, value, *_ in rows], np.float64), effective, available)
+
+
+_PLETH = [("8889-8", 75.0, minute, minute) for minute in range(90)]
+
+
+def test_a_rate_of_0_by_a_clock_an_hour_behind_is_an_event_when_it_comes() -> None:
+    """Summer time was not set: an electrocardiogram's rate of 0 was an hour old, and "0 low" stood beside it."""
+    alone = news2(_told(*_PLETH, ("8867-4", 0, 60.1, 0.1)), as_of_us=AS_OF)
+    assert [(one.value, one.came_us) for one in alone.events] == [(0, AS_OF - int(0.1 * MINUTE))]
+    assert (alone.parts["pulse"], alone.beside["pulse"].value) == (3, 75)
+    text = event_text(alone.events[0], alone.beside["pulse"])
+    assert text == "HR 0, which came 1 h late, but 75 by pleth: patient or probe?"
+    steadily = [("8867-4", 70.0, 60 + minute, minute) for minute in range(1, 30)]
+    assert news2(_told(*_PLETH, *steadily, ("8867-4", 0, 60, 0)), as_of_us=AS_OF).events
+    assert not news2(_told(*_PLETH, *steadily, ("8867-4", 70, 60, 0)), as_of_us=AS_OF).events
+
+
+def test_a_clock_that_is_set_back_hides_no_event_behind_what_it_told_before() -> None:
+    before = [("8867-4", 72.0, minute, minute) for minute in range(6, 30)]
+    after = [("8867-4", 70.0, 60 + minute, minute) for minute in range(1, 5)]
+    assert news2(_told(*before, *after, ("8867-4", 0, 60, 0)), as_of_us=AS_OF).events
+    assert not news2(_told(*before, ("8867-4", 0, 60, 0)), as_of_us=AS_OF).events, "a single one out of order"
+
+
+def test_who_catches_up_tells_of_then_and_not_of_now() -> None:
+    """A gateway brings an hour within a minute, or a load of history a day: its zeros are not of now."""
+    hour = [("8867-4", 70.0 if minute > 20 else 0.0, minute, minute / 60) for minute in range(16, 80)]
+    assert not news2(_told(*_PLETH, *hour), as_of_us=AS_OF).events
+    before = [("8867-4", 0.0, 600 - minute, 0.0) for minute in range(0, 500, 5)]
+    assert not news2(_told(*_PLETH, *before), as_of_us=AS_OF).events
+    assert news2(_told(("8867-4", 0.0, 60, 0.0)), as_of_us=AS_OF).events, "nothing was measured since"
+
+
+def test_an_event_that_came_late_is_over_when_others_came_for_long_after_it() -> None:
+    minutes = OUTLIVED_US / MINUTE
+    assert news2(_told(*_PLETH, ("8867-4", 0, 80, minutes - 1)), as_of_us=AS_OF).events
+    assert not news2(_told(*_PLETH, ("8867-4", 0, 80, minutes)), as_of_us=AS_OF).events
+
+
+def test_a_steady_lag_is_told_and_no_other() -> None:
+    codes = {"pulse": (code_number("8867-4"),), "temperature": (code_number("8310-5"),)}
+
+    def lags(rows: list[tuple[str, float, float, float]]) -> dict[str, float]:
+        return {part: lag / MINUTE for part, lag in behind(_told(*rows), codes).items()}
+
+    assert lags([("8867-4", 70, 60 + minute, minute) for minute in range(3)]) == {"pulse": 60}
+    assert lags([("8867-4", 70, 3 + minute, minute) for minute in range(9)]) == {}, "a way of three minutes"
+    assert lags([("8867-4", 70, 60 + minute, minute) for minute in (0, 1)]) == {}, "two may be chance"
+    assert lags([("8867-4", 70, 60 + minute / 60, minute / 60) for minute in range(20)]) == {}, "nor what came at once"
+    assert lags([("8867-4", 70, minute, minute / 30) for minute in range(10, 600)]) == {}, "somebody catches up"
+    both = [("8867-4", 70, 60 + minute, minute) for minute in range(9)]
+    assert lags([*both, *(("8867-4", 71, minute, minute) for minute in range(9))]) == {"pulse": 60}, "two devices"
+    assert lags([("8867-4", 70, 60 + minute, minute) for minute in range(20, 30)] + [("8867-4", 71, 0, 0)]) == {}
+    noted = [("8310-5", 37, 240 * visit + late, 240 * visit) for visit, late in enumerate((8.0, 12.0, 6.0, 15.0))]
+    assert lags(noted) == {}, "what people write down is late by chance"

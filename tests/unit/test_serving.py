@@ -636,6 +636,23 @@ def test_api_and_fhir_say_what_the_board_says_of_age_and_clock(ward: WardUnderTe
         assert text in re.sub("<[^>]*>", "", make_row(chart).html).replace("&#39;", "'"), text
 
 
+def test_a_clock_that_is_behind_is_told_and_makes_nobody_low(ward: WardUnderTest) -> None:
+    """Beside a pulse of now the rate of a clock an hour behind counted for nothing, and nothing said so."""
+    patient, now = ward.admit("behind"), clock.now_us()
+    ward.measure(patient, STABLE, at_us=now - MINUTE)
+    for minute in range(5):
+        ward.measure(patient, {"8889-8": 72}, at_us=now - HOUR - minute * MINUTE, known_us=now - minute * MINUTE)
+    with ward_of(ward) as charts:
+        chart = charts.chart(patient)
+    assert chart is not None and chart.behind == {"pulse": 3600.0}
+    text = "HR: the sender's clock is 1 h behind ours, or values come late"
+    row = make_row(chart).html
+    assert text in row.replace("&#39;", "'") and "may be higher" in row
+    prediction = risk_assessment(chart, load_task("mortality"))["prediction"][0]
+    assert text in prediction["rationale"] and "qualitativeRisk" not in prediction
+    assert risk_document(chart)["late_by_seconds"] == {"pulse": 3600.0}
+
+
 def test_what_was_is_told_also_where_it_came_late(ward: WardUnderTest) -> None:
     """Values of 13 hours ago that came just now had expired when they were known, and were never told."""
     patient, now = ward.admit("late"), clock.now_us()
