@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -597,7 +598,7 @@ def test_an_event_that_came_late_is_over_when_others_came_for_long_after_it() ->
 def test_a_steady_lag_is_told_and_no_other() -> None:
     codes = {"pulse": (code_number("8867-4"),), "temperature": (code_number("8310-5"),)}
 
-    def lags(rows: list[tuple[str, float, float, float]]) -> dict[str, float]:
+    def lags(rows: Sequence[tuple[str, float, float, float]]) -> dict[str, float]:
         return {part: lag / MINUTE for part, lag in behind(_told(*rows), codes).items()}
 
     assert lags([("8867-4", 70, 60 + minute, minute) for minute in range(3)]) == {"pulse": 60}
