@@ -82,7 +82,7 @@ def test_a_deleted_care_store_is_told_and_the_one_in_its_place_is_opened(ward: W
                 page = client.get("/board", headers=ward.bearer() | {"accept": "text/html"})
                 assert f'data-patient="{patient}"' not in page.text, "nothing is known of who was in the one before"
                 ward.store.note_filled()
-                until(lambda: _health(served.address) == (200, "degraded", ["care-store-filled"]))
+                until(lambda: _health(served.address) == (200, "degraded", ["no-stream", "care-store-filled"]))
                 before = str(clock.now_us() - 12 * 3_600_000_000)
                 ward.store._db.execute("UPDATE meta SET value = ? WHERE name = 'filled'", (before,))
                 until(lambda: _health(served.address) == (200, "degraded", ["care-store-replaced"]))
