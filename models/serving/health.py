@@ -66,8 +66,8 @@ def replaced(at_us: int) -> Trouble:
 def filled(at_us: int) -> Trouble:
     """Return the trouble of a care store that was filled again from the lake, which does not know all that it knew."""
     text = (
-        f"The values were filled again from the lake at {clock_second(at_us)}. Beds that FHIR told, and signs of a "
-        "sensor that it has no value, are missing from before then."
+        f"The values were filled again from the lake at {clock_second(at_us)}. Beds that FHIR told, deaths, discharges "
+        "by admission messages, and signs of a sensor that it has no value, are missing from before then."
     )
     return Trouble("care-store-filled", text, failing=False)
 

@@ -243,7 +243,10 @@ class AdtDecoder:
         yield self._row(event, visit, visit.prior_bed, at, mistake=True)
 
     def _not_left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
-        """Yield that a discharge was none; without its time, that the patient is in the bed from now on."""
+        """Yield that a discharge was none; without its time, that the patient is in the bed from now on.
+
+        Then one that was told as of the same time was none, too: else it would end what begins there.
+        """
         _said(visit, 3)
         if visit.bed is None:
             return
@@ -251,6 +254,7 @@ class AdtDecoder:
         if (pv1 and pv1.first(45)) or (evn and evn.first(6)):
             yield self._row(event, visit, visit.bed, self._left_at(event, visit), status="ended", mistake=True)
         else:
+            yield self._row(event, visit, visit.bed, self._moved_at(event), status="ended", mistake=True)
             yield self._row(event, visit, visit.bed, self._moved_at(event))
 
     def _merged(self, event: _Event, visit: _Visit) -> Iterator[Row]:

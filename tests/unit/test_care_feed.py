@@ -226,6 +226,20 @@ def test_an_admission_puts_a_patient_in_a_bed_and_a_discharge_takes_them_away(ho
     assert seen == [("4W", "12 A", True), ("ICU", "1 2", True), ("ICU", "1 2", False)]
 
 
+@pytest.mark.parametrize("minutes", [0, 5])
+def test_who_was_not_discharged_after_all_is_there(home: Path, minutes: int) -> None:
+    """A13 often says no time but its own, which may be that of the discharge."""
+    at = [clock.now() - timedelta(hours=2), clock.now() - timedelta(hours=1)]
+    at.append(at[1] + timedelta(minutes=minutes))
+    told = [moment.strftime("%Y%m%d%H%M%S+0000") for moment in at]
+    place = "PV1|1|I|ICU^1^2"
+    messages: list[bytes | None] = [adt(f"A{n:02}", PID, place, at=told[i]) for i, n in enumerate((1, 3, 13))]
+    outcome = _admissions(home, messages)
+    stay = _store(home).stay(outcome.rows["patient_id"][0].as_py(), as_of_us=clock.now_us())
+    assert stay is not None
+    assert (stay.bed, stay.discharged_us) == ("1 2", None)
+
+
 @pytest.mark.parametrize("place", ["PV1|1|I|ICU^1^2", "PV1|1|I|OR^^|||ICU^1^2"])
 def test_only_a_discharge_ends_the_stay_of_who_left_a_bed(home: Path, place: str) -> None:
     """A transfer to a place without a bed is no discharge: nobody may vanish by it."""
