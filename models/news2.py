@@ -336,12 +336,15 @@ def _broken(standing: _Standing, part: Part, as_of_us: int) -> list[Reading]:
 
 
 def _other(found: list[tuple[int, Reading]], points: int, scored: Reading, part: Part) -> Reading | None:
-    """Return what another sensor says of the moment that is scored, and this one says since, if it is far from it."""
+    """Return what another sensor says of the moment that is scored, if it is far from it.
+
+    Of one code what was said at the same time, and since: two sensors may have it.
+    """
     broken = _is_broken(scored, part)
     others = [
         one
         for score, one in found
-        if (one.code != scored.code or one.at_us > scored.at_us)
+        if (one.code != scored.code or one.at_us >= scored.at_us)
         and scored.at_us - one.at_us < (STANDS_IN_US if broken else TOGETHER_US)
         and (not _is_broken(one, part) if broken else points - score >= FAR_POINTS)
     ]

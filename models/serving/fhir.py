@@ -98,14 +98,14 @@ def _news2(chart: Chart, *, stale: bool) -> dict[str, Any]:
     ]
     told = contradicted(chart) + ([ahead_text(chart.ahead)] if chart.ahead else [])
     told += behind_texts(chart.behind)
-    told += [refused_text(*chart.refused)] if chart.refused else []
+    told += [refused_text(*chart.refused, now_us)] if chart.refused else []
     if score.withheld:
         said += told
         return prediction | {"rationale": "; ".join([f"NEWS2: no score. {WITHHELD[score.withheld]}", *said])}
     said.insert(0, "none of its parts is known" if score.total is None else f"total {score.total}")
     if score.partial:
         said.append(f"partial, at least this much, without: {', '.join(PART_NAMES[name] for name in score.missing)}")
-    said += [*two_texts(score), *ended_texts(score), *told]
+    said += [*two_texts(score), *ended_texts(score, now_us), *told]
     if chart.last is not None:
         said.append(f"it was {chart.last.total}, {ago((now_us - chart.last_us) / 1e6)} ago")
     if score.total is not None and chart.age_years is None:

@@ -13,7 +13,7 @@ from models.serving import words
 from models.serving.charts import HOURS, trend
 from models.serving.rendering import fragment
 from models.serving.risk import age_seconds, band_of, is_stale, old_after_seconds
-from models.serving.rows import latest_vitals, moved, percent, place_of, says_of_values
+from models.serving.rows import aged, latest_vitals, moved, percent, place_of, says_of_values
 from models.serving.shadow import worth
 from models.serving.ward import Chart
 from models.serving.words import rows_of, significant
@@ -85,6 +85,7 @@ def _bars(reasons: list[Reason]) -> list[dict[str, Any]]:
             "reason": reason,
             "length": max(1.0, 100 * abs(reason.contribution) / longest),
             "value": _value(reason),
+            "at_us": aged(reason),
             "raises": reason.contribution > 0,
         }
         for reason in reasons

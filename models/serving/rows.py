@@ -18,12 +18,15 @@ from models.serving.rendering import fragment
 from models.serving.risk import age_seconds, band_of, is_stale, old_after_seconds, old_parts, was_band
 from models.serving.ward import Chart
 from models.serving.words import Vital, number, rows_of
-from models.serving.zone import clock_minute, clock_time
+from models.serving.zone import clock_near
+from vitalake.vocabulary import load_vocabulary
 
 BACK_MARKS = 2
 """An hour: what the score is compared with to say that it moved."""
 
 TOP_REASONS = 2
+
+DIASTOLIC_CODE = "8462-4"
 
 _SHORT = re.compile(r"\(([A-Z/]{2,12})\)$")
 _ACRONYMS = frozenset({"icu", "ccu", "nicu", "micu", "sicu", "ed"})
@@ -96,7 +99,7 @@ def make_row(chart: Chart) -> Row:
         "vitals": vitals,
         "moved": moved(record.news2, chart.trend),
         "spark": sparkline([score.total for score in chart.trend], record.news2.total),
-        "reasons": raising(record.reasons),
+        "reasons": [(reason_text(reason), aged(reason)) for reason in raising(record.reasons)],
         "percent": percent(record.probability),
         "age": age_seconds(record, chart.now_us),
         "stale": stale,
@@ -179,14 +182,14 @@ def says(chart: Chart) -> list[Said]:
 def says_of_values(chart: Chart) -> list[str]:
     """Return what came and cannot be used, or contradicts itself."""
     score = chart.record.news2
-    ended = words.ended_texts(score)
+    ended = words.ended_texts(score, chart.now_us)
     found = [*contradicted(chart), *words.two_texts(score)]
     found += [*ended[:-1], *(f"{text}: look at the patient" for text in ended[-1:])]
     if chart.ahead:
         found.append(words.ahead_text(chart.ahead))
     found += words.behind_texts(chart.behind)
     if chart.refused:
-        found.append(words.refused_text(*chart.refused))
+        found.append(words.refused_text(*chart.refused, chart.now_us))
     return found
 
 
@@ -195,20 +198,28 @@ def contradicted(chart: Chart) -> list[str]:
     found = []
     if chart.died:
         at_us = None if chart.died == "yes" else int(datetime.fromisoformat(chart.died).timestamp() * 1e6)
-        found.append("recorded as dead" + (f" at {_clock(at_us, chart.now_us)}" if at_us is not None else ""))
+        found.append("recorded as dead" + (f" at {clock_near(at_us, chart.now_us)}" if at_us is not None else ""))
     if chart.measured_since and chart.stay is not None and chart.stay.discharged_us is not None:
-        found.append(f"discharged at {_clock(chart.stay.discharged_us, chart.now_us)}, but measured since")
+        found.append(f"discharged at {clock_near(chart.stay.discharged_us, chart.now_us)}, but measured since")
     return found
-
-
-def _clock(us: int, now_us: int) -> str:
-    """Return the time of day, with the day where that is not near."""
-    return clock_minute(us) if abs(now_us - us) < 12 * 3_600_000_000 else clock_time(us)
 
 
 def raising(reasons: Sequence[Reason]) -> list[Reason]:
     """Return the strongest reasons that raise a risk by what is known; a missing value is no finding."""
     return [reason for reason in reasons if reason.contribution > 0 and reason.value is not None][:TOP_REASONS]
+
+
+def reason_text(reason: Reason) -> str:
+    """Return a reason whose value is known: what it is, and how much."""
+    assert reason.value is not None
+    if reason.feature == "sex_female":
+        return "Female sex" if reason.value else "Male sex"
+    return f"{reason.label} {words.significant(reason.value)} {words.unit(reason.unit)}".strip()
+
+
+def aged(reason: Reason) -> int | None:
+    """Return when the value of a reason was measured; None: it is of several, such as the lowest of a day."""
+    return reason.at_us if reason.feature.endswith(".last") else None
 
 
 def place_of(chart: Chart) -> str:
@@ -300,4 +311,6 @@ def _with_diastolic(chart: Chart, upper: Latest) -> Latest:
     )
     if len(systolic) != 1 or len(diastolic) != 1:
         return upper
-    return replace(upper, text=f"{upper.text}/{number(float(diastolic.value[0]), 0)}")
+    lower = float(diastolic.value[0])
+    doubt = "?" if lower < load_vocabulary().begins_at(DIASTOLIC_CODE) else ""  # of a line or cuff that came off
+    return replace(upper, text=f"{upper.text}/{number(lower, 0)}{doubt}")

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from models.news2 import ACVPU, MEASURED, OXYGEN, Ending, Event, News2, Reading, charted
-from models.serving.zone import clock_minute
+from models.serving.zone import clock_near
 from vitalake.care.records import History, code_number
 from vitalake.vocabulary import load_vocabulary
 
@@ -141,11 +141,11 @@ def ended_word(kind: Ending) -> str:
     return "not usable" if kind == "none" else "implausible"
 
 
-def ended_texts(score: News2) -> list[str]:
+def ended_texts(score: News2, now_us: int) -> list[str]:
     """Return which parts have no value because what came last cannot be used, and since when."""
     told: dict[tuple[Ending, str], list[str]] = {}
     for part, end in score.ended.items():
-        told.setdefault((end.kind, clock_minute(end.at_us)), []).append(SHORT_NAMES[part])
+        told.setdefault((end.kind, clock_near(end.at_us, now_us)), []).append(SHORT_NAMES[part])
     return [
         f"{', '.join(parts)} {ENDINGS[kind]} since {since}"
         for (kind, since), parts in sorted(told.items(), key=lambda one: one[0][0] == "none")
@@ -155,10 +155,10 @@ def ended_texts(score: News2) -> list[str]:
 AGE_NOT_KNOWN = "age not known: read as an adult's"
 
 
-def refused_text(count: int, last_us: int) -> str:
+def refused_text(count: int, last_us: int, now_us: int) -> str:
     """Return that messages of a patient were refused."""
     told = "1 message" if count == 1 else f"{count} messages"
-    return f"{told} refused, last {clock_minute(last_us)}"
+    return f"{told} refused, last {clock_near(last_us, now_us)}"
 
 
 def ahead_text(seconds: float) -> str:

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 _LOCALTIME = Path("/etc/localtime")
 _FOLDER = "/zoneinfo/"
+_HALF_A_DAY_US = 12 * 3_600_000_000
 
 
 class _Ward:
@@ -58,6 +59,11 @@ def clock_time(us: int) -> str:
 def clock_minute(us: int) -> str:
     """Return the time of day: ``02:30``."""
     return f"{local(us):%H:%M}"
+
+
+def clock_near(us: int, now_us: int) -> str:
+    """Return the time of day, with the day where that is half a day from now or more."""
+    return clock_minute(us) if abs(now_us - us) < _HALF_A_DAY_US else clock_time(us)
 
 
 def clock_second(us: int) -> str:

@@ -354,6 +354,13 @@ def test_of_two_sensors_of_one_code_seconds_apart_the_later_does_not_hide_the_wo
     assert (both.parts["pulse"], both.latest["pulse"].value, both.beside["pulse"].value) == (3, 150, 70)
 
 
+def test_of_two_sensors_of_one_code_at_one_time_both_are_told() -> None:
+    score = _score(("59408-5", 82, 1), ("59408-5", 97, 1))
+    assert (score.latest["oxygen_saturation"].value, two_texts(score)) == (82, ["SpO₂ 82 and 97 within 1 min"])
+    event = _score(("8867-4", 0, 1), ("8867-4", 75, 1))
+    assert (event.events[0].value, event.beside["pulse"].value) == (0, 75)
+
+
 @pytest.mark.parametrize(("place", "letter"), [(1, "C"), (2, "V"), (3, "P"), (4, "U")])
 def test_a_letter_beside_a_coma_score_is_no_coma_score(place: int, letter: str) -> None:
     """The board said "GCS 1 and 15 within 1 min" of who was confused: a coma score of 1 is not one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from pipelines.care import says_pregnant
 from tests.services.serving import HOUR, STABLE, WardUnderTest
 from vitalake import clock
-from vitalake.care.facts import Admission, Decision, Fact, Placement, Pregnancy
+from vitalake.care.facts import Admission, Decision, Fact, Placement, Pregnancy, least_age
 from vitalake.care.placing import placed
 from vitalake.care.values import ROW
 
@@ -141,6 +142,7 @@ def test_a_store_of_before_shows_who_was_admitted_and_had_no_values(ward: WardUn
     ("system", "code", "expected"),
     [
         ("ICD10CM", "O0990", True), ("ICD10CM", "O14.93", True), ("ICD10CM", "Z3A20", True), ("ICD10CM", "Z331", True),
+        ("ICD10CM", "Z32.01", True), ("ICD10CM", "Z32.02", False), ("ICD9CM", "V7242", True),
         ("ICD10CM", "O85", False), ("ICD10CM", "O9122", False), ("ICD10CM", "Z37.0", False), ("ICD10CM", "I10", False),
         ("ICD9CM", "64251", True), ("ICD9CM", "64254", False), ("ICD9CM", "V221", True), ("ICD9CM", "4019", False),
         ("ICD10", "O14.1", True), ("ICD10", "Z33", True), ("ICD10", "O85", False), ("ICD10", "Z36", False),
@@ -150,3 +152,9 @@ def test_a_store_of_before_shows_who_was_admitted_and_had_no_values(ward: WardUn
 )  # fmt: skip
 def test_which_diagnoses_say_pregnant(system: str | None, code: str | None, expected: bool) -> None:
     assert says_pregnant(system, code) == expected
+
+
+def test_a_birth_of_two_centuries_ago_tells_no_age() -> None:
+    """A date of birth of 1800 stands for none at some senders: the patient was an adult of 226 years."""
+    now = int(datetime(2026, 11, 28, tzinfo=UTC).timestamp() * 1e6)
+    assert [least_age(born, now) for born in ("1800-01-01", "1900-12-01", "1901-11-28", "1950")] == [None, 125, 125, 75]

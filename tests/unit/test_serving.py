@@ -23,15 +23,15 @@ from hypothesis import strategies as st
 
 from governance.audit import AuditEvent
 from models.news2 import PARTS, News2
-from models.scoring import ScoreRecord, score
-from models.serving import words
+from models.scoring import Reason, ScoreRecord, score
+from models.serving import words, zone
 from models.serving.charts import MOST_POINTS, sparkline, trend
 from models.serving.events import _GZIP_HEAD, RETRY, Event, pack
 from models.serving.fhir import risk_assessment
 from models.serving.patient import patient_now
 from models.serving.recorder import Recorder
 from models.serving.risk import STALE_SECONDS, band_of, risk_document
-from models.serving.rows import Row, latest_vitals, make_row, moved, partly, percent
+from models.serving.rows import Row, aged, latest_vitals, make_row, moved, partly, percent, reason_text
 from models.serving.scores import KEEP_DAYS, ScoreBook, tidy
 from models.serving.threads import OneThread
 from models.serving.ward import NEVER_US, Chart, Ward
@@ -634,6 +634,27 @@ def test_api_and_fhir_say_what_the_board_says_of_age_and_clock(ward: WardUnderTe
     for text in (words.AGE_NOT_KNOWN, "clock is 3 h ahead of ours", "no beat detected, or probe off, 1 min ago"):
         assert text in prediction["rationale"]
         assert text in re.sub("<[^>]*>", "", make_row(chart).html).replace("&#39;", "'"), text
+
+
+def test_times_of_another_day_have_a_date() -> None:
+    """A value that could not be used since 01:41 of yesterday was read as one of this night."""
+    now = clock.now_us()
+    assert zone.clock_near(now - 11 * HOUR, now) == clock_minute(now - 11 * HOUR)
+    assert zone.clock_near(now - 30 * HOUR, now) == zone.clock_time(now - 30 * HOUR)
+    assert zone.clock_time(now - 30 * HOUR) in words.refused_text(1, now - 30 * HOUR, now)
+
+
+def test_a_pressure_below_what_is_plausible_is_doubted() -> None:
+    assert _pressure([words.SYSTOLIC.codes[0], words.DIASTOLIC.codes[0]], [120.0, -5.0]) == "120/−5?"
+    assert _pressure([words.SYSTOLIC.codes[0], words.DIASTOLIC.codes[0]], [120.0, 80.0]) == "120/80"
+
+
+def test_reasons_name_a_sex_and_have_an_age_only_where_one_value_has() -> None:
+    man, woman = (Reason("sex_female", "Female sex", sex, "", 0.1) for sex in (0.0, 1.0))
+    assert [reason_text(one) for one in (man, woman)] == ["Male sex", "Female sex"]
+    lowest = Reason("temperature.min", "Temperature, lowest", 38.0, "Cel", 0.1, 5)
+    assert (reason_text(lowest), aged(lowest)) == ("Temperature, lowest 38 °C", None)
+    assert aged(Reason("temperature.last", "Temperature", 38.0, "Cel", 0.1, 5)) == 5
 
 
 def test_a_clock_that_is_behind_is_told_and_makes_nobody_low(ward: WardUnderTest) -> None:

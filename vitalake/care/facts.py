@@ -157,13 +157,17 @@ ON_THE_WARD = (Admission, Placement)
 """What puts a patient on the board, also before the first value."""
 
 
+OLDEST_YEARS = 125
+"""The oldest of whom it is proven became 122."""
+
 _DAY = len("2018-05-03")
 
 
 def least_age(born: str, at_us: int) -> int | None:
     """Return the completed years that somebody has at least at a moment; None: it cannot be told.
 
-    Who may be a child is taken for one: of a year alone the last day counts.
+    Who may be a child is taken for one: of a year alone the last day counts. Nobody is older than OLDEST_YEARS: such a
+    date is a mistake, or stands for none, and tells nothing.
 
     Args:
         born: see Person.
@@ -174,7 +178,7 @@ def least_age(born: str, at_us: int) -> int | None:
         return None
     at = datetime.fromtimestamp(at_us / 1e6, tz=UTC)
     years = at.year - int(day[:4]) - ((at.month, at.day) < (int(day[5:7]), int(day[8:10])))
-    return max(years, 0) if day[:4] <= str(at.year) else None
+    return max(years, 0) if day[:4] <= str(at.year) and years <= OLDEST_YEARS else None
 
 
 def until(fact: Fact) -> int:
