@@ -17,6 +17,7 @@ from vitalake.lake.digests import Damaged, check_content
 from vitalake.lake.lake import Lake, published_name
 from vitalake.lake.log import cut_at, examine, is_to_be_made_again
 from vitalake.lake.repair import LogRepair, make_readable, say_again, set_damaged_aside, set_log_aside
+from vitalake.lake.rewrite import lost_app
 from vitalake.lake.scrub import scrub
 from vitalake.lake.seen import FOLDER
 from vitalake.lake.table import Table
@@ -73,7 +74,7 @@ def repair(settings: Settings, *, leave: bool = False, progress: Callable[[str],
     """
     done, lake = Repair(), Lake(settings.lake_uri, settings.storage_options)
     logs = make_readable(lake, progress=progress)
-    done.logs = [report for report in logs.values() if report.set_aside or report.left]
+    done.logs = _told(logs)
     done.left = [f"{report.table}: {report.left}" for report in done.logs if report.lost]
     if not logs["spans"].lost:
         _repair_files(settings, lake.spans.table, done, leave=leave)
@@ -82,7 +83,7 @@ def repair(settings: Settings, *, leave: bool = False, progress: Callable[[str],
     say_again(lake, logs)
     passing("repair-logs")
     _note_erasures(lake, logs, done)
-    done.logs = [report for report in logs.values() if report.set_aside or report.left]
+    done.logs = _told(logs)
     again = _to_publish(settings, lake, logs)
     for name in sorted({*logs, *again} - {"spans"}, key=lambda name: ORDER.index(name.partition("/")[0])):
         progress(name)
@@ -94,6 +95,13 @@ def repair(settings: Settings, *, leave: bool = False, progress: Callable[[str],
     done.lookbacks = _drop_lookbacks(lake)
     done.left += _not_sound(settings, done)
     return done
+
+
+def _told(logs: dict[str, LogRepair]) -> list[LogRepair]:
+    """Return what is to be said of logs: not what spans were only about to add."""
+    return [
+        report for name, report in logs.items() if report.set_aside or report.left or (name == "spans" and report.spans)
+    ]
 
 
 def _to_publish(settings: Settings, lake: Lake, logs: dict[str, LogRepair]) -> list[str]:
@@ -141,11 +149,13 @@ def _not_sound(settings: Settings, done: Repair) -> list[str]:
     Every file was read for its digest a moment ago.
     """
     named = {line.partition(":")[0] for line in done.left}
-    found = verify(Lake(settings.lake_uri, settings.storage_options), content=False)
+    lake = Lake(settings.lake_uri, settings.storage_options)
+    found = verify(lake, content=False)
     errors = [finding for finding in found if finding.severity == "error"]
     told = [f for f in errors if not any(f.where == n or f.where.startswith((f"{n}/", f"{n},")) for n in named)]
     left = [f"{finding.where}: {finding.kind}, {finding.detail}" for finding in told]
-    if any(finding.kind in _OF_SPANS for finding in told):
+    spans = lake.spans.table
+    if any(finding.kind in _OF_SPANS for finding in told) or (told and spans.transaction(lost_app(spans))):
         left.append("spans: what was decided is not all there; restore the spans table's files from a back-up")
     return left
 
@@ -206,6 +216,12 @@ def _what_to_do(table: Table, entry: Mended) -> str:
     Only files that are gone can have been replaced by a rewrite that the log has lost: what lies there and holds
     something else is damaged, and a back-up has it.
     """
+    if table.name == "spans":
+        return (
+            "restore these files from a back-up under their names, and run 'vitalake lake repair' again: that helps "
+            "after --leave-out, too, which lets streams go on and leaves what these spans read unaccounted for: until "
+            "they are back the lake is never called whole"
+        )
     gone = not any(table.storage.exists(path) for path in entry.paths)
     if gone and table.name.startswith("restricted/") and cut_at(table.storage) > _a_week_ago():
         return (

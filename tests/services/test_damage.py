@@ -40,6 +40,7 @@ from vitalake.lake.spans import PartId, Span, SpanLog
 from vitalake.lake.storage import Storage
 from vitalake.lake.sweep import sweep
 from vitalake.lake.table import Table
+from vitalake.lake.vacuum import vacuum
 from vitalake.lake.verify import verify
 from vitalake.settings import Settings, load_settings
 from vitalake.sqlite import DatabaseDamaged
@@ -643,6 +644,37 @@ def test_a_lost_span_without_files_leaves_no_gap_in_the_ledger(
     _torn(entries(settings, "spans")[lost - 1])
     run(home, capfd, "lake", "repair")
     assert summarise(opened(settings).spans).to_json() == before
+    assert sound(settings)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_row_of_the_spans_that_was_left_out_is_taken_in_again_once_a_back_up_has_its_file(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], merged: bool
+) -> None:
+    """Only who restored it before --leave-out, which nothing said, had a lake that was ever whole again."""
+    if merged:
+        table = opened(settings).spans.table
+        assert compact(table, min_files=2).days
+        vacuum(opened(settings), table, retention_hours=0)
+    before, rows = summarise(opened(settings).spans).to_json(), published(settings)
+    chosen = files_of(settings, "spans")[0]
+    whole = chosen.read_bytes()
+    flip(chosen)
+    (left,) = run(home, capfd, "lake", "repair", code=13)["left"]
+    assert "back-up" in left and "after --leave-out, too" in left and chosen.name in left
+    for options in (["--leave-out"], []):
+        told = run(home, capfd, "lake", "repair", *options, code=13)["left"]
+        assert "spans: what was decided is not all there" in told[-1]
+    stream(home, range(3, 4), topic_id="between")
+    rows = published(settings)
+    chosen.write_bytes(whole)
+    (log,) = run(home, capfd, "lake", "repair")["logs"]
+    assert (log["table"], log["spans"]) == ("spans", 4 if merged else 1)
+    after = summarise(opened(settings).spans).to_json()
+    assert (after["balanced"], after["messages"]) == (True, before["messages"] + 20)
+    assert published(settings) == rows
+    assert sound(settings)
+    stream(home, range(3, 4), topic_id="after")
     assert sound(settings)
 
 

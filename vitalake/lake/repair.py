@@ -8,8 +8,10 @@ again: what they replaced is still there for a week, and they are made again whe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
 from vitalake import clock
@@ -20,7 +22,8 @@ from vitalake.lake.digests import Damaged
 from vitalake.lake.lake import Lake
 from vitalake.lake.ledger import Chain
 from vitalake.lake.log import LAST, LOG, SET_ASIDE, STAMP, LogProblem, examine, explained, list_log, read_actions
-from vitalake.lake.spans import Part, Span, add_span, from_row
+from vitalake.lake.rewrite import lost_app, read_file
+from vitalake.lake.spans import Part, Span, add_span, from_row, to_row
 from vitalake.lake.storage import Storage
 from vitalake.lake.table import StagedFile, Table
 from vitalake.lake.vacuum import kept_files, span_id_of
@@ -164,12 +167,11 @@ def _decide_again(lake: Lake, report: LogRepair, others: Iterable[str]) -> None:
     A span of repeats alone has no files. It was decided if it fills a gap: somebody went on where it ends.
     """
     table = lake.spans.table
-    kept = kept_files(table)
-    ids = {span_id_of(path) for path in kept}
-    loose = [path for path in table.storage.files() if path not in kept and span_id_of(path) not in ids]
+    table.refresh()
+    loose = _loose_rows(table)
     if not loose:
         return
-    rows = sorted(((_span(table, path), path) for path in loose), key=lambda item: item[0].decided_us)
+    rows = sorted(loose, key=lambda item: item[0].decided_us)
     added = {path for name in others for path in kept_files(lake.table(name))}
     # Others were staged and never decided, or decided and added nowhere: they are read again.
     again = [(span, path) for span, path in rows if {file.path for file in span.files} & added]
@@ -179,6 +181,32 @@ def _decide_again(lake: Lake, report: LogRepair, others: Iterable[str]) -> None:
     for span, path in sorted(again, key=lambda item: item[0].decided_us):
         _commit_row(table, span, path)
         report.spans += 1
+
+
+def _loose_rows(table: Table) -> list[tuple[Span, str]]:
+    """Return the spans that the table does not have and whose rows lie beside it, with their file; merged: without.
+
+    Also of one that was left out as damaged, once its file is back from a back-up.
+    """
+    here, ids = table.snapshot().files, set[str]()
+    for path, file in here.items():
+        own = span_id_of(path)
+        try:
+            ids |= {own} if own else _ids_of(table, file)
+        except (Damaged, FileNotFoundError):  # it is merged, and tells nothing: what it may have is not loose
+            ids |= {span_id_of(kept) for kept in kept_files(table)}
+    found = []
+    for path in table.storage.files():
+        if path in here or span_id_of(path) in ids:
+            continue
+        with suppress(Damaged, FileNotFoundError, pa.ArrowException):
+            spans = map(from_row, table.storage.read_parquet(path).to_pylist())
+            found += [(span, path if span_id_of(path) else "") for span in spans if span.span_id not in ids]
+    return found
+
+
+def _ids_of(table: Table, file: StagedFile) -> set[str]:
+    return {span_id for part in read_file(table, file, columns=["span_id"]) for span_id in part["span_id"].to_pylist()}
 
 
 def _filling(loose: Iterable[tuple[Span, str]], known: Iterable[Span]) -> list[tuple[Span, str]]:
@@ -212,18 +240,19 @@ def _start(part: Part) -> int:
     return part.first if part.start is None else part.start
 
 
-def _span(table: Table, path: str) -> Span:
-    return from_row(table.storage.read_parquet(path).to_pylist()[0])
-
-
 def _commit_row(table: Table, span: Span, path: str) -> None:
-    size = table.storage.fs.get_file_info(f"{table.storage.root}/{path}").size
-    day = path.partition("/")[0].removeprefix("day=")
     table.refresh()
+    if path:
+        size = table.storage.fs.get_file_info(f"{table.storage.root}/{path}").size
+        files = [StagedFile(table.name, path, size, 1, path.partition("/")[0].removeprefix("day="))]
+    else:
+        files = table.stage(to_row(span), stem=span.span_id)
     ends = {app: end for app, end in span.transactions.items() if (table.transaction(app) or -1) < end}
     epoch = f"{span.job}/{span.share}/epoch"
     ends[epoch] = max(table.transaction(epoch) or 0, span.epoch)
-    table.commit(add=[StagedFile(table.name, path, size, 1, day)], transactions=ends)
+    if lost := table.transaction(lost_app(table)):  # it was left out, and is back
+        ends[lost_app(table)] = lost - 1
+    table.commit(add=files, transactions=ends)
     table.refresh()
 
 

@@ -155,7 +155,8 @@ class _Body(msgspec.Struct):
 _BODY_DECODER = msgspec.json.Decoder(_Body)
 
 
-def _to_row(span: Span) -> pa.Table:
+def to_row(span: Span) -> pa.Table:
+    """Return the row of a span, as ``from_row`` reads it."""
     body = msgspec.json.encode(_Body(span.parts, span.latency, span.files, span.fence, span.associations)).decode()
     values = {
         "span_id": span.span_id,
@@ -332,7 +333,7 @@ class SpanLog:
                     where=f"{part.id}@{part.first}-{part.end}",
                     remedy="Nothing of this span was committed. This is a bug: keep the logs and report it.",
                 )
-        row = self.table.stage(_to_row(span), stem=span.span_id)
+        row = self.table.stage(to_row(span), stem=span.span_id)
         epoch_app = f"{span.job}/{span.share}/epoch"
 
         def ready() -> Literal["commit", "done"]:
