@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -99,7 +100,9 @@ def verify_chain(
         outside: the folder on other storage where heads are kept; None: there is none.
     """
     seals, report = Seals(keys), Report()
-    writers = registered(Chain(folder, WRITERS, seals), seals)
+    writers = set[str]()
+    with suppress(OSError):  # then that chain's own report says so
+        writers = registered(Chain(folder, WRITERS, seals), seals)
     there, anchors = chain_names(folder), anchors_of(folder, outside)
     expected = _Expected()
     for name, head in furthest(anchors, seals).items():
@@ -216,6 +219,9 @@ def _verify(chain: Chain, seals: Seals, expected: _Expected) -> ChainReport:
             sealed = place if place.records == head.records else sealed
     except FileNotFoundError:
         report.problem = "file is missing"
+        return report
+    except OSError as error:  # something else lies in its place, or the disk cannot read it
+        report.problem = f"a file of it cannot be read ({error.strerror})"
         return report
     report.records, report.mac = place.records, place.mac
     if not report.problem and (sealed.end, sealed.mac) != (head.end, head.mac):

@@ -493,6 +493,15 @@ def test_heads_that_we_have_not_signed_say_nothing_of_their_chain_and_are_named(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["serving.head", "serving.jsonl", "writers.head", "writers.jsonl"])
+def test_a_folder_in_the_place_of_a_chains_file_is_named(tmp_path: Path, name: str) -> None:
+    _sink(tmp_path).record(_event())
+    (tmp_path / "audit" / name).unlink()
+    (tmp_path / "audit" / name).mkdir()
+    problems = {chain: report.problem for chain, report in _reports(tmp_path).items()}
+    assert "cannot be read (Is a directory)" in problems[name.partition(".")[0]]
+
+
 @pytest.mark.parametrize("damage", ["flipped", "folder", "another's"])
 def test_a_damaged_head_beside_the_audit_is_named_until_the_next_record_has_written_it_again(
     tmp_path: Path, damage: str
