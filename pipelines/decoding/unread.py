@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"\s*[<>=]*\s*[-+]?[.,]?\d")
 _NUMERIC = frozenset({"NM", "SN", ""})
+_MOST_US = 1 << 62
 _PER_SECOND = {"epoch-s": 1_000_000, "epoch-ms": 1_000, "epoch-us": 1}
 
 
@@ -90,16 +91,20 @@ def _of_fhir(message: dict[str, Any]) -> About:
     if kind != "Bundle":
         return _NOTHING
     entries = message.get("entry")
-    if not isinstance(entries, list):
-        return _ANYTHING
-    resources = [entry.get("resource") if isinstance(entry, dict) else entry for entry in entries]
-    found = [_of_fhir(r) if isinstance(r.get("resourceType"), str) else _of_observation(r) for r in _dicts(resources)]
-    return _joined([*found, *([_ANYTHING] if len(found) < len(resources) else [])])
+    resources = [one.get("resource") for one in _dicts(entries)]
+    read = [isinstance(one, dict) and isinstance(one.get("resourceType"), str) for one in resources]
+    whole = isinstance(entries, list) and len(read) == len(entries) and all(read)
+    found = [_of_observation(one) for _, one in places(resources) if _is_observation(one)]
+    return _joined([*found, *([] if whole else [_ANYTHING])])
+
+
+def _is_observation(thing: Any) -> bool:
+    return isinstance(thing, dict) and thing.get("resourceType") == "Observation"
 
 
 def _of_observation(observation: dict[str, Any]) -> About:
     """Return what an Observation names; its own code counts for what it holds, but for its components."""
-    categories = {value for name, value in places(observation.get("category")) if name == "code"}
+    categories = {str(value) for name, value in places(observation.get("category")) if name == "code"}
     components = _dicts(observation.get("component"))
     own = [] if components and not any(key.startswith("value") for key in observation) else [observation]
     at_us, codes, unnamed = _moment(observation), dict[str, int | None](), False
@@ -110,8 +115,8 @@ def _of_observation(observation: dict[str, Any]) -> About:
     return About(codes, unnamed)
 
 
-def _may_be_vital(item: dict[str, Any], categories: set[Any]) -> bool:
-    if "vital-signs" in categories or categories:
+def _may_be_vital(item: dict[str, Any], categories: set[str]) -> bool:
+    if categories:
         return "vital-signs" in categories
     quantity, text = item.get("valueQuantity"), item.get("valueString")
     if isinstance(quantity, dict):
@@ -157,7 +162,7 @@ def _flat_time(message: Any, when: When) -> int | None:
     if when.format == "rfc3339":
         return max(filter(None, map(_instant, told)), default=None)
     factor = _PER_SECOND.get(when.format, 0)
-    times = [int(said * factor) for said in told if isinstance(said, int | float) and abs(said) < 1e18]
+    times = [int(said * factor) for said in told if isinstance(said, int | float) and abs(said) < _MOST_US / 1e6]
     return max(times, default=None) if factor else None
 
 

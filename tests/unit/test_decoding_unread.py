@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.news2 import CODES
 from pipelines.decoding.naming import Naming
 from pipelines.decoding.unread import about
+from tests import hostile, hostile_flat, hostile_hl7
 from tests.decoding import decoder_of
 from tests.fhir import message
 from vitalake.care.vitals import may_be_vital_unit, vital_codes
 from vitalake.lake.dataset import load_dataset
-from vitalake.settings import load_settings
+from vitalake.settings import Settings, load_settings
 
+SHIPPED = Naming(Settings())
 AT = "2026-03-01T10:00:00Z"
 AT_US = 1_772_359_200_000_000
 SATURATION = {
@@ -104,6 +108,42 @@ def _hl7(*results: str, kind: str = "ORU^R01") -> bytes:
 def test_results_name_what_they_measure(obx: str, codes: dict[str, int], unnamed: bool) -> None:
     assert _about(_hl7(obx), "hl7-v2") == (codes, unnamed)
     assert _about(_hl7(obx, kind="RDE^O11"), "hl7-v2") == ({}, False)
+
+
+KEYS = (
+    "resourceType", "entry", "resource", "code", "coding", "category", "component", "valueQuantity", "effectivePeriod",
+    "end", "unit", "value",
+)  # fmt: skip
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["Observation", AT]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(KEYS),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(_JSON, st.sampled_from(["fhir", "hl7-v2", "flat:bedside-monitor"]))
+def test_no_message_stops_a_lane(document: Any, format_name: str) -> None:
+    for payload in (json.dumps(document).encode(), json.dumps({"resourceType": "Bundle", "entry": document}).encode()):
+        about(payload, format_name, SHIPPED)
+
+
+@pytest.mark.parametrize("format_name", ["fhir", "hl7-v2", "flat:bedside-monitor"])
+def test_no_hostile_message_stops_a_lane(format_name: str) -> None:
+    for corpus in (hostile.CORPUS, hostile_hl7.CORPUS, hostile_flat.MONITOR, hostile_flat.GATEWAY):
+        for payload, *_ in corpus.values():
+            about(payload, format_name, SHIPPED)
 
 
 @pytest.mark.parametrize("message", [b"MSH", b"MSH|^~\\&|A", b"PID|1", b"MSH|^~\\&|A\rOBX|1|NM|59408-5^S^LN||7"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -28,6 +28,7 @@ def vital_numbers() -> frozenset[int]:
     return frozenset(map(code_number, vital_codes()))
 
 
+@lru_cache(maxsize=1024)
 def may_be_vital_unit(unit: str | None) -> bool:
     """Return whether a vital sign may come in a unit; of one that nobody knows it cannot be told that none does."""
     vocabulary = load_vocabulary()
