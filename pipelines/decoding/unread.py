@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from pipelines.decoding.fhir_records import instant_of
 from pipelines.decoding.naming import LINES, Naming, opened, places, segments, values_at
 from pipelines.decoding.profile import FlatProfile, Profile, When
 from pipelines.decoding.raw import Refused
-from pipelines.decoding.times import parse_times
 from vitalake.care.vitals import may_be_vital_unit
 from vitalake.vocabulary import load_vocabulary
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"\s*[<>=]*\s*[-+]?[.,]?\d")
 _NUMERIC = frozenset({"NM", "SN", ""})
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _MOST_US = 1 << 62
 _PER_SECOND = {"epoch-s": 1_000_000, "epoch-ms": 1_000, "epoch-us": 1}
 
@@ -135,8 +137,10 @@ def _moment(observation: dict[str, Any]) -> int | None:
 
 
 def _instant(text: Any) -> int | None:
-    times = parse_times([text if isinstance(text, str) else None])
-    return None if times.absent[0] or times.bad[0] else int(times.us[0])
+    with suppress(Refused):
+        at = instant_of(text if isinstance(text, str) else None, "")
+        return None if at is None else (at - _EPOCH) // _MICROSECOND
+    return None
 
 
 def _dicts(several: Any) -> list[dict[str, Any]]:
