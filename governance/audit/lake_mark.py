@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 
 from governance.audit.chain import WRITERS
+from governance.audit.records import AuditBroken
 from vitalake.belonging.fingerprints import fingerprints_of, read_fingerprints
 from vitalake.errors import VitaLakeError
 from vitalake.keys import KeyRing
@@ -26,8 +27,7 @@ def keep_beginning(settings: Settings, keys: KeyRing) -> None:
         storage = _lake(settings)
         if storage is None or not storage.holds_table("spans") or read_format(storage) != Format(FORMAT):
             return
-        known = read_fingerprints(storage)
-        if known is not None and known.differing(fingerprints_of(keys, "")):
+        if _is_anothers(storage, keys):
             return
         if storage.read_small(NAME) is None and (begun := _beginning(settings.path(settings.audit))):
             storage.write_small(NAME, begun)
@@ -50,6 +50,29 @@ def missed(settings: Settings) -> str:
     return "it is not the audit that the lake knows, and was not begun by 'vitalake audit begin'"
 
 
+def refuse_missed(settings: Settings, keys: KeyRing) -> None:
+    """Stop where the lake knows of another audit than is there, before one is begun or gone on with in its place.
+
+    A lake of another home, or one that cannot be read, says nothing of this home's audit.
+
+    Raises:
+        AuditBroken: it does.
+    """
+    try:
+        storage = _lake(settings)
+        if storage is None or storage.read_small(NAME) is None or _is_anothers(storage, keys):
+            return
+        wrong = missed(settings)
+    except (OSError, VitaLakeError):
+        return
+    if wrong:
+        raise AuditBroken(
+            f"Audit is gone, and there was one ({wrong})",
+            where="settings.audit",
+            remedy="Restore the folder from a back-up. Where that cannot be, 'vitalake audit begin' begins a new one.",
+        )
+
+
 def forget_beginning(settings: Settings) -> None:
     """Let the lake forget how the audit began: a new one is begun, on record."""
     if (storage := _lake(settings)) is not None:
@@ -59,6 +82,11 @@ def forget_beginning(settings: Settings) -> None:
 def _lake(settings: Settings) -> Storage | None:
     storage = open_storage(settings.lake_uri, settings.storage_options)
     return storage if storage.local else None
+
+
+def _is_anothers(storage: Storage, keys: KeyRing) -> bool:
+    known = read_fingerprints(storage)
+    return known is not None and bool(known.differing(fingerprints_of(keys, "")))
 
 
 def _beginning(folder: Path) -> bytes:

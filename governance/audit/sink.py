@@ -11,7 +11,7 @@ from pathlib import Path
 from governance.audit.anchors import anchors_of, furthest, heads_of
 from governance.audit.chain import ANCHOR, WRITERS, Chain, Odd, chain_names
 from governance.audit.events import AuditEvent
-from governance.audit.lake_mark import keep_beginning
+from governance.audit.lake_mark import keep_beginning, refuse_missed
 from governance.audit.records import AuditBroken, Seals, broken
 from vitalake import clock
 from vitalake.causes import unavailable
@@ -137,7 +137,13 @@ class FileAuditSink:
 
 
 def open_audit(settings: Settings, keys: KeyRing, *, writer: str) -> FileAuditSink:
-    """Return the recorder of a part of the system."""
+    """Return the recorder of a part of the system.
+
+    Raises:
+        AuditBroken: as ``FileAuditSink``; or the audit is not the one that the lake knows.
+        ServiceUnavailable: as ``FileAuditSink``.
+    """
+    refuse_missed(settings, keys)
     sink = FileAuditSink(settings.path(settings.audit), keys, writer, outside=anchor_folder(settings))
     keep_beginning(settings, keys)
     return sink

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-QUERIES = "queries"
-"""Folder of the home in which queries that run are counted."""
-
 ROWS = 1_000
 """Rows of an answer, unless more are asked for; it is said when there are more."""
 
@@ -207,7 +204,7 @@ class Door:
 
         queries = self._settings.queries
         place = slot(
-            self._settings.path(QUERIES),
+            self._settings.home,
             workers=queries.workers,
             seconds=queries.wait_seconds,
             waiting=lambda: log.info("query waits", extra={"count": queries.workers, "where": "queries.workers"}),

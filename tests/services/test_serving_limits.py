@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ import msgspec
 import pytest
 
 from governance.audit import Report
+from governance.door.slots import slot
 from governance.samples import copy_samples
 from models.serving import auditing, connections, gate, shield
 from models.serving.problems import PROBLEM
@@ -263,18 +265,13 @@ def test_a_name_that_cannot_be_had_takes_only_the_name(
 
 def test_too_many_queries_wait_and_are_refused_in_the_end(ward: WardUnderTest, tmp_path: Path) -> None:
     """Eight at once took 3.5 GB."""
-    import fcntl
-
-    folder = ward.settings.path("queries")
-    folder.mkdir(exist_ok=True)
-    held = [(folder / f"{number}.lock").open("a") for number in range(ward.settings.queries.workers)]
-    for one in held:
-        fcntl.flock(one, fcntl.LOCK_EX)
+    workers = ward.settings.queries.workers
     command = [sys.executable, "-m", "vitalake", "sql", "SELECT 1 AS one", "--home", str(ward.home)]
     environment = {"VITALAKE_QUERIES__WAIT_SECONDS": "0.3", "PATH": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    with ExitStack() as held:
+        for _ in range(workers):
+            held.enter_context(slot(ward.home, workers=workers, seconds=0, waiting=pytest.fail))
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == ServiceUnavailable.exit_code, done.stderr
     assert "as many as may at once" in done.stderr
-    for one in held:
-        one.close()
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from governance.access import open_verifier
-from governance.audit import AuditEvent, forget_beginning, missed, open_audit
+from governance.audit import AuditBroken, AuditEvent, forget_beginning, missed, open_audit
 from governance.audit.lake_mark import keep_beginning
 from governance.masks import Pseudonyms
 from pipelines.rewrites.rekey import retire
@@ -234,10 +234,21 @@ def test_an_audit_that_is_gone_with_its_heads_is_missed_by_the_lake_until_a_new_
     for folder in ("audit", "audit.heads"):
         shutil.rmtree(home / folder)
     capsys.readouterr()
-    for wrong in ("there is no audit, where the lake knows of one", "it is not the audit that the lake knows"):
+    for _ in range(2):
         assert main(["audit", "verify", "--home", str(home)]) == 12
-        assert wrong in capsys.readouterr().out
-        assert known.read_bytes() == began  # another one does not take its place in silence
+        assert "there is no audit, where the lake knows of one" in capsys.readouterr().out
+        for writer in ("door", "serving"):
+            with pytest.raises(AuditBroken, match="there was one"):
+                open_audit(settings, keys, writer=writer)
+    assert not (home / "audit").exists()  # another one does not take its place in silence
+    (home / "lake" / "audit.txt").rename(home / "aside")
+    _record(settings, keys)
+    (home / "aside").rename(home / "lake" / "audit.txt")
+    assert main(["audit", "verify", "--home", str(home)]) == 12
+    assert "it is not the audit that the lake knows" in capsys.readouterr().out
+    with pytest.raises(AuditBroken, match="not the audit that the lake knows"):
+        open_audit(settings, keys, writer="door")
+    assert known.read_bytes() == began
     assert main(["audit", "begin", "--reason", "incident 7", "--home", str(home)]) == 0
     assert main(["audit", "verify", "--home", str(home)]) == 0
     assert known.read_bytes() != began

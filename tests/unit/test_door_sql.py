@@ -16,7 +16,7 @@ import pytest
 from governance.access import MissingPermission
 from governance.audit import verify_chain
 from governance.door import sandbox, worker
-from governance.door.door import QUERIES, Answer, Door
+from governance.door.door import Answer, Door
 from governance.door.engine import connect
 from governance.door.errors import QueryFailed, QueryRefused, failure
 from governance.door.relations import Relation
@@ -208,7 +208,7 @@ def test_a_query_waits_for_its_turn_and_says_so(settings: Settings, caplog: pyte
     """Eight at once took 3.5 GB."""
     one_place = settings.model_copy(update={"queries": QuerySettings(workers=1, wait_seconds=0.2)})
     caplog.set_level("INFO", logger="governance.door.door")
-    with slot(settings.path(QUERIES), workers=1, seconds=0, waiting=pytest.fail):
+    with slot(settings.home, workers=1, seconds=0, waiting=pytest.fail):
         with pytest.raises(ServiceUnavailable, match="as many as may at once"):
             _ask(one_place, "SELECT 1")
     assert [record.message for record in caplog.records] == ["query waits"]
