@@ -106,6 +106,16 @@ class Catalogue:
         dataset = load_dataset(self._restricted[name])
         return {column.name: column.type for column in dataset.columns if holds_codes(column)}
 
+    def identifying(self, name: str) -> dict[str, bool]:
+        """Return the columns of a dataset that say whom a row is about; True: the patient, False: something of theirs.
+
+        Args:
+            name: of the dataset, or of its identified rows.
+        """
+        columns = {column.name: column.data_class for column in self._form(name).columns}
+        said = {column: kind for column, kind in columns.items() if kind in IDENTIFYING or kind == SUBJECT.data_class}
+        return {column: column == SUBJECT.name or kind == "patient-identifier" for column, kind in said.items()}
+
     def dataset(self, name: str) -> str:
         """Return the dataset whose identified rows have this name."""
         return self._restricted[name]

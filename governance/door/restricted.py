@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -28,6 +28,7 @@ MOST_IDENTIFIED = 10_000
 PATIENTS_A_RECORD = 1_000
 
 _PURPOSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.,:/-]{2,79}")
+_BYTE = re.compile(rb"\\x([0-9A-Fa-f]{2})")
 _PSEUDONYM = re.compile(r"v\d+\.[a-z2-7]{32}")
 
 
@@ -47,8 +48,8 @@ class RestrictedDoor(Door):
         """Return the answer of a query over identified rows, their cells opened; those of forgotten patients are null.
 
         The query itself runs over sealed cells, as every other one does. Everybody whose rows the answer rests on is
-        recorded, by pseudonym, before a cell is opened; also the patient asked for, though nothing is found, and with
-        a failure that depends on values everybody whose rows could be read.
+        recorded, by pseudonym, before a cell is opened; also the patients asked for and those whom a constant in it
+        names, though nothing is found, and with a failure that depends on values everybody whose rows could be read.
 
         Args:
             sql: one SELECT; besides what ``query`` knows, ``restricted_<dataset>`` and its ``_versions`` and
@@ -66,6 +67,7 @@ class RestrictedDoor(Door):
             QueryRefused: as ``query``; or it cannot be known whose rows the answer would rest on.
             QueryFailed, VitaLakeError: as ``query``; or it rests on too many patients' rows.
         """
+        from governance.door.naming import constants
         from governance.door.sql import check
         from governance.door.tracking import track
 
@@ -79,12 +81,14 @@ class RestrictedDoor(Door):
         try:
             query = check(sql, [*self.catalogue.names, *self.catalogue.identified_names])
             tracked = track(query.sql, self.catalogue.identified_names)
+            said = constants(query.sql, **self._identifying(query))
         except QueryRefused:
             self._record("denied", principal, {"permission": "identified:query", "reason": "query"})
             raise
         detail = {"purpose": purpose} | ({"patient": "one"} if patient else {})
         with self._unlocked(query, principal, detail) as vault:
             subject, about = (None, ()) if patient is None else self._asked(vault, patient, query, principal, detail)
+            about = (*about, *self._named(vault, said))
             names = [name for name in query.datasets if name in self.catalogue.identified_names]
             with self._sandbox(query, principal, seconds=seconds, subject=subject) as run:
                 seen = look(run, tracked, names, rows=min(rows, MOST_IDENTIFIED))
@@ -105,6 +109,23 @@ class RestrictedDoor(Door):
             patients = self._tokens(vault, subjects, about)
             self._record_patients(query, principal, seen.rows.num_rows, "answered", detail, patients)
             return Answer(cells.opened(cells.secrets(vault)), not seen.more, query.datasets)
+
+    def _identifying(self, query: Query) -> dict[str, set[str]]:
+        """Return the columns that identify, of all that a query reads, and those of them that say who a patient is."""
+        found = [item for name in query.datasets for item in self.catalogue.identifying(name).items()]
+        others = {column for column, person in found if not person}
+        return {"identifying": {column for column, _ in found}, "people": {column for column, _ in found} - others}
+
+    @staticmethod
+    def _named(vault: Vault, said: Iterable[str]) -> set[str]:
+        """Return the pseudonyms of those whom constants name: by a pseudonym, a subject, a source's id or a number."""
+        found, known = set[str](), vault.tokens() if said else {}
+        for text in said:
+            subjects = {vault.subject_of(text), vault.subject_of_token(text), *_subjects(text)}
+            named = {known.get(subject) for subject in subjects if subject} | {vault.token_of_mrn(text)}
+            # One that nobody has may be of an erased patient, as one that is asked for.
+            found |= {token for token in named if token} | ({text} if _PSEUDONYM.fullmatch(text) else set())
+        return found
 
     def _places(self, query: Query) -> dict[str, pa.DataType]:
         """Return ``<dataset>.<column>`` of what a query could read that is or may be sealed, with their types."""
@@ -168,3 +189,11 @@ class RestrictedDoor(Door):
                 self._record_query(query, principal, rows=0, outcome="locked", detail=detail)
                 raise
             yield vault
+
+
+def _subjects(text: str) -> Iterator[bytes]:
+    """Yield the subjects that a text may be, in hexadecimal digits or as DuckDB writes bytes."""
+    with suppress(ValueError):
+        yield bytes.fromhex(text)
+    if text.isascii():
+        yield _BYTE.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode())

@@ -1,0 +1,138 @@
+"""Whom a question names: what it says of them, also by finding nothing, is on record; no other way chooses somebody."""
+
+from __future__ import annotations
+
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from governance.door.errors import QueryRefused
+from governance.door.looking import look
+from governance.door.naming import constants
+from governance.door.sql import check
+from governance.door.tracking import track
+from tests.property.test_tracking import NAMES, PUBLISHED, TABLES, Row, database, engine, said
+
+__all__ = ["database"]
+
+IDENTIFYING, PEOPLE = {"subject", "patient_id", "encounter_id", "name"}, {"subject", "patient_id"}
+
+CHOICES = st.sampled_from(
+    ["hex(t.subject) = '41'", "t.subject = 'A'", "'A' = t.subject", "(lower(hex(t.subject))) IN ('41')",
+     "hex(t.subject) IS NOT DISTINCT FROM '41'", "t.subject IN ('A', 'E')", "t.h = '41'", "upper(t.h) = '41'",
+     # What follows chooses A without a name of theirs, and is refused.
+     "hex(t.subject) LIKE '41%'", "hex(t.subject) = '4' || '1'", "hex(t.subject) = CAST(41 AS VARCHAR)",
+     "starts_with(hex(t.subject), '4') AND t.h < '42'", "hex(t.subject) NOT IN ('42', '43', '44')",
+     "NOT (t.subject = 'B' OR t.subject = 'C' OR t.subject = 'D')", "t.subject < 'B'", "t.h BETWEEN '40' AND '41'",
+     "substring(t.h, 2, 1) = '1'", "(t.h = '42') IS DISTINCT FROM true AND t.h < '43'", "t.x || t.h = t.x || '41'",
+     "CASE WHEN t.h = '41' THEN t.x ELSE NULL END IS NOT NULL", "length(t.h || '41') = 4 AND least(t.h, '41') = t.h",
+     "coalesce(t.h, '') = '41'", "(t.h, 1) = ('41', 1)", "t.h IN (SELECT substring('41', 1, 2))",
+     "t.h = (SELECT '41')", "(t.h IN ('42', '43', '44')) = false", "t.h <> '42' AND t.h <> '43' AND t.h <> '44'"]
+)  # fmt: skip
+QUESTIONS = st.sampled_from(
+    ["SELECT t.x FROM {t} WHERE {c} AND t.y > 1", "SELECT count(*) AS n FROM {t} WHERE {c} AND t.y > 1",
+     "SELECT 1 AS one WHERE NOT EXISTS (SELECT 1 FROM {t} WHERE {c} AND t.y > 1)",
+     "SELECT (SELECT max(t.x) FROM {t} WHERE {c} AND t.y > 1) IS NULL AS n",
+     "SELECT coalesce((SELECT min(t.y) FROM {t} WHERE t.y > 1 AND {c}), 7) AS n",
+     "SELECT p.x FROM p JOIN {t} ON {c} AND t.y > 1", "SELECT p.x FROM p SEMI JOIN {t} ON {c} AND t.x = p.x",
+     "SELECT sum(t.x) FILTER (WHERE {c}) AS n FROM {t} WHERE t.y > 1 AND {c}",
+     "SELECT n FROM (SELECT count(*) AS n FROM {t} WHERE {c} AND t.y > 1) AS u WHERE n = 0",
+     "SELECT p.x FROM p WHERE p.x NOT IN (SELECT t.y FROM {t} WHERE {c})"]
+)  # fmt: skip
+SOURCES = st.sampled_from(
+    ["(SELECT subject, hex(subject) AS h, x, y FROM restricted_a) AS t",
+     "(SELECT *, hex(subject) AS h FROM restricted_a_versions) AS t",
+     "(SELECT a.subject, hex(b.subject) AS h, a.x, b.y FROM restricted_a a JOIN restricted_a b USING (subject)) AS t"]
+)  # fmt: skip
+
+
+@given(TABLES, TABLES, CHOICES, QUESTIONS, SOURCES)
+@settings(max_examples=max(80, settings().max_examples))
+def test_what_a_question_about_somebody_says_of_them_is_refused_or_on_record(
+    database: duckdb.DuckDBPyConnection, rows: list[Row], others: list[Row], choice: str, question: str, source: str
+) -> None:
+    """However A's rows differ: if the answer does, A is told, or named."""
+    query = check(question.format(t=source, c=choice), [*NAMES, *PUBLISHED])
+    try:
+        tracked, named = track(query.sql, NAMES), constants(query.sql, identifying=IDENTIFYING, people=PEOPLE)
+    except QueryRefused:
+        return
+    seen, again = (
+        look(engine(database, table, []), tracked, NAMES[:1], rows=100)
+        for table in (rows, [row for row in rows if row[0] != b"A"] + [row for row in others if row[0] == b"A"])
+    )
+    if said(seen, question) != said(again, question):
+        assert {"A", "41"} & named or all(b"A" in (one.subjects or {b"A"}) for one in (seen, again))
+
+
+def names(sql: str) -> frozenset[str]:
+    """Return the constants of a question over a table that has all that identifies."""
+    checked = check(sql, [*NAMES, *PUBLISHED])
+    return constants(checked.sql, identifying=IDENTIFYING, people=PEOPLE)
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("SELECT x FROM restricted_a WHERE subject = 'A'", {"A"}),
+        ("SELECT x FROM restricted_a WHERE x = 1 OR (y = 2 AND hex(subject) IN ('41', '42'))", {"41", "42"}),
+        ("SELECT h FROM (SELECT lower(hex(subject)) AS h FROM restricted_a) AS t WHERE upper(h) = '41'", {"41"}),
+        ("SELECT a.name, b.encounter_id FROM restricted_a AS a JOIN restricted_b AS b ON a.subject = b.subject", set()),
+        ("SELECT subject, count(DISTINCT encounter_id) AS n FROM restricted_a GROUP BY subject ORDER BY n", set()),
+        ("SELECT DISTINCT ON (subject, x) max(name) OVER (PARTITION BY subject ORDER BY x) AS n FROM restricted_a",
+         set()),
+        ("SELECT name FROM restricted_a GROUP BY (name, subject) HAVING count(*) > 1 ORDER BY name", set()),
+        ("SELECT x FROM restricted_a WHERE name IS NOT NULL AND subject IN (SELECT b.subject FROM restricted_b AS b)",
+         set()),
+        ("SELECT subject AS s FROM restricted_a UNION ALL SELECT b.subject FROM restricted_b AS b", set()),
+        ("SELECT x AS v FROM restricted_a UNION (SELECT y FROM restricted_b EXCEPT SELECT x FROM p)", set()),
+        ("SELECT subject, x FROM restricted_a UNION ALL SELECT NULL, 1", set()),
+        ("SELECT * RENAME (subject AS who) FROM restricted_a UNION ALL BY NAME SELECT x FROM p", set()),
+        ("SELECT x FROM p WHERE EXISTS (SELECT * FROM restricted_a WHERE subject = 'A')", {"A"}),
+        ("SELECT x FROM p WHERE y IN (SELECT x FROM restricted_a UNION SELECT y FROM restricted_b)", set()),
+        ("SELECT arg_max(name, x) FILTER (WHERE x > 1) AS n FROM restricted_a", set()),
+        ("SELECT (SELECT max(x) FROM restricted_a) + 1 AS n FROM p", set()),
+        ("SELECT x FROM p JOIN restricted_a USING (x) QUALIFY row_number() OVER () = 1 AND subject = 'A'", {"A"}),
+    ],
+)  # fmt: skip
+def test_what_may_be_asked_names_those_in_its_constants(sql: str, said: set[str]) -> None:
+    assert names(sql) == said
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT x FROM restricted_a WHERE subject LIKE 'A%'",
+        "SELECT x FROM restricted_a WHERE encounter_id = 'E'",
+        "SELECT x FROM restricted_a WHERE subject = x",
+        "SELECT x FROM restricted_a WHERE subject <> 'A'",
+        "SELECT x FROM restricted_a WHERE NOT subject = 'A'",
+        "SELECT subject = 'A' AS me FROM restricted_a",
+        "SELECT x FROM restricted_a WHERE 'A' IN (subject, name)",
+        "SELECT x FROM restricted_a WHERE subject IN (SELECT x FROM p)",
+        "SELECT x FROM restricted_a WHERE x IN (SELECT subject FROM restricted_b)",
+        "SELECT x FROM restricted_a WHERE subject IN (SELECT * FROM restricted_b)",
+        "SELECT x FROM restricted_a WHERE (SELECT max(hex(b.subject)) FROM restricted_b AS b) LIKE '4%'",
+        "SELECT x FROM restricted_a WHERE (SELECT b.* FROM restricted_b AS b) IS NULL",
+        "SELECT lag(subject, 1, 'A') OVER () AS s FROM restricted_a",
+        "SELECT arg_max(x, subject) AS v FROM restricted_a",
+        "SELECT coalesce(subject, 'A') AS v FROM restricted_a",
+        "SELECT CAST(name AS VARCHAR) AS v FROM restricted_a",
+        "SELECT hex(name.sealed) AS v FROM restricted_a",
+        "SELECT a FROM restricted_a AS a",
+        "SELECT x FROM restricted_a AS a WHERE CAST(a AS VARCHAR) LIKE '%A%'",
+        "WITH c(h) AS (SELECT hex(subject) FROM restricted_a) SELECT h FROM c WHERE h LIKE '4%'",
+        "SELECT a.x FROM restricted_a AS a JOIN (SELECT 'A' AS subject) AS k USING (subject)",
+        "SELECT a.x FROM restricted_a AS a JOIN (SELECT 'A' AS k) AS k ON a.subject = k.k",
+        "SELECT * REPLACE (x AS subject) FROM restricted_a",
+        "SELECT s FROM (SELECT x AS v FROM p UNION ALL SELECT subject FROM restricted_a) AS t",
+        "SELECT s FROM (SELECT subject AS s FROM restricted_a UNION ALL SELECT encounter_id FROM restricted_b) AS t",
+        "SELECT x FROM restricted_a UNION ALL SELECT * FROM p",
+        "(SELECT x FROM p UNION ALL BY NAME SELECT subject FROM restricted_a) UNION ALL SELECT x FROM p",
+        "SELECT x FROM restricted_a GROUP BY (x, hex(subject) || 'A')",
+    ],
+)
+def test_what_would_choose_somebody_without_a_name_is_refused(sql: str) -> None:
+    with pytest.raises(QueryRefused, match=r"identifies|whole row|other names"):
+        names(sql)
