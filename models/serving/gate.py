@@ -38,6 +38,7 @@ class _Session:
     token: str
     user: str
     begun: float
+    asked: float
     used: bool = False
 
 
@@ -49,8 +50,9 @@ def is_pseudonym(text: str) -> bool:
 class Sessions:
     """Sign-ins of browsers: the cookie is a random number, the token stays here and ends with the sign-out.
 
-    Nobody's session ends because others sign in. A user has at most so many, and who signs in and never shows the
-    cookie again has none after a minute.
+    Nobody's session ends because others sign in. A user has at most so many: one more ends the one of theirs that was
+    never shown, or else not for the longest time, so that sessions in a user's name keep nobody out. Who signs in and
+    never shows the cookie again has none after a minute.
     """
 
     def __init__(self, *, minutes: int = 480, seconds: Callable[[], float] = time.monotonic) -> None:
@@ -68,16 +70,16 @@ class Sessions:
         """Return the cookie of a new session.
 
         Raises:
-            Problem: the user, or everybody together, has as many as there may be.
+            Problem: everybody together has as many as there may be.
         """
         if self._of[user] >= MOST_OF_A_USER or len(self._sessions) >= MOST_SESSIONS:
             self._tidy()
         if self._of[user] >= MOST_OF_A_USER:
-            raise Problem(429, "This user is signed in too often. Sign out elsewhere.", retry_after=int(UNUSED_SECONDS))
+            self._end_one_of(user)
         if len(self._sessions) >= MOST_SESSIONS:
             raise Problem(503, "Too many people are signed in.", retry_after=int(UNUSED_SECONDS))
-        session = secrets.token_urlsafe(32)
-        self._sessions[session] = _Session(token, user, self._seconds())
+        session, now = secrets.token_urlsafe(32), self._seconds()
+        self._sessions[session] = _Session(token, user, now, now)
         self._of[user] += 1
         return session
 
@@ -86,13 +88,17 @@ class Sessions:
         found = self._sessions.get(session)
         if found is None:
             return None
-        found.used = True
+        found.used, found.asked = True, self._seconds()
         return found.token
 
     def end(self, session: str) -> None:
         """End a session."""
         if found := self._sessions.pop(session, None):
             self._of[found.user] -= 1
+
+    def _end_one_of(self, user: str) -> None:
+        theirs = ((found.used, found.asked, session) for session, found in self._sessions.items() if found.user == user)
+        self.end(min(theirs)[2])
 
     def _tidy(self) -> None:
         now = self._seconds()
