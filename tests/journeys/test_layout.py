@@ -22,6 +22,7 @@ SIZES: dict[str, ViewportSize] = {
     "zoomed-200": {"width": 640, "height": 400},
     "low": {"width": 1280, "height": 480},  # the patients scroll
     "desk": {"width": 1280, "height": 800},
+    "wall": {"width": 3840, "height": 2160},
 }
 PAPER: ViewportSize = {"width": 718, "height": 1046}
 """A4 upright less margins of 10 mm, in CSS pixels."""
@@ -162,3 +163,18 @@ def test_times_are_the_wards_and_say_summer_or_winter(ward: WardUnderTest, serve
         _open(visit, f"/patients/{ward.token('p-1')}")
         expect(visit.page.locator(".origin time")).to_contain_text(" CE")
         expect(visit.page.locator("body")).not_to_contain_text("UTC")
+
+
+def test_on_a_wall_a_board_is_read_from_the_bed(served: Served, chromium: Browser) -> None:
+    """At 3840 pixels letters had 13 of them, and what is to be looked at stood in a column of 190."""
+    with visiting(chromium, served.address) as visit:
+        visit.sign_in("clinician")
+        heights = {}
+        for size in ("desk", "wall"):
+            visit.page.set_viewport_size(SIZES[size])
+            _open(visit, "/board")
+            box = visit.page.locator(".board .place").first.bounding_box()
+            assert box is not None
+            heights[size] = box["height"]
+            expect(visit.page.locator("footer")).to_be_in_viewport()
+        assert heights["wall"] > 1.9 * heights["desk"]
