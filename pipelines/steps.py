@@ -25,7 +25,7 @@ from pipelines.care import CareFeed
 from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.conform import Conformer
 from pipelines.decoding.keyed import with_key
-from pipelines.decoding.naming import Naming
+from pipelines.decoding.naming import Naming, words_in
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import MERGED, Records
 from pipelines.decoding.refused import Refused, Unread, joined, refused_of_conformed, with_patients, with_unread
@@ -379,15 +379,17 @@ class Steps:
     def _leave_out_forgotten(self, outcome: Outcome) -> None:
         """Count rejected messages that name a patient who was forgotten as filtered: no dead letter is made of them.
 
-        What cannot be taken apart names nobody that could be looked up: it becomes a dead letter.
+        Where nobody is named whom the vault knows, each word of the text may be the id of somebody forgotten.
         """
         stones = self._forgotten() if outcome.rejects else set()
         if not stones:
             return
         kept: list[Reject] = []
         for reject in outcome.rejects:
-            named = self._naming.named_in(outcome.poll.values[reject.message] or b"", outcome.poll.format) or set()
-            if stones.isdisjoint(map(self.vault.subject_of, named)):
+            payload = outcome.poll.values[reject.message] or b""
+            named = self._naming.named_in(payload, outcome.poll.format) or set()
+            words = set() if self.vault.knows(named) else words_in(payload)
+            if stones.isdisjoint(map(self.vault.subject_of, named | words)):
                 kept.append(reject)
                 continue
             gone = np.full(max(reject.rows, 1), reject.message, np.int32)

@@ -7,6 +7,7 @@ it, and every patient is kept that it names anywhere, also where the decoder wou
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -57,6 +58,14 @@ LINES = re.compile(rb"[\r\n\x0b\x1c]+")
 _HEADER = re.compile(rb"(?:^|[\r\n\x0b])\s*MSH")
 _MARKS = r"^~\&"
 _BLANKS = b" \t\r\n\x0b\x1c\xef\xbb\xbf"
+_LOOSE = re.compile(r"(?:/?(?:patient|person)(?:/|\?(?:_?id|identifier)=)|#)?([\w.-]+)", re.IGNORECASE)
+"""A patient's reference that is written wrongly: another case, no type, a fragment, a search."""
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
+_WORD = re.compile(r"[0-9A-Za-z]+")
+_WORDS = re.compile(r"[0-9A-Za-z]+(?:[-._][0-9A-Za-z]+)+")
+SHORTEST = 5
+"""Letters of an identifier that is looked for in plain text: a shorter one is too often something else."""
 
 
 class Naming:
@@ -88,9 +97,8 @@ class Naming:
             return _of_hl7(message, profile) if _HEADER.search(message) else None
         found = _of_json(message, profile.patient if isinstance(profile, FlatProfile) else None)
         for _, value in places(message):
-            # A message in an envelope, as gateways and connectors make them.
-            if isinstance(value, str) and value.lstrip()[:3].startswith(("MSH", "{", "[")):
-                found |= self.named_in(value.encode(errors="replace"), format_name) or set()
+            if isinstance(value, str) and (inner := _in_envelope(value)) is not None:
+                found |= self.named_in(inner, format_name) or set()
         return found
 
     def stays_in(self, payload: bytes, format_name: str = "") -> set[str]:
@@ -131,11 +139,25 @@ class Naming:
             return None
 
 
+def words_in(payload: bytes) -> set[str]:
+    """Return every word of a message that is long enough to be somebody's identifier, as it is in plain_texts."""
+    texts = set(plain_texts(payload))
+    words = {word for text in texts for pattern in (_WORD, _WORDS) for word in pattern.findall(text)}
+    return {word for word in words if len(word) >= SHORTEST}
+
+
 def plain_texts(payload: bytes) -> Iterator[str]:
-    r"""Yield what a message that cannot be taken apart may say: as it is, and without JSON's and HL7's escapes.
+    r"""Yield what a message that names nobody may say: as it is, and without JSON's and HL7's escapes and base64.
 
     U+0000 is left out: so UTF-16 can be read, and nobody hides behind one.
     """
+    yield from _plain_texts(payload)
+    for run in _BASE64.findall(_without_json_escapes(payload.decode("latin-1").replace("\0", ""))):
+        if (inner := _from_base64(run)) is not None:
+            yield from _plain_texts(inner)
+
+
+def _plain_texts(payload: bytes) -> Iterator[str]:
     for charset in ("utf-8", "latin-1"):
         text = payload.decode(charset, errors="replace").replace("\0", "")
         for plain in (text, _without_json_escapes(text), _without_hl7_escapes(text)):
@@ -157,6 +179,8 @@ def _of_json(document: Any, patient: Name | None) -> set[str]:
                 found |= {_text(value.get("id"))}.union(*map(_numbers, _list(value.get("identifier"))))
             elif value.get("type") == "Patient" or (name in _WHOSE and not isinstance(value.get("type"), str)):
                 found |= _numbers(value.get("identifier"))
+            if name in _WHOSE:
+                found |= _loosely(value.get("reference"))
     told = values_at(document, patient.path.steps) if patient else []
     if patient:
         found |= {text for text in names([_text(value) for value in told], patient).values if text}
@@ -175,6 +199,35 @@ def _of_text(text: str, *, is_reference: bool) -> set[str]:
         system, _, value = unquote(query).rpartition("|")
         found |= {_reference(identifier={"system": system, "value": value})}
     return found
+
+
+def _loosely(reference: Any) -> set[str]:
+    """Return the id in a reference to a patient that no decoder would take."""
+    if not isinstance(reference, str) or _of_text(reference, is_reference=True) - {""}:
+        return set()
+    found = _LOOSE.fullmatch(reference)
+    return {found[1]} if found else set()
+
+
+def _in_envelope(text: str) -> bytes | None:
+    """Return the message that a text holds, as gateways and connectors put one into another; None: it holds none."""
+    for inner in (text.encode(errors="replace"), _from_base64(text.strip())):
+        if inner is not None and inner.lstrip()[:3].startswith((b"MSH", b"{", b"[")):
+            return inner
+    return None
+
+
+def _from_base64(text: str) -> bytes | None:
+    if not _BASE64.fullmatch(text):
+        return None
+    bare = text.rstrip("=").translate(_URL_SAFE)
+    try:
+        return b64decode(bare + "=" * (-len(bare) % 4))
+    except ValueError:
+        return None
+
+
+_URL_SAFE = str.maketrans("-_", "+/")
 
 
 def _numbers(identifier: Any) -> set[str]:

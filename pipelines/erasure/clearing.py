@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import cache
 
 import msgspec
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow as pa
 from pipelines.attribution.associations import TABLE as ASSOCIATIONS
 from pipelines.attribution.vacant import vacated
 from pipelines.care import open_care
+from pipelines.decoding.naming import words_in
 from pipelines.erasure.certificate import TableErased
 from pipelines.erasure.forgotten import Forgotten, advance
 from pipelines.erasure.letters import Search, erase_letters, places_of
@@ -40,13 +40,16 @@ class ForgottenLetters(Search):
 
     def __init__(self, vault: Vault, keys: KeyRing, settings: Settings) -> None:
         """Prepare, as ``Search``."""
-        super().__init__([], keys, settings=settings)
-        self._is_forgotten = cache(lambda patient: vault.tombstone(vault.subject_of(patient)) is not None)
+        super().__init__([], keys, settings=settings, vault=vault)
+        self._subject_of, self._stones = vault.subject_of, {stone.subject for stone in vault.tombstones()}
 
-    def names(self, payload: bytes, formats: Iterable[str] = ("",)) -> bool:
-        """Return whether a message that can be taken apart names somebody forgotten."""
-        found = [self._naming.named_in(payload, name) or () for name in formats]
-        return any(self._is_forgotten(patient) for named in found for patient in named)
+    def wants(self, named: set[str]) -> bool:
+        """Return whether one of those who are named is forgotten."""
+        return not self._stones.isdisjoint(map(self._subject_of, named))
+
+    def says(self, payload: bytes, *, whole: bool) -> bool:
+        """Return whether a word of a message's text is the id of somebody forgotten."""
+        return self.wants(words_in(payload))
 
 
 class Clearing:
@@ -75,7 +78,7 @@ class Clearing:
             VitaLakeError: something cannot be reached; safe to repeat.
         """
         # Before the fence is raised.
-        search = Search(wanted.ids, self._keys, stays=wanted.stays, settings=self._settings)
+        search = Search(wanted.ids, self._keys, stays=wanted.stays, settings=self._settings, vault=self._vault)
         tables = list(self._tables(wanted, search))
         self._tell("Care store and scores")
         with closing(open_care(self._settings, self._keys, vault=self._vault, catch_up=False)) as care:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.dead_letters import open_message
-from pipelines.decoding.naming import Naming, plain_texts
+from pipelines.decoding.naming import SHORTEST, Naming, plain_texts
 from pipelines.erasure.certificate import TableErased
 from pipelines.replay.letters import RESOLUTION, Places, by_source, topic_of
 from vitalake.errors import PrivacyError
@@ -26,6 +26,7 @@ from vitalake.lake.rewrite import Rows, read_file, rewrite
 from vitalake.lake.sweep import given_up, staged_spans
 from vitalake.lake.table import Snapshot, StagedFile, Table
 from vitalake.settings import Settings
+from vitalake.vault import Vault
 
 _BEFORE = r"""(?i:["'/|^~&#=>]|["'][a-z_]*(?:patient|subject|person|mrn|pid)[a-z_]*["']\s*:\s*)\s*"""
 _AFTER = r"""(?=["'/|^~&?#<\r\n,}\s]|$)"""
@@ -38,9 +39,10 @@ _ROWS = ("source", "source_position")
 class Search:
     """Finds the messages that name a patient.
 
-    What can be taken apart is asked whom it names. What cannot is searched for the text of the identifiers, and of
-    what stands in them behind the system: there too much is rather taken than too little, for nothing can be made of
-    such a message any more.
+    What can be taken apart is asked whom it names. What cannot, or names nobody whom the vault knows, is searched for
+    the text of the identifiers, and of what stands in them behind the system: there too much is rather taken than too
+    little, for nothing can be made of such a message any more. In what can be taken apart, identifiers of less than
+    five letters are not looked for so: they would take other patients' messages. What is left of these is counted.
 
     Attributes:
         places: quarantine dataset → places of resolved messages that are the patient's, see places_of.
@@ -49,7 +51,13 @@ class Search:
     """
 
     def __init__(
-        self, identifiers: Sequence[str], keys: KeyRing, *, stays: Iterable[str] = (), settings: Settings | None = None
+        self,
+        identifiers: Sequence[str],
+        keys: KeyRing,
+        *,
+        stays: Iterable[str] = (),
+        settings: Settings | None = None,
+        vault: Vault | None = None,
     ) -> None:
         """Prepare; before the fence is raised, for what is staged by then can never be decided after it.
 
@@ -58,13 +66,17 @@ class Search:
             keys: to open the messages.
             stays: the patient's: a message that names no patient and one of them is the patient's too.
             settings: of the home: its lake, the formats of topics, and their profiles.
+            vault: knows whom messages name; None: whoever is named is taken for somebody.
         """
         self._wanted, self._stays = frozenset(filter(None, identifiers)), frozenset(filter(None, stays))
-        texts = sorted({re.escape(part) for text in self._wanted for part in (text, text.rpartition("|")[2]) if part})
-        self._pattern = re.compile(f"{_BEFORE}(?:{'|'.join(texts)}){_AFTER}") if texts else None
-        self._keys = keys
+        texts = sorted({part for text in self._wanted for part in (text, text.rpartition("|")[2]) if part})
+        self._pattern = re.compile(f"{_BEFORE}{_any_of(texts)}{_AFTER}") if texts else None
+        long = [text for text in texts if len(text) >= SHORTEST]
+        self._loose = re.compile(f"(?<![0-9A-Za-z]){_any_of(long)}(?![0-9A-Za-z])") if long else None
+        self._keys, self._vault = keys, vault
         self._naming = Naming(settings)
         self._unreadable: set[bytes] = set()
+        self._nameless: set[bytes] = set()
         self._formats: dict[str, set[str]] = defaultdict(set)
         for stream in settings.jobs.values() if settings else ():
             for topic, name in stream.topics.items():
@@ -78,14 +90,45 @@ class Search:
         """Return how many envelopes could not be opened; a copy of one in an older file does not count again."""
         return len(self._unreadable)
 
+    @property
+    def nameless(self) -> int:
+        """Return how many envelopes are left that name nobody whom the vault knows, so that whose they are is open."""
+        return len(self._nameless)
+
     def names(self, payload: bytes, formats: Iterable[str] = ("",)) -> bool:
         """Return whether a message names the patient, by one of the formats it may have."""
+        return self.tells(payload, formats) is True
+
+    def tells(self, payload: bytes, formats: Iterable[str] = ("",)) -> bool | None:
+        """Return the same; None where it names nobody who is known, and nothing in it is the patient's."""
+        formats = list(formats)
         found = [self._naming.named_in(payload, name) for name in formats]
-        if None in found:
-            return self._pattern is not None and any(map(self._pattern.search, plain_texts(payload)))
-        if self._stays and not any(found):
-            return any(not self._stays.isdisjoint(self._naming.stays_in(payload, name)) for name in formats)
-        return any(named and not self._wanted.isdisjoint(named) for named in found)
+        named = {name for names in found for name in names or ()}
+        if self.wants(named):
+            return True
+        if None not in found and self._knows(named):
+            return False
+        of_stay = not named and self._stays and None not in found
+        if of_stay and any(not self._stays.isdisjoint(self._naming.stays_in(payload, name)) for name in formats):
+            return True
+        return True if self.says(payload, whole=None not in found) else None
+
+    def wants(self, named: set[str]) -> bool:
+        """Return whether one of those who are named is the patient."""
+        return not self._wanted.isdisjoint(named)
+
+    def says(self, payload: bytes, *, whole: bool) -> bool:
+        """Return whether the text of a message holds an identifier of the patient.
+
+        Args:
+            payload: the message.
+            whole: it can be taken apart.
+        """
+        patterns = [self._loose] if whole else [self._pattern, self._loose]
+        return any(p is not None and p.search(text) for text in plain_texts(payload) for p in patterns)
+
+    def _knows(self, named: set[str]) -> bool:
+        return bool(named) if self._vault is None else self._vault.knows(named)
 
     def among(self, rows: pa.Table, dataset: str = "") -> npt.NDArray[np.bool_]:
         """Return which of these envelopes are to go; one that cannot be opened tells nobody anything, and is counted.
@@ -96,16 +139,27 @@ class Search:
         """
         places = self.places.get(dataset)
         found = places.hold(rows) if places else np.zeros(rows.num_rows, np.bool_)
+        if self._vault is not None:
+            self._vault.hold_keys()
         for i, row in zip(np.flatnonzero(~found).tolist(), rows.filter(pa.array(~found)).to_pylist(), strict=True):
             try:
-                found[i] = self.names(open_message(row, self._keys).payload, self._formats_of(row))
+                payload = open_message(row, self._keys).payload
             except PrivacyError:
                 self._unreadable.add(bytes(row["nonce"]))
+                continue
+            told = self.tells(payload, self._formats_of(row))
+            found[i] = told is True
+            if told is None:
+                self._nameless.add(bytes(row["nonce"]))
         return found
 
     def _formats_of(self, row: Mapping[str, object]) -> set[str]:
         """Return the formats of an envelope's topic; of one that no job knows, what has rejected it."""
         return self._formats.get(topic_of(str(row["source"]))) or set(str(row["decoder"]).split(","))
+
+
+def _any_of(texts: Sequence[str]) -> str:
+    return f"(?:{'|'.join(map(re.escape, texts))})"
 
 
 def places_of(tables: Sequence[Table], subject: bytes) -> dict[str, Places]:
@@ -165,7 +219,7 @@ def erase_letters(table: Table, search: Search) -> TableErased:
     """
     verdicts: dict[str, int] = {}
     dataset = table.name.rpartition("/")[2]
-    unreadable = search.unreadable
+    unreadable, nameless = search.unreadable, search.nameless
 
     def hits(file: StagedFile) -> int:
         if file.path not in verdicts:
@@ -193,6 +247,7 @@ def erase_letters(table: Table, search: Search) -> TableErased:
         bytes_rewritten=sum(file.size for file in removed),
         files_deleted=deleted,
         unreadable=search.unreadable - unreadable,
+        nameless=search.nameless - nameless,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +107,32 @@ def test_letters_that_name_the_stay_and_no_patient_are_found(home: Path) -> None
     ]
     _feed(home, message(1, patient="p-72", **stay), mine, *others)
     assert _of(_erase(home, "p-72"), "dead_letter").rows == 1
+    assert sorted(_messages(home)) == sorted(others)
+    assert _sound(home)
+
+
+def test_letters_in_which_the_patient_is_written_wrongly_go_and_do_not_come_again(home: Path) -> None:
+    who = "1303122"
+    wrong = [f"patient/{who}", who, f"#{who}", f"Person/{who}", f"Patient?_id={who}"]
+    mine = [message(10 + i, subject={"reference": text}, value=BAD) for i, text in enumerate(wrong)]
+    inner = b64encode(message(20, patient=who, value=BAD)).decode()
+    mine += [message(21, subject={"display": f"Quartermaine, Zebulon ({who})"}, value=BAD)]
+    mine += [json.dumps({"resourceType": "Observation", "status": 7, **each}).encode()
+             for each in ({"pt": who, "patient_name": "Q"}, {"patient": {"no": who}}, {"data": inner})]  # fmt: skip
+    others = [
+        message(31, patient="p-8", value=BAD, note=[{"text": who}]),
+        message(32, subject=None, encounter=None, value=BAD),
+    ]
+    others.append(b"{")
+    _feed(home, message(1, patient=who), message(2, patient="p-8"), *mine, *others)
+    assert sorted(_messages(home)) == sorted([*mine, *others])
+    done = _of(_erase(home, who), "dead_letter")
+    assert (done.rows, done.nameless) == (len(mine), 2), "of two that are left nobody can say whose they are"
+    assert sorted(_messages(home)) == sorted(others)
+    lane = LaneWithoutKafka(home, topic_id="again")
+    lane.send([(0, payload) for payload in mine], cut=True)
+    lane.rows()
+    lane.lane.steps.close()
     assert sorted(_messages(home)) == sorted(others)
     assert _sound(home)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode, urlsafe_b64encode
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.decoding.fhir_records import FhirRecordDecoder
-from pipelines.decoding.naming import Naming
+from pipelines.decoding.naming import Naming, words_in
 from pipelines.decoding.records import MERGED
 from pipelines.erasure.letters import Search
 from pipelines.history.rows import RowTexts
@@ -255,3 +256,65 @@ def test_nothing_raises_for_what_a_message_holds() -> None:
 )
 def test_stays_are_composed_as_decoders_compose_them(payload: bytes, stays: set[str]) -> None:
     assert Naming().stays_in(payload) == stays
+
+
+# -- written wrongly: whoever is named so is found all the same ------------------------------------------------------
+
+
+ID = "1303122"
+QUOTED = json.dumps(observation(1, subject={"reference": f"Patient/{ID}"}))
+WRONG: dict[str, bytes] = {
+    **{
+        reference: json.dumps(observation(1, subject={"reference": reference})).encode()
+        for reference in (f"patient/{ID}", ID, f"#{ID}", f"Person/{ID}", f"Patient?_id={ID}", f"Patient {ID}")
+    },
+    "display": json.dumps(observation(1, subject={"display": f"Quartermaine, Zebulon ({ID})"})).encode(),
+    "another key": json.dumps({"pt": ID, "patient_name": "Quartermaine"}).encode(),
+    "a number": json.dumps({"pat": int(ID), "value": 61}).encode(),
+    "deep": json.dumps({"patient": {"no": ID, "name": "Zebulon"}}).encode(),
+    "PID-18": oru(pid=f"PID|1||||Quartermaine^Zebulon|||||||||||||{ID}^^^HOSP"),
+    "ZPD": oru(pid=f"PID|1||\rZPD|1|{ID}"),
+    "base64": json.dumps({"data": b64encode(QUOTED.encode()).decode()}).encode(),
+    "base64 of what cannot be read": json.dumps({"data": b64encode(f"patient no. {ID}".encode()).decode()}).encode(),
+    "base64 for addresses": json.dumps({"data": urlsafe_b64encode(QUOTED.encode()).decode().rstrip("=")}).encode(),
+    "torn": QUOTED[:-9].replace("Patient/", "pt ").encode(),
+}
+
+
+class Knows:
+    """A vault that knows some."""
+
+    def __init__(self, *numbers: str) -> None:
+        self.numbers = set(numbers)
+
+    def knows(self, named: set[str]) -> bool:
+        return not self.numbers.isdisjoint(named)
+
+    def hold_keys(self) -> None:
+        """Hold none."""
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_somebody_who_is_written_wrongly_is_found(name: str) -> None:
+    payload = WRONG[name]
+    assert Search([ID], None, vault=Knows(ID)).tells(payload) is True  # type: ignore[arg-type]
+    assert Search([ID[:-1]], None, vault=Knows(ID)).tells(payload) is not True  # type: ignore[arg-type]
+    assert Search([ID[1:]], None, vault=Knows(ID)).tells(payload) is not True  # type: ignore[arg-type]
+    assert ID in words_in(payload)
+
+
+@pytest.mark.parametrize("id_", ["61", "p-72", "1234"])
+def test_a_short_number_that_stands_anywhere_takes_no_message_that_may_be_anothers(id_: str) -> None:
+    payload = json.dumps({"pt": id_, "value": id_, "text": f"no {id_}"}).encode()
+    assert Search([id_], None, vault=Knows(id_)).tells(payload) is None, "it is counted"  # type: ignore[arg-type]
+
+
+def test_a_message_that_names_somebody_else_is_theirs_whatever_numbers_stand_in_it() -> None:
+    payload = json.dumps(observation(1, patient="p-8", note=[{"text": ID}], valueString=ID)).encode()
+    assert Search([ID], None, vault=Knows("p-8", ID)).tells(payload) is False  # type: ignore[arg-type]
+    assert Search([ID], None, vault=Knows(ID)).tells(payload) is True, "nobody knows p-8"  # type: ignore[arg-type]
+
+
+def test_a_patient_of_another_server_is_not_ours_of_the_same_number() -> None:
+    payload = json.dumps(observation(1, subject={"reference": f"http://elsewhere/Patient/{ID}"})).encode()
+    assert _named(payload) == {f"http://elsewhere/Patient/{ID}"}

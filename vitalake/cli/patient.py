@@ -310,6 +310,11 @@ def _show(done: Certificate, *, json: bool) -> None:
     Console(highlight=False, width=None if console.is_terminal else 170).print(grid)
     for name, count in done.elsewhere.items():
         typer.echo(f"{name}: {count:,} entries removed")
+    for entry in done.tables:
+        if entry.unreadable:
+            typer.echo(f"{entry.table}: {entry.unreadable:,} messages are left that nobody can open")
+        if entry.nameless:
+            typer.echo(f"{entry.table}: {entry.nameless:,} messages are left that name nobody whom the vault knows")
     typer.echo("Outside our reach:")
     for place in done.outside:
         typer.echo(f"  {place.place}: {place.what}{f'; gone by {place.until}' if place.until else ''}")

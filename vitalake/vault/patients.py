@@ -137,6 +137,16 @@ class Patients:
         rows = rows or self._store.read("SELECT subject FROM former WHERE digest = ?", (self._former_digest(token),))
         return bytes(rows[0][0]) if rows else None
 
+    def knows(self, numbers: Iterable[str]) -> bool:
+        """Return whether any of these is somebody's; see Vault.knows."""
+        for chunk in chunks(numbers):
+            subjects, digests = [self.subject_of(text) for text in chunk], [self._digest(text) for text in chunk]
+            if self._store.read("SELECT 1 FROM patient WHERE subject IN ?", [subjects]):
+                return True
+            if self._store.read("SELECT 1 FROM patient WHERE mrn_digest IN ?", [digests]):
+                return True
+        return False
+
     def tokens_of(self, lease: Lease, subject: bytes) -> set[str]:
         """Return all pseudonyms of a patient; see Vault.tokens_of."""
         rows = self._store.read("SELECT token FROM patient WHERE subject = ? AND token IS NOT NULL", (subject,))

@@ -146,6 +146,10 @@ class Vault:
         """Return the pseudonym of every subject that is not erased."""
         return self._patients.tokens()
 
+    def knows(self, numbers: Iterable[str]) -> bool:
+        """Return whether any of these is a source id or record number of somebody, erased or not; needs no key."""
+        return self._patients.knows(numbers)
+
     def tokens_of(self, subject: bytes) -> set[str]:
         """Return a patient's pseudonym, and the earlier ones that are kept; nothing of who is not known, or erased."""
         return self._patients.tokens_of(self._lease, subject)
