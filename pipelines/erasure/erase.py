@@ -18,7 +18,8 @@ from pipelines.erasure.kept import refuse_kept
 from pipelines.erasure.known import known_of
 from pipelines.erasure.numbers import numbers_of
 from pipelines.erasure.outside import outside
-from pipelines.erasure.wanted import Wanted, refuse_naming
+from pipelines.erasure.wanted import Wanted
+from pipelines.erasure.words import refuse_naming
 from pipelines.patients import pseudonyms_of
 from vitalake.belonging.erasures import ErasureCopies
 from vitalake.crashpoints import passing
@@ -235,11 +236,28 @@ class Eraser:
 
     def _refuse(self, wanted: Wanted) -> None:
         """Stop where the words of the reason, a hold, or the duty to keep records stand against it."""
-        refuse_naming(wanted.reason, (*wanted.ids, *wanted.tokens))
+        self._refuse_words(wanted)
         subject = self._vault.subject_of(wanted.ids[0])
         if self._vault.tombstone(subject) is None:  # else it was decided, and is only gone on with
             self._vault.refuse_held(subject)
             refuse_kept(self._settings, self._vault, self._keys, subject)
+
+    def refuse_words(self, patient: str, reason: str) -> None:
+        """Stop where a reason holds what names a patient, or the other numbers of the same person.
+
+        Args:
+            patient: pseudonym or id.
+            reason: in the officer's words.
+
+        Raises:
+            InputError: it does; it is not echoed.
+        """
+        for number in self._numbers_of(patient):
+            self._refuse_words(self._wanted(number, {}, reason=reason, actor="", begun_at=""))
+
+    def _refuse_words(self, wanted: Wanted) -> None:
+        identities = [who for token in wanted.tokens if (who := self._vault.look_up(token))]
+        refuse_naming(wanted.reason, (*wanted.ids, *wanted.tokens), identities)
 
     def _begin(self, wanted: Wanted, certificate: str) -> None:
         # Before the key goes: a home that is put back, and has no certificate, must find the rows by it. And once it is

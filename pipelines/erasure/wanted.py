@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-
-from vitalake.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +51,3 @@ class Wanted:
         one = dict(parts)
         together = {patient: certificate for certificate, _, patient in (text.partition(" ") for text in of["with"])}
         return cls(of["id"], of["token"], one["reason"], one["actor"], one["begun"], together, of["stay"])
-
-
-def refuse_naming(reason: str, names: Iterable[str]) -> None:
-    """Stop where the words of a reason, which is kept for ever, hold one of a patient's ids, numbers or pseudonyms.
-
-    Raises:
-        InputError: they do; neither is echoed.
-    """
-    parts = {part for name in names for part in (name, name.rpartition("|")[2]) if part}
-    if any(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", reason, re.IGNORECASE) for part in parts):
-        raise InputError("Reason names the patient", where="--reason", remedy="Give the request's number; it is kept.")

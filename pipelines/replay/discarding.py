@@ -7,16 +7,20 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 from governance.access import Principal
 from governance.audit import AuditEvent, AuditSink
+from governance.keyuse import open_vault
+from pipelines.erasure.words import refuse_naming_anybody
 from pipelines.replay.letters import ATTEMPTS, DEAD_LETTER, Choice, LettersMoved, Source, census, open_places, resolved
 from pipelines.replay.origins import lineages
 from pipelines.replay.redecoding import resolution_rows
 from pipelines.replay.writing import AgainWriter
 from vitalake.belonging import admit
 from vitalake.errors import InputError
+from vitalake.keys import load_keys
 from vitalake.lake.lake import Lake
 from vitalake.lake.spans import SpanConflict
 from vitalake.settings import Settings
@@ -58,12 +62,14 @@ def discard(settings: Settings, choice: Choice, *, words: str, principal: Princi
         audit: records it.
 
     Raises:
-        InputError: the words are none.
+        InputError: the words are none, or name a patient.
         Overtaken: a replay has begun meanwhile; what was decided stays.
         VitaLakeError: it is not recorded, or the lake cannot be written.
     """
     words = checked_words(words)
-    admit(settings)
+    admit(settings, identified=True)
+    with closing(open_vault(settings, load_keys(settings.path(settings.keys)), purpose="discard")) as vault:
+        refuse_naming_anybody(words, vault, where="--reason-text")
     found = census(Lake(settings.lake_uri, settings.storage_options), DEAD_LETTER, choice)
     if not found.open:
         return 0

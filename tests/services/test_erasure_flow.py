@@ -26,7 +26,8 @@ from pipelines.dead_letters import open_message
 from pipelines.erasure import kept, letters
 from pipelines.erasure.certificate import all_of
 from pipelines.erasure.erase import Eraser
-from pipelines.erasure.wanted import Wanted, refuse_naming
+from pipelines.erasure.wanted import Wanted
+from pipelines.erasure.words import refuse_naming
 from pipelines.rewrites.rekey import rekey
 from pipelines.steps import make_sealer
 from tests.attribution import Ward, hl7_time, pid, pv1

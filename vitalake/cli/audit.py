@@ -113,6 +113,7 @@ def begin(
     """Begin a new audit in the place of one that does not hold or is gone; what is there is kept under another name."""
     from governance.access import local_principal
     from governance.audit import AuditEvent, anchor_folder, begin_anew, forget_beginning, open_audit
+    from pipelines.erasure.words import refuse_naming_if_known
 
     settings, keys = _open(home)
     officer = local_principal("officer")
@@ -121,6 +122,7 @@ def begin(
         AuditEvent("audit.begin", officer.subject, officer.role, (), detail)
     except ValueError:
         raise typer.BadParameter("letters, digits and . , : + / ( ) - only", param_hint="--reason") from None
+    refuse_naming_if_known(reason, settings, keys, where="--reason")
     before = begin_anew(settings.path(settings.audit), anchor_folder(settings))
     forget_beginning(settings)
     event = AuditEvent("audit.begin", officer.subject, officer.role, (), detail | {"before": before})

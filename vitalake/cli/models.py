@@ -41,6 +41,7 @@ def approve(
     from models.approvals import NEEDED, approval, approving
     from models.registry import champion
     from models.tasks import load_task
+    from pipelines.erasure.words import refuse_naming_if_known
     from vitalake.errors import ModelError
 
     who, by = _who()
@@ -54,6 +55,7 @@ def approve(
     model = champion(settings, load_task(task))
     if model is None:
         raise ModelError("No model is registered", where=f"task {task}", remedy=f"Run 'vitalake train {task}' first.")
+    refuse_naming_if_known(f"{reason} {report}", settings, keys, where="--reason, --report")
     entry = approval(
         task=task,
         model=model.label,
@@ -85,8 +87,10 @@ def withdraw(
 ) -> None:
     """End all approvals of a task for a unit; its score is off the screens within a second. One account is enough."""
     from models.approvals import withdrawal
+    from pipelines.erasure.words import refuse_naming_if_known
 
     settings, keys = _opened(home)
+    refuse_naming_if_known(reason, settings, keys, where="--reason")
     who, by = _who()
     _add(settings, keys, withdrawal(task=task, unit=unit, account=who.number, by=by, reason=reason))
     typer.echo(f"{task} in {unit}: withdrawn. It is in the shadow.")

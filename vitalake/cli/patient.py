@@ -155,12 +155,10 @@ def hold(
     """Keep a patient from being forgotten, and from retention: a legal hold."""
     from datetime import UTC
 
-    from pipelines.erasure.wanted import refuse_naming
-
     with _opened(home, json=False) as (eraser, settings, keys, vault):
         given = _given(patient)
         subject = eraser.subject_of(given)
-        refuse_naming(reason, [given, *vault.patient_ids([subject]).values(), *eraser.tokens_of(given)])
+        eraser.refuse_words(given, reason)
         vault.hold(subject, reason, until.replace(tzinfo=UTC) if until else None)
         _record(settings, keys, "patient.hold", outcome="held", patients=eraser.tokens_of(given))
     typer.echo(f"Held {f'until {until:%Y-%m-%d}' if until else 'until it is released'}.")

@@ -248,6 +248,16 @@ class Patients:
                 return msgspec.json.decode(opened, type=Identity)
         return None
 
+    def identities(self, lease: Lease) -> Iterator[Identity]:
+        """Yield who is behind every pseudonym; see Vault.identities."""
+        for chunk in chunks(sorted(self.tokens())):
+            secrets = self.secrets(lease, chunk)
+            sql = "SELECT subject, token, identity FROM patient WHERE identity IS NOT NULL AND subject IN ?"
+            for subject, token, sealed in self._store.read(sql, [chunk]):
+                if (secret := secrets.get(bytes(subject))) is not None:
+                    opened = unseal(AESGCM(secret), bytes(sealed), b"identity", bytes(subject), token.encode())
+                    yield msgspec.json.decode(opened, type=Identity)
+
     def token_of_mrn(self, mrn: str) -> str | None:
         """Return the pseudonym of a medical record number; None: nobody has it."""
         rows = self._store.read("SELECT token FROM patient WHERE mrn_digest = ?", (self._digest(mrn),))

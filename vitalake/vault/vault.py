@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from vitalake.keys import Key
@@ -193,6 +193,11 @@ class Vault:
         """
         self._lease.hold()
         return self._patients.look_up(self._lease, token)
+
+    def identities(self) -> Iterator[Identity]:
+        """Yield who is behind every pseudonym: reads and opens all, some seconds where there are many."""
+        self._lease.hold()
+        return self._patients.identities(self._lease)
 
     def token_of_mrn(self, mrn: str) -> str | None:
         """Return the pseudonym of a medical record number; None: nobody has it."""

@@ -1,0 +1,101 @@
+"""Reasons that are kept for ever name nobody: not by a name, a date of birth or an address either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from governance.samples import copy_samples
+from pipelines.erasure.words import refuse_naming, refuse_naming_anybody
+from vitalake.belonging import open_vault
+from vitalake.cli.app import main
+from vitalake.errors import InputError
+from vitalake.home import init_home
+from vitalake.keys import load_keys
+from vitalake.settings import load_settings
+from vitalake.vault import Identity, Vault
+
+WHO = Identity("HOSP|4711", "Quartermaine, Zébulon O", "ZZMRN-1", "1958-03-09", "12 Larkspur Road, 04109 Leipzig")
+SHORT = Identity("9", "Wu, Li", None, None, None)
+MANY = [Identity(f"z-{i}", f"{family}, {given}") for i, (family, given) in
+        enumerate([("Long", "Will"), ("Clock", "Zoe"), ("Wrong", "Unit")])]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("Zebulon Quartermaine asked", "name"),
+        ("letter of ZÉBULON", "name"),
+        ("asked by Mr quartermaine.", "name"),
+        ("the patient of Larkspur Road", "address"),
+        ("request from 04109", "address"),
+        ("LEIPZIG", "address"),
+        ("born 09.03.1958", "date of birth"),
+        ("born 9/3/58, 1958-03-09", "date of birth"),
+        ("3/9/1958", "date of birth"),
+        ("19580309", "date of birth"),
+        ("9 March 1958", "date of birth"),
+        ("9. März 1958", "date of birth"),
+        ("March 9th, 1958", "date of birth"),
+        ("of 4711", "id or a number"),
+        ("ZZMRN-1 asks", "id or a number"),
+    ],
+)
+def test_what_names_the_patient_is_refused_and_not_repeated(reason: str, said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        refuse_naming(reason, [WHO.source_id, WHO.mrn or ""], [WHO])
+    assert said in str(refused.value)
+    for word in ("bulon", "uartermaine", "arkspur", "04109", "eipzig", "1958", "4711", "ZZMRN"):
+        assert word not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "reason", ["request 2026-17", "court order 5 of 2026-03-09", "the road to erasure, 12 letters", "moved to ward 4"]
+)
+def test_what_names_nobody_is_taken(reason: str) -> None:
+    refuse_naming(reason, [WHO.source_id, WHO.mrn or ""], [WHO, SHORT])
+
+
+def test_short_words_are_a_name_where_they_stand_together() -> None:
+    with pytest.raises(InputError, match="name"):
+        refuse_naming("Li Wu asked", [], [SHORT])
+    refuse_naming("wu of li", [], [SHORT])
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    init_home(tmp_path / "home", copy_samples)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def vault(home: Path) -> Vault:
+    settings = load_settings(home)
+    vault = open_vault(settings, load_keys(settings.path(settings.keys)))
+    vault.put([(f"v1.{i}", 1, who) for i, who in enumerate([WHO, SHORT, *MANY])])
+    return vault
+
+
+@pytest.mark.parametrize("reason", ["Quartermaine and Zebulon", "for Li Wu", "old, of HOSP|4711 ZZMRN-1"])
+def test_a_reason_of_no_patient_names_none_of_all(vault: Vault, reason: str) -> None:
+    with pytest.raises(InputError) as refused:
+        refuse_naming_anybody(reason, vault, where="--reason-text")
+    assert "of a patient" in str(refused.value)
+
+
+def test_a_single_word_that_is_somebodys_name_is_an_ordinary_word(vault: Vault) -> None:
+    refuse_naming_anybody("the clock was wrong for a long while in May", vault, where="--reason-text")
+
+
+def test_withdrawing_a_score_names_nobody_and_does_not_wait_for_keys(
+    home: Path, vault: Vault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vault.close()
+    command = ["models", "withdraw", "mortality", "--unit", "icu", "--home", str(home), "--reason"]
+    assert main([*command, "Zebulon Quartermaine complained"]) == 11
+    assert "Zebulon" not in capsys.readouterr().err
+    assert main(["audit", "begin", "--home", str(home), "--reason", "Zebulon Quartermaine"]) == 11
+    assert main([*command, "drifting"]) == 0
+    assert main(["keys", "revoke", "--home", str(home)]) == 0
+    assert main([*command, "drifting again"]) == 0
