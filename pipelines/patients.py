@@ -69,8 +69,10 @@ class Patients:
             KeyRevoked, ServiceUnavailable: the vault does not open.
         """
         subject = self._vault.subject_of_token(token)
-        if subject is None and (version := self._former_version(token)):
-            # Releases before this one have replaced pseudonyms without keeping them.
+        if subject is None and is_token(token, self._keys, _DOMAIN):
+            # Releases before this one have replaced pseudonyms without keeping them; or the vault was put back to a
+            # day before a re-key.
+            version = token.partition(".")[0]
             self._vault.keep_former(version, pseudonyms_by(self._keys, version).token)
             subject = self._vault.subject_of_token(token)
         return None if subject is None else self._person(subject)
@@ -83,10 +85,6 @@ class Patients:
         """
         token = self._vault.token_of_mrn(number)
         return self.by_pseudonym(token) if token else self._person(self._vault.subject_of(number))
-
-    def _former_version(self, token: str) -> str | None:
-        version = token.partition(".")[0]
-        return version if version in former_versions(self._keys) and is_token(token, self._keys, _DOMAIN) else None
 
     def _person(self, subject: bytes) -> Person | None:
         patient = self._vault.patient_ids([subject]).get(subject)

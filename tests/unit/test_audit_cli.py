@@ -108,6 +108,19 @@ def test_who_saw_finds_accesses_under_every_pseudonym_that_a_patient_ever_had(
         assert _saw(home, capsys, asked) == (["v1", "v2", "v3"], True)
 
 
+def test_a_vault_put_back_to_a_day_before_a_rekey_follows_the_new_pseudonyms(
+    home: Path, settings: Settings, keys: KeyRing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(open_vault(settings, keys)) as vault:
+        vault.enrol([("p-1", Pseudonyms(keys, "patient-identifier").token("p-1"))])
+    add_version(home / "keys.yaml", "pseudonym", "v2")
+    token = Pseudonyms(load_keys(home / "keys.yaml"), "patient-identifier").token("p-1")
+    assert token.startswith("v2.")
+    event = AuditEvent("identity.read", "v1", "clinician", (Pseudonyms(keys, "patient-identifier").token("p-1"),), {})
+    open_audit(settings, keys, writer="serving").record(event)
+    assert _saw(home, capsys, token) == (["v1"], True)
+
+
 def test_who_saw_says_where_it_cannot_follow_a_pseudonym(
     home: Path, settings: Settings, keys: KeyRing, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -162,9 +162,9 @@ class Patients:
         """Keep the pseudonyms of a former key; see Vault.keep_former."""
         kept = 0
         lacking = self._store.read(
-            "SELECT subject FROM patient WHERE token IS NOT NULL AND subject NOT IN "
+            "SELECT subject FROM patient WHERE token NOT LIKE ? AND subject NOT IN "
             "(SELECT subject FROM former WHERE key_version = ?)",
-            (version,),
+            (f"{version}.%", version),
         )
         for chunk in chunks(bytes(subject) for (subject,) in lacking):
             ids = self.patient_ids(lease, chunk)
@@ -176,7 +176,7 @@ class Patients:
                 rows = [
                     self._former(subject, token, AESGCM(secrets[subject]), version)
                     for subject, token in tokens.items()
-                    if subject in secrets and known[subject] != token  # else it is no former one yet
+                    if subject in secrets and known[subject] != token
                 ]
                 transaction.insert_new("former", _FORMER, rows)
                 kept += len(rows)

@@ -155,7 +155,7 @@ class Vault:
         return self._patients.tokens_of(self._lease, subject)
 
     def keep_former(self, version: str, token_of: Callable[[str], str]) -> int:
-        """Keep, sealed, the pseudonyms that a former key gives to all who are known; of who has one already it stays.
+        """Keep, sealed, the pseudonyms that another key gives to all who are known; of who has one already it stays.
 
         Args:
             version: of the key.
