@@ -54,6 +54,9 @@ _WORST = 3
 _INF = float("inf")
 Bands = tuple[tuple[float, int], ...]
 
+COMA_TOTAL, COMA_PARTS = "9269-2", ("9267-6", "9268-4", "9270-0")
+"""The Glasgow coma score, and what it is the sum of: eyes, motor, verbal."""
+
 ACVPU = "67775-7"
 """The level of consciousness in words; its value is the answer's place on the scale, see Vocabulary.answers."""
 
@@ -92,7 +95,7 @@ MEASURED: dict[str, Part] = {
     "oxygen_saturation": _events("2708-6", "59408-5", bands=((91, 3), (93, 2), (95, 1), (_INF, 0))),
     "systolic_pressure": _events("8480-6", bands=((90, 3), (100, 2), (110, 1), (219, 0), (_INF, 3))),
     "pulse": _events("8867-4", "8889-8", bands=((40, 3), (50, 1), (90, 0), (110, 1), (130, 2), (_INF, 3))),
-    "consciousness": Part(("9269-2", ACVPU), 0, ((14, 3), (_INF, 0))),
+    "consciousness": Part((COMA_TOTAL, ACVPU), 0, ((14, 3), (_INF, 0))),
     "temperature": Part(_alike("8310-5"), 1, ((35.0, 3), (36.0, 1), (38.0, 0), (39.0, 1), (_INF, 2))),
 }
 
@@ -112,12 +115,13 @@ OXYGEN_DECIMALS = {OXYGEN_FLOW: 1, OXYGEN_FRACTION: 0}
 PARTS = ("respiratory_rate", "oxygen_saturation", OXYGEN, "systolic_pressure", "pulse", "consciousness", "temperature")
 """In the chart's order."""
 
-CODES = (*(code for part in MEASURED.values() for code in part.codes), OXYGEN_FLOW, OXYGEN_FRACTION)
+CODES = (*(code for part in MEASURED.values() for code in part.codes), OXYGEN_FLOW, OXYGEN_FRACTION, *COMA_PARTS)
 """LOINC codes of everything the score reads."""
 
 _VITAL_NUMBERS = np.array(sorted(code_number(code) for part in MEASURED.values() for code in part.codes), np.uint32)
 _NUMBERS = {name: tuple(map(code_number, part.codes)) for name, part in MEASURED.items()}
 _ACVPU = code_number(ACVPU)
+_COMA_TOTAL, _COMA_PARTS = code_number(COMA_TOTAL), tuple(map(code_number, COMA_PARTS))
 _FLOW, _FRACTION = code_number(OXYGEN_FLOW), code_number(OXYGEN_FRACTION)
 _PART_OF = {number: name for name, numbers in _NUMBERS.items() for number in numbers} | dict.fromkeys(
     (_FLOW, _FRACTION), OXYGEN
@@ -251,7 +255,7 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
         as_of_us: the moment.
         situation: who is not scored, and by which scale.
     """
-    told = history.known_at(as_of_us)
+    told = _with_coma_total(history.known_at(as_of_us))
     points: dict[str, int | None] = dict.fromkeys(PARTS)
     latest: dict[str, Reading] = {}
     events: list[Event] = []
@@ -398,12 +402,40 @@ def expiries_us(history: History) -> list[int]:
 
 
 def _last_times(history: History) -> Iterable[tuple[npt.NDArray[np.int64], float]]:
+    history = _with_coma_total(history)
     finite = np.isfinite(history.value)
     for name, part in MEASURED.items():
         for number in _NUMBERS[name]:  # of each code: an event ends by itself
             yield history.effective_us[finite & (history.code == number)], part.max_age_hours
     for number in (_FLOW, _FRACTION):
         yield history.effective_us[finite & (history.code == number)], MAX_AGE_HOURS
+
+
+def _with_coma_total(told: History) -> History:
+    """Return values with the coma score that its three parts sum to, where these are newer than the last total.
+
+    Nothing is summed of which one was not measured with the others, such as what the intubated say.
+    """
+    if not np.isin(told.code, _COMA_PARTS).any():
+        return told
+    finite = np.isfinite(told.value)
+    rows = [np.flatnonzero((told.code == number) & finite) for number in _COMA_PARTS]
+    if not all(map(len, rows)):
+        return told
+    last = np.array([mine[np.argmax(told.effective_us[mine])] for mine in rows])
+    at_us, since_us = int(told.effective_us[last].max()), int(told.effective_us[last].min())
+    totals = told.effective_us[told.code == _COMA_TOTAL]
+    if at_us - since_us >= TOGETHER_US or totals.max(initial=-1) >= at_us:
+        return told
+    order = np.argsort(np.append(told.effective_us, at_us), kind="stable")
+    signs = None if told.comparator is None else np.append(told.comparator, np.uint8(0))[order]
+    return History(
+        np.append(told.code, np.uint32(_COMA_TOTAL))[order],
+        np.append(told.value, told.value[last].sum())[order],
+        np.append(told.effective_us, at_us)[order],
+        np.append(told.available_us, told.available_us[last].max())[order],
+        signs,
+    )
 
 
 def _counts(reading: Reading, max_age_hours: float, as_of_us: int) -> bool:

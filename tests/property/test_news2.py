@@ -12,7 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.lateness import behind
-from models.news2 import ACVPU, ADULT, MAX_AGE_HOURS, MEASURED, OUTLIVED_US, PARTS, News2, Situation, charted, news2
+from models.news2 import (
+    ACVPU,
+    ADULT,
+    COMA_PARTS,
+    MAX_AGE_HOURS,
+    MEASURED,
+    OUTLIVED_US,
+    PARTS,
+    News2,
+    Situation,
+    charted,
+    expiries_us,
+    news2,
+)
 from models.serving.words import event_text, number, reading_text, two_texts
 from models.tasks import load_task
 from vitalake.care.records import History, code_number
@@ -413,6 +426,19 @@ def test_whoever_is_not_alert_scores_3(place: int) -> None:
     assert score.parts["consciousness"] == (3 if place else 0)
     assert reading_text("consciousness", score.latest["consciousness"]) == "ACVPU"[place]
     assert _score((ACVPU, float(place), 2.0), ("9269-2", 14.0, 1.0)).parts["consciousness"] == 3, "the newest counts"
+
+
+def test_parts_of_a_coma_score_are_summed_where_they_are_newer_than_a_total() -> None:
+    """Eyes, verbal and motor of 1 each left the total of 15 before them, and "low"."""
+    deep = [(code, 1.0, 1.0) for code in COMA_PARTS]
+    score = _score(("9269-2", 15.0, 3.0), *deep)
+    assert (score.latest["consciousness"].value, score.parts["consciousness"]) == (3, 3)
+    assert _score(*deep).parts["consciousness"] == 3
+    assert _score(("9269-2", 15.0, 0.5), *deep).parts["consciousness"] == 0, "a later total counts"
+    assert _score(("9269-2", 15.0, 3.0), *deep[:2]).parts["consciousness"] == 0, "two are no sum"
+    assert _score(*deep[:2], ("9270-0", 1.0, 2.0)).parts["consciousness"] is None, "nor three of different times"
+    history = _history(*deep)
+    assert expiries_us(history) == [AS_OF - HOUR + int(MAX_AGE_HOURS * HOUR)]
 
 
 def test_oxygen_that_is_not_known_any_more_is_not_room_air() -> None:
