@@ -16,9 +16,11 @@ from governance.audit.lake_mark import keep_beginning
 from governance.masks import Pseudonyms
 from pipelines.rewrites.rekey import retire
 from vitalake.belonging import open_vault
+from vitalake.belonging.fingerprints import fingerprints_of, write_fingerprints
 from vitalake.cli.app import main
-from vitalake.keys import KeyRing, add_version, load_keys
+from vitalake.keys import KeyRing, add_version, create_key_file, load_keys
 from vitalake.lake.lake import Lake
+from vitalake.lake.storage import open_storage
 from vitalake.settings import Settings, load_settings
 from vitalake.vault import Identity
 
@@ -265,6 +267,18 @@ def test_an_audit_that_is_gone_with_its_heads_is_missed_by_the_lake_until_a_new_
     assert main(["audit", "begin", "--reason", "incident 7", "--home", str(home)]) == 0
     assert main(["audit", "verify", "--home", str(home)]) == 0
     assert known.read_bytes() != began
+
+
+def test_another_homes_lake_is_told_nothing_of_this_audit(home: Path, settings: Settings, keys: KeyRing) -> None:
+    Lake(settings.lake_uri, settings.storage_options).open_all()
+    storage = open_storage(settings.lake_uri, settings.storage_options)
+    create_key_file(home / "others.yaml")
+    write_fingerprints(storage, fingerprints_of(load_keys(home / "others.yaml"), ""))
+    _record(settings, keys)
+    assert not list((home / "lake").glob("audit*"))
+    write_fingerprints(storage, fingerprints_of(keys, ""))
+    _record(settings, keys)
+    assert list((home / "lake").glob("audit*"))
 
 
 def test_a_lake_that_cannot_be_read_or_is_elsewhere_keeps_nobody_from_recording(
