@@ -45,6 +45,8 @@ _TYPES = {
 }
 
 
+_RECORD = "record-identifier"
+
 FOUND_GOOD = ".found-good.json"
 """In the home: which of the lake's files were found good within a day, so that not each command looks at all again."""
 
@@ -107,14 +109,22 @@ class Catalogue:
         return {column.name: column.type for column in dataset.columns if holds_codes(column)}
 
     def identifying(self, name: str) -> dict[str, bool]:
-        """Return the columns of a dataset that say whom a row is about; True: the patient, False: something of theirs.
+        """Return the columns of a dataset that say whom a row is about, or which row it is.
 
         Args:
             name: of the dataset, or of its identified rows.
+
+        Returns:
+            Name → whether the patient is found by a value of it.
         """
-        columns = {column.name: column.data_class for column in self._form(name).columns}
-        said = {column: kind for column, kind in columns.items() if kind in IDENTIFYING or kind == SUBJECT.data_class}
-        return {column: column == SUBJECT.name or kind == "patient-identifier" for column, kind in said.items()}
+        kinds = IDENTIFYING | {SUBJECT.data_class, _RECORD}
+        said = {column.name: column.data_class for column in self._form(name).columns if column.data_class in kinds}
+        found_by = ("patient-identifier", _RECORD)
+        return {column: column == SUBJECT.name or kind in found_by for column, kind in said.items()}
+
+    def records(self, name: str) -> list[str]:
+        """Return the columns of identified rows that say which row one is."""
+        return [column.name for column in self._form(name).columns if column.data_class == _RECORD]
 
     def dataset(self, name: str) -> str:
         """Return the dataset whose identified rows have this name."""

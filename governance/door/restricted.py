@@ -14,9 +14,11 @@ from governance.door.door import ROWS, SECONDS, Answer, Door
 from governance.door.errors import QueryRefused, failure
 from governance.door.identified import Cells
 from governance.door.looking import Failed, look
+from governance.door.relations import SUBJECT, quoted, text, versions_name
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
 from vitalake.errors import InputError, VitaLakeError
+from vitalake.restricted import SUBJECT_BYTES
 from vitalake.vault import Vault
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class RestrictedDoor(Door):
         """
         from governance.door.naming import constants
         from governance.door.sql import check
-        from governance.door.tracking import track
+        from governance.door.tracking import also, track
 
         self._require(principal, "identified:query")
         if not _PURPOSE.fullmatch(purpose):
@@ -90,6 +92,7 @@ class RestrictedDoor(Door):
             subject, about = (None, ()) if patient is None else self._asked(vault, patient, query, principal, detail)
             about = (*about, *self._named(vault, said))
             names = [name for name in query.datasets if name in self.catalogue.identified_names]
+            tracked = also(tracked, self._of_records(names, said))
             with self._sandbox(query, principal, seconds=seconds, subject=subject) as run:
                 seen = look(run, tracked, names, rows=min(rows, MOST_IDENTIFIED))
             if isinstance(seen, Failed):
@@ -116,15 +119,27 @@ class RestrictedDoor(Door):
         others = {column for column, person in found if not person}
         return {"identifying": {column for column, _ in found}, "people": {column for column, _ in found} - others}
 
+    def _of_records(self, names: Iterable[str], said: Iterable[str]) -> list[str]:
+        """Return queries for the patients of the rows that constants name by a record's id."""
+        ids = sorted({found.hex().upper() for constant in said for found in _bytes(constant)})
+        if not ids:
+            return []
+        columns = [(name, column) for name in names for column in self.catalogue.records(name)]
+        those = ", ".join(map(text, ids))
+        return [
+            f"SELECT {SUBJECT} FROM {quoted(versions_name(name))} WHERE hex({quoted(column)}) IN ({those})"  # noqa: S608
+            for name, column in columns
+        ]
+
     @staticmethod
     def _named(vault: Vault, said: Iterable[str]) -> set[str]:
         """Return the pseudonyms of those whom constants name: by a pseudonym, a subject, a source's id or a number."""
         found, known = set[str](), vault.tokens() if said else {}
-        for text in said:
-            subjects = {vault.subject_of(text), vault.subject_of_token(text), *_subjects(text)}
-            named = {known.get(subject) for subject in subjects if subject} | {vault.token_of_mrn(text)}
+        for constant in said:
+            subjects = {vault.subject_of(constant), vault.subject_of_token(constant), *_bytes(constant)}
+            named = {known.get(subject) for subject in subjects if subject} | {vault.token_of_mrn(constant)}
             # One that nobody has may be of an erased patient, as one that is asked for.
-            found |= {token for token in named if token} | ({text} if _PSEUDONYM.fullmatch(text) else set())
+            found |= {token for token in named if token} | ({constant} if _PSEUDONYM.fullmatch(constant) else set())
         return found
 
     def _places(self, query: Query) -> dict[str, pa.DataType]:
@@ -191,9 +206,9 @@ class RestrictedDoor(Door):
             yield vault
 
 
-def _subjects(text: str) -> Iterator[bytes]:
-    """Yield the subjects that a text may be, in hexadecimal digits or as DuckDB writes bytes."""
+def _bytes(constant: str) -> Iterator[bytes]:
+    """Yield the subjects and ids of records that a constant may be: hexadecimal digits, or bytes as DuckDB has them."""
+    found = [_BYTE.sub(lambda digits: bytes.fromhex(digits[1].decode()), constant.encode())]
     with suppress(ValueError):
-        yield bytes.fromhex(text)
-    if text.isascii():
-        yield _BYTE.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode())
+        found.append(bytes.fromhex(constant))
+    yield from (one for one in found if len(one) == SUBJECT_BYTES)

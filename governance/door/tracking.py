@@ -12,7 +12,7 @@ on the way through a query is refused.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import sqlglot
@@ -75,6 +75,17 @@ def track(sql: str, identified: Collection[str]) -> Tracked:
         raise untold("a subquery or a join in a place where its rows cannot be followed")
     cut = tracker.patients(tree) if state == "carried" and tracker.tells_together(tree, but=tree) else ()
     return Tracked(_sql(tree), state == "carried", _together(tracker.asides), _together(cut))
+
+
+def also(tracked: Tracked, subjects: Collection[str]) -> Tracked:
+    """Return a query that tells more patients aside.
+
+    Args:
+        tracked: the query.
+        subjects: queries of one column, of subjects.
+    """
+    every = [f"SELECT {SUBJECT} AS {WHO} FROM ({query})" for query in subjects]  # noqa: S608
+    return replace(tracked, aside=" UNION ALL ".join([*([tracked.aside] if tracked.aside else []), *every]))
 
 
 @dataclass(slots=True)

@@ -257,6 +257,26 @@ def test_whom_a_question_names_is_on_record_though_nothing_is_found(
     assert audit.events[-1].patients == (token(keys, "ZZMRN-1"),)
 
 
+def test_a_whole_row_that_comes_out_of_the_sandbox_is_not_opened(
+    door: RestrictedDoor, audit: Recorder, keys: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lets it through."""
+    monkeypatch.setattr("governance.door.naming.constants", lambda *_, **__: frozenset())
+    with pytest.raises(QueryRefused, match="a whole row"):
+        ask(door, "SELECT p FROM restricted_patient p", patient="ZZMRN-1")
+    assert (audit.events[-1].detail["outcome"], audit.events[-1].patients) == ("untold", (token(keys, "ZZMRN-1"),))
+
+
+def test_the_id_of_a_row_names_its_patient(door: RestrictedDoor, audit: Recorder, keys: KeyRing) -> None:
+    (row,) = ask(door, "SELECT hex(observation_id) AS id FROM restricted_observation WHERE value = 72")
+    for question in ("SELECT value", "SELECT rank() OVER (ORDER BY value) AS v"):
+        sql = f"{question} FROM restricted_observation WHERE hex(observation_id) = '{row['id']}' AND value > 1000"
+        assert ask(door, sql) == []
+        assert audit.events[-1].patients == (token(keys, "ZZMRN-2"),)
+    with pytest.raises(QueryRefused, match="what identifies"):
+        ask(door, f"SELECT value FROM restricted_observation WHERE hex(observation_id) LIKE '{row['id'][:9]}%'")  # noqa: S608
+
+
 def test_a_pseudonym_or_a_number_names_somebody_too(
     door: RestrictedDoor, audit: Recorder, settings: Settings, vault: Vault, keys: KeyRing
 ) -> None:
