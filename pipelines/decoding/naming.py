@@ -244,8 +244,23 @@ def _numbers(identifier: Any) -> set[str]:
 def opened(payload: bytes) -> Any:
     """Return what a JSON message holds; the bytes of any other, HL7's among them."""
     body = payload.strip(_BLANKS)
+    text = body.decode(errors="replace")  # decoders skip what they do not read
     try:
-        return msgspec.json.decode(body.decode(errors="replace"))  # decoders skip what they do not read
+        return msgspec.json.decode(text)
+    except PARSE_ERRORS:
+        return _leniently(text, body)
+
+
+_NO_NUMBER = re.compile(
+    r"(?<=[:,\[\s])-?(?:\d+(?:\.\d+)?[eE]\+?\d{3,}|\d{309,}(?:\.\d+)?|NaN|Infinity)(?=[,\]}\s])", re.ASCII
+)
+"""What stands where a number should and is more than a double can have, or none."""
+
+
+def _leniently(text: str, body: bytes) -> Any:
+    """Return what a message holds without its numbers that are none, such as 1e400 or NaN, else its bytes."""
+    try:
+        return msgspec.json.decode(_NO_NUMBER.sub("null", text))
     except PARSE_ERRORS:
         return body
 

@@ -596,6 +596,16 @@ def test_a_clock_a_little_ahead_delays_no_arrest_and_is_not_spoken_of(home: Path
     assert CLOCK_AHEAD not in history.code
 
 
+@pytest.mark.parametrize("number", [b"1e400", b"NaN", b"-Infinity"])
+def test_a_number_that_none_can_be_ends_the_pulse_before_it(home: Path, number: bytes) -> None:
+    """The message names its patient, and was rejected without a mark: the pulse before it stayed the one of now."""
+    steps = _steps(home)
+    outcome = _run(steps, [message(1, effectiveDateTime=_at(5), value=75.0)])
+    _run(steps, [message(2, effectiveDateTime=_at(1), value=75.0).replace(b"75.0", number)], first=1)
+    score = news2(_history(home, outcome), as_of_us=clock.now_us())
+    assert "pulse" in score.ended and "pulse" not in score.latest
+
+
 def test_values_of_one_poll_from_ahead_keep_their_order(home: Path) -> None:
     steps = _steps(home)
     told: list[bytes | None] = [
