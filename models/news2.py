@@ -126,6 +126,7 @@ _FLOW, _FRACTION = code_number(OXYGEN_FLOW), code_number(OXYGEN_FRACTION)
 _PART_OF = {number: name for name, numbers in _NUMBERS.items() for number in numbers} | dict.fromkeys(
     (_FLOW, _FRACTION), OXYGEN
 )
+_PART_OF |= dict.fromkeys(_COMA_PARTS, "consciousness")
 _OXYGEN_DECIMALS = {code_number(code): places for code, places in OXYGEN_DECIMALS.items()}
 
 

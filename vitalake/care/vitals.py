@@ -11,6 +11,7 @@ from vitalake.vocabulary import load_vocabulary
 
 _GENERAL = (
     "9279-1", "2708-6", "59408-5", "8480-6", "8867-4", "8889-8", "9269-2", "67775-7", "8310-5", "3151-8", "3150-6",
+    "9267-6", "9268-4", "9270-0",
 )  # fmt: skip
 """Respiration, saturation, systolic pressure, pulse, consciousness, temperature, oxygen given: what NEWS2 reads."""
 
