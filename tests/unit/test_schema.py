@@ -20,6 +20,7 @@ from vitalake.cli.app import main
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.lake.compaction import compact
 from vitalake.lake.dataset import TYPES, Column, Dataset, dataset_names, load_dataset
+from vitalake.lake.format import FORMAT, Format, write_format
 from vitalake.lake.schema import Change, apply, compare, conform, fits, new_schema
 from vitalake.lake.storage import open_storage
 from vitalake.lake.table import StagedFile, Table
@@ -364,8 +365,9 @@ def observation_of_before() -> Dataset:
 
 @pytest.fixture
 def first_home(home: Path) -> Path:
-    """A home whose observations were published by the first release."""
+    """A home of this format whose observations have the columns of the first release."""
     Table(load_dataset("spans"), open_storage(str(home / "lake"), {}), zone="")
+    write_format(open_storage(str(home / "lake"), {}), Format(FORMAT))
     before = observation_of_before()
     place = home / "lake" / "published" / "observation"
     DeltaTable.create(str(place), schema=Schema.from_arrow(before.table_schema), partition_by=["day"])
