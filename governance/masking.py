@@ -18,12 +18,18 @@ from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import ALWAYS, Column, Dataset, dataset_names, is_book, load_dataset
 from vitalake.lake.dictionaries import as_type, in_dictionaries
-from vitalake.lake.message_tokens import MessageTokens
+from vitalake.lake.message_tokens import MessageTokens, without_partitions
 from vitalake.lake.own_times import end_of_day
 from vitalake.lake.unranked import Unranked, ranks, record_key
 
 TOKENISED = "message-token"
 """What happens to a position that the rules let through: no rule can keep it as it is."""
+
+TOPIC = "topic"
+"""What happens to the partition of a message that the rules keep."""
+
+HIDING = "message-token-2"
+"""What is hidden whatever the rules say. It changes with that: nothing that was begun before is gone on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +144,10 @@ class MaskPlan:
         return self.tokens(batch.column(str(plan.column.token_with)), batch.column(plan.column.name))
 
     def _given(self, plan: ColumnPlan, batch: pa.RecordBatch) -> pa.Array:
-        """Return a column without what ranks rows of several records in it, whatever the rules say."""
+        """Return a column without what ranks rows, or says their partition, in it, whatever the rules say."""
         column = batch.column(plan.column.name)
+        if plan.column.name in self.dataset.sources:
+            return without_partitions(column)
         if not plan.published or not ranks(plan.column):
             return column
         if plan.column.ours == ALWAYS:
@@ -182,12 +190,17 @@ class MaskPlan:
                 "column": plan.column.name,
                 "class": plan.column.data_class,
                 "rule": plan.rule,
-                "mask": TOKENISED if plan.token else plan.mask_name,
+                "mask": self._shown(plan),
                 "published": plan.published,
                 "holds": plan.holds,
             }
             for plan in self.columns
         ]
+
+    def _shown(self, plan: ColumnPlan) -> str | None:
+        if plan.token:
+            return TOKENISED
+        return TOPIC if plan.mask_name == "keep" and plan.column.name in self.dataset.sources else plan.mask_name
 
 
 def _both(kept: Rows | None, saying: Rows) -> Rows:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -56,6 +58,7 @@ class Ward:
     begin: datetime = field(default_factory=lambda: (clock.now() - timedelta(minutes=10)).replace(microsecond=0))
     sent: int = 0
     told: int = 0
+    records: Counter[str] = field(default_factory=Counter)
 
     @property
     def settings(self) -> Settings:
@@ -130,15 +133,37 @@ class Ward:
         stream = StreamSettings(topics={part.topic: "fhir"}, dataset=dataset)
         steps = Steps(self.settings, stream, load_dataset(dataset))
         decoder = make_decoder("fhir", dataset=dataset, stream=stream, settings=self.settings)
-        outcomes, begin = [], 0
+        outcomes = []
         try:
             for came, messages in polls:
-                poll = self._poll(messages, "fhir", part, begin, came=came)
+                poll = self._poll(messages, "fhir", part, self.records[dataset], came=came)
                 steps.ingested_us = int(came.timestamp() * 1e6)
                 outcomes.append(steps.mask(steps.conform(DecodedPoll(poll, decoder.decode(messages)))))
                 assert not outcomes[-1].rejects, outcomes[-1].rejects
-                begin += len(messages)
+                self.records[dataset] += len(messages)
             self._decide(outcomes, steps, dataset)
+        finally:
+            steps.close()
+
+    def spread(self, topic: str, partitions: int, keyed: Mapping[str, bytes], *, share: int = 0, of: int = 1) -> None:
+        """Take in a message of each key, of those partitions that one of the workers reads; a key's hash says which."""
+        parts = tuple(PartId(topic, f"{topic:x<22}", number) for number in range(share, partitions, of))
+        placed = [(partition_of(key, partitions), value) for key, value in keyed.items()]
+        mine = [(part // of, value) for part, value in placed if part % of == share]
+        numbers: Counter[int] = Counter()
+        offsets = []
+        for part, _ in mine:
+            offsets.append(numbers[part])
+            numbers[part] += 1
+        poll = replace(
+            self._poll([value for _, value in mine], "fhir", parts[0], 0),
+            parts=parts, part=np.array([part for part, _ in mine], np.int32), offset=np.array(offsets, np.int64),
+        )  # fmt: skip
+        decoder = make_decoder("fhir", dataset="observation", stream=StreamSettings(), settings=self.settings)
+        steps = self.steps()
+        try:
+            outcome = steps.mask(steps.conform(DecodedPoll(poll, decoder.decode(poll.values))))
+            self._decide([outcome], steps, "observation", share=f"{share}of{of}")
         finally:
             steps.close()
 
@@ -163,19 +188,20 @@ class Ward:
         """Return the steps of a lane."""
         return Steps(self.settings, StreamSettings(), load_dataset("observation"))
 
-    def _decide(self, outcomes: Sequence[Outcome], steps: Steps, dataset: str) -> Outcome:
+    def _decide(self, outcomes: Sequence[Outcome], steps: Steps, dataset: str, *, share: str = "0of1") -> Outcome:
         """Decide outcomes by a span of their own; return the last one."""
         outcome = outcomes[0]
-        part, begin = outcome.poll.parts[0], int(outcome.poll.offset[0])
+        poll, part = outcome.poll, outcome.poll.parts[0]
+        begins = {poll.parts[i]: int(poll.offset[poll.part == i].min()) for i in set(poll.part.tolist())}
         lake = Lake(self.settings.lake_uri, self.settings.storage_options, dataset=dataset)
         lake.open_all()
-        epoch = lake.spans.begin_epoch(job=part.topic, share="0of1")
-        if lake.spans.positions(dataset, [part])[part] is None:
-            lake.spans.begin_at(dataset, {part: 0})
+        epoch = lake.spans.begin_epoch(job=part.topic, share=share)
+        known = lake.spans.positions(dataset, [*begins])
+        lake.spans.begin_at(dataset, {part: 0 for part, position in known.items() if position is None})
         writer = SpanWriter(
-            lake, job=part.topic, share="0of1", epoch=epoch, fence=lake.spans.fence(dataset),
+            lake, job=part.topic, share=share, epoch=epoch, fence=lake.spans.fence(dataset),
             rules=steps.plan.version, decoder="test/1", dead_letters=steps.dead_letters, span_seconds=60,
-            span_rows=1_000_000, late_seconds=3600, positions={part: begin}, watermarks={},
+            span_rows=1_000_000, late_seconds=3600, positions=begins, watermarks={},
             stop=threading.Event(), on_committed=lambda _: None, on_paused=lambda _: None,
         )  # fmt: skip
         for outcome in outcomes:
@@ -269,6 +295,11 @@ def shown(rows: list[dict[str, object]], names: dict[str, str]) -> dict[float, s
         for row in last.values()
         if row["status"] != "entered-in-error"
     }
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """Return where a producer puts a message by its key, which everybody can compute."""
+    return zlib.crc32(key.encode()) % partitions
 
 
 def hl7_time(at: datetime) -> str:

@@ -26,7 +26,7 @@ import sys
 import tarfile
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,16 @@ them where they are."""
 
 
 def without_times(like: dict[str, Any]) -> dict[str, Any]:
-    """Return a reading to read like, without the times that may be of our own clocks."""
+    """Return a reading to read like, without the times that may be of our own clocks; published, without partitions."""
+
+    def kept(kind: str, name: str, column: str) -> bool:
+        published = name.startswith("published/") if kind == "tables" else not name.startswith("restricted_")
+        return column not in OF_OURS and not (published and column == "source")
+
     zones = ("published/", "restricted/")
     tables, views = (
         {
-            name: entry | {"columns": [column for column in entry["columns"] if column not in OF_OURS]}
+            name: entry | {"columns": [column for column in entry["columns"] if kept(kind, name, column)]}
             if kind == "views" or name.startswith(zones)
             else entry
             for name, entry in like[kind].items()
@@ -157,7 +162,8 @@ def _table_reading(settings: Any, keys: Any, table: Any, like: dict[str, Any] | 
 
         content = [row | {"payload": open_message(row, keys).payload, "nonce": b""} for row in content]
     if zone == "published":
-        content = by_message(content)
+        hidden = {"source_position", "source"} - {*columns} | {"source_position"}
+        content = by_message(rows.select(sorted({*columns, "source"})).to_pylist(), hidden)
     return {"rows": rows.num_rows, "columns": columns, "digest": digest(sorted(map(repr, map(_plain, content))))}
 
 
@@ -173,12 +179,12 @@ def _opened(settings: Any, keys: Any, dataset: str, rows: Any) -> Any:
         vault.close()
 
 
-def by_message(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
+def by_message(rows: Iterable[dict[str, Any]], hidden: Collection[str] = ("source_position",)) -> list[list[str]]:
     """Return published rows message by message, without the number that tells messages apart."""
     messages: dict[object, list[str]] = defaultdict(list)
     for row in rows:
         place = (row["source"], row["source_position"])
-        messages[place].append(repr(_plain({k: v for k, v in row.items() if k != "source_position"})))
+        messages[place].append(repr(_plain({k: v for k, v in row.items() if k not in hidden})))
     return [sorted(message) for message in messages.values()]
 
 

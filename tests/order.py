@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import combinations_with_replacement
 from typing import Any
 from urllib.parse import unquote
@@ -18,10 +18,14 @@ from vitalake.lake.record_versions import BEHIND
 from vitalake.lake.table import Table
 
 PERMUTATIONS = 2_000
+PLACINGS = 1_000
 NEAR_US = 7_200_000_000
 """Two times that are further apart are of two days, and share nothing."""
 
 Floats = npt.NDArray[np.float64]
+
+_OF_ROWS: dict[str, Callable[[list[float]], Any]] = {"": np.mean, ", greatest": np.max, ", least": np.min}
+"""By what of a patient's rows patients are put in an order."""
 
 
 def suspicions(table: Table, column: str, numbers: Mapping[str, int]) -> dict[str, float]:
@@ -67,6 +71,50 @@ def differences(tables: Iterable[Table], column: str, numbers: Mapping[str, int]
     return _by_chance(seen, numbers)
 
 
+def shared_places(table: Table, column: str, places: Mapping[str, int]) -> dict[str, float]:
+    """Return what rows of a published table share → how likely it is by chance that their patients share a place too.
+
+    Args:
+        table: of published rows.
+        column: of pseudonyms.
+        places: pseudonym → where a clear identifier puts its messages: its partition.
+    """
+    count, chance, found = max(places.values()) + 1, np.random.default_rng(2), {}
+    number, where = {patient: i for i, patient in enumerate(places)}, np.array([*places.values()])
+    for what, patients, values in _shares(table, column, count):
+        mine = {(number[p], str(value)) for p, value in zip(patients, values, strict=True) if p in places}
+        whose = np.array([patient for patient, _ in mine])
+        same = np.unique([value for _, value in mine], return_inverse=True)[1] * count
+
+        def pairs(
+            where: npt.NDArray[np.int64],
+            whose: npt.NDArray[np.int64] = whose,
+            same: npt.NDArray[np.int64] = same,
+        ) -> int:
+            return int((np.bincount(same + where[whose]) ** 2).sum())
+
+        true = pairs(where)
+        found[what] = (1 + sum(pairs(chance.permutation(where)) >= true for _ in range(PLACINGS))) / (1 + PLACINGS)
+    return found
+
+
+def _shares(table: Table, column: str, count: int) -> Iterator[tuple[str, list[Any], list[Any]]]:
+    """Yield whatever the rows of some patients have in common, and others have not: name, whose rows, what."""
+    rows = []
+    for path in sorted(table.snapshot().files):
+        part = pq.read_table(f"{table.storage.root}/{path}", partitioning=None)
+        name = path.rpartition("/")[2].partition(".e")[0]
+        rows.append(part.append_column("file name", pa.array([name] * part.num_rows)))
+    everything = pa.concat_tables(rows, promote_options="permissive")
+    whose = everything[column].to_pylist()
+    for field in everything.schema:
+        values = everything[field.name].to_pylist()
+        if field.name != column:
+            yield field.name, whose, values
+        if pa.types.is_integer(field.type):
+            yield f"{field.name} mod {count}", whose, [None if value is None else value % count for value in values]
+
+
 def _between(ones: list[int], others: list[int], *, same: bool) -> list[float]:
     """Return the differences of numbers that can share noise; of one column how far apart its rows are."""
     gaps = np.subtract.outer(np.array(ones), np.array(others))
@@ -77,7 +125,12 @@ def _between(ones: list[int], others: list[int], *, same: bool) -> list[float]:
 
 def _by_chance(seen: Mapping[str, Mapping[str, list[float]]], numbers: Mapping[str, int]) -> dict[str, float]:
     whose = sorted({patient for found in seen.values() for patient in found})
-    looks = {what: _standard([float(np.mean(found.get(p, [np.nan]))) for p in whose]) for what, found in seen.items()}
+    looks = {
+        f"{what}{which}": _standard([float(look(found.get(p, [np.nan]))) for p in whose])
+        for what, found in seen.items()
+        for which, look in _OF_ROWS.items()
+        if not which or any(len(values) > 1 for values in found.values())
+    }
     looks = {what: ranks for what, ranks in looks.items() if ranks.any()}
     if not looks:
         return {}

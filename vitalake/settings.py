@@ -125,9 +125,9 @@ class StreamSettings(_Frozen):
     )
     publish_arrival: bool = Field(
         False,
-        description="Publish when an observation came where its sender gives no time at which it was known; else the "
-        "end of that day is published. Only for senders that never send in the order of patients or identifiers, as "
-        "monitors that send what they measure at once.",
+        description="Publish when an observation came, or a system sent it (MSH-7), where its sender gives no other "
+        "time at which it was known; else the end of that day is published. Only for senders that never send in the "
+        "order of patients or identifiers, as monitors that send what they measure at once.",
     )
     care: bool = Field(True, description="Whether its rows go to the care store too, which scores are computed from.")
     dead_letter_days: int = Field(30, ge=1, description="Dead letters expire after this many days.")

@@ -73,7 +73,8 @@ class Conformer:
             min_effective_year: rows effective before it are rejected.
             max_past_days: how far behind the broker's time a row may be effective; 0: any time.
             unset_clock_days: rows of these days are rejected, wherever their clock is.
-            publish_arrival: whether the broker's times may be published as they are, where the sender gives none.
+            publish_arrival: whether the broker's times may be published as they are, where the sender gives none; and
+                those at which its system sent.
         """
         self._vocabulary, self._mark = vocabulary, not publish_arrival
         self._hash = hashlib.blake2b(key=observation_key, digest_size=ID_BYTES)
@@ -148,7 +149,9 @@ class Conformer:
             measured, broker_us = measured[good], broker_us[good]
             identities = [identity for identity, ok in zip(identities, good.tolist(), strict=True) if ok]
         value = np.where(measured, value, np.nan)
-        conformed = self._finished(rows, identities, message, code, value, broker_us, rejects, older=older)
+        conformed = self._finished(
+            rows, identities, message, code, value, broker_us, rejects, older=older, stamped=decoded.stamped
+        )
         if decoded.ended is not None:
             refused = joined(refused, self._ended(decoded.ended, broker_ms))
         return _one_claim(replace(conformed, refused=refused) if refused is not None else conformed)
@@ -196,6 +199,7 @@ class Conformer:
         rejects: list[Reject],
         *,
         older: bool,
+        stamped: bool,
     ) -> Conformed:
         ids, panels = self._identify(rows, identities)
         empty = np.isnan(value)
@@ -206,7 +210,7 @@ class Conformer:
             "code": rows["code"],
             "value": pa.array(value, mask=empty if empty.any() else None),
             "unit": self._published_unit(code, empty),
-            "available_at": given_or_ours(rows["issued_at"], broker_us, mark=self._mark),
+            "available_at": given_or_ours(rows["issued_at"], broker_us, mark=self._mark, stamped=stamped),
             **self._coded(rows),
         }
         prints = fingerprints(ids, rows, value, columns["unit"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +45,7 @@ class Hl7Decoder:
             decoded = whole_messages(
                 _columns(rows), [row.identity for row in rows], np.array(message, np.int32), rejects
             )
+            decoded = replace(decoded, stamped=True)  # MSH-7
             decoded.rejects.extend(rejects[i] for i in sorted(rejects))
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
             decoded.empty.extend(empty)

@@ -14,7 +14,7 @@ from pipelines.decoding.keyed import with_key
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.result import Decoded, Reject
 from vitalake.lake.dataset import Dataset, load_dataset
-from vitalake.lake.own_times import given_or_ours
+from vitalake.lake.own_times import given_or_ours, told_or_ours
 
 ID_BYTES = 16
 PROVENANCE = ("ingested_at", "source", "source_position")
@@ -73,6 +73,7 @@ def decoded_records(
         np.array([message[i] for i in kept], np.int32),
         [rejects[i] for i in sorted(rejects)],
         unfinished=True,
+        stamped=True,
     )
 
 
@@ -109,7 +110,10 @@ class Records:
         if _NAMED in names and _NAMED not in columns:
             columns[_NAMED] = pa.array([self._named(identity) for identity in decoded.identities], pa.binary())
         if "available_at" in names:
-            columns["available_at"] = given_or_ours(columns["available_at"], broker_ms[message] * 1000)
+            told, broker_us = columns["available_at"], broker_ms[message] * 1000
+            columns["available_at"] = (
+                given_or_ours(told, broker_us, stamped=True) if decoded.stamped else told_or_ours(told, broker_us)
+            )
         whole = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
         rows, message, rejects = with_key(whole, message, self._dataset)
         return self._timely(rows, message, rejects, broker_ms, now_us)

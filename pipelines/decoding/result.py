@@ -66,6 +66,7 @@ class Decoded:
         empty: indices of messages that are decoded and hold nothing for this dataset: other resources, other events.
         unfinished: sent rows of another dataset than observation: they lack names and times that follow from the
             identity and the broker, see records.Records.
+        stamped: the times at which rows could be known are those at which the sender's system wrote or sent them.
         ended: rows without a value, for the sender says by a sign that there is none: they are not published, and end
             on the ward what was known before; None: there are none.
     """
@@ -77,6 +78,7 @@ class Decoded:
     tombstones: list[int] = field(default_factory=list)
     empty: list[int] = field(default_factory=list)
     unfinished: bool = False
+    stamped: bool = False
     ended: Decoded | None = None
 
 

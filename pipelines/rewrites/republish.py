@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from governance.keyuse import open_vault
-from governance.masking import TOKENISED, MaskPlan, writing_plan
+from governance.masking import HIDING, MaskPlan, writing_plan
 from governance.rules import load_policy
 from pipelines.steps import make_sealer
 from vitalake.errors import InputError, LakeError
@@ -72,7 +72,7 @@ def republish(
         return converter(make_sealer(lake.dataset, opened[-1], keys), plan)
 
     try:
-        done = swap(lake, kind="republish", rules=f"{rules}+{TOKENISED}", make=make, counted=counted)
+        done = swap(lake, kind="republish", rules=f"{rules}+{HIDING}", make=make, counted=counted)
     finally:
         for vault in opened:
             vault.close()

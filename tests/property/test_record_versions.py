@@ -1,50 +1,87 @@
-"""Versions are published as they are where they count or date; else they rank within their record, and nowhere else."""
+"""Versions but 0 and 1 rank within their record, and nowhere else."""
 
 from __future__ import annotations
 
 import random
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitalake.lake.record_versions import MOST, RecordVersions, fits
+from vitalake.lake.record_versions import BEHIND, MOST, RecordVersions, versions_in_clear
 
+LEAST, GREATEST = -(1 << 63), (1 << 63) - 1
 times = st.integers(1_700_000_000_000_000, 1_900_000_000_000_000)
-numbers = st.one_of(st.integers(-5, 20_000), st.integers(0, MOST), times)
+numbers = st.one_of(st.integers(-5, 20_000), st.integers(-MOST, MOST), times)
+near = st.tuples(numbers, st.integers(0, 3)).map(lambda pair: min(sum(pair), MOST))
+"""Such as lie beside each other."""
 
 
-@given(st.lists(st.tuples(numbers, st.sampled_from("abc")), min_size=1, max_size=30), st.booleans())
-def test_the_versions_of_a_record_keep_their_order_and_counters_and_times_stay(
-    rows: list[tuple[int, str]], encoded: bool
-) -> None:
+def _published(versions: list[int], names: list[str], secret: bytes = b"k" * 32) -> npt.NDArray[np.int64]:
+    made = RecordVersions(secret)(pa.array(versions, pa.int64()), lambda: [pa.array(names)], of="a.version")
+    out: npt.NDArray[np.int64] = made.to_numpy()
+    return out
+
+
+@given(st.lists(st.tuples(near, st.sampled_from("abc")), min_size=1, max_size=30), st.booleans())
+def test_the_versions_of_a_record_keep_their_order_and_0_and_1_stay(rows: list[tuple[int, str]], encoded: bool) -> None:
     names = pa.array([name for _, name in rows])
     given = names.dictionary_encode() if encoded else names
     versions = pa.array([version for version, _ in rows], pa.int64())
     made = RecordVersions(b"s" * 32)(versions, lambda: [given], of="a.version").to_pylist()
-    good = fits(versions.to_numpy())
+    assert not versions_in_clear(pa.array(made, pa.int64())).any()
     for i, (first, name) in enumerate(rows):
-        assert not good[i] or made[i] == first
+        assert (first in (0, 1)) == (-BEHIND < made[i] < BEHIND)
+        assert first not in (0, 1) or made[i] == first
         for k, (second, other) in enumerate(rows):
-            if name == other and good[i] == good[k] and 0 <= first < second:
-                assert made[i] < made[k]
-            if name == other and good[i] and not good[k]:
-                assert made[i] < made[k]
+            if name == other:
+                assert (made[i] > made[k]) - (made[i] < made[k]) == (first > second) - (first < second)
 
 
-def test_numbers_that_rank_with_identifiers_do_not_when_they_are_published() -> None:
-    names = sorted(random.Random(5).sample(range(10_000_000, 99_999_999), 2_000))
-    texts = pa.array([str(name) for name in names])
-    for versions in (names, range(5_000_000, 5_002_000)):  # the record number itself, and a transaction's
-        made = RecordVersions(b"k" * 32)(pa.array(versions, pa.int64()), lambda: [texts], of="a.version").to_numpy()
-        ranks = np.argsort(np.argsort(made))
-        assert abs(np.corrcoef(ranks, np.arange(2_000))[0, 1]) < 4 / np.sqrt(2_000)
-        assert not set(made.tolist()) & set(versions)
+@given(st.binary(min_size=32, max_size=32))
+def test_no_number_is_so_great_that_it_ends_before_others(secret: bytes) -> None:
+    versions = [LEAST, LEAST + 1, -MOST, -MOST + 1, -1, 0, 1, 2, MOST - 1, MOST, GREATEST - 1, GREATEST]
+    made = _published(versions, ["a"] * len(versions), secret).tolist()
+    assert made == sorted(made)
+    assert len(set(made)) == 8
+
+
+@pytest.mark.parametrize(
+    ("first", "step"), [(2, 1), (1_000, 1), (9_000_000, 1), (1_795_000_000, 40), (1_795_000_000_000_000, 40_000_000)]
+)
+def test_versions_that_rank_with_identifiers_do_not_when_they_are_published(first: int, step: int) -> None:
+    names = [str(name) for name in sorted(random.Random(5).sample(range(10_000_000, 99_999_999), 2_000))]
+    versions = range(first, first + 2_000 * step, step)  # counted, numbered, dated: a day of them
+    made = _published([*versions], names)
+    ranks = np.argsort(np.argsort(made))
+    assert abs(np.corrcoef(ranks, np.arange(2_000))[0, 1]) < 4 / np.sqrt(2_000)
+    assert not set(made.tolist()) & set(versions)
+
+
+def test_a_record_number_that_is_given_as_version_does_not_rank_either() -> None:
+    numbers = sorted(random.Random(5).sample(range(10_000_000, 99_999_999), 2_000))
+    made = _published(numbers, [str(number) for number in numbers])
+    assert abs(np.corrcoef(np.argsort(np.argsort(made)), np.arange(2_000))[0, 1]) < 4 / np.sqrt(2_000)
+
+
+@pytest.mark.parametrize("first", [2, 5_000_000, 1_795_000_000_000, 1_795_000_000_000_000])
+def test_what_lies_between_two_versions_is_not_what_lay_between_them(first: int) -> None:
+    names = [f"{number:08}" for number in range(1_000)]
+    gaps = _published([first + 600_000] * 1_000, names) - _published([first] * 1_000, names)
+    assert gaps.min() >= 600_000
+    assert len(set(gaps.tolist())) > 900
+    assert np.log(gaps.astype(np.float64)).std() > 1.5  # e to that: a factor of more than four either way
 
 
 def test_nothing_stays_nothing_and_bytes_name_records_too() -> None:
-    versions, names = pa.array([None, 77_777, 3], pa.int64()), pa.array([b"a", b"b", None], pa.binary())
+    versions, names = pa.array([None, 77_777, 1, 3], pa.int64()), pa.array([b"a", b"b", None, None], pa.binary())
     made = RecordVersions(b"k" * 32)(versions, lambda: [names], of="a.version")
-    assert (made[0].as_py(), made[2].as_py()) == (None, 3)
-    assert made[1].as_py() > 1 << 60
+    assert (made[0].as_py(), made[2].as_py()) == (None, 1)
+    assert min(made[1].as_py(), made[3].as_py()) > 1 << 60
+    assert (
+        versions_in_clear(pa.array([0, 1, None, 2, -1, BEHIND, -BEHIND])).tolist()
+        == [False] * 3 + [True] * 2 + [False] * 2
+    )

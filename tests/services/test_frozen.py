@@ -14,6 +14,7 @@ import pytest
 
 from governance.masks import Pseudonyms
 from pipelines.history.load import load_history
+from pipelines.replay.letters import topic_of
 from pipelines.rewrites.republish import republish, restricted_datasets
 from pipelines.upgrade import STEPS, upgrade
 from tests import frozen
@@ -27,7 +28,8 @@ from vitalake.keys import load_keys
 from vitalake.lake.dataset import load_dataset
 from vitalake.lake.format import FORMAT, Format, read_format, write_format
 from vitalake.lake.lake import Lake
-from vitalake.lake.message_tokens import in_clear
+from vitalake.lake.message_tokens import in_clear, says_partition
+from vitalake.lake.record_versions import versions_in_clear
 from vitalake.lake.verify import verify
 from vitalake.settings import load_settings
 
@@ -124,7 +126,10 @@ def test_upgraded_it_reads_the_same_and_no_position_is_left_in_any_version(
         if table.name.startswith("published/"):
             files = table.storage.files()
             assert set(files) == set(table.snapshot().files)  # what was replaced is deleted
-            assert not any(in_clear(table.storage.read_parquet(path)["source_position"]) for path in files)
+            for rows in map(table.storage.read_parquet, files):
+                assert not in_clear(rows["source_position"])
+                assert not says_partition(rows["source"].combine_chunks()).to_numpy(zero_copy_only=False).any()
+                assert not versions_in_clear(rows["version"].combine_chunks()).any()
 
 
 def test_killed_anywhere_on_its_way_an_upgrade_goes_on_and_ends_the_same(
@@ -175,17 +180,23 @@ def _sequences(home: Path) -> dict[str, dict[str, list[str]]]:
         key = [column for column in load_dataset(name.rpartition("/")[2]).key if column != "version"]
         records: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for row in table.to_pylist():
-            said = repr(sorted((k, v) for k, v in row.items() if k not in (*frozen.OF_OURS, "source_position")))
+            said = _said(row)
             records[repr([row[column] for column in key])].append((row["version"], said))
         found[name] = {record: [said for _, said in sorted(versions)] for record, versions in records.items()}
     return found
+
+
+def _said(row: dict[str, Any]) -> str:
+    """Return what a published row says, but for what of it an upgrade hides."""
+    hidden = (*frozen.OF_OURS, "source_position")
+    return repr(sorted((k, v) for k, v in (row | {"source": topic_of(row["source"])}).items() if k not in hidden))
 
 
 def _times(table: pa.Table) -> dict[str, list[tuple[Any, ...]]]:
     """Return the times of rows that may be ours, rows by all else that they say; in order: several may say the same."""
     times: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for row in table.to_pylist():
-        same = repr(sorted((k, v) for k, v in row.items() if k not in (*frozen.OF_OURS, "source_position")))
+        same = _said(row)
         times[same].append((row["available_at"], row.get("told_at"), row["ingested_at"]))
     return {same: sorted(some, key=str) for same, some in times.items()}
 

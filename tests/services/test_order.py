@@ -14,19 +14,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import duckdb
+import pyarrow as pa
 import pytest
 import yaml
 
+from governance import masking
 from governance.masks import Pseudonyms
 from governance.samples import copy_samples
 from pipelines.history import load
 from pipelines.rewrites.republish import republish, restricted_datasets
 from pipelines.upgrade import upgrade
 from tests import frozen
-from tests.attribution import Ward, hl7_time, pid, pv1
+from tests.attribution import Ward, hl7_time, partition_of, pid, pv1
 from tests.fhir import message
-from tests.hl7 import adt
-from tests.order import differences, suspicions
+from tests.hl7 import MSH, adt, obx, oru
+from tests.order import PLACINGS, differences, shared_places, suspicions
 from vitalake.home import init_home
 from vitalake.keys import KEY_NAMES, load_keys
 from vitalake.lake.buckets import patient_column
@@ -127,11 +129,13 @@ def _stream(home: Path) -> None:
                 issued=at, device={"reference": f"Device/d-{no}"}, encounter={"reference": f"Encounter/e-{no[::-1]}"},
             ))  # fmt: skip
         ward.stream(values)
-    told = []
+    told: list[bytes] = []
     for no in _identifiers():
         came = BEGIN + timedelta(seconds=chance.randrange(9_000))
-        told.append(adt("A01", pid(no), pv1(f"ICU^1^{no}", visit=f"e-{no[::-1]}", began=came), at=hl7_time(came)))
+        sent = hl7_time(BEGIN + timedelta(hours=3, minutes=len(told)))  # in their order, by the sender's clock
+        told.append(adt("A01", pid(no), pv1(f"ICU^1^{no}", visit=f"e-{no[::-1]}", began=came), at=sent))
     ward.tell(*told)
+    _stream_stamped(ward, chance)
     _stream_without_times(ward, chance)
 
 
@@ -168,6 +172,37 @@ def _stream_without_times(ward: Ward, chance: random.Random) -> None:
         polls = [said[dataset][begin : begin + 5] for begin in range(0, len(said[dataset]), 5)]
         first = [(BEGIN + timedelta(minutes=179), at_once[dataset])] if dataset in at_once else []
         ward.send(dataset, first + [(BEGIN + timedelta(minutes=180 + 10 * n), poll) for n, poll in enumerate(polls)])
+
+
+def _stream_stamped(ward: Ward, chance: random.Random) -> None:
+    """Stream what senders number and stamp as they send it, in the order of identifiers."""
+    dated, numbered, results, coded = [], [], [], []
+    for number, no in enumerate(_identifiers()):
+        stay, sent = f"e-{no[::-1]}", BEGIN + timedelta(hours=4, seconds=40 * number)
+        elements = {
+            "patient": no, "device": {"reference": f"Device/d-{no}"}, "encounter": {"reference": f"Encounter/{stay}"},
+        }  # fmt: skip
+        at = [(BEGIN + timedelta(seconds=chance.randrange(9_000))).isoformat() for _ in range(2)]
+        stamp = {"lastUpdated": sent.isoformat()}
+        dated.append(message(10_000 + number, meta=stamp, effectiveDateTime=at[0], issued=at[0], **elements))
+        version = {"versionId": str(2 + number)}
+        numbered.append(message(20_000 + number, meta=version, effectiveDateTime=at[1], issued=at[1], **elements))
+        for second in range(8):
+            drawn = hl7_time(BEGIN + timedelta(seconds=chance.randrange(9_000)))
+            results.append(oru(
+                obx(code="718-7^Hemoglobin^LN", value=str(chance.randrange(90, 140) / 10), unit="g/dL^^UCUM", at=drawn),
+                msh=MSH.replace("20250601100001+0200", hl7_time(sent + timedelta(seconds=second))),
+                pid=pid(no), pv1=pv1("ICU^1^1", visit=stay), obr=f"OBR|1||F{number}-{second}^LAB|718-7^Hb^LN|||{drawn}",
+            ))  # fmt: skip
+        coded.append(_resource(
+            "Condition", f"c-{no}-J", subject={"reference": f"Patient/{no}"}, meta=stamp,
+            encounter={"reference": f"Encounter/{stay}"}, recordedDate=at[0],
+            code={"coding": [{"system": "http://hl7.org/fhir/sid/icd-10-cm", "code": "J18.9"}]},
+        ))  # fmt: skip
+    ward.stream(dated)
+    ward.stream(numbered)
+    ward.stream(results, name="hl7-v2")
+    ward.send("condition", [(BEGIN + timedelta(hours=8), coded)])
 
 
 def _resource(kind: str, name: str, **elements: object) -> bytes:
@@ -252,9 +287,42 @@ def test_nothing_published_ranks_with_a_clear_identifier(home: Path, change: obj
     assert _suspicious(home, _identifiers()) == {}
 
 
+def test_nothing_published_tells_in_which_partition_a_patient_lies(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ward, chance = Ward(home, begin=BEGIN), random.Random(14)
+    for topic, partitions in (("keyed48", 48), ("keyed5", 5)):
+        keyed = {}
+        for number, no in enumerate(_identifiers()):
+            at = (BEGIN + timedelta(seconds=chance.randrange(9_000))).isoformat()
+            keyed[no] = message(
+                partitions * 1_000 + number, patient=no, value=60.0 + chance.randrange(40), device=None,
+                effectiveDateTime=at, issued=at, encounter={"reference": f"Encounter/{no}"},
+            )  # fmt: skip
+        for share in range(2):
+            ward.spread(topic, partitions, keyed, share=share, of=2)
+        tokens = Pseudonyms(load_keys(home / "keys.yaml"), "patient-identifier")
+        places = {tokens.token(no): partition_of(no, partitions) for no in _identifiers()}
+        # Two workers' files have their names until they are merged.
+        assert _told(home, places) <= {"file name"}
+    _compact(home)
+    assert _told(home, places) == set()
+    monkeypatch.setattr(masking, "without_partitions", lambda sources: sources)
+    _republish(home)
+    assert _told(home, places) == {"source"}  # so it would be found
+
+
+def _told(home: Path, places: dict[str, int]) -> set[str]:
+    """Return what rows of one partition share more often than by chance."""
+    shared = shared_places(_tables(home)["published/observation"], "patient_id", places)
+    return {what for what, chance in shared.items() if chance <= 1.5 / PLACINGS}
+
+
 def test_noise_that_rows_of_a_patient_share_would_be_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of_each = RecordNoise.__call__
-    monkeypatch.setattr(RecordNoise, "__call__", lambda self, _of, names, day=0: of_each(self, "", names[:1], day))
+
+    def shared(self: RecordNoise, _: str, names: list[pa.Array], day: object = 0, *, blocks: int = 1) -> object:
+        return of_each(self, "", names[:1], day, blocks=blocks)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RecordNoise, "__call__", shared)
     _rebuild(home)
     found = _suspicious(home, _identifiers())["differences by patient"]
     assert "encounter.available_at minus condition.available_at" in _either_way(found)

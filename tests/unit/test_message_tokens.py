@@ -15,7 +15,7 @@ from governance.samples import __file__ as samples
 from vitalake.errors import PrivacyError, SettingsError
 from vitalake.keys import KEY_NAMES, Key, KeyRing
 from vitalake.lake.dataset import load_dataset, parse_dataset
-from vitalake.lake.message_tokens import MessageTokens, in_clear
+from vitalake.lake.message_tokens import MessageTokens, in_clear, says_partition, without_partitions
 from vitalake.lake.own_times import marked
 from vitalake.lake.sorting import in_no_order
 
@@ -73,6 +73,23 @@ def test_no_rule_lets_a_position_through() -> None:
     with pytest.raises(PrivacyError, match="no key 'message'"):
         writing_plan(policy, load_dataset("patient"), OLD)
     assert compile_masks(policy, load_dataset("patient"), OLD).apply(_batch())[0]["source_position"].null_count == 2
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_no_rule_lets_a_partition_through_and_no_dictionary_tells_it(encoded: bool) -> None:
+    sources = pa.array(["a[0]", "a[12]", None, "b[1]", "a[0]", "a[b]", "a[1].x"])
+    topics = without_partitions(sources.dictionary_encode() if encoded else sources)
+    assert topics.to_pylist() == ["a", "a", None, "b", "a", "a[b]", "a[1].x"]
+    if encoded:
+        assert topics.dictionary.to_pylist() == ["a", "b", "a[b]", "a[1].x"]
+    assert says_partition(sources).to_pylist() == [True, True, False, True, True, False, False]
+    plan = writing_plan(load_policy(Path(samples).parent), load_dataset("patient"), KEYS)
+    columns = {"source": ["a[0]", "a[1]"], "source_position": pa.array([3, 3], pa.int64())}
+    rows = plan.apply(pa.RecordBatch.from_pydict(columns), encoded=encoded)[0]
+    assert rows["source"].to_pylist() == ["a", "a"]
+    first, second = rows["source_position"].to_pylist()  # they are two messages
+    assert first != second
+    assert {d["column"]: d["mask"] for d in plan.describe()}["source"] == "topic"
 
 
 def test_a_token_with_a_column_that_is_not_there_is_refused() -> None:

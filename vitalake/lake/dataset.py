@@ -61,9 +61,10 @@ class Column:
         values: the closed set of its values; empty: not closed.
         listed: the list of the home's rules that its values stand in; None: in none.
         form: the form its values have (see vitalake/vocabulary/forms.yaml), or the form by another column's value.
-        token_with: of a position: the column with which it is published as a token; see message_tokens.py.
+        token_with: of a position: the column of its partition, with which it is published as a token, and which is
+            published without the partition; see message_tokens.py.
         ours: of a time: whether all are of our own clocks or those that are marked; see own_times.py. None: none is.
-        counts: of a version: whether it is published as it is only where it is a counter or a time; see
+        counts: of a version: whether it is published as a number that keeps the order within its record only; see
             record_versions.py.
     """
 
@@ -136,6 +137,11 @@ class Dataset:
     def table_schema(self) -> pa.Schema:
         """Return the schema of its table, the partition column ``day`` last."""
         return self.schema.append(pa.field("day", pa.date32())) if self.day_of else self.schema
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """Return the columns that say in which partition a message lies; published they say its topic."""
+        return frozenset(column.token_with for column in self.columns if column.token_with)
 
     def column(self, name: str) -> Column:
         """Return one column by its name."""

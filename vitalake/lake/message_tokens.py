@@ -5,6 +5,9 @@ as in a query that is sorted by them, positions undo every pseudonym: who knows 
 63 bits of AES over the position, under a key of its own for each source, so that it tells messages of a source apart
 and nothing else. It is always negative and a position never is: whatever has been published before, a position is
 recognised, and a token stays what it is.
+
+A source is a partition, and which partition a message lies in is mostly a hash of the number that it is keyed by, the
+patient's: published rows say the topic only.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 POSITION = "source_position"
 """The column of true positions where rows are identified, and of tokens where they are published."""
 
-SOURCE = "source"
+_PARTITION = r"\[[0-9]+\]$"
 
 _SIGN = np.uint64(1 << 63)
 
@@ -65,6 +68,20 @@ class MessageTokens:
             key = hmac.digest(self._secret, b"message\0" + source.encode(), "sha256")
             self._ciphers[source] = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305 - see _of
         return self._ciphers[source]
+
+
+def without_partitions(sources: pa.Array) -> pa.Array:
+    """Return sources as topics, encoded as they came; no two entries of a dictionary are then one text."""
+    if not pa.types.is_dictionary(sources.type):
+        return pc.replace_substring_regex(sources, pattern=_PARTITION, replacement="")
+    topics = pc.replace_substring_regex(sources.dictionary, pattern=_PARTITION, replacement="").dictionary_encode()
+    indices = topics.indices.take(sources.indices)
+    return pa.DictionaryArray.from_arrays(indices.cast(sources.type.index_type), topics.dictionary)
+
+
+def says_partition(sources: pa.Array) -> pa.Array:
+    """Return which published sources are true ones: of rows that an earlier release has written."""
+    return pc.fill_null(pc.match_substring_regex(sources.cast(pa.string()), _PARTITION), False)
 
 
 def in_clear(positions: pa.Array | pa.ChunkedArray) -> int:

@@ -4,8 +4,11 @@ Who sends in the order of clear identifiers has our clock write down that order:
 every pseudonym. So where rows are identified a time of ours is marked, and published it becomes the end of its day in
 UTC: a day's rows are one set, and none is known before it was. Behind the end of the day comes up to an hour that says
 nothing but which of the rows of *one* record came first: keyed noise, of the column, the record and the day, plus the
-time of day, a tenth of a second as 1 to 16 microseconds, by the same key. Within the noise of an hour that tells
-nothing of the rows of two records; of those of one it tells the order, and roughly how far they are apart.
+time of day, a second as 1 to 16 microseconds, by the same key. The noise is the sum of four, so that it has no edges:
+beside an edge, the largest of many rows of a patient would tell what was added. Within an hour of it that tells nothing
+of the rows of two records; of those of one it tells the order, to the second, and roughly how far they are apart.
+
+The time at which a sender's system sent is treated as one of ours; see ``given_or_ours``.
 
 The mark: a time of ours ends in 999 microseconds. Brokers count milliseconds, and the end of its millisecond is when a
 message had come for certain. A time that a sender gives and that ends so is taken a microsecond later.
@@ -19,13 +22,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitalake.lake.dataset import ALWAYS, MARKED, Dataset
-from vitalake.lake.record_noise import Names, RecordNoise
+from vitalake.lake.record_noise import Names, Noise, RecordNoise
 
 DAY_US = 86_400_000_000
 
 _MARK, _MILLISECOND = 999, 1_000
-_TENTH_US = 100_000
-_NOISE_US = 3_600_000_000
+_SECOND_US = 1_000_000
+_PARTS, _PART_US = 4, 900_000_000
+"""Of the noise of an hour."""
 _STEEPEST = 16.0
 _CHANGES = "[1]"
 """Ends the source of rows that replace others of a load, behind the dataset."""
@@ -53,25 +57,36 @@ def given(times: pa.Array) -> pa.Array:
     return _as_times(us + ours, times) if ours.any() else times
 
 
-def given_or_ours(times: pa.Array, ours_us: Times, *, mark: bool = True) -> pa.Array:
-    """Return the times that a sender gave, and ours where it gave none: marked, or published as they are."""
+def given_or_ours(times: pa.Array, ours_us: Times, *, mark: bool = True, stamped: bool = False) -> pa.Array:
+    """Return the times that a sender gave, and ours where it gave none: marked, or published as they are.
+
+    Args:
+        times: null where the sender gave none.
+        ours_us: our clocks', of every row.
+        mark: whether what could say in which order rows came is marked.
+        stamped: whether the times are those at which the sender's system wrote or sent a message (MSH-7,
+            ``meta.lastUpdated``), and none at which something was so, or was said by somebody. As our clocks do these
+            write down the order in which it sent, so that they are marked as ours are.
+    """
+    return told_or_ours(_marked(times) if stamped and mark else given(times), ours_us, mark=mark)
+
+
+def told_or_ours(times: pa.Array, ours_us: Times, *, mark: bool = True) -> pa.Array:
+    """Return times that are marked as they should be, and ours where there is none; see given_or_ours."""
     if not times.null_count:
-        return given(times)
+        return times
     ours = ours_us // _MILLISECOND * _MILLISECOND + (_MARK if mark else 0)
-    return pc.coalesce(given(times), pa.array(ours).cast(_MOMENT))
+    return pc.coalesce(times.cast(_MOMENT), pa.array(ours).cast(_MOMENT))
+
+
+def _marked(times: pa.Array) -> pa.Array:
+    return _as_times(_microseconds(times) // _MILLISECOND * _MILLISECOND + _MARK, times)
 
 
 def known_at(times: pa.Array, found: npt.NDArray[np.bool_], ours_us: int | None) -> pa.Array:
     """Return times that a sender gave, and of rows that we found to be changed ours, marked; None: no time."""
     moment = pa.scalar(None if ours_us is None else marked(ours_us), _MOMENT)
     return pc.if_else(pa.array(found), moment, given(times).cast(_MOMENT))
-
-
-def found_by_us(versions: pa.Array, known: pa.Array) -> npt.NDArray[np.bool_]:
-    """Return which versions are the moment at which we found their row to be changed, by the time it was known at."""
-    us = _microseconds(known)
-    found: npt.NDArray[np.bool_] = is_ours(us) & (us == versions.fill_null(0).to_numpy(zero_copy_only=False))
-    return found
 
 
 class OwnTimes:
@@ -93,12 +108,19 @@ class OwnTimes:
         if not len(at):
             return times
         mine, day = us[at], -(-us[at] // DAY_US)
-        noise = self._noise(of, [name.take(pa.array(at)) for name in names()], day)
-        tenths, more = mine % DAY_US // _TENTH_US, _STEEPEST ** (noise[:, 1] / 2.0**64) - 1
+        noise = self._noise(of, [name.take(pa.array(at)) for name in names()], day, blocks=2)
+        seconds, more = mine % DAY_US // _SECOND_US, _STEEPEST ** (noise[:, 2] / 2.0**64) - 1
         us = us.copy()
-        us[at] = day * DAY_US + (noise[:, 0] % np.uint64(_NOISE_US)).astype(np.int64)
-        us[at] += tenths + (tenths * more).astype(np.int64)
+        us[at] = day * DAY_US + _without_edges(noise[:, :2]) + seconds + (seconds * more).astype(np.int64)
         return _as_times(us, times)
+
+
+def _without_edges(noise: Noise) -> Times:
+    """Return of 128 bits of noise a sum of four numbers, each of a quarter of an hour: the outermost are rare."""
+    parts = np.ascontiguousarray(noise).view(np.uint32).astype(np.uint64)
+    assert parts.shape[1] == _PARTS
+    made: Times = (parts * np.uint64(_PART_US) >> np.uint64(32)).sum(axis=1).astype(np.int64)
+    return made
 
 
 def end_of_day(times: pa.Array) -> pa.Array:

@@ -1,17 +1,23 @@
-"""Published rows of an earlier release that say where their message lay, and when it came, are made to hide it."""
+"""Published rows of an earlier release that say where their message lay, when it came, and what its source counted.
+
+They are made to hide it: as rows are published today, as far as the published row tells what it was made of.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitalake.lake.buckets import Bucket, bucket_of
 from vitalake.lake.compaction import TARGET_ROWS, sort_keys
-from vitalake.lake.message_tokens import MessageTokens, in_clear
+from vitalake.lake.message_tokens import MessageTokens, says_partition, without_partitions
 from vitalake.lake.own_times import with_marks
+from vitalake.lake.record_versions import versions_in_clear
 from vitalake.lake.rewrite import Rows, read_file, rewrite
 from vitalake.lake.sorting import joined, no_order, sort_by
 from vitalake.lake.staging import Counted, Piece
@@ -26,11 +32,30 @@ def position_column(table: Table) -> str | None:
 
 
 def rows_in_clear(table: Table, file: StagedFile) -> int:
-    """Return how many rows of a file say where their message lay."""
-    column = position_column(table)
-    if column is None:
+    """Return how many rows of a file say where their message lay, or what its source counted."""
+    position = position_column(table)
+    if position is None:
         return 0
-    return sum(in_clear(part[column]) for part in read_file(table, file, columns=[column]))
+    hiding = [c.name for c in table.dataset.columns if c.token_with or c.counts or c.name in table.dataset.sources]
+    parts = (part for rows in read_file(table, file, columns=hiding) for part in rows.to_batches())
+    return sum(int(_in_clear(table, part).sum()) for part in parts)
+
+
+def _in_clear(table: Table, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+    clear = _of_before(table, rows)
+    for column in table.dataset.columns:
+        if column.counts:
+            clear |= versions_in_clear(rows.column(column.name))
+        if column.name in table.dataset.sources:
+            clear |= says_partition(rows.column(column.name)).to_numpy(zero_copy_only=False)
+    return clear
+
+
+def _of_before(table: Table, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+    """Return which rows are of a release that published positions: those have times and versions as they were."""
+    positions = rows.column(str(position_column(table)))
+    before: npt.NDArray[np.bool_] = positions.fill_null(-1).to_numpy(zero_copy_only=False) >= 0
+    return before
 
 
 def hide_positions(
@@ -42,9 +67,11 @@ def hide_positions(
 ) -> int:
     """Put tokens in the place of positions, a day at a time, and delete the files of before; return how many rows.
 
-    Times of ours in the same rows become those that are published today: who has a position has them as they were.
+    Sources become topics, and versions numbers that keep their record's order. Times of ours become those that are
+    published today where a row has a position: such a row has them as they were.
 
-    Safe beside appends and readers, and to repeat: a token is never taken for a position. Files keep their buckets.
+    Safe beside appends and readers, and to repeat: what is hidden is never taken for what is not, and stays as it is.
+    Files keep their buckets.
 
     Args:
         table: of published rows; not to be used by anything else meanwhile.
@@ -92,18 +119,30 @@ def _hidden(table: Table, rows: pa.Table, tokens: MessageTokens, unranked: Unran
         if column.token_with:
             made = _by_chunk(rows[column.token_with], rows[column.name], tokens)
             rows = rows.set_column(rows.schema.get_field_index(column.name), column.name, made)
+    for name in table.dataset.sources:
+        topics = without_partitions(rows[name].combine_chunks())
+        rows = rows.set_column(rows.schema.get_field_index(name), name, topics)
     return rows
 
 
 def _without_ranks(table: Table, rows: pa.Table, unranked: Unranked) -> pa.Table:
-    before = pc.fill_null(pc.greater_equal(rows[position_column(table)], 0), False).combine_chunks()
+    whole = rows.combine_chunks().to_batches()
+    if not whole:
+        return rows
+    before = _of_before(table, whole[0])
     ranking, key = [column for column in table.dataset.columns if ranks(column)], record_key(table.dataset)
     named = list(dict.fromkeys((*key, *(column.name for column in ranking))))
-    given = with_marks(rows, table.dataset).select(named)
-    batch = pa.RecordBatch.from_arrays([column.combine_chunks() for column in given.columns], names=named)
+    given = with_marks(rows, table.dataset)
+    columns = [
+        pc.if_else(pa.array(before), given[name].combine_chunks(), rows[name].combine_chunks()) for name in named
+    ]
+    batch = pa.RecordBatch.from_arrays(columns, names=named)
     for column in ranking:
+        changing = before | versions_in_clear(batch.column(column.name)) if column.counts else before
+        if not changing.any():
+            continue
         made = unranked(column, batch, lambda: [batch.column(name) for name in key], table.dataset)
-        made = pc.if_else(before, made, rows[column.name].combine_chunks())
+        made = pc.if_else(pa.array(changing), made, rows[column.name].combine_chunks())
         rows = rows.set_column(rows.schema.get_field_index(column.name), column.name, made)
     return rows
 

@@ -38,21 +38,25 @@ class RecordNoise:
         self._hash_key = hmac.digest(secret, use + b"\0names", "sha256")
         self._ciphers: dict[str, Cipher[modes.ECB]] = {}
 
-    def __call__(self, of: str, names: Sequence[pa.Array], of_each: Words | int = 0) -> Noise:
-        """Return two numbers of 64 bits for each record, (n, 2).
+    def __call__(self, of: str, names: Sequence[pa.Array], of_each: Words | int = 0, *, blocks: int = 1) -> Noise:
+        """Return two numbers of 64 bits for each record and block, (n, 2 · blocks).
 
         Args:
             of: dataset and column.
             names: the columns that name the record; text, bytes or times, in a dictionary or plain, one at least.
             of_each: a number for which a record has noise of its own, such as a day.
+            blocks: how many pairs of numbers; the first is the same, however many are asked for.
         """
-        blocks = self._blocks(names[0])
+        named = self._blocks(names[0])
         for name in names[1:]:
-            blocks = self._encrypted(of, blocks) ^ self._blocks(name)
+            named = self._encrypted(of, named) ^ self._blocks(name)
         if len(names) > 1:
-            blocks = self._encrypted(of, blocks)
-        blocks[:, 0] ^= of_each
-        return self._encrypted(of, blocks).view(np.uint64)
+            named = self._encrypted(of, named)
+        named[:, 0] ^= of_each
+        made = [self._encrypted(of, named)]
+        while len(made) < blocks:
+            made.append(self._encrypted(of, made[-1] ^ len(made)))
+        return np.hstack(made).view(np.uint64) if blocks > 1 else made[0].view(np.uint64)
 
     def _encrypted(self, of: str, blocks: Words) -> Words:
         if of not in self._ciphers:

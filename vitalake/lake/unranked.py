@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from vitalake.lake.dataset import ALWAYS, MARKED, Column, Dataset
-from vitalake.lake.own_times import OwnTimes, end_of_day, found_by_us
+from vitalake.lake.dataset import ALWAYS, Column, Dataset
+from vitalake.lake.own_times import OwnTimes, end_of_day
 from vitalake.lake.record_noise import Names
 from vitalake.lake.record_versions import RecordVersions
 
@@ -42,11 +40,4 @@ class Unranked:
             return end_of_day(given)
         if not column.counts:
             return self._times(given, names, of=of)
-        made = self._versions(given, names, of=of)
-        known = next((c.name for c in dataset.columns if c.ours == MARKED and c.name in rows.schema.names), None)
-        if known is None or not (ours := found_by_us(given, rows.column(known))).any():
-            return made
-        at = np.flatnonzero(ours)
-        mine = given.take(pa.array(at)).cast(pa.timestamp("us", "UTC"))
-        ends = self._times(mine, lambda: [name.take(pa.array(at)) for name in names()], of=of)
-        return pc.replace_with_mask(made, pa.array(ours), ends.cast(pa.int64()))
+        return self._versions(given, names, of=of)
