@@ -81,7 +81,7 @@ def test_a_patient() -> None:
     assert row == {
         "patient_id": "x-1", "version": 3, "sex": "female", "name": "Jane Q Doe", "mrn": "4711",
         "address": "Road 1, 10115 Berlin, DE", "birth_date": date(1950, 2, 3),
-        "available_at": datetime(2025, 6, 1, 10, tzinfo=UTC),
+        "available_at": datetime(2025, 6, 1, 10, 0, 0, 999, tzinfo=UTC),
     }  # fmt: skip
     assert one("patient", "Patient", gender="other", birthDate="1950")["sex"] == "unknown"
 

@@ -57,7 +57,8 @@ class Lane:
 
     def __init__(self, home: Path, name: str = "fhir") -> None:
         self._settings = load_settings(home)
-        stream = StreamSettings(care=False)
+        # HL7 v2 says when a message was sent: hours are told apart only where that is published.
+        stream = StreamSettings(care=False, publish_arrival=name == "hl7-v2")
         self._steps = Steps(self._settings, stream, DATASET)
         self._decoder = make_decoder(name, dataset="observation", stream=stream, settings=self._settings)
         self._table = Table(DATASET, open_storage(self._settings.lake_uri, {}), zone="published")

@@ -48,7 +48,7 @@ def test_a_result_is_a_row() -> None:
     expected = {
         "patient_id": "HOSP|4711", "encounter_id": "V-9", "device_id": None, "code": "8867-4", "value": 72.0,
         "unit": "/min", "status": "final", "effective_at": UTC_10, "effective_offset_minutes": 120,
-        "available_at": datetime(2025, 6, 1, 8, 0, 1, tzinfo=UTC), "value_text": None, "data_absent_reason": None,
+        "available_at": datetime(2025, 6, 1, 8, 0, 1, 999, tzinfo=UTC), "value_text": None, "data_absent_reason": None,
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
 
