@@ -16,6 +16,7 @@ from deltalake.exceptions import CommitFailedError
 
 from tests.unit.door_samples import publish
 from tests.unit.span_samples import observations
+from vitalake.belonging import admit
 from vitalake.cli.app import main
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.lake.compaction import compact
@@ -25,6 +26,7 @@ from vitalake.lake.schema import Change, apply, compare, conform, fits, new_sche
 from vitalake.lake.storage import open_storage
 from vitalake.lake.table import StagedFile, Table
 from vitalake.lake.verify import check_files
+from vitalake.settings import load_settings
 
 COLUMNS = {"id": "string", "version": "int64", "size": "int16", "seen_at": "timestamp"}
 
@@ -416,6 +418,7 @@ def test_the_command_says_what_is_to_be_published_again_and_what_cannot_be(
 def test_the_command_ends_with_11_for_a_table_that_cannot_be_brought(
     first_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    admit(load_settings(first_home))  # the lake knows its home
     DeltaTable.create(str(first_home / "lake" / "published" / "patient"), schema=pa.schema({"x": pa.int64()}))
     assert main(["lake", "schema", "--json", "--apply", "--home", str(first_home)]) == 11
     out = capsys.readouterr().out
