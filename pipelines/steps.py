@@ -379,7 +379,7 @@ class Steps:
     def _leave_out_forgotten(self, outcome: Outcome) -> None:
         """Count rejected messages that name a patient who was forgotten as filtered: no dead letter is made of them.
 
-        Where nobody is named whom the vault knows, each word of the text may be the id of somebody forgotten.
+        Where nobody is named, each word of the text may be the id of somebody forgotten.
         """
         stones = self._forgotten() if outcome.rejects else set()
         if not stones:
@@ -388,7 +388,7 @@ class Steps:
         for reject in outcome.rejects:
             payload = outcome.poll.values[reject.message] or b""
             named = self._naming.named_in(payload, outcome.poll.format) or set()
-            words = set() if self.vault.knows(named) else words_in(payload)
+            words = set() if named else words_in(payload)
             if stones.isdisjoint(map(self.vault.subject_of, named | words)):
                 kept.append(reject)
                 continue

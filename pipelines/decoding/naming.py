@@ -48,6 +48,11 @@ _WHOSE = frozenset({"subject", "patient", "individual", "beneficiary", "for", "o
 _KEYS = re.compile(r"patient|subject|person|mrn|(?<![a-z])pid(?![a-z])", re.IGNORECASE)
 """Names of keys that hold a patient's number, in JSON of which nothing else is known."""
 
+_NO_NUMBERS = re.compile(
+    r"name|birth|dob|sex|gender|(?<![a-z])age(?![a-z])|address|phone|mail|unit|class", re.IGNORECASE
+)
+"""Names of keys in which something else of a patient stands."""
+
 _INSIDE = ("id", "value", "identifier", "number")
 _LITERAL = re.compile(r"""(?:https?://[^\s"']+/)?\bPatient/[^\s/?#"']+""")
 _STAY = re.compile(r"""(?:https?://[^\s"']+/)?\bEncounter/[^\s/?#"']+""")
@@ -62,7 +67,9 @@ _LOOSE = re.compile(r"(?:/?(?:patient|person)(?:/|\?(?:_?id|identifier)=)|#)?([\
 """A patient's reference that is written wrongly: another case, no type, a fragment, a search."""
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
-_WORD = re.compile(r"[0-9A-Za-z]+")
+_WORD = re.compile(r"(?<![0-9A-Za-z])(?<![0-9][.:])[0-9A-Za-z]+(?![0-9A-Za-z])(?![.:][0-9])")
+"""Not the part of a number before or behind its point, nor of a time."""
+
 _WORDS = re.compile(r"[0-9A-Za-z]+(?:[-._][0-9A-Za-z]+)+")
 SHORTEST = 5
 """Letters of an identifier that is looked for in plain text: a shorter one is too often something else."""
@@ -305,7 +312,7 @@ def _by_keys(document: Any) -> set[str]:
     """Return the numbers that stand under keys which by their names are a patient's, or just inside of those."""
     found: set[str] = set()
     for name, value in places(document):
-        if _KEYS.search(name):
+        if _KEYS.search(name) and not _NO_NUMBERS.search(name):
             inner = [value.get(key) for key in _INSIDE] if isinstance(value, dict) else [value]
             found |= set(map(_text, inner))
     return found

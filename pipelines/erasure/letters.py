@@ -33,16 +33,20 @@ _AFTER = r"""(?=["'/|^~&?#<\r\n,}\s]|$)"""
 """What stands around an identifier in JSON, a reference or HL7 v2. A number that is only somebody's value has a colon
 before it, and no name of a patient before that."""
 
+_NOT_BEFORE, _NOT_AFTER = r"(?<![0-9A-Za-z])(?<![0-9][.:])", r"(?![0-9A-Za-z])(?![.:][0-9])"
+"""What an identifier in plain text is not part of: a longer word, a number with a point, a time."""
+
 _ROWS = ("source", "source_position")
 
 
 class Search:
     """Finds the messages that name a patient.
 
-    What can be taken apart is asked whom it names. What cannot, or names nobody whom the vault knows, is searched for
-    the text of the identifiers, and of what stands in them behind the system: there too much is rather taken than too
-    little, for nothing can be made of such a message any more. In what can be taken apart, identifiers of less than
-    five letters are not looked for so: they would take other patients' messages. What is left of these is counted.
+    What can be taken apart is asked whom it names; whoever that is, it is nobody else's. What cannot, or names nobody,
+    is searched for the text of the identifiers, and of what stands in them behind the system: there too much is rather
+    taken than too little, for nothing can be made of such a message any more. In what can be taken apart, identifiers
+    of less than five letters are not looked for so: they would take other patients' messages. What is left, and names
+    nobody whom the vault knows, is counted.
 
     Attributes:
         places: quarantine dataset → places of resolved messages that are the patient's, see places_of.
@@ -72,7 +76,7 @@ class Search:
         texts = sorted({part for text in self._wanted for part in (text, text.rpartition("|")[2]) if part})
         self._pattern = re.compile(f"{_BEFORE}{_any_of(texts)}{_AFTER}") if texts else None
         long = [text for text in texts if len(text) >= SHORTEST]
-        self._loose = re.compile(f"(?<![0-9A-Za-z]){_any_of(long)}(?![0-9A-Za-z])") if long else None
+        self._loose = re.compile(f"{_NOT_BEFORE}{_any_of(long)}{_NOT_AFTER}") if long else None
         self._keys, self._vault = keys, vault
         self._naming = Naming(settings)
         self._unreadable: set[bytes] = set()
@@ -106,9 +110,9 @@ class Search:
         named = {name for names in found for name in names or ()}
         if self.wants(named):
             return True
-        if None not in found and self._knows(named):
-            return False
-        of_stay = not named and self._stays and None not in found
+        if None not in found and named:
+            return False if self._knows(named) else None
+        of_stay = self._stays and None not in found
         if of_stay and any(not self._stays.isdisjoint(self._naming.stays_in(payload, name)) for name in formats):
             return True
         return True if self.says(payload, whole=None not in found) else None

@@ -21,7 +21,7 @@ from tests import hostile, hostile_flat, hostile_hl7
 from tests.decoding import decoder_of
 from tests.fhir import message, observation
 from tests.golden.decoding import FOLDER, FORMATS, inputs
-from tests.hl7 import PID, adt, obx, oru
+from tests.hl7 import MSH, PID, adt, obx, oru
 from vitalake.settings import Settings
 
 SETTINGS = Settings(profiles=FOLDER / "profiles")
@@ -312,7 +312,23 @@ def test_a_short_number_that_stands_anywhere_takes_no_message_that_may_be_anothe
 def test_a_message_that_names_somebody_else_is_theirs_whatever_numbers_stand_in_it() -> None:
     payload = json.dumps(observation(1, patient="p-8", note=[{"text": ID}], valueString=ID)).encode()
     assert Search([ID], None, vault=Knows("p-8", ID)).tells(payload) is False  # type: ignore[arg-type]
-    assert Search([ID], None, vault=Knows(ID)).tells(payload) is True, "nobody knows p-8"  # type: ignore[arg-type]
+    assert Search([ID], None, vault=Knows(ID)).tells(payload) is None, "nobody knows p-8 yet"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        json.dumps(observation(1, patient="20007", id="10001")).encode(),
+        json.dumps(observation(1, patient="20007", value=10001)).encode(),
+        json.dumps({"patient_id": "20007", "hr": 10001}).encode(),
+        oru(msh=MSH.replace("|1|P|", "|10001|P|"), pid="PID|1||20007^^^HOSP^MR"),
+        json.dumps({"hr": 10001.5}).encode(),
+        json.dumps({"at": "2025-06-01T10:00:00.10001Z"}).encode(),
+    ],
+)
+def test_a_number_of_something_else_takes_nobodys_message(payload: bytes) -> None:
+    """A new feed is rejected before anybody of it is enrolled, and small running numbers meet."""
+    assert Search(["10001"], None, vault=Knows("10001")).tells(payload) is None  # type: ignore[arg-type]
 
 
 def test_a_patient_of_another_server_is_not_ours_of_the_same_number() -> None:
