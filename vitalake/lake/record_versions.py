@@ -27,6 +27,9 @@ COUNTED, COUNTED_SPREAD = 1 << 36, 4096.0
 DATED, DATED_SPREAD = 1 << 52, 256.0
 """As much for what is above them: times in microseconds since 1970, until 2112."""
 
+FINER = 10
+"""Bits that do not count above those: of nanoseconds, of ticks of 100 ns, of numbers that hold a time and more."""
+
 
 class RecordVersions:
     """Makes what is published of versions, with one secret; used by one thread at a time."""
@@ -56,12 +59,12 @@ class RecordVersions:
 
 
 def _apart(numbers: npt.NDArray[np.int64], noise: Noise) -> npt.NDArray[np.int64]:
-    """Return numbers in their order; what lies between them times a factor of their record. Below 2⁶² + 2⁶⁰ + 2⁴⁸."""
+    """Return numbers in their order; what lies between them times a factor of their record. Below 2⁶¹ + 2⁴⁸."""
     share = noise / 2.0**64
     counted, dated = np.minimum(numbers, COUNTED), np.clip(numbers - COUNTED, 0, DATED)
-    more = (counted * (COUNTED_SPREAD**share - 1)).astype(np.int64)
-    more += (dated * (DATED_SPREAD**share - 1)).astype(np.int64)
-    made: npt.NDArray[np.int64] = numbers + more
+    dated += np.maximum(numbers - COUNTED - DATED, 0) >> FINER
+    made: npt.NDArray[np.int64] = counted + dated + (counted * (COUNTED_SPREAD**share - 1)).astype(np.int64)
+    made += (dated * (DATED_SPREAD**share - 1)).astype(np.int64)
     return made
 
 
