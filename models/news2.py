@@ -122,11 +122,14 @@ _VITAL_NUMBERS = np.array(sorted(code_number(code) for part in MEASURED.values()
 _NUMBERS = {name: tuple(map(code_number, part.codes)) for name, part in MEASURED.items()}
 _ACVPU = code_number(ACVPU)
 _COMA_TOTAL, _COMA_PARTS = code_number(COMA_TOTAL), tuple(map(code_number, COMA_PARTS))
+_COMA_BEST = np.array([4.0, 6.0, 5.0])
 _FLOW, _FRACTION = code_number(OXYGEN_FLOW), code_number(OXYGEN_FRACTION)
 _PART_OF = {number: name for name, numbers in _NUMBERS.items() for number in numbers} | dict.fromkeys(
     (_FLOW, _FRACTION), OXYGEN
 )
 _PART_OF |= dict.fromkeys(_COMA_PARTS, "consciousness")
+_PART_NUMBERS = np.array(sorted(_PART_OF), np.uint32)
+_PART_PLACES = np.array([PARTS.index(_PART_OF[number]) for number in sorted(_PART_OF)])
 _OXYGEN_DECIMALS = {code_number(code): places for code, places in OXYGEN_DECIMALS.items()}
 
 
@@ -380,9 +383,11 @@ def is_vital(history: History) -> npt.NDArray[np.bool_]:
     return found
 
 
-def parts_of(codes: npt.NDArray[np.uint32]) -> set[str]:
-    """Return the parts that codes are of; those of no part are passed over."""
-    return {_PART_OF[number] for number in codes.tolist() if number in _PART_OF}
+def parts_in(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
+    """Return of each code which of PARTS it is of, by its place there; -1: none."""
+    place = np.searchsorted(_PART_NUMBERS, codes).clip(max=len(_PART_NUMBERS) - 1)
+    found: npt.NDArray[np.intp] = np.where(_PART_NUMBERS[place] == codes, _PART_PLACES[place], -1)
+    return found
 
 
 def last_of_parts(history: History) -> dict[str, int]:
@@ -415,27 +420,38 @@ def _last_times(history: History) -> Iterable[tuple[npt.NDArray[np.int64], float
 def _with_coma_total(told: History) -> History:
     """Return values with the coma score that its three parts sum to, where these are newer than the last total.
 
-    Nothing is summed of which one was not measured with the others, such as what the intubated say.
+    Where they were not measured together, or one could not be, such as what the intubated say, the score is at most
+    what those sum to that are newer than the total, and the best of each other: as soon as one of them is not its best.
     """
     if not np.isin(told.code, _COMA_PARTS).any():
         return told
     finite = np.isfinite(told.value)
     rows = [np.flatnonzero((told.code == number) & finite) for number in _COMA_PARTS]
-    if not all(map(len, rows)):
+    last = np.array([mine[np.argmax(told.effective_us[mine])] if len(mine) else -1 for mine in rows])
+    at_us = np.where(last >= 0, told.effective_us[last], -1)
+    total_us = told.effective_us[told.code == _COMA_TOTAL].max(initial=-1)
+    if at_us.max() <= total_us:
         return told
-    last = np.array([mine[np.argmax(told.effective_us[mine])] for mine in rows])
-    at_us, since_us = int(told.effective_us[last].max()), int(told.effective_us[last].min())
-    totals = told.effective_us[told.code == _COMA_TOTAL]
-    if at_us - since_us >= TOGETHER_US or totals.max(initial=-1) >= at_us:
+    if at_us.min() >= 0 and np.ptp(at_us) < TOGETHER_US:
+        return _with_row(told, last, told.value[last].sum(), comparator="")
+    lower = (at_us > total_us) & (told.value[last] < _COMA_BEST)
+    if not lower.any():
         return told
+    highest = np.where(lower, told.value[last], _COMA_BEST).sum()
+    return _with_row(told, last[lower], highest, comparator="<=")
+
+
+def _with_row(told: History, of: npt.NDArray[np.intp], total: float, *, comparator: str) -> History:
+    """Return values with a coma score of when the last of some rows was measured, that is known when they all are."""
+    at_us = told.effective_us[of].max()
     order = np.argsort(np.append(told.effective_us, at_us), kind="stable")
-    signs = None if told.comparator is None else np.append(told.comparator, np.uint8(0))[order]
+    signs = np.zeros(len(told), np.uint8) if told.comparator is None else told.comparator
     return History(
         np.append(told.code, np.uint32(_COMA_TOTAL))[order],
-        np.append(told.value, told.value[last].sum())[order],
+        np.append(told.value, total)[order],
         np.append(told.effective_us, at_us)[order],
-        np.append(told.available_us, told.available_us[last].max())[order],
-        signs,
+        np.append(told.available_us, told.available_us[of].max())[order],
+        np.append(signs, np.uint8(COMPARATORS.index(comparator)))[order],
     )
 
 

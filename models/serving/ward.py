@@ -18,12 +18,13 @@ from models.news2 import (
     MAX_AGE_HOURS,
     MEASURED,
     OXYGEN,
+    PARTS,
     News2,
     Situation,
     is_vital,
     last_of_parts,
     news2,
-    parts_of,
+    parts_in,
     vital_times,
 )
 from models.scoring import ScoreRecord, score_with_features
@@ -58,7 +59,7 @@ log = logging.getLogger(__name__)
 
 TASK = "mortality"
 
-SCORING = 5
+SCORING = 6
 """Counts up when the same evidence gives another record: those of before stay in the book, and are not given out."""
 
 MARK_US = 1_800_000_000
@@ -477,28 +478,27 @@ def _refused(known: History, now_us: int) -> tuple[int, int, int] | None:
     """Return how many refused messages stand, when the last one was, and when the first ceases to; None: none stands.
 
     One that named its codes stands until each of their parts was measured again. Of one that did not nobody knows what
-    it was: it stands until all parts that were known before were, or for as long as a vital sign is not stale.
+    it was: it stands until all parts that are known were measured after it, or for as long as a vital sign is not
+    stale. What a feed without codes leaves in two days is looked at as a whole: all patients wait for one chart.
     """
-    marks = known.where((known.code == REFUSED) | (known.code == NAMELESS))
-    if not len(marks):
+    is_mark = (known.code == REFUSED) | (known.code == NAMELESS)
+    if not is_mark.any():
         return None
-    measured = last_of_parts(known)
-    standing, until = [], NEVER_US
-    for code, at_us in zip(marks.code.tolist(), marks.effective_us.tolist(), strict=True):
-        beside = known.where(known.effective_us == at_us)
-        named = [] if code == NAMELESS else [*parts_of(beside.code)]
-        if named:
-            unusable = parts_of(beside.code[~np.isfinite(beside.value)])
-            over = all(measured.get(part, -1) >= at_us for part in unusable)
-        else:
-            before = last_of_parts(known.where(known.effective_us <= at_us)) or dict.fromkeys(measured, 0)
-            over = bool(before) and all(measured[part] > at_us for part in before)
-            ends_us = at_us + STALE_SECONDS * 1_000_000 + 1
-            over |= ends_us <= now_us
-            until = until if over else min(until, ends_us)
-        if not over:
-            standing.append(at_us)
-    return (len(standing), max(standing), until) if standing else None
+    last = last_of_parts(known)
+    named = parts_in(known.code)
+    beside = np.unique(known.effective_us[named >= 0])
+    unmeasured = (named >= 0) & ~np.isfinite(known.value)
+    unmeasured &= known.effective_us > np.array([*(last.get(part, -NEVER_US) for part in PARTS), NEVER_US])[named]
+    times = known.effective_us[is_mark]
+    has_names = (known.code[is_mark] == REFUSED) & np.isin(times, beside)
+    nameless = times[~has_names & (times > now_us - STALE_SECONDS * 1_000_000 - 1)]
+    if last:
+        nameless = nameless[nameless >= min(last.values())]
+    standing = np.append(times[has_names & np.isin(times, known.effective_us[unmeasured])], nameless)
+    if not len(standing):
+        return None
+    until = int(nameless.min()) + STALE_SECONDS * 1_000_000 + 1 if len(nameless) else NEVER_US
+    return len(standing), int(standing.max()), until
 
 
 def _trend(held: _Held, known: History, now_us: int, situation: Situation) -> tuple[News2, ...]:

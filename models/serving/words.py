@@ -122,6 +122,8 @@ def reading_text(part: str, reading: Reading) -> str:
     """Return a reading as it is shown; oxygen with its unit, for it is told in two, consciousness in words as one."""
     if reading.code == code_number(ACVPU):
         return answer(reading.value)
+    if part == "consciousness" and reading.comparator == "<=":  # of its parts not all were measured
+        return f"at most {number(reading.value, 0)}"
     if part != OXYGEN:
         return f"{reading.comparator}{number(reading.value, MEASURED[part].decimals)}"
     if reading.code in OXYGEN_FRACTION.codes:
@@ -155,9 +157,13 @@ def ended_texts(score: News2, now_us: int) -> list[str]:
 AGE_NOT_KNOWN = "age not known: read as an adult's"
 
 
+MOST_COUNTED = 99
+"""So many refused messages of a patient are counted on the board; of a feed of them the count says nothing more."""
+
+
 def refused_text(count: int, last_us: int, now_us: int) -> str:
     """Return that messages of a patient were refused."""
-    told = "1 message" if count == 1 else f"{count} messages"
+    told = "1 message" if count == 1 else f"{count} messages" if count <= MOST_COUNTED else "many messages"
     return f"{told} refused, last {clock_near(last_us, now_us)}"
 
 

@@ -428,6 +428,32 @@ def test_whoever_is_not_alert_scores_3(place: int) -> None:
     assert _score((ACVPU, float(place), 2.0), ("9269-2", 14.0, 1.0)).parts["consciousness"] == 3, "the newest counts"
 
 
+@pytest.mark.parametrize(
+    ("parts", "total", "most"),
+    [
+        ([("9267-6", 1, 0), ("9268-4", 1, 0)], 60, 7),  # the intubated say nothing
+        ([("9267-6", 1, 2), ("9270-0", 1, 1), ("9268-4", 1, 0)], 60, 3),
+        ([("9267-6", 1, 0)], 60, 12),
+        ([("9267-6", 1, 0)], None, 12),
+        ([("9267-6", 3, 0), ("9268-4", 6, 0)], 60, 14),
+        ([("9268-4", 6, 0), ("9267-6", 4, 0)], 60, None),  # the total stands
+        ([("9267-6", 3, 90), ("9268-4", 6, 0)], 60, None),  # the total is newer
+        ([("9267-6", 4, 0)], None, None),
+    ],
+)
+def test_one_part_of_a_coma_score_that_is_not_its_best_says_what_the_whole_is_at_most(
+    parts: list[tuple[str, float, float]], total: float | None, most: int | None
+) -> None:
+    """A total of 15 an hour before stood for "low" beside eyes and movement of 1; so did nothing beside eyes of 1."""
+    before = [] if total is None else [("9269-2", 15.0, total / 60)]
+    score = _score(*before, *((code, float(value), minutes / 60) for code, value, minutes in parts))
+    if most is None:
+        assert score.parts["consciousness"] == (None if total is None else 0)
+        return
+    assert (score.parts["consciousness"], score.latest["consciousness"].value) == (3, most)
+    assert reading_text("consciousness", score.latest["consciousness"]) == f"at most {most}"
+
+
 def test_parts_of_a_coma_score_are_summed_where_they_are_newer_than_a_total() -> None:
     """Eyes, verbal and motor of 1 each left the total of 15 before them, and "low"."""
     deep = [(code, 1.0, 1.0) for code in COMA_PARTS]
@@ -435,8 +461,6 @@ def test_parts_of_a_coma_score_are_summed_where_they_are_newer_than_a_total() ->
     assert (score.latest["consciousness"].value, score.parts["consciousness"]) == (3, 3)
     assert _score(*deep).parts["consciousness"] == 3
     assert _score(("9269-2", 15.0, 0.5), *deep).parts["consciousness"] == 0, "a later total counts"
-    assert _score(("9269-2", 15.0, 3.0), *deep[:2]).parts["consciousness"] == 0, "two are no sum"
-    assert _score(*deep[:2], ("9270-0", 1.0, 2.0)).parts["consciousness"] is None, "nor three of different times"
     history = _history(*deep)
     assert expiries_us(history) == [AS_OF - HOUR + int(MAX_AGE_HOURS * HOUR)]
 

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.audit import AuditEvent
-from models.news2 import PARTS, News2
+from models.news2 import PARTS, News2, last_of_parts
 from models.scoring import Reason, ScoreRecord, score
 from models.serving import words, zone
 from models.serving.charts import MOST_POINTS, sparkline, trend
@@ -43,7 +43,7 @@ from vitalake import clock
 from vitalake.care.facts import Admission, Fact, Person, Placement
 from vitalake.care.records import History, code_number
 from vitalake.care.replay import Replay
-from vitalake.care.values import CAME, NAMELESS, ROW
+from vitalake.care.values import CAME, NAMELESS, REFUSED, ROW
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
@@ -514,6 +514,32 @@ def test_a_refused_message_of_a_code_that_is_not_known_stands_until_all_parts_ar
         chart = charts.chart(patient)
         assert chart is not None
         assert chart.refused is None
+
+
+@pytest.mark.parametrize("code", [NAMELESS, REFUSED])
+def test_a_feed_of_refused_messages_is_looked_at_as_a_whole(
+    ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A feed without codes held the whole board for half a minute a chart: each of its marks was looked at alone."""
+    patient, now, count = ward.admit("feed"), clock.now_us(), 2000
+    ward.measure(patient, STABLE, at_us=now - 50 * HOUR)
+    rows = np.zeros(count, ROW)
+    rows["code"], rows["value"] = code, np.nan
+    rows["effective_us"] = rows["available_us"] = now - np.arange(count) * 90_000_000 - 1
+    ward.write(patient, rows)
+    looks: list[int] = []
+
+    def counted(history: History) -> dict[str, int]:
+        looks.append(len(history))
+        return last_of_parts(history)
+
+    monkeypatch.setattr("models.serving.ward.last_of_parts", counted)
+    with ward_of(ward) as charts:
+        chart = charts.chart(patient)
+    assert chart is not None and chart.refused == (80, now - 1)
+    assert len(looks) <= 1
+    assert "80 messages refused" in make_row(chart).html
+    assert words.refused_text(19_000, now, now).startswith("many messages refused")
 
 
 @pytest.mark.parametrize("by_feed", [False, True])
