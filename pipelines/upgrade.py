@@ -120,8 +120,16 @@ def _hide_positions(upgrading: Upgrading) -> None:
     for name, table in upgrading.lake().present().items():
         if name.startswith("published/"):
             upgrading.tell(name)
-            upgrading.done.rows += hide_positions(table, *makers, counted=upgrading.counted)
+            upgrading.done.rows += hide_positions(
+                table, *makers, stamping=_stamping(settings), counted=upgrading.counted
+            )
             passing("upgrade-positions")
+
+
+def _stamping(settings: Settings) -> set[str]:
+    """Return the topics whose senders stamp their messages, MSH-7, as far as the home knows them."""
+    topics = [pair for job in settings.jobs.values() for pair in job.topics.items()]
+    return {topic for topic, name in topics if name.startswith("hl7-v2")}
 
 
 def _mark_times(upgrading: Upgrading) -> None:
@@ -129,7 +137,7 @@ def _mark_times(upgrading: Upgrading) -> None:
     for name, table in upgrading.lake().present().items():
         if name.startswith("restricted/"):
             upgrading.tell(name)
-            change = partial(with_marks, dataset=table.dataset)
+            change = partial(with_marks, dataset=table.dataset, stamping=_stamping(upgrading.settings))
             upgrading.done.rows += renew(table, change, counted=upgrading.counted)
             passing("upgrade-times")
 
@@ -190,6 +198,9 @@ def upgrade(
     upgrading = Upgrading(settings, done, tell, counted)
     admit(settings, upgrading=found.format != FORMAT)  # before a byte of the lake is changed
     if found.format == FORMAT:
+        _mark_times(upgrading)
+        if done.rows:  # of a build between two releases
+            tell("times were marked; publish them as such: vitalake lake rewrite --republish DATASET")
         _hide_positions(upgrading)
         return done
     if found.upgrading != FORMAT:

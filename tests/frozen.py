@@ -141,6 +141,8 @@ def without_times(like: dict[str, Any]) -> dict[str, Any]:
         }
         for kind in ("tables", "views")
     )
+    for name in set(views) - {"observation"}:  # of records stamps are all that says when they were known: decision 80
+        views[name] = {view: entry for view, entry in views[name].items() if view not in MOMENTS}
     return like | {"tables": tables, "views": views}
 
 
@@ -201,6 +203,7 @@ def _views(settings: Any, keys: Any, like: dict[str, Any]) -> dict[str, Any]:
             shown = set(relations[0].columns) - {"source_position"}
             columns = like[name]["columns"] if like else sorted(shown)
             views = {"now": name} | {at: f"{name}_as_known_at('{at}')" for at in MOMENTS}
+            views = {view: source for view, source in views.items() if not like or view in like[name]}
             found[name] = {"columns": columns}
             for view, source in views.items():
                 rows = connection.sql(f"SELECT {', '.join(columns)} FROM {source}").fetchall()  # noqa: S608

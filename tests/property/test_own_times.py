@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -179,3 +180,21 @@ def test_the_version_that_an_earlier_load_gave_to_what_was_changed_is_marked_and
         False,
     ]
     assert with_marks(made, load_dataset("patient")) is made
+
+
+def test_what_an_earlier_release_kept_of_stamps_is_marked_however_late_it_came() -> None:
+    """A night's HL7 file is read in the morning: its MSH-7 are whole seconds of hours before."""
+    dataset = load_dataset("device_association")
+    sent, came = datetime(2026, 3, 1, 2, 0, 7, tzinfo=UTC), datetime(2026, 3, 1, 8, tzinfo=UTC)
+    row = dict.fromkeys(dataset.schema.names) | {"version": 5, "available_at": sent, "ingested_at": came}
+    sources = ["adt[3]", "city.device_association[0]"]
+    rows = pa.Table.from_pylist([row | {"source": source} for source in sources], schema=dataset.schema)
+    marked = with_marks(rows, dataset)["available_at"].to_pylist()
+    assert marked == [sent + timedelta(microseconds=999), sent]
+    assert with_marks(with_marks(rows, dataset), dataset)["available_at"].to_pylist() == marked
+    observation = load_dataset("observation")
+    row = dict.fromkeys(observation.schema.names) | {"version": 5, "available_at": sent, "ingested_at": came}
+    rows = pa.Table.from_pylist(
+        [row | {"source": f"{topic}[3]"} for topic in ("hl7", "fhir")], schema=observation.schema
+    )
+    assert with_marks(rows, observation, stamping={"hl7"})["available_at"].to_pylist() == marked

@@ -16,6 +16,8 @@ message had come for certain. A time that a sender gives and that ends so is tak
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -128,7 +130,7 @@ def end_of_day(times: pa.Array) -> pa.Array:
     return _as_times(-(-_microseconds(times) // DAY_US) * DAY_US, times)
 
 
-def of_before(times: pa.Array, came: pa.Array) -> pa.Array:
+def of_before(times: pa.Array, came: pa.Array, stamped: npt.NDArray[np.bool_] | None = None) -> pa.Array:
     """Return times of rows that an earlier release has written, which marked none, with marks on what can be ours.
 
     Ours were whole milliseconds, and mostly of just before the row came; so are some that senders gave. What can be
@@ -137,28 +139,47 @@ def of_before(times: pa.Array, came: pa.Array) -> pa.Array:
     Args:
         times: when something could be known.
         came: when its row came.
+        stamped: which rows are of senders whose times are all stamps, see given_or_ours; None: none is known to be.
     """
     us = _microseconds(times)
     since = _microseconds(came) - us
     recent = (since >= 0) & (since < 600_000_000) & came.is_valid().to_numpy(zero_copy_only=False)
-    ours = (us % _MILLISECOND == 0) & ((us % 1_000_000 != 0) | recent)
+    can_be = (us % 1_000_000 != 0) | recent
+    ours = (us % _MILLISECOND == 0) & (can_be if stamped is None else can_be | stamped)
     return _as_times(np.where(ours, us + _MARK, us), times)
 
 
-def with_marks(rows: pa.Table, dataset: Dataset) -> pa.Table:
-    """Return rows that an earlier release has written with marks on their times; see of_before."""
+def with_marks(rows: pa.Table, dataset: Dataset, *, stamping: Collection[str] = ()) -> pa.Table:
+    """Return rows that an earlier release has written with marks on their times; see of_before.
+
+    Args:
+        rows: with their true sources.
+        dataset: of them.
+        stamping: topics of observations whose senders stamp their messages: HL7 v2. Messages of records all are.
+    """
     came = next((column.name for column in dataset.columns if column.ours == ALWAYS), None)
     if came is None:
         return rows
-    rows = _with_versions_of_loads(rows, dataset)
+    rows, stamped = _with_versions_of_loads(rows, dataset), _stamped(rows, dataset, stamping)
     for column in dataset.columns:
         if column.ours != MARKED:
             continue
         times = rows[column.name].combine_chunks()
-        made = of_before(times, rows[came].combine_chunks())
+        made = of_before(times, rows[came].combine_chunks(), stamped)
         if not made.equals(times):
             rows = rows.set_column(rows.schema.get_field_index(column.name), column.name, made)
     return rows
+
+
+def _stamped(rows: pa.Table, dataset: Dataset, stamping: Collection[str]) -> npt.NDArray[np.bool_]:
+    """Return which rows are of messages that their sender's system has stamped, and of no warehouse."""
+    topics = pc.replace_substring_regex(rows["source"].cast(pa.string()), pattern=r"\[[0-9]+\]$", replacement="")
+    if dataset.name == "observation":
+        found = pc.is_in(topics, pa.array(sorted(stamping), pa.string()))
+    else:
+        found = pc.invert(pc.ends_with(topics, f".{dataset.name}"))
+    mine: npt.NDArray[np.bool_] = pc.fill_null(found, False).combine_chunks().to_numpy(zero_copy_only=False)
+    return mine
 
 
 def _with_versions_of_loads(rows: pa.Table, dataset: Dataset) -> pa.Table:

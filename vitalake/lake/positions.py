@@ -6,7 +6,7 @@ They are made to hide it: as rows are published today, as far as the published r
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,7 @@ def hide_positions(
     tokens: MessageTokens,
     unranked: Unranked,
     *,
+    stamping: Collection[str] = (),
     counted: Counted | None = None,
 ) -> int:
     """Put tokens in the place of positions, a day at a time, and delete the files of before; return how many rows.
@@ -77,6 +78,7 @@ def hide_positions(
         table: of published rows; not to be used by anything else meanwhile.
         tokens: makes them.
         unranked: makes what is published of times of ours, and of versions.
+        stamping: topics of senders that stamp their observations, see with_marks.
         counted: told how many rows were made.
 
     Raises:
@@ -101,9 +103,8 @@ def hide_positions(
         for file in read.files:
             of[bucket_of(file.path)].append(file)
         for bucket, files in of.items():
-            part = joined(
-                [_hidden(table, batch, tokens, unranked) for file in files for batch in read_file(table, file)]
-            )
+            batches = (batch for file in files for batch in read_file(table, file))
+            part = joined([_hidden(table, batch, tokens, unranked, stamping) for batch in batches])
             keys = sort_keys(table.dataset, by_patient=bucket is not None)
             yield Piece(sort_by(part, keys, last=no_order(part, table.dataset)), bucket)
 
@@ -113,8 +114,10 @@ def hide_positions(
     return rows
 
 
-def _hidden(table: Table, rows: pa.Table, tokens: MessageTokens, unranked: Unranked) -> pa.Table:
-    rows = _without_ranks(table, rows, unranked)
+def _hidden(
+    table: Table, rows: pa.Table, tokens: MessageTokens, unranked: Unranked, stamping: Collection[str]
+) -> pa.Table:
+    rows = _without_ranks(table, rows, unranked, stamping)
     for column in table.dataset.columns:
         if column.token_with:
             made = _by_chunk(rows[column.token_with], rows[column.name], tokens)
@@ -125,14 +128,14 @@ def _hidden(table: Table, rows: pa.Table, tokens: MessageTokens, unranked: Unran
     return rows
 
 
-def _without_ranks(table: Table, rows: pa.Table, unranked: Unranked) -> pa.Table:
+def _without_ranks(table: Table, rows: pa.Table, unranked: Unranked, stamping: Collection[str]) -> pa.Table:
     whole = rows.combine_chunks().to_batches()
     if not whole:
         return rows
     before = _of_before(table, whole[0])
     ranking, key = [column for column in table.dataset.columns if ranks(column)], record_key(table.dataset)
     named = list(dict.fromkeys((*key, *(column.name for column in ranking))))
-    given = with_marks(rows, table.dataset)
+    given = with_marks(rows, table.dataset, stamping=stamping)
     columns = [
         pc.if_else(pa.array(before), given[name].combine_chunks(), rows[name].combine_chunks()) for name in named
     ]
