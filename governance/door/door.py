@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,13 +18,14 @@ from governance.door.engine import connect
 from governance.door.errors import QueryRefused, ended, failure
 from governance.door.relations import AVAILABLE, known_name, quoted, text
 from governance.door.slots import slot
-from governance.door.worker import Head, Request
+from governance.door.worker import Request
 from vitalake.belonging import refuse_put_back
 from vitalake.errors import InputError
 from vitalake.keys import KeyRing, load_keys
 from vitalake.settings import Settings
 
 if TYPE_CHECKING:
+    from governance.door.looking import Run
     from governance.door.sql import Query
 
 log = logging.getLogger(__name__)
@@ -194,7 +195,7 @@ class Door:
         *,
         seconds: int,
         subject: bytes | None = None,
-    ) -> Iterator[Callable[[str, int], tuple[Head, pa.Table | None]]]:
+    ) -> Iterator[Run]:
         """Give what answers SQL with so many rows, each time of the same versions of the query's tables.
 
         Raises:
@@ -211,7 +212,9 @@ class Door:
         )
         with place, self.catalogue.relations(query.datasets, subject=subject) as relations:
             try:
-                yield lambda sql, rows: run(Request(sql, relations, rows, MEMORY_MB, seconds, SIZE))
+                yield lambda sql, rows, beside=None: run(
+                    Request(sql, relations, rows, MEMORY_MB, seconds, SIZE, beside)
+                )
             except Ended:
                 self._record_query(query, principal, rows=0, outcome="ended")
                 raise ended() from None

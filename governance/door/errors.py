@@ -6,7 +6,9 @@ from typing import Literal
 
 from vitalake.errors import InputError, PrivacyError, ServiceUnavailable, VitaLakeError
 
-Category = Literal["names", "form", "cast", "range", "memory", "time", "size", "storage", "refused", "failed"]
+Category = Literal[
+    "names", "form", "cast", "range", "memory", "time", "size", "storage", "refused", "failed", "outwards", "nested"
+]
 
 
 class QueryRefused(PrivacyError):
@@ -36,6 +38,10 @@ def failure(category: Category, *, remedy: str = "") -> VitaLakeError:
         category: what the sandbox said.
         remedy: instead of the usual one.
     """
+    if category == "outwards":
+        return untold("a subquery that looks outwards")
+    if category == "nested":
+        return untold("a whole row in one value")
     if category == "refused":
         return QueryRefused("Query is refused by the engine", where="vitalake sql", remedy="See docs/how-to.")
     if category == "storage":

@@ -23,6 +23,16 @@ class Keys(Protocol):
         ...
 
 
+def refuse_whole_rows(rows: pa.Table) -> None:
+    """Stop where a whole row stands in one value of an answer, whose cells cannot be told apart.
+
+    Raises:
+        QueryRefused: it does. The sandbox refuses that before it reads a row; but it may have been taken over.
+    """
+    if any(pa.types.is_nested(column.type) and column.type != _WRAPPED for column in rows.columns):
+        raise untold("a whole row in one value")
+
+
 class Cells:
     """The sealed cells of an answer; they tell themselves whose they are.
 
@@ -37,12 +47,7 @@ class Cells:
             rows: the answer, as the sandbox gave it.
             sealed: ``<dataset>.<column>`` → type, of what the query could read. A column of the answer may hold values
                 of any of them: they were sealed for their place, so that each opens in one only.
-
-        Raises:
-            QueryRefused: a whole row stands in one value, whose cells cannot be told apart.
         """
-        if any(pa.types.is_nested(column.type) and column.type != _WRAPPED for column in rows.columns):
-            raise untold("a whole row in one value")
         self._rows, self._sealed = rows, sealed
         self._cells = {
             place: column.combine_chunks().field(SEALED).dictionary_encode()

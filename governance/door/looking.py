@@ -5,14 +5,15 @@ What an answer says is more than its rows: that there are more of them, and that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from governance.door.errors import Category, QueryFailed, QueryRefused, ended, failure, untold
+from governance.door.errors import Category, QueryFailed, ended, failure
+from governance.door.identified import refuse_whole_rows
 from governance.door.relations import SUBJECT, WHO, quoted, versions_name
 from governance.door.sandbox import Ended
 from governance.door.worker import Head
@@ -21,7 +22,14 @@ from vitalake.errors import VitaLakeError
 if TYPE_CHECKING:
     from governance.door.tracking import Tracked
 
-Run = Callable[[str, int], tuple[Head, pa.Table | None]]
+
+class Run(Protocol):
+    """Answers SQL with so many rows at most; ``beside`` is that of a worker's request."""
+
+    def __call__(self, sql: str, rows: int, beside: Sequence[str] | None = None, /) -> tuple[Head, pa.Table | None]:
+        """Return head and rows."""
+        ...
+
 
 MOST_PATIENTS = 100_000
 """Whose rows one answer rests on. Each is put on record."""
@@ -70,20 +78,20 @@ def look(run: Run, tracked: Tracked, identified: Sequence[str], *, rows: int) ->
         rows: most that are shown. One more is asked for: that there is one is part of the answer.
     """
     try:
-        head, table = run(tracked.sql, rows + 1)
+        head, table = run(tracked.sql, rows + 1, [query for query in (tracked.aside, tracked.cut) if query])
         if table is None:
             category = head.failed or "failed"
             if head.unread:
-                return Failed(category, failure(category), set(), unread=True)
+                outcome = "untold" if category in ("outwards", "nested") else category
+                return Failed(outcome, failure(category), set(), unread=True)
             # The same error may also come of what the rows hold: whatever its category is, they tell of it.
             return _failed(run, category, failure(_of_rows(category)), identified)
         more = table.num_rows > rows
         table, subjects = _without(table) if tracked.carried else (table, set[bytes | None]())
+        refuse_whole_rows(table)
         subjects |= _aside(run, tracked.aside) | _aside(run, tracked.cut if more else "")
         return Seen(table.slice(0, rows), more, subjects)
-    except QueryRefused as error:
-        return Failed("untold", error, set())
-    except VitaLakeError as error:
+    except VitaLakeError as error:  # a refusal too: the query has read rows by now
         return _failed(run, "untold", error, identified)
     except Ended:
         return _failed(run, "ended", ended(), identified)
@@ -121,14 +129,11 @@ def _aside(run: Run, sql: str) -> set[bytes | None]:
     """Return the subjects that a second query finds.
 
     Raises:
-        QueryRefused: it looks outwards, so that it cannot be asked by itself.
         QueryFailed: it has no answer within the limits, or too many.
     """
     if not sql:
         return set()
     head, found = run(sql, MOST_PATIENTS)
-    if head.failed == "names" and head.unread:
-        raise untold("a subquery that looks outwards")
     if found is None:
         raise failure(_of_rows(head.failed or "failed"))
     if head.more:

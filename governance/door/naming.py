@@ -19,8 +19,10 @@ from sqlglot import exp
 from governance.door.errors import QueryRefused, untold
 from governance.door.relations import SEALED
 
-_SAME = (exp.Paren, exp.Hex, exp.LowerHex, exp.Lower, exp.Upper)
-"""The same value, written in another way."""
+_HEX = (exp.Hex, exp.LowerHex)
+_TEXT = (*_HEX, exp.Lower, exp.Upper)
+_SAME = (exp.Paren, *_TEXT)
+"""The same value, written in another way. hex() of what is text already is one that no constant is looked up by."""
 
 _ONE = (
     exp.AnyValue, exp.ArgMax, exp.ArgMin, exp.Filter, exp.First, exp.FirstValue, exp.IgnoreNulls, exp.Last,
@@ -33,13 +35,16 @@ _LISTED = (exp.Select, exp.Alias, exp.Group, exp.Ordered, exp.Distinct, exp.Coun
 _SOURCES = (exp.From, exp.Join, exp.CTE, exp.Exists)
 
 
-def constants(sql: str, *, identifying: Collection[str], people: Collection[str]) -> frozenset[str]:
+def constants(
+    sql: str, *, identifying: Collection[str], people: Collection[str], texts: Collection[str]
+) -> frozenset[str]:
     """Return the constants of a question that may say who somebody is.
 
     Args:
         sql: as ``check`` wrote it.
         identifying: names of the columns that identify, of all relations that it reads.
         people: those of them that may be compared with a constant: what they hold of a patient can be looked up.
+        texts: those of them that hold text, in any of the relations; the others hold bytes.
 
     Raises:
         QueryRefused: it chooses by who somebody is in another way.
@@ -52,7 +57,9 @@ def constants(sql: str, *, identifying: Collection[str], people: Collection[str]
     if any(not column.table and _name(column) in rows for column in columns):
         raise untold("a whole row in one value")
     others = _with_aliases(tree, {*identifying} - {*people})
-    names = _Names(_with_aliases(tree, {*identifying}), others)
+    names = _Names(
+        _with_aliases(tree, {*identifying}), others, coded=_has_coded_text(tree, _with_texts(tree, {*texts}))
+    )
     names.check(tree, columns)
     return frozenset(literal.this for literal in tree.find_all(exp.Literal) if literal.is_string)
 
@@ -83,17 +90,38 @@ def _with_aliases(tree: exp.Expr, names: set[str]) -> set[str]:
     return names
 
 
+def _is_text(node: exp.Expr, texts: Collection[str]) -> bool:
+    """Return whether an expression is a column that holds text, or one made text."""
+    while isinstance(node, _SAME + _ONE) and not isinstance(node, _TEXT):
+        node = node.this
+    return isinstance(node, _TEXT) or (isinstance(node, exp.Column) and _name(node) in texts)
+
+
+def _with_texts(tree: exp.Expr, texts: set[str]) -> set[str]:
+    """Return names of columns that hold text, and what else has it."""
+    aliases = [(alias.alias.lower(), alias.this) for alias in tree.find_all(exp.Alias)]
+    while more := {alias for alias, node in aliases if _is_text(node, texts)} - texts:
+        texts |= more
+    return texts
+
+
+def _has_coded_text(tree: exp.Expr, texts: Collection[str]) -> bool:
+    """Return whether text is written in hexadecimal digits, such as those of bytes once more."""
+    return any(_is_text(node.this, texts) for node in tree.find_all(*_HEX))
+
+
 class _Names:
     """The names that stand for what identifies."""
 
-    def __init__(self, names: Collection[str], others: Collection[str]) -> None:
+    def __init__(self, names: Collection[str], others: Collection[str], *, coded: bool) -> None:
         """Take them.
 
         Args:
             names: all of them.
             others: those whose values cannot be looked up.
+            coded: text is written in hexadecimal digits somewhere: no constant is taken for what it stands for.
         """
-        self._names, self._others = names, others
+        self._names, self._others, self._coded = names, others, coded
 
     def check(self, tree: exp.Expr, columns: Collection[exp.Column]) -> None:
         """Hold every place in a query where one of them stands to the list."""
@@ -140,6 +168,8 @@ class _Names:
             return
         if _name(column) in self._others or not others or not all(map(_is_constant, others)):
             raise _refused("a comparison of something else than a constant with")
+        if self._coded:
+            raise _refused("a comparison beside hex() of text, or hex() twice, with")
         # Whoever is left when all others are named is not named.
         if isinstance(comparison, exp.NEQ | exp.NullSafeNEQ) or not _is_condition(comparison):
             raise _refused("a comparison that is not a condition by itself, or says who not, with")
@@ -178,7 +208,9 @@ class _Names:
 
 
 def _is_constant(node: exp.Expr) -> bool:
-    return isinstance(node.unnest(), exp.Literal)
+    """Return whether a value is written as text; of a number it would be the number in it that counts."""
+    constant = node.unnest()
+    return isinstance(constant, exp.Literal) and constant.is_string
 
 
 def _is_condition(node: exp.Expr) -> bool:

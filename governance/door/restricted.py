@@ -102,11 +102,7 @@ class RestrictedDoor(Door):
                 self._record_patients(query, principal, 0, seen.outcome, detail, patients)
                 by_name = seen.unread and seen.outcome == "names"
                 raise failure("names", remedy=self._known(query)) if by_name else seen.error
-            try:
-                cells = Cells(seen.rows, self._places(query))
-            except QueryRefused:  # by its types, whatever the rows hold
-                self._record_query(query, principal, rows=0, outcome="untold", detail=detail, patients=about)
-                raise
+            cells = Cells(seen.rows, self._places(query))
             subjects = seen.subjects | cells.owners
             detail |= self._nameless(vault, subjects)
             patients = self._tokens(vault, subjects, about)
@@ -114,10 +110,11 @@ class RestrictedDoor(Door):
             return Answer(cells.opened(cells.secrets(vault)), not seen.more, query.datasets)
 
     def _identifying(self, query: Query) -> dict[str, set[str]]:
-        """Return the columns that identify, of all that a query reads, and those of them that say who a patient is."""
-        found = [item for name in query.datasets for item in self.catalogue.identifying(name).items()]
-        others = {column for column, person in found if not person}
-        return {"identifying": {column for column, _ in found}, "people": {column for column, _ in found} - others}
+        """Return the columns that identify, of all that a query reads; which say who a patient is; which hold text."""
+        found = [(name, *item) for name in query.datasets for item in self.catalogue.identifying(name).items()]
+        names, others = {column for _, column, _ in found}, {column for _, column, person in found if not person}
+        texts = {column for name, column, _ in found if self.catalogue.columns(name).get(column) != "BLOB"}
+        return {"identifying": names, "people": names - others, "texts": texts}
 
     def _of_records(self, names: Iterable[str], said: Iterable[str]) -> list[str]:
         """Return queries for the patients of the rows that constants name by a record's id."""
@@ -135,7 +132,7 @@ class RestrictedDoor(Door):
     def _named(vault: Vault, said: Iterable[str]) -> set[str]:
         """Return the pseudonyms of those whom constants name: by a pseudonym, a subject, a source's id or a number."""
         found, known = set[str](), vault.tokens() if said else {}
-        for constant in said:
+        for constant in {*said, *map(str.lower, said)}:  # upper() and lower() of a pseudonym are the same one
             subjects = {vault.subject_of(constant), vault.subject_of_token(constant), *_bytes(constant)}
             named = {known.get(subject) for subject in subjects if subject} | {vault.token_of_mrn(constant)}
             # One that nobody has may be of an erased patient, as one that is asked for.

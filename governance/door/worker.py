@@ -10,6 +10,7 @@ import ctypes
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, BinaryIO
 
@@ -18,7 +19,7 @@ import msgspec
 from governance.door.engine import THREADS, connect
 from governance.door.errors import Category
 from governance.door.landlock import restrict
-from governance.door.relations import Relation
+from governance.door.relations import SEALED, WHO, Relation
 
 ADDRESS_SPACE_MB = 4096
 """Beside DuckDB's own memory: libraries, and what allocators reserve but do not use."""
@@ -30,6 +31,9 @@ ENGINE_READS = ("/proc/self/cgroup", "/proc/stat", "/sys/devices/system/cpu/onli
 _LIBRARIES = ("duckdb", "pyarrow", "pyarrow.ipc")
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+
+_NESTED = ("array", "list", "map", "struct", "tuple", "union", "variant")
+_WRAPPED = f"STRUCT({SEALED} BLOB)"
 
 _CATEGORIES: dict[str, Category] = {
     "BinderException": "names",
@@ -55,6 +59,8 @@ class Request(msgspec.Struct, frozen=True):
         memory_mb: most that DuckDB takes.
         seconds: of processor time, for each thread.
         size: most bytes of an answer.
+        beside: over identified rows, what is to be asked whose rows it rests on, a query or nothing; the query is
+            refused before it reads a row where that cannot be asked, or the answer would hold a whole row in one value.
     """
 
     sql: str
@@ -63,6 +69,7 @@ class Request(msgspec.Struct, frozen=True):
     memory_mb: int
     seconds: int
     size: int
+    beside: list[str] | None = None
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -99,12 +106,9 @@ def _run(request: Request) -> tuple[Head, bytes]:
         connection = connect(request.relations, memory_mb=request.memory_mb)
     except Exception:  # nothing was asked yet: a file has gone, which DuckDB takes for one that is not allowed
         return Head(failed="storage"), b""
-    try:
-        found = connection.sql(request.sql)  # binds names and types; reads no row
-    except Exception as error:
-        return failed(error, unread=True), b""
-    if found is None:
-        return Head(failed="form", unread=True), b""
+    found = bound(connection, request.sql, request.beside)
+    if isinstance(found, Head):
+        return found, b""
     reader = found.to_arrow_reader(BATCH_ROWS)
     sink, count, more = pa.BufferOutputStream(), 0, False
     with pa.ipc.new_stream(sink, reader.schema) as stream:
@@ -115,6 +119,35 @@ def _run(request: Request) -> tuple[Head, bytes]:
             if more or sink.tell() > request.size:
                 break
     return Head(count, more), sink.getvalue().to_pybytes()
+
+
+def bound(connection: Any, sql: str, beside: Sequence[str] | None) -> Any:
+    """Return a query with its names and types found, or the head for why not; no row is read.
+
+    Args:
+        connection: to the relations.
+        sql: the query.
+        beside: see Request.
+    """
+    try:
+        found = connection.sql(sql)
+    except Exception as error:
+        return failed(error, unread=True)
+    if found is None:
+        return Head(failed="form", unread=True)
+    if beside is not None and any(map(_is_nested, found.columns, found.types)):
+        return Head(failed="nested", unread=True)
+    try:
+        for asked in beside or ():
+            connection.sql(asked)
+    except Exception:
+        return Head(failed="outwards", unread=True)
+    return found
+
+
+def _is_nested(name: str, kind: Any) -> bool:
+    """Return whether a column holds many values in one; a sealed one is one."""
+    return name != WHO and kind.id in _NESTED and str(kind) != _WRAPPED
 
 
 def failed(error: Exception, *, unread: bool = False) -> Head:

@@ -17,10 +17,12 @@ from tests.property.test_tracking import NAMES, PUBLISHED, TABLES, Row, database
 __all__ = ["database"]
 
 IDENTIFYING, PEOPLE = {"subject", "patient_id", "encounter_id", "name"}, {"subject", "patient_id"}
+TEXTS = {"patient_id", "encounter_id", "name"}
 
 CHOICES = st.sampled_from(
     ["hex(t.subject) = '41'", "t.subject = 'A'", "'A' = t.subject", "(lower(hex(t.subject))) IN ('41')",
      "hex(t.subject) IS NOT DISTINCT FROM '41'", "t.subject IN ('A', 'E')", "t.h = '41'", "upper(t.h) = '41'",
+     "upper(lower(t.h)) = '41'", "lower(t.h) IN ('41', '42')", "t.h = upper('41')",
      # What follows chooses A without a name of theirs, and is refused.
      "hex(t.subject) LIKE '41%'", "hex(t.subject) = '4' || '1'", "hex(t.subject) = CAST(41 AS VARCHAR)",
      "starts_with(hex(t.subject), '4') AND t.h < '42'", "hex(t.subject) NOT IN ('42', '43', '44')",
@@ -28,7 +30,9 @@ CHOICES = st.sampled_from(
      "substring(t.h, 2, 1) = '1'", "(t.h = '42') IS DISTINCT FROM true AND t.h < '43'", "t.x || t.h = t.x || '41'",
      "CASE WHEN t.h = '41' THEN t.x ELSE NULL END IS NOT NULL", "length(t.h || '41') = 4 AND least(t.h, '41') = t.h",
      "coalesce(t.h, '') = '41'", "(t.h, 1) = ('41', 1)", "t.h IN (SELECT substring('41', 1, 2))",
-     "t.h = (SELECT '41')", "(t.h IN ('42', '43', '44')) = false", "t.h <> '42' AND t.h <> '43' AND t.h <> '44'"]
+     "t.h = (SELECT '41')", "(t.h IN ('42', '43', '44')) = false", "t.h <> '42' AND t.h <> '43' AND t.h <> '44'",
+     "hex(hex(t.subject)) = '3431'", "hex(t.h) = '3431'", "upper(hex(lower(t.h))) IN ('3431')", "hex(t.subject) = 41",
+     "t.h IN (41, 0)", "hex(hex(t.h)) = '33343331'", "hex(t.x) = '3' OR hex(t.h) = '3431'"]
 )  # fmt: skip
 QUESTIONS = st.sampled_from(
     ["SELECT t.x FROM {t} WHERE {c} AND t.y > 1", "SELECT count(*) AS n FROM {t} WHERE {c} AND t.y > 1",
@@ -55,7 +59,7 @@ def test_what_a_question_about_somebody_says_of_them_is_refused_or_on_record(
     """However A's rows differ: if the answer does, A is told, or named."""
     query = check(question.format(t=source, c=choice), [*NAMES, *PUBLISHED])
     try:
-        tracked, named = track(query.sql, NAMES), constants(query.sql, identifying=IDENTIFYING, people=PEOPLE)
+        tracked, named = track(query.sql, NAMES), said_names(query.sql)
     except QueryRefused:
         return
     seen, again = (
@@ -68,8 +72,12 @@ def test_what_a_question_about_somebody_says_of_them_is_refused_or_on_record(
 
 def names(sql: str) -> frozenset[str]:
     """Return the constants of a question over a table that has all that identifies."""
-    checked = check(sql, [*NAMES, *PUBLISHED])
-    return constants(checked.sql, identifying=IDENTIFYING, people=PEOPLE)
+    return said_names(check(sql, [*NAMES, *PUBLISHED]).sql)
+
+
+def said_names(sql: str) -> frozenset[str]:
+    """Return the constants of a query that was checked."""
+    return constants(sql, identifying=IDENTIFYING, people=PEOPLE, texts=TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +86,8 @@ def names(sql: str) -> frozenset[str]:
         ("SELECT x FROM restricted_a WHERE subject = 'A'", {"A"}),
         ("SELECT x FROM restricted_a WHERE x = 1 OR (y = 2 AND hex(subject) IN ('41', '42'))", {"41", "42"}),
         ("SELECT h FROM (SELECT lower(hex(subject)) AS h FROM restricted_a) AS t WHERE upper(h) = '41'", {"41"}),
+        ("SELECT x FROM p WHERE upper(patient_id) = 'V1.A' OR lower(patient_id) = 'v1.b'", {"V1.A", "v1.b"}),
+        ("SELECT hex(subject) AS subject, hex(hex(name)) AS n FROM restricted_a WHERE x = 1", set()),
         ("SELECT a.name, b.encounter_id FROM restricted_a AS a JOIN restricted_b AS b ON a.subject = b.subject", set()),
         ("SELECT subject, count(DISTINCT encounter_id) AS n FROM restricted_a GROUP BY subject ORDER BY n", set()),
         ("SELECT DISTINCT ON (subject, x) max(name) OVER (PARTITION BY subject ORDER BY x) AS n FROM restricted_a",
@@ -106,6 +116,15 @@ def test_what_may_be_asked_names_those_in_its_constants(sql: str, said: set[str]
         "SELECT x FROM restricted_a WHERE subject LIKE 'A%'",
         "SELECT x FROM restricted_a WHERE encounter_id = 'E'",
         "SELECT x FROM restricted_a WHERE subject = x",
+        "SELECT x FROM restricted_a WHERE hex(subject) = 41",
+        "SELECT x FROM restricted_a WHERE hex(hex(subject)) = '3431'",
+        "SELECT x FROM restricted_a WHERE hex(lower(hex(subject))) = '3431'",
+        "SELECT x FROM p WHERE hex(patient_id) = '3431'",
+        "SELECT x FROM p WHERE lower(hex(upper(patient_id))) IN ('3431')",
+        "SELECT x FROM (SELECT x, hex(max(subject)) AS h FROM restricted_a GROUP BY x) AS t WHERE hex(h) = '3431'",
+        "SELECT x FROM (SELECT x, hex(hex(subject)) AS h FROM restricted_a) AS t WHERE h = '3431'",
+        "SELECT x FROM (SELECT hex(s) AS h FROM (SELECT hex(subject) AS s FROM restricted_a)) AS t WHERE h = '3431'",
+        "SELECT x FROM (SELECT hex(subject) AS subject FROM restricted_a) AS t WHERE hex(subject) = '3431'",
         "SELECT x FROM restricted_a WHERE subject <> 'A'",
         "SELECT x FROM restricted_a WHERE NOT subject = 'A'",
         "SELECT subject = 'A' AS me FROM restricted_a",

@@ -17,7 +17,7 @@ from governance.door.errors import QueryRefused
 from governance.door.looking import Failed, Run, Seen, look
 from governance.door.sql import check
 from governance.door.tracking import Tracked, track
-from governance.door.worker import Head, failed
+from governance.door.worker import Head, bound, failed
 
 NAMES = ("restricted_a", "restricted_b")
 PUBLISHED = ("p",)
@@ -116,13 +116,12 @@ def engine(database: duckdb.DuckDBPyConnection, a: Sequence[Row], b: Sequence[Ro
             values = ", ".join(f"('{who.decode()}'::BLOB, {x}, {y})" for who, x, y in given_rows)
             database.execute(f"INSERT INTO {name} VALUES {values}")  # noqa: S608
 
-    def run(asked: str, most: int) -> tuple[Head, pa.Table | None]:
+    def run(asked: str, most: int, beside: Sequence[str] | None = None) -> tuple[Head, pa.Table | None]:
+        query = bound(database, asked, beside)
+        if isinstance(query, Head):
+            return query, None
         try:
-            bound = database.sql(asked)
-        except duckdb.Error as error:
-            return failed(error, unread=True), None
-        try:
-            found = bound.to_arrow_table()
+            found = query.to_arrow_table()
         except duckdb.Error as error:
             return failed(error), None
         return Head(min(most, found.num_rows), found.num_rows > most), found.slice(0, most)

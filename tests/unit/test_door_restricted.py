@@ -267,6 +267,41 @@ def test_a_whole_row_that_comes_out_of_the_sandbox_is_not_opened(
     assert (audit.events[-1].detail["outcome"], audit.events[-1].patients) == ("untold", (token(keys, "ZZMRN-1"),))
 
 
+UNREAD = [
+    "SELECT (CAST(CASE WHEN value > 90 THEN 'x' ELSE '1' END AS INTEGER), 1) AS a FROM restricted_observation p",
+    """SELECT row_number() OVER () AS n, (CAST(CASE WHEN value > 90 THEN 'x' ELSE '1' END AS INTEGER), 1) AS a
+        FROM restricted_observation p""",
+    """SELECT (SELECT max(CAST(CASE WHEN q.value > 90 THEN 'x' ELSE '1' END AS INTEGER)) FROM restricted_observation q
+        WHERE q.subject = p.subject) AS a FROM restricted_observation p""",
+]
+"""Refused by their form; one of the rows is above 90, so that they fail if they read it."""
+
+
+@pytest.mark.parametrize("sql", UNREAD)
+def test_what_is_refused_by_its_form_is_refused_before_a_row_is_read(
+    door: RestrictedDoor, audit: Recorder, sql: str
+) -> None:
+    with pytest.raises(QueryRefused, match=r"a whole row|looks outwards"):
+        ask(door, sql)
+    assert [(event.detail.get("outcome", "untold"), event.patients) for event in audit.events] == [("untold", ())]
+
+
+def test_a_refusal_after_rows_were_read_names_everybody_who_could_be_read(
+    door: RestrictedDoor, audit: Recorder, keys: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the sandbox lets through."""
+
+    def careless(request: Request) -> tuple[Head, pa.Table | None]:
+        return run(msgspec.structs.replace(request, beside=None))
+
+    monkeypatch.setattr("governance.door.sandbox.run", careless)
+    everybody = tuple(sorted(token(keys, f"ZZMRN-{i}") for i in (1, 2)))
+    for sql in UNREAD:
+        with pytest.raises((QueryRefused, QueryFailed)):
+            ask(door, sql.replace("90", "99"))
+        assert (audit.events[-1].detail["outcome"], audit.events[-1].patients) == ("untold", everybody), sql
+
+
 def test_the_id_of_a_row_names_its_patient(door: RestrictedDoor, audit: Recorder, keys: KeyRing) -> None:
     (row,) = ask(door, "SELECT hex(observation_id) AS id FROM restricted_observation WHERE value = 72")
     for question in ("SELECT value", "SELECT rank() OVER (ORDER BY value) AS v"):
@@ -288,6 +323,11 @@ def test_a_pseudonym_or_a_number_names_somebody_too(
     for given, recorded in ((one, (one,)), (nobody, (nobody,)), ("ZZMRN-1", (one,)), ("ZZNUMBER", (one,)), ("x", ())):
         assert ask(door, sql.format(given)) == []
         assert audit.events[-1].patients == recorded, given
+    for given, recorded in ((one, (one,)), (nobody, (nobody,))):
+        ask(door, sql.format(given.upper()).replace("p.patient_id", "upper(p.patient_id)"))
+        assert audit.events[-1].patients == recorded
+    with pytest.raises(QueryRefused, match="hex"):
+        ask(door, sql.format(one.encode().hex().upper()).replace("p.patient_id", "hex(p.patient_id)"))
 
 
 @pytest.mark.parametrize(
@@ -295,6 +335,7 @@ def test_a_pseudonym_or_a_number_names_somebody_too(
     [
         ("SELECT 1 AS one FROM restricted_patient WHERE hex(subject) LIKE 'A%'", "a condition on"),
         ("SELECT CAST(name AS VARCHAR) AS n FROM restricted_patient", "calculation with, what identifies"),
+        ("SELECT 1 AS one FROM restricted_patient WHERE hex(hex(subject)) = '4142' AND version = 7", "hex"),
         ("SELECT p FROM restricted_patient p", "a whole row"),
         ("SELECT max(p) AS p FROM (SELECT name, version FROM restricted_patient) AS p", "a whole row"),
         (

@@ -324,6 +324,20 @@ def test_the_worker_says_categories_only_and_whether_it_had_read(sql: str, categ
     assert b"v1." not in data
 
 
+@pytest.mark.parametrize(
+    ("sql", "beside", "category"),
+    [
+        ("SELECT error('x') AS a, (1, 2) AS b", [], "nested"),
+        ("SELECT error('x') AS a, [1] AS b", [], "nested"),
+        ("SELECT error('x') AS a", ["SELECT 1", "SELECT outside.a"], "outwards"),
+        ("SELECT error('x') AS a, {'sealed': 'x'::BLOB} AS b, ['x'::BLOB] AS who__", ["SELECT 1"], "failed"),
+    ],
+)
+def test_the_worker_refuses_by_form_before_it_reads(sql: str, beside: list[str], category: str) -> None:
+    head = _head(answer(_request(sql, beside=beside)))
+    assert (head.failed, head.unread) == (category, category != "failed")
+
+
 def test_the_worker_cuts_at_the_limit() -> None:
     request = _request("SELECT * FROM range(20000)", rows=9_000)
     head, table = read_answer(answer(request), request)
