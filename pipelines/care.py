@@ -276,6 +276,8 @@ class CareFeed:
         values["value"] = number[which]
         for name in ("effective_at", "available_at"):
             values[name.replace("_at", "_us")] = rows[name].cast(pa.int64()).to_numpy(zero_copy_only=False)[which]
+        if poll.format != WAREHOUSE:  # it says when things were stored there; that we load it today says nothing
+            values["came_us"] = poll.broker_ms[messages[which]] * 1000
         values["attribution"] = _attribution(rows)[which]
         values["id"] = _first_halves(rows["observation_id"])[which]
         values["version"] = pc.fill_null(rows["version"], 0).to_numpy(zero_copy_only=False)[which]

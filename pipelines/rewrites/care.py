@@ -129,11 +129,14 @@ def _share() -> str:
 
 
 def _outcome(rows: pa.Table, part: PartId, first: int) -> Outcome:
-    """Return identified rows as a poll's, each a message of its own, of a source that was never read."""
+    """Return identified rows as a poll's, each a message of its own, of a source that was never read.
+
+    When they came is not kept; at the latest it was when we took them in.
+    """
     count = rows.num_rows
     poll = Poll(
         _share(), "fhir", [None] * count, (part,), np.zeros(count, np.int32), np.arange(first, first + count),
-        np.zeros(count, np.int64),
+        rows["ingested_at"].cast(pa.int64()).fill_null(0).to_numpy() // 1000,
     )  # fmt: skip
     batches = rows.combine_chunks().to_batches()
     batch = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)

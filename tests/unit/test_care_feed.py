@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from models.lateness import behind
 from models.news2 import News2, news2
 from models.serving.rows import says
 from models.serving.ward import Ward, situation_of
@@ -42,7 +45,9 @@ def _steps(home: Path, **options: Any) -> Steps:
     return Steps(load_settings(home), stream, load_dataset("observation"), **options)
 
 
-def _run(steps: Steps, messages: list[bytes | None], *, first: int = 0, name: str = "fhir") -> Outcome:
+def _run(
+    steps: Steps, messages: list[bytes | None], *, first: int = 0, name: str = "fhir", minutes_ago: Sequence[float] = ()
+) -> Outcome:
     count = len(messages)
     poll = Poll(
         share="vitals/0of1",
@@ -51,7 +56,7 @@ def _run(steps: Steps, messages: list[bytes | None], *, first: int = 0, name: st
         parts=(PartId("vitals", "0123456789abcdefghijkl", 0),),
         part=np.zeros(count, np.int32),
         offset=np.arange(first, first + count),
-        broker_ms=np.full(count, clock.now_us() // 1000),
+        broker_ms=clock.now_us() // 1000 - (60_000 * np.array(minutes_ago or [0] * count)).astype(np.int64),
     )
     decoder = FhirDecoder(precise=False) if name == "fhir" else decoder_of(name)
     return steps.mask(steps.conform(DecodedPoll(poll, decoder.decode(messages))))
@@ -584,6 +589,67 @@ def test_a_value_of_the_future_counts_from_when_it_came_and_says_whose_clock_is_
     assert clock.now_us() - score.latest["pulse"].at_us < 60_000_000
     (ahead,) = history.value[history.code == CLOCK_AHEAD].tolist()
     assert ahead == pytest.approx(3 * 3600, abs=60)
+
+
+def _sent(name: str, code: str, value: float, *, minutes_ago: float, number: int) -> bytes:
+    """Return a value by a sender that also says when it sent, by the same clock."""
+    at = clock.now() - timedelta(minutes=minutes_ago)
+    if name == "fhir":
+        issued = (at + timedelta(seconds=1)).isoformat()
+        return message(
+            number, effectiveDateTime=at.isoformat(), value=value, issued=issued, code={"coding": [
+                {"system": "http://loinc.org", "code": code}]},
+        )  # fmt: skip
+    told, issued = (f"{moment:%Y%m%d%H%M%S}+0000" for moment in (at, at + timedelta(seconds=1)))
+    return (
+        f"MSH|^~\\&|MON|WARD|||{issued}||ORU^R01^ORU_R01|{number}|P|2.5\rPID|||p-1^^^H^MR\rOBR|1|||panel|||{told}\r"
+        f"OBX|1|NM|{code}^rate^LN||{value:.0f}|/min^^UCUM|||||F|||{told}\r"
+    ).encode()
+
+
+@pytest.mark.parametrize("name", ["fhir", "hl7-v2"])
+def test_a_clock_that_is_behind_is_seen_also_where_its_system_says_when_it_sent(home: Path, name: str) -> None:
+    """Sent a second after it was measured, both by a clock an hour behind: nothing was late, and a rate of 0 over."""
+    steps = _steps(home)
+    told = [("8867-4", 80, 64, 4), ("8867-4", 80, 62, 2), ("8889-8", 75, 1, 1), ("8867-4", 0, 60, 0)]
+    sent = [_sent(name, code, value, minutes_ago=at, number=i) for i, (code, value, at, _) in enumerate(told)]
+    outcome = _run(steps, [*sent], name=name, minutes_ago=[came for *_, came in told])
+    assert outcome.rejects == []
+    history = _history(home, outcome)
+    score = news2(history, as_of_us=clock.now_us())
+    assert [(event.value, event.came_us > event.at_us + 59 * 60_000_000) for event in score.events] == [(0, True)]
+    codes = {"pulse": (code_number("8867-4"), code_number("8889-8"))}
+    assert behind(history, codes)["pulse"] // 60_000_000 == 59 or behind(history, codes)["pulse"] // 60_000_000 == 60
+    lake = outcome.rows["available_at"].cast(pa.int64()).to_numpy()
+    assert lake.min() < clock.now_us() - 63 * 60_000_000 or name == "hl7-v2", "the lake says what the sender does"
+
+
+def test_of_corrections_the_one_that_its_sender_says_is_later_counts_whichever_comes_last(home: Path) -> None:
+    steps, at = _steps(home), _at(30)
+    later, sooner = (
+        message(1, effectiveDateTime=at, value=value, status="corrected", meta=None, issued=_at(minutes))
+        for value, minutes in ((72.0, 10), (71.0, 20))
+    )
+    outcome = _run(steps, [later, sooner], minutes_ago=[9, 1])
+    history = _history(home, outcome)
+    assert history.measured().value.tolist() == [72.0]
+    assert not len(history.known_at(clock.now_us() - 10 * 60_000_000)), "and not before it came"
+
+
+def test_a_silent_sensor_whose_clock_is_ahead_is_not_alive_when_its_values_are_taken_late(home: Path) -> None:
+    """After a pause of the lane values of two hours ago were of now, for their clock was three hours ahead."""
+    came = [150.0, 120.0, 120.0, 100.0]
+    told: list[bytes | None] = [
+        message(i, effectiveDateTime=_at(ago - 180 - i / 60), value=70.0 + i) for i, ago in enumerate(came)
+    ]
+    before = clock.now_us()
+    outcome = _run(_steps(home), told, minutes_ago=came)
+    history = _history(home, outcome).measured()
+    values = history.where(history.code == code_number("8867-4"))
+    assert values.value.tolist() == [70, 71, 72, 73]
+    assert [round((before - us) / 60_000_000) for us in values.effective_us.tolist()] == [150, 120, 120, 100]
+    ahead = history.where(history.code == CLOCK_AHEAD)
+    assert round((before - ahead.effective_us[-1]) / 60_000_000) == 100
 
 
 def test_a_clock_a_little_ahead_delays_no_arrest_and_is_not_spoken_of(home: Path) -> None:

@@ -13,7 +13,7 @@ from tests.services.serving import HOUR, STABLE, WardUnderTest
 from vitalake import clock
 from vitalake.care.facts import Admission, Decision, Fact, Placement, Pregnancy, least_age
 from vitalake.care.placing import placed
-from vitalake.care.values import ROW
+from vitalake.care.values import ROW, restored_as, stored, widened
 
 NOW = 1_760_000_000_000_000
 BED, OTHER = "bed:4W/12/A", "bed:ICU//7"
@@ -135,7 +135,29 @@ def test_a_store_of_before_shows_who_was_admitted_and_had_no_values(ward: WardUn
     assert set(again.store.patients()) == {patient}
     again.measure(patient, STABLE)
     assert len(again.store.history(patient)) == len(STABLE)
-    assert np.dtype(ROW).itemsize == 48, "what blocks hold has not changed"
+
+
+def test_blocks_of_before_that_do_not_say_when_values_came_are_read_and_written_on(
+    ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient, at_us = ward.admit("p-1"), clock.now_us() - HOUR
+    columns = [name for name in ROW.names or () if name != "came_us"]
+    before = np.dtype([(name, ROW[name]) for name in columns])
+    assert before.itemsize == 48
+    with monkeypatch.context() as old:
+        old.setattr("vitalake.care.store.stored", lambda rows: widened(rows[columns], before).tobytes())
+        ward.measure(patient, STABLE, at_us=at_us)
+    again = WardUnderTest(ward.home, writes=ward.writes)
+    assert sorted(again.store.history(patient).value.tolist()) == sorted(map(float, STABLE.values()))
+    again.measure(patient, {"8867-4": 120}, at_us=at_us + 1)
+    found = again.store.history(patient)
+    assert (len(found), found.value[-1]) == (len(STABLE) + 1, 120)
+    assert set(found.available_us.tolist()) == {at_us, at_us + 1}
+    entry = np.dtype([("row", ROW), ("position", "<i8")])
+    raw = np.zeros(3, np.dtype([("row", before), ("position", "<i8")]))
+    raw["row"]["value"], raw["position"] = [1, 2, 3], 7
+    assert restored_as(raw.tobytes(), entry)["row"]["value"].tolist() == [1, 2, 3]
+    assert restored_as(stored(restored_as(raw.tobytes(), entry)), entry)["position"].tolist() == [7, 7, 7]
 
 
 @pytest.mark.parametrize(

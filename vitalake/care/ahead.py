@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from vitalake import clock
-from vitalake.care.values import ROW, Values
+from vitalake.care.values import ROW, Values, restored_as, stored
 from vitalake.sealing import Seals
 
 TABLES = """
@@ -47,7 +47,7 @@ class Ahead:
         entries = np.zeros(len(values.rows), _ENTRY)
         entries["row"], entries["position"] = values.rows, values.position
         used, entries["patient"] = np.unique(values.patient, return_inverse=True)
-        body = msgspec.msgpack.encode(([values.patients[n] for n in used.tolist()], entries.tobytes()))
+        body = msgspec.msgpack.encode(([values.patients[n] for n in used.tolist()], stored(entries)))
         last = int(entries["position"].max())
         sealed = self._sealer.seal(body, context=_context(part, last))
         self._db.execute("INSERT INTO ahead VALUES (?, ?, ?, ?)", (part, last, noted_us, sealed))
@@ -86,7 +86,7 @@ class Ahead:
     def _opened(self, part: str, last: int, sealed: bytes) -> Values:
         opened = self._sealer.open(sealed, context=_context(part, last))
         patients, raw = msgspec.msgpack.decode(opened, type=tuple[list[str], bytes])
-        entries = np.frombuffer(raw, _ENTRY)
+        entries = restored_as(raw, _ENTRY)
         nothing = np.zeros(len(entries), np.int32)
         owner = entries["patient"].astype(np.int32)
         return Values(entries["row"].copy(), owner, patients, entries["position"].copy(), nothing, [part])

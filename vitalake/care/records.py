@@ -37,7 +37,7 @@ class History:
         code: uint32, see code_number.
         value: float64, in the vocabulary's unit; what is not finite is no value but says that one came: see values.
         effective_us: int64, when it was so, microseconds since 1970 UTC.
-        available_us: int64, when it could be known.
+        available_us: int64, when it could be known; of a sender whose clock is behind not before it came.
         comparator: uint8, what stands before it, by its place in vitalake.care.values.COMPARATORS; None: nothing does.
     """
 

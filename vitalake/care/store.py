@@ -47,12 +47,12 @@ from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
 from vitalake.care.stays import is_of_stay, same_stay
 from vitalake.care.stays import standing as stay_at
-from vitalake.care.values import ROW, Values, current, held_to
+from vitalake.care.values import ROW, Values, current, held_to, restored, stored
 from vitalake.sealing import Seals
 from vitalake.sqlite import Database
 
 BLOCK_ROWS = 128
-"""Rows of a full block, 6 kB: a longer one makes each append dearer, a shorter one each read."""
+"""Rows of a full block, 7 kB: a longer one makes each append dearer, a shorter one each read."""
 
 CACHED_BLOCKS = 20_000
 """Open blocks a writer remembers, 120 MB at the most."""
@@ -401,11 +401,11 @@ class CareStore:
 
     def _sealed(self, patient: str, writer: str, number: int, rows: npt.NDArray[np.void]) -> tuple[object, ...]:
         times = rows["effective_us"]
-        sealed = self._sealer.seal(rows.tobytes(), context=_place(patient, writer, number))
+        sealed = self._sealer.seal(stored(rows), context=_place(patient, writer, number))
         return (patient, writer, number, int(times.min()), int(times.max()), sealed)
 
     def _open_block(self, patient: str, writer: str, number: int, sealed: bytes) -> npt.NDArray[np.void]:
-        return np.frombuffer(self._sealer.open(sealed, context=_place(patient, writer, number)), ROW)
+        return np.frombuffer(restored(self._sealer.open(sealed, context=_place(patient, writer, number))), ROW)
 
     def _touch(self, patients: Sequence[str]) -> None:
         if not patients:
@@ -644,8 +644,9 @@ class CareStore:
         """Return a patient's values, of each the row that counts; empty when the patient is not known.
 
         Values taken back are left out; what is not finite says that a value came that is none, and under the code
-        REFUSED that a whole message was rejected (vitalake.care.values). Some may lie ahead of the ward's time: see
-        History.known_at.
+        REFUSED that a whole message was rejected (vitalake.care.values). They could be known when their sender says so,
+        or when they came by our clock, whichever is later: a sender whose clock is behind says when by that clock.
+        Some may lie ahead of the ward's time: see History.known_at.
 
         Raises:
             PrivacyError: the store was written with another key.
@@ -653,18 +654,21 @@ class CareStore:
         blocks = self._db.execute(
             "SELECT writer, number, sealed FROM block WHERE patient = ? ORDER BY writer, number", (patient,)
         ).fetchall()
-        opened = [self._sealer.open(s, context=_place(patient, writer, number)) for writer, number, s in blocks]
+        opened = [
+            restored(self._sealer.open(s, context=_place(patient, writer, number))) for writer, number, s in blocks
+        ]
         rows = np.frombuffer(b"".join(opened), ROW)
         rows = rows[rows["effective_us"] >= self.now_us() - self._hours_us]
         rows = current(self._corrections.without_others(patient, rows, generation=self._meta("generation")))
         times = np.ascontiguousarray(rows["effective_us"])
         if (times[1:] < times[:-1]).any():
             rows = rows[np.argsort(times, kind="stable")]
+        known = rows["available_us"]
+        if self.replay() is None:  # in a replay the ward's time is not ours
+            known = np.maximum(known, rows["came_us"])
         compared = (rows["stage"] >> 8).astype(np.uint8)
-        code, value, effective_us, available_us = (
-            np.ascontiguousarray(rows[name]) for name in ("code", "value", "effective_us", "available_us")
-        )
-        return History(code, value, effective_us, available_us, compared if compared.any() else None)
+        code, value, effective_us = (np.ascontiguousarray(rows[name]) for name in ("code", "value", "effective_us"))
+        return History(code, value, effective_us, np.ascontiguousarray(known), compared if compared.any() else None)
 
     def stay(self, patient: str, *, as_of_us: int) -> Stay | None:
         """Return the stay a patient is in at a moment, or was in last; None: none is known.

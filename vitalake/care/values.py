@@ -20,11 +20,17 @@ ROW = np.dtype(
         ("available_us", "<i8"),
         ("id", "<u8"),
         ("version", "<i8"),
+        ("came_us", "<i8"),
     ]
 )
 """One value: LOINC as a number, how far it has come (see stage_of; the comparator's number in the higher byte), how
-much was known of whose it is (0: the message said so; see the dataset observation), the first half of observation_id,
-and its version."""
+much was known of whose it is (0: the message said so; see the dataset observation), when it was so and when that was
+known as its sender says, the first half of observation_id, its version, and when it came by our clock, 0: not known."""
+
+_FIRST_ROW = np.dtype([(name, ROW[name]) for name in ROW.names or () if name != "came_us"])
+_FORM = b"\x01"
+"""Before rows of dtype ROW where they are stored: without it they are of the form that did not say when they came. All
+rows have an even length, so that the two cannot be taken for each other."""
 
 COMPARATORS = ("", "<", "<=", ">=", ">", "ad")
 """What stands before a value, by the number in the higher byte of the stage."""
@@ -52,6 +58,36 @@ AHEAD_US = 120_000_000
 
 MOST_ATTRIBUTION = 0xFFFE
 """Where more is known than fits, what was stored last counts: after 32,767 facts of one device."""
+
+
+def stored(rows: npt.NDArray[np.void]) -> bytes:
+    """Return rows, or what begins with a row each, as they are stored."""
+    return _FORM + rows.tobytes()
+
+
+def restored(raw: bytes) -> bytes:
+    """Return stored rows as those of dtype ROW."""
+    return raw[1:] if len(raw) % 2 else widened(np.frombuffer(raw, _FIRST_ROW), ROW).tobytes()
+
+
+def restored_as(raw: bytes, form: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    """Return what was stored of a form that begins with a ``row``, which did not say before when it came."""
+    if len(raw) % 2:
+        return np.frombuffer(raw, form, offset=1)
+    first = np.dtype([(name, _FIRST_ROW if name == "row" else form[name]) for name in form.names or ()])
+    held = np.frombuffer(raw, first)
+    found = np.zeros(len(held), form)
+    for name in form.names or ():
+        found[name] = widened(held[name], ROW) if name == "row" else held[name]
+    return found
+
+
+def widened(rows: npt.NDArray[np.void], form: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    """Return rows in a form with more columns, in which these are zero."""
+    found = np.zeros(len(rows), form)
+    for name in rows.dtype.names or ():
+        found[name] = rows[name]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,36 +131,49 @@ class Values:
 
 
 def held_to(values: Values, now_us: int) -> Values:
-    """Return values with none from the future: those that were so are of now, in the order they had.
+    """Return values with none from the future: those that were so are of when they came, in the order they had.
 
     Else a device whose clock is ahead would show nothing until then, also no arrest, and the values before it would
-    stay. What was further ahead than AHEAD_US is told by a row of code CLOCK_AHEAD for each patient.
+    stay. They are not of when they are taken: after a pause of the lane a sensor that has long been silent would look
+    alive. What was further ahead than AHEAD_US is told by a row of code CLOCK_AHEAD for each patient.
     """
-    ahead = values.rows["effective_us"] > now_us
+    came = np.where(values.rows["came_us"] > 0, np.minimum(values.rows["came_us"], now_us), now_us)
+    told = values.rows["effective_us"]
+    ahead = (told > now_us) | (told > came + AHEAD_US)
     unknown = values.rows["available_us"] > now_us
-    if not (ahead.any() or unknown.any()):
+    late = values.rows["came_us"] > now_us
+    if not (ahead.any() or unknown.any() or late.any()):
         return values
     rows = values.rows.copy()
-    rows["available_us"][unknown] = now_us
+    rows["came_us"][late] = now_us
+    rows["available_us"][unknown] = came[unknown]
     held = Values(rows, values.patient, values.patients, values.position, values.part, values.parts)
     if not ahead.any():
         return held
-    told = _clocks_ahead(values, now_us)
-    moments, place = np.unique(rows["effective_us"][ahead], return_inverse=True)
-    rows["effective_us"][ahead] = now_us - (len(moments) - 1) + place
-    return held.and_also(told)
+    rows["effective_us"][ahead] = _in_order(came[ahead], told[ahead])
+    return held.and_also(_clocks_ahead(values, came))
 
 
-def _clocks_ahead(values: Values, now_us: int) -> Values:
-    """Return a row for each patient of whom something is further ahead than AHEAD_US."""
-    ahead = values.rows["effective_us"] > now_us + AHEAD_US
+def _in_order(came: npt.NDArray[np.int64], told: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return for values that came at some times those times; of several the last one's, the others shortly before."""
+    pairs, place = np.unique(np.stack([came, told]), axis=1, return_inverse=True)
+    of = pairs[0]
+    following = np.searchsorted(of, of, side="right") - 1 - np.arange(len(of))
+    times: npt.NDArray[np.int64] = (of - following)[place.ravel()]
+    return times
+
+
+def _clocks_ahead(values: Values, came: npt.NDArray[np.int64]) -> Values:
+    """Return a row for each patient of whom something was further ahead than AHEAD_US when it came, as of the last."""
+    ahead = values.rows["effective_us"] > came + AHEAD_US
     whose, first = np.unique(values.patient[ahead], return_index=True)
     at = np.flatnonzero(ahead)[first]
     told = np.zeros(len(whose), ROW)
     told["code"], told["stage"], told["id"] = CLOCK_AHEAD, stage_of("final"), values.rows["id"][at] ^ np.uint64(1)
-    seconds = (values.rows["effective_us"] - now_us) / 1e6
-    told["value"] = [seconds[ahead & (values.patient == one)].max() for one in whose]
-    told["effective_us"] = told["available_us"] = now_us
+    seconds = (values.rows["effective_us"] - came) / 1e6
+    mine = [ahead & (values.patient == one) for one in whose]
+    told["value"] = [seconds[one].max() for one in mine]
+    told["effective_us"] = told["available_us"] = told["came_us"] = [came[one].max() for one in mine]
     return Values(told, values.patient[at], values.patients, values.position[at], values.part[at], values.parts)
 
 
