@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models.lateness import BEHIND_US, is_caught_up, steady_lag_us
+from models.lateness import BEHIND_US, is_caught_up, steady_lag
 from vitalake.care.records import History, code_number
 from vitalake.care.values import CAME, COMPARATORS
 from vitalake.vocabulary import load_vocabulary
@@ -539,7 +539,7 @@ def _late(times: npt.NDArray[np.int64], available: npt.NDArray[np.int64]) -> int
     last = int(late[np.lexsort((times[late], available[late]))[-1]])
     if times[last] == times.max():
         return None if is_caught_up(times, available, last) else last
-    return last if steady_lag_us(times, available) else None
+    return last if steady_lag(times, available) is not None else None
 
 
 def _stands_in(one: Reading, end_us: int) -> bool:

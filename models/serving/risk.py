@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from models.lateness import HIDDEN_US
 from models.news2 import PARTS, WITHHELD
 from models.scoring import ABSTAINED, Reason, ScoreRecord
 from models.serving.words import Band, band
@@ -67,8 +66,7 @@ def band_of(chart: Chart) -> Band:
     record, now_us = chart.record, chart.now_us
     found = band(record.news2, stale=is_stale(record, now_us) or bool(old_parts(record, now_us)))
     lost = found == "none" and bool(record.news2.ended) and chart.last is not None
-    hidden = any(seconds >= HIDDEN_US / 1e6 for seconds in chart.behind.values())
-    return "unsure" if lost or (found == "low" and (chart.refused or chart.died or hidden)) else found
+    return "unsure" if lost or (found == "low" and (chart.refused or chart.died or chart.hidden)) else found
 
 
 def was_band(chart: Chart) -> Band:

@@ -107,7 +107,8 @@ def make_row(chart: Chart) -> Row:
     old = tuple(vital["value"].old for vital in vitals)
     trend = tuple(score.total for score in chart.trend)
     known = (chart.trial, record.abstained, chart.stay, chart.last_us, chart.measured_since, chart.died)
-    key = (record.id, chart.revision, order, stale, old, trend, *known)
+    clocks = (chart.refused, tuple(chart.behind.items()), chart.hidden, chart.ahead)
+    key = (record.id, chart.revision, order, stale, old, trend, *known, *clocks)
     return Row(chart.patient, chart.revision, record.newest_us or 0, order, fragment("row.html", context), key)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from governance.keyuse import open_vault
 from models.artefact import Model
-from models.lateness import behind
+from models.lateness import Lag, behind
 from models.news2 import (
     MAX_AGE_HOURS,
     MEASURED,
@@ -95,6 +95,7 @@ class Chart:
             was; None: none.
         ahead: how many seconds the clock that told the newest vital signs is ahead; 0: it is not.
         behind: of parts whose values come steadily late by how many seconds.
+        hidden: some of these count for nothing beside others of their part, which come in time.
         age_years: completed years, with a stay those at admission; None: not known.
         measured_since: the stay has ended, and vital signs were measured since, or refused, that are not stale.
         died: the patient is recorded as dead, see vitalake.care.facts.Person; empty: not.
@@ -115,6 +116,7 @@ class Chart:
     refused: tuple[int, int] | None = None
     ahead: float = 0.0
     behind: dict[str, float] = field(default_factory=dict)
+    hidden: bool = False
     age_years: float | None = None
     measured_since: bool = False
     died: str = ""
@@ -310,7 +312,8 @@ class Ward:
             held.due_us = min(held.due_us, last_us + STALE_SECONDS * 1_000_000 + 1)
         refused = _refused(held.history.known_at(now_us), now_us)
         held.due_us = min(held.due_us, refused[2] if refused else NEVER_US)
-        since_us = _since_the_end(held.history.known_at(now_us), stay, now_us)
+        lags = behind(known, _CODES, since_us=now_us - int(MAX_AGE_HOURS * 3_600e6))
+        since_us = _since_the_end(held.history.known_at(now_us), stay, record.news2, lags, now_us)
         if since_us is not None:
             held.due_us = min(held.due_us, since_us + STALE_SECONDS * 1_000_000 + 1)
         trial = self._shadow.shown(self._inputs.model(), stay.unit if stay else "", replay=self._care.replay())
@@ -329,7 +332,8 @@ class Ward:
             last_us=last_us,
             refused=refused[:2] if refused else None,
             ahead=_ahead(held.history.known_at(now_us)),
-            behind={part: lag / 1e6 for part, lag in behind(known, _CODES).items()},
+            behind={part: lag.us / 1e6 for part, lag in lags.items()},
+            hidden=any(lag.hidden for lag in lags.values()),
             age_years=age,
             measured_since=since_us is not None,
             died=stay.died if stay else self._care.died(patient),
@@ -462,16 +466,20 @@ def _ahead(known: History) -> float:
     return float(told.value[-1]) if len(told) and told.effective_us[-1] >= newest else 0.0
 
 
-def _since_the_end(known: History, stay: Stay | None, now_us: int) -> int | None:
-    """Return when the last vital sign came that was measured after the stay's end, unless it is stale; None: none was.
+def _since_the_end(known: History, stay: Stay | None, score: News2, lags: Mapping[str, Lag], now_us: int) -> int | None:
+    """Return when the last vital sign was that was measured after the stay's end, unless it is stale; None: none was.
 
-    One that was refused is one, too. A discharge was recorded too early, or the next stay is not told yet.
+    One that was refused is one, too, if its code is known; a message that names none is a laboratory's more often. Of
+    an event that came late, and of a clock that is behind, when they came counts: by its stamps nothing was since. A
+    discharge was recorded too early, or the next stay is not told yet.
     """
     if stay is None or stay.discharged_us is None:
         return None
-    refused = (known.code == REFUSED) | (known.code == NAMELESS)
-    last = known.effective_us[is_vital(known) | refused].max(initial=-NEVER_US)
-    return int(last) if last > max(stay.discharged_us, now_us - STALE_SECONDS * 1_000_000 - 1) else None
+    told = known.effective_us[is_vital(known) | (known.code == REFUSED)].max(initial=-NEVER_US)
+    came = [event.came_us for event in score.events if event.came_us]
+    came += [int(lag.came_us[-1]) for lag in lags.values() if lag.goes_on_after(stay.discharged_us)]
+    last = max(int(told), *came, -NEVER_US)
+    return last if last > max(stay.discharged_us, now_us - STALE_SECONDS * 1_000_000 - 1) else None
 
 
 def _refused(known: History, now_us: int) -> tuple[int, int, int] | None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"\s*[<>=]*\s*[-+]?[.,]?\d")
 _NUMERIC = frozenset({"NM", "SN", ""})
+_OTHER_CATEGORIES = frozenset({"laboratory", "imaging", "social-history", "procedure", "survey", "therapy", "activity"})
+"""Of HL7's observation-category; beside it vital signs come as ``exam``, and as what a hospital calls them."""
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _MOST_US = 1 << 62
 _PER_SECOND = {"epoch-s": 1_000_000, "epoch-ms": 1_000, "epoch-us": 1}
@@ -105,21 +107,28 @@ def _is_observation(thing: Any) -> bool:
 
 
 def _of_observation(observation: dict[str, Any]) -> About:
-    """Return what an Observation names; its own code counts for what it holds, but for its components."""
-    categories = {str(value) for name, value in places(observation.get("category")) if name == "code"}
+    """Return what an Observation names; its own code counts for what it holds, or if no component names one."""
+    told = [str(value) for name, value in places(observation.get("category")) if name == "code"]
+    categories = {text.strip().lower().replace("_", "-").replace(" ", "-") for text in told}
     components = _dicts(observation.get("component"))
     own = [] if components and not any(key.startswith("value") for key in observation) else [observation]
     at_us, codes, unnamed = _moment(observation), dict[str, int | None](), False
     for item in [*own, *components]:
-        known = load_vocabulary().codes.keys() & {str(v) for name, v in places(item.get("code")) if name == "code"}
+        known = _known_codes(item)
         codes |= dict.fromkeys(known, at_us)
         unnamed |= not known and _may_be_vital(item, categories)
-    return About(codes, unnamed)
+    return About(codes or dict.fromkeys(_known_codes(observation), at_us), unnamed)
+
+
+def _known_codes(item: dict[str, Any]) -> set[str]:
+    return load_vocabulary().codes.keys() & {str(v) for name, v in places(item.get("code")) if name == "code"}
 
 
 def _may_be_vital(item: dict[str, Any], categories: set[str]) -> bool:
-    if categories:
-        return "vital-signs" in categories
+    if "vital-signs" in categories:
+        return True
+    if not categories.isdisjoint(_OTHER_CATEGORIES):
+        return False
     quantity, text = item.get("valueQuantity"), item.get("valueString")
     if isinstance(quantity, dict):
         units = [quantity.get(name) for name in ("code", "unit")]

@@ -656,7 +656,8 @@ def test_a_steady_lag_is_told_and_no_other() -> None:
     codes = {"pulse": (code_number("8867-4"),), "temperature": (code_number("8310-5"),)}
 
     def lags(rows: Sequence[tuple[str, float, float, float]]) -> dict[str, float]:
-        return {part: lag / MINUTE for part, lag in behind(_told(*rows), codes).items()}
+        found = behind(_told(*rows), codes, since_us=AS_OF - 12 * HOUR)
+        return {part: lag.us / MINUTE for part, lag in found.items()}
 
     assert lags([("8867-4", 70, 60 + minute, minute) for minute in range(3)]) == {"pulse": 60}
     assert lags([("8867-4", 70, 3 + minute, minute) for minute in range(9)]) == {}, "a way of three minutes"
@@ -668,3 +669,28 @@ def test_a_steady_lag_is_told_and_no_other() -> None:
     assert lags([("8867-4", 70, 60 + minute, minute) for minute in range(20, 30)] + [("8867-4", 71, 0, 0)]) == {}
     noted = [("8310-5", 37, 240 * visit + late, 240 * visit) for visit, late in enumerate((8.0, 12.0, 6.0, 15.0))]
     assert lags(noted) == {}, "what people write down is late by chance"
+
+
+def test_a_clock_that_was_behind_is_not_told_of_when_its_device_is_gone() -> None:
+    """For two days after the monitor had gone the row said that its clock is behind, and was never low."""
+    codes = {"pulse": (code_number("8867-4"), code_number("8889-8"))}
+
+    def told(*rows: tuple[str, float, float, float], since: float = 12 * 60) -> bool:
+        return bool(behind(_told(*rows), codes, since_us=AS_OF - int(since * MINUTE)))
+
+    def gone(minutes: float) -> list[tuple[str, float, float, float]]:
+        return [("8867-4", 70.0, 60 + minutes + minute, minutes + minute) for minute in range(9)]
+
+    assert told(*gone(10), *_PLETH)
+    assert not told(*gone(16), *_PLETH), "another code has come in time for long"
+    assert told(*gone(600))
+    assert not told(*gone(661)), "its last value does not count"
+
+
+def test_values_that_come_by_file_are_told_of_and_hidden_only_by_others_that_come_in_time() -> None:
+    """An hourly file twenty minutes after the hour kept a whole ward from ever being low."""
+    codes = {"pulse": (code_number("8867-4"), code_number("8889-8"))}
+    file = [("8867-4", 70.0, 60 * hour + 20, 60.0 * hour) for hour in range(6)]
+    for rows, hidden in ((file, False), ([*file, ("8889-8", 72.0, 25, 25)], False), ([*file, *_PLETH], True)):
+        found = behind(_told(*rows), codes, since_us=AS_OF - 12 * HOUR)["pulse"]
+        assert (found.us / MINUTE, found.hidden) == (20, hidden)

@@ -700,6 +700,49 @@ def test_a_clock_that_is_behind_is_told_and_makes_nobody_low(ward: WardUnderTest
     assert risk_document(chart)["late_by_seconds"] == {"pulse": 3600.0}
 
 
+@pytest.mark.parametrize(
+    ("minutes", "rate", "came_back"),
+    [((0,), 0.0, True), ((0, 1, 2, 3), 72.0, True), ((0,), 72.0, False), ((6, 7, 8, 9), 72.0, False)],
+)
+def test_who_is_measured_after_the_discharge_by_a_clock_that_is_behind_is_back(
+    ward: WardUnderTest, minutes: tuple[int, ...], rate: float, came_back: bool
+) -> None:
+    """By the clock that was an hour behind the arrest was before the discharge: the patient was on no board."""
+    patient, now = ward.token("p-1"), clock.now_us()
+    ward.store.put_facts([(patient, "stay", 1, Admission(now - 9 * HOUR, now - 5 * MINUTE, 67))])
+    ward.measure(patient, STABLE, at_us=now - 2 * HOUR)
+    for minute in reversed(minutes):
+        ward.measure(patient, {"8867-4": rate}, at_us=now - HOUR - minute * MINUTE, known_us=now - minute * MINUTE)
+    with ward_of(ward) as charts:
+        chart = charts.chart(patient)
+    assert chart is not None and chart.gone != came_back
+
+
+def test_a_refused_message_without_a_code_brings_nobody_back(ward: WardUnderTest) -> None:
+    """A laboratory result that was refused brought who had left back for two hours."""
+    patient, now = ward.token("p-1"), clock.now_us()
+    ward.store.put_facts([(patient, "stay", 1, Admission(now - 9 * HOUR, now - HOUR, 67))])
+    ward.measure(patient, STABLE, at_us=now - 2 * HOUR)
+    mark = np.zeros(1, ROW)
+    mark["code"], mark["value"], mark["effective_us"] = NAMELESS, np.nan, now - MINUTE
+    mark["available_us"] = mark["effective_us"]
+    ward.write(patient, mark)
+    with ward_of(ward) as charts:
+        chart = charts.chart(patient)
+        assert chart is not None and chart.gone
+        _refuse(ward, patient, ("8867-4",), at_us=now - MINUTE)
+        charts.changed()
+        chart = charts.chart(patient)
+    assert chart is not None and not chart.gone
+
+
+def test_a_row_without_its_mark_is_another_row() -> None:
+    """A mark that had expired, and a clock that was set, stayed on the row until something else changed."""
+    chart = _chart(_history(words.PULSE.codes[0], [72.0]))
+    for change in ({"refused": (1, chart.now_us)}, {"behind": {"pulse": 3600.0}}, {"hidden": True}):
+        assert make_row(replace(chart, **change)).key != make_row(chart).key
+
+
 def test_what_was_is_told_also_where_it_came_late(ward: WardUnderTest) -> None:
     """Values of 13 hours ago that came just now had expired when they were known, and were never told."""
     patient, now = ward.admit("late"), clock.now_us()
