@@ -203,7 +203,9 @@ class Eraser:
         ids = {**noted.together, noted.ids[0]: pending.certificate}
         wanted = self._wanted(noted.ids[0], ids, reason=noted.reason, actor=noted.actor, begun_at=noted.begun_at)
         try:
-            self._refuse(wanted)
+            # Once the key of another number is gone, it is done for the reason that was taken then.
+            begun = any(self._vault.tombstone(self._vault.subject_of(number)) for number in noted.together)
+            self._refuse(wanted, words=not begun)
             if others := [number for number in self._numbers_of(noted.ids[0]) if number not in ids]:
                 raise self._has_other_numbers(others)
         except (InputError, PrivacyError) as error:
@@ -226,7 +228,7 @@ class Eraser:
             if self._vault.tombstone(self._vault.subject_of(number)) is None:
                 try:
                     each = self._wanted(number, ids, reason=wanted.reason, actor=wanted.actor, begun_at=wanted.begun_at)
-                    self._refuse(each)
+                    self._refuse(each, words=False)
                     self._begin(each, other)
                 except PrivacyError as error:
                     if error.transient:
@@ -234,9 +236,15 @@ class Eraser:
                     del together[number]
         return replace(wanted, together=together)
 
-    def _refuse(self, wanted: Wanted) -> None:
-        """Stop where the words of the reason, a hold, or the duty to keep records stand against it."""
-        self._refuse_words(wanted)
+    def _refuse(self, wanted: Wanted, *, words: bool = True) -> None:
+        """Stop where the words of the reason, a hold, or the duty to keep records stand against it.
+
+        Args:
+            wanted: of one number.
+            words: whether the reason can still be said in others.
+        """
+        if words:
+            self._refuse_words(wanted)
         subject = self._vault.subject_of(wanted.ids[0])
         if self._vault.tombstone(subject) is None:  # else it was decided, and is only gone on with
             self._vault.refuse_held(subject)

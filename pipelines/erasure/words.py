@@ -8,10 +8,13 @@ import unicodedata
 from collections.abc import Iterable
 from contextlib import closing, suppress
 from datetime import date
-from itertools import pairwise
+from itertools import combinations, pairwise
 
+from governance.access import Principal
+from governance.audit import Action, AuditEvent, AuditSink
 from governance.keyuse import open_vault
 from pipelines.decoding.naming import words_in
+from vitalake import belonging
 from vitalake.errors import InputError, VitaLakeError
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings
@@ -30,6 +33,16 @@ _STOP = frozenset(
 )
 """Words that tell nobody from others, though they stand in names."""
 
+_BETWEEN = _STOP - frozenset("for not with from mit fur".split())
+"""Those that may stand between two words of a name."""
+
+_PLACEHOLDERS = frozenset(
+    "patient patientin test testpatient demo dummy unknown unidentified anonymous unbekannt unbekannte unbekannter "
+    "male female mannlich weiblich baby babyboy babygirl boy girl child infant newborn twin kind junge madchen "
+    "neugeborenes neugeborene saugling device monitor simulator".split()
+)
+"""Nor do these, which stand for a name that is not known, or of nobody."""
+
 _PLACES = frozenset(
     "street road avenue lane drive court place square way park house flat floor building close terrace ward "
     "strasse str weg platz allee gasse haus hof rue via calle north south east west upper lower new old saint".split()
@@ -39,6 +52,9 @@ _PLACES = frozenset(
 _GERMAN = "januar februar märz april mai juni juli august september oktober november dezember".split()
 _MONTHS = {name: number for names in (calendar.month_name[1:], _GERMAN) for number, name in
            enumerate(map(str.casefold, names), 1)}  # fmt: skip
+_NUMBERED = {*_MONTHS, *"art article artikel section sections para paragraph absatz abs rule no nr page".split()}
+"""Nor do these, beside a number."""
+
 _DATE = re.compile(r"(?<!\d)(\d{1,4})\W{1,3}(\d{1,2}|[^\W\d]{3,9})\W{1,3}(\d{1,4})(?!\d)")
 _DATE_IN_WORDS = re.compile(r"([^\W\d]{3,9})\W{1,3}(\d{1,2})(?:st|nd|rd|th)?\W{1,3}(\d{4})(?!\d)")
 _COMPACT = re.compile(r"(?<!\d)(?:(\d{4})(\d\d)(\d\d)|(\d\d)(\d\d)(\d{4}))(?!\d)")
@@ -64,8 +80,9 @@ def refuse_naming(
     if any(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", reason, re.IGNORECASE) for part in parts):
         raise _refused("an id or a number of the patient", where)
     said = _words(reason)
+    alone = set(_without_numbered(said))
     for identity in identities:
-        if _telling(identity.name) & set(said) or _pairs(_words(identity.name)) & _pairs(said):
+        if (_telling(identity.name) - _PLACEHOLDERS) & alone or _name_pairs(identity.name) & _pairs(said):
             raise _refused("a word of the patient's name", where)
         if (_telling(identity.address) - _PLACES) & set(said):
             raise _refused("a word of the patient's address", where)
@@ -74,9 +91,10 @@ def refuse_naming(
 
 
 def refuse_naming_anybody(reason: str, vault: Vault, *, where: str) -> None:
-    """Stop where a reason, which is of no patient, names one whom the vault knows: by an id, or two words of a name.
+    """Stop where a reason, which is of no patient, names one whom the vault knows.
 
-    One word of a name would be too little: among many patients some is called like any word.
+    That is by an id, or by two words of a name that stand side by side: among many patients some is called like any
+    word, and like any two of a sentence.
 
     Raises:
         InputError: it does; what it holds is not echoed.
@@ -84,28 +102,60 @@ def refuse_naming_anybody(reason: str, vault: Vault, *, where: str) -> None:
     """
     if vault.knows(words_in(reason.encode())):
         raise _refused("an id or a number of a patient", where)
-    said = _words(reason)
-    words, pairs = set(said), _pairs(said)
-    for identity in vault.identities():
-        if len(_telling(identity.name) & words) > 1 or _pairs(_words(identity.name)) & pairs:
-            raise _refused("the name of a patient", where)
+    pairs = _pairs(_words(reason))
+    if pairs and any(_name_pairs(identity.name) & pairs for identity in vault.identities()):
+        raise _refused("the name of a patient", where)
 
 
-def refuse_naming_if_known(reason: str, settings: Settings, keys: KeyRing, *, where: str) -> None:
+def refuse_naming_if_known(
+    reason: str,
+    settings: Settings,
+    keys: KeyRing,
+    *,
+    where: str,
+    wanted: Action,
+    by: Principal,
+    audit: AuditSink | None,
+) -> None:
     """Do the same where the vault opens: for what must not wait for it, such as the withdrawal of a score.
+
+    A refusal says that somebody is a patient, so it is on record before it is said.
+
+    Args:
+        reason: in somebody's words.
+        settings: of the home.
+        keys: its key file's.
+        where: it was given.
+        wanted: what the reason is for.
+        by: whose reason it is.
+        audit: takes the record; None: it may not hold, so that neither this nor the use of the keys is recorded.
 
     Raises:
         InputError: the reason names a patient.
+        VitaLakeError: the refusal cannot be recorded.
     """
     try:
         if not vault_id(settings):
             return
-        with closing(open_vault(settings, keys, purpose="reason")) as vault:
+        opened = belonging.open_vault(settings, keys) if audit is None else open_vault(settings, keys, purpose="reason")
+        with closing(opened) as vault:
             refuse_naming_anybody(reason, vault, where=where)
     except InputError:
+        if audit is not None:
+            audit.record(denied(wanted, by))
         raise
     except VitaLakeError:
         return
+
+
+def denied(wanted: Action, by: Principal) -> AuditEvent:
+    """Return the record of a reason that was refused since it names a patient.
+
+    Args:
+        wanted: what the reason was for.
+        by: whose it was.
+    """
+    return AuditEvent("denied", by.subject, by.role, (), {"permission": wanted, "reason": "names"})
 
 
 def _refused(what: str, where: str) -> InputError:
@@ -130,10 +180,30 @@ def _telling(text: str | None) -> set[str]:
     }
 
 
+def _without_numbered(words: list[str]) -> list[str]:
+    """Return the words but for those that belong to a number beside them, such as the month of a day."""
+    beside = zip(["", *words], [*words[1:], ""], strict=False)
+    return [
+        word
+        for word, around in zip(words, beside, strict=True)
+        if not (word in _NUMBERED and any(map(str.isdigit, around)))
+    ]
+
+
 def _pairs(words: list[str]) -> set[frozenset[str]]:
-    """Return words that stand side by side, in whichever order, but for those that say nothing."""
-    pairs = (frozenset(pair) for pair in pairwise(words))
-    return {pair for pair in pairs if len(pair) > 1 and not pair & _STOP and not any(map(str.isdigit, pair))}
+    """Return words that stand side by side, in whichever order; initials and the like may stand between them."""
+    kept = [word for word in words if word not in _BETWEEN and not _is_initial(word)]
+    return {frozenset(pair) for pair in pairwise(kept)}
+
+
+def _name_pairs(name: str | None) -> set[frozenset[str]]:
+    """Return any two words of a name, but for those that say nothing."""
+    words = {word for word in _words(name) if not (word.isdigit() or _is_initial(word))}
+    return set(map(frozenset, combinations(words - _STOP - _PLACEHOLDERS, 2)))
+
+
+def _is_initial(word: str) -> bool:
+    return len(word) == 1 and word.isascii() and word.isalpha()
 
 
 def _day(text: str) -> date | None:

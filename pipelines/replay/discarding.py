@@ -7,13 +7,11 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 
 from governance.access import Principal
 from governance.audit import AuditEvent, AuditSink
-from governance.keyuse import open_vault
-from pipelines.erasure.words import refuse_naming_anybody
+from pipelines.erasure.words import refuse_naming_if_known
 from pipelines.replay.letters import ATTEMPTS, DEAD_LETTER, Choice, LettersMoved, Source, census, open_places, resolved
 from pipelines.replay.origins import lineages
 from pipelines.replay.redecoding import resolution_rows
@@ -52,7 +50,8 @@ def checked_words(words: str) -> str:
 def discard(settings: Settings, choice: Choice, *, words: str, principal: Principal, audit: AuditSink) -> int:
     """Give open dead letters up; return how many. They are never replayed again, and expire as others do.
 
-    It is recorded before it is done. The audit keeps a digest of the words; they themselves stand beside the rows.
+    It is recorded before it is done, and so is that the words are refused. Nothing is opened, so that patients' keys
+    need not be had. The audit keeps a digest of the words; they themselves stand beside the rows.
 
     Args:
         settings: of the home.
@@ -67,12 +66,19 @@ def discard(settings: Settings, choice: Choice, *, words: str, principal: Princi
         VitaLakeError: it is not recorded, or the lake cannot be written.
     """
     words = checked_words(words)
-    admit(settings, identified=True)
-    with closing(open_vault(settings, load_keys(settings.path(settings.keys)), purpose="discard")) as vault:
-        refuse_naming_anybody(words, vault, where="--reason-text")
+    admit(settings)
     found = census(Lake(settings.lake_uri, settings.storage_options), DEAD_LETTER, choice)
     if not found.open:
         return 0
+    refuse_naming_if_known(
+        words,
+        settings,
+        load_keys(settings.path(settings.keys)),
+        where="--reason-text",
+        wanted="dead-letters.discard",
+        by=principal,
+        audit=audit,
+    )
     audit.record(AuditEvent("dead-letters.discard", principal.subject, principal.role, (), _detail(choice, words)))
     jobs, unknown = lineages(settings, found.decoders)
     mine: dict[str, set[Source]] = defaultdict(set)

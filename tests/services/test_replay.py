@@ -24,9 +24,12 @@ from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
 from vitalake import clock
+from vitalake.belonging import open_vault
+from vitalake.cli.app import main
 from vitalake.keys import load_keys
 from vitalake.lake.verify import verify
 from vitalake.settings import load_settings
+from vitalake.vault import Identity
 
 KILLED = -signal.SIGKILL
 GOOD = 20
@@ -252,6 +255,23 @@ def test_discarding_needs_words(lane: LaneUnderTest) -> None:
     run(lane, "discard", "--reason-text", "Nothing is chosen", package=today(lane), expect=2)
     run(lane, "discard", "--all", "--reason", "not-json", "--reason-text", "Two", package=today(lane), expect=2)
     assert run(lane, "list", package=today(lane))["discarded"] == 0
+
+
+def test_discarding_names_nobody_and_needs_no_keys(lane: LaneUnderTest) -> None:
+    """What is refused says that somebody is a patient, so it is on record; and nothing is opened."""
+    settings = load_settings(lane.home)
+    vault = open_vault(settings, load_keys(settings.path(settings.keys)))
+    vault.put([("v1." + "a" * 32, 1, Identity("p-1", "Quartermaine, Zoe", None, None, None))])
+    vault.close()
+    naming = ("--reason-text", "Zoe Quartermaine")
+    run(lane, "discard", "--source", f"{lane.topic}[0]", "--position", "0", *naming, package=today(lane))
+    assert [entry for entry in audit_of(lane) if entry["action"] == "denied"] == [], "nothing was open there"
+    run(lane, "discard", "--all", *naming, package=today(lane), expect=11)
+    (refused,) = [entry for entry in audit_of(lane) if entry["action"] == "denied"]
+    assert refused["detail"].items() >= {"permission": "dead-letters.discard", "reason": "names"}.items()
+    assert main(["keys", "revoke", "--home", str(lane.home)]) == 0
+    done = run(lane, "discard", "--all", "--reason-text", "Noise", package=today(lane))
+    assert done == {"discarded": UNKNOWN + UNREADABLE}
 
 
 @pytest.mark.parametrize("point", ["before-decide", "decided", "added-one"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from governance.samples import copy_samples
@@ -19,7 +21,8 @@ from vitalake.vault import Identity, Vault
 WHO = Identity("HOSP|4711", "Quartermaine, Zébulon O", "ZZMRN-1", "1958-03-09", "12 Larkspur Road, 04109 Leipzig")
 SHORT = Identity("9", "Wu, Li", None, None, None)
 MANY = [Identity(f"z-{i}", f"{family}, {given}") for i, (family, given) in
-        enumerate([("Long", "Will"), ("Clock", "Zoe"), ("Wrong", "Unit")])]  # fmt: skip
+        enumerate([("Long", "Will"), ("Clock", "Zoe"), ("Wrong", "Unit"), ("Patient", "Test"), ("Ward", "Long"),
+                      ("Unknown", "Male"), ("Girl", "Baby"), ("Berg", "Anna Maria van der")])]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,25 @@ def test_short_words_are_a_name_where_they_stand_together() -> None:
     refuse_naming("wu of li", [], [SHORT])
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("May, Art", "Request under art. 17 of 3 May"),
+        ("May, Art", "of May 3, art 17"),
+        ("Patient, Test", "patient of the test of 2026"),
+        ("Unknown, Male", "asked by a male"),
+    ],
+)
+def test_words_beside_numbers_and_placeholders_name_nobody(name: str, reason: str) -> None:
+    refuse_naming(reason, [], [Identity("9", name, None, None, None)])
+
+
+@pytest.mark.parametrize("reason", ["Art May asked under art. 17", "Mrs May asked", "letter of art", "May, Art"])
+def test_the_same_words_alone_are_a_name(reason: str) -> None:
+    with pytest.raises(InputError, match="name"):
+        refuse_naming(reason, [], [Identity("9", "May, Art", None, None, None)])
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     init_home(tmp_path / "home", copy_samples)
@@ -77,15 +99,24 @@ def vault(home: Path) -> Vault:
     return vault
 
 
-@pytest.mark.parametrize("reason", ["Quartermaine and Zebulon", "for Li Wu", "old, of HOSP|4711 ZZMRN-1"])
+@pytest.mark.parametrize(
+    "reason",
+    ["Quartermaine and Zebulon", "for Li Wu", "old, of HOSP|4711 ZZMRN-1", "zebulon o. quartermaine", "long, ward",
+     "Maria van der Berg", "Anna M. Berg"],
+)  # fmt: skip
 def test_a_reason_of_no_patient_names_none_of_all(vault: Vault, reason: str) -> None:
     with pytest.raises(InputError) as refused:
         refuse_naming_anybody(reason, vault, where="--reason-text")
     assert "of a patient" in str(refused.value)
 
 
-def test_a_single_word_that_is_somebodys_name_is_an_ordinary_word(vault: Vault) -> None:
-    refuse_naming_anybody("the clock was wrong for a long while in May", vault, where="--reason-text")
+@pytest.mark.parametrize(
+    "reason",
+    ["the clock was wrong for a long while in May", "test of the new patient feed", "test patient", "long",
+     "too long on the ward", "on the ward for long", "unknown male dummy", "baby girl cot monitor"],
+)  # fmt: skip
+def test_words_of_names_that_do_not_stand_together_or_stand_for_none_are_ordinary(vault: Vault, reason: str) -> None:
+    refuse_naming_anybody(reason, vault, where="--reason-text")
 
 
 def test_withdrawing_a_score_names_nobody_and_does_not_wait_for_keys(
@@ -96,6 +127,24 @@ def test_withdrawing_a_score_names_nobody_and_does_not_wait_for_keys(
     assert main([*command, "Zebulon Quartermaine complained"]) == 11
     assert "Zebulon" not in capsys.readouterr().err
     assert main(["audit", "begin", "--home", str(home), "--reason", "Zebulon Quartermaine"]) == 11
+    capsys.readouterr()
+    assert main(["audit", "list", "--home", str(home), "--json"]) == 0
+    records = msgspec.json.decode(capsys.readouterr().out)["records"]
+    refused = [record["detail"]["permission"] for record in records if record["action"] == "denied"]
+    assert sorted(refused) == ["audit.begin", "models.withdraw"], "each refusal says that somebody is a patient"
     assert main([*command, "drifting"]) == 0
     assert main(["keys", "revoke", "--home", str(home)]) == 0
     assert main([*command, "drifting again"]) == 0
+
+
+def test_beginning_an_audit_names_nobody_though_there_is_none_to_record_it(
+    home: Path, vault: Vault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vault.close()
+    settings = load_settings(home)
+    assert main(["audit", "list", "--home", str(home)]) == 0
+    shutil.rmtree(settings.path(settings.audit))
+    command = ["audit", "begin", "--home", str(home), "--reason"]
+    assert main([*command, "Zebulon Quartermaine"]) == 11
+    assert "Zebulon" not in capsys.readouterr().err
+    assert main([*command, "incident 7"]) == 0

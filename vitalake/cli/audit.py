@@ -111,9 +111,12 @@ def begin(
     home: HomeOption = None,
 ) -> None:
     """Begin a new audit in the place of one that does not hold or is gone; what is there is kept under another name."""
+    from contextlib import suppress
+
     from governance.access import local_principal
     from governance.audit import AuditEvent, anchor_folder, begin_anew, forget_beginning, open_audit
-    from pipelines.erasure.words import refuse_naming_if_known
+    from pipelines.erasure.words import denied, refuse_naming_if_known
+    from vitalake.errors import InputError, VitaLakeError
 
     settings, keys = _open(home)
     officer = local_principal("officer")
@@ -122,7 +125,12 @@ def begin(
         AuditEvent("audit.begin", officer.subject, officer.role, (), detail)
     except ValueError:
         raise typer.BadParameter("letters, digits and . , : + / ( ) - only", param_hint="--reason") from None
-    refuse_naming_if_known(reason, settings, keys, where="--reason")
+    try:
+        refuse_naming_if_known(reason, settings, keys, where="--reason", wanted="audit.begin", by=officer, audit=None)
+    except InputError:
+        with suppress(VitaLakeError):  # the audit that does not hold may take no record
+            open_audit(settings, keys, writer=WRITER).record(denied("audit.begin", officer))
+        raise
     before = begin_anew(settings.path(settings.audit), anchor_folder(settings))
     forget_beginning(settings)
     event = AuditEvent("audit.begin", officer.subject, officer.role, (), detail | {"before": before})

@@ -223,7 +223,7 @@ def discard(
         raise typer.BadParameter(message)
     words = checked_words(reason_text)
     settings = _settings(home)
-    admit(settings, identified=True)
+    admit(settings)
     note("Your words are kept in clear beside these dead letters. Do not name a patient in them.")
     audit = open_audit(settings, load_keys(settings.path(settings.keys)), writer=WRITER)
     choice = _choice(reason, source, position)

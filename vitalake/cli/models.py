@@ -11,6 +11,7 @@ from vitalake.cli.output import HomeOption, JsonOption, print_json, resolve_home
 from vitalake.errors import PrivacyError
 
 if TYPE_CHECKING:
+    from governance.audit import Action
     from models.approvals import Approval
     from vitalake.keys import KeyRing
     from vitalake.settings import Settings
@@ -41,7 +42,6 @@ def approve(
     from models.approvals import NEEDED, approval, approving
     from models.registry import champion
     from models.tasks import load_task
-    from pipelines.erasure.words import refuse_naming_if_known
     from vitalake.errors import ModelError
 
     who, by = _who()
@@ -55,7 +55,6 @@ def approve(
     model = champion(settings, load_task(task))
     if model is None:
         raise ModelError("No model is registered", where=f"task {task}", remedy=f"Run 'vitalake train {task}' first.")
-    refuse_naming_if_known(f"{reason} {report}", settings, keys, where="--reason, --report")
     entry = approval(
         task=task,
         model=model.label,
@@ -67,6 +66,7 @@ def approve(
         report=report,
         reason=reason,
     )
+    _refuse_naming(f"{reason} {report}", settings, keys, where="--reason, --report", wanted="models.approve")
     entries = _add(settings, keys, entry)
     standing = approving(entries, task=task, digest=model.digest, unit=entry.unit)
     if json:
@@ -87,12 +87,12 @@ def withdraw(
 ) -> None:
     """End all approvals of a task for a unit; its score is off the screens within a second. One account is enough."""
     from models.approvals import withdrawal
-    from pipelines.erasure.words import refuse_naming_if_known
 
     settings, keys = _opened(home)
-    refuse_naming_if_known(reason, settings, keys, where="--reason")
     who, by = _who()
-    _add(settings, keys, withdrawal(task=task, unit=unit, account=who.number, by=by, reason=reason))
+    entry = withdrawal(task=task, unit=unit, account=who.number, by=by, reason=reason)
+    _refuse_naming(reason, settings, keys, where="--reason", wanted="models.withdraw")
+    _add(settings, keys, entry)
     typer.echo(f"{task} in {unit}: withdrawn. It is in the shadow.")
 
 
@@ -147,9 +147,20 @@ def _who() -> tuple[Account, str]:
     return account(), local_principal("clinician").subject
 
 
+def _refuse_naming(text: str, settings: Settings, keys: KeyRing, *, where: str, wanted: Action) -> None:
+    """Stop where a text names a patient; that it was refused is on record before."""
+    from governance.access.principal import local_principal
+    from governance.audit import open_audit
+    from pipelines.erasure.words import refuse_naming_if_known
+
+    audit = open_audit(settings, keys, writer="models")
+    by = local_principal("clinician")
+    refuse_naming_if_known(text, settings, keys, where=where, wanted=wanted, by=by, audit=audit)
+
+
 def _add(settings: Settings, keys: KeyRing, entry: Approval) -> list[Approval]:
     """Write an entry, on record in the audit before; return all."""
-    from governance.audit import Action, AuditEvent, open_audit
+    from governance.audit import AuditEvent, open_audit
     from models.approvals import Approvals
 
     detail = {"task": entry.task, "unit": _code(entry.unit), "account": str(entry.account)}
