@@ -25,6 +25,7 @@ from vitalake.belonging.stores import StoreSealer
 from vitalake.care.facts import TOLD_BESIDE, Admission, Fact, Movement, Person, Placement, Pregnancy
 from vitalake.care.placing import BED
 from vitalake.care.records import code_number
+from vitalake.care.stays import bed_key
 from vitalake.care.store import CareStore
 from vitalake.care.values import (
     CAME,
@@ -321,23 +322,18 @@ class CareFeed:
             _numbers(rows, name) for name in ("admitted_at", "discharged_at", "available_at", "age_at_admission")
         )
         over = _values_of(rows, OVER_TOLD)  # without its time the end is when it became known
-        facts: list[Fact] = [
+        facts = [
             Admission(admitted or 0, known if ended and discharged is None else discharged, age)
             for admitted, discharged, known, age, ended in zip(*columns, over, strict=True)
         ]
         encounters = self._encounter_tokens(rows)
-        self._put(rows, encounters, facts)
-        places = _values_of(rows, PLACE_TOLD)
-        told = pa.array([place is not None for place in places])
-        placed: list[Fact] = [
-            Placement(encounter, int(place.partition(" ")[0]), None, place.partition(" ")[2], "active")
-            for encounter, place in zip(encounters, places, strict=True)
-            if place is not None
+        beds = [
+            _bed_of(encounter, place, stay.discharged_us)
+            for encounter, place, stay in zip(encounters, _values_of(rows, PLACE_TOLD), facts, strict=True)
         ]
-        if placed:
-            self._put(rows.filter(told), [f"stay/{fact.encounter}" for fact in placed], placed)  # type: ignore[union-attr]
+        self._put(rows, encounters, facts, beside=[(bed_key(bed.encounter), bed) if bed else None for bed in beds])
         if outcome.poll.format != WAREHOUSE:
-            new = [isinstance(f, Admission) and f.age_years is None and f.discharged_us is None for f in facts]
+            new = [stay.age_years is None and stay.discharged_us is None for stay in facts]
             self._look_up(self._tokens("patient_id", rows["patient_id"].filter(pa.array(new))))
 
     def _look_up(self, tokens: list[str]) -> None:
@@ -439,9 +435,19 @@ class CareFeed:
     def _encounter_tokens(self, rows: pa.RecordBatch) -> list[str]:
         return self._tokens("encounter_id", rows["encounter_id"])
 
-    def _put(self, rows: pa.RecordBatch, keys: list[str], facts: list[Fact], *, wait: bool = False) -> None:
-        patients = self._tokens("patient_id", rows["patient_id"])
-        given = zip(patients, keys, rows["version"].to_pylist(), facts, strict=True)
+    def _put(
+        self,
+        rows: pa.RecordBatch,
+        keys: list[str],
+        facts: Sequence[Fact],
+        *,
+        beside: Sequence[tuple[str, Fact] | None] = (),
+        wait: bool = False,
+    ) -> None:
+        """Store a fact of each row, and in the same transaction what some rows tell beside, with its key."""
+        patients, versions = self._tokens("patient_id", rows["patient_id"]), rows["version"].to_pylist()
+        given = [*zip(patients, keys, versions, facts, strict=True)]
+        given += [(patients[i], one[0], versions[i], one[1]) for i, one in enumerate(beside) if one is not None]
         admitted = [fact for fact in given if self._admits is None or self._admits(fact[0])]
         self._write(lambda store: store.put_facts(admitted, wait=wait))
 
@@ -487,6 +493,15 @@ def store_sealer(
     """
     owned = open_vault(settings, keys, purpose=purpose) if vault is None else None
     return StoreSealer(owned or cast(Vault, vault), name, keys.current("care"), owned=owned is not None)
+
+
+def _bed_of(encounter: str, told: str | None, ended_us: int | None) -> Placement | None:
+    """Return the bed that a stay's own record tells of, or that it has left all; begun by the end of the stay."""
+    if told is None:
+        return None
+    since, _, bed = told.partition(" ")
+    since_us = int(since) if ended_us is None else min(int(since), ended_us)
+    return Placement(encounter, since_us, None, bed, "active" if bed else "ended")
 
 
 def _numbers(rows: pa.RecordBatch, name: str) -> list[int | None]:

@@ -37,11 +37,16 @@ class _Location(msgspec.Struct, gc=False):
     period: Period | None = None
 
 
+LEFT = "0 "
+"""That the patient has left all places of the stay that are told of."""
+
 _LOCATIONS = msgspec.json.Decoder(list[_Location])
 
 
 def place_of(raw: Raw, admitted: datetime | None) -> str | None:
     """Return since when the patient lies where, as ``<microseconds> bed:<ward>/<room>/<bed>``; None: it is not told.
+
+    Who has left all places that are told of lies in none: LEFT.
 
     What cannot be read tells nothing: a stay is not refused for it.
 
@@ -62,6 +67,8 @@ def place_of(raw: Raw, admitted: datetime | None) -> str | None:
                 since = begun if begun and (since is None or begun > since) else since
     except (msgspec.MsgspecError, ValueError, Refused):
         return None
+    if entries and not any(said.values()) and all(_is_over(entry, now) for entry in entries):
+        return LEFT
     if since is None or not (said["bd"] or said["wa"]):
         return None
     return f"{int(since.timestamp() * 1e6)} {bed_name(*said.values())}"
@@ -84,6 +91,15 @@ def _holds(entry: _Location, now: datetime) -> bool:
     if entry.period and entry.period.end and len(entry.period.end) == _DAY:
         ended = ended + timedelta(days=1) if ended else None
     return entry.status in (None, "active") and (begun is None or begun <= now) and (ended is None or ended > now)
+
+
+def _is_over(entry: _Location, now: datetime) -> bool:
+    """Return whether it is said that the patient has left."""
+    if entry.status == "completed":
+        return True
+    return (
+        entry.status in (None, "active") and not _holds(entry, now) and not ((begun := _begun(entry)) and begun > now)
+    )
 
 
 def _begun(entry: _Location) -> datetime | None:

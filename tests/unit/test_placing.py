@@ -68,9 +68,33 @@ def test_a_patient_who_left_long_ago_does_not_come_back_when_the_end_is_pruned(w
     now, patient = clock.now_us(), ward.token("p-1")
     _put(ward, patient, "a", Placement("stay", now - 200 * HOUR, None, BED, "active"))
     _put(ward, patient, "b", Placement("stay", now - 100 * HOUR, None, BED, "ended"))
-    assert ward.store.stay(patient, as_of_us=now) is None
+    found = ward.store.stay(patient, as_of_us=now)
+    assert found is not None
+    assert (found.discharged_us, found.bed) == (None, ""), "nobody said for where"
     ward.store.prune()
     assert ward.store.patients() == {}
+    assert ward.store.everybody() == []
+
+
+def test_the_bed_that_a_release_before_kept_of_a_forgotten_stay_goes(ward: WardUnderTest) -> None:
+    now, patient = clock.now_us(), ward.token("p-1")
+    _put(ward, patient, "stay/E", Placement("E", now - 200 * HOUR, None, BED, "active"))
+    ward.store.prune()
+    assert ward.store.everybody() == []
+
+
+def test_a_stay_that_ended_long_ago_brings_no_bed_and_ends_what_is_there(ward: WardUnderTest) -> None:
+    """Back-filled, it put the discharged in their beds; told late, its end was left out, and the stay was open."""
+    now, patient = clock.now_us(), ward.token("p-1")
+    over = Admission(now - 200 * HOUR, now - 100 * HOUR, 50)
+    bed = Placement("E", now - 200 * HOUR, None, BED, "active")
+    ward.store.put_facts([(patient, "E", 2, over), (patient, "stay/E", 2, bed)])
+    assert ward.store.everybody() == []
+    ward.store.put_facts([(patient, "E", 1, Admission(now - 200 * HOUR, None, 50)), (patient, "stay/E", 1, bed)])
+    ward.store.put_facts([(patient, "E", 2, over)])
+    found = ward.store.stay(patient, as_of_us=now)
+    assert found is not None and found.discharged_us == now - 100 * HOUR
+    ward.store.prune()
     assert ward.store.everybody() == []
 
 

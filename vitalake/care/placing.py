@@ -42,22 +42,38 @@ def discharges(placements: Iterable[Placement], *, as_of_us: int) -> dict[str, i
     return found
 
 
-def placed(placements: Iterable[Placement], *, as_of_us: int) -> Placed | None:
-    """Return the bed a patient lies in at a moment: the one begun last that was not left since; None: none is known."""
+def held(placements: Iterable[Placement], *, as_of_us: int) -> list[Placement]:
+    """Return the beds that are had at a moment: those that were begun, and not left since in the same stay.
+
+    What names no stay may be of any: of it, and for it, the bed alone counts.
+    """
     begun = [one for one in placements if one.since_us <= as_of_us]
     over = discharges(begun, as_of_us=as_of_us)
-    left: dict[str, int] = {}
+    left: dict[tuple[str, str], int] = {}
     for one in begun:
         if one.status == "ended":
-            left[one.bed] = max(one.since_us, left.get(one.bed, one.since_us))
-    held = [
+            for named in {one.encounter, _ANY}:
+                left[named, one.bed] = max(one.since_us, left.get((named, one.bed), one.since_us))
+
+    def left_us(one: Placement) -> int:
+        return max(left.get((named, one.bed), -1) for named in ({one.encounter, ""} if one.encounter else {_ANY}))
+
+    return [
         one
         for one in begun
         if one.status == "active"
         and (one.until_us is None or one.until_us > as_of_us)
-        and one.since_us > max(left.get(one.bed, -1), over.get(one.encounter, -1))
+        and one.since_us > max(left_us(one), over.get(one.encounter, -1))
     ]
-    last = max(held, key=lambda one: (one.since_us, one.bed), default=None)
+
+
+_ANY = "*"
+"""In the place of a stay's pseudonym: any of them."""
+
+
+def placed(placements: Iterable[Placement], *, as_of_us: int) -> Placed | None:
+    """Return the bed a patient lies in at a moment: the one begun last that was not left since; None: none is known."""
+    last = max(held(placements, as_of_us=as_of_us), key=lambda one: (one.since_us, one.bed), default=None)
     if last is None:
         return None
     unit, room, bed = (unquote(part) for part in (*last.bed.removeprefix(BED).split("/"), "", "")[:3])

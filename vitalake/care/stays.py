@@ -6,7 +6,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from vitalake.care.facts import FOR_EVER, Admission, Placement
-from vitalake.care.placing import Placed, discharges, placed
+from vitalake.care.placing import Placed, discharges, held, placed
+
+
+def bed_key(encounter: str) -> str:
+    """Return the key of the Placement in which a stay's own record tells of its bed."""
+    return f"stay/{encounter}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +23,15 @@ class Period:
 
 
 def periods(admissions: Mapping[str, Admission], placements: Iterable[Placement]) -> dict[str, Period]:
-    """Return of each stay from when until when it was, by its admission, else by the beds that were told of it."""
-    beds: dict[str, list[Placement]] = {}
+    """Return of each stay from when until when it was, by its admission, else by the beds told of it."""
+    placements, beds = list(placements), dict[str, list[Placement]]()
+    over = ended(admissions, placements, as_of_us=FOR_EVER)
     for one in placements:
         if one.encounter and one.encounter not in admissions and one.status != "entered-in-error":
             beds.setdefault(one.encounter, []).append(one)
     found = {encounter: _of_beds(several) for encounter, several in beds.items()}
-    return found | {
-        encounter: Period(one.admitted_us, FOR_EVER if one.discharged_us is None else one.discharged_us)
-        for encounter, one in admissions.items()
-    }
+    found |= {name: Period(one.admitted_us, FOR_EVER) for name, one in admissions.items()}
+    return {name: Period(one.begin_us, over.get(name, one.end_us)) for name, one in found.items()}
 
 
 def _of_beds(several: Collection[Placement]) -> Period:
@@ -63,38 +67,128 @@ class Standing:
     names: frozenset[str]
 
 
+def ended(admissions: Mapping[str, Admission], placements: Iterable[Placement], *, as_of_us: int) -> dict[str, int]:
+    """Return which stays are over at a moment, and since when: by an end of their own at or after their last beginning.
+
+    A discharge without the stay's number ends the stay whose bed it tells of, too; one with a number also what was
+    begun in that bed without.
+
+    Args:
+        admissions: of the patient, by the stay's pseudonym.
+        placements: of the patient.
+        as_of_us: the moment; what began or ended later is not looked at.
+    """
+    starts, ends, _ = _bounds(admissions, placements, as_of_us)
+    return {name: end for name, end in ends.items() if starts.get(name, -1) <= end}
+
+
+def _bounds(
+    admissions: Mapping[str, Admission], placements: Iterable[Placement], as_of_us: int
+) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Return of each stay when it last began, last ended, and first began; whoever left a bed was in the stay then."""
+    told = [one for one in placements if one.since_us <= as_of_us and one.status != "entered-in-error"]
+    begun = {
+        name: one
+        for name, one in admissions.items()
+        if one.admitted_us <= as_of_us or (one.discharged_us is not None and one.discharged_us <= as_of_us)
+    }
+    last, first, ends = dict[str, int](), dict[str, int](), discharges(told, as_of_us=as_of_us)
+    moves = [one for one in told if not one.discharged]
+    for one in told:
+        if not one.discharged:
+            last[one.encounter] = max(one.since_us, last.get(one.encounter, one.since_us))
+        for name in _also_ended(one, moves):
+            ends[name] = max(one.since_us, ends.get(name, one.since_us))
+        first[one.encounter] = min(one.since_us, first.get(one.encounter, one.since_us))
+    for name, stay in begun.items():
+        first[name] = stay.admitted_us
+        if stay.discharged_us is None or stay.discharged_us > as_of_us:
+            last[name] = max(stay.admitted_us, last.get(name, -1))
+        else:
+            ends[name] = max(stay.discharged_us, ends.get(name, -1))
+    return last, ends, first
+
+
+def _also_ended(end: Placement, moves: Collection[Placement]) -> set[str]:
+    """Return which stays a discharge ends beside that of its number: where one of the two has none, by the bed."""
+    if not end.discharged or end.status != "ended" or all(end.encounter and one.encounter for one in moves):
+        return set()
+    there = held(moves, as_of_us=end.since_us)
+    return {one.encounter for one in there if one.bed == end.bed and "" in (one.encounter, end.encounter)}
+
+
 def standing(
     admissions: Mapping[str, Admission], placements: Collection[Placement], *, as_of_us: int
 ) -> Standing | None:
-    """Return the stay that somebody is in; None: none is known, or a bed was left and nobody said for where.
+    """Return the stay that somebody is in, or was in last; None: none is known.
 
     Somebody is gone when no stay is open, whichever was begun last: a procedure, or a visit to a clinic, that has
-    ended within a stay ends nothing but itself. Of several open ones the one begun last counts. What an admission
-    message tells of a bed is of a stay, too; a bed that an ended admission told of is left with it.
+    ended within a stay ends nothing but itself, and who was moved to a place without a bed is still in the stay. Of
+    several open ones the one begun last counts, of those that beds alone tell of one with a bed first. What an
+    admission message tells of a bed is of a stay, too; a bed that an ended stay told of is left with it.
 
     Args:
         admissions: of the patient, by the stay's pseudonym.
         placements: of the patient.
         as_of_us: the moment; what began later is not looked at.
     """
-    begun = {name: one for name, one in admissions.items() if one.admitted_us <= as_of_us}
-    ends = {n: a.discharged_us for n, a in begun.items() if a.discharged_us is not None and a.discharged_us <= as_of_us}
-    place = placed([p for p in placements if p.since_us > ends.get(p.encounter, -1)], as_of_us=as_of_us)
-    still = begun.keys() - ends.keys()
-    if still:
-        name = max(still, key=lambda name: (begun[name].admitted_us, name))
-        return Standing(name, begun[name].admitted_us, None, place, frozenset(still))
+    last, ends, first = _bounds(admissions, placements, as_of_us)
+    over = {name: end for name, end in ends.items() if last.get(name, -1) <= end}
+    place = placed([one for one in placements if one.since_us > ends.get(one.encounter, -1)], as_of_us=as_of_us)
+    still = last.keys() - over.keys()
+    known = {name for name in still & admissions.keys() if not _is_ended(admissions[name], as_of_us)}
+    if known:
+        name = max(known, key=lambda name: (first[name], name))
+        return Standing(name, first[name], None, place, frozenset(still))
     if place is not None:
-        return Standing(place.encounter, place.since_us, None, place, frozenset({place.encounter}))
-    told = [one for one in placements if one.since_us <= as_of_us and one.status != "entered-in-error"]
-    ends |= {name: end for name, end in discharges(told, as_of_us=as_of_us).items() if name not in ends}
-    last_us = max(ends.values(), default=None)
-    if last_us is None or any(one.encounter not in ends and one.since_us > last_us for one in told):
+        return Standing(place.encounter, place.since_us, None, place, frozenset(still))
+    if still:
+        name = max(still, key=lambda name: (last[name], name))
+        moves = [one.since_us for one in placements if one.encounter == name and one.status != "entered-in-error"]
+        begun_us = min(since_us for since_us in moves if since_us > ends.get(name, -1))
+        return Standing(name, begun_us, None, None, frozenset(still))
+    if not over:
         return None
-    name = max(ends, key=lambda name: (ends[name], name))
-    first = begun[name].admitted_us if name in begun else min(one.since_us for one in told if one.encounter == name)
-    until_then = [one for one in told if ends.get(one.encounter, last_us) >= last_us]
-    return Standing(name, first, last_us, placed(until_then, as_of_us=last_us - 1), frozenset({name}))
+    name = max(over, key=lambda name: (over[name], name))
+    last_us = over[name]
+    until_then = [one for one in placements if over.get(one.encounter, last_us) >= last_us]
+    return Standing(name, first[name], last_us, placed(until_then, as_of_us=last_us - 1), frozenset({name}))
+
+
+def forgotten_beds(
+    admissions: Mapping[str, Admission],
+    placements: Mapping[str, Placement],
+    over: Mapping[str, int],
+    horizon_us: int,
+    *,
+    kept: frozenset[str],
+    as_of_us: int,
+) -> set[str]:
+    """Return the keys of placements that need not be kept.
+
+    Args:
+        admissions: of the patient, by the stay's pseudonym.
+        placements: of the patient, by their keys.
+        over: the stays that are forgotten, with their ends.
+        horizon_us: a stay without a bed since then has no end that anybody will tell.
+        kept: stays that are kept whatever is known of their beds.
+        as_of_us: now.
+    """
+    gone = {key for key, one in placements.items() if one.since_us <= over.get(one.encounter, -1)}
+    # A release before kept the bed of an Encounter that it had forgotten.
+    gone |= {
+        key for key, one in placements.items() if key == bed_key(one.encounter) and one.encounter not in admissions
+    }
+    rest = {key: one for key, one in placements.items() if key not in gone}
+    recent = {one.encounter for one in rest.values() if one.since_us >= horizon_us}
+    recent |= kept | {one.encounter for one in held(rest.values(), as_of_us=as_of_us)}
+    if recent and any(not one.encounter for one in rest.values()):  # what names no stay may be of any
+        return gone
+    return gone | {key for key, one in rest.items() if one.encounter not in recent}
+
+
+def _is_ended(stay: Admission, as_of_us: int) -> bool:
+    return stay.admitted_us > as_of_us or (stay.discharged_us is not None and stay.discharged_us <= as_of_us)
 
 
 def same_stay(encounter: str, admissions: Mapping[str, Admission], placements: Iterable[Placement]) -> frozenset[str]:

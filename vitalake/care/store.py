@@ -11,7 +11,7 @@ partition was taken, and what lies before is left out when a lane reads it again
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,9 @@ from vitalake.care.facts import (
     merged,
     until,
 )
-from vitalake.care.placing import placed
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
-from vitalake.care.stays import is_of_stay, same_stay
+from vitalake.care.stays import ended, forgotten_beds, is_of_stay, same_stay
 from vitalake.care.stays import standing as stay_at
 from vitalake.care.values import ROW, Values, current, held_to, restored, stored
 from vitalake.sealing import Seals
@@ -417,8 +416,10 @@ class CareStore:
     def put_facts(self, facts: list[tuple[str, str, int, Fact]], *, wait: bool = False) -> None:
         """Store what the warehouse says of patients' stays; an older version never replaces a newer one.
 
-        What ended before the hours that the store keeps is left out. A Person of whom no stay is known, and a
-        Pregnancy, wait for one as long as the store keeps values, or are left out.
+        What ended before the hours that the store keeps is left out, a stay with its bed; but a stay of which anything
+        is there is ended. What says that there is no bed (a Placement that has ended, of none) takes the place of one
+        that is there, and is left out otherwise. A Person of whom no stay is known, and a Pregnancy, wait for one as
+        long as the store keeps values, or are left out.
 
         Args:
             facts: pseudonym, key within its kind (a stay's pseudonym; empty for a Person), version, fact.
@@ -439,8 +440,11 @@ class CareStore:
                     end,
                     self._sealer.seal(msgspec.json.encode(fact), context=_place(patient, KINDS[type(fact)], key)),
                 )
-                for patient, key, version, fact in self._with_known(facts)
-                if (end := now_us if wait and self._waits(patient, fact) else until(fact)) >= horizon
+                for patient, key, version, fact in self._with_known(self._without_past(facts, horizon))
+                if (
+                    (end := now_us if wait and self._waits(patient, fact) else until(fact)) >= horizon
+                    or isinstance(fact, Admission)
+                )
                 and (wait or not self._waits(patient, fact))
             ]
             forgotten = {row[0] for row in self._db.execute("SELECT digest FROM forgotten")}
@@ -455,7 +459,33 @@ class CareStore:
             seen = {row[0] for row in rows if row[1] in there}
             self._touch([patient for patient in {row[0] for row in rows} if patient in seen or self.has(patient)])
 
-    def _with_known(self, facts: list[tuple[str, str, int, Fact]]) -> Iterator[tuple[str, str, int, Fact]]:
+    def _without_past(
+        self, facts: list[tuple[str, str, int, Fact]], horizon: int
+    ) -> Iterator[tuple[str, str, int, Fact]]:
+        """Yield facts without stays, and their beds, that ended before the horizon and end nothing that is there."""
+        latest: dict[tuple[str, str], tuple[int, Admission]] = {}
+        for patient, key, version, fact in facts:
+            if isinstance(fact, Admission) and version >= latest.get((patient, key), (version, fact))[0]:
+                latest[patient, key] = version, fact
+        past = {of for of, (_, stay) in latest.items() if until(stay) < horizon}
+        beds = set[tuple[str, str]]()
+        for patient, key, version, fact in facts:
+            if isinstance(fact, Admission):
+                left_out = (patient, key) in past and not self._is_there(patient, key)
+            elif isinstance(fact, Placement):
+                says = fact.bed or fact.discharged or (patient, key) in beds or key in self._facts(patient, Placement)
+                left_out = (patient, fact.encounter) in past or not says
+            else:
+                left_out = False
+            if not left_out:
+                beds.add((patient, key))
+                yield patient, key, version, fact
+
+    def _is_there(self, patient: str, encounter: str) -> bool:
+        beds: dict[str, Placement] = self._facts(patient, Placement)
+        return encounter in self._facts(patient, Admission) or any(one.encounter == encounter for one in beds.values())
+
+    def _with_known(self, facts: Iterable[tuple[str, str, int, Fact]]) -> Iterator[tuple[str, str, int, Fact]]:
         """Yield facts, each Person with what was said before of the same key: what is left out erases nothing."""
         known: dict[tuple[str, str], tuple[int, Person]] = {}
         for patient, key, version, fact in facts:
@@ -601,12 +631,12 @@ class CareStore:
             self._ahead.prune()
             self._corrections.prune(self._hours_us)
             self._db.execute(
-                "DELETE FROM fact WHERE until_us < ? "
+                "DELETE FROM fact WHERE until_us < ? AND kind != 'encounter' "
                 "AND NOT (kind IN ('patient', 'pregnancy') AND patient IN (SELECT patient FROM patient))",
                 (horizon,),
             )
-            self._prune_placements(horizon)
-            self._db.execute("DELETE FROM lane WHERE beat_us < ?", (clock.now_us() - self._hours_us,))
+            self._prune_stays(horizon)
+            self._prune_lanes(clock.now_us() - self._hours_us)
             self._db.execute(
                 "DELETE FROM patient WHERE patient NOT IN (SELECT patient FROM block) "
                 "AND patient NOT IN (SELECT patient FROM fact WHERE kind IN ('encounter', 'placement'))"
@@ -618,13 +648,64 @@ class CareStore:
             )
         return len(aged)
 
-    def _prune_placements(self, horizon: int) -> None:
-        """Forget the beds of who has lain in none since the horizon; an end without its beginning says nothing."""
-        moment = self.now_us()
-        for (patient,) in self._db.execute("SELECT DISTINCT patient FROM fact WHERE kind = 'placement'").fetchall():
-            facts = self._facts(patient, Placement).values()
-            if all(fact.since_us < horizon for fact in facts) and placed(facts, as_of_us=moment) is None:
-                self._db.execute("DELETE FROM fact WHERE kind = 'placement' AND patient = ?", (patient,))
+    def _prune_lanes(self, horizon: int) -> None:
+        """Forget jobs that have died long ago; of one that has ended by itself it stays known that it has."""
+        old = {writer: ended for writer, (beat_us, ended) in self.lanes().items() if beat_us < horizon}
+        dead = {writer.rpartition("/")[0] for writer, ended in old.items() if not ended}
+        gone = [(writer,) for writer in old if writer.rpartition("/")[0] in dead]
+        self._db.executemany("DELETE FROM lane WHERE writer = ?", gone)
+
+    def _prune_stays(self, horizon: int) -> None:
+        """Forget stays that were over before the horizon, each with its beds and with what was said for it.
+
+        One that was at the same time as the stay that is open now is kept as long as that: it is another name of it.
+        Of a stay whose end nobody told the beds are forgotten when nobody has lain in one since the horizon.
+        """
+        for (patient,) in self._db.execute(
+            "SELECT patient FROM fact WHERE kind = 'placement' OR (kind = 'encounter' AND until_us < ?) "
+            "GROUP BY patient", (horizon,),
+        ).fetchall():  # fmt: skip
+            admissions: dict[str, Admission] = self._facts(patient, Admission)
+            placements: dict[str, Placement] = self._facts(patient, Placement)
+            self._prune_stays_of(patient, admissions, placements, horizon)
+
+    def _prune_stays_of(
+        self, patient: str, admissions: dict[str, Admission], placements: dict[str, Placement], horizon: int
+    ) -> None:
+        now_us, beds = self.now_us(), placements.values()
+        standing = stay_at(admissions, beds, as_of_us=now_us)
+        open_ = standing.encounter if standing is not None and standing.ended_us is None else None
+        kept = frozenset[str]() if open_ is None else same_stay(open_, admissions, beds)
+        over = {n: end for n, end in ended(admissions, beds, as_of_us=now_us).items() if end < horizon}
+        over = {name: end for name, end in over.items() if name not in kept}
+        others = kept - {open_ or ""}
+        beds_gone = forgotten_beds(admissions, placements, over, horizon, kept=others, as_of_us=now_us)
+        gone = over.keys() | {placements[key].encounter for key in beds_gone}
+        if gone:
+            self._lapse(patient, gone, over, open_)
+        self._delete_facts(patient, Admission, [name for name in admissions if name in over])
+        self._delete_facts(patient, Placement, beds_gone)
+
+    def _lapse(self, patient: str, gone: Collection[str], over: Mapping[str, int], open_: str | None) -> None:
+        """Forget what was said for stays that are over, while it is known that they were."""
+        decisions: dict[str, Decision] = self._facts(patient, Decision)
+        said = {kind: one for kind, one in decisions.items() if one.encounter in gone or not one.encounter}
+        if open_ is None:
+            last_us = max(over.values(), default=-1)
+            lapsed = {
+                kind
+                for kind, one in said.items()
+                if one.encounter in over or (not one.encounter and one.at_us <= last_us)
+            }
+        else:
+            lapsed = said.keys() - self.decisions(patient, encounter=open_).keys()
+        self._delete_facts(patient, Decision, lapsed)
+        told: dict[str, Pregnancy] = self._facts(patient, Pregnancy)
+        self._delete_facts(patient, Pregnancy, [key for key, one in told.items() if one.encounter in over])
+
+    def _delete_facts(self, patient: str, kind: type, keys: Iterable[str]) -> None:
+        named = [(patient, KINDS[kind], key) for key in keys]
+        self._db.executemany("DELETE FROM fact WHERE (patient, kind, key) = (?, ?, ?)", named)
 
     # -- reading -------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,138 @@
+"""Who is on the board is told by a plain model of stays, whatever arrived first, and whenever the store was pruned."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from vitalake import clock
+from vitalake.care.facts import Admission, Decision, Fact, Placement, Pregnancy
+from vitalake.care.store import CareStore
+from vitalake.keys import Key
+from vitalake.sealing import Sealer
+
+HOUR, KEPT = 3_600_000_000, 54
+LONGEST = 160
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is told of a stay: ``bed``, ``leaves`` (a bed, for nowhere), ``ends``, or ``record`` (its own, with an end).
+
+    Attributes:
+        ago: hours before now.
+        until: hours before now when the record says that it ended; None: it is open.
+    """
+
+    stay: str
+    what: str
+    ago: int
+    bed: str = ""
+    until: int | None = None
+
+    def facts(self, now: int, number: int) -> list[tuple[str, str, int, Fact]]:
+        """Return what the store is given."""
+        at = now - self.ago * HOUR
+        if self.what == "record":
+            end = None if self.until is None else now - min(self.until, self.ago) * HOUR
+            return [("v1.p", self.stay, 1, Admission(at, end, 70))]
+        status = "active" if self.what == "bed" else "ended"
+        bed = f"bed:W//{self.bed}"
+        return [("v1.p", f"{number}", 1, Placement(self.stay, at, None, bed, status, self.what == "ends"))]
+
+
+def _bounds(told: Sequence[Told], stay: str) -> tuple[int | None, int | None]:
+    """Return hours ago of the last beginning and the last end of a stay."""
+    mine = [one for one in told if one.stay == stay]
+    begun = [one.ago for one in mine if one.what in ("bed", "leaves") or (one.what == "record" and one.until is None)]
+    ends = [one.ago for one in mine if one.what == "ends"]
+    ends += [min(one.until, one.ago) for one in mine if one.what == "record" and one.until is not None]
+    return min(begun, default=None), min(ends, default=None)
+
+
+def _is_open(told: Sequence[Told], stay: str) -> bool:
+    begun, end = _bounds(told, stay)
+    return begun is not None and (end is None or begun < end)
+
+
+def _bed(told: Sequence[Told]) -> str:
+    held = []
+    for one in told:
+        _, end = _bounds(told, one.stay)
+        after = [two for two in told if (two.stay, two.bed) == (one.stay, one.bed) and two.what == "leaves"]
+        left = any(two.ago <= one.ago for two in after)
+        if one.what == "bed" and not left and (end is None or one.ago < end):
+            held.append((-one.ago, one.bed))
+    return max(held, default=(0, ""))[1]
+
+
+NAMES = ("E", "V")
+AGO, BEDS = st.integers(1, LONGEST), st.sampled_from(["A", "B"])
+EVENTS = st.lists(
+    st.one_of(
+        st.builds(Told, st.sampled_from(NAMES), st.sampled_from(["bed", "leaves", "ends"]), AGO, BEDS),
+        st.builds(Told, st.just("E"), st.just("record"), AGO, until=st.one_of(st.none(), AGO)),
+    ),
+    min_size=1,
+    max_size=7,
+    unique_by=lambda one: "record" if one.what == "record" else one,
+)
+
+
+@settings(max_examples=60)
+@given(told=EVENTS, decided=st.tuples(st.sampled_from(["", *NAMES]), AGO))
+@example(told=[Told("E", "record", 150, until=60), Told("E", "bed", 150, "A")], decided=("E", 100))
+@example(told=[Told("E", "record", 9), Told("V", "bed", 150, "A"), Told("V", "ends", 109, "A")], decided=("V", 120))
+@example(
+    told=[Told("V", "bed", 20, "A"), Told("V", "leaves", 10, "A"), Told("E", "record", 11, until=9)], decided=("V", 12)
+)
+@example(
+    told=[*(Told("V", what, ago, "A") for what, ago in (("ends", 10), ("bed", 8), ("leaves", 7)))], decided=("", 12)
+)
+@example(told=[Told("E", "ends", 5, "A"), Told("V", "bed", 5, "A")], decided=("E", 6))
+def test_a_patient_is_there_while_a_stay_is_open_and_pruning_changes_nothing(
+    told: list[Told], decided: tuple[str, int]
+) -> None:
+    """Pruned ends brought the discharged back, and the end of another stay took inpatients away."""
+    now = clock.now_us()
+    decision = Decision("pregnancy", True, decided[0], "somebody", now - decided[1] * HOUR, "test-or-scan")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(CareStore(Path(folder) / "care.db", Sealer(Key("care", "v1", bytes(32))), hours=KEPT)) as store,
+    ):
+        # A record that is too old ends what is there, and is not kept for what may come.
+        for number, one in enumerate(sorted(told, key=lambda one: (one.until or 0) >= KEPT)):
+            store.put_facts(one.facts(now, number))
+        store.put_facts(
+            [("v1.p", decision.kind, 1, decision), ("v1.p", decided[0], 1, Pregnancy(decided[0], now - HOUR))]
+        )
+        before = store.stay("v1.p", as_of_us=now)
+        open_ = [name for name in NAMES if _is_open(told, name)]
+        assert (before is not None and before.discharged_us is None) == bool(open_)
+        if before is not None and open_:
+            assert before.encounter in open_
+            assert before.bed == _bed(told)
+        decisions = store.decisions("v1.p", encounter=before.encounter if before else "")
+        store.prune()
+        after = store.stay("v1.p", as_of_us=now)
+        if before is not None and open_:
+            lately = any(one.ago < KEPT for one in told if one.stay == before.encounter)
+            recorded = any(one.what == "record" and one.until is None for one in told if one.stay == before.encounter)
+            if before.bed or lately or recorded:  # else nobody tells where they are for longer than the store keeps
+                assert after == before
+                assert store.decisions("v1.p", encounter=before.encounter) == decisions
+            return
+        assert after is None or after.discharged_us is not None, "who has gone does not come back"
+        store.put_facts([("v1.p", "next", 1, Admission(now - HOUR // 2, None, 70))])
+        found = store.stay("v1.p", as_of_us=now)
+        assert found is not None
+        assert (found.encounter, found.bed, found.pregnant) == ("next", "", False)
+        if told_of := [end for name in NAMES if (end := _bounds(told, name)[1]) is not None]:
+            lapsed = bool(decided[0]) or decided[1] >= min(told_of)
+            assert not lapsed or store.decisions("v1.p", encounter="next") == {}
