@@ -28,6 +28,7 @@ _NUMBER = re.compile(r"\s*[<>=]*\s*[-+]?[.,]?\d")
 _NUMERIC = frozenset({"NM", "SN", ""})
 _OTHER_CATEGORIES = frozenset({"laboratory", "imaging", "social-history", "procedure", "survey", "therapy", "activity"})
 """Of HL7's observation-category; beside it vital signs come as ``exam``, and as what a hospital calls them."""
+_WORDS = frozenset({"code", "display", "text"})
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _MOST_US = 1 << 62
 _PER_SECOND = {"epoch-s": 1_000_000, "epoch-ms": 1_000, "epoch-us": 1}
@@ -108,7 +109,7 @@ def _is_observation(thing: Any) -> bool:
 
 def _of_observation(observation: dict[str, Any]) -> About:
     """Return what an Observation names; its own code counts for what it holds, or if no component names one."""
-    told = [str(value) for name, value in places(observation.get("category")) if name == "code"]
+    told = [str(value) for name, value in places(observation.get("category")) if name in _WORDS]
     categories = {text.strip().lower().replace("_", "-").replace(" ", "-") for text in told}
     components = _dicts(observation.get("component"))
     own = [] if components and not any(key.startswith("value") for key in observation) else [observation]

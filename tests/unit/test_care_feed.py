@@ -22,6 +22,7 @@ from pipelines.decoding.fhir import FhirDecoder
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import BESIDE
 from pipelines.poll import DecodedPoll, Outcome, Poll
+from pipelines.rewrites.care import _outcome as filled_again
 from pipelines.steps import Steps
 from tests.attribution import Ward as Bedside
 from tests.attribution import hl7_time
@@ -927,6 +928,23 @@ def test_a_message_that_cannot_be_decoded_is_counted_at_the_patient_in_whose_bed
     assert [reject.rows for reject in outcome.rejects] == [0]
     history = _store(home).history(ward.token("p-1"))
     assert int((history.code == REFUSED).sum()) == 1
+
+
+def test_what_is_of_who_lies_in_a_bed_also_says_when_it_came(home: Path) -> None:
+    """A monitor's system that names the bed only, and sends by the clock that is behind, was in time."""
+    ward = Bedside(home)
+    ward.tell(adt("A01", "PID|1||p-1^^^^MR", "PV1|1|I|4W^12^A", at=hl7_time(ward.at(0))))
+    ward.stream([_told_of_bed(ward, obx(value="0"), seconds=10)], name="hl7-v2")
+    history = _store(home).history(ward.token("p-1"))
+    assert (history.available_us - history.effective_us).min() > 9 * 60_000_000
+    assert [event.came_us > event.at_us for event in news2(history, as_of_us=clock.now_us()).events] == [True]
+
+
+def test_a_store_that_is_filled_again_takes_for_when_values_came_when_we_took_them_in() -> None:
+    came = [clock.now_us() // 1000 * 1000 - ago for ago in (0, 7_000_000)]
+    rows = pa.table({"ingested_at": pa.array(came, pa.timestamp("us", "UTC"))})
+    outcome = filled_again(rows, PartId("fill", "0123456789abcdefghijkl", 0), 5)
+    assert (1000 * outcome.poll.broker_ms).tolist() == came
 
 
 def _monitor(ward: Bedside, seconds: float, value: float) -> bytes:

@@ -67,6 +67,8 @@ def test_vital_signs_are_what_the_score_reads() -> None:
         (STRANGE | {"valueQuantity": {"value": 82, "code": "%"}} | _category("vitals"), {}, True),
         (STRANGE | {"valueQuantity": {"value": 3, "code": "mmol/L"}} | _category("vitals"), {}, False),
         (STRANGE | {"valueQuantity": {"value": 3, "code": "%"}} | _category("Social History"), {}, False),
+        (STRANGE | {"valueQuantity": {"value": 3, "code": "%"}, "category": [{"text": "Laboratory"}]}, {}, False),
+        (STRANGE | {"valueQuantity": {"value": 3, "code": "%"}, "category": [{"text": "Vital Signs"}]}, {}, True),
         ({"code": SATURATION["code"], "component": [{"valueString": "no signal"}]}, {"59408-5": AT_US}, False),
         (STRANGE | {"valueCodeableConcept": {"coding": [{"code": "266919005"}]}}, {}, False),
         (STRANGE | {"valueString": "never smoked"}, {}, False),
