@@ -5,13 +5,13 @@ from __future__ import annotations
 import calendar
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from datetime import date
 from itertools import combinations, pairwise
 
 from governance.access import Principal
-from governance.audit import Action, AuditEvent, AuditSink
+from governance.audit import Action, AuditEvent
 from governance.keyuse import open_vault
 from pipelines.decoding.naming import words_in
 from vitalake import belonging
@@ -90,21 +90,27 @@ def refuse_naming(
             raise _refused("the patient's date of birth", where)
 
 
-def refuse_naming_anybody(reason: str, vault: Vault, *, where: str) -> None:
-    """Stop where a reason, which is of no patient, names one whom the vault knows.
+def named_by(reason: str, vault: Vault) -> tuple[str, frozenset[str]] | None:
+    """Return by what a reason, which is of no patient, names some whom the vault knows, and their pseudonyms.
 
     That is by an id, or by two words of a name that stand side by side: among many patients some is called like any
-    word, and like any two of a sentence.
+    word, and like any two of a sentence. None: it names nobody; of the erased there is no pseudonym.
 
     Raises:
-        InputError: it does; what it holds is not echoed.
         KeyRevoked, ServiceUnavailable: the vault does not open.
     """
-    if vault.knows(words_in(reason.encode())):
-        raise _refused("an id or a number of a patient", where)
-    pairs = _pairs(_words(reason))
-    if pairs and any(_name_pairs(identity.name) & pairs for identity in vault.identities()):
-        raise _refused("the name of a patient", where)
+    words = words_in(reason.encode())
+    if vault.knows(words):
+        tokens, numbers = vault.tokens(), set[str | None]()
+        with suppress(VitaLakeError):  # the keys cannot be had; an id is one without them
+            numbers = {vault.token_of_mrn(word) for word in words}
+        found = {tokens.get(vault.subject_of(word)) for word in words} | numbers
+        return "an id or a number of a patient", frozenset(token for token in found if token)
+    if not (pairs := _pairs(_words(reason))):
+        return None
+    named = {vault.subject_of(who.source_id) for who in vault.identities() if _name_pairs(who.name) & pairs}
+    tokens = vault.tokens() if named else {}
+    return ("the name of a patient", frozenset(tokens[who] for who in named & tokens.keys())) if named else None
 
 
 def refuse_naming_if_known(
@@ -115,11 +121,13 @@ def refuse_naming_if_known(
     where: str,
     wanted: Action,
     by: Principal,
-    audit: AuditSink | None,
+    record: Callable[[AuditEvent], object],
+    unaudited: bool = False,
 ) -> None:
-    """Do the same where the vault opens: for what must not wait for it, such as the withdrawal of a score.
+    """Stop where a reason, which is of no patient, names one, and the vault opens.
 
-    A refusal says that somebody is a patient, so it is on record before it is said.
+    What has such a reason must not wait for the vault, such as the withdrawal of a score. A refusal says that somebody
+    is a patient, so it is on record before it is said.
 
     Args:
         reason: in somebody's words.
@@ -128,34 +136,25 @@ def refuse_naming_if_known(
         where: it was given.
         wanted: what the reason is for.
         by: whose reason it is.
-        audit: takes the record; None: it may not hold, so that neither this nor the use of the keys is recorded.
+        record: takes the record of a refusal.
+        unaudited: the audit may take no record, so the use of the keys is not recorded.
 
     Raises:
-        InputError: the reason names a patient.
+        InputError: the reason names a patient; what it holds is not echoed.
         VitaLakeError: the refusal cannot be recorded.
     """
-    try:
-        if not vault_id(settings):
-            return
-        opened = belonging.open_vault(settings, keys) if audit is None else open_vault(settings, keys, purpose="reason")
-        with closing(opened) as vault:
-            refuse_naming_anybody(reason, vault, where=where)
-    except InputError:
-        if audit is not None:
-            audit.record(denied(wanted, by))
-        raise
-    except VitaLakeError:
-        return
-
-
-def denied(wanted: Action, by: Principal) -> AuditEvent:
-    """Return the record of a reason that was refused since it names a patient.
-
-    Args:
-        wanted: what the reason was for.
-        by: whose it was.
-    """
-    return AuditEvent("denied", by.subject, by.role, (), {"permission": wanted, "reason": "names"})
+    found = None
+    with suppress(VitaLakeError):
+        if vault_id(settings):
+            purpose = "reason"
+            opened = belonging.open_vault(settings, keys) if unaudited else open_vault(settings, keys, purpose=purpose)
+            with closing(opened) as vault:
+                found = named_by(reason, vault)
+    if found is not None:
+        what, patients = found
+        detail = {"permission": wanted, "reason": "names"}
+        record(AuditEvent("denied", by.subject, by.role, tuple(sorted(patients)), detail))
+        raise _refused(what, where)
 
 
 def _refused(what: str, where: str) -> InputError:

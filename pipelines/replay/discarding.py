@@ -77,7 +77,7 @@ def discard(settings: Settings, choice: Choice, *, words: str, principal: Princi
         where="--reason-text",
         wanted="dead-letters.discard",
         by=principal,
-        audit=audit,
+        record=audit.record,
     )
     audit.record(AuditEvent("dead-letters.discard", principal.subject, principal.role, (), _detail(choice, words)))
     jobs, unknown = lineages(settings, found.decoders)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from governance.samples import copy_samples
-from pipelines.erasure.words import refuse_naming, refuse_naming_anybody
+from pipelines.erasure.words import named_by, refuse_naming
 from vitalake.belonging import open_vault
 from vitalake.cli.app import main
 from vitalake.errors import InputError
@@ -105,9 +105,11 @@ def vault(home: Path) -> Vault:
      "Maria van der Berg", "Anna M. Berg"],
 )  # fmt: skip
 def test_a_reason_of_no_patient_names_none_of_all(vault: Vault, reason: str) -> None:
-    with pytest.raises(InputError) as refused:
-        refuse_naming_anybody(reason, vault, where="--reason-text")
-    assert "of a patient" in str(refused.value)
+    found = named_by(reason, vault)
+    assert found is not None
+    what, patients = found
+    assert what.endswith("of a patient")
+    assert len(patients) == 1
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_a_reason_of_no_patient_names_none_of_all(vault: Vault, reason: str) -> 
      "too long on the ward", "on the ward for long", "unknown male dummy", "baby girl cot monitor"],
 )  # fmt: skip
 def test_words_of_names_that_do_not_stand_together_or_stand_for_none_are_ordinary(vault: Vault, reason: str) -> None:
-    refuse_naming_anybody(reason, vault, where="--reason-text")
+    assert named_by(reason, vault) is None
 
 
 def test_withdrawing_a_score_names_nobody_and_does_not_wait_for_keys(
@@ -130,6 +132,7 @@ def test_withdrawing_a_score_names_nobody_and_does_not_wait_for_keys(
     capsys.readouterr()
     assert main(["audit", "list", "--home", str(home), "--json"]) == 0
     records = msgspec.json.decode(capsys.readouterr().out)["records"]
+    assert [record["patients"] for record in records if record["action"] == "denied"] == [1, 1]
     refused = [record["detail"]["permission"] for record in records if record["action"] == "denied"]
     assert sorted(refused) == ["audit.begin", "models.withdraw"], "each refusal says that somebody is a patient"
     assert main([*command, "drifting"]) == 0
@@ -148,3 +151,18 @@ def test_beginning_an_audit_names_nobody_though_there_is_none_to_record_it(
     assert main([*command, "Zebulon Quartermaine"]) == 11
     assert "Zebulon" not in capsys.readouterr().err
     assert main([*command, "incident 7"]) == 0
+
+
+def test_that_a_hold_is_refused_for_a_word_of_the_name_is_on_record(
+    home: Path, vault: Vault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vault.close()
+    assert main(["patient", "hold", "HOSP|4711", "--reason", "Zebulon", "--home", str(home)]) == 11
+    assert "Zebulon" not in capsys.readouterr().err
+    assert main(["audit", "list", "--home", str(home), "--json"]) == 0
+    (record,) = [
+        record
+        for record in msgspec.json.decode(capsys.readouterr().out)["records"]
+        if record["action"] == "patient.hold"
+    ]
+    assert (record["detail"]["outcome"], record["patients"]) == ("refused", 1)

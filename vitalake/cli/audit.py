@@ -115,8 +115,8 @@ def begin(
 
     from governance.access import local_principal
     from governance.audit import AuditEvent, anchor_folder, begin_anew, forget_beginning, open_audit
-    from pipelines.erasure.words import denied, refuse_naming_if_known
-    from vitalake.errors import InputError, VitaLakeError
+    from pipelines.erasure.words import refuse_naming_if_known
+    from vitalake.errors import VitaLakeError
 
     settings, keys = _open(home)
     officer = local_principal("officer")
@@ -125,12 +125,14 @@ def begin(
         AuditEvent("audit.begin", officer.subject, officer.role, (), detail)
     except ValueError:
         raise typer.BadParameter("letters, digits and . , : + / ( ) - only", param_hint="--reason") from None
-    try:
-        refuse_naming_if_known(reason, settings, keys, where="--reason", wanted="audit.begin", by=officer, audit=None)
-    except InputError:
+
+    def record(event: AuditEvent) -> None:
         with suppress(VitaLakeError):  # the audit that does not hold may take no record
-            open_audit(settings, keys, writer=WRITER).record(denied("audit.begin", officer))
-        raise
+            open_audit(settings, keys, writer=WRITER).record(event)
+
+    refuse_naming_if_known(
+        reason, settings, keys, where="--reason", wanted="audit.begin", by=officer, record=record, unaudited=True
+    )
     before = begin_anew(settings.path(settings.audit), anchor_folder(settings))
     forget_beginning(settings)
     event = AuditEvent("audit.begin", officer.subject, officer.role, (), detail | {"before": before})

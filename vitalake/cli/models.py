@@ -155,7 +155,7 @@ def _refuse_naming(text: str, settings: Settings, keys: KeyRing, *, where: str, 
 
     audit = open_audit(settings, keys, writer="models")
     by = local_principal("clinician")
-    refuse_naming_if_known(text, settings, keys, where=where, wanted=wanted, by=by, audit=audit)
+    refuse_naming_if_known(text, settings, keys, where=where, wanted=wanted, by=by, record=audit.record)
 
 
 def _add(settings: Settings, keys: KeyRing, entry: Approval) -> list[Approval]:

@@ -155,10 +155,16 @@ def hold(
     """Keep a patient from being forgotten, and from retention: a legal hold."""
     from datetime import UTC
 
+    from vitalake.errors import InputError
+
     with _opened(home, json=False) as (eraser, settings, keys, vault):
         given = _given(patient)
         subject = eraser.subject_of(given)
-        eraser.refuse_words(given, reason)
+        try:
+            eraser.refuse_words(given, reason)
+        except InputError:  # it says what the patient is called
+            _record(settings, keys, "patient.hold", outcome="refused", patients=eraser.tokens_of(given))
+            raise
         vault.hold(subject, reason, until.replace(tzinfo=UTC) if until else None)
         _record(settings, keys, "patient.hold", outcome="held", patients=eraser.tokens_of(given))
     typer.echo(f"Held {f'until {until:%Y-%m-%d}' if until else 'until it is released'}.")
