@@ -654,6 +654,16 @@ def test_a_silent_sensor_whose_clock_is_ahead_is_not_alive_when_its_values_are_t
     assert round((before - ahead.effective_us[-1]) / 60_000_000) == 100
 
 
+@pytest.mark.parametrize("ahead", [-1.0, 1.0])
+def test_a_value_that_is_of_now_by_our_clock_is_not_put_back_by_a_producer_whose_clock_is_behind(
+    home: Path, ahead: float
+) -> None:
+    outcome = _run(_steps(home), [message(1, effectiveDateTime=_at(-ahead), value=0.0)], minutes_ago=[60])
+    history = _history(home, outcome)
+    assert clock.now_us() - history.effective_us[0] < 3 * 60_000_000
+    assert history.value.tolist() == [0], "no clock is spoken of"
+
+
 def test_a_clock_a_little_ahead_delays_no_arrest_and_is_not_spoken_of(home: Path) -> None:
     """A rate of 0 stamped 110 seconds ahead was shown 110 seconds later, and the rate before it as the one of now."""
     steps = _steps(home)

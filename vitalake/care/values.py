@@ -136,9 +136,12 @@ def held_to(values: Values, now_us: int) -> Values:
     Else a device whose clock is ahead would show nothing until then, also no arrest, and the values before it would
     stay. They are not of when they are taken: after a pause of the lane a sensor that has long been silent would look
     alive. What was further ahead than AHEAD_US is told by a row of code CLOCK_AHEAD for each patient.
+
+    A value that is of now by our own clock is, whatever the broker says: its time may be a producer's, whose clock is
+    behind.
     """
-    came = np.where(values.rows["came_us"] > 0, np.minimum(values.rows["came_us"], now_us), now_us)
-    told = values.rows["effective_us"]
+    told, came = values.rows["effective_us"], values.rows["came_us"]
+    came = np.where((came > 0) & (np.abs(told - now_us) > AHEAD_US), np.minimum(came, now_us), now_us)
     ahead = (told > now_us) | (told > came + AHEAD_US)
     unknown = values.rows["available_us"] > now_us
     late = values.rows["came_us"] > now_us
