@@ -25,9 +25,11 @@ def restore_decisions(
     """Store again what was decided of patients; return whether none of it can be missing.
 
     The audit names a patient by a digest of the pseudonym of that time, so that each patient's is made under every
-    version of the key that is still there; what the store itself had, also under an older one, is taken over. The stay
-    is the one the patient was in then. A later decision that the store has stays. False: the audit does not hold or
-    cannot be read, or tells of a patient under a version of the key that was retired.
+    version of the key that is still there; what the store itself had, also under an older one, is taken over with its
+    stay. For the audit's the stay is the one that was open then; what was said when none is known to have been counts
+    only within the hours that the store keeps, for the stays of before were not filled. A later decision that the store
+    has stays. False: the audit does not hold or cannot be read, and nothing of it is stored; or it tells of a patient
+    under a version of the key that was retired, or of one for whom nobody can say whether the stay is still the same.
 
     Args:
         settings: of the home.
@@ -41,21 +43,26 @@ def restore_decisions(
     """
     known = dict(_pseudonyms(keys, patients))
     for then, one in had:
-        if then in known:
+        if then == known.get(then) or (then in known and not one.encounter):
+            care.put_facts([(known[then], one.kind, one.at_us, one)])
+        elif then in known:
             _put(care, known[then], one)
+    kept = {(patient, one.kind): one.at_us for patient, one in care.decided()}
     folder, seals = settings.path(settings.audit), Seals(keys)
     try:
-        whole = verify_chain(folder, keys, outside=anchor_folder(settings)).whole
+        if not verify_chain(folder, keys, outside=anchor_folder(settings)).whole:
+            return False
         made = [record for _, record in read_all(folder, keys) if record.action == "decision.write"]
     except (VitaLakeError, OSError):
         return False
     by_digest = {digest: now for then, now in known.items() for digest in seals.patients(then)} if made else {}
-    retired = keys.versions("pseudonym")[0].version != _FIRST
+    whole, retired = True, keys.versions("pseudonym")[0].version != _FIRST
     for record in sorted(made, key=lambda record: record.at):
         patient = by_digest.get(record.patients[0]) if len(record.patients) == 1 else None
         whole &= patient is not None or not retired
-        if patient is not None and (made_then := _decision(record)):
-            _put(care, patient, made_then)
+        told = _decision(record)
+        if patient is not None and told and told.at_us > kept.get((patient, told.kind), -1):
+            whole &= _put(care, patient, told)
     return whole
 
 
@@ -70,11 +77,16 @@ def _pseudonyms(keys: KeyRing, patients: Iterable[str]) -> Iterator[tuple[str, s
         yield from ((pseudonyms.token(patient), token) for pseudonyms in then)
 
 
-def _put(care: CareStore, patient: str, one: Decision) -> None:
+def _put(care: CareStore, patient: str, one: Decision) -> bool:
+    """Store a decision for the stay of its time; return whether it is known that it holds, or that it has lapsed."""
     replay = care.replay()
-    stay = care.stay(patient, as_of_us=replay.at(one.at_us) if replay else one.at_us)
+    at_us = replay.at(one.at_us) if replay else one.at_us
+    stay = care.stay(patient, as_of_us=at_us)
+    if at_us < care.horizon_us() and (stay is None or stay.discharged_us is not None):
+        return not care.has(patient) or care.stay(patient, as_of_us=care.now_us()) is not None
     one = Decision(one.kind, one.holds, stay.encounter if stay else "", one.by, one.at_us, one.reason)
     care.put_facts([(patient, one.kind, one.at_us, one)])
+    return True
 
 
 def _decision(record: Record) -> Decision | None:

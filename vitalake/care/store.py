@@ -224,6 +224,10 @@ class CareStore:
         replay = self.replay()
         return replay.at(clock.now_us()) if replay else clock.now_us()
 
+    def horizon_us(self) -> int:
+        """Return from when on the store keeps what is told, by the ward's time; microseconds since 1970 UTC."""
+        return self.now_us() - self._hours_us
+
     def _meta(self, name: str) -> str:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return str(row[0]) if row else ""
