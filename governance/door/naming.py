@@ -182,7 +182,8 @@ class _Names:
             raise _refused("a set operation of * or BY NAME, which may hide")
         for nodes in zip(*sides, strict=False):
             kinds = {self._kind(node) for node in nodes if not isinstance(_bare(node), exp.Null)}
-            if len(kinds) > 1 and kinds != {""}:
+            # The first one's name is that of all: under NULL's it would not be seen.
+            if (len(kinds) > 1 or isinstance(_bare(nodes[0]), exp.Null)) and kinds - {""}:
                 raise _refused("a set operation of something else with")
 
     def _kind(self, node: exp.Expr) -> str:

@@ -47,6 +47,8 @@ QUESTIONS = st.sampled_from(
 SOURCES = st.sampled_from(
     ["(SELECT subject, hex(subject) AS h, x, y FROM restricted_a) AS t",
      "(SELECT *, hex(subject) AS h FROM restricted_a_versions) AS t",
+     "(SELECT NULL AS subject, NULL AS h, 1 AS x, 2 AS y UNION ALL SELECT subject, hex(subject), x, y "
+     "FROM restricted_a) AS t",
      "(SELECT a.subject, hex(b.subject) AS h, a.x, b.y FROM restricted_a a JOIN restricted_a b USING (subject)) AS t"]
 )  # fmt: skip
 
@@ -148,6 +150,9 @@ def test_what_may_be_asked_names_those_in_its_constants(sql: str, said: set[str]
         "SELECT s FROM (SELECT x AS v FROM p UNION ALL SELECT subject FROM restricted_a) AS t",
         "SELECT s FROM (SELECT subject AS s FROM restricted_a UNION ALL SELECT encounter_id FROM restricted_b) AS t",
         "SELECT x FROM restricted_a UNION ALL SELECT * FROM p",
+        "SELECT s FROM (SELECT NULL AS s UNION ALL SELECT hex(subject) FROM restricted_a) AS t WHERE s LIKE '4%'",
+        "SELECT s FROM (SELECT (NULL) AS s UNION ALL SELECT subject FROM restricted_a) AS t WHERE s <> 'A'",
+        "SELECT s FROM (SELECT NULL AS s UNION ALL (SELECT NULL UNION ALL SELECT subject FROM restricted_a)) AS t",
         "(SELECT x FROM p UNION ALL BY NAME SELECT subject FROM restricted_a) UNION ALL SELECT x FROM p",
         "SELECT x FROM restricted_a GROUP BY (x, hex(subject) || 'A')",
     ],
