@@ -15,6 +15,9 @@ SILENT_SECONDS = 20.0
 ENDED_SECONDS = 15.0
 """A lane that reads its rules again ends and begins within a second or two."""
 
+ENDED_TOLD_HOURS = 54.0
+"""A lane that has ended by itself is spoken of as long: the care store keeps none of its values after that."""
+
 REFILL = "Fill it with what the lake has: vitalake lake rebuild care."
 
 
@@ -121,7 +124,7 @@ def lane_troubles(lanes: Mapping[str, tuple[int, bool]], *, now_us: int) -> list
         if not ended and silent > SILENT_SECONDS:
             text = f"The stream '{job}' has not reported since {clock_second(oldest_us)}: new values may be missing."
             found.append(Trouble("stream-silent", text, failing=False))
-        elif all(over for _, over in shares) and silent > ENDED_SECONDS:
+        elif all(over for _, over in shares) and ENDED_SECONDS < silent < ENDED_TOLD_HOURS * 3600:
             text = f"The stream '{job}' ended at {clock_second(max(shares)[0])}: it brings no new values."
             found.append(Trouble("stream-ended", text, failing=False))
     return found

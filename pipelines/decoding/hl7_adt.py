@@ -213,9 +213,15 @@ class AdtDecoder:
 
     def _left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         _said(visit, 3)
-        if visit.bed is not None:
-            row = self._row(event, visit, visit.bed, self._left_at(event, visit), status="ended")
+        if (place := self._left_place(visit)) is not None:
+            row = self._row(event, visit, place, self._left_at(event, visit), status="ended")
             yield row | {OVER_TOLD: "yes"}
+
+    def _left_place(self, visit: _Visit) -> str | None:
+        """Return the bed that a discharge, or its cancelling, is of: of a stay with a number any place will do."""
+        if visit.bed is not None or visit.visit is None or visit.pv1 is None:
+            return visit.bed
+        return self._names.place(visit.pv1.raw(3), visit.pv1.dialect)
 
     def _updated(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         """Yield the admission told anew, where the patient has neither been moved nor left: else it tells of no bed."""
@@ -248,14 +254,14 @@ class AdtDecoder:
         Then one that was told as of the same time was none, too: else it would end what begins there.
         """
         _said(visit, 3)
-        if visit.bed is None:
+        if (place := self._left_place(visit)) is None:
             return
         pv1, evn = visit.pv1, event.evn
         if (pv1 and pv1.first(45)) or (evn and evn.first(6)):
-            yield self._row(event, visit, visit.bed, self._left_at(event, visit), status="ended", mistake=True)
+            yield self._row(event, visit, place, self._left_at(event, visit), status="ended", mistake=True)
         else:
-            yield self._row(event, visit, visit.bed, self._moved_at(event), status="ended", mistake=True)
-            yield self._row(event, visit, visit.bed, self._moved_at(event))
+            yield self._row(event, visit, place, self._moved_at(event), status="ended", mistake=True)
+            yield self._row(event, visit, place, self._moved_at(event))
 
     def _merged(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         if visit.merged is None:

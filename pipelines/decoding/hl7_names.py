@@ -119,11 +119,19 @@ class Names:
 
     def bed(self, text: str, dialect: Dialect) -> str | None:
         """Return ``bed:<point of care>/<room>/<bed>`` of a PL; None where no bed is said: a room may have many."""
+        said = self._location(text, dialect)
+        return bed_name(*said) if said[2] else None
+
+    def place(self, text: str, dialect: Dialect) -> str | None:
+        """Return the same of a PL that may say no bed; None where it says nothing."""
+        said = self._location(text, dialect)
+        return bed_name(*said) if any(said) else None
+
+    def _location(self, text: str, dialect: Dialect) -> tuple[str, str, str]:
+        """Return point of care, room and bed of a PL; empty: not said."""
         parts = [*dialect.components(dialect.repetitions(text)[0]), "", ""][:3]
-        said = [dialect.plain(part.split(dialect.separators.subcomponent)[0]).strip() for part in parts]
-        if not said[2]:
-            return None
-        return bed_name(*said)
+        unit, room, bed = (dialect.plain(part.split(dialect.separators.subcomponent)[0]).strip() for part in parts)
+        return unit, room, bed
 
     def code(self, text: str, dialect: Dialect) -> str | None:
         """Return the LOINC code of OBX-3, else ``<system>|<code>``; None for one that the profile ignores.

@@ -257,6 +257,21 @@ def test_only_a_discharge_ends_the_stay_of_who_left_a_bed(home: Path, place: str
     assert (stay is not None and stay.discharged_us is not None) == (event == "A03")
 
 
+@pytest.mark.parametrize("place", ["4W", "4W^12", "LOUNGE"])
+def test_a_discharge_from_no_bed_ends_the_stay_of_its_number(home: Path, place: str) -> None:
+    """PV1-3 of an A03 is often the ward only, or the lounge: it told nothing, and the patient kept the bed."""
+    ends = [f"PV1|1|I|{told}||||||||||||||||V-1" for told in ("4W^12^A", place, place)]
+    at = [(clock.now() - timedelta(hours=hours)).strftime("%Y%m%d%H%M%S+0000") for hours in (3, 2, 1)]
+    messages: list[bytes | None] = [adt(f"A{n:02}", PID, ends[i], at=at[i]) for i, n in enumerate((1, 3, 13))]
+    seen = []
+    for count in (1, 2, 3):
+        patient = _admissions(home, messages[:count]).rows["patient_id"][0].as_py()
+        stay = _store(home).stay(patient, as_of_us=clock.now_us())
+        assert stay is not None
+        seen.append(stay.discharged_us is None)
+    assert seen == [True, False, True], "until the discharge is taken back"
+
+
 # -- values that came and cannot be used ------------------------------------------------------------------------------
 
 
@@ -707,13 +722,13 @@ def test_a_stay_told_by_fhir_has_a_bed_and_a_transfer_another(home: Path) -> Non
     left = at("bd", {"display": "12/A"}, status="completed", period={"start": _at(100), "end": _at(30)})
     now = at("bd", {"reference": "Location/bed-7"}, period={"start": _at(30)})
     found = []
-    for number, places in enumerate(([hospital], [hospital, ward, first], [ward, left, now], ["nonsense"]), 1):
+    for number, places in enumerate(([hospital], [hospital, ward, first], [ward, left, now], ["nonsense"], [left]), 1):
         resource = _stay_of() | {"location": places, "meta": {"versionId": str(number)}}
         token = _records(home, "encounter", resource).rows["patient_id"][0].as_py()
         stay = _store(home).stay(token, as_of_us=clock.now_us())
         assert stay is not None
         found.append((stay.unit, stay.bed))
-    assert found == [("", ""), ("4 West", "12/A"), ("4 West", "bed-7"), ("4 West", "bed-7")]
+    assert found == [("", ""), ("4 West", "12/A"), ("4 West", "bed-7"), ("4 West", "bed-7"), ("", "")], "left all"
 
 
 def test_a_comparator_reaches_the_ward_and_a_correction_takes_it_away(home: Path) -> None:

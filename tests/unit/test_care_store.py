@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.serving.health import lane_troubles, missing_troubles
 from vitalake import clock
 from vitalake.care.facts import Admission, Movement, Person
 from vitalake.care.records import code_number
@@ -376,3 +377,19 @@ def test_who_is_forgotten_is_gone_from_every_byte_and_is_not_taken_any_more(tmp_
     assert store.stay("v1.gone", as_of_us=begin + 1) is None
     assert len(store.history("v1.stays")) == 300
     assert not [path for path in tmp_path.iterdir() if b"v1.gone" in path.read_bytes()]
+
+
+def test_of_a_lane_that_ended_by_itself_that_stays_known_and_a_dead_job_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that had ended properly was said never to have reported, from two days later on and for ever."""
+    store, now = _store(tmp_path), clock.now_us()
+    for writer, ended in (("done/0of1", True), ("dead/0of2", True), ("dead/1of2", False)):
+        store.beat(writer, ended=ended)
+    monkeypatch.setattr(clock, "now_us", lambda: now + 72 * 60 * MINUTE)
+    store.prune()
+    lanes = store.lanes()
+    assert [*lanes] == ["done/0of1"]
+    assert lane_troubles(lanes, now_us=clock.now_us()) == []
+    assert missing_troubles({"done"}, lanes, made_us=now) == []
+    assert [one.code for one in missing_troubles({"done", "dead"}, lanes, made_us=now)] == ["stream-silent"]

@@ -423,7 +423,7 @@ def test_what_was_sent_when_says_when_it_could_be_known() -> None:
 
 def test_what_tells_of_no_bed_and_what_moves_two() -> None:
     quiet = [adt("A01", PID), adt("A02", PID, pv1(X, X)), adt("A02", PID, pv1("ER", "OR")), adt("A08", PID)]
-    quiet += [adt(event, PID, pv1("ER")) for event in ("A03", "A11", "A13")] + [adt("A04", "PV1|1|O", PID)]
+    quiet += [adt(event, PID, pv1("ER", visit="")) for event in ("A03", "A11", "A13")] + [adt("A04", "PV1|1|O", PID)]
     decoded, rows, rejects = take("hl7-v2", "device_association", *quiet)
     assert (decoded.empty, rows, rejects) == (list(range(len(quiet))), [], {})
     swap = adt("A17", PID, pv1(X, Y), OTHER, pv1(Y, X, visit="V-10"))
