@@ -731,6 +731,26 @@ def test_a_stay_told_by_fhir_has_a_bed_and_a_transfer_another(home: Path) -> Non
     assert found == [("", ""), ("4 West", "12/A"), ("4 West", "bed-7"), ("4 West", "bed-7"), ("", "")], "left all"
 
 
+@pytest.mark.parametrize("from_minutes", [None, -30.0])
+def test_a_stay_that_is_over_has_no_bed_whenever_it_is_told(home: Path, from_minutes: float | None) -> None:
+    """Back-filled stays of last year put their patients on the board, and no end was ever told of the bed."""
+    kind = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/location-physical-type", "code": "bd"}]}
+    place: dict[str, Any] = {"location": {"display": "12/A"}, "physicalType": kind}
+    ago = 60 * 24 * 200.0
+    if from_minutes is not None:
+        place["period"] = {"start": _at(ago + from_minutes)}
+    over = {"status": "finished", "period": {"start": _at(ago + 600), "end": _at(ago)}, "location": [place]}
+    token = _records(home, "encounter", _stay_of() | over).rows["patient_id"][0].as_py()
+    assert _store(home).stay(token, as_of_us=clock.now_us()) is None
+    assert _store(home).everybody() == []
+    recent = over | {"period": {"start": _at(600), "end": _at(60)}, "meta": {"versionId": "2"}}
+    place["period"] = {"start": _at(30)}
+    _records(home, "encounter", _stay_of() | recent | {"location": [place]})
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    assert stay.discharged_us is not None, "told as begun after the end of the stay"
+
+
 def test_a_comparator_reaches_the_ward_and_a_correction_takes_it_away(home: Path) -> None:
     steps, at = _steps(home), _at(5)
     quantity = {"value": 70, "comparator": "<", "system": "http://unitsofmeasure.org", "code": "%"}
