@@ -30,8 +30,11 @@ from vitalake.lake.staging import Counted
 from vitalake.lake.table import StagedFile
 from vitalake.settings import Settings
 
-ORDER = ("encounter", "device_association", "ward_movement", "condition", "patient", "observation")
-"""The datasets that the care store takes, stays first: of whom no stay is known it takes no person."""
+ORDER = ("device_association", "encounter", "ward_movement", "condition", "patient", "observation")
+"""The datasets that the care store takes, stays first: of whom no stay is known it takes no person.
+
+Beds come before the stays: one that ended long ago is not stored, but ends the beds that are there.
+"""
 
 WRITER = "rebuild"
 BATCH_ROWS = 50_000
