@@ -29,7 +29,22 @@ while True:
     time.sleep(60)
 """
 
-_COMMAND = "print(flush=True); from vitalake.command import run; run()"
+_COMMAND = "from vitalake.command import run; print(flush=True); run()"
+
+_SIGNALLED = """
+import os, signal, sys
+from vitalake.command import run
+real, number, calls = signal.signal, int(sys.argv.pop(1)), int(sys.argv.pop(1))
+def signalled(*arguments):
+    global calls
+    calls -= 1
+    before = real(*arguments)
+    if calls == 0:
+        os.kill(os.getpid(), number)
+    return before
+signal.signal = signalled
+run()
+"""
 
 _PARENT = """
 import subprocess, sys, time
@@ -91,7 +106,7 @@ def test_a_process_without_such_a_parent_stays() -> None:
 def test_a_signal_ends_the_command_without_a_traceback_from_its_first_moment_on(
     home: Path, number: signal.Signals, seconds: float
 ) -> None:
-    environment = os.environ | {"VITALAKE_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    environment = os.environ | {"VITALAKE_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1", "VITALAKE_OBSERVABILITY__PORT": "0"}
     process = subprocess.Popen(
         [sys.executable, "-c", _COMMAND, "stream", "--home", str(home)],
         stdout=subprocess.PIPE,
@@ -99,7 +114,7 @@ def test_a_signal_ends_the_command_without_a_traceback_from_its_first_moment_on(
         env=environment,
     )
     assert process.stdout is not None
-    process.stdout.readline()  # Python itself is up
+    process.stdout.readline()  # Python itself is up, and the command's first module
     try:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -112,6 +127,18 @@ def test_a_signal_ends_the_command_without_a_traceback_from_its_first_moment_on(
     assert process.returncode in (0, 128 + number), errors.decode()
     assert b"Traceback" not in errors
     assert b"bug" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("calls", [2, 3, 4, 5, 6])
+def test_a_signal_between_two_ways_of_answering_it_leaves_no_traceback(number: signal.Signals, calls: int) -> None:
+    """Ctrl-C between Python's own handler and the command's ``try`` was told as a bug of ours."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED, str(int(number)), str(calls), "--version"], capture_output=True, check=False
+    )
+    assert done.returncode == 128 + number, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert b"bug" not in done.stderr
 
 
 def test_a_child_imports_nothing_from_the_directory_in_which_we_stand(tmp_path: Path) -> None:

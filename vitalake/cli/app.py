@@ -80,6 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         command = typer.main.get_command(make_app())
         code = command.main(args=arguments, prog_name="vitalake", standalone_mode=False)
+        sys.stdout.flush()  # while it can still be answered that nobody reads
     except VitaLakeError as error:
         typer.echo(f"Error: {error}", err=True)
         return error.exit_code
