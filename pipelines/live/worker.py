@@ -11,6 +11,7 @@ from types import FrameType
 
 import msgspec
 import psutil
+import pyarrow as pa
 
 from pipelines.live.lanes import STOP, LaneSpec, failures, lanes
 from pipelines.live.status import StatusLine
@@ -41,6 +42,7 @@ def run_worker(spec: LaneSpec, *, supervised: bool) -> int:
 
         from pipelines.live.pipeline import build
 
+    _keep_freed_memory()
     _stop_on_signals()
     ended = threading.Event()
     reporter = threading.Thread(target=_report, args=(ended,), daemon=True)
@@ -70,6 +72,16 @@ def run_worker(spec: LaneSpec, *, supervised: bool) -> int:
         ended.set()
         reporter.join()
     return 0
+
+
+def _keep_freed_memory() -> None:
+    """Let Arrow keep what it frees for a second, where it can: by default it is given back at once, in pages.
+
+    A span's columns are written and freed again and again; fetching their pages anew each time took a tenth of a
+    worker's processor time.
+    """
+    if "jemalloc" in pa.supported_memory_backends():
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
 def last_line(share: str, cause: VitaLakeError) -> bytes:
