@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.care import says_pregnant
 from tests.services.serving import HOUR, STABLE, WardUnderTest
 from vitalake import clock
 from vitalake.care.facts import Admission, Decision, Fact, Placement, Pregnancy, least_age
 from vitalake.care.placing import placed
 from vitalake.care.values import ROW, restored_as, stored, widened
+from vitalake.vocabulary.pregnancy import says_pregnant
 
 NOW = 1_760_000_000_000_000
 BED, OTHER = "bed:4W/12/A", "bed:ICU//7"
