@@ -1,7 +1,7 @@
 """Draws what people see as it really looks: runs the demo, keeps the terminal's view as an SVG and the board as a PNG.
 
 ``python -m docs.picture`` writes docs/pictures/live-view.svg and docs/pictures/ward-board.png (Debian's Chromium).
-``python -m docs.picture --sizes FOLDER`` writes the board and a patient's page there at five sizes, by day, by night
+``python -m docs.picture --sizes FOLDER`` writes the board and a patient's page there at six sizes, by day, by night
 and as they are printed, to be looked at; with ``--address http://…`` those of a server that runs.
 """
 
@@ -39,6 +39,7 @@ SIZES: dict[str, tuple[int, int]] = {
     "tablet-across": (1180, 820),
     "zoomed-200": (640, 400),
     "desk": (1280, 800),
+    "wall": (3840, 2160),
 }
 PAPER = (718, 1046)
 """A4 upright less margins of 10 mm, in CSS pixels."""
