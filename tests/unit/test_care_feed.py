@@ -15,7 +15,7 @@ import pytest
 from models.lateness import behind
 from models.news2 import News2, news2
 from models.serving.rows import says
-from models.serving.ward import Ward, situation_of
+from models.serving.ward import Chart, Ward, situation_of
 from models.splits import held_out
 from pipelines.care import open_care
 from pipelines.decoding.fhir import FhirDecoder
@@ -299,14 +299,18 @@ def test_a_refused_value_ends_the_normal_one_before_it(home: Path) -> None:
     assert (score.parts["pulse"], score.ended) == (0, {})
 
 
-def _marks(home: Path, token: str) -> tuple[int, ...] | None:
+def _charted(home: Path, token: str) -> Chart:
     settings = load_settings(home)
     ward = Ward(settings, load_keys(settings.path(settings.keys)))
     ward.changed()
     chart = ward.chart(token)
     ward.close()
     assert chart is not None
-    return chart.refused
+    return chart
+
+
+def _marks(home: Path, token: str) -> tuple[int, ...] | None:
+    return _charted(home, token).refused
 
 
 @pytest.mark.parametrize(
@@ -832,12 +836,7 @@ def test_a_child_without_a_stay_is_known_as_one(home: Path) -> None:
     age = store.age(token, as_of_us=clock.now_us())
     assert age == 8
     assert situation_of(None, {}, age_years=age).withheld == "child"
-    settings = load_settings(home)
-    ward = Ward(settings, load_keys(settings.path(settings.keys)))
-    ward.changed()
-    chart = ward.chart(token)
-    ward.close()
-    assert chart is not None
+    chart = _charted(home, token)
     assert (chart.record.news2.withheld, chart.age_years) == ("child", 8)
     assert not [said for said in says(chart) if "age not known" in said.text]
 
