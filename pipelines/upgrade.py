@@ -198,9 +198,7 @@ def upgrade(
     upgrading = Upgrading(settings, done, tell, counted)
     admit(settings, upgrading=found.format != FORMAT)  # before a byte of the lake is changed
     if found.format == FORMAT:
-        _mark_times(upgrading)
-        if done.rows:  # of a build between two releases
-            tell("times were marked; publish them as such: vitalake lake rewrite --republish DATASET")
+        # Identified rows are left: a mark that is missing here says that a sender gave the time, and cannot be guessed.
         _hide_positions(upgrading)
         return done
     if found.upgrading != FORMAT:

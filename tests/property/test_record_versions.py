@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitalake.lake.record_versions import BEHIND, COUNTED, DATED, FINER, MOST, RecordVersions, versions_in_clear
+from vitalake.lake.record_versions import BEHIND, MOST, STRETCHES, RecordVersions, versions_in_clear
 
 LEAST, GREATEST = -(1 << 63), (1 << 63) - 1
 times = st.integers(1_700_000_000_000_000, 1_900_000_000_000_000)
-numbers = st.one_of(st.integers(-5, 20_000), st.integers(-MOST, MOST), times)
+digits = st.integers(20_200_101_000_000_000, 20_400_101_000_000_000)
+numbers = st.one_of(st.integers(-5, 20_000), st.integers(-MOST, MOST), times, digits)
 near = st.tuples(numbers, st.integers(0, 3)).map(lambda pair: min(sum(pair), MOST))
 """Such as lie beside each other."""
 
@@ -28,8 +29,8 @@ def _published(versions: list[int], names: list[str], secret: bytes = b"k" * 32)
 
 def _counts(version: int) -> int:
     """Return what of a version counts: of the greatest the last bits do not."""
-    most = COUNTED + DATED
-    return version if abs(version) <= most else (most + (abs(version) - most >> FINER)) * (1 if version > 0 else -1)
+    most = STRETCHES[-2][0]
+    return version if abs(version) <= most else (most + (abs(version) - most >> 10)) * (1 if version > 0 else -1)
 
 
 @given(st.lists(st.tuples(near, st.sampled_from("abc")), min_size=1, max_size=30), st.booleans())
@@ -74,6 +75,13 @@ def test_a_record_number_that_is_given_as_version_does_not_rank_either() -> None
     assert abs(np.corrcoef(np.argsort(np.argsort(made)), np.arange(2_000))[0, 1]) < 4 / np.sqrt(2_000)
 
 
+def test_two_changes_within_a_second_are_two_versions_where_the_source_writes_a_time_as_digits() -> None:
+    """10:30:00.123, 10:30:00.789 and 10:30:01.001 were one version, and which of the rows was current was chance."""
+    versions = [20_261_128_103_000_123, 20_261_128_103_000_789, 20_261_128_103_001_001]
+    made = _published(versions, ["a"] * 3).tolist()
+    assert made == sorted(set(made))
+
+
 @pytest.mark.parametrize("first", [2, 5_000_000, 1_795_000_000_000, 1_795_000_000_000_000])
 def test_what_lies_between_two_versions_is_not_what_lay_between_them(first: int) -> None:
     names = [f"{number:08}" for number in range(1_000)]
@@ -96,8 +104,13 @@ def test_nothing_stays_nothing_and_bytes_name_records_too() -> None:
 
 @pytest.mark.parametrize(
     ("first", "step"),
-    [(1_795_000_000_000_000, 40_000_000), (1_795_000_000_000_000_000, 40_000_000_000), (130_000_000_000_000_000, 4e8)],
-    ids=["microseconds", "nanoseconds", "ticks"],
+    [
+        (1_795_000_000_000_000, 40_000_000),
+        (1_795_000_000_000_000_000, 40_000_000_000),
+        (130_000_000_000_000_000, 4e8),
+        (20_261_128_103_000_123, 61_003),
+    ],
+    ids=["microseconds", "nanoseconds", "ticks", "digits"],
 )
 def test_what_lies_between_two_versions_does_not_tell_the_order_of_the_second_ones(first: int, step: float) -> None:
     """All records were loaded at once, and changed in the order of their numbers: of nanoseconds the rank was 1.000."""

@@ -29,6 +29,7 @@ from tests.attribution import Ward, hl7_time, partition_of, pid, pv1
 from tests.fhir import message
 from tests.hl7 import MSH, adt, obx, oru
 from tests.order import PLACINGS, differences, shared_places, suspicions
+from vitalake import clock
 from vitalake.home import init_home
 from vitalake.keys import KEY_NAMES, load_keys
 from vitalake.lake.buckets import patient_column
@@ -277,6 +278,18 @@ def _rebuild(home: Path) -> None:
     for name in _tables(home):
         shutil.rmtree(home / "lake" / name)
     _republish(home)
+
+
+def test_the_upgrade_leaves_a_lake_of_this_format_as_it_is(home: Path) -> None:
+    """It took times that senders gave, of just before the row came, for ours; no rewrite could give them back."""
+    now = clock.now()
+    said = (now - timedelta(seconds=2)).isoformat(timespec="milliseconds")
+    Ward(home, begin=now).spread("today", 1, {"1": message(1, patient="1", issued=said)}, share=0, of=1)
+    before = {path: path.stat().st_size for path in (home / "lake").rglob("*.parquet")}
+    assert before
+    done = upgrade(load_settings(home))
+    assert (done.rows, done.steps) == (0, [])
+    assert {path: path.stat().st_size for path in (home / "lake").rglob("*.parquet")} == before
 
 
 @pytest.mark.parametrize("change", [None, _compact, _bucket, _republish, _rebuild])

@@ -21,14 +21,10 @@ BEHIND = 1 << 60
 MOST = 1 << 62
 """Numbers from here on are one: no version of a record is known to be later than another."""
 
-COUNTED, COUNTED_SPREAD = 1 << 36, 4096.0
-"""Numbers up to which what lies between two versions of a record is multiplied, and by how much at most."""
-
-DATED, DATED_SPREAD = 1 << 52, 256.0
-"""As much for what is above them: times in microseconds since 1970, until 2112."""
-
-FINER = 10
-"""Bits that do not count above those: of nanoseconds, of ticks of 100 ns, of numbers that hold a time and more."""
+STRETCHES = ((1 << 36, 0, 4096.0), (1 << 52, 0, 256.0), (1 << 55, 0, 64.0), (MOST, 10, 256.0))
+"""What lies between two versions of a record is multiplied: up to which number, without how many of the last bits, and
+by how much at most. Numbers that are counted; times in microseconds since 1970, until 2112; times as 17 digits; of
+nanoseconds, of ticks of 100 ns and of all above a thousand are one."""
 
 
 class RecordVersions:
@@ -59,12 +55,12 @@ class RecordVersions:
 
 
 def _apart(numbers: npt.NDArray[np.int64], noise: Noise) -> npt.NDArray[np.int64]:
-    """Return numbers in their order; what lies between them times a factor of their record. Below 2⁶¹ + 2⁴⁸."""
-    share = noise / 2.0**64
-    counted, dated = np.minimum(numbers, COUNTED), np.clip(numbers - COUNTED, 0, DATED)
-    dated += np.maximum(numbers - COUNTED - DATED, 0) >> FINER
-    made: npt.NDArray[np.int64] = counted + dated + (counted * (COUNTED_SPREAD**share - 1)).astype(np.int64)
-    made += (dated * (DATED_SPREAD**share - 1)).astype(np.int64)
+    """Return numbers in their order; what lies between them times a factor of their record. Below 4·2⁶⁰."""
+    share, made, begin = noise / 2.0**64, np.zeros(len(numbers), np.int64), 0
+    for end, dropped, spread in STRETCHES:
+        within = np.clip(numbers, begin, end) - begin >> dropped
+        made += within + (within * (spread**share - 1)).astype(np.int64)
+        begin = end
     return made
 
 
