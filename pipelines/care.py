@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
-from pipelines.decoding.records import BORN_IN, DIED_TOLD, OVER_TOLD, PLACE_TOLD, SEX_TOLD
+from pipelines.decoding.records import BORN_IN, DIED_TOLD, GOES_ON, OVER_TOLD, PLACE_TOLD, SEX_TOLD
 from pipelines.decoding.refused import Refused
 from pipelines.erasure.forgotten import catch_up as forget_again
 from pipelines.poll import Outcome, Poll
@@ -378,7 +378,9 @@ class CareFeed:
         columns = (_numbers(rows, "valid_from"), _numbers(rows, "valid_to"))
         texts = (_strings(rows, "device_id"), _strings(rows, "status"), _values_of(rows, OVER_TOLD))
         facts: list[Fact] = [
-            Placement(encounter or "", since or 0, until, bed or "", status or "active", bool(over))
+            Placement(encounter or "", since or 0, None, "", "active", discharged=True)
+            if over == GOES_ON
+            else Placement(encounter or "", since or 0, until, bed or "", status or "active", bool(over))
             for encounter, since, until, bed, status, over in zip(encounters, *columns, *texts, strict=True)
         ]
         self._put(rows, [identity.hex() for identity in rows["association_id"].to_pylist()], facts)

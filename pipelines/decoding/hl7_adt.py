@@ -15,7 +15,7 @@ from pipelines.decoding.hl7_times import Moment, in_order, instant, read_time
 from pipelines.decoding.parsing import collector_paused, decode_each, readable
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
-from pipelines.decoding.records import BORN_IN, DIED_TOLD, MERGED, OVER_TOLD, SEX_TOLD, decoded_records
+from pipelines.decoding.records import BORN_IN, DIED_TOLD, GOES_ON, MERGED, OVER_TOLD, SEX_TOLD, decoded_records
 from pipelines.decoding.result import Decoded, Reject
 from vitalake.care.facts import DELETED
 
@@ -190,6 +190,16 @@ class AdtDecoder:
             row["identity"] = f"hl7-v2|admission|{len(visit.visit)}|{visit.visit}|{len(bed)}|{bed}".encode()
         return row
 
+    def _discharge(self, event: _Event, visit: _Visit, place: str, at: Moment, *, mistake: bool = False) -> Row:
+        """Return the row of a discharge: of a stay with a number named by that and its time.
+
+        Whoever takes it back says where the patient is put, and not what place the discharge was from.
+        """
+        row = self._row(event, visit, place, at, status="ended", mistake=mistake)
+        if visit.visit is not None:
+            row["identity"] = f"hl7-v2|discharge|{len(visit.visit)}|{visit.visit}|{at.us}".encode()
+        return row
+
     # -- events --------------------------------------------------------------------------------------------------
 
     def _admitted(self, event: _Event, visit: _Visit) -> Iterator[Row]:
@@ -214,8 +224,7 @@ class AdtDecoder:
     def _left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         _said(visit, 3)
         if (place := self._left_place(visit)) is not None:
-            row = self._row(event, visit, place, self._left_at(event, visit), status="ended")
-            yield row | {OVER_TOLD: "yes"}
+            yield self._discharge(event, visit, place, self._left_at(event, visit)) | {OVER_TOLD: "yes"}
 
     def _left_place(self, visit: _Visit) -> str | None:
         """Return the bed that a discharge, or its cancelling, is of: of a stay with a number any place will do."""
@@ -251,17 +260,21 @@ class AdtDecoder:
     def _not_left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         """Yield that a discharge was none; without its time, that the patient is in the bed from now on.
 
-        Then one that was told as of the same time was none, too: else it would end what begins there.
+        Then one that was told as of the same time was none, too: else it would end what begins there. Where no bed is
+        said, the care store is told that the stay of that number goes on, in whatever bed it was.
         """
         _said(visit, 3)
         if (place := self._left_place(visit)) is None:
             return
         pv1, evn = visit.pv1, event.evn
-        if (pv1 and pv1.first(45)) or (evn and evn.first(6)):
-            yield self._row(event, visit, place, self._left_at(event, visit), status="ended", mistake=True)
-        else:
-            yield self._row(event, visit, place, self._moved_at(event), status="ended", mistake=True)
-            yield self._row(event, visit, place, self._moved_at(event))
+        timed = bool((pv1 and pv1.first(45)) or (evn and evn.first(6)))
+        at = self._left_at(event, visit) if timed else self._moved_at(event)
+        never = self._discharge(event, visit, place, at, mistake=True)
+        yield never if timed or visit.bed is not None else never | {OVER_TOLD: GOES_ON}
+        if visit.visit is not None:  # earlier releases have named discharges by the place
+            yield self._row(event, visit, place, at, status="ended", mistake=True)
+        if not timed and visit.bed is not None:
+            yield self._row(event, visit, visit.bed, at)
 
     def _merged(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         if visit.merged is None:

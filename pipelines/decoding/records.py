@@ -39,6 +39,9 @@ and that they are over where no end is told; of beds that were left, that the st
 that the patient has died: see vitalake.care.facts.Person.
 """
 
+GOES_ON = "no"
+"""In the column OVER_TOLD: that the stay goes on, whatever discharge was told before."""
+
 _NAMED = "association_id"
 
 Message = npt.NDArray[np.int32]

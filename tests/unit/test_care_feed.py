@@ -257,19 +257,31 @@ def test_only_a_discharge_ends_the_stay_of_who_left_a_bed(home: Path, place: str
     assert (stay is not None and stay.discharged_us is not None) == (event == "A03")
 
 
-@pytest.mark.parametrize("place", ["4W", "4W^12", "LOUNGE"])
-def test_a_discharge_from_no_bed_ends_the_stay_of_its_number(home: Path, place: str) -> None:
-    """PV1-3 of an A03 is often the ward only, or the lounge: it told nothing, and the patient kept the bed."""
-    ends = [f"PV1|1|I|{told}||||||||||||||||V-1" for told in ("4W^12^A", place, place)]
+@pytest.mark.parametrize(
+    ("place", "back", "timed"),
+    [
+        ("4W", "4W", ""), ("LOUNGE", "LOUNGE", ""), ("LOUNGE", "4W^12^A", ""), ("4W^12^A", "LOUNGE", ""),
+        ("LOUNGE", "4W^12^A", "PV1-45"), ("4W^12", "4W^12^A", "EVN-6"), ("4W^12^A", "LOUNGE", "PV1-45"),
+    ],
+)  # fmt: skip
+def test_a_discharge_from_any_place_ends_the_stay_of_its_number_until_it_is_taken_back(
+    home: Path, place: str, back: str, timed: str
+) -> None:
+    """PV1-3 of an A03 is often the ward only, or the lounge, and that of its A13 the bed: somebody in bed was gone."""
     at = [(clock.now() - timedelta(hours=hours)).strftime("%Y%m%d%H%M%S+0000") for hours in (3, 2, 1)]
+    ends = [f"PV1|1|I|{told}||||||||||||||||V-1{'|' * 26}" for told in ("4W^12^A", place, back)]
+    ends[2] += at[1] if timed == "PV1-45" else ""
     messages: list[bytes | None] = [adt(f"A{n:02}", PID, ends[i], at=at[i]) for i, n in enumerate((1, 3, 13))]
+    if timed == "EVN-6":
+        last = messages[2] or b""
+        messages[2] = last.replace(f"EVN||{at[2]}".encode(), f"EVN||{at[2]}||||{at[1]}".encode())
     seen = []
     for count in (1, 2, 3):
         patient = _admissions(home, messages[:count]).rows["patient_id"][0].as_py()
         stay = _store(home).stay(patient, as_of_us=clock.now_us())
         assert stay is not None
-        seen.append(stay.discharged_us is None)
-    assert seen == [True, False, True], "until the discharge is taken back"
+        seen.append((stay.discharged_us is None, stay.bed))
+    assert seen == [(True, "12 A"), (False, "12 A"), (True, "12 A")]
 
 
 # -- values that came and cannot be used ------------------------------------------------------------------------------

@@ -227,18 +227,19 @@ def whose(*messages: bytes, bed: str, hour: int) -> str | None:
     for order in (messages, messages[::-1]):
         _, rows, rejects = take("hl7-v2", "device_association", *order)
         assert not rejects, rejects
+        named = {row["association_id"] for row in rows if row["device_id"] == bed}
         facts = [
             Fact(
                 row["association_id"],
                 row["version"],
                 Owner(row["patient_id"], row["encounter_id"]),
-                int(row["valid_from"].timestamp() * 1e6),
+                int(row["valid_from"].timestamp() * 1e6) if row["device_id"] == bed else OPEN_END,
                 OPEN_END if row["valid_to"] is None else int(row["valid_to"].timestamp() * 1e6),
                 row["status"],
                 int(row["available_at"].timestamp() * 1e6),
             )
             for row in rows
-            if row["device_id"] == bed
+            if row["association_id"] in named  # of another device: it is not this one any more
         ]
         at = int(datetime(2025, 6, 1, hour, 30, tzinfo=UTC).timestamp() * 1e6)
         owner = resolve(facts, at, OPEN_END)
@@ -278,8 +279,9 @@ def test_what_is_cancelled_never_was() -> None:
 
     not_moved = cancelled("A12", PID, pv1(X, Y))
     assert [whose(ADMIT, MOVE, not_moved, bed=bed, hour=10) for bed in (BED_X, BED_Y)] == [JANE, None]
-    not_left = cancelled("A13", PID, pv1(Y))
-    assert whose(ADMIT, MOVE, LEAVE, not_left, bed=BED_Y, hour=12) == JANE
+    for place in (Y, "LOUNGE", "ICU"):
+        not_left = cancelled("A13", PID, pv1(place))
+        assert whose(ADMIT, MOVE, LEAVE, not_left, bed=BED_Y, hour=12) == JANE
 
 
 def test_an_update_tells_the_admission_anew() -> None:
@@ -436,6 +438,16 @@ def test_what_tells_of_no_bed_and_what_moves_two() -> None:
 def test_a_discharge_that_was_none_without_its_time_counts_from_now() -> None:
     not_left = adt("A13", PID, pv1(Y), at="20250601140000+0000")
     assert [whose(ADMIT, MOVE, LEAVE, not_left, bed=BED_Y, hour=h) for h in (13, 14)] == [None, JANE]
+    lounge = adt("A13", PID, pv1("LOUNGE"), at="20250601140000+0000")
+    _, rows, _ = take("hl7-v2", "device_association", lounge)
+    assert {row["status"] for row in rows} == {"entered-in-error"}, "nobody lies in a lounge"
+
+
+def test_a_discharge_that_an_earlier_release_named_by_its_bed_is_taken_back_too() -> None:
+    """Else whoever was discharged before the upgrade, and not after all, would be off the board for good."""
+    left = adt("A02", PID, pv1("OR", Y), at="20250601120000+0000")  # is named as they named a discharge
+    not_left = adt("A13", PID, pv1(Y, ended="20250601120000+0000"), at="20250601130000+0000")
+    assert [whose(ADMIT, MOVE, *then, bed=BED_Y, hour=12) for then in ([left], [left, not_left])] == [None, JANE]
 
 
 def test_without_a_visit_number_the_patient_names_the_stay() -> None:

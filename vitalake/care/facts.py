@@ -75,7 +75,8 @@ class Placement(msgspec.Struct, frozen=True):
         since_us, until_us: from when, until when; None: open.
         bed: as the source names it, ``bed:<point of care>/<room>/<bed>``.
         status: active, ended (from ``since_us`` on it is no longer so), entered-in-error (it never was).
-        discharged: it ended with the stay: the patient lies in no bed of it any more.
+        discharged: it ended with the stay: the patient lies in no bed of it any more. Of one that is active: no
+            discharge that was told until then was one; it says no bed.
     """
 
     encounter: str

@@ -33,11 +33,25 @@ class Placed(NamedTuple):
     bed: str
 
 
+def counting(placements: Iterable[Placement], *, as_of_us: int) -> list[Placement]:
+    """Return what of placements counts at a moment: no mistakes, and no discharges that were taken back until then."""
+    begun = [one for one in placements if one.since_us <= as_of_us and one.status != "entered-in-error"]
+    goes_on: dict[str, int] = {}
+    for one in begun:
+        if one.discharged and one.status == "active":
+            goes_on[one.encounter] = max(one.since_us, goes_on.get(one.encounter, one.since_us))
+    return [
+        one
+        for one in begun
+        if not one.discharged or (one.status == "ended" and one.since_us > goes_on.get(one.encounter, -1))
+    ]
+
+
 def discharges(placements: Iterable[Placement], *, as_of_us: int) -> dict[str, int]:
     """Return when stays ended, as discharges tell: of each the last time; empty name: the stay has no number."""
     found: dict[str, int] = {}
-    for one in placements:
-        if one.discharged and one.status == "ended" and one.since_us <= as_of_us:
+    for one in counting(placements, as_of_us=as_of_us):
+        if one.discharged:
             found[one.encounter] = max(one.since_us, found.get(one.encounter, one.since_us))
     return found
 
@@ -47,7 +61,7 @@ def held(placements: Iterable[Placement], *, as_of_us: int) -> list[Placement]:
 
     What names no stay may be of any: of it, and for it, the bed alone counts.
     """
-    begun = [one for one in placements if one.since_us <= as_of_us]
+    begun = counting(placements, as_of_us=as_of_us)
     over = discharges(begun, as_of_us=as_of_us)
     left: dict[tuple[str, str], int] = {}
     for one in begun:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from vitalake.care.facts import FOR_EVER, Admission, Placement
-from vitalake.care.placing import Placed, discharges, held, placed
+from vitalake.care.placing import Placed, counting, discharges, held, placed
 
 
 def bed_key(encounter: str) -> str:
@@ -26,8 +26,8 @@ def periods(admissions: Mapping[str, Admission], placements: Iterable[Placement]
     """Return of each stay from when until when it was, by its admission, else by the beds told of it."""
     placements, beds = list(placements), dict[str, list[Placement]]()
     over = ended(admissions, placements, as_of_us=FOR_EVER)
-    for one in placements:
-        if one.encounter and one.encounter not in admissions and one.status != "entered-in-error":
+    for one in counting(placements, as_of_us=FOR_EVER):
+        if one.encounter and one.encounter not in admissions:
             beds.setdefault(one.encounter, []).append(one)
     found = {encounter: _of_beds(several) for encounter, several in beds.items()}
     found |= {name: Period(one.admitted_us, FOR_EVER) for name, one in admissions.items()}
@@ -86,7 +86,7 @@ def _bounds(
     admissions: Mapping[str, Admission], placements: Iterable[Placement], as_of_us: int
 ) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
     """Return of each stay when it last began, last ended, and first began; whoever left a bed was in the stay then."""
-    told = [one for one in placements if one.since_us <= as_of_us and one.status != "entered-in-error"]
+    told = counting(placements, as_of_us=as_of_us)
     begun = {
         name: one
         for name, one in admissions.items()
@@ -111,7 +111,7 @@ def _bounds(
 
 def _also_ended(end: Placement, moves: Collection[Placement]) -> set[str]:
     """Return which stays a discharge ends beside that of its number: where one of the two has none, by the bed."""
-    if not end.discharged or end.status != "ended" or all(end.encounter and one.encounter for one in moves):
+    if not end.discharged or all(end.encounter and one.encounter for one in moves):
         return set()
     there = held(moves, as_of_us=end.since_us)
     return {one.encounter for one in there if one.bed == end.bed and "" in (one.encounter, end.encounter)}
