@@ -17,7 +17,7 @@ import sqlglot
 from sqlglot import exp
 
 from governance.door.errors import QueryRefused, untold
-from governance.door.relations import SEALED
+from governance.door.relations import SEALED, as_bytes
 
 _HEX = (exp.Hex, exp.LowerHex)
 _TEXT = (*_HEX, exp.Lower, exp.Upper)
@@ -61,7 +61,9 @@ def constants(
         _with_aliases(tree, {*identifying}), others, coded=_has_coded_text(tree, _with_texts(tree, {*texts}))
     )
     names.check(tree, columns)
-    return frozenset(literal.this for literal in tree.find_all(exp.Literal) if literal.is_string)
+    said = [literal.this for literal in tree.find_all(exp.Literal) if literal.is_string]
+    # Text beside bytes in a set operation is bytes, and a constant that it equals may be written as these.
+    return frozenset([*said, *(as_bytes(text).decode(errors="replace") for text in said)])
 
 
 def _refused(what: str) -> QueryRefused:
@@ -98,9 +100,14 @@ def _is_text(node: exp.Expr, texts: Collection[str]) -> bool:
 
 
 def _with_texts(tree: exp.Expr, texts: set[str]) -> set[str]:
-    """Return names of columns that hold text, and what else has it."""
-    aliases = [(alias.alias.lower(), alias.this) for alias in tree.find_all(exp.Alias)]
-    while more := {alias for alias, node in aliases if _is_text(node, texts)} - texts:
+    """Return names of columns that hold text, on any side of a set operation, and what else has it."""
+    named = [(alias.alias.lower(), alias.this) for alias in tree.find_all(exp.Alias)]
+    for combined in tree.find_all(exp.SetOperation):
+        first, *others = [select.expressions for select in _selects(combined)]
+        named += [
+            (one.alias_or_name.lower(), _bare(node)) for side in others for one, node in zip(first, side, strict=False)
+        ]
+    while more := {name for name, node in named if _is_text(node, texts)} - texts:
         texts |= more
     return texts
 

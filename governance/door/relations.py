@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -30,6 +31,13 @@ WHO = "who__"
 
 MOMENT = "moment__"
 """The parameter of *as known at*; no dataset's column has such a name."""
+
+_BYTE = re.compile(rb"\\x([0-9A-Fa-f]{2})")
+
+
+def as_bytes(constant: str) -> bytes:
+    """Return the bytes that DuckDB makes of a constant where bytes stand."""
+    return _BYTE.sub(lambda digits: bytes.fromhex(digits[1].decode()), constant.encode())
 
 
 class Relation(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from governance.door.door import ROWS, SECONDS, Answer, Door
 from governance.door.errors import QueryRefused, failure
 from governance.door.identified import Cells
 from governance.door.looking import Failed, look
-from governance.door.relations import SUBJECT, quoted, text, versions_name
+from governance.door.relations import SUBJECT, as_bytes, quoted, text, versions_name
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
 from vitalake.errors import InputError, VitaLakeError
@@ -30,7 +30,6 @@ MOST_IDENTIFIED = 10_000
 PATIENTS_A_RECORD = 1_000
 
 _PURPOSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.,:/-]{2,79}")
-_BYTE = re.compile(rb"\\x([0-9A-Fa-f]{2})")
 _PSEUDONYM = re.compile(r"v\d+\.[a-z2-7]{32}")
 
 
@@ -205,7 +204,7 @@ class RestrictedDoor(Door):
 
 def _bytes(constant: str) -> Iterator[bytes]:
     """Yield the subjects and ids of records that a constant may be: hexadecimal digits, or bytes as DuckDB has them."""
-    found = [_BYTE.sub(lambda digits: bytes.fromhex(digits[1].decode()), constant.encode())]
+    found = [as_bytes(constant)]
     with suppress(ValueError):
         found.append(bytes.fromhex(constant))
     yield from (one for one in found if len(one) == SUBJECT_BYTES)

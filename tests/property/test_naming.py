@@ -32,7 +32,8 @@ CHOICES = st.sampled_from(
      "coalesce(t.h, '') = '41'", "(t.h, 1) = ('41', 1)", "t.h IN (SELECT substring('41', 1, 2))",
      "t.h = (SELECT '41')", "(t.h IN ('42', '43', '44')) = false", "t.h <> '42' AND t.h <> '43' AND t.h <> '44'",
      "hex(hex(t.subject)) = '3431'", "hex(t.h) = '3431'", "upper(hex(lower(t.h))) IN ('3431')", "hex(t.subject) = 41",
-     "t.h IN (41, 0)", "hex(hex(t.h)) = '33343331'", "hex(t.x) = '3' OR hex(t.h) = '3431'"]
+     "t.h IN (41, 0)", "hex(hex(t.h)) = '33343331'", "hex(t.x) = '3' OR hex(t.h) = '3431'",
+     "t.h = '\\x34\\x31'", "t.h = '4\\x31'"]
 )  # fmt: skip
 QUESTIONS = st.sampled_from(
     ["SELECT t.x FROM {t} WHERE {c} AND t.y > 1", "SELECT count(*) AS n FROM {t} WHERE {c} AND t.y > 1",
@@ -48,6 +49,8 @@ SOURCES = st.sampled_from(
     ["(SELECT subject, hex(subject) AS h, x, y FROM restricted_a) AS t",
      "(SELECT *, hex(subject) AS h FROM restricted_a_versions) AS t",
      "(SELECT NULL AS subject, NULL AS h, 1 AS x, 2 AS y UNION ALL SELECT subject, hex(subject), x, y "
+     "FROM restricted_a) AS t",
+     "(SELECT subject, subject AS h, x, y FROM restricted_a WHERE false UNION ALL SELECT subject, hex(subject), x, y "
      "FROM restricted_a) AS t",
      "(SELECT a.subject, hex(b.subject) AS h, a.x, b.y FROM restricted_a a JOIN restricted_a b USING (subject)) AS t"]
 )  # fmt: skip
@@ -104,6 +107,8 @@ def said_names(sql: str) -> frozenset[str]:
         ("SELECT x FROM p WHERE EXISTS (SELECT * FROM restricted_a WHERE subject = 'A')", {"A"}),
         ("SELECT x FROM p WHERE y IN (SELECT x FROM restricted_a UNION SELECT y FROM restricted_b)", set()),
         ("SELECT arg_max(name, x) FILTER (WHERE x > 1) AS n FROM restricted_a", set()),
+        ("SELECT s FROM (SELECT subject AS s FROM restricted_a UNION ALL SELECT hex(subject) FROM restricted_a) AS t "
+         "WHERE s = '4\\x31'", {"4\\x31", "41"}),
         ("SELECT (SELECT max(x) FROM restricted_a) + 1 AS n FROM p", set()),
         ("SELECT x FROM p JOIN restricted_a USING (x) QUALIFY row_number() OVER () = 1 AND subject = 'A'", {"A"}),
     ],
@@ -127,6 +132,12 @@ def test_what_may_be_asked_names_those_in_its_constants(sql: str, said: set[str]
         "SELECT x FROM (SELECT x, hex(hex(subject)) AS h FROM restricted_a) AS t WHERE h = '3431'",
         "SELECT x FROM (SELECT hex(s) AS h FROM (SELECT hex(subject) AS s FROM restricted_a)) AS t WHERE h = '3431'",
         "SELECT x FROM (SELECT hex(subject) AS subject FROM restricted_a) AS t WHERE hex(subject) = '3431'",
+        "SELECT t.x FROM (SELECT subject AS s, x FROM restricted_a UNION ALL SELECT hex(subject), x FROM restricted_a) "
+        "t WHERE hex(t.s) = '3431'",
+        "SELECT 1 AS one FROM (SELECT subject FROM restricted_a UNION (SELECT subject FROM restricted_a EXCEPT "
+        "SELECT patient_id FROM p)) AS t WHERE hex(t.subject) = '3431'",
+        "SELECT 1 AS one FROM (SELECT s AS t FROM (SELECT subject AS s FROM restricted_a INTERSECT "
+        "SELECT lower(hex(subject)) FROM restricted_a)) WHERE hex(t) = '3431'",
         "SELECT x FROM restricted_a WHERE subject <> 'A'",
         "SELECT x FROM restricted_a WHERE NOT subject = 'A'",
         "SELECT subject = 'A' AS me FROM restricted_a",

@@ -252,6 +252,10 @@ def test_whom_a_question_names_is_on_record_though_nothing_is_found(
         for question in NOTHING if escaped in named else NOTHING[:1]:
             ask(door, question.format(named))
             assert audit.events[-1].patients == (token(keys, "ZZMRN-1"),), (question, named)
+    digits = "".join(f"\\x{ord(digit):02x}" for digit in subject.hex().upper())
+    mixed = "SELECT subject AS s FROM restricted_observation UNION ALL SELECT hex(subject) FROM restricted_observation"
+    ask(door, f"SELECT 1 AS one FROM ({mixed}) AS t WHERE s = '{digits}'", patient="ZZMRN-2")  # noqa: S608
+    assert token(keys, "ZZMRN-1") in audit.events[-1].patients, "digits beside bytes are bytes, and may be written so"
     with pytest.raises(QueryFailed):
         ask(door, f"SELECT nothing FROM restricted_observation WHERE hex(subject) = '{subject.hex().upper()}'")  # noqa: S608
     assert audit.events[-1].patients == (token(keys, "ZZMRN-1"),)
@@ -336,6 +340,11 @@ def test_a_pseudonym_or_a_number_names_somebody_too(
         ("SELECT 1 AS one FROM restricted_patient WHERE hex(subject) LIKE 'A%'", "a condition on"),
         ("SELECT CAST(name AS VARCHAR) AS n FROM restricted_patient", "calculation with, what identifies"),
         ("SELECT 1 AS one FROM restricted_patient WHERE hex(hex(subject)) = '4142' AND version = 7", "hex"),
+        (
+            "SELECT 1 AS one FROM (SELECT subject AS s, version FROM restricted_patient WHERE false UNION ALL "
+            "SELECT hex(subject), version FROM restricted_patient) t WHERE hex(t.s) = '4142' AND t.version = 7",
+            "hex",
+        ),
         ("SELECT p FROM restricted_patient p", "a whole row"),
         ("SELECT max(p) AS p FROM (SELECT name, version FROM restricted_patient) AS p", "a whole row"),
         (
