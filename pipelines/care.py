@@ -323,17 +323,19 @@ class CareFeed:
         )
         over = _values_of(rows, OVER_TOLD)  # without its time the end is when it became known
         facts = [
-            Admission(admitted or 0, known if ended and discharged is None else discharged, age)
+            Admission(
+                admitted or 0, max(known or 0, admitted or 0) if ended and discharged is None else discharged, age
+            )
             for admitted, discharged, known, age, ended in zip(*columns, over, strict=True)
         ]
         encounters = self._encounter_tokens(rows)
         beds = [
-            _bed_of(encounter, place, stay.discharged_us)
+            _bed_of(encounter, place, stay.ended_us)
             for encounter, place, stay in zip(encounters, _values_of(rows, PLACE_TOLD), facts, strict=True)
         ]
         self._put(rows, encounters, facts, beside=[(bed_key(bed.encounter), bed) if bed else None for bed in beds])
         if outcome.poll.format != WAREHOUSE:
-            new = [stay.age_years is None and stay.discharged_us is None for stay in facts]
+            new = [stay.age_years is None and stay.ended_us is None for stay in facts]
             self._look_up(self._tokens("patient_id", rows["patient_id"].filter(pa.array(new))))
 
     def _look_up(self, tokens: list[str]) -> None:

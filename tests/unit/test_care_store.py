@@ -189,7 +189,7 @@ def test_stays_that_ended_long_ago_and_people_without_a_stay_are_not_kept(tmp_pa
     store.put_facts([("v1.gone", "", 1, Person("male")), ("v1.here", "", 1, Person("male"))])
     assert store.stay("v1.gone", as_of_us=now) is None
     assert store.stay("v1.here", as_of_us=now) is not None
-    store.set_replay(Replay(start_us=now + 30 * MINUTE, wall_us=now, speed=1.0, end_us=now + 10**12))
+    store.set_replay(Replay(start_us=now + 61 * MINUTE, wall_us=now, speed=1.0, end_us=now + 10**12))
     store.prune()
     with sqlite3.connect(tmp_path / "care.db") as db:
         assert db.execute("SELECT count(*) FROM fact").fetchone() == (0,)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.services.serving import HOUR, STABLE, WardUnderTest
 from vitalake import clock
-from vitalake.care.facts import Admission, Decision, Fact, Placement, Pregnancy, least_age
+from vitalake.care.facts import Admission, Decision, Fact, Person, Placement, Pregnancy, least_age
 from vitalake.care.placing import placed
 from vitalake.care.values import ROW, restored_as, stored, widened
 from vitalake.vocabulary.pregnancy import says_pregnant
@@ -83,7 +83,9 @@ def test_the_bed_that_a_release_before_kept_of_a_forgotten_stay_goes(ward: WardU
     assert ward.store.everybody() == []
 
 
-def test_a_stay_that_ended_long_ago_brings_no_bed_and_ends_what_is_there(ward: WardUnderTest) -> None:
+def test_a_stay_that_ended_long_ago_brings_no_bed_and_ends_what_is_there(
+    ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Back-filled, it put the discharged in their beds; told late, its end was left out, and the stay was open."""
     now, patient = clock.now_us(), ward.token("p-1")
     over = Admission(now - 200 * HOUR, now - 100 * HOUR, 50)
@@ -94,6 +96,60 @@ def test_a_stay_that_ended_long_ago_brings_no_bed_and_ends_what_is_there(ward: W
     ward.store.put_facts([(patient, "E", 2, over)])
     found = ward.store.stay(patient, as_of_us=now)
     assert found is not None and found.discharged_us == now - 100 * HOUR
+    monkeypatch.setattr(clock, "now_us", lambda: now + 55 * HOUR)
+    ward.store.prune()
+    assert ward.store.everybody() == []
+
+
+@pytest.mark.parametrize("hours", [20, 60])
+def test_a_discharge_with_a_wrong_time_that_is_corrected_takes_nothing_with_it(
+    ward: WardUnderTest, hours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A minute after a typing error the stay was deleted with its decisions: a pregnant patient got an adult score."""
+    now, patient = clock.now_us(), ward.token("p-1")
+    begun = now - 100 * HOUR
+    _put(ward, patient, "E", Admission(begun, None, 31))
+    _put(ward, patient, "stay/E", Placement("E", begun, None, BED, "active"))
+    _put(ward, patient, "", Person("female"))
+    _put(ward, patient, "E", Pregnancy("E", begun))
+    for at, encounter, kind in ((begun, "E", "pregnancy"), (begun + 1, "", "spo2-scale-2")):
+        reason = "test-or-scan" if kind == "pregnancy" else "blood-gas-now"
+        _put(ward, patient, kind, Decision(kind, True, encounter, "somebody", at, reason))  # type: ignore[arg-type]
+    ward.store.put_facts([(patient, "E", 2, Admission(begun, now - hours * HOUR, 31))])
+    monkeypatch.setattr(clock, "now_us", lambda: now + HOUR // 60)
+    found = ward.store.stay(patient, as_of_us=now)
+    assert found is not None and found.discharged_us == now - hours * HOUR
+    ward.store.prune()
+    ward.store.put_facts([(patient, "E", 3, Admission(begun, None, 31))])
+    ward.store.prune()
+    found = ward.store.stay(patient, as_of_us=now)
+    assert found is not None
+    assert (found.discharged_us, found.bed, found.pregnant, found.sex) == (None, "12 A", True, "female")
+    assert {*ward.store.decisions(patient, encounter="E")} == {"pregnancy", "spo2-scale-2"}
+
+
+def test_an_end_before_the_beginning_of_a_stay_ends_nothing(ward: WardUnderTest) -> None:
+    """The wrong year of an end took a patient off the board who was there since yesterday."""
+    now, patient = clock.now_us(), ward.token("p-1")
+    _put(ward, patient, "E", Admission(now - 20 * HOUR, None, 31))
+    _put(ward, patient, "stay/E", Placement("E", now - 20 * HOUR, None, BED, "active"))
+    _put(ward, patient, "E", Admission(now - 20 * HOUR, now - 365 * 24 * HOUR, 31), version=2)
+    ward.store.prune()
+    found = ward.store.stay(patient, as_of_us=now)
+    assert found is not None
+    assert (found.discharged_us, found.bed) == (None, "12 A")
+    _put(ward, patient, "E", Admission(now - 20 * HOUR, now - HOUR, 31), version=3)
+    found = ward.store.stay(patient, as_of_us=now)
+    assert found is not None and found.discharged_us == now - HOUR
+
+
+def test_that_an_end_is_told_again_does_not_keep_a_stay(ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, patient = clock.now_us(), ward.token("p-1")
+    over = Admission(now - 20 * HOUR, now - HOUR, 31)
+    _put(ward, patient, "E", over)
+    monkeypatch.setattr(clock, "now_us", lambda: now + 50 * HOUR)
+    _put(ward, patient, "E", over, version=2)
+    monkeypatch.setattr(clock, "now_us", lambda: now + 55 * HOUR)
     ward.store.prune()
     assert ward.store.everybody() == []
 

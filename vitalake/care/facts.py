@@ -10,11 +10,24 @@ import msgspec
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """A stay, as the warehouse tells it."""
+    """A stay, as the warehouse tells it.
+
+    Attributes:
+        admitted_us, discharged_us: from when until when.
+        age_years: at its beginning.
+        told_us: since when the store knows that it is over, by the ward's time; 0: it is not, or an earlier release
+            stored it.
+    """
 
     admitted_us: int
     discharged_us: int | None
     age_years: float | None
+    told_us: int = 0
+
+    @property
+    def ended_us(self) -> int | None:
+        """When it ended; None: it is open, for an end before its beginning is a mistake."""
+        return None if self.discharged_us is None or self.discharged_us < self.admitted_us else self.discharged_us
 
 
 class Person(msgspec.Struct, frozen=True):
@@ -77,6 +90,7 @@ class Placement(msgspec.Struct, frozen=True):
         status: active, ended (from ``since_us`` on it is no longer so), entered-in-error (it never was).
         discharged: it ended with the stay: the patient lies in no bed of it any more. Of one that is active: no
             discharge that was told until then was one; it says no bed.
+        told_us: since when the store knows of a discharge, see Admission.
     """
 
     encounter: str
@@ -85,6 +99,7 @@ class Placement(msgspec.Struct, frozen=True):
     bed: str
     status: str
     discharged: bool = False
+    told_us: int = 0
 
 
 class Pregnancy(msgspec.Struct, frozen=True):
@@ -185,7 +200,14 @@ def least_age(born: str, at_us: int) -> int | None:
 def until(fact: Fact) -> int:
     """Return when a fact has ceased to hold, microseconds since 1970 UTC; FOR_EVER while it holds."""
     if isinstance(fact, Admission):
-        end = fact.discharged_us
+        end = fact.ended_us
     else:  # what ends a placement is kept as long as that: the store deletes them together
         end = fact.until_us if isinstance(fact, Movement) else None
     return FOR_EVER if end is None else end
+
+
+def ends_a_stay(fact: Fact) -> bool:
+    """Return whether a fact says that a stay is over."""
+    if isinstance(fact, Admission):
+        return fact.ended_us is not None
+    return isinstance(fact, Placement) and fact.discharged and fact.status == "ended"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from vitalake.care.facts import FOR_EVER, Admission, Placement
+from vitalake.care.facts import FOR_EVER, Admission, Placement, ends_a_stay
 from vitalake.care.placing import Placed, counting, discharges, held, placed
 
 
@@ -87,11 +87,7 @@ def _bounds(
 ) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
     """Return of each stay when it last began, last ended, and first began; whoever left a bed was in the stay then."""
     told = counting(placements, as_of_us=as_of_us)
-    begun = {
-        name: one
-        for name, one in admissions.items()
-        if one.admitted_us <= as_of_us or (one.discharged_us is not None and one.discharged_us <= as_of_us)
-    }
+    begun = {name: one for name, one in admissions.items() if one.admitted_us <= as_of_us}
     last, first, ends = dict[str, int](), dict[str, int](), discharges(told, as_of_us=as_of_us)
     moves = [one for one in told if not one.discharged]
     for one in told:
@@ -102,10 +98,10 @@ def _bounds(
         first[one.encounter] = min(one.since_us, first.get(one.encounter, one.since_us))
     for name, stay in begun.items():
         first[name] = stay.admitted_us
-        if stay.discharged_us is None or stay.discharged_us > as_of_us:
+        if stay.ended_us is None or stay.ended_us > as_of_us:
             last[name] = max(stay.admitted_us, last.get(name, -1))
         else:
-            ends[name] = max(stay.discharged_us, ends.get(name, -1))
+            ends[name] = max(stay.ended_us, ends.get(name, -1))
     return last, ends, first
 
 
@@ -115,6 +111,19 @@ def _also_ended(end: Placement, moves: Collection[Placement]) -> set[str]:
         return set()
     there = held(moves, as_of_us=end.since_us)
     return {one.encounter for one in there if one.bed == end.bed and "" in (one.encounter, end.encounter)}
+
+
+def lately_ended(
+    admissions: Mapping[str, Admission], placements: Iterable[Placement], *, since_us: int
+) -> frozenset[str]:
+    """Return the stays of which an end became known since a moment, whenever that was: it may yet be corrected."""
+    placements = list(placements)
+    told = {name for name, one in admissions.items() if ends_a_stay(one) and one.told_us >= since_us}
+    moves = [one for one in placements if not one.discharged]
+    for one in placements:
+        if ends_a_stay(one) and one.told_us >= since_us:
+            told |= {one.encounter} | _also_ended(one, moves)
+    return frozenset(told)
 
 
 def standing(
@@ -188,7 +197,7 @@ def forgotten_beds(
 
 
 def _is_ended(stay: Admission, as_of_us: int) -> bool:
-    return stay.admitted_us > as_of_us or (stay.discharged_us is not None and stay.discharged_us <= as_of_us)
+    return stay.admitted_us > as_of_us or (stay.ended_us is not None and stay.ended_us <= as_of_us)
 
 
 def same_stay(encounter: str, admissions: Mapping[str, Admission], placements: Iterable[Placement]) -> frozenset[str]:

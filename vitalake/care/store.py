@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -38,13 +38,14 @@ from vitalake.care.facts import (
     Person,
     Placement,
     Pregnancy,
+    ends_a_stay,
     least_age,
     merged,
     until,
 )
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
-from vitalake.care.stays import ended, forgotten_beds, is_of_stay, same_stay
+from vitalake.care.stays import ended, forgotten_beds, is_of_stay, lately_ended, same_stay
 from vitalake.care.stays import standing as stay_at
 from vitalake.care.values import ROW, Values, current, held_to, restored, stored
 from vitalake.sealing import Seals
@@ -89,6 +90,8 @@ REPAIR = (
     "Stop streams and the server, delete it with its -wal and -shm, then run 'vitalake lake rebuild care': its hours "
     "are filled again of the restricted zone."
 )
+
+_Kind = TypeVar("_Kind", bound=Admission | Placement | Person)
 
 _PUT_BLOCK = "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?, ?)"
 
@@ -444,7 +447,7 @@ class CareStore:
                     end,
                     self._sealer.seal(msgspec.json.encode(fact), context=_place(patient, KINDS[type(fact)], key)),
                 )
-                for patient, key, version, fact in self._with_known(self._without_past(facts, horizon))
+                for patient, key, version, fact in self._with_known(self._without_past(facts, horizon), now_us)
                 if (
                     (end := now_us if wait and self._waits(patient, fact) else until(fact)) >= horizon
                     or isinstance(fact, Admission)
@@ -489,28 +492,38 @@ class CareStore:
         beds: dict[str, Placement] = self._facts(patient, Placement)
         return encounter in self._facts(patient, Admission) or any(one.encounter == encounter for one in beds.values())
 
-    def _with_known(self, facts: Iterable[tuple[str, str, int, Fact]]) -> Iterator[tuple[str, str, int, Fact]]:
-        """Yield facts, each Person with what was said before of the same key: what is left out erases nothing."""
+    def _with_known(
+        self, facts: Iterable[tuple[str, str, int, Fact]], now_us: int
+    ) -> Iterator[tuple[str, str, int, Fact]]:
+        """Yield facts, each Person with what was said before of the same key: what is left out erases nothing.
+
+        What says that a stay is over says since when that is known.
+        """
         known: dict[tuple[str, str], tuple[int, Person]] = {}
         for patient, key, version, fact in facts:
+            if isinstance(fact, Admission | Placement) and ends_a_stay(fact):
+                told = self._fact_of(patient, key, type(fact))
+                told_us = told[1].told_us if told and ends_a_stay(told[1]) else now_us
+                yield patient, key, version, msgspec.structs.replace(fact, told_us=told_us)
+                continue
             if not isinstance(fact, Person):
                 yield patient, key, version, fact
                 continue
-            before = known.get((patient, key)) or self._person_of(patient, key)
+            before = known.get((patient, key)) or self._fact_of(patient, key, Person)
             if before is not None:
                 fact = merged([before, (version, fact)] if version >= before[0] else [(version, fact), before])
                 version = max(version, before[0])
             known[patient, key] = (version, fact)
             yield patient, key, version, fact
 
-    def _person_of(self, patient: str, key: str) -> tuple[int, Person] | None:
+    def _fact_of(self, patient: str, key: str, kind: type[_Kind]) -> tuple[int, _Kind] | None:
         row = self._db.execute(
-            "SELECT version, sealed FROM fact WHERE (patient, kind, key) = (?, ?, ?)", (patient, KINDS[Person], key)
+            "SELECT version, sealed FROM fact WHERE (patient, kind, key) = (?, ?, ?)", (patient, KINDS[kind], key)
         ).fetchone()
         if row is None:
             return None
-        plain = self._sealer.open(row[1], context=_place(patient, KINDS[Person], key))
-        return row[0], msgspec.json.decode(plain, type=Person)
+        plain = self._sealer.open(row[1], context=_place(patient, KINDS[kind], key))
+        return row[0], msgspec.json.decode(plain, type=kind)
 
     def has(self, patient: str) -> bool:
         """Return whether a patient is on the ward, or anything was measured of them."""
@@ -662,6 +675,7 @@ class CareStore:
     def _prune_stays(self, horizon: int) -> None:
         """Forget stays that were over before the horizon, each with its beds and with what was said for it.
 
+        It has been known as long, too: who types a discharge may err in its time, or in the patient, and correct it.
         One that was at the same time as the stay that is open now is kept as long as that: it is another name of it.
         Of a stay whose end nobody told the beds are forgotten when nobody has lain in one since the horizon.
         """
@@ -680,20 +694,31 @@ class CareStore:
         standing = stay_at(admissions, beds, as_of_us=now_us)
         open_ = standing.encounter if standing is not None and standing.ended_us is None else None
         kept = frozenset[str]() if open_ is None else same_stay(open_, admissions, beds)
+        lately = lately_ended(admissions, beds, since_us=horizon)
         over = {n: end for n, end in ended(admissions, beds, as_of_us=now_us).items() if end < horizon}
-        over = {name: end for name, end in over.items() if name not in kept}
-        others = kept - {open_ or ""}
+        over = {name: end for name, end in over.items() if name not in kept | lately}
+        others = (kept - {open_ or ""}) | lately
         beds_gone = forgotten_beds(admissions, placements, over, horizon, kept=others, as_of_us=now_us)
         gone = over.keys() | {placements[key].encounter for key in beds_gone}
         if gone:
-            self._lapse(patient, gone, over, open_)
+            self._lapse(patient, gone, over, open_, lately)
         self._delete_facts(patient, Admission, [name for name in admissions if name in over])
         self._delete_facts(patient, Placement, beds_gone)
 
-    def _lapse(self, patient: str, gone: Collection[str], over: Mapping[str, int], open_: str | None) -> None:
-        """Forget what was said for stays that are over, while it is known that they were."""
+    def _lapse(
+        self,
+        patient: str,
+        gone: Collection[str],
+        over: Mapping[str, int],
+        open_: str | None,
+        lately: Collection[str],
+    ) -> None:
+        """Forget what was said for stays that are over, while it is known that they were.
+
+        What was said without a stay is kept beside an end that may yet be corrected.
+        """
         decisions: dict[str, Decision] = self._facts(patient, Decision)
-        said = {kind: one for kind, one in decisions.items() if one.encounter in gone or not one.encounter}
+        said = {k: one for k, one in decisions.items() if one.encounter in gone or not (one.encounter or lately)}
         if open_ is None:
             last_us = max(over.values(), default=-1)
             lapsed = {
