@@ -32,7 +32,7 @@ from pipelines.decoding.refused import Refused, Unread, joined, refused_of_confo
 from pipelines.decoding.result import Reject
 from pipelines.decoding.unread import about
 from pipelines.lookback import LookBack
-from pipelines.poll import DecodedPoll, Outcome
+from pipelines.poll import DecodedPoll, Outcome, Poll
 from vitalake import clock
 from vitalake.keys import KeyRing, load_keys
 from vitalake.keyservice import KeyRevoked
@@ -299,7 +299,10 @@ class Steps:
         unread -= set() if refused is None else set(refused.message.tolist())
         here = set(pc.unique(outcome.rows["patient_id"].cast(pa.string())).to_pylist()) if unread else set()
         told = [one for i in sorted(unread) for one in self._unread(outcome, i, here)]
-        refused = self._without_others(with_unread(refused, told, outcome.poll.broker_ms), outcome)
+        if refused is not None:
+            refused, named = self._without_others(refused, outcome)
+            told += named
+        refused = with_unread(refused, told, outcome.poll.broker_ms)
         if refused is not None and refused.rows["patient_id"].null_count:
             assert self.attributor is not None
             refused = with_patients(refused, self.attributor.whose(refused.rows))
@@ -315,22 +318,30 @@ class Steps:
         codes: dict[str, int | None] = dict(found.codes) | ({"": None} if found.unnamed else {})
         if not codes:
             return
-        place = f"{poll.parts[poll.part[message]]} {poll.offset[message]}"
         for patient, device in self._subjects_of(outcome, message, here):
-            for code, at_us in codes.items():
-                name = hashlib.blake2b(f"{place} {code}".encode(), digest_size=16).digest()
-                yield Unread(message, patient, device, code, at_us, name)
+            yield from _each(poll, message, patient, device, codes)
 
-    def _without_others(self, refused: Refused | None, outcome: Outcome) -> Refused | None:
-        """Return the rows without those of a code that is not known and can be no vital sign's; None: none is left."""
-        if refused is None:
-            return None
-        known = [text in self._codes for text in refused.rows["code"].to_pylist()]
-        unknown = np.unique(refused.message[~np.array(known, np.bool_)]).tolist()
-        values, name = outcome.poll.values, outcome.poll.format
-        others = [i for i in unknown if not about(values[i] or b"", name, self._naming).unnamed]
-        left = refused.where(np.array(known, np.bool_) | ~np.isin(refused.message, others))
-        return left if len(left.message) else None
+    def _without_others(self, refused: Refused, outcome: Outcome) -> tuple[Refused | None, list[Unread]]:
+        """Return the rows without those of a code that is not known and can be no vital sign's; None: none is left.
+
+        A message may name a code all the same, under a system that is missing or wrong: such are returned beside, of
+        whom the rows without a known code are, as of a message that was not decoded.
+        """
+        codes, poll = refused.rows["code"].to_pylist(), outcome.poll
+        known = np.array([text in self._codes for text in codes], np.bool_)
+        others, named = list[int](), list[Unread]()
+        for i in np.unique(refused.message[~known]).tolist():
+            found = about(poll.values[i] or b"", poll.format, self._naming)
+            others += [] if found.unnamed else [i]
+            mine = refused.message == i
+            read = {codes[row] for row in np.flatnonzero(mine & known)}
+            left = {code: at_us for code, at_us in found.codes.items() if code not in read}
+            whose = refused.where(mine & ~known).rows
+            pairs = zip(whose["patient_id"].to_pylist(), whose["device_id"].to_pylist(), strict=True)
+            for patient, device in dict.fromkeys(pairs) if left else ():
+                named += _each(poll, i, patient, None if patient else device, left)
+        kept = refused.where(known | ~np.isin(refused.message, others))
+        return kept if len(kept.message) else None, named
 
     def _remember_nobodys(self, refused: Refused, outcome: Outcome) -> None:
         """Remember what is of devices that are nobody's yet: who turns out to be there is told of it, see Refused.
@@ -428,6 +439,16 @@ class Steps:
             "source_position": pa.array(poll.offset[outcome.message]),
         }
         return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def _each(
+    poll: Poll, message: int, patient: str | None, device: str | None, codes: Mapping[str, int | None]
+) -> Iterator[Unread]:
+    """Yield that a message names these codes of a patient or device."""
+    place = f"{poll.parts[poll.part[message]]} {poll.offset[message]}"
+    for code, at_us in codes.items():
+        name = hashlib.blake2b(f"{place} {code}".encode(), digest_size=16).digest()
+        yield Unread(message, patient, device, code, at_us, name)
 
 
 def _keep(outcome: Outcome, rows: pa.RecordBatch, kept: npt.NDArray[np.bool_] | None) -> pa.RecordBatch:

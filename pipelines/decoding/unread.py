@@ -214,8 +214,11 @@ def _results(payload: bytes, profile: Profile | None) -> Iterator[About]:
             code = composer.code(segment.raw(3), segment.dialect)
         if code is None:  # the profile ignores it
             continue
-        if code in load_vocabulary().codes:
-            yield About({code: _hl7_time(segment, order, profile)}, unnamed=False)
+        vocabulary = load_vocabulary().codes.keys()
+        others = {one for one, _, _ in composer.codings(segment.raw(3), segment.dialect)}
+        # What stands under a system that is missing or wrong is no code, but says what was measured.
+        if known := vocabulary & {code} or vocabulary & others:
+            yield About(dict.fromkeys(known, _hl7_time(segment, order, profile)), unnamed=False)
             continue
         unit = None
         with suppress(Refused):

@@ -27,7 +27,7 @@ from pipelines.steps import Steps
 from tests.attribution import Ward as Bedside
 from tests.attribution import hl7_time
 from tests.decoding import decoder_of
-from tests.fhir import message
+from tests.fhir import message, observation
 from tests.hl7 import MSH, PID, adt, obx, oru
 from tests.hostile_flat import flat, readings
 from vitalake import clock
@@ -355,6 +355,56 @@ def test_what_makes_no_row_ends_its_part_and_another_vital_sign_does_not_wipe_th
     assert refused is not None and refused[0] == 1
     _run(steps, [message(22, **_coded("59408-5", 97.0, "%", effectiveDateTime=clock.now().isoformat()))], first=22)
     assert _marks(home, token) is None, "the saturation was measured again"
+
+
+def _elsewhere(code: str, system: str | None) -> dict[str, Any]:
+    return {"coding": [{"code": code} | ({} if system is None else {"system": system})]}
+
+
+@pytest.mark.parametrize(
+    ("shape", "system"),
+    [
+        *(("alone", wrong) for wrong in (None, "", "http://loinc.org/", "http://loinc.org|2.74", "urn:own")),
+        *((shape, None) for shape in ("behind another", "component", "bundle")),
+    ],
+)
+def test_a_code_under_a_wrong_system_ends_its_part(home: Path, shape: str, system: str | None) -> None:
+    """It was read as a code of which is known that it is no unknown vital sign, and left no mark: 98 % stayed."""
+    steps = _steps(home)
+    known = [("8867-4", 75.0, "/min"), ("59408-5", 98.0, "%")]
+    before: list[bytes | None] = [message(i, **_coded(*of, effectiveDateTime=_at(30))) for i, of in enumerate(known)]
+    token = _run(steps, before).rows["patient_id"][0].as_py()
+    told = _coded("59408-5", 70.0, "%", effectiveDateTime=_at(20)) | {"code": _elsewhere("59408-5", system)}
+    if shape == "behind another":
+        told["code"]["coding"].insert(0, {"system": "urn:hospital", "code": "S"})
+    if shape == "component":
+        panel = {"code": {"coding": [{"system": "http://loinc.org", "code": "85353-1"}]}, "valueQuantity": None}
+        parts = [{name: told[name] for name in ("code", "valueQuantity")}, _coded("8867-4", 75.0, "/min")]
+        told |= panel | {"component": parts}
+    bad = observation(7, **told)
+    if shape == "bundle":
+        other = observation(8, **_coded("8867-4", 75.0, "/min", effectiveDateTime=_at(20)))
+        bad = {"resourceType": "Bundle", "entry": [{"resource": bad}, {"resource": other}]}
+    refused = _run(steps, [json.dumps(bad).encode()], first=2)
+    assert [reject.reason for reject in refused.rejects] == [Reason.UNKNOWN_CODE]
+    _run(steps, [message(9, **_coded("8867-4", 75.0, "/min", effectiveDateTime=_at(10)))], first=3)
+    chart = _charted(home, token)
+    score = chart.record.news2
+    assert (score.parts["oxygen_saturation"], score.ended["oxygen_saturation"].kind) == (None, "none")
+    assert score.parts["pulse"] == 0, "what was measured since counts"
+    assert chart.refused is not None
+    assert chart.refused[0] == 1
+    _run(steps, [message(10, **_coded("59408-5", 97.0, "%", effectiveDateTime=_at(5)))], first=4)
+    assert _charted(home, token).refused is None
+
+
+def test_a_laboratorys_code_under_a_wrong_system_marks_nobody(home: Path) -> None:
+    steps = _steps(home)
+    token = _run(steps, [message(1, effectiveDateTime=_at(30), value=72.0)]).rows["patient_id"][0].as_py()
+    lab = _coded("2823-3", 4.0, "mmol/L", effectiveDateTime=_at(20)) | {"code": _elsewhere("2823-3", None)}
+    assert _run(steps, [message(2, **lab)], first=1).rejects
+    chart = _charted(home, token)
+    assert (chart.refused, chart.record.news2.parts["pulse"]) == (None, 0)
 
 
 def test_a_period_is_read_as_of_its_end(home: Path) -> None:

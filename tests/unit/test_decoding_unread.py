@@ -109,6 +109,8 @@ def _hl7(*results: str, kind: str = "ORU^R01") -> bytes:
         ("OBX|1|ST|own^S^99X||82|%^^UCUM|||||F", {}, True),
         ("OBX|1|NM|own^S^99X||7|mmol/L^^UCUM|||||F", {}, False),
         ("OBX|1|ST|own^S^99X||never||||||F", {}, False),
+        ("OBX|1|NM|59408-5^S||70|%^^UCUM|||||F", {"59408-5": AT_US}, False),
+        ("OBX|1|NM|own^S^99X^59408-5^S^99LNC||70|||||F", {"59408-5": AT_US}, False),
         ("OBX|1|CWE|own^S^99X||1^never||||||F", {}, False),
         ("OBX|1|NM|||7|%^^UCUM|||||F", {}, True),
     ],
