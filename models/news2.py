@@ -422,14 +422,17 @@ def _with_coma_total(told: History) -> History:
 
     Where they were not measured together, or one could not be, such as what the intubated say, the score is at most
     what those sum to that are newer than the total, and the best of each other: as soon as one of them is not its best.
+    Of the intubated the panel says why there is no total: that is none, and does not end what the parts say. Of two
+    readings of one part at one time the worse counts.
     """
     if not np.isin(told.code, _COMA_PARTS).any():
         return told
     finite = np.isfinite(told.value)
     rows = [np.flatnonzero((told.code == number) & finite) for number in _COMA_PARTS]
-    last = np.array([mine[np.argmax(told.effective_us[mine])] if len(mine) else -1 for mine in rows])
+    worst = [mine[np.lexsort((-told.value[mine], told.effective_us[mine]))] for mine in rows]
+    last = np.array([mine[-1] if len(mine) else -1 for mine in worst])
     at_us = np.where(last >= 0, told.effective_us[last], -1)
-    total_us = told.effective_us[told.code == _COMA_TOTAL].max(initial=-1)
+    total_us = told.effective_us[(told.code == _COMA_TOTAL) & finite].max(initial=-1)
     if at_us.max() <= total_us:
         return told
     if at_us.min() >= 0 and np.ptp(at_us) < TOGETHER_US:
@@ -442,10 +445,15 @@ def _with_coma_total(told: History) -> History:
 
 
 def _with_row(told: History, of: npt.NDArray[np.intp], total: float, *, comparator: str) -> History:
-    """Return values with a coma score of when the last of some rows was measured, that is known when they all are."""
+    """Return values with a coma score of when the last of some rows was measured, that is known when they all are.
+
+    One that is not the best stays also where the sender has said since that there is no total.
+    """
     at_us = told.effective_us[of].max()
     order = np.argsort(np.append(told.effective_us, at_us), kind="stable")
     signs = np.zeros(len(told), np.uint8) if told.comparator is None else told.comparator
+    absent = np.append((told.code == _COMA_TOTAL) & np.isnan(told.value) & (signs != CAME), False)  # noqa: FBT003
+    order = order[~absent[order]] if total < _COMA_BEST.sum() else order
     return History(
         np.append(told.code, np.uint32(_COMA_TOTAL))[order],
         np.append(told.value, total)[order],

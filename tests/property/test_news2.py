@@ -454,6 +454,37 @@ def test_one_part_of_a_coma_score_that_is_not_its_best_says_what_the_whole_is_at
     assert reading_text("consciousness", score.latest["consciousness"]) == f"at most {most}"
 
 
+@pytest.mark.parametrize(
+    ("parts", "before", "most"),
+    [
+        ([("9267-6", 2, 0), ("9268-4", 4, 0), ("9270-0", np.nan, 0)], [], "at most 11"),
+        ([("9267-6", 2, 0), ("9268-4", 4, 0), ("9270-0", np.nan, 0)], [("9269-2", 15.0, 1.0)], "at most 11"),
+        ([("9267-6", 3, 20)], [], "at most 14"),
+        ([("9267-6", 3, 20), ("9268-4", 6, 0)], [], "at most 14"),
+        ([("9267-6", 3, 5), ("9268-4", 6, 5), ("9270-0", 5, 5)], [], "14"),
+        ([("9267-6", 4, 5), ("9268-4", 6, 5), ("9270-0", 5, 5)], [], None),  # all that was known was the best
+        ([("9267-6", 3, 90)], [("9269-2", 15.0, 1.0)], None),  # nothing is newer than the total that was
+    ],
+)
+def test_that_a_coma_score_has_no_total_does_not_end_what_its_parts_say(
+    parts: list[tuple[str, float, float]], before: list[tuple[str, float, float]], most: str | None
+) -> None:
+    """Of the intubated there is never a total; the panel says why, and eyes of 2 were nothing."""
+    score = _score(*before, ("9269-2", np.nan, 0.0), *((code, value, minutes / 60) for code, value, minutes in parts))
+    latest = score.latest.get("consciousness")
+    assert (latest and reading_text("consciousness", latest)) == most
+    assert score.parts["consciousness"] == (None if most is None else 3)
+    assert most is not None or score.ended["consciousness"].kind == "none"
+    words = _signed(("9267-6", 3, 1.0, 0), ("9269-2", np.nan, 0.5, CAME))
+    assert "consciousness" in words.ended, "what came and cannot be read may be worse"
+
+
+def test_of_two_readings_of_one_part_of_a_coma_score_the_worse_counts() -> None:
+    for eyes in ((4.0, 1.0), (1.0, 4.0)):
+        score = _score(*(("9267-6", one, 1.0) for one in eyes), ("9268-4", 6.0, 1.0), ("9270-0", 5.0, 1.0))
+        assert (score.latest["consciousness"].value, score.parts["consciousness"]) == (12, 3)
+
+
 def test_parts_of_a_coma_score_are_summed_where_they_are_newer_than_a_total() -> None:
     """Eyes, verbal and motor of 1 each left the total of 15 before them, and "low"."""
     deep = [(code, 1.0, 1.0) for code in COMA_PARTS]
