@@ -452,7 +452,7 @@ def _with_row(told: History, of: npt.NDArray[np.intp], total: float, *, comparat
     at_us = told.effective_us[of].max()
     order = np.argsort(np.append(told.effective_us, at_us), kind="stable")
     signs = np.zeros(len(told), np.uint8) if told.comparator is None else told.comparator
-    absent = np.append((told.code == _COMA_TOTAL) & np.isnan(told.value) & (signs != CAME), False)  # noqa: FBT003
+    absent = np.append((told.code == _COMA_TOTAL) & np.isnan(told.value) & (signs != CAME), False)
     order = order[~absent[order]] if total < _COMA_BEST.sum() else order
     return History(
         np.append(told.code, np.uint32(_COMA_TOTAL))[order],

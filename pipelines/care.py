@@ -200,7 +200,8 @@ class CareFeed:
         if outcome.late is not None:
             taken = taken.and_also(self._late(outcome.late, outcome.poll))
         ends = _ends(outcome, self._dataset.name)
-        self._write(lambda store: store.take(taken, writer=outcome.poll.share, ends=ends))
+        ours = outcome.poll.ours is not None and bool(outcome.poll.ours.all())
+        self._write(lambda store: store.take(taken, writer=outcome.poll.share, ends=ends, ours=ours))
 
     def _refused(self, refused: Refused, rejected: Sequence[int], poll: Poll) -> Values:
         """Return what ends the values that messages were about, and of rejected ones that they were, once each."""

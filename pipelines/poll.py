@@ -25,7 +25,8 @@ class Poll:
         part: int32 per message, index into ``parts``.
         offset: int64 per message.
         broker_ms: int64 per message, the broker's or producer's timestamp.
-        ours: which of these are our own clock's, because the broker's could not be; None: none. See arrival.
+        ours: which of these are our own clock's, because the broker's could not be, or is not known any more; None:
+            none. See arrival.
         origin: the same messages where they were read first, if they are taken from elsewhere now; None: from there.
     """
 

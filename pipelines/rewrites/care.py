@@ -139,7 +139,7 @@ def _outcome(rows: pa.Table, part: PartId, first: int) -> Outcome:
     count = rows.num_rows
     poll = Poll(
         _share(), "fhir", [None] * count, (part,), np.zeros(count, np.int32), np.arange(first, first + count),
-        rows["ingested_at"].cast(pa.int64()).fill_null(0).to_numpy() // 1000,
+        rows["ingested_at"].cast(pa.int64()).fill_null(0).to_numpy() // 1000, np.ones(count, np.bool_),
     )  # fmt: skip
     batches = rows.combine_chunks().to_batches()
     batch = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)

@@ -23,7 +23,7 @@ from vitalake.care.facts import Admission, Movement, Person
 from vitalake.care.records import code_number
 from vitalake.care.replay import Replay
 from vitalake.care.store import BLOCK_ROWS, CareStore
-from vitalake.care.values import ROW, Values, stage_of
+from vitalake.care.values import CLOCK_AHEAD, ROW, Values, stage_of
 from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
@@ -115,6 +115,18 @@ def test_two_writers_and_a_prune_between_lose_nothing(tmp_path: Path) -> None:
     other.prune()
     _take(one, _values(100, first=200, begin_us=begin, part="t/0"), writer="a")
     assert len(other.history("v1.p")) == 400
+
+
+def test_what_was_ahead_when_we_took_it_in_is_held_to_that_when_a_store_is_filled(tmp_path: Path) -> None:
+    """Taken in four hours ago, of a clock three hours ahead: a silent sensor looked alive an hour ago."""
+    now, store = clock.now_us(), _store(tmp_path)
+    for part, ours in (("t/0", True), ("t/1", False)):
+        values = _values(1, begin_us=now - 60 * MINUTE, part=part, patient=f"v1.{ours}")
+        values.rows["came_us"] = now - 240 * MINUTE
+        store.take(values, writer="rebuild/0of1", ends={part: 1}, ours=ours)
+    seen = [store.history(f"v1.{ours}").measured() for ours in (True, False)]
+    assert [set(one.effective_us.tolist()) for one in seen] == [{now - 240 * MINUTE}, {now - 60 * MINUTE}]
+    assert [one.code.tolist().count(CLOCK_AHEAD) for one in seen] == [1, 0], "a producer's clock may be behind"
 
 
 def _write_polls(folder: Path, begin: int) -> None:

@@ -243,6 +243,7 @@ class CareStore:
         *,
         writer: str,
         ends: Mapping[str, int],
+        ours: bool = False,
     ) -> int:
         """Store values of a poll that were not stored before; return how many.
 
@@ -250,6 +251,7 @@ class CareStore:
             values: the poll's; too old ones are left out.
             writer: whose blocks they go to; two lanes never write one block.
             ends: for each partition of the poll the position behind its last message.
+            ours: when the values came is by our own clock, and not by a broker's or a producer's.
 
         Raises:
             ServiceUnavailable: the store cannot be written; nothing of the poll is stored.
@@ -257,7 +259,7 @@ class CareStore:
         now_us = self.now_us()
         values = values.where(values.rows["effective_us"] >= now_us - self._hours_us)
         if self.replay() is None:
-            values = held_to(values, now_us)
+            values = held_to(values, now_us, ours=ours)
         if not len(values.rows):  # read again they are too old again
             return 0
         try:

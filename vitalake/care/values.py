@@ -130,19 +130,28 @@ class Values:
         )
 
 
-def held_to(values: Values, now_us: int) -> Values:
+def held_to(values: Values, now_us: int, *, ours: bool = False) -> Values:
     """Return values with none from the future: those that were so are of when they came, in the order they had.
 
     Else a device whose clock is ahead would show nothing until then, also no arrest, and the values before it would
     stay. They are not of when they are taken: after a pause of the lane a sensor that has long been silent would look
     alive. What was further ahead than AHEAD_US is told by a row of code CLOCK_AHEAD for each patient.
 
-    A value that is of now by our own clock is, whatever the broker says: its time may be a producer's, whose clock is
-    behind.
+    A value that is not ahead of our own clock is left as it is, whatever the broker says: its time may be a producer's,
+    whose clock is behind, and every value of a right clock would be put back by as much.
+
+    Args:
+        values: of a poll.
+        now_us: by our clock.
+        ours: when they came is by our clock, too: what was ahead of it then is held also when it is past by now.
     """
     told, came = values.rows["effective_us"], values.rows["came_us"]
-    came = np.where((came > 0) & (np.abs(told - now_us) > AHEAD_US), np.minimum(came, now_us), now_us)
-    ahead = (told > now_us) | (told > came + AHEAD_US)
+    came = np.where(came > 0, np.minimum(came, now_us), now_us)
+    ahead = told > now_us
+    if ours:
+        ahead |= told > came + AHEAD_US
+    else:
+        came = np.where(ahead & (told <= now_us + AHEAD_US), now_us, came)
     unknown = values.rows["available_us"] > now_us
     late = values.rows["came_us"] > now_us
     if not (ahead.any() or unknown.any() or late.any()):
@@ -154,7 +163,7 @@ def held_to(values: Values, now_us: int) -> Values:
     if not ahead.any():
         return held
     rows["effective_us"][ahead] = _in_order(came[ahead], told[ahead])
-    return held.and_also(_clocks_ahead(values, came))
+    return held.and_also(_clocks_ahead(values, came, ahead))
 
 
 def _in_order(came: npt.NDArray[np.int64], told: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -166,9 +175,9 @@ def _in_order(came: npt.NDArray[np.int64], told: npt.NDArray[np.int64]) -> npt.N
     return times
 
 
-def _clocks_ahead(values: Values, came: npt.NDArray[np.int64]) -> Values:
+def _clocks_ahead(values: Values, came: npt.NDArray[np.int64], held: npt.NDArray[np.bool_]) -> Values:
     """Return a row for each patient of whom something was further ahead than AHEAD_US when it came, as of the last."""
-    ahead = values.rows["effective_us"] > came + AHEAD_US
+    ahead = held & (values.rows["effective_us"] > came + AHEAD_US)
     whose, first = np.unique(values.patient[ahead], return_index=True)
     at = np.flatnonzero(ahead)[first]
     told = np.zeros(len(whose), ROW)
