@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from models.serving.zone import clock_second, clock_time
+from models.serving.zone import clock_second, clock_second_near, clock_time
 from vitalake.errors import ModelError, PrivacyError, ServiceUnavailable, VitaLakeError
 
 SILENT_SECONDS = 20.0
@@ -16,7 +16,8 @@ ENDED_SECONDS = 15.0
 """A lane that reads its rules again ends and begins within a second or two."""
 
 ENDED_TOLD_HOURS = 54.0
-"""A lane that has ended by itself is spoken of as long: the care store keeps none of its values after that."""
+"""A lane that has ended by itself, and is not expected, is spoken of as long: the care store keeps none of its values
+after that."""
 
 REFILL = "Fill it with what the lake has: vitalake lake rebuild care."
 
@@ -107,12 +108,15 @@ def missing_troubles(expected: Collection[str], lanes: Mapping[str, object], *, 
     ]
 
 
-def lane_troubles(lanes: Mapping[str, tuple[int, bool]], *, now_us: int) -> list[Trouble]:
+def lane_troubles(
+    lanes: Mapping[str, tuple[int, bool]], *, now_us: int, expected: Collection[str] = ()
+) -> list[Trouble]:
     """Return what is wrong with the streams that have written to the ward, a line for each job.
 
     Args:
         lanes: when each last said that it lives, and whether it ended by itself.
         now_us: by the wall clock.
+        expected: the jobs that bring the ward its rows: that one has ended is said until it begins again.
     """
     jobs: dict[str, list[tuple[int, bool]]] = {}
     for writer, last in lanes.items():
@@ -122,9 +126,15 @@ def lane_troubles(lanes: Mapping[str, tuple[int, bool]], *, now_us: int) -> list
         oldest_us, ended = min(shares)
         silent = (now_us - oldest_us) / 1e6
         if not ended and silent > SILENT_SECONDS:
-            text = f"The stream '{job}' has not reported since {clock_second(oldest_us)}: new values may be missing."
+            text = f"The stream '{job}' has not reported since {clock_second_near(oldest_us, now_us)}: new values may be missing."
             found.append(Trouble("stream-silent", text, failing=False))
-        elif all(over for _, over in shares) and ENDED_SECONDS < silent < ENDED_TOLD_HOURS * 3600:
-            text = f"The stream '{job}' ended at {clock_second(max(shares)[0])}: it brings no new values."
+        elif all(over for _, over in shares) and _is_told(silent, is_expected=job in expected):
+            at = clock_second_near(max(shares)[0], now_us)
+            text = f"The stream '{job}' ended at {at}: it brings no new values."
             found.append(Trouble("stream-ended", text, failing=False))
     return found
+
+
+def _is_told(ended_seconds: float, *, is_expected: bool) -> bool:
+    """Return whether it is said of a job that it ended so long ago."""
+    return ended_seconds > ENDED_SECONDS and (is_expected or ended_seconds < ENDED_TOLD_HOURS * 3600)

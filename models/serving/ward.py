@@ -197,9 +197,9 @@ class Ward:
     def troubles(self) -> list[Trouble]:
         """Return what is wrong beside the patients; to be asked once a second."""
         lanes = self._care.lanes()
-        found = lane_troubles(lanes, now_us=clock.now_us())
-        if self._care.replay() is None:  # of a replay there need be no streams
-            found += missing_troubles(self._expected(), lanes, made_us=self._care.made_us())
+        expected = self._expected() if self._care.replay() is None else set()  # of a replay there need be no streams
+        found = lane_troubles(lanes, now_us=clock.now_us(), expected=expected)
+        found += missing_troubles(expected, lanes, made_us=self._care.made_us())
         if self._replaced_us and not self._care.is_filled_since(self._replaced_us):
             found.append(replaced(self._replaced_us))
         elif lacking_us := self._care.lacking_us():

@@ -71,6 +71,11 @@ def clock_second(us: int) -> str:
     return f"{local(us):%H:%M:%S} {short_zone(us)}"
 
 
+def clock_second_near(us: int, now_us: int) -> str:
+    """Return the time of day to the second; the day and the minute where that is half a day from now or more."""
+    return clock_second(us) if abs(now_us - us) < _HALF_A_DAY_US else clock_time(us)
+
+
 def local_second(moment: datetime | str) -> str:
     """Return a moment with its date, to the second: ``2026-10-25 02:30:05 CEST``.
 

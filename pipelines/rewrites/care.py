@@ -62,14 +62,13 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
     try:
         with closing(open_care(settings, keys, vault=vault)) as care:
             had = care.decided()
+            care.drop(writer=_share())
         for dataset in [name for name in ORDER if name in there]:
             lake = open_restricted(settings, dataset)
             sealer = make_sealer(lake.dataset, vault, keys)
             feed = CareFeed(settings, lake.dataset, keys, vault)
             part = PartId(WRITER, uuid.uuid4().hex[:22], 0)
             try:
-                if dataset == ORDER[0]:
-                    feed.care.drop(writer=_share())
                 for rows in _batches(lake, feed.care.now_us() - int(settings.care.hours * 3_600_000_000)):
                     opened = sealer.open(rows)
                     feed.take(_outcome(opened, part, total))
@@ -77,14 +76,14 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
                     total += rows.num_rows
                     if counted:
                         counted(rows.num_rows)
-                current = keys.current("pseudonym").version
-                if dataset == ORDER[-1]:
-                    _tell_rejected(settings, part, total)
-                    feed.care.drop(patients=[p for p in feed.care.everybody() if not p.startswith(f"{current}.")])
-                    told = restore_decisions(settings, keys, feed.care, people, had)
-                    feed.care.note_filled(with_decisions=told)
             finally:
                 feed.close()
+        if ORDER[-1] in there:
+            _tell_rejected(settings, part, total)
+        current = keys.current("pseudonym").version
+        with closing(open_care(settings, keys, vault=vault)) as care:
+            care.drop(patients=[p for p in care.everybody() if not p.startswith(f"{current}.")])
+            care.note_filled(with_decisions=restore_decisions(settings, keys, care, people, had))
     finally:
         vault.close()
     return total

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -363,9 +365,14 @@ def test_rebuilt_care_store_has_the_values_of_its_hours(home: Path, settings: Se
     before = histories(settings)
     assert sum(map(len, before.values())) == 8
     settings.path(settings.care.path).unlink()
+    assert restricted_datasets(settings) == ["observation"], "what is filled again is dropped first, without beds too"
+    sizes = set()
     for _ in range(2):
         assert rebuild_care(settings) >= 8
         assert histories(settings) == before
+        with closing(sqlite3.connect(settings.path(settings.care.path))) as db:
+            sizes.add(db.execute("SELECT count(*), sum(length(sealed)) FROM block").fetchone())
+    assert len(sizes) == 1, "no row is stored twice"
 
 
 def test_a_rebuilt_care_store_knows_what_refused_messages_were_about(home: Path) -> None:

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.serving.health import lane_troubles, missing_troubles
+from models.serving.zone import clock_time
 from vitalake import clock
 from vitalake.care.facts import Admission, Movement, Person
 from vitalake.care.records import code_number
@@ -403,5 +404,7 @@ def test_of_a_lane_that_ended_by_itself_that_stays_known_and_a_dead_job_is_forgo
     lanes = store.lanes()
     assert [*lanes] == ["done/0of1"]
     assert lane_troubles(lanes, now_us=clock.now_us()) == []
+    (told,) = lane_troubles(lanes, now_us=clock.now_us(), expected={"done"})
+    assert (told.code, clock_time(now) in told.text) == ("stream-ended", True), "expected, it is missing for ever"
     assert missing_troubles({"done"}, lanes, made_us=now) == []
     assert [one.code for one in missing_troubles({"done", "dead"}, lanes, made_us=now)] == ["stream-silent"]
