@@ -331,7 +331,7 @@ class CareFeed:
         ]
         encounters = self._encounter_tokens(rows)
         beds = [
-            _bed_of(encounter, place, stay.ended_us)
+            _bed_of(encounter, place, stay)
             for encounter, place, stay in zip(encounters, _values_of(rows, PLACE_TOLD), facts, strict=True)
         ]
         self._put(rows, encounters, facts, beside=[(bed_key(bed.encounter), bed) if bed else None for bed in beds])
@@ -500,12 +500,13 @@ def store_sealer(
     return StoreSealer(owned or cast(Vault, vault), name, keys.current("care"), owned=owned is not None)
 
 
-def _bed_of(encounter: str, told: str | None, ended_us: int | None) -> Placement | None:
+def _bed_of(encounter: str, told: str | None, stay: Admission) -> Placement | None:
     """Return the bed that a stay's own record tells of, or that it has left all; begun by the end of the stay."""
     if told is None:
         return None
     since, _, bed = told.partition(" ")
-    since_us = int(since) if ended_us is None else min(int(since), ended_us)
+    since_us = int(since) if bed else stay.admitted_us
+    since_us = since_us if stay.ended_us is None else min(since_us, stay.ended_us)
     return Placement(encounter, since_us, None, bed, "active" if bed else "ended")
 
 

@@ -126,7 +126,8 @@ def lane_troubles(
         oldest_us, ended = min(shares)
         silent = (now_us - oldest_us) / 1e6
         if not ended and silent > SILENT_SECONDS:
-            text = f"The stream '{job}' has not reported since {clock_second_near(oldest_us, now_us)}: new values may be missing."
+            at = clock_second_near(oldest_us, now_us)
+            text = f"The stream '{job}' has not reported since {at}: new values may be missing."
             found.append(Trouble("stream-silent", text, failing=False))
         elif all(over for _, over in shares) and _is_told(silent, is_expected=job in expected):
             at = clock_second_near(max(shares)[0], now_us)

@@ -38,7 +38,7 @@ class _Location(msgspec.Struct, gc=False):
 
 
 LEFT = "0 "
-"""That the patient has left all places of the stay that are told of."""
+"""That the patient has left the beds and wards of the stay that are told of."""
 
 _LOCATIONS = msgspec.json.Decoder(list[_Location])
 
@@ -46,7 +46,8 @@ _LOCATIONS = msgspec.json.Decoder(list[_Location])
 def place_of(raw: Raw, admitted: datetime | None) -> str | None:
     """Return since when the patient lies where, as ``<microseconds> bed:<ward>/<room>/<bed>``; None: it is not told.
 
-    Who has left all places that are told of lies in none: LEFT.
+    Who has left a bed or a ward, and is in no other that is told of, lies in none: LEFT. Wherever they are now, a room
+    or a place that does not say its kind, it is not there.
 
     What cannot be read tells nothing: a stay is not refused for it.
 
@@ -67,7 +68,8 @@ def place_of(raw: Raw, admitted: datetime | None) -> str | None:
                 since = begun if begun and (since is None or begun > since) else since
     except (msgspec.MsgspecError, ValueError, Refused):
         return None
-    if entries and not any(said.values()) and all(_is_over(entry, now) for entry in entries):
+    named = [entry for entry in entries if _kind(entry) in ("wa", "bd")]
+    if any(_is_over(entry, now) for entry in named) and not any(_holds(entry, now) for entry in named):
         return LEFT
     if since is None or not (said["bd"] or said["wa"]):
         return None

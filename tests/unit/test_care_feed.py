@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -796,6 +797,38 @@ def test_a_stay_told_by_fhir_has_a_bed_and_a_transfer_another(home: Path) -> Non
         assert stay is not None
         found.append((stay.unit, stay.bed))
     assert found == [("", ""), ("4 West", "12/A"), ("4 West", "bed-7"), ("4 West", "bed-7"), ("", "")], "left all"
+
+
+_KINDS = "http://terminology.hl7.org/CodeSystem/location-physical-type"
+
+
+def _place(kind: str, name: str, status: str = "active") -> dict[str, Any]:
+    coded = {"physicalType": {"coding": [{"system": _KINDS, "code": kind}]}} if kind else {}
+    return {"location": {"display": name}, "status": status, **coded}
+
+
+@pytest.mark.parametrize(
+    ("then", "newest_first", "expected"),
+    [
+        ([], False, "12/A"), ([_place("ro", "OR 3")], False, ""), ([_place("", "OR 3")], False, ""),
+        ([_place("bd", "7", "planned")], False, ""), ([_place("wa", "4 West", "completed")], False, ""),
+        ([_place("bd", "7")], False, "7"), ([_place("wa", "5 East")], False, ""), ([_place("ro", "OR 3")], True, ""),
+    ],
+)  # fmt: skip
+def test_who_has_left_a_bed_does_not_keep_it_wherever_they_are_now(
+    home: Path, then: list[dict[str, Any]], newest_first: bool, expected: str
+) -> None:
+    """In the operating room, which is a room, they kept the bed, and whoever lay there next was the second."""
+    told = [[_place("bd", "12/A")], [_place("bd", "12/A", "completed" if then else "active"), *then]]
+    versions = [{"location": places, "meta": {"versionId": str(i)}} for i, places in enumerate(told, 1)]
+    for version in versions[::-1] if newest_first else versions:
+        resource = _stay_of() | version | {"period": {"start": _at(6_000)}}
+        token = _records(home, "encounter", resource).rows["patient_id"][0].as_py()
+        with closing(_store(home)) as store:
+            store.prune()
+            stay = store.stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    assert (stay.bed, stay.discharged_us) == (expected, None)
 
 
 @pytest.mark.parametrize("from_minutes", [None, -30.0])

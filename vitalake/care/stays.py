@@ -175,6 +175,8 @@ def forgotten_beds(
 ) -> set[str]:
     """Return the keys of placements that need not be kept.
 
+    What a stay's own record says of its bed is kept with the stay, also that it has none: an older version may come.
+
     Args:
         admissions: of the patient, by the stay's pseudonym.
         placements: of the patient, by their keys.
@@ -193,7 +195,7 @@ def forgotten_beds(
     recent |= kept | {one.encounter for one in held(rest.values(), as_of_us=as_of_us)}
     if recent and any(not one.encounter for one in rest.values()):  # what names no stay may be of any
         return gone
-    return gone | {key for key, one in rest.items() if one.encounter not in recent}
+    return gone | {key for key, one in rest.items() if one.encounter not in recent and key != bed_key(one.encounter)}
 
 
 def _is_ended(stay: Admission, as_of_us: int) -> bool:

@@ -426,8 +426,7 @@ class CareStore:
         """Store what the warehouse says of patients' stays; an older version never replaces a newer one.
 
         What ended before the hours that the store keeps is left out, a stay with its bed; but a stay of which anything
-        is there is ended. What says that there is no bed (a Placement that has ended, of none) takes the place of one
-        that is there, and is left out otherwise. A Person of whom no stay is known, and a Pregnancy, wait for one as
+        is there is ended. A Person of whom no stay is known, and a Pregnancy, wait for one as
         long as the store keeps values, or are left out.
 
         Args:
@@ -477,17 +476,12 @@ class CareStore:
             if isinstance(fact, Admission) and version >= latest.get((patient, key), (version, fact))[0]:
                 latest[patient, key] = version, fact
         past = {of for of, (_, stay) in latest.items() if until(stay) < horizon}
-        beds = set[tuple[str, str]]()
         for patient, key, version, fact in facts:
             if isinstance(fact, Admission):
                 left_out = (patient, key) in past and not self._is_there(patient, key)
-            elif isinstance(fact, Placement):
-                says = fact.bed or fact.discharged or (patient, key) in beds or key in self._facts(patient, Placement)
-                left_out = (patient, fact.encounter) in past or not says
             else:
-                left_out = False
+                left_out = isinstance(fact, Placement) and (patient, fact.encounter) in past
             if not left_out:
-                beds.add((patient, key))
                 yield patient, key, version, fact
 
     def _is_there(self, patient: str, encounter: str) -> bool:
