@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -41,7 +41,7 @@ from vitalake.care.vitals import vital_numbers
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import KeyRing
 from vitalake.lake.dataset import Dataset
-from vitalake.lake.spans import PartId
+from vitalake.lake.spans import PartId, Span
 from vitalake.settings import Settings
 from vitalake.statuses import TAKEN_BACK, WITHOUT_RESULT
 from vitalake.vault import Identity, Vault
@@ -116,18 +116,31 @@ class CareFeed:
         if told and self._taker is not None:
             self._taker(outcome)
 
-    def look_whether_new(self, decided_us: int) -> None:
-        """Say in the log and on the ward that the care store was made in the place of one that is gone.
+    def look_whether_lacking(self, spans: Iterable[Span]) -> None:
+        """Say in the log and on the ward that the care store lacks what the lake has: it is new, or an older copy.
+
+        Every poll's rows are stored there before they are decided.
 
         Args:
-            decided_us: when rows of the lane were last decided, microseconds since 1970 UTC; 0: never.
+            spans: of the lane's partitions, those of the hours that the store keeps at least.
         """
-        if self._taker is None or clock.now_us() - decided_us > self._settings.care.hours * 3_600e6:
+        since = clock.now_us() - int(self._settings.care.hours * 3_600e6)
+        recent = [span for span in spans if span.decided_us >= since]
+        if self._taker is None or not recent:
             return
-        if self.care.is_new():
+        published = [
+            (part.id.app_id(self._dataset.name), part.first, span.decided_us)
+            for span in recent
+            if span.kind == "stream"
+            for part in span.parts
+            if part.counts.published
+        ]
+        is_new = self.care.is_new()
+        if is_new or self.care.lacks(published):
             self.care.note_lacking()
+            which = "new" if is_new else "an older copy"
             _log.error(
-                "care store is new, and lacks what the lake has",
+                f"care store is {which}, and lacks what the lake has",
                 extra={"where": "settings.care.path", "remedy": "Fill it: vitalake lake rebuild care."},
             )
 

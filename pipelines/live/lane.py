@@ -119,7 +119,8 @@ class Lane:
         )
         self._remember(recent, set(parts))
         if self.steps.feed is not None:
-            self.steps.feed.look_whether_new(max((span.decided_us for span in recent), default=0))
+            kept = clock.now_us() - int(self.settings.care.hours * 3_600e6)
+            self.steps.feed.look_whether_lacking(spans.recent(parts, dataset=self.lake.dataset.name, since_us=kept))
             if self.steps.attributor is not None:
                 self.steps.feed.rewind(positions)
         self.writer = SpanWriter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from contextlib import closing
 from datetime import date
@@ -151,11 +152,37 @@ def test_a_care_store_that_is_gone_when_a_stream_begins_is_told_and_lacks_what_c
     with closing(open_care(settings, load_keys(settings.path(settings.keys)))) as care:
         assert care.lacking_us() > 0
         assert [len(care.history(patient)) for patient in care.patients()] == [1]
-    assert "care store is new" not in lane.run()
+    assert "care store is" not in lane.run()
     assert rebuild_care(settings) == 5
     with closing(open_care(settings, load_keys(settings.path(settings.keys)))) as care:
         assert care.lacking_us() == 0
         assert [len(care.history(patient)) for patient in care.patients()] == [5]
+
+
+def test_an_older_copy_of_the_care_store_is_told_and_lacks_what_came_since(lane: LaneUnderTest) -> None:
+    """Put back while no stream runs, it showed patients as they had been, and nothing said so."""
+    now = clock.now()
+    lane.send([message(i, effectiveDateTime=now.isoformat()) for i in range(4)])
+    lane.run()
+    copy = lane.home.parent / "copy"
+    copy.mkdir()
+    for file in lane.home.glob("care.db*"):
+        shutil.copy2(file, copy)
+    assert "care store is" not in lane.run()
+    lane.send([message(i, effectiveDateTime=now.isoformat()) for i in range(4, 7)])
+    assert "care store is" not in lane.run()
+    for file in lane.home.glob("care.db*"):
+        file.unlink()
+    for file in copy.iterdir():
+        shutil.copy2(file, lane.home)
+    assert "care store is an older copy, and lacks what the lake has" in lane.run()
+    settings = load_settings(lane.home)
+    with closing(open_care(settings, load_keys(settings.path(settings.keys)))) as care:
+        assert care.lacking_us() > 0
+    assert rebuild_care(settings) == 7
+    assert "care store is" not in lane.run()
+    with closing(open_care(settings, load_keys(settings.path(settings.keys)))) as care:
+        assert care.lacking_us() == 0
 
 
 def test_two_readers_on_the_same_partitions_publish_everything_once(lane: LaneUnderTest) -> None:

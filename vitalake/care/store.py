@@ -148,8 +148,18 @@ class CareStore:
         there = "SELECT 1 FROM taken UNION ALL SELECT 1 FROM fact UNION ALL SELECT 1 FROM lane LIMIT 1"
         return self._db.execute(there).fetchone() is None
 
+    def lacks(self, published: Iterable[tuple[str, int, int]]) -> bool:
+        """Return whether rows were published since it was made or filled that were never stored: it is an older copy.
+
+        Args:
+            published: the partition's name, where the stretch begins in which rows were published, and when that was
+                decided, microseconds since 1970 UTC.
+        """
+        taken, since = dict(self._db.execute("SELECT part, next FROM taken")), max(self.made_us(), self.filled_us())
+        return any(first >= taken.get(part, 0) and decided > since for part, first, decided in published)
+
     def note_lacking(self) -> None:
-        """Take note that the store was made when the lake had rows already: it lacks what came before."""
+        """Take note that the store is new, or older than the lake: it lacks what came before."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES ('lacking', ?)", (str(clock.now_us()),))
 
     def lacking_us(self) -> int:
