@@ -25,11 +25,14 @@ from pipelines.care import CareFeed
 from pipelines.dead_letters import DeadLetters
 from pipelines.decoding.conform import Conformer
 from pipelines.decoding.keyed import with_key
-from pipelines.decoding.naming import Naming, words_in
+from pipelines.decoding.named import Named
+from pipelines.decoding.naming import Naming
+from pipelines.decoding.plain_words import words_in
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import MERGED, Records
 from pipelines.decoding.refused import Refused, Unread, joined, refused_of_conformed, with_patients, with_unread
 from pipelines.decoding.result import Reject
+from pipelines.decoding.searched import to_search
 from pipelines.decoding.unread import about
 from pipelines.lookback import LookBack
 from pipelines.poll import DecodedPoll, Outcome, Poll
@@ -382,15 +385,16 @@ class Steps:
         """
         assert self.feed is not None
         payload, name = outcome.poll.values[message] or b"", outcome.poll.format
-        named = self._naming.named_in(payload, name) or set()
-        if not named:
+        named = self._naming.whose(payload, name) or Named()
+        patients = [*self.feed.known(sorted(named.all - here)), *sorted(named.all & here)]
+        if not patients and not named.somebody:
             return [(None, device) for device in sorted(self._naming.devices_in(payload, name))]
-        return [(patient, None) for patient in (*self.feed.known(sorted(named - here)), *sorted(named & here))]
+        return [(patient, None) for patient in patients]
 
     def _leave_out_forgotten(self, outcome: Outcome) -> None:
         """Count rejected messages that name a patient who was forgotten as filtered: no dead letter is made of them.
 
-        Where nobody is named, each word of the text may be the id of somebody forgotten.
+        Where nobody else is named as decoders read it, each word of the text may be the id of somebody forgotten.
         """
         stones = self._forgotten() if outcome.rejects else set()
         if not stones:
@@ -398,9 +402,10 @@ class Steps:
         kept: list[Reject] = []
         for reject in outcome.rejects:
             payload = outcome.poll.values[reject.message] or b""
-            named = self._naming.named_in(payload, outcome.poll.format) or set()
-            words = set() if named else words_in(payload)
-            if stones.isdisjoint(map(self.vault.subject_of, named | words)):
+            named = self._naming.whose(payload, outcome.poll.format)
+            part = to_search(payload, named, lambda name: self.vault.knows([name])) if named else payload
+            words = words_in(part) if part else set()
+            if stones.isdisjoint(map(self.vault.subject_of, words | (named.all if named else set()))):
                 kept.append(reject)
                 continue
             gone = np.full(max(reject.rows, 1), reject.message, np.int32)

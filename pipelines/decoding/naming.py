@@ -7,7 +7,6 @@ it, and every patient is kept that it names anywhere, also where the decoder wou
 from __future__ import annotations
 
 import re
-from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -19,7 +18,9 @@ import msgspec
 from pipelines.decoding.elements import reference_of
 from pipelines.decoding.flat_columns import names
 from pipelines.decoding.hl7_profile import Hl7Profile, PatientNumber
+from pipelines.decoding.named import Named, is_somebody
 from pipelines.decoding.parsing import PARSE_ERRORS
+from pipelines.decoding.plain_words import from_base64
 from pipelines.decoding.profile import FlatProfile, Name, Profile, load_profile
 from pipelines.decoding.profile_paths import EACH, Step
 from pipelines.decoding.raw import Refused
@@ -45,13 +46,16 @@ _DEVICES = {"OBX": 18, "PRT": 10}
 _WHOSE = frozenset({"subject", "patient", "individual", "beneficiary", "for", "other", "target", "who"})
 """FHIR's elements in which a logical identifier without a type is a patient's."""
 
-_KEYS = re.compile(r"patient|subject|person|mrn|(?<![a-z])pid(?![a-z])", re.IGNORECASE)
+KEYS = re.compile(r"patient|subject|person|mrn|(?<![a-z])pid(?![a-z])", re.IGNORECASE)
 """Names of keys that hold a patient's number, in JSON of which nothing else is known."""
 
-_NO_NUMBERS = re.compile(
+NO_NUMBERS = re.compile(
     r"name|birth|dob|sex|gender|(?<![a-z])age(?![a-z])|address|phone|mail|unit|class", re.IGNORECASE
 )
 """Names of keys in which something else of a patient stands."""
+
+_ROWS = "sql"
+"""The format of a warehouse's rows."""
 
 _INSIDE = ("id", "value", "identifier", "number")
 _LITERAL = re.compile(r"""(?:https?://[^\s"']+/)?\bPatient/[^\s/?#"']+""")
@@ -65,14 +69,6 @@ _MARKS = r"^~\&"
 _BLANKS = b" \t\r\n\x0b\x1c\xef\xbb\xbf"
 _LOOSE = re.compile(r"(?:/?(?:patient|person)(?:/|\?(?:_?id|identifier)=)|#)?([\w.-]+)", re.IGNORECASE)
 """A patient's reference that is written wrongly: another case, no type, a fragment, a search."""
-
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
-_WORD = re.compile(r"(?<![0-9A-Za-z])(?<![0-9][.:])[0-9A-Za-z]+(?![0-9A-Za-z])(?![.:][0-9])")
-"""Not the part of a number before or behind its point, nor of a time."""
-
-_WORDS = re.compile(r"[0-9A-Za-z]+(?:[-._][0-9A-Za-z]+)+")
-SHORTEST = 5
-"""Letters of an identifier that is looked for in plain text: a shorter one is too often something else."""
 
 
 class Naming:
@@ -98,14 +94,20 @@ class Naming:
         Returns:
             The ids, none where it names nobody; None for what cannot be taken apart, of which nothing can be told.
         """
+        found = self.whose(payload, format_name)
+        return None if found is None else found.all
+
+    def whose(self, payload: bytes, format_name: str = "") -> Named | None:
+        """Return the same, with whether they stand where decoders read patients; see named_in."""
         message = opened(payload)
         profile = self.profile_of(format_name)
         if isinstance(message, bytes):
-            return _of_hl7(message, profile) if _HEADER.search(message) else None
-        found = _of_json(message, profile.patient if isinstance(profile, FlatProfile) else None)
+            proper = _of_hl7(message, profile) if _HEADER.search(message) else None
+            return None if proper is None else Named(proper)
+        found = _of_json(message, _told(message, format_name, profile))
         for _, value in places(message):
-            if isinstance(value, str) and (inner := _in_envelope(value)) is not None:
-                found |= self.named_in(inner, format_name) or set()
+            if isinstance(value, str) and (inner := in_envelope(value)) is not None:
+                found |= self.whose(inner, format_name) or Named()
         return found
 
     def stays_in(self, payload: bytes, format_name: str = "") -> set[str]:
@@ -146,53 +148,38 @@ class Naming:
             return None
 
 
-def words_in(payload: bytes) -> set[str]:
-    """Return every word of a message that is long enough to be somebody's identifier, as it is in plain_texts."""
-    texts = set(plain_texts(payload))
-    words = {word for text in texts for pattern in (_WORD, _WORDS) for word in pattern.findall(text)}
-    return {word for word in words if len(word) >= SHORTEST}
-
-
-def plain_texts(payload: bytes) -> Iterator[str]:
-    r"""Yield what a message that names nobody may say: as it is, and without JSON's and HL7's escapes and base64.
-
-    U+0000 is left out: so UTF-16 can be read, and nobody hides behind one.
-    """
-    yield from _plain_texts(payload)
-    for run in _BASE64.findall(_without_json_escapes(payload.decode("latin-1").replace("\0", ""))):
-        if (inner := _from_base64(run)) is not None:
-            yield from _plain_texts(inner)
-
-
-def _plain_texts(payload: bytes) -> Iterator[str]:
-    for charset in ("utf-8", "latin-1"):
-        text = payload.decode(charset, errors="replace").replace("\0", "")
-        for plain in (text, _without_json_escapes(text), _without_hl7_escapes(text)):
-            yield plain.replace("\0", "")
-
-
 # -- JSON --------------------------------------------------------------------------------------------------------
 
 
-def _of_json(document: Any, patient: Name | None) -> set[str]:
-    found: set[str] = set()
+def _told(document: Any, format_name: str, profile: Profile | None) -> set[str]:
+    """Return the patients that stand where a profile says, or in a row of a warehouse."""
+    if format_name.partition("/")[0] == _ROWS:
+        return {_text(value) for name, value in places(document) if name == "patient_id"} - {""}
+    if not isinstance(profile, FlatProfile) or profile.patient is None:
+        return set()
+    values = [_text(value) for value in values_at(document, profile.patient.path.steps)]
+    return {text for text in names(values, profile.patient).values if text}
+
+
+def _of_json(document: Any, told: set[str]) -> Named:
+    found = Named(set(told))
     fhir = False
     for name, value in places(document):
         if isinstance(value, str):
-            found |= _of_text(value, is_reference=name in ("reference", "fullUrl"))
+            is_reference = name in ("reference", "fullUrl")
+            proper = is_reference or name in _WHOSE
+            (found.proper if proper else found.guessed).update(_of_text(value, is_reference=is_reference))
         elif isinstance(value, dict):
             fhir |= "resourceType" in value
             if value.get("resourceType") == "Patient":
-                found |= {_text(value.get("id"))}.union(*map(_numbers, _list(value.get("identifier"))))
+                (found.guessed if name == "contained" else found.proper).add(_text(value.get("id")))
+                found.proper.update(*map(_numbers, _list(value.get("identifier"))))
             elif value.get("type") == "Patient" or (name in _WHOSE and not isinstance(value.get("type"), str)):
-                found |= _numbers(value.get("identifier"))
-            if name in _WHOSE:
-                found |= _loosely(value.get("reference"))
-    told = values_at(document, patient.path.steps) if patient else []
-    if patient:
-        found |= {text for text in names([_text(value) for value in told], patient).values if text}
-    if not any(map(_text, told)) and not (fhir and found - {""}):
-        found |= _by_keys(document)
+                found.proper.update(_numbers(value.get("identifier")))
+            if name in _WHOSE and isinstance(loose := value.get("reference"), str):
+                (found.guessed if loose.startswith("#") else found.proper).update(_loosely(loose))
+    if not any(map(is_somebody, told | (found.proper if fhir else set()))):
+        found.guessed.update(_by_keys(document))
     return found - {""}
 
 
@@ -208,33 +195,20 @@ def _of_text(text: str, *, is_reference: bool) -> set[str]:
     return found
 
 
-def _loosely(reference: Any) -> set[str]:
+def _loosely(reference: str) -> set[str]:
     """Return the id in a reference to a patient that no decoder would take."""
-    if not isinstance(reference, str) or _of_text(reference, is_reference=True) - {""}:
+    if _of_text(reference, is_reference=True) - {""}:
         return set()
     found = _LOOSE.fullmatch(reference)
     return {found[1]} if found else set()
 
 
-def _in_envelope(text: str) -> bytes | None:
+def in_envelope(text: str) -> bytes | None:
     """Return the message that a text holds, as gateways and connectors put one into another; None: it holds none."""
-    for inner in (text.encode(errors="replace"), _from_base64(text.strip())):
+    for inner in (text.encode(errors="replace"), from_base64(text.strip())):
         if inner is not None and inner.lstrip()[:3].startswith((b"MSH", b"{", b"[")):
             return inner
     return None
-
-
-def _from_base64(text: str) -> bytes | None:
-    if not _BASE64.fullmatch(text):
-        return None
-    bare = text.rstrip("=").translate(_URL_SAFE)
-    try:
-        return b64decode(bare + "=" * (-len(bare) % 4))
-    except ValueError:
-        return None
-
-
-_URL_SAFE = str.maketrans("-_", "+/")
 
 
 def _numbers(identifier: Any) -> set[str]:
@@ -312,7 +286,7 @@ def _by_keys(document: Any) -> set[str]:
     """Return the numbers that stand under keys which by their names are a patient's, or just inside of those."""
     found: set[str] = set()
     for name, value in places(document):
-        if _KEYS.search(name) and not _NO_NUMBERS.search(name):
+        if KEYS.search(name) and not NO_NUMBERS.search(name):
             inner = [value.get(key) for key in _INSIDE] if isinstance(value, dict) else [value]
             found |= set(map(_text, inner))
     return found
@@ -345,7 +319,9 @@ def values_at(document: Any, steps: Sequence[Step]) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    """Return a text or whole number as decoders write it; anything else is no number of a patient."""
+    """Return a text or whole number as decoders write it, 7.0 as 7; anything else is no number of a patient."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
     return str(value).replace("\0", "")
@@ -465,20 +441,3 @@ def _decoded(line: bytes, charset: str) -> str:
         return line.decode(charset)
     except UnicodeDecodeError:
         return line.decode("latin-1")
-
-
-# -- text --------------------------------------------------------------------------------------------------------
-
-_JSON_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/]))')
-_HL7_ESCAPE = re.compile(r"\\(?:X((?:[0-9A-Fa-f]{2})+)|([FSTRE]))\\")
-_HL7_MARKS = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\"}
-
-
-def _without_json_escapes(text: str) -> str:
-    return _JSON_ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
-
-
-def _without_hl7_escapes(text: str) -> str:
-    return _HL7_ESCAPE.sub(
-        lambda found: bytes.fromhex(found[1]).decode(errors="replace") if found[1] else _HL7_MARKS[found[2]], text
-    )

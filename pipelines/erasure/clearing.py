@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.attribution.associations import TABLE as ASSOCIATIONS
 from pipelines.attribution.vacant import vacated
 from pipelines.care import open_care
-from pipelines.decoding.naming import words_in
+from pipelines.decoding.plain_words import words_in
 from pipelines.erasure.certificate import TableErased
 from pipelines.erasure.forgotten import Forgotten, advance
 from pipelines.erasure.letters import Search, erase_letters, places_of

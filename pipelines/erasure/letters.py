@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, reduce
+from operator import or_
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.dead_letters import open_message
-from pipelines.decoding.naming import SHORTEST, Naming, plain_texts
+from pipelines.decoding.named import Named, behind_system
+from pipelines.decoding.naming import Naming
+from pipelines.decoding.plain_words import NOT_AFTER, NOT_BEFORE, SHORTEST, plain_texts
+from pipelines.decoding.searched import to_search
 from pipelines.erasure.certificate import TableErased
 from pipelines.replay.letters import RESOLUTION, Places, by_source, topic_of
 from vitalake.errors import PrivacyError
@@ -33,20 +38,18 @@ _AFTER = r"""(?=["'/|^~&?#<\r\n,}\s]|$)"""
 """What stands around an identifier in JSON, a reference or HL7 v2. A number that is only somebody's value has a colon
 before it, and no name of a patient before that."""
 
-_NOT_BEFORE, _NOT_AFTER = r"(?<![0-9A-Za-z])(?<![0-9][.:])", r"(?![0-9A-Za-z])(?![.:][0-9])"
-"""What an identifier in plain text is not part of: a longer word, a number with a point, a time."""
-
 _ROWS = ("source", "source_position")
 
 
 class Search:
     """Finds the messages that name a patient.
 
-    What can be taken apart is asked whom it names; whoever that is, it is nobody else's. What cannot, or names nobody,
-    is searched for the text of the identifiers, and of what stands in them behind the system: there too much is rather
-    taken than too little, for nothing can be made of such a message any more. In what can be taken apart, identifiers
-    of less than five letters are not looked for so: they would take other patients' messages. What is left, and names
-    nobody whom the vault knows, is counted.
+    What can be taken apart is asked whom it names; where decoders read somebody else whom the vault knows, it is nobody
+    else's. What cannot, or names nobody so, is searched for the text of the identifiers, and of what stands in them
+    behind the system: there too much is rather taken than too little, for nothing can be made of such a message any
+    more. Where decoders read somebody who may be new only what is about patients is searched, see to_search. In what
+    can be taken apart, identifiers of less than five letters are not looked for so: they would take other patients'
+    messages. What is left, and names nobody whom the vault knows, is counted.
 
     Attributes:
         places: quarantine dataset → places of resolved messages that are the patient's, see places_of.
@@ -73,10 +76,11 @@ class Search:
             vault: knows whom messages name; None: whoever is named is taken for somebody.
         """
         self._wanted, self._stays = frozenset(filter(None, identifiers)), frozenset(filter(None, stays))
-        texts = sorted({part for text in self._wanted for part in (text, text.rpartition("|")[2]) if part})
+        self._numbers = frozenset(map(behind_system, self._wanted)) - {""}
+        texts = sorted(self._wanted | self._numbers)
         self._pattern = re.compile(f"{_BEFORE}{_any_of(texts)}{_AFTER}") if texts else None
         long = [text for text in texts if len(text) >= SHORTEST]
-        self._loose = re.compile(f"{_NOT_BEFORE}{_any_of(long)}{_NOT_AFTER}") if long else None
+        self._loose = re.compile(f"{NOT_BEFORE}{_any_of(long)}{NOT_AFTER}") if long else None
         self._keys, self._vault = keys, vault
         self._naming = Naming(settings)
         self._unreadable: set[bytes] = set()
@@ -106,16 +110,18 @@ class Search:
     def tells(self, payload: bytes, formats: Iterable[str] = ("",)) -> bool | None:
         """Return the same; None where it names nobody who is known, and nothing in it is the patient's."""
         formats = list(formats)
-        found = [self._naming.named_in(payload, name) for name in formats]
-        named = {name for names in found for name in names or ()}
-        if self.wants(named):
+        found = [self._naming.whose(payload, name) for name in formats]
+        named = reduce(or_, filter(None, found), Named())
+        if self.wants(named.all):
             return True
-        if None not in found and named:
-            return False if self._knows(named) else None
-        of_stay = self._stays and None not in found
+        whole = None not in found
+        part = to_search(payload, named, self._knows, self._numbers) if whole else payload
+        if part is None:
+            return False
+        of_stay = self._stays and whole and not named.somebody
         if of_stay and any(not self._stays.isdisjoint(self._naming.stays_in(payload, name)) for name in formats):
             return True
-        return True if self.says(payload, whole=None not in found) else None
+        return True if self.says(part, whole=whole) else None
 
     def wants(self, named: set[str]) -> bool:
         """Return whether one of those who are named is the patient."""
@@ -131,8 +137,18 @@ class Search:
         patterns = [self._loose] if whole else [self._pattern, self._loose]
         return any(p is not None and p.search(text) for text in plain_texts(payload) for p in patterns)
 
-    def _knows(self, named: set[str]) -> bool:
-        return bool(named) if self._vault is None else self._vault.knows(named)
+    def _knows(self, name: str) -> bool:
+        """Return whether this is somebody else: the id of one, or the patient's number in the system of others."""
+        if self._vault is None or self._vault.knows([name]):
+            return True
+        return "|" in name and behind_system(name) in self._numbers and name.rpartition("|")[0] in self._systems
+
+    @cached_property
+    def _systems(self) -> set[str]:
+        """The systems of other patients' ids, and not of this one's; read when a number is met in another system."""
+        assert self._vault is not None
+        mine = {text.rpartition("|")[0] for text in self._wanted}
+        return {who.source_id.rpartition("|")[0] for who in self._vault.identities()} - mine
 
     def among(self, rows: pa.Table, dataset: str = "") -> npt.NDArray[np.bool_]:
         """Return which of these envelopes are to go; one that cannot be opened tells nobody anything, and is counted.

@@ -13,7 +13,7 @@ from itertools import combinations, pairwise
 from governance.access import Principal
 from governance.audit import Action, AuditEvent
 from governance.keyuse import open_vault
-from pipelines.decoding.naming import words_in
+from pipelines.decoding.plain_words import words_in
 from vitalake import belonging
 from vitalake.errors import InputError, VitaLakeError
 from vitalake.keys import KeyRing

@@ -118,16 +118,19 @@ def test_letters_in_which_the_patient_is_written_wrongly_go_and_do_not_come_agai
     inner = b64encode(message(20, patient=who, value=BAD)).decode()
     mine += [message(21, subject={"display": f"Quartermaine, Zebulon ({who})"}, value=BAD)]
     mine += [json.dumps({"resourceType": "Observation", "status": 7, **each}).encode()
-             for each in ({"pt": who, "patient_name": "Q"}, {"patient": {"no": who}}, {"data": inner})]  # fmt: skip
+             for each in ({"pt": who, "patient_name": "Q"}, {"patient": {"no": who}}, {"data": inner},
+                          {"patientType": "inpatient", "nr": who}, {"subject": "vitals", "nr": float(who)})]  # fmt: skip
+    mine += [f"MRN:{who}.0;hr=x".encode()]
     others = [
         message(31, patient="p-8", value=BAD, note=[{"text": who}]),
         message(32, subject=None, encounter=None, value=BAD),
+        message(33, patient="20007", value=BAD, valueString=who),
     ]
     others.append(b"{")
     _feed(home, message(1, patient=who), message(2, patient="p-8"), *mine, *others)
     assert sorted(_messages(home)) == sorted([*mine, *others])
     done = _of(_erase(home, who), "dead_letter")
-    assert (done.rows, done.nameless) == (len(mine), 2), "of two that are left nobody can say whose they are"
+    assert (done.rows, done.nameless) == (len(mine), 3), "of three that are left nobody can say whose they are"
     assert sorted(_messages(home)) == sorted(others)
     lane = LaneWithoutKafka(home, topic_id="again")
     lane.send([(0, payload) for payload in mine], cut=True)

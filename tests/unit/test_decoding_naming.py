@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.decoding.fhir_records import FhirRecordDecoder
-from pipelines.decoding.naming import Naming, words_in
+from pipelines.decoding.naming import Naming
+from pipelines.decoding.plain_words import words_in
 from pipelines.decoding.records import MERGED
+from pipelines.decoding.searched import to_search
 from pipelines.erasure.letters import Search
 from pipelines.history.rows import RowTexts
 from pipelines.replay.rows import RowsDecoder
@@ -23,6 +25,7 @@ from tests.fhir import message, observation
 from tests.golden.decoding import FOLDER, FORMATS, inputs
 from tests.hl7 import MSH, PID, adt, obx, oru
 from vitalake.settings import Settings
+from vitalake.vault import Identity
 
 SETTINGS = Settings(profiles=FOLDER / "profiles")
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp")), min_size=1, max_size=12)
@@ -293,6 +296,10 @@ class Knows:
     def hold_keys(self) -> None:
         """Hold none."""
 
+    def identities(self) -> list[Identity]:
+        """Return who they are."""
+        return [Identity(number, None, None, None, None) for number in self.numbers]
+
 
 @pytest.mark.parametrize("name", WRONG)
 def test_somebody_who_is_written_wrongly_is_found(name: str) -> None:
@@ -301,6 +308,27 @@ def test_somebody_who_is_written_wrongly_is_found(name: str) -> None:
     assert Search([ID[:-1]], None, vault=Knows(ID)).tells(payload) is not True  # type: ignore[arg-type]
     assert Search([ID[1:]], None, vault=Knows(ID)).tells(payload) is not True  # type: ignore[arg-type]
     assert ID in words_in(payload)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"{ID}.0,72,bpm", f"MRN:{ID}.0;hr=x", f"Bett 3:{ID}", f"{ID}:3", f"no {ID}.", "1.303122E6;hr=60", f"{ID}.00",
+     json.dumps({"mrn": float(ID)}), json.dumps({"nr": float(ID), "patient": "?"}), '{"pat": 1.303122E6}'],
+)  # fmt: skip
+def test_a_number_is_found_with_a_point_or_beside_a_colon(text: str) -> None:
+    assert Search([ID], None, vault=Knows(ID)).tells(text.encode()) is True  # type: ignore[arg-type]
+    assert ID in words_in(text.encode())
+
+
+@pytest.mark.parametrize("text", [f"{ID}.5", f"7.{ID}", f"1.{ID}E3", "1.303122E5", f"10:00:00.{ID}", f"{ID}.0.1"])
+def test_a_fraction_is_no_number_of_a_patient(text: str) -> None:
+    assert Search([ID], None, vault=Knows(ID)).tells(text.encode()) is None  # type: ignore[arg-type]
+    assert ID not in words_in(text.encode())
+
+
+def test_a_number_with_a_point_where_a_decoder_reads_it_names_the_patient() -> None:
+    assert _named(b'{"patient": 72.0, "hr": 60}', "flat:bedside-monitor") == {"72"}
+    assert _named(b'{"mrn": 7.2E1, "hr": 60, "subject": NaN}') == {"72"}
 
 
 @pytest.mark.parametrize("id_", ["61", "p-72", "1234"])
@@ -320,7 +348,8 @@ def test_a_message_that_names_somebody_else_is_theirs_whatever_numbers_stand_in_
     [
         json.dumps(observation(1, patient="20007", id="10001")).encode(),
         json.dumps(observation(1, patient="20007", value=10001)).encode(),
-        json.dumps({"patient_id": "20007", "hr": 10001}).encode(),
+        json.dumps({"patient": "20007", "hr": 10001, "monitor": {"serial": "10001"}}).encode(),
+        json.dumps({"message": json.dumps({"patient": "20007", "hr": 10001})}).encode(),
         oru(msh=MSH.replace("|1|P|", "|10001|P|"), pid="PID|1||20007^^^HOSP^MR"),
         json.dumps({"hr": 10001.5}).encode(),
         json.dumps({"at": "2025-06-01T10:00:00.10001Z"}).encode(),
@@ -328,7 +357,95 @@ def test_a_message_that_names_somebody_else_is_theirs_whatever_numbers_stand_in_
 )
 def test_a_number_of_something_else_takes_nobodys_message(payload: bytes) -> None:
     """A new feed is rejected before anybody of it is enrolled, and small running numbers meet."""
-    assert Search(["10001"], None, vault=Knows("10001")).tells(payload) is None  # type: ignore[arg-type]
+    search = Search(["10001"], None, settings=SETTINGS, vault=Knows("10001"))  # type: ignore[arg-type]
+    assert search.tells(payload, ["flat:bedside-monitor"]) is None
+
+
+def test_a_number_of_a_row_of_a_warehouse_takes_no_message_of_who_is_new() -> None:
+    payload = json.dumps([{"patient_id": "20007", "value": 10001}]).encode()
+    assert Search(["10001"], None, vault=Knows("10001")).tells(payload, ["sql/1"]) is None  # type: ignore[arg-type]
+    assert Search(["10001"], None, vault=Knows("10001")).tells(payload) is True, "a key is a guess"  # type: ignore[arg-type]
+
+
+NO_PATIENTS: list[dict[str, Any]] = [
+    {"patientType": "inpatient"}, {"patient_status": "4"}, {"personnel": "20007"}, {"subject": "vitals"},
+    {"patientRoom": "12"}, {"patient": "unknown"}, {"patient": "Meier, Berta"}, {"patient": "Bett 3"}, {"patient": "0"},
+    {"patient": "UNK-1"}, {"patient": {"reference": "#1"}}, {"note": "as Patient/20007"}, {"patient": None},
+    {"resourceType": "Observation", "subject": {"reference": "Patient/unknown"}},
+    {"resourceType": "Observation", "subject": {"reference": "#1"},
+     "contained": [{"resourceType": "Patient", "id": "1"}]},
+    {"resourceType": "Bundle", "entry": [{"fullUrl": "urn:uuid:1-2", "resource": {"resourceType": "Patient"}}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("told", NO_PATIENTS)
+def test_what_is_no_patient_hides_nobody_whose_number_stands_under_another_key(told: dict[str, Any]) -> None:
+    """The sender renamed the number's key: 'inpatient' was somebody else, so that nothing was searched."""
+    payload = json.dumps({**told, "nr": ID}).encode()
+    search = Search([ID], None, settings=SETTINGS, vault=Knows(ID, "1", "4", "12"))  # type: ignore[arg-type]
+    for name in ("", "flat:bedside-monitor", "fhir"):
+        assert search.tells(payload, [name]) is True
+    assert search.tells(payload.replace(ID.encode(), b"1303123")) is None
+    assert _forgotten_in(payload, "flat:bedside-monitor", ID)
+
+
+def _forgotten_in(payload: bytes, name: str, *known: str) -> bool:
+    """Return whether a lane takes a rejected message for ID's."""
+    named = Naming(SETTINGS).whose(payload, name)
+    assert named is not None
+    part = to_search(payload, named, lambda number: number in known)
+    return ID in (named.all | words_in(part or b""))
+
+
+@pytest.mark.parametrize(
+    ("payload", "tells"),
+    [
+        ({"patient": "20007", "patNr": ID}, True),
+        ({"patient": "20007", "id": ID, "patch": ID, "hr": int(ID)}, None),
+        ({"resourceType": "Observation", "subject": {"reference": "Patient/p-8", "display": f"No. {ID}"}}, True),
+        (oru(pid=f"PID|1||20007|||||||||||||||{ID}"), True),
+        (oru(pid=f"PID|1||20007\rZPD|1|{ID}"), True),
+        ({"body": oru(pid=f"PID|1||20007|||||||||||||||{ID}").decode()}, True),
+        (oru(obx(value=ID), pid="PID|1||20007"), None),
+    ],
+)
+def test_of_who_may_be_new_only_what_is_about_patients_is_searched(
+    payload: bytes | dict[str, Any], tells: bool | None
+) -> None:
+    written = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    search = Search([ID], None, settings=SETTINGS, vault=Knows(ID))  # type: ignore[arg-type]
+    assert search.tells(written, ["flat:bedside-monitor"]) is tells
+    assert _forgotten_in(written, "flat:bedside-monitor", ID) is bool(tells)
+    known = Search([ID], None, settings=SETTINGS, vault=Knows(ID, "20007", "p-8"))  # type: ignore[arg-type]
+    assert known.tells(written, ["flat:bedside-monitor"]) is False
+    assert not _forgotten_in(written, "flat:bedside-monitor", ID, "20007", "p-8")
+
+
+HOSP, FHIR, HOST = f"HOSP|{ID}", f"urn:oid:1.2|{ID}", f"http://h/fhir/Patient/{ID}"
+
+
+@pytest.mark.parametrize(
+    ("patient", "payload"),
+    [
+        (HOSP, oru(pid=f"PID|1||{ID}")),
+        (HOSP, oru(pid=f"PID|1||{ID}~V-99^^^VISITS")),
+        (HOSP, oru(pid=f"PID|1||{ID}^^^HOSPITAL")),
+        (HOSP, oru(pid=f"PID|1||{ID}.0^^^HOSP")),
+        (HOSP, adt("A40", "PID|1||8^^^HOSP", f"MRG|{ID}")),
+        (FHIR, json.dumps(observation(1, subject={"reference": f"Patient/{ID}"})).encode()),
+        (FHIR, json.dumps(observation(1, subject={"identifier": {"value": ID}})).encode()),
+        (HOST, json.dumps(observation(1, subject={"reference": f"Patient/{ID}"})).encode()),
+    ],
+)
+def test_a_number_without_its_system_is_the_patients(patient: str, payload: bytes) -> None:
+    assert Search([patient], None, vault=Knows(patient, "HOSP|8")).tells(payload) is True  # type: ignore[arg-type]
+
+
+def test_a_number_in_a_system_of_others_is_not_the_patients() -> None:
+    payload = oru(pid=f"PID|1||{ID}^^^CLINIC^MR")
+    for vault in (Knows(HOSP, f"CLINIC|{ID}"), Knows(HOSP, "CLINIC|7")):
+        assert Search([HOSP], None, vault=vault).tells(payload) is False  # type: ignore[arg-type]
+    assert Search([HOSP], None, vault=Knows(HOSP)).tells(payload) is True, "HOSP renamed"  # type: ignore[arg-type]
 
 
 def test_a_patient_of_another_server_is_not_ours_of_the_same_number() -> None:

@@ -1,0 +1,51 @@
+"""Whom a message names, and where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Set
+from dataclasses import dataclass, field
+
+_SOMEBODY = re.compile(r"(?!unk|anon|none|test|dummy|temp)[^\s,;]*[1-9][^\s,;]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The patients whom a message names.
+
+    Attributes:
+        proper: where decoders read patients: HL7's PID and MRG, FHIR's patients and references, a profile's path.
+        guessed: anywhere else: under a key that by its name is a patient's, in a text, within the message only.
+    """
+
+    proper: set[str] = field(default_factory=set)
+    guessed: set[str] = field(default_factory=set)
+
+    @property
+    def all(self) -> set[str]:
+        """Return both."""
+        return self.proper | self.guessed
+
+    @property
+    def somebody(self) -> set[str]:
+        """Return who is named where decoders read patients, by what may be an identifier."""
+        return set(filter(is_somebody, self.proper))
+
+    def __or__(self, other: Named) -> Named:
+        """Return whom one of two names."""
+        return Named(self.proper | other.proper, self.guessed | other.guessed)
+
+    def __sub__(self, names: Set[str]) -> Named:
+        """Return the others."""
+        return Named(self.proper - names, self.guessed - names)
+
+
+def is_somebody(name: str) -> bool:
+    """Return whether a name may be an identifier: not "unknown", "0", "Meier, Berta", or one within a message only."""
+    local = name.startswith("urn:") and "|" not in name
+    return not local and _SOMEBODY.fullmatch(behind_system(name)) is not None
+
+
+def behind_system(name: str) -> str:
+    """Return the number of an identifier, without the system or server before it."""
+    return name.rpartition("|" if "|" in name else "/")[2]
