@@ -41,7 +41,7 @@ _PLACEHOLDERS = frozenset(
     "male female mannlich weiblich baby babyboy babygirl boy girl child infant newborn twin kind junge madchen "
     "neugeborenes neugeborene saugling device monitor simulator".split()
 )
-"""Nor do these, which stand for a name that is not known, or of nobody."""
+"""A name of these alone stands for one that is not known, or for nobody. Beside another word each is a name."""
 
 _PLACES = frozenset(
     "street road avenue lane drive court place square way park house flat floor building close terrace ward "
@@ -52,9 +52,6 @@ _PLACES = frozenset(
 _GERMAN = "januar februar märz april mai juni juli august september oktober november dezember".split()
 _MONTHS = {name: number for names in (calendar.month_name[1:], _GERMAN) for number, name in
            enumerate(map(str.casefold, names), 1)}  # fmt: skip
-_NUMBERED = {*_MONTHS, *"art article artikel section sections para paragraph absatz abs rule no nr page".split()}
-"""Nor do these, beside a number."""
-
 _DATE = re.compile(r"(?<!\d)(\d{1,4})\W{1,3}(\d{1,2}|[^\W\d]{3,9})\W{1,3}(\d{1,4})(?!\d)")
 _DATE_IN_WORDS = re.compile(r"([^\W\d]{3,9})\W{1,3}(\d{1,2})(?:st|nd|rd|th)?\W{1,3}(\d{4})(?!\d)")
 _COMPACT = re.compile(r"(?<!\d)(?:(\d{4})(\d\d)(\d\d)|(\d\d)(\d\d)(\d{4}))(?!\d)")
@@ -80,9 +77,9 @@ def refuse_naming(
     if any(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", reason, re.IGNORECASE) for part in parts):
         raise _refused("an id or a number of the patient", where)
     said = _words(reason)
-    alone = set(_without_numbered(said))
+    alone = set(_without_articles(said))
     for identity in identities:
-        if (_telling(identity.name) - _PLACEHOLDERS) & alone or _name_pairs(identity.name) & _pairs(said):
+        if _telling(identity.name) & _of_name(identity.name) & alone or _name_pairs(identity.name) & _pairs(said):
             raise _refused("a word of the patient's name", where)
         if (_telling(identity.address) - _PLACES) & set(said):
             raise _refused("a word of the patient's address", where)
@@ -99,18 +96,34 @@ def named_by(reason: str, vault: Vault) -> tuple[str, frozenset[str]] | None:
     Raises:
         KeyRevoked, ServiceUnavailable: the vault does not open.
     """
-    words = words_in(reason.encode())
-    if vault.knows(words):
-        tokens, numbers = vault.tokens(), set[str | None]()
+    if vault.knows(words := _whole_words(reason)):
+        named = _of_ids(words, vault)
         with suppress(VitaLakeError):  # the keys cannot be had; an id is one without them
-            numbers = {vault.token_of_mrn(word) for word in words}
-        found = {tokens.get(vault.subject_of(word)) for word in words} | numbers
-        return "an id or a number of a patient", frozenset(token for token in found if token)
+            named |= _of_names(reason, vault)
+        return "an id or a number of a patient", named
+    named = _of_names(reason, vault)
+    return ("the name of a patient", named) if named else None
+
+
+def _whole_words(reason: str) -> set[str]:
+    """Return what may be an id in a reason; with its system, too, which no word has."""
+    composed = {word.strip(".,;:()\"'") for word in reason.split() if "|" in word}
+    return words_in(reason.encode()) | composed
+
+
+def _of_ids(words: Iterable[str], vault: Vault) -> frozenset[str]:
+    tokens, numbers = vault.tokens(), set[str | None]()
+    with suppress(VitaLakeError):  # as above
+        numbers = {vault.token_of_mrn(word) for word in words}
+    return frozenset(token for token in {tokens.get(vault.subject_of(word)) for word in words} | numbers if token)
+
+
+def _of_names(reason: str, vault: Vault) -> frozenset[str]:
     if not (pairs := _pairs(_words(reason))):
-        return None
+        return frozenset()
     named = {vault.subject_of(who.source_id) for who in vault.identities() if _name_pairs(who.name) & pairs}
     tokens = vault.tokens() if named else {}
-    return ("the name of a patient", frozenset(tokens[who] for who in named & tokens.keys())) if named else None
+    return frozenset(tokens[who] for who in named & tokens.keys())
 
 
 def refuse_naming_if_known(
@@ -179,26 +192,32 @@ def _telling(text: str | None) -> set[str]:
     }
 
 
-def _without_numbered(words: list[str]) -> list[str]:
-    """Return the words but for those that belong to a number beside them, such as the month of a day."""
-    beside = zip(["", *words], [*words[1:], ""], strict=False)
-    return [
-        word
-        for word, around in zip(words, beside, strict=True)
-        if not (word in _NUMBERED and any(map(str.isdigit, around)))
-    ]
+def _without_articles(words: list[str]) -> list[str]:
+    """Return the words without the "art" of an article's number, which is no given name."""
+    behind = zip(words, [*words[1:], ""], strict=True)
+    return [word for word, after in behind if not (word == "art" and after[:1].isdigit())]
 
 
 def _pairs(words: list[str]) -> set[frozenset[str]]:
     """Return words that stand side by side, in whichever order; initials and the like may stand between them."""
-    kept = [word for word in words if word not in _BETWEEN and not _is_initial(word)]
-    return {frozenset(pair) for pair in pairwise(kept)}
+    whole = [word for word in words if not _is_initial(word)]
+    kept = [word for word in whole if word not in _BETWEEN]
+    return {frozenset(pair) for pair in (*pairwise(whole), *pairwise(kept))}
+
+
+def _of_name(name: str | None) -> set[str]:
+    """Return the words of a name, but for those that say nothing; none of one that stands for nobody."""
+    words = {word for word in _words(name) if not word.isdigit()} - _STOP
+    return set() if words <= _PLACEHOLDERS else words
 
 
 def _name_pairs(name: str | None) -> set[frozenset[str]]:
-    """Return any two words of a name, but for those that say nothing."""
-    words = {word for word in _words(name) if not (word.isdigit() or _is_initial(word))}
-    return set(map(frozenset, combinations(words - _STOP - _PLACEHOLDERS, 2)))
+    """Return any two words of a name that say something together; with "Herr" or "Van" if there is one other only."""
+    words = {word for word in _of_name(name) if not _is_initial(word)}
+    if len(words) == 1:
+        words = {word for word in _words(name) if not (word.isdigit() or _is_initial(word))}
+    pairs = map(frozenset, combinations(words, 2))
+    return {pair for pair in pairs if not pair <= _PLACEHOLDERS | _STOP}
 
 
 def _is_initial(word: str) -> bool:

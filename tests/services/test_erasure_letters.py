@@ -119,7 +119,7 @@ def test_letters_in_which_the_patient_is_written_wrongly_go_and_do_not_come_agai
     mine += [message(21, subject={"display": f"Quartermaine, Zebulon ({who})"}, value=BAD)]
     mine += [json.dumps({"resourceType": "Observation", "status": 7, **each}).encode()
              for each in ({"pt": who, "patient_name": "Q"}, {"patient": {"no": who}}, {"data": inner},
-                          {"patientType": "inpatient", "nr": who}, {"subject": "vitals", "nr": float(who)})]  # fmt: skip
+                          {"patientType": "inpatient", "nr": who}, {"subject": "rr", "nr": float(who)})]  # fmt: skip
     mine += [f"MRN:{who}.0;hr=x".encode()]
     others = [
         message(31, patient="p-8", value=BAD, note=[{"text": who}]),

@@ -15,6 +15,7 @@ from vitalake.cli.app import main
 from vitalake.errors import InputError
 from vitalake.home import init_home
 from vitalake.keys import load_keys
+from vitalake.keyservice import KeyRevoked
 from vitalake.settings import load_settings
 from vitalake.vault import Identity, Vault
 
@@ -22,7 +23,8 @@ WHO = Identity("HOSP|4711", "Quartermaine, Zébulon O", "ZZMRN-1", "1958-03-09",
 SHORT = Identity("9", "Wu, Li", None, None, None)
 MANY = [Identity(f"z-{i}", f"{family}, {given}") for i, (family, given) in
         enumerate([("Long", "Will"), ("Clock", "Zoe"), ("Wrong", "Unit"), ("Patient", "Test"), ("Ward", "Long"),
-                      ("Unknown", "Male"), ("Girl", "Baby"), ("Berg", "Anna Maria van der")])]  # fmt: skip
+                      ("Unknown", "Male"), ("Girl", "Baby"), ("Berg", "Anna Maria van der"), ("Junge", "Anna"),
+                      ("Page", "May"), ("Herr", "Olga"), ("Lamb", "Baby Girl")])]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -69,13 +71,15 @@ def test_short_words_are_a_name_where_they_stand_together() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("May, Art", "Request under art. 17 of 3 May"),
-        ("May, Art", "of May 3, art 17"),
+        ("Miller, Art", "Request under art. 17 of 3 May"),
+        ("Miller, Art", "of May 3, art 17a"),
+        ("Unknown, Frau", "asked for by Frau Junge, unknown until now"),
+        ("Baby Boy 2", "the boy of bed 2, a baby"),
         ("Patient, Test", "patient of the test of 2026"),
         ("Unknown, Male", "asked by a male"),
     ],
 )
-def test_words_beside_numbers_and_placeholders_name_nobody(name: str, reason: str) -> None:
+def test_numbers_of_articles_and_placeholders_name_nobody(name: str, reason: str) -> None:
     refuse_naming(reason, [], [Identity("9", name, None, None, None)])
 
 
@@ -83,6 +87,29 @@ def test_words_beside_numbers_and_placeholders_name_nobody(name: str, reason: st
 def test_the_same_words_alone_are_a_name(reason: str) -> None:
     with pytest.raises(InputError, match="name"):
         refuse_naming(reason, [], [Identity("9", "May, Art", None, None, None)])
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Junge, Anna", "asked for by Mrs Junge"),
+        ("Kind, Eva", "letter of Frau Kind"),
+        ("Kind, E.", "letter of Frau Kind"),
+        ("Child, Tom", "Child, 12"),
+        ("Boy, Lee", "Mr Boy asked"),
+        ("Twin, Ann", "for Twin"),
+        ("May, Tom", "Mr May 12"),
+        ("May, Tom", "of 3 May"),
+        ("Page, Tom", "Mr Page 12"),
+        ("Rule, Tom", "no 3, rule"),
+        ("Junge, Anna", "Anna Junge"),
+        ("Herr, Anna", "asked by Anna Herr"),
+        ("Van, Li", "van li"),
+    ],
+)
+def test_names_that_are_words_of_something_else_are_names(name: str, reason: str) -> None:
+    with pytest.raises(InputError, match="name"):
+        refuse_naming(reason, [], [Identity("9", name, None, None, None)])
 
 
 @pytest.fixture
@@ -102,7 +129,8 @@ def vault(home: Path) -> Vault:
 @pytest.mark.parametrize(
     "reason",
     ["Quartermaine and Zebulon", "for Li Wu", "old, of HOSP|4711 ZZMRN-1", "zebulon o. quartermaine", "long, ward",
-     "Maria van der Berg", "Anna M. Berg"],
+     "Maria van der Berg", "Anna M. Berg", "Anna Junge complained", "drift found by Junge, Anna", "May Page",
+     "asked by Olga Herr", "of Baby Lamb", "HOSP|4711 complained", "(of HOSP|4711)."],
 )  # fmt: skip
 def test_a_reason_of_no_patient_names_none_of_all(vault: Vault, reason: str) -> None:
     found = named_by(reason, vault)
@@ -110,6 +138,25 @@ def test_a_reason_of_no_patient_names_none_of_all(vault: Vault, reason: str) -> 
     what, patients = found
     assert what.endswith("of a patient")
     assert len(patients) == 1
+
+
+def test_all_who_are_named_by_an_id_or_a_name_are_found(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "ZZMRN-1 and Anna Junge, Li Wu"
+    tokens = vault.tokens()
+    wanted = {tokens[vault.subject_of(name)] for name in ("HOSP|4711", "9")}
+    found = named_by(reason, vault)
+    assert found is not None
+    assert found[1] > wanted
+    assert len(found[1]) == 3
+
+    def locked() -> None:
+        raise KeyRevoked("Keys are revoked", where="vault", remedy="None.")
+
+    monkeypatch.setattr(vault, "identities", locked)
+    found = named_by(reason, vault)
+    assert found == ("an id or a number of a patient", frozenset([tokens[vault.subject_of("HOSP|4711")]])), (
+        "all the same"
+    )
 
 
 @pytest.mark.parametrize(
