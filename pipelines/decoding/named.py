@@ -49,3 +49,8 @@ def is_somebody(name: str) -> bool:
 def behind_system(name: str) -> str:
     """Return the number of an identifier, without the system or server before it."""
     return name.rpartition("|" if "|" in name else "/")[2]
+
+
+def system_of(name: str) -> str:
+    """Return the system or server before the number of an identifier; empty: it has none."""
+    return name.removesuffix(behind_system(name))

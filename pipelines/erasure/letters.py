@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.dead_letters import open_message
-from pipelines.decoding.named import Named, behind_system
+from pipelines.decoding.named import Named, behind_system, system_of
 from pipelines.decoding.naming import Naming
 from pipelines.decoding.plain_words import NOT_AFTER, NOT_BEFORE, SHORTEST, plain_texts
 from pipelines.decoding.searched import to_search
@@ -141,14 +141,14 @@ class Search:
         """Return whether this is somebody else: the id of one, or the patient's number in the system of others."""
         if self._vault is None or self._vault.knows([name]):
             return True
-        return "|" in name and behind_system(name) in self._numbers and name.rpartition("|")[0] in self._systems
+        return behind_system(name) in self._numbers and system_of(name) in self._systems
 
     @cached_property
     def _systems(self) -> set[str]:
         """The systems of other patients' ids, and not of this one's; read when a number is met in another system."""
         assert self._vault is not None
-        mine = {text.rpartition("|")[0] for text in self._wanted}
-        return {who.source_id.rpartition("|")[0] for who in self._vault.identities()} - mine
+        mine = {"", *map(system_of, self._wanted)}
+        return {system_of(who.source_id) for who in self._vault.identities()} - mine
 
     def among(self, rows: pa.Table, dataset: str = "") -> npt.NDArray[np.bool_]:
         """Return which of these envelopes are to go; one that cannot be opened tells nobody anything, and is counted.

@@ -446,6 +446,9 @@ def test_a_number_in_a_system_of_others_is_not_the_patients() -> None:
     for vault in (Knows(HOSP, f"CLINIC|{ID}"), Knows(HOSP, "CLINIC|7")):
         assert Search([HOSP], None, vault=vault).tells(payload) is False  # type: ignore[arg-type]
     assert Search([HOSP], None, vault=Knows(HOSP)).tells(payload) is True, "HOSP renamed"  # type: ignore[arg-type]
+    payload = json.dumps(observation(1, subject={"reference": f"http://lab/Patient/{ID}"})).encode()
+    for vault, tells in ((Knows(HOST, "http://lab/Patient/7"), False), (Knows(HOST), True)):
+        assert Search([HOST], None, vault=vault).tells(payload) is tells  # type: ignore[arg-type]
 
 
 def test_a_patient_of_another_server_is_not_ours_of_the_same_number() -> None:
