@@ -18,7 +18,7 @@ from pipelines.poll import Outcome, Poll
 from pipelines.replay.letters import DEAD_LETTER, Choice, census, open_letters, resolved
 from pipelines.replay.origins import lineages
 from pipelines.replay.redecoding import Redecoder
-from pipelines.rewrites.decisions import restore_decisions
+from pipelines.rewrites.decisions import Ends, restore_decisions
 from pipelines.rewrites.republish import open_restricted, restricted_datasets
 from pipelines.steps import Steps, make_sealer
 from vitalake import clock
@@ -58,7 +58,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
     """
     keys = load_keys(settings.path(settings.keys))
     vault = open_vault(settings, keys, purpose="rebuild-care")
-    there, total, people = restricted_datasets(settings), 0, set[str]()
+    there, total, people, ends = restricted_datasets(settings), 0, set[str](), Ends()
     try:
         with closing(open_care(settings, keys, vault=vault)) as care:
             had = care.decided()
@@ -72,6 +72,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
                 for rows in _batches(lake, feed.care.now_us() - int(settings.care.hours * 3_600_000_000)):
                     opened = sealer.open(rows)
                     feed.take(_outcome(opened, part, total))
+                    ends.note(dataset, opened)
                     people.update(filter(None, pc.unique(opened["patient_id"]).to_pylist()))
                     total += rows.num_rows
                     if counted:
@@ -83,7 +84,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
         current = keys.current("pseudonym").version
         with closing(open_care(settings, keys, vault=vault)) as care:
             care.drop(patients=[p for p in care.everybody() if not p.startswith(f"{current}.")])
-            care.note_filled(with_decisions=restore_decisions(settings, keys, care, people, had))
+            care.note_filled(with_decisions=restore_decisions(settings, keys, care, people, had, ends))
     finally:
         vault.close()
     return total
