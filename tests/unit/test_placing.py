@@ -83,6 +83,21 @@ def test_the_bed_that_a_release_before_kept_of_a_forgotten_stay_goes(ward: WardU
     assert ward.store.everybody() == []
 
 
+def test_who_shows_a_patient_whose_bed_is_forgotten_is_told(ward: WardUnderTest) -> None:
+    """The server kept the row of before until the patient's next value."""
+    now, patient = clock.now_us(), ward.token("p-1")
+    ward.measure(patient, STABLE)
+    _put(ward, patient, "a", Placement("stay", now - 200 * HOUR, None, BED, "active"))
+    _put(ward, patient, "b", Placement("stay", now - 100 * HOUR, None, BED, "ended"))
+    before = ward.store.patients()[patient]
+    ward.store.prune()
+    assert ward.store.stay(patient, as_of_us=now) is None
+    assert {*ward.store.changed_since(before)} == {patient}
+    before = ward.store.patients()[patient]
+    ward.store.prune()
+    assert ward.store.changed_since(before) == {}, "nothing has changed"
+
+
 def test_a_stay_that_ended_long_ago_brings_no_bed_and_ends_what_is_there(
     ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -708,8 +708,11 @@ class CareStore:
         gone = over.keys() | {placements[key].encounter for key in beds_gone}
         if gone:
             self._lapse(patient, gone, over, open_, lately)
-        self._delete_facts(patient, Admission, [name for name in admissions if name in over])
+        forgotten = [name for name in admissions if name in over]
+        self._delete_facts(patient, Admission, forgotten)
         self._delete_facts(patient, Placement, beds_gone)
+        if (forgotten or beds_gone) and self.has(patient):  # whoever shows them looks again
+            self._touch([patient])
 
     def _lapse(
         self,
