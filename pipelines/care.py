@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
-from pipelines.decoding.records import BORN_IN, DIED_TOLD, GOES_ON, OVER_TOLD, PLACE_TOLD, SEX_TOLD
+from pipelines.decoding.records import BORN_IN, DIED_TOLD, GOES_ON, MERGED, OVER_TOLD, PLACE_TOLD, SEX_TOLD
 from pipelines.decoding.refused import Refused
 from pipelines.erasure.forgotten import catch_up as forget_again
 from pipelines.poll import Outcome, Poll
@@ -160,7 +161,8 @@ class CareFeed:
             ServiceUnavailable: it cannot be opened.
         """
         tokens = self._tokens("patient_id", pa.array(patients, pa.string()))
-        return [patient for patient, token in zip(patients, tokens, strict=True) if self.care.has(token)]
+        now = map(self.care.survivor, tokens)
+        return [patient for patient, token in zip(patients, now, strict=True) if self.care.has(token)]
 
     def rewind(self, positions: Mapping[PartId, int], *, others: bool = False) -> int:
         """Delete what is ahead of the lake, where it may be somebody else's when it is read again; see CareStore."""
@@ -384,10 +386,25 @@ class CareFeed:
         self._put(rows, [f"{fact.encounter}/{fact.since_us}" for fact in facts if isinstance(fact, Movement)], facts)
 
     def _placements(self, outcome: Outcome) -> None:
-        """Take what admissions tell of beds; other devices may be anywhere."""
-        rows = outcome.rows
-        is_bed = pc.fill_null(pc.starts_with(rows["device_id"].cast(pa.string()), BED), False)
-        rows = rows.filter(pc.and_(is_bed, rows["patient_id"].is_valid()))
+        """Take what admissions tell of beds, and of numbers that were merged; other devices may be anywhere."""
+        rows = outcome.rows.filter(outcome.rows["patient_id"].is_valid())
+        of = rows["device_id"].cast(pa.string())
+        self._beds(rows.filter(pc.fill_null(pc.starts_with(of, BED), False)))
+        self._merges(rows.filter(pc.fill_null(pc.starts_with(of, MERGED), False)))
+
+    def _merges(self, rows: pa.RecordBatch) -> None:
+        """Let what is known of numbers that were given up be of those that are left."""
+        if not rows.num_rows:
+            return
+        given_up = pc.utf8_slice_codeunits(rows["device_id"].cast(pa.string()), len(MERGED))
+        old, new = self._tokens("patient_id", given_up), self._tokens("patient_id", rows["patient_id"])
+        versions, statuses = rows["version"].to_pylist(), _strings(rows, "status")
+        for number, into, version, status in zip(old, new, versions, statuses, strict=True):
+            if status == "active" and (self._admits is None or self._admits(into)):
+                self._write(partial(CareStore.merge, patient=number, into=into, version=version))
+        self._told_beside(rows)
+
+    def _beds(self, rows: pa.RecordBatch) -> None:
         if not rows.num_rows:
             return
         encounters = self._encounter_tokens(rows)
@@ -400,6 +417,10 @@ class CareFeed:
             for encounter, since, until, bed, status, over in zip(encounters, *columns, *texts, strict=True)
         ]
         self._put(rows, [identity.hex() for identity in rows["association_id"].to_pylist()], facts)
+        self._told_beside(rows)
+
+    def _told_beside(self, rows: pa.RecordBatch) -> None:
+        """Take what admission messages tell of their patients."""
         beside = (_values_of(rows, name) for name in (BORN_IN, SEX_TOLD, DIED_TOLD))
         tokens = self._tokens("patient_id", rows["patient_id"])
         told: list[tuple[str, str, int, Fact]] = [

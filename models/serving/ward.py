@@ -164,6 +164,7 @@ class Ward:
         self._held: dict[str, _Held] = {}
         self._revisions: dict[str, int] = {}
         self._version, self._newest, self._recounted = -1, -1, 0.0
+        self._generation = ""
 
     def close(self) -> None:
         """Close what was opened."""
@@ -258,7 +259,10 @@ class Ward:
         version = self._care.version()
         if version == self._version and time.monotonic() - self._recounted < RECOUNT_SECONDS:
             return set()
-        if time.monotonic() - self._recounted >= RECOUNT_SECONDS:  # also finds who is gone
+        generation = self._care.generation()
+        # Also finds who is gone, and who is there under another number now.
+        if time.monotonic() - self._recounted >= RECOUNT_SECONDS or generation != self._generation:
+            self._generation = generation
             found, self._recounted = self._care.patients(), time.monotonic()
             for gone in self._revisions.keys() - found.keys():
                 self._held.pop(gone, None)

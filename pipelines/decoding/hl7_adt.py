@@ -290,6 +290,9 @@ class AdtDecoder:
             "valid_from": self._moved_at(event).us,
             "status": "active",
             "available_at": event.header.sent.us if event.header.sent else None,
+            BORN_IN: visit.born,
+            SEX_TOLD: visit.sex,
+            DIED_TOLD: visit.died,
         }
 
 

@@ -80,8 +80,10 @@ def restore_decisions(
     Raises:
         ServiceUnavailable: the store cannot be written.
     """
-    known, now = dict(_pseudonyms(keys, patients)), Pseudonyms(keys, "patient-identifier")
-    ended = {now.token(patient): several for patient, several in ends.by_patient().items()}
+    known = {then: care.survivor(now) for then, now in _pseudonyms(keys, patients)}
+    now, ended = Pseudonyms(keys, "patient-identifier"), dict[str, list[tuple[int, bool]]]()
+    for person, several in ends.by_patient().items():
+        ended.setdefault(care.survivor(now.token(person)), []).extend(several)
     for then, one in had:
         if then == known.get(then) or (then in known and not one.encounter):
             care.put_facts([(known[then], one.kind, one.at_us, one)])

@@ -73,6 +73,10 @@ class Corrections:
         """Forget what a patient has."""
         self._db.execute("DELETE FROM corrected WHERE patient = ?", (patient,))
 
+    def move(self, patient: str, into: str) -> None:
+        """Let what a patient has be of another number of theirs."""
+        self._db.execute("UPDATE corrected SET patient = ? WHERE patient = ?", (into, patient))
+
     def without_others(self, patient: str, rows: npt.NDArray[np.void], *, generation: str) -> npt.NDArray[np.void]:
         """Return a patient's rows without those of which another patient has a correction.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +43,8 @@ from vitalake.care.facts import (
     merged,
     until,
 )
+from vitalake.care.merges import TABLES as _MERGED_TABLES
+from vitalake.care.merges import Merges
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
 from vitalake.care.stays import ended, forgotten_beds, is_of_stay, lately_ended, same_stay
@@ -115,12 +117,12 @@ class CareStore:
         """
         self._sealer, self._hours_us = sealer, int(hours * 3_600_000_000)
         # Synced at every commit: a poll is one, which is affordable, and a lost one would be a stale score.
-        self._database = Database(
-            path, tables=_TABLES + _AHEAD_TABLES + _CORRECTED_TABLES, name="Care store", repair=REPAIR, derived=True
-        )
+        tables = _TABLES + _AHEAD_TABLES + _CORRECTED_TABLES + _MERGED_TABLES
+        self._database = Database(path, tables=tables, name="Care store", repair=REPAIR, derived=True)
         self._db = self._database.connection
         self._ahead = Ahead(self._db, sealer)
         self._corrections = Corrections(self._db)
+        self._merges = Merges(self._db, sealer)
         self._decided: dict[str, int] = {}
         self._tails: dict[tuple[str, str], _Tail] = {}
         self._generation = ""
@@ -297,7 +299,8 @@ class CareStore:
         if self._decided:
             self._ahead.settle(self._decided)
             self._decided = {}
-        fresh = self._without_forgotten(values.where(values.position >= begun[values.part]))
+        fresh = self._survivors(values.where(values.position >= begun[values.part]))
+        fresh = self._without_forgotten(fresh)
         if fresh.rows["attribution"].any():
             self._ahead.note(fresh)
         self._corrections.note(fresh)
@@ -315,6 +318,13 @@ class CareStore:
         self._db.executemany(_PUT_BLOCK, blocks)
         self._touch([fresh.patients[i] for i in patient[bounds].tolist()])
         return len(rows)
+
+    def _survivors(self, values: Values) -> Values:
+        """Return values as those of whom their numbers were merged into."""
+        merged = self._merges.survivors(values.patients)
+        if not merged:
+            return values
+        return replace(values, patients=[merged.get(patient, patient) for patient in values.patients])
 
     def _without_forgotten(self, values: Values) -> Values:
         forgotten = {row[0] for row in self._db.execute("SELECT digest FROM forgotten")}
@@ -351,7 +361,7 @@ class CareStore:
         count = 0
         with self._database.transaction():
             for part, position in positions.items():
-                for values in self._ahead.undecided(part, position):
+                for values in map(self._survivors, self._ahead.undecided(part, position)):
                     count += sum(
                         self._delete(values.patients[i], values.rows[values.patient == i])
                         for i in np.unique(values.patient).tolist()
@@ -446,36 +456,104 @@ class CareStore:
         Raises:
             ServiceUnavailable: the store cannot be written; none is stored.
         """
+        with self._database.transaction():
+            self._put_facts(facts, wait=wait)
+
+    def _put_facts(self, facts: list[tuple[str, str, int, Fact]], *, wait: bool) -> None:
         now_us = self.now_us()
         horizon = now_us - self._hours_us
-        with self._database.transaction():
-            rows = [
-                (
-                    patient,
-                    KINDS[type(fact)],
-                    key,
-                    version,
-                    end,
-                    self._sealer.seal(msgspec.json.encode(fact), context=_place(patient, KINDS[type(fact)], key)),
-                )
-                for patient, key, version, fact in self._with_known(self._without_past(facts, horizon), now_us)
-                if (
-                    (end := now_us if wait and self._waits(patient, fact) else until(fact)) >= horizon
-                    or isinstance(fact, Admission)
-                )
-                and (wait or not self._waits(patient, fact))
-            ]
-            forgotten = {row[0] for row in self._db.execute("SELECT digest FROM forgotten")}
-            rows = [row for row in rows if not forgotten or _digest(row[0]) not in forgotten]
-            self._db.executemany(
-                "INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (patient, kind, key) DO UPDATE SET "
-                "version = excluded.version, until_us = excluded.until_us, sealed = excluded.sealed "
-                "WHERE excluded.version >= version",
-                rows,
+        merged = self._merges.survivors({fact[0] for fact in facts})
+        facts = [_told_of_another(fact, merged[fact[0]]) if fact[0] in merged else fact for fact in facts]
+        rows = [
+            (
+                patient,
+                KINDS[type(fact)],
+                key,
+                version,
+                end,
+                self._sealer.seal(msgspec.json.encode(fact), context=_place(patient, KINDS[type(fact)], key)),
             )
-            there = {KINDS[kind] for kind in ON_THE_WARD}
-            seen = {row[0] for row in rows if row[1] in there}
-            self._touch([patient for patient in {row[0] for row in rows} if patient in seen or self.has(patient)])
+            for patient, key, version, fact in self._with_known(self._without_past(facts, horizon), now_us)
+            if (
+                (end := now_us if wait and self._waits(patient, fact) else until(fact)) >= horizon
+                or isinstance(fact, Admission)
+            )
+            and (wait or not self._waits(patient, fact))
+        ]
+        forgotten = {row[0] for row in self._db.execute("SELECT digest FROM forgotten")}
+        rows = [row for row in rows if not forgotten or _digest(row[0]) not in forgotten]
+        self._db.executemany(
+            "INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (patient, kind, key) DO UPDATE SET "
+            "version = excluded.version, until_us = excluded.until_us, sealed = excluded.sealed "
+            "WHERE excluded.version >= version",
+            rows,
+        )
+        there = {KINDS[kind] for kind in ON_THE_WARD}
+        seen = {row[0] for row in rows if row[1] in there}
+        self._touch([patient for patient in {row[0] for row in rows} if patient in seen or self.has(patient)])
+
+    def merge(self, patient: str, into: str, *, version: int) -> None:
+        """Let all that is known of a number be of the one that it was merged into: what is there, and what comes.
+
+        Of both numbers' decisions of one kind the one that holds for the stay of now counts, else the later one; of
+        sex, birth and death what was told of the surviving number.
+
+        Args:
+            patient: pseudonym of the number that was given up.
+            into: of the one that is left.
+            version: of two merges of one number the later one counts; what went over does not come back.
+
+        Raises:
+            ServiceUnavailable: the store cannot be written; all is as it was.
+        """
+        self._tails.clear()
+        try:
+            with self._database.transaction():
+                if self._merges.note(patient, into, version):
+                    self._move(patient, self._merges.survivor(patient))
+        finally:
+            self._tails.clear()
+
+    def _move(self, patient: str, into: str) -> None:
+        was_there = self.has(patient)
+        blocks = self._db.execute(
+            "SELECT writer, number, sealed FROM block WHERE patient = ? ORDER BY writer, number", (patient,)
+        ).fetchall()
+        for writer, number, sealed in blocks:
+            rows = self._open_block(patient, writer, number, sealed)
+            self._db.executemany(_PUT_BLOCK, self._append(into, writer, rows))
+        facts = [
+            (into, key, version, fact)
+            for kind in KINDS
+            for key, (version, fact) in self._versions(patient, kind).items()
+        ]
+        self._corrections.move(patient, into)
+        self._delete_all_of([patient])
+        self._begin_generation()
+        self._touch([into] if was_there else [])
+        said = [_told_of_another(fact, into) for fact in facts if not isinstance(fact[3], Decision)]
+        self._put_facts(said, wait=True)
+        self._put_facts([fact for fact in facts if isinstance(fact[3], Decision) and self._counts(*fact)], wait=True)
+
+    def _counts(self, patient: str, key: str, _: int, decision: Fact) -> bool:
+        """Return whether a decision takes the place of the one that is there; that one is deleted then."""
+        there: Decision | None = self._facts(patient, Decision).get(key)
+        if there is None or not isinstance(decision, Decision):
+            return True
+        admissions, beds = self._facts(patient, Admission), [*self._facts(patient, Placement).values()]
+        now = stay_at(admissions, beds, as_of_us=self.now_us())
+        encounter = now.encounter if now else ""
+
+        def rank(one: Decision) -> tuple[bool, int]:
+            return is_of_stay(one.encounter, one.at_us, encounter, admissions, beds), one.at_us
+
+        counts = rank(decision) >= rank(there)
+        self._delete_facts(patient, Decision, [key] if counts else [])
+        return counts
+
+    def survivor(self, patient: str) -> str:
+        """Return the pseudonym of whom a number was merged into; its own where it was not."""
+        return self._merges.survivor(patient)
 
     def _without_past(
         self, facts: list[tuple[str, str, int, Fact]], horizon: int
@@ -526,10 +604,7 @@ class CareStore:
         row = self._db.execute(
             "SELECT version, sealed FROM fact WHERE (patient, kind, key) = (?, ?, ?)", (patient, KINDS[kind], key)
         ).fetchone()
-        if row is None:
-            return None
-        plain = self._sealer.open(row[1], context=_place(patient, KINDS[kind], key))
-        return row[0], msgspec.json.decode(plain, type=kind)
+        return None if row is None else (row[0], self._opened(patient, kind, key, row[1]))
 
     def has(self, patient: str) -> bool:
         """Return whether a patient is on the ward, or anything was measured of them."""
@@ -592,9 +667,10 @@ class CareStore:
         with self._database.transaction():
             self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", [(digest,) for digest in wanted])
             named = "SELECT patient FROM block UNION SELECT patient FROM fact UNION SELECT patient FROM patient"
-            named += " UNION SELECT patient FROM corrected"
+            named += " UNION SELECT patient FROM corrected UNION SELECT patient FROM merged"
             found = [patient for (patient,) in self._db.execute(named) if is_wanted(patient)]
             deleted = self._delete_all_of(found)
+            self._merges.forget(found)
             noted = self._ahead.forget_patients(is_wanted)
             stay = [(_digest(patient),) for patient in found]
             self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", stay)
@@ -653,6 +729,7 @@ class CareStore:
                 self._begin_generation()
             self._ahead.prune()
             self._corrections.prune(self._hours_us)
+            self._merges.prune(clock.now_us() - self._hours_us, self.patients())
             self._db.execute(
                 "DELETE FROM fact WHERE until_us < ? AND kind != 'encounter' "
                 "AND NOT (kind IN ('patient', 'pregnancy') AND patient IN (SELECT patient FROM patient))",
@@ -754,6 +831,10 @@ class CareStore:
     def changed_since(self, revision: int) -> dict[str, int]:
         """Return the patients that have changed since a revision, with theirs."""
         return dict(self._db.execute("SELECT patient, revision FROM patient WHERE revision > ?", (revision,)))
+
+    def generation(self) -> str:
+        """Return what changes whenever somebody has deleted something, or given it to another number."""
+        return self._meta("generation")
 
     def version(self) -> int:
         """Return a number that changes whenever somebody else has written: the cheapest look there is."""
@@ -865,11 +946,24 @@ class CareStore:
         return person.died if person else ""
 
     def _facts(self, patient: str, kind: type) -> dict[str, Any]:
+        return {key: fact for key, (_, fact) in self._versions(patient, kind).items()}
+
+    def _versions(self, patient: str, kind: type) -> dict[str, tuple[int, Any]]:
         rows = self._db.execute(
-            "SELECT key, sealed FROM fact WHERE patient = ? AND kind = ?", (patient, KINDS[kind])
+            "SELECT key, version, sealed FROM fact WHERE patient = ? AND kind = ?", (patient, KINDS[kind])
         ).fetchall()
-        opened = {key: self._sealer.open(sealed, context=_place(patient, KINDS[kind], key)) for key, sealed in rows}
-        return {key: msgspec.json.decode(plain, type=kind) for key, plain in opened.items()}
+        return {key: (version, self._opened(patient, kind, key, sealed)) for key, version, sealed in rows}
+
+    def _opened(self, patient: str, kind: type, key: str, sealed: bytes) -> Any:
+        return msgspec.json.decode(self._sealer.open(sealed, context=_place(patient, KINDS[kind], key)), type=kind)
+
+
+def _told_of_another(told: tuple[str, str, int, Fact], into: str) -> tuple[str, str, int, Fact]:
+    """Return what was told of a number as told of the one it was merged into, whose own Person counts first."""
+    _, key, version, fact = told
+    if isinstance(fact, Person):
+        return into, key, -1, msgspec.structs.replace(fact, sex_of=-1, born_of=-1, died_of=-1)
+    return into, key, version, fact
 
 
 def _digest(patient: str) -> bytes:

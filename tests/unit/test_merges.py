@@ -1,0 +1,275 @@
+"""Two numbers that were merged are one patient on the ward, with what was known and decided under either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from governance.audit import AuditEvent, open_audit
+from models.serving.ward import Chart
+from models.serving.ward import Ward as Charts
+from pipelines.rewrites.care import rebuild_care
+from tests.attribution import Ward, hl7_time
+from tests.hl7 import MSH, adt, obx, oru
+from tests.services.serving import HOUR, WardUnderTest
+from vitalake import clock
+from vitalake.care.facts import Admission, Decision, Person, Pregnancy
+from vitalake.care.store import CareStore
+from vitalake.care.values import ROW, Values, stage_of
+
+
+@pytest.fixture
+def ward(home: Path) -> Iterator[Ward]:
+    found = Ward(home, begin=(clock.now() - timedelta(hours=3)).replace(microsecond=0))
+    yield found
+
+
+def _token(ward: Ward, patient: str) -> str:
+    return WardUnderTest(ward.home).token(patient)
+
+
+def _store(ward: Ward) -> CareStore:
+    return WardUnderTest(ward.home).store
+
+
+def _admitted(ward: Ward, event: str, patient: str, bed: str, seconds: float, prior: str = "") -> bytes:
+    pv1 = f"PV1|1|I|{bed}|||{prior}|||||||||||||V-1"
+    return adt(event, f"PID|1||{patient}", pv1, at=hl7_time(ward.at(seconds)))
+
+
+def _merge(ward: Ward, into: str, old: str, seconds: float, born: str = "") -> bytes:
+    return adt("A40", f"PID|1||{into}||X^Y||{born}", f"MRG|{old}", at=hl7_time(ward.at(seconds)))
+
+
+def _vitals(ward: Ward, patient: str, seconds: float) -> bytes:
+    """Return what scores 5 by scale 2, and 2 by scale 1: 97 % with 2 L/min."""
+    values = {"9279-1": 16, "59408-5": 97, "3151-8": 2, "8480-6": 124, "8867-4": 78, "8310-5": 36.8, "9269-2": 15}
+    units = {"9279-1": "/min", "59408-5": "%", "3151-8": "L/min", "8480-6": "mm[Hg]", "8867-4": "/min"}
+    units |= {"8310-5": "Cel", "9269-2": "{score}"}
+    at = hl7_time(ward.at(seconds))
+    rows = [
+        obx(i, f"{code}^x^LN", str(value), f"{units[code]}^^UCUM") for i, (code, value) in enumerate(values.items())
+    ]
+    msh = MSH.replace("20250601100001+0200", at)
+    return oru(*rows, msh=msh, pid=f"PID|1||{patient}", pv1="", obr=f"OBR|1||{patient}-{seconds}^M|V|||{at}")
+
+
+def _decided(ward: Ward, patient: str) -> None:
+    audit = open_audit(ward.settings, ward.keys, writer="serving")
+    detail = {"kind": "spo2-scale-2", "holds": "yes", "reason": "blood-gas-now"}
+    audit.record(AuditEvent("decision.write", "somebody", "clinician", (_token(ward, patient),), detail))
+    store = _store(ward)
+    stay = store.stay(_token(ward, patient), as_of_us=clock.now_us())
+    one = Decision("spo2-scale-2", True, stay.encounter if stay else "", "somebody", clock.now_us(), "blood-gas-now")
+    store.put_facts([(_token(ward, patient), one.kind, one.at_us, one)])
+
+
+def _charts(ward: Ward) -> dict[str, Chart]:
+    charts = Charts(ward.settings, ward.keys)
+    charts.changed()
+    found = {patient: charts.chart(patient) for patient in charts.patients()}
+    charts.close()
+    return {patient: chart for patient, chart in found.items() if chart is not None and not chart.gone}
+
+
+def test_after_a_merge_the_ward_has_one_patient_with_what_was_decided(ward: Ward) -> None:
+    """It had two: the old one in the bed, by scale 2 "5 medium", and the new one by scale 1, "2 low"."""
+    ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0))
+    ward.stream([_vitals(ward, "M-1", 9_000)], name="hl7-v2")
+    _decided(ward, "M-1")
+    held = Charts(ward.settings, ward.keys)
+    assert held.changed() == {_token(ward, "M-1")}
+    ward.tell(_merge(ward, "M-2", "M-1", 9_100))
+    assert held.changed() == {_token(ward, "M-1"), _token(ward, "M-2")}, "at once, not with the next count of all"
+    assert held.chart(_token(ward, "M-1")) is None
+    held.close()
+    for seconds, patient in ((9_000, ""), (9_200, "M-2"), (9_300, "M-1")):  # a monitor may not know of it yet
+        if patient:
+            ward.stream([_vitals(ward, patient, seconds)], name="hl7-v2")
+        charts = _charts(ward)
+        assert [*charts] == [_token(ward, "M-2")]
+        chart = charts[_token(ward, "M-2")]
+        assert (chart.record.news2.scale, chart.record.news2.total) == (2, 5)
+        assert chart.record.newest_us == int(ward.at(seconds).timestamp() * 1e6)
+        assert chart.stay is not None
+        assert chart.stay.bed == "1 7"
+    ward.tell(_admitted(ward, "A02", "M-2", "MED^9^9", 9_400, "ED^1^7"))
+    chart = _charts(ward)[_token(ward, "M-2")]
+    assert chart.stay is not None
+    assert (chart.stay.unit, chart.stay.bed) == ("MED", "9 9")
+    ward.tell(_admitted(ward, "A03", "M-2", "MED^9^9", 9_500))
+    assert _charts(ward) == {}
+
+
+def test_a_child_that_the_merge_tells_of_is_one(ward: Ward) -> None:
+    ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0))
+    ward.tell(_merge(ward, "M-2", "M-1", 100, born=f"{clock.now().year - 8}0101"))
+    assert _charts(ward)[_token(ward, "M-2")].record.news2.withheld == "child"
+
+
+@pytest.mark.parametrize("order", [*permutations(range(3))])
+def test_in_whatever_order_a_merge_comes(ward: Ward, order: tuple[int, ...]) -> None:
+    steps = [
+        lambda: ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0)),
+        lambda: ward.stream([_vitals(ward, "M-1", 9_000)], name="hl7-v2"),
+        lambda: ward.tell(_merge(ward, "M-2", "M-1", 9_100)),
+    ]
+    for i in order:
+        steps[i]()
+    charts = _charts(ward)
+    assert [*charts] == [_token(ward, "M-2")]
+    chart = charts[_token(ward, "M-2")]
+    assert chart.record.news2.total == 2
+    assert chart.stay is not None
+    assert chart.stay.bed == "1 7"
+
+
+def test_a_store_that_is_filled_again_knows_of_the_merge_and_of_what_was_decided_before_it(ward: Ward) -> None:
+    ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0))
+    ward.stream([_vitals(ward, "M-1", 9_000)], name="hl7-v2")
+    _decided(ward, "M-1")
+    ward.tell(_merge(ward, "M-2", "M-1", 9_100))
+    for again in (True, False):
+        if again:
+            (ward.home / "care.db").unlink()
+        rebuild_care(ward.settings)
+        charts = _charts(ward)
+        assert [*charts] == [_token(ward, "M-2")]
+        news2 = charts[_token(ward, "M-2")].record.news2
+        assert (news2.scale, news2.total) == (2, 5)
+    assert not _store(ward).lacks_decisions()
+
+
+def test_what_is_refused_under_the_old_number_marks_the_one_that_is_left(ward: Ward) -> None:
+    ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0), _merge(ward, "M-2", "M-1", 100))
+    ward.stream([_vitals(ward, "M-2", 9_000)], name="hl7-v2")
+    ward.stream([_vitals(ward, "M-1", 9_100).replace(b"|97|", b"|-?-|")], name="hl7-v2")
+    chart = _charts(ward)[_token(ward, "M-2")]
+    assert chart.refused is not None
+    assert chart.record.news2.parts["oxygen_saturation"] is None
+
+
+# -- the store ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[CareStore]:
+    found = WardUnderTest(home).store
+    yield found
+
+
+def _merged(store: CareStore, *merges: tuple[str, str, int]) -> dict[str, str]:
+    for old, into, version in merges:
+        store.merge(old, into, version=version)
+    return {name: store.survivor(name) for name in "ABC"}
+
+
+@pytest.mark.parametrize(
+    ("merges", "survivors"),
+    [
+        ([("A", "B", 1), ("B", "C", 2)], "CCC"),
+        ([("B", "C", 2), ("A", "B", 1)], "CCC"),
+        ([("A", "B", 1), ("B", "A", 2)], "AAC"),
+        ([("B", "A", 2), ("A", "B", 1)], "AAC"),
+        ([("A", "B", 1), ("A", "C", 2)], "CBC"),
+        ([("A", "C", 2), ("A", "B", 1)], "CBC"),
+        ([("A", "B", 1), ("B", "C", 2), ("C", "A", 3)], "AAA"),
+        ([("A", "A", 1)], "ABC"),
+    ],
+)
+def test_of_several_merges_the_later_one_counts(
+    store: CareStore, merges: list[tuple[str, str, int]], survivors: str
+) -> None:
+    store.put_facts([("A", "E", 1, Admission(clock.now_us() - HOUR, None, None))])
+    expected = dict(zip("ABC", survivors, strict=True))
+    assert _merged(store, *merges) == expected
+    assert _merged(store, *merges) == expected, "read again after a kill"
+    assert len(store.patients()) == 1
+
+
+def _decision(encounter: str, hours_ago: float, *, holds: bool) -> Decision:
+    reason = "blood-gas-now" if holds else "not-hypercapnic"
+    return Decision("spo2-scale-2", holds, encounter, "somebody", clock.now_us() - int(hours_ago * HOUR), reason)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (_decision("E", 1, holds=True), _decision("F", 2, holds=False), True),
+        (_decision("E", 3, holds=True), _decision("F", 2, holds=False), False),
+        (_decision("E", 3, holds=True), _decision("former", 2, holds=False), True),
+        (_decision("former", 1, holds=False), _decision("F", 2, holds=True), True),
+    ],
+)
+def test_of_two_decisions_the_one_of_the_stay_of_now_counts_else_the_later_one(
+    store: CareStore, old: Decision, new: Decision, expected: bool
+) -> None:
+    now = clock.now_us()
+    store.put_facts([
+        ("A", "E", 1, Admission(now - 10 * HOUR, None, None)),
+        ("B", "F", 1, Admission(now - 9 * HOUR, None, None)),
+        ("B", "former", 1, Admission(now - 20 * HOUR, now - 15 * HOUR, None)),
+        ("A", old.kind, old.at_us, old),
+        ("B", new.kind, new.at_us, new),
+    ])  # fmt: skip
+    store.put_facts([
+        ("A", "E", 1, Pregnancy("E", now - 9 * HOUR)),
+        ("A", "", 7, Person("male", "1950-01-01")),
+        ("B", "", 3, Person("female")),
+    ])  # fmt: skip
+    store.merge("A", "B", version=1)
+    stay = store.stay("B", as_of_us=now)
+    assert stay is not None
+    assert store.decisions("B", encounter=stay.encounter)["spo2-scale-2"].holds is expected
+    assert (stay.pregnant, stay.sex, stay.age_years) == (True, "female", (clock.now() - timedelta(hours=9)).year - 1950)
+    store.put_facts([("A", "", 9, Person("male", "1940-01-01")), ("B", "", 4, Person("unknown", "1960-01-01"))])
+    person = store.person("B")
+    assert person is not None
+    assert (person.sex, person.born) == ("female", "1960-01-01"), "what is told of the old number fills gaps only"
+    assert store.everybody() == ["B"]
+
+
+def _values(patient: str, attribution: int, available_us: int, position: int) -> Values:
+    row = np.zeros(1, ROW)
+    row["code"], row["value"], row["stage"], row["id"] = 88674, 78.0, stage_of("final"), 5
+    row["effective_us"], row["available_us"], row["attribution"] = clock.now_us() - HOUR, available_us, attribution
+    zero = np.zeros(1, np.int32)
+    return Values(row, zero, [patient], np.array([position]), zero, ["part"])
+
+
+def test_a_value_that_the_attributor_gives_from_the_old_number_to_the_new_one_stays(store: CareStore) -> None:
+    """Both rows are of the one patient by then: what takes it from the old number must not take it from the new one."""
+    known = clock.now_us() - HOUR
+    told = [("A", 3, known), None, ("A", 6, known + 5), ("B", 7, known + 5)]
+    for position, one in enumerate(told):
+        if one is None:
+            store.merge("A", "B", version=1)
+        else:
+            store.take(_values(one[0], one[1], one[2], position), writer="w/0of1", ends={"part": position + 1})
+        assert len(store.history("B" if position else "A")) == (position != 2)
+    assert store.rewind({"part": 0}) > 0, "what was never decided is found under the number that is left"
+    assert len(store.history("B")) == 0
+
+
+def test_who_was_merged_is_forgotten_with_all_numbers(home: Path, store: CareStore) -> None:
+    now = clock.now_us()
+    store.put_facts([("old-number", "E", 1, Admission(now - HOUR, None, None))])
+    store.merge("old-number", "new-number", version=1)
+    store.forget(["old-number", "new-number"])
+    raw = (home / "care.db").read_bytes() + (home / "care.db-wal").read_bytes()
+    assert b"old-number" not in raw
+    assert store.survivor("old-number") == "old-number"
+
+
+def test_a_merge_is_forgotten_when_nobody_is_there_any_more(store: CareStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put_facts([("A", "E", 1, Admission(clock.now_us() - HOUR, None, None))])
+    _merged(store, ("A", "B", 1), ("C", "D", 1))
+    at_us = clock.now_us() + 100 * HOUR
+    monkeypatch.setattr(clock, "now_us", lambda: at_us)
+    store.prune()
+    assert {name: store.survivor(name) for name in "ABC"} == {"A": "B", "B": "B", "C": "C"}
