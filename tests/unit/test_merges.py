@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import permutations
 from pathlib import Path
@@ -114,7 +114,7 @@ def test_a_child_that_the_merge_tells_of_is_one(ward: Ward) -> None:
 
 @pytest.mark.parametrize("order", [*permutations(range(3))])
 def test_in_whatever_order_a_merge_comes(ward: Ward, order: tuple[int, ...]) -> None:
-    steps = [
+    steps: list[Callable[[], object]] = [
         lambda: ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0)),
         lambda: ward.stream([_vitals(ward, "M-1", 9_000)], name="hl7-v2"),
         lambda: ward.tell(_merge(ward, "M-2", "M-1", 9_100)),
