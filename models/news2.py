@@ -226,7 +226,8 @@ class News2(msgspec.Struct, frozen=True):
         withheld: why there is no score.
         scale: of oxygen saturation: 1, or 2 by a recorded decision.
         ended: parts without a value of now because a newer one came that cannot be used; an event before it stands.
-        beside: of a part with an event, or with readings of one moment that score differently, the one not scored.
+        beside: of a part with an event, or with readings of one moment that score differently, the one not scored; of
+            oxygen by a fraction, a flow of none that was told since.
     """
 
     total: int | None
@@ -269,7 +270,9 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
     if oxygen.end is not None:
         ended[OXYGEN] = oxygen.end
     if oxygen.found:
-        latest[OXYGEN] = _oxygen(oxygen.found)
+        latest[OXYGEN] = _oxygen(oxygen.found, as_of_us)
+        since = [one for one in oxygen.found if one.at_us >= latest[OXYGEN].at_us + TOGETHER_US]
+        beside |= {OXYGEN: max(since, key=lambda one: one.at_us)} if since else {}
         if _counts(latest[OXYGEN], MAX_AGE_HOURS, as_of_us):
             points[OXYGEN] = ON_OXYGEN if _is_given(latest[OXYGEN]) else 0
     for name, part in MEASURED.items():
@@ -575,11 +578,17 @@ def _is_given(one: Reading) -> bool:
     return one.value > (0 if one.code == _FLOW else ROOM_AIR_PERCENT) or one.comparator.startswith(">")
 
 
-def _oxygen(found: list[Reading]) -> Reading:
+def _oxygen(found: list[Reading], as_of_us: int) -> Reading:
     """Return the flow or fraction of now; of those of one moment (TOGETHER_US) one that says that oxygen is given.
 
-    A ventilator tells a fraction, and beside it somebody tells that there is no flow.
+    A ventilator tells a fraction, and beside it somebody tells that there is no flow: a fraction above room air is
+    ended by a later fraction, or a flow, and not by the want of one.
     """
     newest = max(one.at_us for one in found)
-    near = [one for one in found if newest - one.at_us < TOGETHER_US]
+    near = [
+        one
+        for one in found
+        if newest - one.at_us < TOGETHER_US
+        or (one.code == _FRACTION and _is_given(one) and _counts(one, MAX_AGE_HOURS, as_of_us))
+    ]
     return max(near, key=lambda one: (_is_given(one), one.at_us, one.code == _FLOW, one.value))

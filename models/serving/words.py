@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from models.news2 import ACVPU, MEASURED, OXYGEN, Ending, Event, News2, Reading, charted
+from models.news2 import ACVPU, MEASURED, OXYGEN, TOGETHER_US, Ending, Event, News2, Reading, charted
 from models.serving.zone import clock_near
 from vitalake.care.records import History, code_number
 from vitalake.vocabulary import load_vocabulary
@@ -100,10 +100,15 @@ def two_texts(score: News2) -> list[str]:
     events = {event.part for event in score.events}
     return [
         f"{_scale(part, score.latest[part], SHORT_NAMES[part])}{_read(part, score.latest[part])} and "
-        f"{_scale(part, other)}{_read(part, other)} within 1 min"
+        f"{_scale(part, other)}{_read(part, other)} {_apart(score.latest[part], other)}"
         for part, other in score.beside.items()
         if part not in events
     ]
+
+
+def _apart(one: Reading, other: Reading) -> str:
+    later_us = other.at_us - one.at_us
+    return "within 1 min" if later_us < TOGETHER_US else f"{ago(later_us / 1e6)} later"
 
 
 def _scale(part: str, one: Reading, otherwise: str = "") -> str:

@@ -102,7 +102,8 @@ def test_oxygen_is_given_by_flow_or_by_more_than_room_air(code: str, value: floa
 
 
 def test_the_later_of_flow_and_fraction_counts() -> None:
-    assert _score(("3150-6", 60, 3), ("3151-8", 0, 1)).parts["supplemental_oxygen"] == 0
+    assert _score(("3151-8", 4, 3), ("3150-6", 21, 1)).parts["supplemental_oxygen"] == 0
+    assert _score(("3150-6", 60, 3), ("3150-6", 21, 2), ("3151-8", 0, 1)).parts["supplemental_oxygen"] == 0
     assert _score(("3151-8", 0, 3), ("3150-6", 60, 1)).parts["supplemental_oxygen"] == 2
     assert _score(("3151-8", 0, 1), ("3150-6", 60, 1)).parts["supplemental_oxygen"] == 2
 
@@ -582,7 +583,23 @@ def test_oxygen_by_one_way_is_not_hidden_by_none_of_the_other_seconds_later(scal
     assert reading_text("supplemental_oxygen", score.latest["supplemental_oxygen"]) == "40 %"
     assert score.parts["oxygen_saturation"] == (3 if scale_2 else 0)
     assert _score(("3151-8", 4, 10 * _SECOND), ("3151-8", 0, 0)).parts["supplemental_oxygen"] == 2
-    assert _score(("3150-6", 40, 61 * _SECOND), ("3151-8", 0, 0)).parts["supplemental_oxygen"] == 0
+    assert _score(("3151-8", 4, 61 * _SECOND), ("3151-8", 0, 0)).parts["supplemental_oxygen"] == 0
+
+
+@pytest.mark.parametrize(("fraction", "scale_2", "total"), [(40, False, 2), (28, True, 5)])
+def test_no_flow_does_not_end_a_fraction_that_still_counts(fraction: float, scale_2: bool, total: int) -> None:
+    """40 % at -4 min, and a flow of none now, were "0 low"; by scale 2 "5 medium" became "0 low"."""
+    others = [(code, float(value), 0.1) for code, value in NORMAL.items() if code not in ("3150-6", "2708-6")]
+    at = 4 / 60
+    rows = [*others, ("2708-6", 97.0, 0.1), ("3150-6", fraction, at), ("3151-8", 0.0, 0.0)]
+    score = _score(*rows, situation=Situation(scale_2=scale_2))
+    assert score.total == total
+    assert two_texts(score) == [f"O₂ {fraction} % and 0 L 4 min later"]
+    assert _score(*rows, ("3150-6", 21.0, 0.01), situation=Situation(scale_2=scale_2)).total == 0
+    old = [row if row[0] != "3150-6" else ("3150-6", fraction, 12.01) for row in rows]
+    assert _score(*old, situation=Situation(scale_2=scale_2)).total == 0, "too old to count"
+    flow = _score(*rows[:-1], ("3151-8", 2.0, 0.0), situation=Situation(scale_2=scale_2))
+    assert (flow.parts["supplemental_oxygen"], two_texts(flow)) == (2, [])
 
 
 @pytest.mark.parametrize(
