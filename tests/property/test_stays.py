@@ -83,6 +83,35 @@ def _is_open(told: Sequence[Told], stay: str) -> bool:
     return begun is not None and (end is None or begun < end)
 
 
+def _hospital_stays(told: Sequence[Told]) -> list[tuple[set[str], set[int]]]:
+    """Return the names and the hours of what is one hospital stay: its stays share an hour; -1: it is open."""
+    found: list[tuple[set[str], set[int]]] = []
+    for stay in NAMES:
+        mine = [one for one in told if one.stay == stay]
+        goes_on = min((one.ago for one in mine if one.what == "goes on"), default=LONGEST + 1)
+        mine = [one for one in mine if one.what != "goes on" and (one.what != "ends" or one.ago < goes_on)]
+        if not mine:
+            continue
+        begin = next((one.ago for one in mine if one.what == "record"), max(one.ago for one in mine))
+        end = -1 if _is_open(told, stay) else _bounds(told, stay)[1] or 0
+        names, hours = {stay}, {*range(end, begin + 1)}
+        for one in [one for one in found if one[1] & hours]:
+            found.remove(one)
+            names, hours = names | one[0], hours | one[1]
+        found.append((names, hours))
+    return found
+
+
+def _holds(told: Sequence[Told], decided: tuple[str, int], stay: str) -> bool:
+    """Return whether what was decided for a stay, so many hours ago, is of another one."""
+    said, at = decided
+    stays = _hospital_stays(told)
+    names, hours = next(one for one in stays if stay in one[0])
+    if said in names or at in hours - {min(hours)}:
+        return True
+    return not said and not any(at >= min(one[1]) >= max(hours) for one in stays if one[1] != hours)
+
+
 def _bed(told: Sequence[Told]) -> str:
     held = []
     for one in told:
@@ -110,16 +139,16 @@ def _take_back(store: CareStore, told: Sequence[Told], decided: str, now: int) -
         assert (found.bed if found else "") == _bed(goes_on)
 
 
-NAMES = ("E", "V")
+NAMES = ("E", "D", "V")
 AGO, BEDS = st.integers(1, LONGEST), st.sampled_from(["A", "B"])
 EVENTS = st.lists(
     st.one_of(
         st.builds(Told, st.sampled_from(NAMES), st.sampled_from(["bed", "leaves", "ends", "goes on"]), AGO, BEDS),
-        st.builds(Told, st.just("E"), st.just("record"), AGO, until=st.one_of(st.none(), AGO)),
+        st.builds(Told, st.sampled_from(["E", "D"]), st.just("record"), AGO, until=st.one_of(st.none(), AGO)),
     ),
     min_size=1,
     max_size=7,
-    unique_by=lambda one: "record" if one.what == "record" else one,
+    unique_by=lambda one: (one.stay, "record") if one.what == "record" else one,
 )
 
 
@@ -140,6 +169,13 @@ EVENTS = st.lists(
     decided=("", 12), known=0,
 )  # fmt: skip
 @example(told=[Told("E", "ends", 5, "A"), Told("V", "bed", 5, "A")], decided=("E", 6), known=0)
+@example(
+    told=[Told("E", "record", 99), Told("D", "record", 98, until=9), Told("V", "bed", 8, "A")],
+    decided=("D", 12), known=0,
+)  # fmt: skip
+@example(told=[Told("D", "record", 98, until=9), Told("V", "bed", 9, "A")], decided=("D", 12), known=0)
+@example(told=[Told("D", "record", 98, until=9), Told("V", "bed", 8, "A")], decided=("D", 12), known=0)
+@example(told=[Told("D", "record", 98, until=9), Told("V", "bed", 8, "A")], decided=("D", 7), known=0)
 def test_a_patient_is_there_while_a_stay_is_open_and_pruning_changes_nothing(
     told: list[Told], decided: tuple[str, int], known: int
 ) -> None:
@@ -167,6 +203,11 @@ def test_a_patient_is_there_while_a_stay_is_open_and_pruning_changes_nothing(
         if before is not None and open_:
             assert before.encounter in open_
             assert before.bed == _bed(told)
+            stored = [one for one in told if known or not one.is_left_out(told)]
+            holds = _holds(stored, decided, before.encounter)
+            assert ("pregnancy" in store.decisions("v1.p", encounter=before.encounter)) == holds
+            of = next(names for names, _ in _hospital_stays(stored) if before.encounter in names)
+            assert before.pregnant == (decided[0] in of)
         decisions = store.decisions("v1.p", encounter=before.encounter if before else "")
         store.prune()
         after = store.stay("v1.p", as_of_us=now)

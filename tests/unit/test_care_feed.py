@@ -958,8 +958,9 @@ def test_a_pregnancy_told_before_its_stay_is_known_in_it(home: Path, first: str)
 # -- decisions and the names of a stay -------------------------------------------------------------------------------
 
 
-def _decided(home: Path, token: str, encounter: str) -> None:
-    decision = Decision("pregnancy", True, encounter, "somebody", clock.now_us(), "test-or-scan")
+def _decided(home: Path, token: str, encounter: str, *, minutes_ago: int = 0) -> None:
+    at_us = clock.now_us() - minutes_ago * 60_000_000
+    decision = Decision("pregnancy", True, encounter, "somebody", at_us, "test-or-scan")
     _store(home).put_facts([(token, decision.kind, decision.at_us, decision)])
 
 
@@ -972,36 +973,90 @@ def _decisions(home: Path, token: str) -> list[str]:
 def test_what_was_decided_before_the_stay_was_known_holds_for_it_and_not_for_the_next(home: Path) -> None:
     outcome = _run(_steps(home), [message(1, effectiveDateTime=_at(5), subject={"reference": "Patient/p-1"})])
     token = outcome.rows["patient_id"][0].as_py()
-    _decided(home, token, "")
+    _decided(home, token, "", minutes_ago=100)
     assert _decisions(home, token) == ["pregnancy"]
     _records(home, "encounter", _stay_of())
     assert _decisions(home, token) == ["pregnancy"], "it was the stay in which it was decided"
     ended = _stay_of() | {
-        "period": {"start": _at(120), "end": _at(-1)},
+        "period": {"start": _at(120), "end": _at(60)},
         "status": "finished",
         "meta": {"versionId": "2"},
     }
     _records(home, "encounter", ended)
-    _records(home, "encounter", _stay_of() | {"id": "e-2", "period": {"start": _at(-2)}})
+    assert _decisions(home, token) == ["pregnancy"]
+    _records(home, "encounter", _stay_of() | {"id": "e-2", "period": {"start": _at(30)}})
+    assert _decisions(home, token) == []
+
+
+@pytest.mark.parametrize("ends", [20, 35])
+def test_what_is_known_of_a_department_holds_while_the_hospital_stay_lasts(home: Path, ends: int) -> None:
+    """A transfer within the hospital ended scale 2 and a pregnancy without a word: 5 medium was 2 low."""
+    facility = _stay_of() | {"id": "facility"}
+    first = _stay_of() | {"id": "d-1", "period": {"start": _at(110)}}
+    _records(home, "encounter", facility, first)
+    token = _records(home, "encounter", first).rows["patient_id"][0].as_py()
+    diagnosis = {
+        "resourceType": "Condition", "id": "c-1", "encounter": {"reference": "Encounter/d-1"}, "recordedDate": _at(60),
+        "subject": {"reference": "Patient/p-1"},
+        "code": {"coding": [{"system": "http://hl7.org/fhir/sid/icd-10-cm", "code": "O14.1"}]},
+    }  # fmt: skip
+    _records(home, "condition", diagnosis)
     store = _store(home)
-    later = clock.now_us() + 300_000_000
-    stay = store.stay(token, as_of_us=later)
+    stay = store.stay(token, as_of_us=clock.now_us())
     assert stay is not None
-    assert stay.discharged_us is None
-    assert store.decisions(token, encounter=stay.encounter) == {}
+    _decided(home, token, stay.encounter, minutes_ago=30)
+    left = first | {"status": "finished", "period": {"start": _at(110), "end": _at(ends)}, "meta": {"versionId": "2"}}
+    _records(home, "encounter", left, _stay_of() | {"id": "d-2", "period": {"start": _at(10)}})
+    after = store.stay(token, as_of_us=clock.now_us())
+    assert after is not None and after.encounter != stay.encounter
+    assert after.pregnant
+    assert _decisions(home, token) == ["pregnancy"]
+    _records(home, "encounter", facility | {"status": "finished", "period": {"start": _at(120), "end": _at(31)}})
+    after = store.stay(token, as_of_us=clock.now_us())
+    assert after is not None
+    assert (after.pregnant, _decisions(home, token)) == (ends == 20, ["pregnancy"] if ends == 20 else [])
 
 
-@pytest.mark.parametrize(("left", "kept"), [(None, ["pregnancy"]), (3.0, [])])
-def test_what_was_decided_for_a_visit_holds_for_the_encounter_that_is_the_same_stay(
-    home: Path, left: float | None, kept: list[str]
+@pytest.mark.parametrize(("minutes", "kept"), [(0, ["pregnancy"]), (14, ["pregnancy"]), (16, [])])
+def test_who_is_admitted_from_the_emergency_department_keeps_what_was_decided_there(
+    home: Path, minutes: int, kept: list[str]
 ) -> None:
+    there = _stay_of() | {"id": "ed", "period": {"start": _at(120), "end": _at(40)}, "status": "finished"}
+    token = _records(home, "encounter", there).rows["patient_id"][0].as_py()
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    _decided(home, token, stay.encounter, minutes_ago=60)
+    _records(home, "encounter", _stay_of() | {"period": {"start": _at(40 - minutes)}})
+    assert _decisions(home, token) == kept
+
+
+@pytest.mark.parametrize(("end", "kept"), [("A03", []), ("A02", ["pregnancy"])])
+def test_a_visit_without_a_number_ends_what_was_decided_in_it(home: Path, end: str, kept: list[str]) -> None:
+    """No stay has a name then, and what was decided in one held in the next."""
+    pid, bed = "PID|1||p-1^^^^MR", "PV1|1|I|4W^12^A"
+    other = "PV1|1|I|4W^12^B|||4W^12^A"
+    messages: list[bytes | None] = [adt("A01", pid, bed, at=_ago(5))]
+    token = _admissions(home, messages).rows["patient_id"][0].as_py()
+    _decided(home, token, "", minutes_ago=240)
+    messages += [adt(end, pid, bed if end == "A03" else other, at=_ago(3)), adt("A01", pid, bed, at=_ago(2))]
+    _admissions(home, messages)
+    assert _decisions(home, token) == kept
+
+
+@pytest.mark.parametrize(
+    ("left", "decided", "kept"), [(None, 0, ["pregnancy"]), (3.0, 240, []), (3.0, 60, ["pregnancy"])]
+)
+def test_what_was_decided_for_a_visit_holds_for_the_encounter_that_is_the_same_stay(
+    home: Path, left: float | None, decided: int, kept: list[str]
+) -> None:
+    """Also where the visit had ended before, and nobody had told: it is of who lay there then."""
     pid, bed = "PID|1||p-1^^^^MR", "PV1|1|I|4W^12^A||||||||||||||||V-1"
     messages: list[bytes | None] = [adt("A01", pid, bed, at=_ago(5))]
     token = _admissions(home, messages).rows["patient_id"][0].as_py()
     stay = _store(home).stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert stay.encounter
-    _decided(home, token, stay.encounter)
+    _decided(home, token, stay.encounter, minutes_ago=decided)
     assert _decisions(home, token) == ["pregnancy"]
     if left is not None:
         _admissions(home, [*messages, adt("A03", pid, bed, at=_ago(left))])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from vitalake.care.facts import FOR_EVER, Admission, Placement, ends_a_stay
@@ -14,38 +14,65 @@ def bed_key(encounter: str) -> str:
     return f"stay/{encounter}"
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
-    """From when until when somebody was in a stay; FOR_EVER: no end was told."""
+CONTINUES_US = 15 * 60_000_000
+"""Who is admitted so soon after an end has not been away: emergency department and ward have clocks of their own."""
 
+
+@dataclass(frozen=True, slots=True)
+class HospitalStay:
+    """What of stays was at the same time, one with the next, or began as the one before ended.
+
+    Attributes:
+        names: pseudonyms of its stays.
+        begin_us, end_us: from when until when; FOR_EVER: one of them is open.
+    """
+
+    names: frozenset[str]
     begin_us: int
     end_us: int
 
+    def lasts(self, at_us: int) -> bool:
+        """Return whether a moment is in it."""
+        return self.begin_us <= at_us < self.end_us
 
-def periods(admissions: Mapping[str, Admission], placements: Iterable[Placement]) -> dict[str, Period]:
-    """Return of each stay from when until when it was, by its admission, else by the beds told of it."""
-    placements, beds = list(placements), dict[str, list[Placement]]()
+
+def hospital_stays(admissions: Mapping[str, Admission], placements: Iterable[Placement]) -> list[HospitalStay]:
+    """Return when somebody was in hospital, first to last: a facility's, its departments' and its procedures' stays.
+
+    Args:
+        admissions: of the patient, by the stay's pseudonym.
+        placements: of the patient.
+    """
+    found: list[HospitalStay] = []
+    for begin_us, end_us, name in sorted(_periods(admissions, placements)):
+        last = found[-1] if found else None
+        if last is not None and begin_us <= last.end_us + CONTINUES_US:
+            found[-1] = HospitalStay(last.names | {name}, last.begin_us, max(last.end_us, end_us))
+        else:
+            found.append(HospitalStay(frozenset({name}), begin_us, end_us))
+    return found
+
+
+def _periods(admissions: Mapping[str, Admission], placements: Iterable[Placement]) -> Iterator[tuple[int, int, str]]:
+    """Yield of each stay from when until when it was; beds without a number may be of several stays."""
+    placements = list(placements)
+    first = _bounds(admissions, placements, FOR_EVER)[2]
     over = ended(admissions, placements, as_of_us=FOR_EVER)
-    for one in counting(placements, as_of_us=FOR_EVER):
-        if one.encounter and one.encounter not in admissions:
-            beds.setdefault(one.encounter, []).append(one)
-    found = {encounter: _of_beds(several) for encounter, several in beds.items()}
-    found |= {name: Period(one.admitted_us, FOR_EVER) for name, one in admissions.items()}
-    return {name: Period(one.begin_us, over.get(name, one.end_us)) for name, one in found.items()}
+    for name, begin_us in first.items():
+        if name:
+            yield begin_us, over.get(name, FOR_EVER), name
+    moves = counting(placements, as_of_us=FOR_EVER)
+    nameless = sorted(one.since_us for one in moves if not one.encounter and not one.discharged)
+    for end_us in [*sorted(_nameless_ends(moves)), FOR_EVER]:
+        if until_then := [since_us for since_us in nameless if since_us <= end_us]:
+            yield until_then[0], end_us, ""
+        nameless = nameless[len(until_then) :]
 
 
-def _of_beds(several: Collection[Placement]) -> Period:
-    """Return from when until when a bed was had; FOR_EVER while one is not left."""
-    left: dict[str, int] = {}
-    for one in several:
-        if one.status == "ended":
-            left[one.bed] = max(one.since_us, left.get(one.bed, one.since_us))
-    ends = [one.since_us for one in several if one.status == "ended"]
-    for one in several:
-        if one.status != "ended":
-            left_us = left.get(one.bed, -1)
-            ends.append(FOR_EVER if one.until_us is None and left_us < one.since_us else one.until_us or left_us)
-    return Period(min(one.since_us for one in several), max(ends))
+def _nameless_ends(told: Collection[Placement]) -> set[int]:
+    """Return when beds without a number were left for good."""
+    moves = [one for one in told if not one.discharged]
+    return {one.since_us for one in told if one.discharged and "" in {one.encounter} | _also_ended(one, moves)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,23 +229,18 @@ def _is_ended(stay: Admission, as_of_us: int) -> bool:
     return stay.admitted_us > as_of_us or (stay.ended_us is not None and stay.ended_us <= as_of_us)
 
 
-def same_stay(encounter: str, admissions: Mapping[str, Admission], placements: Iterable[Placement]) -> frozenset[str]:
-    """Return all names of a stay: those of what was at the same time.
+def same_stay(
+    encounter: str, admissions: Mapping[str, Admission], placements: Iterable[Placement]
+) -> HospitalStay | None:
+    """Return the hospital stay that a stay is part of, of beds without a number the last one; None: it is not known.
 
     Args:
-        encounter: one of them.
+        encounter: the stay's pseudonym; empty: beds without a number.
         admissions: of the patient, by the stay's pseudonym.
         placements: of the patient.
     """
-    known = periods(admissions, placements)
-    mine = known.get(encounter)
-    if mine is None:
-        return frozenset({encounter})
-    return frozenset(
-        name
-        for name, one in known.items()
-        if name == encounter or (one.begin_us < mine.end_us and mine.begin_us < one.end_us)
-    )
+    found = (one for one in reversed(hospital_stays(admissions, placements)) if encounter in one.names)
+    return next(found, None)
 
 
 def is_of_stay(
@@ -226,8 +248,9 @@ def is_of_stay(
 ) -> bool:
     """Return whether what was said of a patient for one stay is of another one, too.
 
-    What was said while no stay was known is of all that follows until a stay has ended. Where no stay is known now,
-    what was said for one holds until that has ended.
+    What was said is of the whole hospital stay: that of the stay that it names, and that of its time, for the named one
+    may have ended before without anybody's knowing. What was said while no stay was known is of all that follows until
+    a hospital stay has ended. Where no stay is known now, what was said for one holds until that has ended.
 
     Args:
         said: the stay's pseudonym it was said for; empty: none was known.
@@ -236,13 +259,14 @@ def is_of_stay(
         admissions: of the patient, by the stay's pseudonym.
         placements: of the patient.
     """
-    if said == encounter:
+    if said == encounter != "":
         return True
     placements = list(placements)
-    known = periods(admissions, placements)
-    if said and encounter:
-        return said in same_stay(encounter, admissions, placements)
+    now = same_stay(encounter, admissions, placements)
+    if now is not None and (now.lasts(at_us) or (said and said in now.names)):
+        return True
     if said:
-        return said not in known or known[said].end_us == FOR_EVER
-    begun_us = known[encounter].begin_us if encounter in known else at_us
-    return not any(at_us <= one.end_us <= begun_us for name, one in known.items() if name != encounter)
+        of = same_stay(said, admissions, placements)
+        return not encounter and now is None and (of is None or of.end_us == FOR_EVER)
+    begun_us = at_us if now is None else now.begin_us
+    return not any(at_us <= one.end_us <= begun_us for one in hospital_stays(admissions, placements) if one != now)

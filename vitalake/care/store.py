@@ -47,7 +47,7 @@ from vitalake.care.merges import TABLES as _MERGED_TABLES
 from vitalake.care.merges import Merges
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
-from vitalake.care.stays import ended, forgotten_beds, is_of_stay, lately_ended, same_stay
+from vitalake.care.stays import ended, forgotten_beds, hospital_stays, is_of_stay, lately_ended, same_stay
 from vitalake.care.stays import standing as stay_at
 from vitalake.care.values import ROW, Values, current, held_to, restored, stored
 from vitalake.sealing import Seals
@@ -759,7 +759,8 @@ class CareStore:
         """Forget stays that were over before the horizon, each with its beds and with what was said for it.
 
         It has been known as long, too: who types a discharge may err in its time, or in the patient, and correct it.
-        One that was at the same time as the stay that is open now is kept as long as that: it is another name of it.
+        What is part of one hospital stay is forgotten together: it may be another name of it, and what was said of it
+        holds for the whole.
         Of a stay whose end nobody told the beds are forgotten when nobody has lain in one since the horizon.
         """
         for (patient,) in self._db.execute(
@@ -776,10 +777,12 @@ class CareStore:
         now_us, beds = self.now_us(), placements.values()
         standing = stay_at(admissions, beds, as_of_us=now_us)
         open_ = standing.encounter if standing is not None and standing.ended_us is None else None
-        kept = frozenset[str]() if open_ is None else same_stay(open_, admissions, beds)
         lately = lately_ended(admissions, beds, since_us=horizon)
         over = {n: end for n, end in ended(admissions, beds, as_of_us=now_us).items() if end < horizon}
-        over = {name: end for name, end in over.items() if name not in kept | lately}
+        over = {name: end for name, end in over.items() if name not in lately}
+        stays = hospital_stays(admissions, beds)
+        kept = frozenset(name for one in stays if not one.names <= over.keys() for name in one.names)
+        over = {name: end for name, end in over.items() if name not in kept}
         others = (kept - {open_ or ""}) | lately
         beds_gone = forgotten_beds(admissions, placements, over, horizon, kept=others, as_of_us=now_us)
         gone = over.keys() | {placements[key].encounter for key in beds_gone}
@@ -886,6 +889,7 @@ class CareStore:
         if age is None and person is not None:
             age = least_age(person.born, standing.admitted_us)
         same = same_stay(encounter, admissions, placements)
+        names = {encounter} if same is None else same.names
         moves = [
             move
             for move in self._facts(patient, Movement).values()
@@ -903,7 +907,7 @@ class CareStore:
             unit=move.unit if move and move.unit else place.unit if place else "",
             bed=place.bed if place and by_feed else move.bed if move else "",
             pregnant=any(
-                known.encounter in same and known.since_us <= as_of_us
+                known.encounter in names and known.since_us <= as_of_us
                 for known in self._facts(patient, Pregnancy).values()
             ),
             died=person.died if person else "",
@@ -912,22 +916,24 @@ class CareStore:
     def decisions(self, patient: str, *, encounter: str) -> dict[str, Decision]:
         """Return what clinicians have decided of a patient for a stay, by kind; of each the last one.
 
-        A stay may have two names, an admission message's and a FHIR Encounter's. What was decided before any stay was
-        known is of the stay that became known then.
+        A hospital stay may have several names: an admission message's, and FHIR Encounters' of departments and
+        procedures. What was decided before any stay was known is of the stay that became known then.
 
         Args:
             patient: pseudonym.
             encounter: the stay's pseudonym; empty: none is known.
         """
         found: dict[str, Decision] = self._facts(patient, Decision)
-        if not found or all(decision.encounter == encounter for decision in found.values()):
+        if not found or (encounter and all(decision.encounter == encounter for decision in found.values())):
             return found
         admissions: dict[str, Admission] = self._facts(patient, Admission)
-        placements = self._facts(patient, Placement).values()
+        placements, replay = self._facts(patient, Placement).values(), self.replay()
         return {
-            kind: decision
-            for kind, decision in found.items()
-            if is_of_stay(decision.encounter, decision.at_us, encounter, admissions, placements)
+            kind: one
+            for kind, one in found.items()
+            if is_of_stay(
+                one.encounter, replay.at(one.at_us) if replay else one.at_us, encounter, admissions, placements
+            )
         }
 
     def decided(self) -> list[tuple[str, Decision]]:
