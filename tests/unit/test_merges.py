@@ -202,8 +202,8 @@ def _decision(encounter: str, hours_ago: float, *, holds: bool) -> Decision:
     [
         (_decision("E", 1, holds=True), _decision("F", 2, holds=False), True),
         (_decision("E", 3, holds=True), _decision("F", 2, holds=False), False),
-        (_decision("E", 3, holds=True), _decision("former", 2, holds=False), True),
-        (_decision("former", 1, holds=False), _decision("F", 2, holds=True), True),
+        (_decision("E", 17, holds=True), _decision("former", 16, holds=False), True),
+        (_decision("former", 16, holds=False), _decision("F", 17, holds=True), True),
     ],
 )
 def test_of_two_decisions_the_one_of_the_stay_of_now_counts_else_the_later_one(
