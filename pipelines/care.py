@@ -22,7 +22,7 @@ from pipelines.erasure.forgotten import catch_up as forget_again
 from pipelines.poll import Outcome, Poll
 from vitalake import clock
 from vitalake.belonging.stores import StoreSealer
-from vitalake.care.facts import TOLD_BESIDE, Admission, Fact, Movement, Person, Placement, Pregnancy
+from vitalake.care.facts import DELETED, TOLD_BESIDE, Admission, Fact, Movement, Person, Placement, Pregnancy
 from vitalake.care.placing import BED
 from vitalake.care.records import code_number
 from vitalake.care.stays import bed_key
@@ -54,6 +54,9 @@ _log = logging.getLogger(__name__)
 
 TAKEN = frozenset({"observation", "encounter", "patient", "ward_movement", "device_association", "condition"})
 """The datasets whose rows go to the care store, or the vault; their lanes say there that they live."""
+
+_BEFORE_ALL = -1
+"""The version of an identity of which only an admission message has told."""
 
 WAREHOUSE = "sql"
 """The format of polls that a warehouse's rows come in: there may be millions of people, and stays come first."""
@@ -420,15 +423,29 @@ class CareFeed:
         self._told_beside(rows)
 
     def _told_beside(self, rows: pa.RecordBatch) -> None:
-        """Take what admission messages tell of their patients."""
-        beside = (_values_of(rows, name) for name in (BORN_IN, SEX_TOLD, DIED_TOLD))
-        tokens = self._tokens("patient_id", rows["patient_id"])
-        told: list[tuple[str, str, int, Fact]] = [
-            (token, TOLD_BESIDE, version, Person(sex or "unknown", day or "", died=died or ""))
-            for token, version, day, sex, died in zip(tokens, rows["version"].to_pylist(), *beside, strict=True)
-            if day or sex or died
-        ]
-        self._people(told)
+        """Take what admission messages tell of their patients; a date of birth goes to the vault, too.
+
+        There it comes before every record of the patient's own: the lake has no place for it, and a store that is
+        filled again must know who is a child.
+        """
+        born, sexes, deaths = (_values_of(rows, name) for name in (BORN_IN, SEX_TOLD, DIED_TOLD))
+        tokens, versions = self._tokens("patient_id", rows["patient_id"]), rows["version"].to_pylist()
+        told = [*zip(tokens, rows["patient_id"].to_pylist(), versions, born, sexes, deaths, strict=True)]
+        known = {token: self.care.person(self.care.survivor(token)) for token, _, _, day, *_ in told if day}
+        new = {
+            token: Identity(source_id, birth_date=None if day == DELETED else day)
+            for token, source_id, _, day, *_ in sorted(told, key=lambda one: one[2])
+            if day and getattr(known[token], "born", "") != day
+        }
+        if new:
+            self._vault.put((token, _BEFORE_ALL, identity) for token, identity in new.items())
+        self._people(
+            [
+                (token, TOLD_BESIDE, version, Person(sex or "unknown", day or "", died=died or ""))
+                for token, _, version, day, sex, died in told
+                if day or sex or died
+            ]
+        )
         self._look_up(tokens)
 
     def _conditions(self, outcome: Outcome) -> None:

@@ -24,6 +24,7 @@ from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import BESIDE
 from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.rewrites.care import _outcome as filled_again
+from pipelines.rewrites.care import rebuild_care
 from pipelines.steps import Steps
 from tests.attribution import Ward as Bedside
 from tests.attribution import hl7_time
@@ -903,6 +904,28 @@ def test_an_admission_told_anew_without_the_birth_date_does_not_make_an_adult_of
     stay = _store(home).stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert (stay.age_years, stay.sex) == known
+
+
+@pytest.mark.parametrize("day", ["0101", ""])
+def test_a_store_that_is_filled_again_knows_the_child_of_whom_an_admission_message_told(home: Path, day: str) -> None:
+    """The lake has no place for it: "Under 16" was "0 low, read as an adult's" after a filling."""
+    ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
+    year = clock.now().year - 8
+    bed = "PV1|1|I|4W^12^A"
+    ward.tell(adt("A01", _pid(f"{year}{day}"), bed, at=_ago(2)), adt("A02", _pid(""), f"{bed}|||4W^9^A", at=_ago(1)))
+    (token,) = _store(home).patients()
+    (home / "care.db").unlink()
+    rebuild_care(ward.settings)
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    assert stay.age_years == 8 - (not day)
+    _records(home, "patient", {"resourceType": "Patient", "id": "HOSP|1234", "birthDate": f"{year - 30}-01-01"})
+    ward.tell(adt("A08", _pid('""'), bed, at=_ago(0.5)))
+    (home / "care.db").unlink()
+    rebuild_care(ward.settings)
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    assert stay.age_years == 38, "the patient's own record counts first, and no admission message deletes from it"
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

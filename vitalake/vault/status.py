@@ -56,7 +56,7 @@ def read_status(store: Store) -> VaultStatus | None:
     )
     counts = store.read(
         "SELECT rotating, (SELECT count(*) FROM patient WHERE erased_us IS NULL), "
-        "(SELECT count(*) FROM patient WHERE identity IS NOT NULL), "
+        "(SELECT count(*) FROM patient WHERE identity IS NOT NULL AND version >= 0), "
         "(SELECT count(*) FROM patient WHERE erased_us IS NOT NULL), "
         "(SELECT count(*) FROM hold), (SELECT count(*) FROM pending) FROM vault"
     )
