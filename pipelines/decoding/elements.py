@@ -9,12 +9,14 @@ from typing import NamedTuple
 import msgspec
 
 from pipelines.decoding.fhir_structs import LOINC, UCUM, Concept, Identifier, Quantity, Reference, ResourceMeta
+from pipelines.decoding.parsing import PARSE_ERRORS
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.times import names_a_place
 
 _CONCEPT = msgspec.json.Decoder(Concept)
 _REFERENCE = msgspec.json.Decoder(Reference)
+_REFERENCES = msgspec.json.Decoder(list[Reference])
 _QUANTITY = msgspec.json.Decoder(Quantity)
 _META = msgspec.json.Decoder(ResourceMeta)
 _URN = re.compile(r"urn:(uuid|oid):\S+")
@@ -90,6 +92,21 @@ def reference_of(kind: str, raw: bytes) -> str | None:
     if found is None or found["kind"] != kind:
         return None
     return literal if found["server"] else found["id"]
+
+
+def is_of_another(focus: bytes, subject: bytes) -> bool:
+    """Return whether an Observation is of somebody or something else than its subject: of a fetus, or a device."""
+    if focus in (b"", b"null", b"[]"):
+        return False
+    try:
+        of, whose = _REFERENCES.decode(focus), _REFERENCE.decode(subject or b"{}")
+    except PARSE_ERRORS:
+        return True
+    return any(
+        (one.reference is None or one.reference != whose.reference)
+        and (one.identifier is None or one.identifier != whose.identifier)
+        for one in of
+    )
 
 
 class Measured(NamedTuple):

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.decoding.elements import code_of, device_of, encounter_of, quantity_of, subject_of, version_of
+from pipelines.decoding.elements import (
+    code_of,
+    device_of,
+    encounter_of,
+    is_of_another,
+    quantity_of,
+    subject_of,
+    version_of,
+)
 from pipelines.decoding.fhir_structs import STATUSES, Bundle, Observation, Passed, passed_over
 from pipelines.decoding.gathering import Gathered, flags
 from pipelines.decoding.parsing import JsonMessages, collector_paused
@@ -58,7 +67,7 @@ class FhirDecoder:
             empty: list[int] = []
             gathered = Gathered()
             for resources, message in self._messages.parse(values, rejects):
-                gathered.take(*_unbundle(resources, message, rejects, empty))
+                gathered.take(*_of_subjects(*_unbundle(resources, message, rejects, empty), rejects))
             decoded = self._columns(gathered, rejects)
             decoded.tombstones.extend(tombstones)
             decoded.empty.extend(empty)
@@ -145,6 +154,19 @@ def _unbundle(
             if not found:
                 empty.append(i)
     return observations, owner
+
+
+def _of_subjects(
+    observations: list[Observation], message: list[int], rejects: dict[int, Reject]
+) -> tuple[list[Observation], list[int]]:
+    """Return the Observations that are of their subject; refuse messages that hold none: a fetus is not its mother."""
+    if not b"".join([o.focus for o in observations]):
+        return observations, message
+    own = [not is_of_another(bytes(o.focus), bytes(o.subject)) for o in observations]
+    kept = [*compress(message, own)]
+    for i in set(message).difference(kept):
+        rejects[i] = Reject(i, Reason.NO_SUBJECT, "Observation.focus")
+    return [*compress(observations, own)], kept
 
 
 def _times(gathered: Gathered, refusals: Refusals) -> tuple[Times, Times]:

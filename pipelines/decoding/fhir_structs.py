@@ -96,6 +96,7 @@ class Observation(Valued, gc=False, tag_field="resourceType", tag="Observation",
 
     status: Status
     subject: Raw = _ABSENT
+    focus: Raw = _ABSENT
     identifier: list[Identifier] = []
     meta: Raw = _ABSENT
     encounter: Raw = _ABSENT

@@ -43,7 +43,7 @@ EXPLAINED: dict[Reason, str] = {
     Reason.BAD_STATUS: "A status that is not one of FHIR's or HL7's, or that the profile does not name.",
     Reason.BAD_TIME: "A time is no full date and time with its zone, or the clock of its zone has it twice or never.",
     Reason.NO_TIME: "No effectiveDateTime, Instant or Period, no OBX-14 or OBR-7, nothing where the profile says.",
-    Reason.NO_SUBJECT: "Neither patient nor device; or words, a contained subject, not the number that is asked for.",
+    Reason.NO_SUBJECT: "Neither patient nor device; words, a contained subject, not the number asked for; a focus.",
     Reason.NO_CODE: "code, component.code or OBX-3 has no code.",
     Reason.NO_VALUE: "No value of a kind that is read, and no reason why; an empty Bundle; no OBX.",
     Reason.MODIFIED: "modifierExtension or implicitRules: it may mean something else than it says.",

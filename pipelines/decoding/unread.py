@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from pipelines.decoding.elements import is_of_another
 from pipelines.decoding.fhir_records import instant_of
 from pipelines.decoding.naming import LINES, Naming, opened, places, segments, values_at
 from pipelines.decoding.profile import FlatProfile, Profile, When
@@ -109,6 +112,8 @@ def _is_observation(thing: Any) -> bool:
 
 def _of_observation(observation: dict[str, Any]) -> About:
     """Return what an Observation names; its own code counts for what it holds, or if no component names one."""
+    if is_of_another(*(_raw(observation.get(name)) for name in ("focus", "subject"))):
+        return _NOTHING
     told = [str(value) for name, value in places(observation.get("category")) if name in _WORDS]
     categories = {text.strip().lower().replace("_", "-").replace(" ", "-") for text in told}
     components = _dicts(observation.get("component"))
@@ -119,6 +124,10 @@ def _of_observation(observation: dict[str, Any]) -> About:
         codes |= dict.fromkeys(known, at_us)
         unnamed |= not known and _may_be_vital(item, categories)
     return About(codes or dict.fromkeys(_known_codes(observation), at_us), unnamed)
+
+
+def _raw(element: Any) -> bytes:
+    return b"" if element is None else msgspec.json.encode(element)
 
 
 def _known_codes(item: dict[str, Any]) -> set[str]:

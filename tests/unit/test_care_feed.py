@@ -409,6 +409,25 @@ def test_a_laboratorys_code_under_a_wrong_system_marks_nobody(home: Path) -> Non
     assert (chart.refused, chart.record.news2.parts["pulse"]) == (None, 0)
 
 
+_FETUS = [{"display": "fetus"}, {"reference": "Patient/fetus"}, {"identifier": {"value": "fetus"}}, 7]
+
+
+@pytest.mark.parametrize("focus", _FETUS)
+def test_what_is_of_a_fetus_is_not_its_mothers(home: Path, focus: Any) -> None:
+    """A heart rate of 145 of the fetus scored 3 on the mother's row; nor does it end what is known of her."""
+    steps = _steps(home)
+    token = _run(steps, [message(1, effectiveDateTime=_at(30), value=72.0)]).rows["patient_id"][0].as_py()
+    fetus = observation(2, effectiveDateTime=_at(20), value=145.0, focus=[focus])
+    alone = _run(steps, [json.dumps(fetus).encode()], first=1)
+    assert [(reject.reason, reject.path) for reject in alone.rejects] == [(Reason.NO_SUBJECT, "Observation.focus")]
+    mother = observation(3, effectiveDateTime=_at(10), value=76.0, focus=[{"reference": "Patient/p-1"}])
+    both = {"resourceType": "Bundle", "entry": [{"resource": fetus}, {"resource": mother}]}
+    assert not _run(steps, [json.dumps(both).encode()], first=2).rejects
+    chart = _charted(home, token)
+    assert chart.refused is None
+    assert (chart.record.news2.latest["pulse"].value, chart.record.news2.parts["pulse"]) == (76, 0)
+
+
 def test_a_period_is_read_as_of_its_end(home: Path) -> None:
     period = {"start": _at(10), "end": _at(5)}
     elements = _coded("59408-5", 70.0, "%") | {"effectiveDateTime": None, "effectivePeriod": period}
