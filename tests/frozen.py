@@ -125,11 +125,11 @@ them where they are."""
 
 
 def without_times(like: dict[str, Any]) -> dict[str, Any]:
-    """Return a reading to read like, without the times that may be of our own clocks; published, without partitions."""
+    """Return a reading to read like, without times that may be ours, nor what is published otherwise by now."""
 
     def kept(kind: str, name: str, column: str) -> bool:
         published = name.startswith("published/") if kind == "tables" else not name.startswith("restricted_")
-        return column not in OF_OURS and not (published and column == "source")
+        return column not in OF_OURS and not (published and column in ("source", "attribution"))
 
     zones = ("published/", "restricted/")
     tables, views = (

@@ -129,7 +129,8 @@ def test_upgraded_it_reads_the_same_and_no_position_is_left_in_any_version(
             for rows in map(table.storage.read_parquet, files):
                 assert not in_clear(rows["source_position"])
                 assert not says_partition(rows["source"].combine_chunks()).to_numpy(zero_copy_only=False).any()
-                assert not versions_in_clear(rows["version"].combine_chunks()).any()
+                for counting in {"version", "attribution"} & {*rows.column_names}:
+                    assert not versions_in_clear(rows[counting].combine_chunks()).any()
 
 
 def test_killed_anywhere_on_its_way_an_upgrade_goes_on_and_ends_the_same(
@@ -178,18 +179,21 @@ def _sequences(home: Path) -> dict[str, dict[str, list[str]]]:
     found: dict[str, dict[str, list[str]]] = {}
     for name, table in _published(home):
         key = [column for column in load_dataset(name.rpartition("/")[2]).key if column != "version"]
-        records: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        records: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
         for row in table.to_pylist():
             said = _said(row)
-            records[repr([row[column] for column in key])].append((row["version"], said))
-        found[name] = {record: [said for _, said in sorted(versions)] for record, versions in records.items()}
+            records[repr([row[column] for column in key])].append((row["version"], row.get("attribution") or 0, said))
+        found[name] = {record: [said for *_, said in sorted(versions)] for record, versions in records.items()}
     return found
 
 
 def _said(row: dict[str, Any]) -> str:
     """Return what a published row says, but for what of it an upgrade hides."""
     hidden = (*frozen.OF_OURS, "source_position")
-    return repr(sorted((k, v) for k, v in (row | {"source": topic_of(row["source"])}).items() if k not in hidden))
+    shown = row | {"source": topic_of(row["source"])}
+    if row.get("attribution"):
+        shown["attribution"] = row["attribution"] % 2
+    return repr(sorted((k, v) for k, v in shown.items() if k not in hidden))
 
 
 def _times(table: pa.Table) -> dict[str, list[tuple[Any, ...]]]:

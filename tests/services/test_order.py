@@ -136,8 +136,21 @@ def _stream(home: Path) -> None:
         sent = hl7_time(BEGIN + timedelta(hours=3, minutes=len(told)))  # in their order, by the sender's clock
         told.append(adt("A01", pid(no), pv1(f"ICU^1^{no}", visit=f"e-{no[::-1]}", began=came), at=sent))
     ward.tell(*told)
+    _stream_of_one_device(ward, chance)
     _stream_stamped(ward, chance)
     _stream_without_times(ward, chance)
+
+
+def _stream_of_one_device(ward: Ward, chance: random.Random) -> None:
+    """Stream values of a device that patients have one after the other, in the order of identifiers, at any time."""
+    some = _identifiers()[::3]
+    for number, (no, hour) in enumerate(zip(some, chance.sample(range(len(some)), len(some)), strict=True)):
+        ward.associate("pool", no, 60 * hour, 60 * hour + 50)
+        at = (BEGIN + timedelta(hours=hour, minutes=chance.randrange(5, 45))).isoformat()
+        ward.stream([message(
+            30_000 + number, value=60.0 + chance.randrange(40), patient=None, effectiveDateTime=at, issued=at,
+            device={"reference": "Device/pool"},
+        )])  # fmt: skip
 
 
 def _stream_without_times(ward: Ward, chance: random.Random) -> None:

@@ -66,6 +66,7 @@ class Column:
         ours: of a time: whether all are of our own clocks or those that are marked; see own_times.py. None: none is.
         counts: of a version: whether it is published as a number that keeps the order within its record only; see
             record_versions.py.
+        pairs: of one that counts: whether its last bit says something else, and is published as it is.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Column:
     token_with: str | None = None
     ours: str | None = None
     counts: bool = False
+    pairs: bool = False
 
     @property
     def closed(self) -> bool:
@@ -168,7 +170,8 @@ def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
                 form=_form(entry.get("form")),
                 token_with=entry.get("token_with"),
                 ours=entry.get("ours"),
-                counts=entry.get("counts") is True,
+                counts=entry.get("counts") in (True, "pairs"),
+                pairs=entry.get("counts") == "pairs",
             )
             for entry in document["columns"]
         )

@@ -53,6 +53,19 @@ class RecordVersions:
         mask = versions.is_null().to_numpy(zero_copy_only=False) if versions.null_count else None
         return pa.array(made, pa.int64(), mask=mask)
 
+    def pairs(self, numbers: pa.Array, names: Names, *, of: str) -> pa.Array:
+        """Return numbers without what ranks two records, but with their last bit; of none 0 and 1 are left.
+
+        Args:
+            numbers: int64, from 0 to 2³⁷.
+            names: of the record each is of.
+            of: dataset and column.
+        """
+        given: npt.NDArray[np.int64] = numbers.fill_null(0).to_numpy(zero_copy_only=False)
+        made: npt.NDArray[np.int64] = self(pa.array((given >> 1) + 2), names, of=of).to_numpy()
+        mask = numbers.is_null().to_numpy(zero_copy_only=False) if numbers.null_count else None
+        return pa.array(made << 1 | given & 1, pa.int64(), mask=mask)
+
 
 def _apart(numbers: npt.NDArray[np.int64], noise: Noise) -> npt.NDArray[np.int64]:
     """Return numbers in their order; what lies between them times a factor of their record. Below 4·2⁶⁰."""

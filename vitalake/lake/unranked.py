@@ -40,4 +40,4 @@ class Unranked:
             return end_of_day(given)
         if not column.counts:
             return self._times(given, names, of=of)
-        return self._versions(given, names, of=of)
+        return self._versions.pairs(given, names, of=of) if column.pairs else self._versions(given, names, of=of)
