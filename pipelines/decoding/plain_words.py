@@ -14,7 +14,7 @@ NOT_BEFORE, NOT_AFTER = r"(?<![0-9A-Za-z])(?<![0-9]\.)", r"(?![0-9A-Za-z])(?!\.[
 """What a word is not part of: a longer word, a number with a point. What is SHORTEST long is no part of a time."""
 
 _WORD = re.compile(f"{NOT_BEFORE}[0-9A-Za-z]+{NOT_AFTER}")
-_WORDS = re.compile(r"[0-9A-Za-z]+(?:[-._][0-9A-Za-z]+)+")
+_WORDS = re.compile(r"(?<![0-9A-Za-z])[0-9A-Za-z]+(?:[-._][0-9A-Za-z]+)+")
 _DECIMAL = re.compile(r"(?<![0-9A-Za-z.])[0-9]+\.[0-9]+(?:[eE]\+?[0-9]{1,2})?(?![0-9A-Za-z]|\.[0-9])")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 _URL_SAFE = str.maketrans("-_", "+/")

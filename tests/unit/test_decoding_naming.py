@@ -326,6 +326,12 @@ def test_a_fraction_is_no_number_of_a_patient(text: str) -> None:
     assert ID not in words_in(text.encode())
 
 
+@pytest.mark.parametrize("text", ["1" * 1_000_000, "a1." * 300_000, "1" * 1_000_000 + ".0", "1.0E9," * 100_000])
+def test_words_are_found_in_a_time_that_goes_with_the_length(text: str) -> None:
+    """A run of a million letters, such as of a picture, held a lane for hours."""
+    assert words_in(f"{text} {ID}".encode()) >= {ID}
+
+
 def test_a_number_with_a_point_where_a_decoder_reads_it_names_the_patient() -> None:
     assert _named(b'{"patient": 72.0, "hr": 60}', "flat:bedside-monitor") == {"72"}
     assert _named(b'{"mrn": 7.2E1, "hr": 60, "subject": NaN}') == {"72"}
