@@ -58,10 +58,13 @@ _ROWS = "sql"
 """The format of a warehouse's rows."""
 
 _INSIDE = ("id", "value", "identifier", "number")
-_LITERAL = re.compile(r"""(?:https?://[^\s"']+/)?\bPatient/[^\s/?#"']+""")
-_STAY = re.compile(r"""(?:https?://[^\s"']+/)?\bEncounter/[^\s/?#"']+""")
+_SERVER = r"""https?://[^\s"']{1,256}/"""
+"""Bounded: what begins with it again and again would be read to its end from each beginning."""
+
+_LITERAL = re.compile(rf"""(?:{_SERVER})?\bPatient/[^\s/?#"']+""")
+_STAY = re.compile(rf"""(?:{_SERVER})?\bEncounter/[^\s/?#"']+""")
 _STAY_KEYS = re.compile(r"encounter|visit|stay|episode", re.IGNORECASE)
-_CONDITIONAL = re.compile(r"\bPatient\?(?:[^\s\"']*&)?identifier=([^\s&\"']+)")
+_CONDITIONAL = re.compile(r"\bPatient\?(?:[^\s\"']{0,256}&)?identifier=([^\s&\"']+)")
 _RECORD_NUMBER = "MR"
 LINES = re.compile(rb"[\r\n\x0b\x1c]+")
 _HEADER = re.compile(rb"(?:^|[\r\n\x0b])\s*MSH")

@@ -460,3 +460,18 @@ def test_a_number_in_a_system_of_others_is_not_the_patients() -> None:
 def test_a_patient_of_another_server_is_not_ours_of_the_same_number() -> None:
     payload = json.dumps(observation(1, subject={"reference": f"http://elsewhere/Patient/{ID}"})).encode()
     assert _named(payload) == {f"http://elsewhere/Patient/{ID}"}
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"note": "Patient/ %s"}' % (b"https://" * 120_000),
+        b'{"note": "Encounter/ %s"}' % (b",https://a" * 90_000),
+        b'{"note": "%s"}' % (b"Patient?" * 120_000),
+    ],
+    ids=["servers", "servers of a stay", "searches"],
+)
+def test_a_message_that_begins_references_again_and_again_does_not_hold_up_the_others(payload: bytes) -> None:
+    """Read to its end from each of their beginnings a message took minutes; this test ended by its timeout."""
+    assert "4711234" not in (Naming().named_in(payload) or set())
+    assert not Naming().stays_in(payload) & {"4711234"}
