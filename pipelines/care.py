@@ -36,6 +36,7 @@ from vitalake.care.values import (
     REFUSED,
     ROW,
     Values,
+    held_time,
     stage_of,
 )
 from vitalake.care.vitals import vital_numbers
@@ -57,6 +58,9 @@ TAKEN = frozenset({"observation", "encounter", "patient", "ward_movement", "devi
 
 _BEFORE_ALL = -1
 """The version of an identity of which only an admission message has told."""
+
+CAME_AT = "came_at"
+"""Column of rows beside the dataset's, here only: when the message came, by the broker."""
 
 WAREHOUSE = "sql"
 """The format of polls that a warehouse's rows come in: there may be millions of people, and stays come first."""
@@ -336,26 +340,43 @@ class CareFeed:
     # -- what the warehouse says of stays and people -------------------------------------------------------------
 
     def _encounters(self, outcome: Outcome) -> None:
-        rows = outcome.rows
+        rows, begins = self._with_came(outcome), self._held
         columns = (
-            _numbers(rows, name) for name in ("admitted_at", "discharged_at", "available_at", "age_at_admission")
+            _numbers(rows, name)
+            for name in ("admitted_at", "discharged_at", "available_at", "age_at_admission", CAME_AT)
         )
         over = _values_of(rows, OVER_TOLD)  # without its time the end is when it became known
         facts = [
             Admission(
-                admitted or 0, max(known or 0, admitted or 0) if ended and discharged is None else discharged, age
+                begun := begins(admitted or 0, came),
+                _end(begins, begun, discharged, known, came, ended),
+                age,
+                said_us=admitted if admitted and begun != admitted else 0,
             )
-            for admitted, discharged, known, age, ended in zip(*columns, over, strict=True)
+            for admitted, discharged, known, age, came, ended in zip(*columns, over, strict=True)
         ]
         encounters = self._encounter_tokens(rows)
         beds = [
-            _bed_of(encounter, place, stay)
-            for encounter, place, stay in zip(encounters, _values_of(rows, PLACE_TOLD), facts, strict=True)
+            _bed_of(encounter, place, stay, begins, came)
+            for encounter, place, stay, came in zip(
+                encounters, _values_of(rows, PLACE_TOLD), facts, _numbers(rows, CAME_AT), strict=True
+            )
         ]
         self._put(rows, encounters, facts, beside=[(bed_key(bed.encounter), bed) if bed else None for bed in beds])
         if outcome.poll.format != WAREHOUSE:
             new = [stay.age_years is None and stay.ended_us is None for stay in facts]
             self._look_up(self._tokens("patient_id", rows["patient_id"].filter(pa.array(new))))
+
+    def _with_came(self, outcome: Outcome) -> pa.RecordBatch:
+        """Return rows with when each message came, by the broker; null where a warehouse, or a replay, has its time."""
+        came = pa.array(outcome.poll.broker_ms[outcome.message] * 1000, pa.int64())
+        if outcome.poll.format == WAREHOUSE or self.care.replay() is not None:
+            came = pa.nulls(outcome.rows.num_rows, pa.int64())
+        return outcome.rows.append_column(CAME_AT, came)
+
+    def _held(self, told_us: int, came_us: int | None) -> int:
+        """Return when it began, by our clock where the sender's is ahead: see held_time."""
+        return told_us if came_us is None else held_time(told_us, came_us, self.care.now_us())
 
     def _look_up(self, tokens: list[str]) -> None:
         """Take from the vault when patients were born of whom nobody has told while the care store kept it."""
@@ -390,7 +411,7 @@ class CareFeed:
 
     def _placements(self, outcome: Outcome) -> None:
         """Take what admissions tell of beds, and of numbers that were merged; other devices may be anywhere."""
-        rows = outcome.rows.filter(outcome.rows["patient_id"].is_valid())
+        rows = self._with_came(outcome).filter(outcome.rows["patient_id"].is_valid())
         of = rows["device_id"].cast(pa.string())
         self._beds(rows.filter(pc.fill_null(pc.starts_with(of, BED), False)))
         self._merges(rows.filter(pc.fill_null(pc.starts_with(of, MERGED), False)))
@@ -411,14 +432,17 @@ class CareFeed:
         if not rows.num_rows:
             return
         encounters = self._encounter_tokens(rows)
-        columns = (_numbers(rows, "valid_from"), _numbers(rows, "valid_to"))
+        columns = (_numbers(rows, name) for name in ("valid_from", "valid_to", CAME_AT))
         texts = (_strings(rows, "device_id"), _strings(rows, "status"), _values_of(rows, OVER_TOLD))
-        facts: list[Fact] = [
-            Placement(encounter or "", since or 0, None, "", "active", discharged=True)
-            if over == GOES_ON
-            else Placement(encounter or "", since or 0, until, bed or "", status or "active", bool(over))
-            for encounter, since, until, bed, status, over in zip(encounters, *columns, *texts, strict=True)
-        ]
+        facts: list[Fact] = []
+        for encounter, told, until, came, bed, status, over in zip(encounters, *columns, *texts, strict=True):
+            since = self._held(told or 0, came)
+            said = told if told and since != told else 0
+            if over == GOES_ON:
+                facts.append(Placement(encounter or "", since, None, "", "active", discharged=True, said_us=said))
+            else:
+                state = status or "active"
+                facts.append(Placement(encounter or "", since, until, bed or "", state, bool(over), said_us=said))
         self._put(rows, [identity.hex() for identity in rows["association_id"].to_pylist()], facts)
         self._told_beside(rows)
 
@@ -551,14 +575,37 @@ def store_sealer(
     return StoreSealer(owned or cast(Vault, vault), name, keys.current("care"), owned=owned is not None)
 
 
-def _bed_of(encounter: str, told: str | None, stay: Admission) -> Placement | None:
+def _end(
+    held: Callable[[int, int | None], int],
+    begun: int,
+    discharged: int | None,
+    known: int | None,
+    came: int | None,
+    over: str | None,
+) -> int | None:
+    """Return when a stay ended; None: it goes on, also where its planned end has passed."""
+    if over == GOES_ON:
+        return None
+    if over and discharged is None:
+        return max(held(known or 0, came), begun)
+    return None if discharged is None else held(discharged, came)
+
+
+def _bed_of(
+    encounter: str,
+    told: str | None,
+    stay: Admission,
+    held: Callable[[int, int | None], int],
+    came: int | None,
+) -> Placement | None:
     """Return the bed that a stay's own record tells of, or that it has left all; begun by the end of the stay."""
     if told is None:
         return None
     since, _, bed = told.partition(" ")
-    since_us = int(since) if bed else stay.admitted_us
+    since_us = begun_us = held(int(since), came) if bed else stay.admitted_us
     since_us = since_us if stay.ended_us is None else min(since_us, stay.ended_us)
-    return Placement(encounter, since_us, None, bed, "active" if bed else "ended")
+    said_us = int(since) if bed and begun_us != int(since) else 0
+    return Placement(encounter, since_us, None, bed, "active" if bed else "ended", said_us=said_us)
 
 
 def _numbers(rows: pa.RecordBatch, name: str) -> list[int | None]:

@@ -31,7 +31,7 @@ from pipelines.decoding.parsing import PARSE_ERRORS, JsonMessages, collector_pau
 from pipelines.decoding.paths import fhir_path, reason_of
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
-from pipelines.decoding.records import BORN_IN, DIED_TOLD, OVER_TOLD, PLACE_TOLD, decoded_records
+from pipelines.decoding.records import BORN_IN, DIED_TOLD, GOES_ON, OVER_TOLD, PLACE_TOLD, decoded_records
 from pipelines.decoding.refusals import MOST_ROWS
 from pipelines.decoding.result import Decoded, Reject
 from pipelines.decoding.times import names_a_place
@@ -50,6 +50,9 @@ CODE_SYSTEMS = {
 _PLANNED = frozenset({"planned", "cancelled", "intended", "on-hold"})
 _OVER = frozenset({"finished", "completed", "discharged"})
 """Statuses of a stay that is over; the last two are R5's."""
+
+_GOING_ON = frozenset({"arrived", "triaged", "in-progress", "onleave"})
+"""Statuses of a stay that goes on: an end beside one is planned, whatever the time."""
 
 _MISTAKE = "entered-in-error"
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
@@ -271,10 +274,17 @@ def _encounter(encounter: Encounter, name: str | None) -> Row | None:
         "admitted_at": admitted,
         PLACE_TOLD: place_of(encounter.location, admitted),
         "discharged_at": ended,
-        OVER_TOLD: "yes" if ended is None and encounter.status in _OVER else None,
+        OVER_TOLD: _over(encounter.status, ended),
         "admission_type": began,
         "discharge_disposition": _category("discharge_disposition", stay.dischargeDisposition),
     }
+
+
+def _over(status: str | None, ended: datetime | None) -> str | None:
+    """Return what the status says that the end does not: that the stay is over, or that it goes on."""
+    if ended is None:
+        return "yes" if status in _OVER else None
+    return GOES_ON if status in _GOING_ON else None
 
 
 def _is_emergency(kind: Coding | list[Concept] | None) -> bool:

@@ -1240,3 +1240,50 @@ def test_a_result_that_could_not_be_had_ends_the_one_before(home: Path, status: 
     score = news2(_store(home).history(ward.token("p-1")), as_of_us=clock.now_us())
     assert score.parts["pulse"] == pulse
     assert bool(score.ended) == (pulse is None)
+
+
+# -- whose clock is ahead, and what is planned -----------------------------------------------------------------------
+
+
+def _adt(event: str, place: str, at: float, *, said: float | None = None, prior: str = "", end: str = "") -> bytes:
+    """Return a message of visit V-1 of so many hours ago, with other hours of its admission, and words of its end."""
+    admitted = "" if said is None else _ago(said)
+    pv1 = f"PV1|1|I|{place}|||{prior}" + "|" * 13 + "V-1" + "|" * 25 + f"{admitted}|{end}"
+    return adt(event, "PID|1||p-1^^^^MR", pv1, at=_ago(at))
+
+
+def _lies(home: Path, token: str, *, in_minutes: float = 0) -> tuple[str, str, bool]:
+    stay = _store(home).stay(token, as_of_us=clock.now_us() + int(in_minutes * 60_000_000))
+    return ("", "", False) if stay is None else (stay.unit, stay.bed, stay.discharged_us is None)
+
+
+def test_who_is_admitted_is_there_whatever_time_the_message_says(home: Path) -> None:
+    """A planned time two hours ahead, or a clock of summer time, put nobody on the board, and an arrest nowhere."""
+    messages: list[bytes | None] = [_adt("A01", "4W^12^A", -2, said=-2)]
+    token = _admissions(home, messages).rows["patient_id"][0].as_py()
+    assert _lies(home, token) == ("4W", "12 A", True)
+    messages.append(_adt("A02", "ICU^1^2", -2, prior="4W^12^A"))
+    _admissions(home, messages)
+    assert _lies(home, token) == ("ICU", "1 2", True)
+    _admissions(home, [*messages, _adt("A08", "4W^12^A", -2, said=-2)])
+    assert _lies(home, token) == ("ICU", "1 2", True), "told again it began when it did"
+    _admissions(home, [*messages, _adt("A03", "ICU^1^2", -2, end=_ago(-2))])
+    assert _lies(home, token)[2] is False
+
+
+@pytest.mark.parametrize("hours", [1, 5])
+def test_a_stay_in_progress_has_begun_and_goes_on_whatever_its_period_says(home: Path, hours: int) -> None:
+    """Its start lay an hour ahead, or its planned end had passed: the patient was not on the board."""
+    ahead = _stay_of() | {"period": {"start": _at(-60 * hours)}}
+    token = _records(home, "encounter", ahead).rows["patient_id"][0].as_py()
+    first = _store(home).stay(token, as_of_us=clock.now_us())
+    assert first is not None and first.discharged_us is None
+    _records(home, "encounter", ahead | {"meta": {"versionId": "2"}})
+    again = _store(home).stay(token, as_of_us=clock.now_us())
+    assert again is not None and again.admitted_us == first.admitted_us
+    planned = _stay_of() | {"period": {"start": _at(600), "end": _at(60 * hours)}, "meta": {"versionId": "3"}}
+    _records(home, "encounter", planned)
+    assert _lies(home, token)[2]
+    _records(home, "encounter", planned | {"status": "finished", "meta": {"versionId": "4"}})
+    over = _store(home).stay(token, as_of_us=clock.now_us())
+    assert over is not None and over.discharged_us is not None

@@ -17,12 +17,14 @@ class Admission(msgspec.Struct, frozen=True):
         age_years: at its beginning.
         told_us: since when the store knows that it is over, by the ward's time; 0: it is not, or an earlier release
             stored it.
+        said_us: when it began by its sender, where that is ahead of our clock and it is held to it; 0: it is not.
     """
 
     admitted_us: int
     discharged_us: int | None
     age_years: float | None
     told_us: int = 0
+    said_us: int = 0
 
     @property
     def ended_us(self) -> int | None:
@@ -91,6 +93,7 @@ class Placement(msgspec.Struct, frozen=True):
         discharged: it ended with the stay: the patient lies in no bed of it any more. Of one that is active: no
             discharge that was told until then was one; it says no bed.
         told_us: since when the store knows of a discharge, see Admission.
+        said_us: see Admission.
     """
 
     encounter: str
@@ -100,6 +103,7 @@ class Placement(msgspec.Struct, frozen=True):
     status: str
     discharged: bool = False
     told_us: int = 0
+    said_us: int = 0
 
 
 class Pregnancy(msgspec.Struct, frozen=True):
@@ -211,3 +215,14 @@ def ends_a_stay(fact: Fact) -> bool:
     if isinstance(fact, Admission):
         return fact.ended_us is not None
     return isinstance(fact, Placement) and fact.discharged and fact.status == "ended"
+
+
+def begun_as_before(fact: Admission | Placement, before: Admission | Placement) -> Admission | Placement:
+    """Return a fact, told again, with when it had begun before where its sender's clock was ahead of ours then."""
+    if isinstance(fact, Admission) and isinstance(before, Admission):
+        if before.said_us and before.said_us == (fact.said_us or fact.admitted_us):
+            return msgspec.structs.replace(fact, admitted_us=before.admitted_us, said_us=before.said_us)
+    elif isinstance(fact, Placement) and isinstance(before, Placement):
+        if before.said_us and before.said_us == (fact.said_us or fact.since_us):
+            return msgspec.structs.replace(fact, since_us=before.since_us, said_us=before.said_us)
+    return fact

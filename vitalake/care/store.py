@@ -38,6 +38,7 @@ from vitalake.care.facts import (
     Person,
     Placement,
     Pregnancy,
+    begun_as_before,
     ends_a_stay,
     least_age,
     merged,
@@ -581,14 +582,18 @@ class CareStore:
     ) -> Iterator[tuple[str, str, int, Fact]]:
         """Yield facts, each Person with what was said before of the same key: what is left out erases nothing.
 
-        What says that a stay is over says since when that is known.
+        What says that a stay is over says since when that is known. What was held to our clock began when it
+        did before.
         """
         known: dict[tuple[str, str], tuple[int, Person]] = {}
         for patient, key, version, fact in facts:
-            if isinstance(fact, Admission | Placement) and ends_a_stay(fact):
+            if isinstance(fact, Admission | Placement):
                 told = self._fact_of(patient, key, type(fact))
-                told_us = told[1].told_us if told and ends_a_stay(told[1]) else now_us
-                yield patient, key, version, msgspec.structs.replace(fact, told_us=told_us)
+                fact = begun_as_before(fact, told[1]) if told else fact
+                if ends_a_stay(fact):
+                    told_us = told[1].told_us if told and ends_a_stay(told[1]) else now_us
+                    fact = msgspec.structs.replace(fact, told_us=told_us)
+                yield patient, key, version, fact
                 continue
             if not isinstance(fact, Person):
                 yield patient, key, version, fact
