@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
 
@@ -16,7 +17,16 @@ import pyarrow.compute as pc
 
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
-from pipelines.decoding.records import BORN_IN, DIED_TOLD, GOES_ON, MERGED, OVER_TOLD, PLACE_TOLD, SEX_TOLD
+from pipelines.decoding.records import (
+    BORN_IN,
+    DIED_TOLD,
+    GOES_ON,
+    MERGED,
+    OVER_TOLD,
+    PLACE_TOLD,
+    SEX_TOLD,
+    record_batch,
+)
 from pipelines.decoding.refused import Refused
 from pipelines.erasure.forgotten import catch_up as forget_again
 from pipelines.poll import Outcome, Poll
@@ -120,7 +130,7 @@ class CareFeed:
         Raises:
             ServiceUnavailable: care store or vault cannot be written.
         """
-        told = outcome.rows.num_rows or outcome.refused is not None or outcome.late is not None
+        told = outcome.rows.num_rows or outcome.refused is not None or outcome.late is not None or outcome.told
         if told and self._taker is not None:
             self._taker(outcome)
 
@@ -473,19 +483,39 @@ class CareFeed:
         self._look_up(tokens)
 
     def _conditions(self, outcome: Outcome) -> None:
-        """Take the diagnoses that decide how NEWS2 is read: those of pregnancy."""
-        rows = outcome.rows
+        """Take the diagnoses of pregnancy, by which NEWS2 is read; also those that the lake cannot take."""
+        told = record_batch("condition", [row for _, row in outcome.told])
+        came = np.array([i for i, _ in outcome.told], np.int32)
+        self._pregnancies(outcome.rows, outcome.message, outcome.poll)
+        self._pregnancies(told, came, outcome.poll)
+
+    def _pregnancies(self, rows: pa.RecordBatch, message: npt.NDArray[np.int32], poll: Poll) -> None:
         of = zip(_strings(rows, "code_system"), _strings(rows, "code"), strict=True)
-        rows = rows.filter(pa.array([says_pregnant(system, code) for system, code in of], pa.bool_()))
+        chosen = np.array([says_pregnant(system, code) for system, code in of], np.bool_)
+        rows, message = rows.filter(pa.array(chosen)), message[chosen]
         if not rows.num_rows:
             return
-        encounters = self._encounter_tokens(rows)
-        known = _numbers(rows, "available_at")
+        stays = [token or "" for token in self._encounter_tokens(rows)]
+        told = zip(
+            stays,
+            _numbers(rows, "available_at"),
+            _numbers(rows, "recorded_at"),
+            _values_of(rows, OVER_TOLD),
+            (poll.broker_ms[message] * 1000).tolist(),
+            strict=True,
+        )
         facts: list[Fact] = [
-            Pregnancy(encounter or "", since or 0) for encounter, since in zip(encounters, known, strict=True)
+            Pregnancy(stay, known or came, _is_over(over, recorded if not stay else None, came))
+            for stay, known, recorded, over, came in told
         ]
-        wait = outcome.poll.format != WAREHOUSE
-        self._put(rows, [encounter or "" for encounter in encounters], facts, wait=wait)
+        named = zip(*(_strings(rows, name) for name in ("encounter_id", "code_system", "code")), strict=True)
+        keys = self._tokens("encounter_id", pa.array(["|".join(part or "" for part in name) for name in named]))
+        # The lake does not know what holds no more: of one version what is read out of it does not count.
+        live = [poll.values[i] is not None for i in message.tolist()]
+        versions = [2 * v + is_live for v, is_live in zip(rows["version"].to_pylist(), live, strict=True)]
+        index = rows.schema.get_field_index("version")
+        rows = rows.set_column(index, "version", pa.array(versions, pa.int64()))
+        self._put(rows, keys, facts, wait=poll.format != WAREHOUSE)
 
     def _patients(self, outcome: Outcome) -> None:
         rows = outcome.rows
@@ -606,6 +636,18 @@ def _bed_of(
     since_us = since_us if stay.ended_us is None else min(since_us, stay.ended_us)
     said_us = int(since) if bed and begun_us != int(since) else 0
     return Placement(encounter, since_us, None, bed, "active" if bed else "ended", said_us=said_us)
+
+
+_PREGNANT_US = 300 * 86_400_000_000
+"""A diagnosis of no stay says nothing any more that was recorded longer ago than any pregnancy lasts."""
+
+
+def _is_over(told: str | None, recorded_us: int | None, now_us: int) -> bool:
+    """Return whether a diagnosis holds no more: it says so, or until a day before today."""
+    if recorded_us is not None and recorded_us < now_us - _PREGNANT_US:
+        return True
+    today = datetime.fromtimestamp(now_us / 1e6, UTC).date().isoformat()
+    return told == "yes" or (told is not None and told[:10] < today[: len(told)])
 
 
 def _numbers(rows: pa.RecordBatch, name: str) -> list[int | None]:

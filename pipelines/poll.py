@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +79,7 @@ class Outcome:
         recognised: rows that were seen before were taken out.
         refused: what the rejected messages were about, as far as it is known.
         late: of earlier rejected messages, what has turned out to be somebody's.
+        told: of rejected messages rows that the care store can use; see Decoded.
         unfit: column → index of the message of every published row whose text there was none that may be published.
     """
 
@@ -99,6 +102,7 @@ class Outcome:
     unfit: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     refused: Refused | None = None
     late: Refused | None = None
+    told: Sequence[tuple[int, Mapping[str, Any]]] = ()
 
     def keep(self, new: npt.NDArray[np.bool_]) -> None:
         """Keep the rows that are new, and count the others as duplicates; they are not masked yet."""

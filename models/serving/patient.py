@@ -152,7 +152,7 @@ def _read_as(vital: words.Vital, chart: Chart) -> words.Vital:
 def _decision(chart: Chart, kind: DecisionKind) -> dict[str, Any]:
     """Return what was decided, and what may be decided now."""
     made = chart.decisions.get(kind)
-    holds = made.holds if made else kind == "pregnancy" and bool(chart.stay and chart.stay.pregnant)
+    holds = made.holds if made else kind == "pregnancy" and chart.pregnant
     return {
         "kind": kind,
         "title": DECISION_NAMES[kind],

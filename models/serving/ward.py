@@ -97,6 +97,7 @@ class Chart:
         behind: of parts whose values come steadily late by how many seconds.
         hidden: some of these count for nothing beside others of their part, which come in time.
         age_years: completed years, with a stay those at admission; None: not known.
+        pregnant: a diagnosis of the stay says so, or of the patient.
         measured_since: the stay has ended, and vital signs were measured since, or refused, that are not stale.
         died: the patient is recorded as dead, see vitalake.care.facts.Person; empty: not.
     """
@@ -118,6 +119,7 @@ class Chart:
     behind: dict[str, float] = field(default_factory=dict)
     hidden: bool = False
     age_years: float | None = None
+    pregnant: bool = False
     measured_since: bool = False
     died: str = ""
 
@@ -307,7 +309,8 @@ class Ward:
             moment = stay.admitted_us
         decisions = self._care.decisions(patient, encounter=stay.encounter if stay else "")
         age = stay.age_years if stay else self._care.age(patient, as_of_us=now_us)
-        situation = situation_of(stay, decisions, age_years=age)
+        pregnant = stay.pregnant if stay else self._care.pregnant(patient, as_of_us=now_us)
+        situation = situation_of(decisions, age_years=age, pregnant=pregnant)
         record = self._record(held, stay, patient, moment, situation)
         known = held.history.known_at(moment)  # what is shown is what was scored
         held.due_us = min([held.due_us, *_olds_us(record.news2, now_us)])
@@ -339,6 +342,7 @@ class Ward:
             behind={part: lag.us / 1e6 for part, lag in lags.items()},
             hidden=any(lag.hidden for lag in lags.values()),
             age_years=age,
+            pregnant=pregnant,
             measured_since=since_us is not None,
             died=stay.died if stay else self._care.died(patient),
         )
@@ -426,18 +430,18 @@ def _olds_us(score: News2, now_us: int) -> list[int]:
     return [end for end in ends if end > now_us]
 
 
-def situation_of(stay: Stay | None, decisions: Mapping[str, Decision], *, age_years: float | None) -> Situation:
+def situation_of(decisions: Mapping[str, Decision], *, age_years: float | None, pregnant: bool) -> Situation:
     """Return how NEWS2 is read: by the true age, and by what clinicians have decided for this stay.
 
     Args:
-        stay: None: none is known.
         decisions: by kind.
         age_years: the patient's, which may be known without a stay.
+        pregnant: as diagnoses say; what a clinician has decided counts first.
     """
     scale, pregnancy = decisions.get("spo2-scale-2"), decisions.get("pregnancy")
     return Situation(
         age_years=age_years,
-        pregnant=pregnancy.holds if pregnancy else bool(stay and stay.pregnant),
+        pregnant=pregnancy.holds if pregnancy else pregnant,
         scale_2=bool(scale and scale.holds),
     )
 

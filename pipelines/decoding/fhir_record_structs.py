@@ -104,7 +104,9 @@ class Encounter(Resource, gc=False, tag_field="resourceType", tag="Encounter", k
 class Condition(Resource, gc=False, tag_field="resourceType", tag="Condition", kw_only=True):
     """A diagnosis."""
 
+    clinicalStatus: Concept | None = None
     verificationStatus: Concept | None = None
+    abatementDateTime: str | None = None
     code: Concept | None = None
     subject: Raw = _ABSENT
     encounter: Raw = _ABSENT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -55,6 +56,10 @@ _GOING_ON = frozenset({"arrived", "triaged", "in-progress", "onleave"})
 """Statuses of a stay that goes on: an end beside one is planned, whatever the time."""
 
 _MISTAKE = "entered-in-error"
+_NEVER = frozenset({_MISTAKE, "refuted"})
+_PAST = frozenset({"inactive", "remission", "resolved"})
+"""Of a diagnosis: it never held; it holds no more."""
+
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
@@ -92,7 +97,8 @@ class FhirRecordDecoder:
             )
             rows, message, empty = decode_each(parsed, self._of, rejects)
             identities = [row.pop("identity", None) for row in rows]
-            decoded = decoded_records(self._dataset, rows, identities, message, rejects)
+            told = _told_all_the_same(rows, message, rejects) if self._dataset == "condition" else []
+            decoded = replace(decoded_records(self._dataset, rows, identities, message, rejects), told=told)
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
             decoded.empty.extend(empty)
             return decoded
@@ -112,6 +118,17 @@ class FhirRecordDecoder:
         if len(found) > MOST_ROWS:
             raise Refused(Reason.TOO_MANY_ROWS)
         return found
+
+
+def _told_all_the_same(
+    rows: Sequence[Row], message: Sequence[int], rejects: dict[int, Reject]
+) -> list[tuple[int, Row]]:
+    """Return the diagnoses of messages that the lake cannot take; refuse those that say that they cannot be taken."""
+    for i, row in zip(message, rows, strict=True):
+        if (why := row.pop("refused")) is not None:
+            rejects.setdefault(i, Reject(i, why.reason, why.path))
+    lacking = {i for i, row in zip(message, rows, strict=True) if None in (row["encounter_id"], row["recorded_at"])}
+    return [(i, row) for i, row in zip(message, rows, strict=True) if i in lacking or i in rejects]
 
 
 def _rows(resource: Resource, full_url: str | None) -> Iterator[Row]:
@@ -316,18 +333,25 @@ def _category(column: str, concept: ShownConcept | None) -> str | None:
 
 
 def _condition(condition: Condition, _: str | None) -> Row:
+    """Return a diagnosis; one that the lake cannot take as it is has beside it why, for the ward can."""
     verified = {c.code for c in condition.verificationStatus.coding} if condition.verificationStatus else set()
-    if verified & {_MISTAKE, "refuted"}:
-        raise Refused(Reason.BAD_STATUS, "Condition.verificationStatus")  # as of an encounter
+    refused = Refused(Reason.BAD_STATUS, "Condition.verificationStatus") if verified & _NEVER else None
     coding = _diagnosis(condition.code.coding if condition.code else [])
     system = CODE_SYSTEMS[coding.system or ""]
-    code = checked(coding.code or "")
+    code, recorded = checked(coding.code or ""), None
+    try:
+        recorded = instant_of(condition.recordedDate, "Condition.recordedDate")
+    except Refused as error:
+        refused = refused or error
+    clinical = {c.code for c in condition.clinicalStatus.coding} if condition.clinicalStatus else set()
     return {
         "encounter_id": _reference("Encounter", condition.encounter, "Condition.encounter"),
         "code_system": system,
         "code": code if system == "SNOMEDCT" else code.replace(".", ""),
         "patient_id": _whose(condition.subject, "Condition.subject"),
-        "recorded_at": instant_of(condition.recordedDate, "Condition.recordedDate"),
+        "recorded_at": recorded,
+        OVER_TOLD: "yes" if verified & _NEVER or clinical & _PAST else condition.abatementDateTime or None,
+        "refused": refused,
     }
 
 

@@ -35,8 +35,9 @@ BORN_IN, SEX_TOLD, PLACE_TOLD, OVER_TOLD, DIED_TOLD = BESIDE = (
 
 Of patients the year, or year and month, of birth, where the sender knows no day: the lake's column is a date, and no
 day is made up. Of admissions the date of birth and the sex that their message tells. Of stays where the patient lies,
-and that they are over where no end is told, or go on where one is; of beds that were left, that the stay is over. Of
-patients and admissions that the patient has died: see vitalake.care.facts.Person.
+and that they are over where no end is told, or go on where one is; of beds that were left, that the stay is over; of
+diagnoses, that they hold no more, or until which day. Of patients and admissions that the patient has died: see
+vitalake.care.facts.Person.
 """
 
 GOES_ON = "no"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,7 @@ class Decoded:
         stamped: the times at which rows could be known are those at which the sender's system wrote or sent them.
         ended: rows without a value, for the sender says by a sign that there is none: they are not published, and end
             on the ward what was known before; None: there are none.
+        told: of rejected messages of another dataset rows that the ward can use, each with the index of its message.
     """
 
     rows: pa.RecordBatch
@@ -80,6 +81,7 @@ class Decoded:
     unfinished: bool = False
     stamped: bool = False
     ended: Decoded | None = None
+    told: Sequence[tuple[int, Mapping[str, Any]]] = ()
 
 
 class Decoder(Protocol):

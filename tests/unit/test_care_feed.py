@@ -607,7 +607,7 @@ def test_a_child_is_known_as_one_in_any_order_and_by_part_of_the_birth_date(
     stay = _store(home).stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert (stay.age_years, stay.sex) == (expected, "female")
-    assert situation_of(stay, {}, age_years=stay.age_years).withheld == "child"
+    assert situation_of({}, age_years=stay.age_years, pregnant=False).withheld == "child"
 
 
 def test_a_stay_within_a_stay_ends_nothing_but_itself(home: Path) -> None:
@@ -973,7 +973,7 @@ def test_a_child_without_a_stay_is_known_as_one(home: Path) -> None:
     assert store.stay(token, as_of_us=clock.now_us()) is None
     age = store.age(token, as_of_us=clock.now_us())
     assert age == 8
-    assert situation_of(None, {}, age_years=age).withheld == "child"
+    assert situation_of({}, age_years=age, pregnant=False).withheld == "child"
     chart = _charted(home, token)
     assert (chart.record.news2.withheld, chart.age_years) == ("child", 8)
     assert not [said for said in says(chart) if "age not known" in said.text]
@@ -998,6 +998,94 @@ def test_a_pregnancy_told_before_its_stay_is_known_in_it(home: Path, first: str)
 
 
 # -- decisions and the names of a stay -------------------------------------------------------------------------------
+
+
+def _pregnancy(code: str = "77386006", **elements: Any) -> dict[str, Any]:
+    resource = {
+        "resourceType": "Condition", "id": "c-1", "subject": {"reference": "Patient/p-1"},
+        "code": {"coding": [{"system": "http://snomed.info/sct", "code": code}]},
+        "encounter": {"reference": "Encounter/e-1"}, "recordedDate": _at(60), "meta": {"versionId": "1"},
+    }  # fmt: skip
+    return {name: value for name, value in (resource | elements).items() if value is not None}
+
+
+def _status(code: str) -> dict[str, Any]:
+    return {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/condition-clinical", "code": code}]}
+
+
+def _day(days_ago: float) -> str:
+    day: datetime = clock.now() - timedelta(days=days_ago)
+    return day.date().isoformat()
+
+
+@pytest.mark.parametrize("stay", [True, False])
+@pytest.mark.parametrize(
+    ("elements", "pregnant"),
+    [
+        ({}, True),
+        ({"encounter": None}, True),
+        ({"recordedDate": None}, True),
+        ({"recordedDate": _day(3)}, True),
+        ({"encounter": None, "recordedDate": None, "clinicalStatus": _status("active")}, True),
+        ({"encounter": None, "recordedDate": f"{_day(400)}T10:00:00Z"}, False),
+        ({"clinicalStatus": _status("resolved"), "abatementDateTime": _day(90)}, False),
+        ({"clinicalStatus": _status("inactive")}, False),
+        ({"abatementDateTime": _day(2)}, False),
+        ({"abatementDateTime": _day(40)[:7]}, False),
+        ({"abatementDateTime": _day(-30)}, True),
+        ({"encounter": None, "clinicalStatus": _status("remission")}, False),
+        ({"verificationStatus": _status("refuted")}, False),
+    ],
+)
+def test_a_pregnancy_is_known_as_far_as_its_diagnosis_can_be_used(
+    home: Path, elements: dict[str, Any], pregnant: bool, stay: bool
+) -> None:
+    """One of ten years ago withheld the score; one without an Encounter was a dead letter, and she was "0 low"."""
+    if stay:
+        _records(home, "encounter", _stay_of())
+    told = {"effectiveDateTime": _at(5), "subject": {"reference": "Patient/p-1"}}
+    token = _run(_steps(home), [message(1, **told)]).rows["patient_id"][0].as_py()
+    _records(home, "condition", _pregnancy(**elements))
+    chart = _charted(home, token)
+    assert (chart.pregnant, chart.record.news2.withheld) == (pregnant, "pregnancy" if pregnant else "")
+
+
+@pytest.mark.parametrize("encounter", [{"reference": "Encounter/e-1"}, None])
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"verificationStatus": _status("refuted")},
+        {"verificationStatus": _status("entered-in-error")},
+        {"clinicalStatus": _status("resolved")},
+    ],
+)
+def test_a_pregnancy_is_taken_back_and_another_one_stays(
+    home: Path, later: dict[str, Any], encounter: dict[str, Any] | None
+) -> None:
+    _records(home, "encounter", _stay_of())
+    told = _pregnancy(encounter=encounter)
+    token = _records(home, "condition", _pregnancy()).rows["patient_id"][0].as_py()
+    seen = [told, told | later | {"meta": {"versionId": "2"}}, _pregnancy("48194001", id="c-2", encounter=encounter)]
+    seen += [_pregnancy() | {"verificationStatus": _status("refuted"), "meta": {"versionId": "3"}}, told]
+    found = []
+    for one in seen:
+        _records(home, "condition", one)
+        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        assert stay is not None
+        found.append(stay.pregnant)
+    assert found == [True, encounter is None, True, True, True]
+
+
+def test_a_store_that_is_filled_again_does_not_bring_back_what_was_resolved(home: Path) -> None:
+    ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
+    ward.send("encounter", [(clock.now(), [json.dumps(_stay_of()).encode()])])
+    over = _pregnancy(clinicalStatus=_status("resolved"))
+    ward.send("condition", [(clock.now(), [json.dumps(_pregnancy(meta=None)).encode(), json.dumps(over).encode()])])
+    rebuild_care(ward.settings)
+    (token,) = _store(home).patients()
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    assert not stay.pregnant
 
 
 def _decided(home: Path, token: str, encounter: str, *, minutes_ago: int = 0) -> None:

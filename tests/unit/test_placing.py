@@ -264,6 +264,7 @@ def test_blocks_of_before_that_do_not_say_when_values_came_are_read_and_written_
         ("ICD9CM", "64251", True), ("ICD9CM", "64254", False), ("ICD9CM", "V221", True), ("ICD9CM", "4019", False),
         ("ICD10", "O14.1", True), ("ICD10", "Z33", True), ("ICD10", "O85", False), ("ICD10", "Z36", False),
         ("SNOMEDCT", "77386006", True), ("SNOMEDCT", "398254007", True), ("SNOMEDCT", "773860061", False),
+        ("SNOMEDCT", "169560008", True), ("SNOMEDCT", "48194001", True), ("SNOMEDCT", "60001007", False),
         (None, None, False),
     ],
 )  # fmt: skip

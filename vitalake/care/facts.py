@@ -107,10 +107,17 @@ class Placement(msgspec.Struct, frozen=True):
 
 
 class Pregnancy(msgspec.Struct, frozen=True):
-    """A stay has a diagnosis of pregnancy, known from a moment on."""
+    """A stay has a diagnosis of pregnancy, known from a moment on.
+
+    Attributes:
+        encounter: the stay's pseudonym; empty: the diagnosis names none, and is of the patient.
+        since_us: since when it is known.
+        over: it holds no more, or never did.
+    """
 
     encounter: str
     since_us: int
+    over: bool = False
 
 
 DecisionKind = Literal["spo2-scale-2", "pregnancy"]

@@ -911,12 +911,18 @@ class CareStore:
             sex=person.sex if person else "unknown",
             unit=move.unit if move and move.unit else place.unit if place else "",
             bed=place.bed if place and by_feed else move.bed if move else "",
-            pregnant=any(
-                known.encounter in names and known.since_us <= as_of_us
-                for known in self._facts(patient, Pregnancy).values()
-            ),
+            pregnant=self._is_pregnant(patient, {*names, ""}, as_of_us),
             died=person.died if person else "",
         )
+
+    def pregnant(self, patient: str, *, as_of_us: int) -> bool:
+        """Return whether a diagnosis says that a patient is pregnant of whom no stay is known."""
+        return self._is_pregnant(patient, None, as_of_us)
+
+    def _is_pregnant(self, patient: str, stays: Collection[str] | None, as_of_us: int) -> bool:
+        told: dict[str, Pregnancy] = self._facts(patient, Pregnancy)
+        now = [one for one in told.values() if one.since_us <= as_of_us and not one.over]
+        return any(stays is None or one.encounter in stays for one in now)
 
     def decisions(self, patient: str, *, encounter: str) -> dict[str, Decision]:
         """Return what clinicians have decided of a patient for a stay, by kind; of each the last one.
