@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -32,7 +33,17 @@ from pipelines.erasure.forgotten import catch_up as forget_again
 from pipelines.poll import Outcome, Poll
 from vitalake import clock
 from vitalake.belonging.stores import StoreSealer
-from vitalake.care.facts import DELETED, TOLD_BESIDE, Admission, Fact, Movement, Person, Placement, Pregnancy
+from vitalake.care.facts import (
+    DELETED,
+    TOLD_BESIDE,
+    TOLD_BY_RESULTS,
+    Admission,
+    Fact,
+    Movement,
+    Person,
+    Placement,
+    Pregnancy,
+)
 from vitalake.care.placing import BED
 from vitalake.care.records import code_number
 from vitalake.care.stays import bed_key
@@ -71,6 +82,9 @@ _BEFORE_ALL = -1
 
 CAME_AT = "came_at"
 """Column of rows beside the dataset's, here only: when the message came, by the broker."""
+
+_SAID_SECONDS, _MOST_SAID = 600.0, 100_000
+"""After so long what results tell of patients is stored again, and so many are remembered."""
 
 WAREHOUSE = "sql"
 """The format of polls that a warehouse's rows come in: there may be millions of people, and stays come first."""
@@ -121,6 +135,8 @@ class CareFeed:
             "device_association": self._placements,
             "condition": self._conditions,
         }
+        self._said: set[tuple[str, Person]] = set()
+        self._said_since = time.monotonic()
         self._taker = takers.get(dataset.name)
         """None: rows of the dataset go nowhere."""
 
@@ -234,6 +250,26 @@ class CareFeed:
         ends = _ends(outcome, self._dataset.name)
         ours = outcome.poll.ours is not None and bool(outcome.poll.ours.all())
         self._write(lambda store: store.take(taken, writer=outcome.poll.share, ends=ends, ours=ours))
+        if outcome.people:
+            self._told_by_results(outcome.people)
+
+    def _told_by_results(self, told: Sequence[tuple[str, int, Person]]) -> None:
+        """Take what messages of results tell of their patients, of each once in a while: they tell it every minute."""
+        if time.monotonic() - self._said_since > _SAID_SECONDS or len(self._said) > _MOST_SAID:
+            self._said, self._said_since = set(), time.monotonic()
+        new = {(patient, person): version for patient, version, person in told if (patient, person) not in self._said}
+        if not new:
+            return
+        tokens = self._tokens("patient_id", pa.array([patient for patient, _ in new], pa.string()))
+        known = {token: self.care.person(self.care.survivor(token)) for token in tokens}
+        people = [(*said, version, token) for (said, version), token in zip(new.items(), tokens, strict=True)]
+        self._people([(token, TOLD_BY_RESULTS, version, person) for _, person, version, token in people])
+        self._vault.put(
+            (token, _BEFORE_ALL - 1, Identity(patient, birth_date=person.born))
+            for patient, person, _, token in people
+            if person.born not in ("", DELETED) and not getattr(known[token], "born", "")
+        )
+        self._said |= new.keys()
 
     def _refused(self, refused: Refused, rejected: Sequence[int], poll: Poll) -> Values:
         """Return what ends the values that messages were about, and of rejected ones that they were, once each."""

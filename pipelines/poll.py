@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipelines.decoding.refused import Refused
 from pipelines.decoding.result import Decoded, Reject
+from vitalake.care.facts import Person
 from vitalake.lake.spans import PartId
 
 
@@ -80,6 +81,7 @@ class Outcome:
         refused: what the rejected messages were about, as far as it is known.
         late: of earlier rejected messages, what has turned out to be somebody's.
         told: of rejected messages rows that the care store can use; see Decoded.
+        people: what messages of results tell of patients beside; see Decoded.
         unfit: column → index of the message of every published row whose text there was none that may be published.
     """
 
@@ -103,6 +105,7 @@ class Outcome:
     refused: Refused | None = None
     late: Refused | None = None
     told: Sequence[tuple[int, Mapping[str, Any]]] = ()
+    people: Sequence[tuple[str, int, Person]] = ()
 
     def keep(self, new: npt.NDArray[np.bool_]) -> None:
         """Keep the rows that are new, and count the others as duplicates; they are not masked yet."""

@@ -159,6 +159,7 @@ class Steps:
             older=None if conformed.older is None else conformed.older ^ salts[poll.part[message]],
             effective_us=pc.cast(rows["effective_at"], pa.int64()).to_numpy(zero_copy_only=False),
             refused=conformed.refused,
+            people=decoded.people,
         )
 
     def recognise(self, outcome: Outcome, waiting: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.bool_]:

@@ -41,11 +41,12 @@ class Hl7Decoder:
         with collector_paused():
             rejects: dict[int, Reject] = {}
             chosen = readable(values, list(range(len(values))), rejects, most_bytes=self._most_bytes)
+            self._reader.people.clear()
             rows, message, empty = decode_each(((i, values[i] or b"") for i in chosen), self._results, rejects)
             decoded = whole_messages(
                 _columns(rows), [row.identity for row in rows], np.array(message, np.int32), rejects
             )
-            decoded = replace(decoded, stamped=True)  # MSH-7
+            decoded = replace(decoded, stamped=True, people=[*self._reader.people])  # stamped by MSH-7
             decoded.rejects.extend(rejects[i] for i in sorted(rejects))
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
             decoded.empty.extend(empty)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from typing import Any
 
 from pipelines.decoding.hl7_header import Header, header_of
 from pipelines.decoding.hl7_names import Names
+from pipelines.decoding.hl7_people import told_of
 from pipelines.decoding.hl7_profile import Hl7Profile
 from pipelines.decoding.hl7_text import Segment, messages_of
 from pipelines.decoding.hl7_times import Moment, in_order, instant, read_time
@@ -17,7 +17,6 @@ from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import BORN_IN, DIED_TOLD, GOES_ON, MERGED, OVER_TOLD, SEX_TOLD, decoded_records
 from pipelines.decoding.result import Decoded, Reject
-from vitalake.care.facts import DELETED
 
 Row = dict[str, Any]
 
@@ -116,7 +115,7 @@ class AdtDecoder:
                 patient = self._names.patient(segment.raw(3), dialect)
                 if patient is None:
                     raise Refused(Reason.NO_SUBJECT, "PID-3")
-                event.visits.append(_Visit(patient, born=_born(segment), sex=_sex(segment), died=_died(segment)))
+                event.visits.append(_Visit(patient, **told_of(segment)._asdict()))
             elif segment.name == "PV1" and event.visits:
                 last = event.visits[-1]
                 last.pv1 = segment
@@ -294,34 +293,6 @@ class AdtDecoder:
             SEX_TOLD: visit.sex,
             DIED_TOLD: visit.died,
         }
-
-
-_SEXES = {"F": "female", "M": "male"}
-
-
-def _sex(pid: Segment) -> str | None:
-    return DELETED if pid.is_deleted(8) else _SEXES.get(pid.first(8))
-
-
-def _died(pid: Segment) -> str | None:
-    """Return ``yes`` where the patient is said to have died (PID-30), DELETED where not; None: it is not said."""
-    said = pid.first(30)
-    return "yes" if said == "Y" else DELETED if said == "N" or pid.is_deleted(30) else None
-
-
-def _born(pid: Segment) -> str | None:
-    """Return a date of birth, or what of one is known, such as ``2018-05-03`` or ``2018-05``; None: none is read."""
-    if pid.is_deleted(7):
-        return DELETED
-    digits = pid.first(7)[:8]
-    if not digits.isascii() or not digits.isdecimal() or len(digits) not in (4, 6, 8):
-        return None
-    parts = [digits[:4], *(digits[i : i + 2] for i in range(4, len(digits), 2))]
-    try:
-        date.fromisoformat("-".join([*parts, "01", "01"][:3]))
-    except ValueError:
-        return None
-    return "-".join(parts)
 
 
 def _said(visit: _Visit, number: int) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pipelines.decoding.hl7_header import Header
 from pipelines.decoding.hl7_names import Names, Remembered
+from pipelines.decoding.hl7_people import told_of
 from pipelines.decoding.hl7_profile import Hl7Profile
 from pipelines.decoding.hl7_text import Dialect, Segment
 from pipelines.decoding.hl7_times import Moment, in_order, instant, read_time
@@ -14,6 +15,7 @@ from pipelines.decoding.hl7_values import STATUSES, WITHOUT_VALUE, Value, value_
 from pipelines.decoding.raw import REMEMBERED, Refused
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.refusals import MOST_ROWS
+from vitalake.care.facts import Person
 
 _ORDER_STATUSES = frozenset("FCPRXIO")
 """Of OBR-25 what means the same as in OBX-11."""
@@ -65,6 +67,8 @@ class Reader:
         self._code, self._unit = Remembered(names.code), Remembered(names.unit)
         self._coding = Remembered(_first_coding)
         self._moments: dict[tuple[str, int | None], Moment] = {}
+        self.people: list[tuple[str, int, Person]] = []
+        """Of whom messages told something beside, as of which version, and what."""
 
     def results(self, header: Header, message: list[Segment]) -> list[Result]:
         """Return the rows of a message.
@@ -96,6 +100,9 @@ class Reader:
         if segment.name == "PID":
             context.patient = self._patient(segment.raw(3), dialect)
             context.visit = context.bed = context.order = context.order_device = context.device = None
+            if context.patient is not None and any(told := told_of(segment)):
+                person = Person(told.sex or "unknown", told.born or "", died=told.died or "")
+                self.people.append((context.patient, context.header.order_us or 0, person))
         elif segment.name == "PV1":
             context.visit, context.bed = self._visit(segment.raw(19), dialect), self._bed(segment.raw(3), dialect)
         elif segment.name == "OBR":

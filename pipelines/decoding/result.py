@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.decoding.reasons import Reason
+from vitalake.care.facts import Person
 
 DECODED_SCHEMA = pa.schema(
     [
@@ -69,6 +70,7 @@ class Decoded:
         stamped: the times at which rows could be known are those at which the sender's system wrote or sent them.
         ended: rows without a value, for the sender says by a sign that there is none: they are not published, and end
             on the ward what was known before; None: there are none.
+        people: of patients what messages of results tell beside, in their order: source id, version, and what.
         told: of rejected messages of another dataset rows that the ward can use, each with the index of its message.
     """
 
@@ -82,6 +84,7 @@ class Decoded:
     stamped: bool = False
     ended: Decoded | None = None
     told: Sequence[tuple[int, Mapping[str, Any]]] = ()
+    people: Sequence[tuple[str, int, Person]] = ()
 
 
 class Decoder(Protocol):

@@ -670,6 +670,29 @@ def test_an_admission_message_tells_the_age(home: Path) -> None:
     assert (stay.age_years, stay.sex) == (1, "female")
 
 
+def test_a_result_tells_the_age_too_and_an_admission_message_better(home: Path) -> None:
+    """Where no admissions come a monitor's PID-7 is all that is told: a child was read as an adult."""
+    at, year = _ago(0.1), clock.now().year
+
+    def result(seconds: int, born: str) -> bytes:
+        pid = f"PID|1||1234^^^HOSP^MR||Doe^Jane||{born}|F"
+        return oru(msh=MSH.replace("20250601100001+0200", at), pid=pid, pv1="", obr=f"OBR|1||F-{seconds}^M|V|||{at}")
+
+    steps = _steps(home)
+    token = _run(steps, [result(1, f"{year - 8}0101"), result(2, "")], name="hl7-v2").rows["patient_id"][0].as_py()
+    chart = _charted(home, token)
+    assert (chart.age_years, chart.record.news2.withheld) == (8, "child")
+    _run(steps, [result(3, f"{year - 9}0101")], first=2, name="hl7-v2")
+    assert _charted(home, token).age_years == 9, "what was said last"
+    (home / "care.db").unlink()
+    _admissions(home, [adt("A01", _pid(""), "PV1|1|I|4W^12^A", at=_ago(0.1))])
+    assert _charted(home, token).age_years == 8, "the vault keeps what was told first"
+    moved = adt("A02", _pid(f"{year - 40}0101"), "PV1|1|I|4W^9^A|||4W^12^A", at=_ago(0.05))
+    _admissions(home, [moved])
+    _run(_steps(home), [result(4, f"{year - 9}0101")], first=3, name="hl7-v2")
+    assert _charted(home, token).age_years == 40
+
+
 def test_people_who_have_no_stay_do_not_stay_in_the_care_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token = _records(home, "patient", _person("2018")).rows["patient_id"][0].as_py()
     store = _store(home)

@@ -166,6 +166,9 @@ class Decision(msgspec.Struct, frozen=True):
 TOLD_BESIDE = "told"
 """The key of a Person of whom an admission message or the vault tells, and not the patient's own record."""
 
+TOLD_BY_RESULTS = "told-by-results"
+"""The same of a monitor's or a laboratory's messages: of several the first key in alphabetical order counts."""
+
 Fact = Admission | Person | Movement | Placement | Pregnancy | Decision
 FOR_EVER = 1 << 62
 """Until when a fact holds that has not ended."""
