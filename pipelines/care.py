@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
+from pipelines.decoding.fhir_places import AND_THEN
 from pipelines.decoding.records import (
     BORN_IN,
     DIED_TOLD,
@@ -667,11 +668,14 @@ def _bed_of(
     """Return the bed that a stay's own record tells of, or that it has left all; begun by the end of the stay."""
     if told is None:
         return None
-    since, _, bed = told.partition(" ")
+    place, *later = told.split(AND_THEN)
+    since, _, bed = place.partition(" ")
     since_us = begun_us = held(int(since), came) if bed else stay.admitted_us
     since_us = since_us if stay.ended_us is None else min(since_us, stay.ended_us)
     said_us = int(since) if bed and begun_us != int(since) else 0
-    return Placement(encounter, since_us, None, bed, "active" if bed else "ended", said_us=said_us)
+    parts = [one.partition(" ") for one in later if stay.ended_us is None]
+    then = tuple((int(at), bed) for at, _, bed in parts)
+    return Placement(encounter, since_us, None, bed, "active" if bed else "ended", said_us=said_us, then=then)
 
 
 _PREGNANT_US = 300 * 86_400_000_000

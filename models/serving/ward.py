@@ -314,6 +314,8 @@ class Ward:
         record = self._record(held, stay, patient, moment, situation)
         known = held.history.known_at(moment)  # what is shown is what was scored
         held.due_us = min([held.due_us, *_olds_us(record.news2, now_us)])
+        if stay is not None and stay.moves_us is not None:
+            held.due_us = min(held.due_us, stay.moves_us)
         last, last_us = _last(known, record, situation)
         if last is not None and last_us + STALE_SECONDS * 1_000_000 >= now_us:  # until then it ranks as it did
             held.due_us = min(held.due_us, last_us + STALE_SECONDS * 1_000_000 + 1)

@@ -11,13 +11,14 @@ from pipelines.decoding.elements import checked
 from pipelines.decoding.fhir_record_structs import Period, ShownConcept, TypedIdentifier
 from pipelines.decoding.raw import Refused
 from vitalake import clock
-from vitalake.care.placing import bed_name
+from vitalake.care.placing import NOWHERE, bed_name
 
 KINDS = ("wa", "ro", "bd")
 """Ward, room, bed, by HL7's code system location-physical-type. A building or a hospital is nobody's bed."""
 
 
 _FIRST = datetime.min.replace(tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = len("2026-01-31")
 
 
@@ -43,11 +44,19 @@ LEFT = "0 "
 _LOCATIONS = msgspec.json.Decoder(list[_Location])
 
 
+AND_THEN = "\0"
+"""Between the places of a stay, the one of now first; no name holds it."""
+
+_MOST_AHEAD = timedelta(hours=2)
+"""How far ahead an active place may begin to be that of now: clocks are wrong by a time zone; tomorrow's bed waits."""
+
+
 def place_of(raw: Raw, admitted: datetime | None) -> str | None:
     """Return since when the patient lies where, as ``<microseconds> bed:<ward>/<room>/<bed>``; None: it is not told.
 
     Who has left a bed or a ward, and is in no other that is told of, lies in none: LEFT. Wherever they are now, a room
-    or a place that does not say its kind, it is not there.
+    or a place that does not say its kind, it is not there. What begins ahead of our clock follows AND_THEN, with no bed
+    where all is left then.
 
     What cannot be read tells nothing: a stay is not refused for it.
 
@@ -59,21 +68,60 @@ def place_of(raw: Raw, admitted: datetime | None) -> str | None:
     if not text or text == b"null":
         return None
     try:
-        entries = _LOCATIONS.decode(text)
-        said, since, now = dict.fromkeys(KINDS, ""), admitted, clock.now()
-        for entry in sorted((entry for entry in entries if _holds(entry, now)), key=lambda one: _begun(one) or _FIRST):
-            kind, name, begun = _kind(entry), _name(entry), _begun(entry)
-            if kind and name:
-                said[kind] = checked(name)
-                since = begun if begun and (since is None or begun > since) else since
+        entries, now = _LOCATIONS.decode(text), clock.now()
+        early = _begun_by_their_clock(entries, now)
+        place = _place_at(entries, now, admitted, early)
+        ahead = {at for one in entries if one not in early and (at := _begun(one)) and at > now and _may_hold(one)}
+        then = [_then(entries, at) for at in sorted(ahead)]
     except (msgspec.MsgspecError, ValueError, Refused):
         return None
+    if then and place in (None, LEFT):
+        place = f"{_microseconds(admitted or _EPOCH)} {NOWHERE}"
+    return place if place is None else AND_THEN.join([place, *then])
+
+
+def _place_at(entries: list[_Location], now: datetime, admitted: datetime | None, early: list[_Location]) -> str | None:
+    held = [entry for entry in entries if _holds(entry, now) or entry in early]
+    said, since = dict.fromkeys(KINDS, ""), admitted
+    for entry in sorted(held, key=lambda one: _begun(one) or _FIRST):
+        kind, name, begun = _kind(entry), _name(entry), _begun(entry)
+        if kind and name:
+            said[kind] = checked(name)
+            since = begun if begun and (since is None or begun > since) else since
     named = [entry for entry in entries if _kind(entry) in ("wa", "bd")]
-    if any(_is_over(entry, now) for entry in named) and not any(_holds(entry, now) for entry in named):
+    if any(_is_over(entry, now) for entry in named) and not any(entry in held for entry in named):
         return LEFT
     if since is None or not (said["bd"] or said["wa"]):
         return None
-    return f"{int(since.timestamp() * 1e6)} {bed_name(*said.values())}"
+    return f"{_microseconds(since)} {bed_name(*said.values())}"
+
+
+def _then(entries: list[_Location], at: datetime) -> str:
+    """Return where the patient lies from a moment on at which a place begins."""
+    place = _place_at(entries, at, at, [])
+    return f"{_microseconds(at)} {place.partition(' ')[2] if place else ''}"
+
+
+def _begun_by_their_clock(entries: list[_Location], now: datetime) -> list[_Location]:
+    """Return the bed, and the ward, that are active and begin ahead while no other is had: somebody is there now."""
+    found, had = list[_Location](), {_kind(entry) for entry in entries if _holds(entry, now)}
+    for kind, others in (("bd", {"bd"}), ("wa", {"wa", "bd"})):
+        begins = [
+            (at, i)
+            for i, one in enumerate(entries)
+            if _kind(one) == kind and one.status == "active" and (at := _begun(one))
+        ]
+        if had.isdisjoint(others):
+            found += [entries[i] for at, i in sorted(begins)[:1] if now < at <= now + _MOST_AHEAD]
+    return found
+
+
+def _may_hold(entry: _Location) -> bool:
+    return _kind(entry) is not None and entry.status in (None, "active")
+
+
+def _microseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1e6)
 
 
 def _kind(entry: _Location) -> str | None:

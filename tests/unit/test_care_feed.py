@@ -1356,10 +1356,9 @@ def test_a_result_that_could_not_be_had_ends_the_one_before(home: Path, status: 
 # -- whose clock is ahead, and what is planned -----------------------------------------------------------------------
 
 
-def _adt(event: str, place: str, at: float, *, said: float | None = None, prior: str = "", end: str = "") -> bytes:
-    """Return a message of visit V-1 of so many hours ago, with other hours of its admission, and words of its end."""
-    admitted = "" if said is None else _ago(said)
-    pv1 = f"PV1|1|I|{place}|||{prior}" + "|" * 13 + "V-1" + "|" * 25 + f"{admitted}|{end}"
+def _adt(event: str, place: str, at: float, *, said: str = "", prior: str = "", end: str = "") -> bytes:
+    """Return a message of visit V-1 of so many hours ago, with other times of its admission and end."""
+    pv1 = f"PV1|1|I|{place}|||{prior}" + "|" * 13 + "V-1" + "|" * 25 + f"{said}|{end}"
     return adt(event, "PID|1||p-1^^^^MR", pv1, at=_ago(at))
 
 
@@ -1370,13 +1369,14 @@ def _lies(home: Path, token: str, *, in_minutes: float = 0) -> tuple[str, str, b
 
 def test_who_is_admitted_is_there_whatever_time_the_message_says(home: Path) -> None:
     """A planned time two hours ahead, or a clock of summer time, put nobody on the board, and an arrest nowhere."""
-    messages: list[bytes | None] = [_adt("A01", "4W^12^A", -2, said=-2)]
+    said = _ago(-2)
+    messages: list[bytes | None] = [_adt("A01", "4W^12^A", -2, said=said)]
     token = _admissions(home, messages).rows["patient_id"][0].as_py()
     assert _lies(home, token) == ("4W", "12 A", True)
     messages.append(_adt("A02", "ICU^1^2", -2, prior="4W^12^A"))
     _admissions(home, messages)
     assert _lies(home, token) == ("ICU", "1 2", True)
-    _admissions(home, [*messages, _adt("A08", "4W^12^A", -2, said=-2)])
+    _admissions(home, [*messages, _adt("A08", "4W^12^A", -2, said=said)])
     assert _lies(home, token) == ("ICU", "1 2", True), "told again it began when it did"
     _admissions(home, [*messages, _adt("A03", "ICU^1^2", -2, end=_ago(-2))])
     assert _lies(home, token)[2] is False
@@ -1398,3 +1398,48 @@ def test_a_stay_in_progress_has_begun_and_goes_on_whatever_its_period_says(home:
     _records(home, "encounter", planned | {"status": "finished", "meta": {"versionId": "4"}})
     over = _store(home).stay(token, as_of_us=clock.now_us())
     assert over is not None and over.discharged_us is not None
+
+
+def _from(
+    kind: str, name: str, *, since: float | None = None, until: float | None = None, **more: Any
+) -> dict[str, Any]:
+    """Return a place that holds from and until so many minutes from now."""
+    said = {name: _at(-minutes) for name, minutes in (("start", since), ("end", until)) if minutes is not None}
+    return _place(kind, name) | {"period": said} | more
+
+
+@pytest.mark.parametrize(
+    ("places", "now", "then"),
+    [
+        ([_from("wa", "4W"), _from("bd", "12", until=20), _from("bd", "28", since=20)], ("4W", "12"), ("4W", "28")),
+        (
+            [_from("wa", "4W", until=20), _from("bd", "13", until=20), _from("wa", "ICU", since=20),
+             _from("bd", "1", since=20)], ("4W", "13"), ("ICU", "1"),
+        ),
+        ([_from("wa", "4W"), _from("bd", "28", since=20, status=None)], ("4W", ""), ("4W", "28")),
+        ([_from("bd", "28", since=20, status=None)], ("", ""), ("", "28")),
+        ([_from("bd", "11", until=20), _from("ro", "OR", since=20)], ("", "11"), ("", "")),
+        # What is active and lies ahead is of now where nothing else is: the sender's clock is ahead.
+        (
+            [_from("wa", "4W"), _from("bd", "11", until=20, status="completed"), _from("bd", "27", since=20)],
+            ("4W", "27"), ("4W", "27"),
+        ),
+        ([_from("bd", "27", since=60)], ("", "27"), ("", "27")),
+        ([_from("bd", "11", until=20), _from("wa", "ICU", since=20)], ("", "11"), ("ICU", "")),
+        ([_from("wa", "4W"), _from("bd", "27", since=600)], ("4W", ""), ("4W", "")),
+    ],
+)  # fmt: skip
+def test_a_bed_that_begins_ahead_of_our_clock_is_had_when_its_time_comes(
+    home: Path, places: list[dict[str, Any]], now: tuple[str, str], then: tuple[str, str]
+) -> None:
+    """It was dropped for good: the board showed the old ward until the stay was told again."""
+    begun = {"period": {"start": _at(600)}}
+    token = _records(home, "encounter", _stay_of() | begun | {"location": places}).rows["patient_id"][0].as_py()
+    assert _lies(home, token) == (*now, True)
+    assert _lies(home, token, in_minutes=45) == (*then, True)
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    assert now == then or stay.moves_us is not None, "the board looks again then"
+    over = {"status": "finished", "period": {"start": _at(600), "end": _at(0)}, "meta": {"versionId": "2"}}
+    _records(home, "encounter", _stay_of() | {"location": places} | over)
+    assert _lies(home, token, in_minutes=45)[2] is False

@@ -94,6 +94,7 @@ class Placement(msgspec.Struct, frozen=True):
             discharge that was told until then was one; it says no bed.
         told_us: since when the store knows of a discharge, see Admission.
         said_us: see Admission.
+        then: beds that follow this one, each with since when; an empty one: none that is known.
     """
 
     encounter: str
@@ -104,6 +105,7 @@ class Placement(msgspec.Struct, frozen=True):
     discharged: bool = False
     told_us: int = 0
     said_us: int = 0
+    then: tuple[tuple[int, str], ...] = ()
 
 
 class Pregnancy(msgspec.Struct, frozen=True):
@@ -231,8 +233,10 @@ def begun_as_before(fact: Admission | Placement, before: Admission | Placement) 
     """Return a fact, told again, with when it had begun before where its sender's clock was ahead of ours then."""
     if isinstance(fact, Admission) and isinstance(before, Admission):
         if before.said_us and before.said_us == (fact.said_us or fact.admitted_us):
-            return msgspec.structs.replace(fact, admitted_us=before.admitted_us, said_us=before.said_us)
+            begun_us = min(before.admitted_us, fact.admitted_us)
+            return msgspec.structs.replace(fact, admitted_us=begun_us, said_us=before.said_us)
     elif isinstance(fact, Placement) and isinstance(before, Placement):
         if before.said_us and before.said_us == (fact.said_us or fact.since_us):
-            return msgspec.structs.replace(fact, since_us=before.since_us, said_us=before.said_us)
+            begun_us = min(before.since_us, fact.since_us)
+            return msgspec.structs.replace(fact, since_us=begun_us, said_us=before.said_us)
     return fact

@@ -17,6 +17,10 @@ def bed_name(unit: str, room: str, bed: str) -> str:
     return BED + "/".join(part.replace("%", "%25").replace("/", "%2F") for part in (unit, room, bed))
 
 
+NOWHERE = bed_name("", "", "")
+"""The bed of who is in a stay, and nobody says where."""
+
+
 class Placed(NamedTuple):
     """Where a patient lies.
 
@@ -87,8 +91,21 @@ _ANY = "*"
 
 def placed(placements: Iterable[Placement], *, as_of_us: int) -> Placed | None:
     """Return the bed a patient lies in at a moment: the one begun last that was not left since; None: none is known."""
-    last = max(held(placements, as_of_us=as_of_us), key=lambda one: (one.since_us, one.bed), default=None)
+    found = [(*_lies(one, as_of_us), one.encounter) for one in held(placements, as_of_us=as_of_us)]
+    last = max((one for one in found if one[1] not in ("", NOWHERE)), key=lambda one: one[:2], default=None)
     if last is None:
         return None
-    unit, room, bed = (unquote(part) for part in (*last.bed.removeprefix(BED).split("/"), "", "")[:3])
-    return Placed(last.encounter, last.since_us, unit, " ".join(part for part in (room, bed) if part))
+    since_us, name, encounter = last
+    unit, room, bed = (unquote(part) for part in (*name.removeprefix(BED).split("/"), "", "")[:3])
+    return Placed(encounter, since_us, unit, " ".join(part for part in (room, bed) if part))
+
+
+def _lies(one: Placement, as_of_us: int) -> tuple[int, str]:
+    """Return since when which bed is had, of one that is held."""
+    return max((then for then in one.then if then[0] <= as_of_us), default=(one.since_us, one.bed))
+
+
+def next_move(placements: Iterable[Placement], *, as_of_us: int) -> int | None:
+    """Return when a bed that is told of already begins, after a moment; None: none does."""
+    later = (at_us for one in held(placements, as_of_us=as_of_us) for at_us, _ in one.then if at_us > as_of_us)
+    return min(later, default=None)

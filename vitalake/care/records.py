@@ -86,6 +86,7 @@ class Stay:
         bed: as the hospital calls it; empty: not known.
         pregnant: a diagnosis of this stay says so.
         died: the patient is recorded as dead: see vitalake.care.facts.Person; empty: not.
+        moves_us: when another bed begins, where that is told already; None: it is not.
     """
 
     encounter: str
@@ -97,3 +98,4 @@ class Stay:
     bed: str
     pregnant: bool = False
     died: str = ""
+    moves_us: int | None = None

@@ -46,6 +46,7 @@ from vitalake.care.facts import (
 )
 from vitalake.care.merges import TABLES as _MERGED_TABLES
 from vitalake.care.merges import Merges
+from vitalake.care.placing import next_move
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
 from vitalake.care.stays import ended, forgotten_beds, hospital_stays, is_of_stay, lately_ended, same_stay
@@ -913,6 +914,7 @@ class CareStore:
             bed=place.bed if place and by_feed else move.bed if move else "",
             pregnant=self._is_pregnant(patient, {*names, ""}, as_of_us),
             died=person.died if person else "",
+            moves_us=next_move(placements, as_of_us=as_of_us),
         )
 
     def pregnant(self, patient: str, *, as_of_us: int) -> bool:
