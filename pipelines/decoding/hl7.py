@@ -55,7 +55,7 @@ class Hl7Decoder:
     def _results(self, payload: bytes) -> list[Result]:
         found: list[Result] = []
         for message in messages_of(payload):
-            header = header_of(message[0], self._profile.clock)
+            header = header_of(message[0], self._profile)
             if header.kind == "ORU" and header.event in ("R01", ""):
                 found += self._reader.results(header, message)
             elif header.kind not in _OTHERS:

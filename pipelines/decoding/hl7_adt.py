@@ -94,7 +94,7 @@ class AdtDecoder:
 
     def _of(self, payload: bytes) -> Iterator[Row]:
         for message in messages_of(payload):
-            header = header_of(message[0], self._profile.clock)
+            header = header_of(message[0], self._profile)
             if header.kind == "ADT":
                 make = self._rows.get(header.event)
                 event = self._event(header, message) if make else None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pipelines.decoding.hl7_profile import Hl7Profile
 from pipelines.decoding.hl7_text import Segment
 from pipelines.decoding.hl7_times import Moment, in_order, instant, read_time
 from pipelines.decoding.raw import Refused
-from pipelines.decoding.zones import Zone
+from pipelines.decoding.reasons import Reason
 
 
 class Header(NamedTuple):
@@ -30,12 +31,14 @@ class Header(NamedTuple):
     sent: Moment | None
 
 
-def header_of(msh: Segment, clock: Zone | None) -> Header:
+def header_of(msh: Segment, profile: Hl7Profile) -> Header:
     """Return what MSH says.
 
     Raises:
-        Refused: MSH-7 is no time.
+        Refused: MSH-7 is no time; MSH-11 says that it is a test.
     """
+    if not profile.takes(msh.dialect.components(msh.raw(11))[0]):
+        raise Refused(Reason.WRONG_RESOURCE, "MSH-11")
     kind, event = (*msh.dialect.components(msh.raw(9)), "")[:2]
     sender = f"{msh.first(4)}|{msh.first(3)}"
     text = msh.first(7)
@@ -46,7 +49,7 @@ def header_of(msh: Segment, clock: Zone | None) -> Header:
     except Refused as refused:
         raise Refused(refused.reason, "MSH-7") from None
     try:
-        sent = instant(written, offset_minutes=None, clock=clock)
+        sent = instant(written, offset_minutes=None, clock=profile.clock)
     except Refused:
         sent = None
-    return Header(kind, event, sender, written.offset_minutes, in_order(written, clock), sent)
+    return Header(kind, event, sender, written.offset_minutes, in_order(written, profile.clock), sent)

@@ -33,6 +33,7 @@ class Hl7Profile(Profile):
         ignore: codes, as in ``codes``, whose values are nobody's business here.
         identity: ``filler`` where OBR-3 names a result; ``time`` where it names a session, and the time a result.
         unassigned: what a message without a patient is of: its device, else its bed; or its bed, else its device.
+        processing: of MSH-11 which are taken: P (production, and where nothing is said), T (training), D (debugging).
         updates: what an ADT A08 of a patient that was not moved means: the admission told anew, or nothing.
     """
 
@@ -44,7 +45,12 @@ class Hl7Profile(Profile):
     ignore: frozenset[str] = frozenset()
     identity: Literal["filler", "time"] = "filler"
     unassigned: Literal["device", "bed"] = "device"
+    processing: frozenset[Literal["P", "T", "D"]] = frozenset({"P"})
     updates: Literal["admission", "ignore"] = "admission"
+
+    def takes(self, processing: str) -> bool:
+        """Return whether messages are taken that say this in MSH-11: a test must not look like a patient."""
+        return processing not in ("T", "D") or processing in self.processing
 
     @model_validator(mode="after")
     def _holds(self) -> Hl7Profile:

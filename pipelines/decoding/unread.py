@@ -18,6 +18,7 @@ import msgspec
 
 from pipelines.decoding.elements import is_of_another
 from pipelines.decoding.fhir_records import instant_of
+from pipelines.decoding.hl7_profile import Hl7Profile
 from pipelines.decoding.naming import LINES, Naming, opened, places, segments, values_at
 from pipelines.decoding.profile import FlatProfile, Profile, When
 from pipelines.decoding.raw import Refused
@@ -194,19 +195,24 @@ def _flat_time(message: Any, when: When) -> int | None:
 
 def _of_hl7(payload: bytes, profile: Profile | None) -> About:
     """Return what the results of messages name; None of other messages: they hold no results."""
-    kinds = {kind for line in LINES.split(payload) if (kind := _kind(line.strip())) is not None}
+    heads = [head for line in LINES.split(payload) if (head := _head(line.strip())) is not None]
+    kinds = {kind for kind, _ in heads}
     if kinds and kinds.isdisjoint({"ORU", ""}):
+        return _NOTHING
+    said = profile if isinstance(profile, Hl7Profile) else Hl7Profile(format="hl7-v2", description="")
+    if heads and not any(said.takes(processing) for _, processing in heads):
         return _NOTHING
     found = [*_results(payload, profile)]
     return _joined(found) if found or kinds else _ANYTHING
 
 
-def _kind(line: bytes) -> str | None:
-    """Return the kind of message that MSH-9 says; None: it is no MSH."""
+def _head(line: bytes) -> tuple[str, str] | None:
+    """Return the kind of message that MSH-9 says, and MSH-11; None: it is no MSH."""
     if not line.startswith(b"MSH") or len(line) < 5:
         return None
     fields = line.decode("latin-1").split(chr(line[3]))
-    return fields[8].split(chr(line[4]))[0].strip() if len(fields) > 8 else ""
+    kind, _, processing = ([*fields[8:11], "", "", ""])[:3]
+    return kind.split(chr(line[4]))[0].strip(), processing.split(chr(line[4]))[0].strip()
 
 
 def _results(payload: bytes, profile: Profile | None) -> Iterator[About]:

@@ -302,3 +302,11 @@ def test_nothing_of_a_sender_fills_the_memory() -> None:
     decoder = profile()
     assert row(oru(pid=f"PID|1||{'9' * 5_000}"), decoder)["patient_id"] == "9" * 5_000
     assert row(oru(pid="PID|1||4711"), decoder)["patient_id"] == "4711"
+
+
+def test_a_training_message_is_taken_where_the_profile_says_so() -> None:
+    """An interface's test patient was on the board as a real one."""
+    training = oru().replace(b"|P|2.6", b"|T|2.6")
+    found = rejected(training, profile())
+    assert (found.reason, found.path) == (Reason.WRONG_RESOURCE, "MSH-11")
+    assert row(training, profile(processing="[P, T]"))["code"] == "8867-4"
