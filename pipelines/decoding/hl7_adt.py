@@ -23,6 +23,9 @@ Row = dict[str, Any]
 _OTHERS = frozenset({"ORU"})
 """Messages that come over the same feed and tell of no bed."""
 
+_MERGES = ("A18", "A30", "A34", "A36", "A39", "A40", "A46", "A47")
+"""Events by which a number of a patient (MRG-1) is given up for another one (PID-3); A40 is the one of today."""
+
 
 @dataclass(slots=True)
 class _Visit:
@@ -61,7 +64,7 @@ class AdtDecoder:
 
     A message alone says what it means: an admission (A01, A04) or transfer (A02, A17) begins an association, a
     discharge (A03) or transfer says that the patient has left a bed. What is cancelled (A11, A12, A13) was entered in
-    error. A merge (A40) says whose the old number is. All other events tell of no bed.
+    error. A merge (A40, and its kin) says whose the old number is. All other events tell of no bed.
     """
 
     def __init__(self, profile: Hl7Profile, *, max_message_bytes: int = 1_048_576) -> None:
@@ -77,7 +80,7 @@ class AdtDecoder:
         self._rows = {
             "A01": self._admitted, "A04": self._registered, "A02": self._moved, "A17": self._moved, "A03": self._left,
             "A08": self._updated, "A11": self._not_admitted, "A12": self._not_moved, "A13": self._not_left,
-            "A40": self._merged,
+            **dict.fromkeys(_MERGES, self._merged),
         }  # fmt: skip
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:

@@ -106,6 +106,14 @@ def test_after_a_merge_the_ward_has_one_patient_with_what_was_decided(ward: Ward
     assert _charts(ward) == {}
 
 
+@pytest.mark.parametrize("event", ["A18", "A30", "A34", "A36", "A39", "A46", "A47"])
+def test_older_events_merge_as_well(ward: Ward, event: str) -> None:
+    """They were decoded to nothing: the old number stayed another patient, and an erasure missed it."""
+    ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0))
+    ward.tell(_merge(ward, "M-2", "M-1", 100).replace(b"A40", event.encode()))
+    assert [*_charts(ward)] == [_token(ward, "M-2")]
+
+
 def test_a_child_that_the_merge_tells_of_is_one(ward: Ward) -> None:
     ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0))
     ward.tell(_merge(ward, "M-2", "M-1", 100, born=f"{clock.now().year - 8}0101"))
