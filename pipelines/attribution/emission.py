@@ -16,7 +16,7 @@ class Emission:
     Attributes:
         owner: whose row.
         available_us: from when it is known.
-        attribution: which of several of one moment is current: the highest.
+        attribution: which of several of one moment, or of moments that are published as one, is current: the highest.
         withdrawn: the row takes back what was said of this owner.
     """
 
@@ -77,7 +77,8 @@ def emissions(
         for row in there:
             shown.pop(row.owner.patient, None)
             shown[row.owner.patient] = row
-        number = 2 * max([facts, *(row.attribution // 2 + 1 for row in there)])
+        # Higher than at earlier moments, too: two of one second are published as one.
+        number = 2 * max([facts, *(row.attribution // 2 + 1 for row in shown.values())])
         for row in _lacking(shown, want, moment, number):
             missing.append(row)
             shown.pop(row.owner.patient, None)

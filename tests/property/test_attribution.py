@@ -114,6 +114,17 @@ def test_any_order_of_arrival_gives_the_same_views(
 
 
 @given(HISTORIES, TIMES, TIMES)
+def test_what_is_written_at_once_says_by_its_numbers_alone_what_came_later(
+    known: list[Fact], at: int, available: int
+) -> None:
+    """Two moments of one second are published as one: then the numbers alone say whose the value is."""
+    rows = emissions(steps_at(distinct(known), at), available, facts=len(distinct(known)))
+    assert rows == sorted(rows, key=lambda row: (row.attribution, row.available_us))
+    last = max(rows, key=lambda row: row.attribution, default=None)
+    assert (last.owner if last and not last.withdrawn else None) == resolve(distinct(known), at, 99)
+
+
+@given(HISTORIES, TIMES, TIMES)
 def test_what_is_right_is_left_alone(known: list[Fact], at: int, available: int) -> None:
     value = Written(at, available)
     value.write(known)
