@@ -29,12 +29,13 @@ _MERGES = ("A18", "A30", "A34", "A36", "A39", "A40", "A46", "A47")
 
 @dataclass(slots=True)
 class _Visit:
-    """A patient and where they are: PID, PV1 and MRG of one message."""
+    """A patient and where they are: PID, PV1 and MRG of one message; a place may be a ward or a room without a bed."""
 
     patient: str
     visit: str | None = None
     bed: str | None = None
-    prior_bed: str | None = None
+    place: str | None = None
+    prior_place: str | None = None
     pv1: Segment | None = None
     merged: str | None = None
     born: str | None = None
@@ -124,7 +125,8 @@ class AdtDecoder:
                 last.pv1 = segment
                 last.visit = self._names.visit(segment.raw(19), dialect)
                 last.bed = self._names.bed(segment.raw(3), dialect)
-                last.prior_bed = self._names.bed(segment.raw(6), dialect)
+                last.place = self._names.place(segment.raw(3), dialect)
+                last.prior_place = self._names.place(segment.raw(6), dialect)
             elif segment.name == "MRG" and event.visits:
                 event.visits[-1].merged = self._names.patient(segment.raw(1), dialect)
         if not event.visits:
@@ -205,59 +207,55 @@ class AdtDecoder:
     # -- events --------------------------------------------------------------------------------------------------
 
     def _admitted(self, event: _Event, visit: _Visit) -> Iterator[Row]:
-        if visit.bed is not None:
-            yield self._admission(event, visit, visit.bed, self._admitted_at(event, visit))
+        if visit.place is not None:
+            yield self._admission(event, visit, visit.place, self._admitted_at(event, visit))
 
     def _registered(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         """Yield the row of an outpatient, named by its time: who comes to treatments has many in one stay."""
-        if visit.bed is not None:
-            yield self._row(event, visit, visit.bed, self._admitted_at(event, visit))
+        if visit.place is not None:
+            yield self._row(event, visit, visit.place, self._admitted_at(event, visit))
 
     def _moved(self, event: _Event, visit: _Visit) -> Iterator[Row]:
-        _said(visit, 6)
-        if visit.bed == visit.prior_bed:
+        """Yield that one place was left and another taken; of a stay with a number the new one says that, too."""
+        if visit.visit is None or visit.place is None:
+            _said(visit, 6)
+        if visit.place == visit.prior_place:
             return
         at = self._moved_at(event)
-        if visit.prior_bed is not None:
-            yield self._row(event, visit, visit.prior_bed, at, status="ended")
-        if visit.bed is not None:
-            yield self._row(event, visit, visit.bed, at)
+        if visit.prior_place is not None:
+            yield self._row(event, visit, visit.prior_place, at, status="ended")
+        if visit.place is not None:
+            yield self._row(event, visit, visit.place, at)
 
     def _left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         _said(visit, 3)
-        if (place := self._left_place(visit)) is not None:
-            yield self._discharge(event, visit, place, self._left_at(event, visit)) | {OVER_TOLD: "yes"}
-
-    def _left_place(self, visit: _Visit) -> str | None:
-        """Return the bed that a discharge, or its cancelling, is of: of a stay with a number any place will do."""
-        if visit.bed is not None or visit.visit is None or visit.pv1 is None:
-            return visit.bed
-        return self._names.place(visit.pv1.raw(3), visit.pv1.dialect)
+        if visit.place is not None:
+            yield self._discharge(event, visit, visit.place, self._left_at(event, visit)) | {OVER_TOLD: "yes"}
 
     def _updated(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         """Yield the admission told anew, where the patient has neither been moved nor left: else it tells of no bed."""
         pv1 = visit.pv1
-        if self._profile.updates == "ignore" or pv1 is None or visit.bed is None:
+        if self._profile.updates == "ignore" or pv1 is None or visit.place is None:
             return
         if pv1.first(44) and not pv1.first(45) and not pv1.raw(6):
-            yield self._admission(event, visit, visit.bed, self._admitted_at(event, visit))
+            yield self._admission(event, visit, visit.place, self._admitted_at(event, visit))
 
     def _not_admitted(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         """Yield that an admission was none, whether it was told as a stay's or as an outpatient's."""
         _said(visit, 3)
-        if visit.bed is not None:
+        if visit.place is not None:
             at = self._when(event, (visit.pv1, 44, "PV1-44"), (event.evn, 6, "EVN-6"))
-            yield self._row(event, visit, visit.bed, at, mistake=True)
+            yield self._row(event, visit, visit.place, at, mistake=True)
             if visit.visit is not None:
-                yield self._admission(event, visit, visit.bed, at, mistake=True)
+                yield self._admission(event, visit, visit.place, at, mistake=True)
 
     def _not_moved(self, event: _Event, visit: _Visit) -> Iterator[Row]:
-        """Yield that a transfer was none: PV1-3 is the bed from before it, PV1-6 the one it would have led to."""
-        if visit.bed is None or visit.prior_bed is None:
-            raise Refused(Reason.WRONG_SHAPE, "PV1-3" if visit.bed is None else "PV1-6")
+        """Yield that a transfer was none: PV1-3 is the place from before it, PV1-6 the one it would have led to."""
+        if visit.place is None or visit.prior_place is None:
+            raise Refused(Reason.WRONG_SHAPE, "PV1-3" if visit.place is None else "PV1-6")
         at = self._when(event, (event.evn, 6, "EVN-6"))
-        yield self._row(event, visit, visit.bed, at, status="ended", mistake=True)
-        yield self._row(event, visit, visit.prior_bed, at, mistake=True)
+        yield self._row(event, visit, visit.place, at, status="ended", mistake=True)
+        yield self._row(event, visit, visit.prior_place, at, mistake=True)
 
     def _not_left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         """Yield that a discharge was none; without its time, that the patient is in the bed from now on.
@@ -266,7 +264,7 @@ class AdtDecoder:
         said, the care store is told that the stay of that number goes on, in whatever bed it was.
         """
         _said(visit, 3)
-        if (place := self._left_place(visit)) is None:
+        if (place := visit.place) is None:
             return
         pv1, evn = visit.pv1, event.evn
         timed = bool((pv1 and pv1.first(45)) or (evn and evn.first(6)))

@@ -1443,3 +1443,29 @@ def test_a_bed_that_begins_ahead_of_our_clock_is_had_when_its_time_comes(
     over = {"status": "finished", "period": {"start": _at(600), "end": _at(0)}, "meta": {"versionId": "2"}}
     _records(home, "encounter", _stay_of() | {"location": places} | over)
     assert _lies(home, token, in_minutes=45)[2] is False
+
+
+# -- places without a bed --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", ["V-1", ""])
+def test_who_is_admitted_to_a_ward_without_a_bed_is_there(home: Path, number: str) -> None:
+    """The message was dropped whole: not on the board, and with values neither place nor age were known."""
+    of = [
+        _adt("A01", "MED", 5), _adt("A02", "MED^1^A", 4, prior="MED"), _adt("A02", "OR^^", 3, prior="MED^1^A"),
+        _adt("A03", "OR^^", 1),
+    ]  # fmt: skip
+    messages: list[bytes | None] = [one.replace(b"V-1", number.encode()) for one in of]
+    seen = []
+    for count in range(1, 5):
+        token = _admissions(home, messages[:count]).rows["patient_id"][0].as_py()
+        seen.append(_lies(home, token))
+    assert seen == [("MED", "", True), ("MED", "1 A", True), ("OR", "", True), ("OR", "", False)]
+
+
+@pytest.mark.parametrize("prior", ["", '""'])
+def test_a_transfer_that_does_not_say_from_where_shows_the_new_place(home: Path, prior: str) -> None:
+    """The bed of before stayed, without a mark."""
+    messages: list[bytes | None] = [_adt("A01", "MED^1^A", 5), _adt("A02", "ICU^^", 3, prior=prior)]
+    token = _admissions(home, messages).rows["patient_id"][0].as_py()
+    assert _lies(home, token) == ("ICU", "", True)

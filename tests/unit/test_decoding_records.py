@@ -358,7 +358,7 @@ def test_a_merge_says_whose_the_old_number_is() -> None:
 
 
 def test_other_messages_tell_of_no_bed() -> None:
-    messages = [adt("A31", PID), adt("A01", PID, pv1("ER")), oru(), ADMIT]
+    messages = [adt("A31", PID), adt("A01", PID, pv1()), oru(), ADMIT]
     decoded, rows, rejects = take("hl7-v2", "device_association", *messages)
     assert (decoded.empty, len(rows), rejects) == ([0, 1, 2], 1, {})
 
@@ -372,7 +372,8 @@ def test_other_messages_tell_of_no_bed() -> None:
         (adt("A12", PID, pv1(X, Y)), Reason.NO_TIME),
         (adt("A12", PID, pv1(X)), Reason.WRONG_SHAPE),
         (adt("A11", PID, pv1(X)), Reason.NO_TIME),
-        (adt("A02", PID, pv1(Y)), Reason.WRONG_SHAPE),
+        (adt("A02", PID, pv1(Y, visit="")), Reason.WRONG_SHAPE),
+        (adt("A02", PID, pv1()), Reason.WRONG_SHAPE),
         (adt("A03", PID, pv1()), Reason.WRONG_SHAPE),
         (adt("A03", PID), Reason.WRONG_SHAPE),
         (adt("A11", PID, pv1(began="20250601080000+0000")), Reason.WRONG_SHAPE),
@@ -424,14 +425,24 @@ def test_what_was_sent_when_says_when_it_could_be_known() -> None:
 
 
 def test_what_tells_of_no_bed_and_what_moves_two() -> None:
-    quiet = [adt("A01", PID), adt("A02", PID, pv1(X, X)), adt("A02", PID, pv1("ER", "OR")), adt("A08", PID)]
-    quiet += [adt(event, PID, pv1("ER", visit="")) for event in ("A03", "A11", "A13")] + [adt("A04", "PV1|1|O", PID)]
+    quiet = [adt("A01", PID), adt("A02", PID, pv1(X, X)), adt("A02", PID, pv1("ER", "ER")), adt("A08", PID)]
+    quiet.append(adt("A04", "PV1|1|O", PID))
     decoded, rows, rejects = take("hl7-v2", "device_association", *quiet)
     assert (decoded.empty, rows, rejects) == (list(range(len(quiet))), [], {})
     swap = adt("A17", PID, pv1(X, Y), OTHER, pv1(Y, X, visit="V-10"))
     _, rows, _ = take("hl7-v2", "device_association", swap)
     assert [(row["patient_id"], row["device_id"], row["status"]) for row in rows] == [
         (JANE, BED_Y, "ended"), (JANE, BED_X, "active"), (MARY, BED_X, "ended"), (MARY, BED_Y, "active"),
+    ]  # fmt: skip
+
+
+def test_a_place_without_a_bed_is_told() -> None:
+    """Who was admitted to a ward without a bed was nowhere."""
+    at, later = "20250601080000+0000", "20250601090000+0000"
+    admit, move = adt("A01", PID, pv1("ER"), at=at), adt("A02", PID, pv1("OR^3", "ER"), at=later)
+    _, rows, _ = take("hl7-v2", "device_association", admit, move, adt("A02", PID, pv1(X), at=later))
+    assert [(row["device_id"], row["status"]) for row in rows] == [
+        ("bed:ER//", "active"), ("bed:ER//", "ended"), ("bed:OR/3/", "active"), (BED_X, "active"),
     ]  # fmt: skip
 
 
