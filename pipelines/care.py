@@ -399,6 +399,7 @@ class CareFeed:
                 _end(begins, begun, discharged, known, came, ended),
                 age,
                 said_us=admitted if admitted and begun != admitted else 0,
+                known_us=begins(known or 0, came),
             )
             for admitted, discharged, known, age, came, ended in zip(*columns, over, strict=True)
         ]
@@ -479,17 +480,20 @@ class CareFeed:
         if not rows.num_rows:
             return
         encounters = self._encounter_tokens(rows)
-        columns = (_numbers(rows, name) for name in ("valid_from", "valid_to", CAME_AT))
+        columns = (_numbers(rows, name) for name in ("valid_from", "valid_to", "available_at", CAME_AT))
         texts = (_strings(rows, "device_id"), _strings(rows, "status"), _values_of(rows, OVER_TOLD))
         facts: list[Fact] = []
-        for encounter, told, until, came, bed, status, over in zip(encounters, *columns, *texts, strict=True):
-            since = self._held(told or 0, came)
+        for encounter, told, until, known, came, bed, status, over in zip(encounters, *columns, *texts, strict=True):
+            since, known_us = self._held(told or 0, came), self._held(known or 0, came)
             said = told if told and since != told else 0
             if over == GOES_ON:
                 facts.append(Placement(encounter or "", since, None, "", "active", discharged=True, said_us=said))
             else:
                 state = status or "active"
-                facts.append(Placement(encounter or "", since, until, bed or "", state, bool(over), said_us=said))
+                is_over = bool(over)
+                facts.append(
+                    Placement(encounter or "", since, until, bed or "", state, is_over, said_us=said, known_us=known_us)
+                )
         self._put(rows, [identity.hex() for identity in rows["association_id"].to_pylist()], facts)
         self._told_beside(rows)
 

@@ -1469,3 +1469,34 @@ def test_a_transfer_that_does_not_say_from_where_shows_the_new_place(home: Path,
     messages: list[bytes | None] = [_adt("A01", "MED^1^A", 5), _adt("A02", "ICU^^", 3, prior=prior)]
     token = _admissions(home, messages).rows["patient_id"][0].as_py()
     assert _lies(home, token) == ("ICU", "", True)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "ended", "number", "is_open"),
+    [(1, 3.2, "V-1", False), (1, 3.2, "", False), (1, 2, "V-1", False), (4, 4, "V-1", True), (4, 4, "", True)],
+)
+def test_a_discharge_as_of_before_the_last_transfer_ends_the_stay_if_it_was_told_after(
+    home: Path, recorded: float, ended: float, number: str, is_open: bool
+) -> None:
+    """Dated back, or by another clock, it ended nothing: the discharged stayed on the board for ever."""
+    of = [
+        _adt("A01", "MED^1^A", 5), _adt("A02", "LOUNGE^1^1", 3, prior="MED^1^A"),
+        _adt("A03", "LOUNGE^1^1" if recorded < 3 else "MED^1^A", recorded, end=_ago(ended)),
+    ]  # fmt: skip
+    messages: list[bytes | None] = [one.replace(b"V-1", number.encode()) for one in of]
+    token = _admissions(home, messages).rows["patient_id"][0].as_py()
+    assert _lies(home, token)[2] is is_open
+    with closing(_store(home)) as store:
+        store.prune()
+    assert _lies(home, token)[2] is is_open
+
+
+@pytest.mark.parametrize("hours", [1, 4])
+def test_the_end_of_a_record_before_a_later_transfer_of_its_number_counts_if_it_was_told_after(
+    home: Path, hours: int
+) -> None:
+    told = _adt("A01", "MED^1^A", 5), _adt("A02", "MED^1^B", 3, prior="MED^1^A")
+    token = _admissions(home, [*told]).rows["patient_id"][0].as_py()
+    over = {"id": "V-1", "status": "finished", "period": {"start": _at(300), "end": _at(190)}}
+    _records(home, "encounter", _stay_of() | over | {"meta": {"lastUpdated": _at(60 * hours)}})
+    assert _lies(home, token)[2] is (hours == 4)

@@ -18,6 +18,7 @@ class Admission(msgspec.Struct, frozen=True):
         told_us: since when the store knows that it is over, by the ward's time; 0: it is not, or an earlier release
             stored it.
         said_us: when it began by its sender, where that is ahead of our clock and it is held to it; 0: it is not.
+        known_us: since when its sender, or we, could know of what it says; 0: an earlier release stored it.
     """
 
     admitted_us: int
@@ -25,6 +26,7 @@ class Admission(msgspec.Struct, frozen=True):
     age_years: float | None
     told_us: int = 0
     said_us: int = 0
+    known_us: int = 0
 
     @property
     def ended_us(self) -> int | None:
@@ -93,7 +95,7 @@ class Placement(msgspec.Struct, frozen=True):
         discharged: it ended with the stay: the patient lies in no bed of it any more. Of one that is active: no
             discharge that was told until then was one; it says no bed.
         told_us: since when the store knows of a discharge, see Admission.
-        said_us: see Admission.
+        said_us, known_us: see Admission.
         then: beds that follow this one, each with since when; an empty one: none that is known.
     """
 
@@ -106,6 +108,7 @@ class Placement(msgspec.Struct, frozen=True):
     told_us: int = 0
     said_us: int = 0
     then: tuple[tuple[int, str], ...] = ()
+    known_us: int = 0
 
 
 class Pregnancy(msgspec.Struct, frozen=True):

@@ -63,7 +63,7 @@ def _periods(admissions: Mapping[str, Admission], placements: Iterable[Placement
             yield begin_us, over.get(name, FOR_EVER), name
     moves = counting(placements, as_of_us=FOR_EVER)
     nameless = sorted(one.since_us for one in moves if not one.encounter and not one.discharged)
-    for end_us in [*sorted(_nameless_ends(moves)), FOR_EVER]:
+    for end_us in [*sorted(_nameless_ends(moves)), *([] if "" in over else [FOR_EVER])]:
         if until_then := [since_us for since_us in nameless if since_us <= end_us]:
             yield until_then[0], end_us, ""
         nameless = nameless[len(until_then) :]
@@ -97,6 +97,8 @@ class Standing:
 def ended(admissions: Mapping[str, Admission], placements: Iterable[Placement], *, as_of_us: int) -> dict[str, int]:
     """Return which stays are over at a moment, and since when: by an end of their own at or after their last beginning.
 
+    A transfer begins no stay: an end that became known after it, told as of an earlier time, counts all the same.
+
     A discharge without the stay's number ends the stay whose bed it tells of, too; one with a number also what was
     begun in that bed without.
 
@@ -117,11 +119,16 @@ def _bounds(
     begun = {name: one for name, one in admissions.items() if one.admitted_us <= as_of_us}
     last, first, ends = dict[str, int](), dict[str, int](), discharges(told, as_of_us=as_of_us)
     moves = [one for one in told if not one.discharged]
+    transfers = {(one.encounter, one.since_us) for one in moves if one.status == "ended"}
+    known = {name: one.known_us for name, one in begun.items() if one.ended_us is not None}
     for one in told:
-        if not one.discharged:
-            last[one.encounter] = max(one.since_us, last.get(one.encounter, one.since_us))
-        for name in _also_ended(one, moves):
+        for name in _also_ended(one, moves) | ({one.encounter} if one.discharged else set()):
             ends[name] = max(one.since_us, ends.get(name, one.since_us))
+            known[name] = max(one.known_us, known.get(name, 0))
+    for one in told:
+        is_before = (one.encounter, one.since_us) in transfers and one.known_us < known.get(one.encounter, 0)
+        if not one.discharged and not is_before:
+            last[one.encounter] = max(one.since_us, last.get(one.encounter, one.since_us))
         first[one.encounter] = min(one.since_us, first.get(one.encounter, one.since_us))
     for name, stay in begun.items():
         first[name] = stay.admitted_us
@@ -170,7 +177,8 @@ def standing(
     """
     last, ends, first = _bounds(admissions, placements, as_of_us)
     over = {name: end for name, end in ends.items() if last.get(name, -1) <= end}
-    place = placed([one for one in placements if one.since_us > ends.get(one.encounter, -1)], as_of_us=as_of_us)
+    goes_on = [one for one in placements if one.encounter not in over and one.since_us > ends.get(one.encounter, -1)]
+    place = placed(goes_on, as_of_us=as_of_us)
     still = last.keys() - over.keys()
     known = {name for name in still & admissions.keys() if not _is_ended(admissions[name], as_of_us)}
     if known:
@@ -212,7 +220,7 @@ def forgotten_beds(
         kept: stays that are kept whatever is known of their beds.
         as_of_us: now.
     """
-    gone = {key for key, one in placements.items() if one.since_us <= over.get(one.encounter, -1)}
+    gone = {key for key, one in placements.items() if one.encounter in over and one.since_us <= as_of_us}
     # A release before kept the bed of an Encounter that it had forgotten.
     gone |= {
         key for key, one in placements.items() if key == bed_key(one.encounter) and one.encounter not in admissions
