@@ -20,6 +20,9 @@ settings.register_profile(
 settings.register_profile("many", max_examples=1_000, deadline=None, parent=settings.get_profile("ci"))
 settings.load_profile(os.environ.get("VITALAKE_HYPOTHESIS", "ci"))
 
+# Of tests side by side one would find the port of the metrics taken by another.
+os.environ["VITALAKE_OBSERVABILITY__PORT"] = "0"
+
 pytest_plugins = ["tests.services.fixtures"]
 
 

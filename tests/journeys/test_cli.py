@@ -137,7 +137,8 @@ def test_unknown_field_and_job(ready: LaneUnderTest) -> None:
     _refused(_stream(ready.home, "--job", "nope"), 10, "Unknown job")
 
 
-def test_port_in_use(ready: LaneUnderTest) -> None:
+def test_port_in_use(ready: LaneUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VITALAKE_OBSERVABILITY__PORT")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -106,7 +106,7 @@ def test_a_process_without_such_a_parent_stays() -> None:
 def test_a_signal_ends_the_command_without_a_traceback_from_its_first_moment_on(
     home: Path, number: signal.Signals, seconds: float
 ) -> None:
-    environment = os.environ | {"VITALAKE_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1", "VITALAKE_OBSERVABILITY__PORT": "0"}
+    environment = os.environ | {"VITALAKE_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
     process = subprocess.Popen(
         [sys.executable, "-c", _COMMAND, "stream", "--home", str(home)],
         stdout=subprocess.PIPE,
