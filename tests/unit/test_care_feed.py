@@ -1367,6 +1367,13 @@ def _lies(home: Path, token: str, *, in_minutes: float = 0) -> tuple[str, str, b
     return ("", "", False) if stay is None else (stay.unit, stay.bed, stay.discharged_us is None)
 
 
+def test_an_admission_to_the_wrong_bed_is_corrected(home: Path) -> None:
+    said = _ago(2)
+    admitted, corrected = _adt("A01", "4W^5^B", 2, said=said), _adt("A08", "4W^5^A", 1, said=said)
+    token = _admissions(home, [admitted, corrected]).rows["patient_id"][0].as_py()
+    assert _lies(home, token) == ("4W", "5 A", True)
+
+
 def test_who_is_admitted_is_there_whatever_time_the_message_says(home: Path) -> None:
     """A planned time two hours ahead, or a clock of summer time, put nobody on the board, and an arrest nowhere."""
     said = _ago(-2)

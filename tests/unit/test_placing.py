@@ -41,6 +41,13 @@ def test_the_bed_begun_last_and_not_left_counts() -> None:
     assert _bed(_in("bed:a%2Fb//1", 1)) == "a/b|1"
 
 
+def test_the_bed_that_an_admission_is_corrected_to_counts_whatever_its_name() -> None:
+    """Admitted to the bed of somebody else, and corrected, a patient was shown with that one's values."""
+    wrong = Placement("stay", NOW - HOUR, None, "bed:4W/5/B", "active", known_us=NOW - HOUR)
+    right = Placement("stay", NOW - HOUR, None, "bed:4W/5/A", "active", known_us=NOW - HOUR // 2)
+    assert _bed(wrong, right) == _bed(right, wrong) == "4W|5 A"
+
+
 @pytest.fixture
 def ward(home: Path) -> WardUnderTest:
     return WardUnderTest(home)

@@ -90,12 +90,15 @@ _ANY = "*"
 
 
 def placed(placements: Iterable[Placement], *, as_of_us: int) -> Placed | None:
-    """Return the bed a patient lies in at a moment: the one begun last that was not left since; None: none is known."""
-    found = [(*_lies(one, as_of_us), one.encounter) for one in held(placements, as_of_us=as_of_us)]
-    last = max((one for one in found if one[1] not in ("", NOWHERE)), key=lambda one: one[:2], default=None)
-    if last is None:
+    """Return the bed a patient lies in at a moment: the one begun last that was not left since; None: none is known.
+
+    Of two that began at one moment, as when an admission is corrected, the one that was told last counts.
+    """
+    found = [(one, *_lies(one, as_of_us)) for one in held(placements, as_of_us=as_of_us)]
+    beds = [(since_us, one.known_us, bed, one.encounter) for one, since_us, bed in found if bed not in ("", NOWHERE)]
+    if not beds:
         return None
-    since_us, name, encounter = last
+    since_us, _, name, encounter = max(beds)
     unit, room, bed = (unquote(part) for part in (*name.removeprefix(BED).split("/"), "", "")[:3])
     return Placed(encounter, since_us, unit, " ".join(part for part in (room, bed) if part))
 
