@@ -30,6 +30,7 @@ from vitalake.lake.digests import Marks, check_content
 from vitalake.lake.format import check_readable
 from vitalake.lake.storage import Storage, open_storage
 from vitalake.lake.table import Table
+from vitalake.restricted import IDENTIFIERS
 from vitalake.settings import Settings
 
 _TYPES = {
@@ -102,6 +103,11 @@ class Catalogue:
         """Return the columns of identified rows whose values are sealed, with their types once they are opened."""
         dataset = load_dataset(self._restricted[name])
         return {column.name: column.type for column in dataset.columns if column.data_class in IDENTIFYING}
+
+    def varying(self, name: str) -> list[str]:
+        """Return the columns of identified rows whose equal values are sealed differently each time."""
+        dataset = load_dataset(self._restricted[name])
+        return [column.name for column in dataset.columns if column.data_class in IDENTIFYING - {*IDENTIFIERS}]
 
     def coded(self, name: str) -> dict[str, pa.DataType]:
         """Return the columns of identified rows that hold codes in clear, and words sealed, with their types."""

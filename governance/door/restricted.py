@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from governance.access.principal import Principal
+from governance.audit import AuditSink
 from governance.door.door import ROWS, SECONDS, Answer, Door
 from governance.door.errors import QueryRefused, failure
 from governance.door.identified import Cells
@@ -18,10 +19,13 @@ from governance.door.relations import SUBJECT, as_bytes, quoted, text, versions_
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
 from vitalake.errors import InputError, VitaLakeError
+from vitalake.keys import KeyRing
 from vitalake.restricted import SUBJECT_BYTES
+from vitalake.settings import Settings
 from vitalake.vault import Vault
 
 if TYPE_CHECKING:
+    from governance.door.naming import Columns
     from governance.door.sql import Query
 
 MOST_IDENTIFIED = 10_000
@@ -33,8 +37,25 @@ _PURPOSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.,:/-]{2,79}")
 _PSEUDONYM = re.compile(r"v\d+\.[a-z2-7]{32}")
 
 
+NamedBy = Callable[[str, Vault], tuple[str, frozenset[str]] | None]
+
+
 class RestrictedDoor(Door):
     """Hands out identified rows too; not to be shared between threads."""
+
+    def __init__(
+        self, settings: Settings, keys: KeyRing | None = None, *, audit: AuditSink | None = None, named_by: NamedBy
+    ) -> None:
+        """Open the door by the rules as they are now.
+
+        Args:
+            settings: of the home.
+            keys: default: the home's.
+            audit: default: the chain ``door``.
+            named_by: by what some words name patients, and their pseudonyms; None: they name nobody.
+        """
+        super().__init__(settings, keys, audit=audit)
+        self._named_by = named_by
 
     def identify(
         self,
@@ -57,13 +78,13 @@ class RestrictedDoor(Door):
                 ``_as_known_at``.
             principal: who asks; needs ``identified:query``.
             purpose: why, in codes or in words without a patient, for the record.
-            patient: only rows of this one; a pseudonym, or the id of the source.
+            patient: only rows of this one; a pseudonym, the record number, or the id of the source.
             rows: at most so many, and at most MOST_IDENTIFIED.
             seconds: it may run.
 
         Raises:
             MissingPermission: the role does not allow it.
-            InputError: the purpose cannot be recorded, or nobody has this pseudonym.
+            InputError: the purpose cannot be recorded, or names a patient; or nobody is known by what was given.
             KeyRevoked: the patients' keys cannot be had; nothing is answered.
             QueryRefused: as ``query``; or it cannot be known whose rows the answer would rest on.
             QueryFailed, VitaLakeError: as ``query``; or it rests on too many patients' rows.
@@ -82,12 +103,13 @@ class RestrictedDoor(Door):
         try:
             query = check(sql, [*self.catalogue.names, *self.catalogue.identified_names])
             tracked = track(query.sql, self.catalogue.identified_names)
-            said = constants(query.sql, **self._identifying(query))
+            said = constants(query.sql, self._columns_of(query))
         except QueryRefused:
             self._record("denied", principal, {"permission": "identified:query", "reason": "query"})
             raise
         detail = {"purpose": purpose} | ({"patient": "one"} if patient else {})
-        with self._unlocked(query, principal, detail) as vault:
+        with self._unlocked(query, principal) as vault:
+            self._refuse_names(purpose, vault, principal)
             subject, about = (None, ()) if patient is None else self._asked(vault, patient, query, principal, detail)
             about = (*about, *self._named(vault, said))
             names = [name for name in query.datasets if name in self.catalogue.identified_names]
@@ -108,12 +130,24 @@ class RestrictedDoor(Door):
             self._record_patients(query, principal, seen.rows.num_rows, "answered", detail, patients)
             return Answer(cells.opened(cells.secrets(vault)), not seen.more, query.datasets)
 
-    def _identifying(self, query: Query) -> dict[str, set[str]]:
-        """Return the columns that identify, of all that a query reads; which say who a patient is; which hold text."""
+    def _columns_of(self, query: Query) -> Columns:
+        """Return which columns a query may read, and what they say of whom."""
+        from governance.door.naming import Columns
+
+        types = [(name, *item) for name in query.datasets for item in self.catalogue.columns(name).items()]
         found = [(name, *item) for name in query.datasets for item in self.catalogue.identifying(name).items()]
-        names, others = {column for _, column, _ in found}, {column for _, column, person in found if not person}
-        texts = {column for name, column, _ in found if self.catalogue.columns(name).get(column) != "BLOB"}
-        return {"identifying": names, "people": names - others, "texts": texts}
+        blobs = {(name, column) for name, column, kind in types if kind == "BLOB"}
+        others = {column for _, column, person in found if not person}
+        restricted = [name for name in query.datasets if name in self.catalogue.identified_names]
+        return Columns(
+            {column for _, column, _ in types},
+            identifying={column for _, column, _ in found},
+            people={column for _, column, person in found if person} - others,
+            texts={column for name, column, _ in found if (name, column) not in blobs},
+            sealed={column for name in restricted for column in self.catalogue.sealed(name)},
+            varying={column for name in restricted for column in self.catalogue.varying(name)},
+            remedy=self._known(query),
+        )
 
     def _of_records(self, names: Iterable[str], said: Iterable[str]) -> list[str]:
         """Return queries for the patients of the rows that constants name by a record's id."""
@@ -150,20 +184,43 @@ class RestrictedDoor(Door):
     def _asked(
         self, vault: Vault, patient: str, query: Query, principal: Principal, detail: dict[str, str]
     ) -> tuple[bytes, tuple[str, ...]]:
-        """Return the subject of a pseudonym or of a source's id, and the pseudonym: asking is recorded, also in vain.
+        """Return the subject of a pseudonym, record number or source's id, and the pseudonym, which is recorded.
 
         Raises:
-            InputError: nobody has this pseudonym.
+            InputError: nobody is known by it, which is recorded too.
         """
-        known = _PSEUDONYM.fullmatch(patient)
-        subject = vault.subject_of_token(patient) if known else vault.subject_of(patient)
+        if _PSEUDONYM.fullmatch(patient):
+            made, subject = patient, vault.subject_of_token(patient)
+        else:
+            made = Pseudonyms(self._keys, "patient-identifier")(pa.array([patient]))[0].as_py()
+            subject = vault.subject_of(patient)
+            if subject not in vault.tokens() and vault.tombstone(subject) is None:
+                token = vault.token_of_mrn(patient)
+                made, subject = token or made, vault.subject_of_token(token) if token else None
         if subject is None:
-            self._record_query(query, principal, rows=0, outcome="nobody", detail=detail, patients=(patient,))
+            self._record_query(query, principal, rows=0, outcome="nobody", detail=detail, patients=(made,))
             raise InputError(
-                "Nobody has this pseudonym", where="--patient", remedy="Check it; it may be of an older key."
+                "Nobody is known by this",
+                where="--patient",
+                remedy="Give a pseudonym, a record number, or the id as the source writes it.",
             )
-        made: str = patient if known else Pseudonyms(self._keys, "patient-identifier")(pa.array([patient]))[0].as_py()
         return subject, (made,)
+
+    def _refuse_names(self, purpose: str, vault: Vault, principal: Principal) -> None:
+        """Stop where a purpose, which is kept in clear, names a patient; the refusal is recorded without it.
+
+        Raises:
+            InputError: it does.
+        """
+        if (found := self._named_by(purpose, vault)) is not None:
+            what, patients = found
+            detail = {"permission": "identified:query", "reason": "names"}
+            self._record("denied", principal, detail, tuple(sorted(patients)))
+            raise InputError(
+                f"Purpose holds {what}",
+                where="--purpose",
+                remedy="It is kept in clear: give a number, such as the complaint's.",
+            )
 
     @staticmethod
     def _nameless(vault: Vault, subjects: Collection[bytes | None]) -> dict[str, str]:
@@ -191,13 +248,16 @@ class RestrictedDoor(Door):
             self._record_query(query, principal, rows=rows, outcome=outcome, detail=detail, patients=some)
 
     @contextmanager
-    def _unlocked(self, query: Query, principal: Principal, detail: dict[str, str]) -> Iterator[Vault]:
-        """Open the vault; that its keys cannot be had is recorded, and nothing was answered."""
+    def _unlocked(self, query: Query, principal: Principal) -> Iterator[Vault]:
+        """Open the vault; that its keys cannot be had is recorded, and nothing was answered.
+
+        The purpose is not in that record: whether it names a patient cannot be known.
+        """
         with closing(open_vault(self._settings, self._keys, purpose="identified-query")) as vault:
             try:
                 vault.check()
             except VitaLakeError:
-                self._record_query(query, principal, rows=0, outcome="locked", detail=detail)
+                self._record_query(query, principal, rows=0, outcome="locked", detail={})
                 raise
             yield vault
 

@@ -7,7 +7,7 @@ it, and every patient is kept that it names anywhere, also where the decoder wou
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from pipelines.decoding.flat_columns import names
 from pipelines.decoding.hl7_profile import Hl7Profile, PatientNumber
 from pipelines.decoding.named import Named, is_somebody
 from pipelines.decoding.parsing import PARSE_ERRORS
-from pipelines.decoding.plain_words import from_base64
+from pipelines.decoding.plain_words import SHORTEST, from_base64
 from pipelines.decoding.profile import FlatProfile, Name, Profile, load_profile
 from pipelines.decoding.profile_paths import EACH, Step
 from pipelines.decoding.raw import Refused
@@ -105,8 +105,7 @@ class Naming:
         message = opened(payload)
         profile = self.profile_of(format_name)
         if isinstance(message, bytes):
-            proper = _of_hl7(message, profile) if _HEADER.search(message) else None
-            return None if proper is None else Named(proper)
+            return _of_hl7(message, profile) if _HEADER.search(message) else None
         found = _of_json(message, _told(message, format_name, profile))
         for _, value in places(message):
             if isinstance(value, str) and (inner := in_envelope(value)) is not None:
@@ -181,6 +180,8 @@ def _of_json(document: Any, told: set[str]) -> Named:
                 found.proper.update(_numbers(value.get("identifier")))
             if name in _WHOSE and isinstance(loose := value.get("reference"), str):
                 (found.guessed if loose.startswith("#") else found.proper).update(_loosely(loose))
+        if name in _WHOSE:
+            found.guessed.update(_misshapen(value))
     if not any(map(is_somebody, told | (found.proper if fhir else set()))):
         found.guessed.update(_by_keys(document))
     return found - {""}
@@ -191,7 +192,7 @@ def _of_text(text: str, *, is_reference: bool) -> set[str]:
     literals = _LITERAL.findall(text) if "Patient/" in text else []
     if is_reference and text.startswith("urn:"):
         literals.append(text)
-    found = {_reference(reference=literal) for literal in literals}
+    found = {_reference(reference=written) for literal in literals for written in (literal, unquote(literal))}
     for query in _CONDITIONAL.findall(text) if "Patient?" in text else ():
         system, _, value = unquote(query).rpartition("|")
         found |= {_reference(identifier={"system": system, "value": value})}
@@ -204,6 +205,23 @@ def _loosely(reference: str) -> set[str]:
         return set()
     found = _LOOSE.fullmatch(reference)
     return {found[1]} if found else set()
+
+
+def _misshapen(whose: Any) -> set[str]:
+    """Return what may be a patient's id where a reference should stand: a bare number or text, an id, identifiers."""
+    if not isinstance(whose, dict):
+        return _ids([whose])
+    if isinstance(kind := whose.get("type"), str) and kind != "Patient":
+        return set()
+    identifiers = _list(whose.get("identifier"))
+    bare = [one.get("value") for one in identifiers if isinstance(one, dict) and not one.get("system")]
+    composed = {name for one in identifiers for name in _numbers(one)}
+    return composed | _ids([whose.get("id"), whose.get("reference"), *identifiers, *bare])
+
+
+def _ids(values: Iterable[Any]) -> set[str]:
+    """Return those values that may be an id by their form, and are long enough not to be something else."""
+    return {name for value in values for name in _loosely(_text(value)) if len(name) >= SHORTEST}
 
 
 def in_envelope(text: str) -> bytes | None:
@@ -337,7 +355,7 @@ def _list(value: Any) -> list[Any]:
 # -- HL7 v2 ------------------------------------------------------------------------------------------------------
 
 
-def _of_hl7(payload: bytes, profile: Profile | None) -> set[str] | None:
+def _of_hl7(payload: bytes, profile: Profile | None) -> Named | None:
     """Return the numbers of all patients; None where header or patients' segments cannot be taken apart."""
     try:
         from pipelines.decoding.hl7_names import Names
@@ -347,36 +365,53 @@ def _of_hl7(payload: bytes, profile: Profile | None) -> set[str] | None:
     # of several numbers counts it may have said otherwise, so that all do.
     own = profile.model_copy(update={"patient": PatientNumber()}) if isinstance(profile, Hl7Profile) else _plain()
     composers = [Names(own), Names(_plain())]
-    found: set[str] = set()
+    found = Named()
     dialect: Dialect | None = None
     identified = False
     for line in map(bytes.strip, LINES.split(payload)):
         if line[:3] == b"MSH":
             dialect = _dialect(line.decode("latin-1"))
         identified |= line[:3] in _NUMBERS
-        numbers = _of_segment(line, dialect, composers) if line[:3] in (b"MSH", *_NUMBERS) else set()
+        numbers = _of_segment(line, dialect, composers) if line[:3] in (b"MSH", *_NUMBERS) else Named()
         if numbers is None:
             return None
         found |= numbers
     return found if identified or b"PID" not in payload else None
 
 
-def _of_segment(line: bytes, dialect: Dialect | None, composers: Sequence[Names]) -> set[str] | None:
+def _of_segment(line: bytes, dialect: Dialect | None, composers: Sequence[Names]) -> Named | None:
     """Return the numbers that a segment names; None where it cannot be taken apart."""
     from pipelines.decoding.hl7_text import Segment
 
     if dialect is None or line[3:4].decode("latin-1") != dialect.separators.field:
         return None
     segment = Segment(_decoded(line, dialect.charset), dialect)
-    found: set[str] = set()
+    found = Named()
     for text in [text for n in _NUMBERS.get(line[:3], ()) for text in dialect.repetitions(segment.raw(n))]:
         try:
             parts = composers[0].numbered(text, dialect)
-            found |= {name for composer in composers if parts and (name := composer.patient(text, dialect))}
+            proper = {name for composer in composers if parts and (name := composer.patient(text, dialect))}
         except Refused:
             return None
         if parts and parts[3] == _RECORD_NUMBER:
-            found.add(parts[0])
+            proper.add(parts[0])
+        found |= Named(proper, _otherwise_written(proper, dialect.plain([*dialect.components(text), ""][1]).strip()))
+    return found
+
+
+def _otherwise_written(numbers: Iterable[str], check: str) -> set[str]:
+    """Return numbers without the zeros that some systems fill them up with, and without a check digit at their end.
+
+    Args:
+        numbers: with and without the system before them.
+        check: the check digit, as the number's second component says.
+    """
+    found: set[str] = set()
+    for name in numbers:
+        system, mark, number = name.rpartition("|")
+        bare = number.lstrip("0")
+        forms = {bare, *(form[:-1] for form in (number, bare) if len(check) == 1 and form.endswith(check))} - {number}
+        found |= {written for form in forms if len(form) >= SHORTEST for written in (form, f"{system}{mark}{form}")}
     return found
 
 

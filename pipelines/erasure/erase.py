@@ -19,7 +19,7 @@ from pipelines.erasure.known import known_of
 from pipelines.erasure.numbers import numbers_of
 from pipelines.erasure.outside import outside
 from pipelines.erasure.wanted import Wanted
-from pipelines.erasure.words import refuse_naming
+from pipelines.erasure.words import refuse_naming, refuse_others
 from pipelines.patients import pseudonyms_of
 from vitalake.belonging.erasures import ErasureCopies
 from vitalake.crashpoints import passing
@@ -266,6 +266,7 @@ class Eraser:
     def _refuse_words(self, wanted: Wanted) -> None:
         identities = [who for token in wanted.tokens if (who := self._vault.look_up(token))]
         refuse_naming(wanted.reason, (*wanted.ids, *wanted.tokens), identities)
+        refuse_others(wanted.reason, self._vault)  # no erasure of theirs would reach it
 
     def _begin(self, wanted: Wanted, certificate: str) -> None:
         # Before the key goes: a home that is put back, and has no certificate, must find the rows by it. And once it is

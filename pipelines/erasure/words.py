@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing, suppress
 from datetime import date
 from itertools import combinations, pairwise
@@ -90,19 +90,35 @@ def refuse_naming(
 def named_by(reason: str, vault: Vault) -> tuple[str, frozenset[str]] | None:
     """Return by what a reason, which is of no patient, names some whom the vault knows, and their pseudonyms.
 
-    That is by an id, or by two words of a name that stand side by side: among many patients some is called like any
-    word, and like any two of a sentence. None: it names nobody; of the erased there is no pseudonym.
+    That is by an id, in upper or lower case and with or without the system before it, or by two words of a name that
+    stand side by side: among many patients some is called like any word, and like any two of a sentence. None: it names
+    nobody; of the erased there is no pseudonym.
 
     Raises:
         KeyRevoked, ServiceUnavailable: the vault does not open.
     """
-    if vault.knows(words := _whole_words(reason)):
+    words = _whole_words(reason)
+    if vault.knows({form for word in words for form in (word, word.lower(), word.upper())}):
         named = _of_ids(words, vault)
         with suppress(VitaLakeError):  # the keys cannot be had; an id is one without them
-            named |= _of_names(reason, vault)
+            named |= _of_otherwise_written(words, vault) | _of_names(reason, vault)
         return "an id or a number of a patient", named
+    # Of the erased no number is known any more; but the systems of others are.
+    behind = {f"{system}{word}" for system in _systems(vault) for word in words} if words else ()
+    if (named := _of_otherwise_written(words, vault)) or vault.knows(behind):
+        return "an id or a number of a patient", named | _of_names(reason, vault)
     named = _of_names(reason, vault)
     return ("the name of a patient", named) if named else None
+
+
+def refuse_others(reason: str, vault: Vault, *, where: str = "--reason") -> None:
+    """Stop where a reason names any patient whom the vault knows, by what named_by tells.
+
+    Raises:
+        InputError: it does; what it holds is not echoed.
+    """
+    if (found := named_by(reason, vault)) is not None:
+        raise _refused(found[0], where)
 
 
 def _whole_words(reason: str) -> set[str]:
@@ -116,6 +132,29 @@ def _of_ids(words: Iterable[str], vault: Vault) -> frozenset[str]:
     with suppress(VitaLakeError):  # as above
         numbers = {vault.token_of_mrn(word) for word in words}
     return frozenset(token for token in {tokens.get(vault.subject_of(word)) for word in words} | numbers if token)
+
+
+def _of_otherwise_written(words: Collection[str], vault: Vault) -> frozenset[str]:
+    """Return the pseudonyms of those whose id or record number is there in another case, or without its system."""
+    said = {word.casefold() for word in words}
+    if not said:
+        return frozenset()
+    tokens = vault.tokens()
+    numbers = [*vault.patient_ids(tokens).items()]
+    numbers += [(vault.subject_of(who.source_id), who.mrn) for who in vault.identities() if who.mrn]
+    named = {who for who, number in numbers if not said.isdisjoint(_forms(number))}
+    return frozenset(tokens[who] for who in named & tokens.keys())
+
+
+def _systems(vault: Vault) -> set[str]:
+    """Return the systems before patients' ids, with the mark between."""
+    ids = vault.patient_ids(vault.tokens()).values()
+    return {number.removesuffix(number.rpartition("|")[2]) for number in ids} - {""}
+
+
+def _forms(number: str) -> set[str]:
+    """Return a number without regard to case, and what stands in it behind the system."""
+    return {number.casefold(), number.rpartition("|")[2].casefold()}
 
 
 def _of_names(reason: str, vault: Vault) -> frozenset[str]:

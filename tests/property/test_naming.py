@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from governance.door.errors import QueryRefused
 from governance.door.looking import look
-from governance.door.naming import constants
+from governance.door.naming import Columns, constants
 from governance.door.sql import check
 from governance.door.tracking import track
 from tests.property.test_tracking import NAMES, PUBLISHED, TABLES, Row, database, engine, said
@@ -52,7 +52,11 @@ SOURCES = st.sampled_from(
      "FROM restricted_a) AS t",
      "(SELECT subject, subject AS h, x, y FROM restricted_a WHERE false UNION ALL SELECT subject, hex(subject), x, y "
      "FROM restricted_a) AS t",
-     "(SELECT a.subject, hex(b.subject) AS h, a.x, b.y FROM restricted_a a JOIN restricted_a b USING (subject)) AS t"]
+     "(SELECT a.subject, hex(b.subject) AS h, a.x, b.y FROM restricted_a a JOIN restricted_a b USING (subject)) AS t",
+     # Names that DuckDB makes, and values that are of no column by their form.
+     "(SELECT subject, subject_1 AS h, x, y FROM (SELECT subject, hex(subject) AS subject, x, y FROM restricted_a)) t",
+     "(SELECT subject, hex(mode() WITHIN GROUP (ORDER BY subject)) AS h, x, y FROM restricted_a GROUP BY ALL) AS t",
+     "(SELECT subject, hex(max(DISTINCT subject)) AS h, x, y FROM restricted_a GROUP BY ALL) AS t"]
 )  # fmt: skip
 
 
@@ -82,7 +86,9 @@ def names(sql: str) -> frozenset[str]:
 
 def said_names(sql: str) -> frozenset[str]:
     """Return the constants of a query that was checked."""
-    return constants(sql, identifying=IDENTIFYING, people=PEOPLE, texts=TEXTS)
+    return constants(
+        sql, Columns({*IDENTIFYING, "x", "y"}, IDENTIFYING, PEOPLE, TEXTS, {"encounter_id", "name"}, {"name"})
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,9 +101,19 @@ def said_names(sql: str) -> frozenset[str]:
         ("SELECT hex(subject) AS subject, hex(hex(name)) AS n FROM restricted_a WHERE x = 1", set()),
         ("SELECT a.name, b.encounter_id FROM restricted_a AS a JOIN restricted_b AS b ON a.subject = b.subject", set()),
         ("SELECT subject, count(DISTINCT encounter_id) AS n FROM restricted_a GROUP BY subject ORDER BY n", set()),
-        ("SELECT DISTINCT ON (subject, x) max(name) OVER (PARTITION BY subject ORDER BY x) AS n FROM restricted_a",
+        ("SELECT DISTINCT ON (subject, x) last(name) OVER (PARTITION BY subject ORDER BY x) AS n FROM restricted_a",
          set()),
-        ("SELECT name FROM restricted_a GROUP BY (name, subject) HAVING count(*) > 1 ORDER BY name", set()),
+        ("SELECT encounter_id FROM restricted_a GROUP BY (encounter_id, subject) HAVING count(*) > 1 ORDER BY subject",
+         set()),
+        ("SELECT a.*, b.*, a.subject FROM restricted_a AS a JOIN restricted_b AS b USING (encounter_id)", set()),
+        ("SELECT s, n FROM (SELECT a.*, subject AS s, rank() OVER (ORDER BY x) AS n FROM restricted_a a, p) t "
+         "WHERE s = 'A'", {"A"}),
+        ("SELECT who FROM (SELECT * RENAME (subject AS who) FROM restricted_a) AS t "
+         "WHERE who = 'A'", {"A"}),
+        ("SELECT x, any_value(name) AS m FROM restricted_a GROUP BY ALL ORDER BY x", set()),
+        ("SELECT subject, x FROM restricted_a GROUP BY 1, 2 ORDER BY 2", set()),
+        ("SELECT DISTINCT subject, encounter_id FROM restricted_a UNION SELECT subject, encounter_id FROM restricted_b",
+         set()),
         ("SELECT x FROM restricted_a WHERE name IS NOT NULL AND subject IN (SELECT b.subject FROM restricted_b AS b)",
          set()),
         ("SELECT subject AS s FROM restricted_a UNION ALL SELECT b.subject FROM restricted_b AS b", set()),
@@ -170,4 +186,89 @@ def test_what_may_be_asked_names_those_in_its_constants(sql: str, said: set[str]
 )
 def test_what_would_choose_somebody_without_a_name_is_refused(sql: str) -> None:
     with pytest.raises(QueryRefused, match=r"identifies|whole row|other names"):
+        names(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT q.x FROM (SELECT subject, subject, x FROM restricted_a) AS q WHERE hex(q.subject_1) LIKE '4%'",
+        "SELECT q.x FROM (SELECT subject, subject, x FROM restricted_a) AS q, (SELECT 1 AS subject_1) AS k",
+        "SELECT q.x FROM (SELECT subject, (subject), x FROM restricted_a) AS q",
+        "SELECT x FROM (SELECT x AS s, subject AS s FROM restricted_a) AS q",
+        "SELECT x FROM (SELECT *, subject FROM restricted_a) AS q",
+        "SELECT x FROM (SELECT *, hex(subject) AS y FROM restricted_a) AS q",
+        "SELECT x FROM (SELECT *, x AS s FROM (SELECT *, subject AS s FROM restricted_a) AS r) AS q",
+        "SELECT x FROM (SELECT a.*, b.* FROM restricted_a AS a JOIN restricted_b AS b USING (subject)) AS q",
+        "SELECT x FROM (SELECT * FROM restricted_a AS a JOIN restricted_b AS b ON a.subject = b.subject) AS q",
+        "WITH q AS (SELECT *, * FROM restricted_a) SELECT x FROM q",
+        "SELECT x FROM (SELECT * RENAME (subject AS x) FROM restricted_a) AS q",
+        "SELECT x FROM (SELECT a.* RENAME (subject AS s), x AS s FROM restricted_a AS a) AS q",
+    ],
+)
+def test_columns_that_duckdb_would_give_a_name_of_its_own_are_refused(sql: str) -> None:
+    with pytest.raises(QueryRefused, match=r"two columns of one name|a column is not known|something else under"):
+        names(sql)
+
+
+@pytest.mark.parametrize("name", ["subject_1", "nothing", "q.subject_1"])
+def test_a_name_that_neither_a_dataset_nor_the_question_gives_is_refused(name: str) -> None:
+    with pytest.raises(QueryRefused, match="a column is not known"):
+        names(f"SELECT x FROM (SELECT * FROM restricted_a) AS q WHERE {name} = 1")  # noqa: S608
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["mode() WITHIN GROUP (ORDER BY subject)", "percentile_disc(0.5) WITHIN GROUP (ORDER BY hex(subject))",
+     "max(DISTINCT subject)", "mode(DISTINCT hex(subject))", "mode() WITHIN GROUP (ORDER BY subject) OVER ()"],
+)  # fmt: skip
+def test_one_of_the_values_that_identify_gets_no_name_that_is_not_told(value: str) -> None:
+    with pytest.raises(QueryRefused, match=r"which may hide what identifies|calculation with"):
+        names(f"SELECT v FROM (SELECT {value} AS v FROM restricted_a) AS q WHERE v LIKE '4%'")  # noqa: S608
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT max(encounter_id) AS n FROM restricted_a",
+        "SELECT min((name)) FILTER (WHERE x > 1) OVER (PARTITION BY x) AS n FROM restricted_a",
+        "SELECT name FROM restricted_a ORDER BY x, name DESC",
+        "SELECT n FROM (SELECT any_value(name) AS n FROM restricted_a) AS t ORDER BY n",
+        "SELECT first(x) OVER (ORDER BY encounter_id) AS n FROM restricted_a",
+        "SELECT x, name FROM restricted_a ORDER BY 2",
+        "SELECT * FROM restricted_a ORDER BY 1",
+        "SELECT encounter_id FROM restricted_a UNION ALL SELECT encounter_id FROM restricted_b ORDER BY 1",
+    ],
+)
+def test_order_of_sealed_values_which_is_that_of_their_encryption_is_refused(sql: str) -> None:
+    with pytest.raises(QueryRefused, match="have no order"):
+        names(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT name FROM restricted_a GROUP BY name",
+        "SELECT name FROM restricted_a GROUP BY (x, name)",
+        "SELECT x, name FROM restricted_a GROUP BY 1, 2",
+        "SELECT x, name FROM restricted_a GROUP BY ALL",
+        "SELECT * FROM restricted_a GROUP BY ALL",
+        "SELECT DISTINCT name AS n FROM restricted_a",
+        "SELECT DISTINCT * FROM restricted_a",
+        "SELECT DISTINCT ON (name) x FROM restricted_a",
+        "SELECT count(DISTINCT name) AS n FROM restricted_a",
+        "SELECT count(DISTINCT n) AS m FROM (SELECT name AS n FROM restricted_a) AS t",
+        "SELECT approx_count_distinct(name) AS n FROM restricted_a",
+        "SELECT mode(name) AS n FROM restricted_a",
+        "SELECT count(*) OVER (PARTITION BY name) AS n FROM restricted_a",
+        "SELECT a.x FROM restricted_a AS a JOIN restricted_b AS b ON a.name = b.name",
+        "SELECT a.x FROM restricted_a AS a JOIN restricted_b AS b ON a.name IS NOT DISTINCT FROM b.name",
+        "SELECT a.x FROM restricted_a AS a JOIN restricted_b AS b USING (name)",
+        "SELECT x FROM restricted_a WHERE name IN (SELECT name FROM restricted_b)",
+        "SELECT name FROM restricted_a UNION SELECT name FROM restricted_b",
+        "SELECT name FROM restricted_a EXCEPT ALL SELECT name FROM restricted_b",
+    ],
+)
+def test_equality_of_what_is_sealed_differently_each_time_is_refused(sql: str) -> None:
+    with pytest.raises(QueryRefused, match="sealed differently each time"):
         names(sql)

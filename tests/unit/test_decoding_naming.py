@@ -457,6 +457,38 @@ def test_a_number_in_a_system_of_others_is_not_the_patients() -> None:
         assert Search([HOST], None, vault=vault).tells(payload) is tells  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "subject",
+    [int(ID), ID, f"PATIENT/{ID}", {"id": ID}, {"reference": int(ID)}, {"reference": f"patient/{ID}"},
+     {"identifier": [{"value": ID}]}, {"identifier": [{"value": "V-99"}, {"value": int(ID)}]}, {"identifier": ID},
+     {"reference": f"Patient/{ID[:-1]}%3{ID[-1]}"}],
+)  # fmt: skip
+def test_a_misshapen_subject_beside_another_patient_names_its_own(subject: Any) -> None:
+    """Decoders read p-8 in the Bundle, so that nothing else in it was looked at, and nothing was counted."""
+    entries = [observation(1, patient="p-8"), observation(2, subject=subject)]
+    payload = json.dumps({**BUNDLE, "entry": [{"resource": entry} for entry in entries]}).encode()
+    assert Search([ID], None, vault=Knows(ID, "p-8")).tells(payload) is True  # type: ignore[arg-type]
+    assert Search([f"{ID}0"], None, vault=Knows(f"{ID}0", "p-8")).tells(payload) is False  # type: ignore[arg-type]
+
+
+def test_a_short_number_in_a_misshapen_subject_is_nobody_for_sure() -> None:
+    payload = json.dumps({"patient": "20007", "target": 72, "hr": 60}).encode()
+    assert "72" not in (_named(payload) or set())
+
+
+@pytest.mark.parametrize(
+    ("pid", "patient"),
+    [
+        (f"PID|1||00{ID}^^^HOSP^MR", ID), (f"PID|1||00{ID}^^^HOSP^MR", f"HOSP|{ID}"),
+        (f"PID|1||{ID}7^7^M10^HOSP^MR", ID), (f"PID|1||{ID}7^7^M10^HOSP^MR", f"HOSP|{ID}"), (f"PID|1||000{ID}", ID),
+    ],
+)  # fmt: skip
+def test_a_number_of_hl7_is_found_with_zeros_before_it_or_its_check_digit_behind(pid: str, patient: str) -> None:
+    assert Search([patient], None, vault=Knows(patient)).tells(oru(pid=pid)) is True  # type: ignore[arg-type]
+    other = oru(pid=pid.replace("^7^M10", "^8^M10").replace(ID, f"1{ID}"))
+    assert Search([patient], None, vault=Knows(patient)).tells(other) is None  # type: ignore[arg-type]
+
+
 def test_a_patient_of_another_server_is_not_ours_of_the_same_number() -> None:
     payload = json.dumps(observation(1, subject={"reference": f"http://elsewhere/Patient/{ID}"})).encode()
     assert _named(payload) == {f"http://elsewhere/Patient/{ID}"}

@@ -123,6 +123,7 @@ def vault(home: Path) -> Vault:
     settings = load_settings(home)
     vault = open_vault(settings, load_keys(settings.path(settings.keys)))
     vault.put([(f"v1.{i}", 1, who) for i, who in enumerate([WHO, SHORT, *MANY])])
+    vault.enrol([("HOSP|55512345", "v1.only-an-id")])
     return vault
 
 
@@ -130,7 +131,8 @@ def vault(home: Path) -> Vault:
     "reason",
     ["Quartermaine and Zebulon", "for Li Wu", "old, of HOSP|4711 ZZMRN-1", "zebulon o. quartermaine", "long, ward",
      "Maria van der Berg", "Anna M. Berg", "Anna Junge complained", "drift found by Junge, Anna", "May Page",
-     "asked by Olga Herr", "of Baby Lamb", "HOSP|4711 complained", "(of HOSP|4711)."],
+     "asked by Olga Herr", "of Baby Lamb", "HOSP|4711 complained", "(of HOSP|4711).", "zzmrn-1 asked", "of zzMrn-1",
+     "of patient 55512345", "hosp|55512345"],
 )  # fmt: skip
 def test_a_reason_of_no_patient_names_none_of_all(vault: Vault, reason: str) -> None:
     found = named_by(reason, vault)
@@ -138,6 +140,12 @@ def test_a_reason_of_no_patient_names_none_of_all(vault: Vault, reason: str) -> 
     what, patients = found
     assert what.endswith("of a patient")
     assert len(patients) == 1
+
+
+def test_the_erased_are_named_behind_the_systems_of_others(vault: Vault) -> None:
+    vault.erase(vault.subject_of("HOSP|55512345"), "certificate")
+    assert named_by("of patient 55512345", vault) == ("an id or a number of a patient", frozenset())
+    assert named_by("of patient 55512346", vault) is None
 
 
 def test_all_who_are_named_by_an_id_or_a_name_are_found(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:

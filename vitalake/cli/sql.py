@@ -31,7 +31,7 @@ def sql(
     ] = False,
     purpose: Annotated[str, typer.Option(help="Why; recorded. Name no patient. With --identified.")] = "",
     patient: Annotated[
-        str | None, typer.Option(help="Only identified rows of this one: pseudonym, or the source's id.")
+        str | None, typer.Option(help="Only identified rows of this one: pseudonym, record number, or the source's id.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -65,9 +65,10 @@ def sql(
 def _identify(settings: Settings, query: str, purpose: str, patient: str | None, *, rows: int, seconds: int) -> Answer:
     from governance.access import local_privacy_officer
     from governance.door.restricted import RestrictedDoor
+    from pipelines.erasure.words import named_by
 
     principal = local_privacy_officer(settings)
-    door = RestrictedDoor(settings)
+    door = RestrictedDoor(settings, named_by=named_by)
     return door.identify(query, principal=principal, purpose=purpose, patient=patient, rows=rows, seconds=seconds)
 
 
