@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
+from governance.door.fetched import fetch_folder
 from governance.door.relations import ATTRIBUTION, RESTRICTED, VERSION, Relation
 from governance.masking import MaskPlan, compile_masks
 from governance.rules import load_policy
@@ -165,9 +165,9 @@ class Catalogue:
         """
         storage, marks = open_storage(self._settings.lake_uri, self._settings.storage_options), self._marks
         check_readable(storage)
-        with TemporaryDirectory(prefix="vitalake-door-", ignore_cleanup_errors=True) as folder:
+        with fetch_folder() as folder:
             try:
-                found = [self._relation(name, storage, Path(folder) / name, subject) for name in names]
+                found = [self._relation(name, storage, folder / name, subject) for name in names]
             finally:
                 marks.save()
             yield found

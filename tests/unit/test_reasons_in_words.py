@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from governance.samples import copy_samples
-from pipelines.erasure.words import named_by, refuse_naming
+from pipelines.erasure.words import named_by, refuse_naming, refuse_others
 from vitalake.belonging import open_vault
 from vitalake.cli.app import main
 from vitalake.errors import InputError
@@ -140,6 +140,18 @@ def test_a_reason_of_no_patient_names_none_of_all(vault: Vault, reason: str) -> 
     what, patients = found
     assert what.endswith("of a patient")
     assert len(patients) == 1
+
+
+@pytest.mark.parametrize("reason", ["duplicate of HOSP|55512345", "duplicate of record zzmrn-1", "Anna Junge asked"])
+def test_a_reason_about_one_patient_names_no_other(home: Path, vault: Vault, reason: str) -> None:
+    """It stands in a certificate, or with a hold, which no erasure of the other one reaches."""
+    with pytest.raises(InputError, match="of a patient: --reason"):
+        refuse_others(reason, vault)
+    refuse_others("request 17", vault)
+    vault.enrol([("held-1", "v1.held")])
+    vault.close()
+    assert main(["patient", "hold", "held-1", "--reason", reason, "--home", str(home)]) == 11
+    assert main(["patient", "hold", "held-1", "--reason", "request 17", "--home", str(home)]) == 0
 
 
 def test_the_erased_are_named_behind_the_systems_of_others(vault: Vault) -> None:
