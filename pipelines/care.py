@@ -151,27 +151,20 @@ class CareFeed:
         if told and self._taker is not None:
             self._taker(outcome)
 
-    def look_whether_lacking(self, spans: Iterable[Span]) -> None:
+    def look_whether_lacking(self, writer: str, spans: Iterable[Span]) -> None:
         """Say in the log and on the ward that the care store lacks what the lake has: it is new, or an older copy.
 
-        Every poll's rows are stored there before they are decided.
-
         Args:
-            spans: of the lane's partitions, those of the hours that the store keeps at least.
+            writer: the lane, ``<job>/<i>of<n>``; while it lives it says so in the store every few seconds.
+            spans: of its partitions, those of the hours that the store keeps at least.
         """
         since = clock.now_us() - int(self._settings.care.hours * 3_600e6)
         recent = [span for span in spans if span.decided_us >= since]
         if self._taker is None or not recent:
             return
-        published = [
-            (part.id.app_id(self._dataset.name), part.first, span.decided_us)
-            for span in recent
-            if span.kind == "stream"
-            for part in span.parts
-            if part.counts.published
-        ]
+        own = (span.decided_us for span in recent if span.kind == "stream" and f"{span.job}/{span.share}" == writer)
         is_new = self.care.is_new()
-        if is_new or self.care.lacks(published):
+        if is_new or self.care.is_older(writer, max(own, default=0)):
             self.care.note_lacking()
             which = "new" if is_new else "an older copy"
             _log.error(

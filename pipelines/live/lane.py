@@ -120,7 +120,8 @@ class Lane:
         self._remember(recent, set(parts))
         if self.steps.feed is not None:
             kept = clock.now_us() - int(self.settings.care.hours * 3_600e6)
-            self.steps.feed.look_whether_lacking(spans.recent(parts, dataset=self.lake.dataset.name, since_us=kept))
+            known = spans.recent(parts, dataset=self.lake.dataset.name, since_us=kept)
+            self.steps.feed.look_whether_lacking(self.name, known)
             if self.steps.attributor is not None:
                 self.steps.feed.rewind(positions)
         self.writer = SpanWriter(

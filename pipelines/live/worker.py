@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import sys
 import threading
@@ -80,7 +81,7 @@ def _keep_freed_memory() -> None:
     A span's columns are written and freed again and again; fetching their pages anew each time took a tenth of a
     worker's processor time.
     """
-    if "jemalloc" in pa.supported_memory_backends():
+    if "jemalloc" in pa.supported_memory_backends() and "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
         pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 

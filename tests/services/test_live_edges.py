@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sqlite3
 from contextlib import closing
 from datetime import date
 from pathlib import Path
@@ -175,6 +176,8 @@ def test_an_older_copy_of_the_care_store_is_told_and_lacks_what_came_since(lane:
         file.unlink()
     for file in copy.iterdir():
         shutil.copy2(file, lane.home)
+    with closing(sqlite3.connect(lane.home / "care.db", isolation_level=None)) as db:
+        db.execute("UPDATE lane SET beat_us = beat_us - 3600000000")  # of an hour ago
     assert "care store is an older copy, and lacks what the lake has" in lane.run()
     settings = load_settings(lane.home)
     with closing(open_care(settings, load_keys(settings.path(settings.keys)))) as care:

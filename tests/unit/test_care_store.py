@@ -252,6 +252,19 @@ def test_a_store_that_somebody_holds_is_called_locked(tmp_path: Path, monkeypatc
     assert "Find what holds it" in str(caught.value)
 
 
+def test_a_store_is_an_older_copy_where_a_lane_decided_rows_long_after_it_last_spoke_here(tmp_path: Path) -> None:
+    """Lanes of admissions store no positions: each of their restarts was told as an older copy."""
+    store = _store(tmp_path)
+    now = clock.now_us()
+    assert not store.is_older("adt/0of1", now + 3_600_000_000), "nobody can tell"
+    store.beat("adt/0of1")
+    assert not store.is_older("adt/0of1", now + 5_000_000), "it was killed"
+    assert store.is_older("adt/0of1", now + 3_600_000_000)
+    store.note_filled()
+    assert store.is_older("adt/0of1", now + 3_600_000_000)
+    assert not store.is_older("adt/0of1", now)
+
+
 def test_a_store_lacks_what_came_before_until_it_is_filled(tmp_path: Path) -> None:
     store = _store(tmp_path)
     assert store.lacking_us() == 0

@@ -159,3 +159,11 @@ def test_every_child_is_started_so() -> None:
             for line in path.read_text().splitlines():
                 if "[sys.executable" in line:
                     assert '"-I"' in line or '"-P"' in line, f"{path.name}: {line.strip()}"
+
+
+def test_a_command_whose_standard_output_was_closed_ends_well() -> None:
+    """Begun by what closes its descriptors, a stream that had ended well said that it had not."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -m vitalake --version >&-', sys.executable], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -108,6 +108,10 @@ class _Tail:
     rows: npt.NDArray[np.void]
 
 
+_SILENT_US = 60_000_000
+"""A lane that lives says so every five seconds; a killed one has decided nothing for longer than this since."""
+
+
 class CareStore:
     """An open care store; used by one thread at a time. Any number of processes may have one open."""
 
@@ -152,15 +156,15 @@ class CareStore:
         there = "SELECT 1 FROM taken UNION ALL SELECT 1 FROM fact UNION ALL SELECT 1 FROM lane LIMIT 1"
         return self._db.execute(there).fetchone() is None
 
-    def lacks(self, published: Iterable[tuple[str, int, int]]) -> bool:
-        """Return whether rows were published since it was made or filled that were never stored: it is an older copy.
+    def is_older(self, writer: str, decided_us: int) -> bool:
+        """Return whether a lane has decided rows that it cannot have brought here: this is an older copy of the store.
 
         Args:
-            published: the partition's name, where the stretch begins in which rows were published, and when that was
-                decided, microseconds since 1970 UTC.
+            writer: the lane.
+            decided_us: when it decided rows last, microseconds since 1970 UTC.
         """
-        taken, since = dict(self._db.execute("SELECT part, next FROM taken")), max(self.made_us(), self.filled_us())
-        return any(first >= taken.get(part, 0) and decided > since for part, first, decided in published)
+        beat_us, _ = self.lanes().get(writer, (decided_us, True))
+        return decided_us > max(beat_us + _SILENT_US, self.made_us(), self.filled_us())
 
     def note_lacking(self) -> None:
         """Take note that the store is new, or older than the lake: it lacks what came before."""

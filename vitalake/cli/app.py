@@ -80,7 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         command = typer.main.get_command(make_app())
         code = command.main(args=arguments, prog_name="vitalake", standalone_mode=False)
-        sys.stdout.flush()  # while it can still be answered that nobody reads
+        if sys.stdout is not None:  # it was closed by who began us
+            sys.stdout.flush()  # while it can still be answered that nobody reads
     except VitaLakeError as error:
         typer.echo(f"Error: {error}", err=True)
         return error.exit_code

@@ -62,9 +62,10 @@ class RecordVersions:
             of: dataset and column.
         """
         given: npt.NDArray[np.int64] = numbers.fill_null(0).to_numpy(zero_copy_only=False)
-        made: npt.NDArray[np.int64] = self(pa.array((given >> 1) + 2), names, of=of).to_numpy()
-        mask = numbers.is_null().to_numpy(zero_copy_only=False) if numbers.null_count else None
-        return pa.array(made << 1 | given & 1, pa.int64(), mask=mask)
+        there = numbers.is_valid().to_numpy(zero_copy_only=False)
+        counted = pa.array(np.where(there, (given >> 1) + 2, 0))  # of nothing no noise is made
+        made: npt.NDArray[np.int64] = self(counted, names, of=of).to_numpy()
+        return pa.array(made << 1 | given & 1, pa.int64(), mask=~there if numbers.null_count else None)
 
 
 def _apart(numbers: npt.NDArray[np.int64], noise: Noise) -> npt.NDArray[np.int64]:
