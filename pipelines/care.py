@@ -32,6 +32,7 @@ from pipelines.decoding.records import (
 from pipelines.decoding.refused import Refused
 from pipelines.erasure.forgotten import catch_up as forget_again
 from pipelines.poll import Outcome, Poll
+from pipelines.replay.letters import topic_of
 from vitalake import clock
 from vitalake.belonging.stores import StoreSealer
 from vitalake.care.facts import (
@@ -50,6 +51,7 @@ from vitalake.care.records import code_number
 from vitalake.care.stays import bed_key
 from vitalake.care.store import CareStore
 from vitalake.care.values import (
+    AHEAD_US,
     CAME,
     COMPARATORS,
     MOST_ATTRIBUTION,
@@ -107,6 +109,7 @@ class CareFeed:
         *,
         left_out: frozenset[str] = frozenset(),
         admits: Callable[[str], bool] | None = None,
+        again: bool = False,
     ) -> None:
         """Prepare; files are opened when the first rows come.
 
@@ -117,8 +120,10 @@ class CareFeed:
             vault: who patients are; its owner closes it.
             left_out: LOINC codes that do not go to the care store.
             admits: whether a patient, by pseudonym, goes to the care store; None: everybody does.
+            again: the rows come out of the lake, see rewrites.care: they do not say all that the messages said.
         """
         self._settings, self._dataset, self._keys = settings, dataset, keys
+        self._again = again
         self._left_out, self._admits = left_out, admits
         self._pseudonyms = {
             column.name: Pseudonyms(keys, str(column.data_class))
@@ -242,7 +247,7 @@ class CareFeed:
         if outcome.late is not None:
             taken = taken.and_also(self._late(outcome.late, outcome.poll))
         ends = _ends(outcome, self._dataset.name)
-        ours = outcome.poll.ours is not None and bool(outcome.poll.ours.all())
+        ours = _is_ours(outcome.poll)
         self._write(lambda store: store.take(taken, writer=outcome.poll.share, ends=ends, ours=ours))
         if outcome.people:
             self._told_by_results(outcome.people)
@@ -380,7 +385,7 @@ class CareFeed:
     # -- what the warehouse says of stays and people -------------------------------------------------------------
 
     def _encounters(self, outcome: Outcome) -> None:
-        rows, begins = self._with_came(outcome), self._held
+        rows, begins = self._with_came(outcome), partial(self._held, ours=_is_ours(outcome.poll))
         columns = (
             _numbers(rows, name)
             for name in ("admitted_at", "discharged_at", "available_at", "age_at_admission", CAME_AT)
@@ -389,7 +394,7 @@ class CareFeed:
         facts = [
             Admission(
                 begun := begins(admitted or 0, came),
-                _end(begins, begun, discharged, known, came, ended),
+                _end(begins, begun, discharged, known, came, ended, again=self._again),
                 age,
                 said_us=admitted if admitted and begun != admitted else 0,
                 known_us=begins(known or 0, came),
@@ -413,11 +418,20 @@ class CareFeed:
         came = pa.array(outcome.poll.broker_ms[outcome.message] * 1000, pa.int64())
         if outcome.poll.format == WAREHOUSE or self.care.replay() is not None:
             came = pa.nulls(outcome.rows.num_rows, pa.int64())
+        elif self._again:
+            sources = outcome.rows["source"].to_pylist()
+            came = pc.if_else(pa.array([self._is_warehouse(source) for source in sources], pa.bool_()), None, came)
         return outcome.rows.append_column(CAME_AT, came)
 
-    def _held(self, told_us: int, came_us: int | None) -> int:
+    def _is_warehouse(self, source: str) -> bool:
+        """Return whether rows in the lake came out of a warehouse, by the name that a load gives its source."""
+        topic = topic_of(source)
+        live = any(topic in job.topics for job in self._settings.jobs.values())
+        return topic.endswith(f".{self._dataset.name}") and not live
+
+    def _held(self, told_us: int, came_us: int | None, *, ours: bool) -> int:
         """Return when it began, by our clock where the sender's is ahead: see held_time."""
-        return told_us if came_us is None else held_time(told_us, came_us, self.care.now_us())
+        return told_us if came_us is None else held_time(told_us, came_us, self.care.now_us(), ours=ours)
 
     def _look_up(self, tokens: list[str]) -> None:
         """Take from the vault when patients were born of whom nobody has told while the care store kept it."""
@@ -452,10 +466,19 @@ class CareFeed:
 
     def _placements(self, outcome: Outcome) -> None:
         """Take what admissions tell of beds, and of numbers that were merged; other devices may be anywhere."""
-        rows = self._with_came(outcome).filter(outcome.rows["patient_id"].is_valid())
+        rows, held = self._with_came(outcome), partial(self._held, ours=_is_ours(outcome.poll))
+        rows = rows.filter(outcome.rows["patient_id"].is_valid())
         of = rows["device_id"].cast(pa.string())
-        self._beds(rows.filter(pc.fill_null(pc.starts_with(of, BED), False)))
+        self._beds(rows.filter(pc.fill_null(pc.starts_with(of, BED), False)), held)
+        self._beds(self._told_only(outcome), held)
         self._merges(rows.filter(pc.fill_null(pc.starts_with(of, MERGED), False)))
+
+    def _told_only(self, outcome: Outcome) -> pa.RecordBatch:
+        """Return the beds that rejected messages tell of, known since they came where they do not say when."""
+        told = record_batch("device_association", [row for _, row in outcome.told])
+        came = outcome.poll.broker_ms[np.array([i for i, _ in outcome.told], np.int32)] * 1000
+        named = pa.array([row["association_id"] for _, row in outcome.told], pa.binary())
+        return told.append_column("association_id", named).append_column(CAME_AT, pa.array(came, pa.int64()))
 
     def _merges(self, rows: pa.RecordBatch) -> None:
         """Let what is known of numbers that were given up be of those that are left."""
@@ -469,7 +492,7 @@ class CareFeed:
                 self._write(partial(CareStore.merge, patient=number, into=into, version=version))
         self._told_beside(rows)
 
-    def _beds(self, rows: pa.RecordBatch) -> None:
+    def _beds(self, rows: pa.RecordBatch, held: Callable[[int, int | None], int]) -> None:
         if not rows.num_rows:
             return
         encounters = self._encounter_tokens(rows)
@@ -477,7 +500,7 @@ class CareFeed:
         texts = (_strings(rows, "device_id"), _strings(rows, "status"), _values_of(rows, OVER_TOLD))
         facts: list[Fact] = []
         for encounter, told, until, known, came, bed, status, over in zip(encounters, *columns, *texts, strict=True):
-            since, known_us = self._held(told or 0, came), self._held(known or 0, came)
+            since, known_us = held(told or 0, came), held(known or came or 0, came)
             said = told if told and since != told else 0
             if over == GOES_ON:
                 facts.append(Placement(encounter or "", since, None, "", "active", discharged=True, said_us=said))
@@ -593,7 +616,7 @@ class CareFeed:
         given = [*zip(patients, keys, versions, facts, strict=True)]
         given += [(patients[i], one[0], versions[i], one[1]) for i, one in enumerate(beside) if one is not None]
         admitted = [fact for fact in given if self._admits is None or self._admits(fact[0])]
-        self._write(lambda store: store.put_facts(admitted, wait=wait))
+        self._write(lambda store: store.put_facts(admitted, wait=wait, again=self._again))
 
 
 def open_care(
@@ -639,6 +662,11 @@ def store_sealer(
     return StoreSealer(owned or cast(Vault, vault), name, keys.current("care"), owned=owned is not None)
 
 
+def _is_ours(poll: Poll) -> bool:
+    """Return whether our clock has said of all messages of a poll when they came."""
+    return poll.ours is not None and bool(poll.ours.all())
+
+
 def _end(
     held: Callable[[int, int | None], int],
     begun: int,
@@ -646,13 +674,20 @@ def _end(
     known: int | None,
     came: int | None,
     over: str | None,
+    *,
+    again: bool,
 ) -> int | None:
-    """Return when a stay ended; None: it goes on, also where its planned end has passed."""
+    """Return when a stay ended; None: it goes on, also where its planned end has passed.
+
+    The lake does not keep whether a stay was over: there an end that lay ahead when its row came was a planned one.
+    """
     if over == GOES_ON:
         return None
     if over and discharged is None:
         return max(held(known or 0, came), begun)
-    return None if discharged is None else held(discharged, came)
+    if again and discharged is not None and came is not None:
+        return discharged if discharged <= came + AHEAD_US else None
+    return held(discharged, came) if over and discharged is not None else discharged
 
 
 def _bed_of(

@@ -203,7 +203,7 @@ class Steps:
             empty=decoded.empty,
             fingerprints=np.zeros((0, 2), np.uint64),
             effective_us=np.zeros(len(message), np.int64),
-            told=decoded.told,
+            told=self.records.told(decoded.told),
         )
 
     def _now_us(self) -> int:

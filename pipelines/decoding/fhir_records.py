@@ -299,9 +299,9 @@ def _encounter(encounter: Encounter, name: str | None) -> Row | None:
 
 def _over(status: str | None, ended: datetime | None) -> str | None:
     """Return what the status says that the end does not: that the stay is over, or that it goes on."""
-    if ended is None:
-        return "yes" if status in _OVER else None
-    return GOES_ON if status in _GOING_ON else None
+    if status in _OVER:
+        return "yes"
+    return GOES_ON if ended is not None and status in _GOING_ON else None
 
 
 def _is_emergency(kind: Coding | list[Concept] | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.decoding.hl7_header import Header, header_of
@@ -20,8 +20,14 @@ from pipelines.decoding.result import Decoded, Reject
 
 Row = dict[str, Any]
 
+_REFUSED = "refused"
+"""Key of rows of messages that the lake does not take, with why."""
+
 _OTHERS = frozenset({"ORU"})
 """Messages that come over the same feed and tell of no bed."""
+
+_OF_ANYBODY = ("A04", "A08")
+"""Events that tell as well of outpatients: where they do not say whose stay it is, nobody is in it."""
 
 _MERGES = ("A18", "A30", "A34", "A36", "A39", "A40", "A46", "A47")
 """Events by which a number of a patient (MRG-1) is given up for another one (PID-3); A40 is the one of today."""
@@ -90,8 +96,9 @@ class AdtDecoder:
             rejects: dict[int, Reject] = {}
             chosen = readable(values, list(range(len(values))), rejects, most_bytes=self._most_bytes)
             rows, message, empty = decode_each(((i, values[i] or b"") for i in chosen), self._of, rejects)
+            told = _told_all_the_same(rows, message, rejects)
             identities = [row.pop("identity") for row in rows]
-            decoded = decoded_records("device_association", rows, identities, message, rejects)
+            decoded = replace(decoded_records("device_association", rows, identities, message, rejects), told=told)
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
             decoded.empty.extend(empty)
             return decoded
@@ -125,13 +132,23 @@ class AdtDecoder:
                 last.pv1 = segment
                 last.visit = self._names.visit(segment.raw(19), dialect)
                 last.bed = self._names.bed(segment.raw(3), dialect)
-                last.place = self._names.place(segment.raw(3), dialect)
-                last.prior_place = self._names.place(segment.raw(6), dialect)
+                last.place, last.prior_place = (self._place(header, last, segment, number) for number in (3, 6))
             elif segment.name == "MRG" and event.visits:
                 event.visits[-1].merged = self._names.patient(segment.raw(1), dialect)
         if not event.visits:
             raise Refused(Reason.NO_SUBJECT, "PID")
         return event
+
+    def _place(self, header: Header, visit: _Visit, pv1: Segment, number: int) -> str | None:
+        """Return the bed of a field; of who stays in the hospital also a ward or a room, for their stay has an end.
+
+        A visit to a clinic has none that anybody tells. A discharge of a stay with a number may be from anywhere.
+        """
+        place = self._names.place(pv1.raw(number), pv1.dialect)
+        said = pv1.first(2)
+        stays = said in self._profile.stays or not (said or header.event in _OF_ANYBODY)
+        ends = visit.visit is not None and header.event in ("A03", "A13")
+        return place if stays or ends else self._names.bed(pv1.raw(number), pv1.dialect)
 
     def _recorded(self, header: Header, text: str) -> int:
         """Return what tells a message from later ones: EVN-2, and of those within the same minute or second MSH-7."""
@@ -216,9 +233,16 @@ class AdtDecoder:
             yield self._row(event, visit, visit.place, self._admitted_at(event, visit))
 
     def _moved(self, event: _Event, visit: _Visit) -> Iterator[Row]:
-        """Yield that one place was left and another taken; of a stay with a number the new one says that, too."""
-        if visit.visit is None or visit.place is None:
-            _said(visit, 6)
+        """Yield that one place was left and another taken.
+
+        Where the one that was left is not said, its devices would go on measuring for the patient: the lake does not
+        take the message. Of a stay with a number the ward is told the new one all the same.
+        """
+        if visit.visit is not None and visit.place is not None and visit.pv1 is not None and not visit.pv1.raw(6):
+            why = Refused(Reason.WRONG_SHAPE, "PV1-6")
+            yield self._row(event, visit, visit.place, self._moved_at(event)) | {_REFUSED: why}
+            return
+        _said(visit, 6)
         if visit.place == visit.prior_place:
             return
         at = self._moved_at(event)
@@ -294,6 +318,17 @@ class AdtDecoder:
             SEX_TOLD: visit.sex,
             DIED_TOLD: visit.died,
         }
+
+
+def _told_all_the_same(
+    rows: Sequence[Row], message: Sequence[int], rejects: dict[int, Reject]
+) -> list[tuple[int, Row]]:
+    """Return the rows that only the ward can use; refuse their messages."""
+    told = [(i, row) for i, row in zip(message, rows, strict=True) if _REFUSED in row]
+    for i, row in told:
+        why = row.pop(_REFUSED)
+        rejects.setdefault(i, Reject(i, why.reason, why.path))
+    return [(i, dict(row)) for i, row in told]
 
 
 def _said(visit: _Visit, number: int) -> None:

@@ -35,6 +35,7 @@ class Hl7Profile(Profile):
         unassigned: what a message without a patient is of: its device, else its bed; or its bed, else its device.
         processing: of MSH-11 which are taken: P (production, and where nothing is said), T (training), D (debugging).
         updates: what an ADT A08 of a patient that was not moved means: the admission told anew, or nothing.
+        stays: of PV1-2 which are of who stays in the hospital, so that a ward without a bed says where they are.
     """
 
     format: Literal["hl7-v2"]
@@ -47,6 +48,7 @@ class Hl7Profile(Profile):
     unassigned: Literal["device", "bed"] = "device"
     processing: frozenset[Literal["P", "T", "D"]] = frozenset({"P"})
     updates: Literal["admission", "ignore"] = "admission"
+    stays: frozenset[str] = frozenset({"I", "E"})
 
     def takes(self, processing: str) -> bool:
         """Return whether messages are taken that say this in MSH-11: a test must not look like a patient."""

@@ -122,6 +122,10 @@ class Records:
         rows, message, rejects = with_key(whole, message, self._dataset)
         return self._timely(rows, message, rejects, broker_ms, now_us)
 
+    def told(self, told: Sequence[tuple[int, Mapping[str, Any]]]) -> list[tuple[int, Mapping[str, Any]]]:
+        """Return rows that go to the ward only, associations with the names that the lake would give them."""
+        return [(i, {**row, _NAMED: self._named(row["identity"])} if "identity" in row else row) for i, row in told]
+
     def _named(self, identity: bytes | None) -> bytes | None:
         if identity is None:
             return None

@@ -66,7 +66,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
         for dataset in [name for name in ORDER if name in there]:
             lake = open_restricted(settings, dataset)
             sealer = make_sealer(lake.dataset, vault, keys)
-            feed = CareFeed(settings, lake.dataset, keys, vault)
+            feed = CareFeed(settings, lake.dataset, keys, vault, again=True)
             part = PartId(WRITER, uuid.uuid4().hex[:22], 0)
             try:
                 for rows in _batches(lake, feed.care.now_us() - int(settings.care.hours * 3_600_000_000)):

@@ -201,13 +201,13 @@ def test_a_rate_of_zero_and_an_answer_on_a_scale_reach_the_care_store(home: Path
     assert known.code.tolist() == [*[code_number("8867-4")] * 2, code_number("67775-7")]
 
 
-def _admissions(home: Path, messages: list[bytes | None]) -> Outcome:
-    """Take ADT messages as a lane of associations does."""
+def _admissions(home: Path, messages: list[bytes | None], *, minutes_behind: int = 0) -> Outcome:
+    """Take ADT messages as a lane of associations does; the producer's clock may be behind."""
     dataset = "device_association"
     steps = Steps(load_settings(home), StreamSettings(), load_dataset(dataset))
     count = len(messages)
     parts = (PartId("adt", "0123456789abcdefghijkl", 0),)
-    now_ms = clock.now_us() // 1000
+    now_ms = clock.now_us() // 1000 - minutes_behind * 60_000
     poll = Poll(
         "adt/0of1", "hl7-v2", messages, parts, np.zeros(count, np.int32), np.arange(count), np.full(count, now_ms)
     )
@@ -1452,6 +1452,53 @@ def test_a_bed_that_begins_ahead_of_our_clock_is_had_when_its_time_comes(
     assert _lies(home, token, in_minutes=45)[2] is False
 
 
+def test_a_transfer_is_not_put_back_by_a_producer_whose_clock_is_behind(home: Path) -> None:
+    """Taken after a pause it was of 66 minutes ago, before the admission: the board showed the old bed."""
+    of = _adt("A01", "MED^1^A", 0.5), _adt("A02", "ICU^1^2", 0.1, prior="MED^1^A")
+    token = _admissions(home, [*of], minutes_behind=60).rows["patient_id"][0].as_py()
+    assert _lies(home, token) == ("ICU", "1 2", True)
+    _admissions(home, [*of, _adt("A03", "ICU^1^2", 0.05)], minutes_behind=60)
+    assert _lies(home, token)[2] is False
+
+
+def _filled(ward: Bedside, *, anew: bool) -> CareStore:
+    if anew:
+        (ward.settings.home / "care.db").unlink()
+    rebuild_care(ward.settings)
+    return _store(ward.settings.home)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_filling_discharges_nobody_whose_end_is_planned(
+    home: Path, monkeypatch: pytest.MonkeyPatch, anew: bool
+) -> None:
+    """The lake does not know that the stay goes on: its end, of tomorrow, was held to when its row came."""
+    ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
+    stay = _stay_of() | {"period": {"start": _at(120), "end": _at(-24 * 60)}}
+    ward.send("encounter", [(clock.now(), [json.dumps(stay).encode()])])
+    (token,) = _store(home).patients()
+    _filled(ward, anew=anew)
+    assert _lies(home, token)[2]
+    assert _lies(home, token, in_minutes=25 * 60)[2], "it goes on past its planned end"
+
+
+def test_a_filling_replaces_no_fact_of_the_same_version_and_brings_a_later_one(home: Path) -> None:
+    """A discharge became a bed that was left, and its stay went on."""
+    ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
+    ward.tell(_adt("A01", "MED^1^A", 2), _adt("A03", "MED^1^A", 1))
+    (token,) = _store(home).patients()
+    assert _lies(home, token)[2] is False
+    _filled(ward, anew=False)
+    assert _lies(home, token)[2] is False
+
+
+def test_a_status_that_says_nothing_ends_no_stay_before_its_end(home: Path) -> None:
+    """An end ahead of our clock was held to it, and is one only of what is over."""
+    stay = _stay_of() | {"status": "unknown", "period": {"start": _at(120), "end": _at(-60)}}
+    token = _records(home, "encounter", stay).rows["patient_id"][0].as_py()
+    assert [_lies(home, token, in_minutes=minutes)[2] for minutes in (0, 61)] == [True, False]
+
+
 # -- places without a bed --------------------------------------------------------------------------------------------
 
 
@@ -1471,11 +1518,39 @@ def test_who_is_admitted_to_a_ward_without_a_bed_is_there(home: Path, number: st
 
 
 @pytest.mark.parametrize("prior", ["", '""'])
-def test_a_transfer_that_does_not_say_from_where_shows_the_new_place(home: Path, prior: str) -> None:
-    """The bed of before stayed, without a mark."""
-    messages: list[bytes | None] = [_adt("A01", "MED^1^A", 5), _adt("A02", "ICU^^", 3, prior=prior)]
-    token = _admissions(home, messages).rows["patient_id"][0].as_py()
-    assert _lies(home, token) == ("ICU", "", True)
+def test_a_transfer_that_does_not_say_from_where_is_refused_and_shows_the_new_place(home: Path, prior: str) -> None:
+    """The bed of before stayed, without a mark; taken, it would have kept the old bed's monitor with the patient."""
+    messages: list[bytes | None] = [_adt("A01", "MED^1^A", 5), _adt("A02", "ICU^1^2", 3, prior=prior)]
+    outcome = _admissions(home, messages)
+    assert [(reject.message, reject.reason) for reject in outcome.rejects] == [(1, Reason.WRONG_SHAPE)]
+    assert outcome.rows.num_rows == 1, "the admission, and of the transfer nothing"
+    token = outcome.rows["patient_id"][0].as_py()
+    assert _lies(home, token) == ("ICU", "1 2", True)
+    _admissions(home, [*messages, _adt("A03", "ICU^1^2", 1)])
+    assert _lies(home, token)[2] is False
+
+
+@pytest.mark.parametrize(("event", "kind"), [("A04", "O"), ("A04", "R"), ("A08", "O"), ("A01", "O"), ("A02", "O")])
+def test_a_visit_to_a_clinic_is_no_open_stay(home: Path, event: str, kind: str) -> None:
+    """Nobody tells its end: it was open for ever, and what was decided in one stay held in all later ones."""
+    stays = [_adt("A01", "MED^1^A", 50), _adt("A03", "MED^1^A", 45), _adt("A01", "MED^1^B", 2).replace(b"V-1", b"V-2")]
+    visit = _adt(event, "CARD^^", 52, said=_ago(52), prior="RAD^^" if event == "A02" else "")
+    visit = visit.replace(b"V-1", b"O-1").replace(b"PV1|1|I", f"PV1|1|{kind}".encode())
+    assert _admissions(home, [visit]).rows.num_rows == 0
+    token = _admissions(home, [visit, *stays[:2]]).rows["patient_id"][0].as_py()
+    assert _lies(home, token)[2] is False
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    _decided(home, token, stay.encounter, minutes_ago=48 * 60)
+    _admissions(home, [visit, *stays])
+    assert _lies(home, token) == ("MED", "1 B", True)
+    assert _decisions(home, token) == []
+
+
+def test_who_waits_in_the_emergency_department_without_a_bed_is_there(home: Path) -> None:
+    told = _adt("A04", "ER^^", 2).replace(b"PV1|1|I", b"PV1|1|E")
+    token = _admissions(home, [told]).rows["patient_id"][0].as_py()
+    assert _lies(home, token) == ("ER", "", True)
 
 
 @pytest.mark.parametrize(

@@ -373,6 +373,7 @@ def test_other_messages_tell_of_no_bed() -> None:
         (adt("A12", PID, pv1(X)), Reason.WRONG_SHAPE),
         (adt("A11", PID, pv1(X)), Reason.NO_TIME),
         (adt("A02", PID, pv1(Y, visit="")), Reason.WRONG_SHAPE),
+        (adt("A02", PID, pv1(Y)), Reason.WRONG_SHAPE),
         (adt("A02", PID, pv1()), Reason.WRONG_SHAPE),
         (adt("A03", PID, pv1()), Reason.WRONG_SHAPE),
         (adt("A03", PID), Reason.WRONG_SHAPE),
@@ -436,13 +437,24 @@ def test_what_tells_of_no_bed_and_what_moves_two() -> None:
     ]  # fmt: skip
 
 
+def test_a_clinics_messages_tell_of_no_place_without_a_bed() -> None:
+    """They were open stays for ever, and a cancelled visit without its time a dead letter."""
+    clinic = [adt(event, PID, pv1("CARD").replace("|I|", "|O|")) for event in ("A01", "A04", "A08", "A11")]
+    clinic += [adt(event, PID, pv1("CARD").replace("|I|", "||")) for event in ("A04", "A08")]
+    decoded, rows, rejects = take("hl7-v2", "device_association", *clinic)
+    assert (decoded.empty, rows, rejects) == (list(range(len(clinic))), [], {})
+    unsaid = adt("A01", PID, pv1("MED").replace("|I|", "||"))
+    assert len(take("hl7-v2", "device_association", unsaid)[1]) == 1
+
+
 def test_a_place_without_a_bed_is_told() -> None:
     """Who was admitted to a ward without a bed was nowhere."""
     at, later = "20250601080000+0000", "20250601090000+0000"
     admit, move = adt("A01", PID, pv1("ER"), at=at), adt("A02", PID, pv1("OR^3", "ER"), at=later)
-    _, rows, _ = take("hl7-v2", "device_association", admit, move, adt("A02", PID, pv1(X), at=later))
+    _, rows, _ = take("hl7-v2", "device_association", admit, move, adt("A02", PID, pv1(X, "OR^3"), at=later))
     assert [(row["device_id"], row["status"]) for row in rows] == [
-        ("bed:ER//", "active"), ("bed:ER//", "ended"), ("bed:OR/3/", "active"), (BED_X, "active"),
+        ("bed:ER//", "active"), ("bed:ER//", "ended"), ("bed:OR/3/", "active"), ("bed:OR/3/", "ended"),
+        (BED_X, "active"),
     ]  # fmt: skip
 
 

@@ -448,7 +448,7 @@ class CareStore:
         self._db.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (str(revision),))
         self._db.executemany("INSERT OR REPLACE INTO patient VALUES (?, ?)", [(p, revision) for p in patients])
 
-    def put_facts(self, facts: list[tuple[str, str, int, Fact]], *, wait: bool = False) -> None:
+    def put_facts(self, facts: list[tuple[str, str, int, Fact]], *, wait: bool = False, again: bool = False) -> None:
         """Store what the warehouse says of patients' stays; an older version never replaces a newer one.
 
         What ended before the hours that the store keeps is left out, a stay with its bed; but a stay of which anything
@@ -458,14 +458,16 @@ class CareStore:
         Args:
             facts: pseudonym, key within its kind (a stay's pseudonym; empty for a Person), version, fact.
             wait: whether they wait.
+            again: they come out of the lake, that knows less than the messages said: of one version a stay or a bed
+                that is there stays, unless it was known before.
 
         Raises:
             ServiceUnavailable: the store cannot be written; none is stored.
         """
         with self._database.transaction():
-            self._put_facts(facts, wait=wait)
+            self._put_facts(facts, wait=wait, again=again)
 
-    def _put_facts(self, facts: list[tuple[str, str, int, Fact]], *, wait: bool) -> None:
+    def _put_facts(self, facts: list[tuple[str, str, int, Fact]], *, wait: bool, again: bool = False) -> None:
         now_us = self.now_us()
         horizon = now_us - self._hours_us
         merged = self._merges.survivors({fact[0] for fact in facts})
@@ -479,7 +481,7 @@ class CareStore:
                 end,
                 self._sealer.seal(msgspec.json.encode(fact), context=_place(patient, KINDS[type(fact)], key)),
             )
-            for patient, key, version, fact in self._with_known(self._without_past(facts, horizon), now_us)
+            for patient, key, version, fact in self._with_known(self._without_past(facts, horizon), now_us, again=again)
             if (
                 (end := now_us if wait and self._waits(patient, fact) else until(fact)) >= horizon
                 or isinstance(fact, Admission)
@@ -583,7 +585,7 @@ class CareStore:
         return encounter in self._facts(patient, Admission) or any(one.encounter == encounter for one in beds.values())
 
     def _with_known(
-        self, facts: Iterable[tuple[str, str, int, Fact]], now_us: int
+        self, facts: Iterable[tuple[str, str, int, Fact]], now_us: int, *, again: bool
     ) -> Iterator[tuple[str, str, int, Fact]]:
         """Yield facts, each Person with what was said before of the same key: what is left out erases nothing.
 
@@ -594,6 +596,8 @@ class CareStore:
         for patient, key, version, fact in facts:
             if isinstance(fact, Admission | Placement):
                 told = self._fact_of(patient, key, type(fact))
+                if again and told and told[0] == version and fact.known_us <= told[1].known_us:
+                    continue
                 fact = begun_as_before(fact, told[1]) if told else fact
                 if ends_a_stay(fact):
                     told_us = told[1].told_us if told and ends_a_stay(told[1]) else now_us

@@ -130,16 +130,19 @@ class Values:
         )
 
 
-def held_time(told_us: int, came_us: int, now_us: int) -> int:
+def held_time(told_us: int, came_us: int, now_us: int, *, ours: bool = False) -> int:
     """Return when something began that is said to have begun: of what lies ahead of our clock when it came.
+
+    What is not ahead of our own clock is left as it is, see held_to: the broker's may be a producer's that is behind.
 
     Args:
         told_us: when, as its sender says.
         came_us: when its message came, by the broker, who may be behind; 0: not known.
         now_us: our clock's time.
+        ours: when it came is by our clock, too: what was ahead of it then is held also when it is past by now.
     """
     came = min(came_us, now_us) if came_us > 0 and abs(told_us - now_us) > AHEAD_US else now_us
-    return min(told_us, came) if told_us > now_us or told_us > came + AHEAD_US else told_us
+    return min(told_us, came) if told_us > now_us or (ours and told_us > came + AHEAD_US) else told_us
 
 
 def held_to(values: Values, now_us: int, *, ours: bool = False) -> Values:
