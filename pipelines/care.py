@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from itertools import compress
+from operator import or_
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +25,7 @@ from pipelines.decoding.records import (
     BORN_IN,
     DIED_TOLD,
     GOES_ON,
+    ID_TOLD,
     MERGED,
     OVER_TOLD,
     PLACE_TOLD,
@@ -547,32 +550,68 @@ class CareFeed:
         self._pregnancies(told, came, outcome.poll)
 
     def _pregnancies(self, rows: pa.RecordBatch, message: npt.NDArray[np.int32], poll: Poll) -> None:
-        of = zip(_strings(rows, "code_system"), _strings(rows, "code"), strict=True)
-        chosen = np.array([says_pregnant(system, code) for system, code in of], np.bool_)
-        rows, message = rows.filter(pa.array(chosen)), message[chosen]
+        ids = _strings(rows, ID_TOLD)
+        may_be = np.array([*map(or_, _diagnosed(rows), [id_ is not None for id_ in ids])], np.bool_)
+        rows, message = rows.filter(pa.array(may_be)), message[may_be]
         if not rows.num_rows:
             return
-        stays = [token or "" for token in self._encounter_tokens(rows)]
+        keys, names = self._names_of_diagnoses(rows)
+        chosen = np.array([name is not None for name in names], np.bool_)
+        if not chosen.any():
+            return
+        rows, message = rows.filter(pa.array(chosen)), message[chosen]
         told = zip(
-            stays,
+            [token or "" for token in self._encounter_tokens(rows)],
             _numbers(rows, "available_at"),
             _numbers(rows, "recorded_at"),
             _values_of(rows, OVER_TOLD),
             (poll.broker_ms[message] * 1000).tolist(),
+            _diagnosed(rows),
+            compress(names, chosen),
             strict=True,
         )
         facts: list[Fact] = [
-            Pregnancy(stay, known or came, _is_over(over, recorded if not stay else None, came))
-            for stay, known, recorded, over, came in told
+            Pregnancy(
+                stay,
+                known or came,
+                not pregnant or _is_over(over, recorded if not stay else None, came),
+                tuple(has or ()),
+            )
+            for stay, known, recorded, over, came, pregnant, has in told
         ]
-        named = zip(*(_strings(rows, name) for name in ("encounter_id", "code_system", "code")), strict=True)
-        keys = self._tokens("encounter_id", pa.array(["|".join(part or "" for part in name) for name in named]))
         # The lake does not know what holds no more: of one version what is read out of it does not count.
         live = [poll.values[i] is not None for i in message.tolist()]
         versions = [2 * v + is_live for v, is_live in zip(rows["version"].to_pylist(), live, strict=True)]
         index = rows.schema.get_field_index("version")
         rows = rows.set_column(index, "version", pa.array(versions, pa.int64()))
-        self._put(rows, keys, facts, wait=poll.format != WAREHOUSE)
+        self._put(rows, [*compress(keys, chosen)], facts, wait=poll.format != WAREHOUSE)
+
+    def _names_of_diagnoses(self, rows: pa.RecordBatch) -> tuple[list[str], list[list[str] | None]]:
+        """Return the keys of diagnoses, and their names beside these; None: it is no pregnancy, and never was one.
+
+        A diagnosis is called by its id, so that two of one code are two, and one of another code or stay is the same;
+        only where it has no id, as in the lake, by its stay and code. What is not a pregnancy any more ends what was;
+        what has no code that can be read does if it is over.
+        """
+        of = zip(*(_strings(rows, name) for name in ("encounter_id", "code_system", "code")), strict=True)
+        stay_and_code = self._tokens("encounter_id", pa.array(["|".join(part or "" for part in name) for name in of]))
+        ids = _strings(rows, ID_TOLD)
+        called = self._tokens("encounter_id", pa.array([id_ and f"condition.id|{id_}" for id_ in ids], pa.string()))
+        patients = self._tokens("patient_id", rows["patient_id"])
+        known: dict[tuple[str, str], list[str]] = {}
+        names: list[list[str] | None] = []
+        unread = zip(_strings(rows, "code"), _values_of(rows, OVER_TOLD), strict=True)
+        says = zip(patients, called, stay_and_code, _diagnosed(rows), unread, strict=True)
+        for patient, key, name, pregnant, (code, over) in says:
+            if key and (patient, key) not in known:
+                before = self.care.pregnancies(self.care.survivor(patient)).get(key)
+                known |= {(patient, key): [*before.names]} if before else {}
+            has = known.get((patient, key)) if key else None
+            if pregnant:
+                has = [*dict.fromkeys([*(has or []), name])] if key else []
+                known |= {(patient, key): has} if key else {}
+            names.append(has if pregnant or code or over == "yes" else None)
+        return [key or name for key, name in zip(called, stay_and_code, strict=True)], names
 
     def _patients(self, outcome: Outcome) -> None:
         rows = outcome.rows
@@ -712,6 +751,12 @@ def _bed_of(
 
 _PREGNANT_US = 300 * 86_400_000_000
 """A diagnosis of no stay says nothing any more that was recorded longer ago than any pregnancy lasts."""
+
+
+def _diagnosed(rows: pa.RecordBatch) -> list[bool]:
+    """Return which diagnoses are of a pregnancy."""
+    of = zip(_strings(rows, "code_system"), _strings(rows, "code"), strict=True)
+    return [says_pregnant(system, code) for system, code in of]
 
 
 def _is_over(told: str | None, recorded_us: int | None, now_us: int) -> bool:

@@ -102,11 +102,11 @@ class Encounter(Resource, gc=False, tag_field="resourceType", tag="Encounter", k
 
 
 class Condition(Resource, gc=False, tag_field="resourceType", tag="Condition", kw_only=True):
-    """A diagnosis."""
+    """A diagnosis; also as STU3 writes it, where the statuses are words."""
 
-    clinicalStatus: Concept | None = None
-    verificationStatus: Concept | None = None
-    abatementDateTime: str | None = None
+    clinicalStatus: Raw = _ABSENT
+    verificationStatus: Concept | str | None = None
+    abatementDateTime: Raw = _ABSENT
     code: Concept | None = None
     subject: Raw = _ABSENT
     encounter: Raw = _ABSENT

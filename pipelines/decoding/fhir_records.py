@@ -32,7 +32,7 @@ from pipelines.decoding.parsing import PARSE_ERRORS, JsonMessages, collector_pau
 from pipelines.decoding.paths import fhir_path, reason_of
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
-from pipelines.decoding.records import BORN_IN, DIED_TOLD, GOES_ON, OVER_TOLD, PLACE_TOLD, decoded_records
+from pipelines.decoding.records import BORN_IN, DIED_TOLD, GOES_ON, ID_TOLD, OVER_TOLD, PLACE_TOLD, decoded_records
 from pipelines.decoding.refusals import MOST_ROWS
 from pipelines.decoding.result import Decoded, Reject
 from pipelines.decoding.times import names_a_place
@@ -59,6 +59,8 @@ _MISTAKE = "entered-in-error"
 _NEVER = frozenset({_MISTAKE, "refuted"})
 _PAST = frozenset({"inactive", "remission", "resolved"})
 """Of a diagnosis: it never held; it holds no more."""
+
+_STATUS, _TEXT = msgspec.json.Decoder(Concept | str | None), msgspec.json.Decoder(str | None)
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
@@ -334,33 +336,49 @@ def _category(column: str, concept: ShownConcept | None) -> str | None:
 
 def _condition(condition: Condition, _: str | None) -> Row:
     """Return a diagnosis; one that the lake cannot take as it is has beside it why, for the ward can."""
-    verified = {c.code for c in condition.verificationStatus.coding} if condition.verificationStatus else set()
+    verified = _codes(condition.verificationStatus)
     refused = Refused(Reason.BAD_STATUS, "Condition.verificationStatus") if verified & _NEVER else None
-    coding = _diagnosis(condition.code.coding if condition.code else [])
-    system = CODE_SYSTEMS[coding.system or ""]
-    code, recorded = checked(coding.code or ""), None
+    coding, recorded = _diagnosis(condition.code.coding if condition.code else []), None
+    if coding is None:  # by its id it can be taken back all the same
+        refused = refused or Refused(Reason.NO_CODE, "Condition.code")
+    system = CODE_SYSTEMS[coding.system or ""] if coding else None
+    code = checked(coding.code or "") if coding else None
     try:
         recorded = instant_of(condition.recordedDate, "Condition.recordedDate")
     except Refused as error:
         refused = refused or error
-    clinical = {c.code for c in condition.clinicalStatus.coding} if condition.clinicalStatus else set()
+    clinical = _codes(_if_readable(_STATUS, condition.clinicalStatus))
+    until = _if_readable(_TEXT, condition.abatementDateTime)
     return {
         "encounter_id": _reference("Encounter", condition.encounter, "Condition.encounter"),
         "code_system": system,
-        "code": code if system == "SNOMEDCT" else code.replace(".", ""),
+        "code": code.replace(".", "") if code and system != "SNOMEDCT" else code,
         "patient_id": _whose(condition.subject, "Condition.subject"),
         "recorded_at": recorded,
-        OVER_TOLD: "yes" if verified & _NEVER or clinical & _PAST else condition.abatementDateTime or None,
+        OVER_TOLD: "yes" if verified & _NEVER or clinical & _PAST else until or None,
+        ID_TOLD: checked(condition.id) if condition.id else None,
         "refused": refused,
     }
 
 
-def _diagnosis(codings: list[Coding]) -> Coding:
+def _codes(status: Concept | str | None) -> set[str | None]:
+    return {status} if isinstance(status, str) else {c.code for c in status.coding} if status else set()
+
+
+def _if_readable(decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> Any:
+    """Return what an element holds that the lake has no place for; None: nothing that can be read."""
+    try:
+        return decoder.decode(bytes(raw) or b"null")
+    except PARSE_ERRORS:
+        return None
+
+
+def _diagnosis(codings: list[Coding]) -> Coding | None:
     for system in CODE_SYSTEMS:
         for coding in codings:
             if coding.system == system and coding.code:
                 return coding
-    raise Refused(Reason.NO_CODE, "Condition.code")
+    return None
 
 
 def _device(device: Device, name: str | None) -> Row | None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -1053,6 +1054,10 @@ def _day(days_ago: float) -> str:
         ({"encounter": None, "recordedDate": f"{_day(400)}T10:00:00Z"}, False),
         ({"clinicalStatus": _status("resolved"), "abatementDateTime": _day(90)}, False),
         ({"clinicalStatus": _status("inactive")}, False),
+        ({"clinicalStatus": "active"}, True),
+        ({"clinicalStatus": "resolved"}, False),
+        ({"clinicalStatus": [7], "abatementDateTime": {}}, True),
+        ({"verificationStatus": "entered-in-error"}, False),
         ({"abatementDateTime": _day(2)}, False),
         ({"abatementDateTime": _day(40)[:7]}, False),
         ({"abatementDateTime": _day(-30)}, True),
@@ -1096,7 +1101,74 @@ def test_a_pregnancy_is_taken_back_and_another_one_stays(
         stay = _store(home).stay(token, as_of_us=clock.now_us())
         assert stay is not None
         found.append(stay.pregnant)
-    assert found == [True, encounter is None, True, True, True]
+    assert found == [True, False, True, True, True]
+
+
+_ERROR = {"verificationStatus": _status("entered-in-error")}
+_PAST = {"clinicalStatus": _status("resolved")}
+_NO_CODE = {"code": {"text": "pregnant"}}
+
+
+_Told = tuple[str | None, int, dict[str, Any]]
+_TWINS, _FEVER = {"code": _pregnancy("16356006")["code"]}, {"code": _pregnancy("386661006")["code"]}
+_NAMELESS = {"encounter": None}
+_SAID: list[tuple[list[_Told], list[bool]]] = [
+    ([("c-1", 1, {}), ("c-2", 1, {}), ("c-1", 2, _ERROR), ("c-2", 2, _PAST)], [True, True, True, False]),
+    ([("c-1", 4, {}), ("c-2", 1, {}), ("c-2", 2, _ERROR), ("c-1", 5, _ERROR)], [True, True, True, False]),
+    ([("c-1", 4, _ERROR), ("c-2", 1, {})], [False, True]),
+    ([("c-1", 1, {}), ("c-1", 2, _TWINS), ("c-1", 3, _TWINS | _PAST)], [True, True, False]),
+    ([("c-1", 1, {}), ("c-1", 2, _FEVER), ("c-1", 1, {})], [True, False, False]),
+    ([("c-1", 1, {}), ("c-1", 2, _NAMELESS), ("c-1", 3, _NAMELESS | _PAST)], [True, True, False]),
+    ([("c-1", 1, {}), ("c-1", 2, _NO_CODE), ("c-1", 3, _NO_CODE | _ERROR)], [True, True, False]),
+    ([("c-1", 1, _FEVER), ("c-2", 1, {})], [False, True]),
+    ([(None, 1, {}), ("c-1", 2, _PAST)], [True, False]),
+    ([(None, 1, {}), (None, 2, _ERROR)], [True, False]),
+]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_diagnosis_is_itself_whatever_its_code_and_stay_and_not_another_of_one_code(
+    home: Path, at_once: bool
+) -> None:
+    """A duplicate that was cleared up took the pregnancy with it: NEWS2 was shown of her."""
+    whose = [{"subject": {"reference": f"Patient/p-{i}"}} for i in range(len(_SAID))]
+    stays = [_stay_of() | {"id": f"e-{i}"} | subject for i, subject in enumerate(whose)]
+    tokens = _records(home, "encounter", *stays).rows["patient_id"].to_pylist()
+    resources = [
+        [
+            _pregnancy(id=id_ and f"{id_}.{i}", meta={"versionId": str(version)})
+            | {"encounter": {"reference": f"Encounter/e-{i}"}}
+            | subject
+            | elements
+            for id_, version, elements in told
+        ]
+        for i, (subject, (told, _)) in enumerate(zip(whose, _SAID, strict=True))
+    ]
+    found = dict[str, list[bool]]()
+    for several in [chain(*resources)] if at_once else zip_longest(*resources):
+        _records(home, "condition", *filter(None, several))
+        store = _store(home)
+        for token in tokens:
+            stay = store.stay(token, as_of_us=clock.now_us())
+            assert stay is not None
+            found.setdefault(token, []).append(stay.pregnant)
+    expected = [said[-1:] if at_once else (said + 3 * said[-1:])[:4] for _, said in _SAID]
+    assert [found[token] for token in tokens] == expected
+
+
+def test_what_is_filled_in_of_a_diagnosis_does_not_stand_beside_it_nor_end_another(home: Path) -> None:
+    ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
+    ward.send("encounter", [(clock.now(), [json.dumps(_stay_of()).encode()])])
+    found = []
+    for version, elements in enumerate([{}, _TWINS, _TWINS | _PAST], start=1):
+        told = _pregnancy(meta={"versionId": str(version)}) | elements
+        ward.send("condition", [(clock.now(), [json.dumps(told).encode()])])
+        rebuild_care(ward.settings)
+        (token,) = _store(home).patients()
+        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        assert stay is not None
+        found.append(stay.pregnant)
+    assert found == [True, True, False]
 
 
 def test_a_store_that_is_filled_again_does_not_bring_back_what_was_resolved(home: Path) -> None:

@@ -118,11 +118,14 @@ class Pregnancy(msgspec.Struct, frozen=True):
         encounter: the stay's pseudonym; empty: the diagnosis names none, and is of the patient.
         since_us: since when it is known.
         over: it holds no more, or never did.
+        names: of one that is kept by its own id, the keys (of stay and code) that it has, or has had, without one: the
+            lake has no ids, and what is filled in out of it has such a key.
     """
 
     encounter: str
     since_us: int
     over: bool = False
+    names: tuple[str, ...] = ()
 
 
 DecisionKind = Literal["spo2-scale-2", "pregnancy"]

@@ -930,9 +930,20 @@ class CareStore:
         return self._is_pregnant(patient, None, as_of_us)
 
     def _is_pregnant(self, patient: str, stays: Collection[str] | None, as_of_us: int) -> bool:
-        told: dict[str, Pregnancy] = self._facts(patient, Pregnancy)
-        now = [one for one in told.values() if one.since_us <= as_of_us and not one.over]
-        return any(stays is None or one.encounter in stays for one in now)
+        """Return whether any diagnosis stands; one without an id of its own does not beside the same one with it."""
+        told: dict[str, tuple[int, Pregnancy]] = self._versions(patient, Pregnancy)
+        known = {key: said for key, said in told.items() if said[1].since_us <= as_of_us}
+        newest: dict[str, int] = {}
+        for version, one in known.values():
+            newest |= {name: max(version, newest.get(name, version)) for name in one.names}
+        return any(
+            not one.over and newest.get(key, version - 1) < version and (stays is None or one.encounter in stays)
+            for key, (version, one) in known.items()
+        )
+
+    def pregnancies(self, patient: str) -> dict[str, Pregnancy]:
+        """Return the diagnoses of pregnancy of a patient by their keys, those among them that are over."""
+        return self._facts(patient, Pregnancy)
 
     def decisions(self, patient: str, *, encounter: str) -> dict[str, Decision]:
         """Return what clinicians have decided of a patient for a stay, by kind; of each the last one.
