@@ -6,7 +6,8 @@ import re
 from collections.abc import Set
 from dataclasses import dataclass, field
 
-_SOMEBODY = re.compile(r"(?!unk|anon|none|test|dummy|temp)[^\s,;]*[1-9][^\s,;]*", re.IGNORECASE)
+_SOMEBODY = re.compile(r"(?!unk|anon|none|test|dummy|temp)[^\s,;1-9]*[1-9][^\s,;]*", re.IGNORECASE)
+_SERVER = re.compile(r"(?:.*/)?Patient/|[\w+.-]+://.*/", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,12 @@ class Named:
         """Return whom one of two names."""
         return Named(self.proper | other.proper, self.guessed | other.guessed)
 
+    def __ior__(self, other: Named) -> Named:
+        """Add whom another names; in place, for a message may have thousands of parts."""
+        self.proper.update(other.proper)
+        self.guessed.update(other.guessed)
+        return self
+
     def __sub__(self, names: Set[str]) -> Named:
         """Return the others."""
         return Named(self.proper - names, self.guessed - names)
@@ -47,8 +54,11 @@ def is_somebody(name: str) -> bool:
 
 
 def behind_system(name: str) -> str:
-    """Return the number of an identifier, without the system or server before it."""
-    return name.rpartition("|" if "|" in name else "/")[2]
+    """Return the number of an identifier, without the system or server before it; it may have a slash, as 26/004711."""
+    if "|" in name:
+        return name.rpartition("|")[2]
+    server = _SERVER.match(name)
+    return name[server.end() :] if server else name
 
 
 def system_of(name: str) -> str:

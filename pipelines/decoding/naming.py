@@ -67,7 +67,7 @@ _STAY_KEYS = re.compile(r"encounter|visit|stay|episode", re.IGNORECASE)
 _CONDITIONAL = re.compile(r"\bPatient\?(?:[^\s\"']{0,256}&)?identifier=([^\s&\"']+)")
 _RECORD_NUMBER = "MR"
 LINES = re.compile(rb"[\r\n\x0b\x1c]+")
-_HEADER = re.compile(rb"(?:^|[\r\n\x0b])\s*MSH")
+_HEADER = re.compile(rb"(?:^|[\r\n\x0b])[^\S\r\n\x0b]*MSH")
 _MARKS = r"^~\&"
 _BLANKS = b" \t\r\n\x0b\x1c\xef\xbb\xbf"
 _LOOSE = re.compile(r"(?:/?(?:patient|person)(?:/|\?(?:_?id|identifier)=)|#)?([\w.-]+)", re.IGNORECASE)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
+from typing import Any
 
 import msgspec
 
 from pipelines.decoding.named import Named, behind_system
 from pipelines.decoding.naming import KEYS, LINES, NO_NUMBERS, in_envelope, opened, places
+from pipelines.decoding.plain_words import SHORTEST
 
 _PATIENTS = re.compile(rf"{KEYS.pattern}|(?<![a-z])pat(?!h|t|ch)", re.IGNORECASE)
 _SEGMENTS = (b"PID", b"PD1", b"MRG", b"NK1", b"Z")
@@ -19,9 +21,9 @@ def to_search(
 ) -> bytes | None:
     """Return the part of a message in which a number that has no place may be that of somebody who is not named.
 
-    That is all of it, unless decoders would read another patient in it: of one who is known nothing is searched, of
-    one who may be new what is about patients: elsewhere values and devices may have the same number. A number without
-    its system that is the one of who is looked for is no other patient, known or not.
+    That is all of it, unless another patient is named in it: of one who is known nothing is searched, of one who may be
+    new, and whom decoders would read, what is about patients: elsewhere values and devices may have the same number. A
+    number without its system that is the one of who is looked for is no other patient, unless somebody is known by it.
 
     Args:
         payload: the message; it can be taken apart.
@@ -32,8 +34,8 @@ def to_search(
     Returns:
         The part, maybe empty; None: it is of somebody else who is known.
     """
-    bare = named.proper & numbers
-    known = set(filter(knows, named.proper - bare))
+    known = set(filter(knows, named.proper | {name for name in named.guessed if len(name) >= SHORTEST}))
+    bare = named.proper & (numbers - known)
     if known and bare <= set(map(behind_system, known)):
         return None
     others = {name for name in named.somebody if behind_system(name) not in numbers}
@@ -41,12 +43,25 @@ def to_search(
 
 
 def _of_patients(payload: bytes) -> bytes:
-    """Return what stands in segments of patients, or under keys that by their names are about patients."""
+    """Return what stands in segments of patients, in FHIR's patients, or under keys that are theirs by their names."""
     message = opened(payload)
     if isinstance(message, bytes):
         return b"\r".join(line for line in map(bytes.strip, LINES.split(message)) if line.startswith(_SEGMENTS))
     found = [
         _of_patients(inner) for _, text in places(message) if isinstance(text, str) and (inner := in_envelope(text))
     ]
-    told = [value for name, value in places(message) if _PATIENTS.search(name) and not NO_NUMBERS.search(name)]
-    return b"\n".join([*found, *map(msgspec.json.encode, told)])
+    return b"\n".join([*found, *map(msgspec.json.encode, _about_patients(message))])
+
+
+def _about_patients(document: Any) -> Iterator[Any]:
+    """Yield each value that is about patients once, with what is inside of it: so depth does not multiply it."""
+    left: list[tuple[str, Any]] = [("", document)]
+    while left:
+        name, value = left.pop()
+        is_patient = isinstance(value, dict) and value.get("resourceType") == "Patient"
+        if is_patient or (_PATIENTS.search(name) and not NO_NUMBERS.search(name)):
+            yield value
+        elif isinstance(value, dict):
+            left.extend(value.items())
+        elif isinstance(value, list):
+            left.extend((name, item) for item in value)

@@ -33,7 +33,7 @@ from vitalake.lake.table import Snapshot, StagedFile, Table
 from vitalake.settings import Settings
 from vitalake.vault import Vault
 
-_BEFORE = r"""(?i:["'/|^~&#=>]|["'][a-z_]*(?:patient|subject|person|mrn|pid)[a-z_]*["']\s*:\s*)\s*"""
+_BEFORE = r"""(?i:["'/|^~&#=>]|["'](?=[a-z_]*(?:patient|subject|person|mrn|pid))[a-z_]*["']\s*:)\s*"""
 _AFTER = r"""(?=["'/|^~&?#<\r\n,}\s]|$)"""
 """What stands around an identifier in JSON, a reference or HL7 v2. A number that is only somebody's value has a colon
 before it, and no name of a patient before that."""
@@ -44,7 +44,7 @@ _ROWS = ("source", "source_position")
 class Search:
     """Finds the messages that name a patient.
 
-    What can be taken apart is asked whom it names; where decoders read somebody else whom the vault knows, it is nobody
+    What can be taken apart is asked whom it names; where that is somebody else whom the vault knows, it is nobody
     else's. What cannot, or names nobody so, is searched for the text of the identifiers, and of what stands in them
     behind the system: there too much is rather taken than too little, for nothing can be made of such a message any
     more. Where decoders read somebody who may be new only what is about patients is searched, see to_search. In what

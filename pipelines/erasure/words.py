@@ -33,6 +33,8 @@ _STOP = frozenset(
 )
 """Words that tell nobody from others, though they stand in names."""
 
+_TITLES = frozenset("mr mrs ms miss dr herr frau".split())
+
 _BETWEEN = _STOP - frozenset("for not with from mit fur".split())
 """Those that may stand between two words of a name."""
 
@@ -41,7 +43,8 @@ _PLACEHOLDERS = frozenset(
     "male female mannlich weiblich baby babyboy babygirl boy girl child infant newborn twin kind junge madchen "
     "neugeborenes neugeborene saugling device monitor simulator".split()
 )
-"""A name of these alone stands for one that is not known, or for nobody. Beside another word each is a name."""
+"""A name of these alone stands for one that is not known, or for nobody. Beside another word each is a name, and so is
+one alone behind a title: "Frau Junge"."""
 
 _PLACES = frozenset(
     "street road avenue lane drive court place square way park house flat floor building close terrace ward "
@@ -79,7 +82,8 @@ def refuse_naming(
     said = _words(reason)
     alone = set(_without_articles(said))
     for identity in identities:
-        if _telling(identity.name) & _of_name(identity.name) & alone or _name_pairs(identity.name) & _pairs(said):
+        counted = _telling(identity.name) & (_of_name(identity.name) | _titled(said))
+        if counted & alone or _name_pairs(identity.name) & _pairs(said):
             raise _refused("a word of the patient's name", where)
         if (_telling(identity.address) - _PLACES) & set(said):
             raise _refused("a word of the patient's address", where)
@@ -247,7 +251,13 @@ def _pairs(words: list[str]) -> set[frozenset[str]]:
 def _of_name(name: str | None) -> set[str]:
     """Return the words of a name, but for those that say nothing; none of one that stands for nobody."""
     words = {word for word in _words(name) if not word.isdigit()} - _STOP
-    return set() if words <= _PLACEHOLDERS else words
+    is_titled = len(words) == 1 and words <= _titled(_words(name))
+    return set() if words <= _PLACEHOLDERS and not is_titled else words
+
+
+def _titled(words: list[str]) -> set[str]:
+    """Return the words that stand behind a title."""
+    return {word for title, word in pairwise(words) if title in _TITLES}
 
 
 def _name_pairs(name: str | None) -> set[frozenset[str]]:
@@ -256,7 +266,7 @@ def _name_pairs(name: str | None) -> set[frozenset[str]]:
     if len(words) == 1:
         words = {word for word in _words(name) if not (word.isdigit() or _is_initial(word))}
     pairs = map(frozenset, combinations(words, 2))
-    return {pair for pair in pairs if not pair <= _PLACEHOLDERS | _STOP}
+    return {pair for pair in pairs if pair - _PLACEHOLDERS - _STOP or (pair & _PLACEHOLDERS and pair & _TITLES)}
 
 
 def _is_initial(word: str) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.decoding.fhir_records import FhirRecordDecoder
+from pipelines.decoding.named import Named, behind_system, system_of
 from pipelines.decoding.naming import Naming
 from pipelines.decoding.plain_words import words_in
 from pipelines.decoding.records import MERGED
@@ -447,6 +448,103 @@ def test_a_number_without_its_system_is_the_patients(patient: str, payload: byte
     assert Search([patient], None, vault=Knows(patient, "HOSP|8")).tells(payload) is True  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("patient", [HOSP, FHIR, HOST])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        oru(pid=f"PID|1||{ID}"),
+        json.dumps(observation(1, patient=ID)).encode(),
+        json.dumps({"patient": ID, "hr": 60}).encode(),
+    ],
+)
+def test_a_number_without_its_system_by_which_somebody_else_is_known_is_theirs(patient: str, payload: bytes) -> None:
+    """An erasure took the messages of a patient whose whole id is the erased one's number."""
+    search = Search([patient], None, settings=SETTINGS, vault=Knows(patient, ID))  # type: ignore[arg-type]
+    for name in ("flat:bedside-monitor", "fhir", ""):
+        assert search.tells(payload, [name]) is False
+    own = Search([patient, ID], None, vault=Knows(patient, ID))  # type: ignore[arg-type]
+    assert own.tells(payload) is True, "it is the record number too"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"patient_id": "20007"}, {"patient_id": 20007, "hr": "x"}, {"mrn": "20007"}, {"note": "as Patient/20007"},
+     {"patient": {"id": "20007"}}],
+)  # fmt: skip
+def test_who_is_known_under_a_key_that_looks_like_a_patients_keeps_the_message(told: dict[str, Any]) -> None:
+    payload = json.dumps({**told, "seq": int(ID)}).encode()
+    assert Search([ID], None, vault=Knows(ID, "20007")).tells(payload) is False  # type: ignore[arg-type]
+    assert Search([ID], None, vault=Knows(ID)).tells(payload) is True  # type: ignore[arg-type]
+    assert not _forgotten_in(payload, "", "20007")
+    assert _forgotten_in(payload, "")
+    short = json.dumps({"patient_id": "2000", "seq": int(ID)}).encode()
+    assert Search([ID], None, vault=Knows(ID, "2000")).tells(short) is True, "a room"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("id_", ["123456/2026", "26/004711"])
+def test_an_id_with_a_slash_is_not_cut_there(id_: str) -> None:
+    behind = id_.partition("/")[2]
+    for other in (b'{"at": "11/29/%s", "hr": ' % behind.encode(), oru(pid=f"PID|1||27/{behind}"),
+                  oru(pid=f"PID|1||{behind}"), json.dumps({"no": f"27/{behind}"}).encode()):  # fmt: skip
+        for patient in (id_, f"HOSP|{id_}", f"urn:a/b|{id_}"):
+            assert Search([patient], None, vault=Knows(patient)).tells(other) is None  # type: ignore[arg-type]
+    torn = json.dumps({"patient": id_}).replace("/", "\\/")[:-1].encode()
+    for mine in (torn, oru(pid=f"PID|1||{id_}"), json.dumps({"no": id_}).encode()):
+        for patient in (id_, f"HOSP|{id_}", f"urn:a/b|{id_}"):
+            assert Search([patient], None, vault=Knows(patient)).tells(mine) is True  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("http://h/fhir/Patient/7", "7"), ("Patient/7", "7"), ("http://h/Patient/26/7", "26/7"), ("http://h/7", "7"),
+        ("26/7", "26/7"), ("OutPatient/7", "OutPatient/7"), ("urn:a/b|26/7", "26/7"), ("http://h/a|7", "7"), ("7", "7"),
+    ],
+)  # fmt: skip
+def test_a_number_is_what_stands_behind_the_system_or_server(name: str, number: str) -> None:
+    assert behind_system(name) == number
+    assert system_of(name) + number == name
+
+
+@pytest.mark.parametrize(
+    "identifier", [{"value": ID}, {"value": int(ID)}, {"system": "urn:new", "value": ID}, {"value": f"No. {ID}"}]
+)
+def test_a_patient_of_fhir_who_is_new_is_searched_for_the_number(identifier: dict[str, Any]) -> None:
+    resource = {"resourceType": "Patient", "id": "f-77", "identifier": [identifier], "name": [{"family": "X"}]}
+    bundle = {**BUNDLE, "entry": [{"resource": resource}]}
+    for document in (resource, bundle, {"body": json.dumps(bundle)}):
+        payload = json.dumps(document).encode()
+        assert Search([HOSP], None, vault=Knows(HOSP)).tells(payload) is True  # type: ignore[arg-type]
+        assert Search([HOSP], None, vault=Knows(HOSP, "f-77")).tells(payload) is not True  # type: ignore[arg-type]
+        assert _forgotten_in(payload, "fhir")
+    device = {"resourceType": "Device", "identifier": [identifier]}
+    entries = [{"resource": device}, {"resource": {"resourceType": "Patient", "id": "f-77"}}]
+    payload = json.dumps({**BUNDLE, "entry": entries}).encode()
+    assert Search([HOSP], None, vault=Knows(HOSP)).tells(payload) is None, "a device's"  # type: ignore[arg-type]
+
+
+def test_names_of_many_parts_are_added_in_place() -> None:
+    """Copied for each segment and envelope, those of 20,000 patients of one message took seconds, 200,000 minutes."""
+    found = added = Named({"7"}, {"8"})
+    added |= Named({"9"}, {"10"})
+    assert added is found
+    assert found == Named({"7", "9"}, {"8", "10"})
+
+
+def test_what_is_about_patients_is_searched_once_however_deep_it_lies() -> None:
+    """Of 100 kB with 200 keys of patients, one in the other, 20 MB were made and searched."""
+    inner: dict[str, Any] = {"no": ID, "text": "x" * 1000}
+    for _ in range(200):
+        inner = {"patient": [inner]}
+    payload = json.dumps({"resourceType": "Patient", "id": "20007", "link": inner}).encode()
+    named = Naming().whose(payload)
+    assert named is not None
+    part = to_search(payload, named, lambda _: False)
+    assert part is not None
+    assert ID in words_in(part)
+    assert len(part) <= len(payload)
+
+
 def test_a_number_in_a_system_of_others_is_not_the_patients() -> None:
     payload = oru(pid=f"PID|1||{ID}^^^CLINIC^MR")
     for vault in (Knows(HOSP, f"CLINIC|{ID}"), Knows(HOSP, "CLINIC|7")):
@@ -500,10 +598,18 @@ def test_a_patient_of_another_server_is_not_ours_of_the_same_number() -> None:
         b'{"note": "Patient/ %s"}' % (b"https://" * 120_000),
         b'{"note": "Encounter/ %s"}' % (b",https://a" * 90_000),
         b'{"note": "%s"}' % (b"Patient?" * 120_000),
+        b'{"resourceType": "Observation", "subject": {"identifier": {"value": "%s x"}}}' % (b"1" * 400_000),
+        b"x" + b"\n" * 400_000 + b"x",
+        b"x" + b"\r \n" * 100_000 + b"x",
+        b'{"%s' % (b"patient" * 60_000),
+        b'{"patient"%s' % (b" " * 400_000),
+        b'{"patient":%s"x' % (b" " * 400_000),
     ],
-    ids=["servers", "servers of a stay", "searches"],
+    ids=["servers", "servers of a stay", "searches", "number", "lines", "blank lines", "keys", "blanks", "more blanks"],
 )
-def test_a_message_that_begins_references_again_and_again_does_not_hold_up_the_others(payload: bytes) -> None:
+def test_a_message_that_begins_something_again_and_again_does_not_hold_up_the_others(payload: bytes) -> None:
     """Read to its end from each of their beginnings a message took minutes; this test ended by its timeout."""
     assert "4711234" not in (Naming().named_in(payload) or set())
     assert not Naming().stays_in(payload) & {"4711234"}
+    for known in (Knows(), Knows("4711234")):
+        assert Search(["4711234"], None, vault=known).tells(payload) is None  # type: ignore[arg-type]

@@ -77,6 +77,7 @@ def test_short_words_are_a_name_where_they_stand_together() -> None:
         ("Baby Boy 2", "the boy of bed 2, a baby"),
         ("Patient, Test", "patient of the test of 2026"),
         ("Unknown, Male", "asked by a male"),
+        ("Junge", "the Junge of bed 2"),
     ],
 )
 def test_numbers_of_articles_and_placeholders_name_nobody(name: str, reason: str) -> None:
@@ -105,6 +106,10 @@ def test_the_same_words_alone_are_a_name(reason: str) -> None:
         ("Junge, Anna", "Anna Junge"),
         ("Herr, Anna", "asked by Anna Herr"),
         ("Van, Li", "van li"),
+        ("Frau Junge", "letter of Junge"),
+        ("Miss Child", "for child"),
+        ("Junge", "asked for by Frau Junge"),
+        ("Kind", "Mr Kind asked"),
     ],
 )
 def test_names_that_are_words_of_something_else_are_names(name: str, reason: str) -> None:
