@@ -130,6 +130,7 @@ _PART_OF = {number: name for name, numbers in _NUMBERS.items() for number in num
 _PART_OF |= dict.fromkeys(_COMA_PARTS, "consciousness")
 _PART_NUMBERS = np.array(sorted(_PART_OF), np.uint32)
 _PART_PLACES = np.array([PARTS.index(_PART_OF[number]) for number in sorted(_PART_OF)])
+_ABOVE = [place for place, sign in enumerate(COMPARATORS) if sign.startswith(">")]
 _OXYGEN_DECIMALS = {code_number(code): places for code, places in OXYGEN_DECIMALS.items()}
 
 
@@ -270,7 +271,7 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
     if oxygen.end is not None:
         ended[OXYGEN] = oxygen.end
     if oxygen.found:
-        latest[OXYGEN] = _oxygen(oxygen.found, as_of_us)
+        latest[OXYGEN] = _oxygen(oxygen.found, _last_flow_us(told), as_of_us)
         since = [one for one in oxygen.found if one.at_us >= latest[OXYGEN].at_us + TOGETHER_US]
         beside |= {OXYGEN: max(since, key=lambda one: one.at_us)} if since else {}
         if _counts(latest[OXYGEN], MAX_AGE_HOURS, as_of_us):
@@ -578,17 +579,31 @@ def _is_given(one: Reading) -> bool:
     return one.value > (0 if one.code == _FLOW else ROOM_AIR_PERCENT) or one.comparator.startswith(">")
 
 
-def _oxygen(found: list[Reading], as_of_us: int) -> Reading:
+def _last_flow_us(told: History) -> int:
+    """Return when a flow was told last by which oxygen was given; -1: never."""
+    of = (told.code == _FLOW) & np.isfinite(told.value)
+    above = np.zeros(len(told), np.bool_) if told.comparator is None else np.isin(told.comparator, _ABOVE)
+    given = of & (above | (told.value >= 0.5 / 10 ** OXYGEN_DECIMALS[OXYGEN_FLOW]))
+    return int(told.effective_us[given].max(initial=-1))
+
+
+def _oxygen(found: list[Reading], flow_us: int, as_of_us: int) -> Reading:
     """Return the flow or fraction of now; of those of one moment (TOGETHER_US) one that says that oxygen is given.
 
     A ventilator tells a fraction, and beside it somebody tells that there is no flow: a fraction above room air is
-    ended by a later fraction, or a flow, and not by the want of one.
+    ended by a later fraction, or a flow, and not by the want of one. It stays ended when that flow ends; one that was
+    told together with a flow is what that gives, and ends with it.
     """
     newest = max(one.at_us for one in found)
     near = [
         one
         for one in found
         if newest - one.at_us < TOGETHER_US
-        or (one.code == _FRACTION and _is_given(one) and _counts(one, MAX_AGE_HOURS, as_of_us))
+        or (
+            one.code == _FRACTION
+            and _is_given(one)
+            and flow_us <= one.at_us - TOGETHER_US
+            and _counts(one, MAX_AGE_HOURS, as_of_us)
+        )
     ]
     return max(near, key=lambda one: (_is_given(one), one.at_us, one.code == _FLOW, one.value))

@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 TASK = "mortality"
 
-SCORING = 7
+SCORING = 8
 """Counts up when the same evidence gives another record: those of before stay in the book, and are not given out."""
 
 MARK_US = 1_800_000_000

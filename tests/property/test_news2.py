@@ -603,6 +603,30 @@ def test_no_flow_does_not_end_a_fraction_that_still_counts(fraction: float, scal
 
 
 @pytest.mark.parametrize(
+    ("told", "given"),
+    [
+        ([("3150-6", 60, 3.0), ("3151-8", 4, 2.0)], False),
+        ([("3150-6", 60, 3.0), ("3151-8", 4, 2.0), ("3151-8", 0, 1.0)], False),
+        ([("3150-6", 60, 3.0), ("3151-8", 0.04, 2.0)], True),
+        ([("3150-6", 36, 3.0), ("3151-8", 4, 3.0)], False),
+        ([("3150-6", 36, 3.0), ("3151-8", 4, 3.0 + 30 * _SECOND)], False),
+        ([("3150-6", 60, 3.0), ("3151-8", 4, 4.0)], True),
+        ([("3150-6", 60, 3.0), ("3151-8", 4, 2.0), ("3150-6", 40, 1.0)], True),
+    ],
+)
+@pytest.mark.parametrize("scale_2", [False, True])
+def test_a_fraction_that_a_flow_has_ended_does_not_come_back_with_a_flow_of_none(
+    told: list[tuple[str, float, float]], given: bool, scale_2: bool
+) -> None:
+    """60 % at -3 h, 4 L at -2 h, and a flow of 0 now, at a saturation of 97: scale 2 gave 5 to somebody on air."""
+    others = [(code, float(value), 0.1) for code, value in NORMAL.items() if code not in ("3150-6", "2708-6")]
+    rows = [*others, ("2708-6", 97.0, 0.1), *told, ("3151-8", 0.0, 0.0)]
+    score = _score(*rows, situation=Situation(scale_2=scale_2))
+    assert score.total == (0 if not given else 5 if scale_2 else 2)
+    assert bool(two_texts(score)) is given
+
+
+@pytest.mark.parametrize(
     ("code", "value", "sign", "points", "text"),
     [
         ("3151-8", 0, ">", 2, ">0 L"),
