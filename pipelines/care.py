@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec.structs import replace as replace_in
 
 from governance.keyuse import open_vault
 from governance.masks import Pseudonyms
@@ -42,6 +43,7 @@ from vitalake.care.facts import (
     DELETED,
     TOLD_BESIDE,
     TOLD_BY_RESULTS,
+    UNSAID,
     Admission,
     Fact,
     Movement,
@@ -144,7 +146,9 @@ class CareFeed:
             "device_association": self._placements,
             "condition": self._conditions,
         }
-        self._said: set[tuple[str, Person]] = set()
+        self.older_merges: list[tuple[int, str, str]] = []
+        """Of a filling: version, old number and new one of merges from before the store's hours, as pseudonyms."""
+        self._said: dict[str, Person] = {}
         self._said_since = time.monotonic()
         self._taker = takers.get(dataset.name)
         """None: rows of the dataset go nowhere."""
@@ -238,7 +242,7 @@ class CareFeed:
         """Close what was opened."""
         if self._care is not None:
             self._care.close()
-        self._care = None
+        self._care, self._said = None, {}
 
     # -- observations --------------------------------------------------------------------------------------------
 
@@ -258,20 +262,24 @@ class CareFeed:
     def _told_by_results(self, told: Sequence[tuple[str, int, Person]]) -> None:
         """Take what messages of results tell of their patients, of each once in a while: they tell it every minute."""
         if time.monotonic() - self._said_since > _SAID_SECONDS or len(self._said) > _MOST_SAID:
-            self._said, self._said_since = set(), time.monotonic()
-        new = {(patient, person): version for patient, version, person in told if (patient, person) not in self._said}
+            self._said, self._said_since = {}, time.monotonic()
+        new = {(patient, person): version for patient, version, person in told if self._said.get(patient) != person}
         if not new:
             return
         tokens = self._tokens("patient_id", pa.array([patient for patient, _ in new], pa.string()))
-        known = {token: self.care.person(self.care.survivor(token)) for token in tokens}
         people = [(*said, version, token) for (said, version), token in zip(new.items(), tokens, strict=True)]
-        self._people([(token, TOLD_BY_RESULTS, version, person) for _, person, version, token in people])
-        self._vault.put(
-            (token, _BEFORE_ALL - 1, Identity(patient, birth_date=person.born))
+        self._keep_births(
+            (token, _BEFORE_ALL - 1, patient, person.born)
             for patient, person, _, token in people
-            if person.born not in ("", DELETED) and not getattr(known[token], "born", "")
+            if person.born not in (*UNSAID, DELETED)
         )
-        self._said |= new.keys()
+        taken = [one for one in people if self._is_taken(one[3])]
+        self._people([(token, TOLD_BY_RESULTS, version, person) for _, person, version, token in taken])
+        self._said |= {patient: person for patient, person, _, token in taken if self._is_taken(token)}
+
+    def _is_taken(self, token: str) -> bool:
+        """Return whether the store takes what is told of a patient, or never will; of others it is told again."""
+        return self.care.has(self.care.survivor(token)) or not (self._admits is None or self._admits(token))
 
     def _refused(self, refused: Refused, rejected: Sequence[int], poll: Poll) -> Values:
         """Return what ends the values that messages were about, and of rejected ones that they were, once each."""
@@ -437,14 +445,49 @@ class CareFeed:
         return told_us if came_us is None else held_time(told_us, came_us, self.care.now_us(), ours=ours)
 
     def _look_up(self, tokens: list[str]) -> None:
-        """Take from the vault when patients were born of whom nobody has told while the care store kept it."""
+        """Take from the vault when patients were born of whom nobody has told while the care store kept it.
+
+        What is told of a number that was given up says nothing of whether the survivor's own is known.
+        """
         people: list[tuple[str, str, int, Fact]] = []
         for token in dict.fromkeys(tokens):
-            known = self.care.person(token)
-            identity = self._vault.look_up(token) if known is None or not known.born else None
-            if identity is not None and identity.birth_date:
-                people.append((token, TOLD_BESIDE, 0, Person(known.sex if known else "unknown", identity.birth_date)))
+            survivor = self.care.survivor(token)
+            known = self.care.person(survivor, own=True)
+            if known is None or not known.born:
+                people += self._born_by_vault(survivor, known)
+                people += self._born_by_vault(token, known) if token != survivor else []
         self._people(people)
+
+    def _born_by_vault(self, token: str, known: Person | None) -> list[tuple[str, str, int, Fact]]:
+        identity = self._vault.look_up(token)
+        if identity is None or not identity.birth_date:
+            return []
+        return [(token, TOLD_BESIDE, 0, Person(known.sex if known else "unknown", identity.birth_date))]
+
+    def look_up_all(self) -> None:
+        """Take from the vault when those were born who are in the care store and of whom nothing tells it.
+
+        Raises:
+            ServiceUnavailable: care store or vault cannot be used.
+        """
+        self._look_up(self.care.everybody())
+
+    def _keep_births(self, told: Iterable[tuple[str, int, str, str]]) -> None:
+        """Keep in the vault dates of birth that messages tell beside the record, which has none of its own.
+
+        Args:
+            told: pseudonym, _BEFORE_ALL or a version before it, source id, the date or DELETED.
+        """
+        rows = []
+        for token, version, source_id, day in told:
+            there, stored = self._vault.look_up(token) or Identity(source_id), self._vault.version(token)
+            born, by = (None, None) if day == DELETED else (day, version)
+            new = replace_in(there, birth_date=born, born_by=by)
+            is_beside = there.birth_date is None or (there.born_by is not None and version >= there.born_by)
+            if new != there and (is_beside or stored is None or version >= stored):
+                rows.append((token, version if stored is None else max(version, stored), new))
+        if rows:
+            self._vault.put(rows)
 
     def _people(self, people: Sequence[tuple[str, str, int, Fact]]) -> None:
         admitted = [person for person in people if self._admits is None or self._admits(person[0])]
@@ -484,14 +527,22 @@ class CareFeed:
         return told.append_column("association_id", named).append_column(CAME_AT, pa.array(came, pa.int64()))
 
     def _merges(self, rows: pa.RecordBatch) -> None:
-        """Let what is known of numbers that were given up be of those that are left."""
+        """Let what is known of numbers that were given up be of those that are left.
+
+        A filling reads the merges of all times; those of before its hours wait until it is known who is there.
+        """
         if not rows.num_rows:
             return
         given_up = pc.utf8_slice_codeunits(rows["device_id"].cast(pa.string()), len(MERGED))
         old, new = self._tokens("patient_id", given_up), self._tokens("patient_id", rows["patient_id"])
         versions, statuses = rows["version"].to_pylist(), _strings(rows, "status")
-        for number, into, version, status in zip(old, new, versions, statuses, strict=True):
-            if status == "active" and (self._admits is None or self._admits(into)):
+        told, horizon = _numbers(rows, "valid_from"), self.care.horizon_us()
+        for number, into, version, status, at in zip(old, new, versions, statuses, told, strict=True):
+            if status != "active" or not (self._admits is None or self._admits(into)):
+                continue
+            if self._again and (at or 0) < horizon:
+                self.older_merges.append((version, number, into))
+            else:
                 self._write(partial(CareStore.merge, patient=number, into=into, version=version))
         self._told_beside(rows)
 
@@ -525,14 +576,8 @@ class CareFeed:
         born, sexes, deaths = (_values_of(rows, name) for name in (BORN_IN, SEX_TOLD, DIED_TOLD))
         tokens, versions = self._tokens("patient_id", rows["patient_id"]), rows["version"].to_pylist()
         told = [*zip(tokens, rows["patient_id"].to_pylist(), versions, born, sexes, deaths, strict=True)]
-        known = {token: self.care.person(self.care.survivor(token)) for token, _, _, day, *_ in told if day}
-        new = {
-            token: Identity(source_id, birth_date=None if day == DELETED else day)
-            for token, source_id, _, day, *_ in sorted(told, key=lambda one: one[2])
-            if day and getattr(known[token], "born", "") != day
-        }
-        if new:
-            self._vault.put((token, _BEFORE_ALL, identity) for token, identity in new.items())
+        days = {one[0]: one for one in sorted(told, key=lambda one: one[2]) if one[3]}
+        self._keep_births((token, _BEFORE_ALL, source_id, day) for token, source_id, _, day, *_ in days.values())
         self._people(
             [
                 (token, TOLD_BESIDE, version, Person(sex or "unknown", day or "", died=died or ""))
@@ -625,18 +670,21 @@ class CareFeed:
         ]
         self._put(rows, [""] * rows.num_rows, facts, wait=outcome.poll.format != WAREHOUSE)
         tokens = self._tokens("patient_id", rows["patient_id"])
-        if outcome.poll.format != WAREHOUSE:
-            born = [day or self._born(token) for token, day in zip(tokens, born, strict=True)]
+        looked_up = outcome.poll.format != WAREHOUSE
+        births = [
+            self._born(token) if looked_up and not day else (day or None, None)
+            for token, day in zip(tokens, born, strict=True)
+        ]
         identities = [
-            Identity(source_id, birth_date=day or None, **{name: given[name][i] for name in given})
-            for i, (source_id, day) in enumerate(zip(rows["patient_id"].to_pylist(), born, strict=True))
+            Identity(source_id, birth_date=day, born_by=by, **{name: given[name][i] for name in given})
+            for i, (source_id, (day, by)) in enumerate(zip(rows["patient_id"].to_pylist(), births, strict=True))
         ]
         self._vault.put(zip(tokens, rows["version"].to_pylist(), identities, strict=True))
 
-    def _born(self, token: str) -> str:
-        """Return when a patient was born of whom a record says nothing of it, by an earlier one."""
+    def _born(self, token: str) -> tuple[str | None, int | None]:
+        """Return when a patient was born of whom a record says nothing of it, and who told that: see Identity."""
         identity = self._vault.look_up(token)
-        return identity.birth_date or "" if identity is not None else ""
+        return (identity.birth_date, identity.born_by) if identity is not None else (None, None)
 
     def _encounter_tokens(self, rows: pa.RecordBatch) -> list[str]:
         return self._tokens("encounter_id", rows["encounter_id"])

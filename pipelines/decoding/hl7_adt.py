@@ -29,8 +29,11 @@ _OTHERS = frozenset({"ORU"})
 _OF_ANYBODY = ("A04", "A08")
 """Events that tell as well of outpatients: where they do not say whose stay it is, nobody is in it."""
 
-_MERGES = ("A18", "A30", "A34", "A36", "A39", "A40", "A46", "A47")
-"""Events by which a number of a patient (MRG-1) is given up for another one (PID-3); A40 is the one of today."""
+_MERGES = ("A18", "A30", "A34", "A36", "A39", "A40")
+"""Events by which a number of a patient (MRG-1) is given up for another one (PID-3); A40 is the one of today.
+
+Not A46 and A47, by which a number is corrected: the mistyped one may be given to its true owner next.
+"""
 
 
 @dataclass(slots=True)

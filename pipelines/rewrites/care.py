@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,13 +22,14 @@ from pipelines.rewrites.decisions import Ends, restore_decisions
 from pipelines.rewrites.republish import open_restricted, restricted_datasets
 from pipelines.steps import Steps, make_sealer
 from vitalake import clock
-from vitalake.keys import load_keys
+from vitalake.keys import KeyRing, load_keys
 from vitalake.lake.lake import Lake
 from vitalake.lake.rewrite import read_file
 from vitalake.lake.spans import PartId
 from vitalake.lake.staging import Counted
 from vitalake.lake.table import StagedFile
 from vitalake.settings import Settings
+from vitalake.vault import Vault
 
 ORDER = ("device_association", "encounter", "ward_movement", "condition", "patient", "observation")
 """The datasets that the care store takes, stays first: of whom no stay is known it takes no person.
@@ -59,6 +60,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
     keys = load_keys(settings.path(settings.keys))
     vault = open_vault(settings, keys, purpose="rebuild-care")
     there, total, people, ends = restricted_datasets(settings), 0, set[str](), Ends()
+    merges: list[tuple[int, str, str]] = []
     try:
         with closing(open_care(settings, keys, vault=vault)) as care:
             had = care.decided()
@@ -77,6 +79,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
                     total += rows.num_rows
                     if counted:
                         counted(rows.num_rows)
+                merges += feed.older_merges
             finally:
                 feed.close()
         if ORDER[-1] in there:
@@ -84,6 +87,10 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
         current = keys.current("pseudonym").version
         with closing(open_care(settings, keys, vault=vault)) as care:
             care.drop(patients=[p for p in care.everybody() if not p.startswith(f"{current}.")])
+            for version, old, into in sorted(merges):  # of long ago: the number may be another one's by now
+                if care.has(care.survivor(into)):
+                    care.merge(old, into, version=version)
+            _look_up_births(settings, keys, vault, there)
             care.note_filled(with_decisions=restore_decisions(settings, keys, care, people, had, ends))
     finally:
         vault.close()
@@ -125,6 +132,13 @@ def _tell_rejected(settings: Settings, part: PartId, first: int) -> None:
                 for attempt in redecoder.attempts(letters, table=DEAD_LETTER, mask=False):
                     steps.tell_rejected(attempt.outcome, part=part, first=first)
                     first += attempt.letters.num_rows
+
+
+def _look_up_births(settings: Settings, keys: KeyRing, vault: Vault, there: Collection[str]) -> None:
+    """Take from the vault when those were born of whom only results have told: the lake has no place for it."""
+    for dataset in [name for name in ORDER if name in there][:1]:
+        with closing(CareFeed(settings, open_restricted(settings, dataset).dataset, keys, vault)) as feed:
+            feed.look_up_all()
 
 
 def _share() -> str:

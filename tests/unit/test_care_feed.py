@@ -687,11 +687,70 @@ def test_a_result_tells_the_age_too_and_an_admission_message_better(home: Path) 
     assert _charted(home, token).age_years == 9, "what was said last"
     (home / "care.db").unlink()
     _admissions(home, [adt("A01", _pid(""), "PV1|1|I|4W^12^A", at=_ago(0.1))])
-    assert _charted(home, token).age_years == 8, "the vault keeps what was told first"
+    assert _charted(home, token).age_years == 9, "the vault keeps what was told last"
     moved = adt("A02", _pid(f"{year - 40}0101"), "PV1|1|I|4W^9^A|||4W^12^A", at=_ago(0.05))
     _admissions(home, [moved])
     _run(_steps(home), [result(4, f"{year - 9}0101")], first=3, name="hl7-v2")
     assert _charted(home, token).age_years == 40
+
+
+def _result(at: str, number: int, born: str, *rows: str, died: str = "", patient: str = "1234") -> bytes:
+    pid = f"PID|1||{patient}^^^HOSP^MR||Doe^Jane||{born}|F{'|' * 22}{died}"
+    rows = rows or (obx(1, "8867-4^Heart rate^LN", "72", "/min^^UCUM"),)
+    head = MSH.replace("20250601100001+0200", at)
+    return oru(*rows, msh=head, pid=pid, pv1="", obr=f"OBR|1||F-{number}^M|V|||{at}")
+
+
+def test_a_child_of_whom_the_first_message_has_no_value_is_one_with_the_next(home: Path) -> None:
+    """The lane remembered what it had told, and the store had dropped it: an adult for ten minutes."""
+    at, year, steps = _ago(0.1), clock.now().year, _steps(home)
+    old = _ago(80)
+    _run(steps, [_result(old, 1, f"{year - 8}0101")], name="hl7-v2")
+    outcome = _run(steps, [_result(at, 2, f"{year - 8}0101")], first=1, name="hl7-v2")
+    token = outcome.rows["patient_id"][0].as_py()
+    assert _charted(home, token).record.news2.withheld == "child"
+    for name in home.glob("care.db*"):
+        name.unlink()
+    _run(steps, [_result(at, 3, f"{year - 8}0101")], first=2, name="hl7-v2")
+    assert _charted(home, token).record.news2.withheld == "child", "another store has not been told"
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_a_store_that_is_filled_again_knows_what_results_told_last(home: Path, record: bool) -> None:
+    """The first date stayed in the vault, also as the record's, and nobody looked up who has only results."""
+    year, steps = clock.now().year, _steps(home)
+    first = _run(steps, [_result(_ago(0.2), 1, f"{year - 40}0101")], name="hl7-v2")
+    token = first.rows["patient_id"][0].as_py()
+    if record:
+        _records(home, "patient", {"resourceType": "Patient", "id": "HOSP|1234"})
+    _run(steps, [_result(_ago(0.1), 2, f"{year - 8}0101")], first=1, name="hl7-v2")
+    assert _charted(home, token).age_years == 8
+    steps.close()
+    for name in home.glob("care.db*"):
+        name.unlink()
+    _admissions(home, [adt("A01", _pid(""), "PV1|1|I|4W^12^A", at=_ago(0.1))])
+    assert _charted(home, token).age_years == 8
+
+
+def test_a_filling_looks_up_who_was_told_of_by_results_only(home: Path) -> None:
+    bedside, year = Bedside(home), clock.now().year
+    bedside.stream([_result(_ago(0.1), 1, f"{year - 8}0101")], name="hl7-v2")
+    for name in home.glob("care.db*"):
+        name.unlink()
+    rebuild_care(bedside.settings)
+    (token,) = _store(home).patients()
+    assert _charted(home, token).record.news2.withheld == "child"
+
+
+def test_who_lives_by_an_admission_message_is_not_dead_by_a_laboratory(home: Path) -> None:
+    steps = _steps(home)
+    outcome = _run(steps, [_result(_ago(0.1), 1, "", died="Y")], name="hl7-v2")
+    token = outcome.rows["patient_id"][0].as_py()
+    assert _store(home).died(token) == "yes"
+    pid = f"PID|1||1234^^^HOSP^MR||Doe^Jane|||F{'|' * 22}N"
+    _admissions(home, [adt("A01", pid, "PV1|1|I|4W^12^A", at=_ago(0.1))])
+    _run(steps, [_result(_ago(0.05), 2, "", died="Y")], first=1, name="hl7-v2")
+    assert _store(home).died(token) == ""
 
 
 def test_people_who_have_no_stay_do_not_stay_in_the_care_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

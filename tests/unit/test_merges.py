@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_in
 
 from governance.audit import AuditEvent, open_audit
 from models.serving.ward import Chart
 from models.serving.ward import Ward as Charts
+from pipelines.poll import DecodedPoll, Poll
 from pipelines.rewrites.care import rebuild_care
+from pipelines.steps import Steps
 from tests.attribution import Ward, hl7_time
+from tests.decoding import decoder_of
 from tests.hl7 import MSH, adt, obx, oru
 from tests.services.serving import HOUR, WardUnderTest
 from vitalake import clock
 from vitalake.care.facts import Admission, Decision, Person, Pregnancy
 from vitalake.care.store import CareStore
 from vitalake.care.values import ROW, Values, stage_of
+from vitalake.lake.dataset import load_dataset
+from vitalake.lake.spans import PartId
+from vitalake.settings import StreamSettings
 
 
 @pytest.fixture
@@ -106,7 +115,7 @@ def test_after_a_merge_the_ward_has_one_patient_with_what_was_decided(ward: Ward
     assert _charts(ward) == {}
 
 
-@pytest.mark.parametrize("event", ["A18", "A30", "A34", "A36", "A39", "A46", "A47"])
+@pytest.mark.parametrize("event", ["A18", "A30", "A34", "A36", "A39"])
 def test_older_events_merge_as_well(ward: Ward, event: str) -> None:
     """They were decoded to nothing: the old number stayed another patient, and an erasure missed it."""
     ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0))
@@ -118,6 +127,67 @@ def test_a_child_that_the_merge_tells_of_is_one(ward: Ward) -> None:
     ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0))
     ward.tell(_merge(ward, "M-2", "M-1", 100, born=f"{clock.now().year - 8}0101"))
     assert _charts(ward)[_token(ward, "M-2")].record.news2.withheld == "child"
+
+
+def _record(ward: Ward, patient: str, born: str) -> None:
+    """Take a Patient record as a lane of people does."""
+    told: list[bytes | None] = [json.dumps({"resourceType": "Patient", "id": patient, "birthDate": born}).encode()]
+    steps = Steps(ward.settings, StreamSettings(), load_dataset("patient"))
+    one = np.zeros(1, np.int32)
+    now_ms = np.full(1, clock.now_us() // 1000)
+    part = PartId("patient", "0123456789abcdefghijkl", 0)
+    poll = Poll("patient/0of1", "fhir", told, (part,), one, one.astype(np.int64), now_ms)
+    with closing(steps):
+        steps.mask(steps.conform(DecodedPoll(poll, decoder_of("fhir", dataset="patient").decode(told))))
+
+
+def test_a_child_is_one_whatever_was_told_of_the_number_that_was_given_up(ward: Ward) -> None:
+    """The old number's date of birth was filed as the survivor's, and the vault was not asked."""
+    year = clock.now().year
+    _record(ward, "M-2", f"{year - 14}-01-01")
+    for file in ward.home.glob("care.db*"):  # it was long ago
+        file.unlink()
+    ward.tell(
+        _admitted(ward, "A01", "M-1", "ED^1^7", 0).replace(b"PID|1||M-1", f"PID|1||M-1||||{year - 20}0101".encode())
+    )
+    ward.tell(_merge(ward, "M-2", "M-1", 100))
+    ward.tell(_admitted(ward, "A02", "M-2", "MED^9^9", 200, "ED^1^7"))
+    chart = _charts(ward)[_token(ward, "M-2")]
+    assert (chart.age_years, chart.record.news2.withheld) == (14, "child")
+
+
+def test_the_birth_that_the_merge_tells_counts_before_the_old_numbers_record(ward: Ward) -> None:
+    """An estimated date of the record of an unknown made an adult of a child."""
+    year = clock.now().year
+    ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0))
+    _record(ward, "M-1", "1960-01-01")
+    ward.tell(_merge(ward, "M-2", "M-1", 100, born=f"{year - 8}0101"))
+    chart = _charts(ward)[_token(ward, "M-2")]
+    assert (chart.age_years, chart.record.news2.withheld) == (8, "child")
+    _record(ward, "M-1", "1961-01-01")
+    assert _charts(ward)[_token(ward, "M-2")].age_years == 8
+
+
+def test_a_number_that_was_corrected_is_its_true_owners(ward: Ward) -> None:
+    """A mistyped number was taken for the other patient's for ever: its true owner got their bed and values."""
+    ward.tell(_admitted(ward, "A01", "M-2", "ED^1^7", 0))
+    ward.tell(_merge(ward, "M-2", "M-1", 100).replace(b"A40", b"A47"))
+    ward.tell(_admitted(ward, "A01", "M-1", "MED^9^9", 200).replace(b"V-1", b"V-9"))
+    charts = _charts(ward)
+    beds = {patient: chart.stay.bed for patient, chart in charts.items() if chart.stay}
+    assert beds == {_token(ward, "M-2"): "1 7", _token(ward, "M-1"): "9 9"}
+
+
+def test_a_filling_leaves_out_a_merge_of_long_ago_of_whom_nobody_is_there(ward: Ward) -> None:
+    """It read the merges of all times, and gave a number that is in use again to who is long gone."""
+    ward.tell(_merge(ward, "M-2", "M-1", -100 * 3600), _merge(ward, "M-4", "M-3", -100 * 3600))
+    (ward.home / "care.db").unlink()
+    ward.tell(_admitted(ward, "A01", "M-1", "MED^9^9", 200), _admitted(ward, "A01", "M-4", "MED^9^8", 200))
+    ward.tell(_admitted(ward, "A01", "M-3", "MED^9^7", 100))
+    for file in ward.home.glob("care.db*"):
+        file.unlink()
+    rebuild_care(ward.settings)
+    assert {*_charts(ward)} == {_token(ward, "M-1"), _token(ward, "M-4")}
 
 
 @pytest.mark.parametrize("order", [*permutations(range(3))])
@@ -240,6 +310,27 @@ def test_of_two_decisions_the_one_of_the_stay_of_now_counts_else_the_later_one(
     assert person is not None
     assert (person.sex, person.born) == ("female", "1960-01-01"), "what is told of the old number fills gaps only"
     assert store.everybody() == ["B"]
+
+
+def test_what_was_said_for_an_earlier_encounter_of_the_hospital_stay_holds(store: CareStore) -> None:
+    """The emergency department's Encounter was over before the hours: scale 2 and pregnancy were lost with it."""
+    now = clock.now_us()
+    at = now - 80 * HOUR
+    ed = Admission(now - 100 * HOUR, None, None)
+    store.put_facts([("A", "E1", 1, ed), ("A", "p", 1, Pregnancy("E1", at))], wait=True)
+    said = Decision("spo2-scale-2", True, "E1", "somebody", at, "blood-gas-now")
+    store.put_facts([("A", said.kind, said.at_us, said)])
+    store.put_facts([("A", "E2", 1, Admission(now - 60 * HOUR, None, None))])
+    store.put_facts([("A", "E1", 2, replace_in(ed, discharged_us=now - 60 * HOUR))])
+    found = []
+    for patient in "AB":
+        stay = store.stay(patient, as_of_us=now)
+        assert stay is not None
+        found.append((stay, store.decisions(patient, encounter=stay.encounter)))
+        store.merge("A", "B", version=1)
+        store.prune()
+    assert found[0] == found[1]
+    assert (found[0][0].encounter, found[0][0].pregnant, [*found[0][1]]) == ("E2", True, ["spo2-scale-2"])
 
 
 def _values(patient: str, attribution: int, available_us: int, position: int) -> Values:

@@ -97,6 +97,12 @@ REPAIR = (
 
 _Kind = TypeVar("_Kind", bound=Admission | Placement | Person)
 
+_Row = tuple[str, str, str, int, int, bytes]
+"""A fact's: patient, kind, key, version, until when it holds, sealed."""
+
+_OF_ANOTHER = "~merged"
+"""What the keys of a Person begin with that was told of a number given up: they come after all of the patient's own."""
+
 _PUT_BLOCK = "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?, ?)"
 
 
@@ -472,22 +478,26 @@ class CareStore:
         horizon = now_us - self._hours_us
         merged = self._merges.survivors({fact[0] for fact in facts})
         facts = [_told_of_another(fact, merged[fact[0]]) if fact[0] in merged else fact for fact in facts]
-        rows = [
-            (
-                patient,
-                KINDS[type(fact)],
-                key,
-                version,
-                end,
-                self._sealer.seal(msgspec.json.encode(fact), context=_place(patient, KINDS[type(fact)], key)),
-            )
+        rows = self._put_rows([
+            self._row(patient, key, version, end, fact)
             for patient, key, version, fact in self._with_known(self._without_past(facts, horizon), now_us, again=again)
             if (
                 (end := now_us if wait and self._waits(patient, fact) else until(fact)) >= horizon
                 or isinstance(fact, Admission)
             )
             and (wait or not self._waits(patient, fact))
-        ]
+        ])  # fmt: skip
+        there = {KINDS[kind] for kind in ON_THE_WARD}
+        seen = {row[0] for row in rows if row[1] in there}
+        self._touch([patient for patient in {row[0] for row in rows} if patient in seen or self.has(patient)])
+
+    def _row(self, patient: str, key: str, version: int, end: int, fact: Fact) -> _Row:
+        kind = KINDS[type(fact)]
+        sealed = self._sealer.seal(msgspec.json.encode(fact), context=_place(patient, kind, key))
+        return patient, kind, key, version, end, sealed
+
+    def _put_rows(self, rows: list[_Row]) -> list[_Row]:
+        """Write rows of facts, but of the forgotten none; return those of the others."""
         forgotten = {row[0] for row in self._db.execute("SELECT digest FROM forgotten")}
         rows = [row for row in rows if not forgotten or _digest(row[0]) not in forgotten]
         self._db.executemany(
@@ -496,9 +506,7 @@ class CareStore:
             "WHERE excluded.version >= version",
             rows,
         )
-        there = {KINDS[kind] for kind in ON_THE_WARD}
-        seen = {row[0] for row in rows if row[1] in there}
-        self._touch([patient for patient in {row[0] for row in rows} if patient in seen or self.has(patient)])
+        return rows
 
     def merge(self, patient: str, into: str, *, version: int) -> None:
         """Let all that is known of a number be of the one that it was merged into: what is there, and what comes.
@@ -530,18 +538,36 @@ class CareStore:
         for writer, number, sealed in blocks:
             rows = self._open_block(patient, writer, number, sealed)
             self._db.executemany(_PUT_BLOCK, self._append(into, writer, rows))
-        facts = [
-            (into, key, version, fact)
-            for kind in KINDS
-            for key, (version, fact) in self._versions(patient, kind).items()
-        ]
+        facts = {kind: self._versions(patient, kind) for kind in KINDS}
+        held = self._held(patient, into, facts)
         self._corrections.move(patient, into)
         self._delete_all_of([patient])
         self._begin_generation()
-        self._touch([into] if was_there else [])
-        said = [_told_of_another(fact, into) for fact in facts if not isinstance(fact[3], Decision)]
-        self._put_facts(said, wait=True)
-        self._put_facts([fact for fact in facts if isinstance(fact[3], Decision) and self._counts(*fact)], wait=True)
+        self._put_rows(held)
+        self._touch([into] if was_there or self.has(into) else [])
+        said = [(into, key, version, fact) for key, (version, fact) in facts[Person].items()]
+        self._put_facts([_told_of_another(fact, into) for fact in said], wait=True)
+        decided = [(into, key, version, fact) for key, (version, fact) in facts[Decision].items()]
+        self._put_facts([fact for fact in decided if self._counts(*fact)], wait=True)
+
+    def _held(self, patient: str, into: str, facts: Mapping[type, Mapping[str, tuple[int, Any]]]) -> list[_Row]:
+        """Return the rows of stays, beds and pregnancies as another number's, as long as they are kept.
+
+        A stay that was over before the horizon is held because another of the same hospital stay goes on, and what was
+        said for it holds: it is not looked at again whether it is past.
+        """
+        ends = {
+            (kind, key): end
+            for kind, key, end in self._db.execute("SELECT kind, key, until_us FROM fact WHERE patient = ?", (patient,))
+        }
+        rows: list[_Row] = []
+        for kind in (Admission, Movement, Placement, Pregnancy):
+            for key, (version, fact) in facts[kind].items():
+                if isinstance(fact, Admission | Placement):
+                    before = self._fact_of(into, key, type(fact))
+                    fact = begun_as_before(fact, before[1]) if before else fact
+                rows.append(self._row(into, key, version, ends[KINDS[kind], key], fact))
+        return rows
 
     def _counts(self, patient: str, key: str, _: int, decision: Fact) -> bool:
         """Return whether a decision takes the place of the one that is there; that one is deleted then."""
@@ -627,15 +653,26 @@ class CareStore:
     def _waits(self, patient: str, fact: Fact) -> bool:
         return isinstance(fact, Person | Pregnancy) and not self.has(patient) and not self._facts(patient, Admission)
 
-    def person(self, patient: str) -> Person | None:
-        """Return what is known of a patient, by the patient's record first, else as TOLD_BESIDE; None: nothing."""
+    def person(self, patient: str, *, own: bool = False) -> Person | None:
+        """Return what is known of a patient, by the patient's record first, else as TOLD_BESIDE; None: nothing.
+
+        Whether they have died says the first that says anything: who lives by an admission message is not dead by a
+        laboratory's.
+
+        Args:
+            patient: pseudonym.
+            own: leave out what was told of numbers that were merged into this one.
+        """
         found: dict[str, Person] = self._facts(patient, Person)
+        found = {key: one for key, one in found.items() if not (own and key.startswith(_OF_ANOTHER))}
         sexes = [person.sex for key, person in sorted(found.items()) if person.sex not in (*UNSAID, DELETED)]
         born = [person.born for key, person in sorted(found.items()) if person.born not in (*UNSAID, DELETED)]
-        died = [person.died for key, person in sorted(found.items()) if person.died not in (*UNSAID, DELETED)]
+        died = [person.died for key, person in sorted(found.items()) if person.died not in UNSAID]
         if not found:
             return None
-        return Person(next(iter(sexes), "unknown"), next(iter(born), ""), died=next(iter(died), ""))
+        return Person(
+            next(iter(sexes), "unknown"), next(iter(born), ""), died=next(iter(died), "").removeprefix(DELETED)
+        )
 
     def forget(self, patients: Sequence[str]) -> int:
         """Delete all that is known of patients, overwritten on disk, and take nothing of them any more.
@@ -1000,7 +1037,7 @@ def _told_of_another(told: tuple[str, str, int, Fact], into: str) -> tuple[str, 
     """Return what was told of a number as told of the one it was merged into, whose own Person counts first."""
     _, key, version, fact = told
     if isinstance(fact, Person):
-        return into, key, -1, msgspec.structs.replace(fact, sex_of=-1, born_of=-1, died_of=-1)
+        return into, f"{_OF_ANOTHER}{key}", version, fact
     return into, key, version, fact
 
 

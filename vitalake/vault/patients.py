@@ -248,6 +248,11 @@ class Patients:
                 return msgspec.json.decode(opened, type=Identity)
         return None
 
+    def version(self, token: str) -> int | None:
+        """Return the version of an identity; see Vault.version."""
+        rows = self._store.read("SELECT version FROM patient WHERE token = ?", (token,))
+        return None if not rows or rows[0][0] is None else int(rows[0][0])
+
     def identities(self, lease: Lease) -> Iterator[Identity]:
         """Yield who is behind every pseudonym; see Vault.identities."""
         for chunk in chunks(sorted(self.tokens())):

@@ -16,6 +16,8 @@ class Identity(msgspec.Struct, frozen=True):
         mrn: medical record number.
         birth_date: ISO date.
         address: in one line.
+        born_by: which message beside the patient's record told the date of birth, the better the higher; None: the
+            record did.
     """
 
     source_id: str
@@ -23,6 +25,7 @@ class Identity(msgspec.Struct, frozen=True):
     mrn: str | None = None
     birth_date: str | None = None
     address: str | None = None
+    born_by: int | None = None
 
     def __repr__(self) -> str:
         return "Identity(…)"  # a traceback or a log must not name anybody

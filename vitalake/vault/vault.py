@@ -194,6 +194,10 @@ class Vault:
         self._lease.hold()
         return self._patients.look_up(self._lease, token)
 
+    def version(self, token: str) -> int | None:
+        """Return the version under which an identity is stored; None: none is."""
+        return self._patients.version(token)
+
     def identities(self) -> Iterator[Identity]:
         """Yield who is behind every pseudonym: reads and opens all, some seconds where there are many."""
         self._lease.hold()
