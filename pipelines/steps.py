@@ -147,11 +147,14 @@ class Steps:
         salts = np.array([self._salt(part) for part in poll.parts], np.uint64).reshape(-1, 2)
         rows, message = conformed.rows, conformed.message
         undecodable = [reject.message for reject in conformed.rejects if not reject.rows]
+        left_out = np.array([i for i in decoded.of_others if i not in undecodable], np.int32)
+        decoded_rows = decoded.message[~np.isin(decoded.message, undecodable)] if undecodable else decoded.message
         return Outcome(
             poll=poll,
             rows=rows,
             message=message,
-            row_message=decoded.message[~np.isin(decoded.message, undecodable)] if undecodable else decoded.message,
+            row_message=np.concatenate([decoded_rows, left_out]) if len(left_out) else decoded_rows,
+            filtered=left_out,
             rejects=decoded.rejects + conformed.rejects,
             tombstones=decoded.tombstones,
             empty=decoded.empty,

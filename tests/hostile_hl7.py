@@ -38,6 +38,8 @@ CORPUS: dict[str, tuple[bytes, Reason | None]] = {
     "MSH alone": (b"MSH", Reason.NOT_HL7),
     "a training message": (_msh(11, "T"), Reason.WRONG_RESOURCE),
     "a debugging message of an archive": (_msh(11, "D^A"), Reason.WRONG_RESOURCE),
+    "a training message in a small letter": (_msh(11, "t"), Reason.WRONG_RESOURCE),
+    "a training message with a space": (_msh(11, " T ^A"), Reason.WRONG_RESOURCE),
     "no processing id": (_msh(11, ""), ACCEPTED),
     "a current production message": (_msh(11, "P^T"), ACCEPTED),
     "MSH without a second separator": (b"MSH|^~", Reason.NOT_HL7),

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from pipelines.decoding.fhir_structs import LOINC, UCUM, Concept, Identifier, Quantity, Reference, ResourceMeta
+from pipelines.decoding.fhir_structs import (
+    LOINC,
+    RESOURCES,
+    UCUM,
+    Concept,
+    Identifier,
+    Quantity,
+    Reference,
+    ResourceMeta,
+)
 from pipelines.decoding.parsing import PARSE_ERRORS
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
@@ -16,11 +25,11 @@ from pipelines.decoding.times import names_a_place
 
 _CONCEPT = msgspec.json.Decoder(Concept)
 _REFERENCE = msgspec.json.Decoder(Reference)
-_REFERENCES = msgspec.json.Decoder(list[Reference])
 _QUANTITY = msgspec.json.Decoder(Quantity)
 _META = msgspec.json.Decoder(ResourceMeta)
 _URN = re.compile(r"urn:(uuid|oid):\S+")
 _LITERAL = re.compile(r"(?P<server>https?://\S+/)?(?P<kind>[A-Za-z]+)/(?P<id>[^\s/?#]+)")
+_THINGS = RESOURCES - {"Patient", "RelatedPerson", "Group"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_VERSION = 1 << 31
 
@@ -95,18 +104,52 @@ def reference_of(kind: str, raw: bytes) -> str | None:
 
 
 def is_of_another(focus: bytes, subject: bytes) -> bool:
-    """Return whether an Observation is of somebody or something else than its subject: of a fetus, or a device."""
+    """Return whether an Observation is of somebody else than its subject: of a fetus, or of words that may be one.
+
+    One reference may be written in several ways: with its server, or a version. A device, or a stay, is nobody else.
+    """
     if focus in (b"", b"null", b"[]"):
         return False
     try:
-        of, whose = _REFERENCES.decode(focus), _REFERENCE.decode(subject or b"{}")
+        of, whose = _FOCUS.decode(focus), _REFERENCE.decode(subject or b"{}")
     except PARSE_ERRORS:
         return True
-    return any(
-        (one.reference is None or one.reference != whose.reference)
-        and (one.identifier is None or one.identifier != whose.identifier)
-        for one in of
-    )
+    return any(_is_another(one, whose) for one in of)
+
+
+class _Focus(Reference, gc=False):
+    display: Any = None
+
+
+_FOCUS = msgspec.json.Decoder(list[_Focus])
+
+
+def _is_another(one: _Focus, whose: Reference) -> bool:
+    """Return whether a focus differs from the subject, and is, or may be, a person."""
+    literal, subject = _literal(one), _literal(whose)
+    kind = literal[1] or (one.type or "").rpartition("/")[2]
+    if kind in _THINGS:
+        return False
+    if not (kind or one.reference or one.identifier):
+        return one.display is not None
+    named = _named(one)
+    if named is not None and named == _named(whose):
+        return False
+    # Without a server it is on the one that the message is of.
+    near = literal[0] == subject[0] or "" in (literal[0], subject[0])
+    return not literal[2] or literal[1:] != subject[1:] or not near
+
+
+def _named(reference: Reference) -> tuple[str, str] | None:
+    found = reference.identifier
+    return (found.system or "", found.value.strip()) if found and found.value and found.value.strip() else None
+
+
+def _literal(reference: Reference) -> tuple[str, str, str]:
+    """Return the server, type and id of a literal reference; of one of another form all of it as the id."""
+    text = (reference.reference or "").partition("/_history/")[0]
+    found = _LITERAL.fullmatch(text)
+    return (found["server"] or "", found["kind"], found["id"]) if found else ("", "", text)
 
 
 class Measured(NamedTuple):

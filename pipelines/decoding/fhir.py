@@ -65,12 +65,14 @@ class FhirDecoder:
             rejects: dict[int, Reject] = {}
             tombstones = [i for i, value in enumerate(values) if value is None] if None in values else []
             empty: list[int] = []
+            others: list[int] = []
             gathered = Gathered()
             for resources, message in self._messages.parse(values, rejects):
-                gathered.take(*_of_subjects(*_unbundle(resources, message, rejects, empty), rejects))
+                gathered.take(*_of_subjects(*_unbundle(resources, message, rejects, empty), rejects, others))
             decoded = self._columns(gathered, rejects)
             decoded.tombstones.extend(tombstones)
             decoded.empty.extend(empty)
+            decoded.of_others.extend(i for i in others if i not in rejects)
             decoded.rejects.extend(self._explained(rejects, values))
             return decoded
 
@@ -157,13 +159,21 @@ def _unbundle(
 
 
 def _of_subjects(
-    observations: list[Observation], message: list[int], rejects: dict[int, Reject]
+    observations: list[Observation], message: list[int], rejects: dict[int, Reject], others: list[int]
 ) -> tuple[list[Observation], list[int]]:
-    """Return the Observations that are of their subject; refuse messages that hold none: a fetus is not its mother."""
+    """Return the Observations that are of their subject; refuse messages that hold none: a fetus is not its mother.
+
+    Args:
+        observations: of all messages.
+        message: of each the index of its message.
+        rejects: by message; those that hold none are added.
+        others: the message of each Observation that is left out is added.
+    """
     if not b"".join([o.focus for o in observations]):
         return observations, message
     own = [not is_of_another(bytes(o.focus), bytes(o.subject)) for o in observations]
     kept = [*compress(message, own)]
+    others += compress(message, [not one for one in own])
     for i in set(message).difference(kept):
         rejects[i] = Reject(i, Reason.NO_SUBJECT, "Observation.focus")
     return [*compress(observations, own)], kept

@@ -52,7 +52,8 @@ class Hl7Profile(Profile):
 
     def takes(self, processing: str) -> bool:
         """Return whether messages are taken that say this in MSH-11: a test must not look like a patient."""
-        return processing not in ("T", "D") or processing in self.processing
+        said = processing.strip().upper()
+        return said not in ("T", "D") or said in self.processing
 
     @model_validator(mode="after")
     def _holds(self) -> Hl7Profile:

@@ -72,6 +72,7 @@ class Decoded:
             on the ward what was known before; None: there are none.
         people: of patients what messages of results tell beside, in their order: source id, version, and what.
         told: of rejected messages of another dataset rows that the ward can use, each with the index of its message.
+        of_others: index of the message of every Observation that is left out of it: it is of another than its subject.
     """
 
     rows: pa.RecordBatch
@@ -84,6 +85,7 @@ class Decoded:
     stamped: bool = False
     ended: Decoded | None = None
     told: Sequence[tuple[int, Mapping[str, Any]]] = ()
+    of_others: list[int] = field(default_factory=list)
     people: Sequence[tuple[str, int, Person]] = ()
 
 

@@ -83,6 +83,7 @@ class Attempt:
             rows=outcome.rows.filter(pa.array(mine)),
             message=number[outcome.message[mine]],
             row_message=number[outcome.row_message[~stays[outcome.row_message]]],
+            filtered=number[outcome.filtered[~stays[outcome.filtered]]],
             rejects=[replace(r, message=int(number[r.message])) for r in outcome.rejects if not stays[r.message]],
             tombstones=number[[i for i in outcome.tombstones if not stays[i]]].tolist(),
             empty=number[[i for i in outcome.empty if not stays[i]]].tolist(),

@@ -410,7 +410,17 @@ def test_a_laboratorys_code_under_a_wrong_system_marks_nobody(home: Path) -> Non
     assert (chart.refused, chart.record.news2.parts["pulse"]) == (None, 0)
 
 
-_FETUS = [{"display": "fetus"}, {"reference": "Patient/fetus"}, {"identifier": {"value": "fetus"}}, 7]
+_FETUS = [
+    {"display": "fetus"},
+    {"reference": "Patient/fetus"},
+    {"identifier": {"value": "fetus"}},
+    7,
+    {"reference": "RelatedPerson/p-1"},
+    {"reference": "patient/fetus"},
+    {"type": "Device", "reference": "Patient/fetus"},
+    {"reference": "#fetus"},
+    {"type": "Patient"},
+]
 
 
 @pytest.mark.parametrize("focus", _FETUS)
@@ -423,10 +433,39 @@ def test_what_is_of_a_fetus_is_not_its_mothers(home: Path, focus: Any) -> None:
     assert [(reject.reason, reject.path) for reject in alone.rejects] == [(Reason.NO_SUBJECT, "Observation.focus")]
     mother = observation(3, effectiveDateTime=_at(10), value=76.0, focus=[{"reference": "Patient/p-1"}])
     both = {"resourceType": "Bundle", "entry": [{"resource": fetus}, {"resource": mother}]}
-    assert not _run(steps, [json.dumps(both).encode()], first=2).rejects
+    taken = _run(steps, [json.dumps(both).encode()], first=2)
+    assert not taken.rejects
+    assert (taken.filtered.tolist(), taken.row_message.tolist(), taken.message.tolist()) == ([0], [0, 0], [0])
     chart = _charted(home, token)
     assert chart.refused is None
     assert (chart.record.news2.latest["pulse"].value, chart.record.news2.parts["pulse"]) == (76, 0)
+
+
+@pytest.mark.parametrize(
+    "focus",
+    [
+        {"reference": "https://s.example/fhir/Patient/p-1"},
+        {"reference": "Patient/p-1/_history/3"},
+        {"identifier": {"system": "mrn", "value": "1", "use": "usual"}},
+        {"reference": "Encounter/e-1"},
+        {"reference": "https://s.example/fhir/Device/d-1"},
+        {"type": "Device", "identifier": {"value": "d-1"}},
+        {"type": "Device", "display": "a pump"},
+        {},
+    ],
+)
+def test_a_focus_that_is_the_subject_or_nobody_hides_no_value(home: Path, focus: dict[str, Any]) -> None:
+    """A saturation of 80 % in a Bundle vanished without a sign, and the 98 % before it stayed on the board."""
+    subject = {"reference": "Patient/p-1", "identifier": {"system": "mrn", "value": "1", "use": "official"}}
+    at: dict[str, Any] = {"subject": subject, "effectiveDateTime": _at(10)}
+    steps = _steps(home)
+    before = observation(1, **_coded("59408-5", 98.0, "%"), subject=subject, effectiveDateTime=_at(30))
+    token = _run(steps, [json.dumps(before).encode()]).rows["patient_id"][0].as_py()
+    low = observation(2, **_coded("59408-5", 80.0, "%"), **at, focus=[focus])
+    both = {"resourceType": "Bundle", "entry": [{"resource": low}, {"resource": observation(3, value=72.0, **at)}]}
+    outcome = _run(steps, [json.dumps(both).encode()], first=1)
+    assert (outcome.rejects, outcome.filtered.tolist(), outcome.rows.num_rows) == ([], [], 2)
+    assert _charted(home, token).record.news2.parts["oxygen_saturation"] == 3
 
 
 def test_a_period_is_read_as_of_its_end(home: Path) -> None:

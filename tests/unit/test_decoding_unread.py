@@ -100,7 +100,7 @@ def _hl7(*results: str, kind: str = "ORU^R01") -> bytes:
     return "\r".join([head, "PID|1||1^^^^MR", "OBR|1|||X|||20260301100000+0000", *results]).encode()
 
 
-@pytest.mark.parametrize("processing", ["T", "D^A"])
+@pytest.mark.parametrize("processing", ["T", "D^A", "t ", " d^A"])
 def test_a_training_message_measures_nothing(processing: str) -> None:
     assert _about(_hl7("OBX|1|NM|59408-5^S^LN||70|%|||||F").replace(b"|P|", f"|{processing}|".encode()), "hl7-v2") == (
         {},
