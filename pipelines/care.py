@@ -24,10 +24,12 @@ from governance.masks import Pseudonyms
 from pipelines.decoding.fhir_places import AND_THEN
 from pipelines.decoding.records import (
     BORN_IN,
+    CLASS_TOLD,
     DIED_TOLD,
     GOES_ON,
     ID_TOLD,
     MERGED,
+    OUTPATIENT,
     OVER_TOLD,
     PLACE_TOLD,
     SEX_TOLD,
@@ -409,8 +411,11 @@ class CareFeed:
                 age,
                 said_us=admitted if admitted and begun != admitted else 0,
                 known_us=begins(known or 0, came),
+                outpatient=kind == OUTPATIENT,
             )
-            for admitted, discharged, known, age, came, ended in zip(*columns, over, strict=True)
+            for admitted, discharged, known, age, came, ended, kind in zip(
+                *columns, over, _values_of(rows, CLASS_TOLD), strict=True
+            )
         ]
         encounters = self._encounter_tokens(rows)
         beds = [
@@ -557,7 +562,9 @@ class CareFeed:
             since, known_us = held(told or 0, came), held(known or came or 0, came)
             said = told if told and since != told else 0
             if over == GOES_ON:
-                facts.append(Placement(encounter or "", since, None, "", "active", discharged=True, said_us=said))
+                facts.append(
+                    Placement(encounter or "", since, None, "", "active", True, said_us=said, known_us=known_us)
+                )
             else:
                 state = status or "active"
                 is_over = bool(over)

@@ -32,7 +32,17 @@ from pipelines.decoding.parsing import PARSE_ERRORS, JsonMessages, collector_pau
 from pipelines.decoding.paths import fhir_path, reason_of
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
-from pipelines.decoding.records import BORN_IN, DIED_TOLD, GOES_ON, ID_TOLD, OVER_TOLD, PLACE_TOLD, decoded_records
+from pipelines.decoding.records import (
+    BORN_IN,
+    CLASS_TOLD,
+    DIED_TOLD,
+    GOES_ON,
+    ID_TOLD,
+    OUTPATIENT,
+    OVER_TOLD,
+    PLACE_TOLD,
+    decoded_records,
+)
 from pipelines.decoding.refusals import MOST_ROWS
 from pipelines.decoding.result import Decoded, Reject
 from pipelines.decoding.times import names_a_place
@@ -54,6 +64,9 @@ _OVER = frozenset({"finished", "completed", "discharged"})
 
 _GOING_ON = frozenset({"arrived", "triaged", "in-progress", "onleave"})
 """Statuses of a stay that goes on: an end beside one is planned, whatever the time."""
+
+_OUTPATIENT = frozenset({"AMB", "HH", "VR", "FLD"})
+"""Classes of visits, at home or by telephone too: a series of them may go on for years."""
 
 _MISTAKE = "entered-in-error"
 _NEVER = frozenset({_MISTAKE, "refuted"})
@@ -284,7 +297,7 @@ def _encounter(encounter: Encounter, name: str | None) -> Row | None:
         raise Refused(Reason.BAD_STATUS, "Encounter.status")  # the dataset cannot say so: somebody must look
     period = encounter.period or encounter.actualPeriod
     stay = encounter.hospitalization or encounter.admission or Hospitalization()
-    began = "ed" if _is_emergency(encounter.kind) else _category("admission_type", stay.admitSource)
+    began = "ed" if "EMER" in _classes(encounter.kind) else _category("admission_type", stay.admitSource)
     admitted = instant_of(period.start if period else None, "Encounter.period.start")
     ended = instant_of(period.end if period else None, "Encounter.period.end")
     return {
@@ -294,6 +307,7 @@ def _encounter(encounter: Encounter, name: str | None) -> Row | None:
         PLACE_TOLD: place_of(encounter.location, admitted),
         "discharged_at": ended,
         OVER_TOLD: _over(encounter.status, ended),
+        CLASS_TOLD: OUTPATIENT if _classes(encounter.kind) & _OUTPATIENT else None,
         "admission_type": began,
         "discharge_disposition": _category("discharge_disposition", stay.dischargeDisposition),
     }
@@ -306,9 +320,10 @@ def _over(status: str | None, ended: datetime | None) -> str | None:
     return GOES_ON if ended is not None and status in _GOING_ON else None
 
 
-def _is_emergency(kind: Coding | list[Concept] | None) -> bool:
+def _classes(kind: Coding | list[Concept] | None) -> set[str | None]:
+    """Return the codes of a class: R4 has a Coding, R5 several concepts."""
     codings = [coding for concept in kind for coding in concept.coding] if isinstance(kind, list) else [kind]
-    return any(coding is not None and coding.code == "EMER" for coding in codings)
+    return {coding.code for coding in codings if coding is not None}
 
 
 def _category(column: str, concept: ShownConcept | None) -> str | None:

@@ -287,8 +287,8 @@ class AdtDecoder:
     def _not_left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
         """Yield that a discharge was none; without its time, that the patient is in the bed from now on.
 
-        Then one that was told as of the same time was none, too: else it would end what begins there. Where no bed is
-        said, the care store is told that the stay of that number goes on, in whatever bed it was.
+        Then one that was told as of the same time was none, too: else it would end what begins there. The care store is
+        told that the stay of that number goes on, in whatever bed it was: the time of its discharge may be another.
         """
         _said(visit, 3)
         if (place := visit.place) is None:
@@ -297,7 +297,7 @@ class AdtDecoder:
         timed = bool((pv1 and pv1.first(45)) or (evn and evn.first(6)))
         at = self._left_at(event, visit) if timed else self._moved_at(event)
         never = self._discharge(event, visit, place, at, mistake=True)
-        yield never if timed or visit.bed is not None else never | {OVER_TOLD: GOES_ON}
+        yield never if visit.visit is None else never | {OVER_TOLD: GOES_ON}
         if visit.visit is not None:  # earlier releases have named discharges by the place
             yield self._row(event, visit, place, at, status="ended", mistake=True)
         if not timed and visit.bed is not None:

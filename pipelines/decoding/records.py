@@ -24,26 +24,30 @@ MERGED = "patient:"
 AGAINST_BROKER = ", record.timestamp"
 """Behind the path of a time that our clock would accept and the broker's does not: either of them may be wrong."""
 
-BORN_IN, SEX_TOLD, PLACE_TOLD, OVER_TOLD, DIED_TOLD, ID_TOLD = BESIDE = (
+BORN_IN, SEX_TOLD, PLACE_TOLD, OVER_TOLD, DIED_TOLD, ID_TOLD, CLASS_TOLD = BESIDE = (
     "born_in",
     "sex_told",
     "place_told",
     "over_told",
     "died_told",
     "id_told",
+    "class_told",
 )
 """Columns of rows beside the dataset's, that go no further than to the care store and the vault.
 
 Of patients the year, or year and month, of birth, where the sender knows no day: the lake's column is a date, and no
 day is made up. Of admissions the date of birth and the sex that their message tells. Of stays where the patient lies,
-and that they are over where no end is told, or go on where one is; of beds that were left, that the stay is over; of
-diagnoses, that they hold no more, or until which day, and the id of the Condition, which stays when its code or stay is
-changed. Of patients and admissions that the patient has died: see
+whether they are visits (OUTPATIENT), and that they are over where no end is told, or go on where one is; of beds that
+were left, that the stay is over; of diagnoses, that they hold no more, or until which day, and the id of the Condition,
+which stays when its code or stay is changed. Of patients and admissions that the patient has died: see
 vitalake.care.facts.Person.
 """
 
 GOES_ON = "no"
 """In the column OVER_TOLD: that the stay goes on, whatever discharge was told before."""
+
+OUTPATIENT = "outpatient"
+"""In the column CLASS_TOLD: the stay is a visit, or a series of them."""
 
 _NAMED = "association_id"
 

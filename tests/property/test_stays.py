@@ -92,7 +92,8 @@ def _hospital_stays(told: Sequence[Told]) -> list[tuple[set[str], set[int]]]:
         mine = [one for one in mine if one.what != "goes on" and (one.what != "ends" or one.ago < goes_on)]
         if not mine:
             continue
-        begin = next((one.ago for one in mine if one.what == "record"), max(one.ago for one in mine))
+        moves = [one.ago for one in mine if one.what != "ends"]
+        begin = next((one.ago for one in mine if one.what == "record"), max(moves or [one.ago for one in mine]))
         end = -1 if _is_open(told, stay) else _bounds(told, stay)[1] or 0
         names, hours = {stay}, {*range(end, begin + 1)}
         for one in [one for one in found if one[1] & hours]:

@@ -1752,3 +1752,57 @@ def test_the_end_of_a_record_before_a_later_transfer_of_its_number_counts_if_it_
     over = {"id": "V-1", "status": "finished", "period": {"start": _at(300), "end": _at(190)}}
     _records(home, "encounter", _stay_of() | over | {"meta": {"lastUpdated": _at(60 * hours)}})
     assert _lies(home, token)[2] is (hours == 4)
+
+
+@pytest.mark.parametrize(("days", "is_open"), [(365, True), (0, False)])
+def test_a_discharge_before_anything_known_of_a_stay_ends_nothing(home: Path, days: int, is_open: bool) -> None:
+    """With the wrong year it ended a stay of which transfers only were known: somebody in bed was gone."""
+    told = _adt("A02", "MED^1^B", 5, prior="MED^1^A"), _adt("A03", "MED^1^B", 1, end=_ago(1 + 24 * days))
+    token = _admissions(home, [*told]).rows["patient_id"][0].as_py()
+    assert _lies(home, token)[2] is is_open
+
+
+def test_of_a_transfer_and_a_discharge_of_one_second_the_discharge_counts(home: Path) -> None:
+    told = _adt("A02", "LOUNGE^^", 1, prior="MED^1^A"), _adt("A03", "LOUNGE^^", 1, end=_ago(1.1))
+    token = _admissions(home, [_adt("A01", "MED^1^A", 5), *told]).rows["patient_id"][0].as_py()
+    assert _lies(home, token)[2] is False
+
+
+def test_what_takes_back_a_discharge_takes_back_those_that_were_told_before_it(home: Path) -> None:
+    """By another time than the discharge's it took back nothing; and a true one, dated back, was taken back, too."""
+    there = _adt("A01", "MED^1^A", 5)
+    wrong, back = _adt("A03", "MED^1^A", 3, end=_ago(3.1)), _adt("A13", "MED^1^A", 2, end=_ago(3.5))
+    true = _adt("A03", "MED^1^A", 1, end=_ago(2.5))
+    seen = []
+    for messages in ([there, wrong], [there, wrong, back], [there, wrong, back, true], [there, true, back, wrong]):
+        token = _admissions(home, [*messages]).rows["patient_id"][0].as_py()
+        seen.append(_lies(home, token)[2])
+    assert seen == [False, True, False, False]
+
+
+def test_a_discharge_without_number_or_time_that_was_none_brings_back_no_former_stay(home: Path) -> None:
+    """What takes back one from a lounge took back all that had no number: who had gone days ago was there."""
+    former = [_adt("A01", "MED^1^A", 50), _adt("A03", "MED^1^A", 40)]
+    messages = [one.replace(b"V-1", b"") for one in (*former, _adt("A13", "LOUNGE^^", 1))]
+    token = _admissions(home, [*messages]).rows["patient_id"][0].as_py()
+    assert _lies(home, token)[2] is False
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("AMB", []), ("HH", []), ("IMP", ["pregnancy"])])
+def test_a_series_of_visits_joins_no_stays(home: Path, kind: str, kept: list[str]) -> None:
+    """Dialysis or care at home goes on for months: what was decided in one stay held in the next."""
+    series = _stay_of() | {"id": "series", "class": {"code": kind}, "period": {"start": _at(300 * 24 * 60)}}
+    first = _stay_of() | {"id": "in-1", "period": {"start": _at(50 * 60)}}
+    token = _records(home, "encounter", series, first).rows["patient_id"][0].as_py()
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    _decided(home, token, stay.encounter, minutes_ago=40 * 60)
+    assert _decisions(home, token) == ["pregnancy"]
+    over = {"status": "finished", "meta": {"versionId": "2"}, "period": {"start": _at(50 * 60), "end": _at(30 * 60)}}
+    session = _stay_of() | {"id": "session", "class": {"code": "AMB"}, "period": {"start": _at(31 * 60)}}
+    _records(home, "encounter", session)
+    assert _decisions(home, token) == ["pregnancy"], "a session within the stay is part of it"
+    _records(home, "encounter", first | over, _stay_of() | {"id": "in-2", "period": {"start": _at(120)}})
+    after = _store(home).stay(token, as_of_us=clock.now_us())
+    assert after is not None and after.encounter != stay.encounter
+    assert _decisions(home, token) == kept

@@ -19,6 +19,7 @@ class Admission(msgspec.Struct, frozen=True):
             stored it.
         said_us: when it began by its sender, where that is ahead of our clock and it is held to it; 0: it is not.
         known_us: since when its sender, or we, could know of what it says; 0: an earlier release stored it.
+        outpatient: it is a visit, or a series of them, and no part of a stay in the hospital.
     """
 
     admitted_us: int
@@ -27,6 +28,7 @@ class Admission(msgspec.Struct, frozen=True):
     told_us: int = 0
     said_us: int = 0
     known_us: int = 0
+    outpatient: bool = False
 
     @property
     def ended_us(self) -> int | None:

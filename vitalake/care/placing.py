@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -40,23 +40,38 @@ class Placed(NamedTuple):
 def counting(placements: Iterable[Placement], *, as_of_us: int) -> list[Placement]:
     """Return what of placements counts at a moment: no mistakes, and no discharges that were taken back until then."""
     begun = [one for one in placements if one.since_us <= as_of_us and one.status != "entered-in-error"]
-    goes_on: dict[str, int] = {}
+    goes_on: dict[str, list[Placement]] = {}
     for one in begun:
         if one.discharged and one.status == "active":
-            goes_on[one.encounter] = max(one.since_us, goes_on.get(one.encounter, one.since_us))
-    return [
-        one
-        for one in begun
-        if not one.discharged or (one.status == "ended" and one.since_us > goes_on.get(one.encounter, -1))
-    ]
+            goes_on.setdefault(one.encounter, []).append(one)
+
+    def ends(one: Placement) -> bool:
+        return one.status == "ended" and not any(_takes_back(two, one) for two in goes_on.get(one.encounter, ()))
+
+    return [one for one in begun if not one.discharged or ends(one)]
 
 
-def discharges(placements: Iterable[Placement], *, as_of_us: int) -> dict[str, int]:
-    """Return when stays ended, as discharges tell: of each the last time; empty name: the stay has no number."""
+def _takes_back(goes_on: Placement, end: Placement) -> bool:
+    """Return whether a discharge was told until somebody said that the stay goes on, whatever time it had."""
+    if goes_on.known_us and end.known_us:
+        return end.known_us <= goes_on.known_us
+    return end.since_us <= goes_on.since_us
+
+
+def discharges(
+    placements: Iterable[Placement], *, as_of_us: int, which: Callable[[int, int], int] = max
+) -> dict[str, int]:
+    """Return when stays ended, as discharges tell: of each the last time; empty name: the stay has no number.
+
+    Args:
+        placements: of the patient.
+        as_of_us: the moment; what was later is not looked at.
+        which: min: the first time.
+    """
     found: dict[str, int] = {}
     for one in counting(placements, as_of_us=as_of_us):
         if one.discharged:
-            found[one.encounter] = max(one.since_us, found.get(one.encounter, one.since_us))
+            found[one.encounter] = which(one.since_us, found.get(one.encounter, one.since_us))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vitalake.care.facts import FOR_EVER, Admission, Placement, ends_a_stay
 from vitalake.care.placing import Placed, counting, discharges, held, placed
@@ -39,18 +39,26 @@ class HospitalStay:
 def hospital_stays(admissions: Mapping[str, Admission], placements: Iterable[Placement]) -> list[HospitalStay]:
     """Return when somebody was in hospital, first to last: a facility's, its departments' and its procedures' stays.
 
+    A visit, or a series of them, joins no stays: who comes for dialysis for years has not been there all the time. One
+    that begins within a hospital stay is part of that, as long as that lasts, else it is one of its own.
+
     Args:
         admissions: of the patient, by the stay's pseudonym.
         placements: of the patient.
     """
-    found: list[HospitalStay] = []
+    found, visits = list[HospitalStay](), list[HospitalStay]()
     for begin_us, end_us, name in sorted(_periods(admissions, placements)):
         last = found[-1] if found else None
-        if last is not None and begin_us <= last.end_us + CONTINUES_US:
+        if name in admissions and admissions[name].outpatient:
+            if last is not None and last.lasts(begin_us):
+                found[-1] = replace(last, names=last.names | {name})
+            else:
+                visits.append(HospitalStay(frozenset({name}), begin_us, end_us))
+        elif last is not None and begin_us <= last.end_us + CONTINUES_US:
             found[-1] = HospitalStay(last.names | {name}, last.begin_us, max(last.end_us, end_us))
         else:
             found.append(HospitalStay(frozenset({name}), begin_us, end_us))
-    return found
+    return sorted([*found, *visits], key=lambda one: one.begin_us)
 
 
 def _periods(admissions: Mapping[str, Admission], placements: Iterable[Placement]) -> Iterator[tuple[int, int, str]]:
@@ -97,7 +105,8 @@ class Standing:
 def ended(admissions: Mapping[str, Admission], placements: Iterable[Placement], *, as_of_us: int) -> dict[str, int]:
     """Return which stays are over at a moment, and since when: by an end of their own at or after their last beginning.
 
-    A transfer begins no stay: an end that became known after it, told as of an earlier time, counts all the same.
+    A transfer begins no stay: an end that became known after it, told as of an earlier time, counts all the same; but
+    not one from before anything that is known of the stay: its date is a mistake.
 
     A discharge without the stay's number ends the stay whose bed it tells of, too; one with a number also what was
     begun in that bed without.
@@ -125,11 +134,15 @@ def _bounds(
         for name in _also_ended(one, moves) | ({one.encounter} if one.discharged else set()):
             ends[name] = max(one.since_us, ends.get(name, one.since_us))
             known[name] = max(one.known_us, known.get(name, 0))
-    for one in told:
-        is_before = (one.encounter, one.since_us) in transfers and one.known_us < known.get(one.encounter, 0)
-        if not one.discharged and not is_before:
-            last[one.encounter] = max(one.since_us, last.get(one.encounter, one.since_us))
+    for one in moves:
         first[one.encounter] = min(one.since_us, first.get(one.encounter, one.since_us))
+    wrong = {name for name, end in ends.items() if name not in begun and end < first.get(name, end)}
+    for one in moves:
+        known_us = 0 if one.encounter in wrong else known.get(one.encounter, 0)
+        is_before = (one.encounter, one.since_us) in transfers and one.known_us <= known_us != 0
+        if not is_before:
+            last[one.encounter] = max(one.since_us, last.get(one.encounter, one.since_us))
+    first = discharges(told, as_of_us=as_of_us, which=min) | first
     for name, stay in begun.items():
         first[name] = stay.admitted_us
         if stay.ended_us is None or stay.ended_us > as_of_us:
