@@ -128,7 +128,7 @@ def rank(chart: Chart) -> str:
     Events; high; medium, or one part of 3, each with those who were so shortly before values came that cannot be used;
     then, set apart, who is not known to be well: first of whom something came
     that cannot be used, then stale, old, partial or without any value, by what was known last; then low. Within each
-    the higher total, then one part of 3, then who has lost a part.
+    the higher total, then one part of 3, then who has lost a part; of these of whom less is known.
     """
     record = chart.record
     score, found = record.news2, band_of(chart)
@@ -139,7 +139,8 @@ def rank(chart: Chart) -> str:
     if before in ("high", "medium"):
         group = min(group, _GROUPS[before])
     total = max((one.total for one in (score, chart.last) if one is not None and one.total is not None), default=-1)
-    return f"{group}{_MOST_TOTAL - total:02d}{0 if score.red else 1 if score.ended else 2}"
+    known = sum(points is not None for points in score.parts.values())
+    return f"{group}{_MOST_TOTAL - total:02d}{0 if score.red else 1 if score.ended else 2}{known}"
 
 
 _GROUPS = {"high": "1", "medium": "2", "unsure": "4", "none": "4", "low": "5"}
