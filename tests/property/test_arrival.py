@@ -144,10 +144,10 @@ def test_the_ward_is_the_same_whatever_arrived_first(
     order.shuffle(mixed)  # type: ignore[attr-defined]
     with _store() as store:
         store.put_facts([(of, *said)], wait=True)
-        for number, fact in enumerate([*mixed, None]):
+        for number in range(len(mixed) + 1):
             if number == min(merged, len(mixed)):
                 store.merge(OLD, LEFT, version=1)
-            if fact is not None:
+            for fact in mixed[number : number + 1]:
                 store.put_facts([fact], wait=True)
             if number == again:
                 store.put_facts([_later(fact) for fact in mixed[:number]], wait=True, again=True)
