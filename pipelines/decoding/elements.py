@@ -8,16 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pipelines.decoding.fhir_structs import (
-    LOINC,
-    RESOURCES,
-    UCUM,
-    Concept,
-    Identifier,
-    Quantity,
-    Reference,
-    ResourceMeta,
-)
+from pipelines.decoding.fhir_structs import LOINC, UCUM, Concept, Identifier, Quantity, Reference, ResourceMeta
 from pipelines.decoding.parsing import PARSE_ERRORS
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
@@ -29,7 +20,12 @@ _QUANTITY = msgspec.json.Decoder(Quantity)
 _META = msgspec.json.Decoder(ResourceMeta)
 _URN = re.compile(r"urn:(uuid|oid):\S+")
 _LITERAL = re.compile(r"(?P<server>https?://\S+/)?(?P<kind>[A-Za-z]+)/(?P<id>[^\s/?#]+)")
-_THINGS = RESOURCES - {"Patient", "RelatedPerson", "Group"}
+_THINGS = frozenset(
+    "CarePlan Device DeviceMetric DeviceRequest DeviceUseStatement Encounter EpisodeOfCare HealthcareService Location "
+    "Medication MedicationRequest NutritionOrder Organization ServiceRequest Task".split()
+)
+"""Things and orders: they are nobody. A BodyStructure may be a fetus, a Specimen another person's."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_VERSION = 1 << 31
 
@@ -106,7 +102,8 @@ def reference_of(kind: str, raw: bytes) -> str | None:
 def is_of_another(focus: bytes, subject: bytes) -> bool:
     """Return whether an Observation is of somebody else than its subject: of a fetus, or of words that may be one.
 
-    One reference may be written in several ways: with its server, or a version. A device, or a stay, is nobody else.
+    One reference may be written in several ways: with its server, or a version. A device, a stay or an order is nobody
+    else; a body structure, a specimen, or anybody who is no patient may be.
     """
     if focus in (b"", b"null", b"[]"):
         return False

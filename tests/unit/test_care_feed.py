@@ -420,6 +420,14 @@ _FETUS = [
     {"type": "Device", "reference": "Patient/fetus"},
     {"reference": "#fetus"},
     {"type": "Patient"},
+    {"reference": "BodyStructure/fetus"},
+    {"reference": "https://s.example/fhir/BodyStructure/fetus/_history/2"},
+    {"type": "BodyStructure", "display": "fetus"},
+    {"reference": "Person/x"},
+    {"reference": "Practitioner/x"},
+    {"reference": "PractitionerRole/x"},
+    {"reference": "Specimen/x"},
+    {"reference": "Observation/fetal-heart-rate"},
 ]
 
 
@@ -451,6 +459,10 @@ def test_what_is_of_a_fetus_is_not_its_mothers(home: Path, focus: Any) -> None:
         {"reference": "https://s.example/fhir/Device/d-1"},
         {"type": "Device", "identifier": {"value": "d-1"}},
         {"type": "Device", "display": "a pump"},
+        {"reference": "DeviceMetric/m-1"},
+        {"reference": "EpisodeOfCare/c-1"},
+        {"reference": "Location/bed-3"},
+        {"reference": "ServiceRequest/o-1"},
         {},
     ],
 )
