@@ -17,15 +17,17 @@ class Named:
     Attributes:
         proper: where decoders read patients: HL7's PID and MRG, FHIR's patients and references, a profile's path.
         guessed: anywhere else: under a key that by its name is a patient's, in a text, within the message only.
+        beside: under keys of staff and relatives, and numbers written in other forms: who is known so hides nobody.
     """
 
     proper: set[str] = field(default_factory=set)
     guessed: set[str] = field(default_factory=set)
+    beside: set[str] = field(default_factory=set)
 
     @property
     def all(self) -> set[str]:
-        """Return both."""
-        return self.proper | self.guessed
+        """Return them all."""
+        return self.proper | self.guessed | self.beside
 
     @property
     def somebody(self) -> set[str]:
@@ -34,17 +36,18 @@ class Named:
 
     def __or__(self, other: Named) -> Named:
         """Return whom one of two names."""
-        return Named(self.proper | other.proper, self.guessed | other.guessed)
+        return Named(self.proper | other.proper, self.guessed | other.guessed, self.beside | other.beside)
 
     def __ior__(self, other: Named) -> Named:
         """Add whom another names; in place, for a message may have thousands of parts."""
         self.proper.update(other.proper)
         self.guessed.update(other.guessed)
+        self.beside.update(other.beside)
         return self
 
     def __sub__(self, names: Set[str]) -> Named:
         """Return the others."""
-        return Named(self.proper - names, self.guessed - names)
+        return Named(self.proper - names, self.guessed - names, self.beside - names)
 
 
 def is_somebody(name: str) -> bool:

@@ -49,6 +49,13 @@ _WHOSE = frozenset({"subject", "patient", "individual", "beneficiary", "for", "o
 KEYS = re.compile(r"patient|subject|person|mrn|(?<![a-z])pid(?![a-z])", re.IGNORECASE)
 """Names of keys that hold a patient's number, in JSON of which nothing else is known."""
 
+_OTHERS = re.compile(
+    r"personnel|staff|employee|nurse|physician|doctor|clinician|practitioner"
+    r"|mother|father|parent|twin|sibling|spouse|of_?kin|relati|related|guardian|guarantor|donor|contact_?person",
+    re.IGNORECASE,
+)
+"""Names of keys that hold numbers of those who work for a patient, or belong to them."""
+
 NO_NUMBERS = re.compile(
     r"name|birth|dob|sex|gender|(?<![a-z])age(?![a-z])|address|phone|mail|unit|class", re.IGNORECASE
 )
@@ -170,7 +177,8 @@ def _of_json(document: Any, told: set[str]) -> Named:
         if isinstance(value, str):
             is_reference = name in ("reference", "fullUrl")
             proper = is_reference or name in _WHOSE
-            (found.proper if proper else found.guessed).update(_of_text(value, is_reference=is_reference))
+            guessed = found.beside if _OTHERS.search(name) else found.guessed
+            (found.proper if proper else guessed).update(_of_text(value, is_reference=is_reference))
         elif isinstance(value, dict):
             fhir |= "resourceType" in value
             if value.get("resourceType") == "Patient":
@@ -183,7 +191,7 @@ def _of_json(document: Any, told: set[str]) -> Named:
         if name in _WHOSE:
             found.guessed.update(_misshapen(value))
     if not any(map(is_somebody, told | (found.proper if fhir else set()))):
-        found.guessed.update(_by_keys(document))
+        found |= _by_keys(document)
     return found - {""}
 
 
@@ -303,13 +311,20 @@ def _reference(kind: str = "Patient", **elements: Any) -> str:
         return ""
 
 
-def _by_keys(document: Any) -> set[str]:
+def _by_keys(document: Any) -> Named:
     """Return the numbers that stand under keys which by their names are a patient's, or just inside of those."""
-    found: set[str] = set()
-    for name, value in places(document):
+    found = Named()
+    left: list[tuple[str, Any, bool]] = [("", document, False)]
+    while left:
+        name, value, of_others = left.pop()
+        of_others = of_others or _OTHERS.search(name) is not None
         if KEYS.search(name) and not NO_NUMBERS.search(name):
             inner = [value.get(key) for key in _INSIDE] if isinstance(value, dict) else [value]
-            found |= set(map(_text, inner))
+            (found.beside if of_others else found.guessed).update(map(_text, inner))
+        if isinstance(value, dict):
+            left.extend((key, item, of_others) for key, item in value.items())
+        elif isinstance(value, list):
+            left.extend((name, item, of_others) for item in value)
     return found
 
 
@@ -395,7 +410,8 @@ def _of_segment(line: bytes, dialect: Dialect | None, composers: Sequence[Names]
             return None
         if parts and parts[3] == _RECORD_NUMBER:
             proper.add(parts[0])
-        found |= Named(proper, _otherwise_written(proper, dialect.plain([*dialect.components(text), ""][1]).strip()))
+        check = dialect.plain([*dialect.components(text), ""][1]).strip()
+        found |= Named(proper, beside=_otherwise_written(proper, check))
     return found
 
 

@@ -24,6 +24,7 @@ def to_search(
     That is all of it, unless another patient is named in it: of one who is known nothing is searched, of one who may be
     new, and whom decoders would read, what is about patients: elsewhere values and devices may have the same number. A
     number without its system that is the one of who is looked for is no other patient, unless somebody is known by it.
+    A guess counts only where decoders read nobody, and no number of who is looked for is guessed beside it.
 
     Args:
         payload: the message; it can be taken apart.
@@ -34,11 +35,15 @@ def to_search(
     Returns:
         The part, maybe empty; None: it is of somebody else who is known.
     """
-    known = set(filter(knows, named.proper | {name for name in named.guessed if len(name) >= SHORTEST}))
-    bare = named.proper & (numbers - known)
-    if known and bare <= set(map(behind_system, known)):
-        return None
+    known = set(filter(knows, named.proper))
     others = {name for name in named.somebody if behind_system(name) not in numbers}
+    own = set(named.proper)
+    if not (known or others):
+        known = set(filter(knows, [name for name in named.guessed if len(name) >= SHORTEST]))
+        own |= set(map(behind_system, named.all - known))
+    if known and numbers & own - known <= set(map(behind_system, known)):
+        return None
+    bare = named.proper & (numbers - known)
     return _of_patients(payload) if others and not bare else payload
 
 

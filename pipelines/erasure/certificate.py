@@ -24,7 +24,7 @@ class TableErased(msgspec.Struct, frozen=True):
         files_rewritten, bytes_rewritten: of those, that did.
         files_deleted: older versions, and what killed writers left, that held some.
         unreadable: messages that nobody can open any more, so that whose they are cannot be told.
-        nameless: messages that are left and name nobody whom the vault knows, so that whose they are cannot be told.
+        nameless: messages that are left and name nobody whom the vault knows for sure, so that whose they are is open.
     """
 
     table: str

@@ -45,11 +45,12 @@ class Search:
     """Finds the messages that name a patient.
 
     What can be taken apart is asked whom it names; where that is somebody else whom the vault knows, it is nobody
-    else's. What cannot, or names nobody so, is searched for the text of the identifiers, and of what stands in them
-    behind the system: there too much is rather taken than too little, for nothing can be made of such a message any
-    more. Where decoders read somebody who may be new only what is about patients is searched, see to_search. In what
-    can be taken apart, identifiers of less than five letters are not looked for so: they would take other patients'
-    messages. What is left, and names nobody whom the vault knows, is counted.
+    else's; where that is a guess, one of the stays makes it the patient's, and an identifier leaves it open. What
+    cannot, or names nobody so, is searched for the text of the identifiers, and of what stands in them behind the
+    system: there too much is rather taken than too little, for nothing can be made of such a message any more. Where
+    decoders read somebody who may be new only what is about patients is searched, see to_search. In what can be taken
+    apart, identifiers of less than five letters are not looked for so: they would take other patients' messages. What
+    is left, and names nobody whom the vault knows for sure, is counted.
 
     Attributes:
         places: quarantine dataset → places of resolved messages that are the patient's, see places_of.
@@ -100,7 +101,7 @@ class Search:
 
     @property
     def nameless(self) -> int:
-        """Return how many envelopes are left that name nobody whom the vault knows, so that whose they are is open."""
+        """Return how many envelopes are left that name nobody known for sure, so that whose they are is open."""
         return len(self._nameless)
 
     def names(self, payload: bytes, formats: Iterable[str] = ("",)) -> bool:
@@ -108,7 +109,7 @@ class Search:
         return self.tells(payload, formats) is True
 
     def tells(self, payload: bytes, formats: Iterable[str] = ("",)) -> bool | None:
-        """Return the same; None where it names nobody who is known, and nothing in it is the patient's."""
+        """Return the same; None where whose it is stays open: nobody who is known is read in it, nor the patient."""
         formats = list(formats)
         found = [self._naming.whose(payload, name) for name in formats]
         named = reduce(or_, filter(None, found), Named())
@@ -116,11 +117,14 @@ class Search:
             return True
         whole = None not in found
         part = to_search(payload, named, self._knows, self._numbers) if whole else payload
-        if part is None:
+        if part is None and any(map(self._knows, named.proper)):
             return False
         of_stay = self._stays and whole and not named.somebody
         if of_stay and any(not self._stays.isdisjoint(self._naming.stays_in(payload, name)) for name in formats):
             return True
+        if part is None:  # somebody else is guessed
+            told = not any(map(self._knows, named.all & self._numbers)) and self.says(payload, whole=whole)
+            return None if told else False
         return True if self.says(part, whole=whole) else None
 
     def wants(self, named: set[str]) -> bool:
