@@ -26,6 +26,9 @@ _REFUSED = "refused"
 _OTHERS = frozenset({"ORU"})
 """Messages that come over the same feed and tell of no bed."""
 
+_NO_CLASS = frozenset({"", "N", "U"})
+"""What PV1-2 says when it says nothing (HL7 table 0004): not given, not applicable, unknown."""
+
 _OF_ANYBODY = ("A04", "A08")
 """Events that tell as well of outpatients: where they do not say whose stay it is, nobody is in it."""
 
@@ -149,7 +152,8 @@ class AdtDecoder:
         """
         place = self._names.place(pv1.raw(number), pv1.dialect)
         said = pv1.first(2)
-        stays = said in self._profile.stays or not (said or header.event in _OF_ANYBODY)
+        unsaid = said in _NO_CLASS
+        stays = said in self._profile.stays or (unsaid and header.event not in _OF_ANYBODY)
         ends = visit.visit is not None and header.event in ("A03", "A13")
         return place if stays or ends else self._names.bed(pv1.raw(number), pv1.dialect)
 

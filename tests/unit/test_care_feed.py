@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
-from itertools import chain, zip_longest
+from itertools import chain, permutations, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from tests.fhir import message, observation
 from tests.hl7 import MSH, PID, adt, obx, oru
 from tests.hostile_flat import flat, readings
 from vitalake import clock
-from vitalake.care.facts import Decision
+from vitalake.care.facts import Decision, Person
 from vitalake.care.records import History, code_number
 from vitalake.care.store import CareStore
 from vitalake.care.values import CLOCK_AHEAD, REFUSED
@@ -700,6 +700,18 @@ def test_a_death_that_a_record_tells_is_known_on_the_ward(home: Path, said: dict
     assert _store(home).died(token) == expected
     _records(home, "patient", _person("1950-01-01") | {"meta": {"versionId": "2"}, "deceasedBoolean": False})
     assert _store(home).died(token) == "", "taken back"
+
+
+def test_a_record_that_always_says_they_live_hides_no_death_told_later(home: Path) -> None:
+    """Many systems always write deceasedBoolean: false; the death of the admission feed was not shown."""
+    _records(home, "encounter", _stay_of())
+    lives = {"deceasedBoolean": False, "meta": {"lastUpdated": _at(120)}}
+    token = _records(home, "patient", _person("1950-01-01") | lives).rows["patient_id"][0].as_py()
+    died = ("told", clock.now_us() - 60_000_000, Person("unknown", died="yes"))
+    _store(home).put_facts([(token, *died)])
+    assert _store(home).died(token) == "yes"
+    _records(home, "patient", _person("1950-01-01") | {"deceasedBoolean": False, "meta": {"lastUpdated": _at(0)}})
+    assert _store(home).died(token) == "", "said later"
 
 
 def test_who_was_told_of_long_before_the_stay_is_found_in_the_vault(home: Path) -> None:
@@ -1665,10 +1677,11 @@ def test_a_filling_discharges_nobody_whose_end_is_planned(
     assert _lies(home, token, in_minutes=25 * 60)[2], "it goes on past its planned end"
 
 
-def test_a_filling_replaces_no_fact_of_the_same_version(home: Path) -> None:
-    """A discharge became a bed that was left, and its stay went on."""
+@pytest.mark.parametrize("hours", [1, -0.01, -0.5])
+def test_a_filling_replaces_no_fact_of_the_same_version(home: Path, hours: float) -> None:
+    """A discharge became a bed that was left, and its stay went on; also of a sender whose clock is ahead of ours."""
     ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
-    ward.tell(_adt("A01", "MED^1^A", 2), _adt("A03", "MED^1^A", 1))
+    ward.tell(_adt("A01", "MED^1^A", 2), _adt("A03", "MED^1^A", hours, end=_ago(1)))
     (token,) = _store(home).patients()
     assert _lies(home, token)[2] is False
     _filled(ward, anew=False)
@@ -1791,6 +1804,16 @@ def test_what_takes_back_a_discharge_takes_back_those_that_were_told_before_it(h
         token = _admissions(home, [*messages]).rows["patient_id"][0].as_py()
         seen.append(_lies(home, token)[2])
     assert seen == [False, True, False, False]
+
+
+def test_a_discharge_whose_time_is_corrected_within_a_second_is_one(home: Path) -> None:
+    """It was taken back and told again with another time: the patient was in bed for ever, with the old scale."""
+    there = _adt("A01", "MED^1^A", 5)
+    wrong, back = _adt("A03", "MED^1^A", 3, end=_ago(3.1)), _adt("A13", "MED^1^A", 1, end=_ago(3.1))
+    true = _adt("A03", "MED^1^A", 1, end=_ago(3.5))
+    for messages in permutations([there, wrong, back, true]):
+        token = _admissions(home, [*messages]).rows["patient_id"][0].as_py()
+        assert _lies(home, token)[2] is False
 
 
 def test_a_discharge_without_number_or_time_that_was_none_brings_back_no_former_stay(home: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.services.serving import HOUR, STABLE, WardUnderTest
 from vitalake import clock
@@ -283,3 +284,41 @@ def test_a_birth_of_two_centuries_ago_tells_no_age() -> None:
     """A date of birth of 1800 stands for none at some senders: the patient was an adult of 226 years."""
     now = int(datetime(2026, 11, 28, tzinfo=UTC).timestamp() * 1e6)
     assert [least_age(born, now) for born in ("1800-01-01", "1900-12-01", "1901-11-28", "1950")] == [None, 125, 125, 75]
+
+
+def test_what_was_said_in_a_visit_that_lasts_at_the_admission_holds_in_the_stay(
+    ward: WardUnderTest,
+) -> None:
+    """A pregnancy of the prenatal clinic was lost with the admission: an adult's score of a pregnant patient."""
+    now = ward.store.now_us()
+    _put(ward, "v1.p", "visit", Admission(now - 900 * HOUR, None, 30, outpatient=True))
+    _put(ward, "v1.p", "first", Admission(now - 90 * HOUR, now - 40 * HOUR, 30))
+    _put(ward, "v1.p", "stay", Admission(now - 2 * HOUR, None, 30))
+    _put(ward, "v1.p", "O", Pregnancy("visit", now - 800 * HOUR))
+    _put(ward, "v1.p", "spo2-scale-2", Decision("spo2-scale-2", True, "first", "x", now - 50 * HOUR, "blood-gas-now"))
+    found = ward.store.stay("v1.p", as_of_us=now)
+    assert found is not None
+    assert (found.encounter, found.pregnant) == ("stay", True)
+    assert ward.store.decisions("v1.p", encounter="stay") == {}, "the visit joins no two stays"
+    of_visit = Decision("spo2-scale-2", True, "visit", "x", now - 20 * HOUR, "blood-gas-now")
+    _put(ward, "v1.p", "spo2-scale-2", of_visit, version=2)
+    assert set(ward.store.decisions("v1.p", encounter="stay")) == {"spo2-scale-2"}
+    _put(ward, "v1.p", "old", Admission(now - 900 * HOUR, now - 800 * HOUR, 30))
+    ward.store.prune()
+    assert ward.store.stay("v1.p", as_of_us=now) == found
+
+
+def test_a_discharge_that_is_sent_again_was_known_when_it_was_first_told(ward: WardUnderTest) -> None:
+    """Who came back under the same number was taken away when the old discharge was sent again."""
+    now = ward.store.now_us()
+    end = Placement("V", now - 5 * HOUR, None, BED, "ended", discharged=True, known_us=now - 5 * HOUR)
+    back = now - 3 * HOUR
+    _put(ward, "v1.p", "1", Placement("V", now - 9 * HOUR, None, BED, "active", known_us=now - 9 * HOUR))
+    _put(ward, "v1.p", "2", end)
+    _put(ward, "v1.p", "3", Placement("V", back, None, OTHER, "active", known_us=back))
+    _put(ward, "v1.p", "4", Placement("V", back, None, BED, "ended", known_us=back))
+    before = ward.store.stay("v1.p", as_of_us=now)
+    assert before is not None
+    assert before.discharged_us is None
+    _put(ward, "v1.p", "2", replace(end, known_us=now - HOUR))
+    assert ward.store.stay("v1.p", as_of_us=now) == before

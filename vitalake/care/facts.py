@@ -248,3 +248,11 @@ def begun_as_before(fact: Admission | Placement, before: Admission | Placement) 
             begun_us = min(before.since_us, fact.since_us)
             return msgspec.structs.replace(fact, since_us=begun_us, said_us=before.said_us)
     return fact
+
+
+def known_as_before(fact: Admission | Placement, before: Admission | Placement) -> Admission | Placement:
+    """Return a fact with when it was first known, where the same was told before: who says it again knew it then."""
+    if not before.known_us or fact.known_us <= before.known_us:
+        return fact
+    as_before = msgspec.structs.replace(fact, known_us=before.known_us, told_us=before.told_us)
+    return as_before if as_before == before else fact

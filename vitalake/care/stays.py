@@ -35,12 +35,17 @@ class HospitalStay:
         """Return whether a moment is in it."""
         return self.begin_us <= at_us < self.end_us
 
+    def overlaps(self, other: HospitalStay) -> bool:
+        """Return whether any time is in both, also where one only lasts until the other begins."""
+        return self.begin_us <= other.end_us and other.begin_us <= self.end_us
+
 
 def hospital_stays(admissions: Mapping[str, Admission], placements: Iterable[Placement]) -> list[HospitalStay]:
     """Return when somebody was in hospital, first to last: a facility's, its departments' and its procedures' stays.
 
     A visit, or a series of them, joins no stays: who comes for dialysis for years has not been there all the time. One
-    that begins within a hospital stay is part of that, as long as that lasts, else it is one of its own.
+    that lasts until a hospital stay begins, or begins within it, has its name in that stay, and in each of several; one
+    that does not is one of its own.
 
     Args:
         admissions: of the patient, by the stay's pseudonym.
@@ -50,15 +55,17 @@ def hospital_stays(admissions: Mapping[str, Admission], placements: Iterable[Pla
     for begin_us, end_us, name in sorted(_periods(admissions, placements)):
         last = found[-1] if found else None
         if name in admissions and admissions[name].outpatient:
-            if last is not None and last.lasts(begin_us):
-                found[-1] = replace(last, names=last.names | {name})
-            else:
-                visits.append(HospitalStay(frozenset({name}), begin_us, end_us))
+            visits.append(HospitalStay(frozenset({name}), begin_us, end_us))
         elif last is not None and begin_us <= last.end_us + CONTINUES_US:
             found[-1] = HospitalStay(last.names | {name}, last.begin_us, max(last.end_us, end_us))
         else:
             found.append(HospitalStay(frozenset({name}), begin_us, end_us))
-    return sorted([*found, *visits], key=lambda one: one.begin_us)
+    alone = [visit for visit in visits if not any(map(visit.overlaps, found))]
+    stays = [
+        replace(stay, names=stay.names.union(*(visit.names for visit in visits if visit.overlaps(stay))))
+        for stay in found
+    ]
+    return sorted([*stays, *alone], key=lambda one: one.begin_us)
 
 
 def _periods(admissions: Mapping[str, Admission], placements: Iterable[Placement]) -> Iterator[tuple[int, int, str]]:

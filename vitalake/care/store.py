@@ -30,6 +30,7 @@ from vitalake.care.facts import (
     FOR_EVER,
     KINDS,
     ON_THE_WARD,
+    TOLD_BESIDE,
     UNSAID,
     Admission,
     Decision,
@@ -40,6 +41,7 @@ from vitalake.care.facts import (
     Pregnancy,
     begun_as_before,
     ends_a_stay,
+    known_as_before,
     least_age,
     merged,
     until,
@@ -465,7 +467,7 @@ class CareStore:
             facts: pseudonym, key within its kind (a stay's pseudonym; empty for a Person), version, fact.
             wait: whether they wait.
             again: they come out of the lake, that knows less than the messages said: of one version a stay or a bed
-                that is there stays, unless it was known before.
+                that is there stays.
 
         Raises:
             ServiceUnavailable: the store cannot be written; none is stored.
@@ -622,8 +624,10 @@ class CareStore:
         for patient, key, version, fact in facts:
             if isinstance(fact, Admission | Placement):
                 told = self._fact_of(patient, key, type(fact))
-                if again and told and told[0] == version and fact.known_us <= told[1].known_us:
+                if again and told and told[0] == version:
                     continue
+                if told and told[0] == version:
+                    fact = known_as_before(fact, told[1])
                 fact = begun_as_before(fact, told[1]) if told else fact
                 if ends_a_stay(fact):
                     told_us = told[1].told_us if told and ends_a_stay(told[1]) else now_us
@@ -656,18 +660,23 @@ class CareStore:
     def person(self, patient: str, *, own: bool = False) -> Person | None:
         """Return what is known of a patient, by the patient's record first, else as TOLD_BESIDE; None: nothing.
 
-        Whether they have died says the first that says anything: who lives by an admission message is not dead by a
-        laboratory's.
+        Whether they have died says the record or an admission message, whichever was told later, and else the first
+        that says anything: who lives by an admission message is not dead by a laboratory's, but a record of which the
+        sender always writes that they live hides no death that is told later.
 
         Args:
             patient: pseudonym.
             own: leave out what was told of numbers that were merged into this one.
         """
-        found: dict[str, Person] = self._facts(patient, Person)
-        found = {key: one for key, one in found.items() if not (own and key.startswith(_OF_ANOTHER))}
+        versions: dict[str, tuple[int, Person]] = self._versions(patient, Person)
+        versions = {key: one for key, one in versions.items() if not (own and key.startswith(_OF_ANOTHER))}
+        found = {key: one for key, (_, one) in versions.items()}
         sexes = [person.sex for key, person in sorted(found.items()) if person.sex not in (*UNSAID, DELETED)]
         born = [person.born for key, person in sorted(found.items()) if person.born not in (*UNSAID, DELETED)]
-        died = [person.died for key, person in sorted(found.items()) if person.died not in UNSAID]
+        deaths = [versions[key] for key in ("", TOLD_BESIDE) if key in versions and found[key].died not in UNSAID]
+        deaths.sort(key=lambda told: told[0] if told[1].died_of is None else told[1].died_of, reverse=True)
+        died = [person.died for _, person in deaths]
+        died += [person.died for _, person in sorted(found.items()) if person.died not in UNSAID]
         if not found:
             return None
         return Person(
@@ -831,8 +840,10 @@ class CareStore:
         lately = lately_ended(admissions, beds, since_us=horizon)
         over = {n: end for n, end in ended(admissions, beds, as_of_us=now_us).items() if end < horizon}
         over = {name: end for name, end in over.items() if name not in lately}
-        stays = hospital_stays(admissions, beds)
-        kept = frozenset(name for one in stays if not one.names <= over.keys() for name in one.names)
+        visits = {name for name, one in admissions.items() if one.outpatient}
+        stays = [one.names for one in hospital_stays(admissions, beds)]
+        # A series of visits that lasts for years keeps no stay of long ago.
+        kept = frozenset(name for names in stays if not ((names - visits) or names) <= over.keys() for name in names)
         over = {name: end for name, end in over.items() if name not in kept}
         others = (kept - {open_ or ""}) | lately
         beds_gone = forgotten_beds(admissions, placements, over, horizon, kept=others, as_of_us=now_us)
