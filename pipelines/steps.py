@@ -418,6 +418,10 @@ class Steps:
             if not reject.rows:  # nobody knows how many rows it would have been: it counts as one
                 outcome.row_message = np.concatenate([outcome.row_message, gone])
         outcome.rejects = kept
+        # They pass no sealer, which leaves the forgotten out of all other rows.
+        outcome.told = [
+            (message, row) for message, row in outcome.told if self.vault.subject_of(row["patient_id"]) not in stones
+        ]
 
     def _merges_nobody_forgotten(self, rows: pa.RecordBatch) -> npt.NDArray[np.bool_] | None:
         """Return which associations join no number that was forgotten to somebody's; None: all."""

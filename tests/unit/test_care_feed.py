@@ -34,6 +34,7 @@ from tests.fhir import message, observation
 from tests.hl7 import MSH, PID, adt, obx, oru
 from tests.hostile_flat import flat, readings
 from vitalake import clock
+from vitalake.belonging import open_vault
 from vitalake.care.facts import Decision, Person
 from vitalake.care.records import History, code_number
 from vitalake.care.store import CareStore
@@ -1842,3 +1843,15 @@ def test_a_series_of_visits_joins_no_stays(home: Path, kind: str, kept: list[str
     after = _store(home).stay(token, as_of_us=clock.now_us())
     assert after is not None and after.encounter != stay.encounter
     assert _decisions(home, token) == kept
+
+
+def test_of_who_was_forgotten_a_refused_message_tells_the_ward_nothing(home: Path) -> None:
+    """Under a pseudonym of a new key they were back on the board, with a bed, a date of birth and a diagnosis."""
+    move = _adt("A02", "MED^9^9", 0.1)
+    no_stay = _pregnancy(encounter=None)
+    _admissions(home, [_adt("A01", "MED^1^A", 2)])
+    assert len(_admissions(home, [move]).told) == len(_records(home, "condition", no_stay).told) == 1
+    settings = load_settings(home)
+    with closing(open_vault(settings, load_keys(home / "keys.yaml"))) as vault:
+        vault.erase(vault.subject_of("p-1"), "test")
+    assert [*_admissions(home, [move]).told] == [*_records(home, "condition", no_stay).told] == []
