@@ -27,13 +27,12 @@ from pipelines.decoding.conform import Conformer
 from pipelines.decoding.keyed import with_key
 from pipelines.decoding.named import Named
 from pipelines.decoding.naming import Naming
-from pipelines.decoding.plain_words import words_in
 from pipelines.decoding.reasons import Reason
-from pipelines.decoding.records import MERGED, Records
+from pipelines.decoding.records import Records
 from pipelines.decoding.refused import Refused, Unread, joined, refused_of_conformed, with_patients, with_unread
 from pipelines.decoding.result import Reject
-from pipelines.decoding.searched import to_search
 from pipelines.decoding.unread import about
+from pipelines.erasure.arriving import Arriving
 from pipelines.lookback import LookBack
 from pipelines.poll import DecodedPoll, Outcome, Poll
 from vitalake import clock
@@ -124,6 +123,7 @@ class Steps:
             else None
         )
         self._naming, self._codes = Naming(settings), load_vocabulary().codes.keys()
+        self._arriving = Arriving(self.vault, self._naming)
         self._nobodys: Refused | None = None
         self._serial, self._looked = 1, 0
         self._key_of = partial(device_key, keys.current("vault").secret)
@@ -246,13 +246,14 @@ class Steps:
             raise
 
     def _mask(self, outcome: Outcome) -> Outcome:
-        self._leave_out_forgotten(outcome)
+        self._arriving.leave_out_rejected(outcome)
         if self.attributor is not None:
             if self.feed is not None:
                 self._tell_refused(outcome)
             outcome = self.attributor.attribute(outcome, self.recognise)
         rows = self._with_provenance(derive(outcome.rows, self._dataset), outcome)
-        rows = _keep(outcome, rows, self._merges_nobody_forgotten(rows))
+        if self._dataset.name == "device_association":
+            rows = _keep(outcome, rows, self._arriving.merges_nobody(rows))
         if self.sealer is not None:
             sealed, known = self.sealer.seal(rows)
             if known is not None and self._dataset.name == "device_association":
@@ -287,7 +288,7 @@ class Steps:
             outcome.refused = refused_of_conformed(outcome.rows, outcome.message, every, outcome.refused)
             held = np.unique(outcome.message).tolist()
             outcome.rejects = outcome.rejects + [Reject(i, Reason.WRONG_SHAPE, "", rows=1) for i in held]
-        self._leave_out_forgotten(outcome)
+        self._arriving.leave_out_rejected(outcome)
         self._tell_refused(outcome)
         poll, count = outcome.poll, len(outcome.poll.values)
         placed = replace(
@@ -395,45 +396,6 @@ class Steps:
         if not patients and not named.somebody:
             return [(None, device) for device in sorted(self._naming.devices_in(payload, name))]
         return [(patient, None) for patient in patients]
-
-    def _leave_out_forgotten(self, outcome: Outcome) -> None:
-        """Count rejected messages that name a patient who was forgotten as filtered: no dead letter is made of them.
-
-        Where nobody else is named as decoders read it, each word of the text may be the id of somebody forgotten.
-        """
-        stones = self._forgotten() if outcome.rejects else set()
-        if not stones:
-            return
-        kept: list[Reject] = []
-        for reject in outcome.rejects:
-            payload = outcome.poll.values[reject.message] or b""
-            named = self._naming.whose(payload, outcome.poll.format)
-            part = to_search(payload, named, lambda name: self.vault.knows([name])) if named else payload
-            words = words_in(part) if part else set()
-            if stones.isdisjoint(map(self.vault.subject_of, words | (named.all if named else set()))):
-                kept.append(reject)
-                continue
-            gone = np.full(max(reject.rows, 1), reject.message, np.int32)
-            outcome.filtered = np.concatenate([outcome.filtered, gone])
-            if not reject.rows:  # nobody knows how many rows it would have been: it counts as one
-                outcome.row_message = np.concatenate([outcome.row_message, gone])
-        outcome.rejects = kept
-        # They pass no sealer, which leaves the forgotten out of all other rows.
-        outcome.told = [
-            (message, row) for message, row in outcome.told if self.vault.subject_of(row["patient_id"]) not in stones
-        ]
-
-    def _merges_nobody_forgotten(self, rows: pa.RecordBatch) -> npt.NDArray[np.bool_] | None:
-        """Return which associations join no number that was forgotten to somebody's; None: all."""
-        if self._dataset.name != "device_association" or not (stones := self._forgotten()):
-            return None
-        devices = rows["device_id"].to_pylist()
-        merged = {device for device in devices if device is not None and device.startswith(MERGED)}
-        gone = {device for device in merged if self.vault.subject_of(device.removeprefix(MERGED)) in stones}
-        return np.array([device not in gone for device in devices], np.bool_) if gone else None
-
-    def _forgotten(self) -> set[bytes]:
-        return {stone.subject for stone in self.vault.tombstones()}
 
     def _with_vacated(self, sealed: pa.RecordBatch, forgotten: pa.RecordBatch) -> pa.RecordBatch:
         """Return sealed associations, and what is kept of those of patients who were forgotten."""
