@@ -146,9 +146,9 @@ class Steps:
         conformed = self.conformer.conform(decoded, broker_ms=poll.broker_ms, now_us=now_us, older=older)
         salts = np.array([self._salt(part) for part in poll.parts], np.uint64).reshape(-1, 2)
         rows, message = conformed.rows, conformed.message
-        undecodable = [reject.message for reject in conformed.rejects if not reject.rows]
+        undecodable = {reject.message for reject in conformed.rejects if not reject.rows}
         left_out = np.array([i for i in decoded.of_others if i not in undecodable], np.int32)
-        decoded_rows = decoded.message[~np.isin(decoded.message, undecodable)] if undecodable else decoded.message
+        decoded_rows = decoded.message[~np.isin(decoded.message, [*undecodable])] if undecodable else decoded.message
         return Outcome(
             poll=poll,
             rows=rows,
@@ -262,6 +262,7 @@ class Steps:
             rows = _keep(outcome, rows, known)
         outcome.rows = rows
         if self.feed is not None:
+            self._arriving.leave_out_told(outcome)
             self.feed.take(outcome)
         masked = self.plan.apply(rows, encoded=True)
         _count(outcome, masked.kept)
@@ -299,6 +300,7 @@ class Steps:
             origin=poll,
         )
         none = np.zeros(0, np.int32)
+        self._arriving.leave_out_told(outcome)
         self.feed.take(replace(outcome, poll=placed, rows=outcome.rows.slice(0, 0), message=none))
 
     def _tell_refused(self, outcome: Outcome) -> None:

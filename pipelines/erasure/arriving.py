@@ -7,10 +7,12 @@ from collections.abc import Set
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.decoding.naming import Naming
 from pipelines.decoding.plain_words import words_in
 from pipelines.decoding.records import MERGED
+from pipelines.decoding.refused import Refused
 from pipelines.decoding.result import Reject
 from pipelines.decoding.searched import to_search
 from pipelines.poll import Outcome
@@ -51,8 +53,24 @@ class Arriving:
             if not reject.rows:  # nobody knows how many rows it would have been: it counts as one
                 outcome.row_message = np.concatenate([outcome.row_message, rows])
         outcome.rejects = kept
-        gone = self._among({row["patient_id"] for _, row in outcome.told}, stones)
+
+    def leave_out_told(self, outcome: Outcome) -> None:
+        """Take out what the care store alone is told of the forgotten: no row of it passes the sealer.
+
+        It is done last: a refused row may be somebody's by a device, or by another row of the poll.
+        """
+        refused, late = outcome.refused, outcome.late
+        told = [rows for rows in (refused, late) if rows is not None]
+        if not (told or outcome.told or outcome.people) or not (stones := self._tombstones()):
+            return
+        named = {row["patient_id"] for _, row in outcome.told} | {patient for patient, *_ in outcome.people}
+        named = named.union(*(_patients(rows).unique().to_pylist() for rows in told)) - {None}
+        gone = self._among(named, stones)
+        if not gone:
+            return
         outcome.told = [(message, row) for message, row in outcome.told if row["patient_id"] not in gone]
+        outcome.people = [said for said in outcome.people if said[0] not in gone]
+        outcome.refused, outcome.late = _without(refused, gone), _without(late, gone)
 
     def merges_nobody(self, rows: pa.RecordBatch) -> npt.NDArray[np.bool_] | None:
         """Return which associations join no number that was forgotten to somebody's; None: all."""
@@ -68,3 +86,16 @@ class Arriving:
 
     def _tombstones(self) -> set[bytes]:
         return {stone.subject for stone in self._vault.tombstones()}
+
+
+def _patients(refused: Refused) -> pa.Array:
+    return refused.rows["patient_id"].cast(pa.string())
+
+
+def _without(refused: Refused | None, patients: Set[str]) -> Refused | None:
+    """Return the rows that are not of these patients; None: none is left."""
+    if refused is None:
+        return None
+    is_one = pc.is_in(_patients(refused), pa.array(sorted(patients), pa.string()))
+    left = refused.where(~is_one.to_numpy(zero_copy_only=False))
+    return left if len(left.message) else None

@@ -23,9 +23,11 @@ from pipelines.care import open_care
 from pipelines.decoding.fhir import FhirDecoder
 from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import BESIDE
+from pipelines.erasure.erase import Eraser
 from pipelines.poll import DecodedPoll, Outcome, Poll
 from pipelines.rewrites.care import _outcome as filled_again
 from pipelines.rewrites.care import rebuild_care
+from pipelines.rewrites.rekey import rekey
 from pipelines.steps import Steps
 from tests.attribution import Ward as Bedside
 from tests.attribution import hl7_time
@@ -1855,3 +1857,23 @@ def test_of_who_was_forgotten_a_refused_message_tells_the_ward_nothing(home: Pat
     with closing(open_vault(settings, load_keys(home / "keys.yaml"))) as vault:
         vault.erase(vault.subject_of("p-1"), "test")
     assert [*_admissions(home, [move]).told] == [*_records(home, "condition", no_stay).told] == []
+
+
+def test_of_who_was_forgotten_a_refused_result_tells_the_ward_nothing(home: Path) -> None:
+    """Under a pseudonym of a new key they were back on the ward, with a date of birth and a sex."""
+    bad, good = obx(value="4000"), obx(value="80")
+    steps = _steps(home)
+    _run(steps, [_result(_ago(1), 1, "19850203", good)], name="hl7-v2")
+    refused = _run(steps, [_result(_ago(1), 2, "19850203", good, bad)], first=1, name="hl7-v2")
+    assert refused.refused is not None
+    assert refused.people
+    steps.close()
+    settings, keys = load_settings(home), load_keys(home / "keys.yaml")
+    with closing(open_vault(settings, keys)) as vault:
+        Eraser(settings, keys, vault, elsewhere={}).erase("HOSP|1234", reason="asked for", actor="test")
+    rekey(settings)
+    steps = _steps(home)
+    polls = ([bad], [good, bad], [good])
+    for number, rows in enumerate(polls, 3):
+        _run(steps, [_result(_ago(1), number, "19850203", *rows)], first=number, name="hl7-v2")
+    assert _store(home).everybody() == []
