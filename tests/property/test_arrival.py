@@ -155,8 +155,8 @@ def test_the_ward_is_the_same_whatever_arrived_first(
 
 
 def _later(told: tuple[str, str, int, Fact]) -> tuple[str, str, int, Fact]:
-    """Return a fact as it is read out of the lake, which does not know when it was known."""
+    """Return a fact as it is read out of the lake, which does not know when its sender knew it."""
     patient, key, version, fact = told
     if isinstance(fact, Admission | Placement):
-        return patient, key, version, structs.replace(fact, known_us=0)
+        return patient, key, version, structs.replace(fact, known_us=fact.known_us + HOUR)
     return told
