@@ -282,15 +282,17 @@ class Steps:
             KeyRevoked: patients' keys cannot be had.
             ServiceUnavailable: care store or vault cannot be reached.
         """
-        if self.feed is None or self.attributor is None:
+        if self.feed is None:
             return
-        if outcome.rows.num_rows:  # a message that would hold today was refused all the same
+        is_result = self.attributor is not None
+        if is_result and outcome.rows.num_rows:  # a message that would hold today was refused all the same
             every = np.ones(outcome.rows.num_rows, np.bool_)
             outcome.refused = refused_of_conformed(outcome.rows, outcome.message, every, outcome.refused)
             held = np.unique(outcome.message).tolist()
             outcome.rejects = outcome.rejects + [Reject(i, Reason.WRONG_SHAPE, "", rows=1) for i in held]
         self._arriving.leave_out_rejected(outcome)
-        self._tell_refused(outcome)
+        if is_result:
+            self._tell_refused(outcome)
         poll, count = outcome.poll, len(outcome.poll.values)
         placed = replace(
             poll,

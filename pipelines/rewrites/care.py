@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -23,6 +22,7 @@ from pipelines.rewrites.republish import open_restricted, restricted_datasets
 from pipelines.steps import Steps, make_sealer
 from vitalake import clock
 from vitalake.keys import KeyRing, load_keys
+from vitalake.lake.dataset import load_dataset
 from vitalake.lake.lake import Lake
 from vitalake.lake.rewrite import read_file
 from vitalake.lake.spans import PartId
@@ -82,8 +82,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
                 merges += feed.older_merges
             finally:
                 feed.close()
-        if ORDER[-1] in there:
-            _tell_rejected(settings, part, total)
+        _tell_rejected(settings)
         current = keys.current("pseudonym").version
         with closing(open_care(settings, keys, vault=vault)) as care:
             care.drop(patients=[p for p in care.everybody() if not p.startswith(f"{current}.")])
@@ -112,21 +111,23 @@ def _batches(lake: Lake, since_us: int) -> Iterator[pa.Table]:
                 yield batch.slice(begin, BATCH_ROWS)
 
 
-def _tell_rejected(settings: Settings, part: PartId, first: int) -> None:
-    """Tell the care store what messages were about that were rejected within its hours, and are open.
+def _tell_rejected(settings: Settings) -> None:
+    """Tell the care store what messages were about that were rejected, and are open; of results within its hours.
 
-    Args:
-        settings: of the home.
-        part: whose positions these messages take in the store.
-        first: the first free one.
+    The lake has none of it: where a transfer that does not say from where has brought somebody, a pregnancy of which
+    nobody says for which stay.
     """
-    since = (clock.now() - timedelta(hours=settings.care.hours)).date().isoformat()
-    lake, choice = Lake(settings.lake_uri, settings.storage_options), Choice(since=since)
-    jobs, _ = lineages(settings, census(lake, DEAD_LETTER, choice).decoders)
+    part, first = PartId(WRITER, uuid.uuid4().hex[:22], 0), 0
+    recent = (clock.now() - timedelta(hours=settings.care.hours)).date().isoformat()
+    lake = Lake(settings.lake_uri, settings.storage_options)
+    jobs, _ = lineages(settings, census(lake, DEAD_LETTER, Choice()).decoders)
     done = resolved(lake, DEAD_LETTER)
-    for lineage in (one for one in jobs if one.stream.dataset == ORDER[-1] and one.stream.care):
-        mine = replace(choice, sources=lineage.sources)
-        with closing(Steps(settings, lineage.stream, lake.dataset, purpose="rebuild-care")) as steps:
+    told = [one for one in jobs if one.stream.dataset in ORDER and one.stream.care]
+    for lineage in sorted(told, key=lambda one: ORDER.index(one.stream.dataset)):
+        is_result = lineage.stream.dataset == ORDER[-1]
+        mine = Choice(sources=lineage.sources, since=recent if is_result else None)
+        dataset = load_dataset(lineage.stream.dataset)
+        with closing(Steps(settings, lineage.stream, dataset, purpose="rebuild-care")) as steps:
             redecoder = Redecoder(settings, lineage, steps, job=_share())
             for letters in open_letters(lake, DEAD_LETTER, mine, done=done):
                 for attempt in redecoder.attempts(letters, table=DEAD_LETTER, mask=False):

@@ -1691,6 +1691,28 @@ def test_a_filling_replaces_no_fact_of_the_same_version(home: Path, hours: float
     assert _lies(home, token)[2] is False
 
 
+def test_a_filling_tells_the_ward_again_what_the_lake_cannot_take(home: Path) -> None:
+    """The old bed came back without a mark, and an adult's score of who is pregnant."""
+    topics = {"device_association": "adt: hl7-v2", "condition": "conditions: fhir"}
+    jobs = [f"  {job[:6]}: {{dataset: {job}, topics: {{{topic}}}}}" for job, topic in topics.items()]
+    (home / "vitalake.yaml").write_text("\n".join(["jobs:", *jobs, ""]))
+    ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
+    ward.tell(_adt("A01", "MED^1^A", 2), _adt("A02", "SURG^9^B", 1), refused=1)
+    no_stay = _pregnancy(encounter=None)
+    ward.send("condition", [(clock.now(), [json.dumps(no_stay).encode()])], refused=1)
+    (token,) = _store(home).patients()
+
+    def seen() -> tuple[tuple[str, str, bool], bool]:
+        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        return _lies(home, token), stay is not None and stay.pregnant
+
+    before = seen()
+    assert before == (("SURG", "9 B", True), True)
+    for anew in (False, True):
+        _filled(ward, anew=anew)
+        assert seen() == before
+
+
 def test_a_status_that_says_nothing_ends_no_stay_before_its_end(home: Path) -> None:
     """An end ahead of our clock was held to it, and is one only of what is over."""
     stay = _stay_of() | {"status": "unknown", "period": {"start": _at(120), "end": _at(-60)}}
