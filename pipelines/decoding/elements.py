@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pipelines.decoding.fhir_structs import LOINC, UCUM, Concept, Identifier, Quantity, Reference, ResourceMeta
+from pipelines.decoding.fhir_structs import (
+    LOINC,
+    RESOURCES,
+    UCUM,
+    Concept,
+    Identifier,
+    Quantity,
+    Reference,
+    ResourceMeta,
+)
 from pipelines.decoding.parsing import PARSE_ERRORS
 from pipelines.decoding.raw import Refused
 from pipelines.decoding.reasons import Reason
@@ -20,11 +29,12 @@ _QUANTITY = msgspec.json.Decoder(Quantity)
 _META = msgspec.json.Decoder(ResourceMeta)
 _URN = re.compile(r"urn:(uuid|oid):\S+")
 _LITERAL = re.compile(r"(?P<server>https?://\S+/)?(?P<kind>[A-Za-z]+)/(?P<id>[^\s/?#]+)")
-_THINGS = frozenset(
-    "CarePlan Device DeviceMetric DeviceRequest DeviceUseStatement Encounter EpisodeOfCare HealthcareService Location "
-    "Medication MedicationRequest NutritionOrder Organization ServiceRequest Task".split()
+_BODIES = frozenset(
+    "Patient RelatedPerson Group Person Practitioner PractitionerRole FamilyMemberHistory BodyStructure Specimen "
+    "Observation".split()
 )
-"""Things and orders: they are nobody. A BodyStructure may be a fetus, a Specimen another person's."""
+_THINGS = RESOURCES - _BODIES
+"""What is nobody: things, orders, and what is done with the subject. A BodyStructure may be a fetus."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_VERSION = 1 << 31

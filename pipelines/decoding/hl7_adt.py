@@ -26,8 +26,8 @@ _REFUSED = "refused"
 _OTHERS = frozenset({"ORU"})
 """Messages that come over the same feed and tell of no bed."""
 
-_NO_CLASS = frozenset({"", "N", "U"})
-"""What PV1-2 says when it says nothing (HL7 table 0004): not given, not applicable, unknown."""
+_NO_CLASS = frozenset({"", "N", "U", "B"})
+"""What PV1-2 says of who may stay or not (HL7 table 0004): not given, not applicable, unknown, obstetrics."""
 
 _OF_ANYBODY = ("A04", "A08")
 """Events that tell as well of outpatients: where they do not say whose stay it is, nobody is in it."""

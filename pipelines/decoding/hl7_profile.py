@@ -48,7 +48,7 @@ class Hl7Profile(Profile):
     unassigned: Literal["device", "bed"] = "device"
     processing: frozenset[Literal["P", "T", "D"]] = frozenset({"P"})
     updates: Literal["admission", "ignore"] = "admission"
-    stays: frozenset[str] = frozenset({"I", "E", "B"})
+    stays: frozenset[str] = frozenset({"I", "E"})
 
     def takes(self, processing: str) -> bool:
         """Return whether messages are taken that say this in MSH-11: a test must not look like a patient."""

@@ -49,12 +49,18 @@ _WHOSE = frozenset({"subject", "patient", "individual", "beneficiary", "for", "o
 KEYS = re.compile(r"patient|subject|person|mrn|(?<![a-z])pid(?![a-z])", re.IGNORECASE)
 """Names of keys that hold a patient's number, in JSON of which nothing else is known."""
 
-_OTHERS = re.compile(
-    r"personnel|staff|employee|nurse|physician|doctor|clinician|practitioner"
-    r"|mother|father|parent|twin|sibling|spouse|of_?kin|relati|related|guardian|guarantor|donor|contact_?person",
+_RELATIVES = re.compile(
+    r"mother|father|parent|twin|sibling|spouse|wife|husband|of_?kin|(?<!cor)relat|guardian|guarantor"
+    r"|donor|contact_?person|emergency_?contact",
     re.IGNORECASE,
 )
-"""Names of keys that hold numbers of those who work for a patient, or belong to them."""
+"""Names of keys that hold numbers of those who belong to a patient."""
+
+_STAFF = re.compile(
+    r"personnel|staff|employee|nurse|physician|doctor|clinician|practitioner|performer|attending|entered_?by",
+    re.IGNORECASE,
+)
+"""The same of those who work for them."""
 
 NO_NUMBERS = re.compile(
     r"name|birth|dob|sex|gender|(?<![a-z])age(?![a-z])|address|phone|mail|unit|class", re.IGNORECASE
@@ -177,7 +183,7 @@ def _of_json(document: Any, told: set[str]) -> Named:
         if isinstance(value, str):
             is_reference = name in ("reference", "fullUrl")
             proper = is_reference or name in _WHOSE
-            guessed = found.beside if _OTHERS.search(name) else found.guessed
+            guessed = found.beside if _is_others(name) else found.guessed
             (found.proper if proper else guessed).update(_of_text(value, is_reference=is_reference))
         elif isinstance(value, dict):
             fhir |= "resourceType" in value
@@ -311,16 +317,22 @@ def _reference(kind: str = "Patient", **elements: Any) -> str:
         return ""
 
 
+def _is_others(key: str) -> bool:
+    """Return whether a key holds the number of somebody beside the patient; what staff do for one names the patient."""
+    return bool(_RELATIVES.search(key) or (_STAFF.search(key) and "patient" not in key.lower()))
+
+
 def _by_keys(document: Any) -> Named:
     """Return the numbers that stand under keys which by their names are a patient's, or just inside of those."""
     found = Named()
     left: list[tuple[str, Any, bool]] = [("", document, False)]
     while left:
         name, value, of_others = left.pop()
-        of_others = of_others or _OTHERS.search(name) is not None
+        of_others = of_others or _is_others(name)
         if KEYS.search(name) and not NO_NUMBERS.search(name):
             inner = [value.get(key) for key in _INSIDE] if isinstance(value, dict) else [value]
-            (found.beside if of_others else found.guessed).update(map(_text, inner))
+            beside = _is_others(name) or (of_others and "patient" not in name.lower())
+            (found.beside if beside else found.guessed).update(map(_text, inner))
         if isinstance(value, dict):
             left.extend((key, item, of_others) for key, item in value.items())
         elif isinstance(value, list):

@@ -119,8 +119,9 @@ class Search:
         part = to_search(payload, named, self._knows, self._numbers) if whole else payload
         if part is None and any(map(self._knows, named.proper)):
             return False
-        of_stay = self._stays and whole and not named.somebody
-        if of_stay and any(not self._stays.isdisjoint(self._naming.stays_in(payload, name)) for name in formats):
+        stays = self._stays if part is not None else {stay for stay in self._stays if len(stay) >= SHORTEST}
+        of_stay = stays and whole and not named.somebody
+        if of_stay and any(not stays.isdisjoint(self._naming.stays_in(payload, name)) for name in formats):
             return True
         if part is None:  # somebody else is guessed
             told = not any(map(self._knows, named.all & self._numbers)) and self.says(payload, whole=whole)

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from vitalake import clock
-from vitalake.care.facts import TOLD_BESIDE, Admission, Decision, Fact, Person, Placement, Pregnancy
+from vitalake.care.facts import DELETED, TOLD_BESIDE, Admission, Decision, Fact, Person, Placement, Pregnancy
 from vitalake.care.store import CareStore
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
 
-HOUR, KEPT = 3_600_000_000, 54
+HOUR, MINUTE, KEPT = 3_600_000_000, 60_000_000, 54
 LAST = 40
 """Hours before now of the oldest event: all of it is kept."""
 
@@ -49,7 +49,7 @@ class Told:
 
     def fact(self, now: int, number: int) -> tuple[str, str, int, Fact]:
         """Return what the store is given; versions go with the time of telling."""
-        at, known = now - self.ago * HOUR, now - self.told_ago * HOUR + number
+        at, known = now - self.ago * HOUR, now - self.told_ago * HOUR
         bed = f"bed:W//{self.bed}"
         made: dict[str, Callable[[], tuple[str, Fact]]] = {
             "bed": lambda: (f"{number}", Placement(self.stay, at, None, bed, "active", known_us=known)),
@@ -64,31 +64,21 @@ class Told:
             "record": lambda: ("", Person("female", f"{1930 + self.ago}")),
             "beside": lambda: (TOLD_BESIDE, Person("unknown", f"{1980 + self.ago}")),
             "died": lambda: ("", Person("unknown", died="yes")),
+            "died beside": lambda: (TOLD_BESIDE, Person("unknown", died="yes")),
+            "lives beside": lambda: (TOLD_BESIDE, Person("unknown", died=DELETED)),
         }
         key, fact = made[self.what]()
-        return self.patient, key, known, fact
+        return self.patient, key, known + number, fact
 
 
-WHAT = [
-    "bed",
-    "leaves",
-    "ends",
-    "goes on",
-    "open",
-    "closed",
-    "visit",
-    "pregnant",
-    "not pregnant",
-    "record",
-    "beside",
-    "died",
-]
+WHAT = ["bed", "leaves", "ends", "goes on", "open", "closed", "visit", "pregnant", "not pregnant"]
+SAID = ["record", "beside", "died", "died beside", "lives beside"]
 TOLD = st.lists(
     st.builds(
         Told,
         st.sampled_from([OLD, LEFT]),
         st.sampled_from(["E", "D", ""]),
-        st.sampled_from(WHAT),
+        st.sampled_from(WHAT + SAID),
         st.integers(1, LAST),
         st.integers(0, 30),
         st.sampled_from(["A", "B"]),
@@ -151,6 +141,8 @@ def test_the_ward_is_the_same_whatever_arrived_first(
                 store.put_facts([fact], wait=True)
             if number == again:
                 store.put_facts([_later(fact) for fact in mixed[:number]], wait=True, again=True)
+        for fact in facts[:again]:
+            store.put_facts([_later(fact)], wait=True)
         assert _seen(store, now) == expected
 
 
@@ -158,5 +150,5 @@ def _later(told: tuple[str, str, int, Fact]) -> tuple[str, str, int, Fact]:
     """Return a fact as it is read out of the lake, which does not know when its sender knew it."""
     patient, key, version, fact = told
     if isinstance(fact, Admission | Placement):
-        return patient, key, version, structs.replace(fact, known_us=fact.known_us + HOUR)
+        return patient, key, version, structs.replace(fact, known_us=fact.known_us + 4 * MINUTE)
     return told

@@ -483,7 +483,7 @@ def test_who_is_known_under_a_key_that_looks_like_a_patients_keeps_the_message(t
     assert Search([ID], None, vault=Knows(ID, "2000")).tells(short) is True, "a room"  # type: ignore[arg-type]
 
 
-OF_STAY = {"reference": "Encounter/V-1"}
+OF_STAY = {"reference": "Encounter/V-1000"}
 
 
 @pytest.mark.parametrize(
@@ -497,8 +497,8 @@ OF_STAY = {"reference": "Encounter/V-1"}
         {"nr": ID, "mother": "Patient/5550123"},
         {"nr": ID, "staff": [{"person": {"id": "20007"}}]},
         {"nr": ID, "personnelId": "20007"},
-        {"visit": "V-1", "personnelId": "20007"},
-        {"visit": "V-1", "patientId": "20007"},
+        {"visit": "V-1000", "personnelId": "20007"},
+        {"visit": "V-1000", "patientId": "20007"},
         observation(1, subject=None, encounter=OF_STAY, note=[{"text": "twin of Patient/20007"}]),
         observation(1, subject={"reference": "Patient/p-9", "display": ID}, note=[{"text": "twin of Patient/20007"}]),
         oru(pid=f"PID|1||00020007^^^DEV^MR|||||||||||||||{ID}"),
@@ -509,16 +509,19 @@ def test_who_is_known_by_a_guess_hides_nobody_whose_number_or_stay_is_named(payl
     """A known number of the mother, of staff or in a note kept an erased patient's messages, and none was counted."""
     written = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     known = ("5550123", "20007", "DEV|20007", "CLINIC|7")
-    search = Search([HOSP], None, stays=["V-1"], settings=SETTINGS, vault=Knows(HOSP, *known))  # type: ignore[arg-type]
+    search = Search([HOSP], None, stays=["V-1000"], settings=SETTINGS, vault=Knows(HOSP, *known))  # type: ignore[arg-type]
     assert search.tells(written) is True
     vault = Knows("HOSP|1303123", *known)
-    assert Search(["HOSP|1303123"], None, stays=["V-2"], vault=vault).tells(written) is not True  # type: ignore[arg-type]
+    assert Search(["HOSP|1303123"], None, stays=["V-2000"], vault=vault).tells(written) is not True  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "payload",
     [
         {"patientId": ID, "motherMrn": "5550123"},
+        {"physicianOrder": {"patientId": "20007", "orderNo": ID}},
+        {"correlatedPatientId": "20007", "seq": ID},
+        {"visit": "2", "patientId": "20007"},
         oru(pid=f"PID|1||{ID}^^^CLINIC^MR"),
         oru(pid=f"PID|1||00{ID}^^^CLINIC^MR"),
         observation(1, subject={"identifier": {"system": "CLINIC", "value": ID}}, note=[{"text": "as Patient/20007"}]),
@@ -527,7 +530,7 @@ def test_who_is_known_by_a_guess_hides_nobody_whose_number_or_stay_is_named(payl
 def test_a_message_of_another_who_is_known_by_the_number_stays(payload: bytes | dict[str, Any]) -> None:
     written = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     known = (HOSP, ID, f"CLINIC|{ID}", "5550123", "20007")
-    assert Search([HOSP], None, vault=Knows(*known)).tells(written) is not True  # type: ignore[arg-type]
+    assert Search([HOSP], None, stays=["2"], vault=Knows(*known)).tells(written) is not True  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("id_", ["123456/2026", "26/004711"])

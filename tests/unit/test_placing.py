@@ -308,6 +308,20 @@ def test_what_was_said_in_a_visit_that_lasts_at_the_admission_holds_in_the_stay(
     assert ward.store.stay("v1.p", as_of_us=now) == found
 
 
+def test_a_visit_after_a_stay_has_nothing_of_what_was_said_in_it(ward: WardUnderTest) -> None:
+    now = ward.store.now_us()
+    _put(ward, "v1.p", "stay", Admission(now - 9 * HOUR, now - 2 * HOUR, 30))
+    _put(ward, "v1.p", "visit", Admission(now - 2 * HOUR, None, 30, outpatient=True))
+    _put(ward, "v1.p", "series", Admission(now - 900 * HOUR, None, 30, outpatient=True))
+    _put(ward, "v1.p", "O", Pregnancy("stay", now - 8 * HOUR))
+    _put(ward, "v1.p", "spo2-scale-2", Decision("spo2-scale-2", True, "stay", "x", now - 5 * HOUR, "blood-gas-now"))
+    found = ward.store.stay("v1.p", as_of_us=now)
+    assert found is not None
+    assert (found.encounter, found.pregnant) == ("visit", False)
+    for name in ("visit", "series"):
+        assert ward.store.decisions("v1.p", encounter=name) == {}
+
+
 def test_a_discharge_that_is_sent_again_was_known_when_it_was_first_told(ward: WardUnderTest) -> None:
     """Who came back under the same number was taken away when the old discharge was sent again."""
     now = ward.store.now_us()

@@ -54,12 +54,10 @@ def counting(placements: Iterable[Placement], *, as_of_us: int) -> list[Placemen
 def _takes_back(goes_on: Placement, end: Placement) -> bool:
     """Return whether a discharge was told until somebody said that the stay goes on, whatever time it had.
 
-    Who corrects the time of a discharge takes it back and tells another one, both in one second.
+    Of one second nobody knows which was told last: who may be there is shown.
     """
-    if goes_on.known_us and end.known_us == goes_on.known_us:
-        return end.since_us == goes_on.since_us
     if goes_on.known_us and end.known_us:
-        return end.known_us < goes_on.known_us
+        return end.known_us <= goes_on.known_us
     return end.since_us <= goes_on.since_us
 
 

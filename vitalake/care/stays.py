@@ -35,9 +35,9 @@ class HospitalStay:
         """Return whether a moment is in it."""
         return self.begin_us <= at_us < self.end_us
 
-    def overlaps(self, other: HospitalStay) -> bool:
-        """Return whether any time is in both, also where one only lasts until the other begins."""
-        return self.begin_us <= other.end_us and other.begin_us <= self.end_us
+    def has(self, visit: HospitalStay) -> bool:
+        """Return whether a visit lasts into it, or until it begins, or begins within it."""
+        return visit.begin_us < self.end_us and self.begin_us <= visit.end_us
 
 
 def hospital_stays(admissions: Mapping[str, Admission], placements: Iterable[Placement]) -> list[HospitalStay]:
@@ -45,7 +45,7 @@ def hospital_stays(admissions: Mapping[str, Admission], placements: Iterable[Pla
 
     A visit, or a series of them, joins no stays: who comes for dialysis for years has not been there all the time. One
     that lasts until a hospital stay begins, or begins within it, has its name in that stay, and in each of several; one
-    that does not is one of its own.
+    that does not, or lasts longer, is one of its own.
 
     Args:
         admissions: of the patient, by the stay's pseudonym.
@@ -60,11 +60,8 @@ def hospital_stays(admissions: Mapping[str, Admission], placements: Iterable[Pla
             found[-1] = HospitalStay(last.names | {name}, last.begin_us, max(last.end_us, end_us))
         else:
             found.append(HospitalStay(frozenset({name}), begin_us, end_us))
-    alone = [visit for visit in visits if not any(map(visit.overlaps, found))]
-    stays = [
-        replace(stay, names=stay.names.union(*(visit.names for visit in visits if visit.overlaps(stay))))
-        for stay in found
-    ]
+    alone = [visit for visit in visits if not any(stay.has(visit) and visit.end_us <= stay.end_us for stay in found)]
+    stays = [replace(stay, names=stay.names.union(*(one.names for one in visits if stay.has(one)))) for stay in found]
     return sorted([*stays, *alone], key=lambda one: one.begin_us)
 
 
@@ -267,8 +264,8 @@ def same_stay(
         admissions: of the patient, by the stay's pseudonym.
         placements: of the patient.
     """
-    found = (one for one in reversed(hospital_stays(admissions, placements)) if encounter in one.names)
-    return next(found, None)
+    found = [one for one in hospital_stays(admissions, placements) if encounter in one.names]
+    return max(found, key=lambda one: (one.end_us, one.begin_us), default=None)
 
 
 def is_of_stay(
@@ -291,7 +288,10 @@ def is_of_stay(
         return True
     placements = list(placements)
     now = same_stay(encounter, admissions, placements)
-    if now is not None and (now.lasts(at_us) or (said and said in now.names)):
+    if now is not None and said and said in now.names:
+        return True
+    visit = now is not None and all(name in admissions and admissions[name].outpatient for name in now.names)
+    if now is not None and now.lasts(at_us) and not (said and visit):  # a series lasts through stays that are over
         return True
     if said:
         of = same_stay(said, admissions, placements)

@@ -31,6 +31,7 @@ from vitalake.care.facts import (
     KINDS,
     ON_THE_WARD,
     TOLD_BESIDE,
+    TOLD_BY_RESULTS,
     UNSAID,
     Admission,
     Decision,
@@ -105,6 +106,12 @@ _Row = tuple[str, str, str, int, int, bytes]
 _OF_ANOTHER = "~merged"
 """What the keys of a Person begin with that was told of a number given up: they come after all of the patient's own."""
 
+_NEAR_US = 300_000_000
+"""How much later the lake may say that the same was known: it has the sender's time, or that of taking it in."""
+
+_ONE_EVENT_US = 60_000_000
+"""How far versions of one event may be apart, which is sent again: they are of EVN-2, to the minute at worst."""
+
 _PUT_BLOCK = "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?, ?)"
 
 
@@ -140,6 +147,7 @@ class CareStore:
         self._decided: dict[str, int] = {}
         self._tails: dict[tuple[str, str], _Tail] = {}
         self._generation = ""
+        self._filled = set[int]()
         self._pruned_us = 0
 
     def close(self) -> None:
@@ -467,7 +475,7 @@ class CareStore:
             facts: pseudonym, key within its kind (a stay's pseudonym; empty for a Person), version, fact.
             wait: whether they wait.
             again: they come out of the lake, that knows less than the messages said: of one version a stay or a bed
-                that is there stays.
+                that is there stays, unless it was known minutes before: of senders without versions all are one.
 
         Raises:
             ServiceUnavailable: the store cannot be written; none is stored.
@@ -567,7 +575,7 @@ class CareStore:
             for key, (version, fact) in facts[kind].items():
                 if isinstance(fact, Admission | Placement):
                     before = self._fact_of(into, key, type(fact))
-                    fact = begun_as_before(fact, before[1]) if before else fact
+                    fact = self._as_before(version, fact, before)
                 rows.append(self._row(into, key, version, ends[KINDS[kind], key], fact))
         return rows
 
@@ -624,11 +632,11 @@ class CareStore:
         for patient, key, version, fact in facts:
             if isinstance(fact, Admission | Placement):
                 told = self._fact_of(patient, key, type(fact))
-                if again and told and told[0] == version:
+                if again and told and told[0] == version and not self._replaces(patient, key, fact, told[1]):
                     continue
-                if told and told[0] == version:
-                    fact = known_as_before(fact, told[1])
-                fact = begun_as_before(fact, told[1]) if told else fact
+                if again:
+                    self._filled.add(hash((patient, type(fact), key)))
+                fact = self._as_before(version, fact, told)
                 if ends_a_stay(fact):
                     told_us = told[1].told_us if told and ends_a_stay(told[1]) else now_us
                     fact = msgspec.structs.replace(fact, told_us=told_us)
@@ -643,6 +651,26 @@ class CareStore:
                 version = max(version, before[0])
             known[patient, key] = (version, fact)
             yield patient, key, version, fact
+
+    def _replaces(self, patient: str, key: str, fact: Admission | Placement, told: Admission | Placement) -> bool:
+        """Return whether what a filling has of a version takes the place of what is there of the same one.
+
+        Senders without versions have one for all: of what this filling has put there itself the later one counts, of
+        what lanes have put there what was known minutes later.
+        """
+        if hash((patient, type(fact), key)) in self._filled:
+            return fact.known_us >= told.known_us
+        return fact.known_us > told.known_us + _NEAR_US
+
+    @staticmethod
+    def _as_before(
+        version: int, fact: Admission | Placement, told: tuple[int, Admission | Placement] | None
+    ) -> Admission | Placement:
+        """Return a fact with when it began, and was known, where it was told before."""
+        if told is None:
+            return fact
+        fact = begun_as_before(fact, told[1])
+        return known_as_before(fact, told[1]) if abs(version - told[0]) < _ONE_EVENT_US else fact
 
     def _fact_of(self, patient: str, key: str, kind: type[_Kind]) -> tuple[int, _Kind] | None:
         row = self._db.execute(
@@ -660,28 +688,23 @@ class CareStore:
     def person(self, patient: str, *, own: bool = False) -> Person | None:
         """Return what is known of a patient, by the patient's record first, else as TOLD_BESIDE; None: nothing.
 
-        Whether they have died says the record or an admission message, whichever was told later, and else the first
-        that says anything: who lives by an admission message is not dead by a laboratory's, but a record of which the
-        sender always writes that they live hides no death that is told later.
+        Who is dead by one that tells of them is dead until that one says that they live: many systems always write so,
+        and versions of two cannot be compared. Only who lives by admission messages is not dead by a laboratory's.
 
         Args:
             patient: pseudonym.
             own: leave out what was told of numbers that were merged into this one.
         """
-        versions: dict[str, tuple[int, Person]] = self._versions(patient, Person)
-        versions = {key: one for key, one in versions.items() if not (own and key.startswith(_OF_ANOTHER))}
-        found = {key: one for key, (_, one) in versions.items()}
+        found: dict[str, Person] = self._facts(patient, Person)
+        found = {key: one for key, one in found.items() if not (own and key.startswith(_OF_ANOTHER))}
         sexes = [person.sex for key, person in sorted(found.items()) if person.sex not in (*UNSAID, DELETED)]
         born = [person.born for key, person in sorted(found.items()) if person.born not in (*UNSAID, DELETED)]
-        deaths = [versions[key] for key in ("", TOLD_BESIDE) if key in versions and found[key].died not in UNSAID]
-        deaths.sort(key=lambda told: told[0] if told[1].died_of is None else told[1].died_of, reverse=True)
-        died = [person.died for _, person in deaths]
-        died += [person.died for _, person in sorted(found.items()) if person.died not in UNSAID]
+        told = [(key.rpartition(_OF_ANOTHER)[2], one.died) for key, one in sorted(found.items())]
+        lives = (TOLD_BESIDE, DELETED) in told
+        died = [said for by, said in told if said not in (*UNSAID, DELETED) and not (lives and by == TOLD_BY_RESULTS)]
         if not found:
             return None
-        return Person(
-            next(iter(sexes), "unknown"), next(iter(born), ""), died=next(iter(died), "").removeprefix(DELETED)
-        )
+        return Person(next(iter(sexes), "unknown"), next(iter(born), ""), died=next(iter(died), ""))
 
     def forget(self, patients: Sequence[str]) -> int:
         """Delete all that is known of patients, overwritten on disk, and take nothing of them any more.
