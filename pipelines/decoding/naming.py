@@ -50,7 +50,7 @@ KEYS = re.compile(r"patient|subject|person|mrn|(?<![a-z])pid(?![a-z])", re.IGNOR
 """Names of keys that hold a patient's number, in JSON of which nothing else is known."""
 
 _RELATIVES = re.compile(
-    r"mother|father|parent|twin|sibling|spouse|wife|husband|of_?kin|(?<!cor)relat|guardian|guarantor"
+    r"mother|father|parent|twin|sibling|spouse|wife|husband|of_?kin|relative|related_?person|guardian|guarantor"
     r"|donor|contact_?person|emergency_?contact",
     re.IGNORECASE,
 )
@@ -183,7 +183,7 @@ def _of_json(document: Any, told: set[str]) -> Named:
         if isinstance(value, str):
             is_reference = name in ("reference", "fullUrl")
             proper = is_reference or name in _WHOSE
-            guessed = found.beside if _is_others(name) else found.guessed
+            guessed = found.beside if _RELATIVES.search(name) or _STAFF.search(name) else found.guessed
             (found.proper if proper else guessed).update(_of_text(value, is_reference=is_reference))
         elif isinstance(value, dict):
             fhir |= "resourceType" in value
@@ -317,26 +317,23 @@ def _reference(kind: str = "Patient", **elements: Any) -> str:
         return ""
 
 
-def _is_others(key: str) -> bool:
-    """Return whether a key holds the number of somebody beside the patient; what staff do for one names the patient."""
-    return bool(_RELATIVES.search(key) or (_STAFF.search(key) and "patient" not in key.lower()))
-
-
 def _by_keys(document: Any) -> Named:
     """Return the numbers that stand under keys which by their names are a patient's, or just inside of those."""
     found = Named()
-    left: list[tuple[str, Any, bool]] = [("", document, False)]
+    left: list[tuple[str, Any, bool, bool]] = [("", document, False, False)]
     while left:
-        name, value, of_others = left.pop()
-        of_others = of_others or _is_others(name)
+        name, value, of_relative, of_staff = left.pop()
+        of_relative = of_relative or _RELATIVES.search(name) is not None
+        of_staff = of_staff or _STAFF.search(name) is not None
         if KEYS.search(name) and not NO_NUMBERS.search(name):
             inner = [value.get(key) for key in _INSIDE] if isinstance(value, dict) else [value]
-            beside = _is_others(name) or (of_others and "patient" not in name.lower())
+            # What staff do for one, as a physician's order, names the patient.
+            beside = of_relative or (of_staff and "patient" not in name.lower())
             (found.beside if beside else found.guessed).update(map(_text, inner))
         if isinstance(value, dict):
-            left.extend((key, item, of_others) for key, item in value.items())
+            left.extend((key, item, of_relative, of_staff) for key, item in value.items())
         elif isinstance(value, list):
-            left.extend((name, item, of_others) for item in value)
+            left.extend((name, item, of_relative, of_staff) for item in value)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -36,6 +37,9 @@ ORDER = ("device_association", "encounter", "ward_movement", "condition", "patie
 
 Beds come before the stays: one that ended long ago is not stored, but ends the beds that are there.
 """
+
+TOLD_BESIDE_THE_LAKE = ("device_association", "condition", "observation")
+"""Those of which the ward is told also what the lake cannot take; beds, again, before the stays that end them."""
 
 WRITER = "rebuild"
 BATCH_ROWS = 50_000
@@ -82,7 +86,8 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
                 merges += feed.older_merges
             finally:
                 feed.close()
-        _tell_rejected(settings)
+            if dataset in TOLD_BESIDE_THE_LAKE:
+                _tell_rejected(settings, dataset)
         current = keys.current("pseudonym").version
         with closing(open_care(settings, keys, vault=vault)) as care:
             care.drop(patients=[p for p in care.everybody() if not p.startswith(f"{current}.")])
@@ -111,23 +116,21 @@ def _batches(lake: Lake, since_us: int) -> Iterator[pa.Table]:
                 yield batch.slice(begin, BATCH_ROWS)
 
 
-def _tell_rejected(settings: Settings) -> None:
-    """Tell the care store what messages were about that were rejected, and are open; of results within its hours.
+def _tell_rejected(settings: Settings, dataset: str) -> None:
+    """Tell the care store what messages were about that were rejected within its hours, and are open.
 
-    The lake has none of it: where a transfer that does not say from where has brought somebody, a pregnancy of which
-    nobody says for which stay.
+    Args:
+        settings: of the home.
+        dataset: for which they were rejected.
     """
-    part, first = PartId(WRITER, uuid.uuid4().hex[:22], 0), 0
-    recent = (clock.now() - timedelta(hours=settings.care.hours)).date().isoformat()
-    lake = Lake(settings.lake_uri, settings.storage_options)
-    jobs, _ = lineages(settings, census(lake, DEAD_LETTER, Choice()).decoders)
+    since = (clock.now() - timedelta(hours=settings.care.hours)).date().isoformat()
+    lake, choice = Lake(settings.lake_uri, settings.storage_options), Choice(since=since)
+    jobs, _ = lineages(settings, census(lake, DEAD_LETTER, choice).decoders)
     done = resolved(lake, DEAD_LETTER)
-    told = [one for one in jobs if one.stream.dataset in ORDER and one.stream.care]
-    for lineage in sorted(told, key=lambda one: ORDER.index(one.stream.dataset)):
-        is_result = lineage.stream.dataset == ORDER[-1]
-        mine = Choice(sources=lineage.sources, since=recent if is_result else None)
-        dataset = load_dataset(lineage.stream.dataset)
-        with closing(Steps(settings, lineage.stream, dataset, purpose="rebuild-care")) as steps:
+    part, first = PartId(WRITER, uuid.uuid4().hex[:22], 0), 0
+    for lineage in (one for one in jobs if one.stream.dataset == dataset and one.stream.care):
+        mine = replace(choice, sources=lineage.sources)
+        with closing(Steps(settings, lineage.stream, load_dataset(dataset), purpose="rebuild-care")) as steps:
             redecoder = Redecoder(settings, lineage, steps, job=_share())
             for letters in open_letters(lake, DEAD_LETTER, mine, done=done):
                 for attempt in redecoder.attempts(letters, table=DEAD_LETTER, mask=False):

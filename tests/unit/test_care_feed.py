@@ -708,7 +708,7 @@ def test_a_death_that_a_record_tells_is_known_on_the_ward(home: Path, said: dict
     assert _store(home).died(token) == "", "taken back"
 
 
-@pytest.mark.parametrize("key", ["told", "told-by-results", "~mergedtold"])
+@pytest.mark.parametrize("key", ["told", "told-by-results"])
 def test_who_always_says_that_they_live_hides_no_death_that_another_tells(home: Path, key: str) -> None:
     """Many systems always write deceasedBoolean: false, or N in PID-30; versions of two cannot be compared."""
     _records(home, "encounter", _stay_of())
@@ -718,6 +718,8 @@ def test_who_always_says_that_they_live_hides_no_death_that_another_tells(home: 
     assert _store(home).died(token) == "yes"
     _store(home).put_facts([(token, key, clock.now_us(), Person("unknown", died=DELETED))])
     assert _store(home).died(token) == "", "taken back by who has told it"
+    _store(home).put_facts([(token, "~merged", 1, Person("unknown", died="yes"))])
+    assert _store(home).died(token) == "", "of a number given up it was told, and they live"
     _records(home, "patient", record | {"deceasedBoolean": True, "meta": {"versionId": "2"}})
     assert _store(home).died(token) == "yes"
 
@@ -1696,6 +1698,21 @@ def test_a_filling_replaces_no_fact_of_the_same_version(home: Path, hours: float
     assert _lies(home, token)[2] is False
 
 
+def test_a_filling_takes_no_older_version_for_its_own(home: Path) -> None:
+    """The lake does not say that a stay without an end is over: whoever had gone was there again."""
+    ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
+    for version, status in (("1", "in-progress"), ("2", "finished")):
+        stay = _stay_of() | {"status": status, "period": {"start": _at(120)}, "meta": {"versionId": version}}
+        ward.send("encounter", [(clock.now(), [json.dumps(stay).encode()])])
+    ward.tell(_adt("A01", "MED", 2).replace(b"p-1", b"p-2"), _adt("A03", "MED", 1).replace(b"p-1", b"p-2"))
+    tokens = _store(home).patients()
+    before = {token: _store(home).stay(token, as_of_us=clock.now_us()) for token in tokens}
+    assert all(stay is not None and stay.discharged_us is not None for stay in before.values())
+    for _ in range(2):
+        _filled(ward, anew=False)
+        assert {token: _store(home).stay(token, as_of_us=clock.now_us()) for token in tokens} == before
+
+
 @pytest.mark.parametrize("anew", [False, True])
 def test_a_filling_ends_a_stay_of_a_sender_without_versions(home: Path, anew: bool) -> None:
     """All versions are one: the first row that was filled in stayed, and everybody who had gone was there again."""
@@ -1875,6 +1892,20 @@ def test_a_discharge_that_is_sent_again_takes_nobody_away_who_is_back(home: Path
     assert before[2]
     _admissions(home, [again])
     assert _lies(home, token) == before
+    _admissions(home, [_adt("A01", "MED^1^A", 5), wrong, back, again])
+    assert _lies(home, token) == before, "read again, in one poll"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_who_is_discharged_again_at_the_same_time_within_a_minute_is_gone(home: Path, at_once: bool) -> None:
+    """Discharged, cancelled, and discharged again with the same typed time: it was taken for the first one."""
+    end = _ago(1.1)
+    told = [_adt("A01", "MED^1^A", 5)]
+    for second, (event, time) in enumerate([("A03", end), ("A13", _ago(1.2)), ("A03", end)]):
+        told.append(_adt(event, "MED^1^A", 1 - second * 20 / 3600, end=time))
+    for messages in [told] if at_once else [told[:count] for count in range(1, 5)]:
+        token = _admissions(home, [*messages]).rows["patient_id"][0].as_py()
+    assert _lies(home, token)[2] is False
 
 
 def test_a_discharge_without_number_or_time_that_was_none_brings_back_no_former_stay(home: Path) -> None:

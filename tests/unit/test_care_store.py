@@ -191,6 +191,21 @@ def test_the_stay_is_the_one_begun_last_as_far_as_was_known(tmp_path: Path) -> N
     assert store.stay("v1.p", as_of_us=at(7)) == second, "an older version changes nothing"
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_of_what_is_filled_in_of_one_version_the_later_known_counts(tmp_path: Path, at_once: bool) -> None:
+    """Of senders without versions all rows have one, and files of the lake have no order: the open row came last."""
+    now = clock.now_us()
+    begin, end = now - 5 * 3_600_000_000, now - 3_600_000_000
+    over = ("v1.p", "E", 0, Admission(begin, end, 70, known_us=end))
+    open_ = ("v1.p", "E", 0, Admission(begin, None, 70, known_us=begin))
+    with closing(_store(tmp_path)) as store:
+        for facts in [[over, open_]] if at_once else [[over], [open_]]:
+            store.put_facts(facts, again=True)
+        stay = store.stay("v1.p", as_of_us=now)
+        assert stay is not None
+        assert stay.discharged_us == end
+
+
 def test_stays_that_ended_long_ago_and_people_without_a_stay_are_not_kept(tmp_path: Path) -> None:
     store, now = _store(tmp_path, hours=1.0), clock.now_us()
     store.put_facts(

@@ -494,6 +494,7 @@ OF_STAY = {"reference": "Encounter/V-1000"}
         {"nr": ID, "motherMrn": "5550123"},
         {"nr": ID, "nextOfKinPersonId": "5550123"},
         {"nr": ID, "mother": {"mrn": "5550123"}},
+        {"nr": ID, "mother": {"patientId": "5550123"}},
         {"nr": ID, "mother": "Patient/5550123"},
         {"nr": ID, "staff": [{"person": {"id": "20007"}}]},
         {"nr": ID, "personnelId": "20007"},

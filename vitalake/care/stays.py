@@ -290,8 +290,9 @@ def is_of_stay(
     now = same_stay(encounter, admissions, placements)
     if now is not None and said and said in now.names:
         return True
-    visit = now is not None and all(name in admissions and admissions[name].outpatient for name in now.names)
-    if now is not None and now.lasts(at_us) and not (said and visit):  # a series lasts through stays that are over
+    visits = {name for name, one in admissions.items() if one.outpatient}
+    through = now is not None and now.names <= visits and said not in {"", *visits}  # a series lasts through stays
+    if now is not None and now.lasts(at_us) and not through:
         return True
     if said:
         of = same_stay(said, admissions, placements)

@@ -109,8 +109,9 @@ _OF_ANOTHER = "~merged"
 _NEAR_US = 300_000_000
 """How much later the lake may say that the same was known: it has the sender's time, or that of taking it in."""
 
-_ONE_EVENT_US = 60_000_000
-"""How far versions of one event may be apart, which is sent again: they are of EVN-2, to the minute at worst."""
+_SECOND_US = 1_000_000
+_MOST_COUNTED = 1 << 40
+"""Versions above are times, of admission messages that of EVN-2: those of one second are of one event, sent again."""
 
 _PUT_BLOCK = "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?, ?)"
 
@@ -147,7 +148,7 @@ class CareStore:
         self._decided: dict[str, int] = {}
         self._tails: dict[tuple[str, str], _Tail] = {}
         self._generation = ""
-        self._filled = set[int]()
+        self._filled: dict[tuple[str, str, type], int] = {}
         self._pruned_us = 0
 
     def close(self) -> None:
@@ -629,17 +630,21 @@ class CareStore:
         did before.
         """
         known: dict[tuple[str, str], tuple[int, Person]] = {}
+        stays: dict[tuple[str, str, type], tuple[int, Admission | Placement]] = {}
         for patient, key, version, fact in facts:
             if isinstance(fact, Admission | Placement):
-                told = self._fact_of(patient, key, type(fact))
-                if again and told and told[0] == version and not self._replaces(patient, key, fact, told[1]):
+                of = (patient, key, type(fact))
+                told = stays.get(of) or self._fact_of(*of)
+                if again and told and told[0] == version and not self._replaces(of, version, fact, told[1]):
                     continue
-                if again:
-                    self._filled.add(hash((patient, type(fact), key)))
                 fact = self._as_before(version, fact, told)
                 if ends_a_stay(fact):
                     told_us = told[1].told_us if told and ends_a_stay(told[1]) else now_us
                     fact = msgspec.structs.replace(fact, told_us=told_us)
+                if told is None or version >= told[0]:
+                    stays[of] = (version, fact)
+                    if again:
+                        self._filled[of] = version
                 yield patient, key, version, fact
                 continue
             if not isinstance(fact, Person):
@@ -652,13 +657,15 @@ class CareStore:
             known[patient, key] = (version, fact)
             yield patient, key, version, fact
 
-    def _replaces(self, patient: str, key: str, fact: Admission | Placement, told: Admission | Placement) -> bool:
+    def _replaces(
+        self, of: tuple[str, str, type], version: int, fact: Admission | Placement, told: Admission | Placement
+    ) -> bool:
         """Return whether what a filling has of a version takes the place of what is there of the same one.
 
         Senders without versions have one for all: of what this filling has put there itself the later one counts, of
         what lanes have put there what was known minutes later.
         """
-        if hash((patient, type(fact), key)) in self._filled:
+        if self._filled.get(of) == version:
             return fact.known_us >= told.known_us
         return fact.known_us > told.known_us + _NEAR_US
 
@@ -670,7 +677,8 @@ class CareStore:
         if told is None:
             return fact
         fact = begun_as_before(fact, told[1])
-        return known_as_before(fact, told[1]) if abs(version - told[0]) < _ONE_EVENT_US else fact
+        is_again = version == told[0] or (version > _MOST_COUNTED and version // _SECOND_US == told[0] // _SECOND_US)
+        return known_as_before(fact, told[1]) if is_again else fact
 
     def _fact_of(self, patient: str, key: str, kind: type[_Kind]) -> tuple[int, _Kind] | None:
         row = self._db.execute(
@@ -690,6 +698,7 @@ class CareStore:
 
         Who is dead by one that tells of them is dead until that one says that they live: many systems always write so,
         and versions of two cannot be compared. Only who lives by admission messages is not dead by a laboratory's.
+        What was told of numbers that were merged into this one counts where nobody tells anything of this one.
 
         Args:
             patient: pseudonym.
@@ -699,9 +708,11 @@ class CareStore:
         found = {key: one for key, one in found.items() if not (own and key.startswith(_OF_ANOTHER))}
         sexes = [person.sex for key, person in sorted(found.items()) if person.sex not in (*UNSAID, DELETED)]
         born = [person.born for key, person in sorted(found.items()) if person.born not in (*UNSAID, DELETED)]
-        told = [(key.rpartition(_OF_ANOTHER)[2], one.died) for key, one in sorted(found.items())]
+        said = {key: one.died for key, one in sorted(found.items()) if one.died not in UNSAID}
+        own_said = {key: died for key, died in said.items() if not key.startswith(_OF_ANOTHER)}
+        told = [(key.rpartition(_OF_ANOTHER)[2], died) for key, died in (own_said or said).items()]
         lives = (TOLD_BESIDE, DELETED) in told
-        died = [said for by, said in told if said not in (*UNSAID, DELETED) and not (lives and by == TOLD_BY_RESULTS)]
+        died = [death for by, death in told if death != DELETED and not (lives and by == TOLD_BY_RESULTS)]
         if not found:
             return None
         return Person(next(iter(sexes), "unknown"), next(iter(born), ""), died=next(iter(died), ""))
