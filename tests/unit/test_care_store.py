@@ -200,7 +200,7 @@ def test_of_what_is_filled_in_of_one_version_the_later_known_counts(tmp_path: Pa
     open_ = ("v1.p", "E", 0, Admission(begin, None, 70, known_us=begin))
     with closing(_store(tmp_path)) as store:
         for facts in [[over, open_]] if at_once else [[over], [open_]]:
-            store.put_facts(facts, again=True)
+            store.put_facts([*facts], again=True)
         stay = store.stay("v1.p", as_of_us=now)
         assert stay is not None
         assert stay.discharged_us == end

@@ -322,6 +322,15 @@ def test_a_visit_after_a_stay_has_nothing_of_what_was_said_in_it(ward: WardUnder
         assert ward.store.decisions("v1.p", encounter=name) == {}
 
 
+@pytest.mark.parametrize("said", ["visit", "elsewhere"])
+def test_what_was_decided_in_one_visit_holds_in_another_that_lasts(ward: WardUnderTest, said: str) -> None:
+    now = ward.store.now_us()
+    _put(ward, "v1.p", "visit", Admission(now - 9 * HOUR, now - 2 * HOUR, 30, outpatient=True))
+    _put(ward, "v1.p", "series", Admission(now - 900 * HOUR, None, 30, outpatient=True))
+    _put(ward, "v1.p", "spo2-scale-2", Decision("spo2-scale-2", True, said, "x", now - 5 * HOUR, "blood-gas-now"))
+    assert bool(ward.store.decisions("v1.p", encounter="series")) is (said == "visit")
+
+
 def test_a_discharge_that_is_sent_again_was_known_when_it_was_first_told(ward: WardUnderTest) -> None:
     """Who came back under the same number was taken away when the old discharge was sent again."""
     now = ward.store.now_us()
