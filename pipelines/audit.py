@@ -177,13 +177,13 @@ def recount_messages(
 
 
 def _living(options: dict[str, Any], topics: list[str]) -> set[PartId]:
-    admin = AdminClient(options)
     living: set[PartId] = set()
-    for topic in topics:
-        try:
-            living |= set(list_partitions(admin, [topic]))
-        except TopicMissing:
-            continue
+    with AdminClient(options) as admin:
+        for topic in topics:
+            try:
+                living |= set(list_partitions(admin, [topic]))
+            except TopicMissing:
+                continue
     return living
 
 

@@ -168,16 +168,16 @@ def ensure_topic(bootstrap: str, topic: str, partitions: int = 4, *, timeout_sec
     from confluent_kafka import KafkaError, KafkaException, TopicCollection
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    new = NewTopic(topic, num_partitions=partitions)
     try:
-        try:
-            made = admin.create_topics([NewTopic(topic, num_partitions=partitions)], request_timeout=timeout_seconds)
-            made[topic].result()
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise
-        described = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_seconds)
-        return str(described[topic].result().topic_id)
+        with AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}) as admin:
+            try:
+                admin.create_topics([new], request_timeout=timeout_seconds)[topic].result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+            described = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_seconds)
+            return str(described[topic].result().topic_id)
     except KafkaException as error:
         raise ServiceUnavailable(
             f"Topic cannot be made ({error.args[0].name()})",
@@ -238,7 +238,8 @@ def _answers(bootstrap: str) -> bool:
     from confluent_kafka.admin import AdminClient
 
     try:
-        AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}).list_topics(timeout=2)
+        with AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}) as admin:
+            admin.list_topics(timeout=2)
     except KafkaException:
         return False
     return True

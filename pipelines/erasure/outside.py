@@ -64,13 +64,13 @@ def _retention(settings: Settings, topics: list[str]) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     try:
-        admin = AdminClient(client_options(settings))
-        resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
-        futures = admin.describe_configs(resources, request_timeout=TIMEOUT_SECONDS)
-        for resource, future in futures.items():
-            entry = future.result(TIMEOUT_SECONDS + 1).get("retention.ms")
-            if entry is not None:
-                found[resource.name] = int(entry.value)
+        with AdminClient(client_options(settings)) as admin:
+            resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+            futures = admin.describe_configs(resources, request_timeout=TIMEOUT_SECONDS)
+            for resource, future in futures.items():
+                entry = future.result(TIMEOUT_SECONDS + 1).get("retention.ms")
+                if entry is not None:
+                    found[resource.name] = int(entry.value)
     except (KafkaException, SettingsError, TimeoutError, ValueError):
         return found
     return found

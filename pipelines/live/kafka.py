@@ -84,6 +84,9 @@ def refuse_silent(servers: str) -> None:
 def list_partitions(admin: AdminClient, topics: list[str]) -> list[PartId]:
     """Return the partitions of the topics as they are now.
 
+    Whoever makes the client ends it by ``with``: left to the last reference, which an error's traceback may hold, it
+    may be freed in a thread of its own, and librdkafka aborts the process.
+
     Raises:
         TopicMissing: there is no such topic.
         BrokerUnreachable: no broker answers.
@@ -146,7 +149,8 @@ class ShareConsumer:
 
     def close(self) -> None:
         """Leave the broker."""
-        self._consumer.close()
+        with self.admin:
+            self._consumer.close()
 
     # -- which partitions, and from where ------------------------------------------------------------------------
 

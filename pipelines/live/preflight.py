@@ -34,6 +34,7 @@ def preflight(settings: Settings, job: str) -> int:
     lake = Lake(settings.lake_uri, settings.storage_options, dataset=stream.dataset)
     lake.check_writable()
     writing_plan(load_policy(settings.path(settings.governance)), lake.dataset, keys)
-    parts = list_partitions(AdminClient(client_options(settings)), sorted(stream.topics))
+    with AdminClient(client_options(settings)) as admin:
+        parts = list_partitions(admin, sorted(stream.topics))
     lake.open_all()  # last, for this is the first to leave something behind
     return len(parts)

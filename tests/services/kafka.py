@@ -84,9 +84,10 @@ class KafkaServer:
 
     def _answers(self) -> bool:
         try:
-            # A broker answers before it takes part in the cluster; describing it asks the controller too.
-            admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
-            return bool(admin.describe_cluster(request_timeout=1).result(2).nodes)
+            # A broker answers before it takes part in the cluster; describing it asks the controller too. Ended by
+            # "with": the last reference is the error's traceback, which the client's own thread may free, and abort.
+            with AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0}) as admin:
+                return bool(admin.describe_cluster(request_timeout=1).result(2).nodes)
         except (KafkaException, TimeoutError):
             return False
 

@@ -310,7 +310,8 @@ def _topics(settings: Settings, job: str) -> str:
     from pipelines.live.kafka import client_options, list_partitions, refuse_silent
 
     refuse_silent(settings.kafka.bootstrap_servers)
-    parts = list_partitions(AdminClient(client_options(settings)), sorted(settings.jobs[job].topics))
+    with AdminClient(client_options(settings)) as admin:
+        parts = list_partitions(admin, sorted(settings.jobs[job].topics))
     return f"{len(parts)} partitions"
 
 
