@@ -130,7 +130,7 @@ class CareFeed:
             again: the rows come out of the lake, see rewrites.care: they do not say all that the messages said.
         """
         self._settings, self._dataset, self._keys = settings, dataset, keys
-        self._again = again
+        self._again, self._rejected = again, False
         self._left_out, self._admits = left_out, admits
         self._pseudonyms = {
             column.name: Pseudonyms(keys, str(column.data_class))
@@ -155,14 +155,19 @@ class CareFeed:
         self._taker = takers.get(dataset.name)
         """None: rows of the dataset go nowhere."""
 
-    def take(self, outcome: Outcome) -> None:
+    def take(self, outcome: Outcome, *, rejected: bool = False) -> None:
         """Take a poll's identified rows.
+
+        Args:
+            outcome: of the poll.
+            rejected: it is of messages that were rejected before, told again; see CareStore.put_facts.
 
         Raises:
             ServiceUnavailable: care store or vault cannot be written.
         """
         told = outcome.rows.num_rows or outcome.refused is not None or outcome.late is not None or outcome.told
         if told and self._taker is not None:
+            self._rejected = rejected
             self._taker(outcome)
 
     def look_whether_lacking(self, writer: str, spans: Iterable[Span]) -> None:
@@ -710,7 +715,7 @@ class CareFeed:
         given = [*zip(patients, keys, versions, facts, strict=True)]
         given += [(patients[i], one[0], versions[i], one[1]) for i, one in enumerate(beside) if one is not None]
         admitted = [fact for fact in given if self._admits is None or self._admits(fact[0])]
-        self._write(lambda store: store.put_facts(admitted, wait=wait, again=self._again))
+        self._write(lambda store: store.put_facts(admitted, wait=wait, again=self._again, rejected=self._rejected))
 
 
 def open_care(

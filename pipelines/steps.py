@@ -303,7 +303,7 @@ class Steps:
         )
         none = np.zeros(0, np.int32)
         self._arriving.leave_out_told(outcome)
-        self.feed.take(replace(outcome, poll=placed, rows=outcome.rows.slice(0, 0), message=none))
+        self.feed.take(replace(outcome, poll=placed, rows=outcome.rows.slice(0, 0), message=none), rejected=True)
 
     def _tell_refused(self, outcome: Outcome) -> None:
         """Find out whose the rejected messages are, as far as it can be told, for the care store."""

@@ -94,6 +94,17 @@ class Ward:
             obr=f"OBR|1||{bed.replace('^', '-')}-{number}^MON|VITALS|||{at}",
         )
 
+    def oru_of(self, patient: str, number: int, value: str) -> bytes:
+        """Return a result of a patient of whom nothing else is said."""
+        at = hl7_time(self.at(number))
+        return oru(
+            obx(value=value),
+            msh=MSH.replace("20250601100001+0200", at),
+            pid=f"PID|1||{patient}^^^^MR",
+            pv1="PV1|1|I|",
+            obr=f"OBR|1||F-{number}^MON|VITALS|||{at}",
+        )
+
     # -- writing -------------------------------------------------------------------------------------------------
 
     def associate(

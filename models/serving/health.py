@@ -71,8 +71,8 @@ def filled(at_us: int) -> Trouble:
     """Return the trouble of a care store that was filled again from the lake, which does not know all that it knew."""
     text = (
         f"The values were filled again from the lake at {clock_second(at_us)}. Beds that FHIR told, deaths, discharges "
-        "by admission messages, and signs of a sensor that it has no value, are missing from before then. Where a row "
-        "says that the age is not known the patient may be a child."
+        "by admission messages, sex that only results told, and signs of a sensor that it has no value, are missing "
+        "from before then. Where a row says that the age is not known the patient may be a child."
     )
     return Trouble("care-store-filled", text, failing=False)
 

@@ -62,6 +62,9 @@ _STAFF = re.compile(
 )
 """The same of those who work for them."""
 
+_OF_PATIENT = re.compile(r"patient|mrn", re.IGNORECASE)
+"""Names of keys that nobody gives a number of staff."""
+
 NO_NUMBERS = re.compile(
     r"name|birth|dob|sex|gender|(?<![a-z])age(?![a-z])|address|phone|mail|unit|class", re.IGNORECASE
 )
@@ -328,7 +331,7 @@ def _by_keys(document: Any) -> Named:
         if KEYS.search(name) and not NO_NUMBERS.search(name):
             inner = [value.get(key) for key in _INSIDE] if isinstance(value, dict) else [value]
             # What staff do for one, as a physician's order, names the patient.
-            beside = of_relative or (of_staff and "patient" not in name.lower())
+            beside = of_relative or (of_staff and not _OF_PATIENT.search(name))
             (found.beside if beside else found.guessed).update(map(_text, inner))
         if isinstance(value, dict):
             left.extend((key, item, of_relative, of_staff) for key, item in value.items())

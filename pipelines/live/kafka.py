@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -27,6 +28,9 @@ START_TIMEOUT_SECONDS = 10.0
 CONNECT_SECONDS = 3.0
 POLL_SECONDS = 0.05
 """Longest wait for a poll to fill: it adds half of itself to the latency of a quiet lane."""
+
+ANSWER_SECONDS = 0.5
+"""How long a broker that was lost has to answer, each time that it is asked."""
 
 POLL_BYTES = 32 << 20
 """A poll is made smaller when messages are large."""
@@ -121,7 +125,7 @@ class ShareConsumer:
         self.name = f"{job}/{share}"
         self.parts: tuple[PartId, ...] = ()
         self.next: dict[PartId, int] = {}
-        self.down = False
+        self.down, self._asked = False, 0.0
         self._index: dict[tuple[str, int], int] = {}
         self._batch = self.stream.poll_messages
         options = client_options(settings)
@@ -216,6 +220,7 @@ class ShareConsumer:
         """
         messages = self._consumer.consume(self._batch, POLL_SECONDS) if self.parts else []
         if not messages:
+            self.down = self.down and not self._answers()
             return
         payloads = [m.value() for m in messages]
         if any([m.error() for m in messages]):
@@ -229,6 +234,21 @@ class ShareConsumer:
         del messages, payloads  # as much memory again as the payloads, while the poll is worked on
         while polls:
             yield polls.pop(0)
+
+    def _answers(self) -> bool:
+        """Return whether a broker leads each partition again, asked once a second: where nothing comes nothing says so.
+
+        By the other client: behind a fetch that waits, the consumer's connection gives no answer in time.
+        """
+        if time.monotonic() - self._asked < 2 * ANSWER_SECONDS:
+            return False
+        self._asked = time.monotonic()
+        try:
+            topics = self.admin.list_topics(timeout=ANSWER_SECONDS).topics
+        except KafkaException:
+            return False
+        there = [topics[part.topic].partitions.get(part.partition) for part in self.parts if part.topic in topics]
+        return all(partition is None or partition.leader >= 0 for partition in there)
 
     def _by_format(self, messages: list[Message], payloads: list[bytes | None]) -> list[Poll]:
         formats = {self.stream.topics[part.topic] for part in self.parts}

@@ -200,11 +200,11 @@ class Lane:
                 came = True
                 yield poll
             now = time.monotonic()
-            self._came = now if came else self._came
+            self._came = now if came or self.consumer.down else self._came
             self.status.note_consumer(self.consumer.lag(), down=self.consumer.down) if not came else None
             if not came:
                 yield None
-                if idle is not None and now - self._came >= idle and not self.consumer.down:
+                if idle is not None and now - self._came >= idle:
                     self.status.idle = True
                     return
 

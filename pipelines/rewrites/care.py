@@ -68,6 +68,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
     try:
         with closing(open_care(settings, keys, vault=vault)) as care:
             had = care.decided()
+            care.note_lacking()  # until it is filled: whoever ends this half-way has half of a store
             care.drop(writer=_share())
         for dataset in [name for name in ORDER if name in there]:
             lake = open_restricted(settings, dataset)

@@ -131,7 +131,10 @@ def test_a_broker_that_restarts_pauses_the_lane_and_it_goes_on_by_itself(
     process = lane.start(idle=None)
     try:
         until(lambda: lane.ledger()["published"] == 50, process=process)
-        own_kafka.restart()
+        own_kafka.stop()
+        until(lambda: lane.status(process).state == "paused", process=process)
+        own_kafka.start()
+        until(lambda: lane.status(process).state == "running", process=process)  # before anything comes
         lane.send(message(i) for i in range(50, 100))
         until(lambda: lane.ledger()["published"] == 100, process=process)
     finally:

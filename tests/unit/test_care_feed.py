@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
 from itertools import chain, permutations, zip_longest
@@ -25,6 +25,7 @@ from pipelines.decoding.reasons import Reason
 from pipelines.decoding.records import BESIDE
 from pipelines.erasure.erase import Eraser
 from pipelines.poll import DecodedPoll, Outcome, Poll
+from pipelines.rewrites import care as care_rewrite
 from pipelines.rewrites.care import _outcome as filled_again
 from pipelines.rewrites.care import rebuild_care
 from pipelines.rewrites.rekey import rekey
@@ -43,6 +44,7 @@ from vitalake.care.store import CareStore
 from vitalake.care.values import CLOCK_AHEAD, REFUSED
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import load_dataset
+from vitalake.lake.lake import Lake
 from vitalake.lake.spans import PartId
 from vitalake.settings import StreamSettings, load_settings
 
@@ -1749,6 +1751,88 @@ def test_a_filling_tells_the_ward_again_what_the_lake_cannot_take(home: Path) ->
         assert seen() == before
 
 
+@pytest.mark.parametrize("meta", [{}, {"meta": {"versionId": "1"}}])
+def test_a_filling_takes_what_was_sent_again_for_no_news(home: Path, meta: dict[str, Any]) -> None:
+    """The lake's second row was known later than the store said, and replaced what says more: that a stay goes on."""
+    ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
+    planned = _stay_of() | {"period": {"start": _at(300), "end": _at(45)}} | meta
+    for minutes in (60, 30):
+        ward.send("encounter", [(clock.now() - timedelta(minutes=minutes), [json.dumps(planned).encode()])])
+    gone = [_adt("A01", "MED^1^A", 5), _adt("A03", "MED^1^A", 3)]
+    gone.append(gone[1].replace(b"|" + _ago(3).encode() + b"||ADT", b"|" + _ago(1).encode() + b"||ADT"))
+    ward.tell(*[one.replace(b"p-1", b"p-2").replace(b"V-1", b"V-2") for one in gone])
+    tokens = _store(home).patients()
+    before = {token: _lies(home, token)[2] for token in tokens}
+    assert sorted(before.values()) == [False, True]
+    _filled(ward, anew=False)
+    assert {token: _lies(home, token)[2] for token in tokens} == before
+
+
+def test_a_filling_that_is_broken_off_leaves_a_store_that_says_it_lacks_something(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the patients had no value, and health said that all was well."""
+    ward = Bedside(home)
+    ward.send("encounter", [(clock.now(), [json.dumps(_stay_of()).encode()])])
+    ward.stream([ward.oru_of("p-1", 10, "72")], name="hl7-v2")
+    (home / "care.db").unlink()
+    read = care_rewrite._batches
+
+    def breaks_off(lake: Lake, since_us: int) -> Iterator[pa.Table]:
+        for batch in read(lake, since_us):
+            yield batch
+            raise KeyboardInterrupt
+
+    for _ in range(2):  # the second one has deleted what the first brought
+        with monkeypatch.context() as patch:
+            patch.setattr(care_rewrite, "_batches", breaks_off)
+            with pytest.raises(KeyboardInterrupt):
+                rebuild_care(ward.settings)
+        assert _store(home).patients()
+        assert _store(home).lacking_us() > 0
+        rebuild_care(ward.settings)
+        assert _store(home).lacking_us() == 0
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_filling_marks_whose_last_message_was_refused_where_only_results_tell_of_them(
+    home: Path, *, anew: bool
+) -> None:
+    """Letters were told before the values: of whom the store knew nothing yet the last normal value stood alone."""
+    (home / "vitalake.yaml").write_text("jobs: {vitals: {dataset: observation, topics: {vitals: hl7-v2}}}\n")
+    ward = Bedside(home)
+    for second, value in ((10, "72"), (20, "---")):
+        ward.stream([ward.oru_of("p-1", second, value)], name="hl7-v2")
+    token = ward.token("p-1")
+
+    def seen() -> tuple[int, int]:
+        history = _store(home).history(token)
+        return len(history.measured()), int((history.code == REFUSED).sum())
+
+    before = seen()
+    assert before[1] == 1
+    _filled(ward, anew=anew)
+    assert seen() == before
+
+
+@pytest.mark.parametrize("over_first", [True, False])
+def test_a_filling_lets_what_was_accepted_count_more_than_what_was_rejected(home: Path, *, over_first: bool) -> None:
+    """Of senders without versions all are one, and the letter was told last."""
+    (home / "vitalake.yaml").write_text("jobs: {c: {dataset: condition, topics: {conditions: fhir}}}\n")
+    ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
+    ward.send("encounter", [(clock.now(), [json.dumps(_stay_of()).encode()])])
+    (token,) = _store(home).patients()
+    rejected, accepted = ({"clinicalStatus": _status("inactive")}, {})[:: 1 if over_first else -1]
+    for refused, said in ((1, rejected | {"encounter": None}), (0, accepted)):
+        payload = json.dumps(_pregnancy(**said) | {"meta": None}).encode()
+        ward.send("condition", [(clock.now(), [payload])], refused=refused)
+    for _ in range(2):
+        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        assert stay is not None
+        assert stay.pregnant is over_first
+        _filled(ward, anew=False)
+
+
 def test_a_status_that_says_nothing_ends_no_stay_before_its_end(home: Path) -> None:
     """An end ahead of our clock was held to it, and is one only of what is over."""
     stay = _stay_of() | {"status": "unknown", "period": {"start": _at(120), "end": _at(-60)}}
@@ -1934,6 +2018,36 @@ def test_a_series_of_visits_joins_no_stays(home: Path, kind: str, kept: list[str
     after = _store(home).stay(token, as_of_us=clock.now_us())
     assert after is not None and after.encounter != stay.encounter
     assert _decisions(home, token) == kept
+
+
+def test_what_was_decided_under_a_visit_left_open_does_not_hold_in_the_next_stay(home: Path) -> None:
+    """The visit began last, so that the decision has its name; scale 2 held in the next stay."""
+    first = _stay_of() | {"id": "in-1", "period": {"start": _at(50 * 60)}}
+    session = _stay_of() | {"id": "session", "class": {"code": "AMB"}, "period": {"start": _at(45 * 60)}}
+    token = _records(home, "encounter", first, session).rows["patient_id"][0].as_py()
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None
+    _decided(home, token, stay.encounter, minutes_ago=40 * 60)
+    assert _decisions(home, token) == ["pregnancy"]
+    over = {"status": "finished", "meta": {"versionId": "2"}, "period": {"start": _at(50 * 60), "end": _at(30 * 60)}}
+    _records(home, "encounter", first | over, _stay_of() | {"id": "in-2", "period": {"start": _at(120)}})
+    assert _decisions(home, token) == []
+
+
+def test_a_diagnosis_of_a_stay_holds_in_the_visit_that_goes_on_after_it(home: Path) -> None:
+    """Who is pregnant was scored as an adult as soon as the stay had ended."""
+    stay = _stay_of() | {"id": "in-1", "period": {"start": _at(600)}}
+    token = _records(home, "encounter", stay).rows["patient_id"][0].as_py()
+    _records(home, "condition", _pregnancy(encounter={"reference": "Encounter/in-1"}))
+    _records(home, "encounter", _stay_of() | {"id": "visit", "class": {"code": "AMB"}, "period": {"start": _at(100)}})
+    over = {"status": "finished", "meta": {"versionId": "2"}, "period": {"start": _at(600), "end": _at(60)}}
+    _records(home, "encounter", stay | over)
+    found = _store(home).stay(token, as_of_us=clock.now_us())
+    assert found is not None
+    assert (found.discharged_us, found.pregnant) == (None, True)
+    _records(home, "encounter", _stay_of() | {"id": "in-2", "period": {"start": _at(10)}})
+    found = _store(home).stay(token, as_of_us=clock.now_us())
+    assert found is not None and not found.pregnant, "a stay of its own"
 
 
 def test_of_who_was_forgotten_a_refused_message_tells_the_ward_nothing(home: Path) -> None:

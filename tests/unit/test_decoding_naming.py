@@ -469,7 +469,7 @@ def test_a_number_without_its_system_by_which_somebody_else_is_known_is_theirs(p
 @pytest.mark.parametrize(
     "told",
     [{"patient_id": "20007"}, {"patient_id": 20007, "hr": "x"}, {"mrn": "20007"}, {"note": "as Patient/20007"},
-     {"patient": {"id": "20007"}}],
+     {"patient": {"id": "20007"}}, {"nurseCall": {"mrn": "20007"}}],
 )  # fmt: skip
 def test_who_is_known_under_a_key_that_looks_like_a_patients_keeps_the_message(told: dict[str, Any]) -> None:
     payload = json.dumps({**told, "seq": int(ID)}).encode()

@@ -288,9 +288,11 @@ def is_of_stay(
         return True
     placements = list(placements)
     now = same_stay(encounter, admissions, placements)
-    if now is not None and said and said in now.names:
-        return True
     visits = {name for name, one in admissions.items() if one.outpatient}
+    stays = hospital_stays(admissions, placements)
+    if now is not None and said and said in now.names:  # a visit's name may be in several stays
+        before = [one for one in stays if one.end_us <= now.begin_us and not one.names <= visits]
+        return said not in visits or not any(one.lasts(at_us) for one in before)
     through = now is not None and now.names <= visits and said not in {"", *visits}  # a series lasts through stays
     if now is not None and now.lasts(at_us) and not through:
         return True
@@ -298,4 +300,4 @@ def is_of_stay(
         of = same_stay(said, admissions, placements)
         return not encounter and now is None and (of is None or of.end_us == FOR_EVER)
     begun_us = at_us if now is None else now.begin_us
-    return not any(at_us <= one.end_us <= begun_us for one in hospital_stays(admissions, placements) if one != now)
+    return not any(at_us <= one.end_us <= begun_us for one in stays if one != now)

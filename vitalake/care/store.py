@@ -465,7 +465,14 @@ class CareStore:
         self._db.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (str(revision),))
         self._db.executemany("INSERT OR REPLACE INTO patient VALUES (?, ?)", [(p, revision) for p in patients])
 
-    def put_facts(self, facts: list[tuple[str, str, int, Fact]], *, wait: bool = False, again: bool = False) -> None:
+    def put_facts(
+        self,
+        facts: list[tuple[str, str, int, Fact]],
+        *,
+        wait: bool = False,
+        again: bool = False,
+        rejected: bool = False,
+    ) -> None:
         """Store what the warehouse says of patients' stays; an older version never replaces a newer one.
 
         What ended before the hours that the store keeps is left out, a stay with its bed; but a stay of which anything
@@ -477,12 +484,29 @@ class CareStore:
             wait: whether they wait.
             again: they come out of the lake, that knows less than the messages said: of one version a stay or a bed
                 that is there stays, unless it was known minutes before: of senders without versions all are one.
+            rejected: they were told before, by messages that were rejected: of one version what is there stays.
 
         Raises:
             ServiceUnavailable: the store cannot be written; none is stored.
         """
         with self._database.transaction():
+            if rejected:
+                facts = [fact for fact in facts if not self._is_told(*fact)]
             self._put_facts(facts, wait=wait, again=again)
+
+    def _is_told(self, patient: str, key: str, version: int, fact: Fact) -> bool:
+        """Return whether the store has this version of a fact, by others than this filling's rejected messages."""
+        of, kind = (patient, key, type(fact)), KINDS[type(fact)]
+        there = (self.survivor(patient), kind, key, version)
+        if (
+            self._filled.get(of) != version
+            and self._db.execute(
+                "SELECT 1 FROM fact WHERE (patient, kind, key, version) = (?, ?, ?, ?)", there
+            ).fetchone()
+        ):
+            return True
+        self._filled[of] = version
+        return False
 
     def _put_facts(self, facts: list[tuple[str, str, int, Fact]], *, wait: bool, again: bool = False) -> None:
         now_us = self.now_us()
@@ -663,20 +687,22 @@ class CareStore:
         """Return whether what a filling has of a version takes the place of what is there of the same one.
 
         Senders without versions have one for all: of what this filling has put there itself the later one counts, of
-        what lanes have put there what was known minutes later.
+        what lanes have put there what was known minutes later. What has a time for its version is the same event.
         """
         if self._filled.get(of) == version:
             return fact.known_us >= told.known_us
-        return fact.known_us > told.known_us + _NEAR_US
+        return version <= _MOST_COUNTED and fact.known_us > told.known_us + _NEAR_US
 
     @staticmethod
     def _as_before(
         version: int, fact: Admission | Placement, told: tuple[int, Admission | Placement] | None
     ) -> Admission | Placement:
-        """Return a fact with when it began, and was known, where it was told before."""
+        """Return a fact with when it began, and a bed with when that was known, where it was told before."""
         if told is None:
             return fact
         fact = begun_as_before(fact, told[1])
+        if isinstance(fact, Admission):
+            return fact
         is_again = version == told[0] or (version > _MOST_COUNTED and version // _SECOND_US == told[0] // _SECOND_US)
         return known_as_before(fact, told[1]) if is_again else fact
 
@@ -1002,10 +1028,20 @@ class CareStore:
             sex=person.sex if person else "unknown",
             unit=move.unit if move and move.unit else place.unit if place else "",
             bed=place.bed if place and by_feed else move.bed if move else "",
-            pregnant=self._is_pregnant(patient, {*names, ""}, as_of_us),
+            pregnant=self._is_pregnant(patient, self._said_in(names, admissions, placements), as_of_us),
             died=person.died if person else "",
             moves_us=next_move(placements, as_of_us=as_of_us),
         )
+
+    @staticmethod
+    def _said_in(
+        names: Collection[str], admissions: Mapping[str, Admission], placements: Collection[Placement]
+    ) -> set[str]:
+        """Return for which stays a diagnosis is said that holds in one: in a visit also what is of its stay."""
+        if all(name in admissions and admissions[name].outpatient for name in names):
+            stays = hospital_stays(admissions, placements)
+            names = {*names, *(name for one in stays if not one.names.isdisjoint(names) for name in one.names)}
+        return {*names, ""}
 
     def pregnant(self, patient: str, *, as_of_us: int) -> bool:
         """Return whether a diagnosis says that a patient is pregnant of whom no stay is known."""
