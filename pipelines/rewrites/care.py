@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -22,6 +22,7 @@ from pipelines.rewrites.decisions import Ends, restore_decisions
 from pipelines.rewrites.republish import open_restricted, restricted_datasets
 from pipelines.steps import Steps, make_sealer
 from vitalake import clock
+from vitalake.errors import ServiceUnavailable
 from vitalake.keys import KeyRing, load_keys
 from vitalake.lake.dataset import load_dataset
 from vitalake.lake.lake import Lake
@@ -43,6 +44,7 @@ TOLD_BESIDE_THE_LAKE = ("device_association", "condition", "observation")
 
 WRITER = "rebuild"
 BATCH_ROWS = 50_000
+ATTEMPTS = 5
 
 
 def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
@@ -51,7 +53,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
     What is there stays: lanes may be ahead of the lake. Of a value that is there twice the latest version counts, as
     ever. What rejected messages of these hours were about is told again from the dead letters: it ends what was known
     before them. What clinicians have decided is read from the audit. Patients under a pseudonym of another version of
-    the key are deleted at the end. Safe to repeat.
+    the key are deleted at the end. Safe to repeat; begun again where an erasure has rewritten a file that it reads.
 
     Args:
         settings: of the home.
@@ -61,6 +63,15 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
         KeyRevoked: patients' keys cannot be had.
         ServiceUnavailable: lake, vault or care store cannot be reached; call it again.
     """
+    for _ in range(ATTEMPTS):
+        with suppress(FileNotFoundError):
+            return _rebuild(settings, counted=counted)
+    raise ServiceUnavailable(
+        "Tables are rewritten while they are read", where=str(settings.lake_uri), remedy="Call it again, after those."
+    )
+
+
+def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
     keys = load_keys(settings.path(settings.keys))
     vault = open_vault(settings, keys, purpose="rebuild-care")
     there, total, people, ends = restricted_datasets(settings), 0, set[str](), Ends()

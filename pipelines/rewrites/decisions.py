@@ -133,7 +133,7 @@ def _put(care: CareStore, patient: str, one: Decision, ends: Iterable[tuple[int,
             return True
         if between or since.admitted_us - at_us > care.now_us() - care.horizon_us():
             return False
-    one = Decision(one.kind, one.holds, stay.encounter if stay else "", one.by, one.at_us, one.reason)
+    one = Decision(one.kind, one.holds, stay.decided_for if stay else "", one.by, one.at_us, one.reason)
     care.put_facts([(patient, one.kind, one.at_us, one)])
     return True
 

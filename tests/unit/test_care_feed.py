@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import chain, permutations, zip_longest
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,9 @@ from vitalake.care.values import CLOCK_AHEAD, REFUSED
 from vitalake.keys import load_keys
 from vitalake.lake.dataset import load_dataset
 from vitalake.lake.lake import Lake
+from vitalake.lake.rewrite import read_file
 from vitalake.lake.spans import PartId
+from vitalake.lake.table import StagedFile, Table
 from vitalake.settings import StreamSettings, load_settings
 
 
@@ -1794,6 +1796,27 @@ def test_a_filling_that_is_broken_off_leaves_a_store_that_says_it_lacks_somethin
         assert _store(home).lacking_us() == 0
 
 
+def test_a_filling_begins_again_where_an_erasure_has_deleted_the_file_that_it_reads(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended with "This is a bug", and left half of a store."""
+    ward = Bedside(home)
+    ward.stream([ward.oru_of("p-1", 10, "72")], name="hl7-v2")
+    ward.stream([ward.oru_of("p-1", 20, "74")], name="hl7-v2")
+    token, gone = ward.token("p-1"), [True]
+
+    def vanishes(table: Table, file: StagedFile) -> Iterator[pa.Table]:
+        yield from read_file(table, file)
+        if gone:
+            gone.pop()
+            raise FileNotFoundError(file.path)
+
+    monkeypatch.setattr(care_rewrite, "read_file", vanishes)
+    (home / "care.db").unlink()
+    assert rebuild_care(ward.settings) == 2
+    assert len(_store(home).history(token).measured()) == 2
+
+
 @pytest.mark.parametrize("anew", [False, True])
 def test_a_filling_marks_whose_last_message_was_refused_where_only_results_tell_of_them(
     home: Path, *, anew: bool
@@ -2031,6 +2054,32 @@ def test_what_was_decided_under_a_visit_left_open_does_not_hold_in_the_next_stay
     assert _decisions(home, token) == ["pregnancy"]
     over = {"status": "finished", "meta": {"versionId": "2"}, "period": {"start": _at(50 * 60), "end": _at(30 * 60)}}
     _records(home, "encounter", first | over, _stay_of() | {"id": "in-2", "period": {"start": _at(120)}})
+    assert _decisions(home, token) == []
+
+
+def test_what_is_decided_in_a_visit_within_a_stay_is_decided_for_the_stay(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the stay that had ended was forgotten its scale 2 was back, in the next one."""
+    begin_us, now = clock.now_us() - 400 * 3_600_000_000, {"hour": 4.0}
+    monkeypatch.setattr(clock, "now_us", lambda: begin_us + int(now["hour"] * 3.6e9))
+    monkeypatch.setattr(clock, "now", lambda: datetime.fromtimestamp(clock.now_us() / 1e6, UTC))
+
+    def at(hour: float) -> str:
+        return datetime.fromtimestamp(begin_us / 1e6 + hour * 3600, UTC).isoformat(timespec="seconds")
+
+    first = _stay_of() | {"id": "in-1", "period": {"start": at(0)}}
+    series = _stay_of() | {"id": "series", "class": {"code": "AMB"}, "period": {"start": at(2)}}
+    token = _records(home, "encounter", first, series).rows["patient_id"][0].as_py()
+    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    assert stay is not None and stay.decided_for != stay.encounter
+    _decided(home, token, stay.decided_for)
+    assert _decisions(home, token) == ["pregnancy"]
+    over = {"status": "finished", "meta": {"versionId": "2"}, "period": {"start": at(0), "end": at(18)}}
+    _records(home, "encounter", first | over)
+    for now["hour"] in range(20, 110, 6):
+        _store(home).prune()
+    _records(home, "encounter", _stay_of() | {"id": "in-2", "period": {"start": at(now["hour"])}})
     assert _decisions(home, token) == []
 
 

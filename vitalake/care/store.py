@@ -1012,6 +1012,9 @@ class CareStore:
             age = least_age(person.born, standing.admitted_us)
         same = same_stay(encounter, admissions, placements)
         names = {encounter} if same is None else same.names
+        stays = {name: admissions[name].admitted_us for name in names & admissions.keys()}
+        stays = {name: begun_us for name, begun_us in stays.items() if not admissions[name].outpatient}
+        is_visit = encounter in admissions and admissions[encounter].outpatient
         moves = [
             move
             for move in self._facts(patient, Movement).values()
@@ -1031,6 +1034,7 @@ class CareStore:
             pregnant=self._is_pregnant(patient, self._said_in(names, admissions, placements), as_of_us),
             died=person.died if person else "",
             moves_us=next_move(placements, as_of_us=as_of_us),
+            decided_for=max(stays, key=lambda name: stays[name]) if is_visit and stays else encounter,
         )
 
     @staticmethod
