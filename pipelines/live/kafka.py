@@ -125,7 +125,7 @@ class ShareConsumer:
         self.name = f"{job}/{share}"
         self.parts: tuple[PartId, ...] = ()
         self.next: dict[PartId, int] = {}
-        self.down, self._asked = False, 0.0
+        self.down, self._said, self._asked = False, False, 0.0
         self._index: dict[tuple[str, int], int] = {}
         self._batch = self.stream.poll_messages
         options = client_options(settings)
@@ -147,8 +147,11 @@ class ShareConsumer:
         )
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() in _DOWN and not self.down:
-            self.down = True
+        if error.code() not in _DOWN:
+            return
+        self.down = True
+        if not self._said:
+            self._said = True
             _log.warning("broker lost", extra={"share": self.name, "remedy": "waiting; goes on by itself"})
 
     def close(self) -> None:
@@ -228,7 +231,7 @@ class ShareConsumer:
             payloads = [m.value() for m in messages]
             if not messages:
                 return
-        self.down = False
+        self.down = self._said = False
         self._size_next(payloads)
         polls = self._by_format(messages, payloads)
         del messages, payloads  # as much memory again as the payloads, while the poll is worked on

@@ -660,6 +660,8 @@ class CareStore:
                 of = (patient, key, type(fact))
                 told = stays.get(of) or self._fact_of(*of)
                 if again and told and told[0] == version and not self._replaces(of, version, fact, told[1]):
+                    if fact.known_us == told[1].known_us:  # by a filling that was broken off, or as good as by this one
+                        self._filled[of] = version
                     continue
                 fact = self._as_before(version, fact, told)
                 if ends_a_stay(fact):
