@@ -308,7 +308,7 @@ async def decide(request: Request, patient: str) -> Response:
     chart = await place.chart(patient) if known else None
     if chart is None:
         raise not_found()
-    encounter = chart.stay.decided_for if chart.stay else ""
+    encounter = chart.stay.encounter if chart.stay else ""
     decision = Decision(kind, holds, encounter, principal.subject, clock.now_us(), reason)
     await place.decide(patient, decision)
     return RedirectResponse(f"/patients/{patient}", 303)

@@ -29,6 +29,9 @@ CONNECT_SECONDS = 3.0
 POLL_SECONDS = 0.05
 """Longest wait for a poll to fill: it adds half of itself to the latency of a quiet lane."""
 
+SAID_SECONDS = 600.0
+"""How often the log says that a broker was lost: one of several that stays away is missed at each attempt."""
+
 ANSWER_SECONDS = 0.5
 """How long a broker that was lost has to answer, each time that it is asked."""
 
@@ -125,7 +128,7 @@ class ShareConsumer:
         self.name = f"{job}/{share}"
         self.parts: tuple[PartId, ...] = ()
         self.next: dict[PartId, int] = {}
-        self.down, self._said, self._asked = False, False, 0.0
+        self.down, self._said, self._asked = False, -SAID_SECONDS, 0.0
         self._index: dict[tuple[str, int], int] = {}
         self._batch = self.stream.poll_messages
         options = client_options(settings)
@@ -150,8 +153,8 @@ class ShareConsumer:
         if error.code() not in _DOWN:
             return
         self.down = True
-        if not self._said:
-            self._said = True
+        if time.monotonic() - self._said >= SAID_SECONDS:
+            self._said = time.monotonic()
             _log.warning("broker lost", extra={"share": self.name, "remedy": "waiting; goes on by itself"})
 
     def close(self) -> None:
@@ -231,7 +234,7 @@ class ShareConsumer:
             payloads = [m.value() for m in messages]
             if not messages:
                 return
-        self.down = self._said = False
+        self.down = False
         self._size_next(payloads)
         polls = self._by_format(messages, payloads)
         del messages, payloads  # as much memory again as the payloads, while the poll is worked on

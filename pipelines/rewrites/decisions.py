@@ -124,6 +124,8 @@ def _put(care: CareStore, patient: str, one: Decision, ends: Iterable[tuple[int,
     replay = care.replay()
     at_us = replay.at(one.at_us) if replay else one.at_us
     stay = care.stay(patient, as_of_us=at_us)
+    if stay is not None and at_us < care.horizon_us() and care.is_visit(patient, stay.encounter):
+        return False  # in which stay within the visit it was made, and whether that has ended, is forgotten
     if at_us < care.horizon_us() and (stay is None or stay.discharged_us is not None):
         since = care.stay(patient, as_of_us=care.now_us())
         if since is None:
@@ -133,7 +135,7 @@ def _put(care: CareStore, patient: str, one: Decision, ends: Iterable[tuple[int,
             return True
         if between or since.admitted_us - at_us > care.now_us() - care.horizon_us():
             return False
-    one = Decision(one.kind, one.holds, stay.decided_for if stay else "", one.by, one.at_us, one.reason)
+    one = Decision(one.kind, one.holds, stay.encounter if stay else "", one.by, one.at_us, one.reason)
     care.put_facts([(patient, one.kind, one.at_us, one)])
     return True
 

@@ -1763,9 +1763,11 @@ def test_a_filling_takes_what_was_sent_again_for_no_news(home: Path, meta: dict[
     gone = [_adt("A01", "MED^1^A", 5), _adt("A03", "MED^1^A", 3)]
     gone.append(gone[1].replace(b"|" + _ago(3).encode() + b"||ADT", b"|" + _ago(1).encode() + b"||ADT"))
     ward.tell(*[one.replace(b"p-1", b"p-2").replace(b"V-1", b"V-2") for one in gone])
+    over = json.dumps(_stay_of("p-3") | {"id": "e-3", "status": "finished", "period": {"start": _at(300)}} | meta)
+    ward.send("encounter", [(clock.now() - timedelta(minutes=85), [over.encode()] * 2)])
     tokens = _store(home).patients()
     before = {token: _lies(home, token)[2] for token in tokens}
-    assert sorted(before.values()) == [False, True]
+    assert sorted(before.values()) == [False, False, True]
     _filled(ward, anew=False)
     assert {token: _lies(home, token)[2] for token in tokens} == before
 
@@ -2057,8 +2059,10 @@ def test_what_was_decided_under_a_visit_left_open_does_not_hold_in_the_next_stay
     assert _decisions(home, token) == []
 
 
-def test_what_is_decided_in_a_visit_within_a_stay_is_decided_for_the_stay(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("by_messages", [False, True])
+@pytest.mark.parametrize("hours", [6, 90])
+def test_what_was_decided_in_a_visit_within_a_stay_ends_with_the_stay(
+    home: Path, monkeypatch: pytest.MonkeyPatch, *, by_messages: bool, hours: int
 ) -> None:
     """When the stay that had ended was forgotten its scale 2 was back, in the next one."""
     begin_us, now = clock.now_us() - 400 * 3_600_000_000, {"hour": 4.0}
@@ -2068,18 +2072,33 @@ def test_what_is_decided_in_a_visit_within_a_stay_is_decided_for_the_stay(
     def at(hour: float) -> str:
         return datetime.fromtimestamp(begin_us / 1e6 + hour * 3600, UTC).isoformat(timespec="seconds")
 
-    first = _stay_of() | {"id": "in-1", "period": {"start": at(0)}}
+    told: list[bytes | None] = []
+
+    def stay(number: int, since: float, until: float | None = None) -> None:
+        if by_messages:
+            message = _adt("A01" if until is None else "A03", "MED^1^A", now["hour"] - (until or since))
+            told.append(message.replace(b"V-1", b"V-%d" % number))
+            _admissions(home, told)
+        else:
+            ends = {} if until is None else {"end": at(until)}
+            meta = {"status": "in-progress" if until is None else "finished", "meta": {"versionId": str(len(ends) + 1)}}
+            _records(
+                home, "encounter", _stay_of() | meta | {"id": f"in-{number}", "period": {"start": at(since)} | ends}
+            )
+
+    stay(1, 0)
     series = _stay_of() | {"id": "series", "class": {"code": "AMB"}, "period": {"start": at(2)}}
-    token = _records(home, "encounter", first, series).rows["patient_id"][0].as_py()
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
-    assert stay is not None and stay.decided_for != stay.encounter
-    _decided(home, token, stay.decided_for)
+    token = _records(home, "encounter", series).rows["patient_id"][0].as_py()
+    found = _store(home).stay(token, as_of_us=clock.now_us())
+    assert found is not None
+    _decided(home, token, found.encounter)
     assert _decisions(home, token) == ["pregnancy"]
-    over = {"status": "finished", "meta": {"versionId": "2"}, "period": {"start": at(0), "end": at(18)}}
-    _records(home, "encounter", first | over)
-    for now["hour"] in range(20, 110, 6):
+    now["hour"] = 18
+    stay(1, 0, 18)
+    assert _decisions(home, token) == [], "the series goes on, and is another stay"
+    for now["hour"] in range(18, 19 + hours, 6):
         _store(home).prune()
-    _records(home, "encounter", _stay_of() | {"id": "in-2", "period": {"start": at(now["hour"])}})
+    stay(2, now["hour"])
     assert _decisions(home, token) == []
 
 

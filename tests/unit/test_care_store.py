@@ -206,22 +206,6 @@ def test_of_what_is_filled_in_of_one_version_the_later_known_counts(tmp_path: Pa
         assert stay.discharged_us == end
 
 
-def test_a_filling_that_is_run_again_goes_on_where_it_was_broken_off(tmp_path: Path) -> None:
-    """Ended by mistake, and open again three minutes later: the patient was missing from the ward."""
-    now = clock.now_us()
-    begin, end = now - 5 * 3_600_000_000, now - 3_600_000_000
-    over = ("v1.p", "E", 0, Admission(begin, end, 70, known_us=end))
-    open_ = ("v1.p", "E", 0, Admission(begin, None, 70, known_us=end + 180_000_000))
-    for facts in [[over], [over, open_]]:
-        with closing(_store(tmp_path)) as store:
-            for fact in facts:
-                store.put_facts([fact], again=True)
-    with closing(_store(tmp_path)) as store:
-        stay = store.stay("v1.p", as_of_us=now)
-    assert stay is not None
-    assert stay.discharged_us is None
-
-
 def test_stays_that_ended_long_ago_and_people_without_a_stay_are_not_kept(tmp_path: Path) -> None:
     store, now = _store(tmp_path, hours=1.0), clock.now_us()
     store.put_facts(

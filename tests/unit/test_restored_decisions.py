@@ -77,6 +77,18 @@ def test_what_was_decided_in_a_stay_that_is_over_does_not_hold_in_the_next(
     assert _restored(ward, ends=ends) == (expected, True)
 
 
+def test_what_was_decided_long_ago_in_a_visit_that_goes_on_does_not_come_back(
+    ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stay that it was decided in, within the visit, is forgotten: scale 2 held in the next one."""
+    begun_us = clock.now_us() - 200 * HOUR
+    series = Admission(begun_us, None, 70, outpatient=True)
+    ward.store.put_facts([(ward.token("p-1"), "series", 1, series)])
+    _admit(ward, "F", 24)
+    _decide(ward, 100, monkeypatch)
+    assert _restored(ward) == ({}, False), "and it is said that decisions may be missing"
+
+
 _OPEN = {"encounter": [("F", 1, 72, None, "")]}
 
 

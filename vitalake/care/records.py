@@ -87,7 +87,6 @@ class Stay:
         pregnant: a diagnosis of this stay says so.
         died: the patient is recorded as dead: see vitalake.care.facts.Person; empty: not.
         moves_us: when another bed begins, where that is told already; None: it is not.
-        decided_for: the stay's pseudonym that a decision is made for: of a visit within a stay that of the stay.
     """
 
     encounter: str
@@ -100,4 +99,3 @@ class Stay:
     pregnant: bool = False
     died: str = ""
     moves_us: int | None = None
-    decided_for: str = ""

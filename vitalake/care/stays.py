@@ -284,15 +284,15 @@ def is_of_stay(
         admissions: of the patient, by the stay's pseudonym.
         placements: of the patient.
     """
-    if said == encounter != "":
+    visits = {name for name, one in admissions.items() if one.outpatient}
+    if said == encounter != "" and said not in visits:
         return True
     placements = list(placements)
     now = same_stay(encounter, admissions, placements)
-    visits = {name for name, one in admissions.items() if one.outpatient}
     stays = hospital_stays(admissions, placements)
     if now is not None and said and said in now.names:  # a visit's name may be in several stays
-        before = [one for one in stays if one.end_us <= now.begin_us and not one.names <= visits]
-        return said not in visits or not any(one.lasts(at_us) for one in before)
+        others = [one for one in stays if one != now and not one.names <= visits]
+        return said not in visits or not any(one.lasts(at_us) for one in others)
     through = now is not None and now.names <= visits and said not in {"", *visits}  # a series lasts through stays
     if now is not None and now.lasts(at_us) and not through:
         return True

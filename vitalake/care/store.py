@@ -660,8 +660,6 @@ class CareStore:
                 of = (patient, key, type(fact))
                 told = stays.get(of) or self._fact_of(*of)
                 if again and told and told[0] == version and not self._replaces(of, version, fact, told[1]):
-                    if fact.known_us == told[1].known_us:  # by a filling that was broken off, or as good as by this one
-                        self._filled[of] = version
                     continue
                 fact = self._as_before(version, fact, told)
                 if ends_a_stay(fact):
@@ -911,7 +909,7 @@ class CareStore:
         beds_gone = forgotten_beds(admissions, placements, over, horizon, kept=others, as_of_us=now_us)
         gone = over.keys() | {placements[key].encounter for key in beds_gone}
         if gone:
-            self._lapse(patient, gone, over, open_, lately)
+            self._lapse(patient, gone, over, open_, lately, visits)
         forgotten = [name for name in admissions if name in over]
         self._delete_facts(patient, Admission, forgotten)
         self._delete_facts(patient, Placement, beds_gone)
@@ -925,13 +923,15 @@ class CareStore:
         over: Mapping[str, int],
         open_: str | None,
         lately: Collection[str],
+        visits: Collection[str],
     ) -> None:
         """Forget what was said for stays that are over, while it is known that they were.
 
         What was said without a stay is kept beside an end that may yet be corrected.
         """
         decisions: dict[str, Decision] = self._facts(patient, Decision)
-        said = {k: one for k, one in decisions.items() if one.encounter in gone or not (one.encounter or lately)}
+        named = {*gone, *visits}  # what was decided in a visit within a stay that is forgotten has the visit's name
+        said = {k: one for k, one in decisions.items() if one.encounter in named or not (one.encounter or lately)}
         if open_ is None:
             last_us = max(over.values(), default=-1)
             lapsed = {
@@ -1014,9 +1014,6 @@ class CareStore:
             age = least_age(person.born, standing.admitted_us)
         same = same_stay(encounter, admissions, placements)
         names = {encounter} if same is None else same.names
-        stays = {name: admissions[name].admitted_us for name in names & admissions.keys()}
-        stays = {name: begun_us for name, begun_us in stays.items() if not admissions[name].outpatient}
-        is_visit = encounter in admissions and admissions[encounter].outpatient
         moves = [
             move
             for move in self._facts(patient, Movement).values()
@@ -1036,7 +1033,6 @@ class CareStore:
             pregnant=self._is_pregnant(patient, self._said_in(names, admissions, placements), as_of_us),
             died=person.died if person else "",
             moves_us=next_move(placements, as_of_us=as_of_us),
-            decided_for=max(stays, key=lambda name: stays[name]) if is_visit and stays else encounter,
         )
 
     @staticmethod
@@ -1048,6 +1044,11 @@ class CareStore:
             stays = hospital_stays(admissions, placements)
             names = {*names, *(name for one in stays if not one.names.isdisjoint(names) for name in one.names)}
         return {*names, ""}
+
+    def is_visit(self, patient: str, encounter: str) -> bool:
+        """Return whether a stay is a visit, or a series of them, and no part of a stay in the hospital."""
+        admissions: dict[str, Admission] = self._facts(patient, Admission)
+        return encounter in admissions and admissions[encounter].outpatient
 
     def pregnant(self, patient: str, *, as_of_us: int) -> bool:
         """Return whether a diagnosis says that a patient is pregnant of whom no stay is known."""
@@ -1080,7 +1081,7 @@ class CareStore:
             encounter: the stay's pseudonym; empty: none is known.
         """
         found: dict[str, Decision] = self._facts(patient, Decision)
-        if not found or (encounter and all(decision.encounter == encounter for decision in found.values())):
+        if not found:
             return found
         admissions: dict[str, Admission] = self._facts(patient, Admission)
         placements, replay = self._facts(patient, Placement).values(), self.replay()
