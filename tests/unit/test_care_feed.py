@@ -2059,47 +2059,103 @@ def test_what_was_decided_under_a_visit_left_open_does_not_hold_in_the_next_stay
     assert _decisions(home, token) == []
 
 
+class Hours:
+    """Clocks of a ward that can be set: hours since it began."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Set them to the first hour."""
+        self.begin_us, self.now = clock.now_us() - 400 * 3_600_000_000, 0.1
+        monkeypatch.setattr(clock, "now_us", lambda: self.begin_us + int(self.now * 3.6e9))
+        monkeypatch.setattr(clock, "now", lambda: datetime.fromtimestamp(clock.now_us() / 1e6, UTC))
+
+    def at(self, hour: float) -> str:
+        """Return an hour as FHIR writes it."""
+        return datetime.fromtimestamp(self.begin_us / 1e6 + hour * 3600, UTC).isoformat(timespec="seconds")
+
+    def encounter(self, name: str, since: float, until: float | None = None) -> dict[str, Any]:
+        """Return an Encounter that goes on, or the version of it that has ended."""
+        end = {} if until is None else {"end": self.at(until)}
+        said = {"status": "finished" if end else "in-progress", "meta": {"versionId": str(len(end) + 1)}}
+        return _stay_of() | said | {"id": name, "period": {"start": self.at(since)} | end}
+
+
 @pytest.mark.parametrize("by_messages", [False, True])
 @pytest.mark.parametrize("hours", [6, 90])
 def test_what_was_decided_in_a_visit_within_a_stay_ends_with_the_stay(
     home: Path, monkeypatch: pytest.MonkeyPatch, *, by_messages: bool, hours: int
 ) -> None:
     """When the stay that had ended was forgotten its scale 2 was back, in the next one."""
-    begin_us, now = clock.now_us() - 400 * 3_600_000_000, {"hour": 4.0}
-    monkeypatch.setattr(clock, "now_us", lambda: begin_us + int(now["hour"] * 3.6e9))
-    monkeypatch.setattr(clock, "now", lambda: datetime.fromtimestamp(clock.now_us() / 1e6, UTC))
-
-    def at(hour: float) -> str:
-        return datetime.fromtimestamp(begin_us / 1e6 + hour * 3600, UTC).isoformat(timespec="seconds")
-
+    clocks = Hours(monkeypatch)
+    clocks.now = 4.0
     told: list[bytes | None] = []
 
     def stay(number: int, since: float, until: float | None = None) -> None:
         if by_messages:
-            message = _adt("A01" if until is None else "A03", "MED^1^A", now["hour"] - (until or since))
+            message = _adt("A01" if until is None else "A03", "MED^1^A", clocks.now - (until or since))
             told.append(message.replace(b"V-1", b"V-%d" % number))
             _admissions(home, told)
         else:
-            ends = {} if until is None else {"end": at(until)}
-            meta = {"status": "in-progress" if until is None else "finished", "meta": {"versionId": str(len(ends) + 1)}}
-            _records(
-                home, "encounter", _stay_of() | meta | {"id": f"in-{number}", "period": {"start": at(since)} | ends}
-            )
+            _records(home, "encounter", clocks.encounter(f"in-{number}", since, until))
 
     stay(1, 0)
-    series = _stay_of() | {"id": "series", "class": {"code": "AMB"}, "period": {"start": at(2)}}
+    series = clocks.encounter("series", 2) | {"class": {"code": "AMB"}}
     token = _records(home, "encounter", series).rows["patient_id"][0].as_py()
     found = _store(home).stay(token, as_of_us=clock.now_us())
     assert found is not None
     _decided(home, token, found.encounter)
     assert _decisions(home, token) == ["pregnancy"]
-    now["hour"] = 18
+    clocks.now = 18
     stay(1, 0, 18)
     assert _decisions(home, token) == [], "the series goes on, and is another stay"
-    for now["hour"] in range(18, 19 + hours, 6):
+    for clocks.now in range(18, 19 + hours, 6):
         _store(home).prune()
-    stay(2, now["hour"])
+    stay(2, clocks.now)
     assert _decisions(home, token) == []
+
+
+@pytest.mark.parametrize("former", ["IMP", "AMB"])
+def test_what_was_decided_in_a_series_outlasts_another_visit_while_an_old_stay_is_forgotten(
+    home: Path, monkeypatch: pytest.MonkeyPatch, former: str
+) -> None:
+    clocks = Hours(monkeypatch)
+
+    def visit(name: str, since: float, until: float | None = None, kind: str = "AMB") -> dict[str, Any]:
+        return clocks.encounter(name, since, until) | {"class": {"code": kind}}
+
+    clocks.now = 4
+    token = _records(home, "encounter", visit("old", 0, 4, former)).rows["patient_id"][0].as_py()
+    for clocks.now, encounter in ((10, visit("series", 10)), (56, visit("clinic", 56))):
+        _records(home, "encounter", encounter)
+        if clocks.now == 10:
+            found = _store(home).stay(token, as_of_us=clock.now_us())
+            assert found is not None
+            _decided(home, token, found.encounter)
+    for clocks.now in range(58, 66):
+        _store(home).prune()
+    clocks.now = 67
+    _records(home, "encounter", visit("clinic", 56, 67))
+    assert _decisions(home, token) == ["pregnancy"]
+
+
+def test_what_was_decided_in_a_visit_within_a_stay_holds_again_after_a_discharge_by_mistake(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older stay was forgotten meanwhile, and the decision with it, for good."""
+    clocks = Hours(monkeypatch)
+    _records(home, "encounter", clocks.encounter("in-0", 0, 0.05))
+    clocks.now = 21
+    clinic = clocks.encounter("clinic", 21) | {"class": {"code": "AMB"}}
+    token = _records(home, "encounter", clocks.encounter("in-1", 20), clinic).rows["patient_id"][0].as_py()
+    found = _store(home).stay(token, as_of_us=clock.now_us())
+    assert found is not None
+    _decided(home, token, found.encounter)
+    clocks.now = 53.5
+    _records(home, "encounter", clocks.encounter("in-1", 20, 53.5))
+    assert _decisions(home, token) == []
+    for clocks.now in (54, 56, 58):
+        _store(home).prune()
+    _records(home, "encounter", clocks.encounter("in-1", 20) | {"meta": {"versionId": "3"}})
+    assert _decisions(home, token) == ["pregnancy"]
 
 
 def test_a_diagnosis_of_a_stay_holds_in_the_visit_that_goes_on_after_it(home: Path) -> None:

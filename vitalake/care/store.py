@@ -52,7 +52,15 @@ from vitalake.care.merges import Merges
 from vitalake.care.placing import next_move
 from vitalake.care.records import History, Stay
 from vitalake.care.replay import Replay
-from vitalake.care.stays import ended, forgotten_beds, hospital_stays, is_of_stay, lately_ended, same_stay
+from vitalake.care.stays import (
+    HospitalStay,
+    ended,
+    forgotten_beds,
+    hospital_stays,
+    is_of_stay,
+    lately_ended,
+    same_stay,
+)
 from vitalake.care.stays import standing as stay_at
 from vitalake.care.values import ROW, Values, current, held_to, restored, stored
 from vitalake.sealing import Seals
@@ -901,15 +909,18 @@ class CareStore:
         over = {n: end for n, end in ended(admissions, beds, as_of_us=now_us).items() if end < horizon}
         over = {name: end for name, end in over.items() if name not in lately}
         visits = {name for name, one in admissions.items() if one.outpatient}
-        stays = [one.names for one in hospital_stays(admissions, beds)]
+        stays = hospital_stays(admissions, beds)
         # A series of visits that lasts for years keeps no stay of long ago.
-        kept = frozenset(name for names in stays if not ((names - visits) or names) <= over.keys() for name in names)
+        lasting = [one.names for one in stays if not ((one.names - visits) or one.names) <= over.keys()]
+        kept = frozenset(name for names in lasting for name in names)
         over = {name: end for name, end in over.items() if name not in kept}
         others = (kept - {open_ or ""}) | lately
         beds_gone = forgotten_beds(admissions, placements, over, horizon, kept=others, as_of_us=now_us)
         gone = over.keys() | {placements[key].encounter for key in beds_gone}
         if gone:
-            self._lapse(patient, gone, over, open_, lately, visits)
+            self._lapse(patient, gone, over, open_, lately)
+        past = [one for one in stays if one.end_us < horizon and not one.names <= visits]
+        self._lapse_in_visits(patient, visits, [one for one in past if one.names - visits - {""} <= over.keys()])
         forgotten = [name for name in admissions if name in over]
         self._delete_facts(patient, Admission, forgotten)
         self._delete_facts(patient, Placement, beds_gone)
@@ -923,15 +934,13 @@ class CareStore:
         over: Mapping[str, int],
         open_: str | None,
         lately: Collection[str],
-        visits: Collection[str],
     ) -> None:
         """Forget what was said for stays that are over, while it is known that they were.
 
         What was said without a stay is kept beside an end that may yet be corrected.
         """
         decisions: dict[str, Decision] = self._facts(patient, Decision)
-        named = {*gone, *visits}  # what was decided in a visit within a stay that is forgotten has the visit's name
-        said = {k: one for k, one in decisions.items() if one.encounter in named or not (one.encounter or lately)}
+        said = {k: one for k, one in decisions.items() if one.encounter in gone or not (one.encounter or lately)}
         if open_ is None:
             last_us = max(over.values(), default=-1)
             lapsed = {
@@ -944,6 +953,16 @@ class CareStore:
         self._delete_facts(patient, Decision, lapsed)
         told: dict[str, Pregnancy] = self._facts(patient, Pregnancy)
         self._delete_facts(patient, Pregnancy, [key for key, one in told.items() if one.encounter in over])
+
+    def _lapse_in_visits(self, patient: str, visits: Collection[str], stays: Collection[HospitalStay]) -> None:
+        """Forget what was decided within hospital stays that are forgotten under the name of a visit in them."""
+        if not stays:
+            return
+        decisions: dict[str, Decision] = self._facts(patient, Decision)
+        replay = self.replay()
+        said = {kind: replay.at(one.at_us) if replay else one.at_us for kind, one in decisions.items()}
+        lapsed = [kind for kind, one in decisions.items() if one.encounter in visits]
+        self._delete_facts(patient, Decision, [k for k in lapsed if any(one.lasts(said[k]) for one in stays)])
 
     def _delete_facts(self, patient: str, kind: type, keys: Iterable[str]) -> None:
         named = [(patient, KINDS[kind], key) for key in keys]
