@@ -70,9 +70,10 @@ def replaced(at_us: int) -> Trouble:
 def filled(at_us: int) -> Trouble:
     """Return the trouble of a care store that was filled again from the lake, which does not know all that it knew."""
     text = (
-        f"The values were filled again from the lake at {clock_second(at_us)}. Beds that FHIR told, deaths, discharges "
-        "by admission messages, sex that only results told, and signs of a sensor that it has no value, are missing "
-        "from before then. Where a row says that the age is not known the patient may be a child."
+        f"The values were filled again from the lake at {clock_second(at_us)}. From before then are missing: beds that "
+        "FHIR told, deaths, discharges by admission messages, sex that only results told, and signs of a sensor that "
+        "it has no value. Where a row says that the age is not known the patient may be a child. What was decided in a "
+        "former stay may hold again, where a visit to a clinic goes on since then."
     )
     return Trouble("care-store-filled", text, failing=False)
 

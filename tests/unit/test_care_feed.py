@@ -2113,6 +2113,24 @@ def test_what_was_decided_in_a_visit_within_a_stay_ends_with_the_stay(
     assert _decisions(home, token) == []
 
 
+def test_what_was_decided_in_a_visit_within_a_stay_does_not_hold_in_an_older_series(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = Hours(monkeypatch)
+    visit = {"class": {"code": "AMB"}}
+    _records(home, "encounter", clocks.encounter("series", 0) | visit)
+    clocks.now = 12
+    clinic = clocks.encounter("clinic", 12) | visit
+    token = _records(home, "encounter", clocks.encounter("in-1", 10), clinic).rows["patient_id"][0].as_py()
+    found = _store(home).stay(token, as_of_us=clock.now_us())
+    assert found is not None
+    _decided(home, token, found.encounter)
+    assert _decisions(home, token) == ["pregnancy"]
+    clocks.now = 20
+    _records(home, "encounter", clocks.encounter("in-1", 10, 20), clocks.encounter("clinic", 12, 13) | visit)
+    assert _decisions(home, token) == []
+
+
 @pytest.mark.parametrize("former", ["IMP", "AMB"])
 def test_what_was_decided_in_a_series_outlasts_another_visit_while_an_old_stay_is_forgotten(
     home: Path, monkeypatch: pytest.MonkeyPatch, former: str

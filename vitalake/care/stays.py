@@ -290,10 +290,12 @@ def is_of_stay(
     placements = list(placements)
     now = same_stay(encounter, admissions, placements)
     stays = hospital_stays(admissions, placements)
+    others = [one for one in stays if one != now and not one.names <= visits]
+    elsewhere = said in visits and any(one.lasts(at_us) for one in others)
     if now is not None and said and said in now.names:  # a visit's name may be in several stays
-        others = [one for one in stays if one != now and not one.names <= visits]
-        return said not in visits or not any(one.lasts(at_us) for one in others)
-    through = now is not None and now.names <= visits and said not in {"", *visits}  # a series lasts through stays
+        return not elsewhere
+    # A series of visits lasts through stays.
+    through = now is not None and now.names <= visits and (elsewhere or said not in {"", *visits})
     if now is not None and now.lasts(at_us) and not through:
         return True
     if said:

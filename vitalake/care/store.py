@@ -919,7 +919,8 @@ class CareStore:
         gone = over.keys() | {placements[key].encounter for key in beds_gone}
         if gone:
             self._lapse(patient, gone, over, open_, lately)
-        past = [one for one in stays if one.end_us < horizon and not one.names <= visits]
+        past = [one for one in stays if one.end_us < horizon and one.names.isdisjoint(lately)]
+        past = [one for one in past if not one.names <= visits]
         self._lapse_in_visits(patient, visits, [one for one in past if one.names - visits - {""} <= over.keys()])
         forgotten = [name for name in admissions if name in over]
         self._delete_facts(patient, Admission, forgotten)
