@@ -35,7 +35,7 @@ check: setup  ## lint, types, import layers, lock and generated docs are fresh; 
 PROCESSES := -n logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile
 
 test: setup  ## run all tests this machine can run; says which services it did not find
-	$(BIN)/python -m pytest -q $(PROCESSES) $(COVERAGE) -m "not kills and not ci"
+	$(BIN)/python -m pytest -q $(PROCESSES) -m "not kills and not ci"
 
 kills: setup  ## kill the lane 200 times at random moments
 	$(BIN)/python -m pytest -q -m "kills"
@@ -55,7 +55,7 @@ docs: setup  ## write the reference from the code
 	$(BIN)/python -m docs.generate
 
 coverage: setup  ## branch coverage of what runs in the test process; governance must have all of it
-	$(BIN)/python -m pytest -q $(PROCESSES) tests/unit tests/property --cov=vitalake --cov=governance --cov=pipelines --cov=models --cov-report=
+	$(BIN)/python -m pytest -q $(PROCESSES) tests/unit tests/property --cov --cov-report=
 	$(BIN)/coverage report --skip-covered --include 'governance/*,vitalake/lake/*,pipelines/decoding/*'
 	$(BIN)/coverage report --skip-covered --include 'governance/*' --fail-under 100
 
