@@ -2045,20 +2045,6 @@ def test_a_series_of_visits_joins_no_stays(home: Path, kind: str, kept: list[str
     assert _decisions(home, token) == kept
 
 
-def test_what_was_decided_under_a_visit_left_open_does_not_hold_in_the_next_stay(home: Path) -> None:
-    """The visit began last, so that the decision has its name; scale 2 held in the next stay."""
-    first = _stay_of() | {"id": "in-1", "period": {"start": _at(50 * 60)}}
-    session = _stay_of() | {"id": "session", "class": {"code": "AMB"}, "period": {"start": _at(45 * 60)}}
-    token = _records(home, "encounter", first, session).rows["patient_id"][0].as_py()
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
-    assert stay is not None
-    _decided(home, token, stay.encounter, minutes_ago=40 * 60)
-    assert _decisions(home, token) == ["pregnancy"]
-    over = {"status": "finished", "meta": {"versionId": "2"}, "period": {"start": _at(50 * 60), "end": _at(30 * 60)}}
-    _records(home, "encounter", first | over, _stay_of() | {"id": "in-2", "period": {"start": _at(120)}})
-    assert _decisions(home, token) == []
-
-
 class Hours:
     """Clocks of a ward that can be set: hours since it began."""
 

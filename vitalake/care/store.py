@@ -504,17 +504,14 @@ class CareStore:
 
     def _is_told(self, patient: str, key: str, version: int, fact: Fact) -> bool:
         """Return whether the store has this version of a fact, by others than this filling's rejected messages."""
-        of, kind = (patient, key, type(fact)), KINDS[type(fact)]
-        there = (self.survivor(patient), kind, key, version)
-        if (
-            self._filled.get(of) != version
-            and self._db.execute(
-                "SELECT 1 FROM fact WHERE (patient, kind, key, version) = (?, ?, ?, ?)", there
-            ).fetchone()
-        ):
-            return True
-        self._filled[of] = version
-        return False
+        of = (patient, key, type(fact))
+        if self._filled.get(of) == version:
+            return False
+        query = "SELECT 1 FROM fact WHERE (patient, kind, key, version) = (?, ?, ?, ?)"
+        there = self._db.execute(query, (self.survivor(patient), KINDS[type(fact)], key, version)).fetchone()
+        if there is None:
+            self._filled[of] = version
+        return there is not None
 
     def _put_facts(self, facts: list[tuple[str, str, int, Fact]], *, wait: bool, again: bool = False) -> None:
         now_us = self.now_us()
@@ -919,8 +916,7 @@ class CareStore:
         gone = over.keys() | {placements[key].encounter for key in beds_gone}
         if gone:
             self._lapse(patient, gone, over, open_, lately)
-        past = [one for one in stays if one.end_us < horizon and one.names.isdisjoint(lately)]
-        past = [one for one in past if not one.names <= visits]
+        past = [one for one in stays if one.end_us < horizon and one.names.isdisjoint(lately) and one.names - visits]
         self._lapse_in_visits(patient, visits, [one for one in past if one.names - visits - {""} <= over.keys()])
         forgotten = [name for name in admissions if name in over]
         self._delete_facts(patient, Admission, forgotten)
@@ -961,9 +957,13 @@ class CareStore:
             return
         decisions: dict[str, Decision] = self._facts(patient, Decision)
         replay = self.replay()
-        said = {kind: replay.at(one.at_us) if replay else one.at_us for kind, one in decisions.items()}
-        lapsed = [kind for kind, one in decisions.items() if one.encounter in visits]
-        self._delete_facts(patient, Decision, [k for k in lapsed if any(one.lasts(said[k]) for one in stays)])
+        times = {
+            kind: replay.at(one.at_us) if replay else one.at_us
+            for kind, one in decisions.items()
+            if one.encounter in visits
+        }
+        lapsed = [kind for kind, at_us in times.items() if any(stay.lasts(at_us) for stay in stays)]
+        self._delete_facts(patient, Decision, lapsed)
 
     def _delete_facts(self, patient: str, kind: type, keys: Iterable[str]) -> None:
         named = [(patient, KINDS[kind], key) for key in keys]
