@@ -14,5 +14,7 @@ def until(true: Callable[[], object], *, seconds: float = 40.0, process: subproc
     pause = threading.Event()
     while not true():
         assert time.monotonic() < deadline, "it did not become true in time"
-        assert process is None or process.poll() is None, "the process ended before it became true"
+        if process is not None and process.poll() is not None:
+            said = process.stderr.read().decode()[-2000:] if process.stderr else ""
+            raise AssertionError(f"the process ended ({process.returncode}) before it became true: {said}")
         pause.wait(0.05)

@@ -45,7 +45,11 @@ def read_format(lake: Storage) -> Format:
     """
     content = lake.read_small(NAME)
     if content is None:
-        return Format(0 if lake.holds_table("spans") else FORMAT)
+        if not lake.holds_table("spans"):
+            return Format(FORMAT)
+        content = lake.read_small(NAME)  # once more: another process may have made the lake since
+        if content is None:
+            return Format(0)
     try:
         return msgspec.json.decode(content, type=Format)
     except msgspec.MsgspecError:

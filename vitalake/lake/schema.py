@@ -99,16 +99,28 @@ def open_delta(storage: Storage) -> DeltaTable:
         ServiceUnavailable: storage cannot be reached.
     """
     try:
-        delta = DeltaTable(storage.uri, storage_options=storage.options or None)
-    except TableNotFoundError as error:
-        if list_log(storage).entries or is_torn_off(storage):
-            raise explained(storage, error) from None
+        delta = _opened(storage)
+    except TableNotFoundError:
         raise
     except (OSError, DeltaError) as error:
         raise explained(storage, error) from None
     if is_empty(storage, delta.version()) or is_hidden(storage, delta.version()) or is_contradicted(storage):
         raise explained(storage, DeltaError())
     return delta
+
+
+def _opened(storage: Storage) -> DeltaTable:
+    options = storage.options or None
+    try:
+        return DeltaTable(storage.uri, storage_options=options)
+    except TableNotFoundError:
+        torn_off = is_torn_off(storage)  # asked first: of a table that is being made the log comes before the files
+        if not (torn_off or list_log(storage).entries):
+            raise
+    try:
+        return DeltaTable(storage.uri, storage_options=options)  # another process may have made it since
+    except TableNotFoundError as error:
+        raise explained(storage, error) from None
 
 
 def read_state(dataset: Dataset, delta: DeltaTable) -> SchemaState:

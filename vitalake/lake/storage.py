@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ _S3_OPTIONS = {
     "AWS_ENDPOINT_URL": "endpoint_override",
 }
 """delta-rs' names of the options → pyarrow's."""
+
+_LOOKS = 5
+"""At a folder's files, before one that seems to be missing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +171,19 @@ class Storage:
 
     def files(self, suffix: str = ".parquet") -> dict[str, float]:
         """Return every file below, logs and records aside: relative path → seconds since 1970 of its last change."""
-        selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
         found = {}
-        for info in self.fs.get_file_info(selector):
+        for info in self._listed():
             relative = info.path[len(self.root) + 1 :]
             if info.type == pafs.FileType.File and relative.endswith(suffix) and not relative.startswith("_"):
                 found[relative] = info.mtime.timestamp() if info.mtime else 0.0
         return found
+
+    def _listed(self) -> Any:
+        selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
+        for _ in range(_LOOKS - 1):
+            with suppress(FileNotFoundError):  # of a folder that another process made between two looks of Arrow's
+                return self.fs.get_file_info(selector)
+        return self.fs.get_file_info(selector)
 
     def exists(self, relative: str) -> bool:
         """Return whether there is such a file."""
