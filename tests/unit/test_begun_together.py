@@ -48,12 +48,12 @@ def test_several_streams_can_begin_one_home_at_the_same_moment(tmp_path: Path) -
     for number in range(HOMES):
         init_home(tmp_path / str(number), copy_samples)
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(len(DATASETS))
+    barrier = context.Barrier(len(DATASETS), timeout=60)
     processes = [context.Process(target=_open_all, args=(tmp_path, dataset, barrier)) for dataset in DATASETS]
     for process in processes:
         process.start()
     for process in processes:
-        process.join()
+        process.join(60)
     assert [process.exitcode for process in processes] == [0] * len(DATASETS)
     for number in range(HOMES):
         settings = _settings(tmp_path, number)

@@ -38,7 +38,7 @@ from tests.hl7 import MSH, PID, adt, obx, oru
 from tests.hostile_flat import flat, readings
 from vitalake import clock
 from vitalake.belonging import open_vault
-from vitalake.care.facts import DELETED, Decision, Person
+from vitalake.care.facts import DELETED, Decision, Person, Placement
 from vitalake.care.records import History, code_number
 from vitalake.care.store import CareStore
 from vitalake.care.values import CLOCK_AHEAD, REFUSED
@@ -2097,6 +2097,81 @@ def test_what_was_decided_in_a_visit_within_a_stay_ends_with_the_stay(
         _store(home).prune()
     stay(2, clocks.now)
     assert _decisions(home, token) == []
+
+
+def test_what_was_decided_in_a_visit_within_a_stay_ends_with_it_though_the_visit_ended_lately(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The visit's own end kept what was decided in it when the stay was forgotten: it held in the next stay."""
+    clocks = Hours(monkeypatch)
+    clocks.now = 4
+    visit = {"class": {"code": "AMB"}}
+    _records(home, "encounter", clocks.encounter("in-1", 0))
+    token = _records(home, "encounter", clocks.encounter("series", 2) | visit).rows["patient_id"][0].as_py()
+    found = _store(home).stay(token, as_of_us=clock.now_us())
+    assert found is not None
+    _decided(home, token, found.encounter)
+    assert _decisions(home, token) == ["pregnancy"]
+    clocks.now = 18
+    _records(home, "encounter", clocks.encounter("in-1", 0, 18))
+    for clocks.now in (30, 50):
+        _store(home).prune()
+    clocks.now = 59
+    _records(home, "encounter", clocks.encounter("in-2", 59))
+    clocks.now = 60
+    _records(home, "encounter", clocks.encounter("series", 2, 60) | visit)
+    for clocks.now in (61, 72, 73, 80, 120):
+        _store(home).prune()
+        assert _decisions(home, token) == []
+
+
+def test_what_was_decided_in_a_stay_without_a_number_is_kept_while_its_end_was_told_lately(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A discharge of long ago, told now, may be of another patient, and be taken back."""
+    clocks = Hours(monkeypatch)
+    clocks.now = 4
+    visit = clocks.encounter("series", 2) | {"class": {"code": "AMB"}}
+    token = _records(home, "encounter", visit).rows["patient_id"][0].as_py()
+    hour = 3_600_000_000
+
+    def lies(key: str, since: float, status: str, *, discharged: bool, version: int = 1) -> None:
+        since_us = clocks.begin_us + int(since * hour)
+        bed = Placement("", since_us, None, "bed:MED/1/A", status, discharged, known_us=clock.now_us())
+        _store(home).put_facts([(token, key, version, bed)])
+
+    lies("bed", 0, "active", discharged=False)
+    found = _store(home).stay(token, as_of_us=clock.now_us())
+    assert found is not None
+    _decided(home, token, found.encounter)
+    clocks.now = 100
+    lies("end", 18, "ended", discharged=True)
+    _store(home).prune()
+    assert _decisions(home, token) == []
+    clocks.now = 101
+    lies("end", 18, "entered-in-error", discharged=True, version=2)
+    assert _decisions(home, token) == ["pregnancy"]
+
+
+def test_what_was_decided_before_a_stay_ends_with_it_though_a_visit_ended_lately(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept beside the visit's end when the stay was forgotten, it held in the next stay."""
+    clocks = Hours(monkeypatch)
+    clocks.now = 5
+    outcome = _run(_steps(home), [message(1, effectiveDateTime=_at(5), subject={"reference": "Patient/p-1"})])
+    token = outcome.rows["patient_id"][0].as_py()
+    _decided(home, token, "")
+    assert _decisions(home, token) == ["pregnancy"]
+    clocks.now = 20
+    assert _records(home, "encounter", clocks.encounter("in-1", 6, 20)).rows["patient_id"][0].as_py() == token
+    clocks.now = 30
+    _records(home, "encounter", clocks.encounter("in-2", 30))
+    clocks.now = 60
+    _records(home, "encounter", clocks.encounter("clinic", 58, 60) | {"class": {"code": "AMB"}})
+    for clocks.now in (61, 69, 90, 110):
+        _store(home).prune()
+        assert _decisions(home, token) == []
 
 
 def test_what_was_decided_in_a_visit_within_a_stay_does_not_hold_in_an_older_series(

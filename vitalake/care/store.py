@@ -916,8 +916,10 @@ class CareStore:
         gone = over.keys() | {placements[key].encounter for key in beds_gone}
         if gone:
             self._lapse(patient, gone, over, open_, lately)
-        past = [one for one in stays if one.end_us < horizon and one.names.isdisjoint(lately) and one.names - visits]
-        self._lapse_in_visits(patient, visits, [one for one in past if one.names - visits - {""} <= over.keys()])
+        # What a visit in a stay has told lately keeps the visit, and not the stay.
+        past = {one: one.names - visits for one in stays if one.end_us < horizon}
+        lapsing = [one for one, own in past.items() if own and own.isdisjoint(lately) and own - {""} <= over.keys()]
+        self._lapse_in_visits(patient, visits, lapsing)
         forgotten = [name for name in admissions if name in over]
         self._delete_facts(patient, Admission, forgotten)
         self._delete_facts(patient, Placement, beds_gone)
@@ -934,12 +936,17 @@ class CareStore:
     ) -> None:
         """Forget what was said for stays that are over, while it is known that they were.
 
-        What was said without a stay is kept beside an end that may yet be corrected.
+        What was said without a stay is kept beside an end that may yet be corrected, but not what a stay that is
+        forgotten now has ended: nobody would know that any more.
         """
         decisions: dict[str, Decision] = self._facts(patient, Decision)
-        said = {k: one for k, one in decisions.items() if one.encounter in gone or not (one.encounter or lately)}
+        last_us = max(over.values(), default=-1)
+
+        def ends(one: Decision) -> bool:
+            return one.encounter in gone if one.encounter else not lately or one.at_us <= last_us
+
+        said = {kind: one for kind, one in decisions.items() if ends(one)}
         if open_ is None:
-            last_us = max(over.values(), default=-1)
             lapsed = {
                 kind
                 for kind, one in said.items()
