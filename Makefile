@@ -56,7 +56,7 @@ docs: setup  ## write the reference from the code
 
 coverage: setup  ## branch coverage of what runs in the test process; governance must have all of it
 	$(BIN)/python -m pytest -q $(PROCESSES) tests/unit tests/property --cov --cov-report=
-	$(BIN)/coverage report --skip-covered --include 'governance/*,vitalake/lake/*,pipelines/decoding/*'
+	$(BIN)/coverage report --skip-covered --include 'governance/*,vitalake/lake/*,pipelines/formats/*'
 	$(BIN)/coverage report --skip-covered --include 'governance/*' --fail-under 100
 
 services: .services/kafka/.fetched .services/flink/.fetched  ## fetch Apache Kafka's and Flink's jars (Maven)

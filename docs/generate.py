@@ -11,16 +11,16 @@ import yaml
 from pydantic import BaseModel
 from typer.core import TyperGroup, TyperOption
 
-from governance.closing import holds
-from governance.rules import MASKS
+from governance.policy.closing import holds
+from governance.policy.rules import MASKS
 from governance.samples import __file__ as samples_file
-from pipelines.decoding.categories import categories_document
-from pipelines.decoding.reasons import EXPLAINED, UNDECODABLE
+from pipelines.formats.shared.categories import categories_document
+from pipelines.formats.shared.reasons import EXPLAINED, UNDECODABLE
 from pipelines.live.metrics import DOCUMENTED
 from vitalake.cli.app import make_app
 from vitalake.environment import may_set
 from vitalake.errors import VitaLakeError
-from vitalake.lake.dataset import Column, load_dataset, published_datasets
+from vitalake.lake.datasets.dataset import Column, load_dataset, published_datasets
 from vitalake.settings import Settings
 from vitalake.vocabulary import NO_UNIT, Vocabulary, load_vocabulary
 from vitalake.vocabulary.forms import load_forms

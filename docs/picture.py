@@ -17,12 +17,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.panel import Panel
 
+from governance.home import init_home
 from governance.samples import copy_samples
-from pipelines.broker import EmbeddedBroker
+from models.commands.demo import Demo
+from pipelines.commands.view import LaneView
 from pipelines.live.supervisor import Supervisor
-from vitalake.cli.demo import Demo
-from vitalake.cli.view import LaneView
-from vitalake.home import init_home
+from pipelines.simulator.broker import EmbeddedBroker
 
 FOLDER = Path(__file__).parent / "pictures"
 SECONDS = 60.0

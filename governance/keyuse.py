@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
+from governance import belonging
 from governance.access import local_principal
 from governance.audit import AuditEvent, open_audit
-from vitalake import belonging
+from governance.vault import Vault
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings
-from vitalake.vault import Vault
 
 WRITER = "keys"
 
@@ -18,7 +18,7 @@ _told: set[tuple[int, str, str, str]] = set()
 
 
 def open_vault(settings: Settings, keys: KeyRing, *, purpose: str, put_back: bool = False) -> Vault:
-    """Return the home's vault, opened; see vitalake.belonging.open_vault.
+    """Return the home's vault, opened; see governance.belonging.open_vault.
 
     Args:
         settings: of the home.

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from governance.access.principal import local_principal
-from governance.door.door import Door
-from governance.rules import load_policy
+from governance.policy.rules import load_policy
+from governance.query.service import Door
 from models.registry import champion
 from models.scoring import ScoreRecord, score
 from models.tasks import load_task
 from models.training.published import microseconds, read_values
 from vitalake import clock
-from vitalake.care.records import Stay
+from vitalake.clinical.records import Stay
 from vitalake.settings import Settings
 
 PURPOSE = "score"

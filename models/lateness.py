@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vitalake.care.records import History
+from vitalake.clinical.records import History
 
 Times = npt.NDArray[np.int64]
 

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.lateness import BEHIND_US, is_caught_up, steady_lag
-from vitalake.care.records import History, code_number
-from vitalake.care.values import CAME, COMPARATORS
+from pipelines.online_store.values import CAME, COMPARATORS
+from vitalake.clinical.records import History, code_number
 from vitalake.vocabulary import load_vocabulary
 
 Withheld = Literal["", "child", "pregnancy"]

@@ -14,7 +14,7 @@ from models.news2 import News2, Situation, news2, vital_times
 from models.spikes import unconfirmed
 from models.tasks import Task
 from vitalake import clock
-from vitalake.care.records import History, Stay, code_number
+from vitalake.clinical.records import History, Stay, code_number
 
 Abstained = Literal["", "no-model", "outside-cohort", "no-data", "stale", "policy-changed", "not-approved"]
 

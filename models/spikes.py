@@ -14,7 +14,7 @@ from statistics import median
 import numpy as np
 
 from models.news2 import MEASURED, News2
-from vitalake.care.records import History, code_number
+from vitalake.clinical.records import History, code_number
 
 NEIGHBOURS = 5
 """Readings looked at on each side."""

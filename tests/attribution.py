@@ -13,22 +13,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from governance.masks import Pseudonyms
-from pipelines.attribution.entering import Entry, enter
-from pipelines.attribution.passes import Attribution, Report
-from pipelines.care import open_care
-from pipelines.decoding.formats import make_decoder
-from pipelines.decoding.result import Decoded
-from pipelines.poll import DecodedPoll, Outcome, Poll
-from pipelines.steps import Steps
-from pipelines.writer import SpanWriter
+from governance.policy.masks import Pseudonyms
+from pipelines.core.poll import DecodedPoll, Outcome, Poll
+from pipelines.core.writer import SpanWriter
+from pipelines.formats.registry import make_decoder
+from pipelines.formats.shared.result import Decoded
+from pipelines.intake.online_feed import open_care
+from pipelines.intake.steps import Steps
+from pipelines.reconcile.entering import Entry, enter
+from pipelines.reconcile.reconciler import Attribution, Report
 from tests.fhir import message
 from tests.hl7 import MSH, obx, oru
 from vitalake import clock
 from vitalake.keys import KeyRing, load_keys
-from vitalake.lake.dataset import load_dataset
-from vitalake.lake.lake import Lake
-from vitalake.lake.spans import PartId
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.spans import PartId
+from vitalake.lake.datasets.dataset import load_dataset
 from vitalake.settings import Settings, StreamSettings, load_settings
 
 PART = PartId("vitals", "0123456789abcdefghijkl", 0)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from governance.home import init_home
 from governance.samples import copy_samples
 from tests.services.requirements import missing
-from vitalake.home import init_home
 
 settings.register_profile(
     "ci", max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.decoding.conform import Conformed, Conformer
-from pipelines.decoding.fhir import FhirDecoder
-from pipelines.decoding.formats import make_decoder
-from pipelines.decoding.result import Decoded, Decoder, Reject
+from pipelines.formats.fhir.observations import FhirDecoder
+from pipelines.formats.registry import make_decoder
+from pipelines.formats.shared.conform import Conformed, Conformer
+from pipelines.formats.shared.result import Decoded, Decoder, Reject
 from vitalake.settings import Settings, StreamSettings
 from vitalake.vocabulary import load_vocabulary
 

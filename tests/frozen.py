@@ -76,7 +76,7 @@ def expected(name: str = FORMATS[-1]) -> dict[str, Any]:
 
 def settle(home: Path) -> None:
     """Add what was decided and not added."""
-    from vitalake.lake.lake import Lake
+    from vitalake.lake.commits.lake import Lake
     from vitalake.settings import load_settings
 
     settings = load_settings(home)
@@ -96,9 +96,9 @@ def reading(home: Path, *, like: dict[str, Any] | None = None) -> dict[str, Any]
         like: an earlier reading: only its columns are read, whatever a later release has added.
     """
     from vitalake.keys import load_keys
-    from vitalake.lake.lake import Lake
-    from vitalake.lake.ledger import summarise
-    from vitalake.lake.verify import verify
+    from vitalake.lake.commits.lake import Lake
+    from vitalake.lake.commits.ledger import summarise
+    from vitalake.lake.maintenance.verify import verify
     from vitalake.settings import load_settings
 
     settings = load_settings(home)
@@ -160,7 +160,7 @@ def _table_reading(settings: Any, keys: Any, table: Any, like: dict[str, Any] | 
     columns = sorted(like["columns"]) if like else sorted(rows.schema.names)
     content = rows.select(columns).to_pylist()
     if zone == "quarantine" and "payload" in columns:
-        from pipelines.dead_letters import open_message
+        from pipelines.core.dead_letters import open_message
 
         content = [row | {"payload": open_message(row, keys).payload, "nonce": b""} for row in content]
     if zone == "published":
@@ -170,9 +170,9 @@ def _table_reading(settings: Any, keys: Any, table: Any, like: dict[str, Any] | 
 
 
 def _opened(settings: Any, keys: Any, dataset: str, rows: Any) -> Any:
-    from pipelines.steps import make_sealer
-    from vitalake.belonging import open_vault
-    from vitalake.lake.dataset import load_dataset
+    from governance.belonging import open_vault
+    from pipelines.intake.steps import make_sealer
+    from vitalake.lake.datasets.dataset import load_dataset
 
     vault = open_vault(settings, keys)
     try:
@@ -192,8 +192,8 @@ def by_message(rows: Iterable[dict[str, Any]], hidden: Collection[str] = ("sourc
 
 def _views(settings: Any, keys: Any, like: dict[str, Any]) -> dict[str, Any]:
     """Return what the door shows of each dataset, now and as known at two moments."""
-    from governance.door.catalogue import Catalogue
-    from governance.door.engine import connect
+    from governance.query.catalogue import Catalogue
+    from governance.query.engine import connect
 
     catalogue = Catalogue(settings, keys)
     found: dict[str, Any] = {}
@@ -376,8 +376,8 @@ def _change_warehouse(home: Path) -> None:
 def _fill(home: Path) -> None:
     from tests.attribution import Ward, hl7_time, pid, pv1
     from tests.hl7 import adt
-    from vitalake.lake.compaction import put_into_buckets
-    from vitalake.lake.lake import Lake
+    from vitalake.lake.commits.lake import Lake
+    from vitalake.lake.maintenance.compaction import put_into_buckets
 
     ward = Ward(home, begin=BEGIN)
     for messages in _messages():
@@ -407,9 +407,9 @@ def _command(*arguments: str) -> None:
 
 def make(archive: Path) -> None:
     """Make an archive, and beside it what it reads."""
-    from governance.masks import Pseudonyms
+    from governance.home import init_home
+    from governance.policy.masks import Pseudonyms
     from governance.samples import copy_samples
-    from vitalake.home import init_home
     from vitalake.keys import load_keys
 
     with tempfile.TemporaryDirectory() as folder:

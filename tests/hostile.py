@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipelines.decoding.reasons import Reason
+from pipelines.formats.shared.reasons import Reason
 from tests.fhir import message, observation
 
 ACCEPTED = None

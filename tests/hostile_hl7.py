@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.decoding.reasons import Reason
+from pipelines.formats.shared.reasons import Reason
 from tests.hl7 import MSH, OBR, PID, obx, oru
 
 ACCEPTED = None

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitalake.lake.record_versions import BEHIND
-from vitalake.lake.table import Table
+from vitalake.lake.tables.table import Table
+from vitalake.lake.unlinkable.record_versions import BEHIND
 
 PERMUTATIONS = 2_000
 PLACINGS = 1_000

@@ -21,7 +21,7 @@ from vitalake.strict_yaml import explain, read_yaml
 CONFIG_NAME = "vitalake.yaml"
 
 OWN_JOBS = frozenset({"replay", "attribution"})
-"""Jobs that take up again what others have put aside: see pipelines/replay."""
+"""Jobs that take up again what others have put aside: see pipelines/reprocess."""
 
 _PROFILE = r"[a-z0-9][a-z0-9-]{0,60}"
 Format = Annotated[str, Field(pattern=rf"^(fhir|hl7-v2(:{_PROFILE})?|flat:{_PROFILE})$")]

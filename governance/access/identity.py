@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from governance.access.principal import MissingPermission, Principal, require
 from governance.audit.events import AuditEvent, AuditSink
-from vitalake.vault import Identity, Vault
+from governance.vault import Identity, Vault
 
 
 class IdentityLookup:

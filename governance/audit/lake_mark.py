@@ -11,11 +11,11 @@ from pathlib import Path
 
 from governance.audit.chain import WRITERS
 from governance.audit.records import AuditBroken
-from vitalake.belonging.fingerprints import fingerprints_of, read_fingerprints
+from governance.belonging.fingerprints import fingerprints_of, read_fingerprints
 from vitalake.errors import VitaLakeError
 from vitalake.keys import KeyRing
-from vitalake.lake.format import FORMAT, Format, read_format
-from vitalake.lake.storage import Storage, open_storage
+from vitalake.lake.commits.format import FORMAT, Format, read_format
+from vitalake.lake.tables.storage import Storage, open_storage
 from vitalake.settings import Settings
 
 NAME = "audit.txt"

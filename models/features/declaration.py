@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from vitalake.care.records import code_number
+from vitalake.clinical.records import code_number
 from vitalake.errors import SettingsError
 from vitalake.vocabulary import load_vocabulary
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.features.declaration import UNUSED, FeatureSet
-from vitalake.care.records import History
+from vitalake.clinical.records import History
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from governance.access import Permission
 from governance.audit import Action
+from models.serving.authorisation import is_pseudonym
 from models.serving.fhir import MEDIA, risk_assessment, search_set
-from models.serving.gate import is_pseudonym
-from models.serving.place import Place
 from models.serving.problems import not_found
 from models.serving.risk import risk_document
+from models.serving.state import Place
 from models.serving.ward import Chart
 
 router = APIRouter()

@@ -13,9 +13,9 @@ from governance.access import TokenVerifier
 from governance.audit import BatchAuditSink
 from models.serving import api, pages, problems, staff
 from models.serving.addresses import names_of, require_loopback
-from models.serving.place import Place
 from models.serving.rendering import static_folder
-from models.serving.shield import Shield
+from models.serving.security import Shield
+from models.serving.state import Place
 from vitalake.settings import Settings
 
 

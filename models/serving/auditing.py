@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from governance.audit import Report, Seen, anchor_folder, verify_chain, who_saw
 from governance.keyuse import open_vault
+from governance.vault import Vault
 from models.serving.threads import OneThread
-from pipelines.patients import Patients, Person
+from pipelines.people.patients import Patients, Person
 from vitalake import clock
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings
-from vitalake.vault import Vault
 
 AGAIN_SECONDS = 60.0
 """What was verified less than this ago is not verified again for a page …"""

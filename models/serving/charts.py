@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from models.serving.words import Vital, number
+from models.serving.formatting import Vital, number
 from models.spikes import spikes_of
-from vitalake.care.records import History
+from vitalake.clinical.records import History
 
 HOURS = 24
 MOST_POINTS = 360

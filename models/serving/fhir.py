@@ -6,11 +6,7 @@ from typing import Any
 
 from models.news2 import WITHHELD
 from models.scoring import ABSTAINED, Reason, ScoreRecord
-from models.serving.risk import SHADOW, STALE_SECONDS, band_of, direction, is_stale, iso, old_parts
-from models.serving.rows import contradicted
-from models.serving.shadow import Trial, worth
-from models.serving.ward import Chart
-from models.serving.words import (
+from models.serving.formatting import (
     AGE_NOT_KNOWN,
     PART_NAMES,
     Band,
@@ -24,6 +20,10 @@ from models.serving.words import (
     two_texts,
     unit,
 )
+from models.serving.risk import SHADOW, STALE_SECONDS, band_of, direction, is_stale, iso, old_parts
+from models.serving.rows import contradicted
+from models.serving.shadow import Trial, worth
+from models.serving.ward import Chart
 from models.tasks import Task
 
 MEDIA = "application/fhir+json"

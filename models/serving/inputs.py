@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from governance.masking import compile_masks
-from governance.masks import Mask
-from governance.rules import load_policy
+from governance.policy.masking import compile_masks
+from governance.policy.masks import Mask
+from governance.policy.rules import load_policy
 from models.artefact import Model
 from models.registry import Champion, RegistryGone
 from models.tasks import Task
-from vitalake.care.records import Stay
+from vitalake.clinical.records import Stay
 from vitalake.errors import ModelError
 from vitalake.keys import KeyRing
-from vitalake.lake.dataset import load_dataset
+from vitalake.lake.datasets.dataset import load_dataset
 from vitalake.settings import Settings
 
 log = logging.getLogger(__name__)

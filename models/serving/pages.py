@@ -13,22 +13,22 @@ from fastapi.responses import RedirectResponse
 
 from governance.access import InvalidToken, Principal
 from governance.audit import AuditBroken
+from governance.keyservice import KeyRevoked
+from governance.vault import Identity
 from models.serving.addresses import needs_secure_cookie
+from models.serving.authorisation import COOKIE, is_pseudonym, refuse_other_sites
+from models.serving.board_feed import BEAT_SECONDS, Change, Subscription
 from models.serving.events import Event, stream
 from models.serving.forms import read_form
-from models.serving.gate import COOKIE, is_pseudonym, refuse_other_sites
 from models.serving.patient import patient_context, patient_now
-from models.serving.place import Place
 from models.serving.problems import Problem, not_found
 from models.serving.rendering import SIGN_IN, home_of, is_page, render
 from models.serving.rows import named
+from models.serving.state import Place
 from models.serving.ward import Chart
-from models.serving.watch import BEAT_SECONDS, Change, Subscription
+from pipelines.online_store.facts import ENDING, REASONS, Decision
 from vitalake import clock
-from vitalake.care.facts import ENDING, REASONS, Decision
 from vitalake.errors import PrivacyError, ServiceUnavailable
-from vitalake.keyservice import KeyRevoked
-from vitalake.vault import Identity
 
 log = logging.getLogger(__name__)
 router = APIRouter(include_in_schema=False)

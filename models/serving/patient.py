@@ -9,18 +9,18 @@ import numpy as np
 
 from models.news2 import ACVPU, OXYGEN, PARTS, WITHHELD, Ended, ending
 from models.scoring import ABSTAINED, Reason
-from models.serving import words
+from models.serving import formatting as words
 from models.serving.charts import HOURS, trend
+from models.serving.formatting import rows_of, significant
 from models.serving.rendering import fragment
 from models.serving.risk import age_seconds, band_of, is_stale, old_after_seconds
 from models.serving.rows import aged, latest_vitals, moved, percent, place_of, says_of_values
 from models.serving.shadow import worth
 from models.serving.ward import Chart
-from models.serving.words import rows_of, significant
 from models.spikes import spikes_of
-from vitalake.care.facts import DECISION_KINDS, ENDING, REASONS, DecisionKind
-from vitalake.care.records import History, code_number
-from vitalake.care.values import COMPARATORS
+from pipelines.online_store.facts import DECISION_KINDS, ENDING, REASONS, DecisionKind
+from pipelines.online_store.values import COMPARATORS
+from vitalake.clinical.records import History, code_number
 from vitalake.vocabulary import load_vocabulary
 
 HOUR_US = 3_600_000_000

@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from governance.access import Permission, Principal
-from models.serving import words
+from models.serving import formatting as words
 from models.serving.risk import STALE_SECONDS, iso
 from models.serving.zone import clock_time, local_second, zone_name
 

@@ -9,7 +9,7 @@ import msgspec
 
 from models.news2 import PARTS, WITHHELD
 from models.scoring import ABSTAINED, Reason, ScoreRecord
-from models.serving.words import Band, band
+from models.serving.formatting import Band, band
 
 if TYPE_CHECKING:
     from models.serving.ward import Chart

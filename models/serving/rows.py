@@ -12,12 +12,12 @@ from markupsafe import escape
 
 from models.news2 import MAX_AGE_HOURS, MEASURED, OXYGEN, WITHHELD, News2
 from models.scoring import Reason
-from models.serving import words
+from models.serving import formatting as words
 from models.serving.charts import sparkline
+from models.serving.formatting import Vital, number, rows_of
 from models.serving.rendering import fragment
 from models.serving.risk import age_seconds, band_of, is_stale, old_after_seconds, old_parts, was_band
 from models.serving.ward import Chart
-from models.serving.words import Vital, number, rows_of
 from models.serving.zone import clock_near
 from vitalake.vocabulary import load_vocabulary
 

@@ -11,7 +11,7 @@ from models.approvals import Approval, Approvals, is_approved
 from models.artefact import Model
 from models.registry import discrimination
 from models.scoring import ScoreRecord
-from vitalake.care.replay import Replay
+from pipelines.online_store.playback import Replay
 from vitalake.errors import ModelError
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings

@@ -7,16 +7,16 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from models.serving.authorisation import is_pseudonym, refuse_other_sites
 from models.serving.forms import read_form
-from models.serving.gate import is_pseudonym, refuse_other_sites
 from models.serving.pages import who
-from models.serving.place import Place
 from models.serving.problems import Problem
 from models.serving.rendering import render
-from pipelines.patients import Person
+from models.serving.state import Place
+from pipelines.people.patients import Person
 from vitalake.errors import VitaLakeError
-from vitalake.lake.lake import Lake
-from vitalake.lake.ledger import LiveLedger
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.ledger import LiveLedger
 from vitalake.settings import Settings
 
 router = APIRouter(include_in_schema=False)

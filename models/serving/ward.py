@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
+from governance.erasure.forgotten import catch_up
 from governance.keyuse import open_vault
 from models.artefact import Model
 from models.lateness import Lag, behind
@@ -44,13 +45,12 @@ from models.serving.risk import STALE_SECONDS, old_after_seconds
 from models.serving.scores import FILE, ScoreBook
 from models.serving.shadow import Shadow, Trial, without_learnt
 from models.tasks import load_task
-from pipelines.care import TAKEN, open_care, store_sealer
-from pipelines.erasure.forgotten import catch_up
+from pipelines.intake.online_feed import TAKEN, open_care, store_sealer
+from pipelines.online_store.facts import Decision
+from pipelines.online_store.playback import Replay
+from pipelines.online_store.values import CLOCK_AHEAD, NAMELESS, REFUSED
 from vitalake import clock
-from vitalake.care.facts import Decision
-from vitalake.care.records import History, Stay, code_number
-from vitalake.care.replay import Replay
-from vitalake.care.values import CLOCK_AHEAD, NAMELESS, REFUSED
+from vitalake.clinical.records import History, Stay, code_number
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings
@@ -99,7 +99,7 @@ class Chart:
         age_years: completed years, with a stay those at admission; None: not known.
         pregnant: a diagnosis of the stay says so, or of the patient.
         measured_since: the stay has ended, and vital signs were measured since, or refused, that are not stale.
-        died: the patient is recorded as dead, see vitalake.care.facts.Person; empty: not.
+        died: the patient is recorded as dead, see pipelines.online_store.facts.Person; empty: not.
     """
 
     patient: str

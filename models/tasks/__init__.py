@@ -16,7 +16,7 @@ import yaml
 from models.features import FeatureSet, features, parse_features
 from models.features.kernel import Floats
 from models.news2 import CODES, expiries_us
-from vitalake.care.records import History, Stay, code_number
+from vitalake.clinical.records import History, Stay, code_number
 from vitalake.errors import SettingsError
 from vitalake.strict_yaml import explain, read_yaml
 

@@ -13,7 +13,7 @@ from models.features.kernel import US_PER_HOUR
 from models.news2 import news2
 from models.tasks import Task
 from models.training.published import Outcome, Published
-from vitalake.care.records import History
+from vitalake.clinical.records import History
 
 BEFORE_ADMISSION_US = 2 * US_PER_HOUR
 """Values this long before the stay begins belong to it: monitors are faster than admission clerks."""

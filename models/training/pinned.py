@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from governance.masking import compile_masks
-from governance.rules import load_policy
+from governance.policy.masking import compile_masks
+from governance.policy.rules import load_policy
 from vitalake.errors import ModelError
 from vitalake.keys import load_keys
-from vitalake.lake.dataset import load_dataset
-from vitalake.lake.spans import SpanLog
-from vitalake.lake.storage import open_storage
+from vitalake.lake.commits.spans import SpanLog
+from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.tables.storage import open_storage
 from vitalake.settings import Settings
 
 _COLUMNS = {

@@ -13,16 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from governance.access.principal import local_principal
-from governance.door.door import Door
+from governance.query.service import Door
 from models.tasks import Task
-from vitalake.care.records import History, Stay, code_number
+from vitalake.clinical.records import History, Stay, code_number
+from vitalake.clinical.statuses import WITHOUT_RESULT
 from vitalake.errors import ModelError
-from vitalake.lake.dataset import load_dataset
-from vitalake.lake.lake import published_name
-from vitalake.lake.storage import open_storage
-from vitalake.lake.table import Table
+from vitalake.lake.commits.lake import published_name
+from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.tables.storage import open_storage
+from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings
-from vitalake.statuses import WITHOUT_RESULT
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

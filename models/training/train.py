@@ -14,13 +14,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from governance.door.door import Door
+from governance.query.service import Door
 from models.artefact import Estimator, save
 from models.artefact.estimator import Floats
 from models.evaluation import Bin, Estimate, Group, Judge, groups, reliability, resample
 from models.evaluation.figures import RESAMPLES
 from models.registry.tracking import Run, Tracking
-from models.splits import folds, held_out
 from models.tasks import Task, load_task
 from models.training.candidates import Candidate, candidates
 from models.training.card import write_card
@@ -29,6 +28,7 @@ from models.training.pinned import Pinned, pin
 from models.training.published import Outcomes, data_versions, read_outcomes, read_values
 from models.training.report import Report, Result, Sample
 from vitalake import clock
+from vitalake.clinical.held_out import folds, held_out
 from vitalake.errors import ModelError
 from vitalake.settings import Settings
 

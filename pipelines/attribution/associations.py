@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake.exceptions import DeltaError
 
+from governance.vault.sealed_rows import PatientKeys, open_value
 from pipelines.attribution.histories import Histories
 from pipelines.attribution.timeline import OPEN_END, Fact, Owner, Step
-from pipelines.decoding.records import MERGED
+from pipelines.formats.shared.records import MERGED
 from vitalake.causes import unavailable
-from vitalake.lake.dataset import DEVICE_KEY, SUBJECT
-from vitalake.lake.lake import Lake, restricted_name
-from vitalake.lake.schema import conform
-from vitalake.lake.table import StagedFile, Table
-from vitalake.restricted import PatientKeys, open_value
+from vitalake.lake.commits.lake import Lake, restricted_name
+from vitalake.lake.datasets.dataset import DEVICE_KEY, SUBJECT
+from vitalake.lake.tables.schema import conform
+from vitalake.lake.tables.table import StagedFile, Table
 
 _log = logging.getLogger(__name__)
 

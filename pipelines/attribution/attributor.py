@@ -11,17 +11,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from governance.vault.sealed_rows import PatientKeys, device_key
 from pipelines.attribution.associations import AssociationMap
-from pipelines.attribution.emission import Emission, emissions, is_forgotten
 from pipelines.attribution.held import HELD, Holder
 from pipelines.attribution.histories import FORGOTTEN, NOBODY, SEVERAL
+from pipelines.attribution.ownership_rows import Emission, emissions, is_forgotten
 from pipelines.attribution.rows import with_owners
 from pipelines.attribution.timeline import Owner
-from pipelines.dead_letters import DeadLetters
-from pipelines.poll import Outcome
+from pipelines.core.dead_letters import DeadLetters
+from pipelines.core.poll import Outcome
 from vitalake.keys import KeyRing
-from vitalake.lake.lake import Lake
-from vitalake.restricted import PatientKeys, device_key
+from vitalake.lake.commits.lake import Lake
 from vitalake.settings import Settings
 
 _NAMED = -9

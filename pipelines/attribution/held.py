@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.dead_letters import DeadLetters
-from pipelines.poll import Poll
+from pipelines.core.dead_letters import DeadLetters
+from pipelines.core.poll import Poll
 from vitalake import clock
-from vitalake.lake.dataset import load_dataset
+from vitalake.lake.datasets.dataset import load_dataset
 
 HELD = "quarantine/held"
 REASON = "no-association"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from vitalake.statuses import STAGES
+from vitalake.clinical.statuses import STAGES
 
 OPEN_END = (1 << 63) - 1
 """End of an association that has not ended."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitalake.lake.dataset import IDENTIFYING, SUBJECT, load_dataset
-from vitalake.restricted import SUBJECT_BYTES
+from governance.vault.sealed_rows import SUBJECT_BYTES
+from vitalake.lake.datasets.dataset import IDENTIFYING, SUBJECT, load_dataset
 
 NOBODY = bytes(SUBJECT_BYTES)
 """The subject of all who are forgotten; no key is ever there for it."""

@@ -7,9 +7,9 @@ from datetime import date
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.decoding.categories import category_of, load_categories
+from pipelines.formats.shared.categories import category_of, load_categories
 from vitalake.errors import InputError
-from vitalake.lake.dataset import IDENTIFYING, Dataset
+from vitalake.lake.datasets.dataset import IDENTIFYING, Dataset
 
 _EPOCH = date(1970, 1, 1)
 _FIRST, _LAST = (date.min - _EPOCH).days, (date.max - _EPOCH).days

@@ -21,14 +21,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from governance.closing import make_unfit
-from pipelines.decoding.conform import unit_path
-from pipelines.decoding.keyed import needed
+from governance.policy.closing import make_unfit
+from pipelines.formats.shared.conform import unit_path
+from pipelines.formats.shared.keyed import needed
 from pipelines.history.columns import IDENTITY
 from pipelines.history.rows import VALUES, typed
 from vitalake import clock
 from vitalake.errors import InputError
-from vitalake.lake.dataset import Column, Dataset
+from vitalake.lake.datasets.dataset import Column, Dataset
 from vitalake.vocabulary import Vocabulary, load_vocabulary
 
 STRETCH_ROWS = 200_000

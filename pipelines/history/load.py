@@ -12,27 +12,27 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.history.cinc_warehouse import make_cinc_warehouse
+from governance.belonging import admit
+from pipelines.core.poll import DecodedPoll, Outcome, Poll
+from pipelines.core.writer import SpanWriter
 from pipelines.history.columns import with_texts
-from pipelines.history.demo_warehouse import make_demo_warehouse
 from pipelines.history.gate import QualityGate, SuiteGate
 from pipelines.history.job import Job, load_job
 from pipelines.history.remembered import CHANGED, ENTRY, PASSED, Digests, Plan, Positions, Remembered, plan, rebased
 from pipelines.history.rows import RowTexts, decoded_rows, record_rows, typed
 from pipelines.history.spool import Spool
 from pipelines.history.warehouse import Warehouse, open_warehouse
-from pipelines.poll import DecodedPoll, Outcome, Poll
-from pipelines.steps import Steps
-from pipelines.writer import SpanWriter
+from pipelines.intake.steps import Steps
+from pipelines.simulator.warehouse_cinc import make_cinc_warehouse
+from pipelines.simulator.warehouse_mimic import make_demo_warehouse
 from vitalake import clock
-from vitalake.belonging import admit
 from vitalake.keys import load_keys
-from vitalake.lake.dataset import Dataset, load_dataset
-from vitalake.lake.lake import Lake
-from vitalake.lake.mixing import mix
-from vitalake.lake.own_times import known_at, marked
-from vitalake.lake.spans import PartId
-from vitalake.lake.sweep import sweep
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.spans import PartId
+from vitalake.lake.datasets.dataset import Dataset, load_dataset
+from vitalake.lake.maintenance.mixing import mix
+from vitalake.lake.maintenance.sweep import sweep
+from vitalake.lake.unlinkable.own_times import known_at, marked
 from vitalake.settings import Settings, StreamSettings
 
 _log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipelines.history.columns import IDENTITY
 from vitalake.errors import LakeError
 from vitalake.folders import sync_folder
-from vitalake.lake.dataset import Dataset
+from vitalake.lake.datasets.dataset import Dataset
 
 ENTRY = np.dtype([("key", "<u8"), ("content", "<u8"), ("changed", "u1"), ("replaced", "<u8")])
 """25 bytes a message: what it is about and in which version; all that it says; whether, and what, it replaces."""

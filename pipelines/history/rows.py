@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.decoding.reasons import Reason
-from pipelines.decoding.result import DECODED_SCHEMA, Decoded, Reject
+from pipelines.formats.shared.reasons import Reason
+from pipelines.formats.shared.result import DECODED_SCHEMA, Decoded, Reject
 from pipelines.history.columns import IDENTITY, NAMED
 from vitalake.errors import InputError
-from vitalake.lake.dataset import Dataset, load_dataset
+from vitalake.lake.datasets.dataset import Dataset, load_dataset
 
 _NEEDED = (
     ("patient_id", Reason.NO_SUBJECT, "Observation.subject"),

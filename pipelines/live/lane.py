@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from pipelines.decoding.formats import make_decoder
-from pipelines.decoding.result import Decoder
-from pipelines.live.errors import TopicRemade
-from pipelines.live.kafka import Share, ShareConsumer
+from governance.belonging import introduce
+from governance.keyservice import KeyRevoked
+from pipelines.core.errors import TopicRemade
+from pipelines.core.kafka import Share, ShareConsumer
+from pipelines.core.poll import DecodedPoll, Outcome, Poll
+from pipelines.core.writer import SpanWriter
+from pipelines.formats.registry import make_decoder
+from pipelines.formats.shared.result import Decoder
+from pipelines.intake.steps import Steps
 from pipelines.live.positions import resolve_positions
 from pipelines.live.status import Status
-from pipelines.poll import DecodedPoll, Outcome, Poll
-from pipelines.steps import Steps
-from pipelines.writer import SpanWriter
 from vitalake import clock
-from vitalake.belonging import introduce
 from vitalake.crashpoints import passing
 from vitalake.errors import ServiceUnavailable
-from vitalake.keyservice import KeyRevoked
-from vitalake.lake.lake import Lake
-from vitalake.lake.seen import read_seen
-from vitalake.lake.spans import PartId, Span
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.seen import read_seen
+from vitalake.lake.commits.spans import PartId, Span
 from vitalake.settings import Settings
 
 _log = logging.getLogger(__name__)

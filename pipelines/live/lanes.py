@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.live.kafka import Share
+from pipelines.core.kafka import Share
 from pipelines.live.lane import Lane, StreamOptions
 from vitalake.settings import load_settings
 

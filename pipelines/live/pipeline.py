@@ -17,9 +17,9 @@ from apache_beam.coders import Coder, registry
 from apache_beam.io.iobase import RestrictionTracker
 from apache_beam.transforms.core import RestrictionProvider
 
+from pipelines.core.poll import DecodedPoll, Outcome, Poll
 from pipelines.live.lane import Lane
 from pipelines.live.lanes import STOP, LaneSpec, failures, lane_named, lane_of
-from pipelines.poll import DecodedPoll, Outcome, Poll
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")

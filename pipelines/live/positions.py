@@ -6,11 +6,11 @@ import logging
 import uuid
 from typing import TYPE_CHECKING
 
-from pipelines.live.errors import UpstreamLoss
-from pipelines.live.kafka import ShareConsumer
+from pipelines.core.errors import UpstreamLoss
+from pipelines.core.kafka import ShareConsumer
 from vitalake import clock
-from vitalake.lake.lake import Lake
-from vitalake.lake.spans import Counts, Part, PartId, Span
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.spans import Counts, Part, PartId, Span
 
 if TYPE_CHECKING:
     from pipelines.live.lane import StreamOptions

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from confluent_kafka.admin import AdminClient
 
-from governance.masking import writing_plan
-from governance.rules import load_policy
-from pipelines.decoding.formats import make_decoder
-from pipelines.live.kafka import client_options, list_partitions
-from vitalake.belonging import admit
+from governance.belonging import admit
+from governance.policy.masking import writing_plan
+from governance.policy.rules import load_policy
+from pipelines.core.kafka import client_options, list_partitions
+from pipelines.formats.registry import make_decoder
 from vitalake.errors import SettingsError
 from vitalake.keys import load_keys
-from vitalake.lake.lake import Lake
+from vitalake.lake.commits.lake import Lake
 from vitalake.settings import Settings
 
 

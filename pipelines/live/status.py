@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from pipelines.decoding.result import Reject
-from vitalake.lake.latency import merge
-from vitalake.lake.spans import Counts, Span
+from pipelines.formats.shared.result import Reject
+from vitalake.lake.commits.latency import merge
+from vitalake.lake.commits.spans import Counts, Span
 
 Cause = Literal["broker", "storage", "keys"]
 

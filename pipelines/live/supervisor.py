@@ -12,11 +12,11 @@ from typing import IO, Literal
 
 import msgspec
 
-from pipelines.live.kafka import Share
+from pipelines.core.kafka import Share
 from pipelines.live.lane import StreamOptions
 from pipelines.live.status import StatusLine
-from vitalake.lake.latency import merge, quantile
-from vitalake.lake.spans import Counts
+from vitalake.lake.commits.latency import merge, quantile
+from vitalake.lake.commits.spans import Counts
 from vitalake.notifications import Tally
 from vitalake.processes import python_module, start
 

@@ -19,7 +19,7 @@ from vitalake.errors import VitaLakeError
 from vitalake.processes import end_with_parent, python_module, start
 
 if TYPE_CHECKING:
-    from vitalake.lake.lake import Lake
+    from vitalake.lake.commits.lake import Lake
     from vitalake.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -73,10 +73,10 @@ def main() -> int:
     os.nice(NICENESS)
     logs.configure()
     logs.silence_failures()
-    from vitalake.belonging import admit
-    from vitalake.lake.lake import Lake
-    from vitalake.lake.maintenance import maintain
-    from vitalake.lake.sweep import dead_shares, sweep
+    from governance.belonging import admit
+    from vitalake.lake.commits.lake import Lake
+    from vitalake.lake.maintenance.run import maintain
+    from vitalake.lake.maintenance.sweep import dead_shares, sweep
     from vitalake.settings import load_settings
 
     settings = load_settings(Path(given.config))
@@ -106,8 +106,8 @@ def main() -> int:
 
 def _scrub(settings: Settings, lake: Lake) -> None:
     """Look at a slice of the files; what has rotted is made again where that takes no more than its own day."""
-    from pipelines.rewrites.mend import NAMED, mend
-    from vitalake.lake.scrub import SLICE_BYTES, scrub
+    from pipelines.republish.mend import NAMED, mend
+    from vitalake.lake.maintenance.scrub import SLICE_BYTES, scrub
 
     left = SLICE_BYTES
     for table in lake.present().values():

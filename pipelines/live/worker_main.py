@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pipelines.live.kafka import Share
+from pipelines.core.kafka import Share
 from pipelines.live.lane import StreamOptions
 from pipelines.live.lanes import LaneSpec
 from pipelines.live.worker import run_worker

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.live.kafka import Share
+from pipelines.core.kafka import Share
 from pipelines.live.lane import StreamOptions
 from pipelines.live.lanes import LaneSpec
 from vitalake.errors import ServiceUnavailable, SettingsError

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipelines.broker import ensure_topic
+from pipelines.simulator.broker import ensure_topic
 from pipelines.simulator.faults import FAULTS, inject
 from pipelines.simulator.observation import Message
 from pipelines.simulator.sender import Sender

@@ -17,20 +17,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from governance.belonging import open_vault
+from governance.home import init_home
 from governance.samples import copy_samples
-from pipelines.erasure.erase import Eraser
-from pipelines.poll import Outcome, Poll
-from pipelines.rewrites.republish import republish
-from pipelines.steps import Steps
-from pipelines.writer import SpanWriter
-from vitalake.belonging import open_vault
-from vitalake.home import init_home
+from pipelines.core.poll import Outcome, Poll
+from pipelines.core.writer import SpanWriter
+from pipelines.erasure.request import Eraser
+from pipelines.intake.steps import Steps
+from pipelines.republish.republish import republish
 from vitalake.keys import load_keys
-from vitalake.lake.compaction import put_into_buckets
-from vitalake.lake.dataset import load_dataset
-from vitalake.lake.lake import Lake, published_name
-from vitalake.lake.sorting import repeating
-from vitalake.lake.spans import PartId
+from vitalake.lake.commits.lake import Lake, published_name
+from vitalake.lake.commits.spans import PartId
+from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.maintenance.compaction import put_into_buckets
+from vitalake.lake.tables.sorting import repeating
 from vitalake.settings import Settings, StreamSettings, load_settings
 
 Say = Callable[[str, str, str], None]
@@ -111,7 +111,7 @@ def _forget_one(settings: Settings, say: Say, *, rows: int) -> None:
     sizes = {name: sum(f.size for f in table.snapshot().files.values())
              for name, table in Lake(settings.lake_uri, {}).present().items()}  # fmt: skip
     begun = time.perf_counter()
-    done = Eraser(settings, keys, vault, elsewhere={}).erase("patient-7", reason="bench", actor="bench")
+    done = Eraser(settings, keys, vault).erase("patient-7", reason="bench", actor="bench")
     seconds = time.perf_counter() - begun
     vault.close()
     touched = sum(table.bytes_searched + table.bytes_rewritten for table in done.tables)

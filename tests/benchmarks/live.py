@@ -28,14 +28,14 @@ from deltalake import DeltaTable
 from rich.console import Console
 from rich.table import Table
 
+from governance.home import init_home
 from governance.samples import copy_samples
 from pipelines.live.status import StatusLine
 from pipelines.simulator import synthetic
 from tests.benchmarks import identified
 from tests.services.kafka import KafkaServer, why_not
-from tests.unit.span_samples import begin, write_spans
-from vitalake.home import init_home
-from vitalake.lake.lake import Lake
+from tests.unit.vitalake.lake.span_samples import begin, write_spans
+from vitalake.lake.commits.lake import Lake
 
 PARTITIONS = 4
 UPKEEP_MESSAGES = 201  # a span's; one of them bad

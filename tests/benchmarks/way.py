@@ -19,13 +19,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from governance.home import init_home
 from governance.samples import copy_samples
 from models.tasks import load_task
 from tests.benchmarks.way_boards import boards
 from tests.benchmarks.way_serving import board, demo_start, scores
 from vitalake import clock
-from vitalake.care.records import History, Stay, code_number
-from vitalake.home import init_home
+from vitalake.clinical.records import History, Stay, code_number
 
 VITALS = ("8867-4", "9279-1", "2708-6", "8480-6", "8462-4", "8310-5")
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 import httpx
 import msgspec
 
-from pipelines.care import open_care
+from pipelines.intake.online_feed import open_care
+from pipelines.online_store.store import CareStore
 from tests.benchmarks.way_serving import PATIENTS, append, pseudonyms, seed, serving, token
 from vitalake import clock
-from vitalake.care.store import CareStore
 from vitalake.keys import load_keys
 from vitalake.settings import load_settings
 

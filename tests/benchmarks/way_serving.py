@@ -20,14 +20,14 @@ import msgspec
 import numpy as np
 
 from governance.access import open_issuer
-from pipelines.broker import EmbeddedBroker
-from pipelines.care import open_care
+from pipelines.intake.online_feed import open_care
+from pipelines.online_store.facts import Admission, Person
+from pipelines.online_store.store import CareStore
+from pipelines.online_store.values import ROW, Values
+from pipelines.simulator.broker import EmbeddedBroker
 from tests.journeys.browser import browser_page
 from vitalake import clock
-from vitalake.care.facts import Admission, Person
-from vitalake.care.records import code_number
-from vitalake.care.store import CareStore
-from vitalake.care.values import ROW, Values
+from vitalake.clinical.records import code_number
 from vitalake.keys import load_keys
 from vitalake.settings import load_settings
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.decoding.records import Records
+from pipelines.formats.shared.records import Records
 from tests.decoding import BROKER_MS, decoder_of, take_by
-from vitalake.lake.dataset import load_dataset
+from vitalake.lake.datasets.dataset import load_dataset
 from vitalake.settings import Settings
 
 FOLDER = Path(__file__).parents[1] / "data" / "decoding"

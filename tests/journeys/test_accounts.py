@@ -7,11 +7,11 @@ from pathlib import Path
 
 import yaml
 
+from governance.home import init_home
 from governance.samples import copy_samples
 from tests.accounts import ONE, needs_accounts, open_folder
 from tests.attribution import Ward
 from vitalake.cli.app import main
-from vitalake.home import init_home
 
 FIRST = """
 import os, shutil, sys

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from docs.check import stale_pages, unlocked
 from tests.services.lane import LaneUnderTest
 from vitalake.cli.app import make_app
-from vitalake.lake.dataset import load_dataset
+from vitalake.lake.datasets.dataset import load_dataset
 
 HEAVY = ("apache_beam", "pyarrow", "deltalake", "vitalake.settings", "confluent_kafka", "numpy", "cryptography")
 
@@ -204,7 +204,8 @@ def test_doctor_says_what_is_wrong_and_mends(ready: LaneUnderTest) -> None:
 
 
 def test_an_unexpected_error_shows_its_frames_but_not_its_text(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from vitalake.cli import app, doctor
+    from pipelines.commands import doctor
+    from vitalake.cli import app
 
     def explode() -> None:
         message = "Zzmarker"

@@ -139,7 +139,7 @@ def test_stale_data_say_so_in_words(home: Path, tmp_path: Path, chromium: Browse
 
 
 def test_a_replay_says_so_on_every_page(home: Path, tmp_path: Path, chromium: Browser) -> None:
-    from vitalake.care.replay import Replay
+    from pipelines.online_store.playback import Replay
 
     ward = WardUnderTest(home)
     now = clock.now_us()

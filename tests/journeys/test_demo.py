@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipelines.history.demo_warehouse import make_demo_warehouse
 from pipelines.history.warehouse import open_warehouse
-from vitalake.lake.spans import COUNT_NAMES
+from pipelines.simulator.warehouse_mimic import make_demo_warehouse
+from vitalake.lake.commits.spans import COUNT_NAMES
 
 WAREHOUSE = ".duckdb"
 """Files that end so are the source's, not ours."""

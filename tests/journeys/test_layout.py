@@ -9,11 +9,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, ViewportSize, expect
 
+from governance.home import init_home
 from governance.samples import copy_samples
 from tests.journeys.browser import Visit, visiting
 from tests.services.serving import ILL, MINUTE, STABLE, Served, WardUnderTest, serving
 from vitalake import clock
-from vitalake.home import init_home
 
 SIZES: dict[str, ViewportSize] = {
     "phone": {"width": 360, "height": 740},

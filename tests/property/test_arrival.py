@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from pipelines.online_store.facts import DELETED, TOLD_BESIDE, Admission, Decision, Fact, Person, Placement, Pregnancy
+from pipelines.online_store.store import CareStore
 from vitalake import clock
-from vitalake.care.facts import DELETED, TOLD_BESIDE, Admission, Decision, Fact, Person, Placement, Pregnancy
-from vitalake.care.store import CareStore
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from governance.door.relations import Relation, known_name, views
-from pipelines.attribution.emission import Emission, emissions, seen_from
+from governance.query.relations import Relation, known_name, views
 from pipelines.attribution.histories import FORGOTTEN, NOBODY, SEVERAL, Histories
+from pipelines.attribution.ownership_rows import Emission, emissions, seen_from
 from pipelines.attribution.timeline import OPEN_END, Fact, Owner, Step, distinct, resolve, steps_at
 
 TIMES = st.integers(0, 12)

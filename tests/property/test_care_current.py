@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vitalake.care.values import ROW, current, stage_of
-from vitalake.statuses import CORRECTED, TAKEN_BACK
+from pipelines.online_store.values import ROW, current, stage_of
+from vitalake.clinical.statuses import CORRECTED, TAKEN_BACK
 
 STAGE = {"preliminary": 1, "final": 2, "corrected": 3, "cancelled": 4, "entered-in-error": 5}
 

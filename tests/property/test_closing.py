@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from governance.masking import MaskPlan, compile_masks
-from governance.rules import load_policy
+from governance.policy.masking import MaskPlan, compile_masks
+from governance.policy.rules import load_policy
 from governance.samples import copy_samples
 from vitalake.keys import Key, KeyRing
-from vitalake.lake.dataset import FormBy, load_dataset, published_datasets
+from vitalake.lake.datasets.dataset import FormBy, load_dataset, published_datasets
 from vitalake.vocabulary.forms import fits_of
 
 KEYS = KeyRing({"pseudonym": (Key("pseudonym", "v1", b"1" * 32),)}, {"pseudonym": "v1"})

@@ -8,8 +8,8 @@ import hl7
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipelines.decoding.hl7_text import messages_of
-from pipelines.decoding.raw import Refused
+from pipelines.formats.hl7.text import messages_of
+from pipelines.formats.shared.encoded import Refused
 from tests.decoding import decoder_of, take_by
 from tests.hl7 import OBR, PID, adt, obx, oru
 from tests.hostile_hl7 import CORPUS

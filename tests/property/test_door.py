@@ -13,10 +13,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from governance.door.engine import connect
-from governance.door.errors import QueryRefused
-from governance.door.relations import Relation, text, views
-from governance.door.sql import check
+from governance.query.engine import connect
+from governance.query.errors import QueryRefused
+from governance.query.relations import Relation, text, views
+from governance.query.sql import check
 
 COLUMNS = {"id": "VARCHAR", "version": "BIGINT", "available_at": "TIMESTAMPTZ", "source": "VARCHAR",
            "source_position": "BIGINT", "status": "VARCHAR", "value": "DOUBLE"}  # fmt: skip
@@ -38,7 +38,7 @@ ROW = st.fixed_dictionaries(
 
 
 def _naive(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The definition, in words: see governance/door/relations.py."""
+    """The definition, in words: see governance/query/relations.py."""
     best: dict[Any, dict[str, Any]] = {}
     for row in rows:
         held = best.get(row["id"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.features import FeatureSet, features, parse_features
 from models.features.kernel import SHORTEST_SLOPE_US, US_PER_HOUR
-from vitalake.care.records import History, code_number
+from vitalake.clinical.records import History, code_number
 
 AS_OF = 1_760_000_000_000_000
 MINUTE = 60_000_000

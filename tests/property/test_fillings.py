@@ -14,15 +14,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.care import open_care
-from pipelines.rewrites import care as rewrites
-from pipelines.rewrites.care import rebuild_care
+from pipelines.intake.online_feed import open_care
+from pipelines.online_store.facts import Decision
+from pipelines.republish import online_store as rewrites
+from pipelines.republish.online_store import rebuild_care
 from tests.attribution import Ward, hl7_time
 from tests.hl7 import adt
 from vitalake import clock
-from vitalake.care.facts import Decision
 from vitalake.keys import load_keys
-from vitalake.lake.lake import Lake
+from vitalake.lake.commits.lake import Lake
 
 MANY = os.environ.get("VITALAKE_HYPOTHESIS") == "many"
 PATIENTS = 400 if MANY else 150

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.lookback import LookBack, first_occurrences
+from pipelines.core.lookback import LookBack, first_occurrences
 
 # Few distinct values, so that repeats and colliding buckets are the rule.
 _PRINTS = st.lists(

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from governance.masking import MaskPlan, compile_masks
-from governance.masks import CACHE_ENTRIES, Pseudonyms, fits, make_mask
-from governance.rules import MASKS, Then, load_policy
+from governance.policy.masking import MaskPlan, compile_masks
+from governance.policy.masks import CACHE_ENTRIES, Pseudonyms, fits, make_mask
+from governance.policy.rules import MASKS, Then, load_policy
 from governance.samples import __file__ as samples
 from vitalake.keys import Key, KeyRing
-from vitalake.lake.dataset import load_dataset
+from vitalake.lake.datasets.dataset import load_dataset
 
 KEYS = KeyRing(
     {"pseudonym": (Key("pseudonym", "v1", b"1" * 32), Key("pseudonym", "v2", b"2" * 32))}, {"pseudonym": "v1"}

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from governance.door.errors import QueryRefused
-from governance.door.looking import look
-from governance.door.naming import Columns, constants
-from governance.door.sql import check
-from governance.door.tracking import track
+from governance.query.errors import QueryRefused
+from governance.query.looking import look
+from governance.query.naming import Columns, constants
+from governance.query.sql import check
+from governance.query.tracking import track
 from tests.property.test_tracking import NAMES, PUBLISHED, TABLES, Row, database, engine, said
 
 __all__ = ["database"]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.decoding.fhir import FhirDecoder
-from pipelines.decoding.result import Decoder, Reject
+from pipelines.formats.fhir.observations import FhirDecoder
+from pipelines.formats.shared.result import Decoder, Reject
 from tests.decoding import decoder_of, take_by
 from tests.fhir import message, observation
 from tests.hl7 import obx, oru

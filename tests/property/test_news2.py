@@ -26,10 +26,10 @@ from models.news2 import (
     expiries_us,
     news2,
 )
-from models.serving.words import event_text, number, reading_text, two_texts
+from models.serving.formatting import event_text, number, reading_text, two_texts
 from models.tasks import load_task
-from vitalake.care.records import History, code_number
-from vitalake.care.values import CAME, COMPARATORS
+from pipelines.online_store.values import CAME, COMPARATORS
+from vitalake.clinical.records import History, code_number
 from vitalake.vocabulary import load_vocabulary
 
 AS_OF = 1_760_000_000_000_000

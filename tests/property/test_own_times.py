@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitalake.lake.dataset import load_dataset
-from vitalake.lake.own_times import (
+from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.unlinkable.own_times import (
     DAY_US,
     OwnTimes,
     end_of_day,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitalake.lake.record_versions import BEHIND, MOST, STRETCHES, RecordVersions, versions_in_clear
+from vitalake.lake.unlinkable.record_versions import BEHIND, MOST, STRETCHES, RecordVersions, versions_in_clear
 
 LEAST, GREATEST = -(1 << 63), (1 << 63) - 1
 times = st.integers(1_700_000_000_000_000, 1_900_000_000_000_000)

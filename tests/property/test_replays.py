@@ -15,24 +15,24 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.dead_letters import DeadLetters
-from pipelines.decoding.reasons import Reason
-from pipelines.decoding.result import Reject
-from pipelines.replay import letters as read
-from pipelines.replay.letters import DEAD_LETTER, RESOLUTION, Choice, census, resolved
-from pipelines.replay.replaying import Report, replay
+from governance.belonging import open_vault
+from pipelines.core import open_letters as read
+from pipelines.core.dead_letters import DeadLetters
+from pipelines.core.open_letters import DEAD_LETTER, RESOLUTION, Choice, census, resolved
+from pipelines.formats.shared.reasons import Reason
+from pipelines.formats.shared.result import Reject
+from pipelines.reprocess.dead_letters import Report, replay
 from tests.fhir import message
 from vitalake import clock
-from vitalake.belonging import open_vault
 from vitalake.keys import load_keys
-from vitalake.lake.dataset import load_dataset
-from vitalake.lake.digests import Damaged
-from vitalake.lake.lake import Lake
-from vitalake.lake.ledger import summarise
-from vitalake.lake.rewrite import rewrite
-from vitalake.lake.spans import Counts, Part, PartId, Span
-from vitalake.lake.table import Table
-from vitalake.lake.verify import verify
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.ledger import summarise
+from vitalake.lake.commits.spans import Counts, Part, PartId, Span
+from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.maintenance.rewrite import rewrite
+from vitalake.lake.maintenance.verify import verify
+from vitalake.lake.tables.digests import Damaged
+from vitalake.lake.tables.table import Table
 from vitalake.settings import LakeSettings, Settings, StreamSettings, load_settings
 
 PARTS = (PartId("vitals", "topic-uuid-000000000000", 0), PartId("vitals", "topic-uuid-000000000000", 1))

@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitalake.lake.sorting import order_by
+from vitalake.lake.tables.sorting import order_by
 
 WIDTHS = (0, 1, 20, 45, 50, 62)
 """Bits of a column: with some all fits into one integer with the rows' places, with some without, with some not."""

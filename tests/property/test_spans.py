@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.unit.span_samples import JOB, SHARE, open_lake, part, staged_span
+from tests.unit.vitalake.lake.span_samples import JOB, SHARE, open_lake, part, staged_span
 from vitalake import clock
-from vitalake.lake.compaction import compact
-from vitalake.lake.lake import Lake
-from vitalake.lake.ledger import LiveLedger
-from vitalake.lake.rewrite import rewrite
-from vitalake.lake.spans import Span, SpanConflict, Superseded
-from vitalake.lake.sweep import sweep
-from vitalake.lake.verify import verify
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.ledger import LiveLedger
+from vitalake.lake.commits.spans import Span, SpanConflict, Superseded
+from vitalake.lake.maintenance.compaction import compact
+from vitalake.lake.maintenance.rewrite import rewrite
+from vitalake.lake.maintenance.sweep import sweep
+from vitalake.lake.maintenance.verify import verify
 
 PARTITIONS = st.integers(0, 1)
 

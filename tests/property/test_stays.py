@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from pipelines.online_store.facts import Admission, Decision, Fact, Placement, Pregnancy
+from pipelines.online_store.store import CareStore
 from vitalake import clock
-from vitalake.care.facts import Admission, Decision, Fact, Placement, Pregnancy
-from vitalake.care.store import CareStore
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
 

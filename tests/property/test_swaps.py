@@ -14,17 +14,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.unit.span_samples import JOB, SHARE, empty_span, observations, open_lake, part
-from vitalake.lake import swap as swapping
-from vitalake.lake.compaction import compact, put_into_buckets
-from vitalake.lake.forgetting import drop_rows
-from vitalake.lake.lake import Lake
-from vitalake.lake.rewrite import is_held
-from vitalake.lake.spans import Counts, Span, SpanConflict, Superseded
-from vitalake.lake.swap import Convert, Converted, swap
-from vitalake.lake.sweep import settle, sweep
-from vitalake.lake.table import Table
-from vitalake.lake.verify import verify
+from tests.unit.vitalake.lake.span_samples import JOB, SHARE, empty_span, observations, open_lake, part
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.spans import Counts, Span, SpanConflict, Superseded
+from vitalake.lake.maintenance import replacement as swapping
+from vitalake.lake.maintenance.compaction import compact, put_into_buckets
+from vitalake.lake.maintenance.deletion import drop_rows
+from vitalake.lake.maintenance.replacement import Convert, Converted, swap
+from vitalake.lake.maintenance.rewrite import is_held
+from vitalake.lake.maintenance.sweep import settle, sweep
+from vitalake.lake.maintenance.verify import verify
+from vitalake.lake.tables.table import Table
 
 PATIENTS = 5
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from governance.door.errors import QueryRefused
-from governance.door.looking import Failed, Run, Seen, look
-from governance.door.sql import check
-from governance.door.tracking import Tracked, track
-from governance.door.worker import Head, bound, failed
+from governance.query.errors import QueryRefused
+from governance.query.looking import Failed, Run, Seen, look
+from governance.query.sql import check
+from governance.query.tracking import Tracked, track
+from governance.query.worker import Head, bound, failed
 
 NAMES = ("restricted_a", "restricted_b")
 PUBLISHED = ("p",)

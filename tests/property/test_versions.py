@@ -18,15 +18,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from governance.door.catalogue import Catalogue
-from governance.door.engine import connect
+from governance.home import init_home
+from governance.query.catalogue import Catalogue
+from governance.query.engine import connect
 from governance.samples import copy_samples
-from vitalake.home import init_home
 from vitalake.keys import load_keys
-from vitalake.lake.compaction import compact
-from vitalake.lake.dataset import load_dataset
-from vitalake.lake.storage import open_storage
-from vitalake.lake.table import Table
+from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.maintenance.compaction import compact
+from vitalake.lake.tables.storage import open_storage
+from vitalake.lake.tables.table import Table
 from vitalake.settings import load_settings
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

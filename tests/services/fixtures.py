@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import msgspec
 import pytest
 
-from pipelines.broker import EmbeddedBroker
+from pipelines.simulator.broker import EmbeddedBroker
 from tests.services.kafka import KafkaServer, why_not
 from tests.services.postgres import PostgresServer
 from tests.services.postgres import why_not as why_no_postgres

@@ -20,9 +20,9 @@ from deltalake import DeltaTable
 
 from pipelines.live.status import StatusLine
 from vitalake.keys import load_keys
-from vitalake.lake.lake import Lake
-from vitalake.lake.ledger import summarise
-from vitalake.lake.message_tokens import MessageTokens, in_clear, without_partitions
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.ledger import summarise
+from vitalake.lake.unlinkable.message_tokens import MessageTokens, in_clear, without_partitions
 from vitalake.settings import load_settings
 
 

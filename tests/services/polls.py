@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.live.kafka import Share
+from pipelines.core.kafka import Share
+from pipelines.core.poll import Poll
+from pipelines.core.writer import SpanWriter
 from pipelines.live.lane import Lane, StreamOptions
-from pipelines.poll import Poll
-from pipelines.writer import SpanWriter
-from vitalake.lake.lake import Lake
-from vitalake.lake.spans import PartId
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.spans import PartId
 from vitalake.settings import load_settings
 
 ASIDE = ("ingested_at", "source", "source_position", "available_at")

@@ -26,11 +26,11 @@ def run(home: Path, *command: str, **environment: str) -> int:
 
 
 def _main(home: str, verb: str, *more: str) -> None:
-    from pipelines.rewrites.rekey import rekey
-    from pipelines.rewrites.repair import repair
-    from pipelines.rewrites.republish import republish
-    from pipelines.rewrites.retention import retain
-    from vitalake.lake import swap
+    from pipelines.republish.rekey import rekey
+    from pipelines.republish.repair import repair
+    from pipelines.republish.republish import republish
+    from pipelines.republish.retention import retain
+    from vitalake.lake.maintenance import replacement as swap
     from vitalake.settings import load_settings
 
     swap.PIECE_ROWS = PIECE_ROWS

@@ -14,8 +14,10 @@ import numpy as np
 from fastapi import FastAPI
 
 from governance.access import Role, open_issuer
-from governance.masks import Pseudonyms
-from governance.rules import load_policy
+from governance.belonging import open_vault
+from governance.policy.masks import Pseudonyms
+from governance.policy.rules import load_policy
+from governance.vault import Identity
 from models.approvals import Approvals, approval
 from models.artefact import save
 from models.registry import champion
@@ -23,18 +25,16 @@ from models.registry.tracking import Run, Tracking
 from models.serving.app import make_app
 from models.serving.server import Server, listen
 from models.tasks import load_task
-from pipelines.care import open_care
+from pipelines.intake.online_feed import open_care
+from pipelines.online_store.facts import Admission, Fact, Movement, Person
+from pipelines.online_store.store import CareStore
+from pipelines.online_store.values import ROW, Values
 from tests.services.waiting import until
-from tests.unit.model_samples import fields, fit, make_matrix
+from tests.unit.models.model_samples import fields, fit, make_matrix
 from vitalake import clock
-from vitalake.belonging import open_vault
-from vitalake.care.facts import Admission, Fact, Movement, Person
-from vitalake.care.records import code_number
-from vitalake.care.store import CareStore
-from vitalake.care.values import ROW, Values
+from vitalake.clinical.records import code_number
 from vitalake.keys import load_keys
 from vitalake.settings import Settings, load_settings
-from vitalake.vault import Identity
 
 MINUTE = 60_000_000
 HOUR = 60 * MINUTE

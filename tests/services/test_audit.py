@@ -10,13 +10,13 @@ import yaml
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from pipelines.audit import audit
-from pipelines.broker import ensure_topic
+from pipelines.live.recount import audit
+from pipelines.simulator.broker import ensure_topic
 from tests.services.kafka import KafkaServer
-from tests.unit.span_samples import open_lake, staged_span
+from tests.unit.vitalake.lake.span_samples import open_lake, staged_span
 from vitalake.errors import ServiceUnavailable, SettingsError
-from vitalake.lake.lake import Lake
-from vitalake.lake.spans import PartId
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.spans import PartId
 from vitalake.settings import Settings, load_settings
 
 
@@ -131,7 +131,7 @@ def test_topic_that_is_gone_is_said_to_be(ward: Ward) -> None:
 
 
 def test_broker_that_is_not_there_is_an_error(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.live.kafka.START_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr("pipelines.core.kafka.START_TIMEOUT_SECONDS", 1.0)
     away = ward.settings.model_copy(
         update={"kafka": ward.settings.kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:1"})}
     )

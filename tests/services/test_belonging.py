@@ -14,23 +14,23 @@ import msgspec
 import pytest
 import yaml
 
+from governance.belonging import admit, look, open_vault
+from governance.belonging.erasures import ErasureCopies
+from governance.belonging.fingerprints import FILE
+from governance.home import init_home
 from governance.samples import copy_samples
-from pipelines.care import open_care
-from pipelines.erasure.erase import Eraser
+from pipelines.erasure.request import Eraser
+from pipelines.intake.online_feed import open_care
 from pipelines.live.preflight import preflight
 from tests import frozen
 from tests.fhir import message
 from tests.services.polls import LaneWithoutKafka
 from tests.services.test_erasure_flow import _on_the_board, _published, _token
 from vitalake import clock
-from vitalake.belonging import admit, look, open_vault
-from vitalake.belonging.erasures import ErasureCopies
-from vitalake.belonging.fingerprints import FILE
 from vitalake.cli.app import main
 from vitalake.errors import LakeError, PrivacyError
-from vitalake.home import init_home
 from vitalake.keys import add_version, load_keys
-from vitalake.lake.lake import Lake
+from vitalake.lake.commits.lake import Lake
 from vitalake.settings import Settings, load_settings
 
 WHO, OTHER = "p-72", "p-8"
@@ -72,7 +72,7 @@ def _erase(base: Path, patient: str) -> str:
     settings = _settings(base)
     keys = load_keys(settings.path(settings.keys))
     with closing(open_vault(settings, keys)) as vault:
-        return Eraser(settings, keys, vault, elsewhere={}).erase(patient, reason="request 17", actor="officer").id
+        return Eraser(settings, keys, vault).erase(patient, reason="request 17", actor="officer").id
 
 
 def _bytes(base: Path) -> dict[str, bytes]:
@@ -471,7 +471,7 @@ def test_a_lake_whose_first_erasure_is_under_way_was_not_put_back(
     with monkeypatch.context() as patched, closing(open_vault(settings, keys)) as vault:
         patched.setattr(ErasureCopies, place, killed)
         with pytest.raises(KeyboardInterrupt):
-            Eraser(settings, keys, vault, elsewhere={}).erase(WHO, reason="request 17", actor="officer")
+            Eraser(settings, keys, vault).erase(WHO, reason="request 17", actor="officer")
     assert list((base / "lake/erasures").iterdir())
     assert look(settings, keys).problems == []
     admit(settings)

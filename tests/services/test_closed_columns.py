@@ -18,18 +18,18 @@ import pytest
 import yaml
 from confluent_kafka import Producer
 
+from governance.belonging import open_vault
+from governance.home import init_home
+from governance.keyservice import KeyRevoked
 from governance.samples import copy_samples
-from pipelines.broker import EmbeddedBroker, ensure_topic
-from pipelines.rewrites.republish import republish
-from pipelines.steps import make_sealer
+from governance.vault.sealed_rows import WORDS as SEALED
+from pipelines.intake.steps import make_sealer
+from pipelines.republish.republish import republish
+from pipelines.simulator.broker import EmbeddedBroker, ensure_topic
 from tests import frozen
-from vitalake.belonging import open_vault
-from vitalake.home import init_home
 from vitalake.keys import load_keys
-from vitalake.keyservice import KeyRevoked
-from vitalake.lake.dataset import load_dataset
-from vitalake.lake.lake import Lake
-from vitalake.restricted import WORDS as SEALED
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.datasets.dataset import load_dataset
 from vitalake.settings import load_settings
 
 NUBC = "https://www.nubc.org/CodeSystem/PatDischargeStatus"
@@ -208,7 +208,7 @@ def test_a_warehouse_without_a_file_leaves_none_and_its_categories_are_clifs(hom
 
 
 def test_a_decimal_identifier_is_the_number_without_its_zeros(home: Path) -> None:
-    from governance.masks import Pseudonyms
+    from governance.policy.masks import Pseudonyms
 
     token = Pseudonyms(load_keys(home / "keys.yaml"), "patient-identifier").token("4711")
     assert [row["patient_id"] for row in _rows(home, "encounter")].count(token) == 1

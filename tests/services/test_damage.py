@@ -17,31 +17,31 @@ import msgspec
 import pyarrow as pa
 import pytest
 
+from governance.home import init_home
 from governance.samples import copy_samples
 from pipelines.live import upkeep
-from pipelines.rewrites.mend import mend
-from pipelines.rewrites.republish import republish
+from pipelines.republish.mend import mend
+from pipelines.republish.republish import republish
 from tests.services import rewrite_process
 from tests.services.test_rewrites import STRICTER, make_stricter, observed, opened, published, sound, stream
-from tests.unit.span_samples import of_before
+from tests.unit.vitalake.lake.span_samples import of_before
 from vitalake import clock
 from vitalake.cli.app import main
-from vitalake.home import init_home
-from vitalake.lake.compaction import compact
-from vitalake.lake.digests import Damaged
-from vitalake.lake.forgetting import drop_rows, purge
-from vitalake.lake.lake import Lake
-from vitalake.lake.ledger import summarise
-from vitalake.lake.log import examine, read_actions
-from vitalake.lake.rewrite import is_held, read_file
-from vitalake.lake.schema import open_delta
-from vitalake.lake.scrub import record_before, scrub
-from vitalake.lake.spans import PartId, Span, SpanLog
-from vitalake.lake.storage import Storage
-from vitalake.lake.sweep import sweep
-from vitalake.lake.table import Table
-from vitalake.lake.vacuum import vacuum
-from vitalake.lake.verify import verify
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.ledger import summarise
+from vitalake.lake.commits.spans import PartId, Span, SpanLog
+from vitalake.lake.maintenance.compaction import compact
+from vitalake.lake.maintenance.deletion import drop_rows, purge
+from vitalake.lake.maintenance.rewrite import is_held, read_file
+from vitalake.lake.maintenance.scrub import record_before, scrub
+from vitalake.lake.maintenance.sweep import sweep
+from vitalake.lake.maintenance.vacuum import vacuum
+from vitalake.lake.maintenance.verify import verify
+from vitalake.lake.tables.digests import Damaged
+from vitalake.lake.tables.log import examine, read_actions
+from vitalake.lake.tables.schema import open_delta
+from vitalake.lake.tables.storage import Storage
+from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings, load_settings
 from vitalake.sqlite import DatabaseDamaged
 

@@ -16,21 +16,21 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from governance.belonging import open_vault
+from governance.home import init_home
 from governance.samples import copy_samples
-from pipelines.steps import make_sealer
+from pipelines.intake.steps import make_sealer
 from tests.fhir import message
 from tests.services.kafka import KafkaServer, why_not
 from tests.services.lane import LaneUnderTest
 from tests.services.requirements import missing_service
-from vitalake.belonging import open_vault
 from vitalake.cli.app import main
-from vitalake.home import init_home
 from vitalake.keys import load_keys
-from vitalake.lake.compaction import compact
-from vitalake.lake.dataset import load_dataset
-from vitalake.lake.spans import Span
-from vitalake.lake.vacuum import vacuum
-from vitalake.lake.verify import verify
+from vitalake.lake.commits.spans import Span
+from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.maintenance.compaction import compact
+from vitalake.lake.maintenance.vacuum import vacuum
+from vitalake.lake.maintenance.verify import verify
 from vitalake.settings import load_settings
 
 RESTRICTED, PUBLISHED = "restricted/observation", "published/observation"

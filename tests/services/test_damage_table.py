@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from governance.home import init_home
 from governance.samples import copy_samples
 from tests.services.polls import LaneWithoutKafka
 from tests.services.test_rewrites import observed, opened, published, sound, stream
 from vitalake.cli.app import main
 from vitalake.errors import VitaLakeError
-from vitalake.home import init_home
-from vitalake.lake.schema import open_delta
+from vitalake.lake.tables.schema import open_delta
 from vitalake.settings import load_settings
 
 BAD = b'{"resourceType": "Nothing"}'
@@ -138,7 +138,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the doctor not wait ten seconds for a broker that there is none of."""
-    monkeypatch.setattr("vitalake.cli.doctor._topics", lambda *_: "none asked")
+    monkeypatch.setattr("pipelines.commands.doctor._topics", lambda *_: "none asked")
 
 
 def _said(home: Path, capfd: pytest.CaptureFixture[str], *command: str) -> tuple[int, str]:

@@ -18,15 +18,15 @@ import yaml
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from pipelines.attribution.passes import DATASET, KIND
+from pipelines.core.open_letters import census
 from pipelines.history.load import load_history
-from pipelines.replay.letters import census
+from pipelines.reconcile.reconciler import DATASET, KIND
 from tests.attribution import Ward, hl7_time, pid, pv1
 from tests.hl7 import adt
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
-from vitalake.lake.ledger import summarise
-from vitalake.lake.verify import verify
+from vitalake.lake.commits.ledger import summarise
+from vitalake.lake.maintenance.verify import verify
 
 HELD = "quarantine/held"
 KILLED = -signal.SIGKILL
@@ -53,7 +53,7 @@ def ward(lane: LaneUnderTest) -> Ward:
 
 def attribute(ward: Ward, *, env: dict[str, str] | None = None) -> int:
     """Let an attributor of its own process look once; return how it ended."""
-    command = [sys.executable, "-m", "pipelines.attribution.beside", str(ward.home / "vitalake.yaml"), "--once"]
+    command = [sys.executable, "-m", "pipelines.reconcile.sidecar", str(ward.home / "vitalake.yaml"), "--once"]
     done = subprocess.run(command, env=os.environ | (env or {}), capture_output=True, timeout=90, check=False)
     assert done.returncode in (0, KILLED), done.stderr.decode()[-2000:]
     return done.returncode

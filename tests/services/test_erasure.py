@@ -20,23 +20,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from governance.belonging import open_vault
+from governance.erasure.certificate import all_of
+from governance.home import init_home
 from governance.samples import copy_samples
-from pipelines.care import open_care
-from pipelines.dead_letters import open_message
-from pipelines.erasure.certificate import all_of
-from pipelines.erasure.letters import Search
-from pipelines.history.demo_warehouse import make_demo_warehouse
+from pipelines.core.dead_letters import open_message
+from pipelines.erasure.quarantine_store import Search
 from pipelines.history.load import load_history
-from pipelines.steps import make_sealer
+from pipelines.intake.online_feed import open_care
+from pipelines.intake.steps import make_sealer
+from pipelines.simulator.warehouse_mimic import make_demo_warehouse
 from tests.fhir import message
 from tests.services.polls import LaneWithoutKafka
-from vitalake.belonging import open_vault
 from vitalake.errors import PrivacyError
-from vitalake.home import init_home
 from vitalake.keys import load_keys
-from vitalake.lake.compaction import put_into_buckets
-from vitalake.lake.dataset import load_dataset
-from vitalake.lake.lake import Lake
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.maintenance.compaction import put_into_buckets
 from vitalake.settings import Settings, load_settings
 
 POINTS = ("erase-begun", "fence-raised", "erase-settled", "erase-table", "rewrite-staged", "rewrite-committed",
@@ -263,7 +263,7 @@ def test_a_replayed_message_of_somebody_forgotten_is_filtered_and_counted(home: 
 
 
 def test_a_lane_that_was_under_way_loses_its_span_and_reads_it_again_without_the_patient(home: Path) -> None:
-    from vitalake.lake.spans import SpanConflict
+    from vitalake.lake.commits.spans import SpanConflict
 
     who = _who(load_settings(home))
     lane = LaneWithoutKafka(home, topic_id="under-way")

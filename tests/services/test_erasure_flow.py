@@ -19,31 +19,32 @@ import pyarrow as pa
 import pytest
 
 from governance.audit import AuditEvent, open_audit
-from governance.masks import Pseudonyms
+from governance.belonging import open_vault
+from governance.erasure.certificate import all_of
+from governance.erasure.person import Wanted
+from governance.erasure.reasons import refuse_naming
+from governance.home import init_home
+from governance.policy.masks import Pseudonyms
 from governance.samples import copy_samples
-from pipelines.care import open_care
-from pipelines.dead_letters import open_message
-from pipelines.erasure import kept, letters
-from pipelines.erasure.certificate import all_of
-from pipelines.erasure.erase import Eraser
-from pipelines.erasure.wanted import Wanted
-from pipelines.erasure.words import refuse_naming
-from pipelines.rewrites.rekey import rekey
-from pipelines.steps import make_sealer
+from governance.vault import Identity, Vault
+from governance.vault.erasure_log import ErasureLog
+from pipelines.core.dead_letters import open_message
+from pipelines.erasure import quarantine_store as letters
+from pipelines.erasure import retention_duty as kept
+from pipelines.erasure.request import Eraser
+from pipelines.intake.online_feed import open_care
+from pipelines.intake.steps import make_sealer
+from pipelines.republish.rekey import rekey
 from tests.attribution import Ward, hl7_time, pid, pv1
 from tests.fhir import message
 from tests.hl7 import adt
 from tests.services.polls import LaneWithoutKafka
 from vitalake import clock
-from vitalake.belonging import open_vault
 from vitalake.errors import InputError, PrivacyError, ServiceUnavailable
-from vitalake.home import init_home
 from vitalake.keys import load_keys
-from vitalake.lake.dataset import load_dataset
-from vitalake.lake.lake import Lake
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.datasets.dataset import load_dataset
 from vitalake.settings import load_settings
-from vitalake.vault import Identity, Vault
-from vitalake.vault.erasure_log import ErasureLog
 
 WHO, OTHER = "p-72", "p-8"
 BAD = 9_999.0
@@ -79,7 +80,7 @@ def _eraser(home: Path) -> Iterator[Eraser]:
     keys = load_keys(settings.path(settings.keys))
     vault = open_vault(settings, keys)
     try:
-        yield Eraser(settings, keys, vault, elsewhere={})
+        yield Eraser(settings, keys, vault)
     finally:
         vault.close()
 
@@ -247,7 +248,7 @@ def test_one_officer_waits_for_the_other(home: Path, monkeypatch: pytest.MonkeyP
         finally:
             inside[0] -= 1
 
-    monkeypatch.setattr("pipelines.erasure.clearing.erase_letters", slow)
+    monkeypatch.setattr("pipelines.erasure.lake_store.erase_letters", slow)
     threads = [threading.Thread(target=_erase, args=(home, patient)) for patient in (WHO, OTHER)]
     for thread in threads:
         thread.start()

@@ -11,23 +11,24 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from governance.belonging import open_vault
+from governance.erasure.certificate import Certificate, TableErased
+from governance.home import init_home
 from governance.samples import copy_samples
-from pipelines.dead_letters import open_message
-from pipelines.erasure import clearing, letters
-from pipelines.erasure.certificate import Certificate, TableErased
-from pipelines.erasure.erase import Eraser
-from pipelines.erasure.letters import Search, erase_letters
+from pipelines.core.dead_letters import open_message
+from pipelines.erasure import lake_store as clearing
+from pipelines.erasure import quarantine_store as letters
+from pipelines.erasure.quarantine_store import Search, erase_letters
+from pipelines.erasure.request import Eraser
 from tests.attribution import Ward
 from tests.fhir import message
 from tests.hl7 import obx, oru
 from tests.services.polls import LaneWithoutKafka
-from vitalake.belonging import open_vault
 from vitalake.errors import PrivacyError
-from vitalake.home import init_home
 from vitalake.keys import load_keys
-from vitalake.lake.lake import Lake
-from vitalake.lake.table import Table
-from vitalake.lake.verify import verify
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.maintenance.verify import verify
+from vitalake.lake.tables.table import Table
 from vitalake.settings import load_settings
 
 BAD = 9_999.0
@@ -45,7 +46,7 @@ def _erase(home: Path, patient: str) -> Certificate:
     keys = load_keys(settings.path(settings.keys))
     vault = open_vault(settings, keys)
     try:
-        return Eraser(settings, keys, vault, elsewhere={}).erase(patient, reason="r", actor="a")
+        return Eraser(settings, keys, vault).erase(patient, reason="r", actor="a")
     finally:
         vault.close()
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.poll import Poll
+from pipelines.core.poll import Poll
 from tests.fhir import message, observation
 from tests.hl7 import PID, adt, obx, oru
 from tests.hostile import bundle
 from tests.hostile_flat import flat
 from tests.services.polls import LaneWithoutKafka
 from vitalake.errors import SettingsError
-from vitalake.lake.lake import Lake
-from vitalake.lake.ledger import summarise
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.ledger import summarise
 
 RATE = oru(pv1="PV1|1|I|||||||||||||||||V-9")
 PATIENT = {"resourceType": "Patient", "id": "p-1", "gender": "female", "name": [{"family": "Zzname"}]}

@@ -12,25 +12,25 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from governance.masks import Pseudonyms
+from governance.belonging import open_vault
+from governance.policy.masks import Pseudonyms
+from pipelines.core.open_letters import topic_of
 from pipelines.history.load import load_history
-from pipelines.replay.letters import topic_of
-from pipelines.rewrites.republish import republish, restricted_datasets
-from pipelines.upgrade import STEPS, upgrade
+from pipelines.republish.republish import republish, restricted_datasets
+from pipelines.republish.upgrade import STEPS, upgrade
 from tests import frozen
 from tests.attribution import Ward
 from tests.fhir import message
 from tests.services.upgrade_process import KILLED, killed_at
-from vitalake.belonging import open_vault
 from vitalake.cli.app import main
 from vitalake.errors import LakeError
 from vitalake.keys import load_keys
-from vitalake.lake.dataset import load_dataset
-from vitalake.lake.format import FORMAT, Format, read_format, write_format
-from vitalake.lake.lake import Lake
-from vitalake.lake.message_tokens import in_clear, says_partition
-from vitalake.lake.record_versions import versions_in_clear
-from vitalake.lake.verify import verify
+from vitalake.lake.commits.format import FORMAT, Format, read_format, write_format
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.maintenance.verify import verify
+from vitalake.lake.unlinkable.message_tokens import in_clear, says_partition
+from vitalake.lake.unlinkable.record_versions import versions_in_clear
 from vitalake.settings import load_settings
 
 WANTED = frozen.expected()

@@ -20,23 +20,23 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from governance.home import init_home
 from governance.samples import copy_samples
-from pipelines.decoding.keyed import with_key
-from pipelines.decoding.reasons import Reason
-from pipelines.history.demo_warehouse import make_demo_warehouse
+from pipelines.formats.shared.keyed import with_key
+from pipelines.formats.shared.reasons import Reason
 from pipelines.history.job import load_job
 from pipelines.history.load import load_history
 from pipelines.history.rows import RowTexts, decoded_rows, message_starts, record_rows, whole_messages
 from pipelines.history.warehouse import Warehouse, open_warehouse
 from pipelines.simulator import mimic
 from pipelines.simulator.observation import VITALS as VITAL_SIGNS
+from pipelines.simulator.warehouse_mimic import make_demo_warehouse
 from tests.decoding import BROKER_MS, conformer, take
 from vitalake.errors import InputError, ServiceUnavailable, SettingsError
-from vitalake.home import init_home
-from vitalake.lake.dataset import load_dataset
-from vitalake.lake.lake import Lake
-from vitalake.lake.ledger import summarise
-from vitalake.lake.verify import verify
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.ledger import summarise
+from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.maintenance.verify import verify
 from vitalake.settings import load_settings
 from vitalake.strict_yaml import read_yaml
 

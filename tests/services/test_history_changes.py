@@ -21,8 +21,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from governance.door.catalogue import Catalogue
-from governance.door.engine import connect
+from governance.query.catalogue import Catalogue
+from governance.query.engine import connect
 from pipelines.history import load
 from pipelines.history.gate import QualityError
 from pipelines.history.load import load_history
@@ -30,10 +30,10 @@ from pipelines.history.remembered import CHANGED, ENTRY, NEW, PASSED, Digests, P
 from vitalake import clock
 from vitalake.errors import LakeError
 from vitalake.keys import load_keys
-from vitalake.lake.dataset import Dataset, load_dataset
-from vitalake.lake.lake import Lake
-from vitalake.lake.record_versions import BEHIND
-from vitalake.lake.verify import verify
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.datasets.dataset import Dataset, load_dataset
+from vitalake.lake.maintenance.verify import verify
+from vitalake.lake.unlinkable.record_versions import BEHIND
 from vitalake.settings import load_settings
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -20,19 +20,19 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from governance.masks import Pseudonyms
+from governance.home import init_home
+from governance.policy.masks import Pseudonyms
 from governance.samples import copy_samples
-from pipelines.history.demo_warehouse import demo_tables, make_demo_warehouse
 from pipelines.history.job import load_job
 from pipelines.history.load import load_history
 from pipelines.history.warehouse import open_warehouse
 from pipelines.simulator.anchors import FILE_NAME, load_or_create
+from pipelines.simulator.warehouse_mimic import demo_tables, make_demo_warehouse
 from tests.services.postgres import PostgresServer
 from vitalake.errors import InputError
-from vitalake.home import init_home
 from vitalake.keys import load_keys
-from vitalake.lake.lake import Lake
-from vitalake.lake.verify import verify
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.maintenance.verify import verify
 from vitalake.settings import load_settings
 
 pytestmark = pytest.mark.postgres

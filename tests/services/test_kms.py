@@ -23,15 +23,15 @@ import boto3
 import msgspec
 import pytest
 
+from governance.belonging import open_vault
+from governance.home import init_home
+from governance.keyservice import KeyRevoked, Wrapped, open_key_service
+from governance.keyservice.kms import KmsKeyService
 from tests.services.waiting import until
-from tests.unit.vault_samples import Place, people
-from vitalake.belonging import open_vault
+from tests.unit.governance.vault.vault_samples import Place, people
 from vitalake.cli.app import main
 from vitalake.errors import PrivacyError, ServiceUnavailable, SettingsError
-from vitalake.home import init_home
 from vitalake.keys import load_keys
-from vitalake.keyservice import KeyRevoked, Wrapped, open_key_service
-from vitalake.keyservice.kms import KmsKeyService
 from vitalake.settings import Settings, load_settings
 
 pytestmark = pytest.mark.s3

@@ -19,25 +19,25 @@ import yaml
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
+from governance.belonging import admit, open_vault
+from governance.home import init_home
 from governance.samples import copy_samples
-from pipelines.erasure.erase import Eraser
+from pipelines.erasure.request import Eraser
 from tests.services.waiting import until
-from tests.unit.span_samples import JOB, SHARE, begin, positions, staged_span, write_spans
-from vitalake.belonging import admit, open_vault
+from tests.unit.vitalake.lake.span_samples import JOB, SHARE, begin, positions, staged_span, write_spans
 from vitalake.errors import PrivacyError
-from vitalake.home import init_home
 from vitalake.keys import load_keys
-from vitalake.lake.compaction import compact
-from vitalake.lake.digests import Damaged
-from vitalake.lake.lake import Lake
-from vitalake.lake.ledger import summarise
-from vitalake.lake.repair import make_readable, say_again
-from vitalake.lake.rewrite import rewrite
-from vitalake.lake.scrub import scrub
-from vitalake.lake.spans import SpanConflict, Superseded
-from vitalake.lake.sweep import sweep
-from vitalake.lake.vacuum import vacuum
-from vitalake.lake.verify import verify
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.ledger import summarise
+from vitalake.lake.commits.spans import SpanConflict, Superseded
+from vitalake.lake.maintenance.compaction import compact
+from vitalake.lake.maintenance.repair import make_readable, say_again
+from vitalake.lake.maintenance.rewrite import rewrite
+from vitalake.lake.maintenance.scrub import scrub
+from vitalake.lake.maintenance.sweep import sweep
+from vitalake.lake.maintenance.vacuum import vacuum
+from vitalake.lake.maintenance.verify import verify
+from vitalake.lake.tables.digests import Damaged
 from vitalake.settings import load_settings
 
 pytestmark = pytest.mark.s3
@@ -219,7 +219,7 @@ def test_a_home_that_is_not_the_lakes_is_refused_on_object_storage_too(
         admit(two)
     keys = load_keys(one.path(one.keys))
     with closing(open_vault(one, keys)) as vault:
-        Eraser(one, keys, vault, elsewhere={}).erase("p-1", reason="r", actor="a", unknown=True)
+        Eraser(one, keys, vault).erase("p-1", reason="r", actor="a", unknown=True)
     for path in (tmp_path / "one").glob("vault.db*"):
         path.rename(tmp_path / path.name)
     with pytest.raises(PrivacyError, match="vault is gone"):

@@ -20,10 +20,10 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from pipelines.care import open_care
-from pipelines.erasure.certificate import Outside
-from pipelines.erasure.outside import outside
-from pipelines.rewrites.care import rebuild_care
+from governance.erasure.certificate import Outside
+from pipelines.erasure.out_of_scope import outside
+from pipelines.intake.online_feed import open_care
+from pipelines.republish.online_store import rebuild_care
 from tests.fhir import message
 from tests.services.kafka import KafkaServer
 from tests.services.lane import LaneUnderTest

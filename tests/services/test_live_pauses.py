@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from governance.belonging import open_vault
+from governance.keyservice import KeyRevoked
+from pipelines.intake.steps import make_sealer
 from pipelines.live.lane import StreamOptions
 from pipelines.live.supervisor import Supervisor, View, worker_pids
-from pipelines.steps import make_sealer
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
-from vitalake.belonging import open_vault
 from vitalake.errors import PrivacyError
 from vitalake.keys import load_keys
-from vitalake.keyservice import KeyRevoked
-from vitalake.lake.sweep import sweep
+from vitalake.lake.maintenance.sweep import sweep
 from vitalake.settings import load_settings
 
 MESSAGES = 300

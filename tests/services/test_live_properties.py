@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 
+from governance.home import init_home
 from governance.samples import copy_samples
 from pipelines.live.lane import StreamOptions
 from tests.fhir import message, observation
@@ -23,8 +24,7 @@ from tests.hostile import CORPUS
 from tests.services.lane import LaneUnderTest
 from tests.services.polls import LaneWithoutKafka
 from tests.services.waiting import until
-from vitalake.home import init_home
-from vitalake.lake.lake import Lake
+from vitalake.lake.commits.lake import Lake
 
 _MESSAGES = [message(i, patient=f"p-{i % 3}") for i in range(12)] + [
     message(100, status="registered"),

@@ -17,8 +17,8 @@ import pytest
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
-from vitalake.lake.sweep import dead_shares
-from vitalake.lake.verify import verify
+from vitalake.lake.maintenance.sweep import dead_shares
+from vitalake.lake.maintenance.verify import verify
 
 WAVES, WAVE = 12, 20
 

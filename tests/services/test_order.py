@@ -18,25 +18,25 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from governance import masking
-from governance.masks import Pseudonyms
+from governance.home import init_home
+from governance.policy import masking
+from governance.policy.masks import Pseudonyms
 from governance.samples import copy_samples
 from pipelines.history import load
-from pipelines.rewrites.republish import republish, restricted_datasets
-from pipelines.upgrade import upgrade
+from pipelines.republish.republish import republish, restricted_datasets
+from pipelines.republish.upgrade import upgrade
 from tests import frozen
 from tests.attribution import Ward, hl7_time, partition_of, pid, pv1
 from tests.fhir import message
 from tests.hl7 import MSH, adt, obx, oru
 from tests.order import PLACINGS, differences, shared_places, suspicions
 from vitalake import clock
-from vitalake.home import init_home
 from vitalake.keys import KEY_NAMES, load_keys
-from vitalake.lake.buckets import patient_column
-from vitalake.lake.compaction import compact, put_into_buckets
-from vitalake.lake.lake import Lake
-from vitalake.lake.record_noise import RecordNoise
-from vitalake.lake.table import Table
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.maintenance.compaction import compact, put_into_buckets
+from vitalake.lake.tables.buckets import patient_column
+from vitalake.lake.tables.table import Table
+from vitalake.lake.unlinkable.record_noise import RecordNoise
 from vitalake.settings import load_settings
 
 PATIENTS = 90

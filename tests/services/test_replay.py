@@ -17,19 +17,19 @@ import pytest
 import yaml
 
 import vitalake
-from pipelines.audit import audit
-from pipelines.care import open_care
+from governance.belonging import open_vault
+from governance.vault import Identity
 from pipelines.history.load import load_history
+from pipelines.intake.online_feed import open_care
+from pipelines.live.recount import audit
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
 from vitalake import clock
-from vitalake.belonging import open_vault
 from vitalake.cli.app import main
 from vitalake.keys import load_keys
-from vitalake.lake.verify import verify
+from vitalake.lake.maintenance.verify import verify
 from vitalake.settings import load_settings
-from vitalake.vault import Identity
 
 KILLED = -signal.SIGKILL
 GOOD = 20

@@ -11,16 +11,16 @@ import httpx
 import pytest
 
 from governance.audit import latest, verify_chain
+from governance.home import init_home
+from governance.keyservice import KeyRevoked
 from governance.samples import copy_samples
 from models.serving.scores import FILE, ScoreBook
-from pipelines.care import open_care, store_sealer
+from pipelines.intake.online_feed import open_care, store_sealer
+from pipelines.online_store.store import CareStore
 from tests.services.serving import STABLE, WardUnderTest, as_json, serving
 from tests.services.waiting import until
-from vitalake.care.store import CareStore
 from vitalake.cli.app import main
 from vitalake.errors import PrivacyError
-from vitalake.home import init_home
-from vitalake.keyservice import KeyRevoked
 from vitalake.sealing import Sealer
 
 HTML = {"accept": "text/html"}

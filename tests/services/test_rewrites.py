@@ -19,36 +19,36 @@ import pytest
 import yaml
 
 from governance.audit import AuditEvent, open_audit
+from governance.belonging import open_vault
+from governance.belonging.erasures import ErasureCopies
+from governance.home import init_home
 from governance.samples import copy_samples
-from pipelines.care import open_care
+from pipelines.core.poll import Poll
 from pipelines.history.load import load_history
-from pipelines.poll import Poll
-from pipelines.rewrites.care import rebuild_care
-from pipelines.rewrites.rekey import rekey, retire
-from pipelines.rewrites.republish import give_up, republish, restricted_datasets
-from pipelines.rewrites.retention import retain
+from pipelines.intake.online_feed import open_care
+from pipelines.republish.online_store import rebuild_care
+from pipelines.republish.rekey import rekey, retire
+from pipelines.republish.republish import give_up, republish, restricted_datasets
+from pipelines.republish.retention import retain
 from tests.fhir import message
 from tests.services import rewrite_process
 from tests.services.polls import LaneWithoutKafka
 from tests.services.test_lake_s3 import s3_options  # noqa: F401 - a fixture
-from tests.unit.span_samples import begin, write_spans
+from tests.unit.vitalake.lake.span_samples import begin, write_spans
 from vitalake import clock
-from vitalake.belonging import open_vault
-from vitalake.belonging.erasures import ErasureCopies
 from vitalake.cli.app import main
 from vitalake.errors import InputError, LakeError, PrivacyError
-from vitalake.home import init_home
 from vitalake.keys import load_keys
-from vitalake.lake import swap
-from vitalake.lake.compaction import compact, put_into_buckets
-from vitalake.lake.forgetting import distinct_values, drop_rows, purge
-from vitalake.lake.lake import Lake
-from vitalake.lake.ledger import summarise
-from vitalake.lake.rewrite import is_held
-from vitalake.lake.spans import SpanConflict
-from vitalake.lake.storage import open_storage
-from vitalake.lake.sweep import settle, sweep
-from vitalake.lake.verify import verify
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.ledger import summarise
+from vitalake.lake.commits.spans import SpanConflict
+from vitalake.lake.maintenance import replacement as swap
+from vitalake.lake.maintenance.compaction import compact, put_into_buckets
+from vitalake.lake.maintenance.deletion import distinct_values, drop_rows, purge
+from vitalake.lake.maintenance.rewrite import is_held
+from vitalake.lake.maintenance.sweep import settle, sweep
+from vitalake.lake.maintenance.verify import verify
+from vitalake.lake.tables.storage import open_storage
 from vitalake.settings import Settings, load_settings
 
 PATIENTS = 4

@@ -25,22 +25,22 @@ from fhir.resources.R4B.bundle import Bundle
 from fhir.resources.R4B.riskassessment import RiskAssessment
 
 from governance.audit import AuditEvent, who_saw
-from governance.masks import Pseudonyms
+from governance.belonging import open_vault
+from governance.home import init_home
+from governance.policy.masks import Pseudonyms
 from governance.samples import copy_samples
 from models.approvals import Approvals, withdrawal
 from models.serving.fhir import MEDIA
 from models.serving.problems import PROBLEM
 from models.serving.scores import FILE, ScoreBook
-from models.serving.shield import MOST_BYTES, POLICY
-from pipelines.care import store_sealer
+from models.serving.security import MOST_BYTES, POLICY
+from pipelines.intake.online_feed import store_sealer
+from pipelines.online_store.facts import Movement
+from pipelines.online_store.playback import Replay
 from tests.services.serving import HOUR, ILL, MINUTE, STABLE, Served, WardUnderTest, as_json, serving
 from tests.services.waiting import until
 from vitalake import clock
-from vitalake.belonging import open_vault
-from vitalake.care.facts import Movement
-from vitalake.care.replay import Replay
 from vitalake.errors import ServiceUnavailable
-from vitalake.home import init_home
 from vitalake.logs import configure
 
 HTML = {"accept": "text/html"}
@@ -700,7 +700,7 @@ def test_a_replay_shows_only_what_has_come_by_the_wards_time(home: Path) -> None
 
 
 def test_a_discharged_patient_leaves_the_board(home: Path) -> None:
-    from vitalake.care.facts import Admission
+    from pipelines.online_store.facts import Admission
 
     ward = WardUnderTest(home)
     patient = ward.admit("p-leaves")

@@ -16,16 +16,18 @@ import msgspec
 import pytest
 
 from governance.audit import Report
-from governance.door.slots import slot
+from governance.home import init_home
+from governance.keyservice import KeyRevoked
+from governance.query.slots import slot
 from governance.samples import copy_samples
-from models.serving import auditing, connections, gate, shield
+from models.serving import auditing, connections
+from models.serving import authorisation as gate
+from models.serving import security as shield
 from models.serving.problems import PROBLEM
-from models.serving.shield import MOST_BYTES
+from models.serving.security import MOST_BYTES
 from tests.services.serving import STABLE, Served, WardUnderTest, serving
 from tests.services.waiting import until
 from vitalake.errors import ServiceUnavailable
-from vitalake.home import init_home
-from vitalake.keyservice import KeyRevoked
 
 HTML = {"accept": "text/html"}
 

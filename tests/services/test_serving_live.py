@@ -11,19 +11,20 @@ import httpx
 import msgspec
 import pytest
 
+from governance.belonging import open_vault
+from governance.home import init_home
+from governance.keyservice import KeyRevoked
 from governance.samples import copy_samples
 from models.registry.champion import DATABASE
-from models.serving import health, watch
+from models.serving import board_feed as watch
+from models.serving import health
 from models.serving.health import SILENT_SECONDS, lane_troubles
-from pipelines.care import CareFeed
+from pipelines.intake.online_feed import CareFeed
+from pipelines.online_store.store import CareStore
 from tests.services.serving import STABLE, WardUnderTest, as_json, serving
 from tests.services.waiting import until
 from vitalake import clock
-from vitalake.belonging import open_vault
-from vitalake.care.store import CareStore
-from vitalake.home import init_home
-from vitalake.keyservice import KeyRevoked
-from vitalake.lake.dataset import load_dataset
+from vitalake.lake.datasets.dataset import load_dataset
 from vitalake.logs import configure
 from vitalake.settings import StreamSettings
 

@@ -12,7 +12,7 @@ from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.serving import STABLE, WardUnderTest, as_json, serving
 from vitalake import clock
-from vitalake.lake.ledger import summarise
+from vitalake.lake.commits.ledger import summarise
 from vitalake.vocabulary import load_vocabulary
 
 

@@ -16,7 +16,7 @@ from tests.fhir import message
 from tests.hl7 import obx, oru
 from tests.services.lane import LaneUnderTest
 from vitalake.cli.app import make_app
-from vitalake.lake.ledger import summarise
+from vitalake.lake.commits.ledger import summarise
 
 LAB = "2823-3^Potassium^LN"
 SI = [

@@ -1,6 +1,6 @@
 """The vault in a real PostgreSQL: several writers, lost connections, a server that goes and comes back.
 
-What both databases have in common is put to both of them in tests/unit/test_vault*.py.
+What both databases have in common is put to both of them in tests/unit/governance/vault/test_vault*.py.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import msgspec
 import psycopg
 import pytest
 
+from governance.belonging import open_vault
+from governance.home import init_home
+from governance.vault.on_postgres import PostgresStore
 from tests.services.postgres import PostgresServer, Standby
 from tests.services.waiting import until
-from tests.unit.vault_samples import PREPARE, PostgresPlace, people
-from vitalake.belonging import open_vault
+from tests.unit.governance.vault.vault_samples import PREPARE, PostgresPlace, people
 from vitalake.errors import PrivacyError, ServiceUnavailable, SettingsError
-from vitalake.home import init_home
 from vitalake.keys import load_keys
 from vitalake.settings import load_settings
-from vitalake.vault.on_postgres import PostgresStore
 
 pytestmark = pytest.mark.postgres
 
 _WRITER = """
 import hashlib, msgspec, random, threading
 from vitalake.errors import ServiceUnavailable
-from vitalake.keyservice import KeyRevoked
+from governance.keyservice import KeyRevoked
 size, number = int(sys.argv[3]), int(sys.argv[4])
 patients, keys, lost, pause = people(number), {}, 0, threading.Event()
 random.Random(sys.argv[5]).shuffle(patients)

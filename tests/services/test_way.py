@@ -15,7 +15,9 @@ import pytest
 
 from governance.access import open_issuer
 from governance.access.principal import local_principal
-from governance.door.door import Door
+from governance.belonging import open_vault
+from governance.home import init_home
+from governance.query.service import Door
 from governance.samples import copy_samples
 from models.batch import score_published
 from models.registry import champion
@@ -23,15 +25,13 @@ from models.scoring import ScoreRecord
 from models.tasks import load_task
 from models.training.pinned import pin
 from models.training.published import Outcome, read_values
-from pipelines.care import open_care
-from pipelines.history.demo_warehouse import make_demo_warehouse
 from pipelines.history.warehouse import open_warehouse
+from pipelines.intake.online_feed import open_care
+from pipelines.online_store.playback import Replay
 from pipelines.simulator.anchors import load_or_create
+from pipelines.simulator.warehouse_mimic import make_demo_warehouse
 from tests.services.serving import serving
-from vitalake.belonging import open_vault
-from vitalake.care.records import code_number
-from vitalake.care.replay import Replay
-from vitalake.home import init_home
+from vitalake.clinical.records import code_number
 from vitalake.keys import load_keys
 from vitalake.settings import Settings, load_settings
 

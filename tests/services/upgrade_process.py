@@ -19,7 +19,7 @@ def killed_at(home: Path, *points: str) -> list[int]:
 
 
 def _main(home: str, *points: str) -> None:
-    from pipelines.upgrade import upgrade
+    from pipelines.republish.upgrade import upgrade
     from vitalake.settings import load_settings
 
     # Imported once, for all of them: nothing here has started a thread before it forks.

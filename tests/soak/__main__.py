@@ -24,12 +24,12 @@ import httpx
 import psutil
 import yaml
 
+from governance.home import init_home
 from governance.samples import copy_samples
-from pipelines.broker import EmbeddedBroker
+from pipelines.simulator.broker import EmbeddedBroker
 from tests.services.kafka import free_port
 from tests.services.waiting import until
 from tests.soak.sampling import PROCESS_FIGURES, sample
-from vitalake.home import init_home
 
 RATE = 200
 """Messages a second; two cores carry it beside twenty boards."""

@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 
 _ROLES = {
     "pipelines.live.worker_main": "worker",
-    "pipelines.attribution.beside": "attributor",
+    "pipelines.reconcile.sidecar": "attributor",
     "stream": "supervisor",
     "serve": "server",
 }

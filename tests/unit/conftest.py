@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.services.postgres import PostgresServer
-from tests.unit.vault_samples import Place, PostgresPlace
+from tests.unit.governance.vault.vault_samples import Place, PostgresPlace
 
 
 @pytest.fixture

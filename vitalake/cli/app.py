@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
+from importlib.metadata import entry_points
 
 import typer
 from typer.exceptions import TyperException
@@ -12,36 +12,24 @@ from typer.exceptions import TyperException
 from vitalake.errors import VitaLakeError
 from vitalake.modes import keep_private
 
-MODULES = (
-    "init",
-    "demo",
-    "doctor",
-    "broker",
-    "simulate",
-    "stream",
-    "history",
-    "train",
-    "score",
-    "models",
-    "policy",
-    "serve",
-    "sql",
-    "audit",
-    "token",
-    "ledger",
-    "dead_letters",
-    "devices",
-    "lake",
-    "patient",
-    "keys",
+COMMANDS = "vitalake.commands"
+"""Group of entry points: a command's name → ``register(app)`` of its module, which imports nothing heavy at its top."""
+
+ORDER = (
+    *("init", "demo", "doctor", "broker", "simulate", "stream", "history", "train", "score", "models", "policy"),
+    *("serve", "sql", "audit", "token", "ledger", "dead-letters", "devices", "lake", "patient", "keys"),
 )
-"""Modules of vitalake.cli, in the order in which help lists them; none imports anything heavy at its top."""
+"""In which help lists them; those of other packages follow by name."""
 
 INTERRUPTED = 130
 
 
-def make_app() -> typer.Typer:
-    """Return the command with all its groups."""
+def make_app(only: str | None = None) -> typer.Typer:
+    """Return the command.
+
+    Args:
+        only: the one that is asked for, if it is known: the others need not be loaded; default: all.
+    """
     app = typer.Typer(
         name="vitalake",
         help="A streaming healthcare data lake: device vitals in, masked rows out, every row accounted for.",
@@ -51,9 +39,14 @@ def make_app() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_root)
-    for name in MODULES:
-        import_module(f"vitalake.cli.{name}").register(app)
+    found = {entry.name: entry for entry in entry_points(group=COMMANDS)}
+    for name in [only] if only in found else sorted(found, key=lambda name: (_place(name), name)):
+        found[name].load()(app)
     return app
+
+
+def _place(name: str) -> int:
+    return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
 def _version(wanted: bool) -> None:
@@ -78,7 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     keep_private()
     try:
-        command = typer.main.get_command(make_app())
+        given = sys.argv[1:] if arguments is None else arguments
+        command = typer.main.get_command(make_app(given[0] if given else None))
         code = command.main(args=arguments, prog_name="vitalake", standalone_mode=False)
         if sys.stdout is not None:  # it was closed by who began us
             sys.stdout.flush()  # while it can still be answered that nobody reads

@@ -16,7 +16,7 @@ export function nowUs() {
   return wardUs + (performance.now() - since) * 1000 * speed;
 }
 
-// The same words as models/serving/words.py, ago().
+// The same words as models/serving/formatting.py, ago().
 export function ago(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   if (whole < 60) return `${whole} s`;

@@ -1,0 +1,30 @@
+"""``vitalake init``: make a home."""
+
+from __future__ import annotations
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("init")(init)
+
+
+def init(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Make a home: configuration, keys, sample rules. What is there already stays as it is."""
+    from governance.home import init_home
+    from governance.samples import copy_samples
+
+    folder = resolve_home(home)
+    made = init_home(folder, copy_samples)
+    if json:
+        print_json({"home": str(folder), "made": made})
+        return
+    for name in made:
+        typer.echo(f"made  {folder / name}")
+    if not made:
+        typer.echo(f"{folder} is a home already; nothing was changed.")
+    note("Keep keys.yaml and vault-keys.yaml safe: what is sealed opens with them only, and with the vault.")
+    note("Next: 'vitalake doctor', then 'vitalake stream', or 'vitalake demo' to see all of it at work.")

@@ -1,0 +1,268 @@
+"""``vitalake keys``: the keys around patients' keys: what there is, rotated, taken away and given back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from governance.belonging import Belonging
+    from governance.vault.status import VaultStatus
+    from vitalake.errors import VitaLakeError
+    from vitalake.keys import KeyRing
+    from vitalake.settings import Settings
+
+_SHOW_EVERY = 50_000
+"""Keys that were wrapped between two words about it."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands."""
+    group = typer.Typer(help="Keys of the vault: make, look at, rotate, take away and give back.")
+    group.command("init")(init)
+    group.command("status")(status)
+    group.command("rotate")(rotate)
+    group.command("revoke")(revoke)
+    app.add_typer(group, name="keys", no_args_is_help=True)
+
+
+def init(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Make what is missing of key file, key service and vault, and try them; what is there stays as it is."""
+    from governance.keyuse import open_vault
+    from vitalake.keys import add_missing_keys, create_key_file, load_keys
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    path, made = settings.path(settings.keys), []
+    if path.exists():
+        made += [f"{path.name}: {name}" for name in add_missing_keys(path)]
+    else:
+        create_key_file(path)
+        made.append(path.name)
+    made += _make_service(settings)
+    before = _look(settings)
+    vault = open_vault(settings, load_keys(path), purpose="init")
+    try:
+        vault.check()
+        if before is None or not before.keys:
+            made.append("vault key v1")
+    finally:
+        vault.close()
+    if json:
+        print_json({"made": made})
+        return
+    for name in made:
+        typer.echo(f"made  {name}")
+    typer.echo("Key file, key service and vault fit together." if made else "Nothing was missing; all fit together.")
+
+
+def _make_service(settings: Settings) -> list[str]:
+    """Make a local service's file, unless one has been lost that the vault still needs."""
+    from governance.keyservice.local import create_local_service
+    from vitalake.errors import PrivacyError
+
+    path = settings.path(settings.key_service.path)
+    if settings.key_service.kind != "local" or path.exists():
+        return []
+    if (found := _look(settings)) is not None and found.keys:
+        raise PrivacyError(
+            "Key service's file is gone, and the vault needs it",
+            where=path.name,
+            remedy=f"Restore it ({found.keys[-1].key_id}); with a new one no patient's value could be read any more.",
+        )
+    create_local_service(path)
+    return [path.name]
+
+
+def status(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Show versions, states, ages and counts; never a secret. Ends as the error of key service or log, if any."""
+    from governance.keyservice import open_key_service
+    from vitalake.errors import VitaLakeError
+
+    settings, keys = _open(home)
+    service, found, refused = open_key_service(settings), _look(settings), None
+    try:
+        versions = [_plain(version) for version in service.status()]
+    except VitaLakeError as error:
+        versions, refused = [], error
+    erasures, gap = _look_at_log(settings, keys, found)
+    belonging = _look_at_lake(settings, keys)
+    document = {
+        "key_file": {name: [key.version for key in ring] for name, ring in keys.keys.items()},
+        "key_service": {"kind": service.kind, "error": str(refused) if refused else None, "versions": versions},
+        "vault": None if found is None else _plain(found),
+        "erasure_log": {"entries": erasures, "error": str(gap) if gap else None},
+        "lake": {
+            "known": belonging.known,
+            "keys": belonging.keys,
+            "errors": [str(error) for error in (*belonging.problems, *belonging.damaged)],
+        },
+    }
+    if json:
+        print_json(document)
+    else:
+        _print_status(document, found, refused)
+    if trouble := next((error for error in (*belonging.problems, *belonging.damaged, refused, gap) if error), None):
+        raise typer.Exit(trouble.exit_code)
+
+
+def _look_at_lake(settings: Settings, keys: KeyRing) -> Belonging:
+    """Return whether this home's keys and vault are those that the lake was written with."""
+    from governance.belonging import Belonging, look
+    from vitalake.errors import ServiceUnavailable
+
+    try:
+        return look(settings, keys)
+    except OSError as error:
+        where, remedy = "settings.lake", "Check its address and disk."
+        trouble = ServiceUnavailable(f"Lake cannot be reached ({type(error).__name__})", where=where, remedy=remedy)
+        return Belonging(False, [], [trouble])
+
+
+def _look_at_log(
+    settings: Settings, keys: KeyRing, found: VaultStatus | None
+) -> tuple[int | None, VitaLakeError | None]:
+    """Return how many erasures the log that is kept apart has; and what is wrong with it."""
+    from governance.vault.erasure_log import ErasureLog, lacking
+    from vitalake.errors import VitaLakeError
+
+    log = ErasureLog(settings.path(settings.erasures), keys.current("vault").secret)
+    try:
+        entries = len(log.entries())
+    except VitaLakeError as error:
+        return None, error
+    known = 0 if found is None else found.erased
+    return entries, lacking(log.name, entries=entries, known=known) if entries < known else None
+
+
+def rotate(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Wrap every patient's key anew and destroy the old ones; only the vault changes. Killed, run it again."""
+    from governance.keyuse import open_vault
+
+    settings, keys = _open(home)
+    _record(settings, keys, "keys.rotate", outcome="begun")
+    vault = open_vault(settings, keys, purpose="rotate")
+    said = [0]
+
+    def progress(wrapped: int) -> None:
+        if wrapped - said[0] >= _SHOW_EVERY:
+            said[0] = wrapped
+            note(f"{wrapped:,} patients' keys wrapped anew …")
+
+    try:
+        wrapped = vault.rotate(progress)
+        found = vault.status()
+    finally:
+        vault.close()
+    current = found.keys[-1]
+    _record(settings, keys, "keys.rotate", outcome="finished", version=f"v{current.version}")
+    if json:
+        print_json(
+            {"wrapped": wrapped, "patients": found.patients, "version": current.version, "key_id": current.key_id}
+        )
+        return
+    typer.echo(
+        f"Vault key v{current.version}, wrapped by {current.key_id}, holds the keys of {found.patients:,} patients "
+        f"({wrapped:,} were wrapped anew); the older ones are destroyed."
+    )
+    if settings.key_service.kind == "local":
+        note("Back up vault and key service now: a vault that was backed up before needs a key that is gone.")
+
+
+def revoke(
+    undo: Annotated[bool, typer.Option("--undo", help="Give the key back.")] = False,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Take the wrapping key away: within a second no process can read or write what is identified; ingest pauses."""
+    from governance.keyservice import open_key_service
+
+    settings, keys = _open(home)
+    service, found = open_key_service(settings), _look(settings)
+    used = [] if found is None else [key.key_id for key in found.keys]
+    if undo:
+        _record(settings, keys, "keys.restore")
+        service.restore(used)
+    else:
+        service.revoke(used)  # first: who wants this has no time for an audit that is full
+        _record(settings, keys, "keys.revoke")
+    if json:
+        print_json({"kind": service.kind, "state": "enabled" if undo else "revoked"})
+    elif undo:
+        typer.echo("The key can be used again: what was paused goes on by itself.")
+    else:
+        typer.echo(
+            "Revoked. Within a second nobody can use a patient's key. To give it back: vitalake keys revoke --undo"
+        )
+
+
+def _open(home: Path | None) -> tuple[Settings, KeyRing]:
+    from vitalake.keys import load_keys
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    return settings, load_keys(settings.path(settings.keys))
+
+
+def _look(settings: Settings) -> VaultStatus | None:
+    from governance.vault.opening import look_at_vault
+
+    return look_at_vault(settings)
+
+
+def _record(settings: Settings, keys: KeyRing, action: Any, **detail: str) -> None:
+    from governance.access import local_principal
+    from governance.audit import AuditEvent, open_audit
+
+    who = local_principal("officer")
+    open_audit(settings, keys, writer="keys").record(AuditEvent(action, who.subject, who.role, (), detail))
+
+
+def _plain(found: Any) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(found)
+
+
+def _print_status(document: dict[str, Any], found: VaultStatus | None, refused: VitaLakeError | None) -> None:
+    service = document["key_service"]
+    typer.echo(f"Key service ({service['kind']})")
+    for version in service["versions"]:
+        current = ", wraps what comes" if version["current"] else ""
+        typer.echo(f"  {version['key_id']}: {version['state']}{current}; made {_ago(version['made_at'])}")
+    if refused is not None:
+        typer.echo(f"  {refused}")
+    typer.echo("Vault")
+    if found is None:
+        typer.echo("  there is none yet")
+    else:
+        for key in document["vault"]["keys"]:
+            wrapped = f"wrapped by {key['key_id']}; made {_ago(key['made_at'])}"
+            typer.echo(f"  v{key['version']}: keys of {key['patients']:,} patients; {wrapped}")
+        typer.echo(
+            f"  {found.patients:,} patients, {found.identities:,} with a name; {found.erased:,} erased, "
+            f"{found.pending:,} of them not to the end; {found.held:,} on hold"
+        )
+        if found.rotating:
+            typer.echo("  A rotation was begun and not finished: run 'vitalake keys rotate'.")
+    log = document["erasure_log"]
+    typer.echo(log["error"] or f"Erasure log: {log['entries']:,} entries")
+    lake = document["lake"]
+    belongs = f"was written with this vault and {', '.join(lake['keys'])}" if lake["known"] else "knows no home yet"
+    typer.echo("Lake: " + ("; ".join(lake["errors"]) or belongs))
+    typer.echo("Key file: " + ", ".join(f"{name}/{versions[-1]}" for name, versions in document["key_file"].items()))
+
+
+def _ago(moment: str) -> str:
+    from datetime import datetime
+
+    from vitalake import clock
+
+    made = datetime.fromisoformat(moment)
+    days = (clock.now() - made).days
+    return f"{made:%Y-%m-%d} ({'today' if days < 1 else f'{days} days ago'})"

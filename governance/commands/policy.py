@@ -1,0 +1,73 @@
+"""``vitalake policy``: what the rules do to each column, before anything is published."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from governance.policy.masking import MaskPlan
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands."""
+    group = typer.Typer(help="The masking rules: whether they hold, and what they do.")
+    group.callback()(lambda: None)
+    group.command("check")(check)
+    app.add_typer(group, name="policy", no_args_is_help=True)
+
+
+def check(
+    home: HomeOption = None,
+    dataset: Annotated[str | None, typer.Option(help="One dataset; default: all that are published.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Name each column, its class and what happens to it; ends with 12 when the rules do not hold."""
+    from governance.policy.masking import compile_masks
+    from governance.policy.rules import load_policy
+    from vitalake.keys import load_keys
+    from vitalake.lake.datasets.dataset import load_dataset, published_datasets
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    policy, keys = load_policy(settings.path(settings.governance)), load_keys(settings.path(settings.keys))
+    names = [dataset] if dataset else published_datasets()
+    plans = [compile_masks(policy, load_dataset(name), keys) for name in names]
+    if json:
+        documents = {plan.dataset.name: _document(plan) for plan in plans}
+        print_json({"version": policy.version, "rules": len(policy.rules), "datasets": documents})
+        return
+    for plan in plans:
+        _print(plan)
+    typer.echo(f"The rules hold: {len(policy.rules)} rules, version {policy.version}.")
+
+
+def _document(plan: MaskPlan) -> dict[str, Any]:
+    filters = [{"column": rule.column, "leaves_out": list(rule.values)} for rule in plan.filters]
+    return {"columns": plan.describe(), "filters": filters, "kept_identified": plan.dataset.restricted}
+
+
+def _print(plan: MaskPlan) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=plan.dataset.name, title_justify="left", box=None, padding=(0, 2), header_style="bold")
+    for name in ("column", "class", "what happens", "rule"):
+        grid.add_column(name)
+    for entry in plan.describe():
+        closed = not entry["published"]
+        held = f": {entry['holds']}" if entry["holds"] else ""
+        what = Text("not published", style="yellow") if closed else Text(f"{entry['mask']}{held}")
+        because = str(entry["rule"] or ("no rule speaks of it" if entry["class"] else "it has no class"))
+        grid.add_row(str(entry["column"]), str(entry["class"] or "–"), what, because)
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 120).print(grid)
+    for rule in plan.filters:
+        typer.echo(f"  left out, and counted as filtered: rows whose {rule.column} is {', '.join(rule.values)}")
+    kept = "kept as it comes too, in the restricted zone, what identifies sealed"
+    typer.echo(f"  {kept if plan.dataset.restricted else 'not kept as it comes: what is not published is gone'}")
+    typer.echo("")

@@ -1,0 +1,6 @@
+"""Key services: who wraps the vault's keys, and can take them away from everybody at once."""
+
+from governance.keyservice.opening import open_key_service
+from governance.keyservice.service import KeyRevoked, KeyService, KeyVersion, Wrapped
+
+__all__ = ["KeyRevoked", "KeyService", "KeyVersion", "Wrapped", "open_key_service"]

@@ -1,0 +1,1 @@
+"""Masking rules: how they are written, checked and applied."""

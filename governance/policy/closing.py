@@ -1,0 +1,82 @@
+"""Text that is published as it came: only what its column may hold, by a closed set, a list of the home, or a form.
+
+Whatever stands in a column for codes may have been typed by somebody: a name, a telephone number. A rule that keeps
+the column keeps what fits; the rest is not published, stays restricted, and is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vitalake.lake.datasets.dataset import Column, FormBy
+from vitalake.vocabulary.forms import Fits, fits_of
+
+Rows = npt.NDArray[np.bool_]
+
+Unfit = Callable[[pa.RecordBatch], Rows | None]
+"""Which rows of a batch hold text that their column may not; None: no row does."""
+
+
+def make_unfit(column: Column, lists: Mapping[str, frozenset[str]]) -> Unfit:
+    """Return what finds the text that a closed column may not hold; a list that the home does not have is empty.
+
+    Raises:
+        SettingsError: the column names a form that is not there.
+    """
+    if isinstance(column.form, FormBy):
+        return _by_other(column.name, column.form)
+    if column.form is not None:
+        fits = fits_of(column.form)
+    else:
+        fits = (lists.get(column.listed, frozenset()) if column.listed else frozenset(column.values)).__contains__
+    return lambda batch: _unfit(batch.column(column.name), fits)
+
+
+def _by_other(name: str, form: FormBy) -> Unfit:
+    fits = {value: fits_of(of) for value, of in form.forms}
+
+    def unfit(batch: pa.RecordBatch) -> Rows | None:
+        column = batch.column(name)
+        bad = column.is_valid().to_numpy(zero_copy_only=False)
+        if form.column in batch.schema.names:
+            other = batch.column(form.column).cast(pa.string())
+            for value, holds in fits.items():
+                mine = pc.fill_null(pc.equal(other, value), False).to_numpy(zero_copy_only=False)
+                if mine.any():
+                    wrong = _unfit(column, holds)
+                    bad &= ~mine if wrong is None else ~mine | wrong
+        return bad if bad.any() else None
+
+    return unfit
+
+
+def _unfit(column: pa.Array, fits: Fits) -> Rows | None:
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    texts = encoded.dictionary.to_pylist()
+    bad = np.array([*(text is not None and not fits(text) for text in texts), False])
+    if not bad.any():
+        return None
+    rows: Rows = bad[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]
+    return rows if rows.any() else None
+
+
+def without(column: pa.Array, rows: Rows) -> pa.Array:
+    """Return the column with nulls in these rows; no dictionary is left that holds what stood there."""
+    plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    return pc.if_else(pa.array(rows), pa.scalar(None, plain.type), plain)
+
+
+def holds(column: Column, lists: Mapping[str, frozenset[str]]) -> str | None:
+    """Return in words what a column may hold; None: it is not said."""
+    if column.values:
+        return f"one of {len(column.values)} values"
+    if column.listed:
+        return f"what the list '{column.listed}' has ({len(lists.get(column.listed, ()))} texts)"
+    if isinstance(column.form, FormBy):
+        return f"codes of the form that {column.form.column} says"
+    return f"texts of the form '{column.form}'" if column.form else None

@@ -1,0 +1,376 @@
+"""Rules compiled for a dataset: what is published of it, column by column."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from governance.errors import RuleError
+from governance.policy.closing import Rows, Unfit, holds, make_unfit, without
+from governance.policy.masks import Mask, fits, make_mask
+from governance.policy.rules import MASKS, Filter, Policy, Rule
+from governance.policy.saying import with_reason
+from vitalake.errors import PrivacyError
+from vitalake.keys import KeyRing
+from vitalake.lake.datasets.dataset import ALWAYS, Column, Dataset, dataset_names, is_book, load_dataset
+from vitalake.lake.tables.dictionaries import as_type, in_dictionaries
+from vitalake.lake.unlinkable.message_tokens import MessageTokens, without_partitions
+from vitalake.lake.unlinkable.own_times import end_of_day
+from vitalake.lake.unlinkable.unranked import Unranked, ranks, record_key
+
+TOKENISED = "message-token"
+"""What happens to a position that the rules let through: no rule can keep it as it is."""
+
+TOPIC = "topic"
+"""What happens to the partition of a message that the rules keep."""
+
+HIDING = "message-token-2"
+"""What is hidden whatever the rules say. It changes with that: nothing that was begun before is gone on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnPlan:
+    """What happens to one column; without a mask it is not published.
+
+    Attributes:
+        column: the column.
+        rule: id of the rule that decides; None: no rule speaks of it.
+        mask_name: its mask.
+        holds: in words, which texts are published where it is published as it came; None: it is no such column.
+    """
+
+    column: Column
+    rule: str | None
+    mask_name: str | None
+    mask: Mask | None = field(repr=False)
+    holds: str | None = None
+    unfit: Unfit | None = field(default=None, repr=False)
+
+    @property
+    def published(self) -> bool:
+        """Return whether anything of the column is published."""
+        return self.mask is not None and self.mask_name != "drop"
+
+    @property
+    def token(self) -> bool:
+        """Return whether the column is published as a token of the message, whichever mask the rules name."""
+        return self.published and self.column.token_with is not None
+
+
+class Masked(NamedTuple):
+    """Rows as they may be published.
+
+    Attributes:
+        rows: in the dataset's columns.
+        kept: which of the rows that were given are among them; None: all.
+        unfit: column → which of the rows had text that the column may not hold, and have null in its place.
+    """
+
+    rows: pa.RecordBatch
+    kept: Rows | None
+    unfit: dict[str, Rows]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskPlan:
+    """A policy compiled for a dataset.
+
+    Attributes:
+        dataset: the dataset.
+        version: of the rules, the id of the pseudonym key, and of the lists that the dataset's columns are held to.
+        columns: what happens to each.
+        filters: which rows are left out.
+        tokens: makes tokens of messages' positions, whatever the rules say of these; None: the home has no key for it,
+            and nothing of them is published. See ``writing_plan``.
+        unranked: takes out of times of ours, and of versions, before any mask, what ranks rows; None: as for tokens.
+    """
+
+    dataset: Dataset
+    version: str
+    columns: tuple[ColumnPlan, ...]
+    filters: tuple[Filter, ...]
+    tokens: MessageTokens | None = field(default=None, repr=False)
+    unranked: Unranked | None = field(default=None, repr=False)
+
+    def apply(self, batch: pa.RecordBatch, *, encoded: bool = False) -> Masked:
+        """Return the rows as they may be published.
+
+        It is the one place through which everything that is published passes: of both lanes, of replays, of held
+        messages, and of what is published anew.
+
+        Args:
+            batch: identified rows; columns by name, dictionary-encoded or plain, absent ones count as null.
+            encoded: leave text in dictionaries, which may hold what only rows that are left out had.
+        """
+        schema = in_dictionaries(self.dataset.schema) if encoded else self.dataset.schema
+        kept = self._kept(batch)
+        if kept is not None:
+            batch = batch.filter(pa.array(kept))
+        names = set(batch.schema.names)
+        arrays = []
+        unfit: dict[str, Rows] = {}
+        for plan in self.columns:
+            name = plan.column.name
+            kind = schema.field(name).type
+            if plan.mask is None or name not in names:
+                arrays.append(pa.nulls(batch.num_rows, kind))
+                continue
+            masked = self._tokens(plan, batch) if plan.token else plan.mask(self._given(plan, batch))
+            if plan.unfit is not None and (bad := plan.unfit(batch)) is not None:
+                unfit[name] = bad
+                masked = without(masked, bad)
+            arrays.append(as_type(masked, kind))
+        return self._saying(Masked(pa.RecordBatch.from_arrays(arrays, schema=schema), kept, unfit), batch)
+
+    def _saying(self, masked: Masked, given: pa.RecordBatch) -> Masked:
+        """Return the rows as the dataset's ``one_of`` asks: each says something."""
+        one_of = self.dataset.one_of
+        if one_of is None:
+            return masked
+        published = any(plan.published and plan.column.name == one_of.reason for plan in self.columns)
+        rows, saying = with_reason(masked.rows, given, one_of, published=published)
+        if saying is None:
+            return Masked(rows, masked.kept, masked.unfit)
+        unfit = {name: bad[saying] for name, bad in masked.unfit.items()}
+        return Masked(rows, _both(masked.kept, saying), unfit)
+
+    def _tokens(self, plan: ColumnPlan, batch: pa.RecordBatch) -> pa.Array:
+        if self.tokens is None:
+            return pa.nulls(batch.num_rows, plan.column.type)
+        return self.tokens(batch.column(str(plan.column.token_with)), batch.column(plan.column.name))
+
+    def _given(self, plan: ColumnPlan, batch: pa.RecordBatch) -> pa.Array:
+        """Return a column without what ranks rows, or says their partition, in it, whatever the rules say."""
+        column = batch.column(plan.column.name)
+        if plan.column.name in self.dataset.sources:
+            return without_partitions(column)
+        if not plan.published or not ranks(plan.column):
+            return column
+        if plan.column.ours == ALWAYS:
+            return end_of_day(column)
+        if self.unranked is None or not set(record_key(self.dataset)) <= set(batch.schema.names):
+            return pa.nulls(batch.num_rows, column.type)
+        return self.unranked(plan.column, batch, lambda: self._names(batch), self.dataset)
+
+    def _names(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        """Return what names the records as it is published: what is published already can be made again by it."""
+        plans = {plan.column.name: plan for plan in self.columns}
+        return [self._named(plans[name], batch) for name in record_key(self.dataset)]
+
+    def _named(self, plan: ColumnPlan, batch: pa.RecordBatch) -> pa.Array:
+        given = batch.column(plan.column.name)
+        if not plan.published or plan.mask is None:
+            return given
+        masked = plan.mask(given)
+        bad = None if plan.unfit is None else plan.unfit(batch)
+        return masked if bad is None else without(masked, bad)
+
+    def _kept(self, batch: pa.RecordBatch) -> Rows | None:
+        kept: Rows | None = None
+        for rule in self.filters:
+            if rule.column not in batch.schema.names:
+                continue
+            column = batch.column(rule.column)
+            if pa.types.is_dictionary(column.type) and not set(column.dictionary.to_pylist()) & set(rule.values):
+                continue
+            hit = pc.is_in(column.cast(pa.string()), value_set=pa.array(rule.values, pa.string()))
+            if hit.true_count:
+                passed = ~hit.to_numpy(zero_copy_only=False)
+                kept = passed if kept is None else kept & passed
+        return kept
+
+    def describe(self) -> list[dict[str, str | bool | None]]:
+        """Return, for each column, its class, rule, mask, whether it is published, and which texts it may hold."""
+        return [
+            {
+                "column": plan.column.name,
+                "class": plan.column.data_class,
+                "rule": plan.rule,
+                "mask": self._shown(plan),
+                "published": plan.published,
+                "holds": plan.holds,
+            }
+            for plan in self.columns
+        ]
+
+    def _shown(self, plan: ColumnPlan) -> str | None:
+        if plan.token:
+            return TOKENISED
+        return TOPIC if plan.mask_name == "keep" and plan.column.name in self.dataset.sources else plan.mask_name
+
+
+def _both(kept: Rows | None, saying: Rows) -> Rows:
+    """Return which rows were kept by the filters, and by those that look at what they left."""
+    if kept is None:
+        return saying
+    both = kept.copy()
+    both[kept] = saying
+    return both
+
+
+def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
+    """Return what the policy does to a dataset.
+
+    Of several rules that speak of a column the most restrictive wins. A column without a data class, or of a class no
+    rule speaks of, is not published.
+
+    Raises:
+        RuleError: a rule names a dataset, column or class that is not there (it would protect nothing), fails its own
+            examples, takes away the time by which the table is partitioned, or keeps text of which nothing says what
+            it may be.
+    """
+    _check_names(policy, dataset)
+    columns = tuple(_plan(policy, dataset, column, keys) for column in dataset.columns)
+    filters = tuple(_filter(rule, dataset) for rule in policy.rules if rule.then.filter and _meant(rule, dataset))
+    for plan in columns:
+        if plan.column.name == dataset.day_of and not plan.published:
+            raise RuleError(
+                "The rules leave no date to partition by",
+                where=f"{dataset.name}.{dataset.day_of}",
+                remedy="Keep or generalise that column; its day names the partition.",
+            )
+    version = f"{policy.version}+{keys.current('pseudonym').id}{_version_of_lists(policy, dataset)}"
+    if not keys.versions("message"):
+        return MaskPlan(dataset, version, columns, filters)
+    secret = keys.current("message").secret
+    return MaskPlan(dataset, version, columns, filters, MessageTokens(secret), Unranked(secret))
+
+
+def _version_of_lists(policy: Policy, dataset: Dataset) -> str:
+    """Return what tells the lists of a dataset from others, apart from the rules: a new ward changes no model."""
+    listed = sorted({column.listed for column in dataset.columns if column.listed})
+    if not listed:
+        return ""
+    texts = [(name, sorted(policy.lists.get(name, ()))) for name in listed]
+    return f"+{hashlib.sha256(repr(texts).encode()).hexdigest()[:8]}"
+
+
+def writing_plan(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
+    """Return what the policy does to a dataset, for whoever publishes rows: with all keys that this takes.
+
+    Raises:
+        RuleError: as ``compile_masks``.
+        PrivacyError: the home is an earlier release's, and has no key for messages' tokens.
+    """
+    plan = compile_masks(policy, dataset, keys)
+    if plan.tokens is None:
+        raise PrivacyError(
+            "Key file has no key 'message'",
+            where=dataset.name,
+            remedy="Of a home of an earlier release run 'vitalake lake upgrade', which adds it; else restore the file.",
+        )
+    return plan
+
+
+def _check_names(policy: Policy, dataset: Dataset) -> None:
+    known = {name: load_dataset(name) for name in dataset_names()} | {dataset.name: dataset}
+    listed = {column.listed for of in known.values() for column in of.columns if column.listed}
+    if unknown := sorted(policy.lists.keys() - listed):
+        raise RuleError(
+            "List that no column is held to",
+            where=f"list {unknown[0]}",
+            remedy=f"The lists are: {', '.join(sorted(listed))}.",
+        )
+    for rule in policy.rules:
+        what = rule.what
+        if what.dataset is not None and what.dataset not in known:
+            raise RuleError(
+                "Rule names no dataset", where=f"rule {rule.id}", remedy=f"The datasets are: {', '.join(known)}."
+            )
+        columns = [c for d in known.values() if what.dataset in (None, d.name) for c in d.columns]
+        for kind, given, names in (
+            ("column", what.column, {c.name for c in columns}),
+            ("data class", what.data_class, {c.data_class for c in columns if c.data_class}),
+        ):
+            if given is not None and given not in names:
+                raise RuleError(
+                    f"Rule names no {kind}",
+                    where=f"rule {rule.id}{f', {what.dataset}' if what.dataset else ''}",
+                    remedy=f"These are there: {', '.join(sorted(names))}.",
+                )
+
+
+def _meant(rule: Rule, dataset: Dataset) -> bool:
+    return rule.what.dataset in (None, dataset.name)
+
+
+def _filter(rule: Rule, dataset: Dataset) -> Filter:
+    assert rule.then.filter is not None
+    known = {column.name: column.type for column in dataset.columns}
+    if known.get(rule.then.filter.column) != pa.string():
+        raise RuleError(
+            "Filter names no text column of the dataset",
+            where=f"rule {rule.id}, {dataset.name}",
+            remedy="Name one of its columns that hold codes.",
+        )
+    return rule.then.filter
+
+
+def _plan(policy: Policy, dataset: Dataset, column: Column, keys: KeyRing) -> ColumnPlan:
+    data_class = column.data_class
+    if data_class is None:
+        return ColumnPlan(column, None, None, None)
+    speaking = [
+        rule
+        for rule in policy.rules
+        if rule.then.mask and rule.speaks_of(dataset=dataset.name, column=column.name, data_class=data_class)
+    ]
+    if not speaking:
+        return ColumnPlan(column, None, None, None)
+    strictest = max(speaking, key=_restriction)
+    mask = make_mask(strictest.then, keys=keys, domain=data_class)
+    _check_examples(strictest, column, mask)
+    name = strictest.then.mask if fits(strictest.then, column.type) else "drop"
+    if name != "keep" or column.type != pa.string() or is_book(dataset.name):
+        return ColumnPlan(column, strictest.id, name, mask)
+    if not column.closed:
+        raise RuleError(
+            "Text would be published as it came, and nothing says what it may be",
+            where=f"{dataset.name}.{column.name}, rule {strictest.id}",
+            remedy="Declare values, a list or a form in the dataset, or let a rule mask the column.",
+        )
+    unfit = make_unfit(column, policy.lists)
+    return ColumnPlan(column, strictest.id, name, mask, holds(column, policy.lists), unfit)
+
+
+def _restriction(rule: Rule) -> tuple[int, int, int, int]:
+    """How much a rule takes away: by mask, then the coarser unit, then fewer digits, then the lower cap."""
+    units = (None, "minute", "hour", "day", "month", "year")
+    digits = rule.then.digits if rule.then.digits is not None else 99
+    assert rule.then.mask is not None
+    return (MASKS.index(rule.then.mask), units.index(rule.then.unit), -digits, -(rule.then.at or 0))
+
+
+def _as(kind: pa.DataType, value: Any) -> pa.Array | None:
+    """Return an example's value as a column of this type; None if it is of another: a class may have several."""
+    try:
+        given = pa.array([value])
+        kinds = (pa.types.is_string, pa.types.is_timestamp, lambda t: pa.types.is_floating(t) or pa.types.is_integer(t))
+        if pa.types.is_null(given.type) or any(is_kind(given.type) and is_kind(kind) for is_kind in kinds):
+            return given.cast(kind)
+    except (pa.ArrowException, OverflowError):
+        pass
+    return None
+
+
+def _check_examples(rule: Rule, column: Column, mask: Mask) -> None:
+    """Hold the rule to its own examples; of a pseudonym only that it is one, for its value depends on the key."""
+    for example in rule.examples:
+        given = _as(column.type, example.given)
+        if given is None:
+            continue
+        got = mask(given)
+        if rule.then.mask == "pseudonym":
+            good = got.to_pylist() != given.to_pylist() and got.null_count == 0
+        else:
+            good = got.equals(_as(column.type, example.expected) or pa.nulls(0))
+        if not good:
+            raise RuleError(
+                "Rule does not do what its example says",
+                where=f"rule {rule.id}, {column.name}",
+                remedy="Mend the rule or the example.",
+            )

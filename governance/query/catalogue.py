@@ -1,0 +1,224 @@
+"""Which relations there are: published datasets, the columns the rules publish now, the files of their tables now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from governance.policy.masking import MaskPlan, compile_masks
+from governance.policy.rules import load_policy
+from governance.query.fetched import fetch_folder
+from governance.query.relations import ATTRIBUTION, RESTRICTED, VERSION, Relation
+from governance.vault.sealed_rows import IDENTIFIERS
+from vitalake.errors import InputError, PrivacyError
+from vitalake.keys import KeyRing
+from vitalake.lake.commits.format import check_readable
+from vitalake.lake.datasets.dataset import (
+    DEVICE_KEY,
+    IDENTIFYING,
+    SUBJECT,
+    Dataset,
+    holds_codes,
+    load_dataset,
+    published_datasets,
+    table_form,
+)
+from vitalake.lake.maintenance.damage import sound_snapshot
+from vitalake.lake.tables.buckets import files_for
+from vitalake.lake.tables.digests import Marks, check_content
+from vitalake.lake.tables.storage import Storage, open_storage
+from vitalake.lake.tables.table import Table
+from vitalake.settings import Settings
+
+_TYPES = {
+    pa.binary(): "BLOB",
+    pa.bool_(): "BOOLEAN",
+    pa.date32(): "DATE",
+    pa.float64(): "DOUBLE",
+    pa.int16(): "SMALLINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.string(): "VARCHAR",
+    pa.timestamp("us", "UTC"): "TIMESTAMPTZ",
+}
+
+
+_RECORD = "record-identifier"
+
+FOUND_GOOD = ".found-good.json"
+"""In the home: which of the lake's files were found good within a day, so that not each command looks at all again."""
+
+
+class Catalogue:
+    """The relations of a home, by the rules as they are when it is opened."""
+
+    def __init__(self, settings: Settings, keys: KeyRing) -> None:
+        """Read the rules.
+
+        Raises:
+            RuleError: they do not hold; nothing is offered.
+        """
+        policy = load_policy(settings.path(settings.governance))
+        self._settings = settings
+        self.rules = policy.version
+        self._marks = Marks(settings.path(FOUND_GOOD))
+        self._plans = {name: compile_masks(policy, load_dataset(name), keys) for name in published_datasets()}
+        self._restricted = {RESTRICTED + name: name for name in self._plans if load_dataset(name).restricted}
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of what is published."""
+        return list(self._plans)
+
+    @property
+    def identified_names(self) -> list[str]:
+        """Return the names of what is kept as it came, what identifies sealed."""
+        return list(self._restricted)
+
+    def columns(self, name: str) -> dict[str, str]:
+        """Return the columns that may be asked for, with their DuckDB types.
+
+        Raises:
+            InputError: there is no such dataset; the name is not echoed.
+        """
+        if name in self._restricted:
+            return {column.name: _TYPES[column.type] for column in self._form(name).columns}
+        return {plan.column.name: _TYPES[plan.column.type] for plan in self._plan(name).columns if plan.published}
+
+    def read_by(self, name: str, names: Collection[str] | None = None) -> dict[str, str]:
+        """Return the columns of a dataset that a query reads, with their data classes.
+
+        Args:
+            name: of the dataset, or of its identified rows.
+            names: that the query has; None: it may read columns that it does not name.
+        """
+        there = self.columns(name)
+        classes = {column.name: column.data_class or "none" for column in self._form(name).columns}
+        return {column: classes[column] for column in there if names is None or column in names}
+
+    def sealed(self, name: str) -> dict[str, pa.DataType]:
+        """Return the columns of identified rows whose values are sealed, with their types once they are opened."""
+        dataset = load_dataset(self._restricted[name])
+        return {column.name: column.type for column in dataset.columns if column.data_class in IDENTIFYING}
+
+    def varying(self, name: str) -> list[str]:
+        """Return the columns of identified rows whose equal values are sealed differently each time."""
+        dataset = load_dataset(self._restricted[name])
+        return [column.name for column in dataset.columns if column.data_class in IDENTIFYING - {*IDENTIFIERS}]
+
+    def coded(self, name: str) -> dict[str, pa.DataType]:
+        """Return the columns of identified rows that hold codes in clear, and words sealed, with their types."""
+        dataset = load_dataset(self._restricted[name])
+        return {column.name: column.type for column in dataset.columns if holds_codes(column)}
+
+    def identifying(self, name: str) -> dict[str, bool]:
+        """Return the columns of a dataset that say whom a row is about, or which row it is.
+
+        Args:
+            name: of the dataset, or of its identified rows.
+
+        Returns:
+            Name → whether the patient is found by a value of it.
+        """
+        kinds = IDENTIFYING | {SUBJECT.data_class, _RECORD}
+        said = {column.name: column.data_class for column in self._form(name).columns if column.data_class in kinds}
+        found_by = ("patient-identifier", _RECORD)
+        return {column: column == SUBJECT.name or kind in found_by for column, kind in said.items()}
+
+    def records(self, name: str) -> list[str]:
+        """Return the columns of identified rows that say which row one is."""
+        return [column.name for column in self._form(name).columns if column.data_class == _RECORD]
+
+    def dataset(self, name: str) -> str:
+        """Return the dataset whose identified rows have this name."""
+        return self._restricted[name]
+
+    def _plan(self, dataset: str) -> MaskPlan:
+        if dataset not in self._plans:
+            raise InputError(
+                "No such dataset is published", where="dataset", remedy=f"There are: {', '.join(self._plans)}."
+            )
+        return self._plans[dataset]
+
+    def _form(self, name: str) -> Dataset:
+        """Return the form of the table behind a name."""
+        if name in self._restricted:
+            return table_form(load_dataset(self._restricted[name]), "restricted")
+        return self._plan(name).dataset
+
+    @contextmanager
+    def relations(self, names: Iterable[str], *, subject: bytes | None = None) -> Iterator[list[Relation]]:
+        """Yield relations, each of one version of its table; their files stay until the end.
+
+        Args:
+            names: of published datasets, or of identified ones.
+            subject: of identified rows only this patient's.
+
+        Raises:
+            InputError: there is no such dataset, or its table has other columns.
+            PrivacyError: the rules take away what tells versions apart.
+            Damaged: a file does not hold what was written to it, or is gone; its table is not read.
+            LakeError: the lake is a later release's.
+        """
+        storage, marks = open_storage(self._settings.lake_uri, self._settings.storage_options), self._marks
+        check_readable(storage)
+        with fetch_folder() as folder:
+            try:
+                found = [self._relation(name, storage, folder / name, subject) for name in names]
+            finally:
+                marks.save()
+            yield found
+
+    def _relation(self, name: str, storage: Storage, folder: Path, subject: bytes | None) -> Relation:
+        columns, form = self.columns(name), self._form(name)
+        zone, only = ("restricted", subject) if name in self._restricted else ("published", None)
+        table = Table(form, storage, zone=zone) if storage.holds_table(f"{zone}/{form.name}") else None
+        if table is not None:
+            # What was written under another data class is not shown until it is written again.
+            columns = {column: kind for column, kind in columns.items() if column not in table.state.republish}
+        needed = {*form.key} | ({ATTRIBUTION} & set(form.schema.names))
+        if not columns.keys() >= needed:
+            raise PrivacyError(
+                "The rules do not publish what tells versions apart",
+                where=f"{name}: {', '.join(sorted(needed))}",
+                remedy="Publish the key's columns, masked if need be.",
+            )
+        paths, others = ((), ()) if table is None else _files(table, folder, only, self._marks)
+        return Relation(
+            name,
+            columns,
+            key=tuple(column for column in form.key if column != VERSION),
+            paths=paths,
+            others=others,
+            differ=table is not None and table.state.differ,
+            subject=only.hex() if only else "",
+            sealed=tuple(self.sealed(name)) if zone == "restricted" else (),
+            identifying=(SUBJECT.name, DEVICE_KEY.name, *(c.name for c in form.columns if c.data_class in IDENTIFYING)),
+        )
+
+
+def _files(table: Table, folder: Path, subject: bytes | None, marks: Marks) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return where the files lie that hold a table's rows, or one patient's; then, with a patient, everybody's.
+
+    One damaged file stops the query: without it an older version of a thing would be answered as its current one.
+    """
+    snapshot = sound_snapshot(table, marks=marks) if table.storage.local else table.snapshot()
+    places = {path: _local(table.storage, path, folder) for path in sorted(snapshot.files)}
+    if subject is None:
+        return tuple(places.values()), ()
+    mine = {file.path for file in files_for(snapshot, subject)}
+    return tuple(place for path, place in places.items() if path in mine), tuple(places.values())
+
+
+def _local(storage: Storage, path: str, folder: Path) -> str:
+    """Return where a file lies on this machine, fetched if need be: the sandbox has no network and no credentials."""
+    if storage.local:
+        return f"{storage.root}/{path}"
+    target = folder / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as out:
+        check_content(storage, path, copy=out)
+    return str(target)

@@ -1,0 +1,184 @@
+"""``vitalake models``: who lets a learnt score out of the shadow, for which unit, and who takes it back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vitalake.accounts import Account, account
+from vitalake.cli.output import HomeOption, JsonOption, print_json, resolve_home
+from vitalake.errors import PrivacyError
+
+if TYPE_CHECKING:
+    from governance.audit import Action
+    from models.approvals import Approval
+    from vitalake.keys import KeyRing
+    from vitalake.settings import Settings
+
+TaskArgument = Annotated[str, typer.Argument(help="A declared task: mortality.")]
+UnitOption = Annotated[str, typer.Option("--unit", help="The ward, as the stays name it.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands."""
+    group = typer.Typer(help="Approve a learnt score for the clinicians of a unit, withdraw it, and see who has.")
+    group.command("approve")(approve)
+    group.command("withdraw")(withdraw)
+    group.command("approvals")(approvals)
+    app.add_typer(group, name="models", no_args_is_help=True)
+
+
+def approve(
+    task: TaskArgument,
+    unit: UnitOption,
+    events: Annotated[int, typer.Option(min=0, help="Events in the site's own validation; below 100 say why.")],
+    report: Annotated[str, typer.Option(help="Where that validation can be read, such as a document's number.")],
+    reason: Annotated[str, typer.Option(help="Why fewer than 100 events are enough; names nobody.")] = "",
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Approve the model in force, by your account; two accounts are needed before clinicians see it."""
+    from models.approvals import NEEDED, approval, approving
+    from models.registry import champion
+    from models.tasks import load_task
+    from vitalake.errors import ModelError
+
+    who, by = _who()
+    if who.mapped:  # in a namespace within a namespace one person is as many accounts as they like
+        raise PrivacyError(
+            "Approvals are of accounts of this machine, and this process is in a user namespace",
+            where="vitalake models approve",
+            remedy="Approve outside of the container.",
+        )
+    settings, keys = _opened(home)
+    model = champion(settings, load_task(task))
+    if model is None:
+        raise ModelError("No model is registered", where=f"task {task}", remedy=f"Run 'vitalake train {task}' first.")
+    entry = approval(
+        task=task,
+        model=model.label,
+        digest=model.digest,
+        unit=unit,
+        account=who.number,
+        by=by,
+        events=events,
+        report=report,
+        reason=reason,
+    )
+    _refuse_naming(f"{reason} {report}", settings, keys, where="--reason, --report", wanted="models.approve")
+    entries = _add(settings, keys, entry)
+    standing = approving(entries, task=task, digest=model.digest, unit=entry.unit)
+    if json:
+        print_json({"model": model.label, "unit": entry.unit, "approvals": len(standing), "needed": NEEDED})
+        return
+    rest = NEEDED - len(standing)
+    typer.echo(
+        f"{model.label} in {entry.unit}: approved by {' and '.join(one.by for one in standing)}."
+        + (" It stays in the shadow until another account approves it too." if rest > 0 else " Clinicians see it.")
+    )
+
+
+def withdraw(
+    task: TaskArgument,
+    unit: UnitOption,
+    reason: Annotated[str, typer.Option(help="Why; names nobody.")],
+    home: HomeOption = None,
+) -> None:
+    """End all approvals of a task for a unit; its score is off the screens within a second. One account is enough."""
+    from models.approvals import withdrawal
+
+    settings, keys = _opened(home)
+    who, by = _who()
+    entry = withdrawal(task=task, unit=unit, account=who.number, by=by, reason=reason)
+    _refuse_naming(reason, settings, keys, where="--reason", wanted="models.withdraw")
+    _add(settings, keys, entry)
+    typer.echo(f"{task} in {unit}: withdrawn. It is in the shadow.")
+
+
+def approvals(home: HomeOption = None, json: JsonOption = False) -> None:
+    """List who has approved and withdrawn what, oldest first."""
+    from datetime import UTC, datetime
+
+    from models.approvals import Approvals
+
+    settings, keys = _opened(home)
+    book = Approvals(settings.home, keys)
+    try:
+        entries = book.entries()
+    finally:
+        book.close()
+    found = [
+        {
+            "at": datetime.fromtimestamp(entry.at_us / 1e6, UTC).isoformat(timespec="seconds"),
+            "step": entry.step,
+            "model": entry.model or entry.task,
+            "unit": entry.unit,
+            "by": entry.by,
+            "account": entry.account,
+            "events": entry.events,
+            "report": entry.report,
+            "reason": entry.reason,
+        }
+        for entry in entries
+    ]
+    if json:
+        print_json({"approvals": found})
+        return
+    for one in found:
+        why = f", {one['reason']}" if one["reason"] else ""
+        based = f", {one['events']} events, {one['report']}" if one["step"] == "approve" else ""
+        typer.echo(f"{one['at']}  {one['step']:8}  {one['model']} in {one['unit']}, by {one['by']}{based}{why}")
+    typer.echo(f"{len(found)} entries.")
+
+
+def _opened(home: HomeOption) -> tuple[Settings, KeyRing]:
+    from vitalake.keys import load_keys
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    return settings, load_keys(settings.path(settings.keys))
+
+
+def _who() -> tuple[Account, str]:
+    """Return the account that runs this, and how the audit names it: the kernel says so, no variable."""
+    from governance.access.principal import local_principal
+
+    return account(), local_principal("clinician").subject
+
+
+def _refuse_naming(text: str, settings: Settings, keys: KeyRing, *, where: str, wanted: Action) -> None:
+    """Stop where a text names a patient; that it was refused is on record before."""
+    from governance.access.principal import local_principal
+    from governance.audit import open_audit
+    from governance.erasure.reasons import refuse_naming_if_known
+
+    audit = open_audit(settings, keys, writer="models")
+    by = local_principal("clinician")
+    refuse_naming_if_known(text, settings, keys, where=where, wanted=wanted, by=by, record=audit.record)
+
+
+def _add(settings: Settings, keys: KeyRing, entry: Approval) -> list[Approval]:
+    """Write an entry, on record in the audit before; return all."""
+    from governance.audit import AuditEvent, open_audit
+    from models.approvals import Approvals
+
+    detail = {"task": entry.task, "unit": _code(entry.unit), "account": str(entry.account)}
+    if entry.step == "approve":
+        detail |= {"model": entry.model, "digest": entry.digest, "events": str(entry.events)}
+    audit = open_audit(settings, keys, writer="models")
+    action: Action = "models.approve" if entry.step == "approve" else "models.withdraw"
+    audit.record(AuditEvent(action, entry.by, "clinician", (), detail))
+    book = Approvals(settings.home, keys)
+    try:
+        book.add(entry)
+        return book.entries()
+    finally:
+        book.close()
+
+
+def _code(text: str) -> str:
+    """Return a text as the audit may hold it."""
+    return "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in " _.,:+/()-") else "?" for letter in text
+    )

@@ -1,0 +1,173 @@
+"""What the server holds open: the ward, its watcher, the gate, and the threads they live in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from governance.access import IdentityLookup, Principal, TokenVerifier, open_issuer, open_verifier
+from governance.audit import BatchAuditSink, open_audit
+from governance.keyuse import open_vault
+from governance.vault import Identity
+from models.serving.auditing import AuditReader
+from models.serving.authorisation import Gate
+from models.serving.board_feed import Watch
+from models.serving.recorder import Recorder
+from models.serving.scores import FILE, tidy
+from models.serving.threads import OneThread
+from models.serving.ward import Chart, Ward
+from models.serving.zone import use_zone
+from pipelines.online_store.facts import Decision
+from pipelines.online_store.playback import Replay
+from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.keys import load_keys
+from vitalake.settings import Settings
+
+WRITER = "serving"
+
+MOST_SCORES_WAITING = 400
+"""Some two seconds' work; who comes then is told so at once."""
+
+MOST_WAITING = 8
+"""For the ledger: it takes seconds on a large home."""
+
+NAME_SECONDS = 1.0
+"""How long boards share a name that was read: no longer than a revoked key may live."""
+
+TIDY_SECONDS = 20.0
+"""Between two visits to the book of scores, whose write-ahead log grows meanwhile."""
+
+
+class Place:
+    """Everything the routes need.
+
+    Attributes:
+        settings, keys: of the home.
+        ward: used in its thread only.
+        watch: tells the boards what changes.
+        gate: lets requests in.
+        issuer: of development tokens.
+        drawing: where pages of patients are made, so that scores need not wait for them.
+        slow: where the ledger is read, which may take seconds.
+        auditing: reads the audit.
+    """
+
+    def __init__(
+        self, settings: Settings, *, audit: BatchAuditSink | None = None, verifier: TokenVerifier | None = None
+    ) -> None:
+        """Open what is served from.
+
+        Raises:
+            VitaLakeError: something cannot be opened.
+        """
+        use_zone(settings.serving.time_zone)
+        self.settings, self.keys = settings, load_keys(settings.path(settings.keys))
+        self._ward_thread, self._audit_thread = OneThread("ward", most=MOST_SCORES_WAITING), OneThread("audit")
+        self.drawing, self._tidying = OneThread("drawing"), OneThread("tidying")
+        self.slow = OneThread("ledger", most=MOST_WAITING)
+        self.auditing = AuditReader(settings, self.keys)
+        self.ward = Ward(settings, self.keys)
+        self._audit = audit or open_audit(settings, self.keys, writer=WRITER)
+        self._vault = open_vault(settings, self.keys, purpose="names")
+        self._lookup = IdentityLookup(self._vault, self._audit)
+        self.issuer = open_issuer(settings, self.keys)
+        self.gate = Gate(
+            verifier or open_verifier(settings, self.keys), Recorder(self._audit, self._audit_thread), settings.serving
+        )
+        self.watch = Watch(self.ward, self._ward_thread)
+        self._named: dict[str, str] = {}
+        self._named_at = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def audit_folder(self) -> Path:
+        """Where the audit's chains lie."""
+        return self.settings.path(self.settings.audit)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._tasks = [asyncio.create_task(run()) for run in (self.watch.run, self._tidy)]
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            with suppress(ServiceUnavailable):  # next time
+                await self._tidying(tidy, self.settings.path(FILE))
+
+    async def stop(self) -> None:
+        """Stop watching, and close what was opened."""
+        self.watch.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for thread in (self._ward_thread, self._audit_thread, self.drawing, self.slow, self._tidying):
+            thread.close()
+        self.auditing.close()
+        self.ward.close()
+        self._vault.close()
+
+    async def chart(self, patient: str) -> Chart | None:
+        """Return a patient's chart; see Ward.chart."""
+        return await self._ward_thread.request(self._fresh_chart, patient)
+
+    def _fresh_chart(self, patient: str) -> Chart | None:
+        self.watch.note(self.ward.changed())
+        return self.ward.chart(patient)
+
+    async def time(self) -> tuple[int, float, Replay | None]:
+        """Return the ward's time, how fast it runs, and the replay that is under way."""
+        return await self._ward_thread(self._time)
+
+    def _time(self) -> tuple[int, float, Replay | None]:
+        now_us, replay = self.ward.now_us(), self.ward.replay()
+        speed = 1.0 if replay is None else replay.speed if now_us < replay.end_us else 0.0
+        return now_us, speed, replay
+
+    async def identity(self, principal: Principal, patient: str) -> Identity | None:
+        """Return who a patient is; on record before the vault is read.
+
+        Raises:
+            VitaLakeError: the role does not allow it, or it cannot be recorded.
+        """
+        return await self._audit_thread(self._lookup.identity, principal, patient)
+
+    async def names(self, principal: Principal, patients: tuple[str, ...]) -> dict[str, str]:
+        """Return the names that are known of patients, for a board; none, for who may not see them.
+
+        That they are read is on record before.
+
+        Raises:
+            VitaLakeError: it cannot be recorded.
+        """
+        if not principal.may("identity:read") or not patients:
+            return {}
+        await self.gate.record(principal, "identity.read", patients=patients, stage="board")
+        found = await self._audit_thread(self._names, patients)
+        return {patient: name for patient, name in found.items() if name}
+
+    def _names(self, patients: tuple[str, ...]) -> dict[str, str]:
+        moment = time.monotonic()
+        if moment - self._named_at >= NAME_SECONDS:
+            self._named, self._named_at = {}, moment
+        try:
+            for patient in patients:
+                if patient not in self._named:
+                    self._named[patient] = self._lookup.name(patient)
+        except PrivacyError:  # the key is revoked: rows stand without names
+            self._named = {}
+            return {}
+        return {patient: self._named[patient] for patient in patients}
+
+    async def shows_learnt(self) -> str:
+        """Return what the learnt score is worth, if it is shown to anybody; see Ward.shows_learnt."""
+        return await self._ward_thread(self.ward.shows_learnt)
+
+    async def decide(self, patient: str, decision: Decision) -> None:
+        """Store what a clinician has decided; on record before.
+
+        Raises:
+            ServiceUnavailable: the care store cannot be written.
+        """
+        await self._ward_thread(self.ward.decide, patient, decision)

@@ -1,0 +1,1 @@
+"""The commands of data engineers: streams, history, the lake's care, devices, dead letters, patients."""

@@ -1,0 +1,250 @@
+"""``vitalake audit``: whether the audit holds, and who saw a patient. Asking is recorded too."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from governance.audit import Report, Seen
+    from pipelines.people.patients import Person
+    from vitalake.keys import KeyRing
+    from vitalake.settings import Settings
+
+WRITER = "cli"
+NOT_WHOLE = 12
+
+ONLY_THIS = (
+    "The vault tells nobody by this pseudonym (any more): these are the accesses under this very one only. "
+    "Ask with each other pseudonym of the patient that you know."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands."""
+    group = typer.Typer(help="The audit: whether its chains hold, and who saw a patient's data.")
+    group.command("verify")(verify)
+    group.command("who-saw")(who_saw)
+    group.command("list")(list_)
+    group.command("begin")(begin)
+    app.add_typer(group, name="audit", no_args_is_help=True)
+
+
+def verify(
+    home: HomeOption = None,
+    known: Annotated[
+        Path | None,
+        typer.Option(help="An earlier 'audit verify --json', kept elsewhere: nothing was taken back since."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Check every record of every chain; ends with 12 when one does not hold."""
+    from governance.audit import anchor_folder, missed, verify_chain
+    from vitalake.errors import VitaLakeError
+
+    settings, keys = _open(home)
+    kept = _read_report(known) if known else None
+    report = verify_chain(settings.path(settings.audit), keys, known=kept, outside=anchor_folder(settings))
+    if wrong := missed(settings):
+        report.problems.append(wrong)
+    try:
+        _record(settings, keys, "verify")
+    except VitaLakeError as error:  # a broken chain takes no record, but must be reported
+        note(f"This check could not be recorded. {error}")
+    if json:
+        document = {"whole": report.whole, "problems": report.problems, "chains": [asdict(c) for c in report.chains]}
+        print_json(document | {"anchored_at": report.anchored_at.isoformat() if report.anchored_at else None})
+    else:
+        _print_report(report)
+    if not report.whole:
+        raise typer.Exit(NOT_WHOLE)
+
+
+def who_saw(
+    patient: Annotated[
+        str,
+        typer.Argument(
+            help="A pseudonym, also a former one; the record number; or the id as the source writes it. '-' reads it."
+        ),
+    ],
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List every access to a patient's data, under all pseudonyms and numbers that the patient has and had."""
+    from governance.audit import who_saw as find
+
+    settings, keys = _open(home)
+    given = sys.stdin.readline().strip() if patient == "-" else patient
+    asked = _asked(settings, keys, given)
+    _record(settings, keys, "who-saw", asked.pseudonym)
+    found = find(settings.path(settings.audit), keys, *asked.pseudonyms)
+    if asked.numbers == 0:
+        note(ONLY_THIS)
+    elif not json:
+        note(f"{len(asked.pseudonyms)} pseudonyms of {asked.numbers} numbers of one patient were looked for.")
+    _print_seen(found, json=json, whole=asked.numbers > 0)
+
+
+def list_(
+    home: HomeOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
+    json: JsonOption = False,
+) -> None:
+    """List the newest accesses of all patients; of whom, it does not tell."""
+    from governance.audit import latest
+
+    settings, keys = _open(home)
+    _record(settings, keys, "list")
+    _print_seen(latest(settings.path(settings.audit), keys, limit=limit), json=json)
+
+
+def begin(
+    reason: Annotated[str, typer.Option("--reason", help="Why, as a code such as the incident's number.")],
+    home: HomeOption = None,
+) -> None:
+    """Begin a new audit in the place of one that does not hold or is gone; what is there is kept under another name."""
+    from contextlib import suppress
+
+    from governance.access import local_principal
+    from governance.audit import AuditEvent, anchor_folder, begin_anew, forget_beginning, open_audit
+    from governance.erasure.reasons import refuse_naming_if_known
+    from vitalake.errors import VitaLakeError
+
+    settings, keys = _open(home)
+    officer = local_principal("officer")
+    detail = {"reason": reason}
+    try:
+        AuditEvent("audit.begin", officer.subject, officer.role, (), detail)
+    except ValueError:
+        raise typer.BadParameter("letters, digits and . , : + / ( ) - only", param_hint="--reason") from None
+
+    def record(event: AuditEvent) -> None:
+        with suppress(VitaLakeError):  # the audit that does not hold may take no record
+            open_audit(settings, keys, writer=WRITER).record(event)
+
+    refuse_naming_if_known(
+        reason, settings, keys, where="--reason", wanted="audit.begin", by=officer, record=record, unaudited=True
+    )
+    before = begin_anew(settings.path(settings.audit), anchor_folder(settings))
+    forget_beginning(settings)
+    event = AuditEvent("audit.begin", officer.subject, officer.role, (), detail | {"before": before})
+    open_audit(settings, keys, writer=WRITER).record(event)
+    typer.echo(f"A new audit is begun; what there was is kept as {before}.")
+
+
+def _open(home: Path | None) -> tuple[Settings, KeyRing]:
+    from vitalake.keys import load_keys
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    return settings, load_keys(settings.path(settings.keys))
+
+
+def _asked(settings: Settings, keys: KeyRing, given: str) -> Person:
+    """Return who is asked about; of a pseudonym that cannot be followed, nothing but itself and no number.
+
+    Raises:
+        InputError: nobody is known by what is no pseudonym.
+        VitaLakeError: the vault does not open, and what was given is no pseudonym.
+    """
+    from contextlib import closing
+
+    from governance.keyuse import open_vault
+    from pipelines.people.patients import Patients, Person
+    from vitalake.errors import InputError, VitaLakeError
+    from vitalake.pseudonyms import looks_like_token
+
+    is_token = looks_like_token(given)
+    found = None
+    try:
+        with closing(open_vault(settings, keys, purpose="who-saw")) as vault:
+            patients = Patients(settings, keys, vault)
+            found = patients.by_pseudonym(given) if is_token else patients.by_number(given)
+    except VitaLakeError as error:
+        if not is_token:
+            raise
+        note(f"The vault cannot be asked for the patient's other pseudonyms. {error}")
+    if found is None and not is_token:
+        raise InputError(
+            "Nobody is known by this",
+            where="patient",
+            remedy="Give a pseudonym, a record number, or the id as the source writes it.",
+        )
+    return found or Person(given, frozenset((given,)), 0)
+
+
+def _record(settings: Settings, keys: KeyRing, command: str, *patients: str) -> None:
+    """Record the question before it is answered; whoever has the key file asks as an officer."""
+    from governance.access import local_principal
+    from governance.audit import AuditEvent, open_audit
+
+    officer = local_principal("officer")
+    event = AuditEvent("audit.read", officer.subject, officer.role, patients, {"command": command})
+    open_audit(settings, keys, writer=WRITER).record(event)
+
+
+def _read_report(path: Path) -> dict[str, tuple[int, str]]:
+    import msgspec
+
+    from vitalake.errors import InputError
+
+    try:
+        document = msgspec.json.decode(path.read_bytes())
+        return {chain["writer"]: (int(chain["records"]), str(chain["mac"])) for chain in document["chains"]}
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        raise InputError(
+            "Not a report of the audit", where=str(path), remedy="Give the output of 'vitalake audit verify --json'."
+        ) from None
+
+
+def _print_report(report: Report) -> None:
+    rows = []
+    for chain in report.chains:
+        states = [f"DOES NOT HOLD: {chain.problem}"] if chain.problem else ["holds"]
+        states += [f"{chain.torn} torn by crashes, sealed off"] if chain.torn else []
+        states += ["end not sealed yet: a crash came between"] if chain.unsealed and not chain.problem else []
+        rows.append([chain.writer, str(chain.records), "; ".join(states)])
+    _print_grid(["chain", "records", "state"], rows)
+    for problem in report.problems:
+        typer.echo(f"DOES NOT HOLD: {problem}")
+    if report.anchored_at:
+        typer.echo(f"Heads were last kept outside at {report.anchored_at:%Y-%m-%d %H:%M:%S} UTC.")
+    typer.echo("The audit holds." if report.whole else "The audit does not hold.")
+
+
+def _print_seen(found: Sequence[Seen], *, json: bool, whole: bool | None = None) -> None:
+    if json:
+        document: dict[str, Any] = {"records": [{**asdict(seen), "at": seen.at.isoformat()} for seen in found]}
+        print_json(document | ({} if whole is None else {"all_pseudonyms": whole}))
+        return
+    rows = []
+    for seen in found:
+        detail: dict[str, Any] = seen.detail
+        codes = " ".join(f"{name}={text}" for name, text in sorted(detail.items()))
+        at = seen.at.strftime("%Y-%m-%d %H:%M:%S")
+        rows.append([at, seen.actor, seen.role, seen.action, str(seen.patients or ""), seen.writer, codes])
+    _print_grid(["at (UTC)", "who", "role", "what", "patients", "by", "detail"], rows)
+    if not found:
+        typer.echo("No access is recorded.")
+
+
+def _print_grid(names: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, padding=(0, 2), header_style="bold")
+    for name in names:
+        grid.add_column(name)
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 160).print(grid)

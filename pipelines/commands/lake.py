@@ -1,0 +1,262 @@
+"""``vitalake lake``: the tables as files and schemas, their verification and compaction; never a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.commands.repair import repair
+from pipelines.commands.rewrite import rebuild, rewrite
+from pipelines.commands.upgrade import upgrade
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from governance.belonging import Belonging
+    from vitalake.lake.commits.lake import Lake
+    from vitalake.lake.tables.table import Table
+
+TableOption = Annotated[str | None, typer.Option("--table", help="One table; default: all of them.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands."""
+    from pipelines.commands.schema import schema
+
+    group = typer.Typer(help="Look at the lake's tables, verify and compact them; never shows rows.")
+    group.command("tables")(tables)
+    group.command("show")(show)
+    group.command("verify")(verify)
+    group.command("compact")(compact)
+    group.command("schema")(schema)
+    group.command("rewrite")(rewrite)
+    group.command("rebuild")(rebuild)
+    group.command("repair")(repair)
+    group.command("upgrade")(upgrade)
+    group.command("permissions")(permissions)
+    app.add_typer(group, name="lake", no_args_is_help=True)
+
+
+def tables(home: HomeOption = None, json: JsonOption = False) -> None:
+    """List the tables with their files, rows, size and version."""
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    documents = [_facts(table) for table in _open(home).present().values()]
+    if json:
+        print_json({"tables": documents})
+        return
+    grid = Grid(box=None, padding=(0, 2), header_style="bold")
+    for name in documents[0]:
+        grid.add_column(name.replace("_", " "), justify="left" if name == "table" else "right")
+    for document in documents:
+        grid.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in document.values()))
+    Console(highlight=False).print(grid)
+
+
+def permissions(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Close home and lake to other accounts, and let the group that lake.readers names read what is published."""
+    from vitalake.modes import apply, group_id
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    readers = None if settings.lake.readers is None else group_id(settings.lake.readers)
+    changed = apply(settings.home, settings.lake_folder, readers=readers)
+    if json:
+        print_json({"changed": changed, "readers": settings.lake.readers})
+        return
+    who = f"the group {settings.lake.readers}" if settings.lake.readers else "nobody"
+    typer.echo(f"{changed:,} files and folders changed; beside their owner {who} reads what is published.")
+
+
+def show(
+    table: Annotated[str, typer.Argument(help="As 'vitalake lake tables' names it.")],
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one table's columns with type and data class, and its files per day."""
+    chosen = _choose(_open(home), table)
+    document = _facts(chosen) | {"columns": _columns(chosen), "days": _days(chosen)}
+    if json:
+        print_json(document)
+    else:
+        _print_table(document)
+
+
+def verify(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Read every file; hold digests, logs, spans and counts against each other; ends with 13 when not sound."""
+    from dataclasses import asdict
+
+    from pipelines.commands.databases import damaged_databases
+    from vitalake.errors import LakeError
+    from vitalake.lake.maintenance.verify import Finding, Kind
+    from vitalake.lake.maintenance.verify import verify as find
+    from vitalake.settings import load_settings
+    from vitalake.sqlite import DatabaseDamaged
+
+    findings = find(_open(home), progress=None if json else note)
+    broken = damaged_databases(load_settings(resolve_home(home)))
+    findings += [Finding("database-damaged", error.where, f"{error.what}. {error.remedy}") for error in broken]
+    try:
+        belonging = _belonging(home)
+    except DatabaseDamaged:  # the vault's, which is among them
+        belonging = None
+    if belonging is not None:
+        kind: Kind = "put-back" if belonging.put_back else "another-home"
+        findings += [Finding(kind, error.where, f"{error.what}. {error.remedy}") for error in belonging.problems]
+        findings += [
+            Finding("erasures-damaged", error.where, f"{error.what}. {error.remedy}") for error in belonging.damaged
+        ]
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if json:
+        print_json({"sound": not errors, "findings": [asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.severity}: {finding.kind}: {finding.where}: {finding.detail}")
+        typer.echo(f"The lake is {'NOT sound' if errors else 'sound'}: {len(errors)} errors, {len(findings)} findings.")
+    if errors:
+        raise typer.Exit(LakeError.exit_code)
+
+
+def compact(
+    home: HomeOption = None,
+    table: TableOption = None,
+    min_files: Annotated[int, typer.Option(min=2, help="Days with fewer small files are left as they are.")] = 8,
+    vacuum: Annotated[
+        bool, typer.Option("--vacuum", help="Delete what was replaced over a week ago, and what killed writers left.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Merge small files into few, while the stream runs and readers read; with --vacuum delete replaced ones."""
+    from vitalake.lake.maintenance.run import maintain
+
+    lake = _open(home)
+    _admit(home)
+    chosen = [_choose(lake, table)] if table else list(lake.present().values())
+    tell = None if json else note
+    merging = (lambda day: note(f"Merging {day}")) if tell else None
+    documents = []
+    for done in maintain(lake, chosen, min_files=min_files, vacuum=vacuum, progress=merging):
+        documents.append(done)
+        if tell:
+            deleted = f", {done['deleted']:,} files deleted" if vacuum else ""
+            merged = (
+                f"{done['files_before']:,} files of {done['days']} days became {done['files_after']:,}, "
+                f"{done['rows']:,} rows"
+                if done["days"]
+                else "few files already, none merged"
+            )
+            expired = f", {done['expired']:,} rows had expired" if done.get("expired") else ""
+            typer.echo(f"{done['table']}: {merged}{deleted}{expired}")
+    swept = _sweep(home) if vacuum and not table else {}
+    if tell and swept:
+        typer.echo(f"swept: {sum(swept.values()):,} files of killed writers, and of look-backs long over")
+    if json:
+        print_json({"tables": documents, "swept": swept})
+
+
+def _sweep(home: Any) -> dict[str, int]:
+    """Delete what killed writers left and nobody names, of every job; return how many files a table."""
+    from vitalake.lake.commits.ledger import AGAIN
+    from vitalake.lake.maintenance.sweep import sweep
+    from vitalake.settings import load_settings
+
+    settings, deleted = load_settings(resolve_home(home)), dict[str, int]()
+    lookbacks = {job: stream.lookback_seconds for job, stream in settings.jobs.items()}
+    for job, seconds in (lookbacks | dict.fromkeys(AGAIN, 3600.0)).items():
+        done = sweep(_open(home), job, lookback_seconds=seconds)
+        for name, count in done.deleted.items():
+            deleted[name] = deleted.get(name, 0) + count
+    return deleted
+
+
+# -- what is there -----------------------------------------------------------------------------------------------
+
+
+def _open(home: Any, dataset: str | None = None) -> Lake:
+    from pipelines.commands.ledger import open_lake
+    from vitalake.lake.commits.lake import Lake
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    return Lake(settings.lake_uri, settings.storage_options, dataset=dataset) if dataset else open_lake(settings)
+
+
+def _admit(home: Any) -> None:
+    """Stop if it is not this home's lake."""
+    from governance.belonging import admit
+    from vitalake.settings import load_settings
+
+    admit(load_settings(resolve_home(home)))
+
+
+def _belonging(home: Any) -> Belonging:
+    """Return how home and lake stand to each other."""
+    from governance.belonging import look
+    from vitalake.keys import load_keys
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    return look(settings, load_keys(settings.path(settings.keys)))
+
+
+def _choose(lake: Lake, name: str) -> Table:
+    from vitalake.errors import InputError
+
+    known = lake.present()
+    if name not in known:
+        raise InputError("Unknown table", where=name, remedy=f"The lake has: {', '.join(known)}.")
+    return known[name]
+
+
+def _facts(table: Table) -> dict[str, Any]:
+    files = table.snapshot().files.values()
+    return {
+        "table": table.name,
+        "version": table.delta.version(),
+        "files": len(files),
+        "rows": sum(file.rows for file in files),
+        "bytes": sum(file.size for file in files),
+        "days": len({file.day for file in files}),
+    }
+
+
+def _columns(table: Table) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": column.name,
+            "type": str(column.type),
+            "data_class": column.data_class,
+            "description": column.description,
+        }
+        for column in table.dataset.columns
+    ]
+
+
+def _days(table: Table) -> list[dict[str, Any]]:
+    days: dict[str | None, dict[str, Any]] = {}
+    for file in table.snapshot().files.values():
+        entry = days.setdefault(file.day, {"day": file.day, "files": 0, "rows": 0, "bytes": 0})
+        for name, value in (("files", 1), ("rows", file.rows), ("bytes", file.size)):
+            entry[name] += value
+    return [days[day] for day in sorted(days, key=str)]
+
+
+def _print_table(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    console = Console(highlight=False)
+    console.print(
+        f"[bold]{document['table']}[/] version {document['version']}: {document['files']:,} files, "
+        f"{document['rows']:,} rows, {document['bytes']:,} bytes"
+    )
+    for rows in (document["columns"], document["days"]):
+        if not rows:
+            continue
+        grid = Grid(box=None, padding=(0, 2), header_style="bold")
+        for name in rows[0]:
+            grid.add_column(name.replace("_", " "), justify="right" if isinstance(rows[0][name], int) else "left")
+        for row in rows:
+            grid.add_row(*(f"{v:,}" if isinstance(v, int) else v or "–" for v in row.values()))
+        console.print(grid)

@@ -1,0 +1,163 @@
+"""``vitalake ledger``: what became of every message and row, and whether it adds up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from vitalake.lake.commits.lake import Lake
+    from vitalake.settings import Settings
+
+_COLUMNS = (
+    "messages", "decoded", "undecodable", "tombstones", "lost_upstream",
+    "rows", "published", "rejected", "duplicate", "filtered", "held", "late",
+)  # fmt: skip
+"""spans.COUNT_NAMES, written out so that --help need not load Arrow; a test holds them equal."""
+
+_LATER = ("recovered", "attributed")
+"""ledger.AGAIN: what came of messages that were rejected or held, shown where there is any."""
+
+_EQUATIONS = (
+    "messages = decoded + undecodable + tombstones + lost_upstream",
+    "rows = published + rejected + duplicate + filtered + held        (late is counted besides)",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("ledger")(ledger)
+
+
+def ledger(
+    home: HomeOption = None,
+    job: Annotated[str | None, typer.Option(help="One job; default: all of them.")] = None,
+    by: Annotated[
+        Literal["partition", "hour", "job"] | None, typer.Option(help="Break the totals down.", show_default=False)
+    ] = None,
+    audit: Annotated[bool, typer.Option("--audit", help="Recount from Parquet files and the broker.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Print what became of every message and row; ends with 13 when that does not add up."""
+    from vitalake.errors import LakeError
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    summary = ledger_summary(settings, job, progress=None if json else _read_day)
+    agrees = True
+    if audit:
+        from pipelines.live.recount import audit as recount
+
+        summary["audit"] = recount(settings, job, progress=None if json else note)
+        agrees = summary["audit"]["agrees"]
+    if json:
+        print_json(summary)
+    else:
+        print_ledger(summary, by=by)
+        if audit:
+            print_audit(summary["audit"])
+    if not (summary["balanced"] and agrees):
+        raise typer.Exit(LakeError.exit_code)
+
+
+def _read_day(day: str) -> None:
+    note(f"Reading spans of {day}")
+
+
+def open_lake(settings: Settings, job: str | None = None) -> Lake:
+    """Return the lake of a home, of a job's dataset.
+
+    Raises:
+        InputError: nothing was ever written: looking must not make tables.
+        SettingsError: there is no such job.
+    """
+    from vitalake.errors import SettingsError
+    from vitalake.lake.commits.lake import Lake
+
+    if job is not None and job not in settings.jobs:
+        raise SettingsError("Unknown job", where=job, remedy=f"The configuration has: {', '.join(settings.jobs)}.")
+    dataset = next(iter(settings.jobs.values())).dataset if job is None else settings.jobs[job].dataset
+    lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
+    refuse_no_lake(settings)
+    return lake
+
+
+def refuse_no_lake(settings: Settings) -> None:
+    """Return if something was ever written; looking must not make tables.
+
+    Raises:
+        InputError: nothing was.
+    """
+    from vitalake.errors import InputError
+    from vitalake.lake.tables.storage import open_storage
+
+    if not open_storage(settings.lake_uri, settings.storage_options).holds_table("spans"):
+        raise InputError(
+            "There is no lake yet", where=settings.lake_uri, remedy="Run 'vitalake stream' or 'vitalake demo' first."
+        )
+
+
+def ledger_summary(settings: Settings, job: str | None = None, *, progress: Any = None) -> dict[str, Any]:
+    """Return the ledger of a job, or of all, as data; the keys are those of ``vitalake ledger --json``.
+
+    Raises:
+        VitaLakeError: there is no lake, or it cannot be read.
+    """
+    from vitalake.lake.commits.ledger import summarise
+
+    return summarise(open_lake(settings, job).spans, job=job, progress=progress).to_json()
+
+
+def print_ledger(summary: dict[str, Any], by: str | None = None) -> None:
+    """Print a summary for people: the equations with their numbers, and the breakdown that was asked for."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    verdict = "[bold green]balanced[/]" if summary["balanced"] else "[bold red]DOES NOT BALANCE[/]"
+    latency = summary["latency_ms"]
+    console.print(
+        f"Ledger: {verdict}, {summary['spans']:,} spans, last commit {summary['last_commit_at'] or 'never'}, "
+        f"latency p50 {_ms(latency['p50'])}, p99 {_ms(latency['p99'])}"
+    )
+    groups = {"all": summary} | (summary[f"by_{by}"] if by else {})
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column(by or "")
+    columns = (*_COLUMNS, *(name for name in _LATER if summary[name]))
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name, entry in groups.items():
+        table.add_row(name, *(f"{entry[column]:,}" for column in columns))
+    # Numbers must not be cut where the output is not a terminal.
+    Console(highlight=False, width=None if console.is_terminal else 200).print(table)
+    for equation in _EQUATIONS:
+        console.print(equation, style="dim")
+    if len(columns) > len(_COLUMNS):
+        console.print(f"in the lake = {' + '.join(('published', *columns[len(_COLUMNS) :]))}", style="dim")
+    for column, count in summary["unfit"].items():
+        console.print(f"published without what was sent in {column}: {count:,} rows, see docs/how-to/closed-text.md")
+    for part in summary["lost_upstream_unknown"]:
+        console.print(f"lost upstream, nobody can say how much: {part} (the topic was made again)", style="yellow")
+    for problem in summary["problems"]:
+        console.print(problem, style="red")
+
+
+def print_audit(document: dict[str, Any]) -> None:
+    """Print what the recount found."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    verdict = "[bold green]agrees[/]" if document["agrees"] else "[bold red]DISAGREES[/]"
+    console.print(f"Audit: the recount {verdict} with the ledger")
+    for check in document["checks"]:
+        mark = "[green]✓[/]" if check["agrees"] else "[red]✗[/]"
+        console.print(f" {mark} {check['what']}: ledger {check['ledger']:,}, recounted {check['recounted']:,}")
+    for sentence in document["not_recounted"]:
+        console.print(f" – not recounted: {sentence}", style="yellow")
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f} ms"

@@ -1,0 +1,300 @@
+"""``vitalake patient``: what a patient, or the law, may ask of the lake: to be forgotten, or to be kept."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from governance.erasure.certificate import Certificate
+    from governance.vault import Vault
+    from pipelines.erasure.request import Eraser
+    from vitalake.errors import VitaLakeError
+    from vitalake.keys import KeyRing
+    from vitalake.settings import Settings
+
+PatientArgument = Annotated[
+    str,
+    typer.Argument(help="The pseudonym, or the id as the source writes it; '-' reads it from standard input."),
+]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, such as the number of the request; names nobody.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands."""
+    group = typer.Typer(help="Forget a patient on request, show the certificate, or keep one from being forgotten.")
+    group.command("erase")(erase)
+    group.command("certificate")(certificate)
+    group.command("reapply")(reapply)
+    group.command("hold")(hold)
+    group.command("release")(release)
+    app.add_typer(group, name="patient", no_args_is_help=True)
+
+
+def erase(
+    patient: Annotated[
+        str | None,
+        typer.Argument(help="Pseudonym, or id as the source writes it; '-' reads it; none: finish what was killed."),
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why, such as the request's number; names nobody.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: it cannot be taken back.")] = False,
+    all_numbers: Annotated[
+        bool, typer.Option("--all-numbers", help="Also the patient's other numbers, as merges of admissions tell.")
+    ] = False,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Also an id that the vault never saw: rejected messages may name it.")
+    ] = False,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Forget a patient: destroy the key, remove the rows from every zone and version, and write a certificate."""
+    with _opened(home, json=json) as (eraser, settings, keys, _):
+        finished = _finish(eraser, settings, keys)
+        if patient is None:
+            for done in finished.done:
+                _show(done, json=json)
+            if finished.errors:
+                raise finished.errors[0]
+            return
+        given = _given(patient)
+        if not reason.strip():
+            raise typer.BadParameter("say why, such as the request's number", param_hint="--reason")
+        eraser.subject_of(given, unknown=unknown)
+        if (known := eraser.forgotten(given)) is not None:
+            _again(eraser, settings, keys, given, known, json=json)
+            return
+        if not yes and not typer.confirm("This patient will be forgotten. It cannot be taken back. Go on?", err=True):
+            raise typer.Exit(1)
+        from governance.access.principal import local_principal
+        from governance.erasure.certificate import load
+
+        tokens = eraser.tokens_of(given, all_numbers=all_numbers)
+        _record(settings, keys, "patient.erase", outcome="begun", patients=tokens)
+        done = eraser.erase(
+            given,
+            reason=reason.strip(),
+            actor=local_principal("officer").subject,
+            all_numbers=all_numbers,
+            unknown=unknown,
+        )
+        _record(settings, keys, "patient.erase", certificate=done.id, outcome="finished")
+        _show(done, json=json)
+        for other in done.together:
+            _record(settings, keys, "patient.erase", certificate=other, outcome="finished")
+            if not json:
+                _show(load(settings.path(settings.certificates), other), json=False)
+
+
+def certificate(
+    id_: Annotated[str | None, typer.Argument(metavar="ID", help="None: list them.")] = None,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what was done for an erasure, and what stays outside our reach; or list all certificates."""
+    from governance.erasure.certificate import all_of, load
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    folder = settings.path(settings.certificates)
+    if id_ is not None:
+        _show(load(folder, id_), json=json)
+        return
+    found = all_of(folder)
+    if json:
+        print_json({"certificates": [{"id": c.id, "begun_at": c.begun_at, "reason": c.reason} for c in found]})
+        return
+    for done in found:
+        typer.echo(f"{done.id}  {done.begun_at}  {done.reason}")
+    typer.echo(f"{len(found)} certificates in {folder.name}/")
+
+
+def reapply(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Erase again, after a restore, all who were forgotten since the back-up was made: lake, care store, scores."""
+    from governance.erasure.certificate import all_of
+    from vitalake.errors import PrivacyError
+
+    with _opened(home, json=json, put_back=True) as (eraser, settings, keys, _):
+        unfinished = _finish(eraser, settings, keys).errors
+        done = eraser.reapply(all_of(settings.path(settings.certificates)))
+        _record(settings, keys, "patient.erase", outcome="incomplete" if done.uncertified else "reapplied")
+    if json:
+        print_json(_plain(done))
+    else:
+        for table in done.tables:
+            typer.echo(f"{table.table}: {table.rows:,} rows removed again, {table.files_deleted:,} older files deleted")
+        for name, count in done.elsewhere.items():
+            typer.echo(f"{name}: {count:,} entries removed again")
+        held = done.erasures - len(done.uncertified)
+        again = " again" if done.tables or any(done.elsewhere.values()) else ""
+        typer.echo(f"{held} {'erasure holds' if held == 1 else 'erasures hold'}{again}.")
+    if unfinished:
+        raise unfinished[0]
+    if done.uncertified:
+        raise PrivacyError(
+            f"{len(done.uncertified)} are forgotten whose certificate is not here, so their published rows may be left",
+            where=", ".join(done.uncertified),
+            remedy="Restore the certificates and run it again; else 'vitalake patient erase' with each one's id.",
+        )
+
+
+def hold(
+    patient: PatientArgument,
+    reason: ReasonOption,
+    until: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="UTC day; none: until released.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Keep a patient from being forgotten, and from retention: a legal hold."""
+    from datetime import UTC
+
+    from vitalake.errors import InputError
+
+    with _opened(home, json=False) as (eraser, settings, keys, vault):
+        given = _given(patient)
+        subject = eraser.subject_of(given)
+        try:
+            eraser.refuse_words(given, reason)
+        except InputError:  # it says what the patient is called
+            _record(settings, keys, "patient.hold", outcome="refused", patients=eraser.tokens_of(given))
+            raise
+        vault.hold(subject, reason, until.replace(tzinfo=UTC) if until else None)
+        _record(settings, keys, "patient.hold", outcome="held", patients=eraser.tokens_of(given))
+    typer.echo(f"Held {f'until {until:%Y-%m-%d}' if until else 'until it is released'}.")
+
+
+def release(patient: PatientArgument, home: HomeOption = None) -> None:
+    """End a patient's legal hold."""
+    with _opened(home, json=False) as (eraser, settings, keys, vault):
+        given = _given(patient)
+        vault.release(eraser.subject_of(given))
+        _record(settings, keys, "patient.hold", outcome="released", patients=eraser.tokens_of(given))
+    typer.echo("Released.")
+
+
+# -- what they share ---------------------------------------------------------------------------------------------
+
+
+def _opened(home: Path | None, *, json: bool, put_back: bool = False) -> Any:
+    from contextlib import contextmanager
+
+    @contextmanager
+    def opened() -> Iterator[tuple[Eraser, Settings, KeyRing, Vault]]:
+        from governance.keyuse import open_vault
+        from pipelines.erasure.request import Eraser
+        from vitalake.keys import load_keys
+        from vitalake.settings import load_settings
+
+        settings = load_settings(resolve_home(home))
+        keys = load_keys(settings.path(settings.keys))
+        vault = open_vault(settings, keys, purpose="erasure", put_back=put_back)
+        tell = (lambda _: None) if json else note
+        try:
+            yield (
+                Eraser(settings, keys, vault, progress=tell),
+                settings,
+                keys,
+                vault,
+            )
+        finally:
+            vault.close()
+
+    return opened()
+
+
+class _Finished(NamedTuple):
+    done: list[Certificate]
+    errors: list[VitaLakeError]
+
+
+def _finish(eraser: Eraser, settings: Settings, keys: KeyRing) -> _Finished:
+    """Do what killed erasures have left, and say so; what fails does not stop what was asked for."""
+    done, errors = eraser.finish()
+    for certificate in done:
+        _record(settings, keys, "patient.erase", certificate=certificate.id, outcome="finished")
+        note(f"Finished: {certificate.id}, which had been begun {certificate.begun_at}")
+    for error in errors:
+        note(f"Not finished: an erasure that had been begun. {error}")
+    return _Finished(done, errors)
+
+
+def _again(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known: str, *, json: bool) -> None:
+    """Remove what came since of somebody who is forgotten, such as messages that were read again and rejected."""
+    tables, elsewhere = eraser.again(given)
+    _record(settings, keys, "patient.erase", certificate=known, outcome="searched again")
+    if json:
+        print_json({"certificate": known, "tables": [_plain(table) for table in tables], "elsewhere": elsewhere})
+        return
+    for table in tables:
+        typer.echo(f"{table.table}: {table.rows:,} rows removed, {table.files_deleted:,} older files deleted")
+    typer.echo(
+        f"Forgotten already: {known}. {sum(table.rows for table in tables):,} rows had come since, and are gone."
+    )
+
+
+def _given(patient: str) -> str:
+    return sys.stdin.readline().strip() if patient == "-" else patient
+
+
+def _record(
+    settings: Settings,
+    keys: KeyRing,
+    action: Any,
+    *,
+    outcome: str,
+    certificate: str = "",
+    patients: Sequence[str] = (),
+) -> None:
+    from governance.access.principal import local_principal
+    from governance.audit import AuditEvent, open_audit
+
+    who = local_principal("officer")
+    detail = {"outcome": outcome} | ({"certificate": certificate} if certificate else {})
+    event = AuditEvent(action, actor=who.subject, role=who.role, patients=tuple(patients), detail=detail)
+    open_audit(settings, keys, writer="patient").record(event)
+
+
+def _plain(document: Any) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(document)
+
+
+def _show(done: Certificate, *, json: bool) -> None:
+    if json:
+        print_json(_plain(done))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    typer.echo(f"Certificate {done.id}: begun {done.begun_at}, finished {done.finished_at}, by {done.actor}")
+    typer.echo(f"Reason: {done.reason}")
+    if done.resumed:
+        typer.echo("It was killed, and gone on with: the counts are of the last run only.")
+    if done.together:
+        typer.echo(f"Together with the patient's other numbers: {', '.join(done.together)}")
+    grid = Table(box=None, padding=(0, 2), header_style="bold")
+    for name in ("table", "rows removed", "files searched", "bytes searched", "files rewritten", "bytes rewritten",
+                 "older files deleted"):  # fmt: skip
+        grid.add_column(name, justify="left" if name == "table" else "right", overflow="fold")
+    for entry in done.tables:
+        grid.add_row(entry.table, *(f"{n:,}" for n in (entry.rows, entry.files_searched, entry.bytes_searched,
+                     entry.files_rewritten, entry.bytes_rewritten, entry.files_deleted)))  # fmt: skip
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 170).print(grid)
+    for name, count in done.elsewhere.items():
+        typer.echo(f"{name}: {count:,} entries removed")
+    for entry in done.tables:
+        if entry.unreadable:
+            typer.echo(f"{entry.table}: {entry.unreadable:,} messages are left that nobody can open")
+        if entry.nameless:
+            typer.echo(f"{entry.table}: {entry.nameless:,} messages are left that name nobody whom the vault knows")
+    typer.echo("Outside our reach:")
+    for place in done.outside:
+        typer.echo(f"  {place.place}: {place.what}{f'; gone by {place.until}' if place.until else ''}")

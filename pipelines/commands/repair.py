@@ -1,0 +1,69 @@
+"""``vitalake lake repair``: what is damaged is made again, and what cannot be is named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from pipelines.republish.repair import Repair
+
+
+def repair(
+    home: HomeOption = None,
+    leave: Annotated[
+        bool, typer.Option("--leave-out", help="Take files that cannot be made again out of their tables.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Read every file and log of the lake and make what is damaged again; ends with 13 when something is left."""
+    from governance.belonging import admit, look, mend_erasures
+    from pipelines.commands.ledger import refuse_no_lake
+    from pipelines.republish.repair import repair as mend_all
+    from vitalake.errors import LakeError
+    from vitalake.keys import load_keys
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    refuse_no_lake(settings)
+    keys = load_keys(settings.path(settings.keys))
+    again = mend_erasures(settings, keys)
+    admit(settings, any_format=True)
+    done = mend_all(settings, leave=leave, progress=(lambda _: None) if json else note)
+    done.notes[:0] = again
+    done.left += [str(error) for error in look(settings, keys).damaged]
+    if json:
+        print_json(done.to_json())
+    else:
+        _tell(done)
+    if done.left:
+        raise typer.Exit(LakeError.exit_code)
+
+
+def _tell(done: Repair) -> None:
+    for log in done.logs:
+        typer.echo(
+            f"{log.table}: {len(log.set_aside)} files of its log were set aside, {log.spans} spans with {log.rows:,} "
+            "rows added again"
+        )
+    for dataset in done.republished:
+        typer.echo(f"{dataset}: published again")
+    for files in done.files:
+        if files.how:
+            typer.echo(f"{files.table}: {files.rows:,} rows of {files.files} damaged files were made again")
+    if done.lookbacks:
+        typer.echo(f"{done.lookbacks} damaged look-back files were deleted; an exact repeat may be published once more")
+    for table, rows in done.left_out.items():
+        typer.echo(f"{table}: {rows:,} rows were taken out with their files")
+    for line in done.notes:
+        typer.echo(f"note: {line}")
+    for line in done.left:
+        typer.echo(f"left: {line}")
+    typer.echo(
+        "The lake is NOT whole."
+        if done.left
+        else "The lake is whole: its logs, files and spans agree. Databases are not looked at: run 'vitalake doctor'."
+    )

@@ -1,0 +1,294 @@
+"""``vitalake lake rewrite`` and ``rebuild``: rows that are there, written anew; long jobs that go on when killed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from vitalake.lake.maintenance.replacement import Swapped
+    from vitalake.settings import Settings
+
+TELL_SECONDS = 2.0
+
+
+class Meter:
+    """Tells how many rows were made, and how many a second, every other second."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet, self._rows = quiet, 0
+        self._began = self._told = time.monotonic()
+
+    def __call__(self, rows: int) -> None:
+        """Count rows."""
+        self._rows += rows
+        now = time.monotonic()
+        if not self._quiet and now - self._told >= TELL_SECONDS:
+            self._told = now
+            note(f"{self._rows:,} rows, {self._rows / (now - self._began):,.0f} rows/s")
+
+    def summary(self) -> dict[str, Any]:
+        """Return rows, seconds, and rows a second."""
+        seconds = time.monotonic() - self._began
+        return {"rows_made": self._rows, "seconds": round(seconds, 2), "rows_per_second": round(self._rows / seconds)}
+
+
+def rewrite(
+    home: HomeOption = None,
+    bucket: Annotated[
+        int | None, typer.Option("--bucket", help="Sort closed days by patient and time into so many files.")
+    ] = None,
+    republish: Annotated[
+        str | None, typer.Option("--republish", metavar="DATASET", help="Publish it anew by today's rules and keys.")
+    ] = None,
+    rekey: Annotated[
+        bool, typer.Option("--rekey", help="Make a new pseudonym key and publish every dataset anew under it.")
+    ] = False,
+    retire_key: Annotated[
+        str | None,
+        typer.Option("--retire-key", metavar="VERSION", help="Destroy an old version of the pseudonym key."),
+    ] = None,
+    retention: Annotated[
+        bool, typer.Option("--retention", help="Delete days older than their dataset is kept for, in all zones.")
+    ] = False,
+    give_up: Annotated[
+        str | None,
+        typer.Option("--give-up", metavar="DATASET", help="End a killed republish that is not to be gone on with."),
+    ] = None,
+    table: Annotated[str | None, typer.Option("--table", help="With --bucket: one table; default: all.")] = None,
+    closed_before: Annotated[
+        str | None,
+        typer.Option("--closed-before", metavar="DAY", help="With --bucket: only days before; default: today."),
+    ] = None,
+    days: Annotated[
+        int | None, typer.Option("--days", min=1, help="With --retention: keep so many, whatever datasets declare.")
+    ] = None,
+    keep_replaced: Annotated[
+        bool,
+        typer.Option("--keep-replaced", help="With --republish: leave the files of before to the vacuum, for a week."),
+    ] = False,
+    without_lost: Annotated[
+        bool, typer.Option("--without-lost", help="With --republish: also where 'lake repair' left rows out as lost.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write rows that are there anew: by patient, under new rules or a new key, or without what is too old.
+
+    Safe beside streams, readers and other maintenance. A killed one is started again and goes on where it was.
+    """
+    from governance.belonging import admit
+    from vitalake.errors import InputError
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    wanted = [bucket is not None, republish is not None, rekey, retire_key is not None, retention, give_up is not None]
+    if sum(wanted) != 1:
+        raise InputError(
+            "A rewrite does one thing at a time",
+            where="vitalake lake rewrite",
+            remedy="Give one of --bucket, --republish, --rekey, --retire-key, --retention and --give-up.",
+        )
+    admit(settings, identified=rekey or retire_key is not None or republish is not None)
+    meter = Meter(quiet=json)
+    if bucket is not None:
+        _bucket(settings, bucket, table=table, closed_before=closed_before, meter=meter, json=json)
+    elif republish is not None:
+        _republish(
+            settings, [republish], keep_replaced=keep_replaced, without_lost=without_lost, meter=meter, json=json
+        )
+    elif rekey:
+        _rekey(settings, meter=meter, json=json)
+    elif retire_key is not None:
+        _retire(settings, retire_key, json=json)
+    elif retention:
+        _retention(settings, days=days, json=json)
+    else:
+        _give_up(settings, str(give_up), json=json)
+
+
+def rebuild(
+    what: Annotated[str, typer.Argument(help="published, or care.")],
+    home: HomeOption = None,
+    source: Annotated[str, typer.Option("--from", help="The zone it is made of: restricted.")] = "restricted",
+    dataset: Annotated[str | None, typer.Option("--dataset", help="One dataset; default: all that are kept.")] = None,
+    without_lost: Annotated[
+        bool, typer.Option("--without-lost", help="Also where 'lake repair' left identified rows out as lost.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Make the published zone, or the care store, anew of the restricted zone; also when it was lost."""
+    from governance.belonging import admit
+    from pipelines.republish.online_store import rebuild_care
+    from pipelines.republish.repair import open_published
+    from pipelines.republish.republish import open_restricted, refuse_lost, restricted_datasets
+    from vitalake.errors import InputError
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    if source != "restricted" or what not in ("published", "care"):
+        raise InputError(
+            "Only published and care can be rebuilt, and only from restricted",
+            where="vitalake lake rebuild",
+            remedy="Run: vitalake lake rebuild published --from restricted",
+        )
+    admit(settings, identified=True)
+    meter = Meter(quiet=json)
+    if what == "published":
+        datasets = [dataset] if dataset else restricted_datasets(settings)
+        for name in () if without_lost else datasets:
+            refuse_lost(open_restricted(settings, name))
+        for name in datasets:
+            open_published(settings, name)
+        _republish(
+            settings,
+            datasets,
+            keep_replaced=False,
+            without_lost=without_lost,
+            meter=meter,
+            json=json,
+        )
+        return
+    rows = rebuild_care(settings, counted=meter)
+    if json:
+        print_json({"care_rows": rows} | meter.summary())
+    else:
+        typer.echo(f"care: {rows:,} rows offered")
+
+
+# -- one after the other -----------------------------------------------------------------------------------------
+
+
+def _bucket(
+    settings: Settings, count: int, *, table: str | None, closed_before: str | None, meter: Meter, json: bool
+) -> None:
+    from dataclasses import asdict
+
+    from pipelines.commands.ledger import open_lake
+    from vitalake import clock
+    from vitalake.errors import InputError
+    from vitalake.lake.maintenance.compaction import put_into_buckets
+    from vitalake.lake.maintenance.rewrite import is_held
+    from vitalake.lake.tables.buckets import patient_column
+
+    present = open_lake(settings).present()
+    if table is not None and table not in present:
+        raise InputError("Unknown table", where=table, remedy=f"The lake has: {', '.join(present)}.")
+    able = [name for name, one in present.items() if one.dataset.day_of and patient_column(one.dataset)]
+    before, documents = closed_before or str(clock.now().date()), []
+    for name in [table] if table else able:
+        if is_held(present[name]):
+            note(f"{name}: a republish holds it; start this again when that has ended")
+        tell = None if json else (lambda day, name=name: note(f"{name} {day}"))
+        done = put_into_buckets(present[name], count, closed_before=_day(before), progress=tell, counted=meter)
+        documents.append(asdict(done))
+        if not json:
+            typer.echo(
+                f"{name}: {done.rows:,} rows of {done.days} days went into {count} buckets, "
+                f"{done.files_before:,} files became {done.files_after:,}"
+            )
+    _finish({"tables": documents}, meter, json=json)
+
+
+def _day(text: str) -> str:
+    from datetime import date
+
+    from vitalake.errors import InputError
+
+    try:
+        return str(date.fromisoformat(text))
+    except ValueError:
+        raise InputError("Day is not a date", where="--closed-before", remedy="Write it as 2026-03-01.") from None
+
+
+def _republish(
+    settings: Settings, datasets: list[str], *, keep_replaced: bool, without_lost: bool, meter: Meter, json: bool
+) -> None:
+    from dataclasses import asdict
+
+    from pipelines.republish.republish import republish
+
+    documents = []
+    for dataset in datasets:
+        if not json:
+            note(dataset)
+        done = republish(settings, dataset, keep_replaced=keep_replaced, without_lost=without_lost, counted=meter)
+        documents.append(asdict(done))
+        _tell([done], json=json)
+    _finish({"datasets": documents}, meter, json=json)
+
+
+def _tell(swapped: Iterable[Swapped], *, json: bool) -> None:
+    for done in () if json else swapped:
+        typer.echo(
+            f"{done.dataset}: {done.rows_before:,} published rows became {done.rows_after:,}, of "
+            f"{done.rows_restricted:,} restricted ones: {done.filtered:,} filtered by a rule, "
+            f"{done.forgotten:,} of patients who were erased"
+        )
+        for name, count in sorted(done.unfit.items()):
+            typer.echo(f"{done.dataset}.{name}: {count:,} rows are published without what was sent there")
+
+
+def _rekey(settings: Settings, *, meter: Meter, json: bool) -> None:
+    from dataclasses import asdict
+
+    from pipelines.republish.rekey import rekey
+
+    done = rekey(settings, counted=meter, progress=(lambda _: None) if json else note)
+    _tell(done.datasets, json=json)
+    if not json:
+        typer.echo(
+            f"pseudonym key {done.version}: {done.patients:,} pseudonyms changed in the vault. Restart what reads the "
+            "key file once: the server of scores. When nobody has to follow old pseudonyms any more (audit, exports): "
+            "vitalake lake rewrite --retire-key VERSION"
+        )
+    _finish(asdict(done), meter, json=json)
+
+
+def _retire(settings: Settings, version: str, *, json: bool) -> None:
+    from pipelines.republish.rekey import retire
+
+    retire(settings, version)
+    if json:
+        print_json({"retired": version})
+    else:
+        typer.echo(f"pseudonym key {version} is gone from the key file; back-ups of that file may have it")
+
+
+def _retention(settings: Settings, *, days: int | None, json: bool) -> None:
+    from dataclasses import asdict
+
+    from pipelines.republish.retention import retain
+
+    documents = []
+    for done in retain(settings, days=days, progress=None if json else note):
+        documents.append(asdict(done))
+        if not json:
+            held = f", {done.held:,} rows stay on legal hold" if done.held else ""
+            typer.echo(f"{done.table}: {done.rows:,} rows of {done.days} days before {done.before} deleted{held}")
+    if json:
+        print_json({"tables": documents})
+    elif not documents:
+        typer.echo("No dataset says how long it is kept (retention_days); give --days.")
+
+
+def _give_up(settings: Settings, dataset: str, *, json: bool) -> None:
+    from pipelines.republish.republish import give_up
+
+    found = give_up(settings, dataset)
+    if json:
+        print_json({"given_up": found})
+    else:
+        typer.echo(f"{dataset}: {'given up; the sweeper deletes what it staged' if found else 'nothing is under way'}")
+
+
+def _finish(document: dict[str, Any], meter: Meter, *, json: bool) -> None:
+    summary = meter.summary()
+    if json:
+        print_json(document | summary)
+    else:
+        note(f"{summary['rows_made']:,} rows in {summary['seconds']} s, {summary['rows_per_second']:,} rows/s")

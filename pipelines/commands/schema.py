@@ -1,0 +1,108 @@
+"""``vitalake lake schema``: what an older release's tables lack, and the commit that brings it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitalake.cli.output import HomeOption, JsonOption, print_json, resolve_home
+
+if TYPE_CHECKING:
+    from vitalake.lake.commits.lake import Lake
+    from vitalake.lake.datasets.dataset import Dataset
+    from vitalake.lake.tables.schema import SchemaState
+
+_WORDS = {"add": "to add", "widen": "to widen", "record": "to record"}
+_DONE = {"add": "added", "widen": "widened", "record": "recorded"}
+
+
+def schema(
+    table: Annotated[str | None, typer.Argument(help="One table, as 'vitalake lake tables' names it.")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Make the changes, each table in one commit.")] = False,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what tables of an older release lack; with --apply bring it, while the stream runs and readers read.
+
+    Ends with 11 when a table cannot be brought there. Writers bring what is missing by themselves, too.
+    """
+    from vitalake.errors import InputError
+
+    documents = []
+    if apply:
+        _admit(home)
+    for name, dataset, lake in _chosen(home, table):
+        state, applied = _looked_at(lake, dataset, name, apply)
+        documents.append(_document(name, state, applied, dataset))
+    if json:
+        print_json({"tables": documents})
+    else:
+        for document in documents:
+            _print(document)
+    if any(document["refused"] for document in documents):
+        raise typer.Exit(InputError.exit_code)
+
+
+def _admit(home: Any) -> None:
+    """Stop if it is not this home's lake."""
+    from governance.belonging import admit
+    from vitalake.settings import load_settings
+
+    admit(load_settings(resolve_home(home)))
+
+
+def _chosen(home: Any, name: str | None) -> list[tuple[str, Dataset, Lake]]:
+    from pipelines.commands.ledger import open_lake
+    from vitalake.errors import InputError
+    from vitalake.settings import load_settings
+
+    lake = open_lake(load_settings(resolve_home(home)))
+    known = lake.here()
+    if name is not None and name not in known:
+        raise InputError("Unknown table", where=name, remedy=f"The lake has: {', '.join(known)}.")
+    return [(each, dataset, lake) for each, dataset in known.items() if name in (None, each)]
+
+
+def _looked_at(lake: Lake, dataset: Dataset, name: str, change: bool) -> tuple[SchemaState, bool]:
+    """Return a table's state, as it was before it was changed, and whether it was."""
+    from vitalake.lake.tables.schema import apply, open_delta, read_state
+
+    delta = open_delta(lake.storage.child(name))
+    state = read_state(dataset, delta)
+    return state, change and not state.refused and bool(apply(dataset, delta, where=name))
+
+
+def _document(name: str, state: SchemaState, applied: bool, dataset: Dataset) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "table": name,
+        "revision": state.revision,
+        "revision_of_dataset": dataset.revision,
+        "changes": [asdict(change) for change in state.pending],
+        "applied": applied,
+        "republish": list(state.republish),
+        "refused": list(state.refused),
+    }
+
+
+def _print(document: dict[str, Any]) -> None:
+    words = _DONE if document["applied"] else _WORDS
+    kinds: dict[str, list[str]] = {}
+    for change in document["changes"]:
+        if change["kind"] != "record":  # of every column, in every table of the first release
+            kinds.setdefault(words[change["kind"]], []).append(f"{change['column']} ({change['detail']})")
+    if any(change["kind"] == "record" for change in document["changes"]):
+        kinds[words["record"]] = ["data classes"]
+    said = [f"{what}: {', '.join(columns)}" for what, columns in kinds.items()]
+    if document["republish"]:
+        dataset = document["table"].rpartition("/")[2]
+        columns = ", ".join(document["republish"])
+        said.append(f"of another data class: {columns}; run 'vitalake lake rewrite --republish {dataset}'")
+    if document["refused"]:
+        said.append(f"REFUSED: {'; '.join(document['refused'])}")
+    if not said:
+        newer = document["revision"] > document["revision_of_dataset"]
+        said = ["made by a newer release" if newer else "up to date"]
+    typer.echo(f"{document['table']}: {'; '.join(said)}")

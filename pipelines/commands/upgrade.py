@@ -1,0 +1,37 @@
+"""``vitalake lake upgrade``: a lake of an earlier release becomes one of this release."""
+
+from __future__ import annotations
+
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+
+
+def upgrade(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Make a lake of an earlier release one of this one; killed, run it again. Nothing else may write meanwhile.
+
+    Stop streams and loads of the earlier release first. Readers may go on. What the key file lacks is added.
+    """
+    from dataclasses import asdict
+
+    import typer
+
+    from pipelines.commands.rewrite import Meter
+    from pipelines.republish.upgrade import upgrade as make_current
+    from vitalake.settings import load_settings
+
+    settings = load_settings(resolve_home(home))
+    meter = Meter(quiet=json)
+    done = make_current(settings, tell=(lambda _: None) if json else note, counted=meter)
+    if json:
+        print_json(asdict(done) | meter.summary())
+    elif done.before == done.after:
+        late = (
+            f"{done.rows:,} rows of an earlier release's process written anew" if done.rows else "nothing was changed"
+        )
+        typer.echo(f"The lake has format {done.after} already; {late}.")
+    else:
+        for name in done.keys:
+            typer.echo(f"key {name} was added: back the key file up anew")
+        typer.echo(
+            f"The lake had format {done.before} and has format {done.after}: {done.settled:,} spans were added, "
+            f"{done.rows:,} published rows written anew."
+        )

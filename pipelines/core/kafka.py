@@ -1,0 +1,313 @@
+"""One Kafka consumer for a share of the partitions: which they are, where they go on, and what they hold."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from pipelines.core.errors import BrokerUnreachable, TopicMissing, TopicRemade, UpstreamLoss
+from pipelines.core.poll import Poll
+from vitalake.lake.commits.spans import PartId
+from vitalake.settings import Settings, StreamSettings, resolve_references
+
+_log = logging.getLogger(__name__)
+
+START_TIMEOUT_SECONDS = 10.0
+CONNECT_SECONDS = 3.0
+POLL_SECONDS = 0.05
+"""Longest wait for a poll to fill: it adds half of itself to the latency of a quiet lane."""
+
+SAID_SECONDS = 600.0
+"""How often the log says that a broker was lost: one of several that stays away is missed at each attempt."""
+
+ANSWER_SECONDS = 0.5
+"""How long a broker that was lost has to answer, each time that it is asked."""
+
+POLL_BYTES = 32 << 20
+"""A poll is made smaller when messages are large."""
+
+# The underscore is librdkafka's mark for errors of the client itself; they are public.
+_GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)  # noqa: SLF001
+_DOWN = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE)  # noqa: SLF001
+_LOST = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)  # noqa: SLF001
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Share ``i`` of ``n`` of a job's partitions."""
+
+    index: int
+    of: int
+
+    def __str__(self) -> str:
+        """Return ``<i>of<n>``."""
+        return f"{self.index}of{self.of}"
+
+    def takes(self, topic: str, partition: int) -> bool:
+        """Return whether the partition is in the share; a topic's partitions are spread evenly."""
+        return (zlib.crc32(topic.encode()) + partition) % self.of == self.index
+
+
+def client_options(settings: Settings) -> dict[str, str | int | float | bool]:
+    """Return librdkafka's options to reach the broker, references resolved.
+
+    Raises:
+        SettingsError: a reference leads nowhere.
+    """
+    return {
+        "bootstrap.servers": settings.kafka.bootstrap_servers,
+        "log_level": 0,  # its own lines name brokers only, but ours say it in our words
+        **resolve_references(settings.kafka.options, home=settings.home),
+    }
+
+
+def refuse_silent(servers: str) -> None:
+    """Return if a broker takes a connection: Kafka's client tries again for ten seconds where nobody listens.
+
+    Raises:
+        BrokerUnreachable: none does.
+    """
+    for server in servers.split(","):
+        address = urlsplit(server.strip() if "://" in server else f"//{server.strip()}")
+        with suppress(OSError), socket.create_connection((address.hostname, address.port or 9092), CONNECT_SECONDS):
+            return
+    raise BrokerUnreachable(
+        "Broker does not answer", where="kafka.bootstrap_servers", remedy="Start it, or correct the address."
+    )
+
+
+def list_partitions(admin: AdminClient, topics: list[str]) -> list[PartId]:
+    """Return the partitions of the topics as they are now.
+
+    Whoever makes the client ends it by ``with``: left to the last reference, which an error's traceback may hold, it
+    may be freed in a thread of its own, and librdkafka aborts the process.
+
+    Raises:
+        TopicMissing: there is no such topic.
+        BrokerUnreachable: no broker answers.
+    """
+    found = []
+    for name, future in admin.describe_topics(TopicCollection(topics), request_timeout=START_TIMEOUT_SECONDS).items():
+        try:
+            description = future.result(START_TIMEOUT_SECONDS + 1)
+        except (KafkaException, TimeoutError) as error:
+            if _code(error) in _GONE:
+                raise TopicMissing(
+                    "Topic not found", where=name, remedy="Make the topic, or mend jobs.*.topics in the configuration."
+                ) from None
+            raise BrokerUnreachable(
+                "Broker does not answer", where="kafka.bootstrap_servers", remedy="Start it, or mend the address."
+            ) from None
+        found += [PartId(name, str(description.topic_id), part.id) for part in description.partitions]
+    return sorted(found)
+
+
+def _code(error: BaseException) -> int | None:
+    first = error.args[0] if error.args else None
+    return first.code() if isinstance(first, KafkaError) else None
+
+
+class ShareConsumer:
+    """Reads the partitions of one share, from positions that the lake tells."""
+
+    def __init__(self, settings: Settings, job: str, share: Share) -> None:
+        self.stream: StreamSettings = settings.jobs[job]
+        self.share = share
+        self.name = f"{job}/{share}"
+        self.parts: tuple[PartId, ...] = ()
+        self.next: dict[PartId, int] = {}
+        self.down, self._said, self._asked = False, -SAID_SECONDS, 0.0
+        self._index: dict[tuple[str, int], int] = {}
+        self._batch = self.stream.poll_messages
+        options = client_options(settings)
+        self.admin = AdminClient(options)
+        self._consumer = Consumer(
+            {
+                "group.id": f"vitalake-{job}",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "isolation.level": "read_committed",
+                # 1000 by default, which starves a fast loop: 10 raised it from 251k to 398k messages/s.
+                "fetch.queue.backoff.ms": 10,
+                "queued.min.messages": 20_000,
+                "queued.max.messages.kbytes": self.stream.fetch_queue_kbytes,
+                "error_cb": self._on_error,
+                **options,
+            }
+        )
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() not in _DOWN:
+            return
+        self.down = True
+        if time.monotonic() - self._said >= SAID_SECONDS:
+            self._said = time.monotonic()
+            _log.warning("broker lost", extra={"share": self.name, "remedy": "waiting; goes on by itself"})
+
+    def close(self) -> None:
+        """Leave the broker."""
+        with self.admin:
+            self._consumer.close()
+
+    # -- which partitions, and from where ------------------------------------------------------------------------
+
+    def list_parts(self) -> list[PartId]:
+        """Return the share's partitions as they are now.
+
+        Raises:
+            TopicMissing, BrokerUnreachable
+        """
+        parts = list_partitions(self.admin, sorted(self.stream.topics))
+        return [part for part in parts if self.share.takes(part.topic, part.partition)]
+
+    def bounds(self, part: PartId) -> tuple[int, int]:
+        """Return the first offset the log holds and the one after its last.
+
+        Raises:
+            BrokerUnreachable: no broker answers.
+        """
+        try:
+            return self._consumer.get_watermark_offsets(
+                TopicPartition(part.topic, part.partition), timeout=START_TIMEOUT_SECONDS
+            )
+        except KafkaException:
+            raise BrokerUnreachable(
+                "Broker does not answer", where=str(part), remedy="The lane waits and goes on by itself."
+            ) from None
+
+    def holds(self, part: PartId, offset: int) -> bool:
+        """Return whether the log gives a message at an offset or soon after, by asking for it.
+
+        The embedded broker names the start of its last batch as the log's end, so bounds alone would cry wolf.
+        """
+        self._consumer.assign([TopicPartition(part.topic, part.partition, offset)])
+        messages = self._consumer.consume(1, START_TIMEOUT_SECONDS / 2)
+        return bool(messages) and messages[0].error() is None
+
+    def offset_at(self, part: PartId, start: Literal["earliest", "latest"] | int) -> int:
+        """Return the offset to begin at: the log's first, its end, or the first message not before a time (ms)."""
+        low, high = self.bounds(part)
+        if start == "earliest":
+            return low
+        if start == "latest":
+            return high
+        wanted = TopicPartition(part.topic, part.partition)
+        listed = self.admin.list_offsets({wanted: OffsetSpec.for_timestamp(start)})
+        offset: int = next(iter(listed.values())).result(START_TIMEOUT_SECONDS).offset
+        return high if offset < 0 else offset
+
+    def start(self, positions: Mapping[PartId, int]) -> None:
+        """Read from these positions, whatever was read before."""
+        self.parts = tuple(sorted(positions))
+        self.next = dict(positions)
+        self._index = {(part.topic, part.partition): i for i, part in enumerate(self.parts)}
+        self._consumer.assign([TopicPartition(p.topic, p.partition, positions[p]) for p in self.parts])
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def poll(self) -> Iterator[Poll]:
+        """Yield what has come, by format; nothing when nothing has.
+
+        Raises:
+            UpstreamLoss, TopicRemade
+        """
+        messages = self._consumer.consume(self._batch, POLL_SECONDS) if self.parts else []
+        if not messages:
+            self.down = self.down and not self._answers()
+            return
+        payloads = [m.value() for m in messages]
+        if any([m.error() for m in messages]):
+            messages = self._without_errors(messages)
+            payloads = [m.value() for m in messages]
+            if not messages:
+                return
+        self.down = False
+        self._size_next(payloads)
+        polls = self._by_format(messages, payloads)
+        del messages, payloads  # as much memory again as the payloads, while the poll is worked on
+        while polls:
+            yield polls.pop(0)
+
+    def _answers(self) -> bool:
+        """Return whether a broker leads each partition again, asked once a second: where nothing comes nothing says so.
+
+        By the other client: behind a fetch that waits, the consumer's connection gives no answer in time.
+        """
+        if time.monotonic() - self._asked < 2 * ANSWER_SECONDS:
+            return False
+        self._asked = time.monotonic()
+        try:
+            topics = self.admin.list_topics(timeout=ANSWER_SECONDS).topics
+        except KafkaException:
+            return False
+        there = [topics[part.topic].partitions.get(part.partition) for part in self.parts if part.topic in topics]
+        return all(partition is None or partition.leader >= 0 for partition in there)
+
+    def _by_format(self, messages: list[Message], payloads: list[bytes | None]) -> list[Poll]:
+        formats = {self.stream.topics[part.topic] for part in self.parts}
+        if len(formats) == 1:
+            return [self._poll(messages, payloads, formats.pop())]
+        chosen = {name: [m for m in messages if self.stream.topics[m.topic()] == name] for name in sorted(formats)}
+        return [self._poll(some, [m.value() for m in some], name) for name, some in chosen.items() if some]
+
+    def _poll(self, messages: list[Message], payloads: list[bytes | None], name: str) -> Poll:
+        part = self._part_of(messages)
+        offset = np.array([m.offset() for m in messages], np.int64)
+        stamps = np.array([m.timestamp()[1] for m in messages], np.int64)
+        for i in np.flatnonzero(np.bincount(part)).tolist():
+            self.next[self.parts[i]] = int(offset[part == i][-1]) + 1
+        return Poll(self.name, name, payloads, self.parts, part, offset, stamps)
+
+    def _part_of(self, messages: list[Message]) -> npt.NDArray[np.int32]:
+        if len({part.topic for part in self.parts}) > 1:
+            return np.array([self._index[m.topic(), m.partition()] for m in messages], np.int32)
+        numbers = np.array([m.partition() for m in messages], np.int64)
+        place = np.zeros(max(part.partition for part in self.parts) + 1, np.int32)
+        place[[part.partition for part in self.parts]] = np.arange(len(self.parts), dtype=np.int32)
+        return place[numbers]
+
+    def _size_next(self, payloads: list[bytes | None]) -> None:
+        size = sum(map(len, filter(None, payloads))) // len(payloads) + 1
+        self._batch = max(1, min(self.stream.poll_messages, POLL_BYTES // size))
+
+    def _without_errors(self, messages: list[Message]) -> list[Message]:
+        for message in messages:
+            error = message.error()
+            if error is None:
+                continue
+            if error.code() in _LOST:
+                raise UpstreamLoss(
+                    "The log no longer holds what comes next",
+                    where=f"{message.topic()}[{message.partition()}]",
+                    remedy="Look at the topic's retention; 'vitalake stream --accept-loss' records the gap.",
+                )
+            if error.code() in _GONE:
+                raise TopicRemade(
+                    "Topic is gone", where=str(message.topic()), remedy="The lane waits until it is there again."
+                )
+            self._on_error(error)
+        return [m for m in messages if m.error() is None]
+
+    def lag(self) -> dict[str, int]:
+        """Return how many messages each partition holds that were not read yet, as far as is known."""
+        lags = {}
+        for part in self.parts:
+            try:
+                _, high = self._consumer.get_watermark_offsets(TopicPartition(part.topic, part.partition), cached=True)
+            except KafkaException:
+                continue
+            lags[str(part)] = max(0, high - self.next[part])
+        return lags

@@ -1,0 +1,100 @@
+"""The duty to keep records: whose newest rows are of days that must be kept is not erased."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from governance.vault import Vault
+from pipelines.intake.steps import make_sealer
+from vitalake import clock
+from vitalake.errors import PrivacyError
+from vitalake.keys import KeyRing
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.datasets.dataset import SUBJECT, load_dataset
+from vitalake.lake.maintenance.deletion import has_value
+from vitalake.lake.maintenance.rewrite import read_file
+from vitalake.lake.tables.buckets import may_hold
+from vitalake.lake.tables.table import StagedFile, Table
+from vitalake.settings import Settings
+
+_ENDS = {"encounter": "discharged_at", "ward_movement": "out_at"}
+"""Of what lasts the end counts, and not the day on which it began; while there is none, today."""
+
+_TOLD = ("available_at", "ingested_at")
+"""When a row of no day could be known; else when we got it."""
+
+
+def refuse_kept(settings: Settings, vault: Vault, keys: KeyRing, subject: bytes) -> None:
+    """Stop where a patient's newest rows are of days that must be kept.
+
+    Raises:
+        PrivacyError: with the basis, and the day on which it ends.
+    """
+    records = settings.records
+    if not records.keep_days:
+        return
+    horizon = str((clock.now() - timedelta(days=records.keep_days)).date())
+    for name, table in Lake(settings.lake_uri, settings.storage_options).present().items():
+        if name.startswith("restricted/") and (day := newest_day(table, subject, vault, keys, after=horizon)):
+            until = date.fromisoformat(day) + timedelta(days=records.keep_days)
+            raise PrivacyError(
+                f"Records must be kept until {until} at the least ({records.basis or 'records.keep_days'})",
+                where=name,
+                remedy="Ask again when that time is over, or mend settings.records if that is not so.",
+            )
+
+
+def newest_day(table: Table, subject: bytes, vault: Vault, keys: KeyRing, *, after: str) -> str | None:
+    """Return the newest day, later than an ISO date, that a restricted table's rows of a patient tell of."""
+    table.refresh()
+    files = [file for file in table.snapshot().files.values() if may_hold(file.path, subject)]
+    name = table.name.rpartition("/")[2]
+    days = [*_of_days(table, files, subject, after), *_of_undated(table, files, subject)]
+    if name in _ENDS:
+        days += _of_ends(table, files, subject, vault, keys)
+    return max((day for day in days if day > after), default=None)
+
+
+def _of_days(table: Table, files: Sequence[StagedFile], subject: bytes, after: str) -> Iterator[str]:
+    for file in sorted(files, key=lambda file: file.day or "", reverse=True):
+        if file.day is None or file.day <= after:
+            return
+        if any(part.num_rows for part in _mine(table, file, subject, [SUBJECT.name])):
+            yield file.day
+            return
+
+
+def _of_undated(table: Table, files: Sequence[StagedFile], subject: bytes) -> Iterator[str]:
+    for file in [file for file in files if file.day is None]:
+        for part in _mine(table, file, subject, [SUBJECT.name, *_TOLD]):
+            yield from map(_day, pc.coalesce(*(part[name] for name in _TOLD)).to_pylist())
+
+
+def _of_ends(table: Table, files: Sequence[StagedFile], subject: bytes, vault: Vault, keys: KeyRing) -> Iterator[str]:
+    """Yield the days on which what a patient's rows tell of ended, by the last version of each."""
+    dataset = load_dataset(table.name.rpartition("/")[2])
+    last: dict[tuple[object, ...], tuple[int, datetime | None]] = {}
+    sealer = make_sealer(dataset, vault, keys)
+    for part in [part for file in files for part in _mine(table, file, subject)]:
+        for row in sealer.open(part).to_pylist():
+            key, told = tuple(row[name] for name in dataset.key[:-1]), (row["version"] or 0, row[_ENDS[dataset.name]])
+            if key not in last or last[key][0] <= told[0]:
+                last[key] = told
+    for _, end in last.values():
+        yield _day(end or clock.now())
+
+
+def _mine(table: Table, file: StagedFile, subject: bytes, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield a file's rows of a patient; the other columns are not read where there are none."""
+    if columns is None and not any(part.num_rows for part in _mine(table, file, subject, [SUBJECT.name])):
+        return
+    for part in read_file(table, file, columns=columns):
+        yield part.filter(has_value(part[SUBJECT.name].combine_chunks(), {subject}))
+
+
+def _day(moment: datetime | None) -> str:
+    return "" if moment is None else str(moment.date())

@@ -1,0 +1,1 @@
+"""FHIR R4: Observations, and the resources that become records."""

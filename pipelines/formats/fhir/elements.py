@@ -1,0 +1,203 @@
+"""What is made of the FHIR elements that are decoded by text."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pipelines.formats.fhir.structs import (
+    LOINC,
+    RESOURCES,
+    UCUM,
+    Concept,
+    Identifier,
+    Quantity,
+    Reference,
+    ResourceMeta,
+)
+from pipelines.formats.shared.encoded import Refused
+from pipelines.formats.shared.parsing import PARSE_ERRORS
+from pipelines.formats.shared.reasons import Reason
+from pipelines.formats.shared.times import names_a_place
+
+_CONCEPT = msgspec.json.Decoder(Concept)
+_REFERENCE = msgspec.json.Decoder(Reference)
+_QUANTITY = msgspec.json.Decoder(Quantity)
+_META = msgspec.json.Decoder(ResourceMeta)
+_URN = re.compile(r"urn:(uuid|oid):\S+")
+_LITERAL = re.compile(r"(?P<server>https?://\S+/)?(?P<kind>[A-Za-z]+)/(?P<id>[^\s/?#]+)")
+_BODIES = frozenset(
+    "Patient RelatedPerson Group Person Practitioner PractitionerRole FamilyMemberHistory BodyStructure Specimen "
+    "Observation".split()
+)
+_THINGS = RESOURCES - _BODIES
+"""What is nobody: things, orders, and what is done with the subject. A BodyStructure may be a fetus."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOST_VERSION = 1 << 31
+
+
+def checked(text: str) -> str:
+    """Return a text that is kept, if it holds no U+0000: databases cut there, so it would name somebody else."""
+    if "\0" in text:
+        raise Refused(Reason.CONTROL_CHARACTER)
+    return text
+
+
+def code_of(raw: bytes) -> str:
+    """Return the LOINC code of a CodeableConcept, or ``<system>|<code>`` of its first coding where it has none.
+
+    Of several LOINC codings the first counts: senders put their own choice first, and broader ones behind.
+    """
+    codings = [c for c in _CONCEPT.decode(raw).coding if c.code]
+    if not codings:
+        raise Refused(Reason.NO_CODE)
+    for coding in codings:
+        if coding.system == LOINC:
+            return checked(str(coding.code))
+    return checked(f"{codings[0].system or ''}|{codings[0].code}")
+
+
+def concept_of(concept: Concept) -> str | None:
+    """Return the first coded value of a concept as ``<system>|<code>``; None where it is only text."""
+    for coding in concept.coding:
+        if coding.code:
+            return checked(f"{coding.system or ''}|{coding.code}")
+    return None
+
+
+def subject_of(raw: bytes) -> str:
+    """Return whose Observation it is: what ``reference_of`` returns, which must name a patient."""
+    subject = reference_of("Patient", raw)
+    if subject is None:
+        raise Refused(Reason.NO_SUBJECT)
+    return subject
+
+
+def encounter_of(raw: bytes) -> str | None:
+    """Return the stay; None where the reference names none."""
+    return reference_of("Encounter", raw)
+
+
+def device_of(raw: bytes) -> str | None:
+    """Return the device; None where the reference names none."""
+    return reference_of("Device", raw)
+
+
+def reference_of(kind: str, raw: bytes) -> str | None:
+    """Return the logical identifier, else the literal reference: ``<kind>/`` and a version are taken off.
+
+    An absolute address stays whole: two servers may give one number to two people. What means something only inside
+    its own message (a contained resource), is a question (a conditional reference) or names another type of resource
+    is no reference to this kind: one text would stand for many.
+    """
+    reference = _REFERENCE.decode(raw)
+    if reference.type not in (None, kind):
+        return None
+    identifier = reference.identifier
+    if identifier is not None and identifier.value and identifier.value.strip():
+        return checked(f"{identifier.system or ''}|{identifier.value}")
+    literal = checked(reference.reference or "").partition("/_history/")[0]
+    if _URN.fullmatch(literal):
+        return literal
+    found = _LITERAL.fullmatch(literal)
+    if found is None or found["kind"] != kind:
+        return None
+    return literal if found["server"] else found["id"]
+
+
+def is_of_another(focus: bytes, subject: bytes) -> bool:
+    """Return whether an Observation is of somebody else than its subject: of a fetus, or of words that may be one.
+
+    One reference may be written in several ways: with its server, or a version. A device, a stay or an order is nobody
+    else; a body structure, a specimen, or anybody who is no patient may be.
+    """
+    if focus in (b"", b"null", b"[]"):
+        return False
+    try:
+        of, whose = _FOCUS.decode(focus), _REFERENCE.decode(subject or b"{}")
+    except PARSE_ERRORS:
+        return True
+    return any(_is_another(one, whose) for one in of)
+
+
+class _Focus(Reference, gc=False):
+    display: Any = None
+
+
+_FOCUS = msgspec.json.Decoder(list[_Focus])
+
+
+def _is_another(one: _Focus, whose: Reference) -> bool:
+    """Return whether a focus differs from the subject, and is, or may be, a person."""
+    literal, subject = _literal(one), _literal(whose)
+    kind = literal[1] or (one.type or "").rpartition("/")[2]
+    if kind in _THINGS:
+        return False
+    if not (kind or one.reference or one.identifier):
+        return one.display is not None
+    named = _named(one)
+    if named is not None and named == _named(whose):
+        return False
+    # Without a server it is on the one that the message is of.
+    near = literal[0] == subject[0] or "" in (literal[0], subject[0])
+    return not literal[2] or literal[1:] != subject[1:] or not near
+
+
+def _named(reference: Reference) -> tuple[str, str] | None:
+    found = reference.identifier
+    return (found.system or "", found.value.strip()) if found and found.value and found.value.strip() else None
+
+
+def _literal(reference: Reference) -> tuple[str, str, str]:
+    """Return the server, type and id of a literal reference; of one of another form all of it as the id."""
+    text = (reference.reference or "").partition("/_history/")[0]
+    found = _LITERAL.fullmatch(text)
+    return (found["server"] or "", found["kind"], found["id"]) if found else ("", "", text)
+
+
+class Measured(NamedTuple):
+    """A quantity: its number, its unit (the UCUM code, else what people read), its comparator."""
+
+    value: float | None
+    unit: str | None
+    comparator: str | None
+
+
+def quantity_of(raw: bytes) -> Measured:
+    """Return a measured amount; bedside values repeat, so that this is asked once for many."""
+    quantity = _QUANTITY.decode(raw)
+    unit = quantity.code if quantity.system in (UCUM, None) else None
+    return Measured(quantity.value, unit or quantity.unit or None, quantity.comparator)
+
+
+def version_of(raw: bytes) -> int:
+    """Return ``meta.versionId`` if it is a number, else ``meta.lastUpdated`` in microseconds, else 0."""
+    meta = _META.decode(raw)
+    if meta.versionId and meta.versionId.isascii() and meta.versionId.isdigit() and int(meta.versionId) < _MOST_VERSION:
+        return int(meta.versionId)
+    if not meta.lastUpdated:
+        return 0
+    try:
+        moment = datetime.fromisoformat(meta.lastUpdated)
+    except ValueError:
+        moment = None
+    if moment is None or not names_a_place(moment):
+        raise Refused(Reason.BAD_TIME, "Observation.meta.lastUpdated")
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def identity_of(identifiers: list[Identifier]) -> bytes | None:
+    """Return what names the Observation in its source; None without a business identifier.
+
+    Of several the official one counts, then the least: the order in a message says nothing.
+    """
+    usable = [i for i in identifiers if i.value]
+    if not usable:
+        return None
+    best = min(usable, key=lambda i: (i.use != "official", i.system or "", i.value or ""))
+    system = best.system or ""
+    return f"{len(system)}|{system}|{best.value}".encode()

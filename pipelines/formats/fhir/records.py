@@ -1,0 +1,453 @@
+"""FHIR R4 resources as rows of the datasets in which nothing is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from pipelines.formats.fhir.elements import checked, reference_of, version_of
+from pipelines.formats.fhir.paths import fhir_path, reason_of
+from pipelines.formats.fhir.places import place_of
+from pipelines.formats.fhir.record_structs import (
+    WANTED,
+    Address,
+    Condition,
+    Device,
+    DeviceUseStatement,
+    Encounter,
+    Hospitalization,
+    HumanName,
+    Patient,
+    Resource,
+    ShownConcept,
+    TypedIdentifier,
+    message_type,
+)  # fmt: skip
+from pipelines.formats.fhir.structs import Coding, Concept, Passed
+from pipelines.formats.shared.categories import category_of, load_categories
+from pipelines.formats.shared.encoded import Refused
+from pipelines.formats.shared.parsing import PARSE_ERRORS, JsonMessages, collector_paused, decode_each
+from pipelines.formats.shared.reasons import Reason
+from pipelines.formats.shared.records import (
+    BORN_IN,
+    CLASS_TOLD,
+    DIED_TOLD,
+    GOES_ON,
+    ID_TOLD,
+    OUTPATIENT,
+    OVER_TOLD,
+    PLACE_TOLD,
+    decoded_records,
+)
+from pipelines.formats.shared.refusals import MOST_ROWS
+from pipelines.formats.shared.result import Decoded, Reject
+from pipelines.formats.shared.times import names_a_place
+from pipelines.online_store.facts import DELETED
+
+Row = dict[str, Any]
+
+CODE_SYSTEMS = {
+    "http://hl7.org/fhir/sid/icd-10-cm": "ICD10CM",
+    "http://hl7.org/fhir/sid/icd-9-cm": "ICD9CM",
+    "http://hl7.org/fhir/sid/icd-10": "ICD10",
+    "http://snomed.info/sct": "SNOMEDCT",
+}
+"""Systems of diagnoses → the dataset's names; of several codings the first of the first system here counts."""
+
+_PLANNED = frozenset({"planned", "cancelled", "intended", "on-hold"})
+_OVER = frozenset({"finished", "completed", "discharged"})
+"""Statuses of a stay that is over; the last two are R5's."""
+
+_GOING_ON = frozenset({"arrived", "triaged", "in-progress", "onleave"})
+"""Statuses of a stay that goes on: an end beside one is planned, whatever the time."""
+
+_OUTPATIENT = frozenset({"AMB", "HH", "VR", "FLD"})
+"""Classes of visits, at home or by telephone too: a series of them may go on for years."""
+
+_MISTAKE = "entered-in-error"
+_NEVER = frozenset({_MISTAKE, "refuted"})
+_PAST = frozenset({"inactive", "remission", "resolved"})
+"""Of a diagnosis: it never held; it holds no more."""
+
+_STATUS, _TEXT = msgspec.json.Decoder(Concept | str | None), msgspec.json.Decoder(str | None)
+
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+
+class FhirRecordDecoder:
+    """Decodes FHIR R4 JSON to rows of ``patient``, ``encounter``, ``condition`` or ``device_association``."""
+
+    version = "2"
+
+    def __init__(self, dataset: str, *, max_message_bytes: int = 1_048_576) -> None:
+        """Make a decoder; not to be shared between threads.
+
+        Args:
+            dataset: one of fhir_record_structs.WANTED.
+            max_message_bytes: longer messages are rejected unread.
+        """
+        self.name = f"fhir-r4-{dataset.replace('_', '-')}"
+        self._dataset, self._wanted = dataset, WANTED[dataset]
+        kinds, self._bundle = message_type(dataset)
+        self._resource = self._wanted[0].__name__
+        self._messages: JsonMessages[Any] = JsonMessages(
+            msgspec.json.Decoder(kinds).decode, max_message_bytes=max_message_bytes, refused=self._refused
+        )
+
+    def _refused(self, error: Exception) -> tuple[Reason, str]:
+        return reason_of(error), fhir_path(str(error), resource=self._resource)
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        """Return rows and rejects; never raises for what a message holds."""
+        with collector_paused():
+            rejects: dict[int, Reject] = {}
+            parsed = (
+                (i, resource)
+                for resources, indices in self._messages.parse(values, rejects)
+                for resource, i in zip(resources, indices, strict=True)
+            )
+            rows, message, empty = decode_each(parsed, self._of, rejects)
+            identities = [row.pop("identity", None) for row in rows]
+            told = _told_all_the_same(rows, message, rejects) if self._dataset == "condition" else []
+            decoded = replace(decoded_records(self._dataset, rows, identities, message, rejects), told=told)
+            decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
+            decoded.empty.extend(empty)
+            return decoded
+
+    def _of(self, message: Any) -> list[Row]:
+        """Return the rows of a resource, or of those of a Bundle that are the dataset's."""
+        if isinstance(message, Passed):
+            return []
+        if not isinstance(message, self._bundle):
+            return list(_rows(message, None))
+        if message.implicitRules is not None:  # type: ignore[attr-defined]
+            raise Refused(Reason.MODIFIED, "Bundle.implicitRules")
+        entries = message.entry  # type: ignore[attr-defined]
+        if not entries:
+            raise Refused(Reason.NO_VALUE, "Bundle.entry")
+        found = [row for e in entries if isinstance(e.resource, self._wanted) for row in _rows(e.resource, e.fullUrl)]
+        if len(found) > MOST_ROWS:
+            raise Refused(Reason.TOO_MANY_ROWS)
+        return found
+
+
+def _told_all_the_same(
+    rows: Sequence[Row], message: Sequence[int], rejects: dict[int, Reject]
+) -> list[tuple[int, Row]]:
+    """Return the diagnoses of messages that the lake cannot take; refuse those that say that they cannot be taken."""
+    for i, row in zip(message, rows, strict=True):
+        if (why := row.pop("refused")) is not None:
+            rejects.setdefault(i, Reject(i, why.reason, why.path))
+    lacking = {i for i, row in zip(message, rows, strict=True) if None in (row["encounter_id"], row["recorded_at"])}
+    return [(i, row) for i, row in zip(message, rows, strict=True) if i in lacking or i in rejects]
+
+
+def _rows(resource: Resource, full_url: str | None) -> Iterator[Row]:
+    kind = type(resource).__name__
+    if resource.implicitRules is not None or bytes(resource.modifierExtension):
+        raise Refused(Reason.MODIFIED, f"{kind}.modifierExtension")
+    row = _MAKERS[type(resource)](resource, _own_name(resource, full_url))
+    if row is not None:
+        row["version"] = _of_meta(resource, version_of) or 0
+        row.setdefault("available_at", _of_meta(resource, _updated))
+        yield row
+
+
+def _own_name(resource: Resource, full_url: str | None) -> str | None:
+    """Return what others call the resource: its entry's ``urn:``, else its id."""
+    name = full_url if full_url and full_url.startswith("urn:") else resource.id
+    return checked(name) if name else None
+
+
+def _of_meta(resource: Resource, read: Callable[[bytes], Any]) -> Any:
+    raw = bytes(resource.meta)
+    if not raw or raw == b"null":
+        return None
+    kind = type(resource).__name__
+    try:
+        return read(raw)
+    except Refused as refused:
+        raise Refused(refused.reason, f"{kind}.meta.lastUpdated") from None
+    except PARSE_ERRORS as error:
+        raise Refused(reason_of(error), f"{kind}.meta") from None
+
+
+class _Updated(msgspec.Struct, gc=False):
+    lastUpdated: str | None = None
+
+
+_UPDATED = msgspec.json.Decoder(_Updated)
+
+
+def _updated(raw: bytes) -> datetime | None:
+    text = _UPDATED.decode(raw).lastUpdated
+    return instant_of(text, "meta.lastUpdated") if text else None
+
+
+def instant_of(text: str | None, path: str) -> datetime | None:
+    """Return the instant of a FHIR dateTime; None where there is none.
+
+    Raises:
+        Refused: a date alone, or without its zone.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text) if len(text) >= len("2026-11-23T10:00:00Z") else None
+    except ValueError:
+        moment = None
+    if moment is None or not names_a_place(moment) or not 1 < moment.year < 9999:
+        raise Refused(Reason.BAD_TIME, path)
+    return moment.astimezone(UTC)
+
+
+def _reference(kind: str, raw: msgspec.Raw, path: str) -> str | None:
+    text = bytes(raw)
+    if not text or text == b"null":
+        return None
+    try:
+        return reference_of(kind, text)
+    except Refused as refused:
+        raise Refused(refused.reason, path) from None
+    except PARSE_ERRORS as error:
+        raise Refused(reason_of(error), path) from None
+
+
+def _whose(raw: msgspec.Raw, path: str) -> str:
+    found = _reference("Patient", raw, path)
+    if found is None:
+        raise Refused(Reason.NO_SUBJECT, path)
+    return found
+
+
+# -- resources ---------------------------------------------------------------------------------------------------
+
+
+_DAY, _REST = len("2018-05-03"), ("", "-01", "-01-01")
+
+
+def _patient(patient: Patient, name: str | None) -> Row:
+    said = patient.birthDate
+    try:
+        whole = [date.fromisoformat(said + rest) for rest in _REST if len(said + rest) == _DAY] if said else []
+    except ValueError:
+        raise Refused(Reason.BAD_TIME, "Patient.birthDate") from None
+    born = whole[0] if said and len(said) == _DAY else None
+    return {
+        "patient_id": name,
+        "sex": category_of("patient.sex", patient.gender) if patient.gender else "unknown",
+        "name": _name(patient.name),
+        "mrn": _record_number(patient.identifier),
+        "address": _address(patient.address),
+        "birth_date": born,
+        BORN_IN: said if whole and born is None else None,
+        DIED_TOLD: _died(patient),
+    }
+
+
+def _died(patient: Patient) -> str | None:
+    """Return when a patient died, as far as it is a time, or ``yes``; DELETED: they live; None: it is not said."""
+    if patient.deceasedDateTime is None:
+        return None if patient.deceasedBoolean is None else "yes" if patient.deceasedBoolean else DELETED
+    try:
+        at = instant_of(patient.deceasedDateTime, "Patient.deceasedDateTime")
+    except Refused:
+        at = None
+    return at.isoformat() if at is not None else "yes"
+
+
+def _name(names: list[HumanName]) -> str | None:
+    """Return given names and family name; of several the official one, old ones never."""
+    usable = [n for n in names if n.use not in ("old", "maiden", "temp")]
+    for name in sorted(usable, key=lambda n: n.use != "official"):
+        text = " ".join([*name.given, *([name.family] if name.family else [])]) or name.text
+        if text:
+            return checked(text)
+    return None
+
+
+def _record_number(identifiers: list[TypedIdentifier]) -> str | None:
+    for identifier in identifiers:
+        kinds = {coding.code for coding in identifier.type.coding} if identifier.type else set()
+        if "MR" in kinds and identifier.value:
+            return checked(identifier.value)
+    return None
+
+
+def _address(addresses: list[Address]) -> str | None:
+    for address in addresses:
+        if address.use == "old":
+            continue
+        city = " ".join(part for part in (address.postalCode, address.city) if part)
+        parts = [*address.line, city, address.state or "", address.country or ""]
+        text = ", ".join(part for part in parts if part) or address.text
+        if text:
+            return checked(text)
+    return None
+
+
+def _encounter(encounter: Encounter, name: str | None) -> Row | None:
+    if encounter.status in _PLANNED:
+        return None
+    if encounter.status == _MISTAKE:
+        raise Refused(Reason.BAD_STATUS, "Encounter.status")  # the dataset cannot say so: somebody must look
+    period = encounter.period or encounter.actualPeriod
+    stay = encounter.hospitalization or encounter.admission or Hospitalization()
+    began = "ed" if "EMER" in _classes(encounter.kind) else _category("admission_type", stay.admitSource)
+    admitted = instant_of(period.start if period else None, "Encounter.period.start")
+    ended = instant_of(period.end if period else None, "Encounter.period.end")
+    return {
+        "encounter_id": name,
+        "patient_id": _whose(encounter.subject, "Encounter.subject"),
+        "admitted_at": admitted,
+        PLACE_TOLD: place_of(encounter.location, admitted),
+        "discharged_at": ended,
+        OVER_TOLD: _over(encounter.status, ended),
+        CLASS_TOLD: OUTPATIENT if _classes(encounter.kind) & _OUTPATIENT else None,
+        "admission_type": began,
+        "discharge_disposition": _category("discharge_disposition", stay.dischargeDisposition),
+    }
+
+
+def _over(status: str | None, ended: datetime | None) -> str | None:
+    """Return what the status says that the end does not: that the stay is over, or that it goes on."""
+    if status in _OVER:
+        return "yes"
+    return GOES_ON if ended is not None and status in _GOING_ON else None
+
+
+def _classes(kind: Coding | list[Concept] | None) -> set[str | None]:
+    """Return the codes of a class: R4 has a Coding, R5 several concepts."""
+    codings = [coding for concept in kind for coding in concept.coding] if isinstance(kind, list) else [kind]
+    return {coding.code for coding in codings if coding is not None}
+
+
+def _category(column: str, concept: ShownConcept | None) -> str | None:
+    """Return the category that a concept stands for: by its codings, else by its words.
+
+    One that is not known, or whose codings contradict each other, stays as it was sent: masking does not publish it,
+    and counts it.
+    """
+    if concept is None:
+        return None
+    categories = load_categories()[f"encounter.{column}"]
+    codings = [coding for coding in concept.coding if coding.code]
+    known = {categories.of_code(coding.system, coding.code or "") for coding in codings} - {None}
+    if len(known) > 1:  # home, and dead: nobody can tell which
+        return checked(f"{codings[0].system or ''}|{codings[0].code}")
+    texts = [text for text in (concept.text, *(coding.display for coding in concept.coding)) if text]
+    # A code without a system may be a word; one of a system is not read as another's.
+    texts += [coding.code for coding in codings if coding.code and not coding.system]
+    words = (categories.of_words(text) for text in texts)
+    found = next((category for category in (*known, *words) if category), None)
+    if found is None and codings:
+        found = checked(f"{codings[0].system or ''}|{codings[0].code}")
+    return found or (checked(texts[0]) if texts else None)
+
+
+def _condition(condition: Condition, _: str | None) -> Row:
+    """Return a diagnosis; one that the lake cannot take as it is has beside it why, for the ward can."""
+    verified = _codes(condition.verificationStatus)
+    refused = Refused(Reason.BAD_STATUS, "Condition.verificationStatus") if verified & _NEVER else None
+    coding, recorded = _diagnosis(condition.code.coding if condition.code else []), None
+    if coding is None:  # by its id it can be taken back all the same
+        refused = refused or Refused(Reason.NO_CODE, "Condition.code")
+    system = CODE_SYSTEMS[coding.system or ""] if coding else None
+    code = checked(coding.code or "") if coding else None
+    try:
+        recorded = instant_of(condition.recordedDate, "Condition.recordedDate")
+    except Refused as error:
+        refused = refused or error
+    clinical = _codes(_if_readable(_STATUS, condition.clinicalStatus))
+    until = _if_readable(_TEXT, condition.abatementDateTime)
+    return {
+        "encounter_id": _reference("Encounter", condition.encounter, "Condition.encounter"),
+        "code_system": system,
+        "code": code.replace(".", "") if code and system != "SNOMEDCT" else code,
+        "patient_id": _whose(condition.subject, "Condition.subject"),
+        "recorded_at": recorded,
+        OVER_TOLD: "yes" if verified & _NEVER or clinical & _PAST else until or None,
+        ID_TOLD: checked(condition.id) if condition.id else None,
+        "refused": refused,
+    }
+
+
+def _codes(status: Concept | str | None) -> set[str | None]:
+    return {status} if isinstance(status, str) else {c.code for c in status.coding} if status else set()
+
+
+def _if_readable(decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> Any:
+    """Return what an element holds that the lake has no place for; None: nothing that can be read."""
+    try:
+        return decoder.decode(bytes(raw) or b"null")
+    except PARSE_ERRORS:
+        return None
+
+
+def _diagnosis(codings: list[Coding]) -> Coding | None:
+    for system in CODE_SYSTEMS:
+        for coding in codings:
+            if coding.system == system and coding.code:
+                return coding
+    return None
+
+
+def _device(device: Device, name: str | None) -> Row | None:
+    """Return that a device is with a patient since the resource was last updated; None where it was with nobody yet.
+
+    What it was with before an update, or by mistake, it does not say: somebody must look.
+    """
+    patient = _reference("Patient", device.patient, "Device.patient")
+    if patient is None and (_of_meta(device, version_of) or 0) > 1:
+        raise Refused(Reason.NO_SUBJECT, "Device.patient")
+    if patient is None or name is None:
+        return None
+    if device.status == _MISTAKE:
+        raise Refused(Reason.BAD_STATUS, "Device.status")
+    since = _of_meta(device, _updated)
+    if since is None:
+        raise Refused(Reason.NO_TIME, "Device.meta.lastUpdated")
+    return {
+        "identity": f"fhir|device|{len(name)}|{name}|{(since - _EPOCH) // _MICROSECOND}".encode(),
+        "device_id": name,
+        "patient_id": patient,
+        "valid_from": since,
+        "status": "active",
+    }
+
+
+def _use(use: DeviceUseStatement, name: str | None) -> Row | None:
+    if use.status in _PLANNED:
+        return None
+    identifiers = sorted((i.system or "", i.value) for i in use.identifier if i.value)
+    called = "|".join(identifiers[0]) if identifiers else name
+    if called is None:
+        raise Refused(Reason.WRONG_SHAPE, "DeviceUseStatement.identifier")
+    period = use.timingPeriod
+    begun = instant_of(period.start if period else None, "DeviceUseStatement.timingPeriod.start")
+    if begun is None:
+        raise Refused(Reason.NO_TIME, "DeviceUseStatement.timingPeriod.start")
+    device = _reference("Device", use.device, "DeviceUseStatement.device")
+    if device is None:
+        raise Refused(Reason.WRONG_SHAPE, "DeviceUseStatement.device")
+    return {
+        "identity": f"fhir|use|{checked(called)}".encode(),
+        "device_id": device,
+        "patient_id": _whose(use.subject, "DeviceUseStatement.subject"),
+        "valid_from": begun,
+        "valid_to": instant_of(period.end if period else None, "DeviceUseStatement.timingPeriod.end"),
+        "status": _MISTAKE if use.status == _MISTAKE else "active",
+    }
+
+
+_MAKERS: dict[type[Resource], Callable[[Any, str | None], Row | None]] = {
+    Patient: _patient,
+    Encounter: _encounter,
+    Condition: _condition,
+    Device: _device,
+    DeviceUseStatement: _use,
+}

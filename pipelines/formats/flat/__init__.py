@@ -1,0 +1,1 @@
+"""Device JSON by a profile."""

@@ -1,0 +1,293 @@
+"""Device profiles: what a device's JSON means, as YAML of the home's ``profiles/`` folder or one that ships."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from functools import cached_property
+from importlib import resources
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from pipelines.formats.fhir.structs import Status
+from pipelines.formats.flat.profile_paths import Path, parse_path
+from pipelines.formats.flat.types import Layout, Types
+from pipelines.formats.shared.zones import Repeated, Zone
+from vitalake.errors import SettingsError
+from vitalake.settings import Settings
+from vitalake.strict_yaml import explain, read_yaml
+from vitalake.vocabulary import load_vocabulary
+
+_SHIPPED = FilePath(str(resources.files("pipelines.formats"))) / "profiles"
+_TEXT, _LABEL, _WHOLE = frozenset({str}), frozenset({str, int}), frozenset({int})
+_Profile = TypeVar("_Profile", bound="Profile")
+
+PathText = Annotated[Path, BeforeValidator(lambda text: parse_path(text) if isinstance(text, str) else text)]
+TimeFormat = Literal["rfc3339", "epoch-s", "epoch-ms", "epoch-us", "local"]
+
+
+class Strict(BaseModel):
+    """Nothing but what is named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
+
+
+def _as_mapping(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class Name(Strict):
+    """Where an identifier stands, and the system it belongs to: written before it, as FHIR identifiers are."""
+
+    path: PathText
+    system: str = ""
+
+
+class When(Strict):
+    """Where a time stands, and how it is written.
+
+    Attributes:
+        path, format: where, and how.
+        absent: what stands there when there is none: 0 or -1 of a clock that was never set.
+        earliest: the earliest that can be; what lies before it is no time.
+    """
+
+    path: PathText
+    format: TimeFormat = "rfc3339"
+    absent: tuple[int | str, ...] = ()
+    earliest: AwareDatetime | None = None
+
+
+class Words(Strict):
+    """Where a word stands, and what each means."""
+
+    path: PathText
+    words: Annotated[dict[str, str], Field(alias="is", min_length=1)]
+
+
+class StatusWords(Strict):
+    """Where a status stands, and FHIR's status for each."""
+
+    path: PathText
+    words: Annotated[dict[str, Status], Field(alias="is", min_length=1)]
+
+
+class Condition(Strict):
+    """A reading counts only where this word stands there."""
+
+    path: PathText
+    word: Annotated[str, Field(alias="is")]
+
+
+class Value(Strict):
+    """One thing that is measured."""
+
+    path: PathText
+    code: str
+    unit: str | Words | None = None
+    kind: Literal["number", "text"] = "number"
+    factor: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    when: Condition | None = None
+
+    @property
+    def units(self) -> list[str]:
+        """Return the UCUM units it may come in."""
+        if self.unit is None:
+            return []
+        return [self.unit] if isinstance(self.unit, str) else list(self.unit.words.values())
+
+
+NameOrPath = Annotated[Name, BeforeValidator(_as_mapping)]
+WhenOrPath = Annotated[When, BeforeValidator(_as_mapping)]
+
+
+class Profile(Strict):
+    """What profiles of all formats say.
+
+    Attributes:
+        description: for people.
+        zone: of times that name none.
+        repeated_hour: which is meant of the two instants of a time in the hour that is repeated.
+        name: its file's, without the ending.
+        digest: of its text.
+    """
+
+    description: str
+    zone: str | None = None
+    repeated_hour: Repeated = "reject"
+    name: str = ""
+    digest: str = ""
+
+    @cached_property
+    def clock(self) -> Zone | None:
+        """Return the zone of times that name none."""
+        return Zone(self.zone, repeated=self.repeated_hour) if self.zone else None
+
+
+class FlatProfile(Profile):
+    """What a device's JSON means."""
+
+    format: Literal["flat"]
+    patient: NameOrPath | None = None
+    encounter: NameOrPath | None = None
+    device: NameOrPath | None = None
+    id: NameOrPath | None = None
+    version: PathText | None = None
+    status: StatusWords | None = None
+    time: WhenOrPath
+    issued: WhenOrPath | None = None
+    numbers_as_text: bool = False
+    absent: tuple[float | str, ...] = ()
+    values: Annotated[tuple[Value, ...], Field(min_length=1)]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Return how its messages are parsed."""
+        return Layout((path, types) for _, path, types in self.places())
+
+    def places(self) -> list[tuple[str, Path, Types]]:
+        """Return every path, what it is for, and the types that may stand there."""
+        found: list[tuple[str, Path, Types]] = []
+        for key in ("patient", "encounter", "device", "id"):
+            name = getattr(self, key)
+            if name:
+                found.append((key, name.path, _LABEL))
+        if self.version:
+            found.append(("version", self.version, _WHOLE))
+        if self.status:
+            found.append(("status", self.status.path, _LABEL))
+        for key in ("time", "issued"):
+            when = getattr(self, key)
+            if when:
+                types: Types = _TEXT if when.format in ("rfc3339", "local") else frozenset({int, float})
+                found.append((key, when.path, types))
+        for i, value in enumerate(self.values):
+            found.append((f"values.{i}", value.path, self._value_types(value)))
+            if value.when:
+                found.append((f"values.{i}.when", value.when.path, _LABEL))
+            if isinstance(value.unit, Words):
+                found.append((f"values.{i}.unit", value.unit.path, _LABEL))
+        return found
+
+    def _value_types(self, value: Value) -> Types:
+        if value.kind == "text":
+            return _TEXT
+        texts = self.numbers_as_text or any(isinstance(word, str) for word in self.absent)
+        return frozenset({float, str}) if texts else frozenset({float})
+
+    @model_validator(mode="after")
+    def _holds(self) -> FlatProfile:
+        _check_places(self)
+        _check_codes(self)
+        if self.patient is None and self.device is None:
+            raise ValueError("patient or device: one of them must be there")
+        if "local" in (self.time.format, self.issued.format if self.issued else "") and self.zone is None:
+            raise ValueError("zone: local times need one")
+        return self
+
+
+def _check_places(profile: FlatProfile) -> None:
+    """Hold that readings are of one list, and that what belongs to them is told for the whole message or for each."""
+    places = profile.places()
+    lists = {path.outer for _, path, _ in places if path.inner is not None}
+    if len(lists) > 1:
+        raise ValueError("[*]: readings must be of one list")
+    if any(value.path.inner is None for value in profile.values):
+        for key, path, _ in places:
+            if path.inner is not None and not key.startswith("values"):
+                raise ValueError(f"{key}: stands in a reading, but some values do not")
+    for value in profile.values:
+        inside = [value.when.path] if value.when else []
+        inside += [value.unit.path] if isinstance(value.unit, Words) else []
+        if value.path.inner is None and any(path.inner is not None for path in inside):
+            raise ValueError("values: a condition or unit in a reading cannot be for a value outside")
+    read = Counter((value.path, value.when.path if value.when else None, _word(value)) for value in profile.values)
+    if max(read.values()) > 1:
+        raise ValueError("values: the same path twice")
+    plain = {value.path for value in profile.values if value.when is None}
+    if any(value.when and value.path in plain for value in profile.values):
+        raise ValueError("values: the same path with and without a condition")
+    try:
+        _ = profile.layout
+    except ValueError as error:
+        raise ValueError(f"paths: {error}") from None
+
+
+def _word(value: Value) -> str | None:
+    return value.when.word if value.when else None
+
+
+def _check_codes(profile: FlatProfile) -> None:
+    """Hold that codes and units are the vocabulary's, and that no two values of a message could be taken for one."""
+    vocabulary = load_vocabulary()
+    for i, value in enumerate(profile.values):
+        if value.code not in vocabulary.codes:
+            raise ValueError(f"values.{i}.code: not a code of the vocabulary")
+        if value.kind == "text" and (value.units or (value.factor, value.offset) != (1.0, 0.0)):
+            raise ValueError(f"values.{i}: words have no unit, factor or offset")
+        if value.kind == "number" and not value.units:
+            raise ValueError(f"values.{i}.unit: a number needs one")
+        if value.factor == 0:
+            raise ValueError(f"values.{i}.factor: 0 makes everything the same")
+        for unit in value.units:
+            if not vocabulary.converts(value.code, unit):
+                raise ValueError(f"values.{i}.unit: not a unit of this code in the vocabulary")
+    if max(Counter(value.code for value in profile.values).values()) > 1:
+        own = profile.id is not None and profile.id.path.inner is not None
+        if not own or any(value.when is None for value in profile.values):
+            raise ValueError("values: the same code twice; only conditions on readings with an id can tell them apart")
+
+
+def load_profile(kind: type[_Profile], name: str, settings: Settings) -> _Profile:
+    """Return a profile of the home, or else one that ships.
+
+    Raises:
+        SettingsError: there is none, or it does not hold; the field is named.
+    """
+    own, shipped = settings.path(settings.profiles) / f"{name}.yaml", _SHIPPED / f"{name}.yaml"
+    path = own if own.exists() else shipped
+    try:
+        text = path.read_text()
+    except OSError:
+        known = sorted({p.stem for folder in (own.parent, _SHIPPED) for p in folder.glob("*.yaml")})
+        raise SettingsError(
+            "No such profile", where=f"{own}", remedy=f"Write it, or use one of: {', '.join(known)}."
+        ) from None
+    except UnicodeDecodeError:
+        raise SettingsError("Profile is not UTF-8", where=str(path), remedy="Save it as UTF-8.") from None
+    return parse_profile(kind, text, where=str(path))
+
+
+def parse_profile(kind: type[_Profile], text: str, *, where: str) -> _Profile:
+    """Return the profile that a YAML document declares.
+
+    Raises:
+        SettingsError: it does not hold; the field is named.
+    """
+    try:
+        document: Any = read_yaml(text)
+    except yaml.YAMLError as error:
+        why, line = explain(error)
+        raise SettingsError(f"Profile {why}", where=f"{where}:{line}", remedy="Correct that line.") from None
+    if not isinstance(document, dict) or document.keys() & {"name", "digest"}:
+        raise SettingsError("Profile is not a mapping of its keys", where=where, remedy="See docs/how-to/formats.md.")
+    try:
+        digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+        profile = kind.model_validate({**document, "name": FilePath(where).stem, "digest": digest})
+        _ = profile.clock
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        said = first["msg"].removeprefix("Value error, ")
+        field = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(
+            f"Profile does not hold ({said})",
+            where=f"{where}: {field}".rstrip(": "),
+            remedy="See docs/how-to/formats.md.",
+        ) from None
+    except SettingsError as error:
+        raise SettingsError(error.what, where=f"{where}: {error.where}", remedy=error.remedy) from None
+    return profile

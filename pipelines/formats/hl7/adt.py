@@ -1,0 +1,344 @@
+"""HL7 v2 ADT: who lies in which bed, as rows of ``device_association``; a bed stands for the devices at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pipelines.formats.hl7.header import Header, header_of
+from pipelines.formats.hl7.names import Names
+from pipelines.formats.hl7.people import told_of
+from pipelines.formats.hl7.profile import Hl7Profile
+from pipelines.formats.hl7.text import Segment, messages_of
+from pipelines.formats.hl7.times import Moment, in_order, instant, read_time
+from pipelines.formats.shared.encoded import Refused
+from pipelines.formats.shared.parsing import collector_paused, decode_each, readable
+from pipelines.formats.shared.reasons import Reason
+from pipelines.formats.shared.records import BORN_IN, DIED_TOLD, GOES_ON, MERGED, OVER_TOLD, SEX_TOLD, decoded_records
+from pipelines.formats.shared.result import Decoded, Reject
+
+Row = dict[str, Any]
+
+_REFUSED = "refused"
+"""Key of rows of messages that the lake does not take, with why."""
+
+_OTHERS = frozenset({"ORU"})
+"""Messages that come over the same feed and tell of no bed."""
+
+_NO_CLASS = frozenset({"", "N", "U", "B"})
+"""What PV1-2 says of who may stay or not (HL7 table 0004): not given, not applicable, unknown, obstetrics."""
+
+_OF_ANYBODY = ("A04", "A08")
+"""Events that tell as well of outpatients: where they do not say whose stay it is, nobody is in it."""
+
+_MERGES = ("A18", "A30", "A34", "A36", "A39", "A40")
+"""Events by which a number of a patient (MRG-1) is given up for another one (PID-3); A40 is the one of today.
+
+Not A46 and A47, by which a number is corrected: the mistyped one may be given to its true owner next.
+"""
+
+
+@dataclass(slots=True)
+class _Visit:
+    """A patient and where they are: PID, PV1 and MRG of one message; a place may be a ward or a room without a bed."""
+
+    patient: str
+    visit: str | None = None
+    bed: str | None = None
+    place: str | None = None
+    prior_place: str | None = None
+    pv1: Segment | None = None
+    merged: str | None = None
+    born: str | None = None
+    sex: str | None = None
+    died: str | None = None
+
+
+@dataclass(slots=True)
+class _Event:
+    """An ADT message.
+
+    Attributes:
+        header: MSH.
+        evn: EVN, if there is one.
+        version: when it was recorded, in microseconds; where EVN-2 is coarser than MSH-7, finer by that.
+        visits: of whom.
+    """
+
+    header: Header
+    evn: Segment | None
+    version: int = 0
+    visits: list[_Visit] = field(default_factory=list)
+
+
+class AdtDecoder:
+    """Decodes ADT messages to associations of beds and patients.
+
+    A message alone says what it means: an admission (A01, A04) or transfer (A02, A17) begins an association, a
+    discharge (A03) or transfer says that the patient has left a bed. What is cancelled (A11, A12, A13) was entered in
+    error. A merge (A40, and its kin) says whose the old number is. All other events tell of no bed.
+    """
+
+    def __init__(self, profile: Hl7Profile, *, max_message_bytes: int = 1_048_576) -> None:
+        """Make a decoder; not to be shared between threads.
+
+        Args:
+            profile: what the messages leave open.
+            max_message_bytes: longer messages are rejected unread.
+        """
+        self.name, self.version = f"hl7-v2-adt:{profile.name}", f"2-{profile.digest}"
+        self._profile, self._most_bytes = profile, max_message_bytes
+        self._names = Names(profile)
+        self._rows = {
+            "A01": self._admitted, "A04": self._registered, "A02": self._moved, "A17": self._moved, "A03": self._left,
+            "A08": self._updated, "A11": self._not_admitted, "A12": self._not_moved, "A13": self._not_left,
+            **dict.fromkeys(_MERGES, self._merged),
+        }  # fmt: skip
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        """Return rows and rejects; never raises for what a message holds."""
+        with collector_paused():
+            rejects: dict[int, Reject] = {}
+            chosen = readable(values, list(range(len(values))), rejects, most_bytes=self._most_bytes)
+            rows, message, empty = decode_each(((i, values[i] or b"") for i in chosen), self._of, rejects)
+            told = _told_all_the_same(rows, message, rejects)
+            identities = [row.pop("identity") for row in rows]
+            decoded = replace(decoded_records("device_association", rows, identities, message, rejects), told=told)
+            decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
+            decoded.empty.extend(empty)
+            return decoded
+
+    def _of(self, payload: bytes) -> Iterator[Row]:
+        for message in messages_of(payload):
+            header = header_of(message[0], self._profile)
+            if header.kind == "ADT":
+                make = self._rows.get(header.event)
+                event = self._event(header, message) if make else None
+                for visit in event.visits if event else ():
+                    assert make is not None and event is not None
+                    yield from make(event, visit)
+            elif header.kind not in _OTHERS:
+                raise Refused(Reason.WRONG_RESOURCE, "MSH-9")
+
+    # -- what a message says -------------------------------------------------------------------------------------
+
+    def _event(self, header: Header, message: list[Segment]) -> _Event:
+        evn = next((segment for segment in message if segment.name == "EVN"), None)
+        event = _Event(header, evn, self._recorded(header, evn.first(2) if evn else ""))
+        for segment in message:
+            dialect = segment.dialect
+            if segment.name == "PID":
+                patient = self._names.patient(segment.raw(3), dialect)
+                if patient is None:
+                    raise Refused(Reason.NO_SUBJECT, "PID-3")
+                event.visits.append(_Visit(patient, **told_of(segment)._asdict()))
+            elif segment.name == "PV1" and event.visits:
+                last = event.visits[-1]
+                last.pv1 = segment
+                last.visit = self._names.visit(segment.raw(19), dialect)
+                last.bed = self._names.bed(segment.raw(3), dialect)
+                last.place, last.prior_place = (self._place(header, last, segment, number) for number in (3, 6))
+            elif segment.name == "MRG" and event.visits:
+                event.visits[-1].merged = self._names.patient(segment.raw(1), dialect)
+        if not event.visits:
+            raise Refused(Reason.NO_SUBJECT, "PID")
+        return event
+
+    def _place(self, header: Header, visit: _Visit, pv1: Segment, number: int) -> str | None:
+        """Return the bed of a field; of who stays in the hospital also a ward or a room, for their stay has an end.
+
+        A visit to a clinic has none that anybody tells. A discharge of a stay with a number may be from anywhere.
+        """
+        place = self._names.place(pv1.raw(number), pv1.dialect)
+        said = pv1.first(2)
+        unsaid = said in _NO_CLASS
+        stays = said in self._profile.stays or (unsaid and header.event not in _OF_ANYBODY)
+        ends = visit.visit is not None and header.event in ("A03", "A13")
+        return place if stays or ends else self._names.bed(pv1.raw(number), pv1.dialect)
+
+    def _recorded(self, header: Header, text: str) -> int:
+        """Return what tells a message from later ones: EVN-2, and of those within the same minute or second MSH-7."""
+        sent = header.order_us or 0
+        if not text:
+            return sent
+        written = read_time(text)
+        begin = in_order(written, self._profile.clock, offset_minutes=header.offset_minutes)
+        return min(max(begin, sent), begin + written.span_us - 1)
+
+    def _when(self, event: _Event, *places: tuple[Segment | None, int, str]) -> Moment:
+        """Return the first time that is there."""
+        for segment, number, name in places:
+            text = segment.first(number) if segment is not None else ""
+            if text:
+                try:
+                    return instant(
+                        read_time(text), offset_minutes=event.header.offset_minutes, clock=self._profile.clock
+                    )
+                except Refused as refused:
+                    raise Refused(refused.reason, name) from None
+        raise Refused(Reason.NO_TIME, places[0][2])
+
+    def _admitted_at(self, event: _Event, visit: _Visit) -> Moment:
+        return self._when(event, (visit.pv1, 44, "PV1-44"), (event.evn, 6, "EVN-6"), (event.evn, 2, "EVN-2"))
+
+    def _moved_at(self, event: _Event) -> Moment:
+        return self._when(event, (event.evn, 6, "EVN-6"), (event.evn, 2, "EVN-2"))
+
+    def _left_at(self, event: _Event, visit: _Visit) -> Moment:
+        return self._when(event, (visit.pv1, 45, "PV1-45"), (event.evn, 6, "EVN-6"), (event.evn, 2, "EVN-2"))
+
+    def _row(
+        self, event: _Event, visit: _Visit, bed: str, since: Moment, *, status: str = "active", mistake: bool = False
+    ) -> Row:
+        """Return a row of a bed, named by its time; what takes it back has the same name."""
+        stay = visit.visit or visit.patient
+        identity = f"hl7-v2|{status}|{len(stay)}|{stay}|{len(bed)}|{bed}|{since.us}"
+        return {
+            "identity": identity.encode(),
+            "version": event.version,
+            "device_id": bed,
+            "patient_id": visit.patient,
+            "encounter_id": visit.visit,
+            "valid_from": since.us,
+            "status": "entered-in-error" if mistake else status,
+            "available_at": event.header.sent.us if event.header.sent else None,
+            BORN_IN: visit.born,
+            SEX_TOLD: visit.sex,
+            DIED_TOLD: visit.died,
+        }
+
+    def _admission(self, event: _Event, visit: _Visit, bed: str, since: Moment, *, mistake: bool = False) -> Row:
+        """Return the row of the stay's admission to a bed: told anew, it takes the place of what was told before.
+
+        Without a number of the stay it is named by its time: the patient may be admitted to the bed again.
+        """
+        row = self._row(event, visit, bed, since, mistake=mistake)
+        if visit.visit is not None:
+            row["identity"] = f"hl7-v2|admission|{len(visit.visit)}|{visit.visit}|{len(bed)}|{bed}".encode()
+        return row
+
+    def _discharge(self, event: _Event, visit: _Visit, place: str, at: Moment, *, mistake: bool = False) -> Row:
+        """Return the row of a discharge: of a stay with a number named by that and its time.
+
+        Whoever takes it back says where the patient is put, and not what place the discharge was from.
+        """
+        row = self._row(event, visit, place, at, status="ended", mistake=mistake)
+        if visit.visit is not None:
+            row["identity"] = f"hl7-v2|discharge|{len(visit.visit)}|{visit.visit}|{at.us}".encode()
+        return row
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def _admitted(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        if visit.place is not None:
+            yield self._admission(event, visit, visit.place, self._admitted_at(event, visit))
+
+    def _registered(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        """Yield the row of an outpatient, named by its time: who comes to treatments has many in one stay."""
+        if visit.place is not None:
+            yield self._row(event, visit, visit.place, self._admitted_at(event, visit))
+
+    def _moved(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        """Yield that one place was left and another taken.
+
+        Where the one that was left is not said, its devices would go on measuring for the patient: the lake does not
+        take the message. Of a stay with a number the ward is told the new one all the same.
+        """
+        if visit.visit is not None and visit.place is not None and visit.pv1 is not None and not visit.pv1.raw(6):
+            why = Refused(Reason.WRONG_SHAPE, "PV1-6")
+            yield self._row(event, visit, visit.place, self._moved_at(event)) | {_REFUSED: why}
+            return
+        _said(visit, 6)
+        if visit.place == visit.prior_place:
+            return
+        at = self._moved_at(event)
+        if visit.prior_place is not None:
+            yield self._row(event, visit, visit.prior_place, at, status="ended")
+        if visit.place is not None:
+            yield self._row(event, visit, visit.place, at)
+
+    def _left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        _said(visit, 3)
+        if visit.place is not None:
+            yield self._discharge(event, visit, visit.place, self._left_at(event, visit)) | {OVER_TOLD: "yes"}
+
+    def _updated(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        """Yield the admission told anew, where the patient has neither been moved nor left: else it tells of no bed."""
+        pv1 = visit.pv1
+        if self._profile.updates == "ignore" or pv1 is None or visit.place is None:
+            return
+        if pv1.first(44) and not pv1.first(45) and not pv1.raw(6):
+            yield self._admission(event, visit, visit.place, self._admitted_at(event, visit))
+
+    def _not_admitted(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        """Yield that an admission was none, whether it was told as a stay's or as an outpatient's."""
+        _said(visit, 3)
+        if visit.place is not None:
+            at = self._when(event, (visit.pv1, 44, "PV1-44"), (event.evn, 6, "EVN-6"))
+            yield self._row(event, visit, visit.place, at, mistake=True)
+            if visit.visit is not None:
+                yield self._admission(event, visit, visit.place, at, mistake=True)
+
+    def _not_moved(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        """Yield that a transfer was none: PV1-3 is the place from before it, PV1-6 the one it would have led to."""
+        if visit.place is None or visit.prior_place is None:
+            raise Refused(Reason.WRONG_SHAPE, "PV1-3" if visit.place is None else "PV1-6")
+        at = self._when(event, (event.evn, 6, "EVN-6"))
+        yield self._row(event, visit, visit.place, at, status="ended", mistake=True)
+        yield self._row(event, visit, visit.prior_place, at, mistake=True)
+
+    def _not_left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        """Yield that a discharge was none; without its time, that the patient is in the bed from now on.
+
+        Then one that was told as of the same time was none, too: else it would end what begins there. The care store is
+        told that the stay of that number goes on, in whatever bed it was: the time of its discharge may be another.
+        """
+        _said(visit, 3)
+        if (place := visit.place) is None:
+            return
+        pv1, evn = visit.pv1, event.evn
+        timed = bool((pv1 and pv1.first(45)) or (evn and evn.first(6)))
+        at = self._left_at(event, visit) if timed else self._moved_at(event)
+        never = self._discharge(event, visit, place, at, mistake=True)
+        yield never if visit.visit is None else never | {OVER_TOLD: GOES_ON}
+        if visit.visit is not None:  # earlier releases have named discharges by the place
+            yield self._row(event, visit, place, at, status="ended", mistake=True)
+        if not timed and visit.bed is not None:
+            yield self._row(event, visit, visit.bed, at)
+
+    def _merged(self, event: _Event, visit: _Visit) -> Iterator[Row]:
+        if visit.merged is None:
+            raise Refused(Reason.WRONG_SHAPE, "MRG-1")
+        if visit.merged == visit.patient:
+            return
+        old = visit.merged
+        yield {
+            "identity": f"hl7-v2|merged|{old}".encode(),
+            "version": event.version,
+            "device_id": f"{MERGED}{old}",
+            "patient_id": visit.patient,
+            "valid_from": self._moved_at(event).us,
+            "status": "active",
+            "available_at": event.header.sent.us if event.header.sent else None,
+            BORN_IN: visit.born,
+            SEX_TOLD: visit.sex,
+            DIED_TOLD: visit.died,
+        }
+
+
+def _told_all_the_same(
+    rows: Sequence[Row], message: Sequence[int], rejects: dict[int, Reject]
+) -> list[tuple[int, Row]]:
+    """Return the rows that only the ward can use; refuse their messages."""
+    told = [(i, row) for i, row in zip(message, rows, strict=True) if _REFUSED in row]
+    for i, row in told:
+        why = row.pop(_REFUSED)
+        rejects.setdefault(i, Reject(i, why.reason, why.path))
+    return [(i, dict(row)) for i, row in told]
+
+
+def _said(visit: _Visit, number: int) -> None:
+    """Raise Refused where PV1 does not say the place that the patient left, or has not left after all."""
+    if visit.pv1 is None or not visit.pv1.raw(number):
+        raise Refused(Reason.WRONG_SHAPE, f"PV1-{number}")

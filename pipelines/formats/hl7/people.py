@@ -1,0 +1,50 @@
+"""PID: what it tells of a patient beside who they are."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import NamedTuple
+
+from pipelines.formats.hl7.text import Segment
+from pipelines.online_store.facts import DELETED
+
+
+class Told(NamedTuple):
+    """What a PID tells of a patient; None: it does not say. See pipelines.online_store.facts.Person."""
+
+    born: str | None
+    sex: str | None
+    died: str | None
+
+
+def told_of(pid: Segment) -> Told:
+    """Return what a PID tells."""
+    return Told(_born(pid), _sex(pid), _died(pid))
+
+
+_SEXES = {"F": "female", "M": "male"}
+
+
+def _sex(pid: Segment) -> str | None:
+    return DELETED if pid.is_deleted(8) else _SEXES.get(pid.first(8))
+
+
+def _died(pid: Segment) -> str | None:
+    """Return ``yes`` where the patient is said to have died (PID-30), DELETED where not; None: it is not said."""
+    said = pid.first(30)
+    return "yes" if said == "Y" else DELETED if said == "N" or pid.is_deleted(30) else None
+
+
+def _born(pid: Segment) -> str | None:
+    """Return a date of birth, or what of one is known, such as ``2018-05-03`` or ``2018-05``; None: none is read."""
+    if pid.is_deleted(7):
+        return DELETED
+    digits = pid.first(7)[:8]
+    if not digits.isascii() or not digits.isdecimal() or len(digits) not in (4, 6, 8):
+        return None
+    parts = [digits[:4], *(digits[i : i + 2] for i in range(4, len(digits), 2))]
+    try:
+        date.fromisoformat("-".join([*parts, "01", "01"][:3]))
+    except ValueError:
+        return None
+    return "-".join(parts)

@@ -1,0 +1,98 @@
+"""HL7 v2's times: to the minute at least, with their own zone, the message's, or the profile's."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from pipelines.formats.shared.encoded import Refused
+from pipelines.formats.shared.reasons import Reason
+from pipelines.formats.shared.times import MOST_OFFSET_MINUTES
+from pipelines.formats.shared.zones import Zone
+
+_TIME = re.compile(
+    r"(\d{4})(\d{2})(\d{2})(\d{2})(\d{2})(?:(\d{2})(?:\.(\d{1,9}))?)?(?P<offset>(?P<sign>[+-])(\d{2})(\d{2}))?"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Moment(NamedTuple):
+    """An instant: microseconds since 1970, and the offset it was written with, in minutes."""
+
+    us: int
+    offset_minutes: int
+
+
+class Written(NamedTuple):
+    """A time as it is written.
+
+    Attributes:
+        wall_us: the wall clock's microseconds since 1970.
+        offset_minutes: its own, if it has one.
+        span_us: how long what is written lasts: a minute where it has no seconds.
+    """
+
+    wall_us: int
+    offset_minutes: int | None
+    span_us: int
+
+
+def read_time(text: str) -> Written:
+    """Return what ``YYYYMMDDhhmm[ss[.f]][±hhmm]`` says; what is finer than a microsecond is cut off.
+
+    Raises:
+        Refused: it is not written so, or there is no such day or hour. A day alone is no moment.
+    """
+    found = _TIME.fullmatch(text)
+    if found is None or not text.isascii():
+        raise Refused(Reason.BAD_TIME)
+    year, month, day, hour, minute, second, fraction = found.groups()[:7]
+    try:
+        wall = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second or 0), tzinfo=UTC)
+    except ValueError:
+        raise Refused(Reason.BAD_TIME) from None
+    us = (wall - _EPOCH) // _MICROSECOND + int((fraction or "").ljust(6, "0")[:6])
+    span_us = 60_000_000 if second is None else 10 ** max(0, 6 - len(fraction or ""))
+    if found["offset"] is None:
+        return Written(us, None, span_us)
+    hours, minutes = int(found["offset"][1:3]), int(found["offset"][3:])
+    offset = hours * 60 + minutes
+    if minutes > 59 or offset > MOST_OFFSET_MINUTES:
+        raise Refused(Reason.BAD_TIME)
+    return Written(us, -offset if found["sign"] == "-" else offset, span_us)
+
+
+def instant(written: Written, *, offset_minutes: int | None, clock: Zone | None) -> Moment:
+    """Return the instant of a written time.
+
+    Args:
+        written: with or without an offset.
+        offset_minutes: the message's own, for a time that has none.
+        clock: the profile's zone, where the message has none either.
+
+    Raises:
+        Refused: there is no zone, or the clock does not have this time once.
+    """
+    offset = written.offset_minutes if written.offset_minutes is not None else offset_minutes
+    if offset is not None:
+        return Moment(written.wall_us - offset * 60_000_000, offset)
+    seconds = clock.offset_seconds(written.wall_us // 1_000_000) if clock else None
+    if seconds is None:
+        raise Refused(Reason.BAD_TIME)
+    return Moment(written.wall_us - seconds * 1_000_000, seconds // 60)
+
+
+def in_order(written: Written, clock: Zone | None, *, offset_minutes: int | None = None) -> int:
+    """Return microseconds for telling versions apart; of a time that may be two instants the first.
+
+    Args:
+        written: with or without an offset.
+        clock: the profile's zone, where neither it nor the message has one.
+        offset_minutes: the message's own, for a time that has none.
+    """
+    offset = written.offset_minutes if written.offset_minutes is not None else offset_minutes
+    if offset is not None:
+        return written.wall_us - offset * 60_000_000
+    return written.wall_us - (clock.first_offset_seconds(written.wall_us // 1_000_000) if clock else 0) * 1_000_000

@@ -1,0 +1,1 @@
+"""What the decoders share: rows, units, times, reasons, fingerprints."""

@@ -1,0 +1,1 @@
+"""All numbers and pseudonyms of one person, and messages about people who were erased."""

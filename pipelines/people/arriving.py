@@ -1,0 +1,101 @@
+"""What arrives of patients who were forgotten: it goes nowhere, where the sealer of rows cannot see to that."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from governance.erasure.plain_words import words_in
+from governance.vault import Vault
+from pipelines.core.poll import Outcome
+from pipelines.formats.lenient.naming import Naming
+from pipelines.formats.lenient.searched import to_search
+from pipelines.formats.shared.records import MERGED
+from pipelines.formats.shared.refused import Refused
+from pipelines.formats.shared.result import Reject
+
+
+class Arriving:
+    """Leaves the forgotten out of a poll; by the vault's tombstones, for a pseudonym may be another one by now."""
+
+    def __init__(self, vault: Vault, naming: Naming) -> None:
+        """Prepare.
+
+        Args:
+            vault: knows who was forgotten; its owner closes it.
+            naming: whom messages name.
+        """
+        self._vault, self._naming = vault, naming
+
+    def leave_out_rejected(self, outcome: Outcome) -> None:
+        """Count rejected messages that name a patient who was forgotten as filtered: no dead letter is made of them.
+
+        Where nobody else is named as decoders read it, each word of the text may be the id of somebody forgotten.
+        """
+        stones = self._tombstones() if outcome.rejects else set()
+        if not stones:
+            return
+        kept: list[Reject] = []
+        for reject in outcome.rejects:
+            payload = outcome.poll.values[reject.message] or b""
+            named = self._naming.whose(payload, outcome.poll.format)
+            part = to_search(payload, named, lambda name: self._vault.knows([name])) if named else payload
+            words = words_in(part) if part else set()
+            if not self._among(words | (named.all if named else set()), stones):
+                kept.append(reject)
+                continue
+            rows = np.full(max(reject.rows, 1), reject.message, np.int32)
+            outcome.filtered = np.concatenate([outcome.filtered, rows])
+            if not reject.rows:  # nobody knows how many rows it would have been: it counts as one
+                outcome.row_message = np.concatenate([outcome.row_message, rows])
+        outcome.rejects = kept
+
+    def leave_out_told(self, outcome: Outcome) -> None:
+        """Take out what the care store alone is told of the forgotten: no row of it passes the sealer.
+
+        It is done last: a refused row may be somebody's by a device, or by another row of the poll.
+        """
+        refused, late = outcome.refused, outcome.late
+        told = [rows for rows in (refused, late) if rows is not None]
+        if not (told or outcome.told or outcome.people) or not (stones := self._tombstones()):
+            return
+        named = {row["patient_id"] for _, row in outcome.told} | {patient for patient, *_ in outcome.people}
+        named = named.union(*(_patients(rows).unique().to_pylist() for rows in told)) - {None}
+        gone = self._among(named, stones)
+        if not gone:
+            return
+        outcome.told = [(message, row) for message, row in outcome.told if row["patient_id"] not in gone]
+        outcome.people = [said for said in outcome.people if said[0] not in gone]
+        outcome.refused, outcome.late = _without(refused, gone), _without(late, gone)
+
+    def merges_nobody(self, rows: pa.RecordBatch) -> npt.NDArray[np.bool_] | None:
+        """Return which associations join no number that was forgotten to somebody's; None: all."""
+        if not (stones := self._tombstones()):
+            return None
+        devices = rows["device_id"].to_pylist()
+        merged = {device for device in devices if device is not None and device.startswith(MERGED)}
+        gone = {device for device in merged if self._vault.subject_of(device.removeprefix(MERGED)) in stones}
+        return np.array([device not in gone for device in devices], np.bool_) if gone else None
+
+    def _among(self, patients: Set[str], stones: Set[bytes]) -> set[str]:
+        return {patient for patient in patients if self._vault.subject_of(patient) in stones}
+
+    def _tombstones(self) -> set[bytes]:
+        return {stone.subject for stone in self._vault.tombstones()}
+
+
+def _patients(refused: Refused) -> pa.Array:
+    return refused.rows["patient_id"].cast(pa.string())
+
+
+def _without(refused: Refused | None, patients: Set[str]) -> Refused | None:
+    """Return the rows that are not of these patients; None: none is left."""
+    if refused is None:
+        return None
+    is_one = pc.is_in(_patients(refused), pa.array(sorted(patients), pa.string()))
+    left = refused.where(~is_one.to_numpy(zero_copy_only=False))
+    return left if len(left.message) else None

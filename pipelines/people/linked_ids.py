@@ -1,0 +1,108 @@
+"""Patients of several numbers: what admissions said was merged is one person, who is forgotten as a whole.
+
+That number 11 is 13 now is a row of the associations: 13's, of the device ``patient:11``. So it names 11 by 13's key.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from governance.vault import Vault
+from governance.vault.sealed_rows import device_key, open_value
+from pipelines.attribution.associations import TABLE
+from pipelines.formats.shared.records import MERGED
+from vitalake.keys import KeyRing
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.datasets.dataset import DEVICE_KEY, SUBJECT
+from vitalake.settings import Settings
+
+_CONTEXT = b"device_association.device_id"
+_FORM = pa.schema(
+    [
+        *((name, pa.binary()) for name in (SUBJECT.name, DEVICE_KEY.name, "device_id", "association_id")),
+        ("version", pa.int64()),
+        ("status", pa.string()),
+    ]
+)
+
+
+def numbers_of(settings: Settings, keys: KeyRing, vault: Vault) -> Numbers:
+    """Return the merges that a home's lake tells of, as it stands."""
+    lake = Lake(settings.lake_uri, settings.storage_options)
+    return Numbers(lake, vault, keys.current("vault").secret)
+
+
+class Numbers:
+    """The merges that a lake tells of; read once, opened as they are asked for."""
+
+    def __init__(self, lake: Lake, vault: Vault, secret: bytes) -> None:
+        """Prepare.
+
+        Args:
+            lake: whose associations.
+            vault: of the home.
+            secret: of the key ``vault``, for device_key.
+        """
+        self._vault, self._secret = vault, secret
+        self._table = lake.present().get(TABLE)
+        self._rows: pa.Table | None = None
+
+    def of(self, patient: str) -> list[str]:
+        """Return the source ids of all numbers of one person who are not forgotten, the given one first."""
+        found = [patient]
+        for number in found:  # which grows
+            found += sorted((self._after(number) | self._before(number)) - set(found))
+        others = [number for number in found[1:] if self._vault.tombstone(self._vault.subject_of(number)) is None]
+        return [patient, *others]
+
+    def key_of(self, patient: str) -> bytes:
+        """Return the keyed hash of the rows that say into whom a number was merged."""
+        return device_key(self._secret, f"{MERGED}{patient}")
+
+    def forgotten(self) -> list[bytes]:
+        """Return the keyed hashes of rows of the living that name somebody forgotten; opens every association."""
+        rows = self._read()
+        names = _merged(rows, self._vault.secrets(set(rows[SUBJECT.name].to_pylist()) - {None}))
+        gone = [name for name in names if self._vault.tombstone(self._vault.subject_of(name)) is not None]
+        return sorted(map(self.key_of, gone))
+
+    def _after(self, patient: str) -> set[str]:
+        rows = _told(self._read())
+        told = rows.filter(pc.equal(rows[DEVICE_KEY.name], pa.scalar(self.key_of(patient), pa.binary())))
+        return set(self._vault.patient_ids(set(told[SUBJECT.name].to_pylist()) - {None}).values())
+
+    def _before(self, patient: str) -> set[str]:
+        rows, subject = _told(self._read()), self._vault.subject_of(patient)
+        mine = rows.filter(pc.equal(rows[SUBJECT.name], pa.scalar(subject, pa.binary())))
+        return _merged(mine, self._vault.secrets([subject]))
+
+    def _read(self) -> pa.Table:
+        if self._rows is None:
+            if self._table is None:
+                self._rows = _FORM.empty_table()
+            else:
+                self._table.refresh()
+                self._rows = self._table.scan(columns=_FORM.names).cast(_FORM)
+        return self._rows
+
+
+def _told(rows: pa.Table) -> pa.Table:
+    """Return the associations without those of which it was said last that they never were."""
+    doubted = rows.filter(pc.equal(rows["status"], "entered-in-error"))["association_id"].unique()
+    if not len(doubted):
+        return rows
+    last: dict[bytes, tuple[int, str]] = {}
+    names = ("association_id", "version", "status")
+    for row in rows.filter(pc.is_in(rows["association_id"], value_set=doubted)).select(names).to_pylist():
+        told = (row["version"] or 0, row["status"] or "")
+        last[row["association_id"]] = max(last.get(row["association_id"], told), told)
+    wrong = [name for name, (_, status) in last.items() if status == "entered-in-error"]
+    return rows.filter(pc.invert(pc.is_in(rows["association_id"], value_set=pa.array(wrong, pa.binary()))))
+
+
+def _merged(rows: pa.Table, secrets: dict[bytes, bytes]) -> set[str]:
+    """Return the numbers that associations name as their device."""
+    sealed = [value for value in rows["device_id"].to_pylist() if value is not None]
+    opened = {open_value(value, secrets, context=_CONTEXT) or b"" for value in sealed}
+    return {value.decode().removeprefix(MERGED) for value in opened if value.startswith(MERGED.encode())}

@@ -1,0 +1,1 @@
+"""Rows whose patient becomes known, or changes, after they were written."""

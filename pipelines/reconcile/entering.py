@@ -1,0 +1,179 @@
+"""Associations entered by hand: each becomes a row as if a topic had brought it, by a span of a job of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from governance.belonging import admit
+from pipelines.core.poll import DecodedPoll, Poll
+from pipelines.core.writer import SpanWriter
+from pipelines.formats.shared.result import Decoded
+from pipelines.intake.steps import Steps
+from vitalake import clock
+from vitalake.errors import InputError
+from vitalake.keys import load_keys
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.spans import PartId
+from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.unlinkable.own_times import marked
+from vitalake.settings import Settings, StreamSettings
+
+DATASET = "device_association"
+JOB = "devices"
+SHARE = "0of1"
+PART = PartId("by-hand", hashlib.sha256(b"vitalake devices by hand").hexdigest()[:22], 0)
+
+_ID_BYTES = 16
+_MOST_LETTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """That a device was with a patient; entered again for the same device and beginning it takes the other's place.
+
+    Attributes:
+        device: its id, as its messages say it.
+        patient: the patient's source id.
+        encounter: the stay's.
+        since: from when; aware.
+        until: until when, exclusive; None: open.
+        mistake: it never was so.
+    """
+
+    device: str
+    patient: str
+    encounter: str | None
+    since: datetime
+    until: datetime | None = None
+    mistake: bool = False
+
+    def __repr__(self) -> str:
+        """Return no identifier."""
+        return "Entry(…)"
+
+
+def enter(settings: Settings, entries: Sequence[Entry]) -> None:
+    """Take associations into the lake: decided and added when this returns.
+
+    Raises:
+        InputError: one does not hold.
+        PrivacyError: keys or rules do not hold, or the lake is another home's.
+        KeyRevoked: patients' keys cannot be had. Then nothing was written.
+        ServiceUnavailable: lake or vault cannot be reached.
+    """
+    for entry in entries:
+        checked(entry)
+    admit(settings, identified=True)
+    lake = Lake(settings.lake_uri, settings.storage_options, dataset=DATASET)
+    lake.open_all()
+    stream = StreamSettings(topics={}, dataset=DATASET)
+    fence = lake.spans.fence(DATASET)  # before rules and keys are read
+    steps = Steps(settings, stream, lake.dataset, purpose="devices")
+    writer, position = _writer(lake, steps, fence)
+    try:
+        poll = _poll(entries, position)
+        message = np.arange(len(entries), dtype=np.int32)
+        decoded = Decoded(_rows(settings, entries), [None] * len(entries), message)
+        writer.take(steps.mask(steps.conform(DecodedPoll(poll, decoded))))
+        writer.cut()
+        writer.flush()
+    finally:
+        writer.close()
+        steps.close()
+
+
+def checked(entry: Entry) -> Entry:
+    """Return the entry.
+
+    Raises:
+        InputError: it does not hold; nothing of it is shown.
+    """
+    texts = (entry.device, entry.patient, entry.encounter or "-")
+    if any(not text.strip() or len(text) > _MOST_LETTERS or not text.isprintable() for text in texts):
+        raise InputError(
+            "Device, patient or encounter is no identifier",
+            where="devices associate",
+            remedy=f"One line of at most {_MOST_LETTERS} letters each.",
+        )
+    if entry.until is not None and entry.until <= entry.since:
+        raise InputError("Association ends before it begins", where="--until", remedy="Give a later time.")
+    return entry
+
+
+def _writer(lake: Lake, steps: Steps, fence: int) -> tuple[SpanWriter, int]:
+    """Take the job over, add what was decided and not added, and return a writer where it goes on."""
+    spans = lake.spans
+    spans.claim(job=JOB, dataset=DATASET, topic_ids=[PART.topic_id])
+    epoch = spans.begin_epoch(job=JOB, share=SHARE)
+    lake.roll_forward([PART], since_us=clock.now_us())
+    position = spans.positions(DATASET, [PART])[PART]
+    if position is None:
+        spans.begin_at(DATASET, {PART: 0})
+    writer = SpanWriter(
+        lake,
+        job=JOB,
+        share=SHARE,
+        epoch=epoch,
+        fence=fence,
+        rules=steps.plan.version,
+        decoder="by-hand/1",
+        dead_letters=steps.dead_letters,
+        span_seconds=60,
+        span_rows=100_000,
+        late_seconds=0,
+        positions={PART: position or 0},
+        watermarks={},
+        stop=threading.Event(),
+        on_committed=lambda _: None,
+        on_paused=lambda _: None,
+    )
+    return writer, position or 0
+
+
+def _poll(entries: Sequence[Entry], position: int) -> Poll:
+    count = len(entries)
+    return Poll(
+        share=f"{JOB}/{SHARE}",
+        format="by-hand",
+        values=[msgspec.json.encode({"device": entry.device}) for entry in entries],
+        parts=(PART,),
+        part=np.zeros(count, np.int32),
+        offset=np.arange(position, position + count, dtype=np.int64),
+        broker_ms=np.full(count, clock.now_us() // 1000),
+    )
+
+
+def _rows(settings: Settings, entries: Sequence[Entry]) -> pa.RecordBatch:
+    key = load_keys(settings.path(settings.keys)).current("observation").secret
+    now = marked(clock.now_us())  # a list is entered in its order, so that it is published as a time of ours is
+    names = [_identity(key, entry) for entry in entries]
+    columns = {
+        "association_id": names,
+        # Of one association the later entry counts; of two the order of entries says nothing.
+        "version": [now + names[:i].count(name) for i, name in enumerate(names)],
+        "device_id": [entry.device for entry in entries],
+        "patient_id": [entry.patient for entry in entries],
+        "encounter_id": [entry.encounter for entry in entries],
+        "valid_from": [entry.since for entry in entries],
+        "valid_to": [entry.until for entry in entries],
+        "status": ["entered-in-error" if entry.mistake else "active" for entry in entries],
+        "available_at": [now] * len(entries),
+    }
+    schema = load_dataset(DATASET).schema
+    return pa.RecordBatch.from_arrays(
+        [pa.array(values, schema.field(name).type) for name, values in columns.items()], names=list(columns)
+    )
+
+
+def _identity(key: bytes, entry: Entry) -> bytes:
+    """Return what names an association that was entered by hand: its device and its beginning."""
+    text = f"by-hand\0{entry.device}\0{int(entry.since.timestamp() * 1e6)}"
+    return hashlib.blake2b(text.encode(), key=key, digest_size=_ID_BYTES).digest()

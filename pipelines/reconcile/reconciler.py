@@ -1,0 +1,281 @@
+"""The attributor: brings what was held, and what is somebody else's by now, to where it belongs."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, cast
+
+import pyarrow as pa
+
+from governance.belonging import admit
+from governance.vault.sealed_rows import device_key
+from pipelines.attribution.associations import TABLE
+from pipelines.core.open_letters import LettersMoved
+from pipelines.core.poll import Outcome
+from pipelines.intake.online_feed import CareFeed
+from pipelines.intake.steps import Steps
+from pipelines.reconcile.changes import Stretches, changed_since
+from pipelines.reconcile.entering import JOB as ENTERING
+from pipelines.reconcile.release import Release, Released
+from pipelines.reconcile.repair import Repair
+from pipelines.reconcile.watching import Watch
+from pipelines.reprocess.online_feed import CareAgain
+from pipelines.reprocess.writing import SHARE, AgainWriter, Kind, part_of
+from vitalake.crashpoints import passing
+from vitalake.errors import ServiceUnavailable
+from vitalake.keys import load_keys
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.spans import SpanConflict
+from vitalake.lake.maintenance.sweep import sweep
+from vitalake.lake.tables.digests import Damaged
+from vitalake.settings import Settings, StreamSettings
+
+_log = logging.getLogger(__name__)
+
+KIND: Kind = "attribution"
+JOB = f"{KIND}/{SHARE}"
+ACTOR = "attributor"
+DATASET = "observation"
+
+LOCK = "attributor.lock"
+"""Beside the care store, which is on one host; whoever has it open and locked is the one."""
+
+ATTEMPTS = 5
+"""How often a pass is begun anew because rules, keys or tables have changed under way."""
+
+
+class AtWork(ServiceUnavailable):
+    """Another attributor of the home is at work: it does what is to be done."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a pass did.
+
+    Attributes:
+        devices: of which something new was known.
+        released: messages that were held and are somebody's now.
+        rows: rows that were written of them.
+        moved: rows that were written because a value is somebody else's, those that take back among them.
+        spans: how many were decided.
+    """
+
+    devices: int = 0
+    released: int = 0
+    rows: int = 0
+    moved: int = 0
+    spans: int = 0
+
+
+class Attribution:
+    """Looks at what is new, and does what follows from it; used by one thread at a time.
+
+    What it does follows from what is there and what is known alone: killed and begun again, it finds what is left.
+    """
+
+    def __init__(self, settings: Settings, *, actor: str = ACTOR) -> None:
+        """Prepare; nothing is opened before the first pass that finds a lake.
+
+        Args:
+            settings: of the home.
+            actor: who is named in resolutions.
+        """
+        self._settings, self._actor = settings, actor
+        self._work: _Work | None = None
+        self._lock: IO[bytes] | None = None
+
+    def run(self) -> Report:
+        """Do what is to be done by what is known now; nearly free when that is nothing.
+
+        Raises:
+            AtWork: another attributor of this home is at work.
+            Overtaken: one of another host has begun; what was decided stays.
+            KeyRevoked: patients' keys cannot be had; nothing was changed.
+            PrivacyError: keys or rules do not hold.
+            ServiceUnavailable: lake, care store or vault cannot be reached.
+        """
+        report = Report()
+        for attempt in range(ATTEMPTS):
+            try:
+                if self._work is None:
+                    self._work = self._open()
+                if self._work is not None:
+                    self._work.run(report, self._actor)
+                return report
+            except (SpanConflict, LettersMoved, FileNotFoundError) as error:
+                self.close()
+                if attempt == ATTEMPTS - 1:
+                    raise self._lost() or error from None
+                _log.info("attribution begins anew")
+            except BaseException:
+                self.close()
+                raise
+        return report
+
+    def _lost(self) -> Damaged | None:
+        """Return which file is gone, if one is: trying again does not bring it back."""
+        lake = Lake(self._settings.lake_uri, self._settings.storage_options, dataset=DATASET)
+        return next((gone for table in lake.present().values() if (gone := table.lost_file())), None)
+
+    def _open(self) -> _Work | None:
+        lake = Lake(self._settings.lake_uri, self._settings.storage_options, dataset=DATASET)
+        if not all(map(lake.storage.holds_table, ("spans", TABLE))):
+            return None
+        lake.check_writable()
+        admit(self._settings, identified=True)
+        self._be_alone()
+        return _Work(self._settings, lake)
+
+    def _be_alone(self) -> None:
+        """Keep others of this host out: the lake refuses an older epoch's spans, but the care store knows no epochs."""
+        try:
+            lock = self._settings.path(self._settings.care.path).with_name(LOCK).open("wb")
+        except OSError as error:
+            raise ServiceUnavailable(
+                f"Attributor cannot lock ({error.strerror})",
+                where=LOCK,
+                remedy="Check the home's disk and permissions.",
+            ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise AtWork(
+                "Another attributor is at work", where=LOCK, remedy="Let it: it does what is to be done."
+            ) from None
+        self._lock = lock
+
+    def close(self) -> None:
+        """Close what was opened, and let others work."""
+        if self._work is not None:
+            self._work.close()
+            self._work = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _resolutions(released: Released, actor: str) -> pa.Table:
+    return pa.concat_tables([attempt.resolutions(actor=actor) for attempt in released.attempts])
+
+
+def attribute_once(settings: Settings, *, actor: str) -> Report:
+    """Look once, and sweep up what killed attributors have left; see Attribution.run.
+
+    Raises:
+        VitaLakeError: as Attribution.run.
+    """
+    admit(settings, identified=True)
+    attribution = Attribution(settings, actor=actor)
+    try:
+        report = attribution.run()
+    finally:
+        attribution.close()
+    if report.spans:
+        for job in (KIND, ENTERING):
+            sweep(Lake(settings.lake_uri, settings.storage_options), job)
+    return report
+
+
+class _Work:
+    """What is open between passes."""
+
+    def __init__(self, settings: Settings, lake: Lake) -> None:
+        self._settings, self._lake = settings, lake
+        self._fence = lake.spans.fence(DATASET)  # before rules, keys and associations are read
+        streams = [stream for stream in settings.jobs.values() if stream.dataset == DATASET]
+        self._steps = Steps(settings, streams[0] if streams else StreamSettings(), lake.dataset, purpose="attribution")
+        assert self._steps.attributor is not None
+        self._associations = self._steps.attributor.associations
+        self._associations.frozen = True
+        self._watch = Watch(lake)
+        self._release = Release(settings, lake, self._associations, job=JOB)
+        self._secret = load_keys(settings.path(settings.keys)).current("vault").secret
+        self._writer: AgainWriter | None = None
+        self._care: dict[int, CareAgain] = {}
+        feed = self._steps.feed
+        if feed is not None and feed.is_ahead(part_of(KIND, DATASET)):  # somebody was killed
+            self._take_care(self._steps)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._release.close()
+        self._steps.close()
+
+    def run(self, report: Report, actor: str) -> None:
+        """Do what is to be done; see Attribution.run."""
+        version = self._associations.look(now=True)
+        late = self._watch.late(version)
+        known = min(self._watch.associations, version if late is None else late)
+        if known < version:
+            stretches = changed_since(self._associations.table, known, self._steps.vault)
+            if stretches:
+                report.devices += len(stretches.by_device)
+                self._watch.settle()
+                self._do(stretches, report, actor)
+        self._watch.record(version)
+
+    def _do(self, stretches: Stretches, report: Report, actor: str) -> None:
+        for outcome in self._repair().outcomes(stretches):
+            report.moved += self._decide([outcome], self._steps, decoder="attribution/1")
+            report.spans += 1
+        for released in self._release.batches(stretches):
+            report.released += sum(attempt.letters.num_rows for attempt in released.attempts)
+            report.rows += self._decide(
+                [attempt.outcome for attempt in released.attempts],
+                released.redecoder.steps,
+                decoder=released.redecoder.decoder,
+                resolutions=partial(_resolutions, released, actor),
+            )
+            report.spans += 1
+
+    def _repair(self) -> Repair:
+        table = self._lake.restricted
+        table.refresh()
+        assert self._steps.sealer is not None
+        return Repair(
+            table,
+            self._steps.sealer,
+            self._associations,
+            lambda device: device_key(self._secret, device),
+            job=JOB,
+        )
+
+    def _decide(
+        self,
+        outcomes: list[Outcome],
+        steps: Steps,
+        *,
+        decoder: str,
+        resolutions: Callable[[], pa.Table] | None = None,
+    ) -> int:
+        """Mask rows and decide them with what they resolve; return how many they are."""
+        writer, care = self._open_writer(), self._take_care(steps)
+        for outcome in outcomes:
+            steps.mask(outcome)
+        passing("masked")
+        writer.decide(
+            outcomes,
+            rules=steps.plan.version,
+            decoder=decoder,
+            resolutions=resolutions() if resolutions else None,  # what became of them is known now
+        )
+        if care is not None:
+            care.decided()
+        return sum(outcome.rows.num_rows for outcome in outcomes)
+
+    def _take_care(self, steps: Steps) -> CareAgain | None:
+        """Return what hands rows to the care store, which is as far as the lake has decided when it is made."""
+        if id(steps) not in self._care and steps.feed is not None:
+            care = self._care[id(steps)] = CareAgain(steps.feed, self._open_writer())
+            steps.feed = cast("CareFeed", care)
+        return self._care.get(id(steps))
+
+    def _open_writer(self) -> AgainWriter:
+        if self._writer is None:
+            self._writer = AgainWriter(self._lake, kind=KIND, fence=self._fence)
+        return self._writer

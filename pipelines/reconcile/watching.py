@@ -1,0 +1,131 @@
+"""What an attributor has looked at: how far in the associations, and which spans; kept in the spans table."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from vitalake import clock
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.spans import PartId, Span, from_row, is_added
+from vitalake.lake.tables.table import Table
+
+MARGIN = timedelta(hours=1)
+"""A span that was decided may be seen so much later than its time says, and is looked at again after a restart."""
+
+KEPT_DAYS = 2
+"""Spans of so many days are looked for: who decides one later than that was paused for days."""
+
+SOON_SECONDS = 60.0
+"""So long after the associations have changed spans are looked at in every pass: streams learn of it within seconds."""
+
+SELDOM_SECONDS = 15.0
+"""How often they are looked at otherwise, for the span of a worker that was suspended meanwhile. For each look delta-rs
+starts threads that then wait ten seconds for more: at one look a second there were a hundred."""
+
+RECORD_SECONDS = 60.0
+"""How often it is recorded that nothing had to be done."""
+
+
+class Watch:
+    """Looks for spans that were attributed by less than is known; used by one thread at a time."""
+
+    def __init__(self, lake: Lake) -> None:
+        """Prepare.
+
+        Args:
+            lake: of the dataset.
+        """
+        self._lake = lake
+        dataset = lake.dataset.name
+        self._apps = (f"attribution/{dataset}/associations", f"attribution/{dataset}/looked")
+        self._paths: set[str] | None = None
+        self._seen: dict[str, set[str]] = defaultdict(set)
+        self._newest: dict[PartId, Span] = {}
+        lake.spans.table.refresh()
+        self.associations = self._recorded(0)
+        self._begun_us = clock.now_us()
+        self._version, self._changed, self._looked = 0, -math.inf, -math.inf
+
+    def _recorded(self, which: int) -> int:
+        return self._lake.spans.table.transaction(self._apps[which]) or 0
+
+    def late(self, version: int) -> int | None:
+        """Return the least that spans not looked at yet were attributed by; None: none by less than is known.
+
+        Args:
+            version: what is known now.
+        """
+        now = time.monotonic()
+        if version != self._version:
+            self._version, self._changed = version, now
+        if now - self._changed > SOON_SECONDS and now - self._looked < SELDOM_SECONDS:
+            return None
+        self._looked, self._begun_us = now, clock.now_us()
+        known = [span.associations for span in self._new_spans() if 0 < span.associations < version]
+        return min(known, default=None)
+
+    def _new_spans(self) -> Iterator[Span]:
+        table = self._lake.spans.table
+        table.refresh()
+        files = table.snapshot().files
+        since = str((clock.now() - timedelta(days=KEPT_DAYS)).date())
+        if self._paths is None and (looked := self._recorded(1)):  # where nothing was, all rows are looked at anyway
+            since = min(since, str((datetime.fromtimestamp(looked / 1e6, tz=UTC) - MARGIN).date()))
+        for path in files.keys() - (self._paths or set()):
+            if (files[path].day or "") >= since:
+                yield from self._spans(table, path, self._seen[str(files[path].day)])
+        self._paths = set(files)
+        for day in [day for day in self._seen if day < since]:
+            del self._seen[day]
+
+    def _spans(self, table: Table, path: str, seen: set[str]) -> Iterator[Span]:
+        for row in table.storage.read_parquet(path, columns=table.dataset.schema.names).to_pylist():
+            if row["dataset"] != self._lake.dataset.name or row["span_id"] in seen:
+                continue
+            seen.add(row["span_id"])
+            span = from_row(row)
+            if span.associations:
+                for part in span.parts:
+                    newest = self._newest.get(part.id)
+                    if newest is None or newest.decided_us <= span.decided_us:
+                        self._newest[part.id] = span
+                yield span
+
+    def settle(self) -> None:
+        """See that all that was decided is added: what is looked at must be there.
+
+        Raises:
+            ServiceUnavailable: storage cannot be reached.
+        """
+        tables: dict[str, Table] = {}
+        for part, span in self._newest.items():
+            for name in sorted({file.table for file in span.files if "/" in file.table}):
+                if name not in tables:
+                    tables[name] = self._lake.table(name)
+                    tables[name].refresh()
+                if not is_added(span, tables[name]):
+                    self._lake.roll_forward([part], since_us=span.decided_us)
+                    break
+
+    def record(self, version: int) -> None:
+        """Record that all is as it should be by what is known, if that is news, or was long ago.
+
+        Any may say so who has looked: it only grows.
+        """
+        fresh = self._begun_us - self._recorded(1) < RECORD_SECONDS * 1e6
+        if version == self.associations and fresh:
+            return
+        wanted = {self._apps[0]: version, self._apps[1]: self._begun_us}
+        table = self._lake.spans.table
+
+        def ready() -> Literal["commit", "done"]:
+            behind = (table.transaction(app) or 0 for app in self._apps)
+            return "commit" if any(there < new for there, new in zip(behind, wanted.values(), strict=True)) else "done"
+
+        table.commit_when(ready, transactions=wanted)
+        self.associations = version

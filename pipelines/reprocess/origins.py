@@ -1,0 +1,82 @@
+"""What a message that was put aside is read with today: its topic's job, and that job's decoder."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipelines.core.open_letters import Source
+from pipelines.formats.registry import make_decoder
+from pipelines.formats.shared.result import Decoder
+from pipelines.reprocess.rows import FORMAT, RowsDecoder
+from vitalake.settings import Settings, StreamSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """A job as the home has it now, and the partitions whose messages are replayed as its own.
+
+    Attributes:
+        job: its name.
+        stream: its settings.
+        sources: the partitions.
+        formats: topic → format of its messages.
+    """
+
+    job: str
+    stream: StreamSettings
+    sources: frozenset[Source]
+    formats: Mapping[str, str]
+
+    def decoder(self, name: str, settings: Settings) -> Decoder:
+        """Return the decoder of a format.
+
+        Raises:
+            SettingsError: the format has nothing for the dataset, or its profile does not hold.
+        """
+        if name == FORMAT:
+            return RowsDecoder(self.stream.dataset)
+        return make_decoder(name, dataset=self.stream.dataset, stream=self.stream, settings=settings)
+
+
+def lineages(settings: Settings, sources: Mapping[Source, str]) -> tuple[list[Lineage], list[Source]]:
+    """Return the jobs that know these partitions' topics, and the partitions that no job knows any more.
+
+    A topic may be read into several datasets, by a job each: the message's own row says for which it was put aside.
+    Rows of a warehouse need no job: the message's row says all.
+
+    Args:
+        settings: of the home.
+        sources: partition → the decoder that has rejected its messages.
+    """
+    mine: dict[str, set[Source]] = defaultdict(set)
+    unknown: list[Source] = []
+    history: dict[str, set[Source]] = defaultdict(set)
+    for source, decoder in sources.items():
+        jobs = [
+            name
+            for name, stream in settings.jobs.items()
+            if source.topic in stream.topics and source.dataset in ("", stream.dataset)
+        ]
+        if jobs:
+            mine[jobs[0]].add(source)
+        elif decoder.partition("/")[0] == FORMAT and source.dataset:
+            history[source.dataset].add(source)
+        else:
+            unknown.append(source)
+    found = [
+        Lineage(job, stream, frozenset(mine[job]), stream.topics)
+        for job, stream in settings.jobs.items()
+        if job in mine
+    ]
+    return found + [_history(dataset, several) for dataset, several in sorted(history.items())], sorted(unknown)
+
+
+def _history(dataset: str, sources: set[Source]) -> Lineage:
+    """Return what rows of a warehouse are read with: as load_history does, but for the care store's sake.
+
+    Which codes a job keeps from the care store is not known here, so that none of its observations go there.
+    """
+    stream = StreamSettings(dataset=dataset, max_future_seconds=0, unset_clock_days=(), care=dataset != "observation")
+    return Lineage("history", stream, frozenset(sources), {source.topic: FORMAT for source in sources})

@@ -1,0 +1,105 @@
+"""Rows of a warehouse that were rejected: the JSON they were sealed as becomes what their query once gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from pipelines.formats.shared.reasons import Reason
+from pipelines.formats.shared.result import DECODED_SCHEMA, Decoded, Reject
+from pipelines.history.columns import IDENTITY
+from pipelines.history.rows import decoded_rows, record_rows
+from vitalake.lake.datasets.dataset import load_dataset
+
+FORMAT = "sql"
+
+_ROWS = msgspec.json.Decoder(list[dict[str, Any]])
+
+
+class RowsDecoder:
+    """Decodes what RowTexts has written: messages of a history job."""
+
+    name = FORMAT
+    version = "1"
+
+    def __init__(self, dataset: str) -> None:
+        self._dataset = load_dataset(dataset)
+        fields = {field.name: field.type for field in self._dataset.schema}
+        if dataset == "observation":
+            fields |= {field.name: _plain(field.type) for field in DECODED_SCHEMA}
+            fields |= dict.fromkeys(IDENTITY, pa.string())
+        self._fields = fields
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        """Return rows and rejects; never raises for what a message holds."""
+        rows: list[dict[str, Any]] = []
+        message: list[int] = []
+        starts: list[int] = []
+        rejects: list[Reject] = []
+        empty: list[int] = []
+        for i, value in enumerate(values):
+            try:
+                mine = [self._typed(row) for row in _ROWS.decode(value or b"")]
+            except (msgspec.DecodeError, ValueError, TypeError):
+                rejects.append(Reject(i, Reason.NOT_JSON))
+                continue
+            if not mine:
+                empty.append(i)
+                continue
+            starts.append(len(rows))
+            message.append(i)
+            rows += mine
+        schema = pa.schema([(name, kind) for name, kind in self._fields.items() if any(name in row for row in rows)])
+        table = pa.Table.from_pylist(rows, schema=schema)
+        return _of_messages(self._decoded(table, starts), message, rejects, empty)
+
+    def _decoded(self, table: pa.Table, starts: list[int]) -> Decoded:
+        if self._dataset.name == "observation":
+            return decoded_rows(table, np.array(starts, np.int64))
+        return record_rows(table, self._dataset)
+
+    def _typed(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {name: _value(value, self._fields[name]) for name, value in row.items() if name in self._fields}
+
+
+def _of_messages(decoded: Decoded, message: list[int], rejects: list[Reject], empty: list[int]) -> Decoded:
+    """Return the same with the messages' own numbers: those that were no JSON are not among the decoder's."""
+    number = np.array(message, np.int32)
+    renamed = [Reject(int(number[r.message]), r.reason, r.path, r.rows) for r in decoded.rejects]
+    found = number[decoded.message] if len(decoded.message) else decoded.message
+    rejected = sorted([*rejects, *renamed], key=lambda reject: reject.message)
+    return Decoded(decoded.rows, decoded.identities, found, rejected, empty=empty)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _value(value: Any, kind: pa.DataType) -> Any:
+    """Return a value of JSON as one of a column's type.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    if value is None:
+        return None
+    return next((make(value) for fits, make in _MAKERS if fits(kind)), value)
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+_MAKERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], Any]], ...] = (
+    (pa.types.is_timestamp, _moment),
+    (pa.types.is_date, date.fromisoformat),
+    (pa.types.is_floating, float),
+    (pa.types.is_integer, int),
+    (pa.types.is_string, str),
+)

@@ -1,0 +1,343 @@
+"""Making damaged files again: published ones of the restricted zone, file by file, or the dataset as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import pyarrow as pa
+
+from governance.keyuse import open_vault
+from governance.policy.masking import compile_masks
+from governance.policy.rules import load_policy
+from pipelines.intake.steps import make_sealer
+from pipelines.republish.again import PLACE, Again, day_of, made_again, of_day, places
+from pipelines.republish.republish import converter, open_restricted, republish
+from vitalake.errors import InputError, LakeError
+from vitalake.keys import load_keys
+from vitalake.lake.commits.lake import Lake, restricted_name
+from vitalake.lake.commits.spans import Span
+from vitalake.lake.datasets.dataset import published_datasets
+from vitalake.lake.maintenance.compaction import sort_keys
+from vitalake.lake.maintenance.replaced import Replacement, replacements
+from vitalake.lake.maintenance.replacement import Converted
+from vitalake.lake.maintenance.rewrite import Rows, read_file, rewrite, rewrite_number
+from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
+from vitalake.lake.tables.sorting import no_order, sort_by
+from vitalake.lake.tables.staging import Piece
+from vitalake.lake.tables.table import Snapshot, StagedFile, Table
+from vitalake.settings import Settings
+
+_ONLY_DROPPED = {"spans", *map(restricted_name, published_datasets())} - {restricted_name("device_association")}
+"""Tables of which a commit that changes rows changes their number too: it is known without the commit's own entry.
+A republish may keep the number, and so does an erasure where a device stays with nobody."""
+
+
+NAMED = 10
+"""Spans, and files, that are named where it is said what could not be made again."""
+
+Fate = tuple[str, str]
+"""How a file was made again; or why it was not. See Mended."""
+
+
+@dataclass(slots=True)
+class Mended:
+    """What became of damaged files of one table: of those that were made again in one way, or not for one reason.
+
+    Attributes:
+        table: its name.
+        files, rows: that were damaged.
+        how: ``replaced`` of the files that they had replaced, ``rows`` of the restricted zone, ``republish`` the whole
+            dataset was published again, ``broker`` its messages were read once more; empty: they were not made again.
+        why: why not, in words.
+        days: of the files.
+        spans: whose rows were in them; of merged files those that have added to their days.
+        paths: of the files, in the table's folder.
+    """
+
+    table: str
+    files: int
+    rows: int
+    how: str = ""
+    why: str = ""
+    days: list[str] = field(default_factory=list)
+    spans: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+
+class _Uneven(Exception):
+    """The rows that can be made are not those that are missing: rules have changed, or days are shifted."""
+
+
+def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile], *, whole: bool = True) -> list[Mended]:
+    """Make the damaged files of a table again, each as far as there is anything to make it of; return what was done.
+
+    Args:
+        settings: of the home.
+        table: not to be used by anything else meanwhile.
+        damaged: files of its newest version.
+        whole: publish the dataset again, or read from the broker, where nothing less would do.
+
+    Raises:
+        KeyRevoked: patients' keys cannot be had.
+        ServiceUnavailable: lake, vault or key service cannot be reached; try again.
+    """
+    spans = Lake(settings.lake_uri, settings.storage_options).spans if table.name != "spans" else None
+    decided = list(spans.all_spans()) if spans is not None else []
+    zone, _, dataset = table.name.rpartition("/")
+    rest = _mend_from_replaced(table, damaged)
+    fates = {file.path: ("replaced", "") for file in damaged if file not in rest}
+    if rest and zone == "published":
+        fates |= _mend_published(settings, dataset, rest, whole=whole)
+    elif rest and zone == "restricted" and whole:
+        fates |= _mend_restricted(settings, dataset, rest, decided)
+    else:
+        fates |= {file.path: ("", "the lake has no second copy of them") for file in rest}
+    return [
+        _told(table, [file for file in damaged if fates[file.path] == fate], fate, decided)
+        for fate in sorted(set(fates.values()))
+    ]
+
+
+def _told(table: Table, files: Sequence[StagedFile], fate: Fate, decided: Sequence[Span]) -> Mended:
+    done = Mended(table.name, len(files), sum(file.rows for file in files), *fate)
+    done.days = sorted({str(file.day or "none") for file in files})
+    done.spans = sorted({span.span_id for file in files for span in spans_of(table, file, decided)})
+    done.spans = done.spans or sorted({span_id_of(file.path) for file in files} - {""})
+    done.paths = sorted(file.path for file in files)
+    return done
+
+
+def spans_of(table: Table, file: StagedFile, decided: Sequence[Span]) -> list[Span]:
+    """Return the spans whose rows may be in a file: the one that has staged it, or those that added to its day."""
+    own = span_id_of(file.path)
+    if own:
+        return [span for span in decided if span.span_id == own]
+    return [span for span in decided if any(file.day == other.day for other in span.files_of(table.name))]
+
+
+def _mend_from_replaced(table: Table, damaged: Sequence[StagedFile]) -> list[StagedFile]:
+    """Make files again of those that the very commit replaced which added them; return the files it could not make.
+
+    Only of a commit that kept rows as they were. No other file that lies there counts: a killed worker's was never
+    decided, and an older version's may hold what a stricter rule hides by now.
+    """
+    known = replacements(table.storage, checkpoints=table.name in _ONLY_DROPPED)
+    for commit in known:
+        mine = {file.path for file in damaged if file.path in commit.added}
+        if mine:
+            with suppress(_Uneven):
+                rewrite(table, partial(_among, mine), partial(_what_it_replaced, table, commit))
+    table.refresh()
+    here = table.snapshot().files
+    return [file for file in damaged if file.path in here]
+
+
+def _among(paths: Collection[str], snapshot: Snapshot) -> list[StagedFile]:
+    return [file for path, file in sorted(snapshot.files.items()) if path in paths]
+
+
+def _what_it_replaced(table: Table, commit: Replacement, rows: Rows) -> Iterator[Piece]:
+    """Yield the rows a commit replaced that its other files do not have: those of the damaged ones, to the row.
+
+    Raises:
+        _Uneven: a file of the commit cannot be read any more, or the rows are not as many as are missing.
+    """
+    days, gone = {file.day for file in rows.files}, {file.path for file in rows.files}
+    others = [path for path in commit.added if path not in gone]
+    old = _plain(_whole(table, [path for path in commit.removed if day_of(path) in days]), table)
+    there = _plain(_whole(table, [path for path in others if day_of(path) in days]), table)
+    missing = _difference(old, there)
+    if missing.num_rows != rows.count or old.num_rows != there.num_rows + rows.count:
+        raise _Uneven
+    yield Piece(_sorted(missing, table))
+
+
+def _whole(table: Table, paths: Sequence[str]) -> list[pa.Table]:
+    """Return the rows of files that may have been replaced; all of them, or none at all.
+
+    Raises:
+        _Uneven: one is damaged too, or gone by now.
+    """
+    try:
+        return [part for path in paths for part in read_file(table, StagedFile(table.name, path, 0, 0, None))]
+    except (LakeError, OSError, pa.ArrowException):
+        raise _Uneven from None
+
+
+def _mend_published(settings: Settings, dataset: str, damaged: Sequence[StagedFile], *, whole: bool) -> dict[str, Fate]:
+    """Make published files again, day by day; return what became of each."""
+    fates: dict[str, Fate] = {}
+    uneven: list[str] = []
+    lake = open_restricted(settings, dataset)
+    keys = load_keys(settings.path(settings.keys))
+    masks = compile_masks(load_policy(settings.path(settings.governance)), lake.dataset, keys)
+    with closing(open_vault(settings, keys, purpose="repair")) as vault:
+        convert = converter(make_sealer(lake.dataset, vault, keys), masks)
+        for day in sorted({file.day for file in damaged}, key=str):
+            mine = [file.path for file in damaged if file.day == day]
+            try:
+                _mend_day(lake, day, mine, convert)
+                fates |= dict.fromkeys(mine, ("rows", ""))
+            except (LakeError, InputError) as error:
+                fates |= dict.fromkeys(mine, ("", f"{error.what} ({error.where})"))
+            except _Uneven:
+                uneven += mine
+    if not uneven:
+        return fates
+    if not whole:
+        return fates | dict.fromkeys(uneven, ("", "rules have changed since they were published"))
+    try:
+        republish(settings, dataset)
+    except (LakeError, InputError) as error:
+        return fates | dict.fromkeys(uneven, ("", f"{error.what} ({error.where})"))
+    return fates | dict.fromkeys((file.path for file in damaged if file.path not in fates or not fates[file.path][0]),
+                                 ("republish", ""))  # fmt: skip
+
+
+def _mend_day(lake: Lake, day: str | None, damaged: Sequence[str], convert: Callable[[pa.Table], Converted]) -> None:
+    """Make the damaged published files of a day again.
+
+    Raises:
+        _Uneven: the restricted zone gives other rows than are missing.
+        LakeError: restricted files of the day are damaged too.
+    """
+    table = lake.published
+
+    def plan(snapshot: Snapshot) -> list[StagedFile]:
+        return [file for path, file in sorted(snapshot.files.items()) if path in damaged]
+
+    def transform(rows: Rows) -> Iterator[Piece]:
+        lake.restricted.refresh()
+        sources = [file for file in lake.restricted.snapshot().files.values() if file.day == day]
+        made = [convert(batch).rows for file in sources for batch in read_file(lake.restricted, file)]
+        intact = [file for file in table.snapshot().files.values() if file.day == day and file not in rows.files]
+        there = [batch for file in intact for batch in read_file(table, file)]
+        today, sound = of_day(_plain(made, table), table.dataset, day), _plain(there, table)
+        missing = _difference(today, sound)
+        # As many rows could also be some that a rule changed and some fewer that it leaves out.
+        if missing.num_rows != rows.count or today.num_rows != sound.num_rows + rows.count:
+            raise _Uneven
+        yield Piece(_sorted(missing, table))
+
+    rewrite(table, plan, transform)
+
+
+def _mend_restricted(
+    settings: Settings, dataset: str, damaged: Sequence[StagedFile], decided: Sequence[Span]
+) -> dict[str, Fate]:
+    """Make restricted files again of the broker's messages, each if they give all of it; return what became of each."""
+    from pipelines.republish.reread import reread
+
+    lake = open_restricted(settings, dataset)
+    table, gone = lake.restricted, {file.path for file in damaged}
+    wanted = {span.span_id: span for file in damaged for span in spans_of(table, file, decided)}
+    read = reread(settings, lake, [span for span in wanted.values() if span.kind == "stream"])
+    again = Again([], read.rows.slice(0, 0), {})
+
+    def plan(snapshot: Snapshot) -> list[StagedFile]:
+        nonlocal again
+        again = made_again(table, read.rows, [file for file in snapshot.files.values() if file.path in gone], decided)
+        return again.files
+
+    rewrite(table, plan, lambda _: iter([Piece(_sorted(again.rows, table))]))
+    made = {file.path for file in again.files}
+    return {
+        file.path: ("broker", "")
+        if file.path in made
+        else ("", _why(read.lost, spans_of(table, file, decided)) or again.given[file.path])
+        for file in damaged
+    }
+
+
+def _why(lost: Mapping[str, str], spans: Sequence[Span]) -> str:
+    """Return why the messages of a file cannot be had; empty: they can."""
+    others = {span.kind for span in spans} - {"stream"}
+    told = sorted({lost[span.span_id] for span in spans if span.span_id in lost})
+    return "; ".join(told) or ("the broker has no messages of replayed and released rows" if others else "")
+
+
+def _sorted(rows: pa.Table, table: Table) -> pa.Table:
+    """Return the rows as a compaction has them: where times are equal their order says nothing."""
+    last = no_order(rows, table.dataset) if table.name.startswith("published/") else None
+    return sort_by(rows, sort_keys(table.dataset), last=last)
+
+
+def _plain(parts: Sequence[pa.Table], table: Table) -> pa.Table:
+    """Return parts as one table of the table's own columns."""
+    schema = pa.schema([table.state.columns.field(name) for name in table.dataset.schema.names])
+    return pa.concat_tables([part.select(schema.names).cast(schema) for part in parts] or [schema.empty_table()])
+
+
+def _difference(made: pa.Table, there: pa.Table) -> pa.Table:
+    """Return the rows of one table that the other one lacks; of equal rows each counts."""
+    import duckdb
+
+    connection = duckdb.connect(":memory:")
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("made", made)
+        connection.register("there", there)
+        found = connection.sql("SELECT * FROM made EXCEPT ALL SELECT * FROM there").to_arrow_table()
+    finally:
+        connection.close()
+    return found.cast(made.schema)
+
+
+# -- what cannot be mended ---------------------------------------------------------------------------------------
+
+
+def leave_out(table: Table, damaged: Sequence[StagedFile]) -> int:
+    """Take files that cannot be made again out of their table; return how many rows that are. They lie on for a week.
+
+    A log that was cut may have lost a rewrite that replaced them, such as an erasure's, whose files lie there: what of
+    their rows no file of the table has stays, in their place.
+
+    The loss is written down where rewrites write down what they drop, so that the rest can be held against the spans.
+
+    Raises:
+        LakeError, ServiceUnavailable: as ``rewrite``.
+    """
+    paths = {file.path for file in damaged}
+
+    def plan(snapshot: Snapshot) -> list[StagedFile]:
+        return [file for path, file in sorted(snapshot.files.items()) if path in paths]
+
+    def transform(rows: Rows) -> Iterator[Piece]:
+        found = _survivors(table, rows)
+        if found.num_rows:
+            yield Piece(_sorted(found, table))
+
+    done = rewrite(table, plan, transform, data_change=True, lost=True)
+    return done.rows_before - done.rows if done else 0
+
+
+def _survivors(table: Table, rows: Rows) -> pa.Table:
+    """Return the rows of damaged files that lie in files of rewrites which the log does not know (any more).
+
+    Raises:
+        LakeError: they are more than the damaged files held.
+    """
+    key = [name for name in (*PLACE, "position", "topic_id", "dataset") if name in table.dataset.schema.names]
+    days, kept = {file.day for file in rows.files}, kept_files(table)
+    loose = [path for path in table.storage.files() if path not in kept and day_of(path) in days]
+    numbered = sorted(((number, path) for path in loose if (number := rewrite_number(path))), reverse=True)
+    intact = [file for file in table.snapshot().files.values() if file.day in days and file not in rows.files]
+    seen = {place for file in intact for part in read_file(table, file, columns=key) for place in places(part, key)}
+    parts: list[pa.Table] = []
+    for _, path in numbered if "source" in key else ():  # the newest first: it has rows as they were left
+        with suppress(_Uneven):
+            part = _plain(_whole(table, [path]), table)
+            there = places(part, key)
+            parts.append(part.filter(pa.array([place not in seen for place in there], pa.bool_())))
+            seen.update(there)
+    made = _plain(parts, table)
+    if made.num_rows > rows.count:
+        raise LakeError(
+            f"Files of lost rewrites hold {made.num_rows:,} rows, and the damaged ones held {rows.count:,}",
+            where=table.name,
+            remedy="Nothing was left out. Restore the table's folder from a back-up; see docs/how-to/damage.md.",
+        )
+    return made

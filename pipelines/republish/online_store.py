@@ -1,0 +1,180 @@
+"""The care store filled again from the restricted zone: when it was lost, and when pseudonyms have changed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from governance.keyuse import open_vault
+from governance.vault import Vault
+from pipelines.core.open_letters import DEAD_LETTER, Choice, census, open_letters, resolved
+from pipelines.core.poll import Outcome, Poll
+from pipelines.intake.online_feed import CareFeed, open_care
+from pipelines.intake.steps import Steps, make_sealer
+from pipelines.reprocess.origins import lineages
+from pipelines.reprocess.redecoding import Redecoder
+from pipelines.republish.decisions import Ends, restore_decisions
+from pipelines.republish.republish import open_restricted, restricted_datasets
+from vitalake import clock
+from vitalake.errors import ServiceUnavailable
+from vitalake.keys import KeyRing, load_keys
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.spans import PartId
+from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.maintenance.rewrite import read_file
+from vitalake.lake.tables.staging import Counted
+from vitalake.lake.tables.table import StagedFile
+from vitalake.settings import Settings
+
+ORDER = ("device_association", "encounter", "ward_movement", "condition", "patient", "observation")
+"""The datasets that the care store takes, stays first: of whom no stay is known it takes no person.
+
+Beds come before the stays: one that ended long ago is not stored, but ends the beds that are there.
+"""
+
+TOLD_BESIDE_THE_LAKE = ("device_association", "condition", "observation")
+"""Those of which the ward is told also what the lake cannot take; beds, again, before the stays that end them."""
+
+WRITER = "rebuild"
+BATCH_ROWS = 50_000
+ATTEMPTS = 5
+
+
+def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
+    """Fill the care store with what the restricted zone has of its hours; return how many rows were offered.
+
+    What is there stays: lanes may be ahead of the lake. Of a value that is there twice the latest version counts, as
+    ever. What rejected messages of these hours were about is told again from the dead letters: it ends what was known
+    before them. What clinicians have decided is read from the audit. Patients under a pseudonym of another version of
+    the key are deleted at the end. Safe to repeat; begun again where an erasure has rewritten a file that it reads.
+
+    Args:
+        settings: of the home.
+        counted: told how many rows were offered.
+
+    Raises:
+        KeyRevoked: patients' keys cannot be had.
+        ServiceUnavailable: lake, vault or care store cannot be reached; call it again.
+    """
+    for _ in range(ATTEMPTS):
+        with suppress(FileNotFoundError):
+            return _rebuild(settings, counted=counted)
+    raise ServiceUnavailable(
+        "Tables are rewritten while they are read", where=str(settings.lake_uri), remedy="Call it again, after those."
+    )
+
+
+def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
+    keys = load_keys(settings.path(settings.keys))
+    vault = open_vault(settings, keys, purpose="rebuild-care")
+    there, total, people, ends = restricted_datasets(settings), 0, set[str](), Ends()
+    merges: list[tuple[int, str, str]] = []
+    try:
+        with closing(open_care(settings, keys, vault=vault)) as care:
+            had = care.decided()
+            care.note_lacking()  # until it is filled: whoever ends this half-way has half of a store
+            care.drop(writer=_share())
+        for dataset in [name for name in ORDER if name in there]:
+            lake = open_restricted(settings, dataset)
+            sealer = make_sealer(lake.dataset, vault, keys)
+            feed = CareFeed(settings, lake.dataset, keys, vault, again=True)
+            part = PartId(WRITER, uuid.uuid4().hex[:22], 0)
+            try:
+                for rows in _batches(lake, feed.care.now_us() - int(settings.care.hours * 3_600_000_000)):
+                    opened = sealer.open(rows)
+                    feed.take(_outcome(opened, part, total))
+                    ends.note(dataset, opened)
+                    people.update(filter(None, pc.unique(opened["patient_id"]).to_pylist()))
+                    total += rows.num_rows
+                    if counted:
+                        counted(rows.num_rows)
+                merges += feed.older_merges
+            finally:
+                feed.close()
+            if dataset in TOLD_BESIDE_THE_LAKE:
+                _tell_rejected(settings, dataset)
+        current = keys.current("pseudonym").version
+        with closing(open_care(settings, keys, vault=vault)) as care:
+            care.drop(patients=[p for p in care.everybody() if not p.startswith(f"{current}.")])
+            for version, old, into in sorted(merges):  # of long ago: the number may be another one's by now
+                if care.has(care.survivor(into)):
+                    care.merge(old, into, version=version)
+            _look_up_births(settings, keys, vault, there)
+            care.note_filled(with_decisions=restore_decisions(settings, keys, care, people, had, ends))
+    finally:
+        vault.close()
+    return total
+
+
+def _batches(lake: Lake, since_us: int) -> Iterator[pa.Table]:
+    """Yield the restricted rows that can matter: of a table that is partitioned by day those of the last days."""
+    table = lake.restricted
+    table.refresh()
+    first = str(datetime.fromtimestamp(since_us / 1e6, UTC).date())
+
+    def matters(file: StagedFile) -> bool:
+        return lake.dataset.name != "observation" or file.day is None or file.day >= first
+
+    for file in sorted(filter(matters, table.snapshot().files.values()), key=lambda file: (str(file.day), file.path)):
+        for batch in read_file(table, file):
+            for begin in range(0, batch.num_rows, BATCH_ROWS):
+                yield batch.slice(begin, BATCH_ROWS)
+
+
+def _tell_rejected(settings: Settings, dataset: str) -> None:
+    """Tell the care store what messages were about that were rejected within its hours, and are open.
+
+    Args:
+        settings: of the home.
+        dataset: for which they were rejected.
+    """
+    since = (clock.now() - timedelta(hours=settings.care.hours)).date().isoformat()
+    lake, choice = Lake(settings.lake_uri, settings.storage_options), Choice(since=since)
+    jobs, _ = lineages(settings, census(lake, DEAD_LETTER, choice).decoders)
+    done = resolved(lake, DEAD_LETTER)
+    part, first = PartId(WRITER, uuid.uuid4().hex[:22], 0), 0
+    for lineage in (one for one in jobs if one.stream.dataset == dataset and one.stream.care):
+        mine = replace(choice, sources=lineage.sources)
+        with closing(Steps(settings, lineage.stream, load_dataset(dataset), purpose="rebuild-care")) as steps:
+            redecoder = Redecoder(settings, lineage, steps, job=_share())
+            for letters in open_letters(lake, DEAD_LETTER, mine, done=done):
+                for attempt in redecoder.attempts(letters, table=DEAD_LETTER, mask=False):
+                    steps.tell_rejected(attempt.outcome, part=part, first=first)
+                    first += attempt.letters.num_rows
+
+
+def _look_up_births(settings: Settings, keys: KeyRing, vault: Vault, there: Collection[str]) -> None:
+    """Take from the vault when those were born of whom only results have told: the lake has no place for it."""
+    for dataset in [name for name in ORDER if name in there][:1]:
+        with closing(CareFeed(settings, open_restricted(settings, dataset).dataset, keys, vault)) as feed:
+            feed.look_up_all()
+
+
+def _share() -> str:
+    return f"{WRITER}/0of1"
+
+
+def _outcome(rows: pa.Table, part: PartId, first: int) -> Outcome:
+    """Return identified rows as a poll's, each a message of its own, of a source that was never read.
+
+    When they came is not kept; at the latest it was when we took them in.
+    """
+    count = rows.num_rows
+    poll = Poll(
+        _share(), "fhir", [None] * count, (part,), np.zeros(count, np.int32), np.arange(first, first + count),
+        rows["ingested_at"].cast(pa.int64()).fill_null(0).to_numpy() // 1000, np.ones(count, np.bool_),
+    )  # fmt: skip
+    batches = rows.combine_chunks().to_batches()
+    batch = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)
+    message = np.arange(count, dtype=np.int32)
+    return Outcome(
+        poll=poll, rows=batch, message=message, row_message=message, rejects=[], tombstones=[],
+        fingerprints=np.zeros((0, 2), np.uint64), effective_us=np.zeros(count, np.int64),
+    )  # fmt: skip

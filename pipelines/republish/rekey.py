@@ -1,0 +1,142 @@
+"""A new pseudonym key: added, given to the vault, and every dataset published anew under it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from governance.keyuse import open_vault
+from governance.policy.masks import Pseudonyms
+from pipelines.people.patients import former_versions, pseudonyms_by
+from pipelines.republish.online_store import rebuild_care
+from pipelines.republish.republish import open_restricted, refuse_lost, republish, restricted_datasets
+from vitalake import clock
+from vitalake.crashpoints import passing
+from vitalake.errors import InputError
+from vitalake.keys import add_version, load_keys, next_version, retire_version
+from vitalake.lake.commits.lake import Lake, published_name
+from vitalake.lake.datasets.dataset import published_datasets
+from vitalake.lake.maintenance.journal import Job, Journal, Work
+from vitalake.lake.maintenance.replacement import Swapped, refuse_missing
+from vitalake.lake.tables.staging import Counted
+from vitalake.settings import Settings
+
+NAME = "rekey"
+"""Of its journal; no dataset has this name."""
+
+
+@dataclass(slots=True)
+class Rekeyed:
+    """What a new pseudonym key took.
+
+    Attributes:
+        version: of the key, with which everything is published now.
+        patients: whose pseudonym changed in the vault.
+        care_rows: that were offered to the care store.
+        datasets: that were published anew; those that a killed run before had done are not among them.
+    """
+
+    version: str
+    patients: int = 0
+    care_rows: int = 0
+    datasets: list[Swapped] = field(default_factory=list)
+
+
+def rekey(
+    settings: Settings, *, counted: Counted | None = None, progress: Callable[[str], None] = lambda _: None
+) -> Rekeyed:
+    """Make a new version of the pseudonym key and publish everything under it; goes on when it was killed.
+
+    The old version stays in the key file: the audit and exports name patients by it. See ``retire``.
+
+    Args:
+        settings: of the home.
+        counted: told how many rows were made.
+        progress: told each step.
+
+    Raises:
+        InputError: a published dataset is not kept restricted, so that it cannot be published anew.
+        LakeError: rows were published that there are no identified ones of. Neither changes anything.
+        KeyRevoked: patients' keys cannot be had.
+        ServiceUnavailable: something cannot be reached; call it again.
+    """
+    lake = Lake(settings.lake_uri, settings.storage_options)
+    lake.check_writable()
+    _refuse_unkept(settings)
+    journal = Journal(lake.storage, NAME)
+    version = _begun(settings, journal)
+    done = Rekeyed(version)
+    progress(f"pseudonym key {version}")
+    add_version(settings.path(settings.keys), "pseudonym", version)
+    passing("rekey-added")
+    done.patients = _retoken(settings)
+    passing("rekey-retokened")
+    for dataset in restricted_datasets(settings):
+        if journal.done([dataset]) is None:
+            progress(dataset)
+            done.datasets.append(republish(settings, dataset, counted=counted))
+            journal.record(Work([dataset], [], done.datasets[-1].rows_restricted, 0, 0))
+            passing("rekey-republished")
+    done.patients += _retoken(settings)  # lanes enrol under the old key until their fence is raised
+    progress("care")
+    done.care_rows = rebuild_care(settings, counted=counted)
+    passing("rekey-care")
+    journal.end()
+    return done
+
+
+def retire(settings: Settings, version: str) -> None:
+    """Take an old version of the pseudonym key out of the key file: nobody can make its pseudonyms any more.
+
+    Those that patients had are kept in the vault first, so that who saw a patient under them is still found.
+
+    Raises:
+        InputError: a re-key is under way.
+        PrivacyError: it is the one in use, or not there.
+        KeyRevoked, ServiceUnavailable: the vault cannot keep them; the key stays.
+    """
+    if Journal(Lake(settings.lake_uri, settings.storage_options).storage, NAME).job() is not None:
+        raise InputError("A re-key is under way", where="pseudonym", remedy="Finish it: vitalake lake rewrite --rekey")
+    keys = load_keys(settings.path(settings.keys))
+    if version in former_versions(keys):
+        with closing(open_vault(settings, keys, purpose="rekey")) as vault:
+            vault.keep_former(version, pseudonyms_by(keys, version).token)
+    retire_version(settings.path(settings.keys), "pseudonym", version)
+
+
+def _begun(settings: Settings, journal: Journal) -> str:
+    job = journal.job()
+    if job is None:
+        version = next_version(load_keys(settings.path(settings.keys)), "pseudonym")
+        job = Job(uuid.uuid4().hex[:16], NAME, NAME, 0, version, clock.now_us())
+        journal.begin(job)
+    return job.rules
+
+
+def _retoken(settings: Settings) -> int:
+    keys = load_keys(settings.path(settings.keys))
+    vault = open_vault(settings, keys, purpose="rekey")
+    try:
+        return vault.retoken(Pseudonyms(keys, "patient-identifier").token)
+    finally:
+        vault.close()
+
+
+def _refuse_unkept(settings: Settings) -> None:
+    """Stop before anything is done, if something that is published could not be published anew."""
+    lake, kept = Lake(settings.lake_uri, settings.storage_options), restricted_datasets(settings)
+    for dataset in published_datasets():
+        if dataset in kept:
+            refuse_missing(open_restricted(settings, dataset))
+            refuse_lost(open_restricted(settings, dataset))
+        elif (
+            lake.storage.holds_table(published_name(dataset))
+            and lake.present()[published_name(dataset)].snapshot().files
+        ):
+            raise InputError(
+                "Published dataset is not kept as it came",
+                where=dataset,
+                remedy="Its pseudonyms could not be made anew; load it again from its source. Nothing was changed.",
+            )

@@ -1,0 +1,60 @@
+"""Retention in all zones: what is older than its dataset is kept for goes, published and as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from governance.keyuse import open_vault
+from governance.policy.masks import Pseudonyms
+from vitalake.keys import KeyRing, load_keys
+from vitalake.lake.commits.lake import Lake, published_name, restricted_name
+from vitalake.lake.datasets.dataset import load_dataset, published_datasets
+from vitalake.lake.maintenance.retention import Expired, expire, first_kept_day
+from vitalake.settings import Settings
+
+
+def retain(
+    settings: Settings,
+    *,
+    datasets: list[str] | None = None,
+    days: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Iterator[Expired]:
+    """Delete the days that are older than datasets are kept for; yield what went, table by table.
+
+    Rows of patients on legal hold stay, in every zone. Published rows go by their published date.
+
+    Args:
+        settings: of the home.
+        datasets: only these; None: all that have days.
+        days: how long they are kept, in the place of what their declarations say.
+        progress: told each day before it goes.
+
+    Raises:
+        LakeError, ServiceUnavailable: days that are done stay done.
+    """
+    lake = Lake(settings.lake_uri, settings.storage_options)
+    present = lake.present()
+    keys = load_keys(settings.path(settings.keys))
+    vault = open_vault(settings, keys, purpose="retention")
+    try:
+        subjects = vault.on_hold()
+        ids = list(vault.patient_ids(subjects).values())
+    finally:
+        vault.close()
+    tokens = [token for makes in _pseudonyms(keys) for token in map(makes.token, ids)]
+    for dataset in datasets or published_datasets():
+        kept = days or load_dataset(dataset).retention_days
+        tables = [present[name] for name in (restricted_name(dataset), published_name(dataset)) if name in present]
+        if not kept or not tables or not load_dataset(dataset).day_of:
+            continue
+        lake.spans.raise_fence(dataset)
+        for table in tables:
+            held = subjects if table.name.startswith("restricted/") else tokens
+            yield expire(table, first_kept_day(kept), held=held, progress=progress)
+
+
+def _pseudonyms(keys: KeyRing) -> list[Pseudonyms]:
+    """Return what makes pseudonyms of each version of the key: a republish may be on its way."""
+    rings = [KeyRing(keys.keys, keys.current_versions | {"pseudonym": k.version}) for k in keys.versions("pseudonym")]
+    return [Pseudonyms(ring, "patient-identifier") for ring in rings]

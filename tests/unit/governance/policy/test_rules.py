@@ -1,0 +1,234 @@
+"""Rule files: what is refused, and how it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from governance.errors import RuleError
+from governance.policy.masking import compile_masks
+from governance.policy.rules import load_policy
+from governance.samples import copy_samples
+from vitalake.keys import create_key_file, load_keys
+from vitalake.lake.datasets.dataset import Dataset, load_dataset, parse_dataset
+
+SECRET = "Zzmarker"
+
+
+def _rule(**changes: Any) -> dict[str, Any]:
+    rule = {
+        "id": "r1",
+        "what": {"class": "measurement"},
+        "then": {"mask": "keep"},
+        "reason": "why",
+        "legal_basis": "law",
+        "owner": "privacy officer",
+    } | changes
+    return {name: value for name, value in rule.items() if value is not None}
+
+
+def _load(folder: Path, *rules: dict[str, Any], **document: Any) -> Any:
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"version": 1, "rules": list(rules)} | document))
+    return load_policy(folder)
+
+
+BAD = {
+    "unknown field": _rule(colour=SECRET),
+    "who is not there yet": _rule(who={"role": SECRET}),
+    "no reason": _rule(reason=None),
+    "no owner": _rule(owner=None),
+    "unknown mask": _rule(then={"mask": SECRET}),
+    "unknown field in then": _rule(then={"mask": "keep", "salt": SECRET}),
+    "mask and filter": _rule(then={"mask": "keep", "filter": {"column": "status", "in": [SECRET]}}),
+    "neither mask nor filter": _rule(then={}),
+    "generalise without unit": _rule(then={"mask": "generalise"}),
+    "round without digits": _rule(then={"mask": "round"}),
+    "cap out of range": _rule(then={"mask": "cap", "at": 10**6}),
+    "cap without at": _rule(then={"mask": "cap"}),
+    "at with another mask": _rule(then={"mask": "drop", "at": 90}),
+    "unit with another mask": _rule(then={"mask": "drop", "unit": "day"}),
+    "digits out of range": _rule(then={"mask": "round", "digits": 99}),
+    "speaks of nothing": _rule(what=None),
+    "id is no text": _rule(id=7),
+    "filter of a class": _rule(what={"class": "free-text"}, then={"filter": {"column": "status", "in": [SECRET]}}),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_rule_is_refused_with_its_place_and_without_its_values(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RuleError) as caught:
+        _load(tmp_path, BAD[name])
+    error = caught.value
+    assert error.exit_code == 12
+    assert "rules.yaml" in error.where
+    assert "r1" in error.where or name == "id is no text"
+    assert error.remedy
+    assert SECRET not in str(error)
+
+
+def test_files_that_are_no_rules(tmp_path: Path) -> None:
+    with pytest.raises(RuleError, match="No rules found"):
+        load_policy(tmp_path)
+    path = tmp_path / "rules.yaml"
+    for text in ("version: 1\nrules: [", "version: 2\nrules: []", "[]", f"version: {SECRET}\nrules: []", "version: 1"):
+        path.write_text(text)
+        with pytest.raises(RuleError) as caught:
+            load_policy(tmp_path)
+        assert "rules.yaml" in caught.value.where
+        assert SECRET not in str(caught.value)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RuleError, match="cannot be read"):
+        load_policy(tmp_path)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    text = yaml.safe_dump({"version": 1, "rules": [_rule(then={"mask": "drop"})]})
+    (tmp_path / "rules.yaml").write_text(text.replace("mask: drop", "mask: drop\n    mask: keep"))
+    with pytest.raises(RuleError, match="twice") as caught:
+        load_policy(tmp_path)
+    assert caught.value.where.startswith("rules.yaml:")
+
+
+def test_both_endings_of_yaml_are_read(tmp_path: Path) -> None:
+    (tmp_path / "more.yml").write_text(yaml.safe_dump({"version": 1, "rules": [_rule(id="other")]}))
+    assert [rule.id for rule in _load(tmp_path, _rule()).rules] == ["other", "r1"]
+
+
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        ({"class": "pateint-identifier"}, "data class"),
+        ({"column": "pateint_id"}, "column"),
+        ({"dataset": "observatoin"}, "dataset"),
+        ({"dataset": "spans", "class": "patient-identifier"}, "data class"),
+        ({"dataset": "spans", "column": "value"}, "column"),
+    ],
+)
+def test_a_rule_that_names_what_is_not_there_protects_nothing_and_is_refused(
+    folder: Path, keys: Any, what: dict[str, str], named: str
+) -> None:
+    with pytest.raises(RuleError, match=f"no {named}") as caught:
+        _plans(_load(folder, _rule(), _rule(id="typo", what=what, then={"mask": "drop"})), keys)
+    assert "typo" in caught.value.where
+
+
+def test_two_rules_with_one_id_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuleError, match="one id"):
+        _load(tmp_path, _rule(), _rule())
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Any:
+    create_key_file(tmp_path / "keys.yaml")
+    return load_keys(tmp_path / "keys.yaml")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a rule that keeps dates, without which nothing can be partitioned."""
+    path = tmp_path / "governance"
+    path.mkdir()
+    (path / "dates.yaml").write_text(
+        yaml.safe_dump({"version": 1, "rules": [_rule(id="dates", what={"class": "date-of-service"})]})
+    )
+    return path
+
+
+def _plans(policy: Any, keys: Any, dataset: Dataset | None = None) -> dict[str, dict[str, Any]]:
+    plan = compile_masks(policy, dataset or load_dataset("observation"), keys)
+    return {str(column["column"]): column for column in plan.describe()}
+
+
+def test_what_no_rule_speaks_of_is_not_published(folder: Path, keys: Any) -> None:
+    columns = _plans(_load(folder, _rule()), keys)
+    assert columns["value"]["published"]
+    assert not columns["patient_id"]["published"]
+    assert columns["patient_id"]["rule"] is None
+
+
+def test_a_column_without_a_class_is_not_published_even_if_a_rule_names_it(folder: Path, keys: Any) -> None:
+    dataset = parse_dataset(
+        {
+            "name": "d",
+            "key": ["a"],
+            "columns": [
+                {"name": "a", "type": "string", "description": "x"},
+                {"name": "b", "type": "string", "class": "measurement", "description": "x", "values": ["x"]},
+            ],
+        },
+        where="test",
+    )
+    columns = _plans(_load(folder, _rule(what={"dataset": "d"}), _rule(id="a", what={"column": "a"})), keys, dataset)
+    assert not columns["a"]["published"]
+    assert columns["b"]["published"]
+
+
+def test_the_most_restrictive_rule_wins_whatever_the_order(folder: Path, keys: Any) -> None:
+    rules = [
+        _rule(id="keep"),
+        _rule(id="round-2", then={"mask": "round", "digits": 2}),
+        _rule(id="round-0", what={"column": "value"}, then={"mask": "round", "digits": 0}),
+    ]
+    for order in (rules, rules[::-1]):
+        columns = _plans(_load(folder, *order), keys)
+        assert columns["value"]["rule"] == "round-0"
+        assert columns["comparator"]["rule"] == "round-2"
+
+
+def test_a_mask_that_does_not_fit_a_column_is_shown_for_what_it_does(folder: Path, keys: Any) -> None:
+    rules = [_rule(id="k"), _rule(id="r", what={"column": "comparator"}, then={"mask": "cap", "at": 9})]
+    columns = _plans(_load(folder, *rules), keys)
+    assert columns["comparator"] | {"class": ""} == {
+        "column": "comparator", "class": "", "rule": "r", "mask": "drop", "published": False, "holds": None,
+    }  # fmt: skip
+    assert columns["value"]["published"]
+    with pytest.raises(RuleError, match="partition"):
+        _plans(_load(folder, _rule(what={"column": "effective_at"}, then={"mask": "redact"})), keys)
+
+
+def test_rules_that_take_the_partitions_date_away_are_refused(tmp_path: Path, keys: Any) -> None:
+    folder = tmp_path / "g"
+    folder.mkdir()
+    with pytest.raises(RuleError, match="partition"):
+        _plans(_load(folder, _rule()), keys)
+
+
+def test_a_rule_that_does_not_do_what_its_example_says_is_refused(folder: Path, keys: Any) -> None:
+    good = _rule(then={"mask": "round", "digits": 0}, examples=[{"in": 36.6, "out": 37.0}])
+    _plans(_load(folder, good), keys)
+    bad = _rule(then={"mask": "round", "digits": 0}, examples=[{"in": 36.6, "out": 36.6}])
+    with pytest.raises(RuleError, match="example"):
+        _plans(_load(folder, bad), keys)
+    for out in (["x"], "x", 2**80):
+        with pytest.raises(RuleError, match="example"):
+            _plans(_load(folder, _rule(examples=[{"in": 36.6, "out": out}])), keys)
+    _plans(_load(folder, _rule(examples=[{"in": {"of": "another type"}, "out": 1}, {"in": 2**80, "out": 1}])), keys)
+    leak = _rule(what={"class": "patient-identifier"}, then={"mask": "pseudonym"}, examples=[{"in": None, "out": "x"}])
+    with pytest.raises(RuleError, match="example"):
+        _plans(_load(folder, leak), keys)
+
+
+def test_a_filter_on_a_column_that_is_not_there_is_refused(folder: Path, keys: Any) -> None:
+    for column in ("nope", "value"):
+        rule = _rule(what={"dataset": "observation"}, then={"filter": {"column": column, "in": ["x"]}})
+        with pytest.raises(RuleError, match="names no text column"):
+            _plans(_load(folder, rule), keys)
+
+
+def test_the_version_follows_the_content_and_nothing_else(tmp_path: Path) -> None:
+    first = _load(tmp_path, _rule()).version
+    assert _load(tmp_path, _rule()).version == first
+    assert _load(tmp_path, _rule(reason="another")).version != first
+
+
+def test_samples_are_copied_once_and_hold(tmp_path: Path, keys: Any) -> None:
+    folder = tmp_path / "rules"
+    assert copy_samples(folder)
+    assert copy_samples(folder) == []
+    columns = _plans(load_policy(folder), keys)
+    assert not columns["value_text"]["published"]
+    for name in ("patient_id", "encounter_id", "device_id"):
+        assert columns[name]["mask"] == "pseudonym"

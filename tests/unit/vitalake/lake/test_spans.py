@@ -1,0 +1,254 @@
+"""Spans: decided once, added once, whatever dies, hangs, comes twice or comes late."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from tests.unit.vitalake.lake import lake_process
+from tests.unit.vitalake.lake.span_samples import (
+    JOB,
+    SHARE,
+    begin,
+    empty_span,
+    open_lake,
+    part,
+    positions,
+    staged_span,
+    write_spans,
+)
+from vitalake.errors import InputError, LakeError, ServiceUnavailable
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.ledger import summarise
+from vitalake.lake.commits.spans import Counts, Span, SpanConflict, Superseded, Unbalanced, add_span
+from vitalake.lake.maintenance.verify import verify
+from vitalake.lake.tables.table import Table
+
+POINTS = [
+    "start-epoch", "start-rolled", "before-stage:2", "staged", "staged:2", "before-decide:2", "decided", "decided:3",
+    "before-add", "added-one", "added-one:3", "added:2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """A lake that begins at 0, epoch 1."""
+    lake = open_lake(tmp_path)
+    begin(lake)
+    return lake
+
+
+def fresh(lake: Lake) -> Lake:
+    return open_lake(Path(lake.storage.root))
+
+
+def decided(lake: Lake) -> list[str]:
+    return [span.span_id for span in fresh(lake).spans.all_spans()]
+
+
+# -- the plain way -----------------------------------------------------------------------------------------------
+
+
+def test_span_moves_its_partition_and_its_rows_appear_when_added(lake: Lake) -> None:
+    span = staged_span(lake, 0, 5)
+    lake.spans.decide(span)
+    assert lake.spans.positions("observation", [part()]) == {part(): 5}
+    assert positions(lake) == []
+    lake.add(span)
+    assert positions(lake) == [0, 1, 2, 3]
+    lake.quarantine.refresh()
+    assert lake.quarantine.scan(columns=["position"])["position"].to_pylist() == [4]
+    assert list(fresh(lake).spans.all_spans()) == [span], "what is read is what was written"
+
+
+def test_adding_again_and_by_others_adds_nothing(lake: Lake) -> None:
+    span, other = staged_span(lake, 0, 5), fresh(lake)
+    assert other.published.snapshot().files == {}
+    lake.spans.decide(span)
+    for adder in (lake, lake, other, fresh(lake)):
+        adder.add(span)
+    assert positions(lake) == [0, 1, 2, 3]
+
+
+def test_span_without_rows_moves_the_partition_and_touches_no_table(lake: Lake) -> None:
+    span = empty_span(0, 7)
+    lake.spans.decide(span)
+    version = lake.published.delta.version()
+    lake.add(span)
+    lake.published.refresh()
+    assert lake.published.delta.version() == version
+    assert summarise(lake.spans).to_json()["tombstones"] == 7
+    assert verify(fresh(lake)) == []
+
+
+# -- who may decide ----------------------------------------------------------------------------------------------
+
+
+def test_of_two_writers_on_one_partition_exactly_one_wins(lake: Lake) -> None:
+    other = fresh(lake)
+    mine, theirs = staged_span(lake, 0, 5), staged_span(other, 0, 6)
+    lake.spans.decide(mine)
+    with pytest.raises(SpanConflict):
+        other.spans.decide(theirs)
+    assert decided(lake) == [mine.span_id]
+    assert lake.spans.positions("observation", [part()]) == {part(): 5}
+
+
+def test_span_is_thrown_away_whole_when_one_of_its_partitions_has_moved(lake: Lake) -> None:
+    lake.spans.begin_at("observation", {part(1): 0})
+    both = empty_span(0, 5)
+    both.parts.append(empty_span(0, 5, at=part(1)).parts[0])
+    lake.spans.decide(empty_span(0, 3, at=part(1)))
+    with pytest.raises(SpanConflict, match=r"vitals\[1\]"):
+        lake.spans.decide(both)
+    assert lake.spans.positions("observation", [part(0), part(1)]) == {part(0): 0, part(1): 3}
+
+
+def test_span_that_does_not_start_where_the_partition_is_conflicts(lake: Lake) -> None:
+    for start in (3, 1):
+        with pytest.raises(SpanConflict):
+            lake.spans.decide(empty_span(start, 9))
+    assert decided(lake) == []
+
+
+def test_older_epoch_can_decide_nothing(lake: Lake) -> None:
+    assert fresh(lake).spans.begin_epoch(job=JOB, share=SHARE) == 2
+    with pytest.raises(Superseded):
+        lake.spans.decide(empty_span(0, 5))
+    lake.spans.decide(empty_span(0, 5, epoch=2))
+    assert lake.spans.current_epoch(job=JOB, share=SHARE) == 2
+
+
+def test_unbalanced_span_commits_nothing(lake: Lake) -> None:
+    lake.spans.table.refresh()
+    version = lake.spans.table.delta.version()
+    for counts in (Counts(messages=5, decoded=4), Counts(messages=5, decoded=5, rows=5, published=6, held=-1)):
+        with pytest.raises(Unbalanced):
+            lake.spans.decide(empty_span(0, 5, counts=counts))
+    lake.spans.table.refresh()
+    assert lake.spans.table.delta.version() == version
+
+
+def test_second_job_on_a_topic_and_dataset_is_refused(lake: Lake) -> None:
+    claim = {"dataset": "observation", "topic_ids": ["uuid-1"]}
+    lake.spans.claim(job=JOB, **claim)  # type: ignore[arg-type]
+    fresh(lake).spans.claim(job=JOB, **claim)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="Another job"):
+        fresh(lake).spans.claim(job="labs", **claim)  # type: ignore[arg-type]
+    fresh(lake).spans.claim(job="labs", dataset="observation", topic_ids=["uuid-2"])
+
+
+def test_partition_is_begun_once(lake: Lake) -> None:
+    with pytest.raises(SpanConflict):
+        fresh(lake).spans.begin_at("observation", {part(): 9})
+    assert lake.spans.positions("observation", [part(), part(1)]) == {part(): 0, part(1): None}
+
+
+# -- what storage may do -----------------------------------------------------------------------------------------
+
+
+class FailsAfter(Table):
+    """A table whose storage commits and then fails to say so, once."""
+
+    error: Exception | None = None
+
+    def commit(self, **arguments: Any) -> None:
+        super().commit(**arguments)
+        error, self.error = self.error, None
+        if error:
+            raise error
+
+
+def losing(table: Table, error: Exception, lake: Lake) -> FailsAfter:
+    zone = "" if table.name == "spans" else table.name.partition("/")[0]
+    failing = FailsAfter(table.dataset, lake.storage, zone=zone)
+    failing.error = error
+    return failing
+
+
+def test_decision_whose_reply_was_lost_is_a_decision(lake: Lake) -> None:
+    lake.spans.table = losing(lake.spans.table, CommitFailedError("lost"), lake)
+    span = staged_span(lake, 0, 5)
+    lake.spans.decide(span)
+    assert decided(lake) == [span.span_id]
+
+
+@pytest.mark.parametrize("error", [OSError("connection"), DeltaError("connection")])
+def test_decision_repeated_after_an_outage_is_made_once(lake: Lake, error: Exception) -> None:
+    lake.spans.table = losing(lake.spans.table, error, lake)
+    span = staged_span(lake, 0, 5)
+    with pytest.raises(ServiceUnavailable):
+        lake.spans.decide(span)
+    lake.spans.decide(span)
+    assert decided(lake) == [span.span_id]
+    lake.add(span)
+    assert verify(fresh(lake)) == []
+
+
+def test_addition_whose_reply_was_lost_is_made_once(lake: Lake) -> None:
+    lake.published = losing(lake.published, CommitFailedError("lost"), lake)
+    span = staged_span(lake, 0, 5)
+    lake.spans.decide(span)
+    lake.add(span)
+    lake.add(span)
+    assert positions(lake) == [0, 1, 2, 3]
+
+
+def test_table_that_holds_half_of_a_span_stops_with_an_error(lake: Lake) -> None:
+    lake.spans.begin_at("observation", {part(1): 0})
+    span = staged_span(lake, 0, 5)
+    span.parts.append(empty_span(0, 5, at=part(1)).parts[0])
+    lake.spans.decide(span)
+    lake.published.refresh()
+    lake.published.commit(transactions={part(1).app_id("observation"): 5})
+    with pytest.raises(LakeError, match="some partitions"):
+        add_span(span, fresh(lake).published)
+
+
+# -- dying -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_kill_at_a_point_loses_and_doubles_nothing(tmp_path: Path, point: str) -> None:
+    assert lake_process.run(tmp_path, "stream", 12, VITALAKE_CRASH_AT=point) == lake_process.KILLED
+    assert lake_process.run(tmp_path, "stream", 16) == 0
+    lake = open_lake(tmp_path)
+    assert positions(lake) == [position for position in range(16) if position % 4 != 3]
+    summary = summarise(lake.spans).to_json()
+    assert (summary["balanced"], summary["messages"], summary["published"]) == (True, 16, 12)
+    assert verify(lake) == []
+
+
+def test_rolling_forward_adds_what_was_decided_with_the_files_of_then(lake: Lake) -> None:
+    first = write_spans(lake, 2)
+    last = staged_span(lake, 8, 12)
+    lake.spans.decide(last)
+    recent = fresh(lake).roll_forward([part()], since_us=first[0].decided_us)
+    assert [span.span_id for span in recent] == [span.span_id for span in [*first, last]]
+    assert positions(lake) == [0, 1, 2, 4, 5, 6, 8, 9, 10]
+    assert verify(fresh(lake)) == []
+
+
+def test_rolling_forward_reaches_back_to_each_partitions_last_span(lake: Lake) -> None:
+    lake.spans.begin_at("observation", {part(1): 0})
+    old = staged_span(lake, 0, 4, at=part(1))
+    old.decided_us -= 3 * 86_400_000_000
+    lake.spans.decide(old)
+    new = write_spans(lake, 1)[0]
+    recent = fresh(lake).roll_forward([part(0), part(1)], since_us=new.decided_us)
+    assert {span.span_id for span in recent} == {old.span_id, new.span_id}
+    assert verify(fresh(lake)) == []
+
+
+def test_spans_of_an_incarnation_that_is_gone_are_told(lake: Lake) -> None:
+    write_spans(lake, 2)
+    ends, closed = lake.spans.incarnations("observation", {"vitals"})
+    assert (ends, closed) == ({part(): 8}, set())
+    end = empty_span(8, 8, counts=Counts())
+    end.kind = "closed"
+    lake.spans.decide(end)
+    assert lake.spans.incarnations("observation", {"vitals"}) == ({part(): 8}, {part()})
+    assert isinstance(end, Span)

@@ -1,0 +1,38 @@
+"""Which codes are vital signs: what NEWS2 reads, and what is missed when a message that may hold one is refused."""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+
+import numpy as np
+
+from vitalake.clinical.records import code_number
+from vitalake.vocabulary import load_vocabulary
+
+_GENERAL = (
+    "9279-1", "2708-6", "59408-5", "8480-6", "8867-4", "8889-8", "9269-2", "67775-7", "8310-5", "3151-8", "3150-6",
+    "9267-6", "9268-4", "9270-0",
+)  # fmt: skip
+"""Respiration, saturation, systolic pressure, pulse, consciousness, temperature, oxygen given: what NEWS2 reads."""
+
+
+@cache
+def vital_codes() -> frozenset[str]:
+    """Return the LOINC codes of vital signs, and of those that count as one."""
+    vocabulary = load_vocabulary()
+    return frozenset(near for code in _GENERAL for near in vocabulary.alike(code))
+
+
+@cache
+def vital_numbers() -> frozenset[int]:
+    """Return the same as numbers; see code_number."""
+    return frozenset(map(code_number, vital_codes()))
+
+
+@lru_cache(maxsize=1024)
+def may_be_vital_unit(unit: str | None) -> bool:
+    """Return whether a vital sign may come in a unit; of one that nobody knows it cannot be told that none does."""
+    vocabulary = load_vocabulary()
+    index = vocabulary.unit_index(unit) if unit else vocabulary.no_unit
+    rows = [vocabulary.codes[code] for code in sorted(vital_codes()) if code in vocabulary.codes]
+    return index < 0 or not bool(np.isnan(vocabulary.factor[rows, index]).all())

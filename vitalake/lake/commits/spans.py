@@ -1,0 +1,439 @@
+"""Spans: stretches of input, decided by one commit each. The positions, the ledger and the plan of what to add."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import msgspec
+import pyarrow as pa
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from vitalake.crashpoints import passing
+from vitalake.errors import InputError, LakeError, ServiceUnavailable
+from vitalake.lake.commits.format import begin_format, check_readable, check_writable
+from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.tables.log import explained
+from vitalake.lake.tables.storage import Storage
+from vitalake.lake.tables.table import StagedFile, Table
+
+SEEN = "seen"
+"""Name under which a span lists its look-back files; no table, so nothing is added anywhere."""
+
+
+class SpanConflict(LakeError):
+    """Somebody else has moved a partition: this span is thrown away, the reader starts from the lake's positions."""
+
+    transient = True
+
+
+class Superseded(LakeError):
+    """A successor has taken this share over: this process must end, and must not come back."""
+
+
+class Unbalanced(LakeError):
+    """A span's counts contradict each other: nothing of it is decided."""
+
+
+class Counts(msgspec.Struct):
+    """What became of the messages and rows of one partition in one span."""
+
+    messages: int = 0
+    decoded: int = 0
+    undecodable: int = 0
+    tombstones: int = 0
+    lost_upstream: int = 0
+    rows: int = 0
+    published: int = 0
+    rejected: int = 0
+    duplicate: int = 0
+    filtered: int = 0
+    held: int = 0
+    late: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Return whether every message and every row has exactly one outcome."""
+        return (
+            self.messages == self.decoded + self.undecodable + self.tombstones + self.lost_upstream
+            and self.rows == self.published + self.rejected + self.duplicate + self.filtered + self.held
+            and min(msgspec.structs.astuple(self)) >= 0
+        )
+
+    def add(self, other: Counts) -> None:
+        """Add another's counts to these."""
+        for name in COUNT_NAMES:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+COUNT_NAMES: tuple[str, ...] = Counts.__struct_fields__
+"""The names of the counts, in the order of the ledger's equations."""
+
+
+class PartId(msgspec.Struct, frozen=True, order=True):
+    """A partition of one incarnation of a topic; a topic made again is another one."""
+
+    topic: str
+    topic_id: str
+    partition: int
+
+    def __str__(self) -> str:
+        """Return ``topic[partition]``."""
+        return f"{self.topic}[{self.partition}]"
+
+    def app_id(self, dataset: str) -> str:
+        """Return the name under which Delta transactions keep this partition's position."""
+        return f"{dataset}/{self.topic_id}/{self.partition}"
+
+
+class Part(msgspec.Struct, omit_defaults=True):
+    """One partition's stretch of a span: ``start`` (None: nothing before) up to ``end``, exclusive.
+
+    ``unfit`` counts, by column, the published rows whose text there was none that the column may hold: they are
+    published without it, and it stays restricted.
+    """
+
+    id: PartId
+    start: int | None
+    first: int
+    end: int
+    counts: Counts
+    max_effective_us: int | None = None
+    lost_unknown: bool = False
+    unfit: dict[str, int] = {}
+
+    def count_unfit(self, counts: Mapping[str, int]) -> None:
+        """Add such counts to these."""
+        self.unfit = {name: self.unfit.get(name, 0) + counts.get(name, 0) for name in {**self.unfit, **counts}}
+
+
+class Span(msgspec.Struct):
+    """What was read, what became of it, and the files that say so.
+
+    Attributes:
+        kind: a stretch of input, a gap in it, its end; or rows that were read before: rejected or held messages that
+            were replayed, and rows that now belong to somebody else.
+        fence: the dataset's fence when its rows were made; see ``SpanLog.raise_fence``.
+        associations: version of the table of device associations its rows were attributed by; 0: none was needed.
+    """
+
+    span_id: str
+    kind: Literal["stream", "gap", "closed", "replay", "attribution"]
+    job: str
+    dataset: str
+    share: str
+    epoch: int
+    decided_us: int
+    rules: str
+    decoder: str
+    parts: list[Part]
+    latency: dict[int, int]
+    files: list[StagedFile]
+    fence: int = 0
+    associations: int = 0
+
+    @property
+    def transactions(self) -> dict[str, int]:
+        """Return the position each partition reaches, by application id."""
+        return {part.id.app_id(self.dataset): part.end for part in self.parts}
+
+    def files_of(self, table: str) -> list[StagedFile]:
+        """Return the files staged for one table."""
+        return [file for file in self.files if file.table == table]
+
+
+class _Body(msgspec.Struct):
+    parts: list[Part]
+    latency: dict[int, int]
+    files: list[StagedFile]
+    fence: int = 0
+    associations: int = 0
+
+
+_BODY_DECODER = msgspec.json.Decoder(_Body)
+
+
+def to_row(span: Span) -> pa.Table:
+    """Return the row of a span, as ``from_row`` reads it."""
+    body = msgspec.json.encode(_Body(span.parts, span.latency, span.files, span.fence, span.associations)).decode()
+    values = {
+        "span_id": span.span_id,
+        "kind": span.kind,
+        "job": span.job,
+        "dataset": span.dataset,
+        "share": span.share,
+        "epoch": span.epoch,
+        "decided_at": datetime.fromtimestamp(span.decided_us / 1e6, tz=UTC),
+        "rules": span.rules,
+        "decoder": span.decoder,
+        "body": body,
+    }
+    return pa.Table.from_pylist([values], schema=load_dataset("spans").schema)
+
+
+def from_row(row: dict[str, object]) -> Span:
+    """Return the span that a row of the spans table holds."""
+    body = _BODY_DECODER.decode(str(row["body"]))
+    decided = row["decided_at"]
+    assert isinstance(decided, datetime)
+    plain = {name: row[name] for name in ("span_id", "kind", "job", "dataset", "share", "epoch", "rules", "decoder")}
+    return Span(
+        **plain,  # type: ignore[arg-type]
+        decided_us=round(decided.timestamp() * 1e6),
+        parts=body.parts,
+        latency=body.latency,
+        files=body.files,
+        fence=body.fence,
+        associations=body.associations,
+    )
+
+
+class SpanLog:
+    """The spans table: decides, tells positions, and lists what was decided."""
+
+    def __init__(self, lake: Storage) -> None:
+        self.lake = lake
+        check_readable(lake)
+        begin_format(lake)
+        self.table = Table(load_dataset("spans"), lake, zone="")
+
+    # -- who may write -------------------------------------------------------------------------------------------
+
+    def claim(self, *, job: str, dataset: str, topic_ids: Iterable[str]) -> None:
+        """Make the topics this job's for this dataset.
+
+        Raises:
+            InputError: another job reads one of them into the dataset already.
+        """
+        mine = int.from_bytes(hashlib.blake2b(job.encode(), digest_size=7).digest())  # txn versions are int64
+        claims = {f"claim/{dataset}/{topic_id}": mine for topic_id in sorted(topic_ids)}
+
+        def ready() -> Literal["commit", "done"]:
+            held = {app: self.table.transaction(app) for app in claims}
+            if any(version not in (None, mine) for version in held.values()):
+                raise InputError(
+                    "Another job reads this topic into this dataset",
+                    where=f"job {job}, dataset {dataset}",
+                    remedy="Use the other job, or another dataset or topic.",
+                )
+            return "done" if all(version == mine for version in held.values()) else "commit"
+
+        self.table.commit_when(ready, transactions=claims)
+
+    def begin_epoch(self, *, job: str, share: str) -> int:
+        """Return a new epoch of the share; whoever held an older one can decide nothing from now on.
+
+        Raises:
+            LakeError: the lake has another format than this release writes.
+            ServiceUnavailable: it cannot be reached.
+        """
+        check_writable(self.lake)
+        app = f"{job}/{share}/epoch"
+        for _ in range(50):
+            self.table.refresh()
+            epoch = (self.table.transaction(app) or 0) + 1
+            try:
+                self.table.commit(transactions={app: epoch})
+            except CommitFailedError:
+                continue
+            except (OSError, DeltaError) as error:
+                raise explained(self.table.storage, error, "Lake cannot be read") from None
+            passing("start-epoch")
+            return epoch
+        raise ServiceUnavailable("Share is contended", where=f"{job}/{share}", remedy="Stop the other workers.")
+
+    def current_epoch(self, *, job: str, share: str) -> int:
+        """Return the share's newest epoch, 0 when it never began."""
+        self.table.refresh()
+        return self.table.transaction(f"{job}/{share}/epoch") or 0
+
+    def fence(self, dataset: str) -> int:
+        """Return how often the dataset's fence was raised."""
+        self.table.refresh()
+        return self.table.transaction(_fence_app(dataset)) or 0
+
+    def raise_fence(self, dataset: str) -> int:
+        """Raise the dataset's fence, and return its new height.
+
+        Whoever makes rows works with keys, rules and associations as they were read. When those have changed such that
+        no row of before may be decided any more (a patient is forgotten, rules are stricter), the fence is raised:
+        spans under way are thrown away, and read again by lanes that open anew.
+
+        Raises:
+            ServiceUnavailable: the lake cannot be reached, or others always come first.
+        """
+        app = _fence_app(dataset)
+        for _ in range(50):
+            height = self.fence(dataset) + 1
+            try:
+                self.table.commit(transactions={app: height})
+            except CommitFailedError:
+                continue
+            except (OSError, DeltaError) as error:
+                raise explained(self.table.storage, error, "Lake cannot be read") from None
+            passing("fence-raised")
+            return height
+        raise ServiceUnavailable("Fence is contended", where=app, remedy="Try again.")
+
+    # -- positions and decisions ---------------------------------------------------------------------------------
+
+    def positions(self, dataset: str, parts: Iterable[PartId]) -> dict[PartId, int | None]:
+        """Return where each partition goes on; None: never read."""
+        try:
+            self.table.refresh()
+        except (OSError, DeltaError) as error:
+            raise explained(self.table.storage, error, "Lake cannot be read") from None
+        return {part: self.table.transaction(part.app_id(dataset)) for part in parts}
+
+    def begin_at(self, dataset: str, positions: Mapping[PartId, int]) -> None:
+        """Record where partitions that were never read begin; one that somebody else has begun stays as it is."""
+        wanted = {part.app_id(dataset): position for part, position in positions.items()}
+
+        def ready() -> Literal["commit", "done"]:
+            if any(self.table.transaction(app) is not None for app in wanted):
+                raise SpanConflict(
+                    "Another reader has begun this partition", where=dataset, remedy="It is read from there."
+                )
+            return "commit"
+
+        self.table.commit_when(ready, transactions=wanted)
+
+    def incarnations(self, dataset: str, topics: set[str]) -> tuple[dict[PartId, int], set[PartId]]:
+        """Return the partitions last read under these topic names with where they ended, and which are closed.
+
+        Days are read from the newest back to the first that knows all the topics.
+        """
+        ends: dict[PartId, int] = {}
+        closed: set[PartId] = set()
+        for day in self.days():
+            for span in self.spans_of(day):
+                for part in span.parts:
+                    if span.dataset == dataset and part.id.topic in topics:
+                        ends[part.id] = max(ends.get(part.id, 0), part.end)
+                        closed |= {part.id} if span.kind == "closed" else set()
+            if {part.topic for part in ends} >= topics:
+                break
+        return ends, closed
+
+    def decide(self, span: Span) -> None:
+        """Record the span: from here on it is done, and only its adding is left.
+
+        Raises:
+            Unbalanced: its counts contradict each other; nothing is committed.
+            SpanConflict: a partition is not where the span starts, or the dataset's fence was raised since.
+            Superseded: the share has a newer epoch.
+            OSError: storage refuses the row's file.
+        """
+        for part in span.parts:
+            if not part.counts.balanced:
+                raise Unbalanced(
+                    "Ledger does not balance",
+                    where=f"{part.id}@{part.first}-{part.end}",
+                    remedy="Nothing of this span was committed. This is a bug: keep the logs and report it.",
+                )
+        row = self.table.stage(to_row(span), stem=span.span_id)
+        epoch_app = f"{span.job}/{span.share}/epoch"
+
+        def ready() -> Literal["commit", "done"]:
+            if self._is_decided(span):
+                return "done"
+            if (self.table.transaction(epoch_app) or 0) != span.epoch:
+                raise Superseded(
+                    "A successor has taken this share over",
+                    where=f"{span.job}/{span.share}",
+                    remedy="Nothing of this span was committed; let the successor run.",
+                )
+            if (self.table.transaction(_fence_app(span.dataset)) or 0) != span.fence:
+                raise SpanConflict(
+                    "Rules, keys or patients have changed under way",
+                    where=f"{span.job}/{span.share}",
+                    remedy="The span is thrown away and read again as things are now.",
+                )
+            for part in span.parts:
+                if self.table.transaction(part.id.app_id(span.dataset)) != part.start:
+                    raise SpanConflict(
+                        "Another reader has moved this partition",
+                        where=str(part.id),
+                        remedy="The span is thrown away and read again from the lake's position.",
+                    )
+            return "commit"
+
+        passing("before-decide")
+        self.table.commit_when(ready, add=row, transactions={**span.transactions, epoch_app: span.epoch})
+
+    def _is_decided(self, span: Span) -> bool:
+        """Whether this very span is in the table: cheap unless its partitions have moved to where it ends."""
+        if any(self.table.transaction(app) != end for app, end in span.transactions.items()):
+            return False
+        day = _day(span.decided_us)
+        return span.span_id in self.table.scan(days=[day], columns=["span_id"])["span_id"].to_pylist()
+
+    # -- what was decided ----------------------------------------------------------------------------------------
+
+    def days(self) -> list[str]:
+        """Return the days on which spans were decided, newest first."""
+        self.table.refresh()
+        return sorted({str(file.day) for file in self.table.snapshot().files.values()}, reverse=True)
+
+    def spans_of(self, day: str) -> list[Span]:
+        """Return the spans decided on a day, oldest first."""
+        return sorted(
+            (from_row(row) for row in self.table.scan(days=[day]).to_pylist()), key=lambda span: span.decided_us
+        )
+
+    def all_spans(self, *, since: str = "") -> Iterator[Span]:
+        """Yield every span decided on an ISO date or later, oldest day first; one day in memory at a time."""
+        for day in reversed(self.days()):
+            if day >= since:
+                yield from self.spans_of(day)
+
+    def recent(self, parts: Sequence[PartId], *, dataset: str, since_us: int) -> list[Span]:
+        """Return the spans of these partitions, oldest first, back to ``since_us`` and to each one's last span."""
+        missing = {p for p, position in self.positions(dataset, parts).items() if position is not None}
+        found: list[Span] = []
+        for day in self.days():
+            if not missing and day < _day(since_us):
+                break
+            mine = [s for s in self.spans_of(day) if s.dataset == dataset and any(p.id in parts for p in s.parts)]
+            missing -= {part.id for span in mine for part in span.parts}
+            found = mine + found
+        return found
+
+
+def _fence_app(dataset: str) -> str:
+    return f"fence/{dataset}"
+
+
+def _day(us: int) -> str:
+    return str((datetime.fromtimestamp(0, tz=UTC) + timedelta(microseconds=us)).date())
+
+
+def add_span(span: Span, table: Table) -> bool:
+    """Add a decided span's files to a table; return False when there was nothing left to do.
+
+    Raises:
+        LakeError: some of the span's partitions are added and some are not: the table was meddled with.
+    """
+    files = span.files_of(table.name)
+    if not files or is_added(span, table):
+        return False
+
+    def ready() -> Literal["commit", "done"]:
+        if is_added(span, table):
+            return "done"
+        if any((table.transaction(app) or -1) >= end for app, end in span.transactions.items()):
+            raise LakeError(
+                "A span is added for some partitions and not for others",
+                where=f"{table.name}, span {span.span_id}",
+                remedy="Run 'vitalake lake verify'; restore the table from before the last change by hand.",
+            )
+        return "commit"
+
+    return table.commit_when(ready, add=files, transactions=span.transactions)
+
+
+def is_added(span: Span, table: Table) -> bool:
+    """Whether the object as it is holds the span; positions only grow, so an old object errs towards asking again."""
+    return all((table.transaction(app) or -1) >= end for app, end in span.transactions.items())

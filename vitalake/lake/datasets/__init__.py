@@ -1,0 +1,1 @@
+"""What a dataset is, and the columns that follow from others."""

@@ -1,0 +1,56 @@
+"""The first entry of a table's log, which says what the table is and nothing of its rows: it can be written again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from deltalake import DeltaTable
+
+from vitalake import clock
+from vitalake.lake.datasets.dataset import Dataset
+from vitalake.lake.tables.log import LOG, SET_ASIDE, STAMP, LogProblem, list_log
+from vitalake.lake.tables.storage import Storage, open_storage
+from vitalake.lake.tables.table import Table
+
+FIRST = f"{0:020}.json"
+
+
+def can_begin_again(storage: Storage, problems: Sequence[LogProblem]) -> bool:
+    """Return whether of a log's beginning the first entry alone is damaged or gone, and what follows it is there."""
+    versions = {problem.version for problem in problems}
+    entries = set(list_log(storage).entries)
+    return 0 in versions and 1 not in versions and bool(entries) and (1 in entries or entries == {0})
+
+
+def begin_again(storage: Storage, form: Dataset) -> str:
+    """Write the first entry of a log again, as the table's form has it today; return its name.
+
+    The next entry holds the digest of the true one. ``settle_beginning`` has to follow once the log can be read; killed
+    before, the entry counts as damaged, and is written once more.
+    """
+    if storage.fs.get_file_info(f"{storage.root}/{LOG}/{FIRST}").type.name != "NotFound" or _is_link(storage):
+        storage.fs.create_dir(f"{storage.root}/{SET_ASIDE}", recursive=True)
+        # Not by the name of an entry that was taken out: nothing it said is lost, so nothing has to be made again.
+        stamp = clock.now().strftime(STAMP)
+        storage.fs.move(f"{storage.root}/{LOG}/{FIRST}", f"{storage.root}/{SET_ASIDE}/{stamp}.{FIRST}.begun-again")
+    with tempfile.TemporaryDirectory() as folder:
+        zone = storage.name.rpartition("/")[0]
+        made = Table(form, open_storage(folder, {}), zone=zone).storage
+        content = Path(made.root, LOG, FIRST).read_bytes()
+    storage.write_small(f"{LOG}/{FIRST}", content)
+    return FIRST
+
+
+def _is_link(storage: Storage) -> bool:
+    return storage.local and Path(storage.root, LOG, FIRST).is_symlink()
+
+
+def settle_beginning(storage: Storage) -> None:
+    """Let a checkpoint stand in the place of all entries: from it on nothing is held against the first one.
+
+    Raises:
+        OSError, DeltaError: storage refuses.
+    """
+    DeltaTable(storage.uri, storage_options=storage.options or None).create_checkpoint()

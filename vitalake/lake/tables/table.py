@@ -1,0 +1,376 @@
+"""One Delta table: staging files beside it, committing them with transactions, and nothing that commits blindly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from vitalake import clock
+from vitalake.causes import cause_of
+from vitalake.errors import LakeError, ServiceUnavailable
+from vitalake.lake.datasets.dataset import IDENTIFYING, SUBJECT, Column, Dataset
+from vitalake.lake.tables.dictionaries import without_unused
+from vitalake.lake.tables.digests import Damaged, damaged
+from vitalake.lake.tables.log import before, explained, is_empty, is_hidden
+from vitalake.lake.tables.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
+from vitalake.lake.tables.sorting import in_no_order
+from vitalake.lake.tables.storage import Storage
+
+REOPEN_AFTER = 2_000
+"""Commits after which the table is opened anew: DeltaTable objects grow over days."""
+
+COMMIT_ATTEMPTS = 50
+"""A commit that loses this many races in a row is not unlucky."""
+
+
+LOG_RETENTION = "interval 2 hours"
+"""How long the log keeps single commits; positions and tombstones live on in its checkpoints. Every commit and refresh
+lists them all, 1 µs each: Delta's 30 days, at three commits a second, would be seconds each. Who holds an older
+version can read on, but not commit on it: it has to look again."""
+
+CLEAN_UP_EVERY = 100
+"""Commits between looks for expired ones: a look costs 25 ms after an hour's worth of commits, one a second."""
+
+NO_DAY = "__HIVE_DEFAULT_PARTITION__"
+"""Folder of rows without a date; the name that Hive, Spark, DuckDB and delta-rs know."""
+
+
+class StagedFile(msgspec.Struct, frozen=True):
+    """A file that lies beside a table, not yet part of it."""
+
+    table: str
+    path: str
+    size: int
+    rows: int
+    day: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one version of a table holds: path → (size, rows, day)."""
+
+    version: int
+    files: dict[str, StagedFile]
+
+
+def _repeats(column: Column) -> bool:
+    """Whether a binary column has few values for many rows: keyed hashes of patients, and what is sealed of them."""
+    return column.type == pa.binary() and column.data_class in IDENTIFYING | {SUBJECT.data_class}
+
+
+class Table:
+    """A Delta table of a dataset; not to be shared between threads."""
+
+    def __init__(self, dataset: Dataset, storage: Storage, *, zone: str) -> None:
+        """Open the table, or make it.
+
+        Raises:
+            InputError: a table is there whose columns are not the dataset's, nor of a release before or after.
+        """
+        self.dataset = dataset
+        self.name = f"{zone}/{dataset.name}" if zone else dataset.name
+        self.storage = storage.child(self.name)
+        self._commits = 0
+        self._transactions: dict[str, int | None] = {}
+        self._state: SchemaState | None = None
+        self._last_state: tuple[str, SchemaState] | None = None
+        self.delta = self._open()
+        check(self.state, where=self.name)
+
+    def _open(self) -> DeltaTable:
+        try:
+            return open_delta(self.storage)
+        except TableNotFoundError:
+            return self._create()
+
+    def _create(self) -> DeltaTable:
+        try:
+            return DeltaTable.create(
+                self.storage.uri,
+                schema=Schema.from_arrow(new_schema(self.dataset)),
+                partition_by=["day"] if self.dataset.day_of else None,
+                mode="ignore",
+                # No statistics: patient columns must leave no min/max in the log.
+                configuration={"delta.dataSkippingNumIndexedCols": "0", "delta.logRetentionDuration": LOG_RETENTION},
+                commit_properties=CommitProperties(app_transactions=[Transaction(APP, self.dataset.revision)]),
+                storage_options=self.storage.options or None,
+            )
+        except CommitFailedError:  # another process made it at the same moment
+            return open_delta(self.storage)
+        except (OSError, DeltaError) as error:
+            raise LakeError(
+                f"Table cannot be made ({cause_of(error)})",
+                where=self.name,
+                remedy="Check that lake.uri is writable; nothing was written.",
+            ) from None
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Bring the object to the table's newest version; where a folder has no newer one, two looks at file names.
+
+        delta-rs lists the log, in forty threads that live for ten seconds: whoever looked every second always had them.
+
+        Raises:
+            Damaged: the log cannot be read.
+            ServiceUnavailable: storage cannot be reached.
+        """
+        if self.storage.local and self._is_newest():
+            return
+        self._commits += 1
+        self._transactions.clear()
+        self._state = None
+        if self._commits % REOPEN_AFTER == 0:
+            self.delta = open_delta(self.storage)
+            return
+        try:
+            self.delta.update_incremental()
+        except (OSError, DeltaError) as error:
+            raise explained(self.storage, error) from None
+        if is_empty(self.storage, self.delta.version()) or is_hidden(self.storage, self.delta.version()):
+            raise explained(self.storage, DeltaError())
+
+    def _is_newest(self) -> bool:
+        """Return whether the log has this version and no next one; versions have no gaps."""
+        log, version = Path(self.storage.root) / "_delta_log", self.delta.version()
+        return (log / f"{version:020}.json").exists() and not os.path.lexists(log / f"{version + 1:020}.json")
+
+    def transaction(self, app_id: str) -> int | None:
+        """Return the version committed for an application, on the object as it is; None: never."""
+        if app_id not in self._transactions:  # delta-rs looks through the log, 1 ms or more
+            try:
+                self._transactions[app_id] = self.delta.transaction_version(app_id)
+            except (OSError, DeltaError) as error:
+                raise explained(self.storage, error) from None
+        return self._transactions[app_id]
+
+    def snapshot(self) -> Snapshot:
+        """Return the files of the object's version."""
+        actions = pa.table(self.delta.get_add_actions())
+        days = (
+            [str(part["day"]) if part["day"] else None for part in actions["partition"].to_pylist()]
+            if self.dataset.day_of
+            else [None] * actions.num_rows
+        )
+        files = {
+            path: StagedFile(self.name, path, size, rows, day)
+            for path, size, rows, day in zip(
+                actions["path"].to_pylist(),
+                actions["size_bytes"].to_pylist(),
+                actions["num_records"].to_pylist(),
+                days,
+                strict=True,
+            )
+        }
+        return Snapshot(self.delta.version(), files)
+
+    def scan(self, *, days: Sequence[str] | None = None, columns: list[str] | None = None) -> pa.Table:
+        """Return rows of the object's version, of some days or of all; small tables only."""
+        wanted = [f for f in self.snapshot().files.values() if days is None or f.day in days]
+        schema = pa.schema([self.state.columns.field(name) for name in columns or self.dataset.schema.names])
+        try:
+            parts = [conform(self.storage.read_parquet(f.path, columns=schema.names), schema) for f in wanted]
+        except FileNotFoundError as error:
+            raise self.lost_file() or error from None
+        return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def newest(self) -> Table:
+        """Return the table as it is by now, as another object: this one stays at the version it has.
+
+        Raises:
+            LakeError, ServiceUnavailable: the log cannot be read.
+        """
+        other = copy(self)
+        other._commits, other._transactions, other._state = 0, {}, None  # noqa: SLF001 - of this class
+        other.delta = open_delta(self.storage)
+        return other
+
+    def lost_file(self) -> Damaged | None:
+        """Return what to say when a file was not found: one that the newest version has is lost; None: none is.
+
+        A reader of an older version may have come too late for a file that was replaced. The object is refreshed.
+
+        Raises:
+            LakeError, ServiceUnavailable: the log cannot be read.
+        """
+        self.refresh()
+        missing = [file for file in self.snapshot().files.values() if not self.storage.exists(file.path)]
+        return self.damaged(missing[0], "is gone") if missing else None
+
+    def damaged(self, file: StagedFile, how: str = "does not hold what was written to it") -> Damaged:
+        """Return what to say of a damaged file, its number of rows with it."""
+        error = damaged(self.storage, file.path, how)
+        return Damaged(error.what, where=f"{error.where} ({file.rows:,} rows)", remedy=error.remedy)
+
+    # -- the schema ----------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> SchemaState:
+        """How the table's columns stand to the dataset's, on the object as it is."""
+        if self._state is None:
+            text = self.delta.schema().to_json()  # its revision changes with it, in one commit
+            if self._last_state is None or self._last_state[0] != text:
+                self._last_state = text, read_state(self.dataset, self.delta)
+            self._state = self._last_state[1]
+        return self._state
+
+    def prepare(self, *, republished: bool = False) -> None:
+        """Bring the table to the dataset: columns added, types widened, classes recorded; ``stage`` does it first.
+
+        The object stays at its version: what was planned on it and is committed after this has to look again.
+
+        Args:
+            republished: whether all rows are under the dataset's data classes now.
+
+        Raises:
+            InputError: what is there by now cannot be brought to the dataset.
+            ServiceUnavailable: storage cannot be reached.
+        """
+        if self.state.pending or (republished and self.state.republish):
+            own = open_delta(self.storage)
+            apply(self.dataset, own, where=self.name, republished=republished)
+            self._state = read_state(self.dataset, own)
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def stage(self, rows: pa.Table, *, stem: str, suffix: str = "", ordered: bool = False) -> list[StagedFile]:
+        """Write rows beside the table, one file a day, synced; they become visible by a commit only.
+
+        Of published rows neither their order nor that of a file's dictionaries says in which order they came.
+
+        Args:
+            rows: the dataset's columns.
+            stem: start of the files' names; unique to the span or rewrite.
+            suffix: end of the names' stems; see buckets.py.
+            ordered: the rows' order is to stay: they were read from the table, or are sorted for it.
+
+        Raises:
+            OSError: storage refuses.
+        """
+        self.prepare()
+        published = self.name.startswith("published/")
+        if published and not ordered:
+            rows = in_no_order(rows, self.dataset)
+        staged = []
+        for number, (day, part) in enumerate(self._by_day(rows)):
+            folder = f"day={day or NO_DAY}/" if self.dataset.day_of else ""
+            content = without_unused(part, in_order=published)
+            path, size = self.storage.write_parquet(
+                f"{folder}{stem}-{number}", content, suffix=suffix, **self._parquet_options()
+            )
+            staged.append(StagedFile(self.name, path, size, part.num_rows, day))
+        return staged
+
+    def _by_day(self, rows: pa.Table) -> list[tuple[str | None, pa.Table]]:
+        if rows.num_rows == 0:
+            return []
+        if not self.dataset.day_of:
+            return [(None, rows)]
+        days = pc.cast(rows[self.dataset.day_of], pa.date32())
+        if days.null_count:  # a rule may drop dates: such rows have a partition of their own
+            undated = pc.is_null(days)
+            return [*self._by_day(rows.filter(pc.invert(undated))), (None, rows.filter(undated))]
+        bounds = pc.min_max(days).as_py()
+        if bounds["min"] == bounds["max"]:
+            return [(str(bounds["min"]), rows)]
+        numbers = days.cast(pa.int32()).to_numpy()
+        return [
+            (str(np.datetime64(int(day), "D")), rows.filter(pa.array(numbers == day))) for day in np.unique(numbers)
+        ]
+
+    def _parquet_options(self) -> dict[str, Any]:
+        columns = self.dataset.columns
+        return {
+            "compression": "zstd",
+            "compression_level": 1,
+            "use_dictionary": [c.name for c in columns if c.type in (pa.string(), pa.int16()) or _repeats(c)],
+            "write_statistics": [c.name for c in columns if c.statistics],
+            "store_schema": False,
+        }
+
+    def commit(
+        self,
+        *,
+        add: Sequence[StagedFile] = (),
+        remove: Sequence[StagedFile] = (),
+        transactions: Mapping[str, int],
+        data_change: bool = True,
+        retries: int | None = None,
+    ) -> None:
+        """Commit with the object as it is: whoever planned on it must also commit on it.
+
+        Raises:
+            CommitFailedError: somebody else committed what clashes, or the object is stale: look again.
+        """
+        milliseconds = clock.now_us() // 1000
+        actions: list[AddAction | RemoveAction] = [
+            AddAction(
+                file.path,
+                file.size,
+                {"day": file.day} if self.dataset.day_of else {},
+                milliseconds,
+                data_change,
+                msgspec.json.encode({"numRecords": file.rows}).decode(),
+            )
+            for file in add
+        ]
+        actions += [
+            RemoveAction(
+                file.path, data_change, milliseconds, file.size, {"day": file.day} if self.dataset.day_of else {}
+            )
+            for file in remove
+        ]
+        self.delta.create_write_transaction(
+            actions,
+            "append",
+            self.delta.schema(),
+            ["day"] if self.dataset.day_of else [],
+            commit_properties=CommitProperties(
+                app_transactions=[Transaction(app, version) for app, version in transactions.items()],
+                max_commit_retries=retries,
+                custom_metadata=before(self.storage, self.delta.version()),
+            ),
+            post_commithook_properties=PostCommitHookProperties(
+                create_checkpoint=True, cleanup_expired_logs=self.delta.version() % CLEAN_UP_EVERY == 0
+            ),
+        )
+
+    def commit_when(
+        self,
+        ready: Callable[[], Literal["commit", "done"]],
+        *,
+        add: Sequence[StagedFile] = (),
+        transactions: Mapping[str, int],
+    ) -> bool:
+        """Append as soon as ``ready`` says so on a fresh object; return False if it was done already.
+
+        ``ready`` is asked after every refresh, and the commit is made on that very object, so that nothing can
+        come between. It raises to give up. A reply lost after the commit is recognised by the next look.
+
+        Raises:
+            ServiceUnavailable: storage cannot be reached.
+        """
+        for _ in range(COMMIT_ATTEMPTS):
+            try:
+                self.refresh()
+                if ready() == "done":
+                    return False
+                self.commit(add=add, transactions=transactions)
+            except CommitFailedError:
+                continue  # look again: lost race, lost reply or stale object
+            except (OSError, DeltaError) as error:
+                raise explained(self.storage, error, "Table cannot be committed") from None
+            return True
+        raise ServiceUnavailable("Table is contended", where=self.name, remedy="Fewer workers, or longer spans.")
