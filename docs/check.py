@@ -1,7 +1,8 @@
-"""Says whether the generated pages and the lock are fresh; ends with 1 if not."""
+"""Says whether the generated pages, the paths that pages name and the lock are fresh; ends with 1 if not."""
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -12,6 +13,7 @@ from packaging.utils import canonicalize_name
 from docs.generate import FOLDER, pages
 
 ROOT = Path(__file__).parent.parent
+_PATH = re.compile(r"`((?:vitalake|governance|pipelines|models|tests|docs)/[\w/*.-]*)")
 
 
 def stale_pages() -> list[str]:
@@ -19,6 +21,19 @@ def stale_pages() -> list[str]:
     there = {path.name: path.read_text() for path in FOLDER.glob("*.md")}
     made = pages()
     return sorted(name for name in made.keys() | there.keys() if made.get(name) != there.get(name))
+
+
+def lost_paths() -> list[str]:
+    """Return the files and folders of ours that pages name and that are not there; decisions say what was then."""
+    of_a_home = {f"governance/{path.name}" for path in (ROOT / "governance" / "samples").iterdir()}
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "how-to").glob("*.md")]
+    return [
+        f"{page.relative_to(ROOT)}: {named}"
+        for page in sorted(pages)
+        if page.name != "CHANGELOG.md"
+        for named in sorted(set(_PATH.findall(page.read_text())))
+        if not (any(ROOT.glob(named.rstrip("/"))) or named in of_a_home)
+    ]
 
 
 def unlocked() -> list[str]:
@@ -44,11 +59,14 @@ def unlocked() -> list[str]:
 def main() -> int:
     """Print what is stale; return the exit code."""
     stale, missing = stale_pages(), unlocked()
+    lost = lost_paths()
     for name in stale:
         print(f"docs/reference/{name} is stale: run 'make docs'")  # noqa: T201
+    for text in lost:
+        print(f"{text} is not there")  # noqa: T201
     for text in missing:
         print(f"requirements.lock does not hold {text}: run 'make lock'")  # noqa: T201
-    return 1 if stale or missing else 0
+    return 1 if stale or lost or missing else 0
 
 
 if __name__ == "__main__":
