@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -57,3 +58,5 @@ def test_probabilities_are_in_order_and_between_none_and_one(log_odds: list[floa
     found = sigmoid(ordered)
     assert ((found >= 0) & (found <= 1)).all()
     assert (np.diff(found) >= 0).all()
+    exact = [1 / (1 + math.exp(-x)) if x > -700 else 0.0 for x in ordered]
+    np.testing.assert_allclose(found, exact, rtol=1e-12, atol=1e-300)

@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from deltalake import DeltaTable
 
 from pipelines.live.status import StatusLine
+from tests import forking
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
@@ -80,17 +81,15 @@ class LaneUnderTest:
         idle: float | None = 1.0,
         env: dict[str, str] | None = None,
         extra: Iterable[str] = (),
+        forked: bool = False,
     ) -> subprocess.Popen[bytes]:
-        """Start a worker process."""
-        command = [
-            sys.executable,
-            "-m",
-            "pipelines.live.worker_main",
-            str(self.home / "vitalake.yaml"),
-            "vitals",
-            share,
-        ]
-        command += ["--until-idle", str(idle)] if idle else []
+        """Start a worker process; in a fork only if nobody kills it from outside."""
+        arguments = [str(self.home / "vitalake.yaml"), "vitals", share]
+        arguments += ["--until-idle", str(idle)] if idle else []
+        module = "pipelines.live.worker_main"
+        command = (
+            forking.command(module, *arguments, kind="worker") if forked else [sys.executable, "-m", module, *arguments]
+        )
         return subprocess.Popen(
             [*command, *extra],
             env=os.environ | (env or {}),
@@ -107,7 +106,7 @@ class LaneUnderTest:
 
     def run(self, *, expect: int = 0, **arguments: object) -> str:
         """Run a worker to its end and return what it wrote to standard error."""
-        process = self.start(**arguments)  # type: ignore[arg-type]
+        process = self.start(forked=True, **arguments)  # type: ignore[arg-type]
         try:
             _, errors = process.communicate(timeout=90)
         except subprocess.TimeoutExpired:

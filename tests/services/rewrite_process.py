@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import forking
+
 KILLED = -signal.SIGKILL
 PIECE_ROWS = 21
 """Small pieces of work, so that sixty rows are three of them."""
@@ -17,7 +19,7 @@ _ROOT = Path(__file__).parents[2]
 def run(home: Path, *command: str, **environment: str) -> int:
     """Run ``republish DATASET``, ``retain``, ``repair`` or ``rekey`` to its end and return its exit code."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.services.rewrite_process", str(home), *command],
+        forking.command("tests.services.rewrite_process", str(home), *command),
         env=os.environ | environment,
         cwd=_ROOT,
         stdin=subprocess.DEVNULL,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +25,7 @@ from governance.vault.sealed_rows import WORDS as SEALED
 from pipelines.intake.steps import make_sealer
 from pipelines.republish.republish import republish
 from pipelines.simulator.broker import EmbeddedBroker, ensure_topic
-from tests import frozen
+from tests import forking, frozen
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.datasets.dataset import load_dataset
@@ -98,7 +97,7 @@ _CSV = f"encounter_id,unit\nw1,Medicine\nw2,of {WORDS[0]}\nw3,ICU 9 North\n"
 
 def _run(home: Path, *arguments: str, expect: int = 0) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "vitalake", *arguments, "--home", str(home)],
+        forking.command("vitalake", *arguments, "--home", str(home), kind="history"),
         capture_output=True, text=True, timeout=180, check=False, env=os.environ,
     )  # fmt: skip
     assert done.returncode == expect, done.stderr[-3000:]

@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from pipelines.core.open_letters import census
 from pipelines.history.load import load_history
 from pipelines.reconcile.reconciler import DATASET, KIND
+from tests import forking
 from tests.attribution import Ward, hl7_time, pid, pv1
 from tests.hl7 import adt
 from tests.services.lane import LaneUnderTest
@@ -53,7 +54,7 @@ def ward(lane: LaneUnderTest) -> Ward:
 
 def attribute(ward: Ward, *, env: dict[str, str] | None = None) -> int:
     """Let an attributor of its own process look once; return how it ended."""
-    command = [sys.executable, "-m", "pipelines.reconcile.sidecar", str(ward.home / "vitalake.yaml"), "--once"]
+    command = forking.command("pipelines.reconcile.sidecar", str(ward.home / "vitalake.yaml"), "--once")
     done = subprocess.run(command, env=os.environ | (env or {}), capture_output=True, timeout=90, check=False)
     assert done.returncode in (0, KILLED), done.stderr.decode()[-2000:]
     return done.returncode

@@ -7,7 +7,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from pipelines.history.load import load_history
 from pipelines.intake.online_feed import open_care
 from pipelines.intake.steps import make_sealer
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
+from tests import forking
 from tests.fhir import message
 from tests.services.polls import LaneWithoutKafka
 from vitalake.errors import PrivacyError
@@ -134,7 +134,7 @@ def _run(
     home: Path, *arguments: str, env: dict[str, str] | None = None, given: str = ""
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "vitalake", "patient", *arguments, "--home", str(home)],
+        forking.command("vitalake", "patient", *arguments, "--home", str(home)),
         capture_output=True, text=True, input=given, env=os.environ | (env or {}), check=False,
     )  # fmt: skip
 
@@ -230,7 +230,7 @@ def test_nothing_is_left_in_any_byte_and_nothing_of_others_is_gone(home: Path) -
 def test_the_lake_is_sound_and_the_ledger_balanced_afterwards(home: Path) -> None:
     _erase(home, _who(load_settings(home)))
     for command in (("lake", "verify"), ("ledger",)):
-        done = subprocess.run([sys.executable, "-m", "vitalake", *command, "--home", str(home), "--json"],
+        done = subprocess.run(forking.command("vitalake", *command, "--home", str(home), "--json"),
                               capture_output=True, text=True, check=False)  # fmt: skip
         document = msgspec.json.decode(done.stdout)
         assert done.returncode == 0, document

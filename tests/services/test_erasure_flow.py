@@ -6,21 +6,23 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date, timedelta
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
 
 from governance.audit import AuditEvent, open_audit
 from governance.belonging import open_vault
+from governance.erasure import stores
 from governance.erasure.certificate import all_of
+from governance.erasure.forgotten import Forgotten
 from governance.erasure.person import Wanted
 from governance.erasure.reasons import refuse_naming
 from governance.home import init_home
@@ -35,6 +37,7 @@ from pipelines.erasure.request import Eraser
 from pipelines.intake.online_feed import open_care
 from pipelines.intake.steps import make_sealer
 from pipelines.republish.rekey import rekey
+from tests import forking
 from tests.attribution import Ward, hl7_time, pid, pv1
 from tests.fhir import message
 from tests.hl7 import adt
@@ -93,7 +96,7 @@ def _vault(home: Path) -> Iterator[Vault]:
 
 def _run(home: Path, *arguments: str, crash_at: str = "") -> subprocess.CompletedProcess[str]:
     env = os.environ | ({"VITALAKE_CRASH_AT": crash_at} if crash_at else {})
-    return subprocess.run([sys.executable, "-m", "vitalake", "patient", *arguments, "--home", str(home)],
+    return subprocess.run(forking.command("vitalake", "patient", *arguments, "--home", str(home)),
                           capture_output=True, text=True, env=env, check=False)  # fmt: skip
 
 
@@ -299,6 +302,46 @@ def test_what_was_rejected_after_the_erasure_goes_when_it_is_asked_for_again(hom
 OLD, NEW = "HOSP|11", "HOSP|13"
 
 
+class Notes:
+    """A store of another package, registered by it; says what it was asked."""
+
+    asked: ClassVar[list[tuple[int, int | None]]] = []
+
+    def forget(self, *_: object, patients: Sequence[str] | None = None) -> int:
+        """Take note of how many are to be forgotten."""
+        forgotten = next(one for one in _ if isinstance(one, Forgotten))
+        self.asked.append((len(forgotten.digests), None if patients is None else len(patients)))
+        return 7
+
+
+def test_every_store_that_is_registered_forgets_and_is_in_the_certificate(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = list(entry_points(group=stores.GROUP))
+    entry = EntryPoint("notes", f"{__name__}:Notes", stores.GROUP)
+    monkeypatch.setattr(stores, "entry_points", lambda *, group: [*ours, entry])
+    Notes.asked.clear()
+    certificate = _erase(home, WHO)
+    assert certificate.elsewhere.keys() == {"care", "scores", "notes"}
+    assert certificate.elsewhere["notes"] == 7
+    with _eraser(home) as eraser:
+        eraser.reapply([certificate])
+    assert Notes.asked == [(1, 1), (1, None)]
+
+
+def test_without_one_of_our_stores_nobody_is_erased_and_nothing_changes(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _published(home, WHO)
+    assert before > 0
+    with monkeypatch.context() as patched, pytest.raises(PrivacyError, match="not registered"):
+        patched.setattr(stores, "entry_points", lambda *, group: [])
+        _erase(home, WHO)
+    assert _published(home, WHO) == before
+    with _vault(home) as vault:
+        assert vault.tombstone(vault.subject_of(WHO)) is None
+
+
 @pytest.fixture
 def ward(tmp_path: Path) -> Ward:
     """A ward in which number 11 was merged into 13."""
@@ -315,7 +358,7 @@ def ward(tmp_path: Path) -> Ward:
 
 
 def _run_audit(home: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "vitalake", "audit", *arguments, "--home", str(home), "--json"]
+    command = forking.command("vitalake", "audit", *arguments, "--home", str(home), "--json")
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +30,7 @@ from pipelines.history.warehouse import Warehouse, open_warehouse
 from pipelines.simulator import mimic
 from pipelines.simulator.observation import VITALS as VITAL_SIGNS
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
+from tests import forking
 from tests.decoding import BROKER_MS, conformer, take
 from vitalake.errors import InputError, ServiceUnavailable, SettingsError
 from vitalake.lake.commits.lake import Lake
@@ -55,7 +55,7 @@ DATASETS = {
 
 def _load(home: Path, source: str = "mimic-demo", **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "vitalake", "history", "load", source, "--home", str(home), "--json"],
+        forking.command("vitalake", "history", "load", source, "--home", str(home), "--json", kind="history"),
         capture_output=True, text=True, timeout=90, check=False, env=os.environ | env,
     )  # fmt: skip
 

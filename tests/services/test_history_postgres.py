@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from pipelines.history.load import load_history
 from pipelines.history.warehouse import open_warehouse
 from pipelines.simulator.anchors import FILE_NAME, load_or_create
 from pipelines.simulator.warehouse_mimic import demo_tables, make_demo_warehouse
+from tests import forking
 from tests.services.postgres import PostgresServer
 from vitalake.errors import InputError
 from vitalake.keys import load_keys
@@ -43,8 +43,8 @@ ADDRESS = "HISTORY_WAREHOUSE"
 
 def _load(home: Path, address: str, source: str = "mimic-demo") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "vitalake", "history", "load", source, "--home", str(home), "--json",
-         "--warehouse", f"env:{ADDRESS}"],
+        forking.command("vitalake", "history", "load", source, "--home", str(home), "--json",
+                        "--warehouse", f"env:{ADDRESS}", kind="history"),
         capture_output=True, text=True, timeout=120, check=False, env=os.environ | {ADDRESS: address},
     )  # fmt: skip
 

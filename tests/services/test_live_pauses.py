@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from governance.keyservice import KeyRevoked
 from pipelines.intake.steps import make_sealer
 from pipelines.live.lane import StreamOptions
 from pipelines.live.supervisor import Supervisor, View, worker_pids
+from tests import forking
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
@@ -137,7 +137,7 @@ def test_a_worker_that_is_killed_again_and_again_decides_something_each_time(lan
 
 
 def _keys(home: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "vitalake", "keys", *arguments, "--home", str(home)]
+    command = forking.command("vitalake", "keys", *arguments, "--home", str(home))
     subprocess.run(command, check=True, capture_output=True)
 
 

@@ -62,9 +62,20 @@ def test_a_declaration_that_does_not_hold_is_refused(old: str, new: str) -> None
         parse_task(_text().replace(old, new), where="test")
 
 
-@pytest.mark.parametrize("document", [None, {}, {"items": {}}, {"items": {"a": None}}, []])
+_GOOD = {"items": {"pulse": {"label": "Pulse", "unit": "/min", "codes": ["8867-4"], "statistics": ["last"]}}}
+
+
+def test_the_least_that_can_be_declared_is_one_feature() -> None:
+    assert list(parse_features(_GOOD, where="test").names) == ["pulse.last"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [None, {}, {"items": {}}, {"items": {"a": None}}, [], _GOOD["items"], {"items": {"pulse": {}}},
+     {"items": _GOOD["items"] | {"again": _GOOD["items"]["pulse"]}}],
+)  # fmt: skip
 def test_features_that_are_none_are_refused(document: Any) -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError, match=r"^Features are not declared as they should be: test\."):
         parse_features(document, where="test")
 
 

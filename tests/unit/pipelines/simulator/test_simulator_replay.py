@@ -75,8 +75,10 @@ def test_replays_of_the_demo_send_the_same_values(bootstrap: str, tmp_path: Path
 def test_pace_by_rate_is_kept(bootstrap: str, tmp_path: Path) -> None:
     plan = Simulation(source="synthetic", topic="pace", rate=1000, count=1500)
     began = time.monotonic()
-    simulate(plan, bootstrap=bootstrap, home=tmp_path)
+    summary = simulate(plan, bootstrap=bootstrap, home=tmp_path)
     assert time.monotonic() - began >= 1.499
+    assert summary.messages == 1500
+    assert len(records(bootstrap, "pace", 1500)) == 1500
 
 
 def test_stop_ends_an_endless_source_with_everything_delivered(bootstrap: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import forking
 from tests.unit.vitalake.lake.span_samples import JOB, SHARE, open_lake, part, staged_span
 from vitalake import clock
 from vitalake.crashpoints import passing
@@ -20,10 +21,17 @@ SPAN = 4
 _ROOT = Path(__file__).parents[4]
 
 
+_MODULE = "tests.unit.vitalake.lake.lake_process"
+
+
 def start(folder: Path, *command: object, **environment: str) -> subprocess.Popen[bytes]:
     """Start ``compact TABLE``, ``bucket TABLE COUNT``, ``drop TABLE PATIENT``, or ``stream END``: spans up to there."""
+    return _begin([sys.executable, "-m", _MODULE, str(folder), *map(str, command)], environment)
+
+
+def _begin(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.unit.vitalake.lake.lake_process", str(folder), *map(str, command)],
+        command,
         env=os.environ | environment,
         cwd=_ROOT,
         stdin=subprocess.DEVNULL,
@@ -32,7 +40,7 @@ def start(folder: Path, *command: object, **environment: str) -> subprocess.Pope
 
 def run(folder: Path, *command: object, **environment: str) -> int:
     """Run it to its end and return its exit code."""
-    return start(folder, *command, **environment).wait(60)
+    return _begin(forking.command(_MODULE, str(folder), *map(str, command)), environment).wait(60)
 
 
 def _main(folder: str, verb: str, argument: str, *more: str) -> None:
