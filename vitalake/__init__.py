@@ -1,3 +1,30 @@
-"""What all rooms of the lake share: settings, errors, keys, vocabulary, the lake itself and the command."""
+"""A streaming healthcare data lake; ``vitalake.open`` is where a Python program begins."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from governance.opened import OpenedHome
 
 __version__ = "0.1.0"
+
+_FACE = "vitalake.face"
+"""Group of entry points with one name, ``open``: what stands above the foundation, which imports nothing of it."""
+
+
+def open(home: str | os.PathLike[str] | None = None) -> OpenedHome:  # noqa: A001 - as one says vitalake.open
+    """Open a home for a program: its published rows, its ledger, SQL.
+
+    Args:
+        home: its folder; None: ``VITALAKE_HOME``, else ``vitalake-home`` in the current folder.
+
+    Raises:
+        SettingsError: there is no home, or its configuration does not hold.
+    """
+    from importlib.metadata import entry_points
+
+    (face,) = entry_points(group=_FACE, name="open")
+    opened: OpenedHome = face.load()(home)
+    return opened

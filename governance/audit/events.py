@@ -14,6 +14,7 @@ Action = Literal[
     "board.read",
     "decision.write",
     "sql.query",
+    "published.read",
     "identified.query",
     "audit.read",
     "audit.begin",

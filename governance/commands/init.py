@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.homes import resolve_home
 
 
 def register(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,18 +40,15 @@ def sql(
     A dataset's name stands for its current rows, <dataset>_versions for all of them, and
     <dataset>_as_known_at(TIMESTAMP '2026-03-01 12:00') for those that were current by what could be known then.
     """
-    from vitalake.settings import load_settings
+    import vitalake
 
-    settings = load_settings(resolve_home(home))
+    opened = vitalake.open(home)
     if identified:
-        answer = _identify(settings, query, purpose, patient, rows=limit, seconds=seconds)
+        answer = _identify(opened.settings, query, purpose, patient, rows=limit, seconds=seconds)
     elif purpose or patient is not None:
         raise typer.BadParameter("--purpose and --patient go with --identified.")
     else:
-        from governance.access import local_principal
-        from governance.query.service import Door
-
-        answer = Door(settings).query(query, principal=local_principal(), rows=limit, seconds=seconds)
+        answer = opened.sql(query, rows=limit, seconds=seconds)
     rows = [list(map(_plain, row)) for row in zip(*(column.to_pylist() for column in answer.rows.columns), strict=True)]
     names = answer.rows.schema.names
     if json:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from vitalake.cli.output import HomeOption, note, resolve_home
+from vitalake.cli.output import HomeOption, note
+from vitalake.homes import resolve_home
 
 
 def register(app: typer.Typer) -> None:

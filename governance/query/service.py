@@ -84,6 +84,7 @@ class Door:
         purpose: str,
         where: Mapping[str, Sequence[str | int | float]] | None = None,
         as_known_at: datetime | None = None,
+        action: Action = "train",
     ) -> Iterator[pa.RecordBatch]:
         """Return the current rows of a published dataset in batches, in no order; the first one is empty.
 
@@ -96,6 +97,7 @@ class Door:
             purpose: a code such as ``train-mortality``, for the record.
             where: column → values; rows that have one of them in each.
             as_known_at: a moment, aware; the rows that were current by what could be known then. None: now.
+            action: as what it is recorded.
 
         Raises:
             MissingPermission: the role does not allow it.
@@ -118,7 +120,7 @@ class Door:
         detail |= {"classes": ",".join(sorted(set(classes))), "rules": self.catalogue.rules}
         if as_known_at is not None:
             detail["as_known_at"] = as_known_at.astimezone(UTC).isoformat()
-        self._record("train", principal, detail)
+        self._record(action, principal, detail)
         return self._batches(dataset, columns, wanted, as_known_at)
 
     def _batches(

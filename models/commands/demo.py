@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitalake.cli.durations import parse_seconds
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,8 +49,9 @@ def demo(
 ) -> None:
     """Run the whole way on one machine, warehouse and devices to ward board, and print the ledger at the end."""
     from governance.home import init_home
+    from governance.opened import OpenedHome
     from governance.samples import copy_samples
-    from pipelines.commands.ledger import ledger_summary, print_ledger
+    from pipelines.commands.ledger import print_ledger
     from pipelines.simulator.broker import EmbeddedBroker
 
     folder = resolve_home(home)
@@ -62,7 +64,7 @@ def demo(
         os.environ.setdefault("VITALAKE_OBSERVABILITY__PORT", "0")
         run = Demo(folder, seconds=seconds, workers=workers, faults=faults, seed=seed)
         code = run.run(view=sys.stderr.isatty() and not json)
-    summary = ledger_summary(run.settings, run.job) | run.summary()
+    summary = OpenedHome(run.settings).ledger(run.job) | run.summary()
     if json:
         print_json(summary)
     else:

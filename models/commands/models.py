@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitalake.accounts import Account, account
-from vitalake.cli.output import HomeOption, JsonOption, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, print_json
 from vitalake.errors import PrivacyError
+from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
     from governance.audit import Action

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitalake.cli.durations import parse_start
-from vitalake.cli.output import HomeOption, JsonOption, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, print_json
+from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
     from models.scoring import ScoreRecord

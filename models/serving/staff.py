@@ -36,6 +36,7 @@ ACTIONS = {
     "board.read": "saw the ward board",
     "decision.write": "decided how NEWS2 is read",
     "sql.query": "asked by SQL",
+    "published.read": "read published rows by a program",
     "audit.read": "asked who saw the patient",
     "denied": "was refused",
     "train": "trained a model",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,10 +101,9 @@ def show(
 
 
 def _lake(home: Any) -> Lake:
-    from pipelines.commands.ledger import open_lake
-    from vitalake.settings import load_settings
+    import vitalake
 
-    return open_lake(load_settings(resolve_home(home)))
+    return vitalake.open(home).lake()
 
 
 def _days(lake: Lake, columns: list[str]) -> Iterator[pa.Table]:
@@ -235,12 +234,11 @@ def discard(
 
 
 def _settings(home: Any) -> Settings:
-    from pipelines.commands.ledger import open_lake
-    from vitalake.settings import load_settings
+    import vitalake
 
-    settings = load_settings(resolve_home(home))
-    open_lake(settings)  # looking makes no lake
-    return settings
+    opened = vitalake.open(home)
+    opened.refuse_no_lake()
+    return opened.settings
 
 
 def _choice(reason: str | None, source: str | None, position: int | None = None) -> Choice:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, print_json
+from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
     from vitalake.settings import Settings

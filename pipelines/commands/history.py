@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.homes import resolve_home
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +34,8 @@ def load(
     json: JsonOption = False,
 ) -> None:
     """Judge what the lake does not have yet and load it, masked by the same rules; print the ledger of the source."""
-    from pipelines.commands.ledger import open_lake, print_ledger
+    from governance.opened import OpenedHome
+    from pipelines.commands.ledger import print_ledger
     from pipelines.history.job import load_job
     from pipelines.history.load import load_history
     from vitalake.clinical.held_out import held_out as is_held_out
@@ -44,7 +46,7 @@ def load(
     progress = None if json else lambda n: note(f"{n:,} messages read")
     admits = is_held_out if held_out else None
     count = load_history(settings, source, warehouse=warehouse, data=data, care_admits=admits, progress=progress)
-    summary = summarise(open_lake(settings).spans, job=load_job(source).name).to_json() | {"read": count}
+    summary = summarise(OpenedHome(settings).lake().spans, job=load_job(source).name).to_json() | {"read": count}
     if json:
         print_json(summary)
     else:

@@ -9,7 +9,8 @@ import typer
 from pipelines.commands.repair import repair
 from pipelines.commands.rewrite import rebuild, rewrite
 from pipelines.commands.upgrade import upgrade
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
     from governance.belonging import Belonging
@@ -174,12 +175,12 @@ def _sweep(home: Any) -> dict[str, int]:
 
 
 def _open(home: Any, dataset: str | None = None) -> Lake:
-    from pipelines.commands.ledger import open_lake
+    import vitalake
     from vitalake.lake.commits.lake import Lake
-    from vitalake.settings import load_settings
 
-    settings = load_settings(resolve_home(home))
-    return Lake(settings.lake_uri, settings.storage_options, dataset=dataset) if dataset else open_lake(settings)
+    opened = vitalake.open(home)
+    settings = opened.settings
+    return Lake(settings.lake_uri, settings.storage_options, dataset=dataset) if dataset else opened.lake()
 
 
 def _admit(home: Any) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
-
-if TYPE_CHECKING:
-    from vitalake.lake.commits.lake import Lake
-    from vitalake.settings import Settings
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json
 
 _COLUMNS = (
     "messages", "decoded", "undecodable", "tombstones", "lost_upstream",
@@ -42,16 +38,16 @@ def ledger(
     json: JsonOption = False,
 ) -> None:
     """Print what became of every message and row; ends with 13 when that does not add up."""
+    import vitalake
     from vitalake.errors import LakeError
-    from vitalake.settings import load_settings
 
-    settings = load_settings(resolve_home(home))
-    summary = ledger_summary(settings, job, progress=None if json else _read_day)
+    opened = vitalake.open(home)
+    summary = opened.ledger(job, progress=None if json else _read_day)
     agrees = True
     if audit:
         from pipelines.live.recount import audit as recount
 
-        summary["audit"] = recount(settings, job, progress=None if json else note)
+        summary["audit"] = recount(opened.settings, job, progress=None if json else note)
         agrees = summary["audit"]["agrees"]
     if json:
         print_json(summary)
@@ -65,50 +61,6 @@ def ledger(
 
 def _read_day(day: str) -> None:
     note(f"Reading spans of {day}")
-
-
-def open_lake(settings: Settings, job: str | None = None) -> Lake:
-    """Return the lake of a home, of a job's dataset.
-
-    Raises:
-        InputError: nothing was ever written: looking must not make tables.
-        SettingsError: there is no such job.
-    """
-    from vitalake.errors import SettingsError
-    from vitalake.lake.commits.lake import Lake
-
-    if job is not None and job not in settings.jobs:
-        raise SettingsError("Unknown job", where=job, remedy=f"The configuration has: {', '.join(settings.jobs)}.")
-    dataset = next(iter(settings.jobs.values())).dataset if job is None else settings.jobs[job].dataset
-    lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
-    refuse_no_lake(settings)
-    return lake
-
-
-def refuse_no_lake(settings: Settings) -> None:
-    """Return if something was ever written; looking must not make tables.
-
-    Raises:
-        InputError: nothing was.
-    """
-    from vitalake.errors import InputError
-    from vitalake.lake.tables.storage import open_storage
-
-    if not open_storage(settings.lake_uri, settings.storage_options).holds_table("spans"):
-        raise InputError(
-            "There is no lake yet", where=settings.lake_uri, remedy="Run 'vitalake stream' or 'vitalake demo' first."
-        )
-
-
-def ledger_summary(settings: Settings, job: str | None = None, *, progress: Any = None) -> dict[str, Any]:
-    """Return the ledger of a job, or of all, as data; the keys are those of ``vitalake ledger --json``.
-
-    Raises:
-        VitaLakeError: there is no lake, or it cannot be read.
-    """
-    from vitalake.lake.commits.ledger import summarise
-
-    return summarise(open_lake(settings, job).spans, job=job, progress=progress).to_json()
 
 
 def print_ledger(summary: dict[str, Any], by: str | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json
 
 if TYPE_CHECKING:
     from pipelines.republish.repair import Repair
@@ -20,15 +20,15 @@ def repair(
     json: JsonOption = False,
 ) -> None:
     """Read every file and log of the lake and make what is damaged again; ends with 13 when something is left."""
+    import vitalake
     from governance.belonging import admit, look, mend_erasures
-    from pipelines.commands.ledger import refuse_no_lake
     from pipelines.republish.repair import repair as mend_all
     from vitalake.errors import LakeError
     from vitalake.keys import load_keys
-    from vitalake.settings import load_settings
 
-    settings = load_settings(resolve_home(home))
-    refuse_no_lake(settings)
+    opened = vitalake.open(home)
+    opened.refuse_no_lake()
+    settings = opened.settings
     keys = load_keys(settings.path(settings.keys))
     again = mend_erasures(settings, keys)
     admit(settings, any_format=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
     from vitalake.lake.maintenance.replacement import Swapped
@@ -168,14 +169,14 @@ def _bucket(
 ) -> None:
     from dataclasses import asdict
 
-    from pipelines.commands.ledger import open_lake
+    from governance.opened import OpenedHome
     from vitalake import clock
     from vitalake.errors import InputError
     from vitalake.lake.maintenance.compaction import put_into_buckets
     from vitalake.lake.maintenance.rewrite import is_held
     from vitalake.lake.tables.buckets import patient_column
 
-    present = open_lake(settings).present()
+    present = OpenedHome(settings).lake().present()
     if table is not None and table not in present:
         raise InputError("Unknown table", where=table, remedy=f"The lake has: {', '.join(present)}.")
     able = [name for name, one in present.items() if one.dataset.day_of and patient_column(one.dataset)]

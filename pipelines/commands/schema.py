@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, print_json
+from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
     from vitalake.lake.commits.lake import Lake
@@ -53,11 +54,10 @@ def _admit(home: Any) -> None:
 
 
 def _chosen(home: Any, name: str | None) -> list[tuple[str, Dataset, Lake]]:
-    from pipelines.commands.ledger import open_lake
+    import vitalake
     from vitalake.errors import InputError
-    from vitalake.settings import load_settings
 
-    lake = open_lake(load_settings(resolve_home(home)))
+    lake = vitalake.open(home).lake()
     known = lake.here()
     if name is not None and name not in known:
         raise InputError("Unknown table", where=name, remedy=f"The lake has: {', '.join(known)}.")

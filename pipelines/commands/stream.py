@@ -15,6 +15,7 @@ import typer
 
 from vitalake.cli.durations import parse_seconds, parse_start
 from vitalake.cli.output import HomeOption, JsonOption, print_json
+from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
     from rich.panel import Panel
@@ -46,7 +47,6 @@ def stream(
     json: JsonOption = False,
 ) -> None:
     """Stream from Kafka into the lake until Ctrl-C, then print the ledger."""
-    from vitalake.cli.output import resolve_home
     from vitalake.settings import load_settings
 
     idle = parse_seconds(until_idle) if until_idle else None
@@ -74,9 +74,10 @@ def stream(
         accept_loss=accept_loss,
         view=sys.stderr.isatty() and not json if view is None else view,
     )
-    from pipelines.commands.ledger import ledger_summary, print_ledger
+    from governance.opened import OpenedHome
+    from pipelines.commands.ledger import print_ledger
 
-    summary = ledger_summary(settings, job)
+    summary = OpenedHome(settings).ledger(job)
     if json:
         print_json(summary)
     else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json, resolve_home
+from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.homes import resolve_home
 
 
 def upgrade(home: HomeOption = None, json: JsonOption = False) -> None:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-DEFAULT_HOME = Path("vitalake-home")
+from vitalake.homes import VARIABLE
 
 HomeOption = Annotated[
     Path | None,
-    typer.Option("--home", envvar="VITALAKE_HOME", help="The home's folder; default ./vitalake-home."),
+    typer.Option("--home", envvar=VARIABLE, help="The home's folder; default ./vitalake-home."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
-
-
-def resolve_home(home: Path | None) -> Path:
-    """Return the home's folder as an absolute path; it need not exist."""
-    return (home or Path(os.environ.get("VITALAKE_HOME", DEFAULT_HOME))).absolute()
 
 
 def print_json(document: Any) -> None:

@@ -1,0 +1,175 @@
+"""A home as Python programs see it: what ``vitalake.open`` returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from vitalake.errors import InputError, SettingsError
+from vitalake.homes import resolve_home
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.ledger import summarise
+from vitalake.lake.tables.storage import open_storage
+from vitalake.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from governance.access import Principal
+    from governance.query.service import Answer, Door
+
+
+class OpenedHome:
+    """A home: its settings, its lake, and published rows, of which every reading is on record.
+
+    Identified rows are not to be had by it: ``vitalake sql --identified`` asks for them. Not to be shared between
+    threads.
+
+    Attributes:
+        settings: the home's.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def __repr__(self) -> str:
+        """Return which home it is."""
+        return f"{type(self).__name__}({str(self.settings.home)!r})"
+
+    @property
+    def datasets(self) -> list[str]:
+        """The names of what is published."""
+        return self._door.catalogue.names
+
+    def columns(self, dataset: str) -> dict[str, str]:
+        """Return the columns that the rules publish of a dataset, with their SQL types.
+
+        Raises:
+            InputError: there is no such dataset.
+        """
+        return self._door.catalogue.columns(dataset)
+
+    def read(
+        self,
+        dataset: str,
+        columns: Sequence[str] | None = None,
+        *,
+        as_known_at: datetime | None = None,
+        where: Mapping[str, Sequence[str | int | float]] | None = None,
+        purpose: str = "python",
+    ) -> pa.Table:
+        """Return the current rows of a published dataset, in no order.
+
+        Of each thing the highest version, once; nothing that was taken back. ``.to_pandas()`` makes a pandas frame of
+        the table, ``polars.from_arrow`` one of Polars.
+
+        Args:
+            dataset: its name, such as ``observation``.
+            columns: published ones; default: all of them.
+            as_known_at: a moment, with its zone: the rows that were current by what could be known then.
+            where: column → values; only rows that have one of them in each.
+            purpose: a code for the record, such as ``audit-2026``; names no patient.
+
+        Returns:
+            All rows: what does not fit in memory is to be asked for by ``where``, or as ``batches``.
+
+        Raises:
+            InputError: no such dataset or column, or no such moment.
+            PrivacyError: the role does not allow it, or the lake was put back to a day before an erasure.
+            VitaLakeError: lake or audit cannot be reached; nothing was read.
+        """
+        return pa.Table.from_batches(
+            self.batches(dataset, columns, as_known_at=as_known_at, where=where, purpose=purpose)
+        )
+
+    def batches(
+        self,
+        dataset: str,
+        columns: Sequence[str] | None = None,
+        *,
+        as_known_at: datetime | None = None,
+        where: Mapping[str, Sequence[str | int | float]] | None = None,
+        purpose: str = "python",
+    ) -> Iterator[pa.RecordBatch]:
+        """Return the same rows, some ten thousand at a time; the first batch is empty and says the schema."""
+        return self._door.read(
+            dataset,
+            columns=list(self.columns(dataset)) if columns is None else columns,
+            principal=self._principal,
+            purpose=purpose,
+            where=where,
+            as_known_at=as_known_at,
+            action="published.read",
+        )
+
+    def sql(self, query: str, *, rows: int | None = None, seconds: int | None = None) -> Answer:
+        """Return the answer of a query over published data; see Door.query for what it raises.
+
+        Args:
+            query: one SELECT; ``<dataset>`` is its current rows, ``<dataset>_versions`` all of them.
+            rows: at most so many; the answer says whether there are more. None: 1,000.
+            seconds: it may run. None: 60.
+        """
+        from governance.query.service import ROWS, SECONDS
+
+        rows, seconds = ROWS if rows is None else rows, SECONDS if seconds is None else seconds
+        return self._door.query(query, principal=self._principal, rows=rows, seconds=seconds)
+
+    def lake(self, job: str | None = None) -> Lake:
+        """Return the lake, with the tables of a job's dataset, of the first one by default.
+
+        Raises:
+            InputError: nothing was ever written: looking must not make tables.
+            SettingsError: there is no such job.
+        """
+        jobs = self.settings.jobs
+        if job is not None and job not in jobs:
+            raise SettingsError("Unknown job", where=job, remedy=f"The configuration has: {', '.join(jobs)}.")
+        dataset = next(iter(jobs.values())).dataset if job is None else jobs[job].dataset
+        self.refuse_no_lake()
+        return Lake(self.settings.lake_uri, self.settings.storage_options, dataset=dataset)
+
+    def refuse_no_lake(self) -> None:
+        """Return if something was ever written.
+
+        Raises:
+            InputError: nothing was.
+        """
+        if not open_storage(self.settings.lake_uri, self.settings.storage_options).holds_table("spans"):
+            raise InputError(
+                "There is no lake yet",
+                where=self.settings.lake_uri,
+                remedy="Run 'vitalake stream' or 'vitalake demo' first.",
+            )
+
+    def ledger(self, job: str | None = None, *, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
+        """Return what became of every message and row, with the keys of ``vitalake ledger --json``.
+
+        Args:
+            job: one job; default: all of them.
+            progress: told each day before its spans are read.
+
+        Raises:
+            VitaLakeError: as ``lake``, or it cannot be read.
+        """
+        return summarise(self.lake(job).spans, job=job, progress=progress).to_json()
+
+    @cached_property
+    def _door(self) -> Door:
+        from governance.query.service import Door
+
+        return Door(self.settings)
+
+    @cached_property
+    def _principal(self) -> Principal:
+        from governance.access import local_principal
+
+        return local_principal()
+
+
+def open_home(home: str | os.PathLike[str] | None = None) -> OpenedHome:
+    """Return a home that is there; see vitalake.open."""
+    return OpenedHome(load_settings(resolve_home(home)))

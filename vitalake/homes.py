@@ -1,0 +1,18 @@
+"""Where a home is, for those who do not say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+DEFAULT = Path("vitalake-home")
+VARIABLE = "VITALAKE_HOME"
+
+
+def resolve_home(home: str | os.PathLike[str] | None) -> Path:
+    """Return a home's folder as an absolute path; it need not exist.
+
+    Args:
+        home: the folder; None: what the environment says, else ``vitalake-home`` in the current one.
+    """
+    return Path(home or os.environ.get(VARIABLE, DEFAULT)).absolute()
