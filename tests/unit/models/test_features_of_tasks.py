@@ -66,7 +66,7 @@ _GOOD = {"items": {"pulse": {"label": "Pulse", "unit": "/min", "codes": ["8867-4
 
 
 def test_the_least_that_can_be_declared_is_one_feature() -> None:
-    assert list(parse_features(_GOOD, where="test").names) == ["pulse.last"]
+    assert [item.name for item in parse_features(_GOOD, where="test").items] == ["pulse"]
 
 
 @pytest.mark.parametrize(

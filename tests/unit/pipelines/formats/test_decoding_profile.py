@@ -17,7 +17,7 @@ from tests.decoding import decoder_of
 from vitalake.errors import SettingsError
 from vitalake.settings import Settings, StreamSettings, load_settings
 
-SHIPPED = Path(__file__).parents[4] / "pipelines" / "decoding" / "profiles"
+SHIPPED = Path(__file__).parents[4] / "pipelines" / "formats" / "profiles"
 
 GOOD = """
 format: flat
