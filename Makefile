@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The same files as pip installs, with the same hashes, several at a time; where uv cannot reach the index, pip does it.
-UV := uv pip install --python $(BIN)/python --native-tls --no-deps --require-hashes
+UV := uv pip install --python $(BIN)/python --system-certs --no-deps --require-hashes
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help

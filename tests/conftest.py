@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,12 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how long each folder took, which services were not found, and how many tests were left out for each."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for reports in terminalreporter.stats.values():
         for report in reports:
             if isinstance(report, pytest.TestReport):
                 seconds["/".join(report.nodeid.split("/")[:2])] += report.duration
-    found = ", ".join(f"{folder} {total:.0f}" for folder, total in seconds.most_common())
+    found = ", ".join(f"{folder} {total:.0f}" for folder, total in sorted(seconds.items()))
     terminalreporter.write_line(f"seconds of tests by folder, all processes together: {found}")
     for name, count in sorted(missing.items()):
         terminalreporter.write_line(f"service not found: {name} ({count} tests left out)", yellow=True)

@@ -15,4 +15,4 @@ def resolve_home(home: str | os.PathLike[str] | None) -> Path:
     Args:
         home: the folder; None: what the environment says, else ``vitalake-home`` in the current one.
     """
-    return Path(home or os.environ.get(VARIABLE, DEFAULT)).absolute()
+    return Path(home or os.environ.get(VARIABLE) or DEFAULT).absolute()

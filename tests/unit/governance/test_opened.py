@@ -30,7 +30,8 @@ def test_current_rows_are_read_as_a_table_that_other_libraries_take(filled: Path
     table = vitalake.open(filled).read("observation", ["code", "value"])
     assert isinstance(table, pa.Table)
     assert sorted(table["value"].to_pylist()) == [71.0, 74.0, 75.0, 99.0]
-    assert sorted(table.to_pandas()["value"]) == sorted(polars.from_arrow(table)["value"]) == [71.0, 74.0, 75.0, 99.0]
+    frame = polars.DataFrame(polars.from_arrow(table))
+    assert sorted(table.to_pandas()["value"]) == sorted(frame["value"]) == [71.0, 74.0, 75.0, 99.0]
 
 
 def test_without_columns_all_that_is_published_is_read_and_nothing_else(filled: Path) -> None:
