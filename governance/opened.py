@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 class OpenedHome:
     """A home: its settings, its lake, and published rows, of which every reading is on record.
 
-    Identified rows are not to be had by it: ``vitalake sql --identified`` asks for them. Not to be shared between
-    threads.
+    Identified rows are not to be had by ``read`` and ``sql``: ``vitalake sql --identified`` asks for them. ``lake``
+    gives the tables as they lie, for who maintains them: as with the files themselves nothing of that is on record, and
+    what identifies is sealed. Not to be shared between threads.
 
     Attributes:
         settings: the home's.

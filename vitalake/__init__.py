@@ -25,6 +25,14 @@ def open(home: str | os.PathLike[str] | None = None) -> OpenedHome:  # noqa: A00
     """
     from importlib.metadata import entry_points
 
-    (face,) = entry_points(group=_FACE, name="open")
-    opened: OpenedHome = face.load()(home)
+    from vitalake.errors import SettingsError
+
+    found = list(entry_points(group=_FACE, name="open"))
+    if len(found) != 1:
+        raise SettingsError(
+            f"vitalake.open is registered {len(found)} times",
+            where=f"entry points {_FACE}",
+            remedy="Install vitalake again ('make setup').",
+        )
+    opened: OpenedHome = found[0].load()(home)
     return opened

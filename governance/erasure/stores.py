@@ -66,9 +66,16 @@ def personal_stores() -> dict[str, PersonalStore]:
     """Return every store that is registered, by name.
 
     Raises:
-        PrivacyError: one of ours is missing: erasing without it would leave what it holds.
+        PrivacyError: one of ours is missing, or two have one name: erasing without one would leave what it holds.
     """
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    entries = list(entry_points(group=GROUP))
+    found = {entry.name: entry for entry in entries}
+    if len(found) < len(entries):
+        raise PrivacyError(
+            "Two stores of personal data are registered by one name",
+            where=f"entry points {GROUP}",
+            remedy="Uninstall the package that is not to be there; until then nobody can be erased.",
+        )
     if missing := [name for name in OURS if name not in found]:
         raise PrivacyError(
             "A store of personal data is not registered",

@@ -106,7 +106,11 @@ class Door:
             VitaLakeError: the audit cannot be written; nothing was read.
         """
         self._require(principal)
-        wanted, known = dict(where or {}), self.catalogue.columns(dataset)
+        # What is recorded is what is read, also where the caller changes the lists afterwards.
+        columns, known = tuple(columns), self.catalogue.columns(dataset)
+        if any(isinstance(choices, str) for choices in (where or {}).values()):
+            raise InputError("Values to choose by are a list", where="where", remedy="Write {column: [value]}.")
+        wanted = {name: tuple(choices) for name, choices in (where or {}).items()}
         if not columns or not {*columns, *wanted} <= known.keys():
             raise InputError("No such column is published", where=dataset, remedy=f"There are: {', '.join(known)}.")
         if as_known_at is not None and (AVAILABLE not in known or as_known_at.tzinfo is None):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -86,7 +87,8 @@ class Ward:
         self.store.put_facts([(PATIENT, f"move-{self.version}", self.version, bed)], wait=True)
 
     def _decide(self) -> None:
-        kind = self.chance.choice(["spo2-scale-2", "pregnancy"])
+        kinds: list[Literal["spo2-scale-2", "pregnancy"]] = ["spo2-scale-2", "pregnancy"]
+        kind = self.chance.choice(kinds)
         now = self.holding()
         one = Decision(kind, True, now[0] if now else "", "somebody", clock.now_us(), "blood-gas-now")
         self.store.put_facts([(PATIENT, kind, one.at_us, one)], wait=True)

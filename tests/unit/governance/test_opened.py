@@ -51,6 +51,20 @@ def test_reading_is_on_record_before_a_row_is_handed_out(filled: Path) -> None:
     assert (record.action, record.detail["purpose"]) == ("published.read", "ward-report")
 
 
+def test_what_is_read_is_what_was_asked_for_though_the_list_changes(filled: Path) -> None:
+    asked, codes = ["value"], ["2708-6"]
+    batches = vitalake.open(filled).batches("observation", asked, where={"code": codes})
+    asked.append("patient_id")
+    codes.append("8867-4")
+    table = pa.Table.from_batches(batches)
+    assert (table.schema.names, table["value"].to_pylist()) == (["value"], [74.0])
+
+
+def test_a_word_in_the_place_of_a_list_of_values_is_refused(filled: Path) -> None:
+    with pytest.raises(InputError, match="are a list"):
+        vitalake.open(filled).read("observation", ["value"], where={"code": "8867-4"})
+
+
 def test_sql_and_rows_are_the_same(filled: Path) -> None:
     opened = vitalake.open(filled)
     answer = opened.sql("SELECT value FROM observation ORDER BY value")

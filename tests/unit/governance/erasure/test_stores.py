@@ -34,3 +34,9 @@ def test_where_one_of_ours_is_missing_it_is_named(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(PrivacyError) as refused:
         stores.personal_stores()
     assert all((name in refused.value.where) != (name in there) for name in stores.OURS)
+
+
+def test_two_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _register(monkeypatch, "care", "scores", "care")
+    with pytest.raises(PrivacyError, match="by one name"):
+        stores.personal_stores()
