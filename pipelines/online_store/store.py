@@ -915,7 +915,9 @@ class CareStore:
         beds_gone = forgotten_beds(admissions, placements, over, horizon, kept=others, as_of_us=now_us)
         gone = over.keys() | {placements[key].encounter for key in beds_gone}
         if gone:
-            self._lapse(patient, gone, over, open_, lately)
+            begun = [admissions[name].admitted_us for name in lately & admissions.keys()]
+            begun += [bed.since_us for bed in beds if bed.encounter in lately]
+            self._lapse(patient, gone, over, open_, min(begun, default=0) if lately else FOR_EVER)
         # What a visit in a stay has told lately keeps the visit, and not the stay.
         past = {one: one.names - visits for one in stays if one.end_us < horizon}
         lapsing = [one for one, own in past.items() if own and own.isdisjoint(lately) and own - {""} <= over.keys()]
@@ -932,18 +934,26 @@ class CareStore:
         gone: Collection[str],
         over: Mapping[str, int],
         open_: str | None,
-        lately: Collection[str],
+        lately_from_us: int,
     ) -> None:
         """Forget what was said for stays that are over, while it is known that they were.
 
         What was said without a stay is kept beside an end that may yet be corrected, but not what a stay that is
-        forgotten now has ended: nobody would know that any more.
+        forgotten now has ended before: nobody would know that any more.
+
+        Args:
+            patient: whose.
+            gone: stays that are forgotten, or their beds.
+            over: those that are over, with their ends.
+            open_: the stay that is open; None: none is.
+            lately_from_us: when the first of the stays began whose end was told lately.
         """
         decisions: dict[str, Decision] = self._facts(patient, Decision)
         last_us = max(over.values(), default=-1)
+        before_us = max((end for end in over.values() if end <= lately_from_us), default=-1)
 
         def ends(one: Decision) -> bool:
-            return one.encounter in gone if one.encounter else not lately or one.at_us <= last_us
+            return one.encounter in gone if one.encounter else lately_from_us == FOR_EVER or one.at_us <= before_us
 
         said = {kind: one for kind, one in decisions.items() if ends(one)}
         if open_ is None:

@@ -2174,6 +2174,31 @@ def test_what_was_decided_before_a_stay_ends_with_it_though_a_visit_ended_lately
         assert _decisions(home, token) == []
 
 
+@pytest.mark.parametrize("begun", [0, 6])
+def test_what_was_decided_before_a_stay_was_known_is_back_with_it_when_its_wrong_end_is_taken_back(
+    home: Path, monkeypatch: pytest.MonkeyPatch, begun: int
+) -> None:
+    """Another stay, which by the wrong end was one of its own, was forgotten meanwhile."""
+    clocks = Hours(monkeypatch)
+    clocks.now = 5
+    outcome = _run(_steps(home), [message(1, effectiveDateTime=_at(5), subject={"reference": "Patient/p-1"})])
+    token = outcome.rows["patient_id"][0].as_py()
+    _decided(home, token, "")
+    clocks.now = 7
+    _records(home, "encounter", clocks.encounter("long", begun))
+    clocks.now = 31
+    _records(home, "encounter", clocks.encounter("short", 20, 30))
+    _store(home).prune()
+    assert _decisions(home, token) == ["pregnancy"]
+    clocks.now = 79
+    _records(home, "encounter", clocks.encounter("long", begun, 10))
+    clocks.now = 80
+    _store(home).prune()
+    clocks.now = 81
+    _records(home, "encounter", clocks.encounter("long", begun) | {"meta": {"versionId": "3"}})
+    assert _decisions(home, token) == ["pregnancy"]
+
+
 def test_what_was_decided_in_a_visit_within_a_stay_does_not_hold_in_an_older_series(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
