@@ -953,7 +953,8 @@ class CareStore:
         before_us = max((end for end in over.values() if end <= lately_from_us), default=-1)
 
         def ends(one: Decision) -> bool:
-            return one.encounter in gone if one.encounter else lately_from_us == FOR_EVER or one.at_us <= before_us
+            untold = not one.encounter and (lately_from_us == FOR_EVER or one.at_us <= before_us)
+            return untold or one.encounter in gone  # also without a number, when such beds are forgotten
 
         said = {kind: one for kind, one in decisions.items() if ends(one)}
         if open_ is None:
