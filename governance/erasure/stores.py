@@ -7,6 +7,7 @@ without arguments that is a PersonalStore.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Protocol
 
@@ -22,28 +23,32 @@ OURS = ("care", "scores")
 """Stores that every installation has; they come first."""
 
 
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """Who is to be forgotten, and in which home.
+
+    Attributes:
+        settings: of the home.
+        keys: the home's.
+        vault: opened.
+        forgotten: who, by SHA-256 of a pseudonym.
+        patients: the same by pseudonym, while one patient is being erased; None: not known any more.
+    """
+
+    settings: Settings
+    keys: KeyRing
+    vault: Vault
+    forgotten: Forgotten
+    patients: Sequence[str] | None = None
+
+
 class PersonalStore(Protocol):
     """What erasure, and whoever looks for damage, asks of a store."""
 
-    def forget(
-        self,
-        settings: Settings,
-        keys: KeyRing,
-        vault: Vault,
-        forgotten: Forgotten,
-        *,
-        patients: Sequence[str] | None = None,
-    ) -> int:
+    def forget(self, whom: Forgetting) -> int:
         """Delete all that a home's store has of those who are forgotten, for good, and take nothing of them any more.
 
         Safe to repeat; a store that is not there is not made.
-
-        Args:
-            settings: of the home.
-            keys: the home's.
-            vault: opened.
-            forgotten: who, by SHA-256 of a pseudonym.
-            patients: the same by pseudonym, while one patient is being erased; None: not known any more.
 
         Returns:
             How many entries went.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 
-from governance.erasure.forgotten import Forgotten, advance
-from governance.vault import Vault
+from governance.erasure.forgotten import advance
+from governance.erasure.stores import Forgetting
 from models.serving.scores import FILE, REPAIR, ScoreBook
 from pipelines.intake.online_feed import store_sealer
-from vitalake.keys import KeyRing
 from vitalake.settings import Settings
 from vitalake.sqlite import look_at
 
@@ -17,22 +15,14 @@ from vitalake.sqlite import look_at
 class ScoresOfPatients:
     """See governance.erasure.stores.PersonalStore."""
 
-    def forget(
-        self,
-        settings: Settings,
-        keys: KeyRing,
-        vault: Vault,
-        forgotten: Forgotten,
-        *,
-        patients: Sequence[str] | None = None,
-    ) -> int:
+    def forget(self, whom: Forgetting) -> int:
         """Delete the records of patients; by their digests, for the book knows no pseudonyms in clear."""
-        path = settings.path(FILE)
+        path = whom.settings.path(FILE)
         if not path.exists():
             return 0
-        with closing(ScoreBook(path, store_sealer(settings, keys, "scores", purpose="erasure"))) as book:
-            gone = book.forget_digests(forgotten.digests, known=forgotten)
-            advance(book, settings, keys)
+        with closing(ScoreBook(path, store_sealer(whom.settings, whom.keys, "scores", purpose="erasure"))) as book:
+            gone = book.forget_digests(whom.forgotten.digests, known=whom.forgotten)
+            advance(book, whom.settings, whom.keys)
             return gone
 
     def look(self, settings: Settings) -> None:

@@ -12,7 +12,7 @@ from governance.erasure.certificate import TableErased
 from governance.erasure.forgotten import Forgotten
 from governance.erasure.person import Wanted
 from governance.erasure.plain_words import words_in
-from governance.erasure.stores import personal_stores
+from governance.erasure.stores import Forgetting, personal_stores
 from governance.vault import Vault
 from pipelines.attribution.associations import TABLE as ASSOCIATIONS
 from pipelines.attribution.vacant import vacated
@@ -143,10 +143,10 @@ class Clearing:
         return sorted(tables, key=lambda table: not table.name.startswith("quarantine/"))
 
     def _forget_elsewhere(self, forgotten: Forgotten, *, patients: Sequence[str] | None = None) -> dict[str, int]:
-        gone = {}
+        whom, gone = Forgetting(self._settings, self._keys, self._vault, forgotten, patients), {}
         for name, store in self._stores.items():
             self._tell(name)
-            gone[name] = store.forget(self._settings, self._keys, self._vault, forgotten, patients=patients)
+            gone[name] = store.forget(whom)
         return gone
 
 

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date, timedelta
@@ -22,7 +22,6 @@ from governance.audit import AuditEvent, open_audit
 from governance.belonging import open_vault
 from governance.erasure import stores
 from governance.erasure.certificate import all_of
-from governance.erasure.forgotten import Forgotten
 from governance.erasure.person import Wanted
 from governance.erasure.reasons import refuse_naming
 from governance.home import init_home
@@ -307,10 +306,9 @@ class Notes:
 
     asked: ClassVar[list[tuple[int, int | None]]] = []
 
-    def forget(self, *_: object, patients: Sequence[str] | None = None) -> int:
+    def forget(self, whom: stores.Forgetting) -> int:
         """Take note of how many are to be forgotten."""
-        forgotten = next(one for one in _ if isinstance(one, Forgotten))
-        self.asked.append((len(forgotten.digests), None if patients is None else len(patients)))
+        self.asked.append((len(whom.forgotten.digests), None if whom.patients is None else len(whom.patients)))
         return 7
 
 

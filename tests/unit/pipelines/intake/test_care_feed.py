@@ -2199,6 +2199,39 @@ def test_what_was_decided_before_a_stay_was_known_is_back_with_it_when_its_wrong
     assert _decisions(home, token) == ["pregnancy"]
 
 
+@pytest.mark.parametrize("until", [2, 4])
+def test_what_was_decided_in_a_bed_without_a_number_goes_with_it_beside_an_end_told_lately(
+    home: Path, monkeypatch: pytest.MonkeyPatch, until: int
+) -> None:
+    """It held in the next stay, for the stay whose end was told lately had begun before it."""
+    clocks = Hours(monkeypatch)
+    clocks.now = 6
+    outcome = _run(_steps(home), [message(1, effectiveDateTime=_at(5), subject={"reference": "Patient/p-1"})])
+    token = outcome.rows["patient_id"][0].as_py()
+
+    def lies(key: str, status: str, *, discharged: bool) -> None:
+        bed = Placement("", clock.now_us(), None, "bed:MED/1/A", status, discharged, known_us=clock.now_us())
+        _store(home).put_facts([(token, key, 1, bed)])
+
+    lies("bed", "active", discharged=False)
+    clocks.now = 7
+    _decided(home, token, "")
+    assert _decisions(home, token) == ["pregnancy"]
+    clocks.now = 10
+    lies("end", "ended", discharged=True)
+    clocks.now = 45
+    _records(home, "encounter", clocks.encounter("other", 1))
+    clocks.now = 46
+    _records(home, "encounter", clocks.encounter("other", 1, until))
+    for clocks.now in (47, 57, 59, 61, 65):
+        _store(home).prune()
+    clocks.now = 70
+    _records(home, "encounter", clocks.encounter("next", 70))
+    for clocks.now in (71, 95):
+        _store(home).prune()
+        assert _decisions(home, token) == []
+
+
 def test_what_was_decided_in_a_visit_within_a_stay_does_not_hold_in_an_older_series(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
