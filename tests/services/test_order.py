@@ -7,9 +7,11 @@ import contextlib
 import json
 import random
 import shutil
+import time
 import uuid
 from collections import defaultdict
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,6 +44,8 @@ from vitalake.settings import load_settings
 PATIENTS = 90
 CHANCE = 0.01
 BEGIN = frozen.BEGIN
+TODAY = datetime(2026, 11, 20, 12, tzinfo=UTC)
+"""Noon, so that no run of the tests goes past midnight."""
 
 
 def _identifiers() -> list[str]:
@@ -50,13 +54,15 @@ def _identifiers() -> list[str]:
 
 
 def _fixed_keys(home: Path) -> None:
-    """Give a home keys that are the same in every run: this test must not fail by chance."""
+    """Give a home the keys that it lacks, the same in every run: no test here may fail by chance."""
     path, chance = home / "keys.yaml", random.Random(12)
     keys = {
         name: {"current": "v1", "versions": {"v1": base64.b64encode(chance.randbytes(32)).decode()}}
         for name in KEY_NAMES
     }
-    path.write_text(yaml.safe_dump({"keys": keys}))
+    there = yaml.safe_load(path.read_text())["keys"] if path.exists() else {}
+    path.touch(0o600)
+    path.write_text(yaml.safe_dump({"keys": keys | there}))
 
 
 _TABLES = """
@@ -223,11 +229,24 @@ def _resource(kind: str, name: str, **elements: object) -> bytes:
     return json.dumps({"resourceType": kind, "id": name, **elements}).encode()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_day() -> Iterator[None]:
+    """Let it be the same day in every run: noise follows from key and day, and no test here may fail by chance."""
+    ahead_ns = int(TODAY.timestamp() * 1e9) - time.time_ns()
+    shifted = SimpleNamespace(
+        time=lambda: time.time() + ahead_ns / 1e9, time_ns=lambda: time.time_ns() + ahead_ns
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "time", shifted)
+        yield
+
+
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with both lanes' rows, whose names and keys are the same in every run."""
     home = tmp_path_factory.mktemp("order") / "home"
     init_home(home, copy_samples)
+    (home / "keys.yaml").unlink()
     _fixed_keys(home)
     lots = random.Random(8)
     with pytest.MonkeyPatch.context() as patch:
@@ -366,5 +385,6 @@ def test_what_an_earlier_release_published_did_and_does_no_more_once_it_is_upgra
     assert looks <= set(found["published/patient by patient"])
     for dataset in ("encounter", "ward_movement", "condition"):
         assert looks <= set(found[f"published/{dataset} by encounter"])
+    _fixed_keys(home)
     upgrade(load_settings(home))
     assert _suspicious(home, frozen.PATIENTS) == {}
