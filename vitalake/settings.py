@@ -12,6 +12,7 @@ from zoneinfo import available_timezones
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from vitalake import declarations
 from vitalake.environment import ALLOWED, overlaid, variables
 from vitalake.errors import SettingsError
 from vitalake.guarded import read_guarded
@@ -335,7 +336,7 @@ def has_password(address: str) -> bool:
 def load_settings(config: Path) -> Settings:
     """Return the settings of a configuration file, or of the folder that holds one.
 
-    From here on this process makes files that only its account can read.
+    From here on this process makes files that only its account can read, and works with the home's declarations.
 
     Raises:
         SettingsError: it is missing, is not YAML, a field does not fit, or the environment sets what it may not set
@@ -361,8 +362,9 @@ def load_settings(config: Path) -> Settings:
             "Configuration is not a mapping", where=str(path), remedy="See docs/reference/configuration.md."
         )
     try:
-        own = {"home": path.parent.resolve(), "doubt": doubt}
-        return Settings(**{**overlaid(document, given, os.environ), **own})
+        home = path.parent.resolve()
+        own = {"home": home, "doubt": doubt or declarations.doubt_of(home)}
+        settings = Settings(**{**overlaid(document, given, os.environ), **own})
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = tuple(map(str, first["loc"]))
@@ -371,3 +373,5 @@ def load_settings(config: Path) -> Settings:
             where=given.get(place) or f"{path}: {'.'.join(place)}",
             remedy="See docs/reference/configuration.md.",
         ) from None
+    declarations.use(home)
+    return settings

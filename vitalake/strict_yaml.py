@@ -6,6 +6,7 @@ aliases stand for billions of values; and nesting without end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -78,3 +79,24 @@ def explain(error: Exception) -> tuple[str, int]:
     """
     mark = getattr(error, "problem_mark", None)
     return str(error.problem) if isinstance(error, NotStrict) else "is not YAML", mark.line + 1 if mark else 1
+
+
+def line_of(text: str, path: Sequence[str | int]) -> int:
+    """Return the line in which something stands in a text that ``read_yaml`` has read.
+
+    Args:
+        text: of the document.
+        path: keys and places on the way to it; what is not there is as far as the way leads.
+    """
+    node: Any = yaml.compose(text, _Loader)
+    line = node.start_mark.line if node else 0
+    for step in path:
+        found = None
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(step)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            found = node.value[step], node.value[step]
+        if found is None:
+            break
+        line, node = found[0].start_mark.line, found[1]
+    return line + 1

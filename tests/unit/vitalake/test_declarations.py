@@ -1,0 +1,104 @@
+"""What a home declares is found, and an error in it names file, line and field, and no value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from vitalake import declarations
+from vitalake.errors import SettingsError
+from vitalake.settings import load_settings
+from vitalake.strict_yaml import line_of
+
+TEXT = """\
+name: thing
+columns:
+  - {name: a, type: text}
+  - name: b
+    type: secret-word
+codes:
+  "1234-5":
+    low: none
+"""
+
+
+class _Column(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    type: str
+
+
+class _Range(msgspec.Struct, forbid_unknown_fields=True):
+    low: float
+
+
+class _Thing(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    columns: list[_Column]
+    codes: dict[str, dict[str, str]] = {}
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [((), 1), (("columns",), 2), (("columns", 1, "type"), 5), (("codes", "1234-5", "low"), 8), (("columns", 9), 2)],
+)
+def test_the_line_is_that_of_the_innermost_thing_that_is_there(path: tuple[str | int, ...], line: int) -> None:
+    assert line_of(TEXT, path) == line
+
+
+def test_what_does_not_fit_is_named_with_file_and_line_and_without_its_value() -> None:
+    document = {"name": "thing", "columns": [{"name": "a", "type": "text"}, {"name": "b", "type": ["secret-word"]}]}
+    with pytest.raises(SettingsError) as refused:
+        declarations.convert(document, _Thing, where="thing.yaml", text=TEXT)
+    assert str(refused.value).startswith("Declaration does not fit: Expected `str`, got `array`")
+    assert "thing.yaml:5 (columns.1.type)" in str(refused.value)
+    assert "secret-word" not in str(refused.value)
+
+
+def test_an_entry_that_does_not_fit_is_named_by_its_key() -> None:
+    with pytest.raises(SettingsError, match=r"thing.yaml:8 \(codes.1234-5.low\)"):
+        declarations.entries({"1234-5": {"low": "none"}}, _Range, where="thing.yaml", text=TEXT, at=("codes",))
+
+
+def test_the_declarations_of_the_home_whose_settings_were_loaded_hold(home: Path, tmp_path: Path) -> None:
+    (home / "datasets").mkdir()
+    (home / "datasets" / "thing.yaml").write_text(TEXT)
+    load_settings(home)
+    assert declarations.in_use() == home.resolve()
+    (found,) = declarations.declared("datasets", home).values()
+    assert (found.name, found.of_home, found.where) == ("thing", True, str(home / "datasets" / "thing.yaml"))
+    assert declarations.read(found)[0]["name"] == "thing"
+    assert declarations.declared("datasets", None) == declarations.declared("datasets", tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", ["Thing.yaml", "thing.yml", "a-b.yaml", "1.yaml"])
+def test_a_file_that_would_be_passed_over_in_silence_is_refused(home: Path, name: str) -> None:
+    (home / "tasks").mkdir()
+    (home / "tasks" / name).write_text(TEXT)
+    with pytest.raises(SettingsError, match="has a name that is none"):
+        declarations.declared("tasks", home)
+
+
+def test_a_file_that_is_not_yaml_is_named_with_its_line(home: Path) -> None:
+    (home / "tasks").mkdir()
+    (home / "tasks" / "a.yaml").write_text("a: 1\na: 2\n")
+    (found,) = declarations.declared("tasks", home).values()
+    with pytest.raises(SettingsError, match=r"names a key twice.*a\.yaml:2"):
+        declarations.read(found)
+    found.path.unlink()
+    with pytest.raises(SettingsError, match=r"cannot be read"):
+        declarations.read(found)
+
+
+def test_a_declaration_that_the_caller_can_write_vouches_for_nobody(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a column is decides how it is masked."""
+    said = {home / "vitalake.yaml": "", home / "datasets" / "thing.yaml": "somebody can write it"}
+    monkeypatch.setattr("vitalake.settings.read_guarded", lambda path: (path.read_text(), said[path]))
+    monkeypatch.setattr(declarations, "read_guarded", lambda path: (path.read_text(), said[path]))
+    assert load_settings(home).doubt == ""
+    (home / "datasets").mkdir()
+    (home / "datasets" / "thing.yaml").write_text(TEXT)
+    assert load_settings(home).doubt == "somebody can write it"

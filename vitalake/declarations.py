@@ -1,0 +1,175 @@
+"""Declarations: what the project ships, and what a home declares beside it, in YAML.
+
+A *kind* of declaration (datasets, vocabulary, tasks) is a folder of the package and a folder of the same name in the
+home. A process works with the declarations of one home, that whose settings it has loaded. They are checked against a
+structure; an error names the file and the line and quotes no value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from vitalake.errors import SettingsError
+from vitalake.guarded import read_guarded
+from vitalake.strict_yaml import explain, line_of, read_yaml
+
+T = TypeVar("T")
+
+KINDS = ("datasets", "vocabulary", "tasks")
+"""The folders of a home that hold declarations."""
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
+"""What a declaration may be called: its file's name, a table's or a task's; it stands in paths and in SQL."""
+
+_home: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """Where something is declared.
+
+    Attributes:
+        name: of the file, without its suffix.
+        path: of the file.
+        of_home: whether the home declares it; else the project ships it.
+    """
+
+    name: str
+    path: Path
+    of_home: bool
+
+    @property
+    def where(self) -> str:
+        """Return how an error names the file: one of the package by its name, one of the home by its path."""
+        return str(self.path) if self.of_home else self.path.name
+
+
+def use(home: Path | None) -> None:
+    """Let the declarations of a home hold from now on in this process; None: only those that the project ships."""
+    global _home
+    _home = home
+
+
+def in_use() -> Path | None:
+    """Return the home whose declarations hold; caches of what is declared have it in their key."""
+    return _home
+
+
+def shipped(folder: Path) -> dict[str, Declared]:
+    """Return what the project ships of a kind: name → where."""
+    return {path.stem: Declared(path.stem, path, of_home=False) for path in sorted(folder.glob("*.yaml"))}
+
+
+def declared(kind: str, home: Path | None) -> dict[str, Declared]:
+    """Return what a home declares of a kind: name → where.
+
+    Raises:
+        SettingsError: a file has a name that cannot be a name.
+    """
+    folder = home / kind if home else None
+    found = {}
+    for path in sorted(folder.glob("*.y*ml")) if folder else ():
+        if path.suffix != ".yaml" or not NAME.fullmatch(path.stem):
+            raise SettingsError(
+                "Declaration has a name that is none",
+                where=str(path),
+                remedy="Name it with small letters, digits and _, and .yaml at the end.",
+            )
+        found[path.stem] = Declared(path.stem, path, of_home=True)
+    return found
+
+
+def doubt_of(home: Path) -> str:
+    """Return why the declarations of a home may be the word of whoever runs this process; empty: they are not.
+
+    What a column is decides how it is masked, so a declaration counts like the configuration itself.
+    """
+    for kind in KINDS:
+        for path in sorted((home / kind).glob("*.y*ml")):
+            try:
+                _, doubt = read_guarded(path)
+            except (OSError, UnicodeDecodeError):
+                continue  # whoever needs it will say so
+            if doubt:
+                return doubt
+    return ""
+
+
+def read(found: Declared) -> tuple[Any, str]:
+    """Return a declaration's document and its text.
+
+    Raises:
+        SettingsError: it cannot be read, or is not YAML as configuration is written.
+    """
+    try:
+        text = found.path.read_text(encoding="utf-8")
+        return read_yaml(text), text
+    except OSError as error:
+        raise SettingsError(
+            f"Declaration cannot be read ({error.strerror})", where=found.where, remedy="Check the file's permissions."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        why, line = explain(error)
+        raise SettingsError(f"Declaration {why}", where=f"{found.where}:{line}", remedy="Correct that line.") from None
+
+
+def convert(document: Any, form: type[T], *, where: str, text: str = "", at: Sequence[str | int] = ()) -> T:
+    """Return a document, or a part of one, in its form.
+
+    Args:
+        document: what the YAML says there.
+        form: a msgspec struct, or a mapping or list of some.
+        where: the file, for errors.
+        text: of the whole file, to find the line; empty: the line is not known.
+        at: keys and places on the way from the whole document to this part.
+
+    Raises:
+        SettingsError: it does not fit; names file, line and field.
+    """
+    try:
+        return msgspec.convert(document, form)
+    except msgspec.ValidationError as error:
+        why, _, path = str(error).partition(" - at `$")
+    inside = _steps(path.rstrip("`"))
+    raise refused(f"Declaration does not fit: {why}", where=where, text=text, at=(*at, *inside))
+
+
+def refused(
+    what: str, *, where: str, text: str = "", at: Sequence[str | int] = (), remedy: str = "Correct that line."
+) -> SettingsError:
+    """Return the error of a declaration that does not hold, with the line of what is wrong.
+
+    Args:
+        what: what is wrong, without a value.
+        where: the file.
+        text: of the whole file; empty: the line is not known.
+        at: keys and places on the way to what is wrong.
+        remedy: what to do.
+    """
+    place = f"{where}:{line_of(text, at)}" if text else where
+    names = ".".join(map(str, at))
+    return SettingsError(what, where=f"{place} ({names})" if names else place, remedy=remedy)
+
+
+def _steps(path: str) -> list[str | int]:
+    """Return the way to a place as msgspec writes it; of a mapping's entries it does not say which."""
+    steps: list[str | int] = []
+    for name, number in re.findall(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]", path):
+        if number == "...":
+            break
+        steps.append(name or int(number))
+    return steps
+
+
+def entries(
+    document: Mapping[str, Any], form: type[T], *, where: str, text: str, at: Sequence[str | int]
+) -> dict[str, T]:
+    """Return a mapping's entries in their form, so that an error names the entry; as ``convert``."""
+    return {name: convert(entry, form, where=where, text=text, at=(*at, name)) for name, entry in document.items()}
