@@ -20,7 +20,8 @@ from pipelines.live.metrics import DOCUMENTED
 from vitalake.cli.app import make_app
 from vitalake.environment import may_set
 from vitalake.errors import VitaLakeError
-from vitalake.lake.datasets.dataset import Column, load_dataset, published_datasets
+from vitalake.lake.datasets.dataset import Column
+from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.settings import Settings
 from vitalake.vocabulary import NO_UNIT, Vocabulary, load_vocabulary
 from vitalake.vocabulary.forms import load_forms

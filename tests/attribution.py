@@ -28,7 +28,7 @@ from vitalake import clock
 from vitalake.keys import KeyRing, load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings, StreamSettings, load_settings
 
 PART = PartId("vitals", "0123456789abcdefghijkl", 0)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from governance.home import init_home
 from governance.samples import copy_samples
 from tests.services.requirements import missing
+from vitalake import declarations
 
 settings.register_profile(
     "ci", max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -52,6 +53,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"seconds of tests by folder, all processes together: {found}")
     for name, count in sorted(missing.items()):
         terminalreporter.write_line(f"service not found: {name} ({count} tests left out)", yellow=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_home_in_use() -> None:
+    """Let a test begin with what the project ships, and not with what the home of another test declares."""
+    declarations.use(None)
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ def _table_reading(settings: Any, keys: Any, table: Any, like: dict[str, Any] | 
 def _opened(settings: Any, keys: Any, dataset: str, rows: Any) -> Any:
     from governance.belonging import open_vault
     from pipelines.intake.steps import make_sealer
-    from vitalake.lake.datasets.dataset import load_dataset
+    from vitalake.lake.datasets.declared import load_dataset
 
     vault = open_vault(settings, keys)
     try:

@@ -8,8 +8,9 @@ structure; an error names the file and the line and quotes no value.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,11 @@ KINDS = ("datasets", "vocabulary", "tasks")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 """What a declaration may be called: its file's name, a table's or a task's; it stands in paths and in SQL."""
 
+_Cached = TypeVar("_Cached", bound=Callable[..., Any])
+
 _home: Path | None = None
+_stamp: tuple[tuple[str, int, int], ...] = ()
+_caches: list[Callable[[], None]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +58,30 @@ class Declared:
 
 def use(home: Path | None) -> None:
     """Let the declarations of a home hold from now on in this process; None: only those that the project ships."""
-    global _home
-    _home = home
+    global _home, _stamp
+    stamp = _stamp_of(home)
+    if (home, stamp) != (_home, _stamp):
+        _home, _stamp = home, stamp
+        for clear in _caches:
+            clear()
+
+
+def per_home(function: _Cached) -> _Cached:
+    """Remember what a function returns until other declarations come in use: another home's, or changed ones."""
+    remembering = cache(function)
+    _caches.append(remembering.cache_clear)
+    return remembering  # type: ignore[return-value]
+
+
+def _stamp_of(home: Path | None) -> tuple[tuple[str, int, int], ...]:
+    """Return what tells whether a home's declarations were changed."""
+    found = [] if home is None else [path for kind in KINDS for path in (home / kind).rglob("*.y*ml")]
+    states = ((str(path), path.stat()) for path in sorted(found) if path.is_file())
+    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
 
 
 def in_use() -> Path | None:
-    """Return the home whose declarations hold; caches of what is declared have it in their key."""
+    """Return the home whose declarations hold; None: only what the project ships."""
     return _home
 
 

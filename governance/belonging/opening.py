@@ -21,7 +21,7 @@ from vitalake.errors import PrivacyError, ServiceUnavailable
 from vitalake.keys import KeyRing, load_keys
 from vitalake.lake.commits.format import check_writable
 from vitalake.lake.commits.lake import restricted_name
-from vitalake.lake.datasets.dataset import published_datasets
+from vitalake.lake.datasets.declared import published_datasets
 from vitalake.lake.tables.storage import Storage, open_storage
 from vitalake.settings import Settings
 

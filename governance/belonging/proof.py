@@ -12,7 +12,8 @@ from governance.vault.sealed_rows import open_value, subject_of_value
 from vitalake.errors import LakeError, PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.lake import published_name, restricted_name
-from vitalake.lake.datasets.dataset import Dataset, load_dataset, published_datasets, restricted_form
+from vitalake.lake.datasets.dataset import Dataset, restricted_form
+from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import Table

@@ -30,7 +30,7 @@ def check(
     from governance.policy.masking import compile_masks
     from governance.policy.rules import load_policy
     from vitalake.keys import load_keys
-    from vitalake.lake.datasets.dataset import load_dataset, published_datasets
+    from vitalake.lake.datasets.declared import load_dataset, published_datasets
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))

@@ -16,7 +16,8 @@ from governance.policy.rules import MASKS, Filter, Policy, Rule
 from governance.policy.saying import with_reason
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
-from vitalake.lake.datasets.dataset import ALWAYS, Column, Dataset, dataset_names, is_book, load_dataset
+from vitalake.lake.datasets.dataset import ALWAYS, Column, Dataset
+from vitalake.lake.datasets.declared import dataset_names, load_dataset
 from vitalake.lake.tables.dictionaries import as_type, in_dictionaries
 from vitalake.lake.unlinkable.message_tokens import MessageTokens, without_partitions
 from vitalake.lake.unlinkable.own_times import end_of_day
@@ -325,7 +326,7 @@ def _plan(policy: Policy, dataset: Dataset, column: Column, keys: KeyRing) -> Co
     mask = make_mask(strictest.then, keys=keys, domain=data_class)
     _check_examples(strictest, column, mask)
     name = strictest.then.mask if fits(strictest.then, column.type) else "drop"
-    if name != "keep" or column.type != pa.string() or is_book(dataset.name):
+    if name != "keep" or column.type != pa.string() or dataset.is_book:
         return ColumnPlan(column, strictest.id, name, mask)
     if not column.closed:
         raise RuleError(

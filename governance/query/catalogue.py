@@ -16,16 +16,8 @@ from governance.vault.sealed_rows import IDENTIFIERS
 from vitalake.errors import InputError, PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.format import check_readable
-from vitalake.lake.datasets.dataset import (
-    DEVICE_KEY,
-    IDENTIFYING,
-    SUBJECT,
-    Dataset,
-    holds_codes,
-    load_dataset,
-    published_datasets,
-    table_form,
-)
+from vitalake.lake.datasets.dataset import DEVICE_KEY, IDENTIFYING, SUBJECT, Dataset, holds_codes, table_form
+from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.lake.maintenance.damage import sound_snapshot
 from vitalake.lake.tables.buckets import files_for
 from vitalake.lake.tables.digests import Marks, check_content

@@ -18,7 +18,7 @@ from models.tasks import Task
 from vitalake.clinical.records import Stay
 from vitalake.errors import ModelError
 from vitalake.keys import KeyRing
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from governance.policy.rules import load_policy
 from vitalake.errors import ModelError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.spans import SpanLog
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.storage import open_storage
 from vitalake.settings import Settings
 

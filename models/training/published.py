@@ -19,7 +19,7 @@ from vitalake.clinical.records import History, Stay, code_number
 from vitalake.clinical.statuses import WITHOUT_RESULT
 from vitalake.errors import ModelError
 from vitalake.lake.commits.lake import published_name
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.storage import open_storage
 from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings

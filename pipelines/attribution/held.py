@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines.core.dead_letters import DeadLetters
 from pipelines.core.poll import Poll
 from vitalake import clock
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 
 HELD = "quarantine/held"
 REASON = "no-association"

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from governance.vault.sealed_rows import SUBJECT_BYTES
-from vitalake.lake.datasets.dataset import IDENTIFYING, SUBJECT, load_dataset
+from vitalake.lake.datasets.dataset import IDENTIFYING, SUBJECT
+from vitalake.lake.datasets.declared import load_dataset
 
 NOBODY = bytes(SUBJECT_BYTES)
 """The subject of all who are forgotten; no key is ever there for it."""

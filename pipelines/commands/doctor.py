@@ -202,7 +202,7 @@ def _rules(settings: Settings, dataset: str) -> str:
     from governance.policy.masking import compile_masks
     from governance.policy.rules import load_policy
     from vitalake.keys import load_keys
-    from vitalake.lake.datasets.dataset import load_dataset, published_datasets
+    from vitalake.lake.datasets.declared import load_dataset, published_datasets
 
     policy = load_policy(settings.path(settings.governance))
     plan = compile_masks(policy, load_dataset(dataset), load_keys(settings.path(settings.keys)))

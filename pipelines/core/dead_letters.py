@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pipelines.formats.shared.result import Reject
 from vitalake.errors import PrivacyError
 from vitalake.keys import Key, KeyRing
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 
 _NONCE_BYTES = 12
 _TAG_BYTES = 16

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from governance.vault import Vault
 from governance.vault.sealed_rows import open_value
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.datasets.dataset import SUBJECT, load_dataset
+from vitalake.lake.datasets.dataset import SUBJECT
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.deletion import has_value
 from vitalake.lake.maintenance.rewrite import read_file
 from vitalake.lake.tables.buckets import may_hold

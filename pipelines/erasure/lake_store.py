@@ -21,7 +21,8 @@ from pipelines.people.linked_ids import numbers_of
 from vitalake.crashpoints import passing
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.datasets.dataset import DEVICE_KEY, load_dataset, quarantine_datasets
+from vitalake.lake.datasets.dataset import DEVICE_KEY
+from vitalake.lake.datasets.declared import load_dataset, quarantine_datasets
 from vitalake.lake.maintenance.deletion import distinct_values, drop_rows, purge
 from vitalake.lake.maintenance.sweep import settle
 from vitalake.lake.tables.buckets import patient_column

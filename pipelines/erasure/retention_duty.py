@@ -14,15 +14,13 @@ from vitalake import clock
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.datasets.dataset import SUBJECT, load_dataset
+from vitalake.lake.datasets.dataset import SUBJECT, Dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.deletion import has_value
 from vitalake.lake.maintenance.rewrite import read_file
 from vitalake.lake.tables.buckets import may_hold
 from vitalake.lake.tables.table import StagedFile, Table
 from vitalake.settings import Settings
-
-_ENDS = {"encounter": "discharged_at", "ward_movement": "out_at"}
-"""Of what lasts the end counts, and not the day on which it began; while there is none, today."""
 
 _TOLD = ("available_at", "ingested_at")
 """When a row of no day could be known; else when we got it."""
@@ -52,10 +50,10 @@ def newest_day(table: Table, subject: bytes, vault: Vault, keys: KeyRing, *, aft
     """Return the newest day, later than an ISO date, that a restricted table's rows of a patient tell of."""
     table.refresh()
     files = [file for file in table.snapshot().files.values() if may_hold(file.path, subject)]
-    name = table.name.rpartition("/")[2]
+    dataset = load_dataset(table.name.rpartition("/")[2])
     days = [*_of_days(table, files, subject, after), *_of_undated(table, files, subject)]
-    if name in _ENDS:
-        days += _of_ends(table, files, subject, vault, keys)
+    if dataset.ends:
+        days += _of_ends(table, files, dataset, subject, vault, keys)
     return max((day for day in days if day > after), default=None)
 
 
@@ -74,14 +72,16 @@ def _of_undated(table: Table, files: Sequence[StagedFile], subject: bytes) -> It
             yield from map(_day, pc.coalesce(*(part[name] for name in _TOLD)).to_pylist())
 
 
-def _of_ends(table: Table, files: Sequence[StagedFile], subject: bytes, vault: Vault, keys: KeyRing) -> Iterator[str]:
-    """Yield the days on which what a patient's rows tell of ended, by the last version of each."""
-    dataset = load_dataset(table.name.rpartition("/")[2])
+def _of_ends(
+    table: Table, files: Sequence[StagedFile], dataset: Dataset, subject: bytes, vault: Vault, keys: KeyRing
+) -> Iterator[str]:
+    """Yield the days on which what a patient's rows tell of ended, by the last version of each; today if it lasts."""
+    assert dataset.ends is not None
     last: dict[tuple[object, ...], tuple[int, datetime | None]] = {}
     sealer = make_sealer(dataset, vault, keys)
     for part in [part for file in files for part in _mine(table, file, subject)]:
         for row in sealer.open(part).to_pylist():
-            key, told = tuple(row[name] for name in dataset.key[:-1]), (row["version"] or 0, row[_ENDS[dataset.name]])
+            key, told = tuple(row[name] for name in dataset.key[:-1]), (row["version"] or 0, row[dataset.ends])
             if key not in last or last[key][0] <= told[0]:
                 last[key] = told
     for _, end in last.values():

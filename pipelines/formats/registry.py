@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pipelines.formats.shared.result import Decoder
 from vitalake.errors import SettingsError
+from vitalake.lake.datasets.dataset import ASSOCIATION, MEASUREMENT, Dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings, StreamSettings
 
 
@@ -20,21 +22,28 @@ def make_decoder(name: str, *, dataset: str, stream: StreamSettings, settings: S
         SettingsError: the format has nothing for this dataset, or its profile does not hold.
     """
     kind, _, profile = name.partition(":")
-    if kind == "fhir" and dataset == "observation":
+    declared = load_dataset(dataset)
+    if kind == "fhir" and declared.measures:
         from pipelines.formats.fhir.observations import FhirDecoder
 
         return FhirDecoder(max_message_bytes=stream.max_message_bytes)
-    if kind == "fhir" and dataset in ("patient", "encounter", "condition", "device_association"):
+    if kind == "fhir" and declared.fhir:
+        from pipelines.formats.fhir.declared import FhirDeclaredDecoder
+
+        return FhirDeclaredDecoder(declared, max_message_bytes=stream.max_message_bytes)
+    if kind == "fhir":
+        from pipelines.formats.fhir.record_structs import WANTED
         from pipelines.formats.fhir.records import FhirRecordDecoder
 
-        return FhirRecordDecoder(dataset, max_message_bytes=stream.max_message_bytes)
-    if kind == "flat" and dataset == "observation":
+        if dataset in WANTED:
+            return FhirRecordDecoder(dataset, max_message_bytes=stream.max_message_bytes)
+    if kind == "flat" and declared.measures:
         from pipelines.formats.flat.decoder import FlatDecoder
         from pipelines.formats.flat.profile import FlatProfile, load_profile
 
         return FlatDecoder(load_profile(FlatProfile, profile, settings), max_message_bytes=stream.max_message_bytes)
-    if kind == "hl7-v2" and dataset in ("observation", "device_association"):
-        return _hl7(profile, dataset, stream, settings)
+    if kind == "hl7-v2" and declared.kind in (MEASUREMENT, ASSOCIATION):
+        return _hl7(profile, declared, stream, settings)
     raise SettingsError(
         "Format has no rows for this dataset",
         where=f"{name}: {dataset}",
@@ -42,7 +51,7 @@ def make_decoder(name: str, *, dataset: str, stream: StreamSettings, settings: S
     )
 
 
-def _hl7(name: str, dataset: str, stream: StreamSettings, settings: Settings) -> Decoder:
+def _hl7(name: str, dataset: Dataset, stream: StreamSettings, settings: Settings) -> Decoder:
     try:
         from pipelines.formats.hl7.adt import AdtDecoder
         from pipelines.formats.hl7.observations import Hl7Decoder
@@ -54,5 +63,5 @@ def _hl7(name: str, dataset: str, stream: StreamSettings, settings: Settings) ->
     from pipelines.formats.hl7.profile import Hl7Profile
 
     profile = load_profile(Hl7Profile, name or "hl7", settings)
-    decoder = AdtDecoder if dataset == "device_association" else Hl7Decoder
+    decoder = Hl7Decoder if dataset.measures else AdtDecoder
     return decoder(profile, max_message_bytes=stream.max_message_bytes)

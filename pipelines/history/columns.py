@@ -15,7 +15,6 @@ _EPOCH = date(1970, 1, 1)
 _FIRST, _LAST = (date.min - _EPOCH).days, (date.max - _EPOCH).days
 
 IDENTITY = ("identity_system", "identity_value")
-NAMED = "association_id"
 
 _KIND = b"vitalake.kind"
 """In a field's metadata: what a text was in the warehouse, ``numeric`` or ``json``."""
@@ -81,8 +80,9 @@ def with_texts(batch: pa.RecordBatch, dataset: Dataset) -> pa.RecordBatch:
         InputError: a column is none of these; named without its values.
     """
     classes = {column.name: column.data_class for column in dataset.columns if column.type == pa.string()}
-    identifying = {name for name, data_class in classes.items() if data_class in IDENTIFYING} | {*IDENTITY, NAMED}
-    texts = {*classes, *identifying, *(("panel_code",) if dataset.name == "observation" else ())}
+    identifying = {name for name, data_class in classes.items() if data_class in IDENTIFYING}
+    identifying.update(IDENTITY, [dataset.hashed] if dataset.hashed else [])
+    texts = {*classes, *identifying, *(("panel_code",) if dataset.measures else ())}
     columns, fields = [], []
     for column, field in zip(batch.columns, batch.schema, strict=True):
         text = _text(column, field, identifies=field.name in identifying) if field.name in texts else column

@@ -135,7 +135,7 @@ class SuiteGate:
 
     def _repeats(self, dataset: Dataset) -> float:
         """Return the greatest share of repeated keys: only of observations the lake knows what is sent twice."""
-        return self._max_rejected if dataset.name == "observation" else 0.0
+        return self._max_rejected if dataset.measures else 0.0
 
     def _write(self, dataset: Dataset, rows: int, checks: list[Check], units: Counter[str], *, passed: bool) -> Path:
         self._folder.mkdir(exist_ok=True)
@@ -193,7 +193,7 @@ def suite_of(dataset: Dataset, rows: pa.Table, *, max_rejected: float) -> list[d
             )
         if column.name in given and column.data_class == "age":
             suite.append(_expect("column_values_to_be_between", column=column.name, min_value=0, max_value=130))
-    if dataset.name == "observation":
+    if dataset.measures:
         suite += [
             _expect("column_values_to_be_in_set", column=name, value_set=[True], mostly=mostly)
             for name in ("code_known", "unit_known", "valued", "plausible")
@@ -225,12 +225,12 @@ def _stretches(tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
 
 def _judged_by_form(column: Column, dataset: Dataset) -> bool:
     """Return whether texts of another form are bad rows; of observations _understood says more."""
-    return column.form is not None and dataset.name != "observation"
+    return column.form is not None and not dataset.measures
 
 
 def _said(rows: pa.Table, dataset: Dataset) -> dict[str, npt.NDArray[np.bool_]]:
     """Return what is found out about each row before the library judges it."""
-    if dataset.name == "observation":
+    if dataset.measures:
         return _understood(rows, load_vocabulary())
     said: dict[str, npt.NDArray[np.bool_]] = {}
     batch = pa.RecordBatch.from_arrays([c.combine_chunks() for c in rows.columns], names=rows.schema.names)
@@ -298,7 +298,7 @@ class _Keys:
         self._parts: list[npt.NDArray[np.uint64]] = []
 
     def add(self, rows: pa.Table, dataset: Dataset) -> None:
-        if dataset.name != "observation":
+        if not dataset.measures:
             whole = np.ones(rows.num_rows, np.bool_)
             for name in set(dataset.key) & set(rows.schema.names):
                 whole &= rows[name].is_valid().to_numpy()

@@ -12,7 +12,7 @@ import yaml
 
 from pipelines.history.warehouse import SILENCE_SECONDS
 from vitalake.errors import SettingsError
-from vitalake.lake.datasets.dataset import published_datasets
+from vitalake.lake.datasets.declared import published_datasets
 from vitalake.strict_yaml import explain, read_yaml
 
 _SHIPPED = Path(str(resources.files(__package__))) / "jobs"

@@ -29,7 +29,8 @@ from vitalake import clock
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId
-from vitalake.lake.datasets.dataset import Dataset, load_dataset
+from vitalake.lake.datasets.dataset import Dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.mixing import mix
 from vitalake.lake.maintenance.sweep import sweep
 from vitalake.lake.unlinkable.own_times import known_at, marked
@@ -253,7 +254,7 @@ def _positions(lake: Lake, part: PartId) -> Positions:
 
 def _outcome(poll: Poll, table: pa.Table, starts: npt.NDArray[np.int64], steps: Steps, dataset: Dataset) -> Outcome:
     """Return identified rows that hold: observations as the live lane judges them, others by their key."""
-    decoded = decoded_rows(table, starts) if dataset.name == "observation" else record_rows(table, dataset)
+    decoded = decoded_rows(table, starts) if dataset.measures else record_rows(table, dataset)
     return steps.conform(DecodedPoll(poll, decoded))
 
 

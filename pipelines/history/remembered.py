@@ -198,7 +198,7 @@ class Digests:
 
     def __init__(self, dataset: Dataset, secret: bytes) -> None:
         self._secret = hashlib.blake2b(b"history", key=secret, digest_size=32).digest()
-        self._key = (*IDENTITY, "version") if dataset.name == "observation" else dataset.key
+        self._key = (*IDENTITY, "version") if dataset.measures else dataset.key
         self._nameless = ("patient_id", "code", "effective_at", "version")
 
     def of(self, table: pa.Table, starts: npt.NDArray[np.int64]) -> _Entries:

@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.result import DECODED_SCHEMA, Decoded, Reject
-from pipelines.history.columns import IDENTITY, NAMED
+from pipelines.history.columns import IDENTITY
 from vitalake.errors import InputError
-from vitalake.lake.datasets.dataset import Dataset, load_dataset
+from vitalake.lake.datasets.dataset import ASSOCIATION, Dataset
+from vitalake.lake.datasets.declared import load_dataset
 
 _NEEDED = (
     ("patient_id", Reason.NO_SUBJECT, "Observation.subject"),
@@ -127,7 +128,7 @@ def typed(table: pa.Table, dataset: Dataset) -> pa.Table:
         InputError: one of them cannot have that type, or is none of the dataset's.
     """
     fields = {field.name: field for field in dataset.schema}
-    if dataset.name == "observation":
+    if dataset.measures:
         own = {name: pa.field(name, pa.string()) for name in (*IDENTITY, "panel_code")}
         fields |= own | {"issued_at": DECODED_SCHEMA.field("issued_at")}
     if unknown := sorted(set(table.schema.names) - fields.keys()):
@@ -143,8 +144,8 @@ def record_rows(table: pa.Table, dataset: Dataset) -> Decoded:
     """Return the rows of a query for any other dataset; every row is a message.
 
     Args:
-        table: the dataset's columns by name; absent ones are null, times without a zone are UTC. What names an
-            association is a text of the warehouse, and is hashed.
+        table: the dataset's columns by name; absent ones are null, times without a zone are UTC. What
+            names a record whose key is a hash is a text of the warehouse, and is hashed.
         dataset: where they go.
 
     Raises:
@@ -152,13 +153,14 @@ def record_rows(table: pa.Table, dataset: Dataset) -> Decoded:
     """
     columns = {field.name: _column(table, field) for field in dataset.schema if field.name in table.schema.names}
     message = np.arange(table.num_rows, dtype=np.int32)
-    named = columns.pop(NAMED, None)
+    named = columns.pop(dataset.hashed, None) if dataset.hashed else None
     if named is None:
         batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
         return Decoded(batch, [None] * table.num_rows, message)
     columns.setdefault("available_at", pa.nulls(table.num_rows, dataset.schema.field("available_at").type))
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-    identities = [None if name is None else b"sql|" + name for name in named.to_pylist()]
+    of = b"sql|" if dataset.kind == ASSOCIATION else f"sql|{dataset.name}|".encode()
+    identities = [None if name is None else of + name for name in named.to_pylist()]
     return Decoded(batch, identities, message, unfinished=True)
 
 

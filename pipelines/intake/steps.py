@@ -42,7 +42,7 @@ from vitalake import clock
 from vitalake.keys import KeyRing, load_keys
 from vitalake.lake.commits.lake import restricted_name
 from vitalake.lake.commits.spans import PartId
-from vitalake.lake.datasets.dataset import Dataset, holds_codes
+from vitalake.lake.datasets.dataset import ASSOCIATION, Dataset, holds_codes
 from vitalake.lake.datasets.derived import derive
 from vitalake.settings import Settings, StreamSettings
 from vitalake.vocabulary import load_vocabulary
@@ -119,7 +119,7 @@ class Steps:
                 envelopes=self.dead_letters,
                 days=stream.dead_letter_days,
             )
-            if dataset.name == "observation"
+            if dataset.measures
             else None
         )
         self._naming, self._codes = Naming(settings), load_vocabulary().codes.keys()
@@ -140,7 +140,7 @@ class Steps:
             item, day_of=self._dataset.day_of, max_future_seconds=self._max_future_seconds, now_us=now_us
         )
         poll, decoded = item.poll, item.decoded
-        if self._dataset.name != "observation":
+        if not self._dataset.measures:
             return self._records(item)
         older = time.monotonic() < self.older_until
         conformed = self.conformer.conform(decoded, broker_ms=poll.broker_ms, now_us=now_us, older=older)
@@ -252,11 +252,11 @@ class Steps:
                 self._tell_refused(outcome)
             outcome = self.attributor.attribute(outcome, self.recognise)
         rows = self._with_provenance(derive(outcome.rows, self._dataset), outcome)
-        if self._dataset.name == "device_association":
+        if self._dataset.kind == ASSOCIATION:
             rows = _keep(outcome, rows, self._arriving.merges_nobody(rows))
         if self.sealer is not None:
             sealed, known = self.sealer.seal(rows)
-            if known is not None and self._dataset.name == "device_association":
+            if known is not None and self._dataset.kind == ASSOCIATION:
                 sealed = self._with_vacated(sealed, rows.filter(pa.array(~known)))
             outcome.extra[restricted_name(self._dataset.name)] = sealed
             rows = _keep(outcome, rows, known)

@@ -18,7 +18,7 @@ from pipelines.core.kafka import client_options, list_partitions
 from vitalake.errors import SettingsError
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId, Span, is_added
-from vitalake.lake.datasets.dataset import quarantine_datasets
+from vitalake.lake.datasets.declared import quarantine_datasets
 from vitalake.lake.maintenance.rewrite import rows_app
 from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings

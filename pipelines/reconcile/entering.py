@@ -22,7 +22,7 @@ from vitalake.errors import InputError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.unlinkable.own_times import marked
 from vitalake.settings import Settings, StreamSettings
 

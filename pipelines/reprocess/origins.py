@@ -10,6 +10,7 @@ from pipelines.core.open_letters import Source
 from pipelines.formats.registry import make_decoder
 from pipelines.formats.shared.result import Decoder
 from pipelines.reprocess.rows import FORMAT, RowsDecoder
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings, StreamSettings
 
 
@@ -78,5 +79,6 @@ def _history(dataset: str, sources: set[Source]) -> Lineage:
 
     Which codes a job keeps from the care store is not known here, so that none of its observations go there.
     """
-    stream = StreamSettings(dataset=dataset, max_future_seconds=0, unset_clock_days=(), care=dataset != "observation")
+    care = not load_dataset(dataset).measures
+    stream = StreamSettings(dataset=dataset, max_future_seconds=0, unset_clock_days=(), care=care)
     return Lineage("history", stream, frozenset(sources), {source.topic: FORMAT for source in sources})

@@ -23,7 +23,7 @@ from vitalake.crashpoints import passing
 from vitalake.errors import PrivacyError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.spans import PartId
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings
 
 RESOLUTION_SCHEMA = load_dataset("resolution").schema

@@ -14,7 +14,7 @@ from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.result import DECODED_SCHEMA, Decoded, Reject
 from pipelines.history.columns import IDENTITY
 from pipelines.history.rows import decoded_rows, record_rows
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 
 FORMAT = "sql"
 
@@ -30,7 +30,7 @@ class RowsDecoder:
     def __init__(self, dataset: str) -> None:
         self._dataset = load_dataset(dataset)
         fields = {field.name: field.type for field in self._dataset.schema}
-        if dataset == "observation":
+        if self._dataset.measures:
             fields |= {field.name: _plain(field.type) for field in DECODED_SCHEMA}
             fields |= dict.fromkeys(IDENTITY, pa.string())
         self._fields = fields
@@ -59,7 +59,7 @@ class RowsDecoder:
         return _of_messages(self._decoded(table, starts), message, rejects, empty)
 
     def _decoded(self, table: pa.Table, starts: list[int]) -> Decoded:
-        if self._dataset.name == "observation":
+        if self._dataset.measures:
             return decoded_rows(table, np.array(starts, np.int64))
         return record_rows(table, self._dataset)
 

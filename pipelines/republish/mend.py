@@ -19,7 +19,7 @@ from vitalake.errors import InputError, LakeError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake, restricted_name
 from vitalake.lake.commits.spans import Span
-from vitalake.lake.datasets.dataset import published_datasets
+from vitalake.lake.datasets.declared import published_datasets
 from vitalake.lake.maintenance.compaction import sort_keys
 from vitalake.lake.maintenance.replaced import Replacement, replacements
 from vitalake.lake.maintenance.replacement import Converted

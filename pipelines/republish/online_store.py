@@ -27,7 +27,7 @@ from vitalake.errors import ServiceUnavailable
 from vitalake.keys import KeyRing, load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.rewrite import read_file
 from vitalake.lake.tables.staging import Counted
 from vitalake.lake.tables.table import StagedFile
@@ -120,7 +120,7 @@ def _batches(lake: Lake, since_us: int) -> Iterator[pa.Table]:
     first = str(datetime.fromtimestamp(since_us / 1e6, UTC).date())
 
     def matters(file: StagedFile) -> bool:
-        return lake.dataset.name != "observation" or file.day is None or file.day >= first
+        return not lake.dataset.measures or file.day is None or file.day >= first
 
     for file in sorted(filter(matters, table.snapshot().files.values()), key=lambda file: (str(file.day), file.path)):
         for batch in read_file(table, file):

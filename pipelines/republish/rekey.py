@@ -17,7 +17,7 @@ from vitalake.crashpoints import passing
 from vitalake.errors import InputError
 from vitalake.keys import add_version, load_keys, next_version, retire_version
 from vitalake.lake.commits.lake import Lake, published_name
-from vitalake.lake.datasets.dataset import published_datasets
+from vitalake.lake.datasets.declared import published_datasets
 from vitalake.lake.maintenance.journal import Job, Journal, Work
 from vitalake.lake.maintenance.replacement import Swapped, refuse_missing
 from vitalake.lake.tables.staging import Counted

@@ -16,7 +16,8 @@ from pipelines.intake.steps import make_sealer
 from vitalake.errors import InputError, LakeError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake, restricted_name
-from vitalake.lake.datasets.dataset import Dataset, load_dataset, published_datasets
+from vitalake.lake.datasets.dataset import Dataset
+from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.lake.maintenance.journal import Journal
 from vitalake.lake.maintenance.lock import abandon
 from vitalake.lake.maintenance.replacement import Converted, Swapped, swap

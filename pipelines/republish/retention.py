@@ -8,7 +8,7 @@ from governance.keyuse import open_vault
 from governance.policy.masks import Pseudonyms
 from vitalake.keys import KeyRing, load_keys
 from vitalake.lake.commits.lake import Lake, published_name, restricted_name
-from vitalake.lake.datasets.dataset import load_dataset, published_datasets
+from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.lake.maintenance.retention import Expired, expire, first_kept_day
 from vitalake.settings import Settings
 

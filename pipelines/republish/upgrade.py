@@ -21,7 +21,7 @@ from vitalake.keys import add_missing_keys, load_keys
 from vitalake.lake.commits.format import FORMAT, Format, check_readable, write_format
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import AGAIN
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.positions import hide_positions
 from vitalake.lake.maintenance.renewing import renew
 from vitalake.lake.maintenance.scrub import record_before

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipelines.formats.shared.records import Records
 from tests.decoding import BROKER_MS, decoder_of, take_by
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings
 
 FOLDER = Path(__file__).parents[1] / "data" / "decoding"

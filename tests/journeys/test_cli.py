@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from docs.check import stale_pages, unlocked
 from tests.services.lane import LaneUnderTest
 from vitalake.cli.app import make_app
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 
 HEAVY = ("apache_beam", "pyarrow", "deltalake", "vitalake.settings", "confluent_kafka", "numpy", "cryptography")
 

@@ -13,7 +13,8 @@ from governance.policy.masking import MaskPlan, compile_masks
 from governance.policy.rules import load_policy
 from governance.samples import copy_samples
 from vitalake.keys import Key, KeyRing
-from vitalake.lake.datasets.dataset import FormBy, load_dataset, published_datasets
+from vitalake.lake.datasets.dataset import FormBy
+from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.vocabulary.forms import fits_of
 
 KEYS = KeyRing({"pseudonym": (Key("pseudonym", "v1", b"1" * 32),)}, {"pseudonym": "v1"})

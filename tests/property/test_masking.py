@@ -19,7 +19,7 @@ from governance.policy.masks import CACHE_ENTRIES, Pseudonyms, fits, make_mask
 from governance.policy.rules import MASKS, Then, load_policy
 from governance.samples import __file__ as samples
 from vitalake.keys import Key, KeyRing
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 
 KEYS = KeyRing(
     {"pseudonym": (Key("pseudonym", "v1", b"1" * 32), Key("pseudonym", "v2", b"2" * 32))}, {"pseudonym": "v1"}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.unlinkable.own_times import (
     DAY_US,
     OwnTimes,

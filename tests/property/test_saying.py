@@ -17,7 +17,7 @@ from governance.policy.saying import AS_TEXT, MASKED, UNKNOWN
 from governance.samples import __file__ as samples
 from tests.property.test_masking import KEYS
 from vitalake.errors import SettingsError
-from vitalake.lake.datasets.dataset import load_dataset, parse_dataset
+from vitalake.lake.datasets.declared import load_dataset, parse_dataset
 
 _DROP = make_mask(Then(mask="drop"), keys=KEYS, domain="d")
 _TYPES = {"value": pa.float64(), **dict.fromkeys(("value_code", "value_text", "data_absent_reason"), pa.string())}
@@ -92,7 +92,7 @@ def test_where_the_reason_may_not_be_published_a_row_without_a_value_is_not_eith
 
 def test_what_a_row_must_say_names_columns_of_the_dataset() -> None:
     column = {"name": "a", "type": "string", "class": "x", "description": "x"}
-    document = {"name": "d", "key": ["a"], "columns": [column]}
+    document = {"name": "d", "kind": "record", "key": ["a"], "columns": [column]}
     for one_of in ({"columns": ["a"], "reason": "a", "words": "b"}, {"columns": ["a"], "reason": "b", "words": "a"}):
         with pytest.raises(SettingsError):
             parse_dataset(document | {"one_of": one_of}, where="d.yaml")

@@ -23,7 +23,7 @@ from governance.query.catalogue import Catalogue
 from governance.query.engine import connect
 from governance.samples import copy_samples
 from vitalake.keys import load_keys
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.compaction import compact
 from vitalake.lake.tables.storage import open_storage
 from vitalake.lake.tables.table import Table

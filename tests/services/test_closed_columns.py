@@ -28,7 +28,7 @@ from pipelines.simulator.broker import EmbeddedBroker, ensure_topic
 from tests import forking, frozen
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import load_settings
 
 NUBC = "https://www.nubc.org/CodeSystem/PatDischargeStatus"

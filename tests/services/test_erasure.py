@@ -35,7 +35,7 @@ from tests.services.polls import LaneWithoutKafka
 from vitalake.errors import PrivacyError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.compaction import put_into_buckets
 from vitalake.settings import Settings, load_settings
 

@@ -45,7 +45,7 @@ from vitalake import clock
 from vitalake.errors import InputError, PrivacyError, ServiceUnavailable
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import load_settings
 
 WHO, OTHER = "p-72", "p-8"

@@ -27,7 +27,7 @@ from vitalake.errors import LakeError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.format import FORMAT, Format, read_format, write_format
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.unlinkable.message_tokens import in_clear, says_partition
 from vitalake.lake.unlinkable.record_versions import versions_in_clear

@@ -35,7 +35,7 @@ from tests.decoding import BROKER_MS, conformer, take
 from vitalake.errors import InputError, ServiceUnavailable, SettingsError
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.verify import verify
 from vitalake.settings import load_settings
 from vitalake.strict_yaml import read_yaml

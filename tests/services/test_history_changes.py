@@ -31,7 +31,8 @@ from vitalake import clock
 from vitalake.errors import LakeError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.datasets.dataset import Dataset, load_dataset
+from vitalake.lake.datasets.dataset import Dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.unlinkable.record_versions import BEHIND
 from vitalake.settings import load_settings

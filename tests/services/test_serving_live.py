@@ -24,7 +24,7 @@ from pipelines.online_store.store import CareStore
 from tests.services.serving import STABLE, WardUnderTest, as_json, serving
 from tests.services.waiting import until
 from vitalake import clock
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.logs import configure
 from vitalake.settings import StreamSettings
 

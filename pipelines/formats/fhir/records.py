@@ -68,6 +68,9 @@ _GOING_ON = frozenset({"arrived", "triaged", "in-progress", "onleave"})
 _OUTPATIENT = frozenset({"AMB", "HH", "VR", "FLD"})
 """Classes of visits, at home or by telephone too: a series of them may go on for years."""
 
+_REFUSED = "refused"
+"""In rows of diagnoses, which the ward can take where the lake cannot: why the message is refused, or None."""
+
 _MISTAKE = "entered-in-error"
 _NEVER = frozenset({_MISTAKE, "refuted"})
 _PAST = frozenset({"inactive", "remission", "resolved"})
@@ -112,7 +115,7 @@ class FhirRecordDecoder:
             )
             rows, message, empty = decode_each(parsed, self._of, rejects)
             identities = [row.pop("identity", None) for row in rows]
-            told = _told_all_the_same(rows, message, rejects) if self._dataset == "condition" else []
+            told = _told_all_the_same(rows, message, rejects)
             decoded = replace(decoded_records(self._dataset, rows, identities, message, rejects), told=told)
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
             decoded.empty.extend(empty)
@@ -139,11 +142,12 @@ def _told_all_the_same(
     rows: Sequence[Row], message: Sequence[int], rejects: dict[int, Reject]
 ) -> list[tuple[int, Row]]:
     """Return the diagnoses of messages that the lake cannot take; refuse those that say that they cannot be taken."""
-    for i, row in zip(message, rows, strict=True):
-        if (why := row.pop("refused")) is not None:
+    mine = [(i, row) for i, row in zip(message, rows, strict=True) if _REFUSED in row]
+    for i, row in mine:
+        if (why := row.pop(_REFUSED)) is not None:
             rejects.setdefault(i, Reject(i, why.reason, why.path))
-    lacking = {i for i, row in zip(message, rows, strict=True) if None in (row["encounter_id"], row["recorded_at"])}
-    return [(i, row) for i, row in zip(message, rows, strict=True) if i in lacking or i in rejects]
+    lacking = {i for i, row in mine if None in (row["encounter_id"], row["recorded_at"])}
+    return [(i, row) for i, row in mine if i in lacking or i in rejects]
 
 
 def _rows(resource: Resource, full_url: str | None) -> Iterator[Row]:
@@ -153,7 +157,7 @@ def _rows(resource: Resource, full_url: str | None) -> Iterator[Row]:
     row = _MAKERS[type(resource)](resource, _own_name(resource, full_url))
     if row is not None:
         row["version"] = _of_meta(resource, version_of) or 0
-        row.setdefault("available_at", _of_meta(resource, _updated))
+        row.setdefault("available_at", _of_meta(resource, updated_of))
         yield row
 
 
@@ -183,7 +187,12 @@ class _Updated(msgspec.Struct, gc=False):
 _UPDATED = msgspec.json.Decoder(_Updated)
 
 
-def _updated(raw: bytes) -> datetime | None:
+def updated_of(raw: bytes) -> datetime | None:
+    """Return ``meta.lastUpdated`` of a resource's ``meta``.
+
+    Raises:
+        Refused: it is no instant.
+    """
     text = _UPDATED.decode(raw).lastUpdated
     return instant_of(text, "meta.lastUpdated") if text else None
 
@@ -372,7 +381,7 @@ def _condition(condition: Condition, _: str | None) -> Row:
         "recorded_at": recorded,
         OVER_TOLD: "yes" if verified & _NEVER or clinical & _PAST else until or None,
         ID_TOLD: checked(condition.id) if condition.id else None,
-        "refused": refused,
+        _REFUSED: refused,
     }
 
 
@@ -408,7 +417,7 @@ def _device(device: Device, name: str | None) -> Row | None:
         return None
     if device.status == _MISTAKE:
         raise Refused(Reason.BAD_STATUS, "Device.status")
-    since = _of_meta(device, _updated)
+    since = _of_meta(device, updated_of)
     if since is None:
         raise Refused(Reason.NO_TIME, "Device.meta.lastUpdated")
     return {

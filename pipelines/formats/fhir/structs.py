@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Union
 import msgspec
 from msgspec import Meta, Raw
 
+from vitalake.lake.datasets.declared import load_dataset, published_datasets
+
 Status = Literal[
     "registered", "preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error", "unknown"
 ]
@@ -160,13 +162,19 @@ class Entry(msgspec.Struct, gc=False):
     resource: InBundle  # type: ignore[valid-type]
 
 
-OTHERS = ("Patient", "Encounter", "Condition", "Device", "DeviceUseStatement")
-"""Resources of the datasets in which nothing is measured."""
+_OF_DATASETS = frozenset({"Observation", "Patient", "Encounter", "Condition", "Device", "DeviceUseStatement"})
+"""Resources that datasets of the project are made of by code of this format."""
+
+
+def resources_of_datasets() -> frozenset[str]:
+    """Return the resources that some dataset is made of; others are nothing that anybody wants."""
+    declared = (load_dataset(name).fhir for name in published_datasets())
+    return _OF_DATASETS | {fhir.resource for fhir in declared if fhir is not None}
 
 
 def passed_over(*own: type[msgspec.Struct]) -> Any:
     """Return the union of the resources that other datasets are made of, as ``Passed``: they may share a topic."""
-    return entry_types(*own, among=frozenset((*OTHERS, "Observation")))
+    return entry_types(*own, among=resources_of_datasets())
 
 
 class Bundle(msgspec.Struct, gc=False, tag_field="resourceType", tag="Bundle"):

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from vitalake.errors import SettingsError
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.strict_yaml import read_yaml
 
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 from pipelines.formats.shared.keyed import with_key
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.result import Decoded, Reject
-from vitalake.lake.datasets.dataset import Dataset, load_dataset
+from vitalake.lake.datasets.dataset import Dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.unlinkable.own_times import given_or_ours, told_or_ours
 
 ID_BYTES = 16
@@ -49,19 +50,17 @@ GOES_ON = "no"
 OUTPATIENT = "outpatient"
 """In the column CLASS_TOLD: the stay is a visit, or a series of them."""
 
-_NAMED = "association_id"
-
 Message = npt.NDArray[np.int32]
 
 
 def record_batch(dataset: str, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     """Return rows as the dataset's columns; what a row does not name is null.
 
-    Left out are the columns that only the lake knows, and the name of an association, a hash that is made later of
+    Left out are the columns that only the lake knows, and the name of a record that is a hash, made later of
     the row's identity.
     """
-    schema = load_dataset(dataset).schema
-    fields = [field for field in schema if field.name not in (*PROVENANCE, _NAMED)]
+    declared = load_dataset(dataset)
+    fields = [field for field in declared.schema if field.name not in (*PROVENANCE, declared.hashed)]
     fields += [pa.field(name, pa.string()) for name in BESIDE if any(row.get(name) for row in rows)]
     return pa.RecordBatch.from_arrays(
         [pa.array([row.get(field.name) for row in rows], field.type) for field in fields], schema=pa.schema(fields)
@@ -117,8 +116,8 @@ class Records:
         rows, message = decoded.rows, decoded.message
         columns = dict(zip(rows.schema.names, rows.columns, strict=True))
         names = {column.name for column in self._dataset.columns}
-        if _NAMED in names and _NAMED not in columns:
-            columns[_NAMED] = pa.array([self._named(identity) for identity in decoded.identities], pa.binary())
+        if (hashed := self._dataset.hashed) and hashed not in columns:
+            columns[hashed] = pa.array([self._named(identity) for identity in decoded.identities], pa.binary())
         if "available_at" in names:
             told, broker_us = columns["available_at"], broker_ms[message] * 1000
             columns["available_at"] = (
@@ -130,7 +129,8 @@ class Records:
 
     def told(self, told: Sequence[tuple[int, Mapping[str, Any]]]) -> list[tuple[int, Mapping[str, Any]]]:
         """Return rows that go to the ward only, associations with the names that the lake would give them."""
-        return [(i, {**row, _NAMED: self._named(row["identity"])} if "identity" in row else row) for i, row in told]
+        hashed = str(self._dataset.hashed)
+        return [(i, {**row, hashed: self._named(row["identity"])} if "identity" in row else row) for i, row in told]
 
     def _named(self, identity: bytes | None) -> bytes | None:
         if identity is None:

@@ -10,7 +10,8 @@ from functools import cached_property
 from vitalake.crashpoints import passing
 from vitalake.lake.commits.format import Format, begin_format, check_readable, check_writable
 from vitalake.lake.commits.spans import SEEN, PartId, Span, SpanConflict, SpanLog, Superseded, add_span
-from vitalake.lake.datasets.dataset import Dataset, load_dataset, published_datasets, quarantine_datasets, table_form
+from vitalake.lake.datasets.dataset import Dataset, table_form
+from vitalake.lake.datasets.declared import load_dataset, published_datasets, quarantine_datasets
 from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.storage import Storage, open_storage
 from vitalake.lake.tables.table import Table

@@ -14,7 +14,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, LakeError, ServiceUnavailable
 from vitalake.lake.commits.format import begin_format, check_readable, check_writable
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.log import explained
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import StagedFile, Table

@@ -1,17 +1,10 @@
-"""What a dataset is: declared once in YAML; the Arrow schema, data classes and partitioning follow from it."""
+"""What a dataset is: the Arrow schema, data classes and partitioning that follow from its declaration."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import resources
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-
-from vitalake.errors import SettingsError
-from vitalake.strict_yaml import read_yaml
 
 TYPES: dict[str, pa.DataType] = {
     "binary": pa.binary(),
@@ -29,10 +22,15 @@ TYPES: dict[str, pa.DataType] = {
 ALWAYS, MARKED = "always", "where-marked"
 """What a dataset says of a column of times: all are of our own clocks, or those that are marked; see own_times.py."""
 
-QUARANTINE = ("dead_letter", "held", "resolution")
-"""Datasets of messages that were not published, and of what became of them later."""
-
-_FOLDER = Path(str(resources.files("vitalake"))) / "datasets"
+MEASUREMENT, ASSOCIATION, RECORD, BOOK, QUARANTINE = KINDS = (
+    "measurement",
+    "association",
+    "record",
+    "book",
+    "quarantine",
+)
+"""What the rows of a dataset are: values with a code and a unit; whose the values of a device are, and when; anything
+else that is told of a patient; the lake's own books; messages that were not published, and what became of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +65,8 @@ class Column:
         counts: of a version: whether it is published as a number that keeps the order within its record only; see
             record_versions.py.
         pairs: of one that counts: whether its last bit says something else, and is published as it is.
+        hashed: whether it is a 128-bit keyed hash of what the source calls the record.
+        fhir: FHIRPath of its value in the dataset's resource; None: a FHIR feed does not fill it.
     """
 
     name: str
@@ -82,6 +82,8 @@ class Column:
     ours: str | None = None
     counts: bool = False
     pairs: bool = False
+    hashed: bool = False
+    fhir: str | None = None
 
     @property
     def closed(self) -> bool:
@@ -105,11 +107,25 @@ class OneOf:
 
 
 @dataclass(frozen=True, slots=True)
+class FhirSource:
+    """How a FHIR feed fills a dataset whose columns say their FHIRPath.
+
+    Attributes:
+        resource: type of the resource that is one row.
+        skip: FHIRPath of what has no row, where it is true; None: every resource has one.
+    """
+
+    resource: str
+    skip: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """A declared dataset.
 
     Attributes:
         name: also the name of its table.
+        kind: what its rows are: one of KINDS.
         columns: in order; the partition column ``day`` is not among them.
         key: columns that name a row.
         day_of: the column whose (masked) date is the partition; None: the table is not partitioned.
@@ -118,9 +134,13 @@ class Dataset:
         buckets: number of files by patient that closed days are put into; 0: none.
         retention_days: older days are deleted, in every zone; 0: never.
         one_of: what a published row must say; None: nothing in particular.
+        ends: the column that says when what lasts has ended: the duty to keep records counts from there; None: from the
+            day of its partition.
+        fhir: how a FHIR feed fills it by its columns' paths; None: it does not, or by code of the format.
     """
 
     name: str
+    kind: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     day_of: str | None
@@ -129,6 +149,23 @@ class Dataset:
     buckets: int = 0
     retention_days: int = 0
     one_of: OneOf | None = None
+    ends: str | None = None
+    fhir: FhirSource | None = None
+
+    @property
+    def measures(self) -> bool:
+        """Return whether its rows are values with a code and a unit."""
+        return self.kind == MEASUREMENT
+
+    @property
+    def is_book(self) -> bool:
+        """Return whether it is one of the lake's own, of which nothing is published."""
+        return self.kind in (BOOK, QUARANTINE)
+
+    @property
+    def hashed(self) -> str | None:
+        """Return the column that is a hash of what the source calls the record; None: there is none."""
+        return next((column.name for column in self.columns if column.hashed), None)
 
     @property
     def schema(self) -> pa.Schema:
@@ -148,93 +185,6 @@ class Dataset:
     def column(self, name: str) -> Column:
         """Return one column by its name."""
         return next(c for c in self.columns if c.name == name)
-
-
-def parse_dataset(document: dict[str, Any], *, where: str) -> Dataset:
-    """Return the dataset that a YAML document declares.
-
-    Raises:
-        SettingsError: a field is missing or a type unknown.
-    """
-    try:
-        columns = tuple(
-            Column(
-                name=entry["name"],
-                type=TYPES[entry["type"]],
-                data_class=entry.get("class"),
-                description=entry["description"],
-                statistics=bool(entry.get("statistics", False)),
-                completed_years=_pair(entry.get("derived", {}).get("completed_years")),
-                values=tuple(entry.get("values", ())),
-                listed=entry.get("list"),
-                form=_form(entry.get("form")),
-                token_with=entry.get("token_with"),
-                ours=entry.get("ours"),
-                counts=entry.get("counts") in (True, "pairs"),
-                pairs=entry.get("counts") == "pairs",
-            )
-            for entry in document["columns"]
-        )
-        dataset = Dataset(
-            document["name"],
-            columns,
-            tuple(document["key"]),
-            document.get("day_of"),
-            document.get("restricted") is True,
-            int(document.get("revision", 1)),
-            buckets=int(document.get("buckets", 0)),
-            retention_days=int(document.get("retention_days", 0)),
-            one_of=_one_of(document.get("one_of")),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise SettingsError(f"Dataset declaration lacks or misnames {error}", where=where, remedy="Mend it.") from None
-    names = {c.name for c in columns}
-    sources = {name for c in columns for name in c.completed_years or ()}
-    one_of = dataset.one_of
-    if one_of and not names.issuperset({*one_of.columns, one_of.words}):
-        raise SettingsError("one_of names no column", where=where, remedy="Name columns of the dataset.")
-    sources |= {c.token_with for c in columns if c.token_with}
-    if not names.issuperset(sources):
-        raise SettingsError("Derived column lacks its source", where=where, remedy="Name columns of the dataset.")
-    if any(not _closed_once(c, names) for c in columns):
-        raise SettingsError(
-            "Column says in two ways which texts it may hold, or is no text",
-            where=where,
-            remedy="Give it values, a list or a form.",
-        )
-    if len(names) != len(columns) or not names.issuperset(dataset.key) or (dataset.day_of or "") not in names | {""}:
-        raise SettingsError("Dataset declaration contradicts itself", where=where, remedy="Check key and day_of.")
-    return dataset
-
-
-def _form(entry: str | dict[str, str] | None) -> str | FormBy | None:
-    if not isinstance(entry, dict):
-        return entry
-    forms = dict(entry)
-    return FormBy(forms.pop("by"), tuple(forms.items()))
-
-
-def _closed_once(column: Column, names: set[str]) -> bool:
-    given = sum(bool(way) for way in (column.values, column.listed, column.form))
-    if isinstance(column.form, FormBy) and column.form.column not in names:
-        return False
-    return given <= 1 and (not given or column.type == pa.string())
-
-
-def _one_of(entry: dict[str, Any] | None) -> OneOf | None:
-    if entry is None:
-        return None
-    columns = tuple(entry["columns"])
-    if entry["reason"] not in columns:
-        raise ValueError("one_of.reason")
-    return OneOf(columns, entry["reason"], entry["words"])
-
-
-def _pair(names: list[str] | None) -> tuple[str, str] | None:
-    if names is None:
-        return None
-    first, second = names
-    return first, second
 
 
 IDENTIFYING = frozenset(
@@ -277,37 +227,3 @@ def restricted_form(dataset: Dataset) -> Dataset:
 def table_form(dataset: Dataset, zone: str) -> Dataset:
     """Return what a dataset's table looks like in a zone."""
     return restricted_form(dataset) if zone == "restricted" else dataset
-
-
-@cache
-def dataset_names() -> tuple[str, ...]:
-    """Return the names of the datasets that ship with the project."""
-    return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
-
-
-def published_datasets() -> list[str]:
-    """Return the names of those whose rows are published; the others are the lake's own books."""
-    return [name for name in dataset_names() if not is_book(name)]
-
-
-def is_book(name: str) -> bool:
-    """Return whether a dataset is one of the lake's own books, of which nothing is published."""
-    return name == "spans" or name in QUARANTINE
-
-
-def quarantine_datasets() -> list[str]:
-    """Return the names of those that are about messages which were not published."""
-    return [name for name in dataset_names() if name in QUARANTINE]
-
-
-@cache
-def load_dataset(name: str) -> Dataset:
-    """Return a dataset that ships with the project.
-
-    Raises:
-        SettingsError: none has this name.
-    """
-    if name not in dataset_names():
-        raise SettingsError("Unknown dataset", where=name, remedy=f"The datasets are: {', '.join(dataset_names())}.")
-    path = _FOLDER / f"{name}.yaml"
-    return parse_dataset(read_yaml(path.read_text()), where=path.name)

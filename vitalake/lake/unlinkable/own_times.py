@@ -174,7 +174,7 @@ def with_marks(rows: pa.Table, dataset: Dataset, *, stamping: Collection[str] = 
 def _stamped(rows: pa.Table, dataset: Dataset, stamping: Collection[str]) -> npt.NDArray[np.bool_]:
     """Return which rows are of messages that their sender's system has stamped, and of no warehouse."""
     topics = pc.replace_substring_regex(rows["source"].cast(pa.string()), pattern=r"\[[0-9]+\]$", replacement="")
-    if dataset.name == "observation":
+    if dataset.measures:
         found = pc.is_in(topics, pa.array(sorted(stamping), pa.string()))
     else:
         found = pc.invert(pc.ends_with(topics, f".{dataset.name}"))

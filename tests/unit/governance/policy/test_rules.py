@@ -13,7 +13,8 @@ from governance.policy.masking import compile_masks
 from governance.policy.rules import load_policy
 from governance.samples import copy_samples
 from vitalake.keys import create_key_file, load_keys
-from vitalake.lake.datasets.dataset import Dataset, load_dataset, parse_dataset
+from vitalake.lake.datasets.dataset import Dataset
+from vitalake.lake.datasets.declared import load_dataset, parse_dataset
 
 SECRET = "Zzmarker"
 
@@ -153,6 +154,7 @@ def test_a_column_without_a_class_is_not_published_even_if_a_rule_names_it(folde
     dataset = parse_dataset(
         {
             "name": "d",
+            "kind": "record",
             "key": ["a"],
             "columns": [
                 {"name": "a", "type": "string", "description": "x"},
@@ -161,7 +163,9 @@ def test_a_column_without_a_class_is_not_published_even_if_a_rule_names_it(folde
         },
         where="test",
     )
-    columns = _plans(_load(folder, _rule(what={"dataset": "d"}), _rule(id="a", what={"column": "a"})), keys, dataset)
+    columns = _plans(
+        _load(folder, _rule(what={"class": "measurement"}), _rule(id="a", what={"column": "a"})), keys, dataset
+    )
     assert not columns["a"]["published"]
     assert columns["b"]["published"]
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from governance.access import Principal
 from governance.audit import AuditEvent
 from vitalake.errors import ServiceUnavailable
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.storage import open_storage
 from vitalake.lake.tables.table import Table
 

@@ -21,7 +21,7 @@ from pipelines.intake.steps import Steps
 from tests.fhir import observation
 from vitalake.keys import load_keys
 from vitalake.lake.commits.spans import PartId
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.storage import open_storage
 from vitalake.lake.tables.table import Table
 from vitalake.settings import StreamSettings, load_settings

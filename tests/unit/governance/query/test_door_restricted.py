@@ -30,7 +30,8 @@ from tests.unit.governance.query.door_samples import CLINICIAN, NOON, OFFICER, R
 from vitalake.cli.app import main
 from vitalake.errors import InputError, PrivacyError, ServiceUnavailable, VitaLakeError
 from vitalake.keys import KeyRing, load_keys
-from vitalake.lake.datasets.dataset import load_dataset, restricted_form
+from vitalake.lake.datasets.dataset import restricted_form
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.storage import open_storage
 from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings, load_settings

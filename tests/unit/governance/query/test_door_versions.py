@@ -20,7 +20,8 @@ from governance.query.sql import check
 from tests.unit.governance.query.door_samples import NOON, OFFICER, ONE, Recorder, observation, publish, publish_samples
 from vitalake.cli.app import main
 from vitalake.errors import InputError, PrivacyError
-from vitalake.lake.datasets.dataset import Dataset, load_dataset
+from vitalake.lake.datasets.dataset import Dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.storage import open_storage
 from vitalake.lake.tables.table import StagedFile, Table
 from vitalake.settings import Settings, load_settings

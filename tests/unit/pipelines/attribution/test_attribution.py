@@ -23,7 +23,7 @@ from vitalake.errors import InputError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import StreamSettings, load_settings
 
 BEGIN = datetime(2025, 6, 1, 10, tzinfo=UTC)

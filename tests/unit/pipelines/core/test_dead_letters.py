@@ -12,7 +12,7 @@ from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.result import Reject
 from vitalake.errors import PrivacyError
 from vitalake.keys import create_key_file, load_keys
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 
 PAYLOAD = b'{"subject":"Zzmarker"}'
 

@@ -14,7 +14,7 @@ from tests.decoding import BROKER_MS, conformer, take
 from tests.fhir import message, observation
 from tests.hostile import bundle, panel
 from vitalake.errors import SettingsError
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.unlinkable.own_times import is_ours
 from vitalake.vocabulary import load_vocabulary, parse_vocabulary
 

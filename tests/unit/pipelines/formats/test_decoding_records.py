@@ -20,7 +20,7 @@ from tests.fhir import observation
 from tests.hl7 import PID, adt, oru
 from tests.hostile import bundle
 from tests.services.requirements import missing_service
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 
 SYNTHEA = Path(__file__).parents[5] / "shared" / "data" / "synthea"
 

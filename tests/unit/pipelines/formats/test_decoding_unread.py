@@ -17,7 +17,7 @@ from tests import hostile, hostile_flat, hostile_hl7
 from tests.decoding import decoder_of
 from tests.fhir import message
 from vitalake.clinical.vitals import may_be_vital_unit, vital_codes
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings, load_settings
 
 SHIPPED = Naming(Settings())

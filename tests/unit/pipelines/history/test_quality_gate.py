@@ -26,7 +26,7 @@ from pipelines.history.load import load_history
 from pipelines.history.warehouse import open_warehouse
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
 from vitalake.errors import InputError
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import load_settings
 
 ROWS = 40
@@ -311,7 +311,7 @@ from pathlib import Path
 import pyarrow as pa
 from datetime import datetime
 from pipelines.history.gate import QualityError, SuiteGate
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 gate = SuiteGate(Path(sys.argv[1]), source="own", max_rejected=0.05)
 assert "great_expectations" not in sys.modules, "loaded with the first rows only"
 rows = {"encounter_id": ["a", "b"], "patient_id": ["p", "q"], "version": [1, 1]}

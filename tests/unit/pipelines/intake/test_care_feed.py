@@ -45,7 +45,7 @@ from vitalake.clinical.records import History, code_number
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.rewrite import read_file
 from vitalake.lake.tables.table import StagedFile, Table
 from vitalake.settings import StreamSettings, load_settings

@@ -17,7 +17,7 @@ from pipelines.reprocess.writing import counts_of
 from tests.fhir import message
 from vitalake import clock
 from vitalake.lake.commits.spans import PartId
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import StreamSettings, load_settings
 
 UNKNOWN = {"coding": [{"system": "http://loinc.org", "code": "1-8"}]}

@@ -13,7 +13,7 @@ from pipelines.formats.shared.reasons import Reason
 from pipelines.history.rows import RowTexts, decoded_rows, message_starts, record_rows
 from pipelines.reprocess.origins import lineages
 from pipelines.reprocess.rows import RowsDecoder
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings, StreamSettings
 
 NAIVE = pa.timestamp("us")

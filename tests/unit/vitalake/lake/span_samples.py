@@ -14,7 +14,7 @@ from vitalake import clock
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.seen import write_seen
 from vitalake.lake.commits.spans import Counts, Part, PartId, Span
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.digests import digest_in
 from vitalake.lake.tables.table import Table
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitalake.lake.datasets.dataset import load_dataset
+from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.datasets.derived import completed_years, derive
 
 _BORN = st.dates(date(1900, 1, 1), date(2020, 12, 31))

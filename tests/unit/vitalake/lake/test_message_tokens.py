@@ -14,7 +14,7 @@ from governance.policy.rules import load_policy
 from governance.samples import __file__ as samples
 from vitalake.errors import PrivacyError, SettingsError
 from vitalake.keys import KEY_NAMES, Key, KeyRing
-from vitalake.lake.datasets.dataset import load_dataset, parse_dataset
+from vitalake.lake.datasets.declared import load_dataset, parse_dataset
 from vitalake.lake.tables.sorting import in_no_order
 from vitalake.lake.unlinkable.message_tokens import MessageTokens, in_clear, says_partition, without_partitions
 from vitalake.lake.unlinkable.own_times import marked
@@ -95,7 +95,7 @@ def test_no_rule_lets_a_partition_through_and_no_dictionary_tells_it(encoded: bo
 def test_a_token_with_a_column_that_is_not_there_is_refused() -> None:
     column = {"name": "p", "type": "int64", "description": "x", "token_with": "q"}
     with pytest.raises(SettingsError, match="lacks its source"):
-        parse_dataset({"name": "things", "columns": [column], "key": ["p"]}, where="things.yaml")
+        parse_dataset({"name": "things", "kind": "record", "columns": [column], "key": ["p"]}, where="things.yaml")
 
 
 @pytest.mark.parametrize("published", [True, False])

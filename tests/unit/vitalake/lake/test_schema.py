@@ -20,7 +20,8 @@ from tests.unit.vitalake.lake.span_samples import observations
 from vitalake.cli.app import main
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.lake.commits.format import FORMAT, Format, write_format
-from vitalake.lake.datasets.dataset import TYPES, Column, Dataset, dataset_names, load_dataset
+from vitalake.lake.datasets.dataset import TYPES, Column, Dataset
+from vitalake.lake.datasets.declared import dataset_names, load_dataset
 from vitalake.lake.maintenance.compaction import compact
 from vitalake.lake.maintenance.verify import check_files
 from vitalake.lake.tables.schema import Change, apply, compare, conform, fits, new_schema
@@ -34,8 +35,8 @@ COLUMNS = {"id": "string", "version": "int64", "size": "int16", "seen_at": "time
 def dataset(columns: dict[str, str] | None = None, *, revision: int = 1, **changes: Any) -> Dataset:
     """Return a dataset with columns by name and type, all of one class."""
     declared = tuple(Column(name, TYPES[kind], "measurement", "") for name, kind in (columns or COLUMNS).items())
-    return Dataset(**{"name": "things", "columns": declared, "key": ("id", "version"), "day_of": "seen_at",
-                      "revision": revision, **changes})  # fmt: skip
+    return Dataset(**{"name": "things", "kind": "record", "columns": declared, "key": ("id", "version"),
+                      "day_of": "seen_at", "revision": revision, **changes})  # fmt: skip
 
 
 OLD = dataset()

@@ -1,0 +1,274 @@
+"""FHIR R4 resources as rows of a dataset whose columns say, in FHIRPath, where their values are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from pipelines.formats.fhir.elements import checked, reference_of, version_of
+from pipelines.formats.fhir.paths import reason_of
+from pipelines.formats.fhir.records import Row, instant_of, updated_of
+from pipelines.formats.fhir.structs import RESOURCES, resources_of_datasets
+from pipelines.formats.shared.encoded import Refused
+from pipelines.formats.shared.parsing import PARSE_ERRORS, JsonMessages, collector_paused, decode_each
+from pipelines.formats.shared.reasons import Reason
+from pipelines.formats.shared.records import decoded_records
+from pipelines.formats.shared.refusals import MOST_ROWS
+from pipelines.formats.shared.result import Decoded, Reject
+from vitalake.declarations import refused
+from vitalake.errors import SettingsError
+from vitalake.lake.datasets.dataset import Column, Dataset
+from vitalake.lake.datasets.declared import where_declared
+
+Evaluate = Callable[[Mapping[str, Any], Mapping[str, Any] | None], list[Any]]
+
+REFERENCES = {"patient-identifier": "Patient", "encounter-identifier": "Encounter", "device-identifier": "Device"}
+"""Data class of a column that is filled by a reference → the resource that it refers to."""
+
+
+class FhirDeclaredDecoder:
+    """Decodes FHIR R4 JSON, single resources or Bundles, to rows of a dataset with ``fhir:``.
+
+    The resource's id (in a Bundle its entry's ``urn:``) names the record; ``meta`` gives version and the time when it
+    could be known. A value that is not of the column's type rejects the message: nothing is guessed.
+    """
+
+    version = "1"
+
+    def __init__(self, dataset: Dataset, *, max_message_bytes: int = 1_048_576) -> None:
+        """Make a decoder; not to be shared between threads.
+
+        Args:
+            dataset: has ``fhir``.
+            max_message_bytes: longer messages are rejected unread.
+
+        Raises:
+            SettingsError: an expression is no FHIRPath, or uses a function that is not there.
+        """
+        assert dataset.fhir is not None
+        self.name = f"fhir-r4-{dataset.name.replace('_', '-')}"
+        self._dataset, self._resource = dataset, dataset.fhir.resource
+        self._skip = _compiled(dataset, dataset.fhir.skip, ("fhir", "skip")) if dataset.fhir.skip else None
+        self._columns = [
+            (column, _compiled(dataset, column.fhir, ("columns", place, "fhir")))
+            for place, column in enumerate(dataset.columns)
+            if column.fhir
+        ]
+        self._others = resources_of_datasets() - {self._resource}
+        self._messages: JsonMessages[Any] = JsonMessages(
+            msgspec.json.Decoder(dict[str, Any]).decode,
+            max_message_bytes=max_message_bytes,
+            refused=lambda error: (reason_of(error), ""),
+        )
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        """Return rows and rejects; never raises for what a message holds."""
+        with collector_paused():
+            rejects: dict[int, Reject] = {}
+            parsed = (
+                (i, resource)
+                for resources, indices in self._messages.parse(values, rejects)
+                for resource, i in zip(resources, indices, strict=True)
+            )
+            rows, message, empty = decode_each(parsed, self._of, rejects)
+            identities = [row.pop("identity") for row in rows]
+            decoded = decoded_records(self._dataset.name, rows, identities, message, rejects)
+            decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
+            decoded.empty.extend(empty)
+            return decoded
+
+    def _of(self, message: dict[str, Any]) -> list[Row]:
+        kind = message.get("resourceType")
+        if kind == self._resource:
+            return [*self._rows(message, None)]
+        if kind in self._others:
+            return []
+        if kind != "Bundle":
+            raise Refused(Reason.WRONG_RESOURCE)
+        if message.get("implicitRules") is not None:
+            raise Refused(Reason.MODIFIED, "Bundle.implicitRules")
+        found = [row for entry in _entries(message) for row in self._rows(*entry)]
+        if len(found) > MOST_ROWS:
+            raise Refused(Reason.TOO_MANY_ROWS)
+        return found
+
+    def _rows(self, resource: dict[str, Any], full_url: str | None) -> Iterator[Row]:
+        if resource.get("resourceType") != self._resource:
+            return
+        if resource.get("implicitRules") is not None or resource.get("modifierExtension"):
+            raise Refused(Reason.MODIFIED, f"{self._resource}.modifierExtension")
+        if self._skip is not None and _evaluated(self._skip, resource, self._resource) == [True]:
+            return
+        row: Row = {"identity": self._identity(resource, full_url)}
+        for column, evaluate in self._columns:
+            where = f"{self._dataset.name}.{column.name}"
+            row[column.name] = _value(column, _evaluated(evaluate, resource, where), where)
+        meta = _meta(resource, self._resource)
+        row.setdefault("version", version_of(meta) if meta else 0)
+        row.setdefault("available_at", updated_of(meta) if meta else None)
+        yield row
+
+    def _identity(self, resource: dict[str, Any], full_url: str | None) -> bytes | None:
+        name = full_url if full_url and full_url.startswith("urn:") else resource.get("id")
+        if name is None:
+            return None
+        if not isinstance(name, str):
+            raise Refused(Reason.WRONG_SHAPE, f"{self._resource}.id")
+        return f"fhir|{self._dataset.name}|{checked(name)}".encode()
+
+
+def _entries(bundle: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str | None]]:
+    entries = bundle.get("entry")
+    if not entries:
+        raise Refused(Reason.NO_VALUE, "Bundle.entry")
+    if not isinstance(entries, list):
+        raise Refused(Reason.WRONG_SHAPE, "Bundle.entry")
+    for place, entry in enumerate(entries):
+        resource = entry.get("resource") if isinstance(entry, dict) else None
+        if not isinstance(resource, dict) or resource.get("resourceType") not in RESOURCES:
+            raise Refused(Reason.WRONG_RESOURCE, f"Bundle.entry[{place}].resource")
+        url = entry.get("fullUrl")
+        yield resource, url if isinstance(url, str) else None
+
+
+def _meta(resource: dict[str, Any], kind: str) -> bytes:
+    meta = resource.get("meta")
+    raw = b"" if meta is None else msgspec.json.encode(meta)
+    try:
+        if raw:
+            version_of(raw), updated_of(raw)
+    except Refused as bad:
+        raise Refused(bad.reason, f"{kind}.meta.lastUpdated") from None
+    except PARSE_ERRORS as error:
+        raise Refused(reason_of(error), f"{kind}.meta") from None
+    return raw
+
+
+def _compiled(dataset: Dataset, path: str, at: tuple[str | int, ...]) -> Evaluate:
+    """Return what evaluates an expression; it is tried on an empty resource, for functions that are not there.
+
+    Raises:
+        SettingsError: it is no FHIRPath.
+    """
+    try:
+        import fhirpathpy
+        from fhirpathpy.models import models
+    except ImportError:
+        raise SettingsError(
+            "fhirpathpy is not installed", where=f"dataset {dataset.name}", remedy="pip install 'vitalake[fhirpath]'."
+        ) from None
+    assert dataset.fhir is not None
+    try:
+        _check_syntax(path)
+        evaluate = fhirpathpy.compile(path, models["r4"])
+        evaluate({"resourceType": dataset.fhir.resource}, None)
+    except Exception:  # the library raises what its parser and evaluator raise, Exception itself among it
+        found = where_declared()[dataset.name]
+        text = found.path.read_text(encoding="utf-8")
+        raise refused(
+            "Declaration has an expression that is no FHIRPath, or uses a function that is not there",
+            where=found.where,
+            text=text,
+            at=at,
+            remedy="See docs/how-to/declare-a-dataset.md.",
+        ) from None
+    return evaluate
+
+
+def _check_syntax(path: str) -> None:
+    """Raise if not all of a text is an expression: the library itself takes as much of it as it can read."""
+    from antlr4 import CommonTokenStream, InputStream, Token
+    from antlr4.error.ErrorListener import ErrorListener
+    from fhirpathpy.parser.generated.FHIRPathLexer import FHIRPathLexer
+    from fhirpathpy.parser.generated.FHIRPathParser import FHIRPathParser
+
+    class Strict(ErrorListener):
+        def syntaxError(self, *_: Any) -> None:
+            raise ValueError
+
+    lexer = FHIRPathLexer(InputStream(path))
+    parser = FHIRPathParser(CommonTokenStream(lexer))
+    for reader in (lexer, parser):
+        reader.removeErrorListeners()
+        reader.addErrorListener(Strict())
+    parser.expression()
+    if parser.getCurrentToken().type != Token.EOF:
+        raise ValueError
+
+
+def _evaluated(evaluate: Evaluate, resource: dict[str, Any], where: str) -> list[Any]:
+    try:
+        return evaluate(resource, None)
+    except Exception:  # whatever the library trips over in a message, the message is what does not fit
+        raise Refused(Reason.WRONG_SHAPE, where) from None
+
+
+def _value(column: Column, found: list[Any], where: str) -> Any:
+    """Return a column's value of what its expression gave: nothing, or one thing of the column's type.
+
+    Raises:
+        Refused: it is several, or of another type.
+    """
+    if not found:
+        return None
+    if len(found) > 1:
+        raise Refused(Reason.WRONG_SHAPE, where)
+    value = found[0]
+    if (kind := REFERENCES.get(str(column.data_class))) is not None and isinstance(value, dict):
+        return _reference(kind, value, where)
+    try:
+        return _typed(column.type, value, where)
+    except (TypeError, ValueError, OverflowError):
+        raise Refused(Reason.WRONG_SHAPE, where) from None
+
+
+def _reference(kind: str, value: dict[str, Any], where: str) -> str | None:
+    try:
+        found = reference_of(kind, msgspec.json.encode(value))
+    except Refused as bad:
+        raise Refused(bad.reason, where) from None
+    except PARSE_ERRORS as error:
+        raise Refused(reason_of(error), where) from None
+    if found is None and kind == "Patient":
+        raise Refused(Reason.NO_SUBJECT, where)
+    return found
+
+
+def _typed(kind: pa.DataType, value: Any, where: str) -> Any:
+    if pa.types.is_boolean(kind):
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+    if isinstance(value, bool | dict | list):
+        raise TypeError
+    if pa.types.is_timestamp(kind):
+        return instant_of(str(value), where)
+    if pa.types.is_date(kind):
+        return _day(str(value), where)
+    if pa.types.is_floating(kind):
+        return _number(value)
+    if pa.types.is_integer(kind):
+        number = _number(value)
+        if not number.is_integer():
+            raise ValueError
+        return int(number)
+    if not isinstance(value, str):
+        raise TypeError
+    return checked(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str):
+        raise TypeError
+    return float(value)
+
+
+def _day(text: str, where: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise Refused(Reason.BAD_TIME, where) from None

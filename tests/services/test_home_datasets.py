@@ -1,0 +1,128 @@
+"""A dataset that a home declares goes every way that the project's go: warehouse, feed, rewrite, check, erasure."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from pipelines.republish.republish import republish
+from tests.attribution import Ward
+from tests.forking import command
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.ledger import summarise
+from vitalake.lake.maintenance.verify import verify
+
+DECLARED = """\
+name: answer
+kind: record
+key: [answer_id, version]
+day_of: answered_at
+fhir: {resource: QuestionnaireResponse, skip: "status = 'in-progress'"}
+columns:
+  - {name: answer_id, type: binary, class: record-identifier, hashed: true, description: "hash of the response's id"}
+  - {name: patient_id, type: string, class: patient-identifier, fhir: subject, description: "who answered"}
+  - {name: status, type: string, class: record-version, values: [completed, amended, entered-in-error], fhir: status, description: "FHIR status"}
+  - {name: score, type: float64, class: measurement, fhir: "item.where(linkId = 'total').answer.value.ofType(integer)", description: "points"}
+  - {name: comment, type: string, class: free-text, fhir: "item.where(linkId = 'comment').answer.value.ofType(string)", description: "in the patient's words"}
+  - {name: answered_at, type: timestamp, class: date-of-service, statistics: true, fhir: authored, description: "when"}
+"""  # noqa: E501
+PEOPLE = ("90417731", "90417732")
+WORDS = "Zzname of the night shift"
+
+
+@pytest.fixture
+def ward(home: Path) -> Ward:
+    """A home that declares a dataset."""
+    (home / "datasets").mkdir()
+    (home / "datasets" / "answer.yaml").write_text(DECLARED)
+    return Ward(home)
+
+
+def _response(number: int, patient: str, at: str, **changes: object) -> bytes:
+    document: dict[str, Any] = {
+        "resourceType": "QuestionnaireResponse",
+        "id": f"r{number}",
+        "status": "completed",
+        "subject": {"reference": f"Patient/{patient}"},
+        "authored": at,
+        "item": [
+            {"linkId": "total", "answer": [{"valueInteger": number}]},
+            {"linkId": "comment", "answer": [{"valueString": WORDS}]},
+        ],
+    }
+    return json.dumps(document | changes).encode()
+
+
+def _run(ward: Ward, *arguments: str) -> subprocess.CompletedProcess[str]:
+    words = command("vitalake", *arguments, "--home", str(ward.home))
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def _warehouse(ward: Ward) -> None:
+    with duckdb.connect(str(ward.home / "city.duckdb")) as db:
+        db.execute("CREATE TABLE answers (no VARCHAR, person VARCHAR, words VARCHAR, given TIMESTAMP)")
+        given = ward.at(0).replace(tzinfo=None)
+        db.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", ["w1", PEOPLE[0], WORDS, given])
+    (ward.home / "answer.sql").write_text(
+        "SELECT no AS answer_id, 1 AS version, person AS patient_id, 'completed' AS status, 7.0 AS score, "
+        "words AS comment, given AS answered_at FROM answers ORDER BY given, no"
+    )
+    job = "source: city\nwarehouse: duckdb:city.duckdb\ndatasets: {answer: answer.sql}\n"
+    (ward.home / "city.yaml").write_text(job)
+
+
+def _rows(ward: Ward) -> list[dict[str, Any]]:
+    lake = Lake(ward.settings.lake_uri, {}, dataset="answer")
+    return sorted(lake.published.delta.to_pyarrow_table().to_pylist(), key=lambda row: row["score"])
+
+
+def test_it_is_masked_counted_rewritten_verified_and_forgotten_like_any_other(ward: Ward) -> None:
+    _warehouse(ward)
+    assert _run(ward, "history", "load", str(ward.home / "city.yaml")).returncode == 0
+    came = ward.begin + timedelta(minutes=1)
+    at = ward.begin.isoformat()
+    messages = [
+        _response(1, PEOPLE[0], at),
+        _response(2, PEOPLE[1], at),
+        _response(3, PEOPLE[1], at, status="in-progress"),
+        _response(4, PEOPLE[1], at, status="Zzname, phone 555"),
+        _response(5, PEOPLE[1], "yesterday"),
+    ]
+    ward.send("answer", [(came, messages)], refused=1)
+    counts = summarise(Lake(ward.settings.lake_uri, {}).spans).total.counts
+    assert (counts.messages, counts.decoded, counts.undecodable) == (6, 5, 1)
+    assert (counts.rows, counts.published) == (4, 4)
+
+    first = _rows(ward)
+    assert [row["score"] for row in first] == [1, 2, 4, 7]
+    assert [row["comment"] for row in first] == [None] * 4
+    assert [row["status"] for row in first] == ["completed", "completed", None, "completed"], "no words as a code"
+    one, two, three, four = (row["patient_id"] for row in first)
+    assert (one, two) == (four, three) != (two, one), "both lanes give a patient one pseudonym"
+    text = b"".join(path.read_bytes() for path in (ward.home / "lake").rglob("*") if path.is_file())
+    assert not [word for word in (*PEOPLE, "Zzname") if word.encode() in text]
+
+    assert republish(ward.settings, "answer").rows_after == 4
+    assert _rows(ward) == first, "what is restricted is enough to publish it again"
+    assert verify(Lake(ward.settings.lake_uri, {})) == []
+
+    said = _run(ward, "patient", "erase", PEOPLE[0], "--yes", "--reason", "R-1")
+    assert said.returncode == 0, said.stderr
+    assert {row["patient_id"] for row in _rows(ward)} == {two}
+    restricted = Lake(ward.settings.lake_uri, {}, dataset="answer").restricted.delta.to_pyarrow_table()
+    assert restricted.num_rows == 2
+
+
+def test_a_declaration_that_does_not_hold_stops_the_command_and_changes_nothing(ward: Ward) -> None:
+    _warehouse(ward)
+    (ward.home / "datasets" / "answer.yaml").write_text(DECLARED.replace("type: float64", "type: number"))
+    said = _run(ward, "history", "load", str(ward.home / "city.yaml"))
+    assert said.returncode == 10
+    assert "answer.yaml:10 (columns.3.type)" in said.stderr.replace("\n", "")
+    assert not (ward.home / "lake").exists()
