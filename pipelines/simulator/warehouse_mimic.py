@@ -45,11 +45,19 @@ TABLES = {
             "discharge_category",
         ],
     ),
+    "medication": (
+        "medication_admin_intermittent",
+        ["hospitalization_id", "med_order_id", "admin_dttm", "med_category", "med_dose", "med_dose_unit"],
+    ),
+    "procedure_coded": (
+        "patient_procedures",
+        ["hospitalization_id", "procedure_code", "procedure_code_format", "procedure_billed_dttm"],
+    ),
     "adt": ("adt", ["hospitalization_id", "in_dttm", "out_dttm", "location_name", "location_category"]),
 }
 """Table → CLIF table and the columns that queries read; each also gets ``line``, the number of its row."""
 
-FORMAT = 2
+FORMAT = 3
 """Of the file; another one is made anew."""
 
 _FAMILY = (

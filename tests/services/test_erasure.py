@@ -41,7 +41,7 @@ from vitalake.settings import Settings, load_settings
 
 POINTS = ("erase-begun", "fence-raised", "erase-settled", "erase-table", "rewrite-staged", "rewrite-committed",
           "erase-elsewhere", "erase-certified")  # fmt: skip
-SOURCE = ("mimic-demo.v2.duckdb", "anchors.json")
+SOURCE = ("mimic-demo.v3.duckdb", "anchors.json")
 """The demo's warehouse, and what it is made with: outside the lake's reach, and said so on the certificate."""
 
 MASKED = ("observation", "encounter", "ward_movement", "condition", "patient")
