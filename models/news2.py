@@ -20,6 +20,7 @@ import numpy.typing as npt
 from models.lateness import BEHIND_US, is_caught_up, steady_lag
 from pipelines.online_store.values import CAME, COMPARATORS
 from vitalake.clinical.records import History, code_number
+from vitalake.declarations import per_home
 from vitalake.vocabulary import load_vocabulary
 
 Withheld = Literal["", "child", "pregnancy"]
@@ -61,7 +62,8 @@ ACVPU = "67775-7"
 """The level of consciousness in words; its value is the answer's place on the scale, see Vocabulary.answers."""
 
 
-def _alike(*codes: str) -> tuple[str, ...]:
+@per_home
+def alike(codes: tuple[str, ...]) -> tuple[str, ...]:
     """Return codes and those that count as one of them: an invasive systolic pressure is a systolic pressure."""
     vocabulary = load_vocabulary()
     return tuple(dict.fromkeys(near for code in codes for near in vocabulary.alike(code)))
@@ -71,23 +73,32 @@ class Part(NamedTuple):
     """A part of the chart that is measured.
 
     Attributes:
-        codes: LOINC codes, any of which is this part.
+        general: LOINC codes that are this part, and so are those that count as one of them.
         decimals: of the chart: what is scored, and shown, has as many.
         bands: the highest value of each band with its points; the last band has no end.
         max_age_hours: until when a value counts.
-        event_below: a reading below is no measurement of a living body but an event: see Event.
+        has_events: whether what is taken below the plausible range is an event: see Event.
     """
 
-    codes: tuple[str, ...]
+    general: tuple[str, ...]
     decimals: int
     bands: Bands
     max_age_hours: float = MAX_AGE_HOURS
-    event_below: float = -_INF
+    has_events: bool = False
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Return the LOINC codes any of which is this part, by the vocabulary of the home in use."""
+        return alike(self.general)
+
+    @property
+    def event_below(self) -> float:
+        """Return below what a reading is no measurement of a living body but an event."""
+        return load_vocabulary().begins_at(self.general[0]) if self.has_events else -_INF
 
 
 def _events(*codes: str, bands: Bands) -> Part:
-    """Return a part of which what is taken below the plausible range is an event."""
-    return Part(_alike(*codes), 0, bands, event_below=load_vocabulary().begins_at(codes[0]))
+    return Part(codes, 0, bands, has_events=True)
 
 
 MEASURED: dict[str, Part] = {
@@ -96,7 +107,7 @@ MEASURED: dict[str, Part] = {
     "systolic_pressure": _events("8480-6", bands=((90, 3), (100, 2), (110, 1), (219, 0), (_INF, 3))),
     "pulse": _events("8867-4", "8889-8", bands=((40, 3), (50, 1), (90, 0), (110, 1), (130, 2), (_INF, 3))),
     "consciousness": Part((COMA_TOTAL, ACVPU), 0, ((14, 3), (_INF, 0))),
-    "temperature": Part(_alike("8310-5"), 1, ((35.0, 3), (36.0, 1), (38.0, 0), (39.0, 1), (_INF, 2))),
+    "temperature": Part(("8310-5",), 1, ((35.0, 3), (36.0, 1), (38.0, 0), (39.0, 1), (_INF, 2))),
 }
 
 ACVPU_BANDS: Bands = ((0, 0), (_INF, 3))
@@ -115,23 +126,49 @@ OXYGEN_DECIMALS = {OXYGEN_FLOW: 1, OXYGEN_FRACTION: 0}
 PARTS = ("respiratory_rate", "oxygen_saturation", OXYGEN, "systolic_pressure", "pulse", "consciousness", "temperature")
 """In the chart's order."""
 
-CODES = (*(code for part in MEASURED.values() for code in part.codes), OXYGEN_FLOW, OXYGEN_FRACTION, *COMA_PARTS)
-"""LOINC codes of everything the score reads."""
-
-_VITAL_NUMBERS = np.array(sorted(code_number(code) for part in MEASURED.values() for code in part.codes), np.uint32)
-_NUMBERS = {name: tuple(map(code_number, part.codes)) for name, part in MEASURED.items()}
 _ACVPU = code_number(ACVPU)
 _COMA_TOTAL, _COMA_PARTS = code_number(COMA_TOTAL), tuple(map(code_number, COMA_PARTS))
 _COMA_BEST = np.array([4.0, 6.0, 5.0])
 _FLOW, _FRACTION = code_number(OXYGEN_FLOW), code_number(OXYGEN_FRACTION)
-_PART_OF = {number: name for name, numbers in _NUMBERS.items() for number in numbers} | dict.fromkeys(
-    (_FLOW, _FRACTION), OXYGEN
-)
-_PART_OF |= dict.fromkeys(_COMA_PARTS, "consciousness")
-_PART_NUMBERS = np.array(sorted(_PART_OF), np.uint32)
-_PART_PLACES = np.array([PARTS.index(_PART_OF[number]) for number in sorted(_PART_OF)])
 _ABOVE = [place for place, sign in enumerate(COMPARATORS) if sign.startswith(">")]
 _OXYGEN_DECIMALS = {code_number(code): places for code, places in OXYGEN_DECIMALS.items()}
+
+
+def codes_read() -> tuple[str, ...]:
+    """Return the LOINC codes of everything the score reads."""
+    return (*(code for part in MEASURED.values() for code in part.codes), OXYGEN_FLOW, OXYGEN_FRACTION, *COMA_PARTS)
+
+
+class _Numbers(NamedTuple):
+    """The codes as numbers.
+
+    Attributes:
+        of_part: part that is measured → its codes.
+        vital: of all of these, ascending.
+        part_of: code → part, oxygen given among them.
+        known, places: the same codes ascending, and the place of each one's part in PARTS.
+    """
+
+    of_part: dict[str, tuple[int, ...]]
+    vital: npt.NDArray[np.uint32]
+    part_of: dict[int, str]
+    known: npt.NDArray[np.uint32]
+    places: npt.NDArray[np.intp]
+
+
+def numbers_of_parts() -> dict[str, tuple[int, ...]]:
+    """Return the codes of each part that is measured, as numbers."""
+    return _numbers().of_part
+
+
+@per_home
+def _numbers() -> _Numbers:
+    of_part = {name: tuple(map(code_number, part.codes)) for name, part in MEASURED.items()}
+    vital = np.array(sorted(number for numbers in of_part.values() for number in numbers), np.uint32)
+    part_of = {number: name for name, numbers in of_part.items() for number in numbers}
+    part_of |= dict.fromkeys((_FLOW, _FRACTION), OXYGEN) | dict.fromkeys(_COMA_PARTS, "consciousness")
+    places = np.array([PARTS.index(part_of[number]) for number in sorted(part_of)], np.intp)
+    return _Numbers(of_part, vital, part_of, np.array(sorted(part_of), np.uint32), places)
 
 
 class Situation(msgspec.Struct, frozen=True):
@@ -276,11 +313,12 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
         beside |= {OXYGEN: max(since, key=lambda one: one.at_us)} if since else {}
         if _counts(latest[OXYGEN], MAX_AGE_HOURS, as_of_us):
             points[OXYGEN] = ON_OXYGEN if _is_given(latest[OXYGEN]) else 0
+    numbers = _numbers().of_part
     for name, part in MEASURED.items():
         bands = part.bands
         if name == "oxygen_saturation" and situation.scale_2:
             bands = SCALE_2_ON_OXYGEN if points[OXYGEN] else SCALE_2_ON_AIR
-        standing = _standing(told, _NUMBERS[name], dict.fromkeys(_NUMBERS[name], part.decimals))
+        standing = _standing(told, numbers[name], dict.fromkeys(numbers[name], part.decimals))
         if standing.end is not None:
             ended[name] = standing.end
         found = standing.found
@@ -383,25 +421,26 @@ def vital_times(history: History) -> npt.NDArray[np.int64]:
 
 def is_vital(history: History) -> npt.NDArray[np.bool_]:
     """Return which rows are of vital signs, those among them that are no values."""
-    found: npt.NDArray[np.bool_] = np.isin(history.code, _VITAL_NUMBERS)
+    found: npt.NDArray[np.bool_] = np.isin(history.code, _numbers().vital)
     return found
 
 
 def parts_in(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
     """Return of each code which of PARTS it is of, by its place there; -1: none."""
-    place = np.searchsorted(_PART_NUMBERS, codes).clip(max=len(_PART_NUMBERS) - 1)
-    found: npt.NDArray[np.intp] = np.where(_PART_NUMBERS[place] == codes, _PART_PLACES[place], -1)
+    numbers = _numbers()
+    place = np.searchsorted(numbers.known, codes).clip(max=len(numbers.known) - 1)
+    found: npt.NDArray[np.intp] = np.where(numbers.known[place] == codes, numbers.places[place], -1)
     return found
 
 
 def last_of_parts(history: History) -> dict[str, int]:
     """Return of each part that was measured when it was last."""
     found: dict[str, int] = {}
-    finite = np.isfinite(history.value)
+    finite, part_of = np.isfinite(history.value), _numbers().part_of
     for number in np.unique(history.code).tolist():
         times = history.effective_us[finite & (history.code == number)]
-        if number in _PART_OF and len(times):
-            found[_PART_OF[number]] = max(found.get(_PART_OF[number], -1), int(times.max()))
+        if number in part_of and len(times):
+            found[part_of[number]] = max(found.get(part_of[number], -1), int(times.max()))
     return found
 
 
@@ -415,7 +454,7 @@ def _last_times(history: History) -> Iterable[tuple[npt.NDArray[np.int64], float
     history = _with_coma_total(history)
     finite = np.isfinite(history.value)
     for name, part in MEASURED.items():
-        for number in _NUMBERS[name]:  # of each code: an event ends by itself
+        for number in _numbers().of_part[name]:  # of each code: an event ends by itself
             yield history.effective_us[finite & (history.code == number)], part.max_age_hours
     for number in (_FLOW, _FRACTION):
         yield history.effective_us[finite & (history.code == number)], MAX_AGE_HOURS

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import msgspec
 import yaml
@@ -22,6 +22,7 @@ from vitalake.guarded import read_guarded
 from vitalake.strict_yaml import explain, line_of, read_yaml
 
 T = TypeVar("T")
+Given = TypeVarTuple("Given")
 
 KINDS = ("datasets", "vocabulary", "tasks")
 """The folders of a home that hold declarations."""
@@ -29,11 +30,12 @@ KINDS = ("datasets", "vocabulary", "tasks")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 """What a declaration may be called: its file's name, a table's or a task's; it stands in paths and in SQL."""
 
-_Cached = TypeVar("_Cached", bound=Callable[..., Any])
+MOST_REMEMBERED = 1024
+"""Of what ``per_home`` has made, for all homes of a process together."""
 
 _home: Path | None = None
-_stamp: tuple[tuple[str, int, int], ...] = ()
-_caches: list[Callable[[], None]] = []
+_files: tuple[tuple[str, int, int], ...] = ()
+"""The files that the home in use declares something in, as they were when it was taken into use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,31 +60,44 @@ class Declared:
 
 def use(home: Path | None) -> None:
     """Let the declarations of a home hold from now on in this process; None: only those that the project ships."""
-    global _home, _stamp
-    stamp = _stamp_of(home)
-    if (home, stamp) != (_home, _stamp):
-        _home, _stamp = home, stamp
-        for clear in _caches:
-            clear()
-
-
-def per_home(function: _Cached) -> _Cached:
-    """Remember what a function returns until other declarations come in use: another home's, or changed ones."""
-    remembering = cache(function)
-    _caches.append(remembering.cache_clear)
-    return remembering  # type: ignore[return-value]
-
-
-def _stamp_of(home: Path | None) -> tuple[tuple[str, int, int], ...]:
-    """Return what tells whether a home's declarations were changed."""
-    found = [] if home is None else [path for kind in KINDS for path in (home / kind).rglob("*.y*ml")]
-    states = ((str(path), path.stat()) for path in sorted(found) if path.is_file())
-    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
+    global _home, _files
+    _home, _files = home, _stamps(home) if home else ()
 
 
 def in_use() -> Path | None:
-    """Return the home whose declarations hold; None: only what the project ships."""
+    """Return the home whose declarations hold; what is made of them is kept by ``per_home``."""
     return _home
+
+
+def per_home(make: Callable[[*Given], T]) -> Callable[[*Given], T]:
+    """Return a function that makes something of what is declared, once for each home and its arguments.
+
+    It is made anew when ``use`` finds other files, or changed ones. Homes that declare nothing share it.
+    """
+
+    @lru_cache(MOST_REMEMBERED)
+    def made(_of: object, *given: *Given) -> T:
+        return make(*given)
+
+    @wraps(make)
+    def found(*given: *Given) -> T:
+        return made(_files, *given)
+
+    return found
+
+
+def _stamps(home: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return path, time and size of each file in which a home declares something."""
+    found = []
+    for kind in KINDS:
+        for path in sorted((home / kind).glob("*.y*ml")):
+            try:
+                told = path.stat()
+            except OSError:  # a link to nowhere: whoever reads it says so
+                found.append((str(path), 0, 0))
+            else:
+                found.append((str(path), told.st_mtime_ns, told.st_size))
+    return tuple(found)
 
 
 def shipped(folder: Path) -> dict[str, Declared]:
@@ -161,7 +176,9 @@ def convert(document: Any, form: type[T], *, where: str, text: str = "", at: Seq
     except msgspec.ValidationError as error:
         why, _, path = str(error).partition(" - at `$")
     inside = _steps(path.rstrip("`"))
-    raise refused(f"Declaration does not fit: {why}", where=where, text=text, at=(*at, *inside))
+    number = "Write a number, without quotes, and an exponent with its sign: 1.0e+9."
+    remedy = number if why == "Expected `float`, got `str`" else "Correct that line."
+    raise refused(f"Declaration does not fit: {why}", where=where, text=text, at=(*at, *inside), remedy=remedy)
 
 
 def refused(

@@ -8,10 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from models.news2 import ACVPU, MEASURED, OXYGEN, TOGETHER_US, Ending, Event, News2, Reading, charted
+from models.news2 import ACVPU, MEASURED, OXYGEN, TOGETHER_US, Ending, Event, News2, Reading, alike, charted
 from models.serving.zone import clock_near
 from vitalake.clinical.records import History, code_number
-from vitalake.vocabulary import load_vocabulary
 
 PART_NAMES = {
     "respiratory_rate": "respiratory rate",
@@ -198,7 +197,7 @@ class Vital:
 
     Attributes:
         name, short, unit: for people.
-        codes: its LOINC codes, as numbers.
+        general: its LOINC codes; those that count as one of them are its, too.
         decimals: shown.
         part: of NEWS2; empty: none.
         normal: the range that scores no points, to be shaded in a chart.
@@ -208,11 +207,16 @@ class Vital:
     name: str
     short: str
     unit: str
-    codes: tuple[int, ...]
+    general: tuple[str, ...]
     decimals: int
     part: str
     normal: tuple[float, float] | None
     span: tuple[float, float]
+
+    @property
+    def codes(self) -> tuple[int, ...]:
+        """Return its LOINC codes, as numbers, by the vocabulary of the home in use."""
+        return tuple(map(code_number, alike(self.general)))
 
 
 def _vital(
@@ -225,22 +229,20 @@ def _vital(
     span: tuple[float, float],
     decimals: int = 0,
 ) -> Vital:
-    return Vital(name, short, unit, tuple(map(code_number, codes.split())), decimals, part, normal, span)
+    return Vital(name, short, unit, tuple(codes.split()), decimals, part, normal, span)
 
 
 def _part(part: str, name: str, short: str, unit: str, normal: tuple[float, float], span: tuple[float, float]) -> Vital:
     """Return a part of NEWS2, with the codes and decimals it is scored by."""
     measured = MEASURED[part]
-    codes = [code for code in measured.codes if code != ACVPU]  # its places on a scale are no numbers to draw
+    codes = [code for code in measured.general if code != ACVPU]  # its places on a scale are no numbers to draw
     return _vital(name, short, unit, " ".join(codes), part, normal, span, measured.decimals)
 
 
 RESPIRATION = _part("respiratory_rate", "Respiratory rate", "RR", "/min", (12, 20), (8, 30))
 SATURATION = _part("oxygen_saturation", "Oxygen saturation", "SpO₂", "%", (96, 100), (85, 100))
 SYSTOLIC = _part("systolic_pressure", "Systolic pressure", "Systolic", "mmHg", (111, 219), (80, 160))
-DIASTOLIC = _vital(
-    "Diastolic pressure", "Diastolic", "mmHg", " ".join(load_vocabulary().alike("8462-4")), "", None, (40, 100)
-)
+DIASTOLIC = _vital("Diastolic pressure", "Diastolic", "mmHg", "8462-4", "", None, (40, 100))
 PULSE = _part("pulse", "Heart rate", "HR", "/min", (51, 90), (50, 120))
 TEMPERATURE = _part("temperature", "Temperature", "Temp", "°C", (36.1, 38.0), (35, 39))
 COMA = _part("consciousness", "Glasgow coma score", "GCS", "", (15, 15), (3, 15))

@@ -17,7 +17,6 @@ from models.artefact import Model
 from models.lateness import Lag, behind
 from models.news2 import (
     MAX_AGE_HOURS,
-    MEASURED,
     OXYGEN,
     PARTS,
     News2,
@@ -25,6 +24,7 @@ from models.news2 import (
     is_vital,
     last_of_parts,
     news2,
+    numbers_of_parts,
     parts_in,
     vital_times,
 )
@@ -50,7 +50,7 @@ from pipelines.online_store.facts import Decision
 from pipelines.online_store.playback import Replay
 from pipelines.online_store.values import CLOCK_AHEAD, NAMELESS, REFUSED
 from vitalake import clock
-from vitalake.clinical.records import History, Stay, code_number
+from vitalake.clinical.records import History, Stay
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings
@@ -67,8 +67,6 @@ MARK_US = 1_800_000_000
 
 MARKS = 24
 """Twelve hours of them."""
-
-_CODES = {name: tuple(map(code_number, part.codes)) for name, part in MEASURED.items()}
 
 NEVER_US = np.iinfo(np.int64).max
 RECOUNT_SECONDS = 30.0
@@ -321,7 +319,7 @@ class Ward:
             held.due_us = min(held.due_us, last_us + STALE_SECONDS * 1_000_000 + 1)
         refused = _refused(held.history.known_at(now_us), now_us)
         held.due_us = min(held.due_us, refused[2] if refused else NEVER_US)
-        lags = behind(known, _CODES, since_us=now_us - int(MAX_AGE_HOURS * 3_600e6))
+        lags = behind(known, numbers_of_parts(), since_us=now_us - int(MAX_AGE_HOURS * 3_600e6))
         since_us = _since_the_end(held.history.known_at(now_us), stay, record.news2, lags, now_us)
         if since_us is not None:
             held.due_us = min(held.due_us, since_us + STALE_SECONDS * 1_000_000 + 1)

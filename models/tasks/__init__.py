@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from importlib import resources
 from typing import Any
 
@@ -15,8 +15,9 @@ import yaml
 
 from models.features import FeatureSet, features, parse_features
 from models.features.kernel import Floats
-from models.news2 import CODES, expiries_us
+from models.news2 import codes_read, expiries_us
 from vitalake.clinical.records import History, Stay, code_number
+from vitalake.declarations import per_home
 from vitalake.errors import SettingsError
 from vitalake.strict_yaml import explain, read_yaml
 
@@ -115,7 +116,7 @@ class Task:
     @cached_property
     def codes(self) -> frozenset[str]:
         """The LOINC codes that a score reads, of this task and of NEWS2."""
-        return frozenset(code for item in self.features.items for code in item.every_code) | frozenset(CODES)
+        return frozenset(code for item in self.features.items for code in item.every_code) | frozenset(codes_read())
 
     @cached_property
     def _code_numbers(self) -> npt.NDArray[np.uint32]:
@@ -218,7 +219,7 @@ def task_names() -> tuple[str, ...]:
     )
 
 
-@cache
+@per_home
 def load_task(name: str) -> Task:
     """Return a task that ships with the project.
 

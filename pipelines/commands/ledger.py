@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _COLUMNS = (
     "messages", "decoded", "undecodable", "tombstones", "lost_upstream",
@@ -43,6 +46,7 @@ def ledger(
 
     opened = vitalake.open(home)
     summary = opened.ledger(job, progress=None if json else _read_day)
+    summary["unmapped"] = _not_mapped_yet(summary["unmapped"])
     agrees = True
     if audit:
         from pipelines.live.recount import audit as recount
@@ -57,6 +61,14 @@ def ledger(
             print_audit(summary["audit"])
     if not (summary["balanced"] and agrees):
         raise typer.Exit(LakeError.exit_code)
+
+
+def _not_mapped_yet(counts: dict[str, int]) -> dict[str, int]:
+    """Return the counts of local codes that came unmapped and still are: what has been mapped since is done."""
+    from vitalake.vocabulary import load_vocabulary
+
+    mapped = load_vocabulary().mapped
+    return {code: count for code, count in counts.items() if code not in mapped}
 
 
 def _read_day(day: str) -> None:
@@ -91,10 +103,22 @@ def print_ledger(summary: dict[str, Any], by: str | None = None) -> None:
         console.print(f"in the lake = {' + '.join(('published', *columns[len(_COLUMNS) :]))}", style="dim")
     for column, count in summary["unfit"].items():
         console.print(f"published without what was sent in {column}: {count:,} rows, see docs/how-to/closed-text.md")
+    _print_local(console, summary)
     for part in summary["lost_upstream_unknown"]:
         console.print(f"lost upstream, nobody can say how much: {part} (the topic was made again)", style="yellow")
     for problem in summary["problems"]:
         console.print(problem, style="red")
+
+
+def _print_local(console: Console, summary: dict[str, Any]) -> None:
+    """Print what local codes were taken as, and which nobody has mapped yet: the most frequent first."""
+    for name, count in sorted(summary["mapped"].items(), key=lambda item: (-item[1], item[0])):
+        console.print(f"local code {name or 'of others'}: {count:,} rows", markup=False)
+    for name, count in sorted(summary["unmapped"].items(), key=lambda item: (-item[1], item[0])):
+        console.print(
+            f"local code {name or 'of others'} is not mapped: {count:,} rows, see docs/how-to/declare-codes.md",
+            style="yellow", markup=False,
+        )  # fmt: skip
 
 
 def print_audit(document: dict[str, Any]) -> None:

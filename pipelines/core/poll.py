@@ -83,6 +83,8 @@ class Outcome:
         told: of rejected messages rows that the care store can use; see Decoded.
         people: what messages of results tell of patients beside; see Decoded.
         unfit: column → index of the message of every published row whose text there was none that may be published.
+        mapped, unmapped: codes of local systems, and what each was taken as, → index of the message of every row; see
+            pipelines/formats/shared/local_codes.py.
     """
 
     poll: Poll
@@ -106,6 +108,8 @@ class Outcome:
     late: Refused | None = None
     told: Sequence[tuple[int, Mapping[str, Any]]] = ()
     people: Sequence[tuple[str, int, Person]] = ()
+    mapped: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+    unmapped: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
 
     def keep(self, new: npt.NDArray[np.bool_]) -> None:
         """Keep the rows that are new, and count the others as duplicates; they are not masked yet."""

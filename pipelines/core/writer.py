@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
@@ -189,6 +189,8 @@ class SpanWriter:
             "late": per_part(outcome.message[late]),
         }
         unfit = {name: per_part(messages) for name, messages in outcome.unfit.items()}
+        mapped = {name: per_part(messages) for name, messages in outcome.mapped.items()}
+        unmapped = {name: per_part(messages) for name, messages in outcome.unmapped.items()}
         row_part = part_of[outcome.message]
         for i in np.flatnonzero(columns["messages"]).tolist():
             identity = poll.parts[i]
@@ -199,7 +201,8 @@ class SpanWriter:
                 part = span.parts[identity] = Part(identity, start, int(offsets[0]), start, Counts())
             part.end = int(offsets[-1]) + 1
             part.counts.add(Counts(**{name: int(values[i]) for name, values in columns.items()}))
-            part.count_unfit({name: int(values[i]) for name, values in unfit.items() if values[i]})
+            part.count_unfit(_of_part(unfit, i))
+            part.count_local(_of_part(mapped, i), _of_part(unmapped, i))
             mine = outcome.effective_us[row_part == i]
             if len(mine):
                 # A clock that runs ahead must not make everybody else late.
@@ -333,3 +336,7 @@ class SpanWriter:
         if self._stop.wait(PAUSE_SECONDS[min(attempt, len(PAUSE_SECONDS) - 1)]):
             raise why from None
         return why.what
+
+
+def _of_part(counts: Mapping[str, npt.NDArray[np.int64]], i: int) -> dict[str, int]:
+    return {name: int(values[i]) for name, values in counts.items() if values[i]}

@@ -263,8 +263,11 @@ def _understood(rows: pa.Table, vocabulary: Vocabulary) -> dict[str, npt.NDArray
     """
     given = {name: rows[name] if name in rows.schema.names else None for name in ("code", "unit", *VALUES)}
     codes = vocabulary.codes
-    code = _index(given["code"], lambda text: codes.get(text, -1), rows, absent=-1)
+    code = _index(given["code"], lambda text: codes.get(vocabulary.loinc_of(text), -1), rows, absent=-1)
     unit = _index(given["unit"], vocabulary.unit_index, rows, absent=vocabulary.no_unit)
+    if vocabulary.mapped:
+        told = _index(given["code"], lambda text: _unit_of(text, vocabulary), rows, absent=vocabulary.no_unit)
+        unit = np.where(unit == vocabulary.no_unit, told, unit)
     valued = np.zeros(rows.num_rows, np.bool_)
     for name in VALUES:
         if (column := given[name]) is not None:
@@ -278,6 +281,12 @@ def _understood(rows: pa.Table, vocabulary: Vocabulary) -> dict[str, npt.NDArray
     known = passed | ~np.isnan(vocabulary.factor[code, unit])
     fine = passed | ~known | vocabulary.plausible(np.maximum(code, 0), value)
     return {"code_known": code >= 0, "unit_known": known, "valued": valued, "plausible": fine}
+
+
+def _unit_of(code: str | None, vocabulary: Vocabulary) -> int:
+    """Return the index of the unit that a local code has where none is given."""
+    entry = vocabulary.mapped.get(code or "")
+    return vocabulary.no_unit if entry is None or entry.unit is None else vocabulary.unit_index(entry.unit)
 
 
 def _index(

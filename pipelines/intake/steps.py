@@ -163,6 +163,8 @@ class Steps:
             effective_us=pc.cast(rows["effective_at"], pa.int64()).to_numpy(zero_copy_only=False),
             refused=conformed.refused,
             people=decoded.people,
+            mapped=conformed.local.mapped,
+            unmapped=conformed.local.unmapped,
         )
 
     def recognise(self, outcome: Outcome, waiting: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.bool_]:

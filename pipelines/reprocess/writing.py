@@ -122,6 +122,8 @@ class AgainWriter:
         part = Part(self.part, self.position, self.position, end, counts)
         for outcome in outcomes:
             part.count_unfit({name: len(rows) for name, rows in outcome.unfit.items()})
+            if self.kind == "replay":  # held rows were counted when they came, and what is not mapped when it was
+                part.count_local({name: len(rows) for name, rows in outcome.mapped.items()}, {})
         known = [outcome.associations for outcome in outcomes if outcome.associations]
         return Span(
             span_id=f"{self.kind}.{SHARE}.e{self.epoch}.{uuid.uuid4().hex}",

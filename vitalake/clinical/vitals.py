@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
-
 import numpy as np
 
 from vitalake.clinical.records import code_number
+from vitalake.declarations import per_home
 from vitalake.vocabulary import load_vocabulary
 
 _GENERAL = (
@@ -16,20 +15,20 @@ _GENERAL = (
 """Respiration, saturation, systolic pressure, pulse, consciousness, temperature, oxygen given: what NEWS2 reads."""
 
 
-@cache
+@per_home
 def vital_codes() -> frozenset[str]:
     """Return the LOINC codes of vital signs, and of those that count as one."""
     vocabulary = load_vocabulary()
     return frozenset(near for code in _GENERAL for near in vocabulary.alike(code))
 
 
-@cache
+@per_home
 def vital_numbers() -> frozenset[int]:
     """Return the same as numbers; see code_number."""
     return frozenset(map(code_number, vital_codes()))
 
 
-@lru_cache(maxsize=1024)
+@per_home
 def may_be_vital_unit(unit: str | None) -> bool:
     """Return whether a vital sign may come in a unit; of one that nobody knows it cannot be told that none does."""
     vocabulary = load_vocabulary()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -11,10 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vitalake.declarations import per_home
 from vitalake.errors import SettingsError
 from vitalake.strict_yaml import read_yaml
 from vitalake.vocabulary.conversions import conversions
+from vitalake.vocabulary.entries import LocalCode
 from vitalake.vocabulary.forms import Form, form_of
+from vitalake.vocabulary.home import own_files
+from vitalake.vocabulary.merging import with_home
 from vitalake.vocabulary.spelling import fold, folded
 
 Floats = npt.NDArray[np.float64]
@@ -67,6 +72,8 @@ class Vocabulary:
         panels: LOINC codes of panels.
         systems: code system → the form its codes have.
         absent_system, absent_codes: why a value may be absent.
+        local: name of a local code system of the home → the form of its codes.
+        mapped: ``<system>|<code>`` of a local system → what it is taken as.
     """
 
     codes: dict[str, int]
@@ -87,6 +94,8 @@ class Vocabulary:
     systems: dict[str, Form]
     absent_system: str
     absent_codes: frozenset[str]
+    local: dict[str, Form] = field(default_factory=dict)
+    mapped: dict[str, LocalCode] = field(default_factory=dict)
 
     @property
     def no_unit(self) -> int:
@@ -125,6 +134,30 @@ class Vocabulary:
         system, _, code = coded.rpartition("|")
         form = self.systems.get(system)
         return coded in TRUTHS or (form is not None and form.fits(code))
+
+    def loinc_of(self, code: str) -> str:
+        """Return the LOINC code that ``<system>|<code>`` of a local system is taken as; any other text as it is."""
+        found = self.mapped.get(code)
+        return code if found is None else found.loinc
+
+    def chosen(self, loinc: str | None, codings: Iterable[str]) -> str | None:
+        """Return the coding that counts of several; None: LOINC is not among them, nor a local system of the home.
+
+        Args:
+            loinc: the LOINC code; None where there is none. It counts unless it is not known and another one is.
+            codings: all as ``<system>|<code>``, in the sender's order; one that is mapped counts before others.
+        """
+        own = [coding for coding in codings if coding.rpartition("|")[0] in self.local] if self.local else []
+        first = next((coding for coding in own if coding in self.mapped), None)
+        if loinc is not None:
+            return loinc if loinc in self.codes or first is None else first
+        return first or next(iter(own), None)
+
+    def is_of_local(self, coded: str) -> bool:
+        """Return whether ``<system>|<code>`` is a code of a local system by its form: then it may be shown."""
+        system, _, code = coded.rpartition("|")
+        form = self.local.get(system)
+        return form is not None and form.fits(code)
 
     def absent_reason(self, coded: str) -> str:
         """Return the code for why a value is absent, of ``<system>|<code>``; ``other`` for one that is not listed."""
@@ -202,8 +235,26 @@ def _check(vocabulary: Vocabulary) -> None:
 
 
 @cache
-def load_vocabulary() -> Vocabulary:
-    """Return the vocabulary that ships with the project."""
+def _shipped() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     folder = resources.files(__package__)
     codes, units, systems = (read_yaml((folder / f"{name}.yaml").read_text()) for name in FILES)
-    return parse_vocabulary(codes, units, systems)
+    return codes, units, systems
+
+
+@cache
+def shipped_vocabulary() -> Vocabulary:
+    """Return the vocabulary that ships with the project."""
+    return parse_vocabulary(*_shipped())
+
+
+@per_home
+def load_vocabulary() -> Vocabulary:
+    """Return the vocabulary that ships with the project, with what the home in use declares.
+
+    Raises:
+        SettingsError: the home's vocabulary does not hold; names file, line and field.
+    """
+    files = own_files()
+    if not files:
+        return shipped_vocabulary()
+    return with_home(_shipped(), shipped_vocabulary(), files, parse_vocabulary)

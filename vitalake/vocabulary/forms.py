@@ -9,6 +9,10 @@ from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vitalake.declarations import per_home
 from vitalake.errors import SettingsError
 from vitalake.strict_yaml import read_yaml
 
@@ -32,6 +36,36 @@ _CONCEPTS = ("00", "10")
 """Partition identifiers of concepts; those of descriptions and relationships are no codes."""
 
 
+MOST_CODE = 200
+"""Characters of a code of a home's form; what is longer is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearPattern:
+    """A regular expression that somebody else wrote: RE2 matches it in time that grows with the text alone."""
+
+    pattern: str
+
+    def fullmatch(self, text: str) -> bool:
+        """Return whether the whole text matches."""
+        return len(text) <= MOST_CODE and self._matches(text)
+
+    def check(self) -> None:
+        """Raise ValueError if it is none; it is tried as it stands, too, for a bracket may close ours."""
+        try:
+            LinearPattern._match(self.pattern, "")
+            self._matches("")
+        except pa.ArrowInvalid:
+            raise ValueError(self.pattern) from None
+
+    def _matches(self, text: str) -> bool:
+        return self._match(rf"\A(?:{self.pattern})\z", text)
+
+    @staticmethod
+    def _match(pattern: str, text: str) -> bool:
+        return bool(pc.match_substring_regex(pa.array([text], pa.string()), pattern)[0].as_py())
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """The form of a system's codes.
@@ -42,7 +76,7 @@ class Form:
         source: who says so.
     """
 
-    pattern: re.Pattern[str]
+    pattern: re.Pattern[str] | LinearPattern
     check: str | None = None
     source: str = ""
 
@@ -53,7 +87,7 @@ class Form:
 
 @lru_cache(KNOWN_TEXTS)
 def _fits(form: Form, text: str) -> bool:
-    if form.pattern.fullmatch(text) is None:
+    if not form.pattern.fullmatch(text):
         return False
     return form.check is None or _CHECKS[form.check](text)
 
@@ -118,6 +152,23 @@ def form_of(entry: dict[str, Any]) -> Form:
     return Form(re.compile(entry["form"], re.ASCII), check, str(entry.get("source", "")))
 
 
+_WORDS = ("Jane Doe", "see note of Dr. X", "patient's sister, phone 555 0100", "Müller, 1950-05-05")
+"""What people type where a code should stand."""
+
+
+def own_form(pattern: str, source: str = "") -> Form:
+    """Return the form that a home declares.
+
+    Raises:
+        ValueError: it is no regular expression that is matched in linear time, or somebody's words have the form.
+    """
+    found = LinearPattern(pattern)
+    found.check()
+    if any(map(found.fullmatch, _WORDS)):
+        raise ValueError(pattern)
+    return Form(found, source=source)
+
+
 @cache
 def _document() -> dict[str, Any]:
     found: dict[str, Any] = read_yaml((resources.files(__package__) / "forms.yaml").read_text())
@@ -125,23 +176,39 @@ def _document() -> dict[str, Any]:
 
 
 @cache
-def load_forms() -> dict[str, Form]:
+def shipped_forms() -> dict[str, Form]:
     """Return the forms that ship with the project, by name."""
     return {name: form_of(entry) for name, entry in _document()["forms"].items()}
+
+
+@per_home
+def load_forms() -> dict[str, Form]:
+    """Return the forms that ship with the project and those of the home in use, by name.
+
+    Raises:
+        SettingsError: the home's vocabulary does not hold.
+    """
+    from vitalake.vocabulary.home import own_forms
+
+    return shipped_forms() | own_forms()
+
+
+OF_VOCABULARY = ("coded-value", "absent-reason", "unit")
+"""Forms that follow from the vocabulary; no file declares them."""
 
 
 def fits_of(name: str) -> Fits:
     """Return what tells whether a text has a form.
 
-    Besides those of forms.yaml there are three that follow from the vocabulary: ``coded-value`` (``<system>|<code>`` of
-    a system it knows, or a truth), ``absent-reason`` and ``unit``.
+    Besides those of forms.yaml and of the home there are three that follow from the vocabulary: ``coded-value``
+    (``<system>|<code>`` of a system it knows, or a truth), ``absent-reason`` and ``unit``.
 
     Raises:
         SettingsError: there is no such form.
     """
     from vitalake.vocabulary import NO_UNIT, load_vocabulary
 
-    if name in ("coded-value", "absent-reason", "unit"):
+    if name in OF_VOCABULARY:
         vocabulary = load_vocabulary()
         units, reasons = frozenset(vocabulary.units) - {NO_UNIT}, vocabulary.absent_codes | {"other"}
         of_vocabulary: dict[str, Fits] = {

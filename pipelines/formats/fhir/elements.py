@@ -22,6 +22,7 @@ from pipelines.formats.shared.encoded import Refused
 from pipelines.formats.shared.parsing import PARSE_ERRORS
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.times import names_a_place
+from vitalake.vocabulary import Vocabulary
 
 _CONCEPT = msgspec.json.Decoder(Concept)
 _REFERENCE = msgspec.json.Decoder(Reference)
@@ -47,18 +48,23 @@ def checked(text: str) -> str:
     return text
 
 
-def code_of(raw: bytes) -> str:
+def code_of(raw: bytes, vocabulary: Vocabulary | None = None) -> str:
     """Return the LOINC code of a CodeableConcept, or ``<system>|<code>`` of its first coding where it has none.
 
-    Of several LOINC codings the first counts: senders put their own choice first, and broader ones behind.
+    Of several LOINC codings the first counts: senders put their own choice first, and broader ones behind. Without one
+    that is known a coding of a local system of the home counts before others.
+
+    Args:
+        raw: the element.
+        vocabulary: knows the local systems; None: none counts before others.
     """
     codings = [c for c in _CONCEPT.decode(raw).coding if c.code]
     if not codings:
         raise Refused(Reason.NO_CODE)
-    for coding in codings:
-        if coding.system == LOINC:
-            return checked(str(coding.code))
-    return checked(f"{codings[0].system or ''}|{codings[0].code}")
+    loinc = next((str(coding.code) for coding in codings if coding.system == LOINC), None)
+    said = [f"{coding.system or ''}|{coding.code}" for coding in codings]
+    chosen = loinc if vocabulary is None else vocabulary.chosen(loinc, said)
+    return checked(said[0] if chosen is None else chosen)
 
 
 def concept_of(concept: Concept) -> str | None:

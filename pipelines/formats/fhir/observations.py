@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import compress
 
 import msgspec
@@ -30,6 +31,7 @@ from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.refusals import Refusals, whole_messages
 from pipelines.formats.shared.result import Decoded, Reject
 from pipelines.formats.shared.times import Times, parse_times
+from vitalake.vocabulary import load_vocabulary
 
 _STATUS_INDEX = {status: i for i, status in enumerate(STATUSES)}
 
@@ -53,7 +55,8 @@ class FhirDecoder:
             refused=lambda error: (reason_of(error), fhir_path(str(error))),
         )
         self._precise = PreciseReasons() if precise else None
-        self._code = RawElement(code_of, "Observation.code")
+        self._code = RawElement(partial(code_of, vocabulary=load_vocabulary()), "Observation.code")
+        self._panel_code = RawElement(code_of, "Observation.code")  # a panel's names it, and is not published
         self._subject = RawElement(subject_of, "Observation.subject")
         self._encounter = RawElement(encounter_of, "Observation.encounter")
         self._device = RawElement(device_of, "Observation.device")
@@ -125,7 +128,7 @@ class FhirDecoder:
     def _panels(self, gathered: Gathered, items: Refusals) -> pa.DictionaryArray:
         if not gathered.has_panels:
             return dictionary(np.full(len(gathered.codes), -1, np.int32), [])
-        column = self._code.encode(gathered.panel_codes)
+        column = self._panel_code.encode(gathered.panel_codes)
         nameless = np.array([text == b"null" for text in gathered.panel_codes], np.bool_)
         items.mark(nameless, Reason.NO_CODE, "Observation.code")
         items.of(column)

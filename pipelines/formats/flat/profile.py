@@ -83,7 +83,7 @@ class Condition(Strict):
 
 
 class Value(Strict):
-    """One thing that is measured."""
+    """One thing that is measured; its code is LOINC's, or ``<system>|<code>`` of a local system that maps it."""
 
     path: PathText
     code: str
@@ -224,8 +224,9 @@ def _word(value: Value) -> str | None:
 def _check_codes(profile: FlatProfile) -> None:
     """Hold that codes and units are the vocabulary's, and that no two values of a message could be taken for one."""
     vocabulary = load_vocabulary()
-    for i, value in enumerate(profile.values):
-        if value.code not in vocabulary.codes:
+    codes = [vocabulary.loinc_of(value.code) for value in profile.values]
+    for i, (value, code) in enumerate(zip(profile.values, codes, strict=True)):
+        if code not in vocabulary.codes:
             raise ValueError(f"values.{i}.code: not a code of the vocabulary")
         if value.kind == "text" and (value.units or (value.factor, value.offset) != (1.0, 0.0)):
             raise ValueError(f"values.{i}: words have no unit, factor or offset")
@@ -234,9 +235,9 @@ def _check_codes(profile: FlatProfile) -> None:
         if value.factor == 0:
             raise ValueError(f"values.{i}.factor: 0 makes everything the same")
         for unit in value.units:
-            if not vocabulary.converts(value.code, unit):
+            if not vocabulary.converts(code, unit):
                 raise ValueError(f"values.{i}.unit: not a unit of this code in the vocabulary")
-    if max(Counter(value.code for value in profile.values).values()) > 1:
+    if max(Counter(codes).values()) > 1:
         own = profile.id is not None and profile.id.path.inner is not None
         if not own or any(value.when is None for value in profile.values):
             raise ValueError("values: the same code twice; only conditions on readings with an id can tell them apart")

@@ -10,6 +10,7 @@ from pipelines.formats.hl7.text import Dialect
 from pipelines.formats.shared.encoded import REMEMBERED, Refused
 from pipelines.formats.shared.reasons import Reason
 from pipelines.online_store.placing import bed_name
+from vitalake.vocabulary import load_vocabulary
 
 _Found = TypeVar("_Found")
 
@@ -57,7 +58,7 @@ class Names:
     """Reads identifiers, codes and units as a profile says."""
 
     def __init__(self, profile: Hl7Profile) -> None:
-        self._profile = profile
+        self._profile, self._vocabulary = profile, load_vocabulary()
 
     def numbered(self, text: str, dialect: Dialect) -> tuple[str, str, str, str] | None:
         """Return id, namespace, universal id and type of a CX or EI; None where it is empty.
@@ -136,7 +137,8 @@ class Names:
     def code(self, text: str, dialect: Dialect) -> str | None:
         """Return the LOINC code of OBX-3, else ``<system>|<code>``; None for one that the profile ignores.
 
-        LOINC may stand in either of the codings; then the profile's map is asked for the first that it knows.
+        LOINC may stand in either of the codings; then the profile's map is asked for the first that it knows, then the
+        local systems of the home.
 
         Raises:
             Refused: there is no code.
@@ -147,14 +149,15 @@ class Names:
         keys = [f"{system}|{code}" for code, _, system in codings]
         if not self._profile.ignore.isdisjoint(keys):
             return None
-        for code, _, system in codings:
-            if system == "LN":
-                return code
+        loinc = next((code for code, _, system in codings if system == "LN"), None)
+        named = [f"{SYSTEMS.get(system, system)}|{code}" for code, _, system in codings]
+        chosen = self._vocabulary.chosen(loinc, dict.fromkeys((*keys, *named)))
+        if loinc is not None:
+            return chosen
         for key in keys:
             if key in self._profile.codes:
                 return self._profile.codes[key]
-        code, _, system = codings[0]
-        return f"{SYSTEMS.get(system, system)}|{code}"
+        return named[0] if chosen is None else chosen
 
     def codings(self, text: str, dialect: Dialect) -> list[tuple[str, str, str]]:
         """Return code, text and system of the first and the alternate coding of a coded element."""

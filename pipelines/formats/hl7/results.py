@@ -16,6 +16,7 @@ from pipelines.formats.shared.encoded import REMEMBERED, Refused
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.refusals import MOST_ROWS
 from pipelines.online_store.facts import Person
+from vitalake.vocabulary import load_vocabulary
 
 _ORDER_STATUSES = frozenset("FCPRXIO")
 """Of OBR-25 what means the same as in OBX-11."""
@@ -60,7 +61,7 @@ class Reader:
 
     def __init__(self, profile: Hl7Profile) -> None:
         """Make a reader; not to be shared between threads."""
-        self._profile = profile
+        self._profile, self._loinc_of = profile, load_vocabulary().loinc_of
         self._names = names = Names(profile)
         self._patient, self._visit = Remembered(names.patient), Remembered(names.visit)
         self._entity, self._bed = Remembered(names.device), Remembered(names.bed)
@@ -119,7 +120,7 @@ class Reader:
                 device = self._entity(participant.raw(10), dialect)
             kind, text, field = obx.raw(2), obx.raw(5), 3
             code = self._code(obx.raw(3), dialect)
-            if not kind and not text and (code is None or "|" in code):
+            if not kind and not text and (code is None or "|" in self._loinc_of(code)):
                 context.device = device or context.device
                 return None
             if code is None:

@@ -132,7 +132,10 @@ def _raw(element: Any) -> bytes:
 
 
 def _known_codes(item: dict[str, Any]) -> set[str]:
-    return load_vocabulary().codes.keys() & {str(v) for name, v in places(item.get("code")) if name == "code"}
+    vocabulary, concept = load_vocabulary(), item.get("code")
+    codings = _dicts(concept.get("coding")) if isinstance(concept, dict) else []
+    own = {vocabulary.loinc_of(f"{one.get('system')}|{one.get('code')}") for one in codings}
+    return vocabulary.codes.keys() & {*own, *(str(v) for name, v in places(concept) if name == "code")}
 
 
 def _may_be_vital(item: dict[str, Any], categories: set[str]) -> bool:
@@ -172,8 +175,9 @@ def _dicts(several: Any) -> list[dict[str, Any]]:
 
 def _of_flat(message: Any, profile: FlatProfile) -> About:
     at_us = _flat_time(message, profile.time)
+    loinc_of = load_vocabulary().loinc_of
     codes = {
-        value.code: at_us
+        loinc_of(value.code): at_us
         for value in profile.values
         if any(said is not None for said in values_at(message, value.path.steps))
         and (value.when is None or value.when.word in map(str, values_at(message, value.when.path.steps)))
@@ -229,10 +233,11 @@ def _results(payload: bytes, profile: Profile | None) -> Iterator[About]:
             code = composer.code(segment.raw(3), segment.dialect)
         if code is None:  # the profile ignores it
             continue
-        vocabulary = load_vocabulary().codes.keys()
+        vocabulary = load_vocabulary()
+        codes = vocabulary.codes.keys()
         others = {one for one, _, _ in composer.codings(segment.raw(3), segment.dialect)}
         # What stands under a system that is missing or wrong is no code, but says what was measured.
-        if known := vocabulary & {code} or vocabulary & others:
+        if known := codes & {vocabulary.loinc_of(code)} or codes & others:
             yield About(dict.fromkeys(known, _hl7_time(segment, order, profile)), unnamed=False)
             continue
         unit = None

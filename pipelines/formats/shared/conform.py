@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.formats.shared.fingerprint import fingerprints, older_fingerprints
+from pipelines.formats.shared.local_codes import NO_LOCAL_CODES, LocalCodes, with_local_codes
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.records import AGAINST_BROKER
 from pipelines.formats.shared.refused import Refused, joined, refused_of, refused_of_conformed
@@ -40,6 +41,7 @@ class Conformed:
         older: the fingerprints in the form of an earlier release, where they were asked for and differ.
         refused: what the rejected messages were about, for who must not go on with what was known before, and what a
             message says that there is no value of; None: nothing.
+        local: codes of local systems that came, and what they were taken as; see local_codes.py.
     """
 
     rows: pa.RecordBatch
@@ -48,6 +50,7 @@ class Conformed:
     rejects: list[Reject] = field(default_factory=list)
     older: npt.NDArray[np.uint64] | None = None
     refused: Refused | None = None
+    local: LocalCodes = NO_LOCAL_CODES
 
 
 class Conformer:
@@ -96,7 +99,9 @@ class Conformer:
             older: make fingerprints in the form of an earlier release too.
         """
         message = decoded.message
-        rows, unread = with_values_of_words(decoded.rows, self._vocabulary)
+        rows, local = with_local_codes(decoded.rows, message, self._vocabulary)
+        rows, unread = with_values_of_words(rows, self._vocabulary)
+        rows = local.with_units(rows)
         code = self._code_index(rows["code"])
         unit = _index(rows["unit"], self._vocabulary.unit_index, absent=self._vocabulary.no_unit)
         factor = self._vocabulary.factor[code, unit]
@@ -154,11 +159,12 @@ class Conformer:
         )
         if decoded.ended is not None:
             refused = joined(refused, self._ended(decoded.ended, broker_ms))
-        return _one_claim(replace(conformed, refused=refused) if refused is not None else conformed)
+        return _one_claim(replace(conformed, refused=refused, local=local))
 
     def _ended(self, ended: Decoded, broker_ms: npt.NDArray[np.int64]) -> Refused:
         """Return what ends what was known before, where a sign says that there is no value."""
-        rows, broker_us = ended.rows, broker_ms[ended.message] * 1000
+        rows, _ = with_local_codes(ended.rows, ended.message, self._vocabulary)
+        broker_us = broker_ms[ended.message] * 1000
         effective = rows["effective_at"].cast(pa.int64()).to_numpy()
         timely = (effective >= self._earliest_us) & (effective <= broker_us + self._future_us)
         timely &= self._set_clock(effective, broker_us)
@@ -324,6 +330,7 @@ def _one_claim(conformed: Conformed) -> Conformed:
         sorted(rejects, key=lambda reject: reject.message),
         None if conformed.older is None else conformed.older[good],
         refused_of_conformed(conformed.rows, conformed.message, ~good, conformed.refused),
+        conformed.local,
     )
 
 

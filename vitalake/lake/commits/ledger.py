@@ -37,6 +37,7 @@ class Entry:
         spans: how many there are.
         latency: histogram of the time from the broker to the decision.
         unfit: dataset.column → published rows without what was sent there, for it is none that the column may hold.
+        mapped, unmapped: local code, and what it was taken as, → rows that came with it.
     """
 
     counts: Counts = field(default_factory=Counts)
@@ -45,6 +46,8 @@ class Entry:
     spans: int = 0
     latency: dict[int, int] = field(default_factory=dict)
     unfit: dict[str, int] = field(default_factory=dict)
+    mapped: dict[str, int] = field(default_factory=dict)
+    unmapped: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts, whether they balance, and the latency where it is known."""
@@ -55,8 +58,15 @@ class Entry:
             "spans": self.spans,
             "balanced": self.counts.balanced,
             "unfit": dict(sorted(self.unfit.items())),
+            "mapped": dict(sorted(self.mapped.items())),
+            "unmapped": dict(sorted(self.unmapped.items())),
             "latency_ms": {name: _milliseconds(self.latency, q) for name, q in (("p50", 0.5), ("p99", 0.99))},
         }
+
+
+def _add(counts: dict[str, int], more: dict[str, int]) -> None:
+    for name, count in more.items():
+        counts[name] = counts.get(name, 0) + count
 
 
 def _milliseconds(latency: dict[int, int], q: float) -> float | None:
@@ -132,6 +142,9 @@ class Ledger:
                 for entry in (*entries, mine):
                     column = f"{span.dataset}.{name}"
                     entry.unfit[column] = entry.unfit.get(column, 0) + count
+            for entry in (*entries, mine):
+                _add(entry.mapped, part.mapped)
+                _add(entry.unmapped, part.unmapped)
             self._check_part(span.dataset, part)
 
     def _entry(self, grouping: Grouping, name: str) -> Entry:
@@ -169,9 +182,9 @@ class Ledger:
     def to_json(self, by: Grouping | None = None) -> dict[str, Any]:
         """Return the summary as data for a program; with one grouping, or with all of them.
 
-        The keys are those of ``spans.COUNT_NAMES`` and: recovered, attributed, balanced, unfit, latency_ms, spans,
-        last_commit_at, lost_upstream_unknown (partitions that ended with an unread part nobody can count), problems,
-        by_….
+        The keys are those of ``spans.COUNT_NAMES`` and: recovered, attributed, balanced, unfit, mapped, unmapped,
+        latency_ms, spans, last_commit_at, lost_upstream_unknown (partitions that ended with an unread part nobody can
+        count), problems, by_….
         """
         problems = self.problems
         last = datetime.fromtimestamp(self.last_commit_us / 1e6, tz=UTC) if self.last_commit_us else None

@@ -88,11 +88,31 @@ class PartId(msgspec.Struct, frozen=True, order=True):
         return f"{dataset}/{self.topic_id}/{self.partition}"
 
 
+MOST_LOCAL = 500
+"""Local codes counted by name in one stretch: a sender that numbers everything anew must not fill the ledger."""
+
+OTHERS = ""
+"""Stands for the local codes beyond these."""
+
+
+def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+
+
+def _bounded(counts: dict[str, int]) -> dict[str, int]:
+    named = [name for name in counts if name != OTHERS]
+    if len(named) <= MOST_LOCAL:
+        return counts
+    kept = {name: counts[name] for name in named[:MOST_LOCAL]}
+    return kept | {OTHERS: sum(counts.values()) - sum(kept.values())}
+
+
 class Part(msgspec.Struct, omit_defaults=True):
     """One partition's stretch of a span: ``start`` (None: nothing before) up to ``end``, exclusive.
 
     ``unfit`` counts, by column, the published rows whose text there was none that the column may hold: they are
-    published without it, and it stays restricted.
+    published without it, and it stays restricted. ``mapped`` and ``unmapped`` count the rows that came with a code of a
+    local system, by that code (and what it was taken as): codes of the home's declared systems and forms only.
     """
 
     id: PartId
@@ -103,10 +123,17 @@ class Part(msgspec.Struct, omit_defaults=True):
     max_effective_us: int | None = None
     lost_unknown: bool = False
     unfit: dict[str, int] = {}
+    mapped: dict[str, int] = {}
+    unmapped: dict[str, int] = {}
 
     def count_unfit(self, counts: Mapping[str, int]) -> None:
         """Add such counts to these."""
-        self.unfit = {name: self.unfit.get(name, 0) + counts.get(name, 0) for name in {**self.unfit, **counts}}
+        self.unfit = _added(self.unfit, counts)
+
+    def count_local(self, mapped: Mapping[str, int], unmapped: Mapping[str, int]) -> None:
+        """Add counts of local codes to these; beyond MOST_LOCAL codes they count as one, without a name."""
+        self.mapped = _bounded(_added(self.mapped, mapped))
+        self.unmapped = _bounded(_added(self.unmapped, unmapped))
 
 
 class Span(msgspec.Struct):

@@ -1,0 +1,278 @@
+"""The vocabulary that ships and that of a home as one: what the home adds must not change what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from vitalake.vocabulary.entries import Code, Conversion, LocalCode, Sections, Units
+from vitalake.vocabulary.forms import shipped_forms
+from vitalake.vocabulary.home import File, claims, form_in
+
+if TYPE_CHECKING:
+    from vitalake.vocabulary import Vocabulary
+
+Documents = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+"""Codes, units and systems as parse_vocabulary takes them."""
+
+RESERVED = frozenset({"LN", "http://loinc.org", "urn:oid:2.16.840.1.113883.6.1"})
+"""Names of LOINC itself: its codes are taken as they are."""
+
+ANSWER = "{answer}"
+"""The unit of codes that are answered."""
+
+
+def with_home(
+    shipped: Documents, base: Vocabulary, files: Sequence[File], parse: Callable[..., Vocabulary]
+) -> Vocabulary:
+    """Return the vocabulary that ships with what a home's files add.
+
+    Args:
+        shipped: the documents that ship.
+        base: the vocabulary they make.
+        files: of the home.
+        parse: makes a vocabulary of documents.
+
+    Raises:
+        SettingsError: an entry does not hold; names file, line and field.
+    """
+    _refuse_shipped(shipped, files)
+    codes, units, _ = merged = _merged(shipped, files)
+    entries = {code: msgspec.convert(entry, Code) for code, entry in codes["codes"].items()}
+    known = _canonical(shipped[0], units)
+    for file in files:
+        _check_units(file, base, known, entries)
+        for code in file.sections.codes:
+            _check_code(file, code, entries, known, base)
+        for code, entry in file.sections.codes.items():
+            if entry.scale is not None and entry.scale not in codes["scales"]:
+                raise file.refused("Scale is not known", "codes", code, "scale")
+    own = {
+        uri: form_in(file, system.form, system.source or "", "systems", uri, "form")
+        for file in files
+        for uri, system in file.sections.systems.items()
+    }
+    found = parse(*merged)
+    found = replace(found, systems=found.systems | own)
+    for file in files:
+        _check_scales(file, found)
+    _refuse_changes(files, base, found)
+    return _with_local(found, files)
+
+
+def _refuse_shipped(shipped: Documents, files: Sequence[File]) -> None:
+    """Refuse what ships already; a code of a home may replace one if it says so."""
+    codes, units, systems = shipped
+    taken = {
+        *(("codes", name) for name in (*codes["codes"], *codes["panels"])),
+        *(("scales", name) for name in codes["scales"]),
+        *(("systems", name) for name in (*systems["systems"], systems["absent"]["system"])),
+        *(claim for claim, _ in claims(Sections(units=msgspec.convert(_without(units, "version"), Units)))),
+    }
+    for file in files:
+        for claim, at in claims(file.sections):
+            code = file.sections.codes.get(claim[1]) if claim[0] == "codes" else None
+            if code is not None and code.replaces and claim[1] in codes["codes"]:
+                continue
+            if code is not None and code.replaces:
+                raise file.refused("Code replaces none that ships", *at, remedy="Take 'replaces' out.")
+            if claim in taken:
+                more = " Write 'replaces: true' if you mean it." if claim[1] in codes["codes"] else ""
+                raise file.refused("It ships with the project", *at, remedy=f"Take it out.{more}")
+
+
+def _merged(shipped: Documents, files: Sequence[File]) -> Documents:
+    codes, units, systems = ({**document} for document in shipped)
+    for file in files:
+        own = file.sections.codes
+        plain = {code: _without(entry, "replaces") for code, entry in file.raw.get("codes", {}).items() if code in own}
+        codes |= {"codes": codes["codes"] | plain, "scales": codes["scales"] | file.raw.get("scales", {})}
+        more = file.sections.units
+        families = {name: {**members} for name, members in units["families"].items()}
+        for name, members in more.families.items():
+            families[name] = families.get(name, {}) | members
+        spellings = {unit: [*several] for unit, several in units["spellings"].items()}
+        for unit, several in more.spellings.items():
+            spellings[unit] = [*spellings.get(unit, ()), *several]
+        units |= {
+            "families": families,
+            "spellings": spellings,
+            "units": [*units["units"], *(msgspec.to_builtins(given) for given in more.units)],
+            "dimensionless": [*units["dimensionless"], *more.dimensionless],
+        }
+    return codes, units, systems
+
+
+def _without(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != name}
+
+
+def _canonical(codes: Mapping[str, Any], units: Mapping[str, Any]) -> frozenset[str]:
+    """Return the units by the names that UCUM gives them: those of families, of conversions, and of codes that ship."""
+    families = {unit for members in units["families"].values() for unit in members}
+    converted = {given[side] for given in units["units"] for side in ("from", "to")}
+    return frozenset(families | converted | {str(entry["unit"]) for entry in codes["codes"].values()})
+
+
+def _check_code(file: File, code: str, entries: Mapping[str, Code], known: frozenset[str], base: Vocabulary) -> None:
+    entry, at = file.sections.codes[code], ("codes", code)
+    if not shipped_forms()["loinc"].fits(code):
+        raise file.refused("Code is none of LOINC", *at, remedy="Check its digits; the last one is a check digit.")
+    if not entry.low < entry.high:
+        raise file.refused("Range has no width: low is not below high", *at, "low")
+    if entry.least is not None and entry.least > entry.low:
+        raise file.refused("The least value that is taken lies above low", *at, "least")
+    if (entry.scale is None) == (entry.unit == ANSWER):
+        raise file.refused(f"Codes with a scale, and no others, have the unit {ANSWER}", *at, "unit")
+    if entry.unit not in known:
+        raise file.refused(
+            "Unit is not known", *at, "unit", remedy="Write it as UCUM does, or declare it under units: families."
+        )
+    general = entries.get(entry.general or code)
+    if general is None:
+        raise file.refused("It is a case of a code that is not known", *at, "as")
+    if entry.general is not None and (general.general is not None or general.unit != entry.unit):
+        raise file.refused("It is a case of a code that has another unit, or is a case itself", *at, "as")
+    if entry.replaces:
+        _check_replacing(file, code, base)
+
+
+def _check_replacing(file: File, code: str, base: Vocabulary) -> None:
+    """Hold that a code goes on to mean what it meant: rows are published in its unit, scores read what counts as it."""
+    entry = file.sections.codes[code]
+    unit, general = base.unit_of[base.codes[code]], base.counts_as.get(code)
+    for name, same in (
+        ("unit", entry.unit == unit),
+        ("as", entry.general == general),
+        ("scale", (entry.scale is None) == (code not in base.answers)),
+    ):
+        if not same:
+            raise file.refused(
+                "Code in place of one that ships says something else here", "codes", code, name,
+                remedy="Say the same: range, name and source may differ.",
+            )  # fmt: skip
+
+
+def _check_units(file: File, base: Vocabulary, known: frozenset[str], entries: Mapping[str, Code]) -> None:
+    units, own = file.sections.units, _own_units(file)
+    for text, at in _new_texts(file):
+        there = base.unit_index(text)
+        means = at[2] if at[1] == "spellings" else text
+        if there >= 0 and text not in base.units and there != base.units.get(str(means), -1):
+            raise file.refused("It is another unit already, in other letters", "units", *at[1:])
+        if there >= 0 and at[1] == "spellings" and there != base.units.get(str(means), -1):
+            raise file.refused("It is another unit already", "units", *at[1:])
+    for unit in units.spellings:
+        if unit not in known:
+            raise file.refused("Unit is not known", "units", "spellings", unit)
+    of_codes = {entry.unit for entry in entries.values()}
+    for i, given in enumerate(units.units):
+        _check_conversion(file, i, given, of_codes, entries)
+    for i, unit in enumerate(units.dimensionless):
+        if unit not in own:
+            raise file.refused(
+                "Only a unit that this file declares can be one that need not be told", "units", "dimensionless", i
+            )
+
+
+def _check_conversion(file: File, i: int, given: Conversion, of_codes: set[str], entries: Mapping[str, Code]) -> None:
+    at = ("units", "units", i)
+    if given.factor == 0:
+        raise file.refused("A factor of 0 makes everything the same", *at, "factor")
+    if given.source is None:
+        raise file.refused("Conversion has no source", *at, remedy="Say where factor and offset come from.")
+    if given.to not in of_codes:
+        raise file.refused("No code is published in this unit", *at, "to")
+    for n, code in enumerate(given.codes or ()):
+        if code not in entries or entries[code].unit != given.to:
+            raise file.refused("Code is not known, or has another unit", *at, "codes", n)
+
+
+def _own_units(file: File) -> frozenset[str]:
+    units = file.sections.units
+    return frozenset(
+        (*(unit for members in units.families.values() for unit in members), *(g.given for g in units.units))
+    )
+
+
+def _new_texts(file: File) -> Iterator[tuple[str, tuple[str | int, ...]]]:
+    """Yield the texts that a file makes units, and where they stand."""
+    units = file.sections.units
+    for family, members in units.families.items():
+        for unit in members:
+            yield unit, ("units", "families", family, unit)
+    for i, given in enumerate(units.units):
+        yield given.given, ("units", "units", i, "from")
+    for unit, several in units.spellings.items():
+        for i, text in enumerate(several):
+            yield text, ("units", "spellings", unit, i)
+
+
+def _check_scales(file: File, found: Vocabulary) -> None:
+    for name, scale in file.sections.scales.items():
+        seen: set[str] = set()
+        for i, answer in enumerate(scale):
+            for n, coded in enumerate(answer.codes):
+                if not found.knows(coded) or coded in seen:
+                    raise file.refused(
+                        "Answer is no code of a system that is known, or stands twice", "scales", name, i, "codes", n,
+                        remedy="Write <system>|<code>, and declare the system under systems.",
+                    )  # fmt: skip
+                seen.add(coded)
+            for n, word in enumerate(answer.words):
+                if (said := word.casefold()) in seen:
+                    raise file.refused("Word means two answers", "scales", name, i, "words", n)
+                seen.add(said)
+
+
+def _refuse_changes(files: Sequence[File], base: Vocabulary, found: Vocabulary) -> None:
+    """Refuse units that would convert otherwise what is converted without the home."""
+    replaced = {code for file in files for code, entry in file.sections.codes.items() if entry.replaces}
+    rows = [(base.codes[code], found.codes[code]) for code in base.codes if code not in replaced]
+    columns = [(i, found.units[text]) for text, i in base.units.items()]
+    old, new = (np.ix_([pair[k] for pair in rows], [pair[k] for pair in columns]) for k in (0, 1))
+    there = ~np.isnan(base.factor[old])
+    changed = there & ((base.factor[old] != found.factor[new]) | (base.offset[old] != found.offset[new]))
+    texts = [*base.units]
+    units = {texts[j] for j in np.flatnonzero(changed.any(axis=0)).tolist()}
+    units |= {text for text in base.folded if text not in found.folded}
+    for file in files:
+        for text, at in _new_texts(file):
+            if text in units or found.unit_index(text) in {found.units.get(unit) for unit in units}:
+                raise file.refused(
+                    "Unit is converted already for codes that ship", *at, remedy="Take it out, or name your own codes."
+                )
+    assert not units, "nothing else changes units"
+
+
+def _with_local(found: Vocabulary, files: Sequence[File]) -> Vocabulary:
+    local, mapped = {}, dict[str, LocalCode]()
+    for file in files:
+        for name, system in file.sections.local.items():
+            at = ("local", name)
+            form = form_in(file, system.form, "", *at, "form")
+            names = (name, *system.also)
+            for each in names:
+                if each in RESERVED or "|" in each:
+                    raise file.refused("It is no name of a local system", *at, remedy="LOINC is no local system.")
+                local[each] = form
+            for code, entry in system.codes.items():
+                _check_local(file, found, form.fits(code), entry, *at, "codes", code)
+                mapped |= {f"{each}|{code}": entry for each in names}
+    return replace(found, local=local, mapped=mapped)
+
+
+def _check_local(file: File, found: Vocabulary, fits: bool, entry: LocalCode, *at: str | int) -> None:
+    if not fits:
+        raise file.refused("Code is not of its system's form", *at)
+    if entry.loinc not in found.codes:
+        raise file.refused(
+            "It is mapped to a code that the vocabulary does not have", *at, "loinc",
+            remedy="Declare that code under codes, with unit and range.",
+        )  # fmt: skip
+    if entry.unit is not None and (found.unit_index(entry.unit) < 0 or not found.converts(entry.loinc, entry.unit)):
+        raise file.refused("Unit is not known, or none of this code's", *at, "unit")
