@@ -193,15 +193,16 @@ def load_forms() -> dict[str, Form]:
     return shipped_forms() | own_forms()
 
 
-OF_VOCABULARY = ("coded-value", "absent-reason", "unit")
+OF_VOCABULARY = ("coded-value", "absent-reason", "unit", "any-unit")
 """Forms that follow from the vocabulary; no file declares them."""
 
 
 def fits_of(name: str) -> Fits:
     """Return what tells whether a text has a form.
 
-    Besides those of forms.yaml and of the home there are three that follow from the vocabulary: ``coded-value``
-    (``<system>|<code>`` of a system it knows, or a truth), ``absent-reason`` and ``unit``.
+    Besides those of forms.yaml and of the home there are four that follow from the vocabulary: ``coded-value``
+    (``<system>|<code>`` of a system it knows, or a truth), ``absent-reason``, ``unit`` (one that some code's values may
+    come in) and ``any-unit`` (what is made of UCUM's atoms, such as a dose's unit).
 
     Raises:
         SettingsError: there is no such form.
@@ -215,6 +216,7 @@ def fits_of(name: str) -> Fits:
             "coded-value": vocabulary.knows,
             "absent-reason": reasons.__contains__,
             "unit": units.__contains__,
+            "any-unit": lambda text: text in units or _is_unit(text),
         }
         return of_vocabulary[name]
     form = load_forms().get(name)
@@ -253,8 +255,10 @@ def unit_to_show(text: str | None) -> str:
 
     if not text:
         return "no unit"
-    if text in load_vocabulary().units:
-        return text
-    # Numbers alone may be a telephone number or a date.
-    shown = len(text) <= MOST_UNIT and _unit().fullmatch(text) and len("".join(_NUMBER.findall(text))) <= MOST_DIGITS
-    return text if shown and any(map(str.isalpha, text)) else "a unit that is not shown"
+    return text if text in load_vocabulary().units or _is_unit(text) else "a unit that is not shown"
+
+
+def _is_unit(text: str) -> bool:
+    """Return whether a text is made of units; numbers alone may be a telephone number or a date."""
+    made_of = len(text) <= MOST_UNIT and _unit().fullmatch(text) and len("".join(_NUMBER.findall(text))) <= MOST_DIGITS
+    return bool(made_of) and any(map(str.isalpha, text))
