@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from governance.home import init_home
 from governance.samples import copy_samples
 from tests.services.requirements import missing
+from vitalake import declarations
 
 settings.register_profile(
     "ci", max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -52,6 +54,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"seconds of tests by folder, all processes together: {found}")
     for name, count in sorted(missing.items()):
         terminalreporter.write_line(f"service not found: {name} ({count} tests left out)", yellow=True)
+
+
+@pytest.fixture(autouse=True)
+def only_what_ships() -> Iterator[None]:
+    """After each test: what a home declared holds no longer."""
+    yield
+    declarations.use(None)
 
 
 @pytest.fixture
