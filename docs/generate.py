@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 import yaml
+from msgspec import json
 from pydantic import BaseModel
 from typer.core import TyperGroup, TyperOption
 
@@ -25,8 +26,12 @@ from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.settings import Settings
 from vitalake.vocabulary import NO_UNIT, Vocabulary, load_vocabulary
 from vitalake.vocabulary.forms import load_forms
+from vitalake.vocabulary.home import json_schema
 
 FOLDER = Path(__file__).parent / "reference"
+SCHEMAS = {"vocabulary": json_schema()}
+"""Kinds of declarations of a home, and their structure."""
+
 _HEAD = "<!-- Made from the code by `make docs`; changes here are lost. -->\n\n"
 
 
@@ -41,7 +46,15 @@ def pages() -> dict[str, str]:
         "rules.md": _rules(),
         "vocabulary.md": _vocabulary(),
     }
-    return {name: _HEAD + text for name, text in made.items()}
+    return {name: _HEAD + text for name, text in made.items()} | {
+        f"schemas/{kind}.json": _schema(kind, schema) for kind, schema in SCHEMAS.items()
+    }
+
+
+def _schema(kind: str, schema: dict[str, Any]) -> str:
+    """Return the JSON Schema of a kind of declaration, as editors read it."""
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"{kind}/*.yaml of a vitalake home"}
+    return json.format(json.encode(head | schema), indent=2).decode() + "\n"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -259,7 +272,7 @@ def _pairs(codes: dict[str, str]) -> str:
 
 def main() -> None:
     """Write the pages."""
-    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / "schemas").mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
         (FOLDER / name).write_text(text)
 

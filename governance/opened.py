@@ -16,6 +16,7 @@ from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
 from vitalake.lake.tables.storage import open_storage
 from vitalake.settings import Settings, load_settings
+from vitalake.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
     from governance.access import Principal
@@ -149,6 +150,8 @@ class OpenedHome:
     def ledger(self, job: str | None = None, *, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
         """Return what became of every message and row, with the keys of ``vitalake ledger --json``.
 
+        Local codes that came unmapped and are mapped by now are not among those that are not.
+
         Args:
             job: one job; default: all of them.
             progress: told each day before its spans are read.
@@ -156,7 +159,8 @@ class OpenedHome:
         Raises:
             VitaLakeError: as ``lake``, or it cannot be read.
         """
-        return summarise(self.lake(job).spans, job=job, progress=progress).to_json()
+        mapped = load_vocabulary().mapped
+        return summarise(self.lake(job).spans, job=job, progress=progress).to_json(mapped=mapped)
 
     @cached_property
     def _door(self) -> Door:

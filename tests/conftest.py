@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_home_in_use() -> None:
-    """Let a test begin with what the project ships, and not with what the home of another test declares."""
+def only_what_ships() -> Iterator[None]:
+    """After each test: what a home declared holds no longer."""
+    yield
     declarations.use(None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -96,6 +96,7 @@ def _java() -> Check:
 
 
 def _of_home(settings: Settings) -> Iterator[Check]:
+    yield _tried("declared vocabulary", _vocabulary)
     yield _tried("keys", lambda: _keys(settings))
     yield _tried("key service", lambda: _key_service(settings))
     yield _tried("audit", lambda: _audit(settings))
@@ -111,6 +112,22 @@ def _of_home(settings: Settings) -> Iterator[Check]:
     yield from _permissions(settings)
     yield _port(settings)
     yield _space(settings)
+
+
+def _declared(ships: str, own: Mapping[str, str]) -> str:
+    """Return what of a kind of declaration ships, and what the home declares of it: file → what stands in it."""
+    files = "; ".join(f"{where}: {counts}" for where, counts in own.items())
+    return f"{ships} ship; the home declares {files or 'none of its own'}"
+
+
+def _vocabulary() -> str:
+    from vitalake.vocabulary import load_vocabulary, shipped_vocabulary
+    from vitalake.vocabulary.forms import load_forms, shipped_forms
+    from vitalake.vocabulary.home import counts, own_files
+
+    _ = load_vocabulary(), load_forms()  # as a whole, too
+    ships = f"{len(shipped_vocabulary().codes)} codes and {len(shipped_forms())} forms"
+    return _declared(ships, {f"vocabulary/{file.found.path.name}": counts(file) for file in own_files()})
 
 
 _MOST_NAMED = 3

@@ -46,7 +46,6 @@ def ledger(
 
     opened = vitalake.open(home)
     summary = opened.ledger(job, progress=None if json else _read_day)
-    summary["unmapped"] = _not_mapped_yet(summary["unmapped"])
     agrees = True
     if audit:
         from pipelines.live.recount import audit as recount
@@ -61,14 +60,6 @@ def ledger(
             print_audit(summary["audit"])
     if not (summary["balanced"] and agrees):
         raise typer.Exit(LakeError.exit_code)
-
-
-def _not_mapped_yet(counts: dict[str, int]) -> dict[str, int]:
-    """Return the counts of local codes that came unmapped and still are: what has been mapped since is done."""
-    from vitalake.vocabulary import load_vocabulary
-
-    mapped = load_vocabulary().mapped
-    return {code: count for code, count in counts.items() if code not in mapped}
 
 
 def _read_day(day: str) -> None:
@@ -113,11 +104,11 @@ def print_ledger(summary: dict[str, Any], by: str | None = None) -> None:
 def _print_local(console: Console, summary: dict[str, Any]) -> None:
     """Print what local codes were taken as, and which nobody has mapped yet: the most frequent first."""
     for name, count in sorted(summary["mapped"].items(), key=lambda item: (-item[1], item[0])):
-        console.print(f"local code {name or 'of others'}: {count:,} rows", markup=False)
+        console.print(f"local code {name or 'of others'}: {count:,} rows", markup=False, soft_wrap=True)
     for name, count in sorted(summary["unmapped"].items(), key=lambda item: (-item[1], item[0])):
         console.print(
             f"local code {name or 'of others'} is not mapped: {count:,} rows, see docs/how-to/declare-codes.md",
-            style="yellow", markup=False,
+            style="yellow", markup=False, soft_wrap=True,
         )  # fmt: skip
 
 

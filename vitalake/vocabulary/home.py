@@ -12,7 +12,18 @@ import msgspec
 from vitalake import declarations
 from vitalake.declarations import Declared, per_home
 from vitalake.errors import SettingsError
-from vitalake.vocabulary.entries import Answer, Code, LocalCode, LocalSystem, Sections, Shape, System, Units
+from vitalake.vocabulary.entries import (
+    Answer,
+    Code,
+    Factor,
+    LocalCode,
+    LocalSystem,
+    Sections,
+    Shape,
+    System,
+    Text,
+    Units,
+)
 from vitalake.vocabulary.forms import OF_VOCABULARY, Form, own_form, shipped_forms
 
 KIND = "vocabulary"
@@ -114,24 +125,34 @@ def _read(found: Declared) -> File:
         if not isinstance(section, dict):
             raise declarations.refused("Section is no mapping", where=where, text=text, at=at, remedy=PAGE)
         _refuse_other_keys(section, where=where, text=text, at=at)
+        _check_inner(name, section, where=where, text=text)
         parts[name] = (
             declarations.convert(section, Units, where=where, text=text, at=at)
             if name == "units"
-            else declarations.entries(_with_local_codes(name, section, where, text), _ENTRIES[name], where=where,
-                                      text=text, at=at)
-        )  # fmt: skip
+            else declarations.entries(section, _ENTRIES[name], where=where, text=text, at=at)
+        )
     return File(found, text, document, Sections(**parts))
 
 
-def _with_local_codes(name: str, section: Mapping[str, Any], where: str, text: str) -> Mapping[str, Any]:
-    """Return a section, the codes of local systems looked at one by one, so that an error names the code."""
-    for system, entry in section.items() if name == "local" else ():
-        codes = entry.get("codes") if isinstance(entry, dict) else None
-        if isinstance(codes, dict):
-            at = (name, system, "codes")
-            _refuse_other_keys(codes, where=where, text=text, at=at)
-            declarations.entries(codes, LocalCode, where=where, text=text, at=at)
-    return section
+def _check_inner(name: str, section: Mapping[str, Any], *, where: str, text: str) -> None:
+    """Look at mappings inside of entries one by one, so that an error names the local code, or the unit."""
+    inner: list[tuple[tuple[str, ...], Any, Any]] = []
+    if name == "local":
+        inner = [((system, "codes"), _of(entry, "codes"), LocalCode) for system, entry in section.items()]
+    elif name == "units":
+        families = _of(section, "families")
+        inner = [(("families",), families, dict[str, Any])]
+        inner += [(("families", str(family)), _of(families, family), Factor) for family in families]
+        inner.append((("spellings",), _of(section, "spellings"), list[Text]))
+    for way, mapping, form in inner:
+        _refuse_other_keys(mapping, where=where, text=text, at=(name, *way))
+        declarations.entries(mapping, form, where=where, text=text, at=(name, *way))
+
+
+def _of(entry: Any, name: Any) -> Mapping[Any, Any]:
+    """Return a mapping inside of an entry; of what is none nothing: that is found where the whole is looked at."""
+    found = entry.get(name) if isinstance(entry, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _refuse_other_keys(section: Mapping[Any, Any], *, where: str, text: str, at: tuple[str, ...]) -> None:

@@ -160,12 +160,13 @@ def _check_replacing(file: File, code: str, base: Vocabulary) -> None:
 def _check_units(file: File, base: Vocabulary, known: frozenset[str], entries: Mapping[str, Code]) -> None:
     units, own = file.sections.units, _own_units(file)
     for text, at in _new_texts(file):
-        there = base.unit_index(text)
-        means = at[2] if at[1] == "spellings" else text
-        if there >= 0 and text not in base.units and there != base.units.get(str(means), -1):
-            raise file.refused("It is another unit already, in other letters", "units", *at[1:])
-        if there >= 0 and at[1] == "spellings" and there != base.units.get(str(means), -1):
-            raise file.refused("It is another unit already", "units", *at[1:])
+        there, means = base.unit_index(text), text
+        if at[1] == "spellings":
+            means = str(at[2])
+        elif at[1] == "families" and there >= 0:
+            raise file.refused("It is a unit already, maybe in other letters", *at)
+        if there >= 0 and there != base.units.get(means, -1):
+            raise file.refused("It is another unit already, maybe in other letters", *at)
     for unit in units.spellings:
         if unit not in known:
             raise file.refused("Unit is not known", "units", "spellings", unit)

@@ -59,16 +59,17 @@ def with_local_codes(
     if not vocabulary.local or not rows.num_rows:
         return rows, NO_LOCAL_CODES
     texts, index = rows["code"].dictionary.to_pylist(), rows["code"].indices.to_numpy(zero_copy_only=False)
-    mapped, unmapped = dict[str, npt.NDArray[np.int32]](), dict[str, npt.NDArray[np.int32]]()
-    others: list[int] = []
-    for i, text in enumerate(texts):
+    mapped, unmapped, others = dict[str, npt.NDArray[np.int32]](), dict[str, npt.NDArray[np.int32]](), list[int]()
+    for i in np.unique(index[index >= 0]).tolist():  # a dictionary may hold codes of messages that were refused
+        text = texts[i]
         taken_as = vocabulary.mapped.get(text)
         if taken_as is not None:
             mapped[f"{text} → {taken_as.loinc}"] = message[index == i]
-        elif len(unmapped) < MOST_LOCAL and vocabulary.is_of_local(text):
-            unmapped[text] = message[index == i]
         elif vocabulary.is_of_local(text):
-            others.append(i)
+            if len(unmapped) < MOST_LOCAL:
+                unmapped[text] = message[index == i]
+            else:
+                others.append(i)
     if others:
         unmapped[OTHERS] = message[np.isin(index, others)]
     if not mapped:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -49,8 +49,12 @@ class Entry:
     mapped: dict[str, int] = field(default_factory=dict)
     unmapped: dict[str, int] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts, whether they balance, and the latency where it is known."""
+    def to_json(self, mapped: Collection[str] = ()) -> dict[str, Any]:
+        """Return the counts, whether they balance, and the latency where it is known.
+
+        Args:
+            mapped: local codes that are mapped by now: what came of them before is no work to be done.
+        """
         document: dict[str, Any] = {name: getattr(self.counts, name) for name in COUNT_NAMES}
         return document | {
             "recovered": self.recovered,
@@ -59,7 +63,7 @@ class Entry:
             "balanced": self.counts.balanced,
             "unfit": dict(sorted(self.unfit.items())),
             "mapped": dict(sorted(self.mapped.items())),
-            "unmapped": dict(sorted(self.unmapped.items())),
+            "unmapped": {code: count for code, count in sorted(self.unmapped.items()) if code not in mapped},
             "latency_ms": {name: _milliseconds(self.latency, q) for name, q in (("p50", 0.5), ("p99", 0.99))},
         }
 
@@ -179,8 +183,8 @@ class Ledger:
             found += [f"positions have a gap: {part}@{start}-{end}" for start, end in chain.gaps]
         return found
 
-    def to_json(self, by: Grouping | None = None) -> dict[str, Any]:
-        """Return the summary as data for a program; with one grouping, or with all of them.
+    def to_json(self, by: Grouping | None = None, mapped: Collection[str] = ()) -> dict[str, Any]:
+        """Return the summary as data for a program; with one grouping, or with all of them; ``mapped`` as of entries.
 
         The keys are those of ``spans.COUNT_NAMES`` and: recovered, attributed, balanced, unfit, mapped, unmapped,
         latency_ms, spans, last_commit_at, lost_upstream_unknown (partitions that ended with an unread part nobody can
@@ -188,14 +192,14 @@ class Ledger:
         """
         problems = self.problems
         last = datetime.fromtimestamp(self.last_commit_us / 1e6, tz=UTC) if self.last_commit_us else None
-        return self.total.to_json() | {
+        return self.total.to_json(mapped) | {
             "balanced": self.total.counts.balanced and not problems,
             "last_commit_at": last.isoformat(timespec="milliseconds") if last else None,
             "lost_upstream_unknown": sorted(self.lost_unknown),
             "problems": problems[:MOST_PROBLEMS],
             "problems_found": len(problems),
             **{
-                f"by_{grouping}": {name: entry.to_json() for name, entry in sorted(entries.items())}
+                f"by_{grouping}": {name: entry.to_json(mapped) for name, entry in sorted(entries.items())}
                 for grouping, entries in self.groups.items()
                 if by in (None, grouping)
             },

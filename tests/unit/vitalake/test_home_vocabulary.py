@@ -1,0 +1,199 @@
+"""What a home adds to the vocabulary is used like what ships, is checked as strictly, and changes nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.features.declaration import parse_features
+from models.news2 import MEASURED, codes_read, parts_in
+from models.serving.formatting import SYSTOLIC
+from pipelines.formats.flat.profile import FlatProfile, parse_profile
+from tests.vocabularies import LAB, declare
+from vitalake import declarations
+from vitalake.clinical.records import code_number
+from vitalake.clinical.vitals import may_be_vital_unit, vital_codes
+from vitalake.errors import SettingsError
+from vitalake.vocabulary import load_vocabulary, shipped_vocabulary
+from vitalake.vocabulary.forms import fits_of, load_forms, unit_to_show
+from vitalake.vocabulary.home import counts, own_files
+
+CK = "{name: Creatine kinase, unit: U/L, low: 0, high: 5, source: s"
+ANSWERED = CK.replace("U/L", "'{answer}'")
+PRESSURE = CK.replace("U/L", "'mm[Hg]'")
+MAPS = "local:\n  L:\n    name: a\n    form: '[A-Z]'\n    codes:\n      "
+NEAR = """\
+codes:
+  "8450-9": {name: Systolic pressure on exercise, unit: "mm[Hg]", low: 20, high: 370, as: 8480-6, source: s}
+"""
+
+
+def test_what_is_declared_is_used_like_what_ships(tmp_path: Path) -> None:
+    declare(tmp_path)
+    found = load_vocabulary()
+    row = found.codes["2157-6"]
+    assert (found.names[row], found.unit_of[row], found.high[row]) == ("Creatine kinase", "U/L", 500_000)
+    assert found.factor[row, found.unit_index("kat/L")] == pytest.approx(6e7)
+    assert found.converts("2157-6", "ukat/L"), "its unit's family is that of what ships"
+    assert found.unit_index("MilliOsmol / kg") == found.unit_index("mosm/kg") >= 0
+    assert unit_to_show("mosm/kg") == "mosm/kg"
+    assert found.loinc_of("http://city.example/lab|GLU") == found.loinc_of("99LAB|GLU") == "2345-7"
+    assert fits_of("icd-10-gm")("E11.90")
+    assert not fits_of("icd-10-gm")("E11.900")
+    assert not fits_of("icd-10-gm")("E11.90\n")
+    profile = "format: flat\ndescription: d\npatient: $.p\ntime: $.t\nvalues: [{path: $.v, code: 2157-6, unit: kat/L}]"
+    assert parse_profile(FlatProfile, profile, where="own.yaml").values[0].code == "2157-6"
+    item = {"label": "CK", "unit": "U/L", "codes": ["2157-6"], "statistics": ["last"]}
+    assert parse_features({"items": {"ck": item}}, where="t").item_of_code[code_number("2157-6")] == 0
+
+
+def test_each_home_in_a_process_has_its_own(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    declare(first)
+    assert "2157-6" in load_vocabulary().codes
+    assert "icd-10-gm" in load_forms()
+    declare(second, NEAR)
+    assert "2157-6" not in load_vocabulary().codes
+    assert "icd-10-gm" not in load_forms()
+    for has in (vital_codes(), codes_read(), MEASURED["systolic_pressure"].codes):
+        assert "8450-9" in has
+    assert code_number("8450-9") in SYSTOLIC.codes
+    assert parts_in(np.array([code_number("8450-9")], np.uint32)).tolist() == [3]
+    declarations.use(first)
+    assert load_vocabulary().mapped
+    assert not may_be_vital_unit("mosm/kg")
+    for has in (vital_codes(), codes_read(), MEASURED["systolic_pressure"].codes):
+        assert "8450-9" not in has
+    declarations.use(None)
+    assert may_be_vital_unit("mosm/kg"), "of a unit that nobody knows it cannot be told"
+    assert load_vocabulary() is shipped_vocabulary()
+
+
+def test_a_file_that_changed_is_read_when_the_home_is_taken_into_use_again(tmp_path: Path) -> None:
+    path = declare(tmp_path)
+    assert "99LAB|CK" in load_vocabulary().mapped
+    path.write_text(LAB.replace("CK:", "CPK:"))
+    os.utime(path, ns=(1, 1))
+    assert "99LAB|CK" in load_vocabulary().mapped, "not in the midst of something"
+    declarations.use(tmp_path)
+    assert {"99LAB|CPK"} == load_vocabulary().mapped.keys() & {"99LAB|CK", "99LAB|CPK"}
+
+
+def test_what_a_file_holds_is_counted(tmp_path: Path) -> None:
+    declare(tmp_path)
+    (file,) = own_files()
+    assert counts(file) == "1 codes, 3 units, 1 local systems, 2 local codes, 1 forms"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (f'codes:\n  "2157-6": {CK}, hihg: 7}}', 2, "unknown field"),
+        (f'codes:\n  "2157-6": {CK.replace("U/L", "U/l")}}}', 2, "Unit is not known"),
+        (f'codes:\n  "2157-6": {CK.replace("U/L", "IU/L")}}}', 2, "Unit is not known"),
+        ('codes:\n  "2157-6": {name: CK, unit: U/L, low: 0, high: 5}', 2, "missing required field `source`"),
+        ('codes:\n  "2157-6":\n    {name: a, unit: U/L, source: s,\n     high: 1,\n     low: 2}', 5, "not below high"),
+        (f'codes:\n  "2157-6": {CK.replace("low: 0", "low: .nan")}}}', 2, "Expected `float`"),
+        (f'codes:\n  "2157-6": {CK}, least: 1}}', 2, "least value"),
+        (f'codes:\n  "2157-7": {CK}}}', 2, "none of LOINC"),
+        (f"codes:\n  CK: {CK}}}", 2, "none of LOINC"),
+        (f"codes:\n  2157: {CK}}}", 2, "read as a number"),
+        (f'codes:\n  "2157-6": {CK}, as: 9-9}}', 2, "not known"),
+        (f'codes:\n  "2157-6": {CK}, as: 8480-6}}', 2, "another unit"),
+        (f'codes:\n  "2157-6": {CK}, scale: ACVPU}}', 2, "Codes with a scale"),
+        (f'codes:\n  "2157-6": {ANSWERED}, scale: none}}', 2, "Scale is not known"),
+        (f'codes:\n  "2157-6": {CK}, replaces: true}}', 2, "replaces none"),
+        (f'codes:\n  "2345-7": {CK}}}', 2, "ships with the project"),
+        (f'codes:\n  "85354-9": {CK}}}', 2, "ships with the project"),
+        (f'codes:\n  "2345-7": {CK}, replaces: true}}', 2, "says something else"),
+        (f'codes:\n  "76215-3": {PRESSURE}, replaces: true}}', 2, "(codes.76215-3.as)"),
+        ("units:\n  families:\n    mass: {kg: 1}", 3, "ships with the project"),
+        ("units:\n  families:\n    mass: {stone: -6}", 3, "Expected `float` > 0"),
+        ("units:\n  families:\n    mass: {stone: 1.0e6}", 3, "with its sign"),
+        ("units:\n  families:\n    mass: {KGS: 1}", 3, "is a unit already"),
+        ("units:\n  families:\n    pressure: {Cel: 1}", 3, "is a unit already"),
+        ("units:\n  families:\n    amount concentration: {mg/dL: 1}", 3, "is a unit already"),
+        ("units:\n  spellings:\n    mg/dL: [mg per dL]\n    zz: [z]", 4, "Unit is not known"),
+        ("units:\n  spellings:\n    mg/dL: [MG%, G/DL]", 3, "is another unit already"),
+        ("units:\n  spellings:\n    mg/dL: [mg%]", 3, "ships with the project"),
+        ("units:\n  units:\n  - {from: stone, to: kg, factor: 6.35}", 3, "has no source"),
+        ("units:\n  units:\n  - {from: stone, to: kg, factor: 0, source: s}", 3, "factor of 0"),
+        ("units:\n  units:\n  - {from: stone, to: pound, factor: 1, source: s}", 3, "No code is published"),
+        ("units:\n  units:\n  - {from: stone, to: kg, factor: 1, source: s, codes: [8480-6]}", 3, "has another unit"),
+        ("units:\n  units:\n  - {from: g, to: kg, factor: 2, source: s}", 3, "converted already"),
+        ("units:\n  dimensionless: [mg/dL]", 2, "need not be told"),
+        ("systems:\n  http://snomed.info/sct: {name: a, form: '[0-9]+'}", 2, "ships with the project"),
+        ("systems:\n  http://x.example: {name: a, form: '.*'}", 2, "Pattern cannot be used"),
+        ("scales:\n  S:\n  - codes: [http://x.example|A]", 3, "no code of a system"),
+        ("local:\n  L: {name: a, form: '(a+)+\\1'}", 2, "Pattern cannot be used"),
+        ("local:\n  L: {name: a, form: '(?=A)A'}", 2, "Pattern cannot be used"),
+        ("local:\n  L: {name: a, form: 'A)|(B'}", 2, "Pattern cannot be used"),
+        ("local:\n  L: {name: a, form: '[A-Za-z ]+'}", 2, "Pattern cannot be used"),
+        ("local:\n  http://loinc.org: {name: a, form: A}", 2, "no name of a local system"),
+        ("local:\n  L: {name: a, form: A, also: [M|N]}", 2, "no name of a local system"),
+        (MAPS + "Mary: {loinc: 2345-7, source: s}", 6, "not of its system"),
+        (MAPS + "G: {loinc: 9999-9, source: s}", 6, "does not have"),
+        (MAPS + "G: {loinc: 2345-7}", 6, "`source`"),
+        (MAPS + "N: {loinc: 2345-7, unit: kg, source: s}", 6, "none of this code"),
+        (MAPS + "4711: {loinc: 2345-7, source: s}", 6, "in quotes"),
+        ("local:\n  L: {name: a, form: A}\n  M: {name: a, form: A, also: [L]}", 3, "declared twice"),
+        ("forms:\n  loinc: {form: A, source: s}", 2, "ships with the project"),
+        ("forms:\n  coded-value: {form: A, source: s}", 2, "ships with the project"),
+        ("forms:\n  ICD: {form: A, source: s}", 2, "a name that is none"),
+        ("forms:\n  icd: {form: A}", 2, "`source`"),
+        ("code:\n  a: b", 1, "no such section"),
+        ("codes: [1]", 1, "no mapping"),
+        ("# nothing yet", 1, "has no section"),
+    ],
+)  # fmt: skip
+def test_what_does_not_hold_is_named_with_file_line_and_field(tmp_path: Path, text: str, line: int, said: str) -> None:
+    path = declare(tmp_path, text)
+    with pytest.raises(SettingsError) as refused:
+        _ = load_forms(), load_vocabulary()
+    assert said in str(refused.value)
+    assert f"{path}:{line}" in str(refused.value), str(refused.value)
+    assert "Mary" not in f"{refused.value.what}{refused.value.remedy}"
+
+
+def test_what_two_files_declare_names_both(tmp_path: Path) -> None:
+    declare(tmp_path, name="a")
+    declare(tmp_path, LAB.replace("99LAB", "98LAB").replace("icd-10-gm", "ops"), name="b")
+    with pytest.raises(SettingsError, match=r"twice: .*b\.yaml:2 \(codes\.2157-6\).*a\.yaml:2 \(codes") as refused:
+        load_vocabulary()
+    assert refused.value.exit_code == 10
+
+
+def test_a_code_that_ships_is_replaced_where_the_home_says_so(tmp_path: Path) -> None:
+    entry = "{name: Glucose, unit: mg/dL, low: 1, high: 4000, molar_mass: 180.16, source: ours, replaces: true}"
+    declare(tmp_path, f'codes: {{"2345-7": {entry}}}')
+    found, before = load_vocabulary(), shipped_vocabulary()
+    assert found.high[found.codes["2345-7"]] == 4000 > before.high[before.codes["2345-7"]]
+    assert [*found.codes] == [*before.codes]
+    assert (np.isnan(found.factor) == np.isnan(before.factor)).all()
+
+
+def test_a_pattern_that_would_take_ages_elsewhere_takes_none(tmp_path: Path) -> None:
+    declare(tmp_path, "forms: {slow: {form: '(a|a)*b|(a*)*c', source: s}}")
+    assert not any(map(fits_of("slow"), ("a" * 190, "a" * 5_000_000)))
+    assert fits_of("slow")("a" * 190 + "b")
+
+
+def test_a_scale_of_the_home_is_answered(tmp_path: Path) -> None:
+    text = """\
+systems:
+  http://city.example/rass: {name: RASS, form: '[A-Z]{1,4}'}
+scales:
+  RASS:
+  - {codes: ["http://city.example/rass|CALM"], words: [calm, alert and calm]}
+  - {codes: ["http://city.example/rass|RSTL"], words: [restless]}
+codes:
+  "80288-4": {name: Agitation, unit: "{answer}", low: 0, high: 1, scale: RASS, source: the scale}
+"""
+    declare(tmp_path, text)
+    answers = load_vocabulary().answers["80288-4"]
+    assert answers.said("Alert and  calm") == "http://city.example/rass|CALM"
+    assert answers.score["http://city.example/rass|RSTL"] == 1
+    assert load_vocabulary().knows("http://city.example/rass|RSTL")
