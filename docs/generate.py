@@ -22,14 +22,15 @@ from vitalake.cli.app import make_app
 from vitalake.environment import may_set
 from vitalake.errors import VitaLakeError
 from vitalake.lake.datasets.dataset import Column
+from vitalake.lake.datasets.declared import json_schema as datasets_schema
 from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.settings import Settings
 from vitalake.vocabulary import NO_UNIT, Vocabulary, load_vocabulary
 from vitalake.vocabulary.forms import load_forms
-from vitalake.vocabulary.home import json_schema
+from vitalake.vocabulary.home import json_schema as vocabulary_schema
 
 FOLDER = Path(__file__).parent / "reference"
-SCHEMAS = {"vocabulary": json_schema()}
+SCHEMAS = {"datasets": datasets_schema(), "vocabulary": vocabulary_schema()}
 """Kinds of declarations of a home, and their structure."""
 
 _HEAD = "<!-- Made from the code by `make docs`; changes here are lost. -->\n\n"

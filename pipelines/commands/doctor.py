@@ -96,6 +96,7 @@ def _java() -> Check:
 
 
 def _of_home(settings: Settings) -> Iterator[Check]:
+    yield _tried("declared datasets", _datasets)
     yield _tried("declared vocabulary", _vocabulary)
     yield _tried("keys", lambda: _keys(settings))
     yield _tried("key service", lambda: _key_service(settings))
@@ -118,6 +119,17 @@ def _declared(ships: str, own: Mapping[str, str]) -> str:
     """Return what of a kind of declaration ships, and what the home declares of it: file → what stands in it."""
     files = "; ".join(f"{where}: {counts}" for where, counts in own.items())
     return f"{ships} ship; the home declares {files or 'none of its own'}"
+
+
+def _datasets() -> str:
+    from vitalake.lake.datasets.declared import load_dataset, where_declared
+
+    found = {name: load_dataset(name) for name in where_declared()}
+    ships = f"{sum(not where.of_home for where in where_declared().values())} datasets"
+    own = {name: found[name] for name, where in where_declared().items() if where.of_home}
+    return _declared(
+        ships, {f"datasets/{name}.yaml": f"{of.kind} of {len(of.columns)} columns" for name, of in own.items()}
+    )
 
 
 def _vocabulary() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,6 @@ from tests.vocabularies import LAB
 from vitalake.lake.maintenance.verify import verify
 from vitalake.settings import load_settings
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "declare-codes.md"
 CITY = "http://city.example/lab"
 DECLARED = LAB.replace("      GLU:", "      NA: {loinc: 2951-2, source: directory of 2026-01}\n      GLU:")
 
@@ -113,25 +111,6 @@ def test_rows_of_a_warehouse_with_local_codes_are_published_and_recovered(home: 
     assert ledger["mapped"] == {"99LAB|GLU → 2345-7": 10, "99LAB|NA → 2951-2": 10}
     assert ledger["unmapped"] == {}
     assert ledger["balanced"] is True
-
-
-def test_the_page_s_blocks_run_as_they_stand_and_print_what_it_says(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "VITALAKE_HOME"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    blocks = re.findall(r"```(sh|text)\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert [kind for kind, _ in blocks] == ["sh", "text"] * 4
-    for (_, block), (_, expected) in zip(blocks[::2], blocks[1::2], strict=True):
-        done = subprocess.run(
-            ["bash", "-ec", block],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout == expected
 
 
 def test_doctor_says_what_is_declared_where_and_what_does_not_hold(home: Path) -> None:

@@ -216,6 +216,11 @@ def _closed_once(column: Column, names: Any) -> bool:
     return given <= 1 and (not given or column.type == pa.string())
 
 
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a declaration, for editors."""
+    return msgspec.json.schema(DatasetDeclaration)
+
+
 # -- which there are -------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,16 @@
+"""What the pages show is what a reader sees: their blocks are run in a new folder, and their output is compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pages import DOCS, run_page
+
+PAGES = ("how-to/declare-a-dataset.md", "how-to/declare-codes.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_page_print_what_it_shows(page: str, tmp_path: Path) -> None:
+    assert run_page(DOCS / page, tmp_path) >= 3
