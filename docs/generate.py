@@ -1,8 +1,10 @@
-"""Writes docs/reference from the code; ``python -m docs.check`` says whether that was done."""
+"""Writes docs/reference from the code, with JSON Schemas for editors; ``python -m docs.check`` says if that is done."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from typer.core import TyperGroup, TyperOption
 from governance.policy.closing import holds
 from governance.policy.rules import MASKS
 from governance.samples import __file__ as samples_file
+from models.tasks import task_schema
 from pipelines.formats.shared.categories import categories_document
 from pipelines.formats.shared.reasons import EXPLAINED, UNDECODABLE
 from pipelines.live.metrics import DOCUMENTED
@@ -40,7 +43,17 @@ def pages() -> dict[str, str]:
         "rules.md": _rules(),
         "vocabulary.md": _vocabulary(),
     }
-    return {name: _HEAD + text for name, text in made.items()}
+    schemas = {"schemas/task.json": _schema("task.yaml of a task", task_schema())}
+    return {name: _HEAD + text for name, text in made.items()} | schemas
+
+
+def _schema(title: str, schema: dict[str, Any]) -> str:
+    """Return a JSON Schema as a file that editors read; its descriptions are the docstrings of the forms."""
+    schema |= {"title": title}
+    for form in (schema, *schema.get("$defs", {}).values()):
+        if "description" in form:
+            form["description"] = cleandoc(form["description"])
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -258,8 +271,8 @@ def _pairs(codes: dict[str, str]) -> str:
 
 def main() -> None:
     """Write the pages."""
-    FOLDER.mkdir(exist_ok=True)
     for name, text in pages().items():
+        (FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
         (FOLDER / name).write_text(text)
 
 

@@ -108,9 +108,36 @@ def _of_home(settings: Settings) -> Iterator[Check]:
     for job in settings.jobs:
         yield _tried(f"formats of {job}", lambda job=job: _formats(settings, job))  # type: ignore[misc]
         yield _tried(f"topics of {job}", lambda job=job: _topics(settings, job))  # type: ignore[misc]
+    yield from _registered(settings)
     yield from _permissions(settings)
     yield _port(settings)
     yield _space(settings)
+
+
+def _registered(settings: Settings) -> Iterator[Check]:
+    """Say what packages have registered, and what their checks find: the tasks that are declared, for one."""
+    from vitalake import plugins
+    from vitalake.errors import SettingsError
+
+    for group in plugins.GROUPS:
+        yield _tried(f"entry points {group}", lambda group=group: _entries(group))  # type: ignore[misc]
+    try:
+        checks = plugins.registered("vitalake.checks")
+    except SettingsError:
+        return  # it is said above
+    for name, entry in checks.items():
+        yield _tried(name, lambda entry=entry: str(plugins.load(entry)(settings)))  # type: ignore[misc]
+
+
+def _entries(group: str) -> str:
+    """Load all of a group; return their names, with the package where it is another's."""
+    from vitalake import plugins
+
+    found = plugins.registered(group)
+    for entry in found.values():
+        plugins.load(entry)
+    others = {name: e.dist.name for name, e in found.items() if e.dist and e.dist.name != "vitalake"}
+    return ", ".join(f"{name} (of {others[name]})" if name in others else name for name in found) or "none"
 
 
 _MOST_NAMED = 3
