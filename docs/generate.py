@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from typer.core import TyperGroup, TyperOption
 
 from governance.policy.closing import holds
-from governance.policy.rules import MASKS
+from governance.policy.masks import mask_kinds
+from governance.policy.masks.registry import OURS
 from governance.samples import __file__ as samples_file
 from models.tasks import task_schema
 from pipelines.formats.shared.categories import categories_document
@@ -167,23 +168,15 @@ def _reasons() -> str:
 
 
 def _rules() -> str:
-    meanings = {
-        "keep": "as it is",
-        "round": "numbers to `digits` digits; ties to the even neighbour",
-        "cap": "numbers no greater than `at`: with 90, ages over 89 are one group",
-        "generalise": "times down to the start of their `unit` (minute, hour, day, month, year), in UTC",
-        "pseudonym": "a keyed token; the same in every worker, another one for every class and key version",
-        "redact": "the word REDACTED for text, null for the rest",
-        "drop": "null",
-    }
-    rows = [[f"`{mask}`", meanings[mask]] for mask in MASKS]
+    rows = [[f"`{name}`", kind.description] for name, kind in mask_kinds().items() if name in OURS]
     sample = (Path(samples_file).parent / "limited-data-set.yaml").read_text()
     return (
         "# Rules\n\nYAML files in the home's `governance` folder. "
         "Of several masks for a column the most restrictive wins; "
         "a column without a class, or of a class no rule speaks of, is not published. "
         "A mask that does not fit a column's type drops it. "
-        "`filter` leaves rows out and counts them. Unknown fields are refused.\n\n"
+        "`filter` leaves rows out and counts them. Unknown fields are refused. Installed packages may register "
+        "[further masks](../how-to/write-a-mask.md).\n\n"
         + _table(["mask, from least to most restrictive", "meaning"], rows)
         + "\nThe sample that `vitalake init` copies:\n\n```yaml\n"
         + sample

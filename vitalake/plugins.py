@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+import msgspec
+
 from vitalake.errors import SettingsError
 
 GROUPS = ("vitalake.checks", "vitalake.commands", "vitalake.masks", "vitalake.notifications", "vitalake.stores")
@@ -43,6 +45,17 @@ def load(entry: EntryPoint) -> Any:
         return entry.load()
     except Exception as error:  # whatever the package does when it is imported
         raise unusable(entry, f"cannot be loaded ({type(error).__name__})") from None
+
+
+def check_options(entry: EntryPoint, options: Any) -> None:
+    """Refuse a plug-in whose options are not as strict as all that is declared.
+
+    Raises:
+        SettingsError: they are no frozen msgspec struct that forbids unknown fields.
+    """
+    is_struct = isinstance(options, type) and issubclass(options, msgspec.Struct)
+    if not is_struct or not (options.__struct_config__.frozen and options.__struct_config__.forbid_unknown_fields):
+        raise unusable(entry, "has options that are no strict msgspec struct")
 
 
 def unusable(entry: EntryPoint, what: str) -> SettingsError:

@@ -273,6 +273,11 @@ class Settings(_Frozen):
     maintenance: MaintenanceSettings = MaintenanceSettings()
     notify: list[str] = Field(default_factory=list, description="apprise addresses, as references.", repr=False)
     alerts: AlertSettings = AlertSettings()
+    notify_when: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Rules of notification beside pause and share, or other options of these: name → options. "
+        "'vitalake doctor' lists those that are installed.",
+    )
 
     @field_validator("jobs")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from governance.policy.masking import compile_masks
+from governance.policy.masks.cap import CapOptions
 from governance.policy.rules import load_policy
 from models.tasks import Task
 from vitalake.errors import ModelError
@@ -36,7 +37,7 @@ def pin(settings: Settings, task: Task) -> Pinned:
     """
     policy = load_policy(settings.path(settings.governance))
     keys = load_keys(settings.path(settings.keys))
-    caps: dict[str, int | None] = {rule.id: rule.then.at for rule in policy.rules}
+    caps = {rule.id: o.at for rule in policy.rules if isinstance(o := rule.then.options, CapOptions)}
     age_cap: int | None = None
     for name, columns in task.reads.items():
         for plan in compile_masks(policy, load_dataset(name), keys).columns:

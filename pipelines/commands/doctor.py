@@ -107,6 +107,7 @@ def _of_home(settings: Settings) -> Iterator[Check]:
     yield _tried("lake's home", lambda: _belonging(settings))
     for job in settings.jobs:
         yield _tried(f"formats of {job}", lambda job=job: _formats(settings, job))  # type: ignore[misc]
+        yield _tried(f"notifications of {job}", lambda job=job: _notifications(settings, job))  # type: ignore[misc]
         yield _tried(f"topics of {job}", lambda job=job: _topics(settings, job))  # type: ignore[misc]
     yield from _registered(settings)
     yield from _permissions(settings)
@@ -239,6 +240,14 @@ def _rules(settings: Settings, dataset: str) -> str:
     lists = f"; empty lists: {', '.join(empty)} (docs/how-to/closed-text.md)" if empty else ""
     hidden = ", ".join(closed) or "nothing"
     return f"{len(policy.rules)} rules, version {policy.version}; not published: {hidden}{lists}"
+
+
+def _notifications(settings: Settings, job: str) -> str:
+    """Make the rules that decide when somebody is told, and look whom."""
+    from vitalake.notifications import Watch
+
+    watch = Watch(settings, job, lambda _title, _text: None)
+    return f"{', '.join(watch.names)}; to {len(settings.notify)} addresses"
 
 
 def _formats(settings: Settings, job: str) -> str:

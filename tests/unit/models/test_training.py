@@ -60,6 +60,8 @@ class Trained(msgspec.Struct):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     home = tmp_path_factory.mktemp("training") / "ward"
     init_home(home, copy_samples)
+    (home / "tasks" / "readmission").mkdir(parents=True)
+    (home / "tasks" / "readmission" / "task.yaml").write_text(blocks("declare-a-task.md", "yaml")[0])
     settings = load_settings(home)
     load_history(settings, "mimic-demo")
     report = train(settings, "mortality")
@@ -289,8 +291,6 @@ def test_the_command_prints_json_for_programs(trained: Trained) -> None:
 
 def test_a_task_of_the_home_is_trained_tracked_and_scored_as_its_page_says(trained: Trained) -> None:
     home = trained.settings.home
-    (home / "tasks" / "readmission").mkdir(parents=True)
-    (home / "tasks" / "readmission" / "task.yaml").write_text(blocks("declare-a-task.md", "yaml")[0])
     (console,) = blocks("declare-a-task.md", "console")
     for run in run_console(console, home.parent):
         assert not run.shown or run.said == run.shown, run.command
