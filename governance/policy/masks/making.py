@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from governance.errors import RuleError
-from governance.policy.masks.base import Mask, MaskKey
+from governance.policy.masks.base import Mask, MaskKey, MaskKind
 from governance.policy.masks.drop import drop
 from governance.policy.masks.registry import mask_kind
 from vitalake.keys import KeyRing
@@ -34,15 +34,27 @@ def make_mask(then: Then, *, keys: KeyRing, domain: str) -> Mask:
         mask = kind.make(then.options, MaskKey(kind.name, keys, domain))
     except Exception as error:  # a package's own; its text may be anything
         raise _failed(kind.name, error) from None
+    return guarded(kind, mask, data_class=domain)
+
+
+def guarded(kind: MaskKind, mask: Mask, *, data_class: str) -> Mask:
+    """Return a mask that drops what it is not for, and stops where it fails or gives another length or type.
+
+    Args:
+        kind: says what the mask is for.
+        mask: as the kind has made it.
+        data_class: of the columns.
+    """
 
     def checked(column: pa.Array) -> pa.Array:
-        if not kind.fits(column.type, domain):
+        if not kind.fits(column.type, data_class):
             return drop(column)
         try:
             masked = mask(column)
+            same = len(masked) == len(column) and _plain(masked.type) == _plain(column.type)
         except Exception as error:  # its text may hold a value
             raise _failed(kind.name, error) from None
-        if len(masked) != len(column) or _plain(masked.type) != _plain(column.type):
+        if not same:
             raise RuleError(
                 "Mask gives another length or type than it was given", where=f"mask {kind.name}", remedy="Correct it."
             )
