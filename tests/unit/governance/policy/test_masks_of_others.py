@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import pytest
 
 from governance.errors import RuleError
 from governance.policy import masks
-from governance.policy.masks import MaskKind, NoOptions, registry
+from governance.policy import rules as policy_rules
+from governance.policy.masks import MaskKey, MaskKind, NoOptions, is_text, making, over_texts, registry
 from governance.policy.masks.making import guarded
-from governance.policy.rules import load_policy
+from governance.policy.rules import Then, load_policy
+from tests.contract.masks import KEYS, MaskContract
 from tests.documented import blocks, run_console
 from vitalake import plugins
 from vitalake.errors import PrivacyError, SettingsError
@@ -87,7 +90,7 @@ def test_the_package_s_own_tests_run_through_the_contracts(ward: Path) -> None:
         ("masks", "policy check --home ward"),
         ("stores", "patient hold 4711 --reason lawsuit --home ward"),
         ("commands", "--help"),
-        ("notifications", "stream vitals --home ward"),
+        ("notifications", "stream --home ward"),
     ],
 )
 def test_one_that_cannot_be_imported_is_named_and_nothing_is_done(ward: Path, group: str, command: str) -> None:
@@ -169,6 +172,48 @@ def test_a_mask_that_fails_publishes_nothing_and_names_no_value(mask: masks.Mask
         guarded(_kind(), mask, data_class="age")(pa.array([4711, 2]))
     assert "Zzmarker" not in str(refused.value) and refused.value.__cause__ is None
     assert guarded(_kind(), _fails, data_class="measurement")(pa.array([4711])).null_count == 1, "not for this class"
+
+
+def _token(key: MaskKey) -> masks.Mask:
+    def digest(text: str) -> str:
+        return hmac.digest(key.secret, text.encode(), "sha256").hex()[:16]
+
+    def token(text: str) -> str:
+        if text == f"g{text[1:17]}{digest(text[1:17])}":
+            return text
+        tag = digest(text)
+        return f"g{tag}{digest(tag)}"
+
+    return over_texts(token)
+
+
+class TestKeyed(MaskContract):
+    """A keyed mask of text goes through the contract, too."""
+
+    kind = _kind(make=lambda _options, key: _token(key), accepts=is_text, keyed=True)
+    options = ({},)
+
+
+def test_a_mask_that_cannot_be_made_of_its_options_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(_options: Any, _key: MaskKey) -> masks.Mask:
+        raise ValueError("Zzmarker")
+
+    monkeypatch.setattr(making, "mask_kind", lambda _name: _kind(make=make))
+    with pytest.raises(RuleError, match=r"Mask failed \(ValueError\): mask band") as refused:
+        making.make_mask(Then("band", NoOptions()), keys=KEYS, domain="age")
+    assert "Zzmarker" not in str(refused.value)
+
+
+def test_a_raised_revision_is_another_version_of_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+    for revision in (1, 2):
+        monkeypatch.setattr(policy_rules, "mask_kind", lambda _name, r=revision: _kind(revision=r))
+        said.append(Then("band", NoOptions()).canonical())
+    assert said[0] != said[1] and "revision" not in said[0]
+
+
+def test_the_version_of_the_rules_that_ship_is_the_one_that_models_were_trained_under(home: Path) -> None:
+    assert load_policy(home / "governance").version == "32d9a5154d8b"
 
 
 def test_a_notification_rule_that_fails_is_not_asked_again_and_the_others_are(
