@@ -62,7 +62,7 @@ docs: setup  ## write the reference from the code
 DECIDES := governance/access/*,governance/audit/*,governance/policy/*,governance/query/*,governance/keyuse.py,governance/errors.py
 
 coverage: setup  ## branch coverage of what runs in the test process; what decides who sees what must have all of it
-	$(BIN)/python -m pytest -q $(PROCESSES) tests/unit tests/property --cov --cov-report=
+	$(BIN)/python -m pytest -q $(PROCESSES) tests/unit tests/property tests/contract --cov --cov-report=
 	$(BIN)/coverage report --skip-covered --include 'governance/*,vitalake/lake/*,pipelines/formats/*'
 	$(BIN)/coverage report --skip-covered --include '$(DECIDES)' --fail-under 100
 

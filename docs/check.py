@@ -18,7 +18,7 @@ _PATH = re.compile(r"`((?:vitalake|governance|pipelines|models|tests|docs)/[\w/*
 
 def stale_pages() -> list[str]:
     """Return the generated pages that are not what the code says."""
-    files = [*FOLDER.rglob("*.md"), *FOLDER.rglob("*.json")]
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
     there = {str(path.relative_to(FOLDER)): path.read_text() for path in files}
     made = pages()
     return sorted(name for name in made.keys() | there.keys() if made.get(name) != there.get(name))

@@ -1,20 +1,23 @@
-"""Writes docs/reference from the code; ``python -m docs.check`` says whether that was done."""
+"""Writes docs/reference from the code, with JSON Schemas for editors; ``python -m docs.check`` says if that is done."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
 import typer
 import yaml
-from msgspec import json
 from pydantic import BaseModel
 from typer.core import TyperGroup, TyperOption
 
 from governance.policy.closing import holds
-from governance.policy.rules import MASKS
+from governance.policy.masks import mask_kinds
+from governance.policy.masks.registry import OURS
 from governance.samples import __file__ as samples_file
+from models.tasks import task_schema
 from pipelines.formats.shared.categories import categories_document
 from pipelines.formats.shared.reasons import EXPLAINED, UNDECODABLE
 from pipelines.live.metrics import DOCUMENTED
@@ -30,7 +33,7 @@ from vitalake.vocabulary.forms import load_forms
 from vitalake.vocabulary.home import json_schema as vocabulary_schema
 
 FOLDER = Path(__file__).parent / "reference"
-SCHEMAS = {"datasets": datasets_schema(), "vocabulary": vocabulary_schema()}
+SCHEMAS = {"datasets": datasets_schema(), "task": task_schema(), "vocabulary": vocabulary_schema()}
 """Kinds of declarations of a home, and their structure."""
 
 _HEAD = "<!-- Made from the code by `make docs`; changes here are lost. -->\n\n"
@@ -47,15 +50,19 @@ def pages() -> dict[str, str]:
         "rules.md": _rules(),
         "vocabulary.md": _vocabulary(),
     }
-    return {name: _HEAD + text for name, text in made.items()} | {
-        f"schemas/{kind}.json": _schema(kind, schema) for kind, schema in SCHEMAS.items()
+    schemas = {
+        f"schemas/{kind}.json": _schema(f"{kind} of a vitalake home", schema) for kind, schema in SCHEMAS.items()
     }
+    return {name: _HEAD + text for name, text in made.items()} | schemas
 
 
-def _schema(kind: str, schema: dict[str, Any]) -> str:
-    """Return the JSON Schema of a kind of declaration, as editors read it."""
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"{kind}/*.yaml of a vitalake home"}
-    return json.format(json.encode(head | schema), indent=2).decode() + "\n"
+def _schema(title: str, schema: dict[str, Any]) -> str:
+    """Return a JSON Schema as a file that editors read; its descriptions are the docstrings of the forms."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
+    for form in (schema, *schema.get("$defs", {}).values()):
+        if "description" in form:
+            form["description"] = cleandoc(form["description"])
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -169,23 +176,15 @@ def _reasons() -> str:
 
 
 def _rules() -> str:
-    meanings = {
-        "keep": "as it is",
-        "round": "numbers to `digits` digits; ties to the even neighbour",
-        "cap": "numbers no greater than `at`: with 90, ages over 89 are one group",
-        "generalise": "times down to the start of their `unit` (minute, hour, day, month, year), in UTC",
-        "pseudonym": "a keyed token; the same in every worker, another one for every class and key version",
-        "redact": "the word REDACTED for text, null for the rest",
-        "drop": "null",
-    }
-    rows = [[f"`{mask}`", meanings[mask]] for mask in MASKS]
+    rows = [[f"`{name}`", kind.description] for name, kind in mask_kinds().items() if name in OURS]
     sample = (Path(samples_file).parent / "limited-data-set.yaml").read_text()
     return (
         "# Rules\n\nYAML files in the home's `governance` folder. "
         "Of several masks for a column the most restrictive wins; "
         "a column without a class, or of a class no rule speaks of, is not published. "
         "A mask that does not fit a column's type drops it. "
-        "`filter` leaves rows out and counts them. Unknown fields are refused.\n\n"
+        "`filter` leaves rows out and counts them. Unknown fields are refused. Installed packages may register "
+        "[further masks](../how-to/write-a-mask.md).\n\n"
         + _table(["mask, from least to most restrictive", "meaning"], rows)
         + "\nThe sample that `vitalake init` copies:\n\n```yaml\n"
         + sample
@@ -273,8 +272,8 @@ def _pairs(codes: dict[str, str]) -> str:
 
 def main() -> None:
     """Write the pages."""
-    (FOLDER / "schemas").mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
+        (FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
         (FOLDER / name).write_text(text)
 
 

@@ -27,6 +27,9 @@ Given = TypeVarTuple("Given")
 KINDS = ("datasets", "vocabulary", "tasks")
 """The folders of a home that hold declarations."""
 
+FOLDERS = {"tasks": "task.yaml"}
+"""Kinds of which each declaration is a folder of its name, and the file that it must hold."""
+
 NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 """What a declaration may be called: its file's name, a table's or a task's; it stands in paths and in SQL."""
 
@@ -43,7 +46,7 @@ class Declared:
     """Where something is declared.
 
     Attributes:
-        name: of the file, without its suffix.
+        name: of the file, without its suffix; of a kind whose declarations are folders: of the folder.
         path: of the file.
         of_home: whether the home declares it; else the project ships it.
     """
@@ -55,7 +58,9 @@ class Declared:
     @property
     def where(self) -> str:
         """Return how an error names the file: one of the package by its name, one of the home by its path."""
-        return str(self.path) if self.of_home else self.path.name
+        if self.of_home:
+            return str(self.path)
+        return self.path.name if self.path.stem == self.name else f"{self.name}/{self.path.name}"
 
 
 def use(home: Path | None) -> None:
@@ -90,7 +95,7 @@ def _stamps(home: Path) -> tuple[tuple[str, int, int], ...]:
     """Return path, time and size of each file in which a home declares something."""
     found = []
     for kind in KINDS:
-        for path in sorted((home / kind).glob("*.y*ml")):
+        for path in sorted((home / kind).rglob("*.y*ml")):
             try:
                 told = path.stat()
             except OSError:  # a link to nowhere: whoever reads it says so
@@ -102,7 +107,9 @@ def _stamps(home: Path) -> tuple[tuple[str, int, int], ...]:
 
 def shipped(folder: Path) -> dict[str, Declared]:
     """Return what the project ships of a kind: name → where."""
-    return {path.stem: Declared(path.stem, path, of_home=False) for path in sorted(folder.glob("*.yaml"))}
+    file = FOLDERS.get(folder.name)
+    found = {path.parent.name if file else path.stem: path for path in folder.glob(f"*/{file}" if file else "*.yaml")}
+    return {name: Declared(name, path, of_home=False) for name, path in sorted(found.items())}
 
 
 def declared(kind: str, home: Path | None) -> dict[str, Declared]:
@@ -112,6 +119,8 @@ def declared(kind: str, home: Path | None) -> dict[str, Declared]:
         SettingsError: a file has a name that cannot be a name.
     """
     folder = home / kind if home else None
+    if folder and kind in FOLDERS:
+        return _declared_folders(folder, FOLDERS[kind])
     found = {}
     for path in sorted(folder.glob("*.y*ml")) if folder else ():
         if path.suffix != ".yaml" or not NAME.fullmatch(path.stem):
@@ -124,13 +133,33 @@ def declared(kind: str, home: Path | None) -> dict[str, Declared]:
     return found
 
 
+def _declared_folders(folder: Path, file: str) -> dict[str, Declared]:
+    found = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir() and not path.name.startswith((".", "__")):
+            if not NAME.fullmatch(path.name) or not (path / file).is_file():
+                raise SettingsError(
+                    f"Declaration is a folder without {file}, or has a name that is none",
+                    where=str(path),
+                    remedy=f"Name it with small letters, digits and _, and put {file} into it.",
+                )
+            found[path.name] = Declared(path.name, path / file, of_home=True)
+        elif path.suffix in {".yaml", ".yml"}:
+            raise SettingsError(
+                "Declaration lies in no folder of its own",
+                where=str(path),
+                remedy=f"Make it {folder.name}/{path.stem}/{file}.",
+            )
+    return found
+
+
 def doubt_of(home: Path) -> str:
     """Return why the declarations of a home may be the word of whoever runs this process; empty: they are not.
 
     What a column is decides how it is masked, so a declaration counts like the configuration itself.
     """
     for kind in KINDS:
-        for path in sorted((home / kind).glob("*.y*ml")):
+        for path in sorted((home / kind).glob("*/*.y*ml" if kind in FOLDERS else "*.y*ml")):
             try:
                 _, doubt = read_guarded(path)
             except (OSError, UnicodeDecodeError):
@@ -148,14 +177,30 @@ def read(found: Declared) -> tuple[Any, str]:
     """
     try:
         text = found.path.read_text(encoding="utf-8")
-        return read_yaml(text), text
     except OSError as error:
         raise SettingsError(
             f"Declaration cannot be read ({error.strerror})", where=found.where, remedy="Check the file's permissions."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        why, line = explain(error)
-        raise SettingsError(f"Declaration {why}", where=f"{found.where}:{line}", remedy="Correct that line.") from None
+    except UnicodeDecodeError as error:
+        raise _not_yaml(error, found.where) from None
+    return parse(text, where=found.where), text
+
+
+def parse(text: str, *, where: str) -> Any:
+    """Return the document of a declaration's text.
+
+    Raises:
+        SettingsError: it is not YAML as configuration is written.
+    """
+    try:
+        return read_yaml(text)
+    except yaml.YAMLError as error:
+        raise _not_yaml(error, where) from None
+
+
+def _not_yaml(error: yaml.YAMLError | UnicodeDecodeError, where: str) -> SettingsError:
+    why, line = explain(error)
+    return SettingsError(f"Declaration {why}", where=f"{where}:{line}", remedy="Correct that line.")
 
 
 def convert(document: Any, form: type[T], *, where: str, text: str = "", at: Sequence[str | int] = ()) -> T:
@@ -175,6 +220,8 @@ def convert(document: Any, form: type[T], *, where: str, text: str = "", at: Seq
         return msgspec.convert(document, form)
     except msgspec.ValidationError as error:
         why, _, path = str(error).partition(" - at `$")
+    if why.startswith(("Invalid enum value", "Invalid value")):  # it would quote it
+        why = "the value is none of the allowed ones"
     inside = _steps(path.rstrip("`"))
     number = "Write a number, without quotes, and an exponent with its sign: 1.0e+9."
     remedy = number if why == "Expected `float`, got `str`" else "Correct that line."

@@ -207,6 +207,7 @@ class ServingSettings(_Frozen):
         "127.0.0.1", description="One of this machine only: the issuer asks for no password.", json_schema_extra=ALLOWED
     )
     port: int = Field(8321, ge=0, le=65535, description="0 takes a free one.", json_schema_extra=ALLOWED)
+    task: str = Field("mortality", description="The task whose learnt score is served, in the shadow of NEWS2.")
     issuer: Literal["development"] = Field("development", description="Who signs the tokens; three users to try with.")
     audience: str = Field("vitalake", description="Whom a token must be made out to.")
     time_zone: str = Field(
@@ -272,6 +273,11 @@ class Settings(_Frozen):
     maintenance: MaintenanceSettings = MaintenanceSettings()
     notify: list[str] = Field(default_factory=list, description="apprise addresses, as references.", repr=False)
     alerts: AlertSettings = AlertSettings()
+    notify_when: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Rules of notification beside pause and share, or other options of these: name → options. "
+        "'vitalake doctor' lists those that are installed.",
+    )
 
     @field_validator("jobs")
     @classmethod

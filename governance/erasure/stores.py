@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint
 from typing import Protocol
 
 from governance.erasure.forgotten import Forgotten
 from governance.vault import Vault
+from vitalake import plugins
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings
@@ -71,20 +72,23 @@ def personal_stores() -> dict[str, PersonalStore]:
     """Return every store that is registered, by name.
 
     Raises:
-        PrivacyError: one of ours is missing, or two have one name: erasing without one would leave what it holds.
+        SettingsError: two have one name, or one cannot be loaded: erasing without one would leave what it holds.
+        PrivacyError: one of ours is missing.
     """
-    entries = list(entry_points(group=GROUP))
-    found = {entry.name: entry for entry in entries}
-    if len(found) < len(entries):
-        raise PrivacyError(
-            "Two stores of personal data are registered by one name",
-            where=f"entry points {GROUP}",
-            remedy="Uninstall the package that is not to be there; until then nobody can be erased.",
-        )
+    found = plugins.registered(GROUP)
     if missing := [name for name in OURS if name not in found]:
         raise PrivacyError(
             "A store of personal data is not registered",
             where=f"entry points {GROUP}: {', '.join(missing)}",
             remedy="Install vitalake again ('make setup'); until then nobody can be erased.",
         )
-    return {name: found[name].load()() for name in [*OURS, *sorted(found.keys() - set(OURS))]}
+    return {name: _opened(found[name]) for name in [*OURS, *(name for name in found if name not in OURS)]}
+
+
+def _opened(entry: EntryPoint) -> PersonalStore:
+    made = plugins.load(entry)
+    try:
+        store: PersonalStore = made()
+    except Exception as error:
+        raise plugins.unusable(entry, f"cannot be made ({type(error).__name__})") from None
+    return store

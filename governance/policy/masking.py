@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from governance.errors import RuleError
 from governance.policy.closing import Rows, Unfit, holds, make_unfit, without
-from governance.policy.masks import Mask, fits, make_mask
-from governance.policy.rules import MASKS, Filter, Policy, Rule
+from governance.policy.masks import Mask, fits, make_mask, mask_kind
+from governance.policy.rules import Filter, Policy, Rule
 from governance.policy.saying import with_reason
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
@@ -325,8 +325,8 @@ def _plan(policy: Policy, dataset: Dataset, column: Column, keys: KeyRing) -> Co
     strictest = max(speaking, key=_restriction)
     mask = make_mask(strictest.then, keys=keys, domain=data_class)
     _check_examples(strictest, column, mask)
-    name = strictest.then.mask if fits(strictest.then, column.type) else "drop"
-    if name != "keep" or column.type != pa.string() or dataset.is_book:
+    name = str(strictest.then.mask) if fits(strictest.then, column.type, data_class) else "drop"
+    if not mask_kind(name).keeps or column.type != pa.string() or dataset.is_book:
         return ColumnPlan(column, strictest.id, name, mask)
     if not column.closed:
         raise RuleError(
@@ -338,12 +338,10 @@ def _plan(policy: Policy, dataset: Dataset, column: Column, keys: KeyRing) -> Co
     return ColumnPlan(column, strictest.id, name, mask, holds(column, policy.lists), unfit)
 
 
-def _restriction(rule: Rule) -> tuple[int, int, int, int]:
-    """How much a rule takes away: by mask, then the coarser unit, then fewer digits, then the lower cap."""
-    units = (None, "minute", "hour", "day", "month", "year")
-    digits = rule.then.digits if rule.then.digits is not None else 99
-    assert rule.then.mask is not None
-    return (MASKS.index(rule.then.mask), units.index(rule.then.unit), -digits, -(rule.then.at or 0))
+def _restriction(rule: Rule) -> tuple[int, float]:
+    """How much a rule takes away: by its mask, then by the mask's options."""
+    kind = mask_kind(str(rule.then.mask))
+    return (kind.rank, kind.strictness(rule.then.options))
 
 
 def _as(kind: pa.DataType, value: Any) -> pa.Array | None:
@@ -359,13 +357,13 @@ def _as(kind: pa.DataType, value: Any) -> pa.Array | None:
 
 
 def _check_examples(rule: Rule, column: Column, mask: Mask) -> None:
-    """Hold the rule to its own examples; of a pseudonym only that it is one, for its value depends on the key."""
+    """Hold the rule to its own examples; of a keyed mask only that it does something: what, depends on the key."""
     for example in rule.examples:
         given = _as(column.type, example.given)
         if given is None:
             continue
         got = mask(given)
-        if rule.then.mask == "pseudonym":
+        if mask_kind(str(rule.then.mask)).keyed:
             good = got.to_pylist() != given.to_pylist() and got.null_count == 0
         else:
             good = got.equals(_as(column.type, example.expected) or pa.nulls(0))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vitalake.keys import KeyRing
     from vitalake.settings import Settings
 
-TaskArgument = Annotated[str, typer.Argument(help="A declared task: mortality.")]
+TaskArgument = Annotated[str, typer.Argument(help="A task of the project or of the home, such as mortality.")]
 UnitOption = Annotated[str, typer.Option("--unit", help="The ward, as the stays name it.")]
 
 

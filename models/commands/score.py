@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def score(
-    task: Annotated[str, typer.Argument(help="A declared task: mortality.")],
+    task: Annotated[str, typer.Argument(help="A task of the project or of the home, such as mortality.")],
     home: HomeOption = None,
     at: Annotated[str | None, typer.Option(help="The moment, with its zone; default: now.")] = None,
     json: JsonOption = False,

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="A declared task: mortality.")],
+    task: Annotated[str, typer.Argument(help="A task of the project or of the home, such as mortality.")],
     home: HomeOption = None,
     data: Annotated[
         Path | None,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
+from vitalake import declarations
 from vitalake.clinical.records import code_number
 from vitalake.errors import SettingsError
 from vitalake.vocabulary import load_vocabulary
@@ -22,7 +26,7 @@ PERSON = ("age", "sex_female", "hours_observed")
 UNUSED = 255
 """Index of codes that no item names; so a set has at most 255 items."""
 
-_STATISTIC = re.compile(r"([a-z_]+?)(?:_(\d+)h)?")
+_STATISTIC = rf"({'|'.join(STATISTICS)})(?:_([1-9]\d{{0,3}})h)?"
 _WORDS: dict[StatisticName, str] = {
     "last": "latest",
     "first": "first",
@@ -70,6 +74,38 @@ class Derived:
     unit: str
     ratio: tuple[str, str]
     factor: float
+
+
+class ItemForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an item is declared.
+
+    Attributes:
+        label: for people.
+        unit: UCUM; the one that the vocabulary publishes its codes in.
+        codes: LOINC codes that mean the same.
+        statistics: such as ``mean`` of the task's window, or ``mean_6h`` of a shorter one.
+    """
+
+    label: str
+    unit: str
+    codes: Annotated[list[str], Meta(min_length=1)]
+    statistics: Annotated[list[Annotated[str, Meta(pattern=f"^{_STATISTIC}$")]], Meta(min_length=1)]
+
+
+class DerivedForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a column of two others is declared: ``factor`` × the first of ``ratio`` ÷ the second."""
+
+    label: str
+    unit: str
+    ratio: tuple[str, str]
+    factor: float = 1
+
+
+class FeaturesForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How features are declared: items by name, and columns of two others by name; see ItemForm and DerivedForm."""
+
+    items: Annotated[dict[str, Any], Meta(min_length=1, max_length=UNUSED)]
+    derived: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -148,39 +184,58 @@ class FeatureSet:
         return tuple((self.names.index(d.ratio[0]), self.names.index(d.ratio[1]), d.factor) for d in self.derived)
 
 
-def parse_features(document: Any, *, where: str) -> FeatureSet:
+def parse_features(document: Any, *, where: str, text: str = "", at: Sequence[str | int] = ()) -> FeatureSet:
     """Return the feature set that a YAML document declares.
 
+    Args:
+        document: the part of the YAML that declares it.
+        where: the file, for errors.
+        text: of the whole file; empty: the line is not known.
+        at: keys on the way from the whole document to this part.
+
     Raises:
-        SettingsError: a field is missing, unknown or contradicts another.
+        SettingsError: a field is missing, unknown or contradicts another; names file and line.
     """
-    try:
-        items = tuple(_item(name, entry) for name, entry in document["items"].items())
-        derived = tuple(
-            Derived(name, entry["label"], entry["unit"], (entry["ratio"][0], entry["ratio"][1]), entry.get("factor", 1))
-            for name, entry in document.get("derived", {}).items()
-        )
-        items = _with_cases(items)
-        found = FeatureSet(items, derived)
-        codes = [code for item in items for code in item.codes]
-        if not items or len(items) > UNUSED or len(set(codes)) < len(codes) or len(set(found.names)) < len(found.names):
-            raise ValueError
-        _ = found.ratios, found.item_of_code
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        raise SettingsError(
-            "Features are not declared as they should be",
-            where=where,
-            remedy="Compare with models/tasks/mortality.yaml.",
-        ) from None
-    return found
 
+    def refuse(what: str, remedy: str, *inside: str | int) -> SettingsError:
+        return declarations.refused(what, where=where, text=text, at=(*at, *inside), remedy=remedy)
 
-def _item(name: str, entry: dict[str, Any]) -> Item:
-    if set(entry) != {"label", "unit", "codes", "statistics"}:
-        raise ValueError
-    return Item(
-        name, entry["label"], entry["unit"], tuple(entry["codes"]), tuple(_statistic(t) for t in entry["statistics"])
+    convert, entries = declarations.convert, declarations.entries
+    form = convert(document, FeaturesForm, where=where, text=text, at=at)
+    forms = entries(form.items, ItemForm, where=where, text=text, at=(*at, "items"))
+    ratios = entries(form.derived, DerivedForm, where=where, text=text, at=(*at, "derived"))
+    vocabulary, seen = load_vocabulary(), set[str]()
+    for kind, names in (("items", forms), ("derived", ratios)):
+        for name in names:
+            if not declarations.NAME.fullmatch(name):
+                raise refuse("Name is none", "Use small letters, digits and _.", kind, name)
+    for name, item in forms.items():
+        for i, code in enumerate(item.codes):
+            if code in seen:
+                raise refuse("Code stands twice among the items", "Leave it out once.", "items", name, "codes", i)
+            if code not in vocabulary.codes:
+                raise refuse(
+                    "Code is not in the vocabulary",
+                    "Name a LOINC code of docs/reference/vocabulary.md.",
+                    *("items", name, "codes", i),
+                )
+            unit = vocabulary.unit_of[vocabulary.codes[code]]
+            if unit != item.unit:
+                raise refuse("Item has another unit than its codes", f"Declare {unit}.", "items", name, "unit")
+            seen.add(code)
+        if len(set(item.statistics)) < len(item.statistics):
+            raise refuse("Statistic stands twice", "Leave it out once.", "items", name, "statistics")
+    items = tuple(
+        Item(name, item.label, item.unit, tuple(item.codes), tuple(map(_statistic, item.statistics)))
+        for name, item in forms.items()
     )
+    derived = tuple(Derived(name, d.label, d.unit, d.ratio, d.factor) for name, d in ratios.items())
+    found = FeatureSet(_with_cases(items), derived)
+    columns = set(FeatureSet(items).names)
+    for one in derived:
+        if not columns.issuperset(one.ratio) or one.name in columns:
+            raise refuse("Ratio is not of two columns of items", "Name them as item.statistic.", "derived", one.name)
+    return found
 
 
 def _with_cases(items: tuple[Item, ...]) -> tuple[Item, ...]:
@@ -194,10 +249,9 @@ def _with_cases(items: tuple[Item, ...]) -> tuple[Item, ...]:
 
 
 def _statistic(text: str) -> Statistic:
-    match = _STATISTIC.fullmatch(text)
-    if match is None or match[1] not in STATISTICS:
-        raise ValueError
-    return Statistic(match[1], int(match[2]) if match[2] else None)
+    match = re.fullmatch(_STATISTIC, text)
+    assert match is not None  # the form has seen to it
+    return Statistic(cast(StatisticName, match[1]), int(match[2]) if match[2] else None)
 
 
 def _suffix(statistic: Statistic) -> str:

@@ -18,6 +18,7 @@ from models.serving.rows import aged, latest_vitals, moved, percent, place_of, s
 from models.serving.shadow import worth
 from models.serving.ward import Chart
 from models.spikes import spikes_of
+from models.tasks import load_task
 from pipelines.online_store.facts import DECISION_KINDS, ENDING, REASONS, DecisionKind
 from pipelines.online_store.values import COMPARATORS
 from vitalake.clinical.records import History, code_number
@@ -57,6 +58,7 @@ def patient_context(chart: Chart) -> dict[str, Any]:
         "missing": [words.PART_NAMES[name] for name in record.news2.missing],
         "moved": moved(record.news2, chart.trend),
         "percent": percent(record.probability),
+        "event": _event(record.task),
         "abstained": ABSTAINED[record.abstained] if record.abstained else "",
         "bars": _bars(record.reasons),
         "vitals": latest_vitals(chart),
@@ -71,6 +73,12 @@ def patient_context(chart: Chart) -> dict[str, Any]:
 def patient_now(chart: Chart) -> str:
     """Return the part of the page that changes, as HTML."""
     return fragment("patient_now.html", patient_context(chart))
+
+
+def _event(task: str) -> str:
+    """Return what a task predicts, as it stands within a sentence."""
+    title = load_task(task).title
+    return title[:1].lower() + title[1:]
 
 
 def _bars(reasons: list[Reason]) -> list[dict[str, Any]]:

@@ -44,20 +44,18 @@ from models.serving.inputs import Inputs, Rules
 from models.serving.risk import STALE_SECONDS, old_after_seconds
 from models.serving.scores import FILE, ScoreBook
 from models.serving.shadow import Shadow, Trial, without_learnt
-from models.tasks import load_task
+from models.tasks import Task, load_task
 from pipelines.intake.online_feed import TAKEN, open_care, store_sealer
 from pipelines.online_store.facts import Decision
 from pipelines.online_store.playback import Replay
 from pipelines.online_store.values import CLOCK_AHEAD, NAMELESS, REFUSED
 from vitalake import clock
 from vitalake.clinical.records import History, Stay
-from vitalake.errors import PrivacyError
+from vitalake.errors import PrivacyError, SettingsError
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings
 
 log = logging.getLogger(__name__)
-
-TASK = "mortality"
 
 SCORING = 8
 """Counts up when the same evidence gives another record: those of before stay in the book, and are not given out."""
@@ -151,7 +149,7 @@ class Ward:
         Raises:
             VitaLakeError: care store or book cannot be opened, or the rules do not hold.
         """
-        self.task = load_task(TASK)
+        self.task = _task(settings)
         self._inputs = Inputs(settings, keys, self.task)
         self._settings, self._keys = settings, keys
         self._shadow = Shadow(settings, keys)
@@ -420,6 +418,22 @@ class Ward:
         if self._store:  # revisions begin anew in another store
             parts.append(self._store)
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
+
+
+def _task(settings: Settings) -> Task:
+    """Return the task whose learnt score is served.
+
+    Raises:
+        SettingsError: it is not declared, or looks back further than the care store does.
+    """
+    task, hours = load_task(settings.serving.task), settings.care.hours
+    if task.window_hours + task.as_of.fresh_hours > hours:
+        raise SettingsError(
+            f"Task looks back further than the care store keeps values ({hours:g} h)",
+            where=f"care.hours, task {task.name}",
+            remedy=f"Keep {task.window_hours + task.as_of.fresh_hours:g} hours, or serve another task.",
+        )
+    return task
 
 
 def _olds_us(score: News2, now_us: int) -> list[int]:

@@ -1,4 +1,7 @@
-"""Tasks: what is predicted, of whom, as of when, and from what; declared in YAML beside this file."""
+"""Tasks: what is predicted, of whom, as of when, and from what.
+
+Each is a folder with ``task.yaml``, of this package or of the home's ``tasks``; see docs/how-to/declare-a-task.md.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,27 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import yaml
+from msgspec import Meta
 
 from models.features import FeatureSet, features, parse_features
+from models.features.declaration import DerivedForm, FeaturesForm, ItemForm
 from models.features.kernel import Floats
 from models.news2 import codes_read, expiries_us
+from models.tasks.labels import FORMS, STAYS, Label
+from vitalake import declarations
 from vitalake.clinical.records import History, Stay, code_number
-from vitalake.declarations import per_home
+from vitalake.declarations import Declared, per_home
 from vitalake.errors import SettingsError
-from vitalake.strict_yaml import explain, read_yaml
+from vitalake.settings import Settings
+
+FOLDER = Path(str(resources.files(__package__)))
+"""Of the tasks that ship with the project."""
 
 
 class Cohort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,38 +41,45 @@ class Cohort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         needs: items of which there must be a value in the window.
     """
 
-    min_age: int
-    min_hours: float
+    min_age: Annotated[int, Meta(ge=0)]
+    min_hours: Annotated[float, Meta(ge=0)]
     needs: list[str]
 
 
 class AsOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The moments at which training looks at a stay, hours from the first value of what the cohort needs."""
 
-    hours: list[int]
-    fresh_hours: float
+    hours: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)]
+    fresh_hours: Annotated[float, Meta(gt=0)]
     primary: int
 
 
-class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a stay turned out: the values of a column that count as the event, and those that do not say."""
+class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a task is declared.
 
-    dataset: str
-    column: str
-    positive: list[str]
-    unknown: list[str] = []
+    Attributes:
+        name: the folder's.
+        version: counts up with every change, for people; a model is bound to the whole declaration.
+        title: the event, for people.
+        cohort: whom it speaks of.
+        window_hours: how far back features look.
+        as_of: at which moments training looks at a stay.
+        label: how it is known afterwards whether the event came; its ``kind`` says which form it has.
+        horizon: until when the event may come, for people.
+        features: what is computed, see models.features.
+        replaces: it stands in the place of a task of this name that the project ships.
+    """
 
-
-class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     version: int
     title: str
     cohort: Cohort
-    window_hours: float
+    window_hours: Annotated[float, Meta(gt=0, le=8784)]
     as_of: AsOf
-    label: Label
+    label: dict[str, Any]
     horizon: str
     features: dict[str, Any]
+    replaces: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +129,13 @@ class Task:
     def _has_needed(self, vector: Floats) -> bool:
         names = self.features.names
         return all(np.isfinite(vector[names.index(f"{item}.last")]) for item in self.cohort.needs)
+
+    @property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        """Return what features and label are made of: dataset → columns."""
+        names = dict.fromkeys([*_FEATURES_READ, *self.label.reads])
+        both = ((*_FEATURES_READ.get(name, ()), *self.label.reads.get(name, ())) for name in names)
+        return dict(zip(names, (tuple(dict.fromkeys(columns)) for columns in both), strict=True))
 
     @cached_property
     def codes(self) -> frozenset[str]:
@@ -188,44 +212,139 @@ def _latest_us(known: History) -> int:
     return int(np.maximum(known.available_us, known.effective_us).max())
 
 
-def parse_task(text: str, *, where: str) -> Task:
+_FEATURES_READ = {
+    "observation": ("code", "value", "effective_at", "available_at"),
+    STAYS: ("admitted_at", "discharged_at", "age_at_admission"),
+    "patient": ("sex",),
+}
+"""What features of any task are made of."""
+
+
+def parse_task(text: str, *, where: str, name: str | None = None) -> Task:
     """Return the task that a YAML document declares.
 
+    Args:
+        text: of the file.
+        where: the file, for errors.
+        name: that it must have: its folder's; None: any.
+
     Raises:
-        SettingsError: it does not have the form of a task.
+        SettingsError: it does not have the form of a task, or contradicts itself; names file and line.
     """
-    try:
-        document = read_yaml(text)
-    except yaml.YAMLError as error:
-        why, line = explain(error)
-        raise SettingsError(f"Task {why}", where=f"{where}:{line}", remedy="Correct that line.") from None
-    try:
-        parsed = msgspec.convert(document, _Document)
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"Task does not hold ({error})", where=where, remedy="Mend the declaration.") from None
-    declared = parse_features(parsed.features, where=where)
-    needs = {f"{name}.last" for name in parsed.cohort.needs}
-    if not needs.issubset(declared.names) or parsed.as_of.primary not in parsed.as_of.hours:
-        raise SettingsError("Task contradicts itself", where=where, remedy="Check cohort.needs and as_of.primary.")
-    digest = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()[:16]
-    fields = {name: getattr(parsed, name) for name in _Document.__struct_fields__ if name != "features"}
-    return Task(**fields, features=declared, digest=digest)
+    return _task(declarations.parse(text, where=where), text, where=where, name=name)[0]
+
+
+def _task(document: Any, text: str, *, where: str, name: str | None) -> tuple[Task, bool]:
+    """Return a document's task, and whether it stands in the place of another."""
+
+    def refuse(what: str, remedy: str, *at: str | int) -> SettingsError:
+        return declarations.refused(what, where=where, text=text, at=at, remedy=remedy)
+
+    parsed = declarations.convert(document, Declaration, where=where, text=text)
+    if name not in (None, parsed.name):
+        raise refuse("Task has another name than its folder", "Give both the same.", "name")
+    kind = parsed.label.get("kind", "outcome")
+    if kind not in FORMS:
+        raise refuse("Label is of no kind that there is", f"The kinds are: {', '.join(FORMS)}.", "label", "kind")
+    label = declarations.convert(parsed.label, FORMS[kind], where=where, text=text, at=("label",))
+    if doubt := label.doubt():
+        at, what, remedy = doubt
+        raise refuse(f"Label does not hold: {what}", remedy, "label", *at)
+    features = parse_features(parsed.features, where=where, text=text, at=("features",))
+    if not {f"{item}.last" for item in parsed.cohort.needs}.issubset(features.names):
+        raise refuse(
+            "Cohort needs what no feature has the latest value of", "Name items with 'last'.", "cohort", "needs"
+        )
+    if parsed.as_of.primary not in parsed.as_of.hours:
+        raise refuse("The primary moment is none of the hours", "Name one of as_of.hours.", "as_of", "primary")
+    content = {key: value for key, value in document.items() if key != "replaces"}
+    digest = hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
+    task = Task(
+        name=parsed.name,
+        version=parsed.version,
+        title=parsed.title,
+        cohort=parsed.cohort,
+        window_hours=parsed.window_hours,
+        as_of=parsed.as_of,
+        label=label,
+        horizon=parsed.horizon,
+        features=features,
+        digest=digest,
+    )
+    return task, parsed.replaces
+
+
+@per_home
+def declared_tasks() -> dict[str, Declared]:
+    """Return the tasks of the home in use and of the project, by name: where each is declared; the home's goes first.
+
+    Raises:
+        SettingsError: a folder of the home is none of a task.
+    """
+    return declarations.shipped(FOLDER) | declarations.declared("tasks", declarations.in_use())
 
 
 def task_names() -> tuple[str, ...]:
-    """Return the names of the tasks that ship with the project."""
-    return tuple(
-        sorted(f.name.removesuffix(".yaml") for f in resources.files(__package__).iterdir() if f.name.endswith(".yaml"))
-    )
+    """Return the names of the tasks of the home in use and of the project."""
+    return tuple(sorted(declared_tasks()))
 
 
 @per_home
 def load_task(name: str) -> Task:
-    """Return a task that ships with the project.
+    """Return a task of the home in use, or one that ships with the project.
 
     Raises:
-        SettingsError: none has this name.
+        SettingsError: none has this name, its declaration does not hold, or it has the name of one that ships with the
+            project and does not say that it replaces it.
     """
-    if name not in task_names():
-        raise SettingsError("Unknown task", where=name, remedy=f"The tasks are: {', '.join(task_names())}.")
-    return parse_task((resources.files(__package__) / f"{name}.yaml").read_text(), where=f"{name}.yaml")
+    names = declared_tasks()
+    if name not in names:
+        raise SettingsError("Unknown task", where=name, remedy=f"The tasks are: {', '.join(sorted(names))}.")
+    found = names[name]
+    document, text = declarations.read(found)
+    task, replaces = _task(document, text, where=found.where, name=name)
+    ships = name in declarations.shipped(FOLDER)
+    if found.of_home and ships and not replaces:
+        raise declarations.refused(
+            "Task has the name of one that ships with the project",
+            where=found.where,
+            text=text,
+            at=("name",),
+            remedy="Give it another name, or say 'replaces: true'.",
+        )
+    if replaces and not (found.of_home and ships):
+        raise declarations.refused(
+            "Task replaces none that ships with the project",
+            where=found.where,
+            text=text,
+            at=("replaces",),
+            remedy="Leave out 'replaces'.",
+        )
+    return task
+
+
+def tell_declared(settings: Settings) -> str:
+    """Return which tasks there are, and where each is declared, for ``vitalake doctor``; all are read.
+
+    Raises:
+        SettingsError: one does not hold.
+    """
+    found = declared_tasks()
+    for name in found:
+        load_task(name)
+    told = {name: str(one.path.relative_to(settings.home)) if one.of_home else "shipped" for name, one in found.items()}
+    return ", ".join(f"{name} ({where})" for name, where in sorted(told.items()))
+
+
+def task_schema() -> dict[str, Any]:
+    """Return the JSON Schema of ``task.yaml``, for editors."""
+    parts = [Declaration, *FORMS.values(), ItemForm, DerivedForm, FeaturesForm]
+    (_, *labels, item, derived, features), forms = msgspec.json.schema_components(parts, ref_template="#/$defs/{name}")
+    forms["Outcome"]["required"].remove("kind")  # a label without one is an outcome
+    forms["Declaration"]["properties"]["label"] |= {"anyOf": labels}
+    del forms["Declaration"]["properties"]["label"]["type"]
+    forms["Declaration"]["properties"]["features"] = features
+    for name, entry in (("items", item), ("derived", derived)):
+        forms["FeaturesForm"]["properties"][name] |= {"additionalProperties": entry}
+    top = forms.pop("Declaration")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top, "$defs": forms}

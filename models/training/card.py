@@ -87,12 +87,11 @@ def shown(estimate: Estimate | None, *, signed: bool = False) -> str:
 def _intended(report: Report) -> str:
     return (
         f"Estimates the probability of this event: {report.title.lower()}, from at most the latest "
-        f"{report.primary_hours} hours of an adult intensive-care patient's vital signs, laboratory values, age and "
-        "sex.\n\n"
+        f"{report.primary_hours} hours of a patient's values, age and sex. The event may come: {report.horizon}.\n\n"
         "**Intended use:** research, and running in the shadow beside NEWS2 until a site has validated and approved "
         "it. **Not a medical device. Not approved.** It must not decide about treatment, triage or its withdrawal. "
-        "It does not speak of children, of patients outside intensive care, or of those with too few values: there "
-        "serving abstains."
+        f"It does not speak of patients younger than {report.min_age} years, or of those with too few values: there "
+        "serving abstains. Nor does it speak of patients of other units than those it has learnt from."
     )
 
 
@@ -114,17 +113,18 @@ def _going_on(report: Report) -> str:
         return ""
     return (
         f"\n\n{report.going_on:,} stays have not ended and are not among them. Those who stay on differ from those who "
-        "have left or died, so the share of deaths here is too high and so are the probabilities."
+        "have left or died, so the share of events here may be wrong and so may be the probabilities."
     )
 
 
 def _unknown(report: Report) -> str:
-    """Say how many stays count neither as deaths nor as survivals."""
+    """Say how many stays count neither as with the event nor as without it."""
     if not report.unknown:
         return ""
     return (
-        f"\n\nOf {report.unknown:,} stays that have ended it is not published how: missing, or a code that no table "
-        "knows. They are left out. If deaths are missing more often than survivals, the probabilities are too low."
+        f"\n\nOf {report.unknown:,} stays that have ended the label does not say whether the event came: what it reads "
+        "is missing, a code that no table knows, or one that does not say. They are left out. If events are missing "
+        "more often than others, the probabilities are too low."
     )
 
 
@@ -188,7 +188,7 @@ def _groups(found: list[Group]) -> str:
 
 
 def _events(report: Report) -> str:
-    return f"{report.trained.events + report.held_out.events} deaths"
+    return f"{report.trained.events + report.held_out.events} events"
 
 
 def _few_events(report: Report, chosen: Result) -> str:
@@ -199,7 +199,7 @@ def _few_events(report: Report, chosen: Result) -> str:
         f"{width}.\n\n"
         "- They **can** prove that the way works end to end: masked rows in, one kernel for training and serving, "
         "patients kept apart, figures with intervals, an artefact that loads and gives the same score.\n"
-        "- They **cannot** prove that this model predicts death, that it is better than NEWS2 or than the other "
+        "- They **cannot** prove that this model predicts the event, that it is better than NEWS2 or than the other "
         "candidate, that its probabilities are right, or that it is fair to any group. Another draw of as few "
         "patients could turn every one of these figures round.\n"
         "- A model to be judged needs at least a hundred events, better two hundred, and patients of another hospital."

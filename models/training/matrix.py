@@ -12,7 +12,8 @@ from models.artefact.estimator import Floats
 from models.features.kernel import US_PER_HOUR
 from models.news2 import news2
 from models.tasks import Task
-from models.training.published import Outcome, Published
+from models.training.outcomes import Outcome, placed
+from models.training.published import Published
 from vitalake.clinical.records import History
 
 BEFORE_ADMISSION_US = 2 * US_PER_HOUR
@@ -25,7 +26,7 @@ class Matrix:
 
     Attributes:
         features: [row, column].
-        event: whether the stay ended with the event.
+        event: whether the event comes after the moment, as the label counts it.
         patient, stay: pseudonyms of each row.
         hours: the moment the row stands for, hours after the stay's first value.
         as_of_us: the moment to which it was computed.
@@ -60,7 +61,7 @@ class Matrix:
 
 
 def build_matrix(task: Task, outcomes: Sequence[Outcome], published: Published, *, age_cap: int | None) -> Matrix:
-    """Return the rows of all stays that belong to the task's cohort.
+    """Return the rows of all stays that belong to the task's cohort, of moments of which the label is known.
 
     Args:
         task: says at which moments, and from what.
@@ -69,30 +70,42 @@ def build_matrix(task: Task, outcomes: Sequence[Outcome], published: Published, 
         age_cap: see Pinned.
     """
     names = task.features.names
-    rows: list[tuple[Outcome, int, int, bool, float, Floats]] = []
-    for outcome in outcomes:
-        history = published.history(outcome.patient)
+    rows: list[tuple[Outcome, bool, int, int, bool, float, Floats]] = []
+    for found in outcomes:
+        history = published.history(found.patient)
+        outcome = placed(found, task.label, within(history, found))
         mine = []
         for hours, as_of_us in moments(task, history, outcome):
+            event = outcome.after(as_of_us)
+            if event is None:
+                continue
             row = task.vector(history, outcome.stay, as_of_us=as_of_us, age_cap=age_cap)
             if task.admits(row):
                 total = news2(history, as_of_us=as_of_us).total
-                mine.append((outcome, hours, as_of_us, np.nan if total is None else float(total), row))
+                mine.append((event, hours, as_of_us, np.nan if total is None else float(total), row))
         shown = max((hours for _, hours, *_ in mine if hours <= task.as_of.primary), default=None)
-        rows += [(o, hours, us, hours == shown, total, row) for o, hours, us, total, row in mine]
+        rows += [(outcome, event, hours, us, hours == shown, total, row) for event, hours, us, total, row in mine]
     features = np.array([row for *_, row in rows]).reshape(len(rows), len(names))
     return Matrix(
         features=features,
-        event=np.array([o.event for o, *_ in rows], np.bool_),
+        event=np.array([event for _, event, *_ in rows], np.bool_),
         patient=np.array([o.patient for o, *_ in rows], np.str_),
         stay=np.array([o.stay.encounter for o, *_ in rows], np.str_),
-        hours=np.array([hours for _, hours, *_ in rows], np.int64),
-        as_of_us=np.array([us for _, _, us, *_ in rows], np.int64),
-        primary=np.array([shown for _, _, _, shown, *_ in rows], np.bool_),
+        hours=np.array([hours for _, _, hours, *_ in rows], np.int64),
+        as_of_us=np.array([us for _, _, _, us, *_ in rows], np.int64),
+        primary=np.array([shown for *_, shown, _, _ in rows], np.bool_),
         news2=np.array([total for *_, total, _ in rows], np.float64),
         age=features[:, names.index("age")],
         female=features[:, names.index("sex_female")],
     )
+
+
+def within(history: History, outcome: Outcome) -> History:
+    """Return the values of a stay that has ended."""
+    stay = outcome.stay
+    assert stay.discharged_us is not None
+    begun = history.effective_us >= stay.admitted_us - BEFORE_ADMISSION_US
+    return history.where(begun & (history.effective_us < stay.discharged_us))
 
 
 def moments(task: Task, history: History, outcome: Outcome) -> list[tuple[int, int]]:
@@ -101,15 +114,12 @@ def moments(task: Task, history: History, outcome: Outcome) -> list[tuple[int, i
     A moment counts only while the stay lasts, and while it is fresh: a patient who is no longer measured is not one
     whom serving would score anew.
     """
-    stay = outcome.stay
+    stay, mine = outcome.stay, within(history, outcome)
     assert stay.discharged_us is not None
-    during = (history.effective_us >= stay.admitted_us - BEFORE_ADMISSION_US) & (
-        history.effective_us < stay.discharged_us
-    )
-    needed = history.effective_us[during & np.isin(history.code, sorted(task.needed_codes()))]
+    needed = mine.effective_us[np.isin(mine.code, sorted(task.needed_codes()))]
     if not len(needed):
         return []
-    begun, mine = int(needed.min()), history.where(during)
+    begun = int(needed.min())
     found = []
     for hours in task.as_of.hours:
         landmark = begun + hours * US_PER_HOUR

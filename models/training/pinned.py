@@ -5,20 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from governance.policy.masking import compile_masks
+from governance.policy.masks.cap import CapOptions
 from governance.policy.rules import load_policy
+from models.tasks import Task
 from vitalake.errors import ModelError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.spans import SpanLog
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.storage import open_storage
 from vitalake.settings import Settings
-
-_COLUMNS = {
-    "observation": ("code", "value", "effective_at", "available_at"),
-    "encounter": ("admitted_at", "discharged_at", "age_at_admission", "discharge_disposition"),
-    "patient": ("sex",),
-}
-"""What features and labels are made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +29,17 @@ class Pinned:
     age_cap: int | None
 
 
-def pin(settings: Settings) -> Pinned:
-    """Return what the rules in force do to what features are made of.
+def pin(settings: Settings, task: Task) -> Pinned:
+    """Return what the rules in force do to what a task's features and label are made of.
 
     Raises:
         ModelError: they change a value in a way serving does not repeat, or rows were published under other rules.
     """
     policy = load_policy(settings.path(settings.governance))
     keys = load_keys(settings.path(settings.keys))
-    caps: dict[str, int | None] = {rule.id: rule.then.at for rule in policy.rules}
+    caps = {rule.id: o.at for rule in policy.rules if isinstance(o := rule.then.options, CapOptions)}
     age_cap: int | None = None
-    for name, columns in _COLUMNS.items():
+    for name, columns in task.reads.items():
         for plan in compile_masks(policy, load_dataset(name), keys).columns:
             if plan.column.name not in columns or plan.mask_name == "keep":
                 continue
@@ -56,7 +51,7 @@ def pin(settings: Settings) -> Pinned:
                 where=f"{name}.{plan.column.name}, rule {plan.rule or 'none'}",
                 remedy="Keep that column, or do not train from this lake.",
             )
-    for version in sorted(_published_under(settings)):
+    for version in sorted(_published_under(settings, task)):
         if version != policy.version:
             raise ModelError(
                 "Rows were published under other rules than those in force",
@@ -66,10 +61,10 @@ def pin(settings: Settings) -> Pinned:
     return Pinned(policy.version, age_cap)
 
 
-def _published_under(settings: Settings) -> set[str]:
+def _published_under(settings: Settings, task: Task) -> set[str]:
     storage = open_storage(settings.lake_uri, settings.storage_options)
     if not storage.holds_table("spans"):
         return set()
     spans = SpanLog(storage).table.scan(columns=["rules", "dataset"])
     rows = zip(spans["rules"].to_pylist(), spans["dataset"].to_pylist(), strict=True)
-    return {rules.partition("+")[0] for rules, dataset in rows if dataset in _COLUMNS and rules}
+    return {rules.partition("+")[0] for rules, dataset in rows if dataset in task.reads and rules}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,8 @@ import pyarrow.compute as pc
 from governance.access.principal import local_principal
 from governance.query.service import Door
 from models.tasks import Task
+from models.tasks.labels import STAYS
+from models.training.outcomes import Outcomes, Row, judged
 from vitalake.clinical.records import History, Stay, code_number
 from vitalake.clinical.statuses import WITHOUT_RESULT
 from vitalake.errors import ModelError
@@ -30,16 +31,7 @@ _VALUES = np.dtype(
     [("code", "<u4"), ("patient", "<i4"), ("value", "<f8"), ("effective_us", "<i8"), ("available_us", "<i8")]
 )
 _OBSERVATION = ["patient_id", "code", "value", "status", "effective_at", "available_at"]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A stay that has ended, and how."""
-
-    patient: str
-    stay: Stay
-    event: bool
-    source: str
+_STAY = ["encounter_id", "patient_id", "admitted_at", "discharged_at", "age_at_admission", "source"]
 
 
 _COLUMNS = ("code", "value", "effective_us", "available_us")
@@ -64,20 +56,6 @@ class Published:
         return History(*(np.ascontiguousarray(mine[name]) for name in _COLUMNS))
 
 
-class Outcomes(NamedTuple):
-    """How stays turned out.
-
-    Attributes:
-        ended: by patient and time.
-        going_on: how many have not ended.
-        unknown: how many have ended and it is not known how: counted, for they are neither deaths nor survivals.
-    """
-
-    ended: list[Outcome]
-    going_on: int
-    unknown: int
-
-
 def read_outcomes(door: Door, task: Task, *, source: str | None = None) -> Outcomes:
     """Return the stays that have ended, and how many cannot be learnt from.
 
@@ -87,50 +65,46 @@ def read_outcomes(door: Door, task: Task, *, source: str | None = None) -> Outco
         source: only stays from this source of the history lane; None: of all.
 
     Raises:
-        ModelError: none that has ended is published.
+        ModelError: none that can be learnt from is published.
     """
-    label = task.label
-    columns = ["encounter_id", "patient_id", "admitted_at", "discharged_at", "age_at_admission", "source", label.column]
+    said = task.label.reads.get(STAYS, ())
+    columns = [*dict.fromkeys([*_STAY, *said])]
     sex_of = {
         row["patient_id"]: row["sex"]
         for batch in read(door, task, "patient", ["patient_id", "sex"])
         for row in batch.to_pylist()
     }
-    found, going_on, unknown = [], 0, 0
-    rows = (row for batch in read(door, task, label.dataset, columns) for row in batch.to_pylist())
-    for row in rows:
-        origin = str(row["source"] or "").partition(".")[0]
-        if source not in (None, origin):
-            continue
-        if row["discharged_at"] is None:
-            going_on += 1
-            continue
-        if row[label.column] is None or row[label.column] in label.unknown:
-            unknown += 1
-            continue
-        stay = Stay(
-            encounter=row["encounter_id"],
-            admitted_us=microseconds(row["admitted_at"]) or 0,
-            discharged_us=microseconds(row["discharged_at"]),
-            age_years=row["age_at_admission"],
-            sex=sex_of.get(row["patient_id"]) or "unknown",
-            unit="",
-            bed="",
+    rows = [
+        Row(
+            row["patient_id"],
+            Stay(
+                encounter=row["encounter_id"],
+                admitted_us=microseconds(row["admitted_at"]) or 0,
+                discharged_us=microseconds(row["discharged_at"]),
+                age_years=row["age_at_admission"],
+                sex=sex_of.get(row["patient_id"]) or "unknown",
+                unit="",
+                bed="",
+            ),
+            str(row["source"] or "").partition(".")[0],
+            {name: row[name] for name in said},
         )
-        found.append(Outcome(row["patient_id"], stay, row[label.column] in label.positive, origin))
-    if not found:
+        for batch in read(door, task, STAYS, columns)
+        for row in batch.to_pylist()
+    ]
+    found = judged(task.label, rows, source=source)
+    if not found.ended:
         raise ModelError(
             "No stay that has ended is published",
-            where=f"{published_name(label.dataset)}{f', source {source}' if source else ''}",
+            where=f"{published_name(STAYS)}{f', source {source}' if source else ''}",
             remedy="Run 'vitalake history load mimic-demo' first.",
         )
-    ended = sorted(found, key=lambda o: (o.patient, o.stay.admitted_us, o.stay.encounter))
-    return Outcomes(ended, going_on, unknown)
+    return found
 
 
 def read_values(door: Door, task: Task, patients: Sequence[str], *, purpose: str = "train") -> Published:
-    """Return the current values of a task's codes of some patients."""
-    codes = sorted(task.codes)
+    """Return the current values of a task's codes of some patients: of its features, of NEWS2 and of its label."""
+    codes = sorted(task.codes.union(task.label.codes))
     numbers = {patient: i for i, patient in enumerate(patients)}
     batches = read(door, task, "observation", _OBSERVATION, where={"code": codes}, purpose=purpose)
     parts = [_numbers(batch, numbers) for batch in batches]
@@ -179,12 +153,11 @@ def read(
     yield from door.read(dataset, columns=columns, principal=principal, purpose=f"{purpose}-{task.name}", where=where)
 
 
-def data_versions(settings: Settings) -> dict[str, int]:
+def data_versions(settings: Settings, task: Task) -> dict[str, int]:
     """Return the version of each published table that training reads."""
     storage = open_storage(settings.lake_uri, settings.storage_options)
-    names = ("encounter", "observation", "patient")
     return {
         name: Table(load_dataset(name), storage, zone="published").delta.version()
-        for name in names
+        for name in sorted(task.reads)
         if storage.holds_table(published_name(name))
     }

@@ -48,7 +48,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         sources: where the stays come from.
         trained, held_out: who was learnt from, and who was kept away.
         going_on: stays that have not ended, and so could not be learnt from.
-        unknown: stays that have ended, and of which it is not known how.
+        unknown: stays that have ended, and of which the label does not say whether the event came.
+        horizon, min_age: as the task declares them.
         chosen: the candidate that was registered: of the two models the one with the lower log loss.
         chosen_parameters: of it.
         reliability: of the chosen one, in cross-validation.
@@ -82,6 +83,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     champion: bool = False
     seconds: dict[str, float] = {}
     unknown: int = 0
+    horizon: str = ""
+    min_age: int = 0
 
     def result(self, name: str) -> Result:
         """Return a candidate's figures."""

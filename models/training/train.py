@@ -24,8 +24,9 @@ from models.tasks import Task, load_task
 from models.training.candidates import Candidate, candidates
 from models.training.card import write_card
 from models.training.matrix import Matrix, build_matrix
+from models.training.outcomes import Outcomes
 from models.training.pinned import Pinned, pin
-from models.training.published import Outcomes, data_versions, read_outcomes, read_values
+from models.training.published import data_versions, read_outcomes, read_values
 from models.training.report import Report, Result, Sample
 from vitalake import clock
 from vitalake.clinical.held_out import folds, held_out
@@ -75,7 +76,7 @@ def train(
         ModelError: there is too little to learn from, or the rules change what features are made of.
     """
     watch, task = _Watch(tell), load_task(task_name)
-    pinned = pin(settings)
+    pinned = pin(settings, task)
     door = Door(settings)
     found = read_outcomes(door, task, source=source)
     outcomes = found.ended
@@ -106,8 +107,8 @@ def _check(kept: Matrix, task: Task) -> None:
 
 def sample(matrix: Matrix) -> Sample:
     """Return how many patients, stays, events and rows a matrix holds."""
-    stays, first = np.unique(matrix.stay, return_index=True)
-    return Sample(len(np.unique(matrix.patient)), len(stays), int(matrix.event[first].sum()), len(matrix))
+    stays, with_event = np.unique(matrix.stay), np.unique(matrix.stay[matrix.event])
+    return Sample(len(np.unique(matrix.patient)), len(stays), len(with_event), len(matrix))
 
 
 class _Judged(msgspec.Struct):
@@ -211,13 +212,15 @@ def _report(
         held_out=sample(other),
         going_on=found.going_on,
         unknown=found.unknown,
+        horizon=task.horizon,
+        min_age=task.cohort.min_age,
         results=judged.results,
         chosen=judged.chosen.name,
         chosen_parameters={name: str(value) for name, value in judged.chosen.parameters.items()},
         reliability=judged.reliability,
         groups=judged.groups,
         trained_at=clock.now().isoformat(timespec="seconds"),
-        data_versions=data_versions(settings),
+        data_versions=data_versions(settings, task),
     )
 
 

@@ -109,7 +109,9 @@ def _of_home(settings: Settings) -> Iterator[Check]:
     yield _tried("lake's home", lambda: _belonging(settings))
     for job in settings.jobs:
         yield _tried(f"formats of {job}", lambda job=job: _formats(settings, job))  # type: ignore[misc]
+        yield _tried(f"notifications of {job}", lambda job=job: _notifications(settings, job))  # type: ignore[misc]
         yield _tried(f"topics of {job}", lambda job=job: _topics(settings, job))  # type: ignore[misc]
+    yield from _registered(settings)
     yield from _permissions(settings)
     yield _port(settings)
     yield _space(settings)
@@ -140,6 +142,32 @@ def _vocabulary() -> str:
     _ = load_vocabulary(), load_forms()  # as a whole, too
     ships = f"{len(shipped_vocabulary().codes)} codes and {len(shipped_forms())} forms"
     return _declared(ships, {f"vocabulary/{file.found.path.name}": counts(file) for file in own_files()})
+
+
+def _registered(settings: Settings) -> Iterator[Check]:
+    """Say what packages have registered, and what their checks find: the tasks that are declared, for one."""
+    from vitalake import plugins
+    from vitalake.errors import SettingsError
+
+    for group in plugins.GROUPS:
+        yield _tried(f"entry points {group}", lambda group=group: _entries(group))  # type: ignore[misc]
+    try:
+        checks = plugins.registered("vitalake.checks")
+    except SettingsError:
+        return  # it is said above
+    for name, entry in checks.items():
+        yield _tried(name, lambda entry=entry: str(plugins.load(entry)(settings)))  # type: ignore[misc]
+
+
+def _entries(group: str) -> str:
+    """Load all of a group; return their names, with the package where it is another's."""
+    from vitalake import plugins
+
+    found = plugins.registered(group)
+    for entry in found.values():
+        plugins.load(entry)
+    others = {name: e.dist.name for name, e in found.items() if e.dist and e.dist.name != "vitalake"}
+    return ", ".join(f"{name} (of {others[name]})" if name in others else name for name in found) or "none"
 
 
 _MOST_NAMED = 3
@@ -241,6 +269,14 @@ def _rules(settings: Settings, dataset: str) -> str:
     lists = f"; empty lists: {', '.join(empty)} (docs/how-to/closed-text.md)" if empty else ""
     hidden = ", ".join(closed) or "nothing"
     return f"{len(policy.rules)} rules, version {policy.version}; not published: {hidden}{lists}"
+
+
+def _notifications(settings: Settings, job: str) -> str:
+    """Make the rules that decide when somebody is told, and look whom."""
+    from vitalake.notifications import Watch
+
+    watch = Watch(settings, job, lambda _title, _text: None)
+    return f"{', '.join(watch.names)}; to {len(settings.notify)} addresses"
 
 
 def _formats(settings: Settings, job: str) -> str:

@@ -137,7 +137,7 @@ def run_stream(
     from pipelines.live.upkeep import Upkeep
     from pipelines.reconcile.sidecar import Beside
     from vitalake import logs
-    from vitalake.notifications import PauseWatch, ShareWatch, sender
+    from vitalake.notifications import Seen, Watch, sender
 
     options = stream_options(start, accept_loss=accept_loss, until_idle_seconds=until_idle_seconds)
     log_file = None
@@ -157,26 +157,16 @@ def run_stream(
     where = settings.observability
     observability = Observability(supervisor.view, job=job, host=where.host, port=where.port)
     try:
+        watch = Watch(settings, job, sender(settings.notify, home=settings.home))
         preflight(settings, job)
         logs.configure(stream=log_file)
         if stop.is_set():
             return 0
         supervisor.start()
-        send, alerts = sender(settings.notify, home=settings.home), settings.alerts
-        pauses = PauseWatch(send, job=job)
-        shares = ShareWatch(
-            send,
-            job=job,
-            window_seconds=alerts.window_seconds,
-            share=alerts.share,
-            min_messages=alerts.min_messages,
-            runbook=alerts.runbook_url,
-        )
 
         def tick(running: Supervisor) -> None:
             view, now = running.view(), time.monotonic()
-            pauses.observe(paused=view.state == "paused", reasons=view.reasons, now=now)
-            shares.observe(view.tally, now=now)
+            watch.observe(Seen(view.state == "paused", view.reasons, view.tally, now))
             upkeep.tick(now)
             attributor.tick(now)
             if on_tick:

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.policy.masking import MaskPlan, compile_masks
-from governance.policy.masks import CACHE_ENTRIES, Pseudonyms, fits, make_mask
-from governance.policy.rules import MASKS, Then, load_policy
+from governance.policy.masks import CACHE_ENTRIES, Pseudonyms, fits, make_mask, mask_kinds
+from governance.policy.rules import Then, load_policy, read_then
 from governance.samples import __file__ as samples
 from vitalake.keys import Key, KeyRing
 from vitalake.lake.datasets.declared import load_dataset
@@ -37,15 +37,8 @@ _COLUMNS: dict[pa.DataType, st.SearchStrategy[Any]] = {
     ),
     pa.binary(): st.binary(max_size=8),
 }
-_THENS = [
-    Then(
-        mask=mask,
-        unit="day" if mask == "generalise" else None,
-        digits=1 if mask == "round" else None,
-        at=90 if mask == "cap" else None,
-    )
-    for mask in MASKS
-]
+_OPTIONS: dict[str, dict[str, Any]] = {"generalise": {"unit": "day"}, "round": {"digits": 1}, "cap": {"at": 90}}
+_THENS = [read_then({"mask": mask} | _OPTIONS.get(mask, {})) for mask in mask_kinds()]
 
 
 @st.composite
@@ -59,7 +52,9 @@ def _column(draw: st.DrawFn) -> pa.Array:
 def test_masking_twice_is_masking_once_and_keeps_the_type(column: pa.Array, then: Then) -> None:
     mask = make_mask(then, keys=KEYS, domain="patient-identifier")
     once = mask(column)
-    assert fits(then, column.type) or once.null_count == len(column), "what does not fit is dropped, not passed"
+    assert fits(then, column.type, "patient-identifier") or once.null_count == len(column), (
+        "what does not fit is dropped, not passed"
+    )
     assert once.type == column.type
     assert len(once) == len(column)
     assert mask(once).equals(once)
@@ -183,7 +178,7 @@ def test_a_batch_without_the_filters_column_is_not_filtered_and_without_its_code
 
 def test_a_mask_that_does_not_fit_the_type_drops() -> None:
     number = pa.array([1.5, None])
-    for then in (Then(mask="redact"), Then(mask="pseudonym"), Then(mask="generalise", unit="day")):
+    for then in map(read_then, ({"mask": "redact"}, {"mask": "pseudonym"}, {"mask": "generalise", "unit": "day"})):
         assert make_mask(then, keys=KEYS, domain="d")(number).null_count == 2
     words = pa.array(["x"])
-    assert make_mask(Then(mask="round", digits=1), keys=KEYS, domain="d")(words).null_count == 1
+    assert make_mask(read_then({"mask": "round", "digits": 1}), keys=KEYS, domain="d")(words).null_count == 1

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from governance.policy.masking import ColumnPlan, MaskPlan, compile_masks
 from governance.policy.masks import make_mask
-from governance.policy.rules import Filter, Then, load_policy
+from governance.policy.rules import Filter, load_policy, read_then
 from governance.policy.saying import AS_TEXT, MASKED, UNKNOWN
 from governance.samples import __file__ as samples
 from tests.property.test_masking import KEYS
 from vitalake.errors import SettingsError
 from vitalake.lake.datasets.declared import load_dataset, parse_dataset
 
-_DROP = make_mask(Then(mask="drop"), keys=KEYS, domain="d")
+_DROP = make_mask(read_then({"mask": "drop"}), keys=KEYS, domain="d")
 _TYPES = {"value": pa.float64(), **dict.fromkeys(("value_code", "value_text", "data_absent_reason"), pa.string())}
 
 

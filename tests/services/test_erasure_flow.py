@@ -41,7 +41,7 @@ from tests.attribution import Ward, hl7_time, pid, pv1
 from tests.fhir import message
 from tests.hl7 import adt
 from tests.services.polls import LaneWithoutKafka
-from vitalake import clock
+from vitalake import clock, plugins
 from vitalake.errors import InputError, PrivacyError, ServiceUnavailable
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
@@ -317,7 +317,7 @@ def test_every_store_that_is_registered_forgets_and_is_in_the_certificate(
 ) -> None:
     ours = list(entry_points(group=stores.GROUP))
     entry = EntryPoint("notes", f"{__name__}:Notes", stores.GROUP)
-    monkeypatch.setattr(stores, "entry_points", lambda *, group: [*ours, entry])
+    monkeypatch.setattr(plugins, "entry_points", lambda *, group: [*ours, entry])
     Notes.asked.clear()
     certificate = _erase(home, WHO)
     assert certificate.elsewhere.keys() == {"care", "scores", "notes"}
@@ -333,7 +333,7 @@ def test_without_one_of_our_stores_nobody_is_erased_and_nothing_changes(
     before = _published(home, WHO)
     assert before > 0
     with monkeypatch.context() as patched, pytest.raises(PrivacyError, match="not registered"):
-        patched.setattr(stores, "entry_points", lambda *, group: [])
+        patched.setattr(plugins, "entry_points", lambda *, group: [])
         _erase(home, WHO)
     assert _published(home, WHO) == before
     with _vault(home) as vault:

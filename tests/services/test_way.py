@@ -23,8 +23,9 @@ from models.batch import score_published
 from models.registry import champion
 from models.scoring import ScoreRecord
 from models.tasks import load_task
+from models.training.outcomes import Outcome
 from models.training.pinned import pin
-from models.training.published import Outcome, read_values
+from models.training.published import read_values
 from pipelines.history.warehouse import open_warehouse
 from pipelines.intake.online_feed import open_care
 from pipelines.online_store.playback import Replay
@@ -95,7 +96,7 @@ def test_vitals_by_history_and_by_replay_are_one_row_in_what_is_read(way: Way) -
 def test_board_request_batch_and_matrix_give_the_same_score(way: Way) -> None:
     task = load_task("mortality")
     batch = {record.patient: record for record in score_published(way.settings, "mortality", now_us=way.moment_us)}
-    model, cap = champion(way.settings, task), pin(way.settings).age_cap
+    model, cap = champion(way.settings, task), pin(way.settings, task).age_cap
     assert model is not None
     published = read_values(Door(way.settings), task, sorted(batch))
     keys = load_keys(way.settings.path(way.settings.keys))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import entry_points
 
 import typer
 from typer.exceptions import TyperException
 
+from vitalake import plugins
 from vitalake.errors import VitaLakeError
 from vitalake.modes import keep_private
 
@@ -39,9 +39,9 @@ def make_app(only: str | None = None) -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_root)
-    found = {entry.name: entry for entry in entry_points(group=COMMANDS)}
+    found = plugins.registered(COMMANDS)
     for name in [only] if only in found else sorted(found, key=lambda name: (_place(name), name)):
-        found[name].load()(app)
+        plugins.load(found[name])(app)
     return app
 
 

@@ -25,14 +25,17 @@ from models.tasks import load_task
 from models.training.candidates import Candidate, Fitted, candidates
 from models.training.card import better_than_news2, verdict, write_card
 from models.training.matrix import Matrix, build_matrix, moments
+from models.training.outcomes import Outcome
 from models.training.pinned import Pinned, pin
-from models.training.published import Outcome, Published, read, read_outcomes, read_values
+from models.training.published import Published, read, read_outcomes, read_values
 from models.training.report import Report
 from models.training.train import train
 from pipelines.history.load import load_history
 from pipelines.online_store.playback import Replay
 from pipelines.online_store.store import CareStore
 from pipelines.online_store.values import ROW, Values
+from tests.documented import blocks, run_console
+from vitalake import declarations
 from vitalake.clinical.held_out import held_out
 from vitalake.clinical.records import History
 from vitalake.errors import ModelError
@@ -55,15 +58,17 @@ class Trained(msgspec.Struct):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    home = tmp_path_factory.mktemp("training") / "home"
+    home = tmp_path_factory.mktemp("training") / "ward"
     init_home(home, copy_samples)
+    (home / "tasks" / "readmission").mkdir(parents=True)
+    (home / "tasks" / "readmission" / "task.yaml").write_text(blocks("declare-a-task.md", "yaml")[0])
     settings = load_settings(home)
     load_history(settings, "mimic-demo")
     report = train(settings, "mortality")
     door = Door(settings)
     outcomes = read_outcomes(door, TASK).ended
     values = read_values(door, TASK, sorted({o.patient for o in outcomes}))
-    pinned = pin(settings)
+    pinned = pin(settings, TASK)
     model = champion(settings, TASK)
     assert model is not None
     matrix = build_matrix(TASK, outcomes, values, age_cap=pinned.age_cap)
@@ -166,8 +171,8 @@ def test_the_better_model_is_registered_and_named_champion(trained: Trained) -> 
 def test_the_card_says_what_so_few_deaths_cannot_prove(trained: Trained) -> None:
     report = trained.report
     card = write_card(report)
-    deaths = report.trained.events + report.held_out.events
-    assert f"What {deaths} deaths can and cannot prove" in card
+    events = report.trained.events + report.held_out.events
+    assert f"What {events} events can and cannot prove" in card
     for words in ("Not a medical device", "Not approved", "cannot** prove", "prevalence", "Calibration", "women"):
         assert words in card
     if not better_than_news2(report):
@@ -180,7 +185,7 @@ def test_stays_of_which_nobody_knows_how_they_ended_are_neither_deaths_nor_survi
     columns = ["encounter_id", "discharged_at", "discharge_disposition"]
     stays = [row for batch in read(Door(trained.settings), TASK, "encounter", columns) for row in batch.to_pylist()]
     missing = {s["encounter_id"] for s in stays if s["discharged_at"] and s["discharge_disposition"] == "Missing"}
-    assert len(missing) == trained.report.unknown > 20
+    assert len(missing) == trained.report.unknown > 10
     assert missing.isdisjoint(outcome.stay.encounter for outcome in trained.outcomes)
     assert f"Of {len(missing)} stays that have ended" in write_card(trained.report)
 
@@ -282,6 +287,26 @@ def test_the_command_prints_json_for_programs(trained: Trained) -> None:
     found = msgspec.json.decode(done.stdout, type=Report)
     assert found.results == trained.report.results
     assert set(found.seconds) >= {"read", "features", "cross-validation", "registry"}
+
+
+def test_a_task_of_the_home_is_trained_tracked_and_scored_as_its_page_says(trained: Trained) -> None:
+    home = trained.settings.home
+    (console,) = blocks("declare-a-task.md", "console")
+    for run in run_console(console, home.parent):
+        assert not run.shown or run.said == run.shown, run.command
+    report = msgspec.json.decode((home.parent / "readmission.json").read_bytes(), type=Report)
+    assert (report.task, report.version, report.champion) == ("readmission", "1", False)
+    assert report.trained.events + report.held_out.events > 5 and report.unknown > 10
+    assert "readmission/2, the champion" in (home.parent / "readmission.txt").read_text()
+    declarations.use(home)
+    task = load_task("readmission")
+    model = champion(trained.settings, task)
+    assert model is not None and (model.label, model.manifest.task_digest) == ("readmission/2", task.digest)
+    cards = [path.read_text() for path in (trained.settings.path(trained.settings.models) / ARTIFACTS).rglob("card.md")]
+    (card, _) = (card for card in cards if "# readmission" in card)
+    assert "30 days after discharge" in card and "death" not in card
+    lines = (home.parent / "scores.csv").read_text().splitlines()
+    assert lines[0].startswith("patient,encounter,as_of,news2") and len(lines) > 1
 
 
 def test_the_command_names_the_tasks_when_it_does_not_know_one(home: Path) -> None:

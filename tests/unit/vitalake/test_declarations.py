@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -31,6 +32,10 @@ class _Column(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Range(msgspec.Struct, forbid_unknown_fields=True):
     low: float
+
+
+class _Closed(msgspec.Struct, forbid_unknown_fields=True):
+    kind: Literal["one", "other"]
 
 
 class _Thing(msgspec.Struct, forbid_unknown_fields=True):
@@ -74,16 +79,33 @@ def test_the_declarations_of_the_home_whose_settings_were_loaded_hold(home: Path
 
 @pytest.mark.parametrize("name", ["Thing.yaml", "thing.yml", "a-b.yaml", "1.yaml"])
 def test_a_file_that_would_be_passed_over_in_silence_is_refused(home: Path, name: str) -> None:
-    (home / "tasks").mkdir()
-    (home / "tasks" / name).write_text(TEXT)
+    (home / "datasets").mkdir()
+    (home / "datasets" / name).write_text(TEXT)
     with pytest.raises(SettingsError, match="has a name that is none"):
-        declarations.declared("tasks", home)
+        declarations.declared("datasets", home)
+
+
+def test_a_declaration_that_is_a_folder_has_its_name_and_one_that_ships_is_named_by_it(home: Path) -> None:
+    (home / "tasks" / "thing").mkdir(parents=True)
+    (home / "tasks" / "thing" / "task.yaml").write_text(TEXT)
+    (home / "tasks" / ".git").mkdir()
+    (home / "tasks" / "README.md").write_text("")
+    (found,) = declarations.declared("tasks", home).values()
+    assert (found.name, found.where) == ("thing", str(home / "tasks" / "thing" / "task.yaml"))
+    (shipped,) = declarations.shipped(home / "tasks").values()
+    assert (shipped.name, shipped.where) == ("thing", "thing/task.yaml")
+
+
+def test_a_value_that_is_none_of_the_allowed_ones_is_not_quoted() -> None:
+    with pytest.raises(SettingsError) as refused:
+        declarations.convert({"kind": "secret-word"}, _Closed, where="thing.yaml")
+    assert "none of the allowed ones" in str(refused.value) and "secret-word" not in str(refused.value)
 
 
 def test_a_file_that_is_not_yaml_is_named_with_its_line(home: Path) -> None:
-    (home / "tasks").mkdir()
-    (home / "tasks" / "a.yaml").write_text("a: 1\na: 2\n")
-    (found,) = declarations.declared("tasks", home).values()
+    (home / "datasets").mkdir()
+    (home / "datasets" / "a.yaml").write_text("a: 1\na: 2\n")
+    (found,) = declarations.declared("datasets", home).values()
     with pytest.raises(SettingsError, match=r"names a key twice.*a\.yaml:2"):
         declarations.read(found)
     found.path.unlink()
@@ -91,14 +113,15 @@ def test_a_file_that_is_not_yaml_is_named_with_its_line(home: Path) -> None:
         declarations.read(found)
 
 
+@pytest.mark.parametrize("place", ["datasets/thing.yaml", "tasks/thing/task.yaml"])
 def test_a_declaration_that_the_caller_can_write_vouches_for_nobody(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     """What a column is decides how it is masked."""
-    said = {home / "vitalake.yaml": "", home / "datasets" / "thing.yaml": "somebody can write it"}
+    said = {home / "vitalake.yaml": "", home / place: "somebody can write it"}
     monkeypatch.setattr("vitalake.settings.read_guarded", lambda path: (path.read_text(), said[path]))
     monkeypatch.setattr(declarations, "read_guarded", lambda path: (path.read_text(), said[path]))
     assert load_settings(home).doubt == ""
-    (home / "datasets").mkdir()
-    (home / "datasets" / "thing.yaml").write_text(TEXT)
+    (home / place).parent.mkdir(parents=True)
+    (home / place).write_text(TEXT)
     assert load_settings(home).doubt == "somebody can write it"

@@ -10,21 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitalake.errors import SettingsError
-from vitalake.notifications import PauseWatch, Send, ShareWatch, Tally, sender
+from vitalake.notifications import Seen, Send, Tally, Watch, sender
+from vitalake.settings import AlertSettings, Settings
 
 WINDOW = 60.0
 RUNBOOK = "https://wiki.example/dead-letters"
 
 
-def watch(send: Send, *, share: float = 0.05, least: int = 100) -> ShareWatch:
+def watch(send: Send, *, share: float = 0.05, least: int = 100) -> Watch:
     """Return a watch of windows of a minute."""
-    return ShareWatch(send, job="vitals", window_seconds=WINDOW, share=share, min_messages=least, runbook=RUNBOOK)
+    alerts = AlertSettings(window_seconds=WINDOW, share=share, min_messages=least, runbook_url=RUNBOOK)
+    return Watch(Settings(alerts=alerts), "vitals", send)
 
 
-def feed(shares: ShareWatch, windows: list[tuple[int, int, int]], *, begin: float = 0.0) -> None:
+def look(shares: Watch, tally: Tally, *, now: float) -> None:
+    """Show a lane that runs."""
+    shares.observe(Seen(False, (), tally, now))
+
+
+def feed(shares: Watch, windows: list[tuple[int, int, int]], *, begin: float = 0.0) -> None:
     """Show it windows of (messages, rejected, held), in four looks each."""
     total = Tally()
-    shares.observe(total, now=begin)
+    look(shares, total, now=begin)
     for i, (messages, rejected, held) in enumerate(windows):
         for quarter in range(1, 5):
             seen = Tally(
@@ -34,18 +41,18 @@ def feed(shares: ShareWatch, windows: list[tuple[int, int, int]], *, begin: floa
                 total.held + held * quarter // 4,
                 {"unknown-code": total.rejected + rejected * quarter // 4},
             )
-            shares.observe(seen, now=begin + (i + quarter / 4) * WINDOW)
+            look(shares, seen, now=begin + (i + quarter / 4) * WINDOW)
         total = seen
 
 
 def test_a_pause_is_told_once_and_so_is_its_end() -> None:
     told: list[str] = []
-    watch = PauseWatch(lambda title, _: told.append(title), job="vitals", patience_seconds=10)
+    pauses = Watch(Settings(), "vitals", lambda title, _: told.append(title))
     for now, paused in [(0, False), (1, True), (5, True), (6, False), (7, True), (16, True), (17, True), (90, True)]:
-        watch.observe(paused=paused, reasons=["Disk is full"], now=now)
+        pauses.observe(Seen(paused, ["Disk is full"], Tally(), now))
     assert told == ["vitalake: vitals waits"]
-    watch.observe(paused=False, reasons=[], now=91)
-    watch.observe(paused=False, reasons=[], now=92)
+    pauses.observe(Seen(False, [], Tally(), 91))
+    pauses.observe(Seen(False, [], Tally(), 92))
     assert told == ["vitalake: vitals waits", "vitalake: vitals goes on"]
 
 
@@ -119,7 +126,7 @@ def test_never_more_than_one_a_window_and_by_turns(
     counted: list[int] = []
     shares = watch(lambda title, _: told.append(title), share=share, least=least)
     total = Tally()
-    shares.observe(total, now=0.0)
+    look(shares, total, now=0.0)
     for i, (messages, rejected, held) in enumerate(windows):
         gone = int(messages * rejected)
         total = Tally(
@@ -128,7 +135,7 @@ def test_never_more_than_one_a_window_and_by_turns(
             total.rejected + gone,
             total.held + int((messages - gone) * held),
         )
-        shares.observe(total, now=(i + 1) * WINDOW)
+        look(shares, total, now=(i + 1) * WINDOW)
         counted.append(len(told))
     assert all(later - before <= 1 for before, later in pairwise([0, *counted]))
     assert all(title.endswith("again") == (i % 2 == 1) for i, title in enumerate(told))

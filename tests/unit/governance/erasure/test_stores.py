@@ -7,16 +7,22 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from governance.erasure import stores
-from vitalake.errors import PrivacyError
+from vitalake import plugins
+from vitalake.errors import PrivacyError, SettingsError
 
 
 class Notes:
     """A store of another package."""
 
 
+def broken() -> Notes:
+    """Fail as it is made."""
+    raise RuntimeError("secret")
+
+
 def _register(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     entries = [EntryPoint(name, f"{__name__}:Notes", stores.GROUP) for name in names]
-    monkeypatch.setattr(stores, "entry_points", lambda *, group: entries if group == stores.GROUP else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda *, group: entries if group == stores.GROUP else [])
 
 
 def test_the_project_s_own_are_registered_by_its_installation() -> None:
@@ -38,5 +44,16 @@ def test_where_one_of_ours_is_missing_it_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_two_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _register(monkeypatch, "care", "scores", "care")
-    with pytest.raises(PrivacyError, match="by one name"):
+    with pytest.raises(SettingsError, match=r"by one name: entry point vitalake.stores: care = .* and entry point"):
         stores.personal_stores()
+
+
+@pytest.mark.parametrize("value", ["no_such_package:Notes", f"{__name__}:Nothing", f"{__name__}:broken"])
+def test_one_that_cannot_be_used_is_named_and_nobody_can_be_erased(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    good = [EntryPoint(name, f"{__name__}:Notes", stores.GROUP) for name in stores.OURS]
+    entries = [*good, EntryPoint("notes", value, stores.GROUP)]
+    monkeypatch.setattr(plugins, "entry_points", lambda *, group: entries)
+    with pytest.raises(SettingsError, match=rf"entry point vitalake\.stores: notes = {value}") as refused:
+        stores.personal_stores()
+    assert refused.value.exit_code == 10
+    assert "secret" not in str(refused.value)

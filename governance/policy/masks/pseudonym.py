@@ -1,23 +1,19 @@
-"""The masks: vectorised Arrow functions that keep a column's type. Masking twice is masking once."""
+"""Tokens for identifiers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from governance.policy.rules import Then
+from governance.policy.masks.base import Mask, MaskKey, MaskKind, NoOptions, is_text
 from vitalake.keys import Key, KeyRing
 from vitalake.pseudonyms import CHECK_BYTES, TAG_BYTES, framed, is_token
 
-Mask = Callable[[pa.Array], pa.Array]
-
-REDACTED = "REDACTED"
 CACHE_ENTRIES = 200_000
 """Pseudonyms remembered a domain, some 40 MB at the most; then the memory is emptied and filled anew."""
 
@@ -95,94 +91,17 @@ def _in_base32(raw: bytes) -> list[str]:
     return [text[at : at + 32] for at in range(0, len(text), 32)]
 
 
-def keep(column: pa.Array) -> pa.Array:
-    """Return the column as it is."""
-    return column
+def _make(_options: NoOptions, key: MaskKey) -> Mask:
+    return Pseudonyms(key.ring, key.domain)
 
 
-def drop(column: pa.Array) -> pa.Array:
-    """Return nulls."""
-    return pa.nulls(len(column), column.type)
-
-
-def redact(column: pa.Array) -> pa.Array:
-    """Return a constant where there was text; nulls stay."""
-    if pa.types.is_dictionary(column.type):
-        return redact(column.cast(column.type.value_type))
-    return pc.if_else(pc.is_valid(column), pa.scalar(REDACTED), pa.scalar(None, pa.string()))
-
-
-def generalise(unit: str) -> Mask:
-    """Return a mask that takes times down to the start of their minute, hour, day, month or year, in UTC."""
-
-    def mask(column: pa.Array) -> pa.Array:
-        return pc.floor_temporal(column, unit=unit).cast(column.type)
-
-    return mask
-
-
-def round_to(digits: int) -> Mask:
-    """Return a mask that rounds numbers to so many digits; ties go to the even neighbour, as Arrow's default does."""
-
-    def mask(column: pa.Array) -> pa.Array:
-        if pa.types.is_integer(column.type):
-            return column
-        return pc.round(column, ndigits=digits, round_mode="half_to_even")
-
-    return mask
-
-
-def cap(at: int) -> Mask:
-    """Return a mask that lets no number be greater: ages over 89 become one group with ``at: 90``."""
-
-    def mask(column: pa.Array) -> pa.Array:
-        most = pa.scalar(at).cast(column.type)
-        # A null stays one, and so does what is no number: min would make 'at' of either.
-        return pc.if_else(pc.greater(column, most), most, column)
-
-    return mask
-
-
-def fits(then: Then, kind: pa.DataType) -> bool:
-    """Return whether a mask can do something with a column's type other than drop it."""
-    numeric = bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-    return {
-        "keep": True,
-        "round": numeric,
-        "cap": numeric,
-        "generalise": bool(pa.types.is_timestamp(kind)),
-        "pseudonym": _is_text(kind),
-        "redact": _is_text(kind),
-        "drop": True,
-    }[str(then.mask)]
-
-
-def make_mask(then: Then, *, keys: KeyRing, domain: str) -> Mask:
-    """Return the mask of a rule; one that does not fit a column's type drops it: closed, not open.
-
-    Args:
-        then: the rule's action; a mask.
-        keys: for pseudonyms.
-        domain: the data class: the same identifier of two classes gets two tokens.
-    """
-    mask = _mask(then, keys=keys, domain=domain)
-    return lambda column: mask(column) if fits(then, column.type) else drop(column)
-
-
-def _mask(then: Then, *, keys: KeyRing, domain: str) -> Mask:
-    if then.mask == "pseudonym":
-        return Pseudonyms(keys, domain)
-    if then.mask == "generalise":
-        assert then.unit is not None
-        return generalise(then.unit)
-    if then.mask == "round":
-        assert then.digits is not None
-        return round_to(then.digits)
-    if then.mask == "cap":
-        assert then.at is not None
-        return cap(then.at)
-    return {"keep": keep, "drop": drop, "redact": redact}[str(then.mask)]
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or (pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type)))
+MASK = MaskKind(
+    name="pseudonym",
+    description="a keyed token; the same in every worker, another one for every class and key version",
+    rank=40,
+    options=NoOptions,
+    make=_make,
+    accepts=is_text,
+    classes=None,
+    keyed=True,
+)

@@ -1,0 +1,16 @@
+"""Values as they are."""
+
+from __future__ import annotations
+
+from governance.policy.masks.base import MaskKind, NoOptions
+
+MASK = MaskKind(
+    name="keep",
+    description="as it is",
+    rank=0,
+    options=NoOptions,
+    make=lambda _options, _key: lambda column: column,
+    accepts=lambda _kind: True,
+    classes=None,
+    keeps=True,
+)

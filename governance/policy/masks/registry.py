@@ -1,0 +1,70 @@
+"""Which masks there are: those that installed packages register as entry points of the group ``vitalake.masks``."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint
+from itertools import pairwise
+
+from governance.errors import RuleError
+from governance.policy.masks.base import BY_TOKEN, MaskKind
+from vitalake import plugins
+from vitalake.errors import PrivacyError
+
+GROUP = "vitalake.masks"
+
+OURS = ("keep", "round", "cap", "generalise", "pseudonym", "redact", "drop")
+"""Masks that every installation has."""
+
+
+@cache
+def mask_kinds() -> dict[str, MaskKind]:
+    """Return every mask that is registered, by name, from the least to the most restrictive.
+
+    Raises:
+        SettingsError: one cannot be loaded, is none or has another name than its entry point, two have one name or one
+            rank, or one of another package is for a class that only ours may mask. Then nothing is published.
+        PrivacyError: one of ours is missing.
+    """
+    entries = plugins.registered(GROUP)
+    if missing := [name for name in OURS if name not in entries]:
+        raise PrivacyError(
+            "A mask is not registered",
+            where=f"entry points {GROUP}: {', '.join(missing)}",
+            remedy="Install vitalake again ('make setup').",
+        )
+    found = sorted((_loaded(entry) for entry in entries.values()), key=lambda kind: kind.rank)
+    for one, other in pairwise(found):
+        if one.rank == other.rank:
+            entry = entries[next(kind.name for kind in (other, one) if kind.name not in OURS)]
+            raise plugins.unusable(entry, "has a rank that another mask has: which of them wins nobody can say")
+    return {kind.name: kind for kind in found}
+
+
+def mask_kind(name: str) -> MaskKind:
+    """Return a mask by the name that a rule gives.
+
+    Raises:
+        RuleError: none that is installed has it; it is not echoed.
+    """
+    kinds = mask_kinds()
+    if name not in kinds:
+        raise RuleError(
+            "Rule names no mask that is installed", where="then.mask", remedy=f"The masks are: {', '.join(kinds)}."
+        )
+    return kinds[name]
+
+
+def _loaded(entry: EntryPoint) -> MaskKind:
+    kind = plugins.load(entry)
+    if not isinstance(kind, MaskKind):
+        raise plugins.unusable(entry, "is no MaskKind")
+    if kind.name != entry.name:
+        raise plugins.unusable(entry, "has another name than its entry point")
+    plugins.check_options(entry, kind.options)
+    if kind.name not in OURS:
+        if not 0 < kind.rank < 60:
+            raise plugins.unusable(entry, "has a rank outside of 1 to 59")
+        if kind.classes is None or kind.classes & BY_TOKEN:
+            raise plugins.unusable(entry, "does not leave out the classes that rows are found by")
+    return kind
