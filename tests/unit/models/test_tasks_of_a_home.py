@@ -7,6 +7,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from models.serving.ward import _task
 from models.tasks import FOLDER, load_task, parse_task, task_names, task_schema, tell_declared
 from models.tasks.labels import Ended, Measured, NextStay, TimeToEvent
 from pipelines.commands.doctor import _registered
@@ -147,3 +148,11 @@ def test_the_schema_for_editors_takes_what_is_declared_and_refuses_what_is_not()
         check.validate(read_yaml(text))
     for old, new in [("kind: next_stay", "kind: next"), ("within_days", "within"), ("max_12h", "top")]:
         assert not check.is_valid(read_yaml(READMISSION.replace(old, new)))
+
+
+def test_a_task_of_the_home_is_served_where_the_store_keeps_what_it_looks_back_at(home: Path) -> None:
+    (home / "vitalake.yaml").write_text("serving: {task: readmission}\n")
+    assert _task(declare(home, "readmission", READMISSION)).name == "readmission"
+    (home / "vitalake.yaml").write_text("serving: {task: readmission}\ncare: {hours: 53}\n")
+    with pytest.raises(SettingsError, match=r"looks back further.*care\.hours, task readmission\. Keep 54 hours"):
+        _task(load_settings(home))
