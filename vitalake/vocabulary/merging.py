@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from vitalake.vocabulary.entries import Code, Conversion, LocalCode, Sections, Units
 from vitalake.vocabulary.forms import shipped_forms
@@ -231,23 +232,37 @@ def _check_scales(file: File, found: Vocabulary) -> None:
 
 
 def _refuse_changes(files: Sequence[File], base: Vocabulary, found: Vocabulary) -> None:
-    """Refuse units that would convert otherwise what is converted without the home."""
-    replaced = {code for file in files for code, entry in file.sections.codes.items() if entry.replaces}
-    rows = [(base.codes[code], found.codes[code]) for code in base.codes if code not in replaced]
-    columns = [(i, found.units[text]) for text, i in base.units.items()]
-    old, new = (np.ix_([pair[k] for pair in rows], [pair[k] for pair in columns]) for k in (0, 1))
-    there = ~np.isnan(base.factor[old])
-    changed = there & ((base.factor[old] != found.factor[new]) | (base.offset[old] != found.offset[new]))
-    texts = [*base.units]
-    units = {texts[j] for j in np.flatnonzero(changed.any(axis=0)).tolist()}
+    """Refuse what would convert otherwise, or not at all, what is converted without the home."""
+    changed = _changed(base, found)
+    for file in files:
+        for code, entry in file.sections.codes.items():
+            if entry.replaces and changed[base.codes[code]].any():
+                raise file.refused(
+                    "Code in place of one that ships takes other units", "codes", code,
+                    remedy="Say molar_mass and valence as the one that ships does.",
+                )  # fmt: skip
+    units = {text for text, i in base.units.items() if changed[:, i].any()}
     units |= {text for text in base.folded if text not in found.folded}
+    same = {found.units.get(unit) for unit in units}
     for file in files:
         for text, at in _new_texts(file):
-            if text in units or found.unit_index(text) in {found.units.get(unit) for unit in units}:
+            if text in units or found.unit_index(text) in same:
                 raise file.refused(
                     "Unit is converted already for codes that ship", *at, remedy="Take it out, or name your own codes."
                 )
     assert not units, "nothing else changes units"
+
+
+def _changed(base: Vocabulary, found: Vocabulary) -> npt.NDArray[np.bool_]:
+    """Return for each code and unit that ship whether they are converted otherwise with the home, where they are."""
+    rows = np.array([found.codes[code] for code in base.codes], np.intp)
+    columns = np.zeros(base.factor.shape[1], np.intp)
+    for text, i in base.units.items():
+        columns[i] = found.units[text]
+    old, new = (table[: len(rows)] for table in (base.factor, base.offset)), np.ix_(rows, columns)
+    factor, offset = old
+    changed: npt.NDArray[np.bool_] = ~np.isnan(factor) & ((factor != found.factor[new]) | (offset != found.offset[new]))
+    return changed
 
 
 def _with_local(found: Vocabulary, files: Sequence[File]) -> Vocabulary:

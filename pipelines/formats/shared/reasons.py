@@ -52,7 +52,7 @@ EXPLAINED: dict[Reason, str] = {
     Reason.NOT_HL7: "Not HL7 v2: no MSH at its start, unusable separators, or MLLP's end is missing.",
     Reason.BAD_CHARSET: "A character set (MSH-18) that is not read, or text that is not of the one that is named.",
     Reason.UNKNOWN_CODE: "Not in the vocabulary: declare or map it (docs/how-to/declare-codes.md), then replay.",
-    Reason.UNKNOWN_UNIT: "Does not fit the code: extend the profile, or declare it (docs/how-to/declare-codes.md).",
+    Reason.UNKNOWN_UNIT: "Does not fit the code: extend the profile, or see docs/how-to/declare-codes.md; then replay.",
     Reason.NUMBER_IN_WORDS: "A text that begins with a number and is none for sure: a comma, a note, an unknown unit.",
     Reason.IMPLAUSIBLE_VALUE: "Outside what a living body or a working sensor can show.",
     Reason.IMPLAUSIBLE_TIME: "Before jobs.*.min_effective_year, of an unset clock, or far ahead of the broker's time.",

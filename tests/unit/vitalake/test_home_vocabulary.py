@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+from docs.check import stale_pages
+from docs.generate import pages
 from models.features.declaration import parse_features
 from models.news2 import MEASURED, codes_read, parts_in
 from models.serving.formatting import SYSTOLIC
@@ -173,6 +176,35 @@ def test_a_code_that_ships_is_replaced_where_the_home_says_so(tmp_path: Path) ->
     assert found.high[found.codes["2345-7"]] == 4000 > before.high[before.codes["2345-7"]]
     assert [*found.codes] == [*before.codes]
     assert (np.isnan(found.factor) == np.isnan(before.factor)).all()
+
+
+def test_a_code_in_place_of_another_takes_the_same_units(tmp_path: Path) -> None:
+    path = declare(tmp_path, 'codes: {"2345-7": {name: G, unit: mg/dL, low: 1, high: 4000, source: s, replaces: true}}')
+    with pytest.raises(SettingsError, match=rf"takes other units: {path}:1 \(codes.2345-7\). Say molar_mass"):
+        load_vocabulary()
+
+
+def test_a_conversion_of_the_home_holds_for_the_codes_it_names(tmp_path: Path) -> None:
+    declare(tmp_path, "units: {units: [{from: stone, to: kg, factor: 6.35029318, source: s, codes: [29463-7]}]}")
+    found = load_vocabulary()
+    assert found.factor[found.codes["29463-7"], found.unit_index("STONE")] == pytest.approx(6.35029318)
+    assert not found.converts("3141-9", "stone")
+
+
+def test_the_schema_for_editors_is_that_of_the_files_and_is_seen_to_be_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = "schemas/vocabulary.json"
+    schema = msgspec.json.decode(pages()[page])
+    assert {"codes", "scales", "units", "systems", "local", "forms"} == schema["$defs"]["Sections"]["properties"].keys()
+    assert schema["$defs"]["Sections"]["additionalProperties"] is False
+    monkeypatch.setattr("docs.check.FOLDER", tmp_path)
+    for name, text in pages().items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert stale_pages() == []
+    (tmp_path / page).write_text("{}")
+    assert stale_pages() == [page]
 
 
 def test_a_pattern_that_would_take_ages_elsewhere_takes_none(tmp_path: Path) -> None:

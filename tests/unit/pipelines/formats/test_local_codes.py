@@ -23,6 +23,7 @@ from tests.decoding import BROKER_MS, conformer, decoder_of, take, take_by
 from tests.fhir import message
 from tests.hl7 import obx, oru
 from tests.vocabularies import declare
+from vitalake.lake.commits.spans import MOST_LOCAL, OTHERS, Counts, Part, PartId
 from vitalake.settings import Settings
 from vitalake.vocabulary import load_vocabulary
 
@@ -190,3 +191,14 @@ def test_rows_of_a_warehouse_may_name_a_local_code() -> None:
     assert conformed.rows["code"].to_pylist() == ["2345-7"]
     assert [*conformed.local.unmapped] == ["99LAB|NEW"]
     assert pa.types.is_dictionary(conformed.rows["code"].type)
+
+
+def test_a_sender_that_numbers_everything_anew_does_not_fill_the_ledger() -> None:
+    _, conformed, _ = take([sent(i, (CITY, f"N{i}")) for i in range(MOST_LOCAL + 7)])
+    assert len(conformed.local.unmapped) == MOST_LOCAL + 1
+    assert len(conformed.local.unmapped[OTHERS]) == 7
+    part = Part(PartId("t", "i", 0), 0, 0, 1, Counts())
+    for first in (0, 300, 600):
+        part.count_local({}, {f"{CITY}|N{i}": 2 for i in range(first, first + 300)} | {OTHERS: 1})
+    assert len(part.unmapped) == MOST_LOCAL + 1
+    assert sum(part.unmapped.values()) == 3 * 601
