@@ -32,6 +32,7 @@ _COMMAND = (
 
 KINDS = {
     "command": _COMMAND,
+    "sandbox": ("governance.query.worker", "duckdb", "pyarrow", "pyarrow.ipc"),
     "worker": ("apache_beam", "pipelines.live.worker", "pipelines.attribution.attributor"),
     "history": (*_COMMAND, "great_expectations", "pipelines.history.load", "adbc_driver_duckdb.dbapi", "pandas"),
 }
