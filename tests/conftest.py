@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import uuid
 from collections import defaultdict
@@ -27,6 +28,21 @@ settings.load_profile(os.environ.get("VITALAKE_HYPOTHESIS", "ci"))
 os.environ["VITALAKE_OBSERVABILITY__PORT"] = "0"
 
 pytest_plugins = ["tests.services.fixtures"]
+
+
+_begun: set[str] = set()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before a file's first test: let the collector of cycles pass over whatever has been imported by now.
+
+    A lane collects after every bundle, in a worker that has frozen its imports; of ours that took 0.3 s each.
+    """
+    if (path := str(item.path)) not in _begun:
+        _begun.add(path)
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
