@@ -46,7 +46,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """In one of several test processes: hand over what was not found."""
+    """Let the end of the process take everything apart; in one of several hand over what was not found."""
+    gc.unfreeze()
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["missing"] = dict(missing)
