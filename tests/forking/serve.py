@@ -27,7 +27,7 @@ _COMMAND = (
     *("pipelines.commands.patient", "pipelines.erasure.request", "pipelines.formats.registry"),
     *("pipelines.formats.fhir.observations", "pipelines.intake.personal", "pipelines.reprocess.dead_letters"),
     *("pipelines.reconcile.reconciler", "pipelines.republish.republish", "models.serving.personal", "duckdb"),
-    "confluent_kafka.admin",
+    *("confluent_kafka.admin", "psycopg", "governance.keyservice.local", "governance.vault.erasure_log"),
 )
 
 KINDS = {
