@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations_with_replacement
 from typing import Any
 from urllib.parse import unquote
@@ -24,8 +24,8 @@ NEAR_US = 7_200_000_000
 
 Floats = npt.NDArray[np.float64]
 
-_OF_ROWS: dict[str, Callable[[list[float]], Any]] = {"": np.mean, ", greatest": np.max, ", least": np.min}
-"""By what of a patient's rows patients are put in an order."""
+_Found = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]
+"""Whose, by the patient's place, and what."""
 
 
 def suspicions(table: Table, column: str, numbers: Mapping[str, int]) -> dict[str, float]:
@@ -38,12 +38,10 @@ def suspicions(table: Table, column: str, numbers: Mapping[str, int]) -> dict[st
         column: of pseudonyms.
         numbers: pseudonym → its place among the sorted clear identifiers.
     """
-    seen: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    seen: dict[str, list[_Found]] = defaultdict(list)
     for what, patients, values in _looks(table, column):
-        for patient, value in zip(patients, values, strict=True):
-            if patient in numbers and value is not None:
-                seen[what][patient].append(value)
-    return _by_chance(seen, numbers)
+        seen[what].append(_found(patients, values, numbers))
+    return _by_chance({what: _joined(parts) for what, parts in seen.items()}, numbers)
 
 
 def differences(tables: Iterable[Table], column: str, numbers: Mapping[str, int]) -> dict[str, float]:
@@ -56,19 +54,36 @@ def differences(tables: Iterable[Table], column: str, numbers: Mapping[str, int]
         column: of pseudonyms.
         numbers: pseudonym → its place among the sorted clear identifiers.
     """
-    found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, _Found] = {}
     for table in tables:
         ranking = [c.name for c in table.dataset.columns if pa.types.is_timestamp(c.type) or c.counts]
         rows = table.delta.to_pyarrow_table(columns=[column, *ranking])
+        patients = rows[column].to_pylist()
         for name in ranking:
-            for patient, value in zip(rows[column].to_pylist(), rows[name].cast(pa.int64()).to_pylist(), strict=True):
-                if patient in numbers and value is not None:
-                    found[f"{table.dataset.name}.{name}"][patient].append(value)
-    seen: dict[str, dict[str, list[float]]] = {}
-    for (one, of_one), (other, of_other) in combinations_with_replacement(found.items(), 2):
-        between = {p: _between(of_one[p], of_other[p], same=one == other) for p in of_one.keys() & of_other.keys()}
-        seen[f"{one} minus {other}"] = {patient: gaps for patient, gaps in between.items() if gaps}
+            values = rows[name].cast(pa.int64()).to_pylist()
+            found[f"{table.dataset.name}.{name}"] = _found(patients, values, numbers, np.int64)
+    pairs = combinations_with_replacement(found.items(), 2)
+    seen = {f"{one} minus {other}": _between(ones, others, same=one == other) for (one, ones), (other, others) in pairs}
     return _by_chance(seen, numbers)
+
+
+def _found(
+    patients: Iterable[Any], values: Iterable[Any], numbers: Mapping[str, int], kind: type = np.float64
+) -> _Found:
+    """Return whose a value is, by the patient's place among the sorted pseudonyms, and the value; in that order."""
+    place = {patient: number for number, patient in enumerate(sorted(numbers))}
+    known = [
+        (place[patient], value)
+        for patient, value in zip(patients, values, strict=True)
+        if patient in place and value is not None
+    ]
+    return _joined([(np.array([p for p, _ in known], np.int64), np.array([value for _, value in known], kind))])
+
+
+def _joined(parts: list[_Found]) -> _Found:
+    whose, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.argsort(whose, kind="stable")
+    return whose[order], values[order]
 
 
 def shared_places(table: Table, column: str, places: Mapping[str, int]) -> dict[str, float]:
@@ -115,31 +130,56 @@ def _shares(table: Table, column: str, count: int) -> Iterator[tuple[str, list[A
             yield f"{field.name} mod {count}", whose, [None if value is None else value % count for value in values]
 
 
-def _between(ones: list[int], others: list[int], *, same: bool) -> list[float]:
+def _between(ones: _Found, others: _Found, *, same: bool) -> _Found:
     """Return the differences of numbers that can share noise; of one column how far apart its rows are."""
-    gaps = np.subtract.outer(np.array(ones), np.array(others))
-    gaps = np.abs(gaps[np.triu_indices(len(ones), 1)]) if same else gaps.ravel()
-    within = NEAR_US if max(ones + others) < BEHIND else BEHIND
-    return [float(gap) for gap in gaps if abs(gap) < within]
+    (whose, left), (of_other, right) = ones, others
+    first, last = np.searchsorted(of_other, whose, "left"), np.searchsorted(of_other, whose, "right")
+    if same:
+        first = np.arange(1, len(whose) + 1)  # each two rows once
+    count = last - first
+    mine = np.repeat(np.arange(len(whose)), count)
+    theirs = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
+    gaps = left[mine] - right[theirs]
+    greatest = np.maximum(_most(ones)[whose[mine]], _most(others)[whose[mine]])
+    within = np.abs(gaps) < np.where(greatest < BEHIND, NEAR_US, BEHIND)
+    return whose[mine][within], (np.abs(gaps) if same else gaps)[within].astype(np.float64)
 
 
-def _by_chance(seen: Mapping[str, Mapping[str, list[float]]], numbers: Mapping[str, int]) -> dict[str, float]:
-    whose = sorted({patient for found in seen.values() for patient in found})
+def _most(found: _Found) -> npt.NDArray[np.int64]:
+    """Return the greatest number of each patient, by the patient's place."""
+    most = np.zeros(int(found[0].max(initial=-1)) + 1, np.int64)
+    np.maximum.at(most, *found)
+    return most
+
+
+def _by_chance(seen: Mapping[str, _Found], numbers: Mapping[str, int]) -> dict[str, float]:
+    present = np.unique(np.concatenate([whose for whose, _ in seen.values()]))
     looks = {
-        f"{what}{which}": _standard([float(look(found.get(p, [np.nan]))) for p in whose])
-        for what, found in seen.items()
-        for which, look in _OF_ROWS.items()
-        if not which or any(len(values) > 1 for values in found.values())
+        f"{what}{which}": ranks
+        for what, (whose, values) in seen.items()
+        for which, each in _of_rows(whose, values, len(numbers)).items()
+        if (ranks := _standard(each[present])).any()
     }
-    looks = {what: ranks for what, ranks in looks.items() if ranks.any()}
     if not looks:
         return {}
-    matrix, mine = np.array(list(looks.values())), _standard([numbers[patient] for patient in whose])
+    of_patient = [numbers[patient] for patient in sorted(numbers)]
+    matrix, mine = np.array(list(looks.values())), _standard(np.array(of_patient, np.float64)[present])
     chance = np.random.default_rng(1)
     shuffled = np.array([chance.permutation(mine) for _ in range(PERMUTATIONS)])
     best = np.abs(matrix @ shuffled.T).max(axis=0)
     above = [int((best >= r - 1e-9).sum()) for r in np.abs(matrix @ mine)]
     return {what: (1 + count) / (1 + PERMUTATIONS) for what, count in zip(looks, above, strict=True)}
+
+
+def _of_rows(whose: npt.NDArray[np.int64], values: Floats, patients: int) -> dict[str, Floats]:
+    """Return by what of a patient's rows patients are put in an order: name → a number of each; nan: there is none."""
+    counts = np.bincount(whose, minlength=patients)
+    greatest, least = np.full(patients, -np.inf), np.full(patients, np.inf)
+    np.maximum.at(greatest, whose, values)
+    np.minimum.at(least, whose, values)
+    means = np.bincount(whose, values, patients) / np.where(counts, counts, np.nan)
+    found = {"": means, ", greatest": greatest, ", least": least} if (counts > 1).any() else {"": means}
+    return {which: np.where(counts, each, np.nan) for which, each in found.items()}
 
 
 def _looks(table: Table, column: str) -> Iterator[tuple[str, list[Any], list[Any]]]:
@@ -176,9 +216,8 @@ def _in_the_log(table: Table) -> list[str]:
     return found
 
 
-def _standard(values: list[float] | list[int]) -> Floats:
+def _standard(array: Floats) -> Floats:
     """Return ranks, of mean 0 and length 1; what is not known, and what is all the same, is 0."""
-    array = np.array(values, np.float64)
     known = ~np.isnan(array)
     ranks = np.zeros(len(array))
     order, index = np.unique(array[known], return_inverse=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
 
 MOST_DEPTH = 50
 """Of lists and mappings in each other; the deepest of ours has eight. The reader calls itself for each."""
@@ -19,8 +20,17 @@ class NotStrict(yaml.MarkedYAMLError):
     """It is YAML, but of a form that is not read here; ``problem`` quotes nothing."""
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml splits the text many times as fast as Python does, and every command and worker reads some of our vocabulary.
+# What it has split is put together in Python still (Composer comes first): aliases and depth are refused in time.
+_Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(Composer, _Parser):
     _depth = 0
+
+    def __init__(self, stream: str) -> None:
+        _Parser.__init__(self, stream)
+        Composer.__init__(self)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Return the next node.
@@ -38,7 +48,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _refused(self, problem: str) -> NotStrict:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        event: Any = self.peek_event()
         return NotStrict(problem=problem, problem_mark=event.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -65,6 +75,11 @@ def read_yaml(text: str) -> Any:
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - the loader is a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        last = text.count("\n")
+        if error.problem_mark and error.problem_mark.line > last:  # libyaml takes the text's end for a line of its own
+            error.problem_mark = yaml.Mark("", 0, last, 0, None, 0)
+        raise
     except ValueError as error:  # a day that no month has, a number of thousands of digits
         if isinstance(error, yaml.YAMLError):
             raise

@@ -24,15 +24,19 @@ class Ended(Exception):
     """The sandbox ended without an answer, or gave none that can be read."""
 
 
+def interpreter() -> list[str]:
+    """Return the command of the sandboxed interpreter."""
+    return [sys.executable, "-I", "-B", "-m", "governance.query.worker"]
+
+
 def run(request: Request) -> tuple[Head, pa.Table | None]:
     """Return head and rows of a query, run in an interpreter of its own that is killed when its time is over.
 
     Raises:
         Ended: it was killed by the system, or ended by itself.
     """
-    command = [sys.executable, "-I", "-B", "-m", "governance.query.worker"]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/"
+        interpreter(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/"
     )
     over = threading.Event()
 

@@ -27,11 +27,12 @@ _COMMAND = (
     *("pipelines.commands.patient", "pipelines.erasure.request", "pipelines.formats.registry"),
     *("pipelines.formats.fhir.observations", "pipelines.intake.personal", "pipelines.reprocess.dead_letters"),
     *("pipelines.reconcile.reconciler", "pipelines.republish.republish", "models.serving.personal", "duckdb"),
-    "confluent_kafka.admin",
+    *("confluent_kafka.admin", "psycopg", "governance.keyservice.local", "governance.vault.erasure_log"),
 )
 
 KINDS = {
     "command": _COMMAND,
+    "sandbox": ("governance.query.worker", "duckdb", "pyarrow", "pyarrow.ipc"),
     "worker": ("apache_beam", "pipelines.live.worker", "pipelines.attribution.attributor"),
     "history": (*_COMMAND, "great_expectations", "pipelines.history.load", "adbc_driver_duckdb.dbapi", "pandas"),
 }

@@ -24,6 +24,8 @@ from vitalake import clock
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 
+pytestmark = pytest.mark.slow
+
 MANY = os.environ.get("VITALAKE_HYPOTHESIS") == "many"
 PATIENTS = 400 if MANY else 150
 SEEDS = range(25) if MANY else range(1)

@@ -35,6 +35,8 @@ from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.table import Table
 from vitalake.settings import LakeSettings, Settings, StreamSettings, load_settings
 
+pytestmark = pytest.mark.slow
+
 PARTS = (PartId("vitals", "topic-uuid-000000000000", 0), PartId("vitals", "topic-uuid-000000000000", 1))
 REASONS = (Reason.UNKNOWN_CODE, Reason.TOO_LARGE)
 

@@ -26,6 +26,8 @@ from vitalake.lake.maintenance.sweep import settle, sweep
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.tables.table import Table
 
+pytestmark = pytest.mark.slow
+
 PATIENTS = 5
 
 

@@ -29,6 +29,8 @@ from vitalake.lake.tables.storage import open_storage
 from vitalake.lake.tables.table import Table
 from vitalake.settings import load_settings
 
+pytestmark = pytest.mark.slow
+
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOURS = range(5)
 """When things could be known; and the moments that are asked for, one before and one after them too."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from governance.home import init_home
+from governance.samples import copy_samples
 from pipelines.simulator.broker import EmbeddedBroker
+from tests import forking
 from tests.services.kafka import KafkaServer, why_not
 from tests.services.postgres import PostgresServer
 from tests.services.postgres import why_not as why_no_postgres
@@ -22,6 +29,29 @@ def embedded_broker() -> Iterator[str]:
     """The embedded broker's address."""
     with EmbeddedBroker() as broker:
         yield broker.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home into which the demo's warehouse was loaded, once for all test processes; to be copied, not changed.
+
+    Beside it, in ``demo.json`` and ``demo.errors``, is what the command printed.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    home = folder / "demo" / "home"
+    with (folder / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not home.with_name("demo.json").exists():
+            init_home(home, copy_samples)
+            command = ("history", "load", "mimic-demo", "--home", str(home), "--json")
+            done = subprocess.run(
+                forking.command("vitalake", *command, kind="history"), capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            home.with_name("demo.errors").write_text(done.stderr)
+            home.with_name("demo.json").write_text(done.stdout)
+    return home
 
 
 @pytest.fixture(scope="session")

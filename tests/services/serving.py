@@ -21,7 +21,7 @@ from governance.vault import Identity
 from models.approvals import Approvals, approval
 from models.artefact import save
 from models.registry import champion
-from models.registry.tracking import Run, Tracking
+from models.registry.tracking import Run
 from models.serving.app import make_app
 from models.serving.server import Server, listen
 from models.tasks import load_task
@@ -30,7 +30,7 @@ from pipelines.online_store.facts import Admission, Fact, Movement, Person
 from pipelines.online_store.store import CareStore
 from pipelines.online_store.values import ROW, Values
 from tests.services.waiting import until
-from tests.unit.models.model_samples import fields, fit, make_matrix
+from tests.unit.models.model_samples import fields, fit, make_matrix, tracking
 from vitalake import clock
 from vitalake.clinical.records import code_number
 from vitalake.keys import load_keys
@@ -139,10 +139,10 @@ class WardUnderTest:
         task = load_task("mortality")
         policy = load_policy(self.settings.path(self.settings.governance)).version
         save(folder, fit("xgboost", make_matrix(task, seed=seed), task), **fields(task, policy_version=policy))
-        tracking = Tracking(self.settings.path(self.settings.models))
+        registry = tracking(self.settings.path(self.settings.models))
         run = Run("xgboost", {}, {}, {}, {}, folder)
-        run_id = tracking.record("mortality", run)
-        tracking.register("mortality", run_id, experiment="mortality", description="made-up", champion=True)
+        run_id = registry.record("mortality", run)
+        registry.register("mortality", run_id, experiment="mortality", description="made-up", champion=True)
 
     def approve(self, *, unit: str = "medical_icu", accounts: tuple[int, ...] = (1001, 1002)) -> None:
         """Let accounts approve the model in force for a unit."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -19,8 +20,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from governance.home import init_home
-from governance.samples import copy_samples
 from pipelines.formats.shared.keyed import with_key
 from pipelines.formats.shared.reasons import Reason
 from pipelines.history.job import load_job
@@ -81,18 +80,15 @@ def _tuples(rows: pa.RecordBatch, names: list[str]) -> Iterator[tuple[object, ..
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def loaded(demo_home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A home into which the demo was loaded once, for tests that only look; and what the command printed."""
-    home = tmp_path_factory.mktemp("loaded") / "home"
-    init_home(home, copy_samples)
-    done = _load(home)
-    assert done.returncode == 0, done.stderr
-    return home, done
+    home = shutil.copytree(demo_home, tmp_path_factory.mktemp("loaded") / "home")
+    return home, demo_home.with_name("demo.json").read_text()
 
 
-def test_loaded_twice_it_adds_nothing(loaded: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_loaded_twice_it_adds_nothing(loaded: tuple[Path, str]) -> None:
     home, done = loaded
-    first = msgspec.json.decode(done.stdout)
+    first = msgspec.json.decode(done)
     again = msgspec.json.decode(_load(home).stdout)
     observations = first["by_partition"]["mimic-demo.observation[0]"]
     assert observations["rows"] == observations["published"] + observations["rejected"] > VITALS
@@ -139,7 +135,7 @@ def _lake(home: Path, dataset: str = "observation") -> Lake:
 
 
 def test_stays_and_patients_are_masked_and_meet_their_observations(
-    loaded: tuple[Path, subprocess.CompletedProcess[str]],
+    loaded: tuple[Path, str],
 ) -> None:
     home, _ = loaded
     tables = {
@@ -176,7 +172,7 @@ def test_a_stay_without_its_key_is_rejected_and_the_others_go_through() -> None:
 
 
 def test_no_patient_of_the_warehouse_is_found_in_any_byte_of_what_is_published(
-    loaded: tuple[Path, subprocess.CompletedProcess[str]],
+    loaded: tuple[Path, str], demo_home: Path
 ) -> None:
     home, done = loaded
     with _warehouse(home) as warehouse:
@@ -193,7 +189,7 @@ def test_no_patient_of_the_warehouse_is_found_in_any_byte_of_what_is_published(
         cells |= {str(v).encode() for name in published.schema.names for v in published[name].unique().to_pylist()}
     assert len(cells) > 10_000
     assert not planted & cells
-    texts = [done.stdout.encode(), done.stderr.encode()]
+    texts = [done.encode(), demo_home.with_name("demo.errors").read_bytes()]
     texts += [path.read_bytes() for path in (home / "lake").rglob("*.json")]
     assert not [i for i in planted for text in texts if b'"' + i + b'"' in text]
 

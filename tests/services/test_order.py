@@ -25,6 +25,7 @@ from governance.policy import masking
 from governance.policy.masks import Pseudonyms
 from governance.samples import copy_samples
 from pipelines.history import load
+from pipelines.reconcile.entering import Entry, enter
 from pipelines.republish.republish import republish, restricted_datasets
 from pipelines.republish.upgrade import upgrade
 from tests import frozen
@@ -150,13 +151,18 @@ def _stream(home: Path) -> None:
 def _stream_of_one_device(ward: Ward, chance: random.Random) -> None:
     """Stream values of a device that patients have one after the other, in the order of identifiers, at any time."""
     some = _identifiers()[::3]
-    for number, (no, hour) in enumerate(zip(some, chance.sample(range(len(some)), len(some)), strict=True)):
-        ward.associate("pool", no, 60 * hour, 60 * hour + 50)
-        at = (BEGIN + timedelta(hours=hour, minutes=chance.randrange(5, 45))).isoformat()
-        ward.stream([message(
-            30_000 + number, value=60.0 + chance.randrange(40), patient=None, effectiveDateTime=at, issued=at,
-            device={"reference": "Device/pool"},
-        )])  # fmt: skip
+    hours = chance.sample(range(len(some)), len(some))
+    for begin in range(0, len(some), 6):
+        here = [(some[number], 60 * hours[number]) for number in range(begin, begin + 6)]
+        enter(ward.settings, [Entry("pool", no, f"e-{no}", ward.at(at), ward.at(at + 50)) for no, at in here])
+        values = []
+        for number in range(begin, begin + 6):
+            at = (BEGIN + timedelta(hours=hours[number], minutes=chance.randrange(5, 45))).isoformat()
+            values.append(message(
+                30_000 + number, value=60.0 + chance.randrange(40), patient=None, effectiveDateTime=at, issued=at,
+                device={"reference": "Device/pool"},
+            ))  # fmt: skip
+        ward.stream(values)
 
 
 def _stream_without_times(ward: Ward, chance: random.Random) -> None:

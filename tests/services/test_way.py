@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +16,7 @@ import pytest
 from governance.access import open_issuer
 from governance.access.principal import local_principal
 from governance.belonging import open_vault
-from governance.home import init_home
 from governance.query.service import Door
-from governance.samples import copy_samples
 from models.batch import score_published
 from models.registry import champion
 from models.scoring import ScoreRecord
@@ -31,6 +29,7 @@ from pipelines.intake.online_feed import open_care
 from pipelines.online_store.playback import Replay
 from pipelines.simulator.anchors import load_or_create
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
+from tests import forking
 from tests.services.serving import serving
 from vitalake.clinical.records import code_number
 from vitalake.keys import load_keys
@@ -49,23 +48,21 @@ class Way(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def way(tmp_path_factory: pytest.TempPathFactory, embedded_broker: str) -> Way:
-    """Load, replay, train; by the commands that people type."""
-    home = tmp_path_factory.mktemp("way") / "home"
-    init_home(home, copy_samples)
+def way(demo_home: Path, tmp_path_factory: pytest.TempPathFactory, embedded_broker: str) -> Way:
+    """Load (which has been done for all), replay, train; by the commands that people type."""
+    home = Path(shutil.copytree(demo_home, tmp_path_factory.mktemp("way") / "home"))
     (home / "vitalake.yaml").write_text("jobs: {vitals: {topics: {way: fhir}}}")
     environment = os.environ | {
         "VITALAKE_KAFKA__BOOTSTRAP_SERVERS": embedded_broker,
         "VITALAKE_OBSERVABILITY__PORT": "0",
     }
     for command in (
-        ["history", "load", "mimic-demo"],
         ["simulate", "--topic", "way", "--rate", "0", "--hours", str(HOURS), "--faults", "0"],
         ["stream", "--until-idle", "2s", "--no-view"],
         ["train", "mortality"],
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "vitalake", *command, "--home", str(home)],
+            forking.command("vitalake", *command, "--home", str(home), kind="history"),
             env=environment, capture_output=True, timeout=200, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr.decode()[-2000:]

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import forking
+
 KILLED = -9
 _ROOT = Path(__file__).parents[2]
 
 
 def killed_at(home: Path, *points: str) -> list[int]:
     """Upgrade a home once for each point; return how each run ended."""
-    command = [sys.executable, "-m", "tests.services.upgrade_process", str(home), *points]
+    command = forking.command("tests.services.upgrade_process", str(home), *points)
     done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=120, check=True)
     return [int(code) for code in done.stdout.split()]
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import numpy as np
 
 from models.artefact import Model, digest_of, load, save
 from models.artefact.estimator import Estimator
+from models.registry.tracking import Tracking
 from models.tasks import Task, load_task
 from models.training.candidates import fit_booster, fit_linear
 from models.training.matrix import Matrix
@@ -96,3 +101,18 @@ def make_model(folder: Path, kind: str = "xgboost") -> Model:
     task = load_task("mortality")
     save(folder, fit(kind, make_matrix(task), task), **fields(task))
     return load(folder, version="1", digest=digest_of(folder))
+
+
+@cache
+def _empty_registry() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="vitalake-registry-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    Tracking(folder / "models")
+    return folder / "models"
+
+
+def tracking(folder: Path) -> Tracking:
+    """Open a registry; one that is not there is a copy of an empty one: MLflow takes two seconds to make its tables."""
+    if not folder.exists():
+        shutil.copytree(_empty_registry(), folder)
+    return Tracking(folder)

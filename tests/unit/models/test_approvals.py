@@ -19,6 +19,8 @@ from vitalake.errors import PrivacyError, SettingsError
 from vitalake.keys import load_keys
 from vitalake.settings import load_settings
 
+pytestmark = pytest.mark.slow
+
 
 def _approve(**changes: Any) -> Any:
     fields: dict[str, Any] = {

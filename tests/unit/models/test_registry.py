@@ -11,9 +11,9 @@ import pytest
 from models.artefact import save
 from models.registry import Champion, champion
 from models.registry.champion import ARTIFACTS, DATABASE
-from models.registry.tracking import Run, Tracking
+from models.registry.tracking import Run
 from models.tasks import load_task
-from tests.unit.models.model_samples import fields, fit, make_matrix
+from tests.unit.models.model_samples import fields, fit, make_matrix, tracking
 from vitalake.errors import ModelError
 from vitalake.settings import Settings, load_settings
 
@@ -29,7 +29,7 @@ def _register(settings: Settings, folder: Path, *, promote: bool = True, seed: i
     name = f"model-{seed}"
     estimator = fit("logistic-regression", make_matrix(TASK, seed=seed), TASK)
     save(folder / name, estimator, **fields(TASK, **({"task_digest": digest} if digest else {})))
-    tracking = Tracking(settings.path(settings.models))
+    registry = tracking(settings.path(settings.models))
     run = Run(
         name="logistic-regression",
         parameters={"C": 0.03},
@@ -38,8 +38,8 @@ def _register(settings: Settings, folder: Path, *, promote: bool = True, seed: i
         files={"card.md": b"# card\n"},
         model=folder / name,
     )
-    run_id = tracking.record("mortality", run)
-    return tracking.register("mortality", run_id, experiment="mortality", description="made-up", champion=promote)
+    run_id = registry.record("mortality", run)
+    return registry.register("mortality", run_id, experiment="mortality", description="made-up", champion=promote)
 
 
 def test_without_a_registry_there_is_no_champion(settings: Settings) -> None:

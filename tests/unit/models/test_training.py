@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from governance.audit.reading import latest
-from governance.home import init_home
 from governance.query.service import Door
-from governance.samples import copy_samples
 from models.artefact import Model
 from models.registry import champion
 from models.registry.champion import ARTIFACTS
@@ -30,7 +29,6 @@ from models.training.pinned import Pinned, pin
 from models.training.published import Published, read, read_outcomes, read_values
 from models.training.report import Report
 from models.training.train import train
-from pipelines.history.load import load_history
 from pipelines.online_store.playback import Replay
 from pipelines.online_store.store import CareStore
 from pipelines.online_store.values import ROW, Values
@@ -42,6 +40,8 @@ from vitalake.errors import ModelError
 from vitalake.keys import Key, load_keys
 from vitalake.sealing import Sealer
 from vitalake.settings import Settings, load_settings
+
+pytestmark = pytest.mark.slow
 
 TASK = load_task("mortality")
 
@@ -57,13 +57,11 @@ class Trained(msgspec.Struct):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    home = tmp_path_factory.mktemp("training") / "ward"
-    init_home(home, copy_samples)
+def trained(demo_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    home = Path(shutil.copytree(demo_home, tmp_path_factory.mktemp("training") / "home"))
     (home / "tasks" / "readmission").mkdir(parents=True)
     (home / "tasks" / "readmission" / "task.yaml").write_text(blocks("declare-a-task.md", "yaml")[0])
     settings = load_settings(home)
-    load_history(settings, "mimic-demo")
     report = train(settings, "mortality")
     door = Door(settings)
     outcomes = read_outcomes(door, TASK).ended

@@ -294,6 +294,16 @@ RAW = [
 
 @pytest.mark.parametrize("sql", RAW)
 def test_raw_sql_in_the_sandbox_reaches_no_file_but_its_own(tmp_path: Path, relation: Relation, sql: str) -> None:
+    _reaches_nothing(tmp_path, relation, sql)
+
+
+@pytest.mark.parametrize("sql", [RAW[0], RAW[6], RAW[13], RAW[16]])
+@pytest.mark.usefixtures("real_interpreter")
+def test_nor_does_it_where_the_interpreter_is_no_fork(tmp_path: Path, relation: Relation, sql: str) -> None:
+    _reaches_nothing(tmp_path, relation, sql)
+
+
+def _reaches_nothing(tmp_path: Path, relation: Relation, sql: str) -> None:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     request = Request(sql.format(folder=tmp_path), [relation], 100, 256, 10, 1 << 20)
     try:
@@ -306,6 +316,7 @@ def test_raw_sql_in_the_sandbox_reaches_no_file_but_its_own(tmp_path: Path, rela
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.usefixtures("real_interpreter")
 def test_the_sandbox_reads_its_own_file_and_has_an_empty_environment(relation: Relation) -> None:
     os.environ["VITALAKE_TEST_SECRET"] = "x"
     head, table = run(Request("SELECT value FROM observation", [relation], 10, 256, 10, 1 << 20))
@@ -322,6 +333,7 @@ BOMBS = [
 
 
 @pytest.mark.parametrize("sql", BOMBS)
+@pytest.mark.usefixtures("real_interpreter")
 def test_bombs_end_within_the_sandbox(sql: str) -> None:
     try:
         head, table = run(Request(sql, [], 10, 128, 1, 1 << 20))

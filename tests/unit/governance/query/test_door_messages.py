@@ -26,6 +26,8 @@ from vitalake.lake.tables.storage import open_storage
 from vitalake.lake.tables.table import Table
 from vitalake.settings import StreamSettings, load_settings
 
+pytestmark = pytest.mark.slow
+
 DATASET = load_dataset("observation")
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 

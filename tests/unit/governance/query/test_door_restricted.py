@@ -36,6 +36,8 @@ from vitalake.lake.tables.storage import open_storage
 from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings, load_settings
 
+pytestmark = pytest.mark.slow
+
 GUARD = Principal("guard", "privacy-officer", "Privacy officer")
 PURPOSE = "breach-2026-11"
 SECRETS = ("ZZMRN", "Zzname", "ZZSTAY", "ZZDEVICE", "zztext")

@@ -26,6 +26,8 @@ from vitalake.lake.tables.storage import open_storage
 from vitalake.lake.tables.table import StagedFile, Table
 from vitalake.settings import Settings, load_settings
 
+pytestmark = pytest.mark.slow
+
 LATER = NOON + timedelta(hours=2)
 
 

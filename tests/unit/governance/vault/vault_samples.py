@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import uuid
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from governance.vault.erasure_log import ErasureLog
 from governance.vault.on_postgres import PostgresStore
 from governance.vault.on_sqlite import SqliteStore
 from governance.vault.store import Store
+from tests import forking
 from tests.services.postgres import PostgresServer
 from vitalake.keys import Key
 
@@ -123,8 +123,9 @@ def run(place: Place, code: str, *codes: str, **environment: str) -> list[int]:
     """Run pieces of code, each in a process of its own in which ``place`` is the place; return how they ended."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PREPARE + each, str(place.folder), place.address],
-            env={"PYTHONPATH": str(Path(__file__).parents[4]), **environment},
+            forking.command("tests.unit.governance.vault.vault_process", str(place.folder), place.address, each),
+            env=environment,
+            cwd=Path(__file__).parents[4],
         )
         for each in (code, *codes)
     ]

@@ -1,0 +1,12 @@
+"""A process in which ``place`` is the place, and which runs a piece of code there: for several at once, and kills."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.unit.governance.vault.vault_samples import OpenedPlace, people
+
+if __name__ == "__main__":
+    folder, address, code = sys.argv[1:]
+    exec(code, {"place": OpenedPlace(Path(folder), address), "people": people, "sys": sys, "Path": Path})  # noqa: S102
