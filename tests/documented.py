@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-HOW_TO = Path(__file__).parents[1] / "docs" / "how-to"
+DOCS = Path(__file__).parents[1] / "docs"
+HOW_TO = DOCS / "how-to"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -45,3 +46,31 @@ def run_console(text: str, folder: Path, **environment: str) -> list[Run]:
         )
         runs.append(Run(command, shown, done.stdout))
     return runs
+
+
+def run_page(page: Path, folder: Path) -> int:
+    """Run a page's ``sh`` blocks one after the other in a folder; return how many there are.
+
+    Each must end well and print what the ``text`` block behind it shows, letter by letter but for blanks at the ends of
+    lines; without one it prints nothing.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VITALAKE_")} | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "VITALAKE_OBSERVABILITY__PORT": "0",
+        "COLUMNS": "160",
+    }
+    found = [(kind, text) for kind, text in _BLOCK.findall(page.read_text()) if kind in ("sh", "text")]
+    for place, (kind, block) in enumerate(found):
+        if kind == "text":
+            assert place and found[place - 1][0] == "sh", f"{page.name}: output without a command: {block}"
+            continue
+        shown = found[place + 1][1] if found[place + 1 : place + 2] and found[place + 1][0] == "text" else ""
+        words = ["bash", "-ec", block]
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{page.name}:\n{block}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+        assert _lines(done.stdout) == _lines(shown), f"{page.name}:\n{block}"
+    return sum(kind == "sh" for kind, _ in found)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.splitlines()]

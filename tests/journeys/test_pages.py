@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import DOCS, run_page
+from tests.documented import DOCS, run_page
 
 PAGES = ("how-to/declare-a-dataset.md", "how-to/declare-codes.md")
 
