@@ -22,6 +22,7 @@ from governance.vault import Identity
 from pipelines.history.load import load_history
 from pipelines.intake.online_feed import open_care
 from pipelines.live.recount import audit
+from tests import forking
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
@@ -73,8 +74,10 @@ def code(loinc: str) -> dict[str, Any]:
 
 def start(lane: LaneUnderTest, *arguments: str, package: Path, env: dict[str, str] | None = None) -> Any:
     """Start a command of ``vitalake dead-letters``, of a release."""
+    whole = ("dead-letters", *arguments, "--home", str(lane.home), "--json")
     return subprocess.Popen(
-        [sys.executable, "-m", "vitalake", "dead-letters", *arguments, "--home", str(lane.home), "--json"],
+        # A fork has imported the release that is tested.
+        forking.command("vitalake", *whole) if package == today(lane) else [sys.executable, "-m", "vitalake", *whole],
         cwd=package,
         env=os.environ | (env or {}),
         stdin=subprocess.DEVNULL,

@@ -51,7 +51,8 @@ class Way(NamedTuple):
 def way(demo_home: Path, tmp_path_factory: pytest.TempPathFactory, embedded_broker: str) -> Way:
     """Load (which has been done for all), replay, train; by the commands that people type."""
     home = Path(shutil.copytree(demo_home, tmp_path_factory.mktemp("way") / "home"))
-    (home / "vitalake.yaml").write_text("jobs: {vitals: {topics: {way: fhir}}}")
+    # The demo was loaded some minutes ago, and the oldest value that a score takes is just as old as the store keeps.
+    (home / "vitalake.yaml").write_text("jobs: {vitals: {topics: {way: fhir}}}\ncare: {hours: 60}\n")
     environment = os.environ | {
         "VITALAKE_KAFKA__BOOTSTRAP_SERVERS": embedded_broker,
         "VITALAKE_OBSERVABILITY__PORT": "0",

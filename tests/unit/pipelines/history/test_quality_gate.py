@@ -29,6 +29,8 @@ from vitalake.errors import InputError
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import load_settings
 
+pytestmark = pytest.mark.slow
+
 ROWS = 40
 THRESHOLD = 0.05
 """Two of the rows."""

@@ -18,6 +18,8 @@ from vitalake.lake.commits.ledger import summarise
 from vitalake.lake.maintenance.compaction import compact
 from vitalake.lake.maintenance.verify import verify
 
+pytestmark = pytest.mark.slow
+
 HELD = "quarantine/held"
 EVERYBODY = ("A", "B", "C")
 

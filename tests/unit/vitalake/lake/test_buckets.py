@@ -34,6 +34,8 @@ from vitalake.lake.tables.buckets import (
 from vitalake.lake.tables.sorting import order_by, sort_by
 from vitalake.lake.tables.table import StagedFile, Table
 
+pytestmark = pytest.mark.slow
+
 FOREVER = "9999-12-31"
 ROWS_PUBLISHED = [position for position in range(30) if position % 5 != 4]
 
