@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from vitalake.errors import InputError, SettingsError
+from vitalake.home import Home
 from vitalake.homes import resolve_home
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
@@ -132,7 +133,7 @@ class OpenedHome:
             raise SettingsError("Unknown job", where=job, remedy=f"The configuration has: {', '.join(jobs)}.")
         dataset = next(iter(jobs.values())).dataset if job is None else jobs[job].dataset
         self.refuse_no_lake()
-        return Lake(self.settings.lake_uri, self.settings.storage_options, dataset=dataset)
+        return Home(self.settings).lake(dataset)
 
     def refuse_no_lake(self) -> None:
         """Return if something was ever written.

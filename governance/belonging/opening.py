@@ -18,7 +18,8 @@ from governance.vault import Vault
 from governance.vault.opening import open_vault as open_unchecked
 from governance.vault.opening import vault_id
 from vitalake.errors import PrivacyError, ServiceUnavailable
-from vitalake.keys import KeyRing, load_keys
+from vitalake.home import Home
+from vitalake.keys import KeyRing
 from vitalake.lake.commits.format import check_writable
 from vitalake.lake.commits.lake import restricted_name
 from vitalake.lake.datasets.declared import published_datasets
@@ -100,7 +101,7 @@ def admit(settings: Settings, *, upgrading: bool = False, any_format: bool = Fal
         return
     if not (upgrading or any_format):
         check_writable(open_storage(settings.lake_uri, settings.storage_options))
-    with closing(open_vault(settings, load_keys(settings.path(settings.keys)), upgrading=upgrading)) as vault:
+    with closing(open_vault(settings, Home(settings).keys, upgrading=upgrading)) as vault:
         if identified:
             vault.hold_keys()
 

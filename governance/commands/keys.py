@@ -203,11 +203,11 @@ def revoke(
 
 
 def _open(home: Path | None) -> tuple[Settings, KeyRing]:
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
-    return settings, load_keys(settings.path(settings.keys))
+    return settings, Home(settings).keys
 
 
 def _look(settings: Settings) -> VaultStatus | None:

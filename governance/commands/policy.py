@@ -29,12 +29,12 @@ def check(
     """Name each column, its class and what happens to it; ends with 12 when the rules do not hold."""
     from governance.policy.masking import compile_masks
     from governance.policy.rules import load_policy
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
     from vitalake.lake.datasets.declared import load_dataset, published_datasets
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
-    policy, keys = load_policy(settings.path(settings.governance)), load_keys(settings.path(settings.keys))
+    policy, keys = load_policy(settings.path(settings.governance)), Home(settings).keys
     names = [dataset] if dataset else published_datasets()
     plans = [compile_masks(policy, load_dataset(name), keys) for name in names]
     if json:

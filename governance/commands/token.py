@@ -22,11 +22,11 @@ def token(
     """Print a token of one of the three development users; signing in is recorded."""
     from governance.access import open_issuer, open_verifier
     from governance.audit import AuditEvent, open_audit
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
-    keys = load_keys(settings.path(settings.keys))
+    keys = Home(settings).keys
     signed = open_issuer(settings, keys).sign_in(user)
     principal = open_verifier(settings, keys).verify(signed)
     event = AuditEvent("sign-in", principal.subject, principal.role, (), {"by": "command"})

@@ -21,7 +21,8 @@ from governance.query.relations import AVAILABLE, known_name, quoted, text
 from governance.query.slots import slot
 from governance.query.worker import Request
 from vitalake.errors import InputError
-from vitalake.keys import KeyRing, load_keys
+from vitalake.home import Home
+from vitalake.keys import KeyRing
 from vitalake.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Door:
             audit: default: the chain ``door``.
         """
         self._settings = settings
-        self._keys = keys or load_keys(settings.path(settings.keys))
+        self._keys = keys or Home(settings).keys
         self._audit = audit or open_audit(settings, self._keys, writer="door")
         self.catalogue = Catalogue(settings, self._keys)
 

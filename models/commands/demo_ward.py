@@ -159,9 +159,9 @@ def held_out_patients(settings: Settings) -> frozenset[str]:
     from governance.policy.masks import Pseudonyms
     from pipelines.simulator import demo_data
     from vitalake.clinical.held_out import held_out
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
 
-    token = Pseudonyms(load_keys(settings.path(settings.keys)), "patient-identifier").token
+    token = Pseudonyms(Home(settings).keys, "patient-identifier").token
     ids = set(demo_data.read("hospitalization", ["patient_id"])["patient_id"].to_pylist())
     return frozenset(patient for patient in ids if held_out(token(patient)))
 
@@ -173,9 +173,9 @@ class WardClock:
         from pipelines.intake.online_feed import open_care
         from pipelines.online_store.playback import Replay
         from pipelines.simulator.anchors import load_or_create
-        from vitalake.keys import load_keys
+        from vitalake.home import Home
 
-        self.store = open_care(settings, load_keys(settings.path(settings.keys)))
+        self.store = open_care(settings, Home(settings).keys)
         self._replay, self._speed = Replay, speed
         self._end_us = int(load_or_create(settings.home).reference.timestamp() * 1_000_000)
         self._set(self._end_us - int(hours * 3_600_000_000), speed=0.0)
@@ -196,10 +196,10 @@ class BoardWatch:
     def __init__(self, address: str, settings: Settings) -> None:
         """Open the board in a thread."""
         from governance.access import open_issuer
-        from vitalake.keys import load_keys
+        from vitalake.home import Home
 
         self._address = address.removeprefix("http://")
-        self._token = open_issuer(settings, load_keys(settings.path(settings.keys))).sign_in("clinician")
+        self._token = open_issuer(settings, Home(settings).keys).sign_in("clinician")
         self._settings = settings
         self._newest: dict[str, int] = {}
         self._waits: list[float] = []
@@ -258,12 +258,12 @@ def count_scores(settings: Settings) -> int:
     """
     from models.serving.scores import FILE, ScoreBook
     from pipelines.intake.online_feed import store_sealer
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
 
     path = settings.path(FILE)
     if not path.exists():
         return 0
-    keys = load_keys(settings.path(settings.keys))
+    keys = Home(settings).keys
     book = ScoreBook(path, store_sealer(settings, keys, "scores", purpose="demo"))
     try:
         return book.count()

@@ -134,11 +134,11 @@ def approvals(home: HomeOption = None, json: JsonOption = False) -> None:
 
 
 def _opened(home: HomeOption) -> tuple[Settings, KeyRing]:
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
-    return settings, load_keys(settings.path(settings.keys))
+    return settings, Home(settings).keys
 
 
 def _who() -> tuple[Account, str]:

@@ -15,7 +15,7 @@ from models.serving.rendering import render
 from models.serving.state import Place
 from pipelines.people.patients import Person
 from vitalake.errors import VitaLakeError
-from vitalake.lake.commits.lake import Lake
+from vitalake.home import Home
 from vitalake.lake.commits.ledger import LiveLedger
 from vitalake.settings import Settings
 
@@ -64,7 +64,7 @@ class LedgerReader:
             LakeError: the lake cannot be read.
         """
         if self._live is None:
-            lake = Lake(self._settings.lake_uri, self._settings.storage_options)
+            lake = Home(self._settings).lake()
             if not lake.storage.holds_table("spans"):
                 return None
             self._live = LiveLedger(lake.spans)

@@ -22,7 +22,7 @@ from models.serving.zone import use_zone
 from pipelines.online_store.facts import Decision
 from pipelines.online_store.playback import Replay
 from vitalake.errors import PrivacyError, ServiceUnavailable
-from vitalake.keys import load_keys
+from vitalake.home import Home
 from vitalake.settings import Settings
 
 WRITER = "serving"
@@ -63,7 +63,7 @@ class Place:
             VitaLakeError: something cannot be opened.
         """
         use_zone(settings.serving.time_zone)
-        self.settings, self.keys = settings, load_keys(settings.path(settings.keys))
+        self.settings, self.keys = settings, Home(settings).keys
         self._ward_thread, self._audit_thread = OneThread("ward", most=MOST_SCORES_WAITING), OneThread("audit")
         self.drawing, self._tidying = OneThread("drawing"), OneThread("tidying")
         self.slow = OneThread("ledger", most=MOST_WAITING)

@@ -9,7 +9,7 @@ from governance.policy.masks.cap import CapOptions
 from governance.policy.rules import load_policy
 from models.tasks import Task
 from vitalake.errors import ModelError
-from vitalake.keys import load_keys
+from vitalake.home import Home
 from vitalake.lake.commits.spans import SpanLog
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.storage import open_storage
@@ -36,7 +36,7 @@ def pin(settings: Settings, task: Task) -> Pinned:
         ModelError: they change a value in a way serving does not repeat, or rows were published under other rules.
     """
     policy = load_policy(settings.path(settings.governance))
-    keys = load_keys(settings.path(settings.keys))
+    keys = Home(settings).keys
     caps = {rule.id: o.at for rule in policy.rules if isinstance(o := rule.then.options, CapOptions)}
     age_cap: int | None = None
     for name, columns in task.reads.items():

@@ -20,8 +20,8 @@ from pipelines.attribution.rows import with_owners
 from pipelines.attribution.timeline import Owner
 from pipelines.core.dead_letters import DeadLetters
 from pipelines.core.poll import Outcome
+from vitalake.home import Home
 from vitalake.keys import KeyRing
-from vitalake.lake.commits.lake import Lake
 from vitalake.settings import Settings
 
 _NAMED = -9
@@ -322,7 +322,7 @@ def make_attributor(
         envelopes: seals payloads.
         days: after how many a held message expires.
     """
-    lake = Lake(settings.lake_uri, settings.storage_options, dataset="device_association")
+    lake = Home(settings).lake("device_association")
     secret = keys.current("vault").secret
     key_of = partial(device_key, secret)
     holder = Holder(envelopes, dataset=dataset, days=days)

@@ -214,7 +214,7 @@ def discard(
     from governance.belonging import admit
     from pipelines.reprocess.discarding import checked_words
     from pipelines.reprocess.discarding import discard as give_up
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
 
     one = source is not None and source.endswith("]") and position is not None
     if sum((every, reason is not None, one)) != 1 or (position is not None) != one or (source is not None) != one:
@@ -224,7 +224,7 @@ def discard(
     settings = _settings(home)
     admit(settings)
     note("Your words are kept in clear beside these dead letters. Do not name a patient in them.")
-    audit = open_audit(settings, load_keys(settings.path(settings.keys)), writer=WRITER)
+    audit = open_audit(settings, Home(settings).keys, writer=WRITER)
     choice = _choice(reason, source, position)
     count = give_up(settings, choice, words=words, principal=local_principal("officer"), audit=audit)
     if json:
@@ -255,12 +255,12 @@ def _record(settings: Settings, choice: Choice) -> str:
     """Record that messages are taken up again, before they are opened; return who does it."""
     from governance.access import local_principal
     from governance.audit import AuditEvent, open_audit
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
 
     engineer = local_principal("engineer")
     detail = {"reason": choice.reason} if choice.reason else {}
     event = AuditEvent("dead-letters.replay", engineer.subject, engineer.role, (), detail)
-    open_audit(settings, load_keys(settings.path(settings.keys)), writer=WRITER).record(event)
+    open_audit(settings, Home(settings).keys, writer=WRITER).record(event)
     return engineer.subject
 
 

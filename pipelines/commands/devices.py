@@ -158,14 +158,14 @@ def associate(
     from governance.belonging import admit
     from governance.policy.masks import Pseudonyms
     from pipelines.reconcile.entering import Entry, checked, enter
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
 
     settings = _settings(home)
     entry = checked(
         Entry(device, patient, encounter, _moment(since, "--from"), _moment(until, "--until"), entered_in_error)
     )
     admit(settings, identified=True)
-    keys = load_keys(settings.path(settings.keys))
+    keys = Home(settings).keys
     who = local_principal("engineer")
     detail = {"device": _digest(Pseudonyms(keys, "device-identifier").token(device))}
     token = Pseudonyms(keys, "patient-identifier").token(patient)
@@ -241,10 +241,10 @@ def _allowed(settings: Settings, detail: dict[str, str], patients: Any) -> None:
     """
     from governance.access import MissingPermission, local_privacy_officer, require
     from governance.audit import AuditEvent, open_audit
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
 
     who = local_privacy_officer(settings)
-    audit = open_audit(settings, load_keys(settings.path(settings.keys)), writer=WRITER)
+    audit = open_audit(settings, Home(settings).keys, writer=WRITER)
     try:
         require(who, "identified:query")
     except MissingPermission as error:

@@ -218,9 +218,9 @@ def _tried(name: str, check: Callable[[], str]) -> Check:
 
 
 def _keys(settings: Settings) -> str:
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
 
-    ring = load_keys(settings.path(settings.keys))
+    ring = Home(settings).keys
     return ", ".join(ring.current(name).id for name in ("pseudonym", "observation", "quarantine"))
 
 
@@ -238,11 +238,9 @@ def _key_service(settings: Settings) -> str:
 def _audit(settings: Settings) -> str:
     """Look whether every chain holds, and none was put back or is gone."""
     from governance.audit import AuditBroken, anchor_folder, missed, verify_chain
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
 
-    report = verify_chain(
-        settings.path(settings.audit), load_keys(settings.path(settings.keys)), outside=anchor_folder(settings)
-    )
+    report = verify_chain(settings.path(settings.audit), Home(settings).keys, outside=anchor_folder(settings))
     if lost := missed(settings):
         report.problems.append(lost)
     if not report.whole:
@@ -258,11 +256,11 @@ def _audit(settings: Settings) -> str:
 def _rules(settings: Settings, dataset: str) -> str:
     from governance.policy.masking import compile_masks
     from governance.policy.rules import load_policy
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
     from vitalake.lake.datasets.declared import load_dataset, published_datasets
 
     policy = load_policy(settings.path(settings.governance))
-    plan = compile_masks(policy, load_dataset(dataset), load_keys(settings.path(settings.keys)))
+    plan = compile_masks(policy, load_dataset(dataset), Home(settings).keys)
     closed = [p.column.name for p in plan.columns if not p.published]
     columns = [column for name in published_datasets() for column in load_dataset(name).columns]
     empty = sorted({c.listed for c in columns if c.listed and not policy.lists.get(c.listed)})
@@ -321,12 +319,12 @@ def _lake(settings: Settings) -> str:
 
 def _logs(settings: Settings) -> str:
     """Read the log of every table, and look whether one that spans were added to is gone; files are for 'verify'."""
-    from vitalake.lake.commits.lake import Lake
+    from vitalake.home import Home
     from vitalake.lake.commits.spans import SEEN
     from vitalake.lake.tables.digests import Damaged
     from vitalake.lake.tables.log import LOG, examine
 
-    lake = Lake(settings.lake_uri, settings.storage_options)
+    lake = Home(settings).lake()
     here = lake.here()
     for name in here:
         if problems := examine(lake.storage.child(name)):
@@ -357,10 +355,10 @@ def _belonging(settings: Settings) -> str:
     """Hold keys and vault against what the lake keeps of those that it was written with."""
     from governance.belonging import look
     from vitalake.errors import LakeError
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
 
     try:
-        found = look(settings, load_keys(settings.path(settings.keys)))
+        found = look(settings, Home(settings).keys)
     except OSError as error:
         raise LakeError(
             f"Lake cannot be reached ({type(error).__name__})", where="settings.lake", remedy="Check address and keys."

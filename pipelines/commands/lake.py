@@ -176,11 +176,9 @@ def _sweep(home: Any) -> dict[str, int]:
 
 def _open(home: Any, dataset: str | None = None) -> Lake:
     import vitalake
-    from vitalake.lake.commits.lake import Lake
 
     opened = vitalake.open(home)
-    settings = opened.settings
-    return Lake(settings.lake_uri, settings.storage_options, dataset=dataset) if dataset else opened.lake()
+    return opened.lake(dataset) if dataset else opened.lake()
 
 
 def _admit(home: Any) -> None:
@@ -194,11 +192,11 @@ def _admit(home: Any) -> None:
 def _belonging(home: Any) -> Belonging:
     """Return how home and lake stand to each other."""
     from governance.belonging import look
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
-    return look(settings, load_keys(settings.path(settings.keys)))
+    return look(settings, Home(settings).keys)
 
 
 def _choose(lake: Lake, name: str) -> Table:

@@ -189,11 +189,11 @@ def _opened(home: Path | None, *, json: bool, put_back: bool = False) -> Any:
     def opened() -> Iterator[tuple[Eraser, Settings, KeyRing, Vault]]:
         from governance.keyuse import open_vault
         from pipelines.erasure.request import Eraser
-        from vitalake.keys import load_keys
+        from vitalake.home import Home
         from vitalake.settings import load_settings
 
         settings = load_settings(resolve_home(home))
-        keys = load_keys(settings.path(settings.keys))
+        keys = Home(settings).keys
         vault = open_vault(settings, keys, purpose="erasure", put_back=put_back)
         tell = (lambda _: None) if json else note
         try:

@@ -24,12 +24,12 @@ def repair(
     from governance.belonging import admit, look, mend_erasures
     from pipelines.republish.repair import repair as mend_all
     from vitalake.errors import LakeError
-    from vitalake.keys import load_keys
+    from vitalake.home import Home
 
     opened = vitalake.open(home)
     opened.refuse_no_lake()
     settings = opened.settings
-    keys = load_keys(settings.path(settings.keys))
+    keys = Home(settings).keys
     again = mend_erasures(settings, keys)
     admit(settings, any_format=True)
     done = mend_all(settings, leave=leave, progress=(lambda _: None) if json else note)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from governance.vault import Vault
 from governance.vault.sealed_rows import open_value
-from vitalake.lake.commits.lake import Lake
+from vitalake.home import Home
 from vitalake.lake.datasets.dataset import SUBJECT
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.deletion import has_value
@@ -30,7 +30,7 @@ def known_of(settings: Settings, vault: Vault, subject: bytes) -> Mapping[str, s
     secrets = vault.secrets([subject])
     if not secrets:
         return found
-    for name, table in Lake(settings.lake_uri, settings.storage_options).present().items():
+    for name, table in Home(settings).lake().present().items():
         zone, _, dataset = name.rpartition("/")
         classes = {c.name: str(c.data_class) for c in load_dataset(dataset).columns if str(c.data_class) in CLASSES}
         if zone != "restricted" or not classes:

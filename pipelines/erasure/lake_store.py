@@ -19,8 +19,8 @@ from pipelines.attribution.vacant import vacated
 from pipelines.erasure.quarantine_store import Search, erase_letters, places_of
 from pipelines.people.linked_ids import numbers_of
 from vitalake.crashpoints import passing
+from vitalake.home import Home
 from vitalake.keys import KeyRing
-from vitalake.lake.commits.lake import Lake
 from vitalake.lake.datasets.dataset import DEVICE_KEY
 from vitalake.lake.datasets.declared import load_dataset, quarantine_datasets
 from vitalake.lake.maintenance.deletion import distinct_values, drop_rows, purge
@@ -132,7 +132,7 @@ class Clearing:
 
         Messages come first: of who is killed later the rows still tell which of them they were made of.
         """
-        lake = Lake(self._settings.lake_uri, self._settings.storage_options)
+        lake = Home(self._settings).lake()
         present = lake.present()
         if "spans" not in present:
             return []

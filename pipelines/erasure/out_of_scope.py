@@ -14,8 +14,8 @@ from governance.policy.rules import load_policy
 from pipelines.core.kafka import client_options
 from vitalake import clock
 from vitalake.errors import SettingsError
+from vitalake.home import Home
 from vitalake.keys import KeyRing
-from vitalake.lake.commits.lake import Lake
 from vitalake.lake.tables.buckets import patient_column
 from vitalake.settings import Settings
 
@@ -78,7 +78,7 @@ def _retention(settings: Settings, topics: list[str]) -> dict[str, int]:
 
 def _unmasked(settings: Settings, keys: KeyRing) -> Iterator[Outside]:
     """Yield the published tables whose rows do not say whose they are: those stay, and name nobody."""
-    lake = Lake(settings.lake_uri, settings.storage_options)
+    lake = Home(settings).lake()
     published = {name: table for name, table in lake.present().items() if name.startswith("published/")}
     try:
         policy = load_policy(settings.path(settings.governance))

@@ -22,8 +22,8 @@ from pipelines.formats.lenient.naming import Naming
 from pipelines.formats.lenient.searched import to_search
 from pipelines.formats.shared.named import Named, behind_system, system_of
 from vitalake.errors import PrivacyError
+from vitalake.home import Home
 from vitalake.keys import KeyRing
-from vitalake.lake.commits.lake import Lake
 from vitalake.lake.datasets.dataset import SUBJECT
 from vitalake.lake.maintenance.deletion import has_value
 from vitalake.lake.maintenance.rewrite import Rows, read_file, rewrite
@@ -91,7 +91,7 @@ class Search:
             for topic, name in stream.topics.items():
                 self._formats[topic].add(name)
         self.places: Mapping[str, Places] = {}
-        self.lake = Lake(settings.lake_uri, settings.storage_options) if settings else None
+        self.lake = Home(settings).lake() if settings else None
         self.older_spans = staged_spans(self.lake) if self.lake else set()
 
     @property

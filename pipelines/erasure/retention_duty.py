@@ -12,8 +12,8 @@ from governance.vault import Vault
 from pipelines.intake.steps import make_sealer
 from vitalake import clock
 from vitalake.errors import PrivacyError
+from vitalake.home import Home
 from vitalake.keys import KeyRing
-from vitalake.lake.commits.lake import Lake
 from vitalake.lake.datasets.dataset import SUBJECT, Dataset
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.deletion import has_value
@@ -36,7 +36,7 @@ def refuse_kept(settings: Settings, vault: Vault, keys: KeyRing, subject: bytes)
     if not records.keep_days:
         return
     horizon = str((clock.now() - timedelta(days=records.keep_days)).date())
-    for name, table in Lake(settings.lake_uri, settings.storage_options).present().items():
+    for name, table in Home(settings).lake().present().items():
         if name.startswith("restricted/") and (day := newest_day(table, subject, vault, keys, after=horizon)):
             until = date.fromisoformat(day) + timedelta(days=records.keep_days)
             raise PrivacyError(

@@ -26,7 +26,7 @@ from pipelines.intake.steps import Steps
 from pipelines.simulator.warehouse_cinc import make_cinc_warehouse
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
 from vitalake import clock
-from vitalake.keys import load_keys
+from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId
 from vitalake.lake.datasets.dataset import Dataset
@@ -87,7 +87,7 @@ def load_history(
                 count += _load(
                     settings, job, spool, part, dataset=dataset, gate=gate, care_admits=care_admits, progress=told
                 )
-    sweep(Lake(settings.lake_uri, settings.storage_options), job.name)
+    sweep(Home(settings).lake(), job.name)
     return count
 
 
@@ -117,7 +117,7 @@ def _load(
     care_admits: Callable[[str], bool] | None,
     progress: Callable[[int], None] | None,
 ) -> int:
-    lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
+    lake = Home(settings).lake(dataset)
     known = Remembered(settings.home, f"{part.topic}.{part.topic_id}")
     found, form = _digests(settings, lake.dataset, spool)
     wanted = _plan(known, found, form, _known_positions(lake, part))
@@ -190,7 +190,7 @@ def _digests(settings: Settings, dataset: Dataset, spool: Spool) -> tuple[npt.ND
     Raises:
         InputError: the query gives a column that the dataset does not have, or that cannot have its type.
     """
-    digests = Digests(dataset, load_keys(settings.path(settings.keys)).current("vault").secret)
+    digests = Digests(dataset, Home(settings).keys.current("vault").secret)
     found, form = [np.zeros(0, ENTRY)], ""
     for table, starts in spool.tables():
         # In the types they will have: a column that cannot have its type is refused by name, before anything is made.

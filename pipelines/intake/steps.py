@@ -39,7 +39,8 @@ from pipelines.formats.shared.result import Reject
 from pipelines.intake.online_feed import CareFeed
 from pipelines.people.arriving import Arriving
 from vitalake import clock
-from vitalake.keys import KeyRing, load_keys
+from vitalake.home import Home
+from vitalake.keys import KeyRing
 from vitalake.lake.commits.lake import restricted_name
 from vitalake.lake.commits.spans import PartId
 from vitalake.lake.datasets.dataset import ASSOCIATION, Dataset, holds_codes
@@ -83,7 +84,7 @@ class Steps:
         self._max_future_seconds = stream.max_future_seconds
         self.older_until = float("-inf")
         """Until when, by the monotonic clock, the look-back may hold fingerprints of an earlier release."""
-        self.keys = keys = load_keys(settings.path(settings.keys))
+        self.keys = keys = Home(settings).keys
         policy = load_policy(settings.path(settings.governance))
         self.plan: MaskPlan = writing_plan(policy, dataset, keys)
         self.conformer = Conformer(

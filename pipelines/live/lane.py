@@ -25,7 +25,7 @@ from pipelines.live.status import Status
 from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import ServiceUnavailable
-from vitalake.lake.commits.lake import Lake
+from vitalake.home import Home
 from vitalake.lake.commits.seen import read_seen
 from vitalake.lake.commits.spans import PartId, Span
 from vitalake.settings import Settings
@@ -65,7 +65,7 @@ class Lane:
         self.stream = settings.jobs[job]
         self.name = f"{job}/{share}"
         self.status = Status(share=self.name)
-        self.lake = Lake(settings.lake_uri, settings.storage_options, dataset=self.stream.dataset)
+        self.lake = Home(settings).lake(self.stream.dataset)
         self.lake.check_writable()  # first, for a home of an earlier release may lack a key too
         self._know()
         self.consumer: ShareConsumer | None = None

@@ -10,8 +10,7 @@ from governance.policy.rules import load_policy
 from pipelines.core.kafka import client_options, list_partitions
 from pipelines.formats.registry import make_decoder
 from vitalake.errors import SettingsError
-from vitalake.keys import load_keys
-from vitalake.lake.commits.lake import Lake
+from vitalake.home import Home
 from vitalake.settings import Settings
 
 
@@ -27,11 +26,11 @@ def preflight(settings: Settings, job: str) -> int:
     if job not in settings.jobs:
         raise SettingsError("Unknown job", where=job, remedy=f"The configuration has: {', '.join(settings.jobs)}.")
     stream = settings.jobs[job]
-    keys = load_keys(settings.path(settings.keys))
+    keys = Home(settings).keys
     admit(settings)
     for name in sorted(set(stream.topics.values())):
         make_decoder(name, dataset=stream.dataset, stream=stream, settings=settings)
-    lake = Lake(settings.lake_uri, settings.storage_options, dataset=stream.dataset)
+    lake = Home(settings).lake(stream.dataset)
     lake.check_writable()
     writing_plan(load_policy(settings.path(settings.governance)), lake.dataset, keys)
     with AdminClient(client_options(settings)) as admin:

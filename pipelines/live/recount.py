@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from pipelines.core.errors import BrokerUnreachable, TopicMissing
 from pipelines.core.kafka import client_options, list_partitions
 from vitalake.errors import SettingsError
+from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId, Span, is_added
 from vitalake.lake.datasets.declared import quarantine_datasets
@@ -74,7 +75,7 @@ def audit(
     not_recounted: list[str] = []
     names = [job] if job else list(settings.jobs)
     for dataset in sorted({settings.jobs[name].dataset for name in names}):
-        lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
+        lake = Home(settings).lake(dataset)
         tables = {table.name: _recount_rows(table) for table in _tables(lake) if not tell(f"Recounting {table.name}")}
         claimed = _claims(lake, names)
         for table, rows in tables.items():

@@ -74,7 +74,7 @@ def main() -> int:
     logs.configure()
     logs.silence_failures()
     from governance.belonging import admit
-    from vitalake.lake.commits.lake import Lake
+    from vitalake.home import Home
     from vitalake.lake.maintenance.run import maintain
     from vitalake.lake.maintenance.sweep import dead_shares, sweep
     from vitalake.settings import load_settings
@@ -83,7 +83,7 @@ def main() -> int:
     stream = settings.jobs[given.job]
 
     def opened() -> Lake:
-        return Lake(settings.lake_uri, settings.storage_options, dataset=stream.dataset)
+        return Home(settings).lake(stream.dataset)
 
     try:
         if not opened().storage.holds_table("spans"):

@@ -12,6 +12,7 @@ from governance.vault import Vault
 from governance.vault.sealed_rows import device_key, open_value
 from pipelines.attribution.associations import TABLE
 from pipelines.formats.shared.records import MERGED
+from vitalake.home import Home
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.datasets.dataset import DEVICE_KEY, SUBJECT
@@ -29,7 +30,7 @@ _FORM = pa.schema(
 
 def numbers_of(settings: Settings, keys: KeyRing, vault: Vault) -> Numbers:
     """Return the merges that a home's lake tells of, as it stands."""
-    lake = Lake(settings.lake_uri, settings.storage_options)
+    lake = Home(settings).lake()
     return Numbers(lake, vault, keys.current("vault").secret)
 
 

@@ -19,7 +19,7 @@ from pipelines.formats.shared.result import Decoded
 from pipelines.intake.steps import Steps
 from vitalake import clock
 from vitalake.errors import InputError
-from vitalake.keys import load_keys
+from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId
 from vitalake.lake.datasets.declared import load_dataset
@@ -72,7 +72,7 @@ def enter(settings: Settings, entries: Sequence[Entry]) -> None:
     for entry in entries:
         checked(entry)
     admit(settings, identified=True)
-    lake = Lake(settings.lake_uri, settings.storage_options, dataset=DATASET)
+    lake = Home(settings).lake(DATASET)
     lake.open_all()
     stream = StreamSettings(topics={}, dataset=DATASET)
     fence = lake.spans.fence(DATASET)  # before rules and keys are read
@@ -152,7 +152,7 @@ def _poll(entries: Sequence[Entry], position: int) -> Poll:
 
 
 def _rows(settings: Settings, entries: Sequence[Entry]) -> pa.RecordBatch:
-    key = load_keys(settings.path(settings.keys)).current("observation").secret
+    key = Home(settings).keys.current("observation").secret
     now = marked(clock.now_us())  # a list is entered in its order, so that it is published as a time of ours is
     names = [_identity(key, entry) for entry in entries]
     columns = {

@@ -21,8 +21,7 @@ from pipelines.formats.shared.records import MERGED
 from pipelines.intake.steps import Steps
 from pipelines.reprocess.origins import lineages
 from pipelines.reprocess.redecoding import Redecoder
-from vitalake.keys import load_keys
-from vitalake.lake.commits.lake import Lake
+from vitalake.home import Home
 from vitalake.lake.datasets.dataset import SUBJECT
 from vitalake.lake.tables.schema import conform
 from vitalake.settings import Settings
@@ -71,9 +70,9 @@ class Overview:
             ServiceUnavailable: lake or vault cannot be reached.
         """
         self._settings = settings
-        self._keys = load_keys(settings.path(settings.keys))
+        self._keys = Home(settings).keys
         self._vault = open_vault(settings, self._keys, purpose="devices")
-        self._lake = Lake(settings.lake_uri, settings.storage_options)
+        self._lake = Home(settings).lake()
         self._key_of = partial(device_key, self._keys.current("vault").secret)
         self._tokens = {
             name: Pseudonyms(self._keys, f"{name}-identifier") for name in ("device", "patient", "encounter")

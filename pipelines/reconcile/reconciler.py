@@ -27,7 +27,7 @@ from pipelines.reprocess.online_feed import CareAgain
 from pipelines.reprocess.writing import SHARE, AgainWriter, Kind, part_of
 from vitalake.crashpoints import passing
 from vitalake.errors import ServiceUnavailable
-from vitalake.keys import load_keys
+from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import SpanConflict
 from vitalake.lake.maintenance.sweep import sweep
@@ -118,11 +118,11 @@ class Attribution:
 
     def _lost(self) -> Damaged | None:
         """Return which file is gone, if one is: trying again does not bring it back."""
-        lake = Lake(self._settings.lake_uri, self._settings.storage_options, dataset=DATASET)
+        lake = Home(self._settings).lake(DATASET)
         return next((gone for table in lake.present().values() if (gone := table.lost_file())), None)
 
     def _open(self) -> _Work | None:
-        lake = Lake(self._settings.lake_uri, self._settings.storage_options, dataset=DATASET)
+        lake = Home(self._settings).lake(DATASET)
         if not all(map(lake.storage.holds_table, ("spans", TABLE))):
             return None
         lake.check_writable()
@@ -177,7 +177,7 @@ def attribute_once(settings: Settings, *, actor: str) -> Report:
         attribution.close()
     if report.spans:
         for job in (KIND, ENTERING):
-            sweep(Lake(settings.lake_uri, settings.storage_options), job)
+            sweep(Home(settings).lake(), job)
     return report
 
 
@@ -194,7 +194,7 @@ class _Work:
         self._associations.frozen = True
         self._watch = Watch(lake)
         self._release = Release(settings, lake, self._associations, job=JOB)
-        self._secret = load_keys(settings.path(settings.keys)).current("vault").secret
+        self._secret = Home(settings).keys.current("vault").secret
         self._writer: AgainWriter | None = None
         self._care: dict[int, CareAgain] = {}
         feed = self._steps.feed

@@ -29,6 +29,7 @@ from pipelines.reprocess.redecoding import Attempt, Redecoder
 from pipelines.reprocess.writing import SHARE, AgainWriter, Kind, counts_of
 from vitalake.crashpoints import passing
 from vitalake.errors import SettingsError
+from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import Counts, SpanConflict
 from vitalake.lake.maintenance.sweep import sweep
@@ -131,7 +132,7 @@ def replay(
     """
     admit(settings, identified=True)
     report, wanted = Report(dry_run=dry_run), choice or Choice()
-    lake = Lake(settings.lake_uri, settings.storage_options)
+    lake = Home(settings).lake()
     found = census(lake, table, wanted)
     report.open = found.open
     jobs, unknown = lineages(settings, found.decoders)
@@ -141,7 +142,7 @@ def replay(
     for lineage in jobs:
         _Job(settings, lineage, actor, table, kind, wanted, limit, report, progress).run()
     if report.spans:
-        sweep(Lake(settings.lake_uri, settings.storage_options), kind)
+        sweep(Home(settings).lake(), kind)
     return report
 
 
@@ -233,7 +234,7 @@ class _Job:
 
     def _lake(self) -> Lake:
         settings = self.settings
-        return Lake(settings.lake_uri, settings.storage_options, dataset=self.lineage.stream.dataset)
+        return Home(settings).lake(self.lineage.stream.dataset)
 
     def _batches(self, lake: Lake) -> Iterator[pa.Table]:
         """Yield batches of what is open as of now and was not tried yet."""

@@ -27,8 +27,7 @@ from pipelines.reprocess.origins import lineages
 from pipelines.reprocess.redecoding import resolution_rows
 from pipelines.reprocess.writing import AgainWriter
 from vitalake.errors import InputError
-from vitalake.keys import load_keys
-from vitalake.lake.commits.lake import Lake
+from vitalake.home import Home
 from vitalake.lake.commits.spans import SpanConflict
 from vitalake.settings import Settings
 
@@ -76,13 +75,13 @@ def discard(settings: Settings, choice: Choice, *, words: str, principal: Princi
     """
     words = checked_words(words)
     admit(settings)
-    found = census(Lake(settings.lake_uri, settings.storage_options), DEAD_LETTER, choice)
+    found = census(Home(settings).lake(), DEAD_LETTER, choice)
     if not found.open:
         return 0
     refuse_naming_if_known(
         words,
         settings,
-        load_keys(settings.path(settings.keys)),
+        Home(settings).keys,
         where="--reason-text",
         wanted="dead-letters.discard",
         by=principal,
@@ -120,7 +119,7 @@ def _discard(settings: Settings, dataset: str, choice: Choice, *, words: str, ac
 
 def _decided(settings: Settings, dataset: str, choice: Choice, *, words: str, actor: str) -> Iterator[int]:
     """Give up file after file; yield how many messages of each were open."""
-    lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
+    lake = Home(settings).lake(dataset)
     lake.open_all()
     writer = AgainWriter(lake, kind="replay", fence=lake.spans.fence(dataset))
     lake.quarantine.refresh()

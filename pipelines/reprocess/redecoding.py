@@ -21,7 +21,7 @@ from pipelines.reprocess.origins import Lineage
 from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import PrivacyError
-from vitalake.keys import load_keys
+from vitalake.home import Home
 from vitalake.lake.commits.spans import PartId
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings
@@ -145,7 +145,7 @@ class Redecoder:
             PrivacyError: the key file does not hold.
         """
         self._settings, self._lineage, self.steps, self._job = settings, lineage, steps, job
-        self._keys = load_keys(settings.path(settings.keys))
+        self._keys = Home(settings).keys
         self._decoders: dict[str, Decoder] = {}
         self.unopened = 0
 

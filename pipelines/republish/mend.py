@@ -16,7 +16,7 @@ from pipelines.intake.steps import make_sealer
 from pipelines.republish.again import PLACE, Again, day_of, made_again, of_day, places
 from pipelines.republish.republish import converter, open_restricted, republish
 from vitalake.errors import InputError, LakeError
-from vitalake.keys import load_keys
+from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake, restricted_name
 from vitalake.lake.commits.spans import Span
 from vitalake.lake.datasets.declared import published_datasets
@@ -84,7 +84,7 @@ def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile], *, who
         KeyRevoked: patients' keys cannot be had.
         ServiceUnavailable: lake, vault or key service cannot be reached; try again.
     """
-    spans = Lake(settings.lake_uri, settings.storage_options).spans if table.name != "spans" else None
+    spans = Home(settings).lake().spans if table.name != "spans" else None
     decided = list(spans.all_spans()) if spans is not None else []
     zone, _, dataset = table.name.rpartition("/")
     rest = _mend_from_replaced(table, damaged)
@@ -172,7 +172,7 @@ def _mend_published(settings: Settings, dataset: str, damaged: Sequence[StagedFi
     fates: dict[str, Fate] = {}
     uneven: list[str] = []
     lake = open_restricted(settings, dataset)
-    keys = load_keys(settings.path(settings.keys))
+    keys = Home(settings).keys
     masks = compile_masks(load_policy(settings.path(settings.governance)), lake.dataset, keys)
     with closing(open_vault(settings, keys, purpose="repair")) as vault:
         convert = converter(make_sealer(lake.dataset, vault, keys), masks)

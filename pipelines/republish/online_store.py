@@ -24,7 +24,8 @@ from pipelines.republish.decisions import Ends, restore_decisions
 from pipelines.republish.republish import open_restricted, restricted_datasets
 from vitalake import clock
 from vitalake.errors import ServiceUnavailable
-from vitalake.keys import KeyRing, load_keys
+from vitalake.home import Home
+from vitalake.keys import KeyRing
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId
 from vitalake.lake.datasets.declared import load_dataset
@@ -72,7 +73,7 @@ def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
 
 
 def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
-    keys = load_keys(settings.path(settings.keys))
+    keys = Home(settings).keys
     vault = open_vault(settings, keys, purpose="rebuild-care")
     there, total, people, ends = restricted_datasets(settings), 0, set[str](), Ends()
     merges: list[tuple[int, str, str]] = []
@@ -136,7 +137,7 @@ def _tell_rejected(settings: Settings, dataset: str) -> None:
         dataset: for which they were rejected.
     """
     since = (clock.now() - timedelta(hours=settings.care.hours)).date().isoformat()
-    lake, choice = Lake(settings.lake_uri, settings.storage_options), Choice(since=since)
+    lake, choice = Home(settings).lake(), Choice(since=since)
     jobs, _ = lineages(settings, census(lake, DEAD_LETTER, choice).decoders)
     done = resolved(lake, DEAD_LETTER)
     part, first = PartId(WRITER, uuid.uuid4().hex[:22], 0), 0

@@ -15,8 +15,9 @@ from pipelines.republish.republish import open_restricted, refuse_lost, republis
 from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError
-from vitalake.keys import add_version, load_keys, next_version, retire_version
-from vitalake.lake.commits.lake import Lake, published_name
+from vitalake.home import Home
+from vitalake.keys import add_version, next_version, retire_version
+from vitalake.lake.commits.lake import published_name
 from vitalake.lake.datasets.declared import published_datasets
 from vitalake.lake.maintenance.journal import Job, Journal, Work
 from vitalake.lake.maintenance.replacement import Swapped, refuse_missing
@@ -62,7 +63,7 @@ def rekey(
         KeyRevoked: patients' keys cannot be had.
         ServiceUnavailable: something cannot be reached; call it again.
     """
-    lake = Lake(settings.lake_uri, settings.storage_options)
+    lake = Home(settings).lake()
     lake.check_writable()
     _refuse_unkept(settings)
     journal = Journal(lake.storage, NAME)
@@ -97,9 +98,9 @@ def retire(settings: Settings, version: str) -> None:
         PrivacyError: it is the one in use, or not there.
         KeyRevoked, ServiceUnavailable: the vault cannot keep them; the key stays.
     """
-    if Journal(Lake(settings.lake_uri, settings.storage_options).storage, NAME).job() is not None:
+    if Journal(Home(settings).lake().storage, NAME).job() is not None:
         raise InputError("A re-key is under way", where="pseudonym", remedy="Finish it: vitalake lake rewrite --rekey")
-    keys = load_keys(settings.path(settings.keys))
+    keys = Home(settings).keys
     if version in former_versions(keys):
         with closing(open_vault(settings, keys, purpose="rekey")) as vault:
             vault.keep_former(version, pseudonyms_by(keys, version).token)
@@ -109,14 +110,14 @@ def retire(settings: Settings, version: str) -> None:
 def _begun(settings: Settings, journal: Journal) -> str:
     job = journal.job()
     if job is None:
-        version = next_version(load_keys(settings.path(settings.keys)), "pseudonym")
+        version = next_version(Home(settings).keys, "pseudonym")
         job = Job(uuid.uuid4().hex[:16], NAME, NAME, 0, version, clock.now_us())
         journal.begin(job)
     return job.rules
 
 
 def _retoken(settings: Settings) -> int:
-    keys = load_keys(settings.path(settings.keys))
+    keys = Home(settings).keys
     vault = open_vault(settings, keys, purpose="rekey")
     try:
         return vault.retoken(Pseudonyms(keys, "patient-identifier").token)
@@ -126,7 +127,7 @@ def _retoken(settings: Settings) -> int:
 
 def _refuse_unkept(settings: Settings) -> None:
     """Stop before anything is done, if something that is published could not be published anew."""
-    lake, kept = Lake(settings.lake_uri, settings.storage_options), restricted_datasets(settings)
+    lake, kept = Home(settings).lake(), restricted_datasets(settings)
     for dataset in published_datasets():
         if dataset in kept:
             refuse_missing(open_restricted(settings, dataset))

@@ -13,6 +13,7 @@ from pipelines.republish.republish import open_restricted, refuse_lost, republis
 from vitalake import clock
 from vitalake.crashpoints import passing
 from vitalake.errors import LakeError
+from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake, published_name
 from vitalake.lake.commits.seen import FOLDER
 from vitalake.lake.maintenance.repair import LogRepair, make_readable, say_again, set_damaged_aside, set_log_aside
@@ -72,7 +73,7 @@ def repair(settings: Settings, *, leave: bool = False, progress: Callable[[str],
         KeyRevoked: patients' keys cannot be had.
         LakeError, ServiceUnavailable: as whoever writes.
     """
-    done, lake = Repair(), Lake(settings.lake_uri, settings.storage_options)
+    done, lake = Repair(), Home(settings).lake()
     logs = make_readable(lake, progress=progress)
     done.logs = _told(logs)
     done.left = [f"{report.table}: {report.left}" for report in done.logs if report.lost]
@@ -149,7 +150,7 @@ def _not_sound(settings: Settings, done: Repair) -> list[str]:
     Every file was read for its digest a moment ago.
     """
     named = {line.partition(":")[0] for line in done.left}
-    lake = Lake(settings.lake_uri, settings.storage_options)
+    lake = Home(settings).lake()
     found = verify(lake, content=False)
     errors = [finding for finding in found if finding.severity == "error"]
     told = [f for f in errors if not any(f.where == n or f.where.startswith((f"{n}/", f"{n},")) for n in named)]
@@ -166,7 +167,7 @@ def open_published(settings: Settings, dataset: str) -> list[str]:
     Raises:
         LakeError, ServiceUnavailable: the lake cannot be written.
     """
-    storage = Lake(settings.lake_uri, settings.storage_options).storage.child(published_name(dataset))
+    storage = Home(settings).lake().storage.child(published_name(dataset))
     try:
         return set_damaged_aside(storage, examine(storage))
     except Damaged:

@@ -14,7 +14,7 @@ from governance.vault import Vault
 from governance.vault.sealed_rows import RowSealer
 from pipelines.intake.steps import make_sealer
 from vitalake.errors import InputError, LakeError
-from vitalake.keys import load_keys
+from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake, restricted_name
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.datasets.declared import load_dataset, published_datasets
@@ -68,7 +68,7 @@ def republish(
         plan = _plan(settings, lake.dataset)
         if plan.version != rules:
             raise LakeError("The rules were changed under way", where=dataset, remedy="Start it again.")
-        keys = load_keys(settings.path(settings.keys))
+        keys = Home(settings).keys
         opened.append(open_vault(settings, keys, purpose="republish"))
         return converter(make_sealer(lake.dataset, opened[-1], keys), plan)
 
@@ -122,7 +122,7 @@ def open_restricted(settings: Settings, dataset: str) -> Lake:
     Raises:
         InputError: it is not, or nothing of it is there.
     """
-    lake = Lake(settings.lake_uri, settings.storage_options, dataset=dataset)
+    lake = Home(settings).lake(dataset)
     lake.format  # noqa: B018 - refuses a later release's
     if not lake.dataset.restricted:
         raise InputError(
@@ -141,7 +141,7 @@ def open_restricted(settings: Settings, dataset: str) -> Lake:
 
 def restricted_datasets(settings: Settings) -> list[str]:
     """Return the datasets that the restricted zone has something of."""
-    lake = Lake(settings.lake_uri, settings.storage_options)
+    lake = Home(settings).lake()
     kept = [name for name in published_datasets() if load_dataset(name).restricted]
     return [name for name in kept if lake.storage.holds_table(restricted_name(name))]
 
@@ -165,5 +165,5 @@ def converter(sealer: RowSealer, plan: MaskPlan) -> Callable[[pa.Table], Convert
 
 
 def _plan(settings: Settings, dataset: Dataset) -> MaskPlan:
-    keys = load_keys(settings.path(settings.keys))
+    keys = Home(settings).keys
     return writing_plan(load_policy(settings.path(settings.governance)), dataset, keys)

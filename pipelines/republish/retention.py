@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 from governance.keyuse import open_vault
 from governance.policy.masks import Pseudonyms
-from vitalake.keys import KeyRing, load_keys
-from vitalake.lake.commits.lake import Lake, published_name, restricted_name
+from vitalake.home import Home
+from vitalake.keys import KeyRing
+from vitalake.lake.commits.lake import published_name, restricted_name
 from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.lake.maintenance.retention import Expired, expire, first_kept_day
 from vitalake.settings import Settings
@@ -33,9 +34,9 @@ def retain(
     Raises:
         LakeError, ServiceUnavailable: days that are done stay done.
     """
-    lake = Lake(settings.lake_uri, settings.storage_options)
+    lake = Home(settings).lake()
     present = lake.present()
-    keys = load_keys(settings.path(settings.keys))
+    keys = Home(settings).keys
     vault = open_vault(settings, keys, purpose="retention")
     try:
         subjects = vault.on_hold()

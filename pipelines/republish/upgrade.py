@@ -17,7 +17,8 @@ from governance.keyuse import open_vault
 from governance.policy.rules import load_policy
 from pipelines.intake.steps import make_sealer
 from vitalake.crashpoints import passing
-from vitalake.keys import add_missing_keys, load_keys
+from vitalake.home import Home
+from vitalake.keys import add_missing_keys
 from vitalake.lake.commits.format import FORMAT, Format, check_readable, write_format
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import AGAIN
@@ -71,7 +72,7 @@ class Upgrading:
 
     def lake(self) -> Lake:
         """Return the lake, opened afresh."""
-        return Lake(self.settings.lake_uri, self.settings.storage_options)
+        return Home(self.settings).lake()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def _settle(upgrading: Upgrading) -> None:
 def _hide_positions(upgrading: Upgrading) -> None:
     """Replace the positions in published rows by tokens, and take the rows out of the order in which they came."""
     settings = upgrading.settings
-    secret = load_keys(settings.path(settings.keys)).current("message").secret
+    secret = Home(settings).keys.current("message").secret
     makers = MessageTokens(secret), Unranked(secret)
     for name, table in upgrading.lake().present().items():
         if name.startswith("published/"):
@@ -145,7 +146,7 @@ def _mark_times(upgrading: Upgrading) -> None:
 def _seal_words(upgrading: Upgrading) -> None:
     """Seal the words that stand in clear in identified rows, in columns for codes, each with its patient's key."""
     settings = upgrading.settings
-    keys, lists = load_keys(settings.path(settings.keys)), load_policy(settings.path(settings.governance)).lists
+    keys, lists = Home(settings).keys, load_policy(settings.path(settings.governance)).lists
     with closing(open_vault(settings, keys, purpose="upgrade")) as vault:
         for name, table in upgrading.lake().present().items():
             if name.startswith("restricted/"):
@@ -192,7 +193,7 @@ def upgrade(
         OSError: the key file cannot be written.
         ServiceUnavailable: storage cannot be reached; begin it again.
     """
-    storage = Lake(settings.lake_uri, settings.storage_options).storage
+    storage = Home(settings).lake().storage
     found = check_readable(storage)
     done = Upgraded(found.format, FORMAT)
     upgrading = Upgrading(settings, done, tell, counted)
