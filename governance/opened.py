@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from vitalake import declarations
 from vitalake.errors import InputError, SettingsError
 from vitalake.home import Home
 from vitalake.homes import resolve_home
@@ -132,6 +133,7 @@ class OpenedHome:
         if job is not None and job not in jobs:
             raise SettingsError("Unknown job", where=job, remedy=f"The configuration has: {', '.join(jobs)}.")
         dataset = next(iter(jobs.values())).dataset if job is None else jobs[job].dataset
+        declarations.use(self.settings.home)
         self.refuse_no_lake()
         return Home(self.settings).lake(dataset)
 
@@ -160,11 +162,17 @@ class OpenedHome:
         Raises:
             VitaLakeError: as ``lake``, or it cannot be read.
         """
+        declarations.use(self.settings.home)
         mapped = load_vocabulary().mapped
         return summarise(self.lake(job).spans, job=job, progress=progress).to_json(mapped=mapped)
 
-    @cached_property
+    @property
     def _door(self) -> Door:
+        declarations.use(self.settings.home)  # another home may have been opened meanwhile
+        return self._of_this_home
+
+    @cached_property
+    def _of_this_home(self) -> Door:
         from governance.query.service import Door
 
         return Door(self.settings)

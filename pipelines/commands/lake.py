@@ -176,9 +176,10 @@ def _sweep(home: Any) -> dict[str, int]:
 
 def _open(home: Any, dataset: str | None = None) -> Lake:
     import vitalake
+    from vitalake.home import Home
 
     opened = vitalake.open(home)
-    return opened.lake(dataset) if dataset else opened.lake()
+    return Home(opened.settings).lake(dataset) if dataset else opened.lake()
 
 
 def _admit(home: Any) -> None:

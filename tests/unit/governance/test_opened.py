@@ -11,6 +11,8 @@ import pytest
 
 import vitalake
 from governance.audit import latest
+from governance.home import init_home
+from governance.samples import copy_samples
 from tests.unit.governance.query.door_samples import publish_samples
 from tests.unit.vitalake.lake.span_samples import begin, open_lake, write_spans
 from vitalake.errors import InputError, SettingsError
@@ -97,3 +99,21 @@ def test_the_page_s_examples_run(filled: Path, monkeypatch: pytest.MonkeyPatch) 
         exec(compile(block, str(PAGE), "exec"), named)  # noqa: S102 - our own page
     assert named["count"] == vitalake.open().read("observation", ["value"]).num_rows > 0
     assert isinstance(named["then"], pa.Table)
+
+
+def test_two_homes_are_read_in_turns_each_with_what_it_declares(filled: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    init_home(other, copy_samples)
+    (other / "datasets").mkdir()
+    (other / "datasets" / "answer.yaml").write_text(
+        "name: answer\nkind: record\nkey: [patient_id, version]\nday_of: answered_at\ncolumns:\n"
+        "  - {name: answered_at, type: timestamp, class: date-of-service, description: when}\n"
+    )
+    publish_samples(other / "lake")
+    second, first = vitalake.open(other), vitalake.open(filled)
+    for _ in range(2):
+        assert "answered_at" in second.columns("answer")
+        assert second.read("observation", ["value"]).num_rows == 4
+        with pytest.raises(InputError):
+            first.columns("answer")
+        assert first.read("observation", ["value"]).num_rows == 4
