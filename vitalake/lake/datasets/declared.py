@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -299,9 +300,12 @@ def _foreign(dataset: Dataset) -> list[_Contradiction]:
         found.append(((), "day_of is missing: rows without a day are in no partition", "Name a column of times."))
     if "version" not in dataset.key:
         found.append((("key",), "Key lacks version: a correction could not be told from what it corrects", "Add it."))
-    known = _of_the_project()
+    known, standard = _of_the_project(), {column.name: column for column in _standard()}
     for place, column in enumerate(dataset.columns):
         at = ("columns", place)
+        if column.name in standard and _treated(column) != _treated(standard[column.name]):
+            remedy = "Leave it out, or declare it as vitalake/datasets/procedure.yaml and its neighbours do."
+            found.append((at, "Column that every record has is declared in another way", remedy))
         if column.data_class is None:
             found.append((at, "Column has no class: no rule could speak of it", "Say what it is."))
         if column.name in known and known[column.name] != (column.data_class, column.type):
@@ -310,6 +314,11 @@ def _foreign(dataset: Dataset) -> list[_Contradiction]:
             )
             found.append((at, "Column has another class or type than in the project's datasets", remedy))
     return found
+
+
+def _treated(column: Column) -> Column:
+    """Return what decides how a column is published."""
+    return replace(column, description="", fhir=None, statistics=False)
 
 
 @cache

@@ -75,6 +75,10 @@ def test_each_of_two_homes_has_its_own_and_a_changed_one_is_read_again(own: Path
         ("name: score, type: float64", "name: patient_id, type: string", r"another class or type.*answer\.yaml:7"),
         ("type: float64", "type: float64, values: [a]", r"which texts it may hold.*answer\.yaml:7"),
         ("description: \"points\"", "description: \"points\", hashed: true", r"Two columns are hashes.*answer\.yaml:5"),
+        ("name: score, type: float64, class: measurement", "name: version, type: int64, class: record-version",
+         r"that every record has.*answer\.yaml:7"),
+        ("name: score, type: float64, class: measurement", "name: source_position, type: int64, class: provenance",
+         r"that every record has.*answer\.yaml:7"),
         ("type: float64", "type: float64, ours: sometimes", r"answer\.yaml:7 \(columns\.1\.ours\)"),
     ],
 )  # fmt: skip
