@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 from vitalake.homes import resolve_home
 
 
@@ -20,12 +20,8 @@ def init(home: HomeOption = None, json: JsonOption = False) -> None:
 
     folder = resolve_home(home)
     made = init_home(folder, copy_samples)
-    if json:
-        print_json({"home": str(folder), "made": made})
-        return
-    for name in made:
-        typer.echo(f"made  {folder / name}")
-    if not made:
-        typer.echo(f"{folder} is a home already; nothing was changed.")
-    note("Keep keys.yaml and vault-keys.yaml safe: what is sealed opens with them only, and with the vault.")
-    note("Next: 'vitalake doctor', then 'vitalake stream', or 'vitalake demo' to see all of it at work.")
+    lines = [f"made  {folder / name}" for name in made] or [f"{folder} is a home already; nothing was changed."]
+    out = Output(json)
+    out.answer({"home": str(folder), "made": made}, *lines)
+    out.tell("Keep keys.yaml and vault-keys.yaml safe: what is sealed opens with them only, and with the vault.")
+    out.tell("Next: 'vitalake doctor', then 'vitalake stream', or 'vitalake demo' to see all of it at work.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output, note
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -54,12 +54,8 @@ def init(home: HomeOption = None, json: JsonOption = False) -> None:
             made.append("vault key v1")
     finally:
         vault.close()
-    if json:
-        print_json({"made": made})
-        return
-    for name in made:
-        typer.echo(f"made  {name}")
-    typer.echo("Key file, key service and vault fit together." if made else "Nothing was missing; all fit together.")
+    fit = "Key file, key service and vault fit together." if made else "Nothing was missing; all fit together."
+    Output(json).answer({"made": made}, *(f"made  {name}" for name in made), fit)
 
 
 def _make_service(settings: Settings) -> list[str]:
@@ -104,10 +100,7 @@ def status(home: HomeOption = None, json: JsonOption = False) -> None:
             "errors": [str(error) for error in (*belonging.problems, *belonging.damaged)],
         },
     }
-    if json:
-        print_json(document)
-    else:
-        _print_status(document, found, refused)
+    Output(json).answer(document, lambda: _print_status(document, found, refused))
     if trouble := next((error for error in (*belonging.problems, *belonging.damaged, refused, gap) if error), None):
         raise typer.Exit(trouble.exit_code)
 
@@ -162,17 +155,14 @@ def rotate(home: HomeOption = None, json: JsonOption = False) -> None:
         vault.close()
     current = found.keys[-1]
     _record(settings, keys, "keys.rotate", outcome="finished", version=f"v{current.version}")
-    if json:
-        print_json(
-            {"wrapped": wrapped, "patients": found.patients, "version": current.version, "key_id": current.key_id}
-        )
-        return
-    typer.echo(
+    out = Output(json)
+    out.answer(
+        {"wrapped": wrapped, "patients": found.patients, "version": current.version, "key_id": current.key_id},
         f"Vault key v{current.version}, wrapped by {current.key_id}, holds the keys of {found.patients:,} patients "
-        f"({wrapped:,} were wrapped anew); the older ones are destroyed."
+        f"({wrapped:,} were wrapped anew); the older ones are destroyed.",
     )
     if settings.key_service.kind == "local":
-        note("Back up vault and key service now: a vault that was backed up before needs a key that is gone.")
+        out.tell("Back up vault and key service now: a vault that was backed up before needs a key that is gone.")
 
 
 def revoke(
@@ -192,14 +182,12 @@ def revoke(
     else:
         service.revoke(used)  # first: who wants this has no time for an audit that is full
         _record(settings, keys, "keys.revoke")
-    if json:
-        print_json({"kind": service.kind, "state": "enabled" if undo else "revoked"})
-    elif undo:
-        typer.echo("The key can be used again: what was paused goes on by itself.")
-    else:
-        typer.echo(
-            "Revoked. Within a second nobody can use a patient's key. To give it back: vitalake keys revoke --undo"
-        )
+    Output(json).answer(
+        {"kind": service.kind, "state": "enabled" if undo else "revoked"},
+        "The key can be used again: what was paused goes on by itself."
+        if undo
+        else "Revoked. Within a second nobody can use a patient's key. To give it back: vitalake keys revoke --undo",
+    )
 
 
 def _open(home: Path | None) -> tuple[Settings, KeyRing]:

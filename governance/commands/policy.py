@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -37,13 +38,12 @@ def check(
     policy, keys = load_policy(settings.path(settings.governance)), Home(settings).keys
     names = [dataset] if dataset else published_datasets()
     plans = [compile_masks(policy, load_dataset(name), keys) for name in names]
-    if json:
-        documents = {plan.dataset.name: _document(plan) for plan in plans}
-        print_json({"version": policy.version, "rules": len(policy.rules), "datasets": documents})
-        return
-    for plan in plans:
-        _print(plan)
-    typer.echo(f"The rules hold: {len(policy.rules)} rules, version {policy.version}.")
+    documents = {plan.dataset.name: _document(plan) for plan in plans}
+    Output(json).answer(
+        {"version": policy.version, "rules": len(policy.rules), "datasets": documents},
+        *(partial(_print, plan) for plan in plans),
+        f"The rules hold: {len(policy.rules)} rules, version {policy.version}.",
+    )
 
 
 def _document(plan: MaskPlan) -> dict[str, Any]:

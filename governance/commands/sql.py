@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,12 +51,13 @@ def sql(
         answer = opened.sql(query, rows=limit, seconds=seconds)
     rows = [list(map(_plain, row)) for row in zip(*(column.to_pylist() for column in answer.rows.columns), strict=True)]
     names = answer.rows.schema.names
-    if json:
-        print_json({"columns": names, "rows": rows, "complete": answer.complete, "datasets": answer.datasets})
-        return
-    _print(answer.rows.schema, rows)
+    out = Output(json)
+    out.answer(
+        {"columns": names, "rows": rows, "complete": answer.complete, "datasets": answer.datasets},
+        lambda: _print(answer.rows.schema, rows),
+    )
     if not answer.complete:
-        note(f"Only the first {len(rows)} rows: there are more. Ask for fewer, or give --limit.")
+        out.tell(f"Only the first {len(rows)} rows: there are more. Ask for fewer, or give --limit.")
 
 
 def _identify(settings: Settings, query: str, purpose: str, patient: str | None, *, rows: int, seconds: int) -> Answer:

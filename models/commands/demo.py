@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitalake.cli.durations import parse_seconds
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output, note
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -65,11 +65,7 @@ def demo(
         run = Demo(folder, seconds=seconds, workers=workers, faults=faults, seed=seed)
         code = run.run(view=sys.stderr.isatty() and not json)
     summary = OpenedHome(run.settings).ledger(run.job) | run.summary()
-    if json:
-        print_json(summary)
-    else:
-        print_ledger(summary)
-        print_way(summary)
+    Output(json).answer(summary, lambda: print_ledger(summary), lambda: print_way(summary))
     complete = summary["balanced"] and (run.settled or seconds is None)
     if code == 0 and not complete:
         note("The lane did not account for every message that was sent: see the ledger above.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vitalake.accounts import Account, account
-from vitalake.cli.output import HomeOption, JsonOption, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 from vitalake.errors import PrivacyError
 from vitalake.homes import resolve_home
 
@@ -70,13 +70,11 @@ def approve(
     _refuse_naming(f"{reason} {report}", settings, keys, where="--reason, --report", wanted="models.approve")
     entries = _add(settings, keys, entry)
     standing = approving(entries, task=task, digest=model.digest, unit=entry.unit)
-    if json:
-        print_json({"model": model.label, "unit": entry.unit, "approvals": len(standing), "needed": NEEDED})
-        return
     rest = NEEDED - len(standing)
-    typer.echo(
+    Output(json).answer(
+        {"model": model.label, "unit": entry.unit, "approvals": len(standing), "needed": NEEDED},
         f"{model.label} in {entry.unit}: approved by {' and '.join(one.by for one in standing)}."
-        + (" It stays in the shadow until another account approves it too." if rest > 0 else " Clinicians see it.")
+        + (" It stays in the shadow until another account approves it too." if rest > 0 else " Clinicians see it."),
     )
 
 
@@ -123,14 +121,13 @@ def approvals(home: HomeOption = None, json: JsonOption = False) -> None:
         }
         for entry in entries
     ]
-    if json:
-        print_json({"approvals": found})
-        return
-    for one in found:
-        why = f", {one['reason']}" if one["reason"] else ""
-        based = f", {one['events']} events, {one['report']}" if one["step"] == "approve" else ""
-        typer.echo(f"{one['at']}  {one['step']:8}  {one['model']} in {one['unit']}, by {one['by']}{based}{why}")
-    typer.echo(f"{len(found)} entries.")
+    Output(json).answer({"approvals": found}, *map(_line, found), f"{len(found)} entries.")
+
+
+def _line(one: dict[str, Any]) -> str:
+    why = f", {one['reason']}" if one["reason"] else ""
+    based = f", {one['events']} events, {one['report']}" if one["step"] == "approve" else ""
+    return f"{one['at']}  {one['step']:8}  {one['model']} in {one['unit']}, by {one['by']}{based}{why}"
 
 
 def _opened(home: HomeOption) -> tuple[Settings, KeyRing]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitalake.cli.durations import parse_start
-from vitalake.cli.output import HomeOption, JsonOption, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ def score(
     json: JsonOption = False,
 ) -> None:
     """Score every patient who is in a stay, as CSV under their pseudonyms; the learnt score is not approved."""
-    import csv
-
     from models.batch import score_published
     from vitalake.settings import load_settings
 
@@ -40,13 +38,16 @@ def score(
         raise typer.BadParameter(message, param_hint="--at")
     now_us = int(moment) * 1000 if moment is not None else None
     records = score_published(load_settings(resolve_home(home)), task, now_us=now_us)
-    if json:
-        print_json([_document(record) for record in records])
-        return
+    documents = [_document(record) for record in records]
+    Output(json).answer(documents, lambda: _write(documents))
+
+
+def _write(documents: list[dict[str, Any]]) -> None:
+    import csv
+
     writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for record in records:
-        writer.writerow(_document(record))
+    writer.writerows(documents)
 
 
 def _document(record: ScoreRecord) -> dict[str, Any]:

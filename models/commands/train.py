@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output, note
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -48,11 +48,9 @@ def train(
         source = CINC
         count = load_history(settings, CINC, data=data)
         note(f"{count:,} rows read by the history lane")
-    report = run(settings, task, source=source, promote=promote, tell=None if json else note)
-    if json:
-        print_json(report)
-    else:
-        _print(report)
+    out = Output(json)
+    report = run(settings, task, source=source, promote=promote, tell=out.tell)
+    out.answer(report, lambda: _print(report))
 
 
 def _print(report: Report) -> None:

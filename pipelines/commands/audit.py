@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output, note
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -60,11 +60,9 @@ def verify(
         _record(settings, keys, "verify")
     except VitaLakeError as error:  # a broken chain takes no record, but must be reported
         note(f"This check could not be recorded. {error}")
-    if json:
-        document = {"whole": report.whole, "problems": report.problems, "chains": [asdict(c) for c in report.chains]}
-        print_json(document | {"anchored_at": report.anchored_at.isoformat() if report.anchored_at else None})
-    else:
-        _print_report(report)
+    document = {"whole": report.whole, "problems": report.problems, "chains": [asdict(c) for c in report.chains]}
+    document |= {"anchored_at": report.anchored_at.isoformat() if report.anchored_at else None}
+    Output(json).answer(document, lambda: _print_report(report))
     if not report.whole:
         raise typer.Exit(NOT_WHOLE)
 
@@ -87,11 +85,12 @@ def who_saw(
     asked = _asked(settings, keys, given)
     _record(settings, keys, "who-saw", asked.pseudonym)
     found = find(settings.path(settings.audit), keys, *asked.pseudonyms)
+    out = Output(json)
     if asked.numbers == 0:
         note(ONLY_THIS)
-    elif not json:
-        note(f"{len(asked.pseudonyms)} pseudonyms of {asked.numbers} numbers of one patient were looked for.")
-    _print_seen(found, json=json, whole=asked.numbers > 0)
+    else:
+        out.tell(f"{len(asked.pseudonyms)} pseudonyms of {asked.numbers} numbers of one patient were looked for.")
+    out.answer(_seen(found) | {"all_pseudonyms": asked.numbers > 0}, lambda: _print_seen(found))
 
 
 def list_(
@@ -104,7 +103,8 @@ def list_(
 
     settings, keys = _open(home)
     _record(settings, keys, "list")
-    _print_seen(latest(settings.path(settings.audit), keys, limit=limit), json=json)
+    found = latest(settings.path(settings.audit), keys, limit=limit)
+    Output(json).answer(_seen(found), lambda: _print_seen(found))
 
 
 def begin(
@@ -221,11 +221,11 @@ def _print_report(report: Report) -> None:
     typer.echo("The audit holds." if report.whole else "The audit does not hold.")
 
 
-def _print_seen(found: Sequence[Seen], *, json: bool, whole: bool | None = None) -> None:
-    if json:
-        document: dict[str, Any] = {"records": [{**asdict(seen), "at": seen.at.isoformat()} for seen in found]}
-        print_json(document | ({} if whole is None else {"all_pseudonyms": whole}))
-        return
+def _seen(found: Sequence[Seen]) -> dict[str, Any]:
+    return {"records": [{**asdict(seen), "at": seen.at.isoformat()} for seen in found]}
+
+
+def _print_seen(found: Sequence[Seen]) -> None:
     rows = []
     for seen in found:
         detail: dict[str, Any] = seen.detail

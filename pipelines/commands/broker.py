@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitalake.cli.output import JsonOption, print_json
+from vitalake.cli.output import JsonOption, Output
 
 _WAIT_SECONDS = 0.5  # how soon a signal is seen
 
@@ -41,10 +41,10 @@ def start(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     with EmbeddedBroker(port) as broker:
-        if json:
-            print_json({"bootstrap_servers": broker.bootstrap_servers, "pid": broker.pid})
-        else:
-            typer.echo(f"Broker at {broker.bootstrap_servers}, in memory. Ctrl-C ends it.")
+        Output(json).answer(
+            {"bootstrap_servers": broker.bootstrap_servers, "pid": broker.pid},
+            f"Broker at {broker.bootstrap_servers}, in memory. Ctrl-C ends it.",
+        )
         while not stopped:
             code = broker.wait(_WAIT_SECONDS)
             if code is not None:

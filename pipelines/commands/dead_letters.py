@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output, note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,10 +69,7 @@ def list_(
         "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         "dead_letters": rows,
     }
-    if json:
-        print_json(document)
-    else:
-        _print(document)
+    Output(json).answer(document, lambda: _print(document))
 
 
 def show(
@@ -92,12 +89,9 @@ def show(
         raise InputError(
             "No such dead letter", where=f"{source}@{position}", remedy="See 'vitalake dead-letters list'."
         )
-    if json:
-        print_json({"dead_letters": found})
-        return
-    for row in found:  # more than one when a topic was made again, or is read into several datasets
-        for name, value in row.items():
-            typer.echo(f"{name:14} {value}")
+    # More than one when a topic was made again, or is read into several datasets.
+    lines = (f"{name:14} {value}" for row in found for name, value in row.items())
+    Output(json).answer({"dead_letters": found}, *lines)
 
 
 def _lake(home: Any) -> Lake:
@@ -181,18 +175,16 @@ def replay(
     settings, choice = _settings(home), _choice(reason, source)
     admit(settings, identified=True)
     actor = "" if dry_run else _record(settings, choice)
+    out = Output(json)
     report = run(
         settings,
         actor=actor,
         choice=choice,
         limit=limit,
         dry_run=dry_run,
-        progress=None if json else lambda so_far: note(f"{so_far.tried:,} of {so_far.open:,}"),
+        progress=lambda so_far: out.tell(f"{so_far.tried:,} of {so_far.open:,}"),
     )
-    if json:
-        print_json(report.to_json())
-    else:
-        _print_report(report)
+    out.answer(report.to_json(), lambda: _print_report(report))
     if error := unknown_topics(report):
         raise error
 
@@ -227,10 +219,10 @@ def discard(
     audit = open_audit(settings, Home(settings).keys, writer=WRITER)
     choice = _choice(reason, source, position)
     count = give_up(settings, choice, words=words, principal=local_principal("officer"), audit=audit)
-    if json:
-        print_json({"discarded": count})
-    else:
-        typer.echo(f"{count:,} dead letters are discarded." if count else "No open dead letter fits: none discarded.")
+    Output(json).answer(
+        {"discarded": count},
+        f"{count:,} dead letters are discarded." if count else "No open dead letter fits: none discarded.",
+    )
 
 
 def _settings(home: Any) -> Settings:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def list_(
         "total": len(rows),
         "held": sum(device.held for device in found),
     }
-    if json:
-        print_json(document)
-        return
-    typer.echo(f"{document['total']:,} devices; {document['held']:,} messages are held")
-    _print(["device", "associations", "held"], [list(row.values()) for row in rows[:limit]])
+    Output(json).answer(
+        document,
+        f"{document['total']:,} devices; {document['held']:,} messages are held",
+        lambda: _print(["device", "associations", "held"], rows[:limit]),
+    )
 
 
 def show(
@@ -88,12 +88,13 @@ def show(
     finally:
         overview.close()
     rows = [_version(row) for row in versions]
-    if json:
-        print_json(_row(found, identified=identified) | {"versions": rows})
-        return
-    typer.echo(f"{_name(found, identified=identified)}: {found.held:,} messages are held")
+    out = Output(json)
+    out.answer(
+        _row(found, identified=identified) | {"versions": rows},
+        f"{_name(found, identified=identified)}: {found.held:,} messages are held",
+    )
     if rows:
-        _print(list(rows[0]), [list(row.values()) for row in rows])
+        out.show(lambda: _print(list(rows[0]), rows))
 
 
 def _row(device: Device, *, identified: bool) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def _version(row: Version) -> dict[str, Any]:
     }
 
 
-def _print(names: list[str], rows: list[list[Any]]) -> None:
+def _print(names: list[str], rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -132,7 +133,8 @@ def _print(names: list[str], rows: list[list[Any]]) -> None:
     for name in names:
         table.add_column(name, justify="right" if name in ("associations", "held") else "left")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else f"{cell:,}" if isinstance(cell, int) else cell) for cell in row))
+        cells = ("" if cell is None else f"{cell:,}" if isinstance(cell, int) else cell for cell in row.values())
+        table.add_row(*map(Text, cells))
     console = Console(highlight=False)
     Console(highlight=False, width=None if console.is_terminal else 220).print(table)
 
@@ -172,11 +174,10 @@ def associate(
     audit = open_audit(settings, keys, writer=WRITER)
     audit.record(AuditEvent("devices.associate", who.subject, who.role, (token,), detail))
     enter(settings, [entry])
-    if json:
-        print_json({"associated": 1})
-    else:
-        note("Said. Values that wait for it, or were somebody else's by what was known, follow: a running stream does")
-        note("that by itself, 'vitalake devices attribute' does it now.")
+    out = Output(json)
+    out.answer({"associated": 1})
+    out.tell("Said. Values that wait for it, or were somebody else's by what was known, follow: a running stream does")
+    out.tell("that by itself, 'vitalake devices attribute' does it now.")
 
 
 def attribute(home: HomeOption = None, json: JsonOption = False) -> None:
@@ -192,12 +193,10 @@ def attribute(home: HomeOption = None, json: JsonOption = False) -> None:
         "moved": report.moved,
         "spans": report.spans,
     }
-    if json:
-        print_json(document)
-        return
-    typer.echo(
+    Output(json).answer(
+        document,
         f"{report.released:,} held messages are somebody's now ({report.rows:,} rows); "
-        f"{report.moved:,} rows written because a value is somebody else's"
+        f"{report.moved:,} rows written because a value is somebody else's",
     )
 
 

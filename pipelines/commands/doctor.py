@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -49,13 +49,14 @@ def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
     else:
         checks.append(Check("configuration", "ok", "read"))
         checks += list(_of_home(settings))
-    if json:
-        print_json({"ok": not any(c.result == "fail" for c in checks), "checks": [asdict(c) for c in checks]})
-    else:
-        for check in checks:
-            mark = {"ok": "ok  ", "warn": "note", "fail": "FAIL"}[check.result]
-            typer.echo(f"{mark}  {check.name}: {check.finding}" + (f"  → {check.remedy}" if check.remedy else ""))
+    document = {"ok": not any(c.result == "fail" for c in checks), "checks": [asdict(c) for c in checks]}
+    Output(json).answer(document, *map(_line, checks))
     raise typer.Exit(next((c.exit_code for c in checks if c.result == "fail"), 0))
+
+
+def _line(check: Check) -> str:
+    mark = {"ok": "ok  ", "warn": "note", "fail": "FAIL"}[check.result]
+    return f"{mark}  {check.name}: {check.finding}" + (f"  → {check.remedy}" if check.remedy else "")
 
 
 def _failed(name: str, error: Any) -> Check:

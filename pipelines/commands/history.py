@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 from vitalake.homes import resolve_home
 
 
@@ -43,11 +43,14 @@ def load(
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
-    progress = None if json else lambda n: note(f"{n:,} messages read")
-    admits = is_held_out if held_out else None
-    count = load_history(settings, source, warehouse=warehouse, data=data, care_admits=admits, progress=progress)
+    out = Output(json)
+    count = load_history(
+        settings,
+        source,
+        warehouse=warehouse,
+        data=data,
+        care_admits=is_held_out if held_out else None,
+        progress=lambda n: out.tell(f"{n:,} messages read"),
+    )
     summary = summarise(OpenedHome(settings).lake().spans, job=load_job(source).name).to_json() | {"read": count}
-    if json:
-        print_json(summary)
-    else:
-        print_ledger(summary)
+    out.answer(summary, lambda: print_ledger(summary))

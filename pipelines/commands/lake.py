@@ -9,7 +9,7 @@ import typer
 from pipelines.commands.repair import repair
 from pipelines.commands.rewrite import rebuild, rewrite
 from pipelines.commands.upgrade import upgrade
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -40,19 +40,8 @@ def register(app: typer.Typer) -> None:
 
 def tables(home: HomeOption = None, json: JsonOption = False) -> None:
     """List the tables with their files, rows, size and version."""
-    from rich.console import Console
-    from rich.table import Table as Grid
-
     documents = [_facts(table) for table in _open(home).present().values()]
-    if json:
-        print_json({"tables": documents})
-        return
-    grid = Grid(box=None, padding=(0, 2), header_style="bold")
-    for name in documents[0]:
-        grid.add_column(name.replace("_", " "), justify="left" if name == "table" else "right")
-    for document in documents:
-        grid.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in document.values()))
-    Console(highlight=False).print(grid)
+    Output(json).answer({"tables": documents}, lambda: _print_tables(documents))
 
 
 def permissions(home: HomeOption = None, json: JsonOption = False) -> None:
@@ -63,11 +52,11 @@ def permissions(home: HomeOption = None, json: JsonOption = False) -> None:
     settings = load_settings(resolve_home(home))
     readers = None if settings.lake.readers is None else group_id(settings.lake.readers)
     changed = apply(settings.home, settings.lake_folder, readers=readers)
-    if json:
-        print_json({"changed": changed, "readers": settings.lake.readers})
-        return
     who = f"the group {settings.lake.readers}" if settings.lake.readers else "nobody"
-    typer.echo(f"{changed:,} files and folders changed; beside their owner {who} reads what is published.")
+    Output(json).answer(
+        {"changed": changed, "readers": settings.lake.readers},
+        f"{changed:,} files and folders changed; beside their owner {who} reads what is published.",
+    )
 
 
 def show(
@@ -78,10 +67,7 @@ def show(
     """Show one table's columns with type and data class, and its files per day."""
     chosen = _choose(_open(home), table)
     document = _facts(chosen) | {"columns": _columns(chosen), "days": _days(chosen)}
-    if json:
-        print_json(document)
-    else:
-        _print_table(document)
+    Output(json).answer(document, lambda: _print_table(document))
 
 
 def verify(home: HomeOption = None, json: JsonOption = False) -> None:
@@ -95,7 +81,8 @@ def verify(home: HomeOption = None, json: JsonOption = False) -> None:
     from vitalake.settings import load_settings
     from vitalake.sqlite import DatabaseDamaged
 
-    findings = find(_open(home), progress=None if json else note)
+    out = Output(json)
+    findings = find(_open(home), progress=out.tell)
     broken = damaged_databases(load_settings(resolve_home(home)))
     findings += [Finding("database-damaged", error.where, f"{error.what}. {error.remedy}") for error in broken]
     try:
@@ -109,12 +96,11 @@ def verify(home: HomeOption = None, json: JsonOption = False) -> None:
             Finding("erasures-damaged", error.where, f"{error.what}. {error.remedy}") for error in belonging.damaged
         ]
     errors = [finding for finding in findings if finding.severity == "error"]
-    if json:
-        print_json({"sound": not errors, "findings": [asdict(finding) for finding in findings]})
-    else:
-        for finding in findings:
-            typer.echo(f"{finding.severity}: {finding.kind}: {finding.where}: {finding.detail}")
-        typer.echo(f"The lake is {'NOT sound' if errors else 'sound'}: {len(errors)} errors, {len(findings)} findings.")
+    out.answer(
+        {"sound": not errors, "findings": [asdict(finding) for finding in findings]},
+        *(f"{finding.severity}: {finding.kind}: {finding.where}: {finding.detail}" for finding in findings),
+        f"The lake is {'NOT sound' if errors else 'sound'}: {len(errors)} errors, {len(findings)} findings.",
+    )
     if errors:
         raise typer.Exit(LakeError.exit_code)
 
@@ -134,26 +120,24 @@ def compact(
     lake = _open(home)
     _admit(home)
     chosen = [_choose(lake, table)] if table else list(lake.present().values())
-    tell = None if json else note
-    merging = (lambda day: note(f"Merging {day}")) if tell else None
-    documents = []
-    for done in maintain(lake, chosen, min_files=min_files, vacuum=vacuum, progress=merging):
+    out, documents = Output(json), []
+    for done in maintain(
+        lake, chosen, min_files=min_files, vacuum=vacuum, progress=lambda day: out.tell(f"Merging {day}")
+    ):
         documents.append(done)
-        if tell:
-            deleted = f", {done['deleted']:,} files deleted" if vacuum else ""
-            merged = (
-                f"{done['files_before']:,} files of {done['days']} days became {done['files_after']:,}, "
-                f"{done['rows']:,} rows"
-                if done["days"]
-                else "few files already, none merged"
-            )
-            expired = f", {done['expired']:,} rows had expired" if done.get("expired") else ""
-            typer.echo(f"{done['table']}: {merged}{deleted}{expired}")
+        deleted = f", {done['deleted']:,} files deleted" if vacuum else ""
+        merged = (
+            f"{done['files_before']:,} files of {done['days']} days became {done['files_after']:,}, "
+            f"{done['rows']:,} rows"
+            if done["days"]
+            else "few files already, none merged"
+        )
+        expired = f", {done['expired']:,} rows had expired" if done.get("expired") else ""
+        out.show(f"{done['table']}: {merged}{deleted}{expired}")
     swept = _sweep(home) if vacuum and not table else {}
-    if tell and swept:
-        typer.echo(f"swept: {sum(swept.values()):,} files of killed writers, and of look-backs long over")
-    if json:
-        print_json({"tables": documents, "swept": swept})
+    if swept:
+        out.show(f"swept: {sum(swept.values()):,} files of killed writers, and of look-backs long over")
+    out.answer({"tables": documents, "swept": swept})
 
 
 def _sweep(home: Any) -> dict[str, int]:
@@ -240,6 +224,18 @@ def _days(table: Table) -> list[dict[str, Any]]:
         for name, value in (("files", 1), ("rows", file.rows), ("bytes", file.size)):
             entry[name] += value
     return [days[day] for day in sorted(days, key=str)]
+
+
+def _print_tables(documents: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    grid = Grid(box=None, padding=(0, 2), header_style="bold")
+    for name in documents[0]:
+        grid.add_column(name.replace("_", " "), justify="left" if name == "table" else "right")
+    for document in documents:
+        grid.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in document.values()))
+    Console(highlight=False).print(grid)
 
 
 def _print_table(document: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,25 +45,19 @@ def ledger(
     from vitalake.errors import LakeError
 
     opened = vitalake.open(home)
-    summary = opened.ledger(job, progress=None if json else _read_day)
+    out = Output(json)
+    summary = opened.ledger(job, progress=lambda day: out.tell(f"Reading spans of {day}"))
     agrees = True
     if audit:
         from pipelines.live.recount import audit as recount
 
-        summary["audit"] = recount(opened.settings, job, progress=None if json else note)
+        summary["audit"] = recount(opened.settings, job, progress=out.tell)
         agrees = summary["audit"]["agrees"]
-    if json:
-        print_json(summary)
-    else:
-        print_ledger(summary, by=by)
-        if audit:
-            print_audit(summary["audit"])
+    out.answer(summary, lambda: print_ledger(summary, by=by))
+    if audit:
+        out.show(lambda: print_audit(summary["audit"]))
     if not (summary["balanced"] and agrees):
         raise typer.Exit(LakeError.exit_code)
-
-
-def _read_day(day: str) -> None:
-    note(f"Reading spans of {day}")
 
 
 def print_ledger(summary: dict[str, Any], by: str | None = None) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output, note
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from governance.erasure.certificate import Certificate
@@ -57,11 +58,12 @@ def erase(
     json: JsonOption = False,
 ) -> None:
     """Forget a patient: destroy the key, remove the rows from every zone and version, and write a certificate."""
-    with _opened(home, json=json) as (eraser, settings, keys, _):
+    out = Output(json)
+    with _opened(home, tell=out.tell) as (eraser, settings, keys, _):
         finished = _finish(eraser, settings, keys)
         if patient is None:
             for done in finished.done:
-                _show(done, json=json)
+                _show(done, out)
             if finished.errors:
                 raise finished.errors[0]
             return
@@ -70,12 +72,11 @@ def erase(
             raise typer.BadParameter("say why, such as the request's number", param_hint="--reason")
         eraser.subject_of(given, unknown=unknown)
         if (known := eraser.forgotten(given)) is not None:
-            _again(eraser, settings, keys, given, known, json=json)
+            _again(eraser, settings, keys, given, known, out)
             return
         if not yes and not typer.confirm("This patient will be forgotten. It cannot be taken back. Go on?", err=True):
             raise typer.Exit(1)
         from governance.access.principal import local_principal
-        from governance.erasure.certificate import load
 
         tokens = eraser.tokens_of(given, all_numbers=all_numbers)
         _record(settings, keys, "patient.erase", outcome="begun", patients=tokens)
@@ -87,11 +88,10 @@ def erase(
             unknown=unknown,
         )
         _record(settings, keys, "patient.erase", certificate=done.id, outcome="finished")
-        _show(done, json=json)
+        _show(done, out)
         for other in done.together:
             _record(settings, keys, "patient.erase", certificate=other, outcome="finished")
-            if not json:
-                _show(load(settings.path(settings.certificates), other), json=False)
+            out.show(partial(_print_stored, settings.path(settings.certificates), other))
 
 
 def certificate(
@@ -104,17 +104,16 @@ def certificate(
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
-    folder = settings.path(settings.certificates)
+    folder, out = settings.path(settings.certificates), Output(json)
     if id_ is not None:
-        _show(load(folder, id_), json=json)
+        _show(load(folder, id_), out)
         return
     found = all_of(folder)
-    if json:
-        print_json({"certificates": [{"id": c.id, "begun_at": c.begun_at, "reason": c.reason} for c in found]})
-        return
-    for done in found:
-        typer.echo(f"{done.id}  {done.begun_at}  {done.reason}")
-    typer.echo(f"{len(found)} certificates in {folder.name}/")
+    out.answer(
+        {"certificates": [{"id": c.id, "begun_at": c.begun_at, "reason": c.reason} for c in found]},
+        *(f"{done.id}  {done.begun_at}  {done.reason}" for done in found),
+        f"{len(found)} certificates in {folder.name}/",
+    )
 
 
 def reapply(home: HomeOption = None, json: JsonOption = False) -> None:
@@ -122,20 +121,19 @@ def reapply(home: HomeOption = None, json: JsonOption = False) -> None:
     from governance.erasure.certificate import all_of
     from vitalake.errors import PrivacyError
 
-    with _opened(home, json=json, put_back=True) as (eraser, settings, keys, _):
+    out = Output(json)
+    with _opened(home, tell=out.tell, put_back=True) as (eraser, settings, keys, _):
         unfinished = _finish(eraser, settings, keys).errors
         done = eraser.reapply(all_of(settings.path(settings.certificates)))
         _record(settings, keys, "patient.erase", outcome="incomplete" if done.uncertified else "reapplied")
-    if json:
-        print_json(_plain(done))
-    else:
-        for table in done.tables:
-            typer.echo(f"{table.table}: {table.rows:,} rows removed again, {table.files_deleted:,} older files deleted")
-        for name, count in done.elsewhere.items():
-            typer.echo(f"{name}: {count:,} entries removed again")
-        held = done.erasures - len(done.uncertified)
-        again = " again" if done.tables or any(done.elsewhere.values()) else ""
-        typer.echo(f"{held} {'erasure holds' if held == 1 else 'erasures hold'}{again}.")
+    held = done.erasures - len(done.uncertified)
+    again = " again" if done.tables or any(done.elsewhere.values()) else ""
+    out.answer(
+        _plain(done),
+        *(f"{t.table}: {t.rows:,} rows removed again, {t.files_deleted:,} older files deleted" for t in done.tables),
+        *(f"{name}: {count:,} entries removed again" for name, count in done.elsewhere.items()),
+        f"{held} {'erasure holds' if held == 1 else 'erasures hold'}{again}.",
+    )
     if unfinished:
         raise unfinished[0]
     if done.uncertified:
@@ -157,7 +155,7 @@ def hold(
 
     from vitalake.errors import InputError
 
-    with _opened(home, json=False) as (eraser, settings, keys, vault):
+    with _opened(home) as (eraser, settings, keys, vault):
         given = _given(patient)
         subject = eraser.subject_of(given)
         try:
@@ -172,7 +170,7 @@ def hold(
 
 def release(patient: PatientArgument, home: HomeOption = None) -> None:
     """End a patient's legal hold."""
-    with _opened(home, json=False) as (eraser, settings, keys, vault):
+    with _opened(home) as (eraser, settings, keys, vault):
         given = _given(patient)
         vault.release(eraser.subject_of(given))
         _record(settings, keys, "patient.hold", outcome="released", patients=eraser.tokens_of(given))
@@ -182,7 +180,7 @@ def release(patient: PatientArgument, home: HomeOption = None) -> None:
 # -- what they share ---------------------------------------------------------------------------------------------
 
 
-def _opened(home: Path | None, *, json: bool, put_back: bool = False) -> Any:
+def _opened(home: Path | None, *, tell: Callable[[str], None] = note, put_back: bool = False) -> Any:
     from contextlib import contextmanager
 
     @contextmanager
@@ -195,7 +193,6 @@ def _opened(home: Path | None, *, json: bool, put_back: bool = False) -> Any:
         settings = load_settings(resolve_home(home))
         keys = Home(settings).keys
         vault = open_vault(settings, keys, purpose="erasure", put_back=put_back)
-        tell = (lambda _: None) if json else note
         try:
             yield (
                 Eraser(settings, keys, vault, progress=tell),
@@ -225,17 +222,17 @@ def _finish(eraser: Eraser, settings: Settings, keys: KeyRing) -> _Finished:
     return _Finished(done, errors)
 
 
-def _again(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known: str, *, json: bool) -> None:
+def _again(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known: str, out: Output) -> None:
     """Remove what came since of somebody who is forgotten, such as messages that were read again and rejected."""
     tables, elsewhere = eraser.again(given)
     _record(settings, keys, "patient.erase", certificate=known, outcome="searched again")
-    if json:
-        print_json({"certificate": known, "tables": [_plain(table) for table in tables], "elsewhere": elsewhere})
-        return
-    for table in tables:
-        typer.echo(f"{table.table}: {table.rows:,} rows removed, {table.files_deleted:,} older files deleted")
-    typer.echo(
-        f"Forgotten already: {known}. {sum(table.rows for table in tables):,} rows had come since, and are gone."
+    out.answer(
+        {"certificate": known, "tables": [_plain(table) for table in tables], "elsewhere": elsewhere},
+        *(
+            f"{table.table}: {table.rows:,} rows removed, {table.files_deleted:,} older files deleted"
+            for table in tables
+        ),
+        f"Forgotten already: {known}. {sum(table.rows for table in tables):,} rows had come since, and are gone.",
     )
 
 
@@ -267,10 +264,17 @@ def _plain(document: Any) -> Any:
     return msgspec.to_builtins(document)
 
 
-def _show(done: Certificate, *, json: bool) -> None:
-    if json:
-        print_json(_plain(done))
-        return
+def _show(done: Certificate, out: Output) -> None:
+    out.answer(_plain(done), lambda: _print(done))
+
+
+def _print_stored(folder: Path, certificate: str) -> None:
+    from governance.erasure.certificate import load
+
+    _print(load(folder, certificate))
+
+
+def _print(done: Certificate) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 
 if TYPE_CHECKING:
     from pipelines.republish.repair import Repair
@@ -32,13 +32,11 @@ def repair(
     keys = Home(settings).keys
     again = mend_erasures(settings, keys)
     admit(settings, any_format=True)
-    done = mend_all(settings, leave=leave, progress=(lambda _: None) if json else note)
+    out = Output(json)
+    done = mend_all(settings, leave=leave, progress=out.tell)
     done.notes[:0] = again
     done.left += [str(error) for error in look(settings, keys).damaged]
-    if json:
-        print_json(done.to_json())
-    else:
-        _tell(done)
+    out.answer(done.to_json(), lambda: _tell(done))
     if done.left:
         raise typer.Exit(LakeError.exit_code)
 

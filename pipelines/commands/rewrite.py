@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output, note
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -21,17 +21,17 @@ TELL_SECONDS = 2.0
 class Meter:
     """Tells how many rows were made, and how many a second, every other second."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet, self._rows = quiet, 0
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell, self._rows = tell, 0
         self._began = self._told = time.monotonic()
 
     def __call__(self, rows: int) -> None:
         """Count rows."""
         self._rows += rows
         now = time.monotonic()
-        if not self._quiet and now - self._told >= TELL_SECONDS:
+        if now - self._told >= TELL_SECONDS:
             self._told = now
-            note(f"{self._rows:,} rows, {self._rows / (now - self._began):,.0f} rows/s")
+            self._tell(f"{self._rows:,} rows, {self._rows / (now - self._began):,.0f} rows/s")
 
     def summary(self) -> dict[str, Any]:
         """Return rows, seconds, and rows a second."""
@@ -95,21 +95,19 @@ def rewrite(
             remedy="Give one of --bucket, --republish, --rekey, --retire-key, --retention and --give-up.",
         )
     admit(settings, identified=rekey or retire_key is not None or republish is not None)
-    meter = Meter(quiet=json)
+    out = Output(json)
     if bucket is not None:
-        _bucket(settings, bucket, table=table, closed_before=closed_before, meter=meter, json=json)
+        _bucket(settings, bucket, out, table=table, closed_before=closed_before)
     elif republish is not None:
-        _republish(
-            settings, [republish], keep_replaced=keep_replaced, without_lost=without_lost, meter=meter, json=json
-        )
+        _republish(settings, [republish], out, keep_replaced=keep_replaced, without_lost=without_lost)
     elif rekey:
-        _rekey(settings, meter=meter, json=json)
+        _rekey(settings, out)
     elif retire_key is not None:
-        _retire(settings, retire_key, json=json)
+        _retire(settings, retire_key, out)
     elif retention:
-        _retention(settings, days=days, json=json)
+        _retention(settings, out, days=days)
     else:
-        _give_up(settings, str(give_up), json=json)
+        _give_up(settings, str(give_up), out)
 
 
 def rebuild(
@@ -138,35 +136,24 @@ def rebuild(
             remedy="Run: vitalake lake rebuild published --from restricted",
         )
     admit(settings, identified=True)
-    meter = Meter(quiet=json)
+    out = Output(json)
     if what == "published":
         datasets = [dataset] if dataset else restricted_datasets(settings)
         for name in () if without_lost else datasets:
             refuse_lost(open_restricted(settings, name))
         for name in datasets:
             open_published(settings, name)
-        _republish(
-            settings,
-            datasets,
-            keep_replaced=False,
-            without_lost=without_lost,
-            meter=meter,
-            json=json,
-        )
+        _republish(settings, datasets, out, keep_replaced=False, without_lost=without_lost)
         return
+    meter = Meter(out.tell)
     rows = rebuild_care(settings, counted=meter)
-    if json:
-        print_json({"care_rows": rows} | meter.summary())
-    else:
-        typer.echo(f"care: {rows:,} rows offered")
+    out.answer({"care_rows": rows} | meter.summary(), f"care: {rows:,} rows offered")
 
 
 # -- one after the other -----------------------------------------------------------------------------------------
 
 
-def _bucket(
-    settings: Settings, count: int, *, table: str | None, closed_before: str | None, meter: Meter, json: bool
-) -> None:
+def _bucket(settings: Settings, count: int, out: Output, *, table: str | None, closed_before: str | None) -> None:
     from dataclasses import asdict
 
     from governance.opened import OpenedHome
@@ -180,19 +167,21 @@ def _bucket(
     if table is not None and table not in present:
         raise InputError("Unknown table", where=table, remedy=f"The lake has: {', '.join(present)}.")
     able = [name for name, one in present.items() if one.dataset.day_of and patient_column(one.dataset)]
-    before, documents = closed_before or str(clock.now().date()), []
+    before, documents, meter = closed_before or str(clock.now().date()), [], Meter(out.tell)
     for name in [table] if table else able:
         if is_held(present[name]):
             note(f"{name}: a republish holds it; start this again when that has ended")
-        tell = None if json else (lambda day, name=name: note(f"{name} {day}"))
+
+        def tell(day: str, name: str = name) -> None:
+            out.tell(f"{name} {day}")
+
         done = put_into_buckets(present[name], count, closed_before=_day(before), progress=tell, counted=meter)
         documents.append(asdict(done))
-        if not json:
-            typer.echo(
-                f"{name}: {done.rows:,} rows of {done.days} days went into {count} buckets, "
-                f"{done.files_before:,} files became {done.files_after:,}"
-            )
-    _finish({"tables": documents}, meter, json=json)
+        out.show(
+            f"{name}: {done.rows:,} rows of {done.days} days went into {count} buckets, "
+            f"{done.files_before:,} files became {done.files_after:,}"
+        )
+    _finish({"tables": documents}, meter, out)
 
 
 def _day(text: str) -> str:
@@ -207,89 +196,83 @@ def _day(text: str) -> str:
 
 
 def _republish(
-    settings: Settings, datasets: list[str], *, keep_replaced: bool, without_lost: bool, meter: Meter, json: bool
+    settings: Settings, datasets: list[str], out: Output, *, keep_replaced: bool, without_lost: bool
 ) -> None:
     from dataclasses import asdict
 
     from pipelines.republish.republish import republish
 
-    documents = []
+    documents, meter = [], Meter(out.tell)
     for dataset in datasets:
-        if not json:
-            note(dataset)
+        out.tell(dataset)
         done = republish(settings, dataset, keep_replaced=keep_replaced, without_lost=without_lost, counted=meter)
         documents.append(asdict(done))
-        _tell([done], json=json)
-    _finish({"datasets": documents}, meter, json=json)
+        out.show(*_lines(done))
+    _finish({"datasets": documents}, meter, out)
 
 
-def _tell(swapped: Iterable[Swapped], *, json: bool) -> None:
-    for done in () if json else swapped:
-        typer.echo(
-            f"{done.dataset}: {done.rows_before:,} published rows became {done.rows_after:,}, of "
-            f"{done.rows_restricted:,} restricted ones: {done.filtered:,} filtered by a rule, "
-            f"{done.forgotten:,} of patients who were erased"
-        )
-        for name, count in sorted(done.unfit.items()):
-            typer.echo(f"{done.dataset}.{name}: {count:,} rows are published without what was sent there")
+def _lines(done: Swapped) -> Iterator[str]:
+    yield (
+        f"{done.dataset}: {done.rows_before:,} published rows became {done.rows_after:,}, of "
+        f"{done.rows_restricted:,} restricted ones: {done.filtered:,} filtered by a rule, "
+        f"{done.forgotten:,} of patients who were erased"
+    )
+    for name, count in sorted(done.unfit.items()):
+        yield f"{done.dataset}.{name}: {count:,} rows are published without what was sent there"
 
 
-def _rekey(settings: Settings, *, meter: Meter, json: bool) -> None:
+def _rekey(settings: Settings, out: Output) -> None:
     from dataclasses import asdict
 
     from pipelines.republish.rekey import rekey
 
-    done = rekey(settings, counted=meter, progress=(lambda _: None) if json else note)
-    _tell(done.datasets, json=json)
-    if not json:
-        typer.echo(
-            f"pseudonym key {done.version}: {done.patients:,} pseudonyms changed in the vault. Restart what reads the "
-            "key file once: the server of scores. When nobody has to follow old pseudonyms any more (audit, exports): "
-            "vitalake lake rewrite --retire-key VERSION"
-        )
-    _finish(asdict(done), meter, json=json)
+    meter = Meter(out.tell)
+    done = rekey(settings, counted=meter, progress=out.tell)
+    out.show(
+        *(line for swapped in done.datasets for line in _lines(swapped)),
+        f"pseudonym key {done.version}: {done.patients:,} pseudonyms changed in the vault. Restart what reads the "
+        "key file once: the server of scores. When nobody has to follow old pseudonyms any more (audit, exports): "
+        "vitalake lake rewrite --retire-key VERSION",
+    )
+    _finish(asdict(done), meter, out)
 
 
-def _retire(settings: Settings, version: str, *, json: bool) -> None:
+def _retire(settings: Settings, version: str, out: Output) -> None:
     from pipelines.republish.rekey import retire
 
     retire(settings, version)
-    if json:
-        print_json({"retired": version})
-    else:
-        typer.echo(f"pseudonym key {version} is gone from the key file; back-ups of that file may have it")
+    out.answer(
+        {"retired": version},
+        f"pseudonym key {version} is gone from the key file; back-ups of that file may have it",
+    )
 
 
-def _retention(settings: Settings, *, days: int | None, json: bool) -> None:
+def _retention(settings: Settings, out: Output, *, days: int | None) -> None:
     from dataclasses import asdict
 
     from pipelines.republish.retention import retain
 
     documents = []
-    for done in retain(settings, days=days, progress=None if json else note):
+    for done in retain(settings, days=days, progress=out.tell):
         documents.append(asdict(done))
-        if not json:
-            held = f", {done.held:,} rows stay on legal hold" if done.held else ""
-            typer.echo(f"{done.table}: {done.rows:,} rows of {done.days} days before {done.before} deleted{held}")
-    if json:
-        print_json({"tables": documents})
-    elif not documents:
-        typer.echo("No dataset says how long it is kept (retention_days); give --days.")
+        held = f", {done.held:,} rows stay on legal hold" if done.held else ""
+        out.show(f"{done.table}: {done.rows:,} rows of {done.days} days before {done.before} deleted{held}")
+    out.answer({"tables": documents})
+    if not documents:
+        out.show("No dataset says how long it is kept (retention_days); give --days.")
 
 
-def _give_up(settings: Settings, dataset: str, *, json: bool) -> None:
+def _give_up(settings: Settings, dataset: str, out: Output) -> None:
     from pipelines.republish.republish import give_up
 
     found = give_up(settings, dataset)
-    if json:
-        print_json({"given_up": found})
-    else:
-        typer.echo(f"{dataset}: {'given up; the sweeper deletes what it staged' if found else 'nothing is under way'}")
+    out.answer(
+        {"given_up": found},
+        f"{dataset}: {'given up; the sweeper deletes what it staged' if found else 'nothing is under way'}",
+    )
 
 
-def _finish(document: dict[str, Any], meter: Meter, *, json: bool) -> None:
+def _finish(document: dict[str, Any], meter: Meter, out: Output) -> None:
     summary = meter.summary()
-    if json:
-        print_json(document | summary)
-    else:
-        note(f"{summary['rows_made']:,} rows in {summary['seconds']} s, {summary['rows_per_second']:,} rows/s")
+    out.answer(document | summary)
+    out.tell(f"{summary['rows_made']:,} rows in {summary['seconds']} s, {summary['rows_per_second']:,} rows/s")

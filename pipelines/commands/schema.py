@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -36,11 +36,7 @@ def schema(
     for name, dataset, lake in _chosen(home, table):
         state, applied = _looked_at(lake, dataset, name, apply)
         documents.append(_document(name, state, applied, dataset))
-    if json:
-        print_json({"tables": documents})
-    else:
-        for document in documents:
-            _print(document)
+    Output(json).answer({"tables": documents}, *map(_line, documents))
     if any(document["refused"] for document in documents):
         raise typer.Exit(InputError.exit_code)
 
@@ -87,7 +83,7 @@ def _document(name: str, state: SchemaState, applied: bool, dataset: Dataset) ->
     }
 
 
-def _print(document: dict[str, Any]) -> None:
+def _line(document: dict[str, Any]) -> str:
     words = _DONE if document["applied"] else _WORDS
     kinds: dict[str, list[str]] = {}
     for change in document["changes"]:
@@ -105,4 +101,4 @@ def _print(document: dict[str, Any]) -> None:
     if not said:
         newer = document["revision"] > document["revision_of_dataset"]
         said = ["made by a newer release" if newer else "up to date"]
-    typer.echo(f"{document['table']}: {'; '.join(said)}")
+    return f"{document['table']}: {'; '.join(said)}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -81,19 +81,12 @@ def simulate(
             stop=stop,
             on_progress=show,
         )
-    if json:
-        print_json({"topic": topic, **asdict(summary), "rate": round(summary.rate, 1)})
-    else:
-        _print(summary, topic)
-
-
-def _print(summary: SimulationSummary, topic: str) -> None:
-    typer.echo(
+    Output(json).answer(
+        {"topic": topic, **asdict(summary), "rate": round(summary.rate, 1)},
         f"{summary.messages:,} messages of {summary.devices:,} devices to {topic} "
-        f"in {summary.seconds:.1f} s ({summary.rate:,.0f}/s)"
+        f"in {summary.seconds:.1f} s ({summary.rate:,.0f}/s)",
+        *(f"  {fault:<16}{sent:>8,}" for fault, sent in summary.faults.items()),
     )
-    for fault, sent in summary.faults.items():
-        typer.echo(f"  {fault:<16}{sent:>8,}")
 
 
 @contextmanager

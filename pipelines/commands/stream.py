@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitalake.cli.durations import parse_seconds, parse_start
-from vitalake.cli.output import HomeOption, JsonOption, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -78,10 +78,7 @@ def stream(
     from pipelines.commands.ledger import print_ledger
 
     summary = OpenedHome(settings).ledger(job)
-    if json:
-        print_json(summary)
-    else:
-        print_ledger(summary)
+    Output(json).answer(summary, lambda: print_ledger(summary))
     raise typer.Exit(code)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitalake.cli.output import HomeOption, JsonOption, note, print_json
+from vitalake.cli.output import HomeOption, JsonOption, Output
 from vitalake.homes import resolve_home
 
 
@@ -13,26 +13,21 @@ def upgrade(home: HomeOption = None, json: JsonOption = False) -> None:
     """
     from dataclasses import asdict
 
-    import typer
-
     from pipelines.commands.rewrite import Meter
     from pipelines.republish.upgrade import upgrade as make_current
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
-    meter = Meter(quiet=json)
-    done = make_current(settings, tell=(lambda _: None) if json else note, counted=meter)
-    if json:
-        print_json(asdict(done) | meter.summary())
-    elif done.before == done.after:
-        late = (
-            f"{done.rows:,} rows of an earlier release's process written anew" if done.rows else "nothing was changed"
-        )
-        typer.echo(f"The lake has format {done.after} already; {late}.")
+    out = Output(json)
+    meter = Meter(out.tell)
+    done = make_current(settings, tell=out.tell, counted=meter)
+    if done.before == done.after:
+        late = f"{done.rows:,} rows of an earlier release's process written anew"
+        lines = [f"The lake has format {done.after} already; {late if done.rows else 'nothing was changed'}."]
     else:
-        for name in done.keys:
-            typer.echo(f"key {name} was added: back the key file up anew")
-        typer.echo(
+        lines = [f"key {name} was added: back the key file up anew" for name in done.keys]
+        lines.append(
             f"The lake had format {done.before} and has format {done.after}: {done.settled:,} spans were added, "
             f"{done.rows:,} published rows written anew."
         )
+    out.answer(asdict(done) | meter.summary(), *lines)
