@@ -66,13 +66,14 @@ def http_page() -> str:
     return (
         "# HTTP\n\n`vitalake serve` answers these. Programs send `Authorization: Bearer <token>`; browsers have a "
         "session after the sign-in. `/v1/openapi.json` describes the endpoints for programs, with their parameters. "
-        "How fast and how much may be asked: [what the server refuses](../how-to/serve-a-ward.md#what-it-refuses).\n\n## For programs\n\n"
+        "How fast and how much may be asked: [what the server refuses](../how-to/serve-a-ward.md#what-it-refuses)."
+        "\n\n## For programs\n\n"
         + table(["request", "answer"], list(_routes(api.router)))
         + "\n## Pages\n\n"
         + table(["request", "what it does"], [*_routes(pages.router), *_routes(staff.router)])
         + "\nWhich permission a page or endpoint needs: [roles](roles.md).\n\n## Refusals\n\n"
-        "A problem is `application/problem+json` (RFC 9457) for programs, and a page for browsers. It never repeats what "
-        "was sent.\n\n" + table(["status", "title"], statuses)
+        "A problem is `application/problem+json` (RFC 9457) for programs, and a page for browsers. It never "
+        "repeats what was sent.\n\n" + table(["status", "title"], statuses)
     )
 
 
