@@ -9,7 +9,7 @@ UV := uv pip install --python $(BIN)/python --system-certs --no-deps --require-h
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-fast kills soak bench-live bench-way docs coverage services lock
+.PHONY: help setup demo check test test-fast kills soak bench-live bench-way reference docs coverage services lock
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,9 +27,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup  ## the whole way on one machine: warehouse, devices, lake, model and ward board; Ctrl-C ends it
 	$(BIN)/vitalake demo
 
-check: setup  ## lint, types, import layers, lock and generated docs are fresh; reports every failure
+check: setup  ## lint, types, import layers, lock and reference are fresh, the site builds; reports every failure
 	@failed=""; \
-	for step in "ruff check ." "ruff format --check --quiet ." "mypy" "lint-imports" "python -m docs.check"; do \
+	for step in "ruff check ." "ruff format --check --quiet ." "mypy" "lint-imports" "python -m docs.check" "python -m docs.site"; do \
 	  echo "== $$step"; $(BIN)/$$step || failed="$$failed [$$step]"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
@@ -58,8 +58,11 @@ bench-live: setup services  ## measure the live lane against the bare limit on a
 bench-way: setup  ## measure the way from warehouse and bedside to the board, in a real browser
 	$(BIN)/python -m tests.benchmarks.way
 
-docs: setup  ## write the reference from the code
+reference: setup  ## write docs/reference from the code
 	$(BIN)/python -m docs.generate
+
+docs: setup  ## build the documentation site into site/; a warning fails it
+	$(BIN)/python -m docs.site
 
 # What decides who sees what: all of it must have been run.
 DECIDES := governance/access/*,governance/audit/*,governance/policy/*,governance/query/*,governance/keyuse.py,governance/errors.py

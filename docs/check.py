@@ -1,4 +1,4 @@
-"""Says whether the generated pages, the paths that pages name and the lock are fresh; ends with 1 if not."""
+"""Says whether generated pages, links and paths of pages, navigation and lock are fresh; ends with 1 if not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from docs.generate import FOLDER, pages
+from docs.site import lost_links, unlisted_pages
 
 ROOT = Path(__file__).parent.parent
 _PATH = re.compile(r"`((?:vitalake|governance|pipelines|models|tests|docs)/[\w/*.-]*)")
@@ -60,14 +61,16 @@ def unlocked() -> list[str]:
 def main() -> int:
     """Print what is stale; return the exit code."""
     stale, missing = stale_pages(), unlocked()
-    lost = lost_paths()
+    lost, unlisted = [*lost_paths(), *lost_links()], unlisted_pages()
     for name in stale:
-        print(f"docs/reference/{name} is stale: run 'make docs'")  # noqa: T201
+        print(f"docs/reference/{name} is stale: run 'make reference'")  # noqa: T201
     for text in lost:
         print(f"{text} is not there")  # noqa: T201
+    for text in unlisted:
+        print(f"mkdocs.yml: {text} is a page and not in nav, or the other way round")  # noqa: T201
     for text in missing:
         print(f"requirements.lock does not hold {text}: run 'make lock'")  # noqa: T201
-    return 1 if stale or lost or missing else 0
+    return 1 if stale or lost or unlisted or missing else 0
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
-"""Writes docs/reference from the code, with JSON Schemas for editors; ``python -m docs.check`` says if that is done."""
+"""Writes docs/reference from the code, with JSON Schemas for editors; ``make reference`` calls it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from enum import Enum
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 import yaml
 from pydantic import BaseModel
 from typer.core import TyperGroup, TyperOption
 
+from docs.access import errors_page, http_page, roles_page
+from docs.tables import table
 from governance.policy.closing import holds
 from governance.policy.masks import mask_kinds
 from governance.policy.masks.registry import OURS
@@ -23,7 +26,6 @@ from pipelines.formats.shared.reasons import EXPLAINED, UNDECODABLE
 from pipelines.live.metrics import DOCUMENTED
 from vitalake.cli.app import make_app
 from vitalake.environment import may_set
-from vitalake.errors import VitaLakeError
 from vitalake.lake.datasets.dataset import Column
 from vitalake.lake.datasets.declared import json_schema as datasets_schema
 from vitalake.lake.datasets.declared import load_dataset, published_datasets
@@ -36,7 +38,7 @@ FOLDER = Path(__file__).parent / "reference"
 SCHEMAS = {"datasets": datasets_schema(), "task": task_schema(), "vocabulary": vocabulary_schema()}
 """Kinds of declarations of a home, and their structure."""
 
-_HEAD = "<!-- Made from the code by `make docs`; changes here are lost. -->\n\n"
+_HEAD = "<!-- Made from the code by `make reference`; changes here are lost. -->\n\n"
 
 
 def pages() -> dict[str, str]:
@@ -45,8 +47,11 @@ def pages() -> dict[str, str]:
         "commands.md": _commands(),
         "configuration.md": _configuration(),
         "datasets.md": _datasets(),
+        "errors.md": errors_page(),
+        "http.md": http_page(),
         "metrics.md": _metrics(),
         "reasons.md": _reasons(),
+        "roles.md": roles_page(),
         "rules.md": _rules(),
         "vocabulary.md": _vocabulary(),
     }
@@ -65,17 +70,9 @@ def _schema(title: str, schema: dict[str, Any]) -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
-
-
 def _commands() -> str:
     root = typer.main.get_command(make_app())
-    codes = sorted({(kind.exit_code, kind.__doc__ or "") for kind in VitaLakeError.__subclasses__()})
-    rows = [["0", "All is well."], ["1", "A bug; a traceback without texts."], ["2", "Usage."]]
-    rows += [[str(code), text.split("\n")[0]] for code, text in codes]
-    text = "# Commands\n\nEvery command ends with one of these codes.\n\n" + _table(["code", "meaning"], rows)
+    text = "# Commands\n\nEvery command ends with one of the [exit codes](errors.md).\n"
     return text + "".join(_command(["vitalake"], root))
 
 
@@ -90,10 +87,19 @@ def _command(path: list[str], command: Any) -> Iterator[str]:
     for param in command.params:
         if isinstance(param, TyperOption):
             names = ", ".join(f"`{name}`" for name in [*param.opts, *param.secondary_opts])
-            rows.append([names, param.help or "", _default(param)])
+            choices = ", ".join(f"`{choice}`" for choice in _choices(param))
+            rows.append([names, (param.help or "") + (f" One of {choices}." if choices else ""), _default(param)])
         else:
             rows.append([f"`{param.name}`", getattr(param, "help", "") or "", ""])
-    yield _table(["option", "meaning", "default"], rows)
+    yield table(["option", "meaning", "default"], rows)
+
+
+def _choices(param: TyperOption) -> tuple[str, ...]:
+    """Return what an option takes, if that is closed."""
+    kind = param.type_descriptor.annotation
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return tuple(choice.value for choice in kind)
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _default(param: TyperOption) -> str:
@@ -108,7 +114,7 @@ def _configuration() -> str:
         "variable comes first: `VITALAKE_` and the field, `__` between levels, as in "
         "`VITALAKE_KAFKA__BOOTSTRAP_SERVERS`. A variable for any other field is refused. "
         "Secrets never stand in it: their values are references, `env:NAME` or `file:PATH`.\n\n"
-        + _table(["field", "default", "meaning", "by variable"], rows)
+        + table(["field", "default", "meaning", "by variable"], rows)
     )
 
 
@@ -146,7 +152,7 @@ def _datasets() -> str:
         rows = [
             [f"`{c.name}`", str(c.type), c.data_class or "(none)", c.description, _held(c)] for c in dataset.columns
         ]
-        text += _table(["column", "type", "class", "meaning", "holds only"], rows)
+        text += table(["column", "type", "class", "meaning", "holds only"], rows)
     return text
 
 
@@ -161,7 +167,7 @@ def _metrics() -> str:
     rows = [[f"`{name}`", text] for name, text in DOCUMENTED.items()]
     return (
         "# Metrics\n\n`/metrics` (Prometheus) and `/healthz` on `observability.port`. The health endpoint answers 200 "
-        "while all workers run, 503 with the reasons otherwise.\n\n" + _table(["metric", "meaning"], rows)
+        "while all workers run, 503 with the reasons otherwise.\n\n" + table(["metric", "meaning"], rows)
     )
 
 
@@ -170,7 +176,7 @@ def _reasons() -> str:
         [f"`{reason}`", "undecodable: no rows" if reason in UNDECODABLE else "rejected: all rows of the message", text]
         for reason, text in EXPLAINED.items()
     ]
-    return "# Reasons of dead letters\n\nA closed list. One bad row rejects its whole message.\n\n" + _table(
+    return "# Reasons of dead letters\n\nA closed list. One bad row rejects its whole message.\n\n" + table(
         ["reason", "counts as", "meaning"], rows
     )
 
@@ -185,7 +191,7 @@ def _rules() -> str:
         "A mask that does not fit a column's type drops it. "
         "`filter` leaves rows out and counts them. Unknown fields are refused. Installed packages may register "
         "[further masks](../how-to/write-a-mask.md).\n\n"
-        + _table(["mask, from least to most restrictive", "meaning"], rows)
+        + table(["mask, from least to most restrictive", "meaning"], rows)
         + "\nThe sample that `vitalake init` copies:\n\n```yaml\n"
         + sample
         + "```\n"
@@ -235,21 +241,21 @@ def _vocabulary() -> str:
     ]
     return (
         "# Vocabulary\n\n"
-        + _table(["LOINC", "name", "UCUM", "plausible", "source of the range"], codes)
+        + table(["LOINC", "name", "UCUM", "plausible", "source of the range"], codes)
         + "\n## Units that are converted\n\n"
-        + _table(["LOINC", "becomes", "of"], units)
+        + table(["LOINC", "becomes", "of"], units)
         + "\n## Other spellings\n\nUCUM's codes count letter by letter. What is none of them may differ in case, "
         "blanks, µ for u and the way a power of ten is written, from three letters on.\n\n"
-        + _table(["UCUM", "also"], other)
+        + table(["UCUM", "also"], other)
         + "\n## Near codes\n\nRows keep the code that was sent; whoever asks for the general code means these too.\n\n"
-        + _table(["LOINC", "name", "counts as"], near)
+        + table(["LOINC", "name", "counts as"], near)
         + "\n## Answers\n\nValues that are codes, with their place on the scale, the best one 0: the care store keeps "
         "that as a number.\n\n"
-        + _table(["LOINC", "place", "value_code"], answers)
+        + table(["LOINC", "place", "value_code"], answers)
         + "\n## Code systems of coded values\n\nA code of another system, or of another form, is free text.\n\n"
-        + _table(["system", "form"], [[system, f"`{form.pattern.pattern}`"] for system, form in words.systems.items()])
+        + table(["system", "form"], [[system, f"`{form.pattern.pattern}`"] for system, form in words.systems.items()])
         + "\n## Forms of codes\n\nA text of another form is no code, and is not published.\n\n"
-        + _table(["form", "pattern", "source"], [[n, f"`{f.pattern.pattern}`", f.source] for n, f in forms.items()])
+        + table(["form", "pattern", "source"], [[n, f"`{f.pattern.pattern}`", f.source] for n, f in forms.items()])
         + "\n## Categories\n\nWhat codes and words of others become. A code that is not listed is not published, and "
         "counted; it never becomes *other*.\n" + "".join(_categories())
     )
@@ -263,7 +269,7 @@ def _categories() -> Iterator[str]:
             for entry in document["systems"]
         ]
         rows.append(["words, whatever their case", document["words"]["source"], _pairs(document["words"]["texts"])])
-        yield _table(["system", "source", "code → category"], rows)
+        yield table(["system", "source", "code → category"], rows)
 
 
 def _pairs(codes: dict[str, str]) -> str:

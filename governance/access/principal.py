@@ -31,6 +31,24 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
 }
 """Nobody has all: who reads names does not read the audit, who keeps the machines sees no risk of a person."""
 
+ROLE_MEANINGS: dict[Role, str] = {
+    "clinician": "treats patients: sees the ward board, and names",
+    "officer": "answers for compliance: reads the audit and who saw a patient, erases patients, sees no name",
+    "engineer": "keeps the lake and its streams: sees masked rows and the ledger",
+    "privacy-officer": "looks into complaints and breaches: asks identified rows, for a purpose that is recorded",
+}
+
+PERMISSION_MEANINGS: dict[Permission, str] = {
+    "risk:read": "see the ward board, a patient's page and risk",
+    "score:write": "have a patient scored now",
+    "identity:read": "see the name behind a pseudonym; each look is recorded",
+    "decision:write": "decide how NEWS2 is read for a stay: SpO2 scale 2, pregnancy",
+    "audit:read": "see on the page Audit who saw a patient",
+    "ledger:read": "see on the page Ledger what became of every message and row",
+    "sql:query": "ask published rows, by SQL or from Python",
+    "identified:query": "ask rows as they came, and have a patient's ids opened; each patient in an answer is recorded",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:

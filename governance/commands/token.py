@@ -19,7 +19,7 @@ def token(
     user: Annotated[str, typer.Argument(help="engineer, officer or clinician")],
     home: HomeOption = None,
 ) -> None:
-    """Print a token of one of the three development users; signing in is recorded."""
+    """Print a token of one of the development users; signing in is recorded."""
     from governance.access import open_issuer, open_verifier
     from governance.audit import AuditEvent, open_audit
     from vitalake.home import Home

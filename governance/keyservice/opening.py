@@ -35,7 +35,7 @@ def _kms(settings: Settings) -> KeyService:
         from governance.keyservice.kms import KmsKeyService
     except ImportError:
         raise SettingsError(
-            "Key service is not installed", where="package boto3", remedy="Run: pip install 'vitalake[aws]'."
+            "Key service is not installed", where="package boto3", remedy="In the checkout run: pip install '.[aws]'."
         ) from None
     return KmsKeyService(
         chosen.key,

@@ -59,7 +59,7 @@ def open_store(settings: Settings) -> Store:
         raise SettingsError(
             "Vault on PostgreSQL is not installed",
             where="package psycopg",
-            remedy="Run: pip install 'vitalake[postgres]'.",
+            remedy="In the checkout run: pip install '.[postgres]'.",
         ) from None
     return PostgresStore(address)
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 PROBLEM = "application/problem+json"
 CHALLENGE = 'Bearer realm="vitalake"'
 
-_TITLES = {
+TITLES = {
     400: "Bad request",
     401: "Sign in first",
     403: "Permission missing",
@@ -71,7 +71,7 @@ def not_found() -> Problem:
 
 def problem_response(request: Request, problem: Problem) -> Response:
     """Return a problem as a document, or as a page for who asked for a page."""
-    title = _TITLES.get(problem.status, "Problem")
+    title = TITLES.get(problem.status, "Problem")
     headers = {"www-authenticate": CHALLENGE} if problem.status == 401 else {}
     if problem.retry_after:
         headers["retry-after"] = str(problem.retry_after)

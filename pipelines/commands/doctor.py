@@ -85,7 +85,9 @@ def _extras() -> Iterator[Check]:
         if find_spec(module):
             yield Check(f"extra {extra}", "ok", what)
         else:
-            yield Check(f"extra {extra}", "warn", f"not installed: {what}", f"pip install 'vitalake[{extra}]'")
+            yield Check(
+                f"extra {extra}", "warn", f"not installed: {what}", f"In the checkout: pip install '.[{extra}]'"
+            )
 
 
 def _java() -> Check:

@@ -57,7 +57,7 @@ def _hl7(name: str, dataset: Dataset, stream: StreamSettings, settings: Settings
         from pipelines.formats.hl7.observations import Hl7Decoder
     except ImportError:
         raise SettingsError(
-            "python-hl7 is not installed", where="format hl7-v2", remedy="pip install 'vitalake[hl7]'."
+            "python-hl7 is not installed", where="format hl7-v2", remedy="In the checkout run: pip install '.[hl7]'."
         ) from None
     from pipelines.formats.flat.profile import load_profile
     from pipelines.formats.hl7.profile import Hl7Profile

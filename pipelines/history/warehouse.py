@@ -151,7 +151,7 @@ def open_warehouse(address: str, *, home: Path, silence_seconds: float = SILENCE
         raise SettingsError(
             "History lane is not installed",
             where=f"package {_DRIVERS[kind]}",
-            remedy="Run: pip install 'vitalake[history]'.",
+            remedy="In the checkout run: pip install '.[history]'.",
         ) from None
     within = address.removeprefix("duckdb:")
     name = kind if kind != "duckdb" else within if within == _IN_MEMORY else Path(within).name

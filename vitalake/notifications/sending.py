@@ -26,7 +26,7 @@ def sender(addresses: Sequence[str], *, home: Path) -> Send:
         import apprise
     except ImportError:
         raise SettingsError(
-            "Notifications need apprise", where="notify", remedy="pip install 'vitalake[notify]'"
+            "Notifications need apprise", where="notify", remedy="In the checkout run: pip install '.[notify]'"
         ) from None
     service = apprise.Apprise()
     resolved = resolve_references({str(i): address for i, address in enumerate(addresses)}, home=home)

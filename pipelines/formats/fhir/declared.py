@@ -159,7 +159,9 @@ def _compiled(dataset: Dataset, path: str, at: tuple[str | int, ...]) -> Evaluat
         from fhirpathpy.models import models
     except ImportError:
         raise SettingsError(
-            "fhirpathpy is not installed", where=f"dataset {dataset.name}", remedy="pip install 'vitalake[fhirpath]'."
+            "fhirpathpy is not installed",
+            where=f"dataset {dataset.name}",
+            remedy="In the checkout run: pip install '.[fhirpath]'.",
         ) from None
     assert dataset.fhir is not None
     try:

@@ -207,4 +207,4 @@ def test_the_hl7_library_is_asked_for_by_who_uses_it_only() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _WITHOUT_LIBRARY], capture_output=True, text=True, check=True, timeout=60
     )
-    assert "pip install 'vitalake[hl7]'" in done.stdout
+    assert "pip install '.[hl7]'" in done.stdout
