@@ -152,8 +152,12 @@ def form_of(entry: dict[str, Any]) -> Form:
     return Form(re.compile(entry["form"], re.ASCII), check, str(entry.get("source", "")))
 
 
-_WORDS = ("Jane Doe", "see note of Dr. X", "patient's sister, phone 555 0100", "Müller, 1950-05-05")
-"""What people type where a code should stand."""
+_WORDS = (
+    "Jane Doe", "see note of Dr. X", "patient's sister, phone 555 0100", "Müller, 1950-05-05", "Mueller", "mueller",
+    "Mueller-Jane", "DOE^JANE", "DOE,JANE", "Doe,Jane", "12345678", "01555501234", "15550100123", "1950-05-05",
+    "19500505", "05.05.1950", "wurde um neun gegeben\n",
+)  # fmt: skip
+"""What people type where a code should stand: names, numbers of patients and telephones, dates, words."""
 
 
 def own_form(pattern: str, source: str = "") -> Form:

@@ -29,6 +29,14 @@ Evaluate = Callable[[Mapping[str, Any], Mapping[str, Any] | None], list[Any]]
 REFERENCES = {"patient-identifier": "Patient", "encounter-identifier": "Encounter", "device-identifier": "Device"}
 """Data class of a column that is filled by a reference → the resource that it refers to."""
 
+FUNCTIONS = frozenset(
+    "all allFalse allTrue anyFalse anyTrue as contains count distinct empty endsWith exists extension first iif "
+    "indexOf intersect is last length lower not ofType replace single skip startsWith substring tail take toBoolean "
+    "toDate toDateTime toDecimal toInteger toQuantity toString union upper where".split()
+)
+"""What an expression may call: nothing that prints (trace), that depends on when it is read (now), or whose time has no
+bound by the length of the message (matches, repeat, descendants)."""
+
 
 class FhirDeclaredDecoder:
     """Decodes FHIR R4 JSON, single resources or Bundles, to rows of a dataset with ``fhir:``.
@@ -182,7 +190,7 @@ def _compiled(dataset: Dataset, path: str, at: tuple[str | int, ...]) -> Evaluat
 
 
 def _check_syntax(path: str) -> None:
-    """Raise if not all of a text is an expression: the library itself takes as much of it as it can read."""
+    """Raise if not all of a text is an expression of what is allowed: the library takes as much as it can read."""
     from antlr4 import CommonTokenStream, InputStream, Token
     from antlr4.error.ErrorListener import ErrorListener
     from fhirpathpy.parser.generated.FHIRPathLexer import FHIRPathLexer
@@ -197,9 +205,15 @@ def _check_syntax(path: str) -> None:
     for reader in (lexer, parser):
         reader.removeErrorListeners()
         reader.addErrorListener(Strict())
-    parser.expression()
-    if parser.getCurrentToken().type != Token.EOF:
+    tree = parser.expression()
+    if parser.getCurrentToken().type != Token.EOF or not _functions(tree) <= FUNCTIONS:
         raise ValueError
+
+
+def _functions(tree: Any) -> set[str]:
+    """Return the names of the functions that an expression calls."""
+    own = {tree.getChild(0).getText()} if type(tree).__name__ == "FunctnContext" else set()
+    return own.union(*(_functions(child) for child in getattr(tree, "children", None) or ()))
 
 
 def _evaluated(evaluate: Evaluate, resource: dict[str, Any], where: str) -> list[Any]:
@@ -220,7 +234,9 @@ def _value(column: Column, found: list[Any], where: str) -> Any:
     if len(found) > 1:
         raise Refused(Reason.WRONG_SHAPE, where)
     value = found[0]
-    if (kind := REFERENCES.get(str(column.data_class))) is not None and isinstance(value, dict):
+    if (kind := REFERENCES.get(str(column.data_class))) is not None:
+        if not isinstance(value, dict):  # a text of a reference would be another name of the same person
+            raise Refused(Reason.WRONG_SHAPE, where)
         return _reference(kind, value, where)
     try:
         return _typed(column.type, value, where)
@@ -254,13 +270,18 @@ def _typed(kind: pa.DataType, value: Any, where: str) -> Any:
     if pa.types.is_floating(kind):
         return _number(value)
     if pa.types.is_integer(kind):
-        number = _number(value)
-        if not number.is_integer():
-            raise ValueError
-        return int(number)
+        return _whole(kind, value)
     if not isinstance(value, str):
         raise TypeError
     return checked(value)
+
+
+def _whole(kind: pa.DataType, value: Any) -> int:
+    most = 1 << (kind.bit_width - 1)
+    number = int(value) if isinstance(value, int) else _number(value)
+    if number != int(number) or not -most <= number < most:
+        raise ValueError
+    return int(number)
 
 
 def _number(value: Any) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from importlib import resources
@@ -32,6 +32,9 @@ from vitalake.lake.datasets.dataset import (
 from vitalake.strict_yaml import read_yaml
 
 _SHIPPED = Path(str(resources.files("vitalake"))) / "datasets"
+
+RESERVED = frozenset({"day", "device_key", "identity", "subject"})
+"""Names that tables, and rows on their way there, have beside the declared columns."""
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
@@ -313,7 +316,27 @@ def _foreign(dataset: Dataset) -> list[_Contradiction]:
                 f"It is of the class {known[column.name][0]}, type {known[column.name][1]}; or give it another name."
             )
             found.append((at, "Column has another class or type than in the project's datasets", remedy))
+        found += [(at, what, remedy) for what, remedy in _unsafe(column)]
     return found
+
+
+def _unsafe(column: Column) -> Iterator[tuple[str, str]]:
+    """Yield why a column of a home would be kept, published or forgotten in another way than it says."""
+    data_class = column.data_class
+    if column.name in RESERVED:
+        yield "Column has a name that the lake uses itself", "Give it another name."
+    if data_class == "patient-identifier" and column.name != "patient_id":
+        # Keys, erasures, holds and the audit go by one patient a row.
+        yield "Column names a second patient", "The patient is patient_id; declare anybody else's number as free-text."
+    if column.type == pa.binary() and not column.hashed:
+        yield "Column is binary and no hash: nothing says what it may hold", "Declare hashed, or another type."
+    if data_class == "record-identifier" and not column.hashed:
+        yield "A number of a record would be published in clear", "Declare the type binary and hashed."
+    if column.type == pa.string() and not column.closed and data_class not in IDENTIFYING:
+        yield (
+            "Text that nothing holds to a set or a form would be kept in clear",
+            "Give it values, a list or a form; or the class free-text, which is sealed.",
+        )
 
 
 def _treated(column: Column) -> Column:

@@ -97,6 +97,7 @@ def test_a_bundle_gives_its_rows_and_what_it_has_besides_is_of_other_datasets() 
         ({"status": ["completed", "stopped"]}, Reason.WRONG_SHAPE, "medication_administration.status"),
         ({"status": {"Zzname": 1}}, Reason.WRONG_SHAPE, "medication_administration.status"),
         ({"status": "a\0b"}, Reason.CONTROL_CHARACTER, ""),
+        ({"subject": "Patient/4711"}, Reason.WRONG_SHAPE, "medication_administration.patient_id"),
         ({"modifierExtension": [{"url": "x"}]}, Reason.MODIFIED, "MedicationAdministration.modifierExtension"),
         ({"implicitRules": "x"}, Reason.MODIFIED, "MedicationAdministration.modifierExtension"),
         ({"id": 4711}, Reason.WRONG_SHAPE, "MedicationAdministration.id"),
@@ -132,6 +133,16 @@ def test_what_is_no_fhir_is_refused_with_its_reason(value: bytes, reason: Reason
     assert reject.reason is reason
 
 
+@pytest.mark.parametrize("size", [2**63, -(2**63) - 1, 1e300, 1.5, "1"])
+def test_a_number_that_its_column_cannot_hold_rejects_its_message_alone(size: object) -> None:
+    """It ended the lane: the number fits no column, and the whole poll was converted at once."""
+    of = {"resourceType": "DocumentReference", "id": "d", "subject": {"reference": "Patient/1"}}
+    good, bad = ({**of, "content": [{"attachment": {"size": number}}]} for number in (2**63 - 1, size))
+    decoded = _decode(bad, good, dataset="document_reference")
+    assert [(reject.message, reject.path) for reject in decoded.rejects] == [(0, "document_reference.size_bytes")]
+    assert decoded.rows["size_bytes"].to_pylist() == [2**63 - 1]
+
+
 def test_a_resource_that_the_declaration_skips_has_no_row() -> None:
     prepared = {"resourceType": "Procedure", "id": "1", "status": "preparation", "subject": {"reference": "Patient/1"}}
     decoded = _decode(prepared, dataset="procedure")
@@ -160,13 +171,19 @@ def test_whatever_a_message_holds_it_is_a_row_or_a_reject_that_says_nothing_of_i
     assert {reject.path for reject in decoded.rejects} <= names | fixed
 
 
-@pytest.mark.parametrize("path", ["status.", "nofunction()", "where(", "status = = 'a'"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "status.", "nofunction()", "where(", "status = = 'a'", "status.trace('x')", "now()",
+        "item.where(text.matches('^([a-z]+ ?)*$')).linkId", "repeat(item).linkId", "descendants().linkId.first()",
+    ],
+)  # fmt: skip
 def test_an_expression_that_cannot_be_evaluated_is_named_with_file_and_line(home: Path, path: str) -> None:
     (home / "datasets").mkdir()
     (home / "datasets" / "answer.yaml").write_text(
         "name: answer\nkind: record\nkey: [patient_id, version]\nday_of: at\nfhir: {resource: QuestionnaireResponse}\n"
         "columns:\n  - {name: at, type: timestamp, class: date-of-service, description: when, fhir: authored}\n"
-        f'  - {{name: status, type: string, class: record-version, description: x, fhir: "{path}"}}\n'
+        f'  - {{name: status, type: string, class: free-text, description: x, fhir: "{path}"}}\n'
     )
     settings = load_settings(home)
     with pytest.raises(SettingsError, match=r"no FHIRPath.*answer\.yaml:8 \(columns\.1\.fhir\)"):
