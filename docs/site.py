@@ -6,7 +6,6 @@ between them lead to where they are there, and a link to a file that is no page 
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -32,6 +31,7 @@ _LINK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _ELSEWHERE = re.compile(r"[a-z]+:")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _ITEM = re.compile(r"(?:[-*]|\d+\.) +")
 
 
@@ -76,7 +76,6 @@ def gather() -> None:
 def build() -> int:
     """Build the site; return the exit code, which is not 0 if there was a warning."""
     gather()
-    environment = os.environ | {"NO_COLOR": "1"}
     command = [
         sys.executable,
         "-m",
@@ -87,9 +86,9 @@ def build() -> int:
         "--config-file",
         str(ROOT / "mkdocs.yml"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        print(done.stdout + done.stderr.split("Traceback")[0])  # noqa: T201
+        print(_COLOUR.sub("", done.stdout + done.stderr.partition("Traceback")[0]))  # noqa: T201
     return done.returncode
 
 
