@@ -96,10 +96,11 @@ def _command(path: list[str], command: Any) -> Iterator[str]:
 
 def _choices(param: TyperOption) -> tuple[str, ...]:
     """Return what an option takes, if that is closed."""
-    kind = param.type_descriptor.annotation
+    kind: Any = param.type_descriptor.annotation
+    origin: Any = get_origin(kind)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return tuple(choice.value for choice in kind)
-    return get_args(kind) if get_origin(kind) is Literal else ()
+    return get_args(kind) if origin is Literal else ()
 
 
 def _default(param: TyperOption) -> str:

@@ -6,7 +6,6 @@ between them lead to where they are there, and a link to a file that is no page 
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -32,6 +31,7 @@ _LINK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _ELSEWHERE = re.compile(r"[a-z]+:")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _ITEM = re.compile(r"(?:[-*]|\d+\.) +")
 
 
@@ -64,7 +64,7 @@ def unlisted_pages() -> list[str]:
 def gather() -> None:
     """Write all pages, and the files they show, to one folder."""
     shutil.rmtree(GATHERED, ignore_errors=True)
-    made = {place: _for_the_site(page, page.read_text()) for page, place in pages().items()}
+    made = {place: for_the_site(page, page.read_text(), depth=place.count("/")) for page, place in pages().items()}
     made["decisions/index.md"] = _decisions()
     for place, text in made.items():
         (GATHERED / place).parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,6 @@ def gather() -> None:
 def build() -> int:
     """Build the site; return the exit code, which is not 0 if there was a warning."""
     gather()
-    environment = os.environ | {"NO_COLOR": "1"}
     command = [
         sys.executable,
         "-m",
@@ -87,9 +86,9 @@ def build() -> int:
         "--config-file",
         str(ROOT / "mkdocs.yml"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        print(done.stdout + done.stderr.split("Traceback")[0])  # noqa: T201
+        print(_COLOUR.sub("", done.stdout + done.stderr.partition("Traceback")[0]))  # noqa: T201
     return done.returncode
 
 
@@ -106,9 +105,15 @@ def _listed(nav: Any) -> Iterator[str]:
             yield from _listed(item) if isinstance(item, list) else [item]
 
 
-def _for_the_site(page: Path, text: str) -> str:
+def for_the_site(page: Path, text: str, *, depth: int) -> str:
+    """Return a page as it is gathered.
+
+    Args:
+        page: where it lies in the repository: its links lead from there.
+        text: of it.
+        depth: folders that it lies in on the site.
+    """
     places = pages()
-    depth = places[page].count("/")
 
     def led(link: re.Match[str]) -> str:
         if not link["path"] or _ELSEWHERE.match(link["path"]):
@@ -126,22 +131,27 @@ def _for_the_site(page: Path, text: str) -> str:
             return str(link["text"])
         return f"{link['image']}[{link['text']}]({'../' * depth}{place}{link['anchor'] or ''})"
 
-    return _as_markdown(_LINK.sub(led, text))
+    return as_markdown(_LINK.sub(led, text))
 
 
-def _as_markdown(text: str) -> str:
+def as_markdown(text: str) -> str:
     """Return a page as Python-Markdown reads it.
 
-    It wants four blanks before what belongs to an item of a list, and one word behind the beginning of a block.
+    It wants four blanks before what belongs to an item of a list, an empty line behind an item that has several
+    paragraphs, and one word behind the beginning of a block.
     """
-    lines, within, fenced = [], 0, False
+    lines: list[str] = []
+    within, fenced, several = 0, False, False
     for line in text.splitlines():
         if line.startswith("```"):
             fenced, line = not fenced, re.sub(r"^(```\w+) .*", r"\1", line)
         if not fenced and line.strip() and not line.startswith(" "):
             item = _ITEM.match(line)
-            within = len(item[0]) if item else 0
+            if item and several and lines[-1]:
+                lines.append("")
+            within, several = len(item[0]) if item else 0, False
         indented = within and not fenced and line.startswith(" " * within)
+        several = several or bool(indented and not lines[-1])
         lines.append(" " * (4 - within) + line if indented else line)
     return "\n".join(lines) + "\n"
 

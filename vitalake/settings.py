@@ -208,7 +208,9 @@ class ServingSettings(_Frozen):
     )
     port: int = Field(8321, ge=0, le=65535, description="0 takes a free one.", json_schema_extra=ALLOWED)
     task: str = Field("mortality", description="The task whose learnt score is served, in the shadow of NEWS2.")
-    issuer: Literal["development"] = Field("development", description="Who signs the tokens; three users to try with.")
+    issuer: Literal["development"] = Field(
+        "development", description="Who signs the tokens; one user a role, to try with."
+    )
     audience: str = Field("vitalake", description="Whom a token must be made out to.")
     time_zone: str = Field(
         "", description="The ward's, such as Europe/Berlin: times are shown in it; \"\": the machine's."

@@ -1,4 +1,4 @@
-"""The development issuer: three users to try with. A hospital's identity provider takes its place by a key set."""
+"""The development issuer: one user a role to try with. A hospital's identity provider takes its place by a key set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ISSUER = "vitalake-development"
 
 
 class DevelopmentIssuer:
-    """Signs tokens for exactly three users, without a password: for one machine, never for a ward.
+    """Signs tokens for exactly one user a role, without a password: for one machine, never for a ward.
 
     Its Ed25519 key is derived from the key ``serving``, so that nothing else has to be kept.
     """
