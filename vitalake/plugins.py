@@ -13,7 +13,14 @@ import msgspec
 
 from vitalake.errors import SettingsError
 
-GROUPS = ("vitalake.checks", "vitalake.commands", "vitalake.masks", "vitalake.notifications", "vitalake.stores")
+GROUPS = (
+    "vitalake.checks",
+    "vitalake.commands",
+    "vitalake.formats",
+    "vitalake.masks",
+    "vitalake.notifications",
+    "vitalake.stores",
+)
 """The groups that a package may register something in; each is described where it is read."""
 
 

@@ -25,8 +25,8 @@ OWN_JOBS = frozenset({"replay", "attribution"})
 """Jobs that take up again what others have put aside: see pipelines/reprocess."""
 
 _PROFILE = r"[a-z0-9][a-z0-9-]{0,60}"
-Format = Annotated[str, Field(pattern=rf"^(fhir|hl7-v2(:{_PROFILE})?|flat:{_PROFILE})$")]
-"""``fhir``, ``hl7-v2``, ``hl7-v2:<profile>`` or ``flat:<profile>``: see docs/how-to/formats.md."""
+Format = Annotated[str, Field(pattern=rf"^[a-z][a-z0-9-]{{0,30}}(:{_PROFILE})?$")]
+"""``<format>`` or ``<format>:<profile>``: see docs/how-to/formats.md. Which formats there are, packages register."""
 
 
 Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
@@ -73,7 +73,8 @@ class StreamSettings(_Frozen):
 
     topics: dict[Topic, Format] = Field(
         {"vitals": "fhir"},
-        description="Topic → format of its messages: fhir, hl7-v2, hl7-v2:<profile> or flat:<profile>.",
+        description="Topic → format of its messages: fhir, hl7-v2, hl7-v2:<profile>, flat:<profile>, or what a package "
+        "registers.",
     )
     dataset: str = Field("observation", description="The dataset its rows go to.")
     span_seconds: float = Field(

@@ -1,67 +1,102 @@
-"""Which decoder reads a topic: one for each format and dataset."""
+"""Which formats there are: those that installed packages register as entry points of the group ``vitalake.formats``.
+
+A format is loaded when a name asks for it: a stream imports no other.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.metadata import EntryPoint
+
+from pipelines.formats.base import WAREHOUSE, FormatKind
 from pipelines.formats.shared.result import Decoder
+from vitalake import plugins
 from vitalake.errors import SettingsError
-from vitalake.lake.datasets.dataset import ASSOCIATION, MEASUREMENT, Dataset
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings, StreamSettings
 
+GROUP = "vitalake.formats"
+
+OURS = ("fhir", "flat", "hl7-v2")
+"""Formats that every installation has."""
+
+
+def registered() -> dict[str, EntryPoint]:
+    """Return every format that is registered, by name; nothing is imported.
+
+    Raises:
+        SettingsError: two have one name, or one has a name that dead letters of another have.
+    """
+    found = plugins.registered(GROUP)
+    for name, entry in found.items():
+        if name == WAREHOUSE or (name not in OURS and name.startswith(tuple(f"{ours}-" for ours in OURS))):
+            raise plugins.unusable(entry, "has a name that decoders of ours have")
+    return found
+
+
+@cache
+def format_kind(name: str) -> FormatKind:
+    """Return a format by its name, without a profile.
+
+    Raises:
+        SettingsError: none is registered by this name, or it cannot be loaded, is none or has another name than its
+            entry point.
+    """
+    entries = registered()
+    if name not in entries:
+        raise SettingsError(
+            "Format is not registered",
+            where=name,
+            remedy=f"The formats are: {', '.join(entries)}. Correct the topic's format, or install its package.",
+        )
+    kind = plugins.load(entries[name])
+    if not isinstance(kind, FormatKind):
+        raise plugins.unusable(entries[name], "is no FormatKind")
+    if kind.name != name:
+        raise plugins.unusable(entries[name], "has another name than its entry point")
+    return kind
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return format and profile of what settings write; the profile is empty where none is named."""
+    kind, _, profile = name.partition(":")
+    return kind, profile
+
+
+def kind_of(name: str) -> FormatKind:
+    """Return the format of what settings write, or of a decoder's name, which may say more: ``hl7-v2-adt:hl7``.
+
+    Raises:
+        SettingsError: as format_kind.
+    """
+    said, _ = split_name(name)
+    longer = [known for known in registered() if said.startswith(f"{known}-")]
+    return format_kind(said if said in registered() else max(longer, key=len, default=said))
+
 
 def make_decoder(name: str, *, dataset: str, stream: StreamSettings, settings: Settings) -> Decoder:
-    """Return the decoder of a format for a dataset: the place where further formats are added.
+    """Return the decoder of a format for a dataset.
 
     Args:
-        name: ``fhir``, ``hl7-v2``, ``hl7-v2:<profile>`` or ``flat:<profile>``.
+        name: as settings write it: ``<format>`` or ``<format>:<profile>``.
         dataset: where the rows go.
         stream: how long a message may be.
         settings: where the home's profiles are.
 
     Raises:
-        SettingsError: the format has nothing for this dataset, or its profile does not hold.
+        SettingsError: no such format is registered, it has nothing for this dataset, or its profile does not hold.
     """
-    kind, _, profile = name.partition(":")
-    declared = load_dataset(dataset)
-    if kind == "fhir" and declared.measures:
-        from pipelines.formats.fhir.observations import FhirDecoder
-
-        return FhirDecoder(max_message_bytes=stream.max_message_bytes)
-    if kind == "fhir" and declared.fhir:
-        from pipelines.formats.fhir.declared import FhirDeclaredDecoder
-
-        return FhirDeclaredDecoder(declared, max_message_bytes=stream.max_message_bytes)
-    if kind == "fhir":
-        from pipelines.formats.fhir.record_structs import WANTED
-        from pipelines.formats.fhir.records import FhirRecordDecoder
-
-        if dataset in WANTED:
-            return FhirRecordDecoder(dataset, max_message_bytes=stream.max_message_bytes)
-    if kind == "flat" and declared.measures:
-        from pipelines.formats.flat.decoder import FlatDecoder
-        from pipelines.formats.flat.profile import FlatProfile, load_profile
-
-        return FlatDecoder(load_profile(FlatProfile, profile, settings), max_message_bytes=stream.max_message_bytes)
-    if kind == "hl7-v2" and declared.kind in (MEASUREMENT, ASSOCIATION):
-        return _hl7(profile, declared, stream, settings)
-    raise SettingsError(
-        "Format has no rows for this dataset",
-        where=f"{name}: {dataset}",
-        remedy="See docs/how-to/formats.md for what each format can fill.",
-    )
-
-
-def _hl7(name: str, dataset: Dataset, stream: StreamSettings, settings: Settings) -> Decoder:
-    try:
-        from pipelines.formats.hl7.adt import AdtDecoder
-        from pipelines.formats.hl7.observations import Hl7Decoder
-    except ImportError:
+    said, profile = split_name(name)
+    kind = format_kind(said)
+    if profile and kind.profile == "none":
+        raise SettingsError("Format has no profiles", where=name, remedy=f"Write {said} alone.")
+    if not profile and kind.profile == "required":
+        raise SettingsError("Format needs a profile", where=name, remedy=f"Write {said}:<profile>.")
+    decoder = kind.decoder(profile, load_dataset(dataset), stream, settings)
+    if decoder is None:
         raise SettingsError(
-            "python-hl7 is not installed", where="format hl7-v2", remedy="In the checkout run: pip install '.[hl7]'."
-        ) from None
-    from pipelines.formats.flat.profile import load_profile
-    from pipelines.formats.hl7.profile import Hl7Profile
-
-    profile = load_profile(Hl7Profile, name or "hl7", settings)
-    decoder = Hl7Decoder if dataset.measures else AdtDecoder
-    return decoder(profile, max_message_bytes=stream.max_message_bytes)
+            "Format has no rows for this dataset",
+            where=f"{name}: {dataset}",
+            remedy="See docs/how-to/formats.md for what each format can fill.",
+        )
+    return decoder

@@ -15,6 +15,7 @@ import pyarrow as pa
 from governance.belonging import admit
 from pipelines.core.poll import DecodedPoll, Outcome, Poll
 from pipelines.core.writer import SpanWriter
+from pipelines.formats.base import WAREHOUSE
 from pipelines.history.columns import with_texts
 from pipelines.history.gate import QualityGate, SuiteGate
 from pipelines.history.job import Job, load_job
@@ -170,7 +171,7 @@ def _poll(
     next_of[1] += int(changed.sum())
     return Poll(
         share=f"{job.name}/{SHARE}",
-        format="sql",
+        format=WAREHOUSE,
         values=texts,  # type: ignore[arg-type]
         parts=tuple(parts),
         part=number,
@@ -278,7 +279,7 @@ def _begin(
         epoch=epoch,
         fence=fence,
         rules=steps.plan.version,
-        decoder="sql/1",
+        decoder=f"{WAREHOUSE}/1",
         dead_letters=steps.dead_letters,
         span_seconds=stream.span_seconds * 60,
         span_rows=SPAN_ROWS,

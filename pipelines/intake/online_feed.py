@@ -26,6 +26,7 @@ from governance.policy.masks import Pseudonyms
 from governance.vault import Identity, Vault
 from pipelines.core.open_letters import topic_of
 from pipelines.core.poll import Outcome, Poll
+from pipelines.formats.base import WAREHOUSE
 from pipelines.formats.fhir.places import AND_THEN
 from pipelines.formats.shared.records import (
     BORN_IN,
@@ -95,9 +96,6 @@ CAME_AT = "came_at"
 
 _SAID_SECONDS, _MOST_SAID = 600.0, 100_000
 """After so long what results tell of patients is stored again, and so many are remembered."""
-
-WAREHOUSE = "sql"
-"""The format of polls that a warehouse's rows come in: there may be millions of people, and stays come first."""
 
 
 class CareFeed:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.core.open_letters import Source
+from pipelines.formats.base import WAREHOUSE
 from pipelines.formats.registry import make_decoder
 from pipelines.formats.shared.result import Decoder
-from pipelines.reprocess.rows import FORMAT, RowsDecoder
+from pipelines.reprocess.rows import RowsDecoder
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings, StreamSettings
 
@@ -36,7 +37,7 @@ class Lineage:
         Raises:
             SettingsError: the format has nothing for the dataset, or its profile does not hold.
         """
-        if name == FORMAT:
+        if name == WAREHOUSE:
             return RowsDecoder(self.stream.dataset)
         return make_decoder(name, dataset=self.stream.dataset, stream=self.stream, settings=settings)
 
@@ -62,7 +63,7 @@ def lineages(settings: Settings, sources: Mapping[Source, str]) -> tuple[list[Li
         ]
         if jobs:
             mine[jobs[0]].add(source)
-        elif decoder.partition("/")[0] == FORMAT and source.dataset:
+        elif decoder.partition("/")[0] == WAREHOUSE and source.dataset:
             history[source.dataset].add(source)
         else:
             unknown.append(source)
@@ -81,4 +82,4 @@ def _history(dataset: str, sources: set[Source]) -> Lineage:
     """
     care = not load_dataset(dataset).measures
     stream = StreamSettings(dataset=dataset, max_future_seconds=0, unset_clock_days=(), care=care)
-    return Lineage("history", stream, frozenset(sources), {source.topic: FORMAT for source in sources})
+    return Lineage("history", stream, frozenset(sources), {source.topic: WAREHOUSE for source in sources})

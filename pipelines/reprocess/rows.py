@@ -10,13 +10,12 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from pipelines.formats.base import WAREHOUSE
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.result import DECODED_SCHEMA, Decoded, Reject
 from pipelines.history.columns import IDENTITY
 from pipelines.history.rows import decoded_rows, record_rows
 from vitalake.lake.datasets.declared import load_dataset
-
-FORMAT = "sql"
 
 _ROWS = msgspec.json.Decoder(list[dict[str, Any]])
 
@@ -24,7 +23,7 @@ _ROWS = msgspec.json.Decoder(list[dict[str, Any]])
 class RowsDecoder:
     """Decodes what RowTexts has written: messages of a history job."""
 
-    name = FORMAT
+    name = WAREHOUSE
     version = "1"
 
     def __init__(self, dataset: str) -> None:

@@ -130,7 +130,7 @@ def _hide_positions(upgrading: Upgrading) -> None:
 def _stamping(settings: Settings) -> set[str]:
     """Return the topics whose senders stamp their messages, MSH-7, as far as the home knows them."""
     topics = [pair for job in settings.jobs.values() for pair in job.topics.items()]
-    return {topic for topic, name in topics if name.startswith("hl7-v2")}
+    return {topic for topic, name in topics if name.partition(":")[0] == "hl7-v2"}
 
 
 def _mark_times(upgrading: Upgrading) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 
 from governance.erasure.plain_words import SHORTEST
-from pipelines.formats.lenient.naming import KEYS, LINES, NO_NUMBERS, in_envelope, opened, places
+from pipelines.formats.lenient.naming import in_envelope
+from pipelines.formats.shared.documents import LINES, opened, places
+from pipelines.formats.shared.keys import KEYS, NO_NUMBERS
 from pipelines.formats.shared.named import Named, behind_system
 
 _PATIENTS = re.compile(rf"{KEYS.pattern}|(?<![a-z])pat(?!h|t|ch)", re.IGNORECASE)

@@ -165,8 +165,8 @@ def test_a_format_that_cannot_fill_a_dataset_is_refused(name: str, dataset: str)
 @pytest.mark.parametrize(
     ("name", "known"),
     [
-        ("fhir", True), ("hl7-v2", True), ("hl7-v2:our-feed", True), ("flat:scale", True), ("flat", False),
-        ("flat:../x", False), ("flat:", False), ("xml", False), ("fhir:x", False), ("hl7-v2:A", False),
+        ("fhir", True), ("hl7-v2", True), ("hl7-v2:our-feed", True), ("flat:scale", True), ("key-values", True),
+        ("flat:../x", False), ("flat:", False), ("XML", False), ("a" * 32, False), ("hl7-v2:A", False), ("", False),
     ],
 )  # fmt: skip
 def test_formats_in_the_configuration(tmp_path: Path, name: str, known: bool) -> None:
@@ -176,6 +176,19 @@ def test_formats_in_the_configuration(tmp_path: Path, name: str, known: bool) ->
     else:
         with pytest.raises(SettingsError, match="topics"):
             load_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("xml", r"Format is not registered: xml\. The formats are: fhir, flat, hl7-v2\."),
+        ("fhir:x", "Format has no profiles: fhir:x"),
+        ("flat", "Format needs a profile: flat"),
+    ],
+)
+def test_a_format_that_is_not_registered_or_lacks_its_profile_is_refused(name: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        decoder_of(name)
 
 
 def test_the_profiles_of_the_handbook_hold() -> None:

@@ -1,0 +1,33 @@
+"""FHIR R4 as it is registered."""
+
+from __future__ import annotations
+
+from pipelines.formats.base import FormatKind
+from pipelines.formats.shared.result import Decoder
+from vitalake.lake.datasets.dataset import Dataset
+from vitalake.settings import Settings, StreamSettings
+
+
+def _decoder(_profile: str, dataset: Dataset, stream: StreamSettings, _settings: Settings) -> Decoder | None:
+    if dataset.measures:
+        from pipelines.formats.fhir.observations import FhirDecoder
+
+        return FhirDecoder(max_message_bytes=stream.max_message_bytes)
+    if dataset.fhir:
+        from pipelines.formats.fhir.declared import FhirDeclaredDecoder
+
+        return FhirDeclaredDecoder(dataset, max_message_bytes=stream.max_message_bytes)
+    from pipelines.formats.fhir.record_structs import WANTED
+    from pipelines.formats.fhir.records import FhirRecordDecoder
+
+    if dataset.name not in WANTED:
+        return None
+    return FhirRecordDecoder(dataset.name, max_message_bytes=stream.max_message_bytes)
+
+
+FORMAT = FormatKind(
+    name="fhir",
+    description="FHIR R4 JSON: one resource, or a Bundle of any",
+    decoder=_decoder,
+)
+"""Its lenient side is the general reader's: a message is FHIR by its text, whatever its topic."""
