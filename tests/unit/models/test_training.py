@@ -58,7 +58,7 @@ class Trained(msgspec.Struct):
 
 @pytest.fixture(scope="module")
 def trained(demo_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    home = Path(shutil.copytree(demo_home, tmp_path_factory.mktemp("training") / "home"))
+    home = Path(shutil.copytree(demo_home, tmp_path_factory.mktemp("training") / "ward"))
     (home / "tasks" / "readmission").mkdir(parents=True)
     (home / "tasks" / "readmission" / "task.yaml").write_text(blocks("declare-a-task.md", "yaml")[0])
     settings = load_settings(home)
