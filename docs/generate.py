@@ -21,6 +21,8 @@ from governance.policy.masks import mask_kinds
 from governance.policy.masks.registry import OURS
 from governance.samples import __file__ as samples_file
 from models.tasks import task_schema
+from pipelines.formats.registry import OURS as OUR_FORMATS
+from pipelines.formats.registry import format_kind
 from pipelines.formats.shared.categories import categories_document
 from pipelines.formats.shared.reasons import EXPLAINED, UNDECODABLE
 from pipelines.live.metrics import DOCUMENTED
@@ -48,6 +50,7 @@ def pages() -> dict[str, str]:
         "configuration.md": _configuration(),
         "datasets.md": _datasets(),
         "errors.md": errors_page(),
+        "formats.md": _formats(),
         "http.md": http_page(),
         "metrics.md": _metrics(),
         "reasons.md": _reasons(),
@@ -139,6 +142,17 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[list[str]]:
 
 def _inline(value: Any) -> str:
     return yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True).split("\n")[0]
+
+
+def _formats() -> str:
+    written = {"none": "`{0}`", "optional": "`{0}`, `{0}:<profile>`", "required": "`{0}:<profile>`"}
+    kinds = [format_kind(name) for name in OUR_FORMATS]
+    return (
+        "# Formats\n\nWhat the messages of a topic may be: `jobs.*.topics`. Installed packages may register "
+        "[further formats](../how-to/write-a-format.md); what the messages mean stands in "
+        "[read other formats](../how-to/formats.md).\n\n"
+        + table(["format", "messages"], [[written[kind.profile].format(kind.name), kind.description] for kind in kinds])
+    )
 
 
 def _datasets() -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,23 @@ def blocks(page: str, language: str) -> list[str]:
     found = [text for of, text in _BLOCK.findall((HOW_TO / page).read_text()) if of == language]
     assert found, f"{page} has no block of {language}"
     return found
+
+
+def install(page: str, folder: Path) -> Path:
+    """Put a page's package into a folder, as pip would: its modules, and what its ``pyproject.toml`` registers."""
+    for text in blocks(page, "python"):
+        path = folder / text.splitlines()[0].removeprefix("# ")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (project,) = map(tomllib.loads, blocks(page, "toml"))
+    told = project["project"]
+    info = folder / f"{told['name'].replace('-', '_')}-{told['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {told['name']}\nVersion: {told['version']}\n")
+    groups = told["entry-points"].items()
+    lines = [line for group, of in groups for line in (f"[{group}]", *(f"{name} = {to}" for name, to in of.items()))]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return folder
 
 
 def run_console(text: str, folder: Path, **environment: str) -> list[Run]:

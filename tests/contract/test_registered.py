@@ -1,12 +1,18 @@
-"""Every mask and notification rule that is registered goes through its contract."""
+"""Every mask, notification rule and format that is registered goes through its contract."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from governance.policy.masks import mask_kinds
+from pipelines.formats.registry import OURS, format_kind, registered
+from tests.contract.formats import FormatContract
 from tests.contract.masks import MaskContract
 from tests.contract.notifications import RuleContract
+from tests.fhir import message, observation
+from tests.hl7 import PID, adt, oru
+from tests.hostile import bundle
+from tests.hostile_flat import flat
 from vitalake.notifications import rule_kinds
 from vitalake.settings import AlertSettings
 
@@ -19,6 +25,19 @@ MASK_OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
 
 RULE_OPTIONS: dict[str, dict[str, Any]] = {"share": AlertSettings().model_dump()}
 
+FORMAT_MESSAGES: dict[str, dict[str, tuple[bytes, ...]]] = {
+    "fhir": {
+        "observation": (message(1), bundle(observation(2), observation(3, patient="p-2"))),
+        "patient": (b'{"resourceType":"Patient","id":"p-1","gender":"female","birthDate":"1956-07-08"}',),
+    },
+    "flat:bedside-monitor": {"observation": (flat(), flat(patient="0815", hr=80))},
+    "hl7-v2": {
+        "observation": (oru(), oru(pv1="PV1|1|I|ICU^1^2||||||||||||||||V-9")),
+        "device_association": (adt("A01", PID, "PV1|1|I|ICU^1^2"),),
+    },
+}
+"""Formats with a profile where they need one → dataset → good messages."""
+
 for _name, _mask in mask_kinds().items():
     _told = {"kind": _mask, "options": MASK_OPTIONS.get(_name, ({},))}
     globals()[f"TestMask{_name.title()}"] = type(f"TestMask{_name.title()}", (MaskContract,), _told)
@@ -26,6 +45,15 @@ for _name, _mask in mask_kinds().items():
 for _name, _rule in rule_kinds().items():
     _told = {"kind": _rule, "options": RULE_OPTIONS.get(_name, {})}
     globals()[f"TestRule{_name.title()}"] = type(f"TestRule{_name.title()}", (RuleContract,), _told)
+
+for _name, _messages in FORMAT_MESSAGES.items():
+    _of = _name.partition(":")[0]
+    _told = {"kind": format_kind(_of), "name": _name, "messages": _messages}
+    globals()[f"TestFormat{_name.title()}"] = type(f"TestFormat{_name.title()}", (FormatContract,), _told)
+
+
+def test_every_format_that_is_registered_has_messages_to_be_tested_with() -> None:
+    assert {name.partition(":")[0] for name in FORMAT_MESSAGES} == set(registered()) == set(OURS)
 
 
 def test_the_project_s_own_are_among_them() -> None:

@@ -6,7 +6,6 @@ import hmac
 import os
 import subprocess
 import sys
-import tomllib
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from governance.policy.masks import MaskKey, MaskKind, NoOptions, is_text, makin
 from governance.policy.masks.making import guarded
 from governance.policy.rules import Then, load_policy
 from tests.contract.masks import KEYS, MaskContract
-from tests.documented import blocks, run_console
+from tests.documented import blocks, install, run_console
 from vitalake import plugins
 from vitalake.errors import PrivacyError, SettingsError
 from vitalake.notifications import Notification, RuleKind, Seen, Tally, Watch
@@ -34,23 +33,6 @@ PAGE = "write-a-mask.md"
 ROOT = Path(__file__).parents[4]
 
 
-def install(folder: Path) -> Path:
-    """Put the page's package into a folder, as pip would."""
-    for text in blocks(PAGE, "python"):
-        path = folder / text.splitlines()[0].removeprefix("# ")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (project,) = map(tomllib.loads, blocks(PAGE, "toml"))
-    told = project["project"]
-    info = folder / f"{told['name'].replace('-', '_')}-{told['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {told['name']}\nVersion: {told['version']}\n")
-    groups = told["entry-points"].items()
-    lines = [line for group, of in groups for line in (f"[{group}]", *(f"{name} = {to}" for name, to in of.items()))]
-    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    return folder
-
-
 @pytest.fixture
 def ward(home: Path) -> Path:
     """A home that uses what the page's package registers; its folder is beside ``packages``."""
@@ -58,7 +40,7 @@ def ward(home: Path) -> Path:
     (home / "governance" / "bands.yaml").write_text(rule)
     with (home / "vitalake.yaml").open("a") as file:
         file.write(when)
-    install(home.parent / "packages")
+    install(PAGE, home.parent / "packages")
     return home.rename(home.parent / "ward")
 
 
