@@ -26,6 +26,7 @@ from pipelines.people.patients import pseudonyms_of
 from vitalake.crashpoints import passing
 from vitalake.errors import InputError, PrivacyError, VitaLakeError
 from vitalake.folders import folder_lock
+from vitalake.home import Home
 from vitalake.keys import KeyRing
 from vitalake.lake.tables.storage import open_storage
 from vitalake.settings import Settings
@@ -243,6 +244,7 @@ class Eraser:
         """
         if words:
             self._refuse_words(wanted)
+        Home(self._settings).lake().here()  # a table that nothing declares would keep the patient's rows
         subject = self._vault.subject_of(wanted.ids[0])
         if self._vault.tombstone(subject) is None:  # else it was decided, and is only gone on with
             self._vault.refuse_held(subject)

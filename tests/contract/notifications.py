@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from vitalake.notifications import Notification, Rule, RuleKind, Seen, Tally
 
-_SHARED = settings(suppress_health_check=[*settings().suppress_health_check, HealthCheck.differing_executors])
+_SHARED = settings(
+    deadline=None, suppress_health_check=[*settings().suppress_health_check, HealthCheck.differing_executors]
+)
 """Classes derive from the contract: their tests are the same functions."""
 
 LOOKS = st.lists(

@@ -94,21 +94,20 @@ def test_it_is_masked_counted_rewritten_verified_and_forgotten_like_any_other(wa
         _response(4, PEOPLE[1], at, status="Zzname, phone 555"),
         _response(5, PEOPLE[1], "yesterday"),
     ]
-    ward.send("answer", [(came, messages)], refused=1)
+    ward.send("answer", [(came, messages)], refused=2)
     counts = summarise(Lake(ward.settings.lake_uri, {}).spans).total.counts
-    assert (counts.messages, counts.decoded, counts.undecodable) == (6, 5, 1)
-    assert (counts.rows, counts.published) == (4, 4)
+    assert (counts.messages, counts.decoded, counts.undecodable) == (6, 4, 2)
+    assert (counts.rows, counts.published) == (3, 3)
 
     first = _rows(ward)
-    assert [row["score"] for row in first] == [1, 2, 4, 7]
-    assert [row["comment"] for row in first] == [None] * 4
-    assert [row["status"] for row in first] == ["completed", "completed", None, "completed"], "no words as a code"
-    one, two, three, four = (row["patient_id"] for row in first)
-    assert (one, two) == (four, three) != (two, one), "both lanes give a patient one pseudonym"
+    assert [row["score"] for row in first] == [1, 2, 7]
+    assert [row["comment"] for row in first] == [None] * 3
+    one, two, three = (row["patient_id"] for row in first)
+    assert one == three != two, "both lanes give a patient one pseudonym"
     text = b"".join(path.read_bytes() for path in (ward.home / "lake").rglob("*") if path.is_file())
     assert not [word for word in (*PEOPLE, "Zzname") if word.encode() in text]
 
-    assert republish(ward.settings, "answer").rows_after == 4
+    assert republish(ward.settings, "answer").rows_after == 3
     assert _rows(ward) == first, "what is restricted is enough to publish it again"
     assert verify(Lake(ward.settings.lake_uri, {})) == []
 
@@ -116,7 +115,21 @@ def test_it_is_masked_counted_rewritten_verified_and_forgotten_like_any_other(wa
     assert said.returncode == 0, said.stderr
     assert {row["patient_id"] for row in _rows(ward)} == {two}
     restricted = Lake(ward.settings.lake_uri, {}, dataset="answer").restricted.delta.to_pyarrow_table()
-    assert restricted.num_rows == 2
+    assert restricted.num_rows == 1
+
+
+def test_nobody_is_erased_while_a_table_has_no_declaration(ward: Ward) -> None:
+    """The erasure passed the table over, and its certificate did not say so."""
+    ward.send("answer", [(ward.begin + timedelta(minutes=1), [_response(1, PEOPLE[0], ward.begin.isoformat())])])
+    declared = ward.home / "datasets" / "answer.yaml"
+    away = declared.rename(ward.home / "answer.yaml")
+    said = _run(ward, "patient", "erase", PEOPLE[0], "--yes", "--reason", "R-2")
+    assert said.returncode == 10
+    assert "A table has no declaration: published/answer" in said.stderr.replace("\n", " ")
+    away.rename(declared)
+    assert len(_rows(ward)) == 1, "and nothing was destroyed"
+    assert _run(ward, "patient", "erase", PEOPLE[0], "--yes", "--reason", "R-2").returncode == 0
+    assert _rows(ward) == []
 
 
 def test_a_declaration_that_does_not_hold_stops_the_command_and_changes_nothing(ward: Ward) -> None:

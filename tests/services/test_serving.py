@@ -6,7 +6,6 @@ import html
 import io
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -37,7 +36,7 @@ from models.serving.security import MOST_BYTES, POLICY
 from pipelines.intake.online_feed import store_sealer
 from pipelines.online_store.facts import Movement
 from pipelines.online_store.playback import Replay
-from tests.services.serving import HOUR, ILL, MINUTE, STABLE, Served, WardUnderTest, as_json, serving
+from tests.services.serving import HOUR, ILL, MINUTE, STABLE, Served, WardUnderTest, as_json, copied, serving
 from tests.services.waiting import until
 from vitalake import clock
 from vitalake.errors import ServiceUnavailable
@@ -145,10 +144,14 @@ def test_the_record_stays_until_evidence_comes_also_for_another_server(
     assert after["id"] != before["id"]
 
 
-def test_a_record_is_sealed_and_its_features_are_kept(ward: WardUnderTest, client: httpx.Client) -> None:
+def test_a_record_is_sealed_and_its_features_are_kept(
+    ward: WardUnderTest, client: httpx.Client, tmp_path: Path
+) -> None:
     risk = as_json(client.get(f"/v1/patients/{ward.token('p-1')}/risk", headers=ward.bearer()))
     path = ward.settings.path(FILE)
-    assert ward.token("p-1").encode() not in path.read_bytes() + path.with_name(f"{FILE}-wal").read_bytes()
+    home = copied(ward.home, tmp_path / "copy")
+    content = b"".join(found.read_bytes() for found in home.rglob(f"{path.name}*"))
+    assert content and ward.token("p-1").encode() not in content
     assert path.stat().st_mode & 0o77 == 0
     book = ScoreBook(path, store_sealer(ward.settings, ward.keys, "scores", purpose="test"))
     features = book.features(risk["id"])
@@ -192,7 +195,7 @@ def test_no_model_and_too_few_values_abstain_and_news2_is_partial(home: Path) ->
 
 def test_changed_rules_silence_the_model_until_it_is_trained_again(ward: WardUnderTest, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    shutil.copytree(ward.home, home)
+    copied(ward.home, home)
     copy = WardUnderTest(home)
     patient = copy.token("p-0")
     with serving(copy.settings) as served:
@@ -235,7 +238,7 @@ def test_an_unapproved_score_is_nowhere_where_people_act_and_one_approval_does_n
 ) -> None:
     """Board, page, endpoint and FHIR showed it beside the words "not approved"."""
     home = tmp_path / "home"
-    shutil.copytree(ward.home, home)
+    copied(ward.home, home)
     (home / "approvals.db").unlink()
     copy = WardUnderTest(home, writes=ward.writes)
     patient = copy.token("p-1")

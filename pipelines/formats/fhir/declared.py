@@ -238,6 +238,9 @@ def _value(column: Column, found: list[Any], where: str) -> Any:
         if not isinstance(value, dict):  # a text of a reference would be another name of the same person
             raise Refused(Reason.WRONG_SHAPE, where)
         return _reference(kind, value, where)
+    if column.data_class == "record-version" and column.values and str(value) not in column.values:
+        # A status that nobody knows may be that it never was so; the warehouse's gate refuses it, too.
+        raise Refused(Reason.BAD_STATUS, where)
     try:
         return _typed(column.type, value, where)
     except (TypeError, ValueError, OverflowError):

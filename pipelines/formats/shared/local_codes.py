@@ -60,16 +60,18 @@ def with_local_codes(
         return rows, NO_LOCAL_CODES
     texts, index = rows["code"].dictionary.to_pylist(), rows["code"].indices.to_numpy(zero_copy_only=False)
     mapped, unmapped, others = dict[str, npt.NDArray[np.int32]](), dict[str, npt.NDArray[np.int32]](), list[int]()
-    for i in np.unique(index[index >= 0]).tolist():  # a dictionary may hold codes of messages that were refused
-        text = texts[i]
+    places: dict[str, list[int]] = {}
+    for i in np.unique(index[index >= 0]).tolist():  # a dictionary may hold codes of messages that were refused,
+        places.setdefault(texts[i], []).append(i)  # and one code twice: as it came, and chosen among several
+    for text, of in places.items():
         taken_as = vocabulary.mapped.get(text)
         if taken_as is not None:
-            mapped[f"{text} → {taken_as.loinc}"] = message[index == i]
+            mapped[f"{text} → {taken_as.loinc}"] = message[np.isin(index, of)]
         elif vocabulary.is_of_local(text):
             if len(unmapped) < MOST_LOCAL:
-                unmapped[text] = message[index == i]
+                unmapped[text] = message[np.isin(index, of)]
             else:
-                others.append(i)
+                others += of
     if others:
         unmapped[OTHERS] = message[np.isin(index, others)]
     if not mapped:

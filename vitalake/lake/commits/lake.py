@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import cached_property
 
 from vitalake.crashpoints import passing
+from vitalake.errors import SettingsError
 from vitalake.lake.commits.format import Format, begin_format, check_readable, check_writable
 from vitalake.lake.commits.spans import SEEN, PartId, Span, SpanConflict, SpanLog, Superseded, add_span
 from vitalake.lake.datasets.dataset import Dataset, table_form
@@ -116,8 +117,20 @@ class Lake:
                 self.table(name)
 
     def here(self) -> dict[str, Dataset]:
-        """Return which tables are there, of all datasets, by name, ``spans`` last; none is opened."""
+        """Return which tables are there, of all datasets, by name, ``spans`` last; none is opened.
+
+        Raises:
+            SettingsError: rows lie in a table that nothing declares: they would be passed over, by an erasure too.
+        """
         self.format  # noqa: B018 - refuses a later release's
+        declared = set(published_datasets())
+        for zone in ("published", "restricted"):
+            if unknown := [name for name in self.storage.tables_in(zone) if name not in declared]:
+                raise SettingsError(
+                    "A table has no declaration",
+                    where=f"{zone}/{unknown[0]}",
+                    remedy=f"Put the home's datasets/{unknown[0]}.yaml back; the lake is not touched without it.",
+                )
         zones = [(zone, name) for zone in ("published", "restricted") for name in published_datasets()]
         zones += [("quarantine", name) for name in quarantine_datasets()] + [("", "spans")]
         names = {f"{zone}/{name}".strip("/"): (zone, name) for zone, name in zones}

@@ -195,6 +195,16 @@ class Storage:
             return True
         return bool(self.child(name).files())  # its log is lost: whoever opens it is told so
 
+    def tables_in(self, zone: str) -> list[str]:
+        """Return the names of the folders of a zone that hold a Delta log, whoever knows what they are."""
+        selector = pafs.FileSelector(f"{self.root}/{zone}", allow_not_found=True)
+        folders = [info.base_name for info in self.fs.get_file_info(selector) if info.type == pafs.FileType.Directory]
+        return sorted(
+            name
+            for name in folders
+            if self.fs.get_file_info(f"{self.root}/{zone}/{name}/_delta_log").type == pafs.FileType.Directory
+        )
+
     def delete(self, relative: str) -> None:
         """Delete a file; one that is gone already is no error."""
         try:

@@ -65,6 +65,12 @@ def test_a_resource_is_a_row_of_what_its_columns_say() -> None:
     assert decoded.identities == [b"fhir|medication_administration|ma-1"]
 
 
+def test_a_code_of_no_known_system_is_kept_and_counted_and_not_passed_over() -> None:
+    decoded = _decode(_changed(medicationCodeableConcept={"coding": [{"system": "urn:own", "code": "X"}]}))
+    (row,) = decoded.rows.to_pylist()
+    assert (row["code_system"], row["code"]) == ("urn:own", "X"), "masking publishes neither, and counts them"
+
+
 def test_a_choice_of_types_is_read_by_the_type_that_was_sent() -> None:
     decoded = _decode(_changed(effectivePeriod=None, effectiveDateTime="2026-01-02T10:00:00Z"))
     (row,) = decoded.rows.to_pylist()
@@ -95,8 +101,10 @@ def test_a_bundle_gives_its_rows_and_what_it_has_besides_is_of_other_datasets() 
         ({"dosage": {"dose": {"value": "Zzname"}}}, Reason.WRONG_SHAPE, "medication_administration.dose"),
         ({"dosage": {"dose": {"value": True}}}, Reason.WRONG_SHAPE, "medication_administration.dose"),
         ({"status": ["completed", "stopped"]}, Reason.WRONG_SHAPE, "medication_administration.status"),
-        ({"status": {"Zzname": 1}}, Reason.WRONG_SHAPE, "medication_administration.status"),
-        ({"status": "a\0b"}, Reason.CONTROL_CHARACTER, ""),
+        ({"status": {"Zzname": 1}}, Reason.BAD_STATUS, "medication_administration.status"),
+        ({"status": "a\0b"}, Reason.BAD_STATUS, "medication_administration.status"),
+        ({"status": "entered in eror"}, Reason.BAD_STATUS, "medication_administration.status"),
+        ({"id": "a\0b"}, Reason.CONTROL_CHARACTER, ""),
         ({"subject": "Patient/4711"}, Reason.WRONG_SHAPE, "medication_administration.patient_id"),
         ({"modifierExtension": [{"url": "x"}]}, Reason.MODIFIED, "MedicationAdministration.modifierExtension"),
         ({"implicitRules": "x"}, Reason.MODIFIED, "MedicationAdministration.modifierExtension"),
