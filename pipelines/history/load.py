@@ -203,6 +203,14 @@ def _digests(settings: Settings, dataset: Dataset, spool: Spool) -> tuple[npt.ND
 def _plan(known: Remembered, found: npt.NDArray[np.void], form: str, positions: Positions) -> Plan:
     entries, form_of_before = known.read()
     if entries.size and form not in ("", form_of_before):
+        _log.warning(
+            "query gives other columns than before: what is known by its key is taken as loaded, whatever it says now",
+            extra={
+                "where": known.name,
+                "messages": len(entries),
+                "remedy": "To load all of it anew, let the job's incarnation give another text.",
+            },
+        )
         entries = rebased(entries, found, positions)
     return plan(found, entries, positions)
 

@@ -156,6 +156,7 @@ class Remembered:
     """The file of one source and dataset."""
 
     def __init__(self, home: Path, name: str) -> None:
+        self.name = name
         self._path = home / "history" / f"{name}.npz"
 
     def read(self) -> tuple[_Entries, str]:

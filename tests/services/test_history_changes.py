@@ -187,12 +187,16 @@ def test_a_time_that_the_query_gives_is_kept_for_what_is_new_only(home: Path) ->
     assert city.shown(clock.now() + timedelta(days=2)) == [70.0, 70.0, 71.0, 99.0]
 
 
-def test_a_query_that_gives_other_columns_changes_no_row_by_that(city: City) -> None:
+def test_a_query_that_gives_other_columns_changes_no_row_by_that_and_says_so(
+    city: City, caplog: pytest.LogCaptureFixture
+) -> None:
     city.run("UPDATE vital SET value = 99 WHERE name = 'd'")
     assert city.load() == 1
+    assert "other columns" not in caplog.text
     (city.home / "observation.sql").write_text(SELECT.format(more=", 'e-1' AS encounter_id"))
     city.insert("a", value=80)
     assert city.load() == 1
+    assert caplog.text.count("query gives other columns than before") == 1
     assert city.load() == 0
     assert city.shown() == [70.0, 70.0, 80.0, 99.0]
     city.run("UPDATE vital SET value = 98 WHERE name = 'd'")
