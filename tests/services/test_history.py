@@ -48,6 +48,8 @@ DATASETS = {
     "patient": "patient_id",
     "condition": "code",
     "ward_movement": "in_at",
+    "medication_administration": "administration_id",
+    "procedure": "procedure_id",
 }
 """What the demo fills, and a column that tells rows of one position apart."""
 

@@ -544,7 +544,7 @@ def test_every_dataset_of_a_warehouse_is_rebuilt_as_it_was(
     monkeypatch.setattr(swap, "PIECE_ROWS", 40_000)  # several pieces all the same
     settings = load_settings(shutil.copytree(demo_home, tmp_path / "home"))
     before = everything(settings)
-    assert len(before) == 5 and all(map(len, before.values()))
+    assert len(before) == 7 and all(map(len, before.values()))
     shutil.rmtree(tmp_path / "home" / "lake" / "published")
     for dataset in restricted_datasets(settings):
         republish(settings, dataset)
