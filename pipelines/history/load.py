@@ -121,7 +121,7 @@ def _load(
     lake = Home(settings).lake(dataset)
     known = Remembered(settings.home, f"{part.topic}.{part.topic_id}")
     found, form = _digests(settings, lake.dataset, spool)
-    wanted = _plan(known, found, form, _known_positions(lake, part))
+    wanted = _plan(known, found, form, _known_positions(lake, part), tell=True)
     # One moment for all of it, in whole milliseconds: of each batch's own the order of the query could be read.
     now_us = clock.now_us() // 1000 * 1000
     # Judged before anything is made or begun: what fails, an empty result too, leaves the lake as it was.
@@ -200,10 +200,13 @@ def _digests(settings: Settings, dataset: Dataset, spool: Spool) -> tuple[npt.ND
     return np.concatenate(found), form
 
 
-def _plan(known: Remembered, found: npt.NDArray[np.void], form: str, positions: Positions) -> Plan:
+def _plan(
+    known: Remembered, found: npt.NDArray[np.void], form: str, positions: Positions, *, tell: bool = False
+) -> Plan:
     entries, form_of_before = known.read()
     if entries.size and form not in ("", form_of_before):
-        _log.warning(
+        _log.log(
+            logging.WARNING if tell else logging.DEBUG,
             "query gives other columns than before: what is known by its key is taken as loaded, whatever it says now",
             extra={
                 "where": known.name,
