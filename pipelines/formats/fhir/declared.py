@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from pipelines.formats.fhir.paths import reason_of
 from pipelines.formats.fhir.records import Row, instant_of, updated_of
 from pipelines.formats.fhir.structs import RESOURCES, resources_of_datasets
 from pipelines.formats.shared.encoded import Refused
-from pipelines.formats.shared.parsing import PARSE_ERRORS, JsonMessages, collector_paused, decode_each
+from pipelines.formats.shared.parsing import PARSE_ERRORS, JsonMessages, collector_paused
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.records import decoded_records
 from pipelines.formats.shared.refusals import MOST_ROWS
@@ -77,12 +77,7 @@ class FhirDeclaredDecoder:
         """Return rows and rejects; never raises for what a message holds."""
         with collector_paused():
             rejects: dict[int, Reject] = {}
-            parsed = (
-                (i, resource)
-                for resources, indices in self._messages.parse(values, rejects)
-                for resource, i in zip(resources, indices, strict=True)
-            )
-            rows, message, empty = decode_each(parsed, self._of, rejects)
+            rows, message, empty = self._messages.rows(values, self._of, rejects)
             identities = [row.pop("identity") for row in rows]
             decoded = decoded_records(self._dataset.name, rows, identities, message, rejects)
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
@@ -115,9 +110,9 @@ class FhirDeclaredDecoder:
         for column, evaluate in self._columns:
             where = f"{self._dataset.name}.{column.name}"
             row[column.name] = _value(column, _evaluated(evaluate, resource, where), where)
-        meta = _meta(resource, self._resource)
-        row.setdefault("version", version_of(meta) if meta else 0)
-        row.setdefault("available_at", updated_of(meta) if meta else None)
+        version, updated = _of_meta(resource, self._resource)
+        row.setdefault("version", version)
+        row.setdefault("available_at", updated)
         yield row
 
     def _identity(self, resource: dict[str, Any], full_url: str | None) -> bytes | None:
@@ -143,17 +138,17 @@ def _entries(bundle: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str | Non
         yield resource, url if isinstance(url, str) else None
 
 
-def _meta(resource: dict[str, Any], kind: str) -> bytes:
-    meta = resource.get("meta")
-    raw = b"" if meta is None else msgspec.json.encode(meta)
+def _of_meta(resource: dict[str, Any], kind: str) -> tuple[int, datetime | None]:
+    """Return a resource's version, and when it was last updated."""
+    if resource.get("meta") is None:
+        return 0, None
+    raw = msgspec.json.encode(resource["meta"])
     try:
-        if raw:
-            version_of(raw), updated_of(raw)
+        return version_of(raw), updated_of(raw)
     except Refused as bad:
         raise Refused(bad.reason, f"{kind}.meta.lastUpdated") from None
     except PARSE_ERRORS as error:
         raise Refused(reason_of(error), f"{kind}.meta") from None
-    return raw
 
 
 def _compiled(dataset: Dataset, path: str, at: tuple[str | int, ...]) -> Evaluate:

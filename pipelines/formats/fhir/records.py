@@ -30,7 +30,7 @@ from pipelines.formats.fhir.record_structs import (
 from pipelines.formats.fhir.structs import Coding, Concept, Passed
 from pipelines.formats.shared.categories import category_of, load_categories
 from pipelines.formats.shared.encoded import Refused
-from pipelines.formats.shared.parsing import PARSE_ERRORS, JsonMessages, collector_paused, decode_each
+from pipelines.formats.shared.parsing import PARSE_ERRORS, JsonMessages, collector_paused
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.records import (
     BORN_IN,
@@ -108,12 +108,7 @@ class FhirRecordDecoder:
         """Return rows and rejects; never raises for what a message holds."""
         with collector_paused():
             rejects: dict[int, Reject] = {}
-            parsed = (
-                (i, resource)
-                for resources, indices in self._messages.parse(values, rejects)
-                for resource, i in zip(resources, indices, strict=True)
-            )
-            rows, message, empty = decode_each(parsed, self._of, rejects)
+            rows, message, empty = self._messages.rows(values, self._of, rejects)
             identities = [row.pop("identity", None) for row in rows]
             told = _told_all_the_same(rows, message, rejects)
             decoded = replace(decoded_records(self._dataset, rows, identities, message, rejects), told=told)

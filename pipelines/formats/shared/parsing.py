@@ -61,6 +61,17 @@ class JsonMessages(Generic[_Parsed]):
         for begin in range(0, len(values), CHUNK):
             yield self._parse(values[begin : begin + CHUNK], begin, rejects)
 
+    def rows(
+        self, values: Sequence[bytes | None], decode: Callable[[_Parsed], Iterable[_Row]], rejects: dict[int, Reject]
+    ) -> Each[_Row]:
+        """Return the rows of messages, each of which is decoded by itself; note what is refused in rejects."""
+        items = (
+            (i, parsed)
+            for chunk, indices in self.parse(values, rejects)
+            for parsed, i in zip(chunk, indices, strict=True)
+        )
+        return decode_each(items, decode, rejects)
+
     def _parse(
         self, values: Sequence[bytes | None], begin: int, rejects: dict[int, Reject]
     ) -> tuple[list[_Parsed], list[int]]:
