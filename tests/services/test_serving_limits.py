@@ -177,7 +177,8 @@ def test_a_thousand_sign_ins_end_nobodys_session(
             assert other.post("/sign-in", data={"user": "clinician"}).status_code == 303, "nor do they keep anybody out"
             assert other.get("/board").status_code == 200
         assert clinician.get("/board").status_code == 200
-    refused = [httpx.post(f"{client.base_url}/sign-in", data={"user": "clinician"}) for _ in range(60)][-1]
+    answers = (httpx.post(f"{client.base_url}/sign-in", data={"user": "clinician"}) for _ in range(1_000))
+    refused = next(answer for answer in answers if answer.status_code != 303)  # sooner or later: the allowance fills
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) > 0
     assert refused.headers["content-type"] == PROBLEM

@@ -177,9 +177,11 @@ class Lake:
         return usual + [self.table(name) for name in sorted({file.table for file in span.files} - names)]
 
     def _refuse_behind(self, parts: Sequence[PartId]) -> None:
-        positions = self.spans.positions(self.dataset.name, parts)
+        # The tables first: what another process adds between two looks it has decided before.
         for table in self.tables:
             table.refresh()
+        positions = self.spans.positions(self.dataset.name, parts)
+        for table in self.tables:
             for part, position in positions.items():
                 if (table.transaction(part.app_id(self.dataset.name)) or 0) > (position or 0):
                     raise Damaged(

@@ -243,6 +243,28 @@ def test_rolling_forward_reaches_back_to_each_partitions_last_span(lake: Lake) -
     assert verify(fresh(lake)) == []
 
 
+def test_a_reader_that_begins_while_another_one_adds_is_refused_nothing(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took what was added between two of its looks for an entry that the spans table had lost, and ended with 13."""
+    beginning, offsets = fresh(lake), iter(range(0, 1_000, 5))
+    refresh = Table.refresh
+
+    def refresh_late(table: Table) -> None:
+        if table in (*beginning.tables, beginning.spans.table):  # the other one writes between any two looks
+            start = next(offsets)
+            span = staged_span(lake, start, start + 5)
+            lake.spans.decide(span)
+            lake.add(span)
+        refresh(table)
+
+    monkeypatch.setattr(Table, "refresh", refresh_late)
+    beginning.roll_forward([part()], since_us=0)
+    monkeypatch.undo()
+    assert next(offsets) > 5 * len(list(beginning.tables))
+    assert verify(fresh(lake)) == []
+
+
 def test_spans_of_an_incarnation_that_is_gone_are_told(lake: Lake) -> None:
     write_spans(lake, 2)
     ends, closed = lake.spans.incarnations("observation", {"vitals"})
