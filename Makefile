@@ -69,7 +69,7 @@ DECIDES := governance/access/*,governance/audit/*,governance/policy/*,governance
 
 # The tests that run all of it; a line that no test here runs fails the report, whatever other tests do.
 COVERS := $(addprefix tests/unit/governance/,access audit policy query test_keyuse.py test_opened.py) \
-  $(patsubst %,tests/property/test_%.py,audit closing door masking naming record_versions saying tracking) \
+  $(patsubst %,tests/property/test_%.py,audit closing masking naming queries record_versions saying tracking) \
   tests/unit/vitalake/lake/test_message_tokens.py tests/contract
 
 coverage: setup  ## branch coverage of what decides who sees what, which must have all of it

@@ -22,7 +22,7 @@ from vitalake.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
     from governance.access import Principal
-    from governance.query.service import Answer, Door
+    from governance.query.service import Answer, QueryService
 
 
 class OpenedHome:
@@ -46,7 +46,7 @@ class OpenedHome:
     @property
     def datasets(self) -> list[str]:
         """The names of what is published."""
-        return self._door.catalogue.names
+        return self._query_service.catalogue.names
 
     def columns(self, dataset: str) -> dict[str, str]:
         """Return the columns that the rules publish of a dataset, with their SQL types.
@@ -54,7 +54,7 @@ class OpenedHome:
         Raises:
             InputError: there is no such dataset.
         """
-        return self._door.catalogue.columns(dataset)
+        return self._query_service.catalogue.columns(dataset)
 
     def read(
         self,
@@ -99,7 +99,7 @@ class OpenedHome:
         purpose: str = "python",
     ) -> Iterator[pa.RecordBatch]:
         """Return the same rows, some ten thousand at a time; the first batch is empty and says the schema."""
-        return self._door.read(
+        return self._query_service.read(
             dataset,
             columns=list(self.columns(dataset)) if columns is None else columns,
             principal=self._principal,
@@ -110,7 +110,7 @@ class OpenedHome:
         )
 
     def sql(self, query: str, *, rows: int | None = None, seconds: int | None = None) -> Answer:
-        """Return the answer of a query over published data; see Door.query for what it raises.
+        """Return the answer of a query over published data; see QueryService.query for what it raises.
 
         Args:
             query: one SELECT; ``<dataset>`` is its current rows, ``<dataset>_versions`` all of them.
@@ -120,7 +120,7 @@ class OpenedHome:
         from governance.query.service import ROWS, SECONDS
 
         rows, seconds = ROWS if rows is None else rows, SECONDS if seconds is None else seconds
-        return self._door.query(query, principal=self._principal, rows=rows, seconds=seconds)
+        return self._query_service.query(query, principal=self._principal, rows=rows, seconds=seconds)
 
     def lake(self, job: str | None = None) -> Lake:
         """Return the lake, with the tables of a job's dataset, of the first one by default.
@@ -167,15 +167,15 @@ class OpenedHome:
         return summarise(self.lake(job).spans, job=job, progress=progress).to_json(mapped=mapped)
 
     @property
-    def _door(self) -> Door:
+    def _query_service(self) -> QueryService:
         declarations.use(self.settings.home)  # another home may have been opened meanwhile
         return self._of_this_home
 
     @cached_property
-    def _of_this_home(self) -> Door:
-        from governance.query.service import Door
+    def _of_this_home(self) -> QueryService:
+        from governance.query.service import QueryService
 
-        return Door(self.settings)
+        return QueryService(self.settings)
 
     @cached_property
     def _principal(self) -> Principal:

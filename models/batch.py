@@ -7,7 +7,7 @@ from typing import Any
 
 from governance.access.principal import local_principal
 from governance.policy.rules import load_policy
-from governance.query.service import Door
+from governance.query.service import QueryService
 from models.registry import champion
 from models.scoring import ScoreRecord, score
 from models.tasks import load_task
@@ -36,9 +36,9 @@ def score_published(settings: Settings, task_name: str, *, now_us: int | None = 
     """
     moment = clock.now_us() if now_us is None else now_us
     task = load_task(task_name)
-    door = Door(settings)
-    stays = _stays(door, task_name, moment)
-    values = read_values(door, task, sorted(stays), purpose=PURPOSE)
+    query_service = QueryService(settings)
+    stays = _stays(query_service, task_name, moment)
+    values = read_values(query_service, task, sorted(stays), purpose=PURPOSE)
     model = champion(settings, task)
     policy = load_policy(settings.path(settings.governance)).version
     for patient in sorted(stays):
@@ -50,11 +50,11 @@ def score_published(settings: Settings, task_name: str, *, now_us: int | None = 
             )
 
 
-def _stays(door: Door, task_name: str, moment_us: int) -> dict[str, Stay]:
+def _stays(query_service: QueryService, task_name: str, moment_us: int) -> dict[str, Stay]:
     """Return the stay that each patient is in at a moment; of several the one begun last."""
-    sexes = {row["patient_id"]: row["sex"] for row in _read(door, task_name, "patient", ["patient_id", "sex"])}
+    sexes = {row["patient_id"]: row["sex"] for row in _read(query_service, task_name, "patient", ["patient_id", "sex"])}
     found: dict[str, Stay] = {}
-    for row in _read(door, task_name, "encounter", _STAY):
+    for row in _read(query_service, task_name, "encounter", _STAY):
         admitted, discharged = microseconds(row["admitted_at"]), microseconds(row["discharged_at"])
         if admitted is None or admitted > moment_us:
             continue
@@ -73,7 +73,7 @@ def _stays(door: Door, task_name: str, moment_us: int) -> dict[str, Stay]:
     return {patient: stay for patient, stay in found.items() if stay.discharged_us is None}
 
 
-def _read(door: Door, task_name: str, dataset: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _read(query_service: QueryService, task_name: str, dataset: str, columns: list[str]) -> Iterator[dict[str, Any]]:
     purpose = f"{PURPOSE}-{task_name}"
-    for batch in door.read(dataset, columns=columns, principal=local_principal(), purpose=purpose):
+    for batch in query_service.read(dataset, columns=columns, principal=local_principal(), purpose=purpose):
         yield from batch.to_pylist()

@@ -18,7 +18,7 @@ from pipelines.core.poll import DecodedPoll, Outcome, Poll
 from pipelines.core.writer import SpanWriter
 from pipelines.formats.registry import make_decoder
 from pipelines.formats.shared.result import Decoded
-from pipelines.intake.online_feed import open_care
+from pipelines.intake.online_feed import open_online_store
 from pipelines.intake.steps import Steps
 from pipelines.reconcile.entering import Entry, enter
 from pipelines.reconcile.reconciler import Attribution, Report
@@ -163,11 +163,11 @@ class Ward:
         finally:
             steps.close()
 
-    def spread(self, topic: str, partitions: int, keyed: Mapping[str, bytes], *, share: int = 0, of: int = 1) -> None:
+    def spread(self, topic: str, partitions: int, keyed: Mapping[str, bytes], *, shard: int = 0, of: int = 1) -> None:
         """Take in a message of each key, of those partitions that one of the workers reads; a key's hash says which."""
-        parts = tuple(PartId(topic, f"{topic:x<22}", number) for number in range(share, partitions, of))
+        parts = tuple(PartId(topic, f"{topic:x<22}", number) for number in range(shard, partitions, of))
         placed = [(partition_of(key, partitions), value) for key, value in keyed.items()]
-        mine = [(part // of, value) for part, value in placed if part % of == share]
+        mine = [(part // of, value) for part, value in placed if part % of == shard]
         numbers: Counter[int] = Counter()
         offsets = []
         for part, _ in mine:
@@ -181,7 +181,7 @@ class Ward:
         steps = self.steps()
         try:
             outcome = steps.mask(steps.conform(DecodedPoll(poll, decoder.decode(poll.values))))
-            self._decide([outcome], steps, "observation", share=f"{share}of{of}")
+            self._decide([outcome], steps, "observation", shard=f"{shard}of{of}")
         finally:
             steps.close()
 
@@ -206,18 +206,18 @@ class Ward:
         """Return the steps of a lane."""
         return Steps(self.settings, StreamSettings(), load_dataset("observation"))
 
-    def _decide(self, outcomes: Sequence[Outcome], steps: Steps, dataset: str, *, share: str = "0of1") -> Outcome:
+    def _decide(self, outcomes: Sequence[Outcome], steps: Steps, dataset: str, *, shard: str = "0of1") -> Outcome:
         """Decide outcomes by a span of their own; return the last one."""
         outcome = outcomes[0]
         poll, part = outcome.poll, outcome.poll.parts[0]
         begins = {poll.parts[i]: int(poll.offset[poll.part == i].min()) for i in set(poll.part.tolist())}
         lake = Lake(self.settings.lake_uri, self.settings.storage_options, dataset=dataset)
         lake.open_all()
-        epoch = lake.spans.begin_epoch(job=part.topic, share=share)
+        epoch = lake.spans.begin_epoch(job=part.topic, shard=shard)
         known = lake.spans.positions(dataset, [*begins])
         lake.spans.begin_at(dataset, {part: 0 for part, position in known.items() if position is None})
         writer = SpanWriter(
-            lake, job=part.topic, share=share, epoch=epoch, fence=lake.spans.fence(dataset),
+            lake, job=part.topic, shard=shard, epoch=epoch, fence=lake.spans.fence(dataset),
             rules=steps.plan.version, decoder="test/1", dead_letters=steps.dead_letters, span_seconds=60,
             span_rows=1_000_000, late_seconds=3600, positions=begins, watermarks={},
             stop=threading.Event(), on_committed=lambda _: None, on_paused=lambda _: None,
@@ -237,7 +237,7 @@ class Ward:
     ) -> Poll:
         count, came_ms = len(messages), clock.now_us() // 1000 if came is None else int(came.timestamp() * 1e3)
         return Poll(
-            share=f"{part.topic}/0of1",
+            shard=f"{part.topic}/0of1",
             format=name,
             values=list(messages),
             parts=(part,),
@@ -285,7 +285,7 @@ class Ward:
         restricted = shown(self.restricted().to_pylist(), {patient: patient for patient in patients})
         assert published == restricted
         care: dict[float, str] = {}
-        store = open_care(self.settings, self.keys)
+        store = open_online_store(self.settings, self.keys)
         try:
             for token, patient in tokens.items():
                 for value in store.history(token).value.tolist():

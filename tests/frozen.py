@@ -191,7 +191,7 @@ def by_message(rows: Iterable[dict[str, Any]], hidden: Collection[str] = ("sourc
 
 
 def _views(settings: Any, keys: Any, like: dict[str, Any]) -> dict[str, Any]:
-    """Return what the door shows of each dataset, now and as known at two moments."""
+    """Return what the query service shows of each dataset, now and as known at two moments."""
     from governance.query.catalogue import Catalogue
     from governance.query.engine import connect
 

@@ -1,4 +1,4 @@
-"""The one door to the time of day, so that tests can set it."""
+"""The one place that reads the time of day, so that tests can set it."""
 
 from __future__ import annotations
 

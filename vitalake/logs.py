@@ -24,7 +24,7 @@ import msgspec
 from vitalake import clock
 
 _OURS = ("vitalake", "governance", "pipelines", "models")
-_FIELDS = ("what", "where", "remedy", "job", "share", "state", "span", "count", "seconds", "table", "version", "reason")
+_FIELDS = ("what", "where", "remedy", "job", "shard", "state", "span", "count", "seconds", "table", "version", "reason")
 
 _NATIVE = {"RUST_LOG": "off", "GRPC_VERBOSITY": "NONE", "GRPC_TRACE": ""}
 """Libraries of other languages that write to standard error by themselves, and what turns them off. delta-rs prints

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from governance.audit.records import Head, Place, Record, Seals, broken
+from governance.audit.records import ChainPosition, Head, Record, Seals, broken
 from vitalake import clock
 from vitalake.folders import sync_folder
 
@@ -29,7 +29,7 @@ _MAC_SHOWN = 32
 """Hex digits of a mac that another chain names: nobody finds other records of the same."""
 
 
-class Odd:
+class StrayBytes:
     """Bytes of a chain's file that are no record."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Chain:
         self.path, self.head_path = folder / f"{writer}.jsonl", folder / f"{writer}.head"
         self._beside = beside(folder)
         self._lock = threading.Lock()
-        self._place: Place | None = None
+        self._place: ChainPosition | None = None
         self._seen: tuple[int, int, int] | None = None
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -66,18 +66,20 @@ class Chain:
         except FileNotFoundError:
             return None
 
-    def follow(self, lines: Iterable[bytes], place: Place) -> Iterator[tuple[Record, Place] | Odd]:
+    def follow(
+        self, lines: Iterable[bytes], place: ChainPosition
+    ) -> Iterator[tuple[Record, ChainPosition] | StrayBytes]:
         """Yield records and the places behind them; last, what does not follow: torn by a crash, or changed.
 
         What a crash has torn is no flaw if the record behind it says so: the writer saw it and sealed it off.
         """
-        odd = Odd()
+        odd = StrayBytes()
         for line in lines:
-            step = self._seals.follow(line, after=Place(place.records, place.end + odd.length, place.mac))
+            step = self._seals.follow(line, after=ChainPosition(place.records, place.end + odd.length, place.mac))
             if step is None or (odd.length and (step[0].action != TORN or step[0].detail != odd.describe())):
                 odd.take(line)
                 continue
-            odd, place = Odd(), step[1]
+            odd, place = StrayBytes(), step[1]
             yield step
         if odd.length:
             yield odd
@@ -159,44 +161,44 @@ class Chain:
         finally:
             os.close(descriptor)
 
-    def _here(self, descriptor: int) -> Place:
+    def _here(self, descriptor: int) -> ChainPosition:
         """Return the place behind the last record, having sealed off what a crash has torn."""
         if self._place is not None and self._seen == _identity(descriptor):
             return self._place
         head, known = self.head(), self._known_beside()
         if head is None:
             raise broken("its head is gone or not ours", writer=self.writer)
-        place = Place(head.records, head.end, head.mac)
+        place = ChainPosition(head.records, head.end, head.mac)
         if not self._ends_there(descriptor, place):
             raise broken("records are missing or changed", writer=self.writer)
         if known is not None and os.fstat(descriptor).st_size < known.end:
             raise broken("it was put back to an earlier state", writer=self.writer)
-        odd: Odd | None = None
+        odd: StrayBytes | None = None
         with open(os.dup(descriptor), "rb") as file:
             file.seek(place.end)
             for step in self.follow(file, place):
-                if isinstance(step, Odd):
+                if isinstance(step, StrayBytes):
                     odd = step
                 else:
                     place = step[1]
         return place if odd is None else self._seal_off(descriptor, place, odd)
 
-    def _seal_off(self, descriptor: int, place: Place, odd: Odd) -> Place:
+    def _seal_off(self, descriptor: int, place: ChainPosition, odd: StrayBytes) -> ChainPosition:
         """Say in a record what of the file is no record: a crash tore it, or tore the sealing off of it."""
         if odd.open:
             _write_all(descriptor, b"\n")
             odd.take(b"\n")
-        place = Place(place.records, place.end + odd.length, place.mac)
+        place = ChainPosition(place.records, place.end + odd.length, place.mac)
         return self._write(descriptor, place, [(TORN, "", "", (), odd.describe())])
 
-    def _ends_there(self, descriptor: int, place: Place) -> bool:
+    def _ends_there(self, descriptor: int, place: ChainPosition) -> bool:
         """Return whether the file has a record's end at the place; O(1), the whole is for ``audit verify``."""
         if place == self._seals.begin(self.writer):
             return True
         ending = f'"mac":"{place.mac}"}}\n'.encode()
         return os.pread(descriptor, len(ending), place.end - len(ending)) == ending
 
-    def _write(self, descriptor: int, place: Place, parts: Sequence[Parts]) -> Place:
+    def _write(self, descriptor: int, place: ChainPosition, parts: Sequence[Parts]) -> ChainPosition:
         lines = []
         for part in parts:
             record = Record(place.records + 1, clock.now_us(), *part, self._seals.current)
@@ -207,7 +209,7 @@ class Chain:
         self._write_head(place)
         return place
 
-    def _write_head(self, place: Place) -> None:
+    def _write_head(self, place: ChainPosition) -> None:
         head = Head(self.writer, place.records, place.end, place.mac, clock.now_us(), self._seals.current)
         staged, line = self.head_path.with_name(f".{self.writer}.head"), self._seals.sign(head)
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -246,7 +248,7 @@ def beside(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.heads")
 
 
-def mark(head: Head | Place) -> str:
+def mark(head: Head | ChainPosition) -> str:
     """Return how another chain names a place: how many records, and the mac of the last."""
     return f"{head.records} {head.mac[:_MAC_SHOWN]}"
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from governance.audit.anchors import Anchors, anchors_of, furthest
-from governance.audit.chain import ANCHOR, HEADS, TORN, WRITERS, Chain, Odd, chain_names, mark
-from governance.audit.records import Head, Place, Record, Seals
+from governance.audit.chain import ANCHOR, HEADS, TORN, WRITERS, Chain, StrayBytes, chain_names, mark
+from governance.audit.records import ChainPosition, Head, Record, Seals
 from governance.audit.sink import registered
 from vitalake.keys import KeyRing
 
@@ -108,7 +108,7 @@ def verify_chain(
     for name, head in furthest(anchors, seals).items():
         expected.add(name, "what is kept beside the audit or outside", mark(head))
     for name, (records, mac) in (known or {}).items():
-        expected.add(name, "the earlier report", mark(Place(records, 0, mac)))
+        expected.add(name, "the earlier report", mark(ChainPosition(records, 0, mac)))
     found = {}
     for name in sorted(there | writers | expected.names | ({WRITERS} if there else set())):
         found[name] = _verify(Chain(folder, name, seals), seals, expected)
@@ -154,7 +154,7 @@ class _Expected:
         """Forget what was met of a chain: it is read from its beginning."""
         self._met[name] = array("Q")
 
-    def take(self, name: str, record: Record, place: Place) -> None:
+    def take(self, name: str, record: Record, place: ChainPosition) -> None:
         """Take a record that holds: what it says of other chains, and where its own chain stands behind it."""
         for other, text in record.detail.items():
             if other.startswith(HEADS):
@@ -208,7 +208,7 @@ def _verify(chain: Chain, seals: Seals, expected: _Expected) -> ChainReport:
             report.problem = "head is missing, changed or not ours"
             return report
         for step in chain.follow(lines, place):
-            if isinstance(step, Odd):
+            if isinstance(step, StrayBytes):
                 report.problem = "records are changed, or not in their order" if head.end > place.end else ""
                 report.unsealed += 1
                 break
@@ -254,7 +254,7 @@ def read_all(folder: Path, keys: KeyRing) -> Iterator[tuple[str, Record]]:
             continue
         with chain.path.open("rb") as file:
             for step in chain.follow(file, seals.begin(name)):
-                if not isinstance(step, Odd) and step[0].action not in (TORN, ANCHOR):
+                if not isinstance(step, StrayBytes) and step[0].action not in (TORN, ANCHOR):
                     yield name, step[0]
 
 

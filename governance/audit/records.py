@@ -79,7 +79,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ChainPosition:
     """A point in a chain: so many records, so many bytes, and the mac all that comes next is bound to."""
 
     records: int
@@ -116,10 +116,10 @@ class Seals:
         self._by_id = {key.id: _Secrets(key) for key in keys.versions("audit")}
         self.current = keys.current("audit").id
 
-    def begin(self, writer: str) -> Place:
+    def begin(self, writer: str) -> ChainPosition:
         """Return where a chain begins; the oldest key names it, so that new versions change nothing."""
         oldest = next(iter(self._by_id.values()))
-        return Place(0, 0, hmac.new(oldest.chain, f"begin {writer}".encode(), hashlib.sha256).hexdigest())
+        return ChainPosition(0, 0, hmac.new(oldest.chain, f"begin {writer}".encode(), hashlib.sha256).hexdigest())
 
     def patients(self, pseudonym: str) -> set[str]:
         """Return what stands for a patient in the records, by every version of the key."""
@@ -133,14 +133,14 @@ class Seals:
     def _patient(secrets: _Secrets, pseudonym: str) -> str:
         return hmac.digest(secrets.patients, pseudonym.encode(), hashlib.sha256)[:_PATIENT_BYTES].hex()
 
-    def line(self, record: Record, *, after: Place) -> tuple[bytes, Place]:
+    def line(self, record: Record, *, after: ChainPosition) -> tuple[bytes, ChainPosition]:
         """Return a record as its line, and the place behind it."""
         body = msgspec.json.encode(record)
         mac = self._mac(record.key, body, after)
         line = b'%b,"mac":"%b"}\n' % (body[:-1], mac.encode())
-        return line, Place(after.records + 1, after.end + len(line), mac)
+        return line, ChainPosition(after.records + 1, after.end + len(line), mac)
 
-    def follow(self, line: bytes, *, after: Place) -> tuple[Record, Place] | None:
+    def follow(self, line: bytes, *, after: ChainPosition) -> tuple[Record, ChainPosition] | None:
         """Return the record of a line and the place behind it; None: it does not follow, or was changed."""
         body, mac = _split(line, b',"mac":"', _MAC_HEX)
         try:
@@ -150,9 +150,9 @@ class Seals:
             return None
         if not hmac.compare_digest(expected.encode(), mac):
             return None
-        return record, Place(after.records + 1, after.end + len(line), expected)
+        return record, ChainPosition(after.records + 1, after.end + len(line), expected)
 
-    def _mac(self, key: str, body: bytes, after: Place) -> str:
+    def _mac(self, key: str, body: bytes, after: ChainPosition) -> str:
         return hmac.new(self._by_id[key].chain, after.mac.encode() + body, hashlib.sha256).hexdigest()
 
     def sign(self, head: Head) -> bytes:

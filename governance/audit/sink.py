@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from governance.audit.anchors import anchors_of, furthest, heads_of
-from governance.audit.chain import ANCHOR, WRITERS, Chain, Odd, chain_names
+from governance.audit.chain import ANCHOR, WRITERS, Chain, StrayBytes, chain_names
 from governance.audit.events import AuditEvent
 from governance.audit.lake_mark import keep_beginning, refuse_missed
 from governance.audit.records import AuditBroken, Seals, broken
@@ -161,7 +161,9 @@ def registered(writers: Chain, seals: Seals) -> set[str]:
             steps = list(writers.follow(file, seals.begin(WRITERS)))
     except FileNotFoundError:
         return set()
-    return {step[0].detail["writer"] for step in steps if not isinstance(step, Odd) and step[0].action == "writer"}
+    return {
+        step[0].detail["writer"] for step in steps if not isinstance(step, StrayBytes) and step[0].action == "writer"
+    }
 
 
 def gone() -> AuditBroken:

@@ -63,11 +63,13 @@ def sql(
 def _identify(settings: Settings, query: str, purpose: str, patient: str | None, *, rows: int, seconds: int) -> Answer:
     from governance.access import local_privacy_officer
     from governance.erasure.reasons import named_by
-    from governance.query.restricted import RestrictedDoor
+    from governance.query.restricted import RestrictedQueryService
 
     principal = local_privacy_officer(settings)
-    door = RestrictedDoor(settings, named_by=named_by)
-    return door.identify(query, principal=principal, purpose=purpose, patient=patient, rows=rows, seconds=seconds)
+    query_service = RestrictedQueryService(settings, named_by=named_by)
+    return query_service.identify(
+        query, principal=principal, purpose=purpose, patient=patient, rows=rows, seconds=seconds
+    )
 
 
 def _plain(value: Any) -> Any:

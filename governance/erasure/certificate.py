@@ -38,7 +38,7 @@ class TableErased(msgspec.Struct, frozen=True):
     nameless: int = 0
 
 
-class Outside(msgspec.Struct, frozen=True):
+class OutOfScope(msgspec.Struct, frozen=True):
     """A place that the lake does not rule.
 
     Attributes:
@@ -78,7 +78,7 @@ class Certificate(msgspec.Struct, frozen=True):
     finished_at: str
     tables: tuple[TableErased, ...]
     elsewhere: dict[str, int]
-    outside: tuple[Outside, ...]
+    outside: tuple[OutOfScope, ...]
     resumed: bool = False
     together: tuple[str, ...] = ()
 

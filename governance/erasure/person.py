@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ErasedPerson:
     """What is known of a patient who is to be forgotten; kept sealed in the vault until it is done.
 
     Attributes:
@@ -44,7 +44,7 @@ class Wanted:
         ]  # fmt: skip
 
     @classmethod
-    def unpacked(cls, texts: Iterable[str]) -> Wanted:
+    def unpacked(cls, texts: Iterable[str]) -> ErasedPerson:
         """Return what ``packed`` made."""
         parts = [text.partition(" ")[::2] for text in texts]
         of = {kind: tuple(text for name, text in parts if name == kind) for kind in ("id", "token", "with", "stay")}

@@ -1,4 +1,4 @@
-"""The door to published data: SQL that is checked and run in a sandbox, and the way in for training.
+"""The query service to published data: SQL that is checked and run in a sandbox, and the way in for training.
 
-Kept empty, for the sandboxed interpreter imports it: ``from governance.query.service import Door``.
+Kept empty, for the sandboxed interpreter imports it: ``from governance.query.service import QueryService``.
 """

@@ -1,4 +1,4 @@
-"""DuckDB as the door runs it: these files and nothing else, no settings, no extensions, no spilling to disk."""
+"""Runs DuckDB for the query service: on these files only, with no settings, no extensions and no spilling to disk."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def as_bytes(constant: str) -> bytes:
 
 
 class Relation(msgspec.Struct, frozen=True):
-    """A dataset as the door offers it: ``name`` is the current view, ``name_versions`` all rows.
+    """A dataset as the query service offers it: ``name`` is the current view, ``name_versions`` all rows.
 
     Attributes:
         name: the dataset's; of identified rows with ``restricted_`` before it.

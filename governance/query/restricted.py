@@ -1,4 +1,4 @@
-"""The door to identified rows: closed by default, on record with its purpose, and whom an answer was about."""
+"""The query service to identified rows: closed by default, on record with its purpose, and whom an answer was about."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from governance.query.errors import QueryRefused, failure
 from governance.query.identified import Cells
 from governance.query.looking import Failed, look
 from governance.query.relations import SUBJECT, as_bytes, quoted, text, versions_name
-from governance.query.service import ROWS, SECONDS, Answer, Door
+from governance.query.service import ROWS, SECONDS, Answer, QueryService
 from governance.vault import Vault
 from governance.vault.sealed_rows import SUBJECT_BYTES
 from vitalake.errors import InputError, VitaLakeError
@@ -40,13 +40,13 @@ _PSEUDONYM = re.compile(r"v\d+\.[a-z2-7]{32}")
 NamedBy = Callable[[str, Vault], tuple[str, frozenset[str]] | None]
 
 
-class RestrictedDoor(Door):
+class RestrictedQueryService(QueryService):
     """Hands out identified rows too; not to be shared between threads."""
 
     def __init__(
         self, settings: Settings, keys: KeyRing | None = None, *, audit: AuditSink | None = None, named_by: NamedBy
     ) -> None:
-        """Open the door by the rules as they are now.
+        """Open the query service by the rules as they are now.
 
         Args:
             settings: of the home.

@@ -1,4 +1,4 @@
-"""The door: published data for people who ask and for training, and a record of each before anything is handed out."""
+"""The query service: gives published data to people and to training, and records each access before it answers."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class Answer:
     datasets: tuple[str, ...]
 
 
-class Door:
+class QueryService:
     """Hands out published data; not to be shared between threads."""
 
     def __init__(self, settings: Settings, keys: KeyRing | None = None, *, audit: AuditSink | None = None) -> None:
-        """Open the door by the rules as they are now.
+        """Open the query service by the rules as they are now.
 
         Args:
             settings: of the home.

@@ -13,8 +13,8 @@ from governance.vault.lease import Lease
 from governance.vault.records import PendingErasure, Tombstone, moment
 from governance.vault.store import Row, Store, Transaction
 from vitalake import clock
-from vitalake.crashpoints import passing
 from vitalake.errors import PrivacyError
+from vitalake.failpoints import failpoint
 
 _PIECE_BYTES = 64
 """A long value may be cut over pages of the file, so it is searched for in pieces of this length."""
@@ -60,10 +60,10 @@ class Erasures:
                 if (stone := _tombstone(transaction.run(_STONE, (subject,)))) is None:
                     self._holds.refuse(self._lease, transaction, subject)
                     entry = self._log.append(entries, subject, certificate)
-                    passing("erasure-logged")
+                    failpoint("erasure-logged")
                     needles += _apply(transaction, entry)
                     stone = Tombstone(subject, moment(entry.at_us), entry.certificate)
-            passing("erasure-destroyed")
+            failpoint("erasure-destroyed")
             self._lease.drop()
             self._scrub(needles, unfinished=unfinished)
         return stone

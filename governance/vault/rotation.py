@@ -8,7 +8,7 @@ from governance.keyservice import KeyService
 from governance.vault.erasure_log import ErasureLog
 from governance.vault.lease import Lease
 from governance.vault.store import Store, Transaction
-from vitalake.crashpoints import passing
+from vitalake.failpoints import failpoint
 
 BATCH = 2000
 """Rows of one transaction: others wait for it for some ten milliseconds."""
@@ -29,7 +29,7 @@ class Rotation:
         while batch := self._patients():
             wrapped += batch
             progress(wrapped)
-            passing("keys-rewrapped")
+            failpoint("keys-rewrapped")
         self._pending()
         self._stores()
         self._end()
@@ -106,7 +106,7 @@ class Rotation:
                 transaction.run("DELETE FROM vault_key WHERE version < ?", (current,))
                 unfinished = transaction.run("SELECT scrub FROM vault")[0][0]
                 transaction.run("UPDATE vault SET scrub = 1")
-            passing("keys-destroying")
+            failpoint("keys-destroying")
             self._store.scrub([] if unfinished else [bytes(wrapped) for (wrapped,) in old])
             self._destroy_unused()
             with self._store.transaction() as transaction:

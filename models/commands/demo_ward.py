@@ -170,12 +170,12 @@ class WardClock:
     """Sets the ward's time to the replay's: it stands until the devices begin, and ends at the anchors' reference."""
 
     def __init__(self, settings: Settings, *, hours: float, speed: float) -> None:
-        from pipelines.intake.online_feed import open_care
+        from pipelines.intake.online_feed import open_online_store
         from pipelines.online_store.playback import Replay
         from pipelines.simulator.anchors import load_or_create
         from vitalake.home import Home
 
-        self.store = open_care(settings, Home(settings).keys)
+        self.store = open_online_store(settings, Home(settings).keys)
         self._replay, self._speed = Replay, speed
         self._end_us = int(load_or_create(settings.home).reference.timestamp() * 1_000_000)
         self._set(self._end_us - int(hours * 3_600_000_000), speed=0.0)

@@ -15,7 +15,7 @@ from models.serving.authorisation import is_pseudonym
 from models.serving.fhir import MEDIA, risk_assessment, search_set
 from models.serving.problems import not_found
 from models.serving.risk import risk_document
-from models.serving.state import Place
+from models.serving.state import ServerState
 from models.serving.ward import Chart
 
 router = APIRouter()
@@ -36,8 +36,8 @@ async def health(request: Request) -> Response:
     200 and ``ok``; 200 and ``degraded`` where something is missing beside the patients; 503 and ``failing`` where what
     is shown may be old. Each trouble has a code and a sentence.
     """
-    place: Place = request.app.state.place
-    troubles = place.watch.troubles
+    server: ServerState = request.app.state.server
+    troubles = server.board_feed.troubles
     failing = any(trouble.failing for trouble in troubles)
     status = "failing" if failing else "degraded" if troubles else "ok"
     document: dict[str, Any] = {"status": status}
@@ -57,36 +57,36 @@ async def score(request: Request, asked: ScoreRequest) -> Response:
 async def risk(request: Request, patient: str) -> Response:
     """Return the record of a patient; as FHIR RiskAssessment for who accepts ``application/fhir+json``."""
     chart = await _chart(request, patient, "risk:read", "risk.read", "risk")
-    place: Place = request.app.state.place
+    server: ServerState = request.app.state.server
     if MEDIA in request.headers.get("accept", ""):
-        return _json(_resource(place, chart), MEDIA)
+        return _json(_resource(server, chart), MEDIA)
     return _json(risk_document(chart))
 
 
 @router.get("/fhir/RiskAssessment", summary="A patient's risk, as a FHIR search")
 async def search(request: Request, patient: Annotated[str, Query(max_length=80)]) -> Response:
     """Return a Bundle with the patient's RiskAssessment, or an empty one."""
-    place: Place = request.app.state.place
+    server: ServerState = request.app.state.server
     chart = await _look(request, patient.removeprefix("Patient/"), "risk:read", "risk.read", "fhir")
-    found = [] if chart is None else [_resource(place, chart)]
+    found = [] if chart is None else [_resource(server, chart)]
     return _json(search_set(found), MEDIA)
 
 
-def _resource(place: Place, chart: Chart) -> dict[str, Any]:
-    return risk_assessment(chart, place.ward.task)
+def _resource(server: ServerState, chart: Chart) -> dict[str, Any]:
+    return risk_assessment(chart, server.ward.task)
 
 
 async def _look(request: Request, patient: str, permission: Permission, action: Action, endpoint: str) -> Chart | None:
     """Return the chart of who may be looked at, once that is on record; both are made at the same time."""
-    place: Place = request.app.state.place
-    principal = place.gate.principal(request)
-    place.gate.count(principal)
+    server: ServerState = request.app.state.server
+    principal = server.authoriser.principal(request)
+    server.authoriser.count(principal)
     known = is_pseudonym(patient)
     patients = (patient,) if known else ()
-    await place.gate.permit(principal, permission, patients=patients)
+    await server.authoriser.permit(principal, permission, patients=patients)
     recorded, chart = await asyncio.gather(
-        place.gate.record(principal, action, patients=patients, endpoint=endpoint),
-        place.chart(patient) if known else _nobody(),
+        server.authoriser.record(principal, action, patients=patients, endpoint=endpoint),
+        server.chart(patient) if known else _nobody(),
         return_exceptions=True,
     )
     for failed in (recorded, chart):

@@ -14,8 +14,8 @@ from governance.audit import BatchAuditSink
 from models.serving import api, pages, problems, staff
 from models.serving.addresses import names_of, require_loopback
 from models.serving.rendering import static_folder
-from models.serving.security import Shield
-from models.serving.state import Place
+from models.serving.security import SecurityMiddleware
+from models.serving.state import ServerState
 from vitalake.settings import Settings
 
 
@@ -34,15 +34,15 @@ def make_app(
         VitaLakeError: a store cannot be opened, or the rules do not hold.
     """
     require_loopback(settings.serving.host, settings.serving.port)
-    place = Place(settings, audit=audit, verifier=verifier)
+    server = ServerState(settings, audit=audit, verifier=verifier)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        place.start()
+        server.start()
         try:
             yield
         finally:
-            await place.stop()
+            await server.stop()
 
     # No documentation pages: FastAPI's load scripts from elsewhere. The schema is served.
     app = FastAPI(
@@ -55,8 +55,8 @@ def make_app(
         redirect_slashes=False,  # such a redirect would repeat the address that was asked for
         lifespan=life,
     )
-    app.state.place, app.state.ledger = place, staff.LedgerReader(settings)
-    app.add_middleware(Shield, names=names_of(settings.serving.host))
+    app.state.server, app.state.ledger = server, staff.LedgerReader(settings)
+    app.add_middleware(SecurityMiddleware, names=names_of(settings.serving.host))
     problems.install(app)
     for router in (api.router, pages.router, staff.router):
         app.include_router(router)

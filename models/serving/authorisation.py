@@ -107,7 +107,7 @@ class Sessions:
                 self.end(session)
 
 
-class Gate:
+class Authoriser:
     """Lets requests in."""
 
     def __init__(self, verifier: TokenVerifier, recorder: Recorder, serving: ServingSettings) -> None:

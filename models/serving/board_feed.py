@@ -117,7 +117,7 @@ class _Look:
     troubles: tuple[Trouble, ...]
 
 
-class Watch:
+class BoardFeed:
     """The shared watcher."""
 
     def __init__(self, ward: Ward, thread: OneThread) -> None:
@@ -142,7 +142,7 @@ class Watch:
         self._refused: Trouble | None = None
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """BoardFeed until cancelled."""
         while True:
             before = self.troubles
             try:

@@ -33,7 +33,7 @@ MOST_BYTES = 16_384
 """Of a request's body: the longest is a token of forty characters and a field's name."""
 
 
-class Shield:
+class SecurityMiddleware:
     """Wraps the whole application."""
 
     def __init__(self, app: ASGIApp, *, names: frozenset[str]) -> None:

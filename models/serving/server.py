@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End; open streams first."""
-        self._application.state.place.watch.close()
+        self._application.state.server.board_feed.close()
         await super().shutdown(sockets)
 
 

@@ -12,7 +12,7 @@ from models.serving.forms import read_form
 from models.serving.pages import who
 from models.serving.problems import Problem
 from models.serving.rendering import render
-from models.serving.state import Place
+from models.serving.state import ServerState
 from pipelines.people.patients import Person
 from vitalake.errors import VitaLakeError
 from vitalake.home import Home
@@ -74,18 +74,18 @@ class LedgerReader:
 @router.get("/ledger")
 async def ledger(request: Request) -> Response:
     """Show what became of every message and row, and whether it adds up."""
-    place: Place = request.app.state.place
-    await place.gate.permit(who(request), "ledger:read")
+    server: ServerState = request.app.state.server
+    await server.authoriser.permit(who(request), "ledger:read")
     reader: LedgerReader = request.app.state.ledger
-    summary = await place.slow.request(reader.read)
+    summary = await server.slow.request(reader.read)
     return render(request, "ledger.html", {"summary": summary, "columns": COLUMNS})
 
 
 @router.get("/audit")
 async def audit_form(request: Request) -> Response:
     """Show the form, and whether the audit holds."""
-    place: Place = request.app.state.place
-    await place.gate.allow(who(request), "audit:read", "audit.read", stage="form")
+    server: ServerState = request.app.state.server
+    await server.authoriser.allow(who(request), "audit:read", "audit.read", stage="form")
     return await _audit_page(request, None)
 
 
@@ -93,38 +93,38 @@ async def audit_form(request: Request) -> Response:
 async def audit(request: Request) -> Response:
     """Show who saw a patient, given by record number or pseudonym; that this was asked is on record as well."""
     refuse_other_sites(request)
-    place: Place = request.app.state.place
+    server: ServerState = request.app.state.server
     principal = who(request)
     form = await read_form(request)
     key, by = form.get("key", ""), form.get("by", "")
     if by not in ("mrn", "token") or not 0 < len(key) <= 64:
         field = "key" if by in ("mrn", "token") else "by"
         raise Problem(422, f"Does not fit: {field}.", errors=[{"field": field, "problem": "missing or unknown"}])
-    asked = await _asked(place, key, by) if principal.may("audit:read") else None
+    asked = await _asked(server, key, by) if principal.may("audit:read") else None
     patients = (asked.pseudonym,) if asked else ()
-    await place.gate.allow(principal, "audit:read", "audit.read", patients=patients, stage="who-saw", by=by)
-    found = await place.auditing.who_saw(asked.pseudonyms) if asked else []
+    await server.authoriser.allow(principal, "audit:read", "audit.read", patients=patients, stage="who-saw", by=by)
+    found = await server.auditing.who_saw(asked.pseudonyms) if asked else []
     answer = {"found": found[::-1][:MOST_SHOWN], "count": len(found), "asked": asked}
     return await _audit_page(request, answer)
 
 
-async def _asked(place: Place, key: str, by: str) -> Person | None:
+async def _asked(server: ServerState, key: str, by: str) -> Person | None:
     """Return who is asked about; of a pseudonym that cannot be followed, nothing but itself and no number.
 
     Raises:
         VitaLakeError: the vault does not open, and it was asked by the record number.
     """
     if by == "mrn":
-        return await place.auditing.person(key, by_number=True)
+        return await server.auditing.person(key, by_number=True)
     if not is_pseudonym(key):
         return None
     found = None
     with suppress(VitaLakeError):
-        found = await place.auditing.person(key, by_number=False)
+        found = await server.auditing.person(key, by_number=False)
     return found or Person(key, frozenset((key,)), 0)
 
 
 async def _audit_page(request: Request, answer: dict[str, Any] | None) -> Response:
-    place: Place = request.app.state.place
-    checked = await place.auditing.checked()
+    server: ServerState = request.app.state.server
+    checked = await server.auditing.checked()
     return render(request, "audit.html", {"checked": checked, "answer": answer, "actions": ACTIONS})

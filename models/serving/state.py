@@ -12,8 +12,8 @@ from governance.audit import BatchAuditSink, open_audit
 from governance.keyuse import open_vault
 from governance.vault import Identity
 from models.serving.auditing import AuditReader
-from models.serving.authorisation import Gate
-from models.serving.board_feed import Watch
+from models.serving.authorisation import Authoriser
+from models.serving.board_feed import BoardFeed
 from models.serving.recorder import Recorder
 from models.serving.scores import FILE, tidy
 from models.serving.threads import OneThread
@@ -40,14 +40,14 @@ TIDY_SECONDS = 20.0
 """Between two visits to the book of scores, whose write-ahead log grows meanwhile."""
 
 
-class Place:
+class ServerState:
     """Everything the routes need.
 
     Attributes:
         settings, keys: of the home.
         ward: used in its thread only.
-        watch: tells the boards what changes.
-        gate: lets requests in.
+        board_feed: tells the boards what changes.
+        authoriser: lets requests in.
         issuer: of development tokens.
         drawing: where pages of patients are made, so that scores need not wait for them.
         slow: where the ledger is read, which may take seconds.
@@ -73,10 +73,10 @@ class Place:
         self._vault = open_vault(settings, self.keys, purpose="names")
         self._lookup = IdentityLookup(self._vault, self._audit)
         self.issuer = open_issuer(settings, self.keys)
-        self.gate = Gate(
+        self.authoriser = Authoriser(
             verifier or open_verifier(settings, self.keys), Recorder(self._audit, self._audit_thread), settings.serving
         )
-        self.watch = Watch(self.ward, self._ward_thread)
+        self.board_feed = BoardFeed(self.ward, self._ward_thread)
         self._named: dict[str, str] = {}
         self._named_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
@@ -88,7 +88,7 @@ class Place:
 
     def start(self) -> None:
         """Begin to watch."""
-        self._tasks = [asyncio.create_task(run()) for run in (self.watch.run, self._tidy)]
+        self._tasks = [asyncio.create_task(run()) for run in (self.board_feed.run, self._tidy)]
 
     async def _tidy(self) -> None:
         while True:
@@ -98,7 +98,7 @@ class Place:
 
     async def stop(self) -> None:
         """Stop watching, and close what was opened."""
-        self.watch.close()
+        self.board_feed.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -113,7 +113,7 @@ class Place:
         return await self._ward_thread.request(self._fresh_chart, patient)
 
     def _fresh_chart(self, patient: str) -> Chart | None:
-        self.watch.note(self.ward.changed())
+        self.board_feed.note(self.ward.changed())
         return self.ward.chart(patient)
 
     async def time(self) -> tuple[int, float, Replay | None]:
@@ -143,7 +143,7 @@ class Place:
         """
         if not principal.may("identity:read") or not patients:
             return {}
-        await self.gate.record(principal, "identity.read", patients=patients, stage="board")
+        await self.authoriser.record(principal, "identity.read", patients=patients, stage="board")
         found = await self._audit_thread(self._names, patients)
         return {patient: name for patient, name in found.items() if name}
 

@@ -45,7 +45,7 @@ from models.serving.risk import STALE_SECONDS, old_after_seconds
 from models.serving.scores import FILE, ScoreBook
 from models.serving.shadow import Shadow, Trial, without_learnt
 from models.tasks import Task, load_task
-from pipelines.intake.online_feed import TAKEN, open_care, store_sealer
+from pipelines.intake.online_feed import TAKEN, open_online_store, store_sealer
 from pipelines.online_store.facts import Decision
 from pipelines.online_store.playback import Replay
 from pipelines.online_store.values import CLOCK_AHEAD, NAMELESS, REFUSED
@@ -154,7 +154,7 @@ class Ward:
         self._settings, self._keys = settings, keys
         self._shadow = Shadow(settings, keys)
         self._vault = open_vault(settings, keys, purpose="scores")  # of this thread
-        self._care = open_care(settings, keys, vault=self._vault)
+        self._care = open_online_store(settings, keys, vault=self._vault)
         self._store, self._replaced_us = self._care.name(), 0
         sealer = store_sealer(settings, keys, "scores", vault=self._vault, purpose="scores")
         self._book = ScoreBook(settings.path(FILE), sealer)
@@ -230,7 +230,7 @@ class Ward:
             raise gone()
         before = set(self._revisions)
         self._care.close()
-        self._care = open_care(self._settings, self._keys, vault=self._vault)
+        self._care = open_online_store(self._settings, self._keys, vault=self._vault)
         self._store, self._replaced_us = self._care.name(), clock.now_us()
         self._held.clear()
         self._revisions.clear()

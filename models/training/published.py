@@ -1,4 +1,4 @@
-"""The one place where training reads: current published rows, through governance's door, as columns of numbers."""
+"""The one place where training reads: current published rows, from the query service, as columns of numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from governance.access.principal import local_principal
-from governance.query.service import Door
+from governance.query.service import QueryService
 from models.tasks import Task
 from models.tasks.labels import STAYS
 from models.training.outcomes import Outcomes, Row, judged
@@ -56,11 +56,11 @@ class Published:
         return History(*(np.ascontiguousarray(mine[name]) for name in _COLUMNS))
 
 
-def read_outcomes(door: Door, task: Task, *, source: str | None = None) -> Outcomes:
+def read_outcomes(query_service: QueryService, task: Task, *, source: str | None = None) -> Outcomes:
     """Return the stays that have ended, and how many cannot be learnt from.
 
     Args:
-        door: to the home's lake.
+        query_service: of the home's lake.
         task: says what the event is.
         source: only stays from this source of the history lane; None: of all.
 
@@ -71,7 +71,7 @@ def read_outcomes(door: Door, task: Task, *, source: str | None = None) -> Outco
     columns = [*dict.fromkeys([*_STAY, *said])]
     sex_of = {
         row["patient_id"]: row["sex"]
-        for batch in read(door, task, "patient", ["patient_id", "sex"])
+        for batch in read(query_service, task, "patient", ["patient_id", "sex"])
         for row in batch.to_pylist()
     }
     rows = [
@@ -89,7 +89,7 @@ def read_outcomes(door: Door, task: Task, *, source: str | None = None) -> Outco
             str(row["source"] or "").partition(".")[0],
             {name: row[name] for name in said},
         )
-        for batch in read(door, task, STAYS, columns)
+        for batch in read(query_service, task, STAYS, columns)
         for row in batch.to_pylist()
     ]
     found = judged(task.label, rows, source=source)
@@ -102,11 +102,13 @@ def read_outcomes(door: Door, task: Task, *, source: str | None = None) -> Outco
     return found
 
 
-def read_values(door: Door, task: Task, patients: Sequence[str], *, purpose: str = "train") -> Published:
+def read_values(
+    query_service: QueryService, task: Task, patients: Sequence[str], *, purpose: str = "train"
+) -> Published:
     """Return the current values of a task's codes of some patients: of its features, of NEWS2 and of its label."""
     codes = sorted(task.codes.union(task.label.codes))
     numbers = {patient: i for i, patient in enumerate(patients)}
-    batches = read(door, task, "observation", _OBSERVATION, where={"code": codes}, purpose=purpose)
+    batches = read(query_service, task, "observation", _OBSERVATION, where={"code": codes}, purpose=purpose)
     parts = [_numbers(batch, numbers) for batch in batches]
     return Published(patients, np.concatenate([np.zeros(0, _VALUES), *parts]))
 
@@ -140,7 +142,7 @@ def microseconds(value: datetime | None) -> int | None:
 
 
 def read(
-    door: Door,
+    query_service: QueryService,
     task: Task,
     dataset: str,
     columns: Sequence[str],
@@ -148,9 +150,11 @@ def read(
     where: Mapping[str, Sequence[str | int | float]] | None = None,
     purpose: str = "train",
 ) -> Iterator[pa.RecordBatch]:
-    """Yield columns of a dataset's current rows, through the door: published ones, and on record."""
+    """Yield columns of a dataset's current rows, through the query service: published ones, and on record."""
     principal = local_principal()
-    yield from door.read(dataset, columns=columns, principal=principal, purpose=f"{purpose}-{task.name}", where=where)
+    yield from query_service.read(
+        dataset, columns=columns, principal=principal, purpose=f"{purpose}-{task.name}", where=where
+    )
 
 
 def data_versions(settings: Settings, task: Task) -> dict[str, int]:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from governance.query.service import Door
+from governance.query.service import QueryService
 from models.artefact import Estimator, save
 from models.artefact.estimator import Floats
 from models.evaluation import Bin, Estimate, Group, Judge, groups, reliability, resample
@@ -77,11 +77,11 @@ def train(
     """
     watch, task = _Watch(tell), load_task(task_name)
     pinned = pin(settings, task)
-    door = Door(settings)
-    found = read_outcomes(door, task, source=source)
+    query_service = QueryService(settings)
+    found = read_outcomes(query_service, task, source=source)
     outcomes = found.ended
     patients = sorted({outcome.patient for outcome in outcomes})
-    published = read_values(door, task, patients)
+    published = read_values(query_service, task, patients)
     watch.done("read", f"{len(published):,} values of {len(outcomes):,} stays read")
     matrix = build_matrix(task, outcomes, published, age_cap=pinned.age_cap)
     away = np.array([held_out(patient) for patient in matrix.patient.tolist()], np.bool_)

@@ -15,7 +15,7 @@ from governance.vault.sealed_rows import PatientKeys, device_key
 from pipelines.attribution.associations import AssociationMap
 from pipelines.attribution.held import HELD, Holder
 from pipelines.attribution.histories import FORGOTTEN, NOBODY, SEVERAL
-from pipelines.attribution.ownership_rows import Emission, emissions, is_forgotten
+from pipelines.attribution.ownership_rows import OwnershipRow, is_forgotten, ownership_rows
 from pipelines.attribution.rows import with_owners
 from pipelines.attribution.timeline import Owner
 from pipelines.core.dead_letters import DeadLetters
@@ -64,7 +64,7 @@ class _Found:
     at_us: npt.NDArray[np.int64]
     available_us: npt.NDArray[np.int64]
     known_us: npt.NDArray[np.int64]
-    several: dict[int, list[Emission]]
+    several: dict[int, list[OwnershipRow]]
 
     def of(self, kept: npt.NDArray[np.bool_]) -> _Found:
         """Return it of the rows that are kept."""
@@ -196,7 +196,7 @@ class Attributor:
         found.owner[[*going]] = SEVERAL
         return held
 
-    def _taken_back(self, i: int, found: _Found) -> list[Emission]:
+    def _taken_back(self, i: int, found: _Found) -> list[OwnershipRow]:
         """Return the rows of a value that was somebody's by anything that was ever said of its device; else none.
 
         Also by what was replaced before anybody could know it: what is known only grows, so no order matters.
@@ -208,8 +208,8 @@ class Attributor:
             return []
         count, available_us = 2 * self.associations.count(number), int(found.available_us[i])
         return [
-            Emission(owner, available_us, count + 1, withdrawn=False),
-            Emission(owner, available_us, count + 2, withdrawn=True),
+            OwnershipRow(owner, available_us, count + 1, withdrawn=False),
+            OwnershipRow(owner, available_us, count + 2, withdrawn=True),
         ]
 
     def _hold(self, outcome: Outcome, found: _Found, held: npt.NDArray[np.bool_]) -> None:
@@ -231,13 +231,13 @@ class Attributor:
         index = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         return index, [*(self._keys.get(name) for name in names), None]
 
-    def _several(self, which: npt.NDArray[np.int64], found: _Found) -> dict[int, list[Emission]]:
+    def _several(self, which: npt.NDArray[np.int64], found: _Found) -> dict[int, list[OwnershipRow]]:
         """Return the rows to write of values whose owner has changed since; one without any is marked."""
-        several: dict[int, list[Emission]] = {}
+        several: dict[int, list[OwnershipRow]] = {}
         for i in which.tolist():
             device = int(found.number[i])
             steps = self.associations.steps(device, int(found.at_us[i]))
-            written = emissions(steps, int(found.available_us[i]), facts=self.associations.count(device))
+            written = ownership_rows(steps, int(found.available_us[i]), facts=self.associations.count(device))
             if written:
                 several[i] = written
             else:
@@ -261,7 +261,7 @@ class Attributor:
         return _with(outcome, plan, owners, found.available_us)
 
 
-def _spread(plan: _Plan, owners: list[Owner], several: dict[int, list[Emission]]) -> tuple[_Plan, list[Owner]]:
+def _spread(plan: _Plan, owners: list[Owner], several: dict[int, list[OwnershipRow]]) -> tuple[_Plan, list[Owner]]:
     """Return the plan with a row for each that is to be written of some values."""
     owners = list(owners)
     numbers: dict[Owner, int] = {}

@@ -10,7 +10,7 @@ from pipelines.attribution.timeline import Owner, Step
 
 
 @dataclass(frozen=True, slots=True)
-class Emission:
+class OwnershipRow:
     """One row to write of an observation.
 
     Attributes:
@@ -44,9 +44,9 @@ def seen_from(steps: Sequence[Step], available_us: int) -> Iterator[Step]:
         owner = step.owner
 
 
-def emissions(
-    steps: Sequence[Step], available_us: int, *, facts: int, written: Iterable[Emission] = ()
-) -> list[Emission]:
+def ownership_rows(
+    steps: Sequence[Step], available_us: int, *, facts: int, written: Iterable[OwnershipRow] = ()
+) -> list[OwnershipRow]:
     """Return the rows that are missing so that every view of an observation says what is known of its owner.
 
     At every time T the row with the latest ``available_us`` up to T, of several that with the highest attribution,
@@ -61,15 +61,15 @@ def emissions(
     Returns:
         What to write; nothing where all is as it should be.
     """
-    before: dict[int, list[Emission]] = defaultdict(list)
+    before: dict[int, list[OwnershipRow]] = defaultdict(list)
     for row in sorted(written, key=lambda row: row.attribution):
         before[row.available_us].append(row)
     wanted = {step.since_us: step.owner for step in seen_from(steps, available_us)}
     if is_forgotten(steps):
         wanted = {}
-    missing: list[Emission] = []
+    missing: list[OwnershipRow] = []
     want: Owner | None = None
-    shown: dict[str | None, Emission] = {}  # of each patient the last row; the last one of all wins
+    shown: dict[str | None, OwnershipRow] = {}  # of each patient the last row; the last one of all wins
     for moment in sorted(wanted.keys() | before.keys()):
         want = wanted.get(moment, want)
         want = None if want is None or want.patient is None else want  # who is forgotten is not named
@@ -86,17 +86,19 @@ def emissions(
     return missing
 
 
-def _lacking(shown: Mapping[str | None, Emission], want: Owner | None, moment: int, number: int) -> list[Emission]:
+def _lacking(
+    shown: Mapping[str | None, OwnershipRow], want: Owner | None, moment: int, number: int
+) -> list[OwnershipRow]:
     """Return the rows that make the right owner's row, or none, the last one at a moment."""
     patient = None if want is None else want.patient
     rows = [
-        Emission(row.owner, moment, number, withdrawn=True)
+        OwnershipRow(row.owner, moment, number, withdrawn=True)
         for row in shown.values()
         if not row.withdrawn and row.owner.patient != patient
     ]
     last = [*shown.values()][-1] if shown else None
     if want is not None and (rows or last is None or last.withdrawn or last.owner != want):
-        rows.append(Emission(want, moment, number + 1, withdrawn=False))
+        rows.append(OwnershipRow(want, moment, number + 1, withdrawn=False))
     return rows
 
 

@@ -278,9 +278,9 @@ def _rules(settings: Settings, dataset: str) -> str:
 
 def _notifications(settings: Settings, job: str) -> str:
     """Make the rules that decide when somebody is told, and look whom."""
-    from vitalake.notifications import Watch
+    from vitalake.notifications import Notifier
 
-    watch = Watch(settings, job, lambda _title, _text: None)
+    watch = Notifier(settings, job, lambda _title, _text: None)
     return f"{', '.join(watch.names)}; to {len(settings.notify)} addresses"
 
 

@@ -12,7 +12,7 @@ from vitalake.cli.output import HomeOption, JsonOption, Output, note
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
-    from vitalake.lake.maintenance.replacement import Swapped
+    from vitalake.lake.maintenance.replacement import TableReplaced
     from vitalake.settings import Settings
 
 TELL_SECONDS = 2.0
@@ -122,7 +122,7 @@ def rebuild(
 ) -> None:
     """Make the published zone, or the care store, anew of the restricted zone; also when it was lost."""
     from governance.belonging import admit
-    from pipelines.republish.online_store import rebuild_care
+    from pipelines.republish.online_store import rebuild_online_store
     from pipelines.republish.repair import open_published
     from pipelines.republish.republish import open_restricted, refuse_lost, restricted_datasets
     from vitalake.errors import InputError
@@ -146,7 +146,7 @@ def rebuild(
         _republish(settings, datasets, out, keep_replaced=False, without_lost=without_lost)
         return
     meter = Meter(out.tell)
-    rows = rebuild_care(settings, counted=meter)
+    rows = rebuild_online_store(settings, counted=meter)
     out.answer({"care_rows": rows} | meter.summary(), f"care: {rows:,} rows offered")
 
 
@@ -211,7 +211,7 @@ def _republish(
     _finish({"datasets": documents}, meter, out)
 
 
-def _lines(done: Swapped) -> Iterator[str]:
+def _lines(done: TableReplaced) -> Iterator[str]:
     yield (
         f"{done.dataset}: {done.rows_before:,} published rows became {done.rows_after:,}, of "
         f"{done.rows_restricted:,} restricted ones: {done.filtered:,} filtered by a rule, "

@@ -36,7 +36,7 @@ def stream(
     config: Annotated[Path | None, typer.Argument(help="Configuration file; default: the home's.")] = None,
     home: HomeOption = None,
     job: Annotated[str, typer.Option(help="Which of the configuration's jobs.")] = "vitals",
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes; one share each.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes; one shard each.")] = 1,
     until_idle: Annotated[str | None, typer.Option(help="End when nothing has come for so long: 5s.")] = None,
     start: Annotated[
         str, typer.Option("--from", help="Where no position is known: earliest, latest, or a time with its zone.")
@@ -63,7 +63,7 @@ def stream(
 
         preflight(settings, job)
         options = stream_options(begin, accept_loss=accept_loss, until_idle_seconds=idle)
-        raise typer.Exit(run_on_flink(str(config_file), job, shares=workers, options=options))
+        raise typer.Exit(run_on_flink(str(config_file), job, shards=workers, options=options))
     code = run_stream(
         settings,
         str(config_file),
@@ -132,9 +132,9 @@ def run_stream(
     from pipelines.live.preflight import preflight
     from pipelines.live.supervisor import Supervisor
     from pipelines.live.upkeep import Upkeep
-    from pipelines.reconcile.sidecar import Beside
+    from pipelines.reconcile.sidecar import Sidecar
     from vitalake import logs
-    from vitalake.notifications import Seen, Watch, sender
+    from vitalake.notifications import Notifier, Seen, sender
 
     options = stream_options(start, accept_loss=accept_loss, until_idle_seconds=until_idle_seconds)
     log_file = None
@@ -150,11 +150,11 @@ def run_stream(
         now=time.monotonic(),
         stderr=log_file,
     )
-    attributor = Beside(config_file, settings, job, stderr=log_file)
+    attributor = Sidecar(config_file, settings, job, stderr=log_file)
     where = settings.observability
     observability = Observability(supervisor.view, job=job, host=where.host, port=where.port)
     try:
-        watch = Watch(settings, job, sender(settings.notify, home=settings.home))
+        watch = Notifier(settings, job, sender(settings.notify, home=settings.home))
         preflight(settings, job)
         logs.configure(stream=log_file)
         if stop.is_set():

@@ -1,4 +1,4 @@
-"""One Kafka consumer for a share of the partitions: which they are, where they go on, and what they hold."""
+"""One Kafka consumer for a shard of the partitions: which they are, where they go on, and what they hold."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ _LOST = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)  # noqa:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """Share ``i`` of ``n`` of a job's partitions."""
+class Shard:
+    """Shard ``i`` of ``n`` of a job's partitions."""
 
     index: int
     of: int
@@ -56,7 +56,7 @@ class Share:
         return f"{self.index}of{self.of}"
 
     def takes(self, topic: str, partition: int) -> bool:
-        """Return whether the partition is in the share; a topic's partitions are spread evenly."""
+        """Return whether the partition is in the shard; a topic's partitions are spread evenly."""
         return (zlib.crc32(topic.encode()) + partition) % self.of == self.index
 
 
@@ -119,13 +119,13 @@ def _code(error: BaseException) -> int | None:
     return first.code() if isinstance(first, KafkaError) else None
 
 
-class ShareConsumer:
-    """Reads the partitions of one share, from positions that the lake tells."""
+class ShardConsumer:
+    """Reads the partitions of one shard, from positions that the lake tells."""
 
-    def __init__(self, settings: Settings, job: str, share: Share) -> None:
+    def __init__(self, settings: Settings, job: str, shard: Shard) -> None:
         self.stream: StreamSettings = settings.jobs[job]
-        self.share = share
-        self.name = f"{job}/{share}"
+        self.shard = shard
+        self.name = f"{job}/{shard}"
         self.parts: tuple[PartId, ...] = ()
         self.next: dict[PartId, int] = {}
         self.down, self._said, self._asked = False, -SAID_SECONDS, 0.0
@@ -155,7 +155,7 @@ class ShareConsumer:
         self.down = True
         if time.monotonic() - self._said >= SAID_SECONDS:
             self._said = time.monotonic()
-            _log.warning("broker lost", extra={"share": self.name, "remedy": "waiting; goes on by itself"})
+            _log.warning("broker lost", extra={"shard": self.name, "remedy": "waiting; goes on by itself"})
 
     def close(self) -> None:
         """Leave the broker."""
@@ -165,13 +165,13 @@ class ShareConsumer:
     # -- which partitions, and from where ------------------------------------------------------------------------
 
     def list_parts(self) -> list[PartId]:
-        """Return the share's partitions as they are now.
+        """Return the shard's partitions as they are now.
 
         Raises:
             TopicMissing, BrokerUnreachable
         """
         parts = list_partitions(self.admin, sorted(self.stream.topics))
-        return [part for part in parts if self.share.takes(part.topic, part.partition)]
+        return [part for part in parts if self.shard.takes(part.topic, part.partition)]
 
     def bounds(self, part: PartId) -> tuple[int, int]:
         """Return the first offset the log holds and the one after its last.

@@ -21,7 +21,7 @@ class Poll:
     """The messages of one poll; one format. Payloads stay Python bytes: the decoder reads them one by one.
 
     Attributes:
-        share: the lane it belongs to, ``<job>/<i>of<n>``.
+        shard: the lane it belongs to, ``<job>/<i>of<n>``.
         format: of its messages.
         values: payloads; None is a tombstone.
         parts: partitions, in the order ``part`` refers to.
@@ -33,7 +33,7 @@ class Poll:
         origin: the same messages where they were read first, if they are taken from elsewhere now; None: from there.
     """
 
-    share: str
+    shard: str
     format: str
     values: list[bytes | None]
     parts: tuple[PartId, ...]

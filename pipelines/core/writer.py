@@ -20,8 +20,8 @@ from pipelines.core.dead_letters import DeadLetters
 from pipelines.core.poll import Outcome
 from vitalake import clock
 from vitalake.causes import unavailable
-from vitalake.crashpoints import passing
 from vitalake.errors import ServiceUnavailable
+from vitalake.failpoints import failpoint
 from vitalake.lake.commits.lake import Lake, published_name
 from vitalake.lake.commits.latency import bucket_counts
 from vitalake.lake.commits.seen import write_seen
@@ -76,7 +76,7 @@ class SpanWriter:
         lake: Lake,
         *,
         job: str,
-        share: str,
+        shard: str,
         epoch: int,
         fence: int,
         rules: str,
@@ -98,8 +98,8 @@ class SpanWriter:
         Args:
             lake: opened by this thread, and used by the committer's from now on.
             job: whose spans.
-            share: of it, ``<i>of<n>``.
-            epoch: of the share.
+            shard: of it, ``<i>of<n>``.
+            epoch: of the shard.
             fence: the dataset's, read before keys, rules and associations were.
             rules: version of the rules.
             decoder: decoders and versions.
@@ -115,7 +115,7 @@ class SpanWriter:
             kind: of the spans.
             begin_small: whether the first spans are cut earlier, see FIRST_SHARE.
         """
-        self._lake, self._job, self._share, self._epoch = lake, job, share, epoch
+        self._lake, self._job, self._shard, self._epoch = lake, job, shard, epoch
         self._fence, self._kind = fence, kind
         self._rules, self._decoder, self._dead_letters = rules, decoder, dead_letters
         self._span_seconds, self._span_rows = span_seconds, span_rows
@@ -290,11 +290,11 @@ class SpanWriter:
                     remedy="Nothing of this span was committed. This is a bug: keep the logs and report it.",
                 )
         return Span(
-            span_id=f"{self._job}.{self._share}.e{self._epoch}.{uuid.uuid4().hex}",
+            span_id=f"{self._job}.{self._shard}.e{self._epoch}.{uuid.uuid4().hex}",
             kind=self._kind,
             job=self._job,
             dataset=self._lake.dataset.name,
-            share=self._share,
+            shard=self._shard,
             epoch=self._epoch,
             decided_us=0,
             rules=self._rules,
@@ -307,7 +307,7 @@ class SpanWriter:
         )
 
     def _stage(self, span: Span, opened: OpenSpan) -> None:
-        passing("before-stage")
+        failpoint("before-stage")
         files: list[StagedFile] = []
         for table, batches in opened.rows.items():
             files += self._lake.table(table).stage(unified(batches), stem=span.span_id)
@@ -316,11 +316,11 @@ class SpanWriter:
         span.files = files
         span.decided_us = clock.now_us()
         span.latency = bucket_counts((span.decided_us / 1000 - np.concatenate(opened.broker_ms)).astype(np.float64))
-        passing("staged")
+        failpoint("staged")
 
     def _decide(self, span: Span) -> None:
         self._lake.decide(span)
-        passing("decided")
+        failpoint("decided")
 
     def _pause(self, error: OSError | ServiceUnavailable, attempt: int, said: str) -> str:
         """Wait before the next try; return the reason, which is logged when it is another than what was said last."""
@@ -332,7 +332,7 @@ class SpanWriter:
         self._on_paused(f"{why.what}; waiting, goes on by itself")
         if why.what != said:
             extra = {"what": why.what, "where": why.where, "remedy": why.remedy}
-            _log.warning("paused", extra={**extra, "share": f"{self._job}/{self._share}"})
+            _log.warning("paused", extra={**extra, "shard": f"{self._job}/{self._shard}"})
         if self._stop.wait(PAUSE_SECONDS[min(attempt, len(PAUSE_SECONDS) - 1)]):
             raise why from None
         return why.what

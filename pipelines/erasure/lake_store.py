@@ -10,21 +10,21 @@ import pyarrow as pa
 
 from governance.erasure.certificate import TableErased
 from governance.erasure.forgotten import Forgotten
-from governance.erasure.person import Wanted
+from governance.erasure.person import ErasedPerson
 from governance.erasure.plain_words import words_in
 from governance.erasure.stores import Forgetting, personal_stores
 from governance.vault import Vault
 from pipelines.attribution.associations import TABLE as ASSOCIATIONS
 from pipelines.attribution.vacant import vacated
 from pipelines.erasure.quarantine_store import Search, erase_letters, places_of
-from pipelines.people.linked_ids import numbers_of
-from vitalake.crashpoints import passing
+from pipelines.people.linked_ids import linked_ids_of
+from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.keys import KeyRing
 from vitalake.lake.datasets.dataset import DEVICE_KEY
 from vitalake.lake.datasets.declared import load_dataset, quarantine_datasets
 from vitalake.lake.maintenance.deletion import distinct_values, drop_rows, purge
-from vitalake.lake.maintenance.sweep import settle
+from vitalake.lake.maintenance.sweep import roll_forward_all
 from vitalake.lake.tables.buckets import patient_column
 from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings
@@ -64,7 +64,7 @@ class Clearing:
         self._settings, self._keys, self._vault, self._tell = settings, keys, vault, progress
         self._stores = personal_stores()
 
-    def of(self, wanted: Wanted) -> tuple[list[TableErased], dict[str, int]]:
+    def of(self, wanted: ErasedPerson) -> tuple[list[TableErased], dict[str, int]]:
         """Clear every table and store of a patient.
 
         Returns:
@@ -78,9 +78,9 @@ class Clearing:
         tables = list(self._tables(wanted, search))
         return tables, self._forget_elsewhere(Forgotten(frozenset(wanted.digests)), patients=wanted.tokens)
 
-    def _tables(self, wanted: Wanted, search: Search) -> Iterator[TableErased]:
+    def _tables(self, wanted: ErasedPerson, search: Search) -> Iterator[TableErased]:
         subject = self._vault.subject_of(wanted.ids[0])
-        merges = [numbers_of(self._settings, self._keys, self._vault).key_of(wanted.ids[0])]
+        merges = [linked_ids_of(self._settings, self._keys, self._vault).key_of(wanted.ids[0])]
         fenced = self._fenced()
         search.places = places_of(fenced, subject)
         for table in fenced:
@@ -94,7 +94,7 @@ class Clearing:
                 yield _clear(table, column, [subject])
             elif column:
                 yield _clear(table, column, (*wanted.tokens, wanted.ids[0]))
-            passing("erase-table")
+            failpoint("erase-table")
 
     def again(self, subjects: Sequence[bytes], forgotten: Forgotten) -> tuple[list[TableErased], dict[str, int]]:
         """Clear what a back-up has brought back of those who are forgotten.
@@ -118,7 +118,7 @@ class Clearing:
                 yield erase_letters(table, search)
             elif table.name == ASSOCIATIONS:
                 yield _clear_associations(
-                    table, numbers_of(self._settings, self._keys, self._vault).forgotten(), subjects
+                    table, linked_ids_of(self._settings, self._keys, self._vault).forgotten(), subjects
                 )
             elif column and table.name.startswith("restricted/"):
                 yield _clear(table, column, subjects)
@@ -138,8 +138,8 @@ class Clearing:
             return []
         for dataset in sorted({load_dataset(name.rpartition("/")[2]).name for name in present} - {"spans"}):
             lake.spans.raise_fence(dataset)
-        settle(lake)
-        passing("erase-settled")
+        roll_forward_all(lake)
+        failpoint("erase-settled")
         tables = [table for name, table in present.items() if name != "spans"]
         return sorted(tables, key=lambda table: not table.name.startswith("quarantine/"))
 

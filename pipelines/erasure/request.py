@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from governance.belonging.erasures import ErasureCopies
 from governance.erasure.certificate import Certificate, TableErased, is_there, load, new_id, now, save
 from governance.erasure.forgotten import forgotten_of
-from governance.erasure.person import Wanted
+from governance.erasure.person import ErasedPerson
 from governance.erasure.reasons import refuse_naming, refuse_others
 from governance.policy.masks import Pseudonyms
 from governance.vault import PendingErasure, Vault
@@ -21,10 +21,10 @@ from pipelines.erasure.identifiers import known_of
 from pipelines.erasure.lake_store import Clearing
 from pipelines.erasure.out_of_scope import outside
 from pipelines.erasure.retention_duty import refuse_kept
-from pipelines.people.linked_ids import numbers_of
+from pipelines.people.linked_ids import linked_ids_of
 from pipelines.people.patients import pseudonyms_of
-from vitalake.crashpoints import passing
 from vitalake.errors import InputError, PrivacyError, VitaLakeError
+from vitalake.failpoints import failpoint
 from vitalake.folders import folder_lock
 from vitalake.home import Home
 from vitalake.keys import KeyRing
@@ -148,7 +148,7 @@ class Eraser:
             self._tell("Destroying the key")
             for each in wanted:
                 self._begin(each, ids[each.ids[0]])
-            passing("erase-begun")
+            failpoint("erase-begun")
             done = [self._finish(ids[each.ids[0]], each, resumed=resumed) for each in wanted]
             return done[0]
 
@@ -187,13 +187,13 @@ class Eraser:
         if is_there(self._folder, pending.certificate):  # killed after it was written
             self._vault.finish_erasure(pending.certificate)
             return load(self._folder, pending.certificate)
-        wanted = Wanted.unpacked(pending.identifiers)
+        wanted = ErasedPerson.unpacked(pending.identifiers)
         if not pending.destroyed:
             wanted = self._anew(pending, wanted)
         self._begin(wanted, pending.certificate)
         return self._finish(pending.certificate, self._with_others(wanted, pending.certificate), resumed=True)
 
-    def _anew(self, pending: PendingErasure, noted: Wanted) -> Wanted:
+    def _anew(self, pending: PendingErasure, noted: ErasedPerson) -> ErasedPerson:
         """Return what is known by now of somebody whose key is still there; drop the note where it is refused by now.
 
         Raises:
@@ -219,7 +219,7 @@ class Eraser:
             ) from None
         return wanted
 
-    def _with_others(self, wanted: Wanted, certificate: str) -> Wanted:
+    def _with_others(self, wanted: ErasedPerson, certificate: str) -> ErasedPerson:
         """Begin the erasure of a patient's other numbers, where it was killed between them; leave out those refused."""
         ids = {**wanted.together, wanted.ids[0]: certificate}
         together = dict(wanted.together)
@@ -235,7 +235,7 @@ class Eraser:
                     del together[number]
         return replace(wanted, together=together)
 
-    def _refuse(self, wanted: Wanted, *, words: bool = True) -> None:
+    def _refuse(self, wanted: ErasedPerson, *, words: bool = True) -> None:
         """Stop where the words of the reason, a hold, or the duty to keep records stand against it.
 
         Args:
@@ -263,12 +263,12 @@ class Eraser:
         for number in self._numbers_of(patient):
             self._refuse_words(self._wanted(number, {}, reason=reason, actor="", begun_at=""))
 
-    def _refuse_words(self, wanted: Wanted) -> None:
+    def _refuse_words(self, wanted: ErasedPerson) -> None:
         identities = [who for token in wanted.tokens if (who := self._vault.look_up(token))]
         refuse_naming(wanted.reason, (*wanted.ids, *wanted.tokens), identities)
         refuse_others(wanted.reason, self._vault)  # no erasure of theirs would reach it
 
-    def _begin(self, wanted: Wanted, certificate: str) -> None:
+    def _begin(self, wanted: ErasedPerson, certificate: str) -> None:
         # Before the key goes: a home that is put back, and has no certificate, must find the rows by it. And once it is
         # pending: a mark of what is neither pending nor in the log tells that the log was lost.
         stone = self._vault.begin_erasure(
@@ -291,7 +291,7 @@ class Eraser:
         return self._vault.patient_ids([subject]).get(subject, patient) if subject else patient
 
     def _numbers_of(self, patient: str) -> list[str]:
-        return numbers_of(self._settings, self._keys, self._vault).of(self._id_of(patient))
+        return linked_ids_of(self._settings, self._keys, self._vault).of(self._id_of(patient))
 
     def _has_other_numbers(self, numbers: Sequence[str]) -> PrivacyError:
         token_of = Pseudonyms(self._keys, "patient-identifier").token
@@ -301,7 +301,7 @@ class Eraser:
             remedy="One alone cannot be forgotten: with --all-numbers all are, each with a certificate.",
         )
 
-    def _wanted(self, patient: str, ids: Mapping[str, str], *, reason: str, actor: str, begun_at: str) -> Wanted:
+    def _wanted(self, patient: str, ids: Mapping[str, str], *, reason: str, actor: str, begun_at: str) -> ErasedPerson:
         """Return what is known of an id; of whom the vault has no key, what the id tells.
 
         Args:
@@ -318,7 +318,7 @@ class Eraser:
         numbers = sorted(told["medical-record-number"] | ({identity.mrn} if identity and identity.mrn else set()))
         others = {number: certificate for number, certificate in ids.items() if number != patient}
         stays = tuple(sorted(told["encounter-identifier"]))
-        return Wanted((patient, *numbers), tuple(sorted(tokens)), reason, actor, begun_at, others, stays)
+        return ErasedPerson((patient, *numbers), tuple(sorted(tokens)), reason, actor, begun_at, others, stays)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -353,9 +353,9 @@ class Eraser:
 
     # -- doing it ------------------------------------------------------------------------------------------------
 
-    def _finish(self, certificate: str, wanted: Wanted, *, resumed: bool = False) -> Certificate:
+    def _finish(self, certificate: str, wanted: ErasedPerson, *, resumed: bool = False) -> Certificate:
         tables, elsewhere = self._clearing.of(wanted)
-        passing("erase-elsewhere")
+        failpoint("erase-elsewhere")
         done = Certificate(
             id=certificate,
             subject=self._vault.subject_of(wanted.ids[0]).hex(),
@@ -371,6 +371,6 @@ class Eraser:
             together=tuple(wanted.together.values()),
         )
         save(self._folder, done)
-        passing("erase-certified")
+        failpoint("erase-certified")
         self._vault.finish_erasure(certificate)
         return done

@@ -16,10 +16,20 @@ from governance.belonging import admit
 from pipelines.core.poll import DecodedPoll, Outcome, Poll
 from pipelines.core.writer import SpanWriter
 from pipelines.formats.base import WAREHOUSE
+from pipelines.history.change_detection import (
+    CHANGED,
+    ENTRY,
+    PASSED,
+    Digests,
+    KnownRows,
+    Plan,
+    Positions,
+    plan,
+    rebased,
+)
 from pipelines.history.columns import with_texts
 from pipelines.history.gate import QualityGate, SuiteGate
 from pipelines.history.job import Job, load_job
-from pipelines.history.remembered import CHANGED, ENTRY, PASSED, Digests, Plan, Positions, Remembered, plan, rebased
 from pipelines.history.rows import RowTexts, decoded_rows, record_rows, typed
 from pipelines.history.spool import Spool
 from pipelines.history.warehouse import Warehouse, open_warehouse
@@ -39,7 +49,7 @@ from vitalake.settings import Settings, StreamSettings
 
 _log = logging.getLogger(__name__)
 
-SHARE = "0of1"
+SHARD = "0of1"
 BATCH_ROWS = 20_000
 SPAN_ROWS = 100_000
 
@@ -119,7 +129,7 @@ def _load(
     progress: Callable[[int], None] | None,
 ) -> int:
     lake = Home(settings).lake(dataset)
-    known = Remembered(settings.home, f"{part.topic}.{part.topic_id}")
+    known = KnownRows(settings.home, f"{part.topic}.{part.topic_id}")
     found, form = _digests(settings, lake.dataset, spool)
     wanted = _plan(known, found, form, _known_positions(lake, part), tell=True)
     # One moment for all of it, in whole milliseconds: of each batch's own the order of the query could be read.
@@ -153,7 +163,7 @@ def _load(
     finally:
         writer.close()
         steps.close()
-    mix(lake.published, f"{job.name}.{SHARE}.e")
+    mix(lake.published, f"{job.name}.{SHARD}.e")
     return count
 
 
@@ -170,7 +180,7 @@ def _poll(
     next_of[0] += int((~changed).sum())
     next_of[1] += int(changed.sum())
     return Poll(
-        share=f"{job.name}/{SHARE}",
+        shard=f"{job.name}/{SHARD}",
         format=WAREHOUSE,
         values=texts,  # type: ignore[arg-type]
         parts=tuple(parts),
@@ -201,7 +211,7 @@ def _digests(settings: Settings, dataset: Dataset, spool: Spool) -> tuple[npt.ND
 
 
 def _plan(
-    known: Remembered, found: npt.NDArray[np.void], form: str, positions: Positions, *, tell: bool = False
+    known: KnownRows, found: npt.NDArray[np.void], form: str, positions: Positions, *, tell: bool = False
 ) -> Plan:
     entries, form_of_before = known.read()
     if entries.size and form not in ("", form_of_before):
@@ -276,7 +286,7 @@ def _begin(
     """Take the source over, add what was decided and not added, and return a writer where the lake goes on."""
     spans, dataset = lake.spans, lake.dataset.name
     spans.claim(job=job, dataset=dataset, topic_ids=[part.topic_id])
-    epoch = spans.begin_epoch(job=job, share=SHARE)
+    epoch = spans.begin_epoch(job=job, shard=SHARD)
     parts = [part, changes_of(part)]
     lake.roll_forward(parts, since_us=clock.now_us())
     for each, position in spans.positions(dataset, parts).items():
@@ -286,7 +296,7 @@ def _begin(
     writer = SpanWriter(
         lake,
         job=job,
-        share=SHARE,
+        shard=SHARD,
         epoch=epoch,
         fence=fence,
         rules=steps.plan.version,

@@ -56,7 +56,7 @@ from pipelines.online_store.facts import (
 )
 from pipelines.online_store.placing import BED
 from pipelines.online_store.stays import bed_key
-from pipelines.online_store.store import CareStore
+from pipelines.online_store.store import OnlineStore
 from pipelines.online_store.values import (
     AHEAD_US,
     CAME,
@@ -98,7 +98,7 @@ _SAID_SECONDS, _MOST_SAID = 600.0, 100_000
 """After so long what results tell of patients is stored again, and so many are remembered."""
 
 
-class CareFeed:
+class OnlineFeed:
     """Feeds the care store and the vault with one dataset's rows; used by one thread at a time.
 
     Both are updated poll by poll and may be ahead of the lake, never behind it: what a killed lane reads again is
@@ -135,7 +135,7 @@ class CareFeed:
             for column in dataset.columns
             if column.name in ("patient_id", "encounter_id")
         }
-        self._care: CareStore | None = None
+        self._care: OnlineStore | None = None
         self._vault = vault
         self._numbers = {loinc: code_number(loinc) for loinc in load_vocabulary().codes}
         takers: dict[str, Callable[[Outcome], None]] = {
@@ -158,7 +158,7 @@ class CareFeed:
 
         Args:
             outcome: of the poll.
-            rejected: it is of messages that were rejected before, told again; see CareStore.put_facts.
+            rejected: it is of messages that were rejected before, told again; see OnlineStore.put_facts.
 
         Raises:
             ServiceUnavailable: care store or vault cannot be written.
@@ -179,7 +179,7 @@ class CareFeed:
         recent = [span for span in spans if span.decided_us >= since]
         if self._taker is None or not recent:
             return
-        own = (span.decided_us for span in recent if span.kind == "stream" and f"{span.job}/{span.share}" == writer)
+        own = (span.decided_us for span in recent if span.kind == "stream" and f"{span.job}/{span.shard}" == writer)
         is_new = self.care.is_new()
         if is_new or self.care.is_older(writer, max(own, default=0)):
             self.care.note_lacking()
@@ -195,7 +195,7 @@ class CareFeed:
             self._care.settle({part.app_id(self._dataset.name): end for part, end in ends.items()})
 
     def is_ahead(self, part: PartId) -> bool:
-        """Return whether something of a partition may never have been decided; see CareStore."""
+        """Return whether something of a partition may never have been decided; see OnlineStore."""
         return self.care.is_ahead(part.app_id(self._dataset.name))
 
     def known(self, patients: list[str]) -> list[str]:
@@ -209,12 +209,12 @@ class CareFeed:
         return [patient for patient, token in zip(patients, now, strict=True) if self.care.has(token)]
 
     def rewind(self, positions: Mapping[PartId, int], *, others: bool = False) -> int:
-        """Delete what is ahead of the lake, where it may be somebody else's when it is read again; see CareStore."""
+        """Delete what is ahead of the lake, where it may be somebody else's when it is read again; see OnlineStore."""
         names = {part.app_id(self._dataset.name): position for part, position in positions.items()}
         return self.care.rewind(names, others=others)
 
     @property
-    def care(self) -> CareStore:
+    def care(self) -> OnlineStore:
         """The care store, opened at first use, and again when its file was deleted or replaced."""
         if self._care is not None and self._care.moved():
             _log.error(
@@ -223,10 +223,10 @@ class CareFeed:
             )
             self.close()
         if self._care is None:
-            self._care = open_care(self._settings, self._keys, vault=self._vault)
+            self._care = open_online_store(self._settings, self._keys, vault=self._vault)
         return self._care
 
-    def _write(self, write: Callable[[CareStore], object]) -> None:
+    def _write(self, write: Callable[[OnlineStore], object]) -> None:
         """Write to the store; again, if its file has turned out to be another one meanwhile."""
         while True:
             store = self.care
@@ -260,7 +260,7 @@ class CareFeed:
             taken = taken.and_also(self._late(outcome.late, outcome.poll))
         ends = _ends(outcome, self._dataset.name)
         ours = _is_ours(outcome.poll)
-        self._write(lambda store: store.take(taken, writer=outcome.poll.share, ends=ends, ours=ours))
+        self._write(lambda store: store.take(taken, writer=outcome.poll.shard, ends=ends, ours=ours))
         if outcome.people:
             self._told_by_results(outcome.people)
 
@@ -551,7 +551,7 @@ class CareFeed:
             if self._again and (at or 0) < horizon:
                 self.older_merges.append((version, number, into))
             else:
-                self._write(partial(CareStore.merge, patient=number, into=into, version=version))
+                self._write(partial(OnlineStore.merge, patient=number, into=into, version=version))
         self._told_beside(rows)
 
     def _beds(self, rows: pa.RecordBatch, held: Callable[[int, int | None], int]) -> None:
@@ -716,9 +716,9 @@ class CareFeed:
         self._write(lambda store: store.put_facts(admitted, wait=wait, again=self._again, rejected=self._rejected))
 
 
-def open_care(
+def open_online_store(
     settings: Settings, keys: KeyRing, *, vault: Vault | None = None, purpose: str = "care", catch_up: bool = True
-) -> CareStore:
+) -> OnlineStore:
     """Return the home's care store, opened.
 
     Args:
@@ -734,7 +734,7 @@ def open_care(
     """
     sealer = store_sealer(settings, keys, "care", vault=vault, purpose=purpose)
     try:
-        store = CareStore(settings.path(settings.care.path), sealer, hours=settings.care.hours)
+        store = OnlineStore(settings.path(settings.care.path), sealer, hours=settings.care.hours)
     except BaseException:
         sealer.close()
         raise
@@ -750,7 +750,7 @@ def open_care(
 def store_sealer(
     settings: Settings, keys: KeyRing, name: str, *, vault: Vault | None = None, purpose: str
 ) -> StoreSealer:
-    """Return what a store beside the lake is sealed with, under the vault's lease; see open_care.
+    """Return what a store beside the lake is sealed with, under the vault's lease; see open_online_store.
 
     Raises:
         VitaLakeError: as governance.keyuse.open_vault.

@@ -6,18 +6,18 @@ from contextlib import closing
 
 from governance.erasure.forgotten import advance
 from governance.erasure.stores import Forgetting
-from pipelines.intake.online_feed import open_care
+from pipelines.intake.online_feed import open_online_store
 from pipelines.online_store.store import REPAIR
 from vitalake.settings import Settings
 from vitalake.sqlite import look_at
 
 
-class CareOfPatients:
+class OnlineStoreOfPatients:
     """See governance.erasure.stores.PersonalStore."""
 
     def forget(self, whom: Forgetting) -> int:
         """Delete what it holds of patients."""
-        with closing(open_care(whom.settings, whom.keys, vault=whom.vault, catch_up=False)) as care:
+        with closing(open_online_store(whom.settings, whom.keys, vault=whom.vault, catch_up=False)) as care:
             if whom.patients is None:
                 return care.forget_digests(whom.forgotten.digests, known=whom.forgotten)
             gone = care.forget(whom.patients)

@@ -36,7 +36,7 @@ from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.records import Records
 from pipelines.formats.shared.refused import Refused, Unread, joined, refused_of_conformed, with_patients, with_unread
 from pipelines.formats.shared.result import Reject
-from pipelines.intake.online_feed import CareFeed
+from pipelines.intake.online_feed import OnlineFeed
 from pipelines.people.arriving import Arriving
 from vitalake import clock
 from vitalake.home import Home
@@ -74,7 +74,7 @@ class Steps:
             stream: how far rows may lie ahead or back, and how long repeats are recognised.
             dataset: where the rows go.
             not_to_care: LOINC codes that do not go to the care store.
-            care_admits: see pipelines.intake.online_feed.CareFeed.
+            care_admits: see pipelines.intake.online_feed.OnlineFeed.
             purpose: what patients' keys are used for; stands in the audit.
 
         Raises:
@@ -106,7 +106,7 @@ class Steps:
         self.lookback = LookBack(entries=stream.lookback_entries, seconds=stream.lookback_seconds)
         self.vault = open_vault(settings, keys, purpose=purpose)
         self.feed = (
-            CareFeed(settings, dataset, keys, self.vault, left_out=not_to_care, admits=care_admits)
+            OnlineFeed(settings, dataset, keys, self.vault, left_out=not_to_care, admits=care_admits)
             if stream.care
             else None
         )

@@ -1,4 +1,4 @@
-"""One share of a job, from its consumer to its writer: everything a worker holds, and the five steps on it."""
+"""One shard of a job, from its consumer to its writer: everything a worker holds, and the five steps on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Literal
 from governance.belonging import introduce
 from governance.keyservice import KeyRevoked
 from pipelines.core.errors import TopicRemade
-from pipelines.core.kafka import Share, ShareConsumer
+from pipelines.core.kafka import Shard, ShardConsumer
 from pipelines.core.poll import DecodedPoll, Outcome, Poll
 from pipelines.core.writer import SpanWriter
 from pipelines.formats.registry import make_decoder
@@ -23,8 +23,8 @@ from pipelines.intake.steps import Steps
 from pipelines.live.positions import resolve_positions
 from pipelines.live.status import Status
 from vitalake import clock
-from vitalake.crashpoints import passing
 from vitalake.errors import ServiceUnavailable
+from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.lake.commits.seen import read_seen
 from vitalake.lake.commits.spans import PartId, Span
@@ -55,20 +55,20 @@ class StreamOptions:
 
 
 class Lane:
-    """A share's state in one process; used by one thread at a time."""
+    """A shard's state in one process; used by one thread at a time."""
 
     def __init__(
-        self, settings: Settings, job: str, share: Share, options: StreamOptions, stop: threading.Event
+        self, settings: Settings, job: str, shard: Shard, options: StreamOptions, stop: threading.Event
     ) -> None:
         """Prepare without touching anything that is shared: see begin."""
-        self.settings, self.job, self.share, self.options, self.stop = settings, job, share, options, stop
+        self.settings, self.job, self.shard, self.options, self.stop = settings, job, shard, options, stop
         self.stream = settings.jobs[job]
-        self.name = f"{job}/{share}"
-        self.status = Status(share=self.name)
+        self.name = f"{job}/{shard}"
+        self.status = Status(shard=self.name)
         self.lake = Home(settings).lake(self.stream.dataset)
         self.lake.check_writable()  # first, for a home of an earlier release may lack a key too
         self._know()
-        self.consumer: ShareConsumer | None = None
+        self.consumer: ShardConsumer | None = None
         self.writer: SpanWriter | None = None
         self._listed = self._beaten = 0.0
         self._came: float | None = None  # when something came last: counted over bundles, which may be shorter
@@ -103,11 +103,11 @@ class Lane:
         return self.consumer.next == self.writer.positions
 
     def _open(self) -> None:
-        self.consumer = consumer = ShareConsumer(self.settings, self.job, self.share)
+        self.consumer = consumer = ShardConsumer(self.settings, self.job, self.shard)
         parts = consumer.list_parts()
         spans = self.lake.spans
         spans.claim(job=self.job, dataset=self.lake.dataset.name, topic_ids={part.topic_id for part in parts})
-        epoch = spans.begin_epoch(job=self.job, share=str(self.share))
+        epoch = spans.begin_epoch(job=self.job, shard=str(self.shard))
         introduce(self.settings, self.steps.keys, self.steps.vault)
         since = clock.now_us() - int(self.stream.lookback_seconds * 1e6)
         if spans.fence(self.lake.dataset.name) != self.fence:
@@ -115,7 +115,7 @@ class Lane:
             self._know()
         recent = self.lake.roll_forward(parts, since_us=since)
         positions = resolve_positions(
-            self.lake, consumer, parts, job=self.job, share=str(self.share), epoch=epoch, options=self.options
+            self.lake, consumer, parts, job=self.job, shard=str(self.shard), epoch=epoch, options=self.options
         )
         self._remember(recent, set(parts))
         if self.steps.feed is not None:
@@ -127,7 +127,7 @@ class Lane:
         self.writer = SpanWriter(
             self.lake,
             job=self.job,
-            share=str(self.share),
+            shard=str(self.shard),
             epoch=epoch,
             fence=self.fence,
             rules=self.steps.plan.version,
@@ -146,7 +146,7 @@ class Lane:
         consumer.start(positions)
         self._listed = time.monotonic()
         self.status.open = True
-        _log.info("lane open", extra={"share": self.name, "count": len(parts)})
+        _log.info("lane open", extra={"shard": self.name, "count": len(parts)})
 
     def _committed(self, span: Span) -> None:
         """Take note of a span that is added everywhere; in the committer's thread."""
@@ -155,7 +155,7 @@ class Lane:
             self.steps.feed.settle({part.id: part.end for part in span.parts})
 
     def _remember(self, recent: list[Span], parts: set[PartId]) -> None:
-        """Fill the look-back from the lake; spans that also hold other shares' partitions do no harm."""
+        """Fill the look-back from the lake; spans that also hold other shards' partitions do no harm."""
         self.steps.lookback.clear()
         since = clock.now_us() - int(self.stream.lookback_seconds * 1e6)
         young = [span for span in recent if span.decided_us >= since]
@@ -173,7 +173,7 @@ class Lane:
         if any(known.get(part.topic, part.topic_id) != part.topic_id for part in parts):
             raise TopicRemade("Topic was made again", where=self.name, remedy="The lane starts on the new one.")
         if set(parts) != set(self.consumer.parts):
-            _log.info("partitions changed", extra={"share": self.name, "count": len(parts)})
+            _log.info("partitions changed", extra={"shard": self.name, "count": len(parts)})
             self.reset()
 
     def reset(self) -> None:
@@ -220,7 +220,7 @@ class Lane:
 
     def decode(self, poll: Poll) -> DecodedPoll:
         """Return the poll with its decoded rows and undecodable messages."""
-        passing("decode")
+        failpoint("decode")
         return DecodedPoll(poll, self.decoders[poll.format].decode(poll.values))
 
     def conform(self, item: DecodedPoll) -> Outcome:
@@ -239,12 +239,12 @@ class Lane:
             except (KeyRevoked, ServiceUnavailable) as error:
                 if self.status.pause("keys", f"{error.what}; waiting, goes on by itself"):
                     extra = {"what": error.what, "where": error.where, "remedy": error.remedy}
-                    _log.warning("paused", extra={**extra, "share": self.name})
+                    _log.warning("paused", extra={**extra, "shard": self.name})
                 if self.stop.wait(KEY_SECONDS):
                     raise
             else:
                 self.status.resume("keys")
-                passing("masked")
+                failpoint("masked")
                 return masked
 
     def write(self, outcome: Outcome | None) -> None:

@@ -1,4 +1,4 @@
-"""The lanes of this process: one a share, found by name from every step of the pipeline."""
+"""The lanes of this process: one a shard, found by name from every step of the pipeline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.core.kafka import Share
+from pipelines.core.kafka import Shard
 from pipelines.live.lane import Lane, StreamOptions
 from vitalake.settings import load_settings
 
@@ -18,19 +18,19 @@ class LaneSpec:
     Attributes:
         config: path of the configuration file.
         job: the job.
-        share: which of its shares.
+        shard: which of its shards.
         options: from the command line.
     """
 
     config: str
     job: str
-    share: Share
+    shard: Shard
     options: StreamOptions = field(default_factory=StreamOptions)
 
     @property
     def name(self) -> str:
         """Return ``<job>/<i>of<n>``."""
-        return f"{self.job}/{self.share}"
+        return f"{self.job}/{self.shard}"
 
 
 STOP = threading.Event()
@@ -43,7 +43,7 @@ failures: list[BaseException] = []
 
 
 def lane_of(spec: LaneSpec) -> Lane:
-    """Return the lane of a share, made at first use.
+    """Return the lane of a shard, made at first use.
 
     Raises:
         VitaLakeError: configuration, rules, keys or profiles do not allow it.
@@ -53,7 +53,7 @@ def lane_of(spec: LaneSpec) -> Lane:
         if lane is None:
             try:
                 settings = load_settings(Path(spec.config))
-                lane = _lanes[spec.name] = Lane(settings, spec.job, spec.share, spec.options, STOP)
+                lane = _lanes[spec.name] = Lane(settings, spec.job, spec.shard, spec.options, STOP)
             except BaseException as error:
                 failures.append(error)
                 raise

@@ -1,7 +1,7 @@
 """The Beam pipeline: one fused stage, whose element is a whole poll.
 
 The lake is the checkpoint: no state, no timers, no grouping, and the runner's own checkpoints are not used. The source
-is a splittable DoFn over shares; it ends its bundle itself, because no runner but one asks it to.
+is a splittable DoFn over shards; it ends its bundle itself, because no runner but one asks it to.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ OPEN, DONE = "open", "done"
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed in a share and nothing came."""
+    """Time has passed in a shard and nothing came."""
 
-    share: str
+    shard: str
 
 
 class FlowCoder(Coder):
@@ -58,8 +58,8 @@ for _kind in (Poll, DecodedPoll, Outcome, Tick):
     registry.register_coder(_kind, FlowCoder)
 
 
-class ShareTracker(RestrictionTracker):
-    """The restriction of a share: open for ever, until the source says it is done. It splits at its head only."""
+class ShardTracker(RestrictionTracker):
+    """The restriction of a shard: open for ever, until the source says it is done. It splits at its head only."""
 
     def __init__(self, restriction: str) -> None:
         self._restriction = restriction
@@ -75,7 +75,7 @@ class ShareTracker(RestrictionTracker):
         return True
 
     def try_split(self, fraction_of_remainder: float) -> tuple[str, str] | None:
-        """Defer everything that is left; a share has no fractions."""
+        """Defer everything that is left; a shard has no fractions."""
         if fraction_of_remainder != 0 or self._ended:
             return None
         self._restriction, self._ended = DONE, True
@@ -84,24 +84,24 @@ class ShareTracker(RestrictionTracker):
     def check_done(self) -> None:
         """Raise if the source returned without deferring or claiming the end."""
         if not self._ended:
-            message = "A share was left without being deferred"
+            message = "A shard was left without being deferred"
             raise ValueError(message)
 
     def is_bounded(self) -> bool:
-        """Return False: a share has no end of its own."""
+        """Return False: a shard has no end of its own."""
         return False
 
 
-class ShareProvider(RestrictionProvider):
-    """Gives every share its one restriction."""
+class ShardProvider(RestrictionProvider):
+    """Gives every shard its one restriction."""
 
     def initial_restriction(self, element: LaneSpec) -> str:
         """Return the open restriction."""
         return OPEN
 
-    def create_tracker(self, restriction: str) -> ShareTracker:
+    def create_tracker(self, restriction: str) -> ShardTracker:
         """Return its tracker."""
-        return ShareTracker(restriction)
+        return ShardTracker(restriction)
 
     def restriction_size(self, element: LaneSpec, restriction: str) -> int:
         """Return 1 while open."""
@@ -122,14 +122,14 @@ def _guarded(lane: Lane, step: Callable[[], _Item]) -> _Item:
         raise
 
 
-class ReadShare(beam.DoFn):
-    """Reads a share's partitions, a bundle's time long, from the lake's positions on."""
+class ReadShard(beam.DoFn):
+    """Reads a shard's partitions, a bundle's time long, from the lake's positions on."""
 
     @beam.DoFn.unbounded_per_element()
     def process(
         self,
         spec: LaneSpec,
-        tracker: Any = beam.DoFn.RestrictionParam(ShareProvider()),  # noqa: B008 - how Beam asks for it
+        tracker: Any = beam.DoFn.RestrictionParam(ShardProvider()),  # noqa: B008 - how Beam asks for it
     ) -> Iterator[Poll | Tick]:
         """Yield polls, and ticks when there are none."""
         lane = lane_of(spec)
@@ -155,7 +155,7 @@ class DecodeMessages(beam.DoFn):
         if isinstance(item, Tick):
             yield item
         else:
-            lane = lane_named(item.share)
+            lane = lane_named(item.shard)
             yield _guarded(lane, lambda: lane.decode(item))
 
 
@@ -167,7 +167,7 @@ class ConformRows(beam.DoFn):
         if isinstance(item, Tick):
             yield item
         else:
-            lane = lane_named(item.poll.share)
+            lane = lane_named(item.poll.shard)
             yield _guarded(lane, lambda: lane.conform(item))
 
 
@@ -179,7 +179,7 @@ class MaskIdentifiers(beam.DoFn):
         if isinstance(item, Tick):
             yield item
         else:
-            lane = lane_named(item.poll.share)
+            lane = lane_named(item.poll.shard)
             yield _guarded(lane, lambda: lane.mask(item))
 
 
@@ -187,23 +187,23 @@ class WriteSpans(beam.DoFn):
     """Takes outcomes into spans; the end of a bundle forces a cut and waits until it is added."""
 
     def __init__(self) -> None:
-        self._shares: set[str] = set()
+        self._shards: set[str] = set()
 
     def start_bundle(self) -> None:
-        """Forget the shares of the bundle before."""
-        self._shares = set()
+        """Forget the shards of the bundle before."""
+        self._shards = set()
 
     def process(self, item: Outcome | Tick) -> None:
         """Take the outcome in."""
-        share = item.share if isinstance(item, Tick) else item.poll.share
-        self._shares.add(share)
-        lane = lane_named(share)
+        shard = item.shard if isinstance(item, Tick) else item.poll.shard
+        self._shards.add(shard)
+        lane = lane_named(shard)
         _guarded(lane, lambda: lane.write(None if isinstance(item, Tick) else item))
 
     def finish_bundle(self) -> None:
         """Cut and wait."""
-        for share in self._shares:
-            lane = lane_named(share)
+        for shard in self._shards:
+            lane = lane_named(shard)
             _guarded(lane, lane.finish)
 
 
@@ -211,8 +211,8 @@ def build(root: beam.Pipeline, specs: list[LaneSpec]) -> None:
     """Put the live lane on a pipeline: the same one for every runner."""
     (
         root
-        | "Shares" >> beam.Create(specs)
-        | "Read" >> beam.ParDo(ReadShare()).with_output_types(Poll)
+        | "Shards" >> beam.Create(specs)
+        | "Read" >> beam.ParDo(ReadShard()).with_output_types(Poll)
         | "Decode" >> beam.ParDo(DecodeMessages()).with_output_types(DecodedPoll)
         | "Conform" >> beam.ParDo(ConformRows()).with_output_types(Outcome)
         | "Mask" >> beam.ParDo(MaskIdentifiers()).with_output_types(Outcome)

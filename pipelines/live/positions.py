@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from pipelines.core.errors import UpstreamLoss
-from pipelines.core.kafka import ShareConsumer
+from pipelines.core.kafka import ShardConsumer
 from vitalake import clock
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import Counts, Part, PartId, Span
@@ -20,11 +20,11 @@ _log = logging.getLogger(__name__)
 
 def resolve_positions(
     lake: Lake,
-    consumer: ShareConsumer,
+    consumer: ShardConsumer,
     parts: list[PartId],
     *,
     job: str,
-    share: str,
+    shard: str,
     epoch: int,
     options: StreamOptions,
 ) -> dict[PartId, int]:
@@ -39,7 +39,7 @@ def resolve_positions(
     """
     known = lake.spans.positions(lake.dataset.name, parts)
     old_topics = {part.topic for part, position in known.items() if position is not None}
-    closing = _close_gone(lake, parts, job=job, share=share, epoch=epoch)
+    closing = _close_gone(lake, parts, job=job, shard=shard, epoch=epoch)
     positions = {}
     first: dict[PartId, int] = {}
     for part in parts:
@@ -62,7 +62,7 @@ def resolve_positions(
                     where=f"{part}@{position}, log begins at {low}",
                     remedy="Look at the topic's retention; 'vitalake stream --accept-loss' records the gap.",
                 )
-            _record(lake, "gap", job, share, epoch, _gap(part, position, low))
+            _record(lake, "gap", job, shard, epoch, _gap(part, position, low))
             position = low
         positions[part] = position
     if first:
@@ -75,7 +75,7 @@ def _gap(part: PartId, position: int, low: int) -> Part:
     return Part(part, position, position, low, Counts(messages=lost, lost_upstream=lost))
 
 
-def _close_gone(lake: Lake, parts: list[PartId], *, job: str, share: str, epoch: int) -> set[str]:
+def _close_gone(lake: Lake, parts: list[PartId], *, job: str, shard: str, epoch: int) -> set[str]:
     """Close the partitions of earlier incarnations of these topics; return the topics that had one."""
     live = {part.topic: part.topic_id for part in parts}
     mine = {(part.topic, part.partition) for part in parts}
@@ -89,19 +89,19 @@ def _close_gone(lake: Lake, parts: list[PartId], *, job: str, share: str, epoch:
         owner = (part.topic, part.partition) if (part.topic, part.partition) in mine else (part.topic, 0)
         if part in closed or owner not in mine:
             continue
-        _record(lake, "closed", job, share, epoch, Part(part, end, end, end, Counts(), lost_unknown=True))
+        _record(lake, "closed", job, shard, epoch, Part(part, end, end, end, Counts(), lost_unknown=True))
         _log.warning("topic made again: old partition closed", extra={"where": str(part)})
     return topics
 
 
-def _record(lake: Lake, kind: str, job: str, share: str, epoch: int, part: Part) -> None:
+def _record(lake: Lake, kind: str, job: str, shard: str, epoch: int, part: Part) -> None:
     lake.spans.decide(
         Span(
-            span_id=f"{job}.{share}.e{epoch}.{uuid.uuid4().hex}",
+            span_id=f"{job}.{shard}.e{epoch}.{uuid.uuid4().hex}",
             kind=kind,  # type: ignore[arg-type]
             job=job,
             dataset=lake.dataset.name,
-            share=share,
+            shard=shard,
             epoch=epoch,
             decided_us=clock.now_us(),
             rules="",

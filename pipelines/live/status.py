@@ -25,7 +25,7 @@ class StatusLine(msgspec.Struct):
         remedy: what to do about it, in the last line.
     """
 
-    share: str
+    shard: str
     state: Literal["starting", "running", "paused"] = "starting"
     reason: str = ""
     taken: int = 0
@@ -45,9 +45,9 @@ class StatusLine(msgspec.Struct):
 class Status:
     """The live state of a lane; written by its threads, read by the reporter."""
 
-    def __init__(self, *, share: str) -> None:
+    def __init__(self, *, shard: str) -> None:
         self._lock = threading.Lock()
-        self._line = StatusLine(share)
+        self._line = StatusLine(shard)
         self._waiting: dict[Cause, str] = {}
         self.idle = False
         self.open = False

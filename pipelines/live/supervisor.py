@@ -1,4 +1,4 @@
-"""Starts one worker process a share, starts it again when it dies, and knows how all of them are."""
+"""Starts one worker process a shard, starts it again when it dies, and knows how all of them are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, Literal
 
 import msgspec
 
-from pipelines.core.kafka import Share
+from pipelines.core.kafka import Shard
 from pipelines.live.lane import StreamOptions
 from pipelines.live.status import StatusLine
 from vitalake.lake.commits.latency import merge, quantile
@@ -45,17 +45,17 @@ _LINE = msgspec.json.Decoder(StatusLine)
 
 @dataclass(slots=True)
 class Worker:
-    """One share's process, and what it said last.
+    """One shard's process, and what it said last.
 
     Attributes:
         last: what its process said before it ended by itself.
-        opened: whether any process of the share has got so far as to read.
+        opened: whether any process of the shard has got so far as to read.
         waits_for: why the process before ended, until one reads again; empty: nothing is in the way.
         said: the reason that was logged last; empty once a process has decided something since.
         said_at: when, of time.monotonic().
     """
 
-    share: Share
+    shard: Shard
     process: subprocess.Popen[bytes] | None = None
     line: StatusLine | None = None
     before: Counts = field(default_factory=Counts)
@@ -109,7 +109,7 @@ class Supervisor:
         self, config: str, job: str, *, workers: int, options: StreamOptions, stderr: IO[bytes] | None = None
     ) -> None:
         self._config, self._job, self._options, self._stderr = config, job, options, stderr
-        self.workers = [Worker(Share(i, workers)) for i in range(workers)]
+        self.workers = [Worker(Shard(i, workers)) for i in range(workers)]
         self.stopping = False
 
     # -- processes -----------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class Supervisor:
 
     def _spawn(self, worker: Worker) -> None:
         options = self._options
-        command = python_module("pipelines.live.worker_main", self._config, self._job, str(worker.share))
+        command = python_module("pipelines.live.worker_main", self._config, self._job, str(worker.shard))
         command += ["--from", str(options.start)]
         command += ["--accept-loss"] if options.accept_loss else []
         command += ["--until-idle", str(options.until_idle_seconds)] if options.until_idle_seconds else []
@@ -177,7 +177,7 @@ class Supervisor:
         if self.stopping or code == 0:
             worker.exit_code = code if code > 0 and code != TRANSIENT else 0
             return
-        last = worker.last or StatusLine(str(worker.share))
+        last = worker.last or StatusLine(str(worker.shard))
         # What was wrong from the start ends the stream: whoever has started it is still there to read why.
         corrected = last.ended_for == "configuration" and worker.opened
         worker.failures += 1
@@ -290,7 +290,7 @@ class Supervisor:
 def _why(worker: Worker, last: StatusLine) -> dict[str, str]:
     """Return the fields of a log line about a worker that has ended."""
     why = {"what": last.reason, "where": last.where, "remedy": last.remedy} if last.ended_for else {}
-    return {"share": str(worker.share), **why}
+    return {"shard": str(worker.shard), **why}
 
 
 def worker_pids(supervisor: Supervisor) -> list[int]:

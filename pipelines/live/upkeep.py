@@ -76,7 +76,7 @@ def main() -> int:
     from governance.belonging import admit
     from vitalake.home import Home
     from vitalake.lake.maintenance.run import maintain
-    from vitalake.lake.maintenance.sweep import dead_shares, sweep
+    from vitalake.lake.maintenance.sweep import dead_shards, sweep
     from vitalake.settings import load_settings
 
     settings = load_settings(Path(given.config))
@@ -93,8 +93,8 @@ def main() -> int:
         for done in maintain(lake, lake.present().values()):
             _log.info("table kept up", extra={"table": done["table"], "count": done["files_before"]})
         _scrub(settings, opened())
-        shares = dead_shares(opened(), given.job, workers=given.workers)
-        swept = sweep(opened(), given.job, shares=shares, lookback_seconds=stream.lookback_seconds)
+        shards = dead_shards(opened(), given.job, workers=given.workers)
+        swept = sweep(opened(), given.job, shards=shards, lookback_seconds=stream.lookback_seconds)
         _log.info("swept", extra={"job": given.job, "count": sum(swept.deleted.values())})
         for other in ("attribution", "devices"):  # these begin anew by themselves, and leave what a killed one staged
             sweep(opened(), other)

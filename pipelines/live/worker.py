@@ -1,4 +1,4 @@
-"""A worker process: one share on Beam's in-process runner, reporting to its supervisor by lines on standard output."""
+"""A worker process: one shard on Beam's in-process runner, reporting to its supervisor by lines on standard output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPORT_SECONDS = 0.5
 
 
 def run_worker(spec: LaneSpec, *, supervised: bool) -> int:
-    """Run the lane of one share until it is told to stop or has nothing left to do; return the exit code.
+    """Run the lane of one shard until it is told to stop or has nothing left to do; return the exit code.
 
     The garbage collector is tuned here and not in the decoder alone: a poll makes tens of thousands of objects, and
     walking them again and again took half of the time.
@@ -64,10 +64,10 @@ def run_worker(spec: LaneSpec, *, supervised: bool) -> int:
             if supervised:  # the supervisor logs it: it knows whether that is news
                 _write(last_line(spec.name, cause))
             else:
-                extra = {"what": cause.what, "where": cause.where, "remedy": cause.remedy, "share": spec.name}
+                extra = {"what": cause.what, "where": cause.where, "remedy": cause.remedy, "shard": spec.name}
                 _log.error("lane ended", extra=extra)
             return 75 if cause.transient else cause.exit_code
-        _log.error("lane failed", extra={"share": spec.name, "what": _trace(cause)})
+        _log.error("lane failed", extra={"shard": spec.name, "what": _trace(cause)})
         return 1
     finally:
         ended.set()
@@ -85,14 +85,14 @@ def _keep_freed_memory() -> None:
         pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
-def last_line(share: str, cause: VitaLakeError) -> bytes:
+def last_line(shard: str, cause: VitaLakeError) -> bytes:
     """Return what a worker says last: why it ends, and of which kind that is.
 
     Settings, rules and profiles are read when a worker starts. Somebody may break one of them while the stream runs,
     and correct it again. Other keys, a broken audit chain and damaged files do not pass while a worker waits.
     """
     line = StatusLine(
-        share,
+        shard,
         reason=cause.what,
         where=cause.where,
         remedy=cause.remedy,

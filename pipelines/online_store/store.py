@@ -59,7 +59,7 @@ from pipelines.online_store.stays import (
 )
 from pipelines.online_store.stays import standing as stay_at
 from pipelines.online_store.undecided import TABLES as _AHEAD_TABLES
-from pipelines.online_store.undecided import Ahead
+from pipelines.online_store.undecided import UndecidedWrites
 from pipelines.online_store.values import ROW, Values, current, held_to, restored, stored
 from vitalake import clock
 from vitalake.clinical.records import History, Stay
@@ -136,7 +136,7 @@ _SILENT_US = 60_000_000
 """A lane that lives says so every five seconds; a killed one has decided nothing for longer than this since."""
 
 
-class CareStore:
+class OnlineStore:
     """An open care store; used by one thread at a time. Any number of processes may have one open."""
 
     def __init__(self, path: Path, sealer: Seals, *, hours: float) -> None:
@@ -150,7 +150,7 @@ class CareStore:
         tables = _TABLES + _AHEAD_TABLES + _CORRECTED_TABLES + _MERGED_TABLES
         self._database = Database(path, tables=tables, name="Care store", repair=REPAIR, derived=True)
         self._db = self._database.connection
-        self._ahead = Ahead(self._db, sealer)
+        self._ahead = UndecidedWrites(self._db, sealer)
         self._corrections = Corrections(self._db)
         self._merges = Merges(self._db, sealer)
         self._decided: dict[str, int] = {}
@@ -228,14 +228,14 @@ class CareStore:
         """Say that a lane lives, or that it has ended by itself; by the wall clock, also in a replay.
 
         Args:
-            writer: ``<job>/<i>of<n>``; what lanes of the job said under another number of shares is forgotten.
+            writer: ``<job>/<i>of<n>``; what lanes of the job said under another number of shards is forgotten.
             ended: it was asked to end, or has nothing more to read.
 
         Raises:
             ServiceUnavailable: the store cannot be written.
         """
-        job, _, share = writer.rpartition("/")
-        others = f"{job}/%of{share.partition('of')[2]}"
+        job, _, shard = writer.rpartition("/")
+        others = f"{job}/%of{shard.partition('of')[2]}"
         with self._database.transaction():
             self._db.execute("DELETE FROM lane WHERE writer LIKE ? AND writer NOT LIKE ?", (f"{job}/%", others))
             self._db.execute("INSERT OR REPLACE INTO lane VALUES (?, ?, ?)", (writer, clock.now_us(), ended))

@@ -29,7 +29,7 @@ KEPT_US = 86_400_000_000
 _ENTRY = np.dtype([("row", ROW), ("patient", "<u4"), ("position", "<i8")])
 
 
-class Ahead:
+class UndecidedWrites:
     """The notes; within transactions of the store."""
 
     def __init__(self, connection: sqlite3.Connection, sealer: Seals) -> None:

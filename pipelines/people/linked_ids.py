@@ -28,13 +28,13 @@ _FORM = pa.schema(
 )
 
 
-def numbers_of(settings: Settings, keys: KeyRing, vault: Vault) -> Numbers:
+def linked_ids_of(settings: Settings, keys: KeyRing, vault: Vault) -> LinkedIds:
     """Return the merges that a home's lake tells of, as it stands."""
     lake = Home(settings).lake()
-    return Numbers(lake, vault, keys.current("vault").secret)
+    return LinkedIds(lake, vault, keys.current("vault").secret)
 
 
-class Numbers:
+class LinkedIds:
     """The merges that a lake tells of; read once, opened as they are asked for."""
 
     def __init__(self, lake: Lake, vault: Vault, secret: bytes) -> None:

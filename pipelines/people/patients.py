@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from governance.policy.masks import Pseudonyms
 from governance.vault import Vault
-from pipelines.people.linked_ids import numbers_of
+from pipelines.people.linked_ids import linked_ids_of
 from vitalake.keys import KeyRing
 from vitalake.pseudonyms import is_token
 from vitalake.settings import Settings
@@ -90,6 +90,6 @@ class Patients:
         patient = self._vault.patient_ids([subject]).get(subject)
         if patient is None:
             return None
-        numbers = numbers_of(self._settings, self._keys, self._vault).of(patient)
+        numbers = linked_ids_of(self._settings, self._keys, self._vault).of(patient)
         every = frozenset().union(*(pseudonyms_of(self._keys, self._vault, number) for number in numbers))
         return Person(Pseudonyms(self._keys, _DOMAIN).token(patient), every, len(numbers))

@@ -28,7 +28,7 @@ from vitalake.settings import Settings, StreamSettings
 
 DATASET = "device_association"
 JOB = "devices"
-SHARE = "0of1"
+SHARD = "0of1"
 PART = PartId("by-hand", hashlib.sha256(b"vitalake devices by hand").hexdigest()[:22], 0)
 
 _ID_BYTES = 16
@@ -112,7 +112,7 @@ def _writer(lake: Lake, steps: Steps, fence: int) -> tuple[SpanWriter, int]:
     """Take the job over, add what was decided and not added, and return a writer where it goes on."""
     spans = lake.spans
     spans.claim(job=JOB, dataset=DATASET, topic_ids=[PART.topic_id])
-    epoch = spans.begin_epoch(job=JOB, share=SHARE)
+    epoch = spans.begin_epoch(job=JOB, shard=SHARD)
     lake.roll_forward([PART], since_us=clock.now_us())
     position = spans.positions(DATASET, [PART])[PART]
     if position is None:
@@ -120,7 +120,7 @@ def _writer(lake: Lake, steps: Steps, fence: int) -> tuple[SpanWriter, int]:
     writer = SpanWriter(
         lake,
         job=JOB,
-        share=SHARE,
+        shard=SHARD,
         epoch=epoch,
         fence=fence,
         rules=steps.plan.version,
@@ -141,7 +141,7 @@ def _writer(lake: Lake, steps: Steps, fence: int) -> tuple[SpanWriter, int]:
 def _poll(entries: Sequence[Entry], position: int) -> Poll:
     count = len(entries)
     return Poll(
-        share=f"{JOB}/{SHARE}",
+        shard=f"{JOB}/{SHARD}",
         format="by-hand",
         values=[msgspec.json.encode({"device": entry.device}) for entry in entries],
         parts=(PART,),

@@ -16,17 +16,17 @@ from governance.vault.sealed_rows import device_key
 from pipelines.attribution.associations import TABLE
 from pipelines.core.open_letters import LettersMoved
 from pipelines.core.poll import Outcome
-from pipelines.intake.online_feed import CareFeed
+from pipelines.intake.online_feed import OnlineFeed
 from pipelines.intake.steps import Steps
 from pipelines.reconcile.changes import Stretches, changed_since
 from pipelines.reconcile.entering import JOB as ENTERING
 from pipelines.reconcile.release import Release, Released
 from pipelines.reconcile.repair import Repair
-from pipelines.reconcile.watching import Watch
-from pipelines.reprocess.online_feed import CareAgain
-from pipelines.reprocess.writing import SHARE, AgainWriter, Kind, part_of
-from vitalake.crashpoints import passing
+from pipelines.reconcile.watching import SpanWatch
+from pipelines.reprocess.online_feed import ReprocessFeed
+from pipelines.reprocess.writing import SHARD, Kind, ReprocessWriter, part_of
 from vitalake.errors import ServiceUnavailable
+from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import SpanConflict
@@ -37,7 +37,7 @@ from vitalake.settings import Settings, StreamSettings
 _log = logging.getLogger(__name__)
 
 KIND: Kind = "attribution"
-JOB = f"{KIND}/{SHARE}"
+JOB = f"{KIND}/{SHARD}"
 ACTOR = "attributor"
 DATASET = "observation"
 
@@ -192,11 +192,11 @@ class _Work:
         assert self._steps.attributor is not None
         self._associations = self._steps.attributor.associations
         self._associations.frozen = True
-        self._watch = Watch(lake)
+        self._watch = SpanWatch(lake)
         self._release = Release(settings, lake, self._associations, job=JOB)
         self._secret = Home(settings).keys.current("vault").secret
-        self._writer: AgainWriter | None = None
-        self._care: dict[int, CareAgain] = {}
+        self._writer: ReprocessWriter | None = None
+        self._care: dict[int, ReprocessFeed] = {}
         feed = self._steps.feed
         if feed is not None and feed.is_ahead(part_of(KIND, DATASET)):  # somebody was killed
             self._take_care(self._steps)
@@ -257,7 +257,7 @@ class _Work:
         writer, care = self._open_writer(), self._take_care(steps)
         for outcome in outcomes:
             steps.mask(outcome)
-        passing("masked")
+        failpoint("masked")
         writer.decide(
             outcomes,
             rules=steps.plan.version,
@@ -268,14 +268,14 @@ class _Work:
             care.decided()
         return sum(outcome.rows.num_rows for outcome in outcomes)
 
-    def _take_care(self, steps: Steps) -> CareAgain | None:
+    def _take_care(self, steps: Steps) -> ReprocessFeed | None:
         """Return what hands rows to the care store, which is as far as the lake has decided when it is made."""
         if id(steps) not in self._care and steps.feed is not None:
-            care = self._care[id(steps)] = CareAgain(steps.feed, self._open_writer())
-            steps.feed = cast("CareFeed", care)
+            care = self._care[id(steps)] = ReprocessFeed(steps.feed, self._open_writer())
+            steps.feed = cast("OnlineFeed", care)
         return self._care.get(id(steps))
 
-    def _open_writer(self) -> AgainWriter:
+    def _open_writer(self) -> ReprocessWriter:
         if self._writer is None:
-            self._writer = AgainWriter(self._lake, kind=KIND, fence=self._fence)
+            self._writer = ReprocessWriter(self._lake, kind=KIND, fence=self._fence)
         return self._writer

@@ -66,7 +66,7 @@ class Release:
             settings: of the home.
             lake: of the dataset.
             associations: where devices were; looked at by the owner only.
-            job: job and share under which rows are written.
+            job: job and shard under which rows are written.
         """
         self._settings, self._lake, self._associations, self._job = settings, lake, associations, job
         self._steps: dict[str, Steps] = {}

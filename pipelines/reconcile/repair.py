@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from governance.vault.sealed_rows import RowSealer
 from pipelines.attribution.associations import AssociationMap
-from pipelines.attribution.ownership_rows import Emission, emissions
+from pipelines.attribution.ownership_rows import OwnershipRow, ownership_rows
 from pipelines.attribution.rows import ATTRIBUTION, TOLD_AT, with_owners
 from pipelines.attribution.timeline import Owner
 from pipelines.core.poll import Outcome, Poll
@@ -40,7 +40,7 @@ class _Group:
     """
 
     rows: list[int]
-    written: list[Emission]
+    written: list[OwnershipRow]
     device: bytes
     at_us: int
     told_us: int
@@ -59,7 +59,7 @@ class Repair:
             sealer: opens them.
             associations: where devices were, as of now.
             key_of: device id → the keyed hash by which it is found.
-            job: job and share under which rows are written.
+            job: job and shard under which rows are written.
         """
         self._table, self._sealer, self._associations = table, sealer, associations
         self._key_of, self._job = key_of, job
@@ -126,7 +126,7 @@ class Repair:
             steps = self._associations.steps(number, group.at_us) if number >= 0 else ()
             facts = self._associations.count(number) if number >= 0 else 0
             base = self._base(group)
-            for row in emissions(steps, group.told_us, facts=facts, written=group.written):
+            for row in ownership_rows(steps, group.told_us, facts=facts, written=group.written):
                 owner = owners.setdefault(row.owner, len(owners))
                 missing.append((base, owner, row.available_us, group.told_us, row.attribution, row.withdrawn))
         if not missing:
@@ -159,7 +159,7 @@ class Repair:
         made = []
         for members in groups.values():
             written = [
-                Emission(
+                OwnershipRow(
                     Owner(plain["patient_id"][i], plain["encounter_id"][i]),
                     times["available_at"][i],
                     plain[ATTRIBUTION][i],
@@ -182,7 +182,7 @@ class Repair:
         parts = tuple(PartId(*_topic_and_partition(text)) for text in sources.dictionary.to_pylist())
         message = np.arange(count, dtype=np.int32)
         poll = Poll(
-            share=self._job,
+            shard=self._job,
             format="attribution",
             values=[b""] * count,
             parts=parts,

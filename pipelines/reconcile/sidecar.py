@@ -40,7 +40,7 @@ STOP_SECONDS = 20.0
 NICENESS = 10
 
 
-class Beside:
+class Sidecar:
     """Keeps the attributor's process alive while a stream runs; never two of one stream at once."""
 
     def __init__(self, config: str, settings: Settings, job: str, *, stderr: IO[bytes] | None = None) -> None:

@@ -31,7 +31,7 @@ RECORD_SECONDS = 60.0
 """How often it is recorded that nothing had to be done."""
 
 
-class Watch:
+class SpanWatch:
     """Looks for spans that were attributed by less than is known; used by one thread at a time."""
 
     def __init__(self, lake: Lake) -> None:

@@ -21,14 +21,14 @@ from pipelines.core.open_letters import (
     open_letters,
     resolved,
 )
-from pipelines.intake.online_feed import CareFeed
+from pipelines.intake.online_feed import OnlineFeed
 from pipelines.intake.steps import Steps
-from pipelines.reprocess.online_feed import CareAgain
+from pipelines.reprocess.online_feed import ReprocessFeed
 from pipelines.reprocess.origins import Lineage, lineages
 from pipelines.reprocess.redecoding import Attempt, Redecoder
-from pipelines.reprocess.writing import SHARE, AgainWriter, Kind, counts_of
-from vitalake.crashpoints import passing
+from pipelines.reprocess.writing import SHARD, Kind, ReprocessWriter, counts_of
 from vitalake.errors import SettingsError
+from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import Counts, SpanConflict
@@ -171,7 +171,7 @@ class _Job:
     report: Report
     progress: Callable[[Report], None] | None
     passed: Places = field(default_factory=Places)
-    care: CareAgain | None = None
+    care: ReprocessFeed | None = None
 
     def run(self) -> None:
         """Try every message once, beginning anew where something has changed under way."""
@@ -200,15 +200,15 @@ class _Job:
         lake = self._lake()
         lake.open_all()
         fence = lake.spans.fence(lake.dataset.name)  # before rules and keys are read
-        writer = AgainWriter(lake, kind=self.kind, fence=fence)
+        writer = ReprocessWriter(lake, kind=self.kind, fence=fence)
         with self._redecoder(lake, writer) as redecoder:
             for letters in self._batches(lake):
                 attempts = list(redecoder.attempts(letters, table=self.table))
-                passing("masked")
+                failpoint("masked")
                 self._decide(writer, redecoder, attempts)
                 self._count(letters, attempts, redecoder)
 
-    def _decide(self, writer: AgainWriter, redecoder: Redecoder, attempts: list[Attempt]) -> None:
+    def _decide(self, writer: ReprocessWriter, redecoder: Redecoder, attempts: list[Attempt]) -> None:
         """Decide what a batch recovers; where that is nothing the lake stays as it is."""
         resolutions = [attempt.resolutions(actor=self.actor) for attempt in attempts]
         if not sum(rows.num_rows for rows in resolutions):
@@ -249,12 +249,12 @@ class _Job:
             yield letters.slice(0, left)
 
     @contextmanager
-    def _redecoder(self, lake: Lake, writer: AgainWriter | None) -> Iterator[Redecoder]:
+    def _redecoder(self, lake: Lake, writer: ReprocessWriter | None) -> Iterator[Redecoder]:
         steps = Steps(self.settings, self.lineage.stream, lake.dataset, purpose="replay")
         if steps.feed is not None and writer is not None:
-            self.care = CareAgain(steps.feed, writer)
-            steps.feed = cast("CareFeed", self.care)
+            self.care = ReprocessFeed(steps.feed, writer)
+            steps.feed = cast("OnlineFeed", self.care)
         try:
-            yield Redecoder(self.settings, self.lineage, steps, job=f"{self.kind}/{SHARE}")
+            yield Redecoder(self.settings, self.lineage, steps, job=f"{self.kind}/{SHARD}")
         finally:
             steps.close()

@@ -25,7 +25,7 @@ from pipelines.core.open_letters import (
 )
 from pipelines.reprocess.origins import lineages
 from pipelines.reprocess.redecoding import resolution_rows
-from pipelines.reprocess.writing import AgainWriter
+from pipelines.reprocess.writing import ReprocessWriter
 from vitalake.errors import InputError
 from vitalake.home import Home
 from vitalake.lake.commits.spans import SpanConflict
@@ -121,7 +121,7 @@ def _decided(settings: Settings, dataset: str, choice: Choice, *, words: str, ac
     """Give up file after file; yield how many messages of each were open."""
     lake = Home(settings).lake(dataset)
     lake.open_all()
-    writer = AgainWriter(lake, kind="replay", fence=lake.spans.fence(dataset))
+    writer = ReprocessWriter(lake, kind="replay", fence=lake.spans.fence(dataset))
     lake.quarantine.refresh()
     done = resolved(lake, DEAD_LETTER)
     for places in open_places(lake, DEAD_LETTER, choice, done=done):

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from pipelines.core.poll import Outcome
-from pipelines.intake.online_feed import CareFeed
-from pipelines.reprocess.writing import AgainWriter
+from pipelines.intake.online_feed import OnlineFeed
+from pipelines.reprocess.writing import ReprocessWriter
 
 
-class CareAgain:
+class ReprocessFeed:
     """Hands rows to the care store under the writer's positions.
 
     What a killed writer has handed over and never decided does not count as taken: the next one's batches are others.
@@ -19,7 +19,7 @@ class CareAgain:
     else is recognised by its version.
     """
 
-    def __init__(self, feed: CareFeed, writer: AgainWriter) -> None:
+    def __init__(self, feed: OnlineFeed, writer: ReprocessWriter) -> None:
         """Take over from the writer before.
 
         Raises:

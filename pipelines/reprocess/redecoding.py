@@ -19,8 +19,8 @@ from pipelines.formats.shared.result import Decoded, Decoder
 from pipelines.intake.steps import Steps
 from pipelines.reprocess.origins import Lineage
 from vitalake import clock
-from vitalake.crashpoints import passing
 from vitalake.errors import PrivacyError
+from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.lake.commits.spans import PartId
 from vitalake.lake.datasets.declared import load_dataset
@@ -138,7 +138,7 @@ class Redecoder:
         Args:
             settings: of the home.
             lineage: the job that knows the messages' topics.
-            steps: of that job's dataset; its feed takes rows under positions of their own: see CareAgain.
+            steps: of that job's dataset; its feed takes rows under positions of their own: see ReprocessFeed.
             job: names the writer of the care store's blocks.
 
         Raises:
@@ -198,7 +198,7 @@ class Redecoder:
         places = list(zip(letters["source"].to_pylist(), letters["topic_id"].to_pylist(), strict=True))
         numbers = {place: i for i, place in enumerate(dict.fromkeys(places))}
         return Poll(
-            share=self._job,
+            shard=self._job,
             format=name,
             values=[message.payload for message in messages],
             parts=tuple(PartId(topic_of(source), topic_id, _partition(source)) for source, topic_id in numbers),
@@ -208,7 +208,7 @@ class Redecoder:
         )
 
     def _decoded(self, poll: Poll) -> DecodedPoll:
-        passing("decode")
+        failpoint("decode")
         if poll.format not in self._decoders:
             self._decoders[poll.format] = self._lineage.decoder(poll.format, self._settings)
         return DecodedPoll(poll, self._decoders[poll.format].decode(poll.values))

@@ -15,12 +15,12 @@ from pipelines.core.open_letters import RESOLUTION
 from pipelines.core.poll import Outcome
 from vitalake import clock
 from vitalake.causes import unavailable
-from vitalake.crashpoints import passing
 from vitalake.errors import LakeError
+from vitalake.failpoints import failpoint
 from vitalake.lake.commits.lake import Lake, published_name
 from vitalake.lake.commits.spans import Counts, Part, PartId, Span, SpanConflict, Superseded
 
-SHARE = "0of1"
+SHARD = "0of1"
 Kind = Literal["replay", "attribution"]
 
 _TOPIC: dict[Kind, str] = {"replay": "dead-letters", "attribution": "held"}
@@ -35,7 +35,7 @@ def part_of(kind: Kind, dataset: str) -> PartId:
     return PartId(_TOPIC[kind], hashlib.sha256(f"vitalake {kind} {dataset}".encode()).hexdigest()[:22], 0)
 
 
-class AgainWriter:
+class ReprocessWriter:
     """Writes spans of one kind and dataset. Of two of a kind only the younger can decide; the older one is told."""
 
     def __init__(self, lake: Lake, *, kind: Kind, fence: int) -> None:
@@ -55,7 +55,7 @@ class AgainWriter:
         lake.table(RESOLUTION)
         spans, dataset = lake.spans, lake.dataset.name
         spans.claim(job=kind, dataset=dataset, topic_ids=[self.part.topic_id])
-        self.epoch = spans.begin_epoch(job=kind, share=SHARE)
+        self.epoch = spans.begin_epoch(job=kind, shard=SHARD)
         lake.roll_forward([self.part], since_us=clock.now_us())
         if spans.positions(dataset, [self.part])[self.part] is None:
             with suppress(SpanConflict):  # another one has, which will hear that we are the younger
@@ -64,8 +64,8 @@ class AgainWriter:
 
     @property
     def job(self) -> str:
-        """Return the job and share under which the work is done."""
-        return f"{self.kind}/{SHARE}"
+        """Return the job and shard under which the work is done."""
+        return f"{self.kind}/{SHARD}"
 
     def decide(
         self,
@@ -109,7 +109,7 @@ class AgainWriter:
                 where="lake",
                 remedy="Make room or mend the connection, then start again: nothing is lost, nothing comes twice.",
             ) from None
-        passing("decided")
+        failpoint("decided")
         self.position = span.parts[0].end
         self._lake.add(span)
         return span
@@ -126,11 +126,11 @@ class AgainWriter:
                 part.count_local({name: len(rows) for name, rows in outcome.mapped.items()}, {})
         known = [outcome.associations for outcome in outcomes if outcome.associations]
         return Span(
-            span_id=f"{self.kind}.{SHARE}.e{self.epoch}.{uuid.uuid4().hex}",
+            span_id=f"{self.kind}.{SHARD}.e{self.epoch}.{uuid.uuid4().hex}",
             kind=self.kind,
             job=self.kind,
             dataset=self._lake.dataset.name,
-            share=SHARE,
+            shard=SHARD,
             epoch=self.epoch,
             decided_us=0,
             rules=rules,
@@ -143,7 +143,7 @@ class AgainWriter:
         )
 
     def _stage(self, span: Span, outcomes: Sequence[Outcome], resolutions: pa.Table | None) -> None:
-        passing("before-stage")
+        failpoint("before-stage")
         batches: dict[str, list[pa.RecordBatch]] = {}
         for outcome in outcomes:
             mine = {published_name(span.dataset): outcome.rows} | outcome.extra
@@ -156,7 +156,7 @@ class AgainWriter:
         for name, rows in tables.items():
             span.files += self._lake.table(name).stage(rows, stem=span.span_id)
         span.decided_us = clock.now_us()
-        passing("staged")
+        failpoint("staged")
 
 
 def counts_of(outcome: Outcome) -> Counts:

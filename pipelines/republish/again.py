@@ -22,7 +22,7 @@ PLACE = ("source", "source_position", "observation_id", "version", "status", "co
 
 
 @dataclass(slots=True)
-class Again:
+class Republishable:
     """What can be made again.
 
     Attributes:
@@ -36,7 +36,7 @@ class Again:
     given: dict[str, str]
 
 
-def made_again(table: Table, rows: pa.Table, damaged: Sequence[StagedFile], decided: Sequence[Span]) -> Again:
+def made_again(table: Table, rows: pa.Table, damaged: Sequence[StagedFile], decided: Sequence[Span]) -> Republishable:
     """Return the damaged files that rows of the broker's messages make whole: as many as are missing, not one more.
 
     A file that a span has staged has the rows of its messages; files that were merged are told apart by their day only.
@@ -61,7 +61,7 @@ def made_again(table: Table, rows: pa.Table, damaged: Sequence[StagedFile], deci
         taken |= mine
         groups.append(([file], mine))
     groups += [(files, ~taken & (days == (day or ""))) for day, files in merged.items()]
-    again, chosen = Again([], rows, {}), np.zeros(rows.num_rows, np.bool_)
+    again, chosen = Republishable([], rows, {}), np.zeros(rows.num_rows, np.bool_)
     for files, mine in groups:
         count, wanted = int(mine.sum()), sum(file.rows for file in files)
         if count == wanted:

@@ -13,7 +13,7 @@ from governance.audit.reading import read_all
 from governance.audit.records import Record, Seals
 from governance.policy.masks import Pseudonyms
 from pipelines.online_store.facts import REASONS, Decision, DecisionKind
-from pipelines.online_store.store import CareStore
+from pipelines.online_store.store import OnlineStore
 from vitalake.errors import VitaLakeError
 from vitalake.keys import KeyRing
 from vitalake.settings import Settings
@@ -54,7 +54,7 @@ class Ends:
 def restore_decisions(
     settings: Settings,
     keys: KeyRing,
-    care: CareStore,
+    care: OnlineStore,
     patients: Iterable[str],
     had: Iterable[tuple[str, Decision]],
     ends: Ends,
@@ -119,7 +119,7 @@ def _pseudonyms(keys: KeyRing, patients: Iterable[str]) -> Iterator[tuple[str, s
         yield from ((pseudonyms.token(patient), token) for pseudonyms in then)
 
 
-def _put(care: CareStore, patient: str, one: Decision, ends: Iterable[tuple[int, bool]]) -> bool:
+def _put(care: OnlineStore, patient: str, one: Decision, ends: Iterable[tuple[int, bool]]) -> bool:
     """Store a decision for the stay of its time; return whether it is known that it holds, or that it has lapsed."""
     replay = care.replay()
     at_us = replay.at(one.at_us) if replay else one.at_us

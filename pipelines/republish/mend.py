@@ -13,7 +13,7 @@ from governance.keyuse import open_vault
 from governance.policy.masking import compile_masks
 from governance.policy.rules import load_policy
 from pipelines.intake.steps import make_sealer
-from pipelines.republish.again import PLACE, Again, day_of, made_again, of_day, places
+from pipelines.republish.again import PLACE, Republishable, day_of, made_again, of_day, places
 from pipelines.republish.republish import converter, open_restricted, republish
 from vitalake.errors import InputError, LakeError
 from vitalake.home import Home
@@ -235,7 +235,7 @@ def _mend_restricted(
     table, gone = lake.restricted, {file.path for file in damaged}
     wanted = {span.span_id: span for file in damaged for span in spans_of(table, file, decided)}
     read = reread(settings, lake, [span for span in wanted.values() if span.kind == "stream"])
-    again = Again([], read.rows.slice(0, 0), {})
+    again = Republishable([], read.rows.slice(0, 0), {})
 
     def plan(snapshot: Snapshot) -> list[StagedFile]:
         nonlocal again

@@ -16,7 +16,7 @@ from governance.keyuse import open_vault
 from governance.vault import Vault
 from pipelines.core.open_letters import DEAD_LETTER, Choice, census, open_letters, resolved
 from pipelines.core.poll import Outcome, Poll
-from pipelines.intake.online_feed import CareFeed, open_care
+from pipelines.intake.online_feed import OnlineFeed, open_online_store
 from pipelines.intake.steps import Steps, make_sealer
 from pipelines.reprocess.origins import lineages
 from pipelines.reprocess.redecoding import Redecoder
@@ -48,7 +48,7 @@ BATCH_ROWS = 50_000
 ATTEMPTS = 5
 
 
-def rebuild_care(settings: Settings, *, counted: Counted | None = None) -> int:
+def rebuild_online_store(settings: Settings, *, counted: Counted | None = None) -> int:
     """Fill the care store with what the restricted zone has of its hours; return how many rows were offered.
 
     What is there stays: lanes may be ahead of the lake. Of a value that is there twice the latest version counts, as
@@ -78,14 +78,14 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
     there, total, people, ends = restricted_datasets(settings), 0, set[str](), Ends()
     merges: list[tuple[int, str, str]] = []
     try:
-        with closing(open_care(settings, keys, vault=vault)) as care:
+        with closing(open_online_store(settings, keys, vault=vault)) as care:
             had = care.decided()
             care.note_lacking()  # until it is filled: whoever ends this half-way has half of a store
             care.drop(writer=_share())
         for dataset in [name for name in ORDER if name in there]:
             lake = open_restricted(settings, dataset)
             sealer = make_sealer(lake.dataset, vault, keys)
-            feed = CareFeed(settings, lake.dataset, keys, vault, again=True)
+            feed = OnlineFeed(settings, lake.dataset, keys, vault, again=True)
             part = PartId(WRITER, uuid.uuid4().hex[:22], 0)
             try:
                 for rows in _batches(lake, feed.care.now_us() - int(settings.care.hours * 3_600_000_000)):
@@ -102,7 +102,7 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
             if dataset in TOLD_BESIDE_THE_LAKE:
                 _tell_rejected(settings, dataset)
         current = keys.current("pseudonym").version
-        with closing(open_care(settings, keys, vault=vault)) as care:
+        with closing(open_online_store(settings, keys, vault=vault)) as care:
             care.drop(patients=[p for p in care.everybody() if not p.startswith(f"{current}.")])
             for version, old, into in sorted(merges):  # of long ago: the number may be another one's by now
                 if care.has(care.survivor(into)):
@@ -154,7 +154,7 @@ def _tell_rejected(settings: Settings, dataset: str) -> None:
 def _look_up_births(settings: Settings, keys: KeyRing, vault: Vault, there: Collection[str]) -> None:
     """Take from the vault when those were born of whom only results have told: the lake has no place for it."""
     for dataset in [name for name in ORDER if name in there][:1]:
-        with closing(CareFeed(settings, open_restricted(settings, dataset).dataset, keys, vault)) as feed:
+        with closing(OnlineFeed(settings, open_restricted(settings, dataset).dataset, keys, vault)) as feed:
             feed.look_up_all()
 
 

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from governance.keyuse import open_vault
 from governance.policy.masks import Pseudonyms
 from pipelines.people.patients import former_versions, pseudonyms_by
-from pipelines.republish.online_store import rebuild_care
+from pipelines.republish.online_store import rebuild_online_store
 from pipelines.republish.republish import open_restricted, refuse_lost, republish, restricted_datasets
 from vitalake import clock
-from vitalake.crashpoints import passing
 from vitalake.errors import InputError
+from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.keys import add_version, next_version, retire_version
 from vitalake.lake.commits.lake import published_name
 from vitalake.lake.datasets.declared import published_datasets
 from vitalake.lake.maintenance.journal import Job, Journal, Work
-from vitalake.lake.maintenance.replacement import Swapped, refuse_missing
+from vitalake.lake.maintenance.replacement import TableReplaced, refuse_missing
 from vitalake.lake.tables.staging import Counted
 from vitalake.settings import Settings
 
@@ -42,7 +42,7 @@ class Rekeyed:
     version: str
     patients: int = 0
     care_rows: int = 0
-    datasets: list[Swapped] = field(default_factory=list)
+    datasets: list[TableReplaced] = field(default_factory=list)
 
 
 def rekey(
@@ -71,19 +71,19 @@ def rekey(
     done = Rekeyed(version)
     progress(f"pseudonym key {version}")
     add_version(settings.path(settings.keys), "pseudonym", version)
-    passing("rekey-added")
+    failpoint("rekey-added")
     done.patients = _retoken(settings)
-    passing("rekey-retokened")
+    failpoint("rekey-retokened")
     for dataset in restricted_datasets(settings):
         if journal.done([dataset]) is None:
             progress(dataset)
             done.datasets.append(republish(settings, dataset, counted=counted))
             journal.record(Work([dataset], [], done.datasets[-1].rows_restricted, 0, 0))
-            passing("rekey-republished")
+            failpoint("rekey-republished")
     done.patients += _retoken(settings)  # lanes enrol under the old key until their fence is raised
     progress("care")
-    done.care_rows = rebuild_care(settings, counted=counted)
-    passing("rekey-care")
+    done.care_rows = rebuild_online_store(settings, counted=counted)
+    failpoint("rekey-care")
     journal.end()
     return done
 

@@ -11,8 +11,8 @@ from governance.belonging.erasures import FILE as ERASURES
 from pipelines.republish.mend import NAMED, Mended, leave_out, mend
 from pipelines.republish.republish import open_restricted, refuse_lost, republish, restricted_datasets
 from vitalake import clock
-from vitalake.crashpoints import passing
 from vitalake.errors import LakeError
+from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake, published_name
 from vitalake.lake.commits.seen import FOLDER
@@ -82,7 +82,7 @@ def repair(settings: Settings, *, leave: bool = False, progress: Callable[[str],
     if done.left and any(line.startswith("spans:") for line in done.left):
         return done  # nothing else can be told without it
     say_again(lake, logs)
-    passing("repair-logs")
+    failpoint("repair-logs")
     _note_erasures(lake, logs, done)
     done.logs = _told(logs)
     again = _to_publish(settings, lake, logs)

@@ -20,7 +20,7 @@ from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.lake.maintenance.journal import Journal
 from vitalake.lake.maintenance.lock import abandon
-from vitalake.lake.maintenance.replacement import Converted, Swapped, swap
+from vitalake.lake.maintenance.replacement import Converted, TableReplaced, replace_table
 from vitalake.lake.maintenance.rewrite import lost_app
 from vitalake.lake.maintenance.vacuum import delete_replaced
 from vitalake.lake.tables.dictionaries import in_dictionaries
@@ -36,7 +36,7 @@ def republish(
     keep_replaced: bool = False,
     without_lost: bool = False,
     counted: Counted | None = None,
-) -> Swapped:
+) -> TableReplaced:
     """Publish all of a dataset's identified rows by today's rules, in one commit; safe beside streams.
 
     Streams go on: the raised fence makes them read rules and keys anew. Begun again, a killed one goes on.
@@ -73,7 +73,7 @@ def republish(
         return converter(make_sealer(lake.dataset, opened[-1], keys), plan)
 
     try:
-        done = swap(lake, kind="republish", rules=f"{rules}+{HIDING}", make=make, counted=counted)
+        done = replace_table(lake, kind="republish", rules=f"{rules}+{HIDING}", make=make, counted=counted)
     finally:
         for vault in opened:
             vault.close()

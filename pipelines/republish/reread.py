@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.core.errors import BrokerUnreachable, TopicMissing, UpstreamLoss
-from pipelines.core.kafka import Share, ShareConsumer, refuse_silent
+from pipelines.core.kafka import Shard, ShardConsumer, refuse_silent
 from pipelines.core.lookback import LookBack
 from pipelines.core.poll import DecodedPoll, Poll
 from pipelines.formats.registry import make_decoder
@@ -77,7 +77,7 @@ def _of_job(
     settings: Settings, lake: Lake, job: str, spans: Sequence[Span], wanted: Iterable[Span], lost: dict[str, str]
 ) -> Iterator[pa.RecordBatch]:
     """Yield rows of the wanted spans of a job; what the log does not have any more is put into ``lost``."""
-    with closing(ShareConsumer(settings, job, Share(0, 1))) as consumer:
+    with closing(ShardConsumer(settings, job, Shard(0, 1))) as consumer:
         ids = {part.id for span in wanted for part in span.parts}
         lows = {part: consumer.bounds(part)[0] for part in ids.intersection(consumer.list_parts())}
         there = dict[str, Span]()
@@ -110,7 +110,7 @@ def _remember(lake: Lake, steps: Steps, stream: StreamSettings, before: Sequence
 
 def _of_part(
     settings: Settings,
-    consumer: ShareConsumer,
+    consumer: ShardConsumer,
     steps: Steps,
     stretches: Sequence[tuple[Part, Span]],
     there: Mapping[str, Span],
@@ -132,7 +132,7 @@ def _of_part(
                 yield outcome.extra[restricted_name(stream.dataset)]
 
 
-def _polls(consumer: ShareConsumer, part: PartId, *, start: int, end: int) -> Iterator[Poll]:
+def _polls(consumer: ShardConsumer, part: PartId, *, start: int, end: int) -> Iterator[Poll]:
     """Yield the messages of a partition up to one, and perhaps some after it.
 
     Raises:

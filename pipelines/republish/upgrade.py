@@ -16,7 +16,7 @@ from governance.belonging import admit
 from governance.keyuse import open_vault
 from governance.policy.rules import load_policy
 from pipelines.intake.steps import make_sealer
-from vitalake.crashpoints import passing
+from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.keys import add_missing_keys
 from vitalake.lake.commits.format import FORMAT, Format, check_readable, write_format
@@ -26,7 +26,7 @@ from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.positions import hide_positions
 from vitalake.lake.maintenance.renewing import renew
 from vitalake.lake.maintenance.scrub import record_before
-from vitalake.lake.maintenance.sweep import settle, sweep
+from vitalake.lake.maintenance.sweep import roll_forward_all, sweep
 from vitalake.lake.tables.staging import Counted
 from vitalake.lake.unlinkable.message_tokens import MessageTokens
 from vitalake.lake.unlinkable.own_times import with_marks
@@ -95,7 +95,7 @@ def _add_keys(upgrading: Upgrading) -> None:
     upgrading.done.keys += add_missing_keys(settings.path(settings.keys))
 
 
-def _settle(upgrading: Upgrading) -> None:
+def _roll_forward(upgrading: Upgrading) -> None:
     """Add what was decided by an earlier release; after this nothing of it can come any more.
 
     What its writers had staged and not decided is deleted, as far as the home knows the jobs.
@@ -105,8 +105,8 @@ def _settle(upgrading: Upgrading) -> None:
         return
     for dataset in sorted({table.dataset.name for name, table in lake.present().items() if name != "spans"}):
         lake.spans.raise_fence(dataset)
-    upgrading.done.settled += settle(lake)
-    passing("upgrade-settled")
+    upgrading.done.settled += roll_forward_all(lake)
+    failpoint("upgrade-settled")
     settings = upgrading.settings
     lookbacks = {job: stream.lookback_seconds for job, stream in settings.jobs.items()}
     for job, seconds in (lookbacks | dict.fromkeys(AGAIN, 3600.0)).items():
@@ -124,7 +124,7 @@ def _hide_positions(upgrading: Upgrading) -> None:
             upgrading.done.rows += hide_positions(
                 table, *makers, stamping=_stamping(settings), counted=upgrading.counted
             )
-            passing("upgrade-positions")
+            failpoint("upgrade-positions")
 
 
 def _stamping(settings: Settings) -> set[str]:
@@ -140,7 +140,7 @@ def _mark_times(upgrading: Upgrading) -> None:
             upgrading.tell(name)
             change = partial(with_marks, dataset=table.dataset, stamping=_stamping(upgrading.settings))
             upgrading.done.rows += renew(table, change, counted=upgrading.counted)
-            passing("upgrade-times")
+            failpoint("upgrade-times")
 
 
 def _seal_words(upgrading: Upgrading) -> None:
@@ -153,7 +153,7 @@ def _seal_words(upgrading: Upgrading) -> None:
                 upgrading.tell(name)
                 sealer = make_sealer(load_dataset(name.rpartition("/")[2]), vault, keys, lists)
                 upgrading.done.rows += renew(table, sealer.seal_words, counted=upgrading.counted)
-                passing("upgrade-words")
+                failpoint("upgrade-words")
 
 
 def _record_digests(upgrading: Upgrading) -> None:
@@ -166,7 +166,7 @@ def _record_digests(upgrading: Upgrading) -> None:
 STEPS = (
     Step(1, "home", _know_home),
     Step(1, "keys", _add_keys),
-    Step(1, "settle", _settle),
+    Step(1, "settle", _roll_forward),
     Step(1, "times", _mark_times),
     Step(1, "words", _seal_words),
     Step(1, "positions", _hide_positions),
@@ -205,7 +205,7 @@ def upgrade(
     if found.upgrading != FORMAT:
         found = Format(found.format, upgrading=FORMAT)
         write_format(storage, found)
-    passing("upgrade-begun")
+    failpoint("upgrade-begun")
     for step in STEPS:
         if step.format <= found.format or step.name in found.done:
             continue
@@ -214,6 +214,6 @@ def upgrade(
         done.steps.append(step.name)
         found = Format(found.format, FORMAT, (*found.done, step.name))
         write_format(storage, found)
-        passing("upgrade-step")
+        failpoint("upgrade-step")
     write_format(storage, Format(FORMAT))
     return done

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.kafka import Share
+from pipelines.core.kafka import Shard
 from pipelines.live.lane import StreamOptions
 from pipelines.live.lanes import LaneSpec
 from vitalake.errors import ServiceUnavailable, SettingsError
@@ -152,7 +152,7 @@ def flink_services(*, slots: int, stderr: Any = None) -> Iterator[FlinkServices]
         services.stop()
 
 
-def submit(config_file: str, job: str, *, shares: int, options: StreamOptions, beam_options: list[str]) -> Any:
+def submit(config_file: str, job: str, *, shards: int, options: StreamOptions, beam_options: list[str]) -> Any:
     """Submit the live lane and return Beam's result; the job runs on without us."""
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -160,11 +160,11 @@ def submit(config_file: str, job: str, *, shares: int, options: StreamOptions, b
     from pipelines.live.pipeline import build
 
     root = beam.Pipeline(options=PipelineOptions(beam_options))
-    build(root, [LaneSpec(config_file, job, Share(i, shares), options) for i in range(shares)])
+    build(root, [LaneSpec(config_file, job, Shard(i, shards), options) for i in range(shards)])
     return root.run()
 
 
-def run_on_flink(config_file: str, job: str, *, shares: int, options: StreamOptions) -> int:
+def run_on_flink(config_file: str, job: str, *, shards: int, options: StreamOptions) -> int:
     """Run the lane on Flink until Ctrl-C or until the job ends; return the exit code.
 
     Raises:
@@ -174,9 +174,9 @@ def run_on_flink(config_file: str, job: str, *, shares: int, options: StreamOpti
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with ExitStack() as stack:
-        services = stack.enter_context(flink_services(slots=shares))
+        services = stack.enter_context(flink_services(slots=shards))
         result = submit(
-            config_file, job, shares=shares, options=options, beam_options=services.options(parallelism=shares)
+            config_file, job, shards=shards, options=options, beam_options=services.options(parallelism=shards)
         )
         while not stop.wait(POLL_SECONDS * 5):
             if str(result.state) in ("DONE", "FAILED", "CANCELLED"):

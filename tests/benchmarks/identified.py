@@ -149,7 +149,7 @@ def _fill(settings: Settings, rows: int, *, patients: int) -> None:
     part = PartId("bench", "0123456789abcdefghijkl", 0)
     lake.spans.begin_at("observation", {part: 0})
     writer = SpanWriter(
-        lake, job="bench", share="0of1", epoch=lake.spans.begin_epoch(job="bench", share="0of1"), fence=0,
+        lake, job="bench", shard="0of1", epoch=lake.spans.begin_epoch(job="bench", shard="0of1"), fence=0,
         rules=steps.plan.version, decoder="bench", dead_letters=steps.dead_letters, span_seconds=600,
         span_rows=200_000, late_seconds=3600, positions={part: 0}, watermarks={}, stop=threading.Event(),
         on_committed=lambda _: None, on_paused=lambda _: None,

@@ -140,8 +140,8 @@ class Bench:
         print(f"{what}: {figure} {verdict}", file=sys.stderr, flush=True)
 
 
-def _worker(home: Path, share: str, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "pipelines.live.worker_main", str(home), "vitals", share, *more]
+def _worker(home: Path, shard: str, *more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pipelines.live.worker_main", str(home), "vitals", shard, *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 

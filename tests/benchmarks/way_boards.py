@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import httpx
 import msgspec
 
-from pipelines.intake.online_feed import open_care
-from pipelines.online_store.store import CareStore
+from pipelines.intake.online_feed import open_online_store
+from pipelines.online_store.store import OnlineStore
 from tests.benchmarks.way_serving import PATIENTS, append, pseudonyms, seed, serving, token
 from vitalake import clock
 from vitalake.keys import load_keys
@@ -120,7 +120,7 @@ def _score(client: httpx.Client, patient: str, due: float, took: list[float], fa
 
 
 def _scores(
-    address: str, bearer: str, store: CareStore, patients: list[str], position: int
+    address: str, bearer: str, store: OnlineStore, patients: list[str], position: int
 ) -> tuple[list[float], int, int]:
     """Ask for scores by the clock, each of a value that has just come; return their times, failures and the place."""
     took: list[float] = []
@@ -144,7 +144,7 @@ def boards(bench: Bench) -> None:
     """No board, sixty and five hundred, beside a hundred scores a second."""
     home = bench.home("boards")
     settings = load_settings(home)
-    store = open_care(settings, load_keys(settings.path(settings.keys)))
+    store = open_online_store(settings, load_keys(settings.path(settings.keys)))
     patients = pseudonyms(PATIENTS)
     position = seed(store, patients)
     alone = 0.0
@@ -159,7 +159,7 @@ def _beside(
     count: int,
     address: str,
     home: Path,
-    store: CareStore,
+    store: OnlineStore,
     patients: list[str],
     position: int,
     alone: float,

@@ -20,9 +20,9 @@ import msgspec
 import numpy as np
 
 from governance.access import open_issuer
-from pipelines.intake.online_feed import open_care
+from pipelines.intake.online_feed import open_online_store
 from pipelines.online_store.facts import Admission, Person
-from pipelines.online_store.store import CareStore
+from pipelines.online_store.store import OnlineStore
 from pipelines.online_store.values import ROW, Values
 from pipelines.simulator.broker import EmbeddedBroker
 from tests.journeys.browser import browser_page
@@ -85,7 +85,7 @@ def scores(bench: Bench) -> None:
             [sys.executable, "-m", "vitalake", *command, "--home", str(home), "--json"], check=True, capture_output=True
         )
     settings = load_settings(home)
-    store = open_care(settings, load_keys(settings.path(settings.keys)))
+    store = open_online_store(settings, load_keys(settings.path(settings.keys)))
     patients = pseudonyms(PATIENTS)
     positions = seed(store, patients)
     with serving(home) as address:
@@ -122,7 +122,7 @@ def pseudonyms(count: int) -> list[str]:
     return [f"v1.{f'{i:032d}'.translate(_BASE32)}" for i in range(count)]
 
 
-def seed(store: CareStore, patients: list[str]) -> int:
+def seed(store: OnlineStore, patients: list[str]) -> int:
     """Write a day of minute vital signs of each; return the next position."""
     now, position = clock.now_us(), 0
     for patient in patients:
@@ -134,12 +134,12 @@ def seed(store: CareStore, patients: list[str]) -> int:
     return position
 
 
-def append(store: CareStore, patient: str, position: int) -> int:
+def append(store: OnlineStore, patient: str, position: int) -> int:
     """Write one value of now; return the next position."""
     return _take(store, patient, position, np.array([position % len(CODES)]), np.array([clock.now_us()]))
 
 
-def _take(store: CareStore, patient: str, position: int, which: Any, at: Any) -> int:
+def _take(store: OnlineStore, patient: str, position: int, which: Any, at: Any) -> int:
     rows = np.zeros(len(which), ROW)
     rows["code"] = np.array([code_number(code) for code in CODES], np.uint32)[which]
     rows["value"] = np.array(NORMAL)[which] + np.random.default_rng(position).normal(0, 1, len(which))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from pipelines.online_store.facts import DELETED, TOLD_BESIDE, Admission, Decision, Fact, Person, Placement, Pregnancy
-from pipelines.online_store.store import CareStore
+from pipelines.online_store.store import OnlineStore
 from vitalake import clock
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
@@ -90,15 +90,15 @@ TOLD = st.lists(
 
 
 @contextmanager
-def _store() -> Iterator[CareStore]:
+def _store() -> Iterator[OnlineStore]:
     with (
         tempfile.TemporaryDirectory() as folder,
-        closing(CareStore(Path(folder) / "care.db", Sealer(Key("care", "v1", bytes(32))), hours=KEPT)) as store,
+        closing(OnlineStore(Path(folder) / "care.db", Sealer(Key("care", "v1", bytes(32))), hours=KEPT)) as store,
     ):
         yield store
 
 
-def _seen(store: CareStore, now: int) -> tuple[object, ...]:
+def _seen(store: OnlineStore, now: int) -> tuple[object, ...]:
     """Return what the ward is shown of the patient."""
     stay = store.stay(LEFT, as_of_us=now)
     decided = store.decisions(LEFT, encounter=stay.encounter if stay else "")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from governance.query.relations import Relation, known_name, views
 from pipelines.attribution.histories import FORGOTTEN, NOBODY, SEVERAL, Histories
-from pipelines.attribution.ownership_rows import Emission, emissions, seen_from
+from pipelines.attribution.ownership_rows import OwnershipRow, ownership_rows, seen_from
 from pipelines.attribution.timeline import OPEN_END, Fact, Owner, Step, distinct, resolve, steps_at
 
 TIMES = st.integers(0, 12)
@@ -50,14 +50,14 @@ class Written:
 
     at: int
     available: int
-    rows: list[Emission] = field(default_factory=list)
+    rows: list[OwnershipRow] = field(default_factory=list)
 
-    def write(self, known: list[Fact], *, seen: list[Emission] | None = None) -> None:
+    def write(self, known: list[Fact], *, seen: list[OwnershipRow] | None = None) -> None:
         """Write what is missing by what a writer knows; a lane has seen nothing of it."""
         known = distinct(known)
         steps = steps_at(known, self.at)
         before = self.rows if seen is None else seen
-        self.rows = self.rows + emissions(steps, self.available, facts=len(known), written=before)
+        self.rows = self.rows + ownership_rows(steps, self.available, facts=len(known), written=before)
 
     def shown(self, known_us: int) -> Owner | None:
         """Return whose row the view shows as known at a time."""
@@ -71,7 +71,7 @@ def shows(written: Written, known: list[Fact]) -> None:
     for moment in range(-1, 20):
         expected = resolve(distinct(known), written.at, moment) if moment >= written.available else None
         assert written.shown(moment) == expected, moment
-        latest: dict[str | None, Emission] = {}
+        latest: dict[str | None, OwnershipRow] = {}
         for row in sorted(written.rows, key=lambda row: (row.available_us, row.attribution)):
             if row.available_us <= moment:
                 latest[row.owner.patient] = row
@@ -118,7 +118,7 @@ def test_what_is_written_at_once_says_by_its_numbers_alone_what_came_later(
     known: list[Fact], at: int, available: int
 ) -> None:
     """Two moments of one second are published as one: then the numbers alone say whose the value is."""
-    rows = emissions(steps_at(distinct(known), at), available, facts=len(distinct(known)))
+    rows = ownership_rows(steps_at(distinct(known), at), available, facts=len(distinct(known)))
     assert rows == sorted(rows, key=lambda row: (row.attribution, row.available_us))
     last = max(rows, key=lambda row: row.attribution, default=None)
     assert (last.owner if last and not last.withdrawn else None) == resolve(distinct(known), at, 99)
@@ -162,9 +162,9 @@ def test_a_forgotten_patient_is_nobody_to_be_named() -> None:
     number = histories.put(b"d", [Fact(b"x", 0, Owner(None), 0, OPEN_END, status="active", available_us=0)])
     assert histories.find(np.array([number]), np.array([5]), np.array([5]))[0].tolist() == [FORGOTTEN]
     steps = (Step(0, Owner(None)),)
-    assert emissions(steps, 5, facts=1) == []
-    shown = Emission(Owner("a"), 5, 3, withdrawn=False)
-    assert [row.withdrawn for row in emissions(steps, 5, facts=1, written=[shown])] == [True]
+    assert ownership_rows(steps, 5, facts=1) == []
+    shown = OwnershipRow(Owner("a"), 5, 3, withdrawn=False)
+    assert [row.withdrawn for row in ownership_rows(steps, 5, facts=1, written=[shown])] == [True]
 
 
 def test_an_owner_is_never_printed() -> None:

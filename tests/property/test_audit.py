@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from governance.audit import AuditEvent, FileAuditSink, verify_chain, who_saw
 from governance.audit.chain import Chain
-from governance.audit.records import Place, Record, Seals
+from governance.audit.records import ChainPosition, Record, Seals
 from vitalake.keys import Key, KeyRing
 
 KEYS = KeyRing({"audit": (Key("audit", "v1", bytes(range(32))),)}, {"audit": "v1"})
@@ -126,7 +126,7 @@ def test_a_crash_at_any_byte_of_a_record_loses_nothing_that_was_acknowledged(
         head = Chain(folder, "serving", seals).head()
         assert head is not None
         record = Record(head.records + 1, 0, "risk.read", "crashed", "clinician", (), {}, "audit/v1")
-        line, _place = seals.line(record, after=Place(head.records, path.stat().st_size, head.mac))
+        line, _place = seals.line(record, after=ChainPosition(head.records, path.stat().st_size, head.mac))
         with path.open("ab") as file:
             file.write(line[: kept % (len(line) + 1)])
     assert verify_chain(folder, KEYS).whole  # said to be open, not broken

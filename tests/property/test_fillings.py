@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.intake.online_feed import open_care
+from pipelines.intake.online_feed import open_online_store
 from pipelines.online_store.facts import Decision
 from pipelines.republish import online_store as rewrites
-from pipelines.republish.online_store import rebuild_care
+from pipelines.republish.online_store import rebuild_online_store
 from tests.attribution import Ward, hl7_time
 from tests.hl7 import adt
 from vitalake import clock
@@ -139,7 +139,7 @@ def _iso(hours_ago: float) -> str:
 
 def _on_the_ward(ward: Ward, stories: list[Story]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    with closing(open_care(ward.settings, load_keys(ward.home / "keys.yaml"))) as store:
+    with closing(open_online_store(ward.settings, load_keys(ward.home / "keys.yaml"))) as store:
         for story in stories:
             token = ward.token(story.patient)
             stay = store.stay(token, as_of_us=clock.now_us())
@@ -151,7 +151,7 @@ def _on_the_ward(ward: Ward, stories: list[Story]) -> dict[str, Any]:
 
 def _decide(ward: Ward, story: Story, hours_ago: float) -> None:
     at_us, token = clock.now_us() - int(hours_ago * 3.6e9), ward.token(story.patient)
-    with closing(open_care(ward.settings, load_keys(ward.home / "keys.yaml"))) as store:
+    with closing(open_online_store(ward.settings, load_keys(ward.home / "keys.yaml"))) as store:
         stay = store.stay(token, as_of_us=at_us)
         one = Decision("spo2-scale-2", True, stay.encounter if stay else "", "x", at_us, "blood-gas-now")
         store.put_facts([(token, one.kind, at_us, one)])
@@ -178,7 +178,7 @@ def test_a_filling_changes_nothing_on_the_ward(home: Path, monkeypatch: pytest.M
     before = _on_the_ward(ward, stories)
     assert len({*map(str, before.values())}) > 8, "there is something to lose"
     for _ in range(2):
-        rebuild_care(ward.settings)
+        rebuild_online_store(ward.settings)
         assert _on_the_ward(ward, stories) == before
 
     def breaks_off(lake: Lake, since_us: int) -> Iterator[pa.Table]:
@@ -190,6 +190,6 @@ def test_a_filling_changes_nothing_on_the_ward(home: Path, monkeypatch: pytest.M
     batches = rewrites._batches
     with monkeypatch.context() as broken, suppress(KeyboardInterrupt):
         broken.setattr(rewrites, "_batches", breaks_off)
-        rebuild_care(ward.settings)
-    rebuild_care(ward.settings)
+        rebuild_online_store(ward.settings)
+    rebuild_online_store(ward.settings)
     assert _on_the_ward(ward, stories) == before

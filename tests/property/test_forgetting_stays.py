@@ -15,7 +15,7 @@ from typing import Literal
 import pytest
 
 from pipelines.online_store.facts import Admission, Decision, Placement
-from pipelines.online_store.store import CareStore
+from pipelines.online_store.store import OnlineStore
 from vitalake import clock
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
@@ -30,7 +30,7 @@ class Ward:
     """A patient of whom things are told at random, and the hour it is."""
 
     def __init__(self, folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.store = CareStore(folder / "care.db", Sealer(Key("care", "v1", bytes(range(32)))), hours=48.0)
+        self.store = OnlineStore(folder / "care.db", Sealer(Key("care", "v1", bytes(range(32)))), hours=48.0)
         self.chance, self.hour, self.version = random.Random(seed), 1.0, 0
         self.begin_us = clock.now_us() - 1_000 * HOUR_US
         self.told: dict[str, tuple[float, float | None, bool]] = {}

@@ -110,7 +110,7 @@ def put_aside(
     lake = Lake(settings.lake_uri, {}, dataset=dataset)
     lake.open_all()
     lake.spans.begin_at(dataset, dict.fromkeys(PARTS, 0))
-    epoch = lake.spans.begin_epoch(job=job, share="0of1")
+    epoch = lake.spans.begin_epoch(job=job, shard="0of1")
     seal = DeadLetters(load_keys(settings.path(settings.keys)).current("quarantine"), days=30)
     count = len(given_letters)
     batch = seal.batch(
@@ -129,7 +129,7 @@ def put_aside(
         kind="stream",
         job=job,
         dataset=dataset,
-        share="0of1",
+        shard="0of1",
         epoch=epoch,
         decided_us=clock.now_us(),
         rules="",

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.unit.vitalake.lake.span_samples import JOB, SHARE, open_lake, part, staged_span
+from tests.unit.vitalake.lake.span_samples import JOB, SHARD, open_lake, part, staged_span
 from vitalake import clock
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import LiveLedger
@@ -26,7 +26,7 @@ PARTITIONS = st.integers(0, 1)
 
 
 class LakeMachine(RuleBasedStateMachine):
-    """Two partitions, one share; writers are processes that may stop anywhere and wake late."""
+    """Two partitions, one shard; writers are processes that may stop anywhere and wake late."""
 
     staged = Bundle("staged")
 
@@ -54,7 +54,7 @@ class LakeMachine(RuleBasedStateMachine):
     def restart(self) -> None:
         """Begin anew, as a process does that comes after one that died."""
         self.lake = open_lake(self.folder)
-        self.epoch = self.lake.spans.begin_epoch(job=JOB, share=SHARE)
+        self.epoch = self.lake.spans.begin_epoch(job=JOB, shard=SHARD)
         self.roll_forward()
 
     @rule()
@@ -116,8 +116,8 @@ class LakeMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        """The sweeper takes the share for dead; whoever had it must begin anew."""
-        self.epoch = sweep(open_lake(self.folder), JOB, shares=[SHARE], lease_seconds=0).epochs[SHARE]
+        """The sweeper takes the shard for dead; whoever had it must begin anew."""
+        self.epoch = sweep(open_lake(self.folder), JOB, shards=[SHARD], lease_seconds=0).epochs[SHARD]
         self.lake = open_lake(self.folder)
 
     # -- what must hold at every moment --------------------------------------------------------------------------

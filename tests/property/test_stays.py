@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from pipelines.online_store.facts import Admission, Decision, Fact, Placement, Pregnancy
-from pipelines.online_store.store import CareStore
+from pipelines.online_store.store import OnlineStore
 from vitalake import clock
 from vitalake.keys import Key
 from vitalake.sealing import Sealer
@@ -124,7 +124,7 @@ def _bed(told: Sequence[Told]) -> str:
     return max(held, default=(0, ""))[1]
 
 
-def _take_back(store: CareStore, told: Sequence[Told], decided: str, now: int) -> None:
+def _take_back(store: OnlineStore, told: Sequence[Told], decided: str, now: int) -> None:
     """Take all ends back, and look whether each stay that had one is there with its bed and its decision."""
     for number, one in enumerate(told):
         if one.ends_it:
@@ -188,7 +188,7 @@ def test_a_patient_is_there_while_a_stay_is_open_and_pruning_changes_nothing(
     decision = Decision("pregnancy", True, decided[0], "somebody", now - decided[1] * HOUR, "test-or-scan")
     with (
         tempfile.TemporaryDirectory() as folder,
-        closing(CareStore(Path(folder) / "care.db", Sealer(Key("care", "v1", bytes(32))), hours=KEPT)) as store,
+        closing(OnlineStore(Path(folder) / "care.db", Sealer(Key("care", "v1", bytes(32))), hours=KEPT)) as store,
     ):
         # A record that is too old ends what is there, and is not kept for what may come.
         told = sorted(told, key=lambda one: (one.until or 0) >= KEPT)

@@ -14,15 +14,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.unit.vitalake.lake.span_samples import JOB, SHARE, empty_span, observations, open_lake, part
+from tests.unit.vitalake.lake.span_samples import JOB, SHARD, empty_span, observations, open_lake, part
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import Counts, Span, SpanConflict, Superseded
 from vitalake.lake.maintenance import replacement as swapping
 from vitalake.lake.maintenance.compaction import compact, put_into_buckets
 from vitalake.lake.maintenance.deletion import drop_rows
-from vitalake.lake.maintenance.replacement import Convert, Converted, swap
+from vitalake.lake.maintenance.replacement import Convert, Converted, replace_table
 from vitalake.lake.maintenance.rewrite import is_held
-from vitalake.lake.maintenance.sweep import settle, sweep
+from vitalake.lake.maintenance.sweep import roll_forward_all, sweep
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.tables.table import Table
 
@@ -52,7 +52,7 @@ class SwapMachine(RuleBasedStateMachine):
         lake = open_lake(self.folder)
         lake.spans.begin_at("observation", {part(): 0})
         lake.restricted.refresh()
-        self.epoch = lake.spans.begin_epoch(job=JOB, share=SHARE)
+        self.epoch = lake.spans.begin_epoch(job=JOB, shard=SHARD)
         self.end, self.policy = 0, 1
         self.rows: set[int] = set()
         self.dropped: set[int] = set()
@@ -113,19 +113,19 @@ class SwapMachine(RuleBasedStateMachine):
 
     @rule(patient=st.integers(0, PATIENTS - 1))
     def drop(self, patient: int) -> None:
-        """Forget a patient, as an erasure does: fence, settle, drop."""
+        """Forget a patient, as an erasure does: fence, roll forward, drop."""
         self.dropped |= {position for position in range(10_000) if position % PATIENTS == patient}
         lake = open_lake(self.folder)
         lake.spans.raise_fence("observation")
-        settle(open_lake(self.folder))
+        roll_forward_all(open_lake(self.folder))
         drop_rows(lake.published, "patient_id", f"pseudonym-{patient}")
         drop_rows(lake.restricted, "subject", subject(patient))
 
     @rule(newer=st.booleans())
-    def swap(self, newer: bool) -> None:
+    def replace_table(self, newer: bool) -> None:
         """Publish anew, by newer rules or by the same; it goes on where a killed one was."""
         self.policy += newer
-        swap(open_lake(self.folder), kind="test", rules=str(self.policy), make=lambda: self.convert)
+        replace_table(open_lake(self.folder), kind="test", rules=str(self.policy), make=lambda: self.convert)
         units = set(open_lake(self.folder).published.scan(columns=["unit"])["unit"].to_pylist())
         assert units <= {str(self.policy)}, "a row of before is still under the rules of before"
         assert not is_held(open_lake(self.folder).published)
@@ -156,9 +156,9 @@ class SwapMachine(RuleBasedStateMachine):
 
     @rule(jobs=st.booleans())
     def sweep(self, jobs: bool) -> None:
-        """The sweeper takes the share for dead; whoever had it must begin anew."""
+        """The sweeper takes the shard for dead; whoever had it must begin anew."""
         lease = {"job_lease_seconds": 0.0} if jobs else {}
-        self.epoch = sweep(open_lake(self.folder), JOB, shares=[SHARE], lease_seconds=0, **lease).epochs[SHARE]
+        self.epoch = sweep(open_lake(self.folder), JOB, shards=[SHARD], lease_seconds=0, **lease).epochs[SHARD]
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class SwapMachine(RuleBasedStateMachine):
             return convert
 
         try:
-            swap(open_lake(self.folder), kind="test", rules=str(self.policy), make=make)
+            replace_table(open_lake(self.folder), kind="test", rules=str(self.policy), make=make)
         except Killed:
             return
 
@@ -212,7 +212,7 @@ class SwapMachine(RuleBasedStateMachine):
 
     def settled(self) -> None:
         """Hold all that was decided to be there, once it is added."""
-        settle(open_lake(self.folder))
+        roll_forward_all(open_lake(self.folder))
         lake = open_lake(self.folder)
         for table in (lake.published, lake.restricted):
             found = table.scan(columns=["source_position"])["source_position"].to_pylist()

@@ -98,7 +98,7 @@ def questions(draw: st.DrawFn) -> tuple[str, int]:
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with the relations that the door has, without rows."""
+    """A database with the relations that the query service has, without rows."""
     with duckdb.connect(":memory:", config={"threads": 1}) as connection:
         for name in NAMES:
             connection.execute(f"CREATE TABLE {name} (subject BLOB, x INT, y INT)")
@@ -132,7 +132,7 @@ def engine(database: duckdb.DuckDBPyConnection, a: Sequence[Row], b: Sequence[Ro
 def ask(
     database: duckdb.DuckDBPyConnection, a: Sequence[Row], b: Sequence[Row], sql: str, rows: int = EVERY
 ) -> tuple[Seen | Failed, Seen | Failed]:
-    """Return what the door sees of a query that is tracked, and of it as it is, over these rows."""
+    """Return what the query service sees of a query that is tracked, and of it as it is, over these rows."""
     query, run = check(sql, [*NAMES, *PUBLISHED]), engine(database, a, b)
     read = [name for name in query.datasets if name in NAMES]
     plain = Tracked(query.sql, carried=False, aside="", cut="")

@@ -77,14 +77,14 @@ class LaneUnderTest:
     def start(
         self,
         *,
-        share: str = "0of1",
+        shard: str = "0of1",
         idle: float | None = 1.0,
         env: dict[str, str] | None = None,
         extra: Iterable[str] = (),
         forked: bool = False,
     ) -> subprocess.Popen[bytes]:
         """Start a worker process; in a fork only if nobody kills it from outside."""
-        arguments = [str(self.home / "vitalake.yaml"), "vitals", share]
+        arguments = [str(self.home / "vitalake.yaml"), "vitals", shard]
         arguments += ["--until-idle", str(idle)] if idle else []
         module = "pipelines.live.worker_main"
         command = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.core.kafka import Share
+from pipelines.core.kafka import Shard
 from pipelines.core.poll import Poll
 from pipelines.core.writer import SpanWriter
 from pipelines.live.lane import Lane, StreamOptions
@@ -25,14 +25,14 @@ class LaneWithoutKafka:
 
     def __init__(self, home: Path, parts: int = 1, *, topic_id: str = "u") -> None:
         settings = load_settings(home)
-        self.lane = Lane(settings, "vitals", Share(0, 1), StreamOptions(), threading.Event())
+        self.lane = Lane(settings, "vitals", Shard(0, 1), StreamOptions(), threading.Event())
         self.parts = tuple(PartId("t", topic_id, p) for p in range(parts))
         self.offsets = [0] * parts
         self.stamps: list[int] | None = None
         lake = self.lane.lake
         lake.spans.begin_at("observation", dict.fromkeys(self.parts, 0))
         self.lane.writer = SpanWriter(
-            lake, job="vitals", share="0of1", epoch=lake.spans.begin_epoch(job="vitals", share="0of1"),
+            lake, job="vitals", shard="0of1", epoch=lake.spans.begin_epoch(job="vitals", shard="0of1"),
             fence=self.lane.fence,
             rules=self.lane.steps.plan.version, decoder="test", dead_letters=self.lane.steps.dead_letters,
             span_seconds=1e9, span_rows=10**9, late_seconds=3600, positions=dict.fromkeys(self.parts, 0), watermarks={},

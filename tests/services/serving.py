@@ -26,9 +26,9 @@ from models.registry.tracking import Run
 from models.serving.app import make_app
 from models.serving.server import Server, listen
 from models.tasks import load_task
-from pipelines.intake.online_feed import open_care
+from pipelines.intake.online_feed import open_online_store
 from pipelines.online_store.facts import Admission, Fact, Movement, Person
-from pipelines.online_store.store import CareStore
+from pipelines.online_store.store import OnlineStore
 from pipelines.online_store.values import ROW, Values
 from tests.services.waiting import until
 from tests.unit.models.model_samples import fields, fit, make_matrix, tracking
@@ -58,11 +58,11 @@ class WardUnderTest:
 
     home: Path
     writes: int = 0
-    store: CareStore = field(init=False)
+    store: OnlineStore = field(init=False)
 
     def __post_init__(self) -> None:
         self.keys = load_keys(self.settings.path(self.settings.keys))
-        self.store = open_care(self.settings, self.keys)
+        self.store = open_online_store(self.settings, self.keys)
 
     @property
     def settings(self) -> Settings:

@@ -32,7 +32,7 @@ class Ward:
         self.parts = [PartId(topic, topic_id, partition) for partition in range(2)]
         self.lake: Lake = open_lake(home / "lake")
         self.lake.spans.begin_at("observation", {part: 0 for part in self.parts})
-        self.lake.spans.begin_epoch(job="vitals", share="0of1")
+        self.lake.spans.begin_epoch(job="vitals", shard="0of1")
 
     def send(self, count: int, *, partition: int = 0, transactional: bool = False, abort: bool = False) -> None:
         """Send messages, as one transaction if so wanted."""

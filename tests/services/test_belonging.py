@@ -20,7 +20,7 @@ from governance.belonging.fingerprints import FILE
 from governance.home import init_home
 from governance.samples import copy_samples
 from pipelines.erasure.request import Eraser
-from pipelines.intake.online_feed import open_care
+from pipelines.intake.online_feed import open_online_store
 from pipelines.live.preflight import preflight
 from tests import frozen
 from tests.fhir import message
@@ -524,7 +524,7 @@ def test_a_care_store_that_was_put_back_forgets_again_when_it_is_opened(base: Pa
     shutil.copy(base / "care.db", base / "home/care.db")
     assert _on_the_board(base / "home", WHO) == 0
     settings = _settings(base)
-    with closing(open_care(settings, load_keys(settings.path(settings.keys)))) as care:
+    with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
         assert care.erasures == 1
 
 

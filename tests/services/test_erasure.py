@@ -26,7 +26,7 @@ from governance.samples import copy_samples
 from pipelines.core.dead_letters import open_message
 from pipelines.erasure.quarantine_store import Search
 from pipelines.history.load import load_history
-from pipelines.intake.online_feed import open_care
+from pipelines.intake.online_feed import open_online_store
 from pipelines.intake.steps import make_sealer
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
 from tests import forking
@@ -222,7 +222,7 @@ def test_nothing_is_left_in_any_byte_and_nothing_of_others_is_gone(home: Path) -
     removed = {table["table"]: table["rows"] for table in document["tables"]}
     assert all(removed[f"{zone}/{name}"] > 0 for zone in ("published", "restricted") for name in MASKED)
     assert removed["quarantine/dead_letter"] >= 1
-    care = open_care(settings, load_keys(settings.path(settings.keys)))
+    care = open_online_store(settings, load_keys(settings.path(settings.keys)))
     assert len(care.history(who.token)) == 0
     care.close()
 

@@ -22,7 +22,7 @@ from governance.audit import AuditEvent, open_audit
 from governance.belonging import open_vault
 from governance.erasure import stores
 from governance.erasure.certificate import all_of
-from governance.erasure.person import Wanted
+from governance.erasure.person import ErasedPerson
 from governance.erasure.reasons import refuse_naming
 from governance.home import init_home
 from governance.policy.masks import Pseudonyms
@@ -33,7 +33,7 @@ from pipelines.core.dead_letters import open_message
 from pipelines.erasure import quarantine_store as letters
 from pipelines.erasure import retention_duty as kept
 from pipelines.erasure.request import Eraser
-from pipelines.intake.online_feed import open_care
+from pipelines.intake.online_feed import open_online_store
 from pipelines.intake.steps import make_sealer
 from pipelines.republish.rekey import rekey
 from tests import forking
@@ -123,7 +123,7 @@ def _letters(home: Path, patient: str) -> int:
 
 def _on_the_board(home: Path, patient: str) -> int:
     settings = load_settings(home)
-    care = open_care(settings, load_keys(settings.path(settings.keys)))
+    care = open_online_store(settings, load_keys(settings.path(settings.keys)))
     try:
         return len(care.history(_token(home, patient)))
     finally:
@@ -467,9 +467,9 @@ def test_a_reason_that_names_the_patient_is_refused_and_not_echoed(reason: str) 
 
 
 def test_what_is_wanted_shows_nobody_and_comes_back_from_the_vault() -> None:
-    wanted = Wanted(("Zz|1",), ("Zztoken",), "request 17", "officer", "2026", {"Zz|2": "erasure-1"})
+    wanted = ErasedPerson(("Zz|1",), ("Zztoken",), "request 17", "officer", "2026", {"Zz|2": "erasure-1"})
     assert "Zz" not in repr(wanted)
-    assert Wanted.unpacked(wanted.packed()) == wanted
+    assert ErasedPerson.unpacked(wanted.packed()) == wanted
     assert replace(wanted, together={}) != wanted
 
 

@@ -20,7 +20,7 @@ from vitalake.errors import SettingsError
 
 pytestmark = pytest.mark.flink
 
-SHARES = 2
+SHARDS = 2
 FIRST, SECOND = 600, 400
 
 
@@ -32,7 +32,7 @@ def flink(tmp_path: Path) -> Iterator[FlinkServices]:
         jars_folder()
     except SettingsError as error:
         missing_service("flink", str(error))
-    with (tmp_path / "flink.log").open("wb") as log, flink_services(slots=SHARES, stderr=log) as services:
+    with (tmp_path / "flink.log").open("wb") as log, flink_services(slots=SHARDS, stderr=log) as services:
         yield services
 
 
@@ -51,9 +51,9 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     result = submit(
         str(home / "vitalake.yaml"),
         "vitals",
-        shares=SHARES,
+        shards=SHARDS,
         options=StreamOptions(),
-        beam_options=flink.options(parallelism=SHARES),
+        beam_options=flink.options(parallelism=SHARDS),
     )
 
     def published() -> int:

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from governance.query.catalogue import Catalogue
 from governance.query.engine import connect
 from pipelines.history import load
+from pipelines.history.change_detection import CHANGED, ENTRY, NEW, PASSED, Digests, KnownRows, Positions, plan
 from pipelines.history.gate import QualityError
 from pipelines.history.load import load_history
-from pipelines.history.remembered import CHANGED, ENTRY, NEW, PASSED, Digests, Positions, Remembered, plan
 from vitalake import clock
 from vitalake.errors import LakeError
 from vitalake.keys import load_keys
@@ -398,7 +398,7 @@ def _replaced(there: Counter[tuple[int, int]], state: list[tuple[int, int]]) -> 
 
 
 def test_a_file_that_is_no_such_file_is_none(tmp_path: Path) -> None:
-    remembered = Remembered(tmp_path, "x")
+    remembered = KnownRows(tmp_path, "x")
     assert len(remembered.read()[0]) == 0
     remembered.write(entries([(1, 2)]), "form")
     assert remembered.read()[0]["content"].tolist() == [2]
@@ -414,7 +414,7 @@ def test_a_file_that_is_no_such_file_is_none(tmp_path: Path) -> None:
 def test_without_room_nothing_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "history").write_text("in the way")
     with pytest.raises(LakeError, match="remembered"):
-        Remembered(tmp_path, "x").write(entries([]), "")
+        KnownRows(tmp_path, "x").write(entries([]), "")
 
 
 @pytest.mark.parametrize("name", ["observation", "encounter"])

@@ -24,7 +24,7 @@ from governance.home import init_home
 from governance.samples import copy_samples
 from pipelines.erasure.request import Eraser
 from tests.services.waiting import until
-from tests.unit.vitalake.lake.span_samples import JOB, SHARE, begin, positions, staged_span, write_spans
+from tests.unit.vitalake.lake.span_samples import JOB, SHARD, begin, positions, staged_span, write_spans
 from vitalake.errors import PrivacyError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
@@ -109,8 +109,8 @@ def test_one_of_two_writers_wins_and_a_zombie_is_refused(open_lake: OpenLake) ->
     with pytest.raises(SpanConflict):
         second.spans.decide(theirs)
     asleep = staged_span(first, 4, 8)
-    swept = sweep(open_lake(), JOB, shares=[SHARE])
-    assert (swept.rolled_forward, swept.epochs) == (1, {SHARE: 2})
+    swept = sweep(open_lake(), JOB, shards=[SHARD])
+    assert (swept.rolled_forward, swept.epochs) == (1, {SHARD: 2})
     with pytest.raises(Superseded):
         first.spans.decide(asleep)
     assert positions(open_lake()) == [0, 1, 2]

@@ -20,10 +20,10 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from governance.erasure.certificate import Outside
+from governance.erasure.certificate import OutOfScope
 from pipelines.erasure.out_of_scope import outside
-from pipelines.intake.online_feed import open_care
-from pipelines.republish.online_store import rebuild_care
+from pipelines.intake.online_feed import open_online_store
+from pipelines.republish.online_store import rebuild_online_store
 from tests.fhir import message
 from tests.services.kafka import KafkaServer
 from tests.services.lane import LaneUnderTest
@@ -153,12 +153,12 @@ def test_a_care_store_that_is_gone_when_a_stream_begins_is_told_and_lacks_what_c
     assert "care store is new, and lacks what the lake has" in errors
     assert "vitalake lake rebuild care" in errors
     settings = load_settings(lane.home)
-    with closing(open_care(settings, load_keys(settings.path(settings.keys)))) as care:
+    with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
         assert care.lacking_us() > 0
         assert [len(care.history(patient)) for patient in care.patients()] == [1]
     assert "care store is" not in lane.run()
-    assert rebuild_care(settings) == 5
-    with closing(open_care(settings, load_keys(settings.path(settings.keys)))) as care:
+    assert rebuild_online_store(settings) == 5
+    with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
         assert care.lacking_us() == 0
         assert [len(care.history(patient)) for patient in care.patients()] == [5]
 
@@ -183,17 +183,17 @@ def test_an_older_copy_of_the_care_store_is_told_and_lacks_what_came_since(lane:
         db.execute("UPDATE lane SET beat_us = beat_us - 3600000000")  # of an hour ago
     assert "care store is an older copy, and lacks what the lake has" in lane.run()
     settings = load_settings(lane.home)
-    with closing(open_care(settings, load_keys(settings.path(settings.keys)))) as care:
+    with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
         assert care.lacking_us() > 0
-    assert rebuild_care(settings) == 7
+    assert rebuild_online_store(settings) == 7
     assert "care store is" not in lane.run()
-    with closing(open_care(settings, load_keys(settings.path(settings.keys)))) as care:
+    with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
         assert care.lacking_us() == 0
 
 
 def test_two_readers_on_the_same_partitions_publish_everything_once(lane: LaneUnderTest) -> None:
     lane.send(message(i) for i in range(1_000))
-    first, second = lane.start(share="0of1"), lane.start(share="0of2")
+    first, second = lane.start(shard="0of1"), lane.start(shard="0of2")
     for process in (first, second):
         _, errors = process.communicate(timeout=90)
         # It ended well, or gave way and may be started again.
@@ -207,7 +207,7 @@ def test_a_certificate_says_until_when_the_broker_keeps_messages(lane: LaneUnder
     settings = load_settings(lane.home)
     keys = load_keys(settings.path(settings.keys))
 
-    def told() -> Outside:
+    def told() -> OutOfScope:
         (topic,) = [place for place in outside(settings, keys) if place.place == f"topic {lane.topic}"]
         return topic
 

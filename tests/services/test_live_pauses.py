@@ -47,7 +47,7 @@ def test_a_zombie_that_wakes_after_its_successor_has_swept_changes_nothing(
     try:
         until(held.exists, process=zombie)
         lane.run()
-        sweep(lane.lake, "vitals", shares=["0of1"])
+        sweep(lane.lake, "vitals", shards=["0of1"])
         held.unlink()
         _, errors = zombie.communicate(timeout=60)
     finally:

@@ -17,7 +17,7 @@ import pytest
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.services.waiting import until
-from vitalake.lake.maintenance.sweep import dead_shares
+from vitalake.lake.maintenance.sweep import dead_shards
 from vitalake.lake.maintenance.verify import verify
 
 WAVES, WAVE = 12, 20
@@ -90,8 +90,8 @@ def test_a_running_lane_merges_its_files_and_readers_never_see_other_rows(lane: 
 def test_what_killed_workers_of_another_number_have_left_is_swept(lane: LaneUnderTest) -> None:
     lane.send(message(i) for i in range(WAVE))
     lane.run(expect=-signal.SIGKILL, env={"VITALAKE_CRASH_AT": "staged"})
-    assert dead_shares(lane.lake, "vitals", workers=2) == ["0of1"]
+    assert dead_shards(lane.lake, "vitals", workers=2) == ["0of1"]
     with _stream(lane, "--workers", "2") as process:
-        until(lambda: dead_shares(lane.lake, "vitals", workers=2) == [], process=process)
+        until(lambda: dead_shards(lane.lake, "vitals", workers=2) == [], process=process)
         until(lambda: lane.ledger()["published"] == WAVE, process=process)
     lane.assert_exactly_once(WAVE)

@@ -322,7 +322,7 @@ def test_the_upgrade_leaves_a_lake_of_this_format_as_it_is(home: Path) -> None:
     """It took times that senders gave, of just before the row came, for ours; no rewrite could give them back."""
     now = clock.now()
     said = (now - timedelta(seconds=2)).isoformat(timespec="milliseconds")
-    Ward(home, begin=now).spread("today", 1, {"1": message(1, patient="1", issued=said)}, share=0, of=1)
+    Ward(home, begin=now).spread("today", 1, {"1": message(1, patient="1", issued=said)}, shard=0, of=1)
     before = {path: path.stat().st_size for path in (home / "lake").rglob("*.parquet")}
     assert before
     done = upgrade(load_settings(home))
@@ -348,8 +348,8 @@ def test_nothing_published_tells_in_which_partition_a_patient_lies(home: Path, m
                 partitions * 1_000 + number, patient=no, value=60.0 + chance.randrange(40), device=None,
                 effectiveDateTime=at, issued=at, encounter={"reference": f"Encounter/{no}"},
             )  # fmt: skip
-        for share in range(2):
-            ward.spread(topic, partitions, keyed, share=share, of=2)
+        for shard in range(2):
+            ward.spread(topic, partitions, keyed, shard=shard, of=2)
         tokens = Pseudonyms(load_keys(home / "keys.yaml"), "patient-identifier")
         places = {tokens.token(no): partition_of(no, partitions) for no in _identifiers()}
         # Two workers' files have their names until they are merged.

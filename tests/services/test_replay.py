@@ -20,7 +20,7 @@ import vitalake
 from governance.belonging import open_vault
 from governance.vault import Identity
 from pipelines.history.load import load_history
-from pipelines.intake.online_feed import open_care
+from pipelines.intake.online_feed import open_online_store
 from pipelines.live.recount import audit
 from tests import forking
 from tests.fhir import message
@@ -387,7 +387,7 @@ def test_what_is_recovered_reaches_the_care_store(
         run(lane, "replay", package=today(lane), expect=KILLED, env={"VITALAKE_CRASH_AT": point})
     run(lane, "replay", package=today(lane))
     settings = load_settings(home)
-    store = open_care(settings, load_keys(settings.path(settings.keys)))
+    store = open_online_store(settings, load_keys(settings.path(settings.keys)))
     try:
         (patient,) = store.everybody()
         assert len(store.history(patient).measured()) == 12, "beside them stands that some were refused when they came"

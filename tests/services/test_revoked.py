@@ -15,8 +15,8 @@ from governance.home import init_home
 from governance.keyservice import KeyRevoked
 from governance.samples import copy_samples
 from models.serving.scores import FILE, ScoreBook
-from pipelines.intake.online_feed import open_care, store_sealer
-from pipelines.online_store.store import CareStore
+from pipelines.intake.online_feed import open_online_store, store_sealer
+from pipelines.online_store.store import OnlineStore
 from tests.services.serving import STABLE, WardUnderTest, as_json, serving
 from tests.services.waiting import until
 from vitalake.cli.app import main
@@ -62,7 +62,7 @@ def test_everything_identified_stops_within_a_second_and_comes_back_by_itself(wa
             ward.measure(patient, STABLE)
         with pytest.raises(KeyRevoked):
             ward.store.history(patient)
-        with closing(open_care(ward.settings, ward.keys)) as care, pytest.raises(KeyRevoked):
+        with closing(open_online_store(ward.settings, ward.keys)) as care, pytest.raises(KeyRevoked):
             care.history(patient)
         assert main(["keys", "revoke", "--undo", *home]) == 0
         until(lambda: risk() == 200)
@@ -87,7 +87,7 @@ def test_an_open_page_of_a_patient_is_told_that_it_is_locked(ward: WardUnderTest
 
 def test_what_lies_beside_the_stores_does_not_open_them(ward: WardUnderTest) -> None:
     patient, path = ward.token("p-1"), ward.home / "care.db"
-    with closing(CareStore(path, Sealer(ward.keys.current("care")), hours=54)) as stolen:
+    with closing(OnlineStore(path, Sealer(ward.keys.current("care")), hours=54)) as stolen:
         with pytest.raises(PrivacyError):
             stolen.history(patient)
     assert len(ward.store.history(patient)) == len(STABLE)
@@ -97,10 +97,10 @@ def test_stores_of_an_earlier_release_stay_readable_and_are_locked_with_the_othe
     patient = ward.token("p-1")
     ward.store.close()
     (ward.home / "care.db").unlink()
-    ward.store = CareStore(ward.home / "care.db", Sealer(ward.keys.current("care")), hours=54)
+    ward.store = OnlineStore(ward.home / "care.db", Sealer(ward.keys.current("care")), hours=54)
     ward.measure(patient, STABLE)
     ward.store.close()
-    ward.store = open_care(ward.settings, ward.keys)
+    ward.store = open_online_store(ward.settings, ward.keys)
     assert len(ward.store.history(patient)) == len(STABLE)
     ward.measure(patient, STABLE)  # into the block that the old key has sealed
     assert len(ward.store.history(patient)) > 0

@@ -24,8 +24,8 @@ from governance.belonging.erasures import ErasureCopies
 from governance.home import init_home
 from governance.samples import copy_samples
 from pipelines.core.poll import Poll
-from pipelines.intake.online_feed import open_care
-from pipelines.republish.online_store import rebuild_care
+from pipelines.intake.online_feed import open_online_store
+from pipelines.republish.online_store import rebuild_online_store
 from pipelines.republish.rekey import rekey, retire
 from pipelines.republish.republish import give_up, republish, restricted_datasets
 from pipelines.republish.retention import retain
@@ -45,7 +45,7 @@ from vitalake.lake.maintenance import replacement as swap
 from vitalake.lake.maintenance.compaction import compact, put_into_buckets
 from vitalake.lake.maintenance.deletion import distinct_values, drop_rows, purge
 from vitalake.lake.maintenance.rewrite import is_held
-from vitalake.lake.maintenance.sweep import settle, sweep
+from vitalake.lake.maintenance.sweep import roll_forward_all, sweep
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.tables.storage import open_storage
 from vitalake.settings import Settings, load_settings
@@ -285,7 +285,7 @@ def test_who_is_forgotten_in_the_middle_does_not_come_back(settings: Settings) -
         vault.close()
         lake = opened(settings)
         lake.spans.raise_fence("observation")
-        settle(lake)
+        roll_forward_all(lake)
         drop_rows(lake.published, "patient_id", token)
         drop_rows(lake.restricted, "subject", subject)
 
@@ -367,7 +367,7 @@ def test_rebuilt_care_store_has_the_values_of_its_hours(home: Path, settings: Se
     assert restricted_datasets(settings) == ["observation"], "what is filled again is dropped first, without beds too"
     sizes = set()
     for _ in range(2):
-        assert rebuild_care(settings) >= 8
+        assert rebuild_online_store(settings) >= 8
         assert histories(settings) == before
         with closing(sqlite3.connect(settings.path(settings.care.path))) as db:
             sizes.add(db.execute("SELECT count(*), sum(length(sealed)) FROM block").fetchone())
@@ -388,7 +388,7 @@ def test_a_rebuilt_care_store_knows_what_refused_messages_were_about(home: Path)
     )
     settings.path(settings.care.path).unlink()
     for _ in range(2):
-        rebuild_care(settings)
+        rebuild_online_store(settings)
         assert histories(settings) == before
 
 
@@ -400,7 +400,7 @@ def test_what_clinicians_decided_outlives_a_lost_care_store_and_new_pseudonyms(h
     decide(settings, ended, "pregnancy", "test-or-scan", holds="yes")
     decide(settings, ended, "pregnancy", "not-pregnant", holds="no")
     settings.path(settings.care.path).unlink()
-    rebuild_care(settings)
+    rebuild_online_store(settings)
     told = [("pregnancy", False, "somebody", "not-pregnant"), ("spo2-scale-2", True, "somebody", "blood-gas-now")]
     assert decisions(settings) == (told, False)
     rekey(settings)
@@ -410,7 +410,7 @@ def test_what_clinicians_decided_outlives_a_lost_care_store_and_new_pseudonyms(h
     rekey(settings)
     assert decisions(settings) == (told, True), "the store had them; of others nobody can say"
     settings.path(settings.care.path).unlink()
-    rebuild_care(settings)
+    rebuild_online_store(settings)
     assert decisions(settings) == ([], True), "what the audit has is of pseudonyms that nobody can make any more"
     assert other
 
@@ -421,7 +421,7 @@ def test_an_audit_that_does_not_hold_is_said_where_decisions_are_missed(home: Pa
     decide(settings, patient, "spo2-scale-2", "blood-gas-now", holds="yes")
     chain = settings.path(settings.audit) / "serving.jsonl"
     chain.write_bytes(chain.read_bytes().replace(b"blood-gas-now", b"blood-gas-not"))
-    rebuild_care(settings)
+    rebuild_online_store(settings)
     assert decisions(settings) == ([], True)
 
 
@@ -433,7 +433,7 @@ def decide(settings: Settings, patient: str, kind: str, reason: str, *, holds: s
 
 
 def decisions(settings: Settings) -> tuple[list[tuple[str, bool, str, str]], bool]:
-    care = open_care(settings, load_keys(settings.path(settings.keys)))
+    care = open_online_store(settings, load_keys(settings.path(settings.keys)))
     try:
         return sorted((one.kind, one.holds, one.by, one.reason) for _, one in care.decided()), care.lacks_decisions()
     finally:
@@ -441,7 +441,7 @@ def decisions(settings: Settings) -> tuple[list[tuple[str, bool, str, str]], boo
 
 
 def histories(settings: Settings) -> dict[str, list[tuple[int, int, str]]]:
-    care = open_care(settings, load_keys(settings.path(settings.keys)))
+    care = open_online_store(settings, load_keys(settings.path(settings.keys)))
     try:
         found = {patient: care.history(patient) for patient in care.patients()}
         return {

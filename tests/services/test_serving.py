@@ -604,7 +604,7 @@ def test_a_bug_says_nothing(ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch
         raise RuntimeError(MARKER)
 
     with serving(ward.settings) as served:
-        monkeypatch.setattr(served.app.state.place.ward, "chart", explode)
+        monkeypatch.setattr(served.app.state.server.ward, "chart", explode)
         answer = httpx.get(f"{served.address}/v1/patients/{ward.token('p-0')}/risk", headers=ward.bearer())
     assert answer.status_code == 500
     assert answer.headers["content-type"] == PROBLEM

@@ -233,7 +233,7 @@ def test_one_user_does_not_take_all_boards(ward: WardUnderTest) -> None:
             assert first.status_code == second.status_code == 200
             third = client.get("/board/events", headers=ward.bearer())
             assert (third.status_code, third.headers["retry-after"]) == (429, "5")
-        until(lambda: served.app.state.place.watch.boards == 0)
+        until(lambda: served.app.state.server.board_feed.boards == 0)
 
 
 def test_a_body_of_unknown_length_ends_where_it_is_too_long(client: httpx.Client) -> None:
@@ -281,7 +281,7 @@ def test_a_name_that_cannot_be_had_takes_only_the_name(
         raise KeyRevoked("Key is revoked", where="key service", remedy="Restore it.")
 
     patient = ward.token("p-0")
-    monkeypatch.setattr(served.app.state.place._vault, "look_up", locked)
+    monkeypatch.setattr(served.app.state.server._vault, "look_up", locked)
     page = client.get(f"/patients/{patient}", headers=ward.bearer() | HTML)
     assert page.status_code == 200
     assert "The name cannot be shown: Key is revoked" in page.text

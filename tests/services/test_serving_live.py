@@ -19,8 +19,8 @@ from models.registry.champion import DATABASE
 from models.serving import board_feed as watch
 from models.serving import health
 from models.serving.health import SILENT_SECONDS, lane_troubles
-from pipelines.intake.online_feed import CareFeed
-from pipelines.online_store.store import CareStore
+from pipelines.intake.online_feed import OnlineFeed
+from pipelines.online_store.store import OnlineStore
 from tests.services.serving import STABLE, WardUnderTest, as_json, serving
 from tests.services.waiting import until
 from vitalake import clock
@@ -106,7 +106,7 @@ def test_a_replaced_file_and_a_replaced_log_are_another_store(ward: WardUnderTes
 
 def test_a_writer_whose_store_was_deleted_writes_to_the_new_one(ward: WardUnderTest, log: io.BytesIO) -> None:
     vault = open_vault(ward.settings, ward.keys)
-    feed = CareFeed(ward.settings, load_dataset("observation"), ward.keys, vault)
+    feed = OnlineFeed(ward.settings, load_dataset("observation"), ward.keys, vault)
     feed.beat("vitals/0of1")
     first = feed.care.name()
     _remove(ward.settings.path(ward.settings.care.path))
@@ -121,10 +121,10 @@ def test_a_writer_whose_store_was_deleted_writes_to_the_new_one(ward: WardUnderT
 
 def test_a_store_deleted_while_it_is_written_is_written_again(ward: WardUnderTest) -> None:
     vault = open_vault(ward.settings, ward.keys)
-    feed = CareFeed(ward.settings, load_dataset("observation"), ward.keys, vault)
-    written: list[CareStore] = []
+    feed = OnlineFeed(ward.settings, load_dataset("observation"), ward.keys, vault)
+    written: list[OnlineStore] = []
 
-    def write(store: CareStore) -> None:
+    def write(store: OnlineStore) -> None:
         written.append(store)
         if len(written) == 1:
             _remove(ward.settings.path(ward.settings.care.path))
@@ -194,14 +194,14 @@ def test_a_vanished_registry_is_told_and_the_last_model_stays(
     models = ward.settings.path(ward.settings.models)
     with serving(ward.settings) as served:
         until(lambda: _health(served.address) == (200, "ok", []))
-        model = served.app.state.place.ward._inputs.model()
+        model = served.app.state.server.ward._inputs.model()
         models.rename(models.with_name("away"))
         until(lambda: _health(served.address) == (200, "degraded", ["no-registry"]))
-        assert served.app.state.place.ward._inputs.model() is model
+        assert served.app.state.server.ward._inputs.model() is model
         models.mkdir()
         (models / DATABASE).touch()  # an empty file in its place says no more
         until(lambda: _health(served.address) == (200, "degraded", ["no-registry"]))
-        assert served.app.state.place.ward._inputs.model() is model
+        assert served.app.state.server.ward._inputs.model() is model
         shutil.rmtree(models)
         models.with_name("away").rename(models)
         until(lambda: _health(served.address) == (200, "ok", []))
@@ -224,7 +224,7 @@ def test_a_revoked_key_clears_the_board_and_says_so(ward: WardUnderTest, monkeyp
         with client.stream("GET", "/board/events", headers=ward.bearer()) as board:
             events = (msgspec.json.decode(line[6:]) for line in board.iter_lines() if line.startswith("data: "))
             next(event for event in events if event.get("rows"))
-            monkeypatch.setattr(served.app.state.place.ward, "changed", locked)
+            monkeypatch.setattr(served.app.state.server.ward, "changed", locked)
             gone = next(event for event in events if event.get("gone"))
             assert gone["gone"] == [patient]
             told = next(event for event in events if event.get("troubles"))

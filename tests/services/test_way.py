@@ -16,7 +16,7 @@ import pytest
 from governance.access import open_issuer
 from governance.access.principal import local_principal
 from governance.belonging import open_vault
-from governance.query.service import Door
+from governance.query.service import QueryService
 from models.batch import score_published
 from models.registry import champion
 from models.scoring import ScoreRecord
@@ -25,7 +25,7 @@ from models.training.outcomes import Outcome
 from models.training.pinned import pin
 from models.training.published import read_values
 from pipelines.history.warehouse import open_warehouse
-from pipelines.intake.online_feed import open_care
+from pipelines.intake.online_feed import open_online_store
 from pipelines.online_store.playback import Replay
 from pipelines.simulator.anchors import load_or_create
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
@@ -72,15 +72,17 @@ def way(demo_home: Path, tmp_path_factory: pytest.TempPathFactory, embedded_brok
     reference = int(load_or_create(home).reference.timestamp() * 1e6)
     # The ward's time stands still, so that everything is asked at one moment.
     keys = load_keys(settings.path(settings.keys))
-    open_care(settings, keys).set_replay(Replay(start_us=reference, wall_us=reference, speed=0.0, end_us=reference))
+    open_online_store(settings, keys).set_replay(
+        Replay(start_us=reference, wall_us=reference, speed=0.0, end_us=reference)
+    )
     return Way(home, settings, reference)
 
 
 def test_vitals_by_history_and_by_replay_are_one_row_in_what_is_read(way: Way) -> None:
-    door, who = Door(way.settings), local_principal()
+    query_service, who = QueryService(way.settings), local_principal()
 
     def count(sql: str) -> dict[str, int]:
-        found: dict[str, int] = door.query(sql, principal=who).rows.to_pylist()[0]
+        found: dict[str, int] = query_service.query(sql, principal=who).rows.to_pylist()[0]
         return found
 
     read = count("SELECT count(*) AS n, count(DISTINCT observation_id) AS ids FROM observation")
@@ -96,9 +98,9 @@ def test_board_request_batch_and_matrix_give_the_same_score(way: Way) -> None:
     batch = {record.patient: record for record in score_published(way.settings, "mortality", now_us=way.moment_us)}
     model, cap = champion(way.settings, task), pin(way.settings, task).age_cap
     assert model is not None
-    published = read_values(Door(way.settings), task, sorted(batch))
+    published = read_values(QueryService(way.settings), task, sorted(batch))
     keys = load_keys(way.settings.path(way.settings.keys))
-    care = open_care(way.settings, keys)
+    care = open_online_store(way.settings, keys)
     headers = {"authorization": f"Bearer {open_issuer(way.settings, keys).sign_in('clinician')}"}
     scored = 0
     with serving(way.settings) as served, httpx.Client(base_url=served.address, headers=headers, timeout=30) as client:
@@ -125,7 +127,7 @@ def test_board_request_batch_and_matrix_give_the_same_score(way: Way) -> None:
 
 def test_the_care_store_has_stays_wards_and_labs_and_the_vault_has_names(way: Way) -> None:
     keys = load_keys(way.settings.path(way.settings.keys))
-    care, vault = open_care(way.settings, keys), open_vault(way.settings, keys)
+    care, vault = open_online_store(way.settings, keys), open_vault(way.settings, keys)
     patients = care.patients()
     stays = {patient: care.stay(patient, as_of_us=way.moment_us) for patient in patients}
     known = [stay for stay in stays.values() if stay is not None]

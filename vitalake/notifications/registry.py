@@ -31,7 +31,7 @@ def rule_kinds() -> dict[str, RuleKind]:
     return {name: _loaded(entry) for name, entry in plugins.registered(GROUP).items()}
 
 
-class Watch:
+class Notifier:
     """The rules of a lane, and whom they tell."""
 
     def __init__(self, settings: Settings, job: str, send: Send) -> None:

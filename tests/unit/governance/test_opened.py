@@ -13,7 +13,7 @@ import vitalake
 from governance.audit import latest
 from governance.home import init_home
 from governance.samples import copy_samples
-from tests.unit.governance.query.door_samples import publish_samples
+from tests.unit.governance.query.query_samples import publish_samples
 from tests.unit.vitalake.lake.span_samples import begin, open_lake, write_spans
 from vitalake.errors import InputError, SettingsError
 from vitalake.keys import load_keys

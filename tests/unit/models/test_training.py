@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from governance.audit.reading import latest
-from governance.query.service import Door
+from governance.query.service import QueryService
 from models.artefact import Model
 from models.registry import champion
 from models.registry.champion import ARTIFACTS
@@ -30,7 +30,7 @@ from models.training.published import Published, read, read_outcomes, read_value
 from models.training.report import Report
 from models.training.train import train
 from pipelines.online_store.playback import Replay
-from pipelines.online_store.store import CareStore
+from pipelines.online_store.store import OnlineStore
 from pipelines.online_store.values import ROW, Values
 from tests.documented import blocks, run_console
 from vitalake import declarations
@@ -63,9 +63,9 @@ def trained(demo_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (home / "tasks" / "readmission" / "task.yaml").write_text(blocks("declare-a-task.md", "yaml")[0])
     settings = load_settings(home)
     report = train(settings, "mortality")
-    door = Door(settings)
-    outcomes = read_outcomes(door, TASK).ended
-    values = read_values(door, TASK, sorted({o.patient for o in outcomes}))
+    query_service = QueryService(settings)
+    outcomes = read_outcomes(query_service, TASK).ended
+    values = read_values(query_service, TASK, sorted({o.patient for o in outcomes}))
     pinned = pin(settings, TASK)
     model = champion(settings, TASK)
     assert model is not None
@@ -99,7 +99,7 @@ def test_a_history_that_went_through_the_care_store_gives_the_same_score(trained
         outcome, as_of_us = of[str(trained.matrix.stay[i])], int(trained.matrix.as_of_us[i])
         whole = trained.published.history(outcome.patient)
         came = random.permutation(len(whole))  # no device and no lane sends in order
-        care = CareStore(tmp_path / f"{i}.db", Sealer(Key("care", "v1", b"k" * 32)), hours=TASK.window_hours)
+        care = OnlineStore(tmp_path / f"{i}.db", Sealer(Key("care", "v1", b"k" * 32)), hours=TASK.window_hours)
         care.set_replay(Replay(as_of_us, 0, 0.0, as_of_us))
         for part in np.array_split(came, 3):
             care.take(_values(whole, part, outcome.patient), writer="lane", ends={})
@@ -181,7 +181,9 @@ def test_the_card_says_what_so_few_deaths_cannot_prove(trained: Trained) -> None
 
 def test_stays_of_which_nobody_knows_how_they_ended_are_neither_deaths_nor_survivals(trained: Trained) -> None:
     columns = ["encounter_id", "discharged_at", "discharge_disposition"]
-    stays = [row for batch in read(Door(trained.settings), TASK, "encounter", columns) for row in batch.to_pylist()]
+    stays = [
+        row for batch in read(QueryService(trained.settings), TASK, "encounter", columns) for row in batch.to_pylist()
+    ]
     missing = {s["encounter_id"] for s in stays if s["discharged_at"] and s["discharge_disposition"] == "Missing"}
     assert len(missing) == trained.report.unknown > 10
     assert missing.isdisjoint(outcome.stay.encounter for outcome in trained.outcomes)

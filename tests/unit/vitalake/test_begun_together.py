@@ -10,7 +10,7 @@ from typing import Any
 from governance.belonging.opening import admit, introduce, open_vault
 from governance.home import init_home
 from governance.samples import copy_samples
-from pipelines.intake.online_feed import open_care
+from pipelines.intake.online_feed import open_online_store
 from vitalake.keys import load_keys
 from vitalake.lake.commits.format import FORMAT, Format
 from vitalake.lake.commits.lake import Lake
@@ -38,7 +38,7 @@ def _open_all(folder: Path, dataset: str, barrier: Any) -> None:
             with closing(open_vault(settings, keys)) as vault:
                 Lake(settings.lake_uri, settings.storage_options, dataset=dataset).open_all()
                 introduce(settings, keys, vault)
-                open_care(settings, keys, vault=vault).close()
+                open_online_store(settings, keys, vault=vault).close()
     except BaseException:
         barrier.abort()
         raise

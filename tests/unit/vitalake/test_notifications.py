@@ -10,25 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitalake.errors import SettingsError
-from vitalake.notifications import Seen, Send, Tally, Watch, sender
+from vitalake.notifications import Notifier, Seen, Send, Tally, sender
 from vitalake.settings import AlertSettings, Settings
 
 WINDOW = 60.0
 RUNBOOK = "https://wiki.example/dead-letters"
 
 
-def watch(send: Send, *, share: float = 0.05, least: int = 100) -> Watch:
+def watch(send: Send, *, share: float = 0.05, least: int = 100) -> Notifier:
     """Return a watch of windows of a minute."""
     alerts = AlertSettings(window_seconds=WINDOW, share=share, min_messages=least, runbook_url=RUNBOOK)
-    return Watch(Settings(alerts=alerts), "vitals", send)
+    return Notifier(Settings(alerts=alerts), "vitals", send)
 
 
-def look(shares: Watch, tally: Tally, *, now: float) -> None:
+def look(shares: Notifier, tally: Tally, *, now: float) -> None:
     """Show a lane that runs."""
     shares.observe(Seen(False, (), tally, now))
 
 
-def feed(shares: Watch, windows: list[tuple[int, int, int]], *, begin: float = 0.0) -> None:
+def feed(shares: Notifier, windows: list[tuple[int, int, int]], *, begin: float = 0.0) -> None:
     """Show it windows of (messages, rejected, held), in four looks each."""
     total = Tally()
     look(shares, total, now=begin)
@@ -47,7 +47,7 @@ def feed(shares: Watch, windows: list[tuple[int, int, int]], *, begin: float = 0
 
 def test_a_pause_is_told_once_and_so_is_its_end() -> None:
     told: list[str] = []
-    pauses = Watch(Settings(), "vitals", lambda title, _: told.append(title))
+    pauses = Notifier(Settings(), "vitals", lambda title, _: told.append(title))
     for now, paused in [(0, False), (1, True), (5, True), (6, False), (7, True), (16, True), (17, True), (90, True)]:
         pauses.observe(Seen(paused, ["Disk is full"], Tally(), now))
     assert told == ["vitalake: vitals waits"]

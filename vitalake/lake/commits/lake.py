@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 
-from vitalake.crashpoints import passing
 from vitalake.errors import SettingsError
+from vitalake.failpoints import failpoint
 from vitalake.lake.commits.format import Format, begin_format, check_readable, check_writable
 from vitalake.lake.commits.spans import SEEN, PartId, Span, SpanConflict, SpanLog, Superseded, add_span
 from vitalake.lake.datasets.dataset import Dataset, table_form
@@ -165,11 +165,11 @@ class Lake:
 
     def add(self, span: Span) -> None:
         """Make a decided span's files visible in every table; safe to repeat."""
-        passing("before-add")
+        failpoint("before-add")
         for table in self._tables_of(span):
             add_span(span, table)
-            passing("added-one")
-        passing("added")
+            failpoint("added-one")
+        failpoint("added")
 
     def _tables_of(self, span: Span) -> list[Table]:
         usual = list(self.tables)
@@ -207,5 +207,5 @@ class Lake:
                     fresh.add(table.name)
                 if add_span(span, table):
                     _log.info("rolled forward", extra={"span": span.span_id, "table": table.name})
-        passing("start-rolled")
+        failpoint("start-rolled")
         return spans

@@ -11,8 +11,8 @@ import msgspec
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from vitalake.crashpoints import passing
 from vitalake.errors import InputError, LakeError, ServiceUnavailable
+from vitalake.failpoints import failpoint
 from vitalake.lake.commits.format import begin_format, check_readable, check_writable
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.log import explained
@@ -30,7 +30,7 @@ class SpanConflict(LakeError):
 
 
 class Superseded(LakeError):
-    """A successor has taken this share over: this process must end, and must not come back."""
+    """A successor has taken this shard over: this process must end, and must not come back."""
 
 
 class Unbalanced(LakeError):
@@ -150,7 +150,7 @@ class Span(msgspec.Struct):
     kind: Literal["stream", "gap", "closed", "replay", "attribution"]
     job: str
     dataset: str
-    share: str
+    shard: str
     epoch: int
     decided_us: int
     rules: str
@@ -190,7 +190,7 @@ def to_row(span: Span) -> pa.Table:
         "kind": span.kind,
         "job": span.job,
         "dataset": span.dataset,
-        "share": span.share,
+        "share": span.shard,
         "epoch": span.epoch,
         "decided_at": datetime.fromtimestamp(span.decided_us / 1e6, tz=UTC),
         "rules": span.rules,
@@ -205,8 +205,9 @@ def from_row(row: dict[str, object]) -> Span:
     body = _BODY_DECODER.decode(str(row["body"]))
     decided = row["decided_at"]
     assert isinstance(decided, datetime)
-    plain = {name: row[name] for name in ("span_id", "kind", "job", "dataset", "share", "epoch", "rules", "decoder")}
+    plain = {name: row[name] for name in ("span_id", "kind", "job", "dataset", "epoch", "rules", "decoder")}
     return Span(
+        shard=str(row["share"]),  # the column keeps the name that it has on disk
         **plain,  # type: ignore[arg-type]
         decided_us=round(decided.timestamp() * 1e6),
         parts=body.parts,
@@ -249,15 +250,15 @@ class SpanLog:
 
         self.table.commit_when(ready, transactions=claims)
 
-    def begin_epoch(self, *, job: str, share: str) -> int:
-        """Return a new epoch of the share; whoever held an older one can decide nothing from now on.
+    def begin_epoch(self, *, job: str, shard: str) -> int:
+        """Return a new epoch of the shard; whoever held an older one can decide nothing from now on.
 
         Raises:
             LakeError: the lake has another format than this release writes.
             ServiceUnavailable: it cannot be reached.
         """
         check_writable(self.lake)
-        app = f"{job}/{share}/epoch"
+        app = f"{job}/{shard}/epoch"
         for _ in range(50):
             self.table.refresh()
             epoch = (self.table.transaction(app) or 0) + 1
@@ -267,14 +268,14 @@ class SpanLog:
                 continue
             except (OSError, DeltaError) as error:
                 raise explained(self.table.storage, error, "Lake cannot be read") from None
-            passing("start-epoch")
+            failpoint("start-epoch")
             return epoch
-        raise ServiceUnavailable("Share is contended", where=f"{job}/{share}", remedy="Stop the other workers.")
+        raise ServiceUnavailable("Shard is contended", where=f"{job}/{shard}", remedy="Stop the other workers.")
 
-    def current_epoch(self, *, job: str, share: str) -> int:
-        """Return the share's newest epoch, 0 when it never began."""
+    def current_epoch(self, *, job: str, shard: str) -> int:
+        """Return the shard's newest epoch, 0 when it never began."""
         self.table.refresh()
-        return self.table.transaction(f"{job}/{share}/epoch") or 0
+        return self.table.transaction(f"{job}/{shard}/epoch") or 0
 
     def fence(self, dataset: str) -> int:
         """Return how often the dataset's fence was raised."""
@@ -300,7 +301,7 @@ class SpanLog:
                 continue
             except (OSError, DeltaError) as error:
                 raise explained(self.table.storage, error, "Lake cannot be read") from None
-            passing("fence-raised")
+            failpoint("fence-raised")
             return height
         raise ServiceUnavailable("Fence is contended", where=app, remedy="Try again.")
 
@@ -350,7 +351,7 @@ class SpanLog:
         Raises:
             Unbalanced: its counts contradict each other; nothing is committed.
             SpanConflict: a partition is not where the span starts, or the dataset's fence was raised since.
-            Superseded: the share has a newer epoch.
+            Superseded: the shard has a newer epoch.
             OSError: storage refuses the row's file.
         """
         for part in span.parts:
@@ -361,21 +362,21 @@ class SpanLog:
                     remedy="Nothing of this span was committed. This is a bug: keep the logs and report it.",
                 )
         row = self.table.stage(to_row(span), stem=span.span_id)
-        epoch_app = f"{span.job}/{span.share}/epoch"
+        epoch_app = f"{span.job}/{span.shard}/epoch"
 
         def ready() -> Literal["commit", "done"]:
             if self._is_decided(span):
                 return "done"
             if (self.table.transaction(epoch_app) or 0) != span.epoch:
                 raise Superseded(
-                    "A successor has taken this share over",
-                    where=f"{span.job}/{span.share}",
+                    "A successor has taken this shard over",
+                    where=f"{span.job}/{span.shard}",
                     remedy="Nothing of this span was committed; let the successor run.",
                 )
             if (self.table.transaction(_fence_app(span.dataset)) or 0) != span.fence:
                 raise SpanConflict(
                     "Rules, keys or patients have changed under way",
-                    where=f"{span.job}/{span.share}",
+                    where=f"{span.job}/{span.shard}",
                     remedy="The span is thrown away and read again as things are now.",
                 )
             for part in span.parts:
@@ -387,7 +388,7 @@ class SpanLog:
                     )
             return "commit"
 
-        passing("before-decide")
+        failpoint("before-decide")
         self.table.commit_when(ready, add=row, transactions={**span.transactions, epoch_app: span.epoch})
 
     def _is_decided(self, span: Span) -> bool:

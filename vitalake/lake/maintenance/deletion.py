@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vitalake.crashpoints import passing
+from vitalake.failpoints import failpoint
 from vitalake.lake.maintenance.compaction import TARGET_ROWS
 from vitalake.lake.maintenance.rewrite import Rows, read_file, rewrite, unavailable
 from vitalake.lake.tables.buckets import bucket_of, may_hold, patient_column
@@ -106,7 +106,7 @@ def drop_rows(
             return finder.holders(file for file in snapshot.files.values() if file.day in days)
 
         result = rewrite(table, plan, without, data_change=True)
-        passing("dropped-day")
+        failpoint("dropped-day")
         if result:
             done.days += len(days)
             done.rows += result.rows_before - result.rows + replaced[0]

@@ -8,11 +8,11 @@ from deltalake.exceptions import CommitFailedError
 
 from vitalake.errors import ServiceUnavailable
 from vitalake.lake.maintenance.journal import Journal
-from vitalake.lake.maintenance.rewrite import is_held, maintenance_app, swap_app
+from vitalake.lake.maintenance.rewrite import is_held, maintenance_app, replacement_app
 from vitalake.lake.tables.table import COMMIT_ATTEMPTS, Table
 
 
-def hold(table: Table) -> int:
+def hold_for_maintenance(table: Table) -> int:
     """Hold a table, or take the hold over; return the number that is to be committed over.
 
     Rewrites under way that were planned before are refused: they took a number of maintenance that is gone.
@@ -22,10 +22,10 @@ def hold(table: Table) -> int:
     """
     for _ in range(COMMIT_ATTEMPTS):
         table.refresh()
-        number = (table.transaction(swap_app(table)) or 0) + 1
+        number = (table.transaction(replacement_app(table)) or 0) + 1
         number += (number + 1) % 2  # odd
         try:
-            table.commit(transactions={swap_app(table): number, maintenance_app(table): _next(table)})
+            table.commit(transactions={replacement_app(table): number, maintenance_app(table): _next(table)})
         except CommitFailedError:
             continue
         table.refresh()
@@ -40,7 +40,7 @@ def release(table: Table) -> None:
         if not is_held(table):
             return
         try:
-            table.commit(transactions={swap_app(table): (table.transaction(swap_app(table)) or 0) + 1})
+            table.commit(transactions={replacement_app(table): (table.transaction(replacement_app(table)) or 0) + 1})
         except CommitFailedError:
             continue
     raise ServiceUnavailable("Table is contended", where=table.name, remedy="Try again in a quieter hour.")

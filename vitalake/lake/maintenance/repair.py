@@ -248,7 +248,7 @@ def _commit_row(table: Table, span: Span, path: str) -> None:
     else:
         files = table.stage(to_row(span), stem=span.span_id)
     ends = {app: end for app, end in span.transactions.items() if (table.transaction(app) or -1) < end}
-    epoch = f"{span.job}/{span.share}/epoch"
+    epoch = f"{span.job}/{span.shard}/epoch"
     ends[epoch] = max(table.transaction(epoch) or 0, span.epoch)
     if lost := table.transaction(lost_app(table)):  # it was left out, and is back
         ends[lost_app(table)] = lost - 1

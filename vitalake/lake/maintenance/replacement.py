@@ -19,21 +19,21 @@ import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
 from vitalake import clock
-from vitalake.crashpoints import passing
 from vitalake.errors import LakeError
+from vitalake.failpoints import failpoint
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import Span, add_span
 from vitalake.lake.datasets.dataset import SUBJECT
 from vitalake.lake.maintenance.compaction import TARGET_ROWS, sort_keys
 from vitalake.lake.maintenance.journal import Job, Journal, Work
-from vitalake.lake.maintenance.lock import abandon, hold, release
+from vitalake.lake.maintenance.lock import abandon, hold_for_maintenance, release
 from vitalake.lake.maintenance.rewrite import (
     commit_rewrite,
     is_held,
     maintenance_app,
     read_file,
+    replacement_app,
     rows_app,
-    swap_app,
     unavailable,
 )  # fmt: skip
 from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
@@ -80,7 +80,7 @@ class Overtaken(LakeError):
 
 
 @dataclass(slots=True)
-class Swapped:
+class TableReplaced:
     """What a swap did.
 
     Attributes:
@@ -104,7 +104,9 @@ class Swapped:
     unfit: dict[str, int] = field(default_factory=dict)
 
 
-def swap(lake: Lake, *, kind: str, rules: str, make: Callable[[], Convert], counted: Counted | None = None) -> Swapped:
+def replace_table(
+    lake: Lake, *, kind: str, rules: str, make: Callable[[], Convert], counted: Counted | None = None
+) -> TableReplaced:
     """Publish all that was decided so far anew; safe beside streams, erasures and itself, and goes on when killed.
 
     The dataset's fence is raised first: lanes go on under today's rules and keys, and what they decide from then on
@@ -164,17 +166,17 @@ class _Run:
         self._journal = Journal(lake.storage, self._dataset)
         self._number = 0
         self._begun: Job | None = None
-        self.done = Swapped(self._dataset)
+        self.done = TableReplaced(self._dataset)
 
-    def go(self, make: Callable[[], Convert]) -> Swapped:
+    def go(self, make: Callable[[], Convert]) -> TableReplaced:
         """Do it all; see ``swap``."""
         self._finish_committed()
         refuse_missing(self._lake)
-        hold(self._source)
-        self._number = hold(self._target)
-        passing("swap-held")
+        hold_for_maintenance(self._source)
+        self._number = hold_for_maintenance(self._target)
+        failpoint("swap-held")
         job = self._job()
-        passing("swap-fenced")
+        failpoint("swap-fenced")
         self._begun = job
         convert = make()
         books = self._settle(job)
@@ -182,9 +184,9 @@ class _Run:
         old = self._older(self._target, job)
         self.done.rows_before = sum(file.rows for file in old)
         new = self._work(job, convert)
-        passing("swap-ready")
+        failpoint("swap-ready")
         self._commit(job, old, new, books)
-        passing("swap-committed")
+        failpoint("swap-committed")
         self._finish_committed()
         for table in (self._target, self._source):
             table.prepare(republished=True)
@@ -193,7 +195,7 @@ class _Run:
     def may_go_on(self) -> bool:
         """Whether the job may be begun anew: nobody else has taken it over."""
         self._target.refresh()
-        return (self._target.transaction(swap_app(self._target)) or 0) == self._number
+        return (self._target.transaction(replacement_app(self._target)) or 0) == self._number
 
     def let_go(self) -> None:
         """Give the job up, unless somebody else has taken it over: its tables are not held any more."""
@@ -324,12 +326,12 @@ class _Run:
         self._check_mine()
         self._journal.record(work)
         self._journal.renew(job)
-        passing("swap-chunk")
+        failpoint("swap-chunk")
         return work
 
     def _check_mine(self) -> None:
         self._target.refresh()
-        if (self._target.transaction(swap_app(self._target)) or 0) != self._number:
+        if (self._target.transaction(replacement_app(self._target)) or 0) != self._number:
             raise Overtaken(
                 "Another process has taken this job over", where=self._target.name, remedy="Let it end; see its output."
             )
@@ -371,12 +373,12 @@ class _Run:
 
         def transactions() -> dict[str, int]:
             ends = {app: end for app, end in books.ends.items() if (target.transaction(app) or -1) < end}
-            mine = {maintenance_app(target): number, swap_app(target): self._number + 1, rows_app(target): rows}
+            mine = {maintenance_app(target): number, replacement_app(target): self._number + 1, rows_app(target): rows}
             return mine | ends
 
         def is_good() -> bool:
             return (
-                (target.transaction(swap_app(target)) or 0) == self._number
+                (target.transaction(replacement_app(target)) or 0) == self._number
                 and (target.transaction(maintenance_app(target)) or 0) + 1 == number
                 and {file.path for file in old} <= target.snapshot().files.keys()
             )

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pyarrow as pa
 
 from vitalake import clock
-from vitalake.crashpoints import passing
+from vitalake.failpoints import failpoint
 from vitalake.lake.maintenance.deletion import Value, has_value
 from vitalake.lake.maintenance.rewrite import Rows, read_file, rewrite
 from vitalake.lake.tables.buckets import bucket_of, patient_column
@@ -79,7 +79,7 @@ def expire(
         if progress:
             progress(f"{table.name} {day}")
         result = rewrite(table, of(day), transform, data_change=True)
-        passing("expired-day")
+        failpoint("expired-day")
         if result:
             done.days += 1
             done.rows += result.rows_before - result.rows

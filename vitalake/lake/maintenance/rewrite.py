@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from vitalake.crashpoints import passing
 from vitalake.errors import LakeError, ServiceUnavailable, VitaLakeError
+from vitalake.failpoints import failpoint
 from vitalake.lake.tables.log import explained
 from vitalake.lake.tables.schema import conform
 from vitalake.lake.tables.sorting import repeating
@@ -95,7 +95,7 @@ def rows_app(table: Table) -> str:
     return f"rows/{table.name}"
 
 
-def swap_app(table: Table) -> str:
+def replacement_app(table: Table) -> str:
     """Return the name of the transaction that is odd while somebody prepares to swap the whole table: see swap.py."""
     return f"swap/{table.name}"
 
@@ -113,7 +113,7 @@ def rewrite_number(path: str) -> int:
 
 def is_held(table: Table) -> bool:
     """Whether the table, as the object has it, waits for a swap: its files must stay as they are."""
-    return (table.transaction(swap_app(table)) or 0) % 2 == 1
+    return (table.transaction(replacement_app(table)) or 0) % 2 == 1
 
 
 def rewrite(
@@ -152,9 +152,9 @@ def rewrite(
             number = (table.transaction(maintenance_app(table)) or 0) + 1
             attempt = _Attempt(number, f"rewrite.{number}.{uuid.uuid4().hex}", snapshot.version)
             new = _stage(table, Rows(table, tuple(old)), transform, attempt, counted, row_preserving=not data_change)
-            passing("rewrite-staged")
+            failpoint("rewrite-staged")
             if _commit(table, old, new, attempt, data_change=data_change, lost=lost):
-                passing("rewrite-committed")
+                failpoint("rewrite-committed")
                 for entry in abandoned:
                     _throw_away(table, *entry)
                 return Rewritten(tuple(old), tuple(new))

@@ -1,7 +1,7 @@
 """The sweeper: deletes what killed writers and rewrites have left, and nothing that anybody may still commit or read.
 
 Writers never delete staged files. Before the sweeper does it takes the writer's right to commit away: a new epoch for
-a dead writer's share, a new number for a table's maintenance. Only then does it look at what was decided.
+a dead writer's shard, a new number for a table's maintenance. Only then does it look at what was decided.
 """
 
 from __future__ import annotations
@@ -51,25 +51,25 @@ class Swept:
 
 
 def leftovers(lake: Lake) -> dict[str, set[str]]:
-    """Return the jobs that have files no table knows, of the living and of the dead, and of which shares."""
+    """Return the jobs that have files no table knows, of the living and of the dead, and of which shards."""
     found: dict[str, set[str]] = defaultdict(set)
     for paths in _loose(lake.present().values()).values():
         for path in paths:
             if match := SPAN_FILE.match(path.rpartition("/")[2]):
-                found[match["job"]].add(match["share"])
+                found[match["job"]].add(match["shard"])
     return found
 
 
-def dead_shares(lake: Lake, job: str, *, workers: int) -> list[str]:
-    """Return the shares of another number of workers that have left files: nobody will succeed them."""
-    return sorted(share for share in leftovers(lake)[job] if share.partition("of")[2] != str(workers))
+def dead_shards(lake: Lake, job: str, *, workers: int) -> list[str]:
+    """Return the shards of another number of workers that have left files: nobody will succeed them."""
+    return sorted(shard for shard in leftovers(lake)[job] if shard.partition("of")[2] != str(workers))
 
 
 def sweep(
     lake: Lake,
     job: str,
     *,
-    shares: Sequence[str] = (),
+    shards: Sequence[str] = (),
     lookback_seconds: float = 3600.0,
     lease_seconds: float = LEASE_SECONDS,
     job_lease_seconds: float = JOB_LEASE_SECONDS,
@@ -79,8 +79,8 @@ def sweep(
     Args:
         lake: opened afresh; not used by anything else meanwhile.
         job: whose files.
-        shares: shares (``0of2``) whose writers are dead: they are fenced off, and what they decided is added.
-            Other shares' files are deleted only where a successor has begun a newer epoch already.
+        shards: shards (``0of2``) whose writers are dead: they are fenced off, and what they decided is added.
+            Other shards' files are deleted only where a successor has begun a newer epoch already.
         lookback_seconds: as the job's configuration says; look-back files are kept twice as long.
         lease_seconds: age at which the files of a rewrite that was not committed are given up.
         job_lease_seconds: age of its last sign of life at which a job with a journal is given up.
@@ -89,8 +89,8 @@ def sweep(
         ServiceUnavailable: storage cannot be reached.
     """
     done = Swept()
-    for share in shares:
-        done.epochs[share] = lake.spans.begin_epoch(job=job, share=share)
+    for shard in shards:
+        done.epochs[shard] = lake.spans.begin_epoch(job=job, shard=shard)
     tables = list(lake.present().values())
     done.rolled_forward = _roll_forward(lake, job, tables, _first_day(_loose(tables)))
     for table in tables:
@@ -115,7 +115,7 @@ def sweep(
     return done
 
 
-def settle(lake: Lake) -> int:
+def roll_forward_all(lake: Lake) -> int:
     """Add what was decided and not added everywhere, whoever decided it; return how many spans had something left.
 
     After a raised fence this makes all that was decided under the older one visible: nothing of it can come later.
@@ -206,9 +206,9 @@ def _fates(spans: SpanLog, job: str, listed: Listing) -> tuple[set[str], set[str
     Looked up in this order: what is among the first and not among the second never will be decided.
     """
     matches = [SPAN_FILE.match(path.rpartition("/")[2]) for paths in listed.values() for path in paths]
-    mine = {m["span_id"]: (m["share"], int(m["epoch"])) for m in matches if m and m["job"] == job}
-    current = {share: spans.current_epoch(job=job, share=share) for share in {share for share, _ in mine.values()}}
-    fenced = {span_id for span_id, (share, epoch) in mine.items() if epoch < current[share]}
+    mine = {m["span_id"]: (m["shard"], int(m["epoch"])) for m in matches if m and m["job"] == job}
+    current = {shard: spans.current_epoch(job=job, shard=shard) for shard in {shard for shard, _ in mine.values()}}
+    fenced = {span_id for span_id, (shard, epoch) in mine.items() if epoch < current[shard]}
     decided: set[str] = set()
     since = _first_day(listed)
     for day in [day for day in spans.days() if day >= since] if mine else []:
@@ -302,7 +302,7 @@ def _roll_forward(lake: Lake, job: str, tables: Sequence[Table], since: str) -> 
     """Add what fenced writers have decided and not added; a living writer adds its own."""
     count = 0
     for span in list(_pending(lake, job, tables, since)):
-        if span.epoch < lake.spans.current_epoch(job=job, share=span.share):
+        if span.epoch < lake.spans.current_epoch(job=job, shard=span.shard):
             count += any([add_span(span, table) for table in tables])
     return count
 

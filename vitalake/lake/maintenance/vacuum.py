@@ -13,7 +13,7 @@ from vitalake.lake.tables.table import Table
 RETENTION_HOURS = 168
 """How long replaced files stay for readers that hold an older version; the log forgets them after as long."""
 
-SPAN_FILE = re.compile(r"(?P<span_id>(?P<job>[a-z0-9-]+)\.(?P<share>\w+)\.e(?P<epoch>\d+)\.[0-9a-f]{32})")
+SPAN_FILE = re.compile(r"(?P<span_id>(?P<job>[a-z0-9-]+)\.(?P<shard>\w+)\.e(?P<epoch>\d+)\.[0-9a-f]{32})")
 """The names of files that spans have staged: see spans.py."""
 
 

@@ -19,8 +19,8 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from vitalake.causes import unavailable
-from vitalake.crashpoints import passing
 from vitalake.errors import InputError, ServiceUnavailable
+from vitalake.failpoints import failpoint
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.tables.log import explained, is_contradicted, is_empty, is_hidden, is_torn_off, list_log
 from vitalake.lake.tables.storage import Storage
@@ -250,9 +250,9 @@ def apply(dataset: Dataset, delta: DeltaTable, *, where: str, republished: bool 
             target = _republished(dataset, state) if republished else state.target
             if not state.pending and target is state.target:
                 return ()
-            passing("schema")
+            failpoint("schema")
             _commit(delta, target, max(state.revision, dataset.revision))
-            passing("schema-applied")
+            failpoint("schema-applied")
         except CommitFailedError:
             continue
         except (OSError, DeltaError) as error:

@@ -25,7 +25,7 @@ from tests.contract.masks import KEYS, MaskContract
 from tests.documented import blocks, install, run_console
 from vitalake import plugins
 from vitalake.errors import PrivacyError, SettingsError
-from vitalake.notifications import Notification, RuleKind, Seen, Tally, Watch
+from vitalake.notifications import Notification, Notifier, RuleKind, Seen, Tally
 from vitalake.notifications import registry as rules
 from vitalake.settings import Settings
 
@@ -218,7 +218,7 @@ def test_a_notification_rule_that_fails_is_not_asked_again_and_the_others_are(
     kinds["broken"] = RuleKind(name="broken", description="x", options=NoOptions, make=lambda _job, _options: Broken())
     monkeypatch.setattr(rules, "rule_kinds", lambda: kinds)
     told: list[str] = []
-    watch = Watch(Settings(notify_when={"broken": {}}), "vitals", lambda title, _text: told.append(title))
+    watch = Notifier(Settings(notify_when={"broken": {}}), "vitals", lambda title, _text: told.append(title))
     for now in (0.0, 20.0):
         watch.observe(Seen(True, ["Disk is full"], Tally(), now))
     assert (Broken.asked, told) == (1, ["vitalake: vitals waits"])

@@ -80,7 +80,7 @@ def _taken(home: Path, messages: list[bytes | None]) -> Outcome:
     steps = Steps(load_settings(home), StreamSettings(care=False), OBSERVATION)
     count = len(messages)
     poll = Poll(
-        share="vitals/0of1",
+        shard="vitals/0of1",
         format="fhir",
         values=messages,
         parts=(PartId("vitals", "0123456789abcdefghijkl", 0),),

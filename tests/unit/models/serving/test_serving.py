@@ -26,7 +26,7 @@ from models.news2 import PARTS, News2, last_of_parts
 from models.scoring import Reason, ScoreRecord, score
 from models.serving import formatting as words
 from models.serving import zone
-from models.serving.board_feed import CALM_SECONDS, QUEUE_EVENTS, Change, Watch
+from models.serving.board_feed import CALM_SECONDS, QUEUE_EVENTS, BoardFeed, Change
 from models.serving.charts import MOST_POINTS, sparkline, trend
 from models.serving.events import _GZIP_HEAD, RETRY, Event, pack
 from models.serving.fhir import risk_assessment
@@ -324,8 +324,8 @@ def _row(patient: str, number: int = 1) -> Row:
     return Row(patient, number, number, f"{number}", "<tr></tr>", (patient, number))
 
 
-def _watch(ward: WardUnderTest) -> Watch:
-    return Watch(Ward(ward.settings, ward.keys), OneThread("ward"))
+def _watch(ward: WardUnderTest) -> BoardFeed:
+    return BoardFeed(Ward(ward.settings, ward.keys), OneThread("ward"))
 
 
 def test_a_board_gets_what_it_missed_and_everything_after_a_restart(ward: WardUnderTest) -> None:

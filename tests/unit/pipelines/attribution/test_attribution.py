@@ -45,7 +45,7 @@ def attributed(home: Path, messages: list[bytes | None]) -> Outcome:
     steps = Steps(load_settings(home), StreamSettings(care=False), load_dataset("observation"))
     count = len(messages)
     poll = Poll(
-        share="vitals/0of1",
+        shard="vitals/0of1",
         format="fhir",
         values=messages,
         parts=(PART,),

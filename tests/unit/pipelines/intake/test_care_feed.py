@@ -24,14 +24,14 @@ from pipelines.erasure.request import Eraser
 from pipelines.formats.fhir.observations import FhirDecoder
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.records import BESIDE
-from pipelines.intake.online_feed import open_care
+from pipelines.intake.online_feed import open_online_store
 from pipelines.intake.steps import Steps
 from pipelines.online_store.facts import DELETED, Decision, Person, Placement
-from pipelines.online_store.store import CareStore
+from pipelines.online_store.store import OnlineStore
 from pipelines.online_store.values import CLOCK_AHEAD, REFUSED
 from pipelines.republish import online_store as care_rewrite
 from pipelines.republish.online_store import _outcome as filled_again
-from pipelines.republish.online_store import rebuild_care
+from pipelines.republish.online_store import rebuild_online_store
 from pipelines.republish.rekey import rekey
 from tests.attribution import Ward as Bedside
 from tests.attribution import hl7_time
@@ -61,7 +61,7 @@ def _run(
 ) -> Outcome:
     count = len(messages)
     poll = Poll(
-        share="vitals/0of1",
+        shard="vitals/0of1",
         format=name,
         values=messages,
         parts=(PartId("vitals", "0123456789abcdefghijkl", 0),),
@@ -73,9 +73,9 @@ def _run(
     return steps.mask(steps.conform(DecodedPoll(poll, decoder.decode(messages))))
 
 
-def _store(home: Path) -> CareStore:
+def _store(home: Path) -> OnlineStore:
     settings = load_settings(home)
-    return open_care(settings, load_keys(settings.path(settings.keys)))
+    return open_online_store(settings, load_keys(settings.path(settings.keys)))
 
 
 def _history(home: Path, outcome: Outcome) -> History:
@@ -814,7 +814,7 @@ def test_a_filling_looks_up_who_was_told_of_by_results_only(home: Path) -> None:
     bedside.stream([_result(_ago(0.1), 1, f"{year - 8}0101")], name="hl7-v2")
     for name in home.glob("care.db*"):
         name.unlink()
-    rebuild_care(bedside.settings)
+    rebuild_online_store(bedside.settings)
     (token,) = _store(home).patients()
     assert _charted(home, token).record.news2.withheld == "child"
 
@@ -1094,14 +1094,14 @@ def test_a_store_that_is_filled_again_knows_the_child_of_whom_an_admission_messa
     ward.tell(adt("A01", _pid(f"{year}{day}"), bed, at=_ago(2)), adt("A02", _pid(""), f"{bed}|||4W^9^A", at=_ago(1)))
     (token,) = _store(home).patients()
     (home / "care.db").unlink()
-    rebuild_care(ward.settings)
+    rebuild_online_store(ward.settings)
     stay = _store(home).stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert stay.age_years == 8 - (not day)
     _records(home, "patient", {"resourceType": "Patient", "id": "HOSP|1234", "birthDate": f"{year - 30}-01-01"})
     ward.tell(adt("A08", _pid('""'), bed, at=_ago(0.5)))
     (home / "care.db").unlink()
-    rebuild_care(ward.settings)
+    rebuild_online_store(ward.settings)
     stay = _store(home).stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert stay.age_years == 38, "the patient's own record counts first, and no admission message deletes from it"
@@ -1299,7 +1299,7 @@ def test_what_is_filled_in_of_a_diagnosis_does_not_stand_beside_it_nor_end_anoth
     for version, elements in enumerate([{}, _TWINS, _TWINS | _PAST], start=1):
         told = _pregnancy(meta={"versionId": str(version)}) | elements
         ward.send("condition", [(clock.now(), [json.dumps(told).encode()])])
-        rebuild_care(ward.settings)
+        rebuild_online_store(ward.settings)
         (token,) = _store(home).patients()
         stay = _store(home).stay(token, as_of_us=clock.now_us())
         assert stay is not None
@@ -1312,7 +1312,7 @@ def test_a_store_that_is_filled_again_does_not_bring_back_what_was_resolved(home
     ward.send("encounter", [(clock.now(), [json.dumps(_stay_of()).encode()])])
     over = _pregnancy(clinicalStatus=_status("resolved"))
     ward.send("condition", [(clock.now(), [json.dumps(_pregnancy(meta=None)).encode(), json.dumps(over).encode()])])
-    rebuild_care(ward.settings)
+    rebuild_online_store(ward.settings)
     (token,) = _store(home).patients()
     stay = _store(home).stay(token, as_of_us=clock.now_us())
     assert stay is not None
@@ -1670,10 +1670,10 @@ def test_a_transfer_is_not_put_back_by_a_producer_whose_clock_is_behind(home: Pa
     assert _lies(home, token)[2] is False
 
 
-def _filled(ward: Bedside, *, anew: bool) -> CareStore:
+def _filled(ward: Bedside, *, anew: bool) -> OnlineStore:
     if anew:
         (ward.settings.home / "care.db").unlink()
-    rebuild_care(ward.settings)
+    rebuild_online_store(ward.settings)
     return _store(ward.settings.home)
 
 
@@ -1791,10 +1791,10 @@ def test_a_filling_that_is_broken_off_leaves_a_store_that_says_it_lacks_somethin
         with monkeypatch.context() as patch:
             patch.setattr(care_rewrite, "_batches", breaks_off)
             with pytest.raises(KeyboardInterrupt):
-                rebuild_care(ward.settings)
+                rebuild_online_store(ward.settings)
         assert _store(home).patients()
         assert _store(home).lacking_us() > 0
-        rebuild_care(ward.settings)
+        rebuild_online_store(ward.settings)
         assert _store(home).lacking_us() == 0
 
 
@@ -1815,7 +1815,7 @@ def test_a_filling_begins_again_where_an_erasure_has_deleted_the_file_that_it_re
 
     monkeypatch.setattr(care_rewrite, "read_file", vanishes)
     (home / "care.db").unlink()
-    assert rebuild_care(ward.settings) == 2
+    assert rebuild_online_store(ward.settings) == 2
     assert len(_store(home).history(token).measured()) == 2
 
 

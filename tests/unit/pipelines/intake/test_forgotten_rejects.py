@@ -31,7 +31,7 @@ def steps(home: Path) -> Steps:
 def _masked(steps: Steps, messages: list[bytes | None], decoder: Decoder | None = None, name: str = "fhir") -> Outcome:
     count = len(messages)
     poll = Poll(
-        share="vitals/0of1",
+        shard="vitals/0of1",
         format=name,
         values=messages,
         parts=(PartId("vitals", "0123456789abcdefghijkl", 0),),

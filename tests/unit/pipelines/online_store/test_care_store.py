@@ -21,7 +21,7 @@ from models.serving.health import lane_troubles, missing_troubles
 from models.serving.zone import clock_time
 from pipelines.online_store.facts import Admission, Movement, Person
 from pipelines.online_store.playback import Replay
-from pipelines.online_store.store import BLOCK_ROWS, CareStore
+from pipelines.online_store.store import BLOCK_ROWS, OnlineStore
 from pipelines.online_store.values import CLOCK_AHEAD, ROW, Values, stage_of
 from vitalake import clock
 from vitalake.clinical.records import code_number
@@ -34,8 +34,8 @@ KEY = Key("care", "v1", bytes(range(32)))
 MINUTE = 60_000_000
 
 
-def _store(folder: Path, *, hours: float = 48.0, key: Key = KEY) -> CareStore:
-    return CareStore(folder / "care.db", Sealer(key), hours=hours)
+def _store(folder: Path, *, hours: float = 48.0, key: Key = KEY) -> OnlineStore:
+    return OnlineStore(folder / "care.db", Sealer(key), hours=hours)
 
 
 def _values(
@@ -52,7 +52,7 @@ def _values(
     return Values(rows, nothing, [patient], place.astype(np.int64), nothing, [part])
 
 
-def _take(store: CareStore, values: Values, *, writer: str = "vitals/0of1") -> int:
+def _take(store: OnlineStore, values: Values, *, writer: str = "vitals/0of1") -> int:
     end = int(values.position.max()) + 1
     return store.take(values, writer=writer, ends={values.parts[0]: end})
 

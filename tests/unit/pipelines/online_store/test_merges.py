@@ -19,9 +19,9 @@ from models.serving.ward import Ward as Charts
 from pipelines.core.poll import DecodedPoll, Poll
 from pipelines.intake.steps import Steps
 from pipelines.online_store.facts import Admission, Decision, Person, Pregnancy
-from pipelines.online_store.store import CareStore
+from pipelines.online_store.store import OnlineStore
 from pipelines.online_store.values import ROW, Values, stage_of
-from pipelines.republish.online_store import rebuild_care
+from pipelines.republish.online_store import rebuild_online_store
 from tests.attribution import Ward, hl7_time
 from tests.decoding import decoder_of
 from tests.hl7 import MSH, adt, obx, oru
@@ -42,7 +42,7 @@ def _token(ward: Ward, patient: str) -> str:
     return WardUnderTest(ward.home).token(patient)
 
 
-def _store(ward: Ward) -> CareStore:
+def _store(ward: Ward) -> OnlineStore:
     return WardUnderTest(ward.home).store
 
 
@@ -186,7 +186,7 @@ def test_a_filling_leaves_out_a_merge_of_long_ago_of_whom_nobody_is_there(ward: 
     ward.tell(_admitted(ward, "A01", "M-3", "MED^9^7", 100))
     for file in ward.home.glob("care.db*"):
         file.unlink()
-    rebuild_care(ward.settings)
+    rebuild_online_store(ward.settings)
     assert {*_charts(ward)} == {_token(ward, "M-1"), _token(ward, "M-4")}
 
 
@@ -215,7 +215,7 @@ def test_a_store_that_is_filled_again_knows_of_the_merge_and_of_what_was_decided
     for again in (True, False):
         if again:
             (ward.home / "care.db").unlink()
-        rebuild_care(ward.settings)
+        rebuild_online_store(ward.settings)
         charts = _charts(ward)
         assert [*charts] == [_token(ward, "M-2")]
         news2 = charts[_token(ward, "M-2")].record.news2
@@ -236,12 +236,12 @@ def test_what_is_refused_under_the_old_number_marks_the_one_that_is_left(ward: W
 
 
 @pytest.fixture
-def store(home: Path) -> Iterator[CareStore]:
+def store(home: Path) -> Iterator[OnlineStore]:
     found = WardUnderTest(home).store
     yield found
 
 
-def _merged(store: CareStore, *merges: tuple[str, str, int]) -> dict[str, str]:
+def _merged(store: OnlineStore, *merges: tuple[str, str, int]) -> dict[str, str]:
     for old, into, version in merges:
         store.merge(old, into, version=version)
     return {name: store.survivor(name) for name in "ABC"}
@@ -261,7 +261,7 @@ def _merged(store: CareStore, *merges: tuple[str, str, int]) -> dict[str, str]:
     ],
 )
 def test_of_several_merges_the_later_one_counts(
-    store: CareStore, merges: list[tuple[str, str, int]], survivors: str
+    store: OnlineStore, merges: list[tuple[str, str, int]], survivors: str
 ) -> None:
     store.put_facts([("A", "E", 1, Admission(clock.now_us() - HOUR, None, None))])
     expected = dict(zip("ABC", survivors, strict=True))
@@ -285,7 +285,7 @@ def _decision(encounter: str, hours_ago: float, *, holds: bool) -> Decision:
     ],
 )
 def test_of_two_decisions_the_one_of_the_stay_of_now_counts_else_the_later_one(
-    store: CareStore, old: Decision, new: Decision, expected: bool
+    store: OnlineStore, old: Decision, new: Decision, expected: bool
 ) -> None:
     now = clock.now_us()
     store.put_facts([
@@ -312,7 +312,7 @@ def test_of_two_decisions_the_one_of_the_stay_of_now_counts_else_the_later_one(
     assert store.everybody() == ["B"]
 
 
-def test_what_was_said_for_an_earlier_encounter_of_the_hospital_stay_holds(store: CareStore) -> None:
+def test_what_was_said_for_an_earlier_encounter_of_the_hospital_stay_holds(store: OnlineStore) -> None:
     """The emergency department's Encounter was over before the hours: scale 2 and pregnancy were lost with it."""
     now = clock.now_us()
     at = now - 80 * HOUR
@@ -341,7 +341,7 @@ def _values(patient: str, attribution: int, available_us: int, position: int) ->
     return Values(row, zero, [patient], np.array([position]), zero, ["part"])
 
 
-def test_a_value_that_the_attributor_gives_from_the_old_number_to_the_new_one_stays(store: CareStore) -> None:
+def test_a_value_that_the_attributor_gives_from_the_old_number_to_the_new_one_stays(store: OnlineStore) -> None:
     """Both rows are of the one patient by then: what takes it from the old number must not take it from the new one."""
     known = clock.now_us() - HOUR
     told = [("A", 3, known), None, ("A", 6, known + 5), ("B", 7, known + 5)]
@@ -355,7 +355,7 @@ def test_a_value_that_the_attributor_gives_from_the_old_number_to_the_new_one_st
     assert len(store.history("B")) == 0
 
 
-def test_who_was_merged_is_forgotten_with_all_numbers(home: Path, store: CareStore) -> None:
+def test_who_was_merged_is_forgotten_with_all_numbers(home: Path, store: OnlineStore) -> None:
     now = clock.now_us()
     store.put_facts([("old-number", "E", 1, Admission(now - HOUR, None, None))])
     store.merge("old-number", "new-number", version=1)
@@ -365,7 +365,9 @@ def test_who_was_merged_is_forgotten_with_all_numbers(home: Path, store: CareSto
     assert store.survivor("old-number") == "old-number"
 
 
-def test_a_merge_is_forgotten_when_nobody_is_there_any_more(store: CareStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_is_forgotten_when_nobody_is_there_any_more(
+    store: OnlineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.put_facts([("A", "E", 1, Admission(clock.now_us() - HOUR, None, None))])
     _merged(store, ("A", "B", 1), ("C", "D", 1))
     at_us = clock.now_us() + 100 * HOUR

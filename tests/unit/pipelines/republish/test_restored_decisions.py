@@ -13,7 +13,7 @@ import pytest
 from governance.audit import AuditEvent, open_audit
 from pipelines.online_store.facts import Admission, Decision
 from pipelines.republish.decisions import Ends, restore_decisions
-from pipelines.republish.online_store import rebuild_care
+from pipelines.republish.online_store import rebuild_online_store
 from tests.attribution import Ward as Bedside
 from tests.attribution import hl7_time
 from tests.hl7 import adt
@@ -129,7 +129,7 @@ def test_a_filling_looks_for_ends_in_what_the_lake_has_of_stays_and_beds(
     bedside.send("encounter", [(bedside.at(3_700), [told])])
     bedside.tell(adt("A01", "PID|1||p-2^^^^MR", "PV1|1|I|4W^12^A", at=hl7_time(bedside.at(0))))
     _decide(ward, 73, monkeypatch)
-    rebuild_care(ward.settings)
+    rebuild_online_store(ward.settings)
     found = ward.store.stay(ward.token("p-1"), as_of_us=clock.now_us())
     assert found is not None and found.discharged_us is None
     assert {*ward.store.decisions(ward.token("p-1"), encounter=found.encounter)} == {"spo2-scale-2"}

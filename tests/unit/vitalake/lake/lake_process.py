@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from tests import forking
-from tests.unit.vitalake.lake.span_samples import JOB, SHARE, open_lake, part, staged_span
+from tests.unit.vitalake.lake.span_samples import JOB, SHARD, open_lake, part, staged_span
 from vitalake import clock
-from vitalake.crashpoints import passing
+from vitalake.failpoints import failpoint
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.maintenance.compaction import compact, put_into_buckets
 from vitalake.lake.maintenance.deletion import drop_rows
@@ -60,17 +60,17 @@ def _main(folder: str, verb: str, argument: str, *more: str) -> None:
 def _stream(lake: Lake, end: int) -> None:
     """Do what a lane does: begin where the lake says, roll forward, then span after span."""
     mine, dataset = part(), lake.dataset.name
-    epoch = lake.spans.begin_epoch(job=JOB, share=SHARE)
+    epoch = lake.spans.begin_epoch(job=JOB, shard=SHARD)
     lake.roll_forward([mine], since_us=clock.now_us())
     position = lake.spans.positions(dataset, [mine])[mine]
     if position is None:
         lake.spans.begin_at(dataset, {mine: 0})
     for first in range(position or 0, end, SPAN):
-        passing("before-stage")
+        failpoint("before-stage")
         span = staged_span(lake, first, first + SPAN, epoch=epoch)
-        passing("staged")
+        failpoint("staged")
         lake.spans.decide(span)
-        passing("decided")
+        failpoint("decided")
         lake.add(span)
 
 

@@ -19,7 +19,7 @@ from vitalake.lake.tables.digests import digest_in
 from vitalake.lake.tables.table import Table
 
 JOB = "vitals"
-SHARE = "0of1"
+SHARD = "0of1"
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -77,16 +77,16 @@ def dead_letters(first: int, end: int, *, source: str = "vitals[0]") -> pa.Table
 
 
 def empty_span(
-    start: int, end: int, *, at: PartId | None = None, epoch: int = 1, share: str = SHARE, counts: Counts | None = None
+    start: int, end: int, *, at: PartId | None = None, epoch: int = 1, shard: str = SHARD, counts: Counts | None = None
 ) -> Span:
     """Return a span of one partition without files; by default of an input where all was a tombstone."""
     size = end - start
     return Span(
-        span_id=f"{JOB}.{share}.e{epoch}.{uuid.uuid4().hex}",
+        span_id=f"{JOB}.{shard}.e{epoch}.{uuid.uuid4().hex}",
         kind="stream",
         job=JOB,
         dataset="observation",
-        share=share,
+        shard=shard,
         epoch=epoch,
         decided_us=clock.now_us(),
         rules="rules-1",
@@ -106,24 +106,24 @@ def staged_span(
     days: int = 1,
     at: PartId | None = None,
     epoch: int = 1,
-    share: str = SHARE,
+    shard: str = SHARD,
 ) -> Span:
     """Return a span whose files are staged: one row a message, the last ``bad`` messages undecodable."""
     where, good = at or part(), end - bad
     counts = Counts(
         messages=end - start, decoded=good - start, undecodable=bad, rows=good - start, published=good - start
     )
-    span = empty_span(start, end, at=where, epoch=epoch, share=share, counts=counts)
+    span = empty_span(start, end, at=where, epoch=epoch, shard=shard, counts=counts)
     span.files = lake.published.stage(observations(start, good, days=days, source=str(where)), stem=span.span_id)
     span.files += lake.quarantine.stage(dead_letters(good, end, source=str(where)), stem=span.span_id)
     span.files.append(write_seen(lake.storage, span.span_id, np.zeros((good - start, 2), np.uint64)))
     return span
 
 
-def begin(lake: Lake, *, parts: int = 1, share: str = SHARE) -> int:
-    """Begin partitions at 0 and a share; return its epoch."""
+def begin(lake: Lake, *, parts: int = 1, shard: str = SHARD) -> int:
+    """Begin partitions at 0 and a shard; return its epoch."""
     lake.spans.begin_at("observation", {part(i): 0 for i in range(parts)})
-    return lake.spans.begin_epoch(job=JOB, share=share)
+    return lake.spans.begin_epoch(job=JOB, shard=shard)
 
 
 def write_spans(lake: Lake, count: int, *, size: int = 4, days: int = 1, start: int = 0, epoch: int = 1) -> list[Span]:

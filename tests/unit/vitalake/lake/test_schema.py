@@ -15,7 +15,7 @@ from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError
 
 from governance.belonging import admit
-from tests.unit.governance.query.door_samples import publish
+from tests.unit.governance.query.query_samples import publish
 from tests.unit.vitalake.lake.span_samples import observations
 from vitalake.cli.app import main
 from vitalake.errors import InputError, ServiceUnavailable

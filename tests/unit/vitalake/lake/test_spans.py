@@ -11,7 +11,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from tests.unit.vitalake.lake import lake_process
 from tests.unit.vitalake.lake.span_samples import (
     JOB,
-    SHARE,
+    SHARD,
     begin,
     empty_span,
     open_lake,
@@ -115,11 +115,11 @@ def test_span_that_does_not_start_where_the_partition_is_conflicts(lake: Lake) -
 
 
 def test_older_epoch_can_decide_nothing(lake: Lake) -> None:
-    assert fresh(lake).spans.begin_epoch(job=JOB, share=SHARE) == 2
+    assert fresh(lake).spans.begin_epoch(job=JOB, shard=SHARD) == 2
     with pytest.raises(Superseded):
         lake.spans.decide(empty_span(0, 5))
     lake.spans.decide(empty_span(0, 5, epoch=2))
-    assert lake.spans.current_epoch(job=JOB, share=SHARE) == 2
+    assert lake.spans.current_epoch(job=JOB, shard=SHARD) == 2
 
 
 def test_unbalanced_span_commits_nothing(lake: Lake) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.vitalake.lake.span_samples import JOB, SHARE, begin, open_lake, positions, staged_span, write_spans
+from tests.unit.vitalake.lake.span_samples import JOB, SHARD, begin, open_lake, positions, staged_span, write_spans
 from vitalake import clock
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import SEEN, Span, SpanConflict, Superseded
@@ -43,8 +43,8 @@ def fresh(lake: Lake) -> Lake:
 def test_zombie_that_wakes_after_the_sweep_can_decide_nothing(lake: Lake) -> None:
     before = on_disk(lake)
     span = staged_span(lake, 8, 12)
-    swept = sweep(fresh(lake), JOB, shares=[SHARE])
-    assert swept.epochs == {SHARE: 2}
+    swept = sweep(fresh(lake), JOB, shards=[SHARD])
+    assert swept.epochs == {SHARD: 2}
     assert sum(swept.deleted.values()) == 3
     assert on_disk(lake) == before
     with pytest.raises(Superseded):
@@ -65,10 +65,10 @@ def test_files_of_a_living_writer_are_kept_and_it_goes_on(lake: Lake) -> None:
 
 
 def test_files_of_other_jobs_and_shares_are_kept(lake: Lake) -> None:
-    others = [staged_span(lake, 8, 12, share="1of2", epoch=0), staged_span(lake, 8, 12)]
+    others = [staged_span(lake, 8, 12, shard="1of2", epoch=0), staged_span(lake, 8, 12)]
     others[1].span_id = others[1].span_id.replace(JOB, "labs")
     staged = lake.published.stage(lake.published.scan(), stem=others[1].span_id)
-    sweep(fresh(lake), JOB, shares=[SHARE])
+    sweep(fresh(lake), JOB, shards=[SHARD])
     assert files_of(others[0]) <= on_disk(lake)
     assert lake.published.storage.exists(staged[0].path)
 
@@ -76,7 +76,7 @@ def test_files_of_other_jobs_and_shares_are_kept(lake: Lake) -> None:
 def test_successor_that_has_begun_makes_leftovers_deletable_without_naming_the_share(lake: Lake) -> None:
     before = on_disk(lake)
     staged_span(lake, 8, 12)
-    lake.spans.begin_epoch(job=JOB, share=SHARE)
+    lake.spans.begin_epoch(job=JOB, shard=SHARD)
     assert sum(sweep(fresh(lake), JOB).deleted.values()) == 3
     assert on_disk(lake) == before
 
@@ -84,7 +84,7 @@ def test_successor_that_has_begun_makes_leftovers_deletable_without_naming_the_s
 def test_decided_span_of_a_dead_writer_is_added_and_not_deleted(lake: Lake) -> None:
     span = staged_span(lake, 8, 12)
     lake.spans.decide(span)
-    swept = sweep(fresh(lake), JOB, shares=[SHARE])
+    swept = sweep(fresh(lake), JOB, shards=[SHARD])
     assert swept.rolled_forward == 1
     assert sum(swept.deleted.values()) == 0
     assert positions(lake) == [0, 1, 2, 4, 5, 6, 8, 9, 10]
@@ -132,7 +132,7 @@ def test_half_written_files_go_with_their_writer(lake: Lake) -> None:
     whole.rename(torn)
     sweep(fresh(lake), JOB)
     assert torn.exists()
-    sweep(fresh(lake), JOB, shares=[SHARE])
+    sweep(fresh(lake), JOB, shards=[SHARD])
     assert not torn.exists()
 
 
@@ -143,7 +143,7 @@ def test_replaced_files_of_rewrites_stay_for_the_vacuum(lake: Lake) -> None:
     compact(lake.published, min_files=2)
     before = on_disk(lake)
     assert sum("rewrite." in path for path in before) == 3, "two of them replaced"
-    sweep(fresh(lake), JOB, shares=[SHARE], lease_seconds=0)
+    sweep(fresh(lake), JOB, shards=[SHARD], lease_seconds=0)
     assert on_disk(lake) == before
 
 
@@ -157,7 +157,7 @@ def test_rewrite_that_began_after_the_fence_keeps_its_files_however_old_they_loo
 
 def test_sweep_of_a_swept_lake_does_nothing(lake: Lake) -> None:
     staged_span(lake, 8, 12)
-    sweep(fresh(lake), JOB, shares=[SHARE])
+    sweep(fresh(lake), JOB, shards=[SHARD])
     before, version = on_disk(lake), fresh(lake).published.delta.version()
     assert sum(sweep(fresh(lake), JOB).deleted.values()) == 0
     assert (on_disk(lake), fresh(lake).published.delta.version()) == (before, version)

@@ -1,4 +1,4 @@
-"""Corrections end to end: messages in any order and any poll, through decoder, masks and files, to the door."""
+"""Corrections end to end: messages in any order and any poll, through decoder, masks and files, to a query."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def hl7(hour: int, status: str, value: str) -> bytes:
 
 
 class Lane:
-    """Takes polls as a lane does, into real files, and shows what the door shows."""
+    """Takes polls as a lane does, into real files, and shows what the query service shows."""
 
     def __init__(self, home: Path, name: str = "fhir") -> None:
         self._settings = load_settings(home)
@@ -70,7 +70,7 @@ class Lane:
         """Publish a poll: it is committed by itself."""
         count = len(messages)
         poll = Poll(
-            share=f"{topic}/0of1",
+            shard=f"{topic}/0of1",
             format=self._format,
             values=list(messages),
             parts=(PartId(topic, "0123456789abcdefghijkl", 0),),

@@ -21,11 +21,11 @@ from governance.query.engine import connect
 from governance.query.errors import QueryFailed, QueryRefused, failure
 from governance.query.relations import Relation
 from governance.query.sandbox import Ended, read_answer
-from governance.query.service import Answer, Door
+from governance.query.service import Answer, QueryService
 from governance.query.slots import slot
 from governance.query.sql import check
 from governance.query.worker import Head, Request, answer
-from tests.unit.governance.query.door_samples import CLINICIAN, NOON, OFFICER, ONE, TWO, Recorder, publish_samples
+from tests.unit.governance.query.query_samples import CLINICIAN, NOON, OFFICER, ONE, TWO, Recorder, publish_samples
 from vitalake.cli.app import main
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import load_keys
@@ -41,7 +41,7 @@ def settings(home: Path) -> Settings:
 
 
 def _ask(settings: Settings, sql: str, *, audit: Recorder | None = None, **options: Any) -> Answer:
-    return Door(settings, audit=audit or Recorder()).query(sql, principal=OFFICER, **options)
+    return QueryService(settings, audit=audit or Recorder()).query(sql, principal=OFFICER, **options)
 
 
 def _rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
@@ -196,7 +196,7 @@ def test_refused_and_failed_queries_are_recorded_too(settings: Settings) -> None
     with pytest.raises(QueryFailed):
         _ask(settings, "SELECT value_text FROM observation", audit=audit)
     with pytest.raises(MissingPermission):
-        Door(settings, audit=audit).query("SELECT 1", principal=CLINICIAN)
+        QueryService(settings, audit=audit).query("SELECT 1", principal=CLINICIAN)
     assert [(event.action, event.detail.get("outcome")) for event in audit.events] == [
         ("denied", None),
         ("sql.query", "names"),
@@ -216,7 +216,7 @@ def test_a_query_waits_for_its_turn_and_says_so(settings: Settings, caplog: pyte
 
 
 def test_a_door_records_in_the_homes_audit_by_itself(settings: Settings, home: Path) -> None:
-    Door(settings).query("SELECT 1", principal=OFFICER)
+    QueryService(settings).query("SELECT 1", principal=OFFICER)
     report = {
         chain.writer: chain.records for chain in verify_chain(home / "audit", load_keys(home / "keys.yaml")).chains
     }

@@ -15,9 +15,17 @@ from deltalake import DeltaTable, Schema
 
 from governance.query.errors import QueryFailed, QueryRefused
 from governance.query.relations import Relation, views
-from governance.query.service import Door
+from governance.query.service import QueryService
 from governance.query.sql import check
-from tests.unit.governance.query.door_samples import NOON, OFFICER, ONE, Recorder, observation, publish, publish_samples
+from tests.unit.governance.query.query_samples import (
+    NOON,
+    OFFICER,
+    ONE,
+    Recorder,
+    observation,
+    publish,
+    publish_samples,
+)
 from vitalake.cli.app import main
 from vitalake.errors import InputError, PrivacyError
 from vitalake.lake.datasets.dataset import Dataset
@@ -45,14 +53,14 @@ def settings(home: Path) -> Settings:
 
 
 def ask(settings: Settings, sql: str) -> list[Any]:
-    answer = Door(settings, audit=Recorder()).query(sql, principal=OFFICER)
+    answer = QueryService(settings, audit=Recorder()).query(sql, principal=OFFICER)
     return sorted(value for value in answer.rows.column(0).to_pylist() if value is not None)
 
 
 def read(settings: Settings, **options: Any) -> list[float]:
     audit = options.pop("audit", Recorder())
     options = {"columns": ["value"], "principal": OFFICER, "purpose": "train-test", **options}
-    table = pa.Table.from_batches(Door(settings, audit=audit).read("observation", **options))
+    table = pa.Table.from_batches(QueryService(settings, audit=audit).read("observation", **options))
     return sorted(value for value in table["value"].to_pylist() if value is not None)
 
 

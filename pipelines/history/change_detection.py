@@ -152,7 +152,7 @@ def _pairs(entries: _Entries, *, content: str = "content") -> _U64:
 # -- the file ----------------------------------------------------------------------------------------------------
 
 
-class Remembered:
+class KnownRows:
     """The file of one source and dataset."""
 
     def __init__(self, home: Path, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Attacks on the door: each is refused by the list, or harmless; and what goes past the list still reaches nothing."""
+"""Attacks on the query service: the list refuses each, or it is harmless; what passes the list reaches nothing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from governance.query.errors import QueryFailed, QueryRefused
 from governance.query.relations import Relation
 from governance.query.sandbox import Ended, run
-from governance.query.service import Door
+from governance.query.service import QueryService
 from governance.query.sql import check
 from governance.query.worker import Request
-from tests.unit.governance.query.door_samples import OFFICER, Recorder, publish_samples
+from tests.unit.governance.query.query_samples import OFFICER, Recorder, publish_samples
 from vitalake.settings import load_settings
 
 DATASETS = ("observation", "patient")
@@ -238,9 +238,9 @@ HARMLESS = {
 @pytest.mark.parametrize("sql", HARMLESS)
 def test_what_gets_as_far_as_the_engine_shows_nothing_it_should_not(home: Path, sql: str) -> None:
     publish_samples(home / "lake")
-    door = Door(load_settings(home), audit=Recorder())
+    service = QueryService(load_settings(home), audit=Recorder())
     try:
-        answer = door.query(sql, principal=OFFICER)
+        answer = service.query(sql, principal=OFFICER)
     except (QueryFailed, QueryRefused) as error:
         assert HARMLESS[sql] in str(error)
         assert "v1." not in str(error)

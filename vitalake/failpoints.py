@@ -62,7 +62,7 @@ POINTS = (
 _passed: dict[str, int] = {}
 
 
-def passing(point: str) -> None:
+def failpoint(point: str) -> None:
     """Die here by SIGKILL, or wait here, if the environment says so."""
     for variable in ("VITALAKE_CRASH_AT", "VITALAKE_PAUSE_AT"):
         wanted = os.environ.get(variable)

@@ -1,4 +1,4 @@
-"""The door hands out current rows of published columns, of one moment's files, and only on record."""
+"""The query service hands out current rows of published columns, of one moment's files, and only on record."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from governance.access import MissingPermission
 from governance.errors import RuleError
 from governance.policy.rules import load_policy
 from governance.query.catalogue import Catalogue
-from governance.query.service import Door
-from tests.unit.governance.query.door_samples import (
+from governance.query.service import QueryService
+from tests.unit.governance.query.query_samples import (
     CLINICIAN,
     NOON,
     OFFICER,
@@ -40,7 +40,7 @@ def settings(home: Path) -> Settings:
 def _read(settings: Settings, dataset: str = "observation", **options: Any) -> pa.Table:
     audit = options.pop("audit", Recorder())
     options = {"columns": ["observation_id", "value"], "principal": OFFICER, "purpose": "train-test", **options}
-    return pa.Table.from_batches(Door(settings, audit=audit).read(dataset, **options))
+    return pa.Table.from_batches(QueryService(settings, audit=audit).read(dataset, **options))
 
 
 def _values(table: pa.Table) -> dict[int, Any]:
@@ -67,7 +67,7 @@ def test_only_rows_with_one_of_the_values_are_read(settings: Settings) -> None:
 
 def test_reading_is_recorded_before_the_first_batch(settings: Settings) -> None:
     audit = Recorder()
-    batches = Door(settings, audit=audit).read(
+    batches = QueryService(settings, audit=audit).read(
         "observation", columns=["value"], principal=OFFICER, purpose="train-mortality", where={"code": ["8867-4"]}
     )
     rules = load_policy(settings.path(settings.governance)).version
