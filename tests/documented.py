@@ -1,18 +1,28 @@
-"""Pages of the documentation as tests run them: their blocks as they are written, output compared."""
+"""Runs the blocks of the documentation's pages as they are written, and compares what they print with what is shown.
+
+``python -m tests.documented PAGE`` runs a page and writes what its console commands print into it, wherever the page
+shows something else; read what it wrote, and shorten it by ``…``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
+from tests import forking
+
 DOCS = Path(__file__).parents[1] / "docs"
 HOW_TO = DOCS / "how-to"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PAGE_BLOCK = re.compile(r"^```(sh|text|console[ \w]*)\n(.*?)^```$|^<!--(\s*\$ .*?)-->", re.MULTILINE | re.DOTALL)
 
 
 class Run(NamedTuple):
@@ -67,28 +77,141 @@ def run_console(text: str, folder: Path, **environment: str) -> list[Run]:
 
 
 def run_page(page: Path, folder: Path) -> int:
-    """Run a page's ``sh`` blocks one after the other in a folder; return how many there are.
+    """Run a page's blocks one after the other in a folder, as a user would; return how many commands there were.
 
-    Each must end well and print what the ``text`` block behind it shows, letter by letter but for blanks at the ends of
-    lines; without one it prints nothing.
+    - ``sh``: a script, which must end well; the ``text`` block behind it is what it prints.
+    - ``console``: commands behind ``$``, each followed by what it prints on standard output; one whose last line shows
+      ``[ends with 12]`` ends with that code, every other one with 0.
+    - ``console background``: a command that stays until the page ends; it has begun when it has printed its first line.
+    - An HTML comment of such lines, ``<!-- $ vitalake init --home ward -->``, is run and not shown to readers.
+
+    In what is shown ``…`` stands for any characters of a line, and for any number of lines where it is a whole line.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VITALAKE_")} | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "VITALAKE_OBSERVABILITY__PORT": "0",
-        "COLUMNS": "160",
-    }
-    found = [(kind, text) for kind, text in _BLOCK.findall(page.read_text()) if kind in ("sh", "text")]
-    for place, (kind, block) in enumerate(found):
-        if kind == "text":
-            assert place and found[place - 1][0] == "sh", f"{page.name}: output without a command: {block}"
-            continue
-        shown = found[place + 1][1] if found[place + 1 : place + 2] and found[place + 1][0] == "text" else ""
-        words = ["bash", "-ec", block]
-        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{page.name}:\n{block}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
-        assert _lines(done.stdout) == _lines(shown), f"{page.name}:\n{block}"
-    return sum(kind == "sh" for kind, _ in found)
+    steps = _steps(page.read_text())
+    with contextlib.ExitStack() as stack:
+        for step in steps:
+            done = _do(stack, step, folder)
+            if done is not None:
+                assert done.returncode == step.code, (
+                    f"{page.name}:\n{step.command}\n{done.stdout}\n{done.stderr[-3000:]}"
+                )
+                said = f"{page.name}:\n{step.command}\nprints\n{done.stdout}\nnot\n{step.shown}"
+                assert step.kind == "hidden" or shows(step.shown, done.stdout), said
+    return len(steps)
+
+
+def write_page(page: Path, folder: Path) -> None:
+    """Run a page, and write into it what its console commands print where it shows something else."""
+    text, at = page.read_text(), 0
+    with contextlib.ExitStack() as stack:
+        for step in _steps(text):
+            done = _do(stack, step, folder)
+            if step.kind != "console" or done is None:
+                continue
+            at = text.index(f"$ {step.command}\n", at) + len(step.command) + 3
+            if done.returncode != step.code or not shows(step.shown, done.stdout):
+                now = _VARIES.sub("…", done.stdout) + (f"[ends with {done.returncode}]\n" if done.returncode else "")
+                assert text.startswith(step.text, at)
+                text = text[:at] + now + text[at + len(step.text) :]
+                at += len(now)
+    page.write_text(text)
+
+
+class Step(NamedTuple):
+    """One thing that a page runs: its kind, the command, what stands below it, and the exit code that is expected."""
+
+    kind: str
+    command: str
+    text: str
+    code: int = 0
+
+    @property
+    def shown(self) -> str:
+        """What the page says that it prints."""
+        return _ENDS.sub("", self.text)
+
+
+_ENDS = re.compile(r"^\[ends with (\d+)\]\n", re.MULTILINE)
+_VARIES = re.compile(
+    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?[\d.]*(?: UTC|[+-]\d\d:\d\d|Z)?)?"  # dates and times
+    r"|[\d,.]+ m?s\b|\b[\d,]+/s\b|\b[0-9a-f]{12,}\b|\bv\d+\.[a-z2-7]{32}\b|(?<=\s)/\S*/"
+)
+
+
+def shows(shown: str, said: str) -> bool:
+    """Return whether a page shows what was printed; blanks at the ends of lines do not count."""
+    lines = (r"(?:[^\n]*\n)*?" if line.strip() == "…" else _one_line(line) for line in _lines(shown))
+    pattern = "".join(lines)
+    return re.fullmatch(pattern, "".join(f"{line}\n" for line in _lines(said))) is not None
+
+
+def _one_line(line: str) -> str:
+    return r"[^\n]*?".join(map(re.escape, line.split("…"))) + "\n"
 
 
 def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.splitlines()]
+
+
+def _steps(text: str) -> list[Step]:
+    """Return what a page runs, in order."""
+    steps = []
+    blocks = [(found[1] or "hidden", found[2] or found[3]) for found in _PAGE_BLOCK.finditer(text)]
+    for place, (kind, block) in enumerate(blocks):
+        if kind == "sh":
+            follows = blocks[place + 1] if place + 1 < len(blocks) else ("", "")
+            steps.append(Step(kind, block, follows[1] if follows[0] == "text" else ""))
+        elif kind.startswith("console") or kind == "hidden":
+            for part in re.split(r"^\s*\$ ", block, flags=re.MULTILINE)[1:]:
+                command, _, shown = part.partition("\n")
+                code = _ENDS.search(shown)
+                steps.append(Step(kind.partition(" ")[2] or kind, command.rstrip(), shown, int(code[1]) if code else 0))
+    return steps
+
+
+def _do(stack: contextlib.ExitStack, step: Step, folder: Path) -> subprocess.CompletedProcess[str] | None:
+    """Run one; None: it stays until the page ends."""
+    if step.kind == "background":
+        _stay(stack, step.command, folder)
+        return None
+    words = ["bash", "-ec", step.command]
+    if step.kind != "sh" and re.fullmatch(r"vitalake [^|&;<>`$]*", step.command):
+        program, *arguments = shlex.split(step.command, comments=True)
+        if arguments[0] in _seen:  # the first of each kind is run as people run it
+            words = forking.command(program, *arguments, kind="history")
+        _seen.add(arguments[0])
+    return subprocess.run(
+        words, cwd=folder, env=_environment(), capture_output=True, text=True, check=False, timeout=180
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Return a user's environment after ``make setup``: the command on the path, and free ports."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("VITALAKE_")} | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "VITALAKE_OBSERVABILITY__PORT": "0",
+        "VITALAKE_SERVING__PORT": "0",
+        "COLUMNS": "160",
+    }
+
+
+_seen: set[str] = set()
+
+
+def _stay(stack: contextlib.ExitStack, command: str, folder: Path) -> None:
+    process = subprocess.Popen(
+        shlex.split(command),
+        cwd=folder,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    assert process.stdout is not None
+    assert process.stdout.readline(), f"{command}: it says when it is up"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(prefix="vitalake-page-") as name:
+        write_page(Path(sys.argv[1]), Path(name))
