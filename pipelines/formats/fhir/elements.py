@@ -165,7 +165,7 @@ def _literal(reference: Reference) -> tuple[str, str, str]:
     return (found["server"] or "", found["kind"], found["id"]) if found else ("", "", text)
 
 
-class Measured(NamedTuple):
+class MeasuredQuantity(NamedTuple):
     """A quantity: its number, its unit (the UCUM code, else what people read), its comparator."""
 
     value: float | None
@@ -173,11 +173,11 @@ class Measured(NamedTuple):
     comparator: str | None
 
 
-def quantity_of(raw: bytes) -> Measured:
+def quantity_of(raw: bytes) -> MeasuredQuantity:
     """Return a measured amount; bedside values repeat, so that this is asked once for many."""
     quantity = _QUANTITY.decode(raw)
     unit = quantity.code if quantity.system in (UCUM, None) else None
-    return Measured(quantity.value, unit or quantity.unit or None, quantity.comparator)
+    return MeasuredQuantity(quantity.value, unit or quantity.unit or None, quantity.comparator)
 
 
 def version_of(raw: bytes) -> int:

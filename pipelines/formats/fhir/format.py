@@ -17,10 +17,10 @@ def _decoder(_profile: str, dataset: Dataset, stream: StreamSettings, _settings:
         from pipelines.formats.fhir.declared import FhirDeclaredDecoder
 
         return FhirDeclaredDecoder(dataset, max_message_bytes=stream.max_message_bytes)
-    from pipelines.formats.fhir.record_structs import WANTED
+    from pipelines.formats.fhir.record_structs import DATASET_RESOURCES
     from pipelines.formats.fhir.records import FhirRecordDecoder
 
-    if dataset.name not in WANTED:
+    if dataset.name not in DATASET_RESOURCES:
         return None
     return FhirRecordDecoder(dataset.name, max_message_bytes=stream.max_message_bytes)
 

@@ -11,9 +11,9 @@ import msgspec
 
 from governance.erasure.plain_words import SHORTEST
 from pipelines.formats.fhir.elements import reference_of
-from pipelines.formats.shared.documents import listed, places, text_of
+from pipelines.formats.shared.documents import keyed_values, listed, text_of
 from pipelines.formats.shared.encoded import Refused
-from pipelines.formats.shared.keys import is_beside
+from pipelines.formats.shared.keys import is_staff_or_relative
 from pipelines.formats.shared.named import Named
 from pipelines.formats.shared.parsing import PARSE_ERRORS
 
@@ -41,11 +41,11 @@ def whose(document: Any) -> tuple[Named, bool]:
     """Return whom a document names by FHIR's elements, and whether there is a resource of FHIR in it."""
     found = Named()
     fhir = False
-    for name, value in places(document):
+    for name, value in keyed_values(document):
         if isinstance(value, str):
             is_reference = name in ("reference", "fullUrl")
             proper = is_reference or name in _WHOSE
-            guessed = found.beside if is_beside(name) else found.guessed
+            guessed = found.secondary if is_staff_or_relative(name) else found.guessed
             (found.proper if proper else guessed).update(_of_text(value, is_reference=is_reference))
         elif isinstance(value, dict):
             fhir |= "resourceType" in value
@@ -64,7 +64,7 @@ def whose(document: Any) -> tuple[Named, bool]:
 def stays(document: Any) -> set[str]:
     """Return the ids of stays that a document names."""
     found: set[str] = set()
-    for name, value in places(document):
+    for name, value in keyed_values(document):
         if isinstance(value, str):
             found |= {_reference("Encounter", reference=literal) for literal in _STAY.findall(value)}
             found |= {value} if _STAY_KEYS.search(name) else set()
@@ -79,7 +79,7 @@ def devices(document: Any) -> set[str]:
     """Return the ids of devices that a document names."""
     found = {
         _reference("Device", **value)
-        for name, value in places(document)
+        for name, value in keyed_values(document)
         if name == "device" and isinstance(value, dict)
     }
     return found - {""}
@@ -128,7 +128,7 @@ def _numbers(identifier: Any) -> set[str]:
         return set()
     value = text_of(identifier.get("value"))
     found = {_reference(identifier={"system": text_of(identifier.get("system")), "value": value})}
-    if any(_RECORD_NUMBER == code for name, code in places(identifier.get("type")) if name == "code"):
+    if any(_RECORD_NUMBER == code for name, code in keyed_values(identifier.get("type")) if name == "code"):
         found.add(value)
     return found
 

@@ -23,7 +23,7 @@ from pipelines.formats.fhir.elements import (
 from pipelines.formats.fhir.gathering import Gathered, flags
 from pipelines.formats.fhir.paths import PreciseReasons, fhir_path, reason_of
 from pipelines.formats.fhir.raw import RawElement
-from pipelines.formats.fhir.structs import STATUSES, Bundle, Observation, Passed, passed_over
+from pipelines.formats.fhir.structs import STATUSES, Bundle, Observation, SkippedResource, with_skipped
 from pipelines.formats.fhir.values import value_columns
 from pipelines.formats.shared.encoded import Encoded, dictionary
 from pipelines.formats.shared.parsing import JsonMessages, collector_paused
@@ -49,8 +49,8 @@ class FhirDecoder:
             max_message_bytes: longer messages are rejected unread.
             precise: ask fhir.resources for the reason of a reject, where it is installed.
         """
-        self._messages: JsonMessages[Observation | Bundle | Passed] = JsonMessages(
-            msgspec.json.Decoder(passed_over(Observation) | Bundle).decode,
+        self._messages: JsonMessages[Observation | Bundle | SkippedResource] = JsonMessages(
+            msgspec.json.Decoder(with_skipped(Observation) | Bundle).decode,
             max_message_bytes=max_message_bytes,
             refused=lambda error: (reason_of(error), fhir_path(str(error))),
         )
@@ -136,7 +136,10 @@ class FhirDecoder:
 
 
 def _unbundle(
-    resources: list[Observation | Bundle | Passed], message: list[int], rejects: dict[int, Reject], empty: list[int]
+    resources: list[Observation | Bundle | SkippedResource],
+    message: list[int],
+    rejects: dict[int, Reject],
+    empty: list[int],
 ) -> tuple[list[Observation], list[int]]:
     """Return all Observations, and of each the index of its message; note messages of other resources only."""
     if set(map(type, resources)) <= {Observation}:
@@ -147,7 +150,7 @@ def _unbundle(
         if isinstance(resource, Observation):
             observations.append(resource)
             owner.append(i)
-        elif isinstance(resource, Passed):
+        elif isinstance(resource, SkippedResource):
             empty.append(i)
         elif resource.implicitRules is not None:
             rejects[i] = Reject(i, Reason.MODIFIED, "Bundle.implicitRules")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Raw
 
-from pipelines.formats.fhir.structs import Coding, Concept, entry_types, passed_over
+from pipelines.formats.fhir.structs import Coding, Concept, entry_types, with_skipped
 
 _ABSENT = Raw(b"")
 
@@ -130,7 +130,7 @@ class DeviceUseStatement(Resource, gc=False, tag_field="resourceType", tag="Devi
     timingPeriod: Period | None = None
 
 
-WANTED: dict[str, tuple[type[Resource], ...]] = {
+DATASET_RESOURCES: dict[str, tuple[type[Resource], ...]] = {
     "patient": (Patient,),
     "encounter": (Encounter,),
     "condition": (Condition,),
@@ -141,7 +141,7 @@ WANTED: dict[str, tuple[type[Resource], ...]] = {
 
 def message_type(dataset: str) -> tuple[object, type[msgspec.Struct]]:
     """Return the type of a message for a dataset, and that of a Bundle in it."""
-    wanted = WANTED[dataset]
+    wanted = DATASET_RESOURCES[dataset]
     entry = msgspec.defstruct("Entry", [("resource", entry_types(*wanted)), ("fullUrl", str | None, None)], gc=False)
     bundle = msgspec.defstruct(
         "Bundle",
@@ -150,4 +150,4 @@ def message_type(dataset: str) -> tuple[object, type[msgspec.Struct]]:
         tag="Bundle",
         gc=False,
     )
-    return passed_over(*wanted) | bundle, bundle
+    return with_skipped(*wanted) | bundle, bundle

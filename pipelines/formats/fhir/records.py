@@ -13,7 +13,7 @@ from pipelines.formats.fhir.elements import checked, reference_of, version_of
 from pipelines.formats.fhir.paths import fhir_path, reason_of
 from pipelines.formats.fhir.places import place_of
 from pipelines.formats.fhir.record_structs import (
-    WANTED,
+    DATASET_RESOURCES,
     Address,
     Condition,
     Device,
@@ -27,7 +27,7 @@ from pipelines.formats.fhir.record_structs import (
     TypedIdentifier,
     message_type,
 )  # fmt: skip
-from pipelines.formats.fhir.structs import Coding, Concept, Passed
+from pipelines.formats.fhir.structs import Coding, Concept, SkippedResource
 from pipelines.formats.shared.categories import category_of, load_categories
 from pipelines.formats.shared.encoded import Refused
 from pipelines.formats.shared.parsing import PARSE_ERRORS, JsonMessages, collector_paused
@@ -90,11 +90,11 @@ class FhirRecordDecoder:
         """Make a decoder; not to be shared between threads.
 
         Args:
-            dataset: one of fhir_record_structs.WANTED.
+            dataset: one of fhir_record_structs.DATASET_RESOURCES.
             max_message_bytes: longer messages are rejected unread.
         """
         self.name = f"fhir-r4-{dataset.replace('_', '-')}"
-        self._dataset, self._wanted = dataset, WANTED[dataset]
+        self._dataset, self._wanted = dataset, DATASET_RESOURCES[dataset]
         kinds, self._bundle = message_type(dataset)
         self._resource = self._wanted[0].__name__
         self._messages: JsonMessages[Any] = JsonMessages(
@@ -110,15 +110,17 @@ class FhirRecordDecoder:
             rejects: dict[int, Reject] = {}
             rows, message, empty = self._messages.rows(values, self._of, rejects)
             identities = [row.pop("identity", None) for row in rows]
-            told = _told_all_the_same(rows, message, rejects)
-            decoded = replace(decoded_records(self._dataset, rows, identities, message, rejects), told=told)
+            online_only = _online_only_rows(rows, message, rejects)
+            decoded = replace(
+                decoded_records(self._dataset, rows, identities, message, rejects), online_only=online_only
+            )
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
             decoded.empty.extend(empty)
             return decoded
 
     def _of(self, message: Any) -> list[Row]:
         """Return the rows of a resource, or of those of a Bundle that are the dataset's."""
-        if isinstance(message, Passed):
+        if isinstance(message, SkippedResource):
             return []
         if not isinstance(message, self._bundle):
             return list(_rows(message, None))
@@ -133,9 +135,7 @@ class FhirRecordDecoder:
         return found
 
 
-def _told_all_the_same(
-    rows: Sequence[Row], message: Sequence[int], rejects: dict[int, Reject]
-) -> list[tuple[int, Row]]:
+def _online_only_rows(rows: Sequence[Row], message: Sequence[int], rejects: dict[int, Reject]) -> list[tuple[int, Row]]:
     """Return the diagnoses of messages that the lake cannot take; refuse those that say that they cannot be taken."""
     mine = [(i, row) for i, row in zip(message, rows, strict=True) if _REFUSED in row]
     for i, row in mine:

@@ -139,15 +139,18 @@ RESOURCES = frozenset(
 """What R4 knows besides Bundle and Parameters: in a Bundle the resources of other datasets are passed over unread."""
 
 
-class Passed(msgspec.Struct, gc=False):
-    """A resource that holds nothing for the dataset."""
+class SkippedResource(msgspec.Struct, gc=False):
+    """A resource that holds nothing for the dataset; its elements are not parsed."""
 
 
 def entry_types(*wanted: type[msgspec.Struct], among: frozenset[str] = RESOURCES) -> Any:
-    """Return the union of the wanted resources, and all others of ``among``, those of a Bundle, as ``Passed``."""
+    """Return the union type of the wanted resources and of all others in ``among``, each a ``SkippedResource``.
+
+    The default of ``among`` is what a Bundle may hold.
+    """
     own = {kind.__struct_config__.tag for kind in wanted}
     others = [
-        msgspec.defstruct(name, (), bases=(Passed,), tag_field="resourceType", tag=name, gc=False)
+        msgspec.defstruct(name, (), bases=(SkippedResource,), tag_field="resourceType", tag=name, gc=False)
         for name in sorted(among - own)
     ]
     return Union[(*wanted, *others)]
@@ -172,8 +175,11 @@ def resources_of_datasets() -> frozenset[str]:
     return _OF_DATASETS | {fhir.resource for fhir in declared if fhir is not None}
 
 
-def passed_over(*own: type[msgspec.Struct]) -> Any:
-    """Return the union of the resources that other datasets are made of, as ``Passed``: they may share a topic."""
+def with_skipped(*own: type[msgspec.Struct]) -> Any:
+    """Return the union type of these resources and, as ``SkippedResource``, of those that other datasets are made of.
+
+    Several jobs may read one topic: a resource for another dataset is skipped there, and is no dead letter.
+    """
     return entry_types(*own, among=resources_of_datasets())
 
 

@@ -12,7 +12,7 @@ import msgspec
 from pipelines.formats.fhir.elements import is_of_another
 from pipelines.formats.fhir.records import instant_of
 from pipelines.formats.shared.about import ANYTHING, NOTHING, About, joined
-from pipelines.formats.shared.documents import places
+from pipelines.formats.shared.documents import keyed_values
 from pipelines.formats.shared.encoded import Refused
 from vitalake.clinical.vitals import may_be_vital_unit
 from vitalake.vocabulary import load_vocabulary
@@ -39,7 +39,7 @@ def about_resource(message: dict[str, Any]) -> About:
     resources = [one.get("resource") for one in _dicts(entries)]
     read = [isinstance(one, dict) and isinstance(one.get("resourceType"), str) for one in resources]
     whole = isinstance(entries, list) and len(read) == len(entries) and all(read)
-    found = [about_observation(one) for _, one in places(resources) if _is_observation(one)]
+    found = [about_observation(one) for _, one in keyed_values(resources) if _is_observation(one)]
     return joined([*found, *([] if whole else [ANYTHING])])
 
 
@@ -51,7 +51,7 @@ def about_observation(observation: dict[str, Any]) -> About:
     """Return what an Observation names; its own code counts for what it holds, or if no component names one."""
     if is_of_another(*(_raw(observation.get(name)) for name in ("focus", "subject"))):
         return NOTHING
-    told = [str(value) for name, value in places(observation.get("category")) if name in _WORDS]
+    told = [str(value) for name, value in keyed_values(observation.get("category")) if name in _WORDS]
     categories = {text.strip().lower().replace("_", "-").replace(" ", "-") for text in told}
     components = _dicts(observation.get("component"))
     own = [] if components and not any(key.startswith("value") for key in observation) else [observation]
@@ -71,7 +71,7 @@ def _known_codes(item: dict[str, Any]) -> set[str]:
     vocabulary, concept = load_vocabulary(), item.get("code")
     codings = _dicts(concept.get("coding")) if isinstance(concept, dict) else []
     own = {vocabulary.loinc_of(f"{one.get('system')}|{one.get('code')}") for one in codings}
-    return vocabulary.codes.keys() & {*own, *(str(v) for name, v in places(concept) if name == "code")}
+    return vocabulary.codes.keys() & {*own, *(str(v) for name, v in keyed_values(concept) if name == "code")}
 
 
 def _may_be_vital(item: dict[str, Any], categories: set[str]) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.formats.fhir.elements import Measured, checked, concept_of
+from pipelines.formats.fhir.elements import MeasuredQuantity, checked, concept_of
 from pipelines.formats.fhir.structs import STATUSES, Valued
 from pipelines.formats.shared.encoded import Encoded, Refused, dictionary
 from pipelines.formats.shared.reasons import Reason
@@ -23,7 +23,7 @@ _WITHOUT_VALUE = {"registered": "temp-unknown", "cancelled": "unknown", "entered
 
 
 def value_columns(
-    quantities: Encoded[Measured], others: dict[int, Valued], statuses: npt.NDArray[np.int32], refuse: Refuse
+    quantities: Encoded[MeasuredQuantity], others: dict[int, Valued], statuses: npt.NDArray[np.int32], refuse: Refuse
 ) -> dict[str, pa.Array]:
     """Return the columns that a value fills, refusing items that cannot be used.
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.formats.flat.profile import Name, TimeFormat
+from pipelines.formats.flat.profile import IdentifierPlace, TimeFormat
 from pipelines.formats.shared.encoded import Encoded, Refused
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.times import Times, parse_times
@@ -28,7 +28,7 @@ _MOST_US = 253_370_764_800_000_000
 """The year 9999: what lies beyond is no time of anything."""
 
 
-def names(values: Sequence[Any], name: Name) -> Encoded[str]:
+def names(values: Sequence[Any], name: IdentifierPlace) -> Encoded[str]:
     """Return identifiers as texts, ``<system>|<value>`` where the profile names a system; blank ones are absent."""
     place: dict[Any, int] = {}
     texts: list[str | None] = []

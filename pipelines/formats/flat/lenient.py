@@ -8,10 +8,10 @@ from typing import Any
 from pipelines.formats.base import Lenient
 from pipelines.formats.fhir.unread import instant_us
 from pipelines.formats.flat.columns import names
-from pipelines.formats.flat.profile import FlatProfile, Name, When
+from pipelines.formats.flat.profile import FlatProfile, IdentifierPlace, TimePlace
 from pipelines.formats.flat.profile_paths import EACH, Step
 from pipelines.formats.shared.about import About
-from pipelines.formats.shared.documents import opened, text_of
+from pipelines.formats.shared.documents import parse_document, text_of
 from pipelines.formats.shared.named import Named
 from vitalake.vocabulary import load_vocabulary
 
@@ -27,24 +27,24 @@ class FlatLenient(Lenient):
 
     def whose(self, payload: bytes) -> Named | None:
         """Return the patients that stand where the profile says; None: it is no JSON."""
-        document = opened(payload)
+        document = parse_document(payload)
         return None if isinstance(document, bytes) else Named(_composed(document, self._profile.patient))
 
     def stays(self, payload: bytes) -> set[str]:
         """Return the stays that stand where the profile says."""
-        return _composed(opened(payload), self._profile.encounter)
+        return _composed(parse_document(payload), self._profile.encounter)
 
     def devices(self, payload: bytes) -> set[str]:
         """Return the devices that stand where the profile says."""
-        return _composed(opened(payload), self._profile.device)
+        return _composed(parse_document(payload), self._profile.device)
 
     def about(self, payload: bytes) -> About | None:
         """Return the codes of the values that stand where the profile says; None: it is no JSON."""
-        document = opened(payload)
+        document = parse_document(payload)
         return None if isinstance(document, bytes) else _about(document, self._profile)
 
 
-def _composed(document: Any, name: Name | None) -> set[str]:
+def _composed(document: Any, name: IdentifierPlace | None) -> set[str]:
     if name is None:
         return set()
     told = [text_of(value) for value in _values_at(document, name.path.steps)]
@@ -63,7 +63,7 @@ def _about(document: Any, profile: FlatProfile) -> About:
     return About(codes, unnamed=not codes)
 
 
-def _time(document: Any, when: When) -> int | None:
+def _time(document: Any, when: TimePlace) -> int | None:
     told = _values_at(document, when.path.steps)
     if when.format == "rfc3339":
         return max(filter(None, map(instant_us, told)), default=None)

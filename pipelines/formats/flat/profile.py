@@ -29,7 +29,7 @@ PathText = Annotated[Path, BeforeValidator(lambda text: parse_path(text) if isin
 TimeFormat = Literal["rfc3339", "epoch-s", "epoch-ms", "epoch-us", "local"]
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """Nothing but what is named."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
@@ -39,14 +39,14 @@ def _as_mapping(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
 
-class Name(Strict):
+class IdentifierPlace(StrictModel):
     """Where an identifier stands, and the system it belongs to: written before it, as FHIR identifiers are."""
 
     path: PathText
     system: str = ""
 
 
-class When(Strict):
+class TimePlace(StrictModel):
     """Where a time stands, and how it is written.
 
     Attributes:
@@ -61,37 +61,37 @@ class When(Strict):
     earliest: AwareDatetime | None = None
 
 
-class Words(Strict):
+class UnitWords(StrictModel):
     """Where a word stands, and what each means."""
 
     path: PathText
     words: Annotated[dict[str, str], Field(alias="is", min_length=1)]
 
 
-class StatusWords(Strict):
+class StatusWords(StrictModel):
     """Where a status stands, and FHIR's status for each."""
 
     path: PathText
     words: Annotated[dict[str, Status], Field(alias="is", min_length=1)]
 
 
-class Condition(Strict):
+class WordCondition(StrictModel):
     """A reading counts only where this word stands there."""
 
     path: PathText
     word: Annotated[str, Field(alias="is")]
 
 
-class Value(Strict):
+class Value(StrictModel):
     """One thing that is measured; its code is LOINC's, or ``<system>|<code>`` of a local system that maps it."""
 
     path: PathText
     code: str
-    unit: str | Words | None = None
+    unit: str | UnitWords | None = None
     kind: Literal["number", "text"] = "number"
     factor: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    when: Condition | None = None
+    when: WordCondition | None = None
 
     @property
     def units(self) -> list[str]:
@@ -101,11 +101,11 @@ class Value(Strict):
         return [self.unit] if isinstance(self.unit, str) else list(self.unit.words.values())
 
 
-NameOrPath = Annotated[Name, BeforeValidator(_as_mapping)]
-WhenOrPath = Annotated[When, BeforeValidator(_as_mapping)]
+IdentifierOrPath = Annotated[IdentifierPlace, BeforeValidator(_as_mapping)]
+TimeOrPath = Annotated[TimePlace, BeforeValidator(_as_mapping)]
 
 
-class Profile(Strict):
+class Profile(StrictModel):
     """What profiles of all formats say.
 
     Attributes:
@@ -132,14 +132,14 @@ class FlatProfile(Profile):
     """What a device's JSON means."""
 
     format: Literal["flat"]
-    patient: NameOrPath | None = None
-    encounter: NameOrPath | None = None
-    device: NameOrPath | None = None
-    id: NameOrPath | None = None
+    patient: IdentifierOrPath | None = None
+    encounter: IdentifierOrPath | None = None
+    device: IdentifierOrPath | None = None
+    id: IdentifierOrPath | None = None
     version: PathText | None = None
     status: StatusWords | None = None
-    time: WhenOrPath
-    issued: WhenOrPath | None = None
+    time: TimeOrPath
+    issued: TimeOrPath | None = None
     numbers_as_text: bool = False
     absent: tuple[float | str, ...] = ()
     values: Annotated[tuple[Value, ...], Field(min_length=1)]
@@ -169,7 +169,7 @@ class FlatProfile(Profile):
             found.append((f"values.{i}", value.path, self._value_types(value)))
             if value.when:
                 found.append((f"values.{i}.when", value.when.path, _LABEL))
-            if isinstance(value.unit, Words):
+            if isinstance(value.unit, UnitWords):
                 found.append((f"values.{i}.unit", value.unit.path, _LABEL))
         return found
 
@@ -202,7 +202,7 @@ def _check_places(profile: FlatProfile) -> None:
                 raise ValueError(f"{key}: stands in a reading, but some values do not")
     for value in profile.values:
         inside = [value.when.path] if value.when else []
-        inside += [value.unit.path] if isinstance(value.unit, Words) else []
+        inside += [value.unit.path] if isinstance(value.unit, UnitWords) else []
         if value.path.inner is None and any(path.inner is not None for path in inside):
             raise ValueError("values: a condition or unit in a reading cannot be for a value outside")
     read = Counter((value.path, value.when.path if value.when else None, _word(value)) for value in profile.values)

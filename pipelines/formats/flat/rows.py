@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipelines.formats.fhir.structs import STATUSES
 from pipelines.formats.flat.columns import Flags, Floats, Numbers, names, numbers, stamps, words
-from pipelines.formats.flat.profile import FlatProfile, Name, Value, When, Words
+from pipelines.formats.flat.profile import FlatProfile, IdentifierPlace, TimePlace, UnitWords, Value
 from pipelines.formats.flat.profile_paths import Path
 from pipelines.formats.shared.encoded import Encoded, dictionary
 from pipelines.formats.shared.reasons import Reason
@@ -88,18 +88,18 @@ class Items:
     def label(self, path: Path) -> Encoded[str]:
         """Return the words of a path, per item."""
         if path not in self._labels:
-            found = names(self._columns[path], Name(path=path))
+            found = names(self._columns[path], IdentifierPlace(path=path))
             self._labels[path] = Encoded(self.spread(found.index, path), found.values, found.refused)
         return self._labels[path]
 
-    def named(self, name: Name | None) -> Encoded[str]:
+    def named(self, name: IdentifierPlace | None) -> Encoded[str]:
         """Return identifiers, per item."""
         if name is None:
             return Encoded(np.full(len(self.message), -1, np.int32), [], {})
         found = names(self._columns[name.path], name)
         return Encoded(self.spread(found.index, name.path), found.values, found.refused)
 
-    def times(self, when: When) -> Times:
+    def times(self, when: TimePlace) -> Times:
         """Return instants, per item."""
         column = self._columns[when.path]
         if when.absent:
@@ -209,7 +209,7 @@ class Items:
             here = spec == j
             if isinstance(value.unit, str):
                 chosen[here] = known.setdefault(value.unit, len(known))
-            elif isinstance(value.unit, Words):
+            elif isinstance(value.unit, UnitWords):
                 label = self.label(value.unit.path)
                 texts = [value.unit.words.get(str(word), str(word)) for word in label.values]
                 table = np.array([*(known.setdefault(text, len(known)) for text in texts), -1], np.int32)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipelines.formats.hl7.fields import FieldReader
 from pipelines.formats.hl7.header import Header, header_of
-from pipelines.formats.hl7.names import Names
-from pipelines.formats.hl7.people import told_of
+from pipelines.formats.hl7.people import details_of
 from pipelines.formats.hl7.profile import Hl7Profile
 from pipelines.formats.hl7.text import Segment, messages_of
 from pipelines.formats.hl7.times import Moment, in_order, instant, read_time
@@ -89,7 +89,7 @@ class AdtDecoder:
         """
         self.name, self.version = f"hl7-v2-adt:{profile.name}", f"2-{profile.digest}"
         self._profile, self._most_bytes = profile, max_message_bytes
-        self._names = Names(profile)
+        self._names = FieldReader(profile)
         self._rows = {
             "A01": self._admitted, "A04": self._registered, "A02": self._moved, "A17": self._moved, "A03": self._left,
             "A08": self._updated, "A11": self._not_admitted, "A12": self._not_moved, "A13": self._not_left,
@@ -102,9 +102,11 @@ class AdtDecoder:
             rejects: dict[int, Reject] = {}
             chosen = readable(values, list(range(len(values))), rejects, most_bytes=self._most_bytes)
             rows, message, empty = decode_each(((i, values[i] or b"") for i in chosen), self._of, rejects)
-            told = _told_all_the_same(rows, message, rejects)
+            online_only = _online_only_rows(rows, message, rejects)
             identities = [row.pop("identity") for row in rows]
-            decoded = replace(decoded_records("device_association", rows, identities, message, rejects), told=told)
+            decoded = replace(
+                decoded_records("device_association", rows, identities, message, rejects), online_only=online_only
+            )
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
             decoded.empty.extend(empty)
             return decoded
@@ -132,7 +134,7 @@ class AdtDecoder:
                 patient = self._names.patient(segment.raw(3), dialect)
                 if patient is None:
                     raise Refused(Reason.NO_SUBJECT, "PID-3")
-                event.visits.append(_Visit(patient, **told_of(segment)._asdict()))
+                event.visits.append(_Visit(patient, **details_of(segment)._asdict()))
             elif segment.name == "PV1" and event.visits:
                 last = event.visits[-1]
                 last.pv1 = segment
@@ -327,9 +329,7 @@ class AdtDecoder:
         }
 
 
-def _told_all_the_same(
-    rows: Sequence[Row], message: Sequence[int], rejects: dict[int, Reject]
-) -> list[tuple[int, Row]]:
+def _online_only_rows(rows: Sequence[Row], message: Sequence[int], rejects: dict[int, Reject]) -> list[tuple[int, Row]]:
     """Return the rows that only the ward can use; refuse their messages."""
     told = [(i, row) for i, row in zip(message, rows, strict=True) if _REFUSED in row]
     for i, row in told:

@@ -12,12 +12,12 @@ from governance.erasure.plain_words import SHORTEST
 from pipelines.formats.base import Lenient
 from pipelines.formats.hl7.profile import Hl7Profile, PatientNumber
 from pipelines.formats.shared.about import About
-from pipelines.formats.shared.documents import LINES, opened
+from pipelines.formats.shared.documents import LINES, parse_document
 from pipelines.formats.shared.encoded import Refused
 from pipelines.formats.shared.named import Named
 
 if TYPE_CHECKING:
-    from pipelines.formats.hl7.names import Names
+    from pipelines.formats.hl7.fields import FieldReader
     from pipelines.formats.hl7.text import Dialect, Segment
 
 _NUMBERS = {b"PID": (2, 3, 4), b"MRG": (1, 4)}
@@ -79,17 +79,17 @@ class Hl7Lenient(Lenient):
 
 def _text(payload: bytes) -> bytes | None:
     """Return the bytes of a message that is no JSON, without blanks and MLLP's frame around them."""
-    message = opened(payload)
+    message = parse_document(payload)
     return message if isinstance(message, bytes) else None
 
 
 def _whose(payload: bytes, profile: Hl7Profile) -> Named | None:
     try:
-        from pipelines.formats.hl7.names import Names
+        from pipelines.formats.hl7.fields import FieldReader
     except ImportError:  # the extra 'hl7' is not installed
         return None
     # Which of several numbers counts the profile may have said otherwise, so that all do.
-    composer = Names(profile.model_copy(update={"patient": PatientNumber()}))
+    composer = FieldReader(profile.model_copy(update={"patient": PatientNumber()}))
     found = Named()
     dialect: Dialect | None = None
     identified = False
@@ -104,7 +104,7 @@ def _whose(payload: bytes, profile: Hl7Profile) -> Named | None:
     return found if identified or b"PID" not in payload else None
 
 
-def _of_segment(line: bytes, dialect: Dialect | None, composer: Names) -> Named | None:
+def _of_segment(line: bytes, dialect: Dialect | None, composer: FieldReader) -> Named | None:
     """Return the numbers that a segment names; None where it cannot be taken apart."""
     from pipelines.formats.hl7.text import Segment
 
@@ -121,7 +121,7 @@ def _of_segment(line: bytes, dialect: Dialect | None, composer: Names) -> Named 
         if parts and parts[3] == _RECORD_NUMBER:
             proper.add(parts[0])
         check = dialect.plain([*dialect.components(text), ""][1]).strip()
-        found |= Named(proper, beside=_otherwise_written(proper, check))
+        found |= Named(proper, secondary=_otherwise_written(proper, check))
     return found
 
 
@@ -165,14 +165,14 @@ def _read(compose: Callable[[str, Dialect], str | None], segment: Segment, numbe
     return None
 
 
-def segments(payload: bytes, profile: Hl7Profile) -> Iterator[tuple[Names, Segment]]:
+def segments(payload: bytes, profile: Hl7Profile) -> Iterator[tuple[FieldReader, Segment]]:
     """Yield segments with what composes ids as the profile says."""
     try:
-        from pipelines.formats.hl7.names import Names
+        from pipelines.formats.hl7.fields import FieldReader
         from pipelines.formats.hl7.text import Segment
     except ImportError:  # the extra 'hl7' is not installed
         return
-    composer = Names(profile)
+    composer = FieldReader(profile)
     dialect: Dialect | None = None
     for line in map(bytes.strip, LINES.split(payload)):
         if line[:3] == b"MSH":

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines.formats.hl7.header import header_of
 from pipelines.formats.hl7.profile import Hl7Profile
-from pipelines.formats.hl7.results import Reader, Result
+from pipelines.formats.hl7.results import Result, ResultReader
 from pipelines.formats.hl7.text import messages_of
 from pipelines.formats.shared.encoded import Refused
 from pipelines.formats.shared.parsing import collector_paused, decode_each, readable
@@ -34,7 +34,7 @@ class Hl7Decoder:
         """
         self.name, self.version = f"hl7-v2:{profile.name}", f"1-{profile.digest}"
         self._profile, self._most_bytes = profile, max_message_bytes
-        self._reader = Reader(profile)
+        self._reader = ResultReader(profile)
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
         """Return rows and rejects; never raises for what a message holds."""

@@ -9,7 +9,7 @@ from pipelines.formats.hl7.text import Segment
 from pipelines.online_store.facts import DELETED
 
 
-class NamedPerson(NamedTuple):
+class PersonalDetails(NamedTuple):
     """What a PID tells of a patient; None: it does not say. See pipelines.online_store.facts.Person."""
 
     born: str | None
@@ -17,9 +17,9 @@ class NamedPerson(NamedTuple):
     died: str | None
 
 
-def told_of(pid: Segment) -> NamedPerson:
+def details_of(pid: Segment) -> PersonalDetails:
     """Return what a PID tells."""
-    return NamedPerson(_born(pid), _sex(pid), _died(pid))
+    return PersonalDetails(_born(pid), _sex(pid), _died(pid))
 
 
 _SEXES = {"F": "female", "M": "male"}

@@ -8,14 +8,14 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipelines.formats.fhir.structs import LOINC
-from pipelines.formats.flat.profile import Profile, Strict
+from pipelines.formats.flat.profile import Profile, StrictModel
 from vitalake.vocabulary import load_vocabulary
 
 SYSTEMS = {"LN": LOINC, "SCT": "http://snomed.info/sct", "MDC": "urn:iso:std:iso:11073:10101"}
 """HL7 table 0396, the part that matters here → FHIR's name of the code system."""
 
 
-class PatientNumber(Strict):
+class PatientNumber(StrictModel):
     """Which of the numbers of PID-3 names the patient; nothing said: the first."""
 
     authority: str | None = None

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pipelines.formats.hl7.fields import CachedReader, FieldReader
 from pipelines.formats.hl7.header import Header
-from pipelines.formats.hl7.names import Names, Remembered
-from pipelines.formats.hl7.people import told_of
+from pipelines.formats.hl7.people import details_of
 from pipelines.formats.hl7.profile import Hl7Profile
 from pipelines.formats.hl7.text import Dialect, Segment
 from pipelines.formats.hl7.times import Moment, in_order, instant, read_time
-from pipelines.formats.hl7.values import STATUSES, WITHOUT_VALUE, Value, value_of
+from pipelines.formats.hl7.values import STATUSES, WITHOUT_VALUE, ObxValue, value_of
 from pipelines.formats.shared.encoded import REMEMBERED, Refused
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.refusals import MOST_ROWS
@@ -56,17 +56,17 @@ class _Context:
     device: str | None = None
 
 
-class Reader:
+class ResultReader:
     """Reads the results of messages, one after the other."""
 
     def __init__(self, profile: Hl7Profile) -> None:
         """Make a reader; not to be shared between threads."""
         self._profile, self._loinc_of = profile, load_vocabulary().loinc_of
-        self._names = names = Names(profile)
-        self._patient, self._visit = Remembered(names.patient), Remembered(names.visit)
-        self._entity, self._bed = Remembered(names.device), Remembered(names.bed)
-        self._code, self._unit = Remembered(names.code), Remembered(names.unit)
-        self._coding = Remembered(_first_coding)
+        self._names = names = FieldReader(profile)
+        self._patient, self._visit = CachedReader(names.patient), CachedReader(names.visit)
+        self._entity, self._bed = CachedReader(names.device), CachedReader(names.bed)
+        self._code, self._unit = CachedReader(names.code), CachedReader(names.unit)
+        self._coding = CachedReader(_first_coding)
         self._moments: dict[tuple[str, int | None], Moment] = {}
         self.people: list[tuple[str, int, Person]] = []
         """Of whom messages told something beside, as of which version, and what."""
@@ -101,7 +101,7 @@ class Reader:
         if segment.name == "PID":
             context.patient = self._patient(segment.raw(3), dialect)
             context.visit = context.bed = context.order = context.order_device = context.device = None
-            if context.patient is not None and any(told := told_of(segment)):
+            if context.patient is not None and any(told := details_of(segment)):
                 person = Person(told.sex or "unknown", told.born or "", died=told.died or "")
                 self.people.append((context.patient, context.header.order_us or 0, person))
         elif segment.name == "PV1":
@@ -159,7 +159,7 @@ class Reader:
             issued_at=context.header.sent.us if context.header.sent else None,
         )
 
-    def _status(self, obx: Segment, context: _Context) -> tuple[str, int, Value | None]:
+    def _status(self, obx: Segment, context: _Context) -> tuple[str, int, ObxValue | None]:
         letter = obx.first(11)
         if not letter and context.order is not None and context.order.first(25) in _ORDER_STATUSES:
             letter = context.order.first(25)
@@ -169,7 +169,7 @@ class Reader:
             raise Refused(Reason.BAD_STATUS)
         return *STATUSES[letter], WITHOUT_VALUE.get(letter)
 
-    def _value(self, kind: str, text: str, dialect: Dialect) -> Value:
+    def _value(self, kind: str, text: str, dialect: Dialect) -> ObxValue:
         if not text:
             raise Refused(Reason.NO_VALUE)
         return value_of(kind, text, dialect, self._names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from pipelines.formats.hl7.names import Names
+from pipelines.formats.hl7.fields import FieldReader
 from pipelines.formats.hl7.text import Dialect
 from pipelines.formats.shared.encoded import Refused
 from pipelines.formats.shared.reasons import Reason
@@ -16,7 +16,7 @@ _WORDS = frozenset({"ST", "TX", "FT"})
 _CODED = frozenset({"CWE", "CE", "CNE", "CF", "IS", "ID"})
 
 
-class Value(NamedTuple):
+class ObxValue(NamedTuple):
     """What was found: a number, a code, words, or why there is nothing."""
 
     number: float | None = None
@@ -37,13 +37,13 @@ STATUSES: dict[str, tuple[str, int]] = {
 """OBX-11 → FHIR's status, as HL7's own map has it, and its rank among messages of one time."""
 
 WITHOUT_VALUE = {
-    "I": Value(absent="temp-unknown"), "O": Value(absent="temp-unknown"), "N": Value(absent="not-asked"),
-    "X": Value(absent="unknown"), "D": Value(absent="unknown"), "W": Value(absent="unknown"),
+    "I": ObxValue(absent="temp-unknown"), "O": ObxValue(absent="temp-unknown"), "N": ObxValue(absent="not-asked"),
+    "X": ObxValue(absent="unknown"), "D": ObxValue(absent="unknown"), "W": ObxValue(absent="unknown"),
 }  # fmt: skip
 """Results whose value is not read: there is none yet, there will be none, or it is taken back, whatever it was."""
 
 
-def value_of(kind: str, text: str, dialect: Dialect, names: Names) -> Value:
+def value_of(kind: str, text: str, dialect: Dialect, names: FieldReader) -> ObxValue:
     """Return the value of OBX-5.
 
     A range, a ratio, a list of numbers, a time, a document and a picture are not read: such a result has no value.
@@ -57,12 +57,12 @@ def value_of(kind: str, text: str, dialect: Dialect, names: Names) -> Value:
         return _structured(_only(text, dialect), dialect)
     if kind in _WORDS:
         lines = [dialect.plain(repetition) for repetition in dialect.repetitions(text)]
-        return Value(words="\n".join(lines))
+        return ObxValue(words="\n".join(lines))
     if kind in _CODED:
         code, words = names.value(_only(text, dialect), dialect)
         if code is None and words is None:
             raise Refused(Reason.NO_VALUE)
-        return Value(code=code, words=words)
+        return ObxValue(code=code, words=words)
     raise Refused(Reason.NO_VALUE if kind else Reason.WRONG_SHAPE)
 
 
@@ -85,18 +85,18 @@ def number_of(text: str) -> float:
     return number
 
 
-def _number(text: str) -> Value:
+def _number(text: str) -> ObxValue:
     """Return a number, and the comparator that analysers write before what they cannot measure."""
     text = text.strip(" ")
     comparator = next((sign for sign in ("<=", ">=", "<", ">") if text.startswith(sign)), "")
-    return Value(number=number_of(text[len(comparator) :]), comparator=_COMPARATORS[comparator])
+    return ObxValue(number=number_of(text[len(comparator) :]), comparator=_COMPARATORS[comparator])
 
 
-def _structured(text: str, dialect: Dialect) -> Value:
+def _structured(text: str, dialect: Dialect) -> ObxValue:
     comparator, first, *more = [*dialect.parts(text, dialect.separators.component), ""][:4]
     comparator = comparator.strip()
     if comparator not in _COMPARATORS:
         raise Refused(Reason.WRONG_SHAPE)
     if any(more):
         raise Refused(Reason.NO_VALUE)
-    return Value(number=number_of(first), comparator=_COMPARATORS[comparator])
+    return ObxValue(number=number_of(first), comparator=_COMPARATORS[comparator])

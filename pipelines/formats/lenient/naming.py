@@ -19,8 +19,8 @@ from pipelines.formats.fhir import lenient as fhir
 from pipelines.formats.hl7.lenient import Hl7Lenient, plain
 from pipelines.formats.registry import kind_of, split_name
 from pipelines.formats.shared.about import About
-from pipelines.formats.shared.documents import opened, places, text_of
-from pipelines.formats.shared.keys import by_keys
+from pipelines.formats.shared.documents import keyed_values, parse_document, text_of
+from pipelines.formats.shared.keys import patients_by_keys
 from pipelines.formats.shared.named import Named, is_somebody
 from vitalake.errors import SettingsError
 from vitalake.settings import Settings
@@ -69,11 +69,11 @@ class Naming:
 
     def _generally(self, payload: bytes, format_name: str, told: Named) -> Named | None:
         """Return what the text of a message says, whatever its format; None: it is neither JSON nor HL7 v2."""
-        message = opened(payload)
+        message = parse_document(payload)
         if isinstance(message, bytes):
             return Hl7Lenient(plain()).whose(payload)
         found = _of_json(message, told)
-        for _, value in places(message):
+        for _, value in keyed_values(message):
             if isinstance(value, str) and (inner := in_envelope(value)) is not None:
                 found |= self.whose(inner, format_name) or Named()
         return found
@@ -83,13 +83,13 @@ class Naming:
 
         To be asked of messages that name no patient.
         """
-        message = opened(payload)
+        message = parse_document(payload)
         found = Hl7Lenient(plain()).stays(payload) if isinstance(message, bytes) else fhir.stays(message)
         return found | self.reader_of(format_name).stays(payload)
 
     def devices_in(self, payload: bytes, format_name: str = "") -> set[str]:
         """Return the ids of devices and beds that a message names, composed as decoders compose them; see stays_in."""
-        message = opened(payload)
+        message = parse_document(payload)
         found = Hl7Lenient(plain()).devices(payload) if isinstance(message, bytes) else fhir.devices(message)
         return found | self.reader_of(format_name).devices(payload)
 
@@ -118,8 +118,8 @@ class WarehouseRows(Lenient):
 
     def whose(self, payload: bytes) -> Named | None:
         """Return the patients of the column ``patient_id``."""
-        document = opened(payload)
-        return Named({text_of(value) for name, value in places(document) if name == "patient_id"} - {""})
+        document = parse_document(payload)
+        return Named({text_of(value) for name, value in keyed_values(document) if name == "patient_id"} - {""})
 
 
 class Guarded(Lenient):
@@ -163,7 +163,7 @@ def _of_json(document: Any, told: Named) -> Named:
     """
     found, is_fhir = fhir.whose(document)
     if not any(map(is_somebody, told.proper | (found.proper if is_fhir else set()))):
-        found |= by_keys(document)
+        found |= patients_by_keys(document)
     return found - {""}
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from governance.erasure.plain_words import SHORTEST
 from pipelines.formats.lenient.naming import in_envelope
-from pipelines.formats.shared.documents import LINES, opened, places
+from pipelines.formats.shared.documents import LINES, keyed_values, parse_document
 from pipelines.formats.shared.keys import KEYS, NO_NUMBERS
 from pipelines.formats.shared.named import Named, behind_system
 
@@ -51,11 +51,13 @@ def to_search(
 
 def _of_patients(payload: bytes) -> bytes:
     """Return what stands in segments of patients, in FHIR's patients, or under keys that are theirs by their names."""
-    message = opened(payload)
+    message = parse_document(payload)
     if isinstance(message, bytes):
         return b"\r".join(line for line in map(bytes.strip, LINES.split(message)) if line.startswith(_SEGMENTS))
     found = [
-        _of_patients(inner) for _, text in places(message) if isinstance(text, str) and (inner := in_envelope(text))
+        _of_patients(inner)
+        for _, text in keyed_values(message)
+        if isinstance(text, str) and (inner := in_envelope(text))
     ]
     return b"\n".join([*found, *map(msgspec.json.encode, _about_patients(message))])
 

@@ -12,7 +12,7 @@ from pipelines.formats.hl7.lenient import plain
 from pipelines.formats.hl7.unread import about as about_hl7
 from pipelines.formats.lenient.naming import Naming
 from pipelines.formats.shared.about import ANYTHING, About, joined
-from pipelines.formats.shared.documents import opened, places
+from pipelines.formats.shared.documents import keyed_values, parse_document
 
 
 def about(payload: bytes, format_name: str, naming: Naming) -> About:
@@ -26,14 +26,14 @@ def about(payload: bytes, format_name: str, naming: Naming) -> About:
     told = naming.reader_of(format_name).about(payload)
     if told is not None:
         return told
-    message = opened(payload)
+    message = parse_document(payload)
     if isinstance(message, bytes):
         return about_hl7(message, plain())
     if isinstance(message, dict) and isinstance(message.get("resourceType"), str):
         return about_resource(message)
     inner = [
         about(value.encode(errors="replace"), format_name, naming)
-        for _, value in places(message)
+        for _, value in keyed_values(message)
         if isinstance(value, str) and value.lstrip()[:3].startswith(("MSH", "{"))
     ]
     return joined(inner or [about_observation(message) if isinstance(message, dict) else ANYTHING])

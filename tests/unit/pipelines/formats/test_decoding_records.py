@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.attribution.timeline import OPEN_END, Fact, Owner, resolve
 from pipelines.formats.shared.reasons import Reason
-from pipelines.formats.shared.records import BESIDE, Records
+from pipelines.formats.shared.records import EXTRA_COLUMNS, Records
 from pipelines.formats.shared.result import Decoded, Reject
 from tests.decoding import BROKER_MS, decoder_of
 from tests.fhir import observation
@@ -31,7 +31,7 @@ def take(name: str, dataset: str, *messages: bytes | None) -> tuple[Decoded, lis
     records = Records(load_dataset(dataset), key=b"k" * 32, max_future_seconds=86_400, min_effective_year=1900)
     rows, message, rejects = records.finish(decoded, broker_ms=np.full(len(messages), BROKER_MS))
     later = {"ingested_at", "source", "source_position"}
-    assert set(rows.schema.names) - set(BESIDE) == set(load_dataset(dataset).schema.names) - later
+    assert set(rows.schema.names) - set(EXTRA_COLUMNS) == set(load_dataset(dataset).schema.names) - later
     assert len(rows) == len(message)
     return decoded, rows.to_pylist(), {r.message: r for r in (*decoded.rejects, *rejects)}
 

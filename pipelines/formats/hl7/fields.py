@@ -21,7 +21,7 @@ LONGEST = 1_000
 """Texts longer than this are not remembered: nobody can fill the memory with them."""
 
 
-class Remembered(Generic[_Found]):
+class CachedReader(Generic[_Found]):
     """Reads texts by a function of text and dialect, each once; refusals too."""
 
     def __init__(self, read: Callable[[str, Dialect], _Found]) -> None:
@@ -54,7 +54,7 @@ class Remembered(Generic[_Found]):
         return found
 
 
-class Names:
+class FieldReader:
     """Reads identifiers, codes and units as a profile says."""
 
     def __init__(self, profile: Hl7Profile) -> None:
