@@ -407,7 +407,7 @@ class Steps:
         payload, name = outcome.poll.values[message] or b"", outcome.poll.format
         named = self._naming.whose(payload, name) or Named()
         patients = [*self.feed.known(sorted(named.all - here)), *sorted(named.all & here)]
-        if not patients and not named.somebody:
+        if not patients and not named.likely_ids:
             return [(None, device) for device in sorted(self._naming.devices_in(payload, name))]
         return [(patient, None) for patient in patients]
 

@@ -1,4 +1,4 @@
-"""FHIR R4 as it is registered."""
+"""Registers the format ``fhir``."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ FORMAT = FormatKind(
     description="FHIR R4 JSON: one resource, or a Bundle of any",
     decoder=_decoder,
 )
-"""Its lenient side is the general reader's: a message is FHIR by its text, whatever its topic."""
+"""It needs no lenient reader of its own: the general reader recognises FHIR in messages of all topics."""

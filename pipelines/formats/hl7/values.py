@@ -1,4 +1,4 @@
-"""OBX-5, by the type that OBX-2 says."""
+"""Reads the value of OBX-5 by its type in OBX-2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CODED = frozenset({"CWE", "CE", "CNE", "CF", "IS", "ID"})
 
 
 class ObxValue(NamedTuple):
-    """What was found: a number, a code, words, or why there is nothing."""
+    """The value of an OBX: a number, a code, a text, or the reason for its absence."""
 
     number: float | None = None
     comparator: str | None = None
@@ -34,22 +34,22 @@ STATUSES: dict[str, tuple[str, int]] = {
     "N": ("cancelled", 5), "X": ("cancelled", 5),
     "D": ("entered-in-error", 6), "W": ("entered-in-error", 6),
 }  # fmt: skip
-"""OBX-11 → FHIR's status, as HL7's own map has it, and its rank among messages of one time."""
+"""OBX-11 → FHIR's status by HL7's own map, and its rank among messages sent at the same time."""
 
 WITHOUT_VALUE = {
     "I": ObxValue(absent="temp-unknown"), "O": ObxValue(absent="temp-unknown"), "N": ObxValue(absent="not-asked"),
     "X": ObxValue(absent="unknown"), "D": ObxValue(absent="unknown"), "W": ObxValue(absent="unknown"),
 }  # fmt: skip
-"""Results whose value is not read: there is none yet, there will be none, or it is taken back, whatever it was."""
+"""Statuses whose value is not read: it is not there yet, will never be, or is taken back."""
 
 
 def value_of(kind: str, text: str, dialect: Dialect, names: FieldReader) -> ObxValue:
     """Return the value of OBX-5.
 
-    A range, a ratio, a list of numbers, a time, a document and a picture are not read: such a result has no value.
+    Ranges, ratios, lists of numbers, times, documents and pictures are not read.
 
     Raises:
-        Refused: it is not what its type says, or of a kind that is not read.
+        Refused: the value is not valid for its type, or its type is not read.
     """
     if kind == "NM":
         return _number(_only(text, dialect))
@@ -67,17 +67,17 @@ def value_of(kind: str, text: str, dialect: Dialect, names: FieldReader) -> ObxV
 
 
 def _only(text: str, dialect: Dialect) -> str:
-    """Return the one repetition: several values of one result could not be told apart."""
+    """Return the only repetition; refuse several, because they would be results with one identity."""
     if dialect.separators.repetition in text:
         raise Refused(Reason.WRONG_SHAPE)
     return text
 
 
 def number_of(text: str) -> float:
-    """Return a number of decimal digits; blanks around it are not looked at.
+    """Return a decimal number; blanks around it are ignored.
 
     Raises:
-        Refused: it is none, or beyond what a float can be.
+        Refused: the text is not a number, or beyond the range of a float.
     """
     text = text.strip(" ")
     if not _NUMBER.fullmatch(text) or (number := float(text)) in (float("inf"), float("-inf")):
@@ -86,7 +86,7 @@ def number_of(text: str) -> float:
 
 
 def _number(text: str) -> ObxValue:
-    """Return a number, and the comparator that analysers write before what they cannot measure."""
+    """Return a number with its comparator: analysers write ``<0.01`` for values outside their range."""
     text = text.strip(" ")
     comparator = next((sign for sign in ("<=", ">=", "<", ">") if text.startswith(sign)), "")
     return ObxValue(number=number_of(text[len(comparator) :]), comparator=_COMPARATORS[comparator])

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 _U64 = npt.NDArray[np.uint64]
 _TEXTS = ("status", "comparator", "value_code", "value_text", "data_absent_reason", "patient_id", "encounter_id")
 _ISSUED = 7
+"""Salt of the time of issue. Look-backs on disk hold fingerprints, so the salts must not change."""
 
 
 def fingerprints(ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.float64], unit: pa.DictionaryArray) -> _U64:

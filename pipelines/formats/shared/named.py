@@ -6,7 +6,7 @@ import re
 from collections.abc import Set
 from dataclasses import dataclass, field
 
-_SOMEBODY = re.compile(r"(?!unk|anon|none|test|dummy|temp)[^\s,;1-9]*[1-9][^\s,;]*", re.IGNORECASE)
+_LIKELY_ID = re.compile(r"(?!unk|anon|none|test|dummy|temp)[^\s,;1-9]*[1-9][^\s,;]*", re.IGNORECASE)
 _SERVER = re.compile(r"(?:.*/)?Patient/|[\w+.-]+://.*/", re.DOTALL)
 
 
@@ -31,9 +31,9 @@ class Named:
         return self.proper | self.guessed | self.secondary
 
     @property
-    def somebody(self) -> set[str]:
+    def likely_ids(self) -> set[str]:
         """Return the proper ids that have the form of an identifier."""
-        return set(filter(is_somebody, self.proper))
+        return set(filter(is_likely_id, self.proper))
 
     def __or__(self, other: Named) -> Named:
         """Return the ids of both."""
@@ -51,13 +51,13 @@ class Named:
         return Named(self.proper - names, self.guessed - names, self.secondary - names)
 
 
-def is_somebody(name: str) -> bool:
+def is_likely_id(name: str) -> bool:
     """Return whether a text has the form of a patient's id.
 
     "unknown", "0" and "Meier, Berta" do not, nor does a ``urn:`` that is valid within one message only.
     """
     local = name.startswith("urn:") and "|" not in name
-    return not local and _SOMEBODY.fullmatch(behind_system(name)) is not None
+    return not local and _LIKELY_ID.fullmatch(behind_system(name)) is not None
 
 
 def behind_system(name: str) -> str:

@@ -20,7 +20,7 @@ from pipelines.formats.shared.words import COMPARATORS
 from vitalake.clinical.statuses import STAGES
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
-_MOST = 1 << 63
+_MOST = 1 << 63  # versions are int64
 _STATUSES = frozenset(status for stage in STAGES for status in stage) - {"active", "ended"}
 _COMPARATORS = frozenset(COMPARATORS.values())
 _SPECIAL = ("value", "effective_at", "effective_offset_minutes", "issued_at")

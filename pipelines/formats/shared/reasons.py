@@ -34,7 +34,7 @@ class Reason(StrEnum):
 
 
 EXPLAINED: dict[Reason, str] = {
-    Reason.NOT_JSON: "Not one JSON document: truncated, two documents, NaN, a byte-order mark, a number out of range.",
+    Reason.NOT_JSON: "Not valid JSON: truncated, two documents, NaN, a byte-order mark, a number out of range.",
     Reason.NOT_UTF8: "A text that the decoder reads is not valid UTF-8.",
     Reason.TOO_LARGE: "Longer than jobs.*.max_message_bytes.",
     Reason.TOO_DEEP: "Nested too deeply for any valid message.",
@@ -43,7 +43,7 @@ EXPLAINED: dict[Reason, str] = {
     Reason.BAD_STATUS: "A status that FHIR or HL7 does not define, or that the profile does not list.",
     Reason.BAD_TIME: "Not a full date and time with a zone, or a local time that occurs twice or never (summer time).",
     Reason.NO_TIME: "No effectiveDateTime, Instant or Period; no OBX-14 or OBR-7; no time at the profile's path.",
-    Reason.NO_SUBJECT: "No usable patient or device: a name, a contained resource, another number; or a focus.",
+    Reason.NO_SUBJECT: "No usable patient or device: a name, a contained resource, a wrong number; or it has a focus.",
     Reason.NO_CODE: "code, component.code or OBX-3 holds no code.",
     Reason.NO_VALUE: "No value of a type that is read, and no reason for its absence; an empty Bundle; no OBX.",
     Reason.MODIFIED: "modifierExtension or implicitRules: they can change the meaning of the message.",
@@ -53,9 +53,9 @@ EXPLAINED: dict[Reason, str] = {
     Reason.BAD_CHARSET: "The character set (MSH-18) is not supported, or a text is not valid in it.",
     Reason.UNKNOWN_CODE: "Not in the vocabulary: declare or map the code (docs/how-to/declare-codes.md), then replay.",
     Reason.UNKNOWN_UNIT: "Does not fit the code: extend the profile, or see docs/how-to/declare-codes.md; then replay.",
-    Reason.NUMBER_IN_WORDS: "A text that begins with a number but may mean another: comma, note, strange unit.",
+    Reason.NUMBER_IN_WORDS: "A text that begins with a number but may mean another: a comma, a note, an unknown unit.",
     Reason.IMPLAUSIBLE_VALUE: "A value that no living body and no working sensor can show.",
-    Reason.IMPLAUSIBLE_TIME: "Before jobs.*.min_effective_year, from an unset clock, or far ahead of the broker's time.",
+    Reason.IMPLAUSIBLE_TIME: "Before jobs.*.min_effective_year, of an unset clock, or far ahead of the broker's time.",
     Reason.NO_KEY: "A row lacks its key, its patient, or the time it is partitioned by; the path names the column.",
 }
 """What each reason means, and what to do if the sender is right."""

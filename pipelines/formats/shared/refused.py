@@ -93,11 +93,13 @@ def refused_of_conformed(
     rows: pa.RecordBatch, message: npt.NDArray[np.int32], bad: npt.NDArray[np.bool_], before: RefusedRows | None
 ) -> RefusedRows:
     """Return the rows of ``before``, and rows whose message was rejected after they were conformed."""
-    mine, message = rows.filter(pa.array(bad)), message[bad]
-    times = (mine[name].cast(pa.int64()).to_numpy(zero_copy_only=False) for name in ("effective_at", "available_at"))
+    rejected, message = rows.filter(pa.array(bad)), message[bad]
+    times = (
+        rejected[name].cast(pa.int64()).to_numpy(zero_copy_only=False) for name in ("effective_at", "available_at")
+    )
     effective_us, available_us = times
     signs = np.full(len(message), NO_VALUE)
-    return joined(before, refused_of(mine, mine["observation_id"], signs, effective_us, available_us, message))
+    return joined(before, refused_of(rejected, rejected["observation_id"], signs, effective_us, available_us, message))
 
 
 class Unread(NamedTuple):

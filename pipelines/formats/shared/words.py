@@ -80,8 +80,8 @@ def with_parsed_texts(rows: pa.RecordBatch, vocabulary: Vocabulary) -> tuple[pa.
     which = np.flatnonzero(chosen)
     if not len(which):
         return rows, None
-    mine = rows.take(pa.array(which))
-    given = zip(mine["code"].to_pylist(), mine["value_text"].to_pylist(), mine["unit"].to_pylist(), strict=True)
+    texts_only = rows.take(pa.array(which))
+    given = zip(*(texts_only[name].to_pylist() for name in ("code", "value_text", "unit")), strict=True)
     parsed = [_parsed(code, text, unit, vocabulary) for code, text, unit in given]
     unread = np.zeros(len(rows), np.bool_)
     unread[which] = [one.unread for one in parsed]

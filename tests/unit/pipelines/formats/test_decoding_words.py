@@ -1,4 +1,4 @@
-"""A number that is sent as text is a number; and no published row holds nothing."""
+"""A number that is sent as text becomes a number, and every published row has a value or a reason."""
 
 from __future__ import annotations
 
