@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.formats.shared.refused import Refused
+from pipelines.formats.shared.refused import RefusedRows
 from pipelines.formats.shared.result import Decoded, Reject
 from pipelines.online_store.facts import Person
 from vitalake.lake.commits.spans import PartId
@@ -104,8 +104,8 @@ class Outcome:
     associations: int = 0
     recognised: bool = False
     unfit: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
-    refused: Refused | None = None
-    late: Refused | None = None
+    refused: RefusedRows | None = None
+    late: RefusedRows | None = None
     told: Sequence[tuple[int, Mapping[str, Any]]] = ()
     people: Sequence[tuple[str, int, Person]] = ()
     mapped: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)

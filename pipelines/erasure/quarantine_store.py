@@ -120,7 +120,7 @@ class Search:
         if part is None and any(map(self._knows, named.proper)):
             return False
         stays = self._stays if part is not None else {stay for stay in self._stays if len(stay) >= SHORTEST}
-        of_stay = stays and whole and not named.somebody
+        of_stay = stays and whole and not named.likely_ids
         if of_stay and any(not stays.isdisjoint(self._naming.stays_in(payload, name)) for name in formats):
             return True
         if part is None:  # somebody else is guessed

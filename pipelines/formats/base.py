@@ -1,7 +1,7 @@
-"""What a format is: a decoder for those who are strict, and a lenient reader for erasures.
+"""What a format consists of: a strict decoder for the lanes, and a lenient reader for erasures.
 
-Built-in formats and those of other packages are the same thing: a ``FormatKind`` in a module of its own, and a line
-under ``vitalake.formats`` in the entry points of the package. docs/how-to/write-a-format.md shows one.
+Built-in formats and those of other packages are built alike: a ``FormatKind`` in a module, and a line under
+``vitalake.formats`` in the entry points of the package. docs/how-to/write-a-format.md shows an example.
 """
 
 from __future__ import annotations
@@ -17,55 +17,55 @@ from vitalake.lake.datasets.dataset import Dataset
 from vitalake.settings import Settings, StreamSettings
 
 WAREHOUSE = "sql"
-"""The format of polls that a warehouse's rows come in, and of those among the dead letters; no topic has it."""
+"""Format name of polls that hold a warehouse's rows, and of their dead letters; no topic can have it."""
 
 
 class Lenient:
-    """Reads messages that were refused, and may be half broken; this one adds nothing to the general reader.
+    """Reads refused messages, which can be damaged; this base class adds nothing to the general reader.
 
-    The general reader (pipelines/formats/lenient) reads every message as JSON, FHIR among it, or as HL7 v2, whatever
-    the format of its topic. What a format says here is added to that. Ids must be composed as the format's decoder
+    The general reader (pipelines/formats/lenient) reads every message as JSON (FHIR included) or as HL7 v2, whatever
+    the format of its topic. What a subclass returns is added to that. Ids must be composed as the format's decoder
     composes them: an erasure finds a message by the ids that its rows would have.
     """
 
     def whose(self, payload: bytes) -> Named | None:
-        """Return whom a message names; None: it cannot be taken apart by this format, or need not be."""
+        """Return the patients that a message names; None: this format cannot parse it, or need not."""
         return None
 
     def stays(self, payload: bytes) -> set[str]:
-        """Return the ids of stays that a message names; asked of messages that name no patient."""
+        """Return the ids of the stays that a message names; called for messages that name no patient."""
         return set()
 
     def devices(self, payload: bytes) -> set[str]:
-        """Return the ids of devices and beds that a message names; as for stays."""
+        """Return the ids of the devices and beds that a message names; called for messages that name no patient."""
         return set()
 
     def about(self, payload: bytes) -> About | None:
-        """Return what a message may have measured; None: the general reader is asked."""
+        """Return what a message may have measured; None: the general reader decides."""
         return None
 
 
 MakeDecoder = Callable[[str, Dataset, StreamSettings, Settings], Decoder | None]
-"""Profile (empty: none), dataset, stream and settings → the decoder; None: the format has no rows for this dataset."""
+"""Takes profile (empty: none), dataset, stream and settings; returns the decoder, or None if the format has no rows for
+this dataset."""
 
 MakeLenient = Callable[[str, Settings], Lenient]
-"""Profile and settings → the lenient reader."""
+"""Takes profile and settings; returns the lenient reader."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormatKind:
-    """A format as it is registered.
+    """A registered format.
 
-    Importing its module must be cheap: what decodes is imported by ``decoder``.
+    Importing its module must be cheap, so ``decoder`` imports the decoding code only when it is called.
 
     Attributes:
-        name: as settings name it. Its decoders' names are this, or begin with it and a ``-``; behind it comes ``:`` and
-            the profile.
+        name: the name in the settings. A decoder's name is this name, or begins with it and ``-``; ``:`` and the
+            profile follow.
         description: what its messages are, in words, for docs/reference/formats.md.
-        profile: whether ``<name>:<profile>`` is written in the settings.
-        decoder: makes its decoder for a dataset. Raises SettingsError where a profile is missing or not valid.
-        lenient: makes what reads its messages for erasures. May raise SettingsError as well: then only the general
-            reader reads them.
+        profile: whether the settings must or can name a profile, as ``<name>:<profile>``.
+        decoder: makes the decoder for a dataset. Raises SettingsError if a profile is missing or not valid.
+        lenient: makes the reader for erasures. If it raises SettingsError, only the general reader reads the messages.
     """
 
     name: str

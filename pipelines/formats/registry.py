@@ -1,6 +1,6 @@
-"""Which formats there are: those that installed packages register as entry points of the group ``vitalake.formats``.
+"""Finds the formats that installed packages register as entry points of the group ``vitalake.formats``.
 
-A format is loaded when a name asks for it: a stream imports no other.
+A format is imported when settings name it, so a stream imports only the formats that it uses.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ OURS = ("fhir", "flat", "hl7-v2")
 
 
 def registered() -> dict[str, EntryPoint]:
-    """Return every format that is registered, by name; nothing is imported.
+    """Return the entry point of every registered format by name, without importing it.
 
     Raises:
-        SettingsError: two have one name, or one has a name that dead letters of another have.
+        SettingsError: two formats have one name, or a name could be a decoder's of a built-in format (``hl7-v2-…``).
     """
-    found = plugins.registered(GROUP)
-    for name, entry in found.items():
+    entries = plugins.registered(GROUP)
+    for name, entry in entries.items():
         if name == WAREHOUSE or (name not in OURS and name.startswith(tuple(f"{ours}-" for ours in OURS))):
-            raise plugins.unusable(entry, "has a name that decoders of ours have")
-    return found
+            raise plugins.unusable(entry, "has a name that is reserved for built-in formats")
+    return entries
 
 
 @cache
@@ -39,8 +39,8 @@ def format_kind(name: str) -> FormatKind:
     """Return a format by its name, without a profile.
 
     Raises:
-        SettingsError: none is registered by this name, or it cannot be loaded, is none or has another name than its
-            entry point.
+        SettingsError: no format of this name is registered, it cannot be loaded, it is not a FormatKind, or its name
+            differs from its entry point's.
     """
     entries = registered()
     if name not in entries:
@@ -51,52 +51,52 @@ def format_kind(name: str) -> FormatKind:
         )
     kind = plugins.load(entries[name])
     if not isinstance(kind, FormatKind):
-        raise plugins.unusable(entries[name], "is no FormatKind")
+        raise plugins.unusable(entries[name], "is not a FormatKind")
     if kind.name != name:
         raise plugins.unusable(entries[name], "has another name than its entry point")
     return kind
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return format and profile of what settings write; the profile is empty where none is named."""
+    """Split a format name of the settings into format and profile; the profile is empty if none is named."""
     kind, _, profile = name.partition(":")
     return kind, profile
 
 
 def kind_of(name: str) -> FormatKind:
-    """Return the format of what settings write, or of a decoder's name, which may say more: ``hl7-v2-adt:hl7``.
+    """Return the format of a name in the settings, or of a decoder's longer name such as ``hl7-v2-adt:hl7``.
 
     Raises:
         SettingsError: as format_kind.
     """
-    said, _ = split_name(name)
-    longer = [known for known in registered() if said.startswith(f"{known}-")]
-    return format_kind(said if said in registered() else max(longer, key=len, default=said))
+    kind, _ = split_name(name)
+    prefixes = [known for known in registered() if kind.startswith(f"{known}-")]
+    return format_kind(kind if kind in registered() else max(prefixes, key=len, default=kind))
 
 
 def make_decoder(name: str, *, dataset: str, stream: StreamSettings, settings: Settings) -> Decoder:
     """Return the decoder of a format for a dataset.
 
     Args:
-        name: as settings write it: ``<format>`` or ``<format>:<profile>``.
-        dataset: where the rows go.
-        stream: how long a message may be.
-        settings: where the home's profiles are.
+        name: as in the settings: ``<format>`` or ``<format>:<profile>``.
+        dataset: the dataset that the rows are for.
+        stream: has the limit of a message's length.
+        settings: have the folder of the home's profiles.
 
     Raises:
-        SettingsError: no such format is registered, it has nothing for this dataset, or its profile does not hold.
+        SettingsError: no such format is registered, it has no rows for this dataset, or its profile is not valid.
     """
-    said, profile = split_name(name)
-    kind = format_kind(said)
+    format_name, profile = split_name(name)
+    kind = format_kind(format_name)
     if profile and kind.profile == "none":
-        raise SettingsError("Format has no profiles", where=name, remedy=f"Write {said} alone.")
+        raise SettingsError("Format has no profiles", where=name, remedy=f"Write {format_name} alone.")
     if not profile and kind.profile == "required":
-        raise SettingsError("Format needs a profile", where=name, remedy=f"Write {said}:<profile>.")
+        raise SettingsError("Format needs a profile", where=name, remedy=f"Write {format_name}:<profile>.")
     decoder = kind.decoder(profile, load_dataset(dataset), stream, settings)
     if decoder is None:
         raise SettingsError(
             "Format has no rows for this dataset",
             where=f"{name}: {dataset}",
-            remedy="See docs/how-to/formats.md for what each format can fill.",
+            remedy="Choose a dataset that the format fills; docs/how-to/formats.md lists them.",
         )
     return decoder

@@ -41,7 +41,7 @@ from pipelines.formats.shared.records import (
     SEX_TOLD,
     record_batch,
 )
-from pipelines.formats.shared.refused import Refused
+from pipelines.formats.shared.refused import RefusedRows
 from pipelines.online_store.facts import (
     DELETED,
     TOLD_BESIDE,
@@ -286,7 +286,7 @@ class OnlineFeed:
         """Return whether the store takes what is told of a patient, or never will; of others it is told again."""
         return self.care.has(self.care.survivor(token)) or not (self._admits is None or self._admits(token))
 
-    def _refused(self, refused: Refused, rejected: Sequence[int], poll: Poll) -> Values:
+    def _refused(self, refused: RefusedRows, rejected: Sequence[int], poll: Poll) -> Values:
         """Return what ends the values that messages were about, and of rejected ones that they were, once each."""
         refused = refused.where(refused.rows["patient_id"].is_valid().to_numpy(zero_copy_only=False))
         was = np.isin(refused.message, rejected)
@@ -298,7 +298,7 @@ class OnlineFeed:
         told.rows["id"] = _numbers_of(told, poll)
         return values.and_also(told)
 
-    def _late(self, late: Refused, poll: Poll) -> Values:
+    def _late(self, late: RefusedRows, poll: Poll) -> Values:
         """Return the same of earlier messages, as if this poll's last one had brought it."""
         was = late.message > 0
         refused, lacking = late.where(was), late.where(~was)
@@ -309,7 +309,7 @@ class OnlineFeed:
         told.rows["id"] = [_number_of(poll.parts[0], -time - i) for i, time in enumerate(times)]
         return values[0].and_also(values[1]).and_also(told)
 
-    def _counted(self, refused: Refused, message: npt.NDArray[np.int32], poll: Poll) -> Values:
+    def _counted(self, refused: RefusedRows, message: npt.NDArray[np.int32], poll: Poll) -> Values:
         """Return what says that messages were refused, once for each and whom it is of; without ids.
 
         Of messages that can have held no vital sign it says nothing.
@@ -914,7 +914,7 @@ def _number_of(part: PartId, offset: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{part} {offset}".encode(), digest_size=8).digest(), "little")
 
 
-def _at_the_end(poll: Poll, late: Refused) -> npt.NDArray[np.int32]:
+def _at_the_end(poll: Poll, late: RefusedRows) -> npt.NDArray[np.int32]:
     return np.full(len(late.message), len(poll.values) - 1, np.int32)
 
 

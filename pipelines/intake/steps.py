@@ -34,7 +34,14 @@ from pipelines.formats.shared.keyed import with_key
 from pipelines.formats.shared.named import Named
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.records import Records
-from pipelines.formats.shared.refused import Refused, Unread, joined, refused_of_conformed, with_patients, with_unread
+from pipelines.formats.shared.refused import (
+    RefusedRows,
+    Unread,
+    joined,
+    refused_of_conformed,
+    with_patients,
+    with_unread,
+)
 from pipelines.formats.shared.result import Reject
 from pipelines.intake.online_feed import OnlineFeed
 from pipelines.people.arriving import Arriving
@@ -125,7 +132,7 @@ class Steps:
         )
         self._naming, self._codes = Naming(settings), load_vocabulary().codes.keys()
         self._arriving = Arriving(self.vault, self._naming)
-        self._nobodys: Refused | None = None
+        self._nobodys: RefusedRows | None = None
         self._serial, self._looked = 1, 0
         self._key_of = partial(device_key, keys.current("vault").secret)
         self._salts: dict[PartId, tuple[int, int]] = {}
@@ -209,7 +216,7 @@ class Steps:
             empty=decoded.empty,
             fingerprints=np.zeros((0, 2), np.uint64),
             effective_us=np.zeros(len(message), np.int64),
-            told=self.records.told(decoded.told),
+            told=self.records.online_rows(decoded.online_only),
         )
 
     def _now_us(self) -> int:
@@ -337,7 +344,7 @@ class Steps:
         for patient, device in self._subjects_of(outcome, message, here):
             yield from _each(poll, message, patient, device, codes)
 
-    def _without_others(self, refused: Refused, outcome: Outcome) -> tuple[Refused | None, list[Unread]]:
+    def _without_others(self, refused: RefusedRows, outcome: Outcome) -> tuple[RefusedRows | None, list[Unread]]:
         """Return the rows without those of a code that is not known and can be no vital sign's; None: none is left.
 
         A message may name a code all the same, under a system that is missing or wrong: such are returned beside, of
@@ -359,8 +366,8 @@ class Steps:
         kept = refused.where(known | ~np.isin(refused.message, others))
         return kept if len(kept.message) else None, named
 
-    def _remember_nobodys(self, refused: Refused, outcome: Outcome) -> None:
-        """Remember what is of devices that are nobody's yet: who turns out to be there is told of it, see Refused.
+    def _remember_nobodys(self, refused: RefusedRows, outcome: Outcome) -> None:
+        """Remember what is of devices that are nobody's yet: who turns out to be there is told of it, see RefusedRows.
 
         Good values of such devices are held in the lake; of bad ones this lane knows alone, and a lane that is started
         again has forgotten them.
@@ -373,10 +380,10 @@ class Steps:
         rejected = np.isin(nobodys.message, [reject.message for reject in outcome.rejects])
         serial = nobodys.message + self._serial
         self._serial += len(outcome.poll.values)
-        nobodys = Refused(nobodys.rows, np.where(rejected, serial, -serial))
+        nobodys = RefusedRows(nobodys.rows, np.where(rejected, serial, -serial))
         self._nobodys = joined(self._nobodys, nobodys).newest(_MOST_NOBODYS)
 
-    def _somebodys_now(self) -> Refused | None:
+    def _somebodys_now(self) -> RefusedRows | None:
         """Return what was remembered and has turned out to be somebody's; it is not remembered any more."""
         assert self.attributor is not None
         if self._nobodys is None or self.attributor.associations.look() == self._looked:
@@ -400,7 +407,7 @@ class Steps:
         payload, name = outcome.poll.values[message] or b"", outcome.poll.format
         named = self._naming.whose(payload, name) or Named()
         patients = [*self.feed.known(sorted(named.all - here)), *sorted(named.all & here)]
-        if not patients and not named.somebody:
+        if not patients and not named.likely_ids:
             return [(None, device) for device in sorted(self._naming.devices_in(payload, name))]
         return [(patient, None) for patient in patients]
 

@@ -15,7 +15,7 @@ from pipelines.core.poll import Outcome
 from pipelines.formats.lenient.naming import Naming
 from pipelines.formats.lenient.searched import to_search
 from pipelines.formats.shared.records import MERGED
-from pipelines.formats.shared.refused import Refused
+from pipelines.formats.shared.refused import RefusedRows
 from pipelines.formats.shared.result import Reject
 
 
@@ -88,11 +88,11 @@ class Arriving:
         return {stone.subject for stone in self._vault.tombstones()}
 
 
-def _patients(refused: Refused) -> pa.Array:
+def _patients(refused: RefusedRows) -> pa.Array:
     return refused.rows["patient_id"].cast(pa.string())
 
 
-def _without(refused: Refused | None, patients: Set[str]) -> Refused | None:
+def _without(refused: RefusedRows | None, patients: Set[str]) -> RefusedRows | None:
     """Return the rows that are not of these patients; None: none is left."""
     if refused is None:
         return None

@@ -1,1 +1,1 @@
-"""FHIR R4: Observations, and the resources that become records."""
+"""FHIR R4: Observations, and the resources that become rows of other datasets."""

@@ -1,4 +1,4 @@
-"""FHIR R4 resources as rows of a dataset whose columns say, in FHIRPath, where their values are."""
+"""Decodes FHIR R4 resources to rows of a dataset whose columns declare their values as FHIRPath expressions."""
 
 from __future__ import annotations
 
@@ -27,22 +27,25 @@ from vitalake.lake.datasets.declared import where_declared
 Evaluate = Callable[[Mapping[str, Any], Mapping[str, Any] | None], list[Any]]
 
 REFERENCES = {"patient-identifier": "Patient", "encounter-identifier": "Encounter", "device-identifier": "Device"}
-"""Data class of a column that is filled by a reference → the resource that it refers to."""
+"""Data class of a column that holds a reference → the type of the referenced resource."""
 
 FUNCTIONS = frozenset(
     "all allFalse allTrue anyFalse anyTrue as contains count distinct empty endsWith exists extension first iif "
     "indexOf intersect is last length lower not ofType replace single skip startsWith substring tail take toBoolean "
     "toDate toDateTime toDecimal toInteger toQuantity toString union upper where".split()
 )
-"""What an expression may call: nothing that prints (trace), that depends on when it is read (now), or whose time has no
-bound by the length of the message (matches, repeat, descendants)."""
+"""Functions that an expression may call.
+
+Left out are those that print (trace), that depend on the time of reading (now), and whose running time is not bounded
+by the length of the message (matches, repeat, descendants).
+"""
 
 
 class FhirDeclaredDecoder:
     """Decodes FHIR R4 JSON, single resources or Bundles, to rows of a dataset with ``fhir:``.
 
-    The resource's id (in a Bundle its entry's ``urn:``) names the record; ``meta`` gives version and the time when it
-    could be known. A value that is not of the column's type rejects the message: nothing is guessed.
+    The resource's id (in a Bundle, the ``urn:`` of its entry) identifies the record; ``meta`` gives the version and the
+    time when it became available. A value that is not of the column's type rejects the message: nothing is guessed.
     """
 
     version = "1"
@@ -51,11 +54,11 @@ class FhirDeclaredDecoder:
         """Make a decoder; not to be shared between threads.
 
         Args:
-            dataset: has ``fhir``.
+            dataset: a dataset that declares ``fhir``.
             max_message_bytes: longer messages are rejected unread.
 
         Raises:
-            SettingsError: an expression is no FHIRPath, or uses a function that is not there.
+            SettingsError: an expression is not valid FHIRPath, or uses a function that is not allowed.
         """
         assert dataset.fhir is not None
         self.name = f"fhir-r4-{dataset.name.replace('_', '-')}"
@@ -77,14 +80,14 @@ class FhirDeclaredDecoder:
         """Return rows and rejects; never raises for what a message holds."""
         with collector_paused():
             rejects: dict[int, Reject] = {}
-            rows, message, empty = self._messages.rows(values, self._of, rejects)
+            rows, message, empty = self._messages.rows(values, self._rows_of, rejects)
             identities = [row.pop("identity") for row in rows]
             decoded = decoded_records(self._dataset.name, rows, identities, message, rejects)
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
             decoded.empty.extend(empty)
             return decoded
 
-    def _of(self, message: dict[str, Any]) -> list[Row]:
+    def _rows_of(self, message: dict[str, Any]) -> list[Row]:
         kind = message.get("resourceType")
         if kind == self._resource:
             return [*self._rows(message, None)]
@@ -139,23 +142,23 @@ def _entries(bundle: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str | Non
 
 
 def _of_meta(resource: dict[str, Any], kind: str) -> tuple[int, datetime | None]:
-    """Return a resource's version, and when it was last updated."""
+    """Return a resource's version, and the time of its last update."""
     if resource.get("meta") is None:
         return 0, None
     raw = msgspec.json.encode(resource["meta"])
     try:
         return version_of(raw), updated_of(raw)
-    except Refused as bad:
-        raise Refused(bad.reason, f"{kind}.meta.lastUpdated") from None
+    except Refused as refused_meta:
+        raise Refused(refused_meta.reason, f"{kind}.meta.lastUpdated") from None
     except PARSE_ERRORS as error:
         raise Refused(reason_of(error), f"{kind}.meta") from None
 
 
 def _compiled(dataset: Dataset, path: str, at: tuple[str | int, ...]) -> Evaluate:
-    """Return what evaluates an expression; it is tried on an empty resource, for functions that are not there.
+    """Compile an expression, and try it on an empty resource to find functions that do not exist.
 
     Raises:
-        SettingsError: it is no FHIRPath.
+        SettingsError: it is not valid FHIRPath, or fhirpathpy is not installed.
     """
     try:
         import fhirpathpy
@@ -171,21 +174,24 @@ def _compiled(dataset: Dataset, path: str, at: tuple[str | int, ...]) -> Evaluat
         _check_syntax(path)
         evaluate = fhirpathpy.compile(path, models["r4"])
         evaluate({"resourceType": dataset.fhir.resource}, None)
-    except Exception:  # the library raises what its parser and evaluator raise, Exception itself among it
-        found = where_declared()[dataset.name]
-        text = found.path.read_text(encoding="utf-8")
+    except Exception:  # fhirpathpy raises plain Exception, and whatever its parser and evaluator raise
+        place = where_declared()[dataset.name]
+        text = place.path.read_text(encoding="utf-8")
         raise refused(
-            "Declaration has an expression that is no FHIRPath, or uses a function that is not there",
-            where=found.where,
+            "Declaration has an expression that is not valid FHIRPath, or uses a function that is not allowed",
+            where=place.where,
             text=text,
             at=at,
-            remedy="See docs/how-to/declare-a-dataset.md.",
+            remedy="Correct the expression; see docs/how-to/declare-a-dataset.md.",
         ) from None
     return evaluate
 
 
 def _check_syntax(path: str) -> None:
-    """Raise if not all of a text is an expression of what is allowed: the library takes as much as it can read."""
+    """Raise unless the whole text is an expression of allowed functions.
+
+    fhirpathpy itself accepts a text if only its beginning is valid.
+    """
     from antlr4 import CommonTokenStream, InputStream, Token
     from antlr4.error.ErrorListener import ErrorListener
     from fhirpathpy.parser.generated.FHIRPathLexer import FHIRPathLexer
@@ -214,15 +220,15 @@ def _functions(tree: Any) -> set[str]:
 def _evaluated(evaluate: Evaluate, resource: dict[str, Any], where: str) -> list[Any]:
     try:
         return evaluate(resource, None)
-    except Exception:  # whatever the library trips over in a message, the message is what does not fit
+    except Exception:  # the library can raise anything for an unexpected message
         raise Refused(Reason.WRONG_SHAPE, where) from None
 
 
 def _value(column: Column, found: list[Any], where: str) -> Any:
-    """Return a column's value of what its expression gave: nothing, or one thing of the column's type.
+    """Return a column's value from the result of its expression; None if the result is empty.
 
     Raises:
-        Refused: it is several, or of another type.
+        Refused: the result has several values, or one of another type.
     """
     if not found:
         return None
@@ -230,11 +236,11 @@ def _value(column: Column, found: list[Any], where: str) -> Any:
         raise Refused(Reason.WRONG_SHAPE, where)
     value = found[0]
     if (kind := REFERENCES.get(str(column.data_class))) is not None:
-        if not isinstance(value, dict):  # a text of a reference would be another name of the same person
+        if not isinstance(value, dict):  # a reference's text would be a second id for the same patient
             raise Refused(Reason.WRONG_SHAPE, where)
         return _reference(kind, value, where)
     if column.data_class == "record-version" and column.values and str(value) not in column.values:
-        # A status that nobody knows may be that it never was so; the warehouse's gate refuses it, too.
+        # An unknown status could mean "entered in error". The quality gate of the history lane refuses it, too.
         raise Refused(Reason.BAD_STATUS, where)
     try:
         return _typed(column.type, value, where)
@@ -245,8 +251,8 @@ def _value(column: Column, found: list[Any], where: str) -> Any:
 def _reference(kind: str, value: dict[str, Any], where: str) -> str | None:
     try:
         found = reference_of(kind, msgspec.json.encode(value))
-    except Refused as bad:
-        raise Refused(bad.reason, where) from None
+    except Refused as refused_reference:
+        raise Refused(refused_reference.reason, where) from None
     except PARSE_ERRORS as error:
         raise Refused(reason_of(error), where) from None
     if found is None and kind == "Patient":

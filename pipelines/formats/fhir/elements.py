@@ -1,4 +1,4 @@
-"""What is made of the FHIR elements that are decoded by text."""
+"""Functions that decode single FHIR elements from their raw text."""
 
 from __future__ import annotations
 
@@ -35,40 +35,40 @@ _BODIES = frozenset(
     "Observation".split()
 )
 _THINGS = RESOURCES - _BODIES
-"""What is nobody: things, orders, and what is done with the subject. A BodyStructure may be a fetus."""
+"""Resources that are no person: things, orders, and what is done with the subject. A BodyStructure can be a fetus."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_VERSION = 1 << 31
 
 
 def checked(text: str) -> str:
-    """Return a text that is kept, if it holds no U+0000: databases cut there, so it would name somebody else."""
+    """Return a text; refuse U+0000, at which databases cut texts, so that an id would become another patient's."""
     if "\0" in text:
         raise Refused(Reason.CONTROL_CHARACTER)
     return text
 
 
 def code_of(raw: bytes, vocabulary: Vocabulary | None = None) -> str:
-    """Return the LOINC code of a CodeableConcept, or ``<system>|<code>`` of its first coding where it has none.
+    """Return the LOINC code of a CodeableConcept, or ``<system>|<code>`` of its first coding if it has none.
 
-    Of several LOINC codings the first counts: senders put their own choice first, and broader ones behind. Without one
-    that is known a coding of a local system of the home counts before others.
+    The first of several LOINC codings counts: senders put their own choice first, and broader codes behind it. Without
+    a known LOINC code, a coding of a local system of the home counts before others.
 
     Args:
         raw: the element.
-        vocabulary: knows the local systems; None: none counts before others.
+        vocabulary: has the local systems; None: no system counts before others.
     """
     codings = [c for c in _CONCEPT.decode(raw).coding if c.code]
     if not codings:
         raise Refused(Reason.NO_CODE)
     loinc = next((str(coding.code) for coding in codings if coding.system == LOINC), None)
-    said = [f"{coding.system or ''}|{coding.code}" for coding in codings]
-    chosen = loinc if vocabulary is None else vocabulary.chosen(loinc, said)
-    return checked(said[0] if chosen is None else chosen)
+    qualified = [f"{coding.system or ''}|{coding.code}" for coding in codings]
+    chosen = loinc if vocabulary is None else vocabulary.chosen(loinc, qualified)
+    return checked(qualified[0] if chosen is None else chosen)
 
 
 def concept_of(concept: Concept) -> str | None:
-    """Return the first coded value of a concept as ``<system>|<code>``; None where it is only text."""
+    """Return the first code of a concept as ``<system>|<code>``; None if it has only a text."""
     for coding in concept.coding:
         if coding.code:
             return checked(f"{coding.system or ''}|{coding.code}")
@@ -76,7 +76,7 @@ def concept_of(concept: Concept) -> str | None:
 
 
 def subject_of(raw: bytes) -> str:
-    """Return whose Observation it is: what ``reference_of`` returns, which must name a patient."""
+    """Return the patient of an Observation's subject; refuse a subject that is not a usable reference to a patient."""
     subject = reference_of("Patient", raw)
     if subject is None:
         raise Refused(Reason.NO_SUBJECT)
@@ -84,21 +84,20 @@ def subject_of(raw: bytes) -> str:
 
 
 def encounter_of(raw: bytes) -> str | None:
-    """Return the stay; None where the reference names none."""
+    """Return the stay; None if it is not a usable reference to an Encounter."""
     return reference_of("Encounter", raw)
 
 
 def device_of(raw: bytes) -> str | None:
-    """Return the device; None where the reference names none."""
+    """Return the device; None if it is not a usable reference to a Device."""
     return reference_of("Device", raw)
 
 
 def reference_of(kind: str, raw: bytes) -> str | None:
-    """Return the logical identifier, else the literal reference: ``<kind>/`` and a version are taken off.
+    """Return a reference's logical identifier, else its literal reference without ``<kind>/`` and version.
 
-    An absolute address stays whole: two servers may give one number to two people. What means something only inside
-    its own message (a contained resource), is a question (a conditional reference) or names another type of resource
-    is no reference to this kind: one text would stand for many.
+    An absolute URL is kept whole: two servers can give one number to two people. None for a contained resource, a
+    conditional reference, and a reference to another type of resource: the same text could mean different people.
     """
     reference = _REFERENCE.decode(raw)
     if reference.type not in (None, kind):
@@ -116,18 +115,18 @@ def reference_of(kind: str, raw: bytes) -> str | None:
 
 
 def is_of_another(focus: bytes, subject: bytes) -> bool:
-    """Return whether an Observation is of somebody else than its subject: of a fetus, or of words that may be one.
+    """Return whether an Observation's focus is, or could be, somebody else than its subject, such as a fetus.
 
-    One reference may be written in several ways: with its server, or a version. A device, a stay or an order is nobody
-    else; a body structure, a specimen, or anybody who is no patient may be.
+    One reference can be written in several ways: with or without its server, or a version. A device, a stay or an order
+    is not a person; a body structure, a specimen or a text could be one.
     """
     if focus in (b"", b"null", b"[]"):
         return False
     try:
-        of, whose = _FOCUS.decode(focus), _REFERENCE.decode(subject or b"{}")
+        focuses, subject_reference = _FOCUS.decode(focus), _REFERENCE.decode(subject or b"{}")
     except PARSE_ERRORS:
         return True
-    return any(_is_another(one, whose) for one in of)
+    return any(_is_another(one, subject_reference) for one in focuses)
 
 
 class _Focus(Reference, gc=False):
@@ -137,20 +136,20 @@ class _Focus(Reference, gc=False):
 _FOCUS = msgspec.json.Decoder(list[_Focus])
 
 
-def _is_another(one: _Focus, whose: Reference) -> bool:
-    """Return whether a focus differs from the subject, and is, or may be, a person."""
-    literal, subject = _literal(one), _literal(whose)
+def _is_another(one: _Focus, subject_reference: Reference) -> bool:
+    """Return whether a focus differs from the subject, and is or could be a person."""
+    literal, subject = _literal(one), _literal(subject_reference)
     kind = literal[1] or (one.type or "").rpartition("/")[2]
     if kind in _THINGS:
         return False
     if not (kind or one.reference or one.identifier):
         return one.display is not None
     named = _named(one)
-    if named is not None and named == _named(whose):
+    if named is not None and named == _named(subject_reference):
         return False
-    # Without a server it is on the one that the message is of.
-    near = literal[0] == subject[0] or "" in (literal[0], subject[0])
-    return not literal[2] or literal[1:] != subject[1:] or not near
+    # A reference without a server is relative to the message's own server.
+    one_server = literal[0] == subject[0] or "" in (literal[0], subject[0])
+    return not literal[2] or literal[1:] != subject[1:] or not one_server
 
 
 def _named(reference: Reference) -> tuple[str, str] | None:
@@ -159,25 +158,25 @@ def _named(reference: Reference) -> tuple[str, str] | None:
 
 
 def _literal(reference: Reference) -> tuple[str, str, str]:
-    """Return the server, type and id of a literal reference; of one of another form all of it as the id."""
+    """Return server, type and id of a literal reference; if it has another form, all of it as the id."""
     text = (reference.reference or "").partition("/_history/")[0]
     found = _LITERAL.fullmatch(text)
     return (found["server"] or "", found["kind"], found["id"]) if found else ("", "", text)
 
 
-class Measured(NamedTuple):
-    """A quantity: its number, its unit (the UCUM code, else what people read), its comparator."""
+class MeasuredQuantity(NamedTuple):
+    """A quantity: its number, its unit (the UCUM code, else the printed unit), its comparator."""
 
     value: float | None
     unit: str | None
     comparator: str | None
 
 
-def quantity_of(raw: bytes) -> Measured:
-    """Return a measured amount; bedside values repeat, so that this is asked once for many."""
+def quantity_of(raw: bytes) -> MeasuredQuantity:
+    """Return a measured amount; bedside values repeat, so a cached result serves many."""
     quantity = _QUANTITY.decode(raw)
     unit = quantity.code if quantity.system in (UCUM, None) else None
-    return Measured(quantity.value, unit or quantity.unit or None, quantity.comparator)
+    return MeasuredQuantity(quantity.value, unit or quantity.unit or None, quantity.comparator)
 
 
 def version_of(raw: bytes) -> int:
@@ -197,9 +196,9 @@ def version_of(raw: bytes) -> int:
 
 
 def identity_of(identifiers: list[Identifier]) -> bytes | None:
-    """Return what names the Observation in its source; None without a business identifier.
+    """Return the identity of an Observation in its source; None without a business identifier.
 
-    Of several the official one counts, then the least: the order in a message says nothing.
+    Of several identifiers the official one counts, then the alphabetically first: their order says nothing.
     """
     usable = [i for i in identifiers if i.value]
     if not usable:

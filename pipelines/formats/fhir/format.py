@@ -1,4 +1,4 @@
-"""FHIR R4 as it is registered."""
+"""Registers the format ``fhir``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def _decoder(_profile: str, dataset: Dataset, stream: StreamSettings, _settings:
         from pipelines.formats.fhir.declared import FhirDeclaredDecoder
 
         return FhirDeclaredDecoder(dataset, max_message_bytes=stream.max_message_bytes)
-    from pipelines.formats.fhir.record_structs import WANTED
+    from pipelines.formats.fhir.record_structs import DATASET_RESOURCES
     from pipelines.formats.fhir.records import FhirRecordDecoder
 
-    if dataset.name not in WANTED:
+    if dataset.name not in DATASET_RESOURCES:
         return None
     return FhirRecordDecoder(dataset.name, max_message_bytes=stream.max_message_bytes)
 
@@ -30,4 +30,4 @@ FORMAT = FormatKind(
     description="FHIR R4 JSON: one resource, or a Bundle of any",
     decoder=_decoder,
 )
-"""Its lenient side is the general reader's: a message is FHIR by its text, whatever its topic."""
+"""It needs no lenient reader of its own: the general reader recognises FHIR in messages of all topics."""

@@ -1,8 +1,8 @@
-"""From parsed resources to plain lists, a small chunk at a time.
+"""Gathers the elements of parsed Observations into plain lists, a small chunk at a time.
 
-Every pass over the objects of a large poll fetches them from memory anew; taken a thousand at a time they are still in
-the processor's cache for all passes, and are freed there. What is left are lists of texts for the whole poll, for
-columns to be made of in one go.
+Each pass over the objects of a large poll would fetch them from memory again. A chunk of a thousand stays in the
+processor's cache for all passes, and is freed there. The result is one list per element for the whole poll, from which
+columns are made in one go.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ Texts = list[bytes]
 
 @dataclass(slots=True)
 class Gathered:
-    """What a poll's observations hold.
+    """The elements of a poll's Observations.
 
-    One entry an observation: message, subjects, encounters, devices, metas, moments, issues, identities, statuses,
-    modified. One entry an item (an observation with a value, or a component): observation, panel_codes (empty for a
-    single value), codes, quantities. ``others`` has the items, by index, whose value is not just a quantity.
+    One entry per Observation: message, subjects, encounters, devices, metas, moments, issues, identities, statuses.
+    One entry per item (an Observation with a value, or a component): observation, panel_codes (empty for a single
+    value), codes, quantities. ``others`` has the items, by index, whose value is not just a quantity. ``modified`` and
+    ``modified_items`` are indices of Observations and components with a modifierExtension or implicitRules.
     """
 
     message: list[int] = field(default_factory=list)
@@ -49,7 +50,7 @@ class Gathered:
     has_panels: bool = False
 
     def take(self, observations: list[Observation], message: list[int]) -> None:
-        """Add observations and the index of the message of each."""
+        """Add Observations, with the index of the message of each."""
         begin = len(self.message)
         self.message += message
         self.subjects += texts_of([o.subject for o in observations])
@@ -72,7 +73,7 @@ class Gathered:
             self._take_items(observations, range(begin, begin + len(observations)), [b""] * len(observations))
 
     def _take_panels(self, observations: list[Observation], begin: int) -> None:
-        """Add the components of panels; a panel that has a value of its own is an item besides."""
+        """Add the components of panels; a panel with a value of its own is an additional item."""
         items: list[Valued] = []
         owner: list[int] = []
         panels: list[bytes] = []
@@ -112,10 +113,11 @@ class Gathered:
 
 
 def texts_of(raws: list[msgspec.Raw]) -> Texts:
-    """Return raw JSON as bytes; an absent element as nothing.
+    """Return raw JSON elements as bytes; an absent element is empty.
 
-    JSON that msgspec parsed holds no NUL, unread text included, so joining and splitting is exact; it takes half the
-    time of bytes(raw). Should a release let one through, neighbours must not get each other's texts.
+    JSON that msgspec accepts holds no NUL, even in skipped text, so joining and splitting at NUL is exact. It takes
+    half the time of ``bytes(raw)`` for each. The check of the length guards against a msgspec release that lets a NUL
+    through: messages must not get each other's texts.
     """
     texts = b"\0".join(raws).split(b"\0") if raws else []
     return texts if len(texts) == len(raws) else [bytes(raw) for raw in raws]
@@ -130,7 +132,7 @@ _PERIOD = msgspec.json.Decoder(_Period)
 
 
 def _period(raw: msgspec.Raw) -> str | None:
-    """Return when a period ends, else when it begins: by then all was measured; None: it tells neither."""
+    """Return the end of a period, by which all was measured, else its start; None: it has neither."""
     text = bytes(raw)
     try:
         period = _PERIOD.decode(text) if text not in (b"", b"null") else _Period()
@@ -140,7 +142,7 @@ def _period(raw: msgspec.Raw) -> str | None:
 
 
 def identities_of(identifiers: list[list[Identifier]]) -> list[bytes | None]:
-    """Return identity_of for each; at a fifth of the cost where all have one identifier of one system."""
+    """Return identity_of for each; five times as fast if each has one identifier, all of one system."""
     if set(map(len, identifiers)) == {1}:
         firsts = [several[0] for several in identifiers]
         values = [first.value for first in firsts]
@@ -165,7 +167,7 @@ def _has_value(item: Valued) -> bool:
 
 
 def flags(count: int, where: Iterable[int]) -> npt.NDArray[np.bool_]:
-    """Return an array of so many flags, set at these indices."""
+    """Return an array of ``count`` flags that are set at these indices."""
     marked = np.zeros(count, np.bool_)
     marked[list(where)] = True
     return marked

@@ -1,4 +1,4 @@
-"""Whom a JSON message names where FHIR has patients, stays and devices, however wrongly it is written there."""
+"""Finds patients, stays and devices in FHIR's elements of a refused JSON message, even if they are written wrongly."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import msgspec
 
 from governance.erasure.plain_words import SHORTEST
 from pipelines.formats.fhir.elements import reference_of
-from pipelines.formats.shared.documents import listed, places, text_of
+from pipelines.formats.shared.documents import keyed_values, listed, text_of
 from pipelines.formats.shared.encoded import Refused
-from pipelines.formats.shared.keys import is_beside
+from pipelines.formats.shared.keys import is_staff_or_relative
 from pipelines.formats.shared.named import Named
 from pipelines.formats.shared.parsing import PARSE_ERRORS
 
-_WHOSE = frozenset({"subject", "patient", "individual", "beneficiary", "for", "other", "target", "who"})
-"""FHIR's elements in which a logical identifier without a type is a patient's."""
+_PATIENT_ELEMENTS = frozenset({"subject", "patient", "individual", "beneficiary", "for", "other", "target", "who"})
+"""FHIR's elements whose reference, if it has no type, means a patient."""
 
 _SERVER = r"""https?://[^\s"']{1,256}/"""
-"""Bounded: what begins with it again and again would be read to its end from each beginning."""
+"""The length is bounded: in a text that repeats ``http://``, each repetition would otherwise be read to the end."""
 
 _LITERAL = re.compile(rf"""(?:{_SERVER})?\bPatient/[^\s/?#"']+""")
 
@@ -34,37 +34,39 @@ _CONDITIONAL = re.compile(r"\bPatient\?(?:[^\s\"']{0,256}&)?identifier=([^\s&\"'
 _RECORD_NUMBER = "MR"
 
 _LOOSE = re.compile(r"(?:/?(?:patient|person)(?:/|\?(?:_?id|identifier)=)|#)?([\w.-]+)", re.IGNORECASE)
-"""A patient's reference that is written wrongly: another case, no type, a fragment, a search."""
+"""A wrongly written reference to a patient: another case, no type, a fragment, a search."""
 
 
-def whose(document: Any) -> tuple[Named, bool]:
-    """Return whom a document names by FHIR's elements, and whether there is a resource of FHIR in it."""
+def named_patients(document: Any) -> tuple[Named, bool]:
+    """Return the patients in FHIR's elements of a document, and whether it holds a FHIR resource at all."""
     found = Named()
-    fhir = False
-    for name, value in places(document):
+    is_fhir = False
+    for name, value in keyed_values(document):
         if isinstance(value, str):
             is_reference = name in ("reference", "fullUrl")
-            proper = is_reference or name in _WHOSE
-            guessed = found.beside if is_beside(name) else found.guessed
+            proper = is_reference or name in _PATIENT_ELEMENTS
+            guessed = found.secondary if is_staff_or_relative(name) else found.guessed
             (found.proper if proper else guessed).update(_of_text(value, is_reference=is_reference))
         elif isinstance(value, dict):
-            fhir |= "resourceType" in value
+            is_fhir |= "resourceType" in value
             if value.get("resourceType") == "Patient":
                 (found.guessed if name == "contained" else found.proper).add(text_of(value.get("id")))
                 found.proper.update(*map(_numbers, listed(value.get("identifier"))))
-            elif value.get("type") == "Patient" or (name in _WHOSE and not isinstance(value.get("type"), str)):
+            elif value.get("type") == "Patient" or (
+                name in _PATIENT_ELEMENTS and not isinstance(value.get("type"), str)
+            ):
                 found.proper.update(_numbers(value.get("identifier")))
-            if name in _WHOSE and isinstance(loose := value.get("reference"), str):
+            if name in _PATIENT_ELEMENTS and isinstance(loose := value.get("reference"), str):
                 (found.guessed if loose.startswith("#") else found.proper).update(_loosely(loose))
-        if name in _WHOSE:
+        if name in _PATIENT_ELEMENTS:
             found.guessed.update(_misshapen(value))
-    return found, fhir
+    return found, is_fhir
 
 
 def stays(document: Any) -> set[str]:
-    """Return the ids of stays that a document names."""
+    """Return the ids of stays in a document."""
     found: set[str] = set()
-    for name, value in places(document):
+    for name, value in keyed_values(document):
         if isinstance(value, str):
             found |= {_reference("Encounter", reference=literal) for literal in _STAY.findall(value)}
             found |= {value} if _STAY_KEYS.search(name) else set()
@@ -76,17 +78,17 @@ def stays(document: Any) -> set[str]:
 
 
 def devices(document: Any) -> set[str]:
-    """Return the ids of devices that a document names."""
+    """Return the ids of devices in a document."""
     found = {
         _reference("Device", **value)
-        for name, value in places(document)
+        for name, value in keyed_values(document)
         if name == "device" and isinstance(value, dict)
     }
     return found - {""}
 
 
 def _of_text(text: str, *, is_reference: bool) -> set[str]:
-    """Return the patients of literal and conditional references in a text."""
+    """Return the patients of the literal and conditional references in a text."""
     literals = _LITERAL.findall(text) if "Patient/" in text else []
     if is_reference and text.startswith("urn:"):
         literals.append(text)
@@ -98,7 +100,7 @@ def _of_text(text: str, *, is_reference: bool) -> set[str]:
 
 
 def _loosely(reference: str) -> set[str]:
-    """Return the id in a reference to a patient that no decoder would take."""
+    """Return the id in a wrongly written reference to a patient, which no decoder would accept."""
     if _of_text(reference, is_reference=True) - {""}:
         return set()
     found = _LOOSE.fullmatch(reference)
@@ -106,7 +108,7 @@ def _loosely(reference: str) -> set[str]:
 
 
 def _misshapen(reference: Any) -> set[str]:
-    """Return what may be a patient's id where a reference should stand: a bare number or text, an id, identifiers."""
+    """Return possible ids of a patient in the place of a reference: a bare number or text, an id, identifiers."""
     if not isinstance(reference, dict):
         return _ids([reference])
     if isinstance(kind := reference.get("type"), str) and kind != "Patient":
@@ -118,23 +120,23 @@ def _misshapen(reference: Any) -> set[str]:
 
 
 def _ids(values: Iterable[Any]) -> set[str]:
-    """Return those values that may be an id by their form, and are long enough not to be something else."""
+    """Return the values that have the form of an id, and are too long to be something else by chance."""
     return {name for value in values for name in _loosely(text_of(value)) if len(name) >= SHORTEST}
 
 
 def _numbers(identifier: Any) -> set[str]:
-    """Return an identifier as a logical reference would be composed; a record number also alone."""
+    """Return an identifier, composed as a logical reference; a record number also without its system."""
     if not isinstance(identifier, dict):
         return set()
     value = text_of(identifier.get("value"))
     found = {_reference(identifier={"system": text_of(identifier.get("system")), "value": value})}
-    if any(_RECORD_NUMBER == code for name, code in places(identifier.get("type")) if name == "code"):
+    if any(_RECORD_NUMBER == code for name, code in keyed_values(identifier.get("type")) if name == "code"):
         found.add(value)
     return found
 
 
 def _reference(kind: str = "Patient", **elements: Any) -> str:
-    """Return what ``reference_of`` makes of a reference; empty where it makes nothing."""
+    """Return ``reference_of`` of these elements; empty instead of None or an error."""
     try:
         return reference_of(kind, msgspec.json.encode(elements)) or ""
     except (Refused, *PARSE_ERRORS):

@@ -1,4 +1,4 @@
-"""FHIR R4 Observation, alone and in a Bundle, by typed decoding; strict, every message on its own."""
+"""Decodes FHIR R4 Observations, alone or in a Bundle, with msgspec types; strict, and each message by itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipelines.formats.fhir.elements import (
 from pipelines.formats.fhir.gathering import Gathered, flags
 from pipelines.formats.fhir.paths import PreciseReasons, fhir_path, reason_of
 from pipelines.formats.fhir.raw import RawElement
-from pipelines.formats.fhir.structs import STATUSES, Bundle, Observation, Passed, passed_over
+from pipelines.formats.fhir.structs import STATUSES, Bundle, Observation, SkippedResource, with_skipped
 from pipelines.formats.fhir.values import value_columns
 from pipelines.formats.shared.encoded import Encoded, dictionary
 from pipelines.formats.shared.parsing import JsonMessages, collector_paused
@@ -37,7 +37,7 @@ _STATUS_INDEX = {status: i for i, status in enumerate(STATUSES)}
 
 
 class FhirDecoder:
-    """Decodes messages of FHIR R4 JSON."""
+    """Decodes FHIR R4 JSON to rows of ``observation``."""
 
     name = "fhir-r4"
     version = "1"
@@ -47,16 +47,16 @@ class FhirDecoder:
 
         Args:
             max_message_bytes: longer messages are rejected unread.
-            precise: ask fhir.resources for the reason of a reject, where it is installed.
+            precise: ask fhir.resources, if it is installed, for the exact path of a reject.
         """
-        self._messages: JsonMessages[Observation | Bundle | Passed] = JsonMessages(
-            msgspec.json.Decoder(passed_over(Observation) | Bundle).decode,
+        self._messages: JsonMessages[Observation | Bundle | SkippedResource] = JsonMessages(
+            msgspec.json.Decoder(with_skipped(Observation) | Bundle).decode,
             max_message_bytes=max_message_bytes,
             refused=lambda error: (reason_of(error), fhir_path(str(error))),
         )
         self._precise = PreciseReasons() if precise else None
         self._code = RawElement(partial(code_of, vocabulary=load_vocabulary()), "Observation.code")
-        self._panel_code = RawElement(code_of, "Observation.code")  # a panel's names it, and is not published
+        self._panel_code = RawElement(code_of, "Observation.code")  # a panel's code is part of its identity only
         self._subject = RawElement(subject_of, "Observation.subject")
         self._encounter = RawElement(encounter_of, "Observation.encounter")
         self._device = RawElement(device_of, "Observation.device")
@@ -87,7 +87,7 @@ class FhirDecoder:
     # -- columns -------------------------------------------------------------------------------------------------
 
     def _columns(self, gathered: Gathered, rejects: dict[int, Reject]) -> Decoded:
-        """Make columns of what was gathered; leave out every message one of whose parts was refused."""
+        """Make columns of the gathered elements, without messages of which any part was refused."""
         message = np.array(gathered.message, np.int32)
         item_of = np.array(gathered.observation, np.int32)
         whole = Refusals(message, rejects)
@@ -95,7 +95,7 @@ class FhirDecoder:
         subject = self._subject.encode(gathered.subjects)
         encounter, device = self._encounter.encode(gathered.encounters), self._device.encode(gathered.devices)
         meta = self._meta.encode(gathered.metas)
-        # Who is meant by a device's own message is told by who the device was with: see device_association.
+        # A message that names only a device is given a patient later, by the rows of device_association.
         whole.mark((subject.index < 0) & (device.index < 0), Reason.NO_SUBJECT, "Observation.subject")
         for column in (subject, encounter, device, meta):
             whole.of(column)
@@ -136,9 +136,12 @@ class FhirDecoder:
 
 
 def _unbundle(
-    resources: list[Observation | Bundle | Passed], message: list[int], rejects: dict[int, Reject], empty: list[int]
+    resources: list[Observation | Bundle | SkippedResource],
+    message: list[int],
+    rejects: dict[int, Reject],
+    empty: list[int],
 ) -> tuple[list[Observation], list[int]]:
-    """Return all Observations, and of each the index of its message; note messages of other resources only."""
+    """Return all Observations and the message of each; add messages of only other resources to ``empty``."""
     if set(map(type, resources)) <= {Observation}:
         return resources, message  # type: ignore[return-value]
     observations: list[Observation] = []
@@ -147,7 +150,7 @@ def _unbundle(
         if isinstance(resource, Observation):
             observations.append(resource)
             owner.append(i)
-        elif isinstance(resource, Passed):
+        elif isinstance(resource, SkippedResource):
             empty.append(i)
         elif resource.implicitRules is not None:
             rejects[i] = Reject(i, Reason.MODIFIED, "Bundle.implicitRules")
@@ -165,12 +168,12 @@ def _unbundle(
 def _of_subjects(
     observations: list[Observation], message: list[int], rejects: dict[int, Reject], others: list[int]
 ) -> tuple[list[Observation], list[int]]:
-    """Return the Observations that are of their subject; refuse messages that hold none: a fetus is not its mother.
+    """Return the Observations that are about their subject; one of a fetus, for example, is not about the mother.
 
     Args:
-        observations: of all messages.
-        message: of each the index of its message.
-        rejects: by message; those that hold none are added.
+        observations: the Observations of all messages.
+        message: per Observation, the index of its message.
+        rejects: by message; messages without any such Observation are added.
         others: the message of each Observation that is left out is added.
     """
     if not b"".join([o.focus for o in observations]):
@@ -185,7 +188,7 @@ def _of_subjects(
 
 def _times(gathered: Gathered, refusals: Refusals) -> tuple[Times, Times]:
     effective = parse_times(gathered.moments)
-    # Monitors write one time twice.
+    # Fast path: monitors write the same time into effective and issued.
     issued = effective if gathered.issues == gathered.moments else parse_times(gathered.issues)
     refusals.mark(effective.absent, Reason.NO_TIME, "Observation.effective[x]")
     refusals.mark(effective.bad, Reason.BAD_TIME, "Observation.effective[x]")
@@ -200,15 +203,15 @@ def _check_identities(identities: list[bytes | None], refusals: Refusals) -> Non
 
 
 def _versions(meta: Encoded[int]) -> npt.NDArray[np.int64]:
-    known = np.array([*(v or 0 for v in meta.values), 0], np.int64)  # the last one serves the index -1
-    return known[meta.index]
+    versions = np.array([*(v or 0 for v in meta.values), 0], np.int64)  # the last one is for the index -1
+    return versions[meta.index]
 
 
 def _time_columns(effective: Times, issued: Times, item_of: npt.NDArray[np.int32]) -> dict[str, pa.Array]:
     kind = pa.timestamp("us", "UTC")
-    unsaid = issued.absent[item_of]
+    absent = issued.absent[item_of]
     return {
         "effective_at": pa.array(effective.us[item_of]).cast(kind),
         "effective_offset_minutes": pa.array(effective.offset_minutes[item_of]),
-        "issued_at": pa.array(issued.us[item_of], mask=unsaid if unsaid.any() else None).cast(kind),
+        "issued_at": pa.array(issued.us[item_of], mask=absent if absent.any() else None).cast(kind),
     }

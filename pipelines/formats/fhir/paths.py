@@ -1,4 +1,4 @@
-"""Where in a message something is wrong, in FHIR's words: element names and indices, never a key or value."""
+"""Paths of errors in a message, in FHIR's words: only element names and indices, never a key or value."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.result import Reject
 
 MOST_EXPLAINED = 20
-"""Rejects a batch that fhir.resources is asked about: it takes 0.1 ms and more for each."""
+"""Rejects of one batch for which fhir.resources is asked: each takes 0.1 ms or more."""
 
 _STEP = re.compile(r"\.?([A-Za-z]\w*)|\[(\d+)\]|\[\.\.\.\]")
 _DEEP_ENOUGH = 200
-"""fhir.resources is not asked about longer nesting or larger messages: it would be a way to make us slow."""
+"""fhir.resources is not asked about messages with more brackets or more bytes: a sender could slow the lane down."""
 
 _MOST_BYTES = 20_000
 
 
 def reason_of(error: Exception) -> Reason:
-    """Return the reason for what msgspec raised; its text names types and fields, and is not passed on."""
+    """Return the reason for an error of msgspec; the error's text is not passed on."""
     if isinstance(error, RecursionError):
         return Reason.TOO_DEEP
     if isinstance(error, UnicodeDecodeError):
@@ -45,7 +45,7 @@ def reason_of(error: Exception) -> Reason:
 def fhir_path(text: str, *, resource: str = "Observation") -> str:
     """Return ``Observation.valueQuantity.value`` for msgspec's ``… - at `$.valueQuantity.value```.
 
-    Only names of FHIR elements and indices pass; the path is cut at anything else: it could be a key of the message.
+    The path is cut at anything that is not a FHIR element name or an index: it could be a key of the message.
     """
     _, found, path = text.rpartition(" - at `$")
     steps = _steps(path.rstrip("`")) if found else iter(())
@@ -76,7 +76,7 @@ def _join(steps: Iterator[str | int], resource: str = "Observation") -> str:
 
 @cache
 def _element_names() -> frozenset[str]:
-    """Return the names of the elements that are read, and of their neighbours."""
+    """Return the names of the elements that are read, and of others that errors can name."""
     from pipelines.formats.fhir import structs as fhir_structs
 
     kinds = [k for k in vars(fhir_structs).values() if isinstance(k, type) and issubclass(k, msgspec.Struct)]
@@ -94,7 +94,7 @@ _MORE_NAMES = frozenset(
 
 
 class PreciseReasons:
-    """Asks fhir.resources (R4B) where exactly a rejected message breaks FHIR; slow, so only for a few a batch."""
+    """Asks fhir.resources (R4B) for the exact path at which a message violates FHIR; slow, so only a few per batch."""
 
     def __init__(self) -> None:
         try:
@@ -105,7 +105,7 @@ class PreciseReasons:
             self._model = Observation
 
     def explain(self, rejects: list[Reject], values: Sequence[bytes | None]) -> list[Reject]:
-        """Return the rejects, the first ones with a more precise path where there is one."""
+        """Return the rejects; the first ones get a more precise path if there is one."""
         if self._model is None:
             return rejects
         asked = 0
@@ -131,6 +131,6 @@ class PreciseReasons:
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             return _join(iter(first["loc"]))
-        except Exception:  # whatever a third party trips over, the reason we have stands
+        except Exception:  # if the library fails, the reason and path of msgspec stay
             return ""
         return ""

@@ -1,4 +1,4 @@
-"""Where a stay's patient lies, as Encounter.location tells it: ward, room and bed, each a Location of its kind."""
+"""Reads from Encounter.location where a patient lies: ward, room and bed, each a Location of its type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.online_store.placing import NOWHERE, bed_name
 from vitalake import clock
 
 KINDS = ("wa", "ro", "bd")
-"""Ward, room, bed, by HL7's code system location-physical-type. A building or a hospital is nobody's bed."""
+"""Ward, room and bed in HL7's code system location-physical-type; buildings and sites are not used."""
 
 
 _FIRST = datetime.min.replace(tzinfo=UTC)
@@ -29,7 +29,7 @@ class _Where(msgspec.Struct, gc=False):
 
 
 class _Location(msgspec.Struct, gc=False):
-    """An entry of Encounter.location; R5 calls physicalType form."""
+    """An entry of Encounter.location; ``form`` is R5's name for ``physicalType``."""
 
     location: _Where | None = None
     status: str | None = None
@@ -39,30 +39,30 @@ class _Location(msgspec.Struct, gc=False):
 
 
 LEFT = "0 "
-"""That the patient has left the beds and wards of the stay that are told of."""
+"""Value of a place: the patient has left all beds and wards that the stay names."""
 
 _LOCATIONS = msgspec.json.Decoder(list[_Location])
 
 
 AND_THEN = "\0"
-"""Between the places of a stay, the one of now first; no name holds it."""
+"""Separates the places of a stay, the current one first; no name can contain it."""
 
 _MOST_AHEAD = timedelta(hours=2)
-"""How far ahead an active place may begin to be that of now: clocks are wrong by a time zone; tomorrow's bed waits."""
+"""An active place that begins at most this far ahead counts as current, for clocks can be off by a time zone."""
 
 
 def place_of(raw: Raw, admitted: datetime | None) -> str | None:
-    """Return since when the patient lies where, as ``<microseconds> bed:<ward>/<room>/<bed>``; None: it is not told.
+    """Return the patient's place as ``<microseconds since when> bed:<ward>/<room>/<bed>``; None: it is not known.
 
-    Who has left a bed or a ward, and is in no other that is told of, lies in none: LEFT. Wherever they are now, a room
-    or a place that does not say its kind, it is not there. What begins ahead of our clock follows AND_THEN, with no bed
-    where all is left then.
+    LEFT if the patient has left a bed or a ward, and the stay names no current one; a room, or a place without a type,
+    does not count. Places that begin in the future follow, each behind AND_THEN; one without a bed means that the
+    patient will have left.
 
-    What cannot be read tells nothing: a stay is not refused for it.
+    A location that cannot be read is ignored: the stay is not refused for it.
 
     Args:
         raw: Encounter.location.
-        admitted: since when, where the location does not say.
+        admitted: the beginning, if the location has none.
     """
     text = bytes(raw)
     if not text or text == b"null":
@@ -71,7 +71,9 @@ def place_of(raw: Raw, admitted: datetime | None) -> str | None:
         entries, now = _LOCATIONS.decode(text), clock.now()
         early = _begun_by_their_clock(entries, now)
         place = _place_at(entries, now, admitted, early)
-        ahead = {at for one in entries if one not in early and (at := _begun(one)) and at > now and _may_hold(one)}
+        ahead = {
+            at for one in entries if one not in early and (at := _begun(one)) and at > now and _can_be_a_place(one)
+        }
         then = [_then(entries, at) for at in sorted(ahead)]
     except (msgspec.MsgspecError, ValueError, Refused):
         return None
@@ -81,42 +83,42 @@ def place_of(raw: Raw, admitted: datetime | None) -> str | None:
 
 
 def _place_at(entries: list[_Location], now: datetime, admitted: datetime | None, early: list[_Location]) -> str | None:
-    held = [entry for entry in entries if _holds(entry, now) or entry in early]
-    said, since = dict.fromkeys(KINDS, ""), admitted
-    for entry in sorted(held, key=lambda one: _begun(one) or _FIRST):
+    current = [entry for entry in entries if _is_current(entry, now) or entry in early]
+    names, since = dict.fromkeys(KINDS, ""), admitted
+    for entry in sorted(current, key=lambda one: _begun(one) or _FIRST):
         kind, name, begun = _kind(entry), _name(entry), _begun(entry)
         if kind and name:
-            said[kind] = checked(name)
+            names[kind] = checked(name)
             since = begun if begun and (since is None or begun > since) else since
-    named = [entry for entry in entries if _kind(entry) in ("wa", "bd")]
-    if any(_is_over(entry, now) for entry in named) and not any(entry in held for entry in named):
+    wards_and_beds = [entry for entry in entries if _kind(entry) in ("wa", "bd")]
+    if any(_is_over(entry, now) for entry in wards_and_beds) and not any(entry in current for entry in wards_and_beds):
         return LEFT
-    if since is None or not (said["bd"] or said["wa"]):
+    if since is None or not (names["bd"] or names["wa"]):
         return None
-    return f"{_microseconds(since)} {bed_name(*said.values())}"
+    return f"{_microseconds(since)} {bed_name(*names.values())}"
 
 
 def _then(entries: list[_Location], at: datetime) -> str:
-    """Return where the patient lies from a moment on at which a place begins."""
+    """Return the patient's place from a future moment on, at which a place begins."""
     place = _place_at(entries, at, at, [])
     return f"{_microseconds(at)} {place.partition(' ')[2] if place else ''}"
 
 
 def _begun_by_their_clock(entries: list[_Location], now: datetime) -> list[_Location]:
-    """Return the bed, and the ward, that are active and begin ahead while no other is had: somebody is there now."""
-    found, had = list[_Location](), {_kind(entry) for entry in entries if _holds(entry, now)}
+    """Return the active bed and ward that begin slightly ahead, if no other is current: the sender's clock is ahead."""
+    found, current_kinds = list[_Location](), {_kind(entry) for entry in entries if _is_current(entry, now)}
     for kind, others in (("bd", {"bd"}), ("wa", {"wa", "bd"})):
         begins = [
             (at, i)
             for i, one in enumerate(entries)
             if _kind(one) == kind and one.status == "active" and (at := _begun(one))
         ]
-        if had.isdisjoint(others):
+        if current_kinds.isdisjoint(others):
             found += [entries[i] for at, i in sorted(begins)[:1] if now < at <= now + _MOST_AHEAD]
     return found
 
 
-def _may_hold(entry: _Location) -> bool:
+def _can_be_a_place(entry: _Location) -> bool:
     return _kind(entry) is not None and entry.status in (None, "active")
 
 
@@ -135,8 +137,8 @@ def _name(entry: _Location) -> str | None:
     return named or ((where.reference or "").rpartition("/")[2] or None)
 
 
-def _holds(entry: _Location, now: datetime) -> bool:
-    """Return whether the patient is there now: a bed may be told of before it is taken, and with its planned end."""
+def _is_current(entry: _Location, now: datetime) -> bool:
+    """Return whether the patient is there now: an entry can be sent before it begins, and with its planned end."""
     begun, ended = _begun(entry), _moment(entry.period.end) if entry.period else None
     if entry.period and entry.period.end and len(entry.period.end) == _DAY:
         ended = ended + timedelta(days=1) if ended else None
@@ -144,11 +146,13 @@ def _holds(entry: _Location, now: datetime) -> bool:
 
 
 def _is_over(entry: _Location, now: datetime) -> bool:
-    """Return whether it is said that the patient has left."""
+    """Return whether the patient has left this place."""
     if entry.status == "completed":
         return True
     return (
-        entry.status in (None, "active") and not _holds(entry, now) and not ((begun := _begun(entry)) and begun > now)
+        entry.status in (None, "active")
+        and not _is_current(entry, now)
+        and not ((begun := _begun(entry)) and begun > now)
     )
 
 
@@ -157,6 +161,6 @@ def _begun(entry: _Location) -> datetime | None:
 
 
 def _moment(text: str | None) -> datetime | None:
-    """Return a moment; of a day its beginning in UTC."""
+    """Return a moment; a date alone means its midnight in UTC."""
     moment = datetime.fromisoformat(text) if text else None
     return moment and (moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC))

@@ -1,4 +1,4 @@
-"""Elements that repeat: each distinct raw text of a batch is decoded once, and remembered across batches."""
+"""Decodes elements that repeat: each distinct raw text is decoded once, and cached across batches."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _Value = TypeVar("_Value")
 
 
 class RawElement(Generic[_Value]):
-    """Decodes one element of a resource, by text."""
+    """Decodes one element of a resource, with a cache by raw text."""
 
     def __init__(self, decode: Callable[[bytes], _Value | None], path: str) -> None:
-        """Make one; ``decode`` returns None for an element that counts as absent."""
+        """Prepare; ``decode`` returns None for an element that counts as absent."""
         self._decode, self._path = decode, path
-        self._known: dict[bytes, _Value | Refused | None] = {}
+        self._cache: dict[bytes, _Value | Refused | None] = {}
 
     def encode(self, texts: Sequence[bytes]) -> Encoded[_Value]:
-        """Return the column of these raw texts; an empty one is an absent element."""
+        """Return the column of these raw texts; an empty text is an absent element."""
         distinct = dict.fromkeys(texts)
         values: list[_Value | None] = []
         refused: dict[int, Refused] = {}
@@ -45,7 +45,7 @@ class RawElement(Generic[_Value]):
         return Encoded(index, values, refused)
 
     def _look_up(self, text: bytes) -> _Value | Refused | None:
-        found = self._known.get(text, ...)
+        found = self._cache.get(text, ...)
         if found is ...:
             try:
                 found = self._decode(text)
@@ -53,7 +53,7 @@ class RawElement(Generic[_Value]):
                 found = Refused(refused.reason, refused.path or self._path)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 found = Refused(reason_of(error), self._path)
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            self._known[text] = found
+            if len(self._cache) >= REMEMBERED:
+                self._cache.clear()
+            self._cache[text] = found
         return found

@@ -1,24 +1,24 @@
-"""The parts of FHIR R4's Patient, Encounter, Condition, Device and DeviceUseStatement that are read."""
+"""msgspec types of FHIR R4's Patient, Encounter, Condition, Device and DeviceUseStatement, with only what is read."""
 
 from __future__ import annotations
 
 import msgspec
 from msgspec import Raw
 
-from pipelines.formats.fhir.structs import Coding, Concept, entry_types, passed_over
+from pipelines.formats.fhir.structs import Coding, Concept, entry_types, with_skipped
 
 _ABSENT = Raw(b"")
 
 
 class Period(msgspec.Struct, gc=False):
-    """From when until when."""
+    """A period of time."""
 
     start: str | None = None
     end: str | None = None
 
 
 class TypedIdentifier(msgspec.Struct, gc=False):
-    """A business identifier, and what kind of one."""
+    """A business identifier with its type."""
 
     value: str | None = None
     system: str | None = None
@@ -48,7 +48,7 @@ class Address(msgspec.Struct, gc=False):
 
 
 class Resource(msgspec.Struct, gc=False, kw_only=True):
-    """What all of them have."""
+    """The elements that all resources have."""
 
     id: str | None = None
     meta: Raw = _ABSENT
@@ -69,13 +69,13 @@ class Patient(Resource, gc=False, tag_field="resourceType", tag="Patient", kw_on
 
 
 class ShownCoding(Coding, gc=False):
-    """A code with what people are shown for it."""
+    """A code with its display text."""
 
     display: str | None = None
 
 
 class ShownConcept(msgspec.Struct, gc=False):
-    """CodeableConcept with its codes' displays."""
+    """A CodeableConcept with the display texts of its codes."""
 
     coding: list[ShownCoding] = []
     text: str | None = None
@@ -102,7 +102,7 @@ class Encounter(Resource, gc=False, tag_field="resourceType", tag="Encounter", k
 
 
 class Condition(Resource, gc=False, tag_field="resourceType", tag="Condition", kw_only=True):
-    """A diagnosis; also as STU3 writes it, where the statuses are words."""
+    """A diagnosis; also as STU3 writes it, where the statuses are plain texts."""
 
     clinicalStatus: Raw = _ABSENT
     verificationStatus: Concept | str | None = None
@@ -114,14 +114,14 @@ class Condition(Resource, gc=False, tag_field="resourceType", tag="Condition", k
 
 
 class Device(Resource, gc=False, tag_field="resourceType", tag="Device", kw_only=True):
-    """A device, and whom it is with."""
+    """A device, and the patient it is with."""
 
     status: str | None = None
     patient: Raw = _ABSENT
 
 
 class DeviceUseStatement(Resource, gc=False, tag_field="resourceType", tag="DeviceUseStatement", kw_only=True):
-    """That a device is used for a patient."""
+    """The use of a device for a patient."""
 
     status: str
     identifier: list[TypedIdentifier] = []
@@ -130,18 +130,18 @@ class DeviceUseStatement(Resource, gc=False, tag_field="resourceType", tag="Devi
     timingPeriod: Period | None = None
 
 
-WANTED: dict[str, tuple[type[Resource], ...]] = {
+DATASET_RESOURCES: dict[str, tuple[type[Resource], ...]] = {
     "patient": (Patient,),
     "encounter": (Encounter,),
     "condition": (Condition,),
     "device_association": (Device, DeviceUseStatement),
 }
-"""Dataset → the resources that its rows are made of."""
+"""Dataset → the resources from which its rows are made."""
 
 
 def message_type(dataset: str) -> tuple[object, type[msgspec.Struct]]:
-    """Return the type of a message for a dataset, and that of a Bundle in it."""
-    wanted = WANTED[dataset]
+    """Return the type of a dataset's messages, and the type of a Bundle among them."""
+    wanted = DATASET_RESOURCES[dataset]
     entry = msgspec.defstruct("Entry", [("resource", entry_types(*wanted)), ("fullUrl", str | None, None)], gc=False)
     bundle = msgspec.defstruct(
         "Bundle",
@@ -150,4 +150,4 @@ def message_type(dataset: str) -> tuple[object, type[msgspec.Struct]]:
         tag="Bundle",
         gc=False,
     )
-    return passed_over(*wanted) | bundle, bundle
+    return with_skipped(*wanted) | bundle, bundle

@@ -1,4 +1,4 @@
-"""FHIR R4 resources as rows of the datasets in which nothing is measured."""
+"""Decodes FHIR R4 resources to rows of patients, stays, diagnoses and device associations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.formats.fhir.elements import checked, reference_of, version_of
 from pipelines.formats.fhir.paths import fhir_path, reason_of
 from pipelines.formats.fhir.places import place_of
 from pipelines.formats.fhir.record_structs import (
-    WANTED,
+    DATASET_RESOURCES,
     Address,
     Condition,
     Device,
@@ -27,7 +27,7 @@ from pipelines.formats.fhir.record_structs import (
     TypedIdentifier,
     message_type,
 )  # fmt: skip
-from pipelines.formats.fhir.structs import Coding, Concept, Passed
+from pipelines.formats.fhir.structs import Coding, Concept, SkippedResource
 from pipelines.formats.shared.categories import category_of, load_categories
 from pipelines.formats.shared.encoded import Refused
 from pipelines.formats.shared.parsing import PARSE_ERRORS, JsonMessages, collector_paused
@@ -56,25 +56,25 @@ CODE_SYSTEMS = {
     "http://hl7.org/fhir/sid/icd-10": "ICD10",
     "http://snomed.info/sct": "SNOMEDCT",
 }
-"""Systems of diagnoses → the dataset's names; of several codings the first of the first system here counts."""
+"""URI of a code system of diagnoses → its name in the dataset. The first system here that a Condition uses counts."""
 
 _PLANNED = frozenset({"planned", "cancelled", "intended", "on-hold"})
 _OVER = frozenset({"finished", "completed", "discharged"})
-"""Statuses of a stay that is over; the last two are R5's."""
+"""Statuses of a stay that is over; ``completed`` and ``discharged`` are R5's."""
 
 _GOING_ON = frozenset({"arrived", "triaged", "in-progress", "onleave"})
-"""Statuses of a stay that goes on: an end beside one is planned, whatever the time."""
+"""Statuses of a stay that goes on; if such a stay has an end, the end is only planned."""
 
 _OUTPATIENT = frozenset({"AMB", "HH", "VR", "FLD"})
-"""Classes of visits, at home or by telephone too: a series of them may go on for years."""
+"""Classes of visits, also at home or by telephone; a series of visits can go on for years."""
 
 _REFUSED = "refused"
-"""In rows of diagnoses, which the ward can take where the lake cannot: why the message is refused, or None."""
+"""Key in rows of diagnoses: why the lake refuses the message, or None. The ward can use the row in any case."""
 
 _MISTAKE = "entered-in-error"
 _NEVER = frozenset({_MISTAKE, "refuted"})
 _PAST = frozenset({"inactive", "remission", "resolved"})
-"""Of a diagnosis: it never held; it holds no more."""
+"""Statuses of a diagnosis: _NEVER, it never applied; _PAST, it no longer applies."""
 
 _STATUS, _TEXT = msgspec.json.Decoder(Concept | str | None), msgspec.json.Decoder(str | None)
 
@@ -90,11 +90,11 @@ class FhirRecordDecoder:
         """Make a decoder; not to be shared between threads.
 
         Args:
-            dataset: one of fhir_record_structs.WANTED.
+            dataset: one of record_structs.DATASET_RESOURCES.
             max_message_bytes: longer messages are rejected unread.
         """
         self.name = f"fhir-r4-{dataset.replace('_', '-')}"
-        self._dataset, self._wanted = dataset, WANTED[dataset]
+        self._dataset, self._wanted = dataset, DATASET_RESOURCES[dataset]
         kinds, self._bundle = message_type(dataset)
         self._resource = self._wanted[0].__name__
         self._messages: JsonMessages[Any] = JsonMessages(
@@ -108,17 +108,19 @@ class FhirRecordDecoder:
         """Return rows and rejects; never raises for what a message holds."""
         with collector_paused():
             rejects: dict[int, Reject] = {}
-            rows, message, empty = self._messages.rows(values, self._of, rejects)
+            rows, message, empty = self._messages.rows(values, self._rows_of, rejects)
             identities = [row.pop("identity", None) for row in rows]
-            told = _told_all_the_same(rows, message, rejects)
-            decoded = replace(decoded_records(self._dataset, rows, identities, message, rejects), told=told)
+            online_only = _online_only_rows(rows, message, rejects)
+            decoded = replace(
+                decoded_records(self._dataset, rows, identities, message, rejects), online_only=online_only
+            )
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
             decoded.empty.extend(empty)
             return decoded
 
-    def _of(self, message: Any) -> list[Row]:
-        """Return the rows of a resource, or of those of a Bundle that are the dataset's."""
-        if isinstance(message, Passed):
+    def _rows_of(self, message: Any) -> list[Row]:
+        """Return the rows of a resource, or of the dataset's resources in a Bundle."""
+        if isinstance(message, SkippedResource):
             return []
         if not isinstance(message, self._bundle):
             return list(_rows(message, None))
@@ -133,16 +135,14 @@ class FhirRecordDecoder:
         return found
 
 
-def _told_all_the_same(
-    rows: Sequence[Row], message: Sequence[int], rejects: dict[int, Reject]
-) -> list[tuple[int, Row]]:
-    """Return the diagnoses of messages that the lake cannot take; refuse those that say that they cannot be taken."""
-    mine = [(i, row) for i, row in zip(message, rows, strict=True) if _REFUSED in row]
-    for i, row in mine:
-        if (why := row.pop(_REFUSED)) is not None:
-            rejects.setdefault(i, Reject(i, why.reason, why.path))
-    lacking = {i for i, row in mine if None in (row["encounter_id"], row["recorded_at"])}
-    return [(i, row) for i, row in mine if i in lacking or i in rejects]
+def _online_only_rows(rows: Sequence[Row], message: Sequence[int], rejects: dict[int, Reject]) -> list[tuple[int, Row]]:
+    """Return the diagnoses that only the ward can use, and refuse the messages of rows that carry a reason."""
+    diagnoses = [(i, row) for i, row in zip(message, rows, strict=True) if _REFUSED in row]
+    for i, row in diagnoses:
+        if (refused := row.pop(_REFUSED)) is not None:
+            rejects.setdefault(i, Reject(i, refused.reason, refused.path))
+    lacking = {i for i, row in diagnoses if None in (row["encounter_id"], row["recorded_at"])}
+    return [(i, row) for i, row in diagnoses if i in lacking or i in rejects]
 
 
 def _rows(resource: Resource, full_url: str | None) -> Iterator[Row]:
@@ -157,7 +157,7 @@ def _rows(resource: Resource, full_url: str | None) -> Iterator[Row]:
 
 
 def _own_name(resource: Resource, full_url: str | None) -> str | None:
-    """Return what others call the resource: its entry's ``urn:``, else its id."""
+    """Return the name by which references mean the resource: the ``urn:`` of its entry, else its id."""
     name = full_url if full_url and full_url.startswith("urn:") else resource.id
     return checked(name) if name else None
 
@@ -186,17 +186,17 @@ def updated_of(raw: bytes) -> datetime | None:
     """Return ``meta.lastUpdated`` of a resource's ``meta``.
 
     Raises:
-        Refused: it is no instant.
+        Refused: it is not an instant.
     """
     text = _UPDATED.decode(raw).lastUpdated
     return instant_of(text, "meta.lastUpdated") if text else None
 
 
 def instant_of(text: str | None, path: str) -> datetime | None:
-    """Return the instant of a FHIR dateTime; None where there is none.
+    """Return the instant of a FHIR dateTime; None for None.
 
     Raises:
-        Refused: a date alone, or without its zone.
+        Refused: the text is not a full date and time with a zone.
     """
     if text is None:
         return None
@@ -221,7 +221,7 @@ def _reference(kind: str, raw: msgspec.Raw, path: str) -> str | None:
         raise Refused(reason_of(error), path) from None
 
 
-def _whose(raw: msgspec.Raw, path: str) -> str:
+def _patient_of(raw: msgspec.Raw, path: str) -> str:
     found = _reference("Patient", raw, path)
     if found is None:
         raise Refused(Reason.NO_SUBJECT, path)
@@ -235,12 +235,12 @@ _DAY, _REST = len("2018-05-03"), ("", "-01", "-01-01")
 
 
 def _patient(patient: Patient, name: str | None) -> Row:
-    said = patient.birthDate
+    given = patient.birthDate
     try:
-        whole = [date.fromisoformat(said + rest) for rest in _REST if len(said + rest) == _DAY] if said else []
+        dates = [date.fromisoformat(given + rest) for rest in _REST if len(given + rest) == _DAY] if given else []
     except ValueError:
         raise Refused(Reason.BAD_TIME, "Patient.birthDate") from None
-    born = whole[0] if said and len(said) == _DAY else None
+    born = dates[0] if given and len(given) == _DAY else None
     return {
         "patient_id": name,
         "sex": category_of("patient.sex", patient.gender) if patient.gender else "unknown",
@@ -248,13 +248,13 @@ def _patient(patient: Patient, name: str | None) -> Row:
         "mrn": _record_number(patient.identifier),
         "address": _address(patient.address),
         "birth_date": born,
-        BORN_IN: said if whole and born is None else None,
+        BORN_IN: given if dates and born is None else None,
         DIED_TOLD: _died(patient),
     }
 
 
 def _died(patient: Patient) -> str | None:
-    """Return when a patient died, as far as it is a time, or ``yes``; DELETED: they live; None: it is not said."""
+    """Return the time of a patient's death, ``yes`` if it is not a full time, DELETED if they live; None: not given."""
     if patient.deceasedDateTime is None:
         return None if patient.deceasedBoolean is None else "yes" if patient.deceasedBoolean else DELETED
     try:
@@ -265,7 +265,7 @@ def _died(patient: Patient) -> str | None:
 
 
 def _name(names: list[HumanName]) -> str | None:
-    """Return given names and family name; of several the official one, old ones never."""
+    """Return given names and family name; the official name counts first, old names never."""
     usable = [n for n in names if n.use not in ("old", "maiden", "temp")]
     for name in sorted(usable, key=lambda n: n.use != "official"):
         text = " ".join([*name.given, *([name.family] if name.family else [])]) or name.text
@@ -298,7 +298,8 @@ def _encounter(encounter: Encounter, name: str | None) -> Row | None:
     if encounter.status in _PLANNED:
         return None
     if encounter.status == _MISTAKE:
-        raise Refused(Reason.BAD_STATUS, "Encounter.status")  # the dataset cannot say so: somebody must look
+        # The dataset has no column for a mistake, so staff must look at the dead letter.
+        raise Refused(Reason.BAD_STATUS, "Encounter.status")
     period = encounter.period or encounter.actualPeriod
     stay = encounter.hospitalization or encounter.admission or Hospitalization()
     began = "ed" if "EMER" in _classes(encounter.kind) else _category("admission_type", stay.admitSource)
@@ -306,7 +307,7 @@ def _encounter(encounter: Encounter, name: str | None) -> Row | None:
     ended = instant_of(period.end if period else None, "Encounter.period.end")
     return {
         "encounter_id": name,
-        "patient_id": _whose(encounter.subject, "Encounter.subject"),
+        "patient_id": _patient_of(encounter.subject, "Encounter.subject"),
         "admitted_at": admitted,
         PLACE_TOLD: place_of(encounter.location, admitted),
         "discharged_at": ended,
@@ -318,33 +319,33 @@ def _encounter(encounter: Encounter, name: str | None) -> Row | None:
 
 
 def _over(status: str | None, ended: datetime | None) -> str | None:
-    """Return what the status says that the end does not: that the stay is over, or that it goes on."""
+    """Return whether the status ends the stay (``yes``), or continues it although it has an end (GOES_ON)."""
     if status in _OVER:
         return "yes"
     return GOES_ON if ended is not None and status in _GOING_ON else None
 
 
 def _classes(kind: Coding | list[Concept] | None) -> set[str | None]:
-    """Return the codes of a class: R4 has a Coding, R5 several concepts."""
+    """Return the codes of an Encounter's class: R4 has one Coding, R5 several concepts."""
     codings = [coding for concept in kind for coding in concept.coding] if isinstance(kind, list) else [kind]
     return {coding.code for coding in codings if coding is not None}
 
 
 def _category(column: str, concept: ShownConcept | None) -> str | None:
-    """Return the category that a concept stands for: by its codings, else by its words.
+    """Return the category of a concept, by its codings, else by its texts.
 
-    One that is not known, or whose codings contradict each other, stays as it was sent: masking does not publish it,
-    and counts it.
+    An unknown concept, or one whose codings contradict each other, stays as sent: masking does not publish it, and
+    counts it.
     """
     if concept is None:
         return None
     categories = load_categories()[f"encounter.{column}"]
     codings = [coding for coding in concept.coding if coding.code]
     known = {categories.of_code(coding.system, coding.code or "") for coding in codings} - {None}
-    if len(known) > 1:  # home, and dead: nobody can tell which
+    if len(known) > 1:  # for example both "home" and "died"
         return checked(f"{codings[0].system or ''}|{codings[0].code}")
     texts = [text for text in (concept.text, *(coding.display for coding in concept.coding)) if text]
-    # A code without a system may be a word; one of a system is not read as another's.
+    # A code without a system can be a word of the list; a code with a system is never read as a word.
     texts += [coding.code for coding in codings if coding.code and not coding.system]
     words = (categories.of_words(text) for text in texts)
     found = next((category for category in (*known, *words) if category), None)
@@ -354,11 +355,11 @@ def _category(column: str, concept: ShownConcept | None) -> str | None:
 
 
 def _condition(condition: Condition, _: str | None) -> Row:
-    """Return a diagnosis; one that the lake cannot take as it is has beside it why, for the ward can."""
+    """Return the row of a diagnosis; under _REFUSED stands why the lake refuses it, if it does. The ward can use it."""
     verified = _codes(condition.verificationStatus)
     refused = Refused(Reason.BAD_STATUS, "Condition.verificationStatus") if verified & _NEVER else None
     coding, recorded = _diagnosis(condition.code.coding if condition.code else []), None
-    if coding is None:  # by its id it can be taken back all the same
+    if coding is None:  # the ward can still take back an earlier diagnosis by the Condition's id
         refused = refused or Refused(Reason.NO_CODE, "Condition.code")
     system = CODE_SYSTEMS[coding.system or ""] if coding else None
     code = checked(coding.code or "") if coding else None
@@ -372,7 +373,7 @@ def _condition(condition: Condition, _: str | None) -> Row:
         "encounter_id": _reference("Encounter", condition.encounter, "Condition.encounter"),
         "code_system": system,
         "code": code.replace(".", "") if code and system != "SNOMEDCT" else code,
-        "patient_id": _whose(condition.subject, "Condition.subject"),
+        "patient_id": _patient_of(condition.subject, "Condition.subject"),
         "recorded_at": recorded,
         OVER_TOLD: "yes" if verified & _NEVER or clinical & _PAST else until or None,
         ID_TOLD: checked(condition.id) if condition.id else None,
@@ -385,7 +386,7 @@ def _codes(status: Concept | str | None) -> set[str | None]:
 
 
 def _if_readable(decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> Any:
-    """Return what an element holds that the lake has no place for; None: nothing that can be read."""
+    """Return an element that only the ward uses; None if it cannot be read: the message is not refused for it."""
     try:
         return decoder.decode(bytes(raw) or b"null")
     except PARSE_ERRORS:
@@ -401,9 +402,10 @@ def _diagnosis(codings: list[Coding]) -> Coding | None:
 
 
 def _device(device: Device, name: str | None) -> Row | None:
-    """Return that a device is with a patient since the resource was last updated; None where it was with nobody yet.
+    """Return the association of a device with its patient since the last update; None if it has had no patient yet.
 
-    What it was with before an update, or by mistake, it does not say: somebody must look.
+    A Device does not say which patient it was with before an update or by mistake: such messages are refused, so that
+    staff look at them.
     """
     patient = _reference("Patient", device.patient, "Device.patient")
     if patient is None and (_of_meta(device, version_of) or 0) > 1:
@@ -441,7 +443,7 @@ def _use(use: DeviceUseStatement, name: str | None) -> Row | None:
     return {
         "identity": f"fhir|use|{checked(called)}".encode(),
         "device_id": device,
-        "patient_id": _whose(use.subject, "DeviceUseStatement.subject"),
+        "patient_id": _patient_of(use.subject, "DeviceUseStatement.subject"),
         "valid_from": begun,
         "valid_to": instant_of(period.end if period else None, "DeviceUseStatement.timingPeriod.end"),
         "status": _MISTAKE if use.status == _MISTAKE else "active",

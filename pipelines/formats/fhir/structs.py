@@ -1,7 +1,7 @@
-"""The parts of FHIR R4 that are read, as types; everything else in a message is skipped unread.
+"""msgspec types of the parts of FHIR R4 that are read; everything else in a message is skipped unread.
 
-Elements whose text repeats from message to message (code, subject, device …) stay raw here: each distinct text is
-decoded once a batch. That halves the cost of a message.
+Elements whose text repeats from message to message (code, subject, device …) stay raw here, and each distinct text is
+decoded once. That halves the cost of a message.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Coding(msgspec.Struct, gc=False):
 
 
 class Concept(msgspec.Struct, gc=False):
-    """CodeableConcept."""
+    """A CodeableConcept."""
 
     coding: list[Coding] = []
     text: str | None = None
@@ -57,7 +57,7 @@ class Reference(msgspec.Struct, gc=False):
 
 
 class ResourceMeta(msgspec.Struct, gc=False):
-    """meta: what tells versions apart."""
+    """The parts of ``meta`` that order versions."""
 
     versionId: Annotated[str, Meta(pattern=r"^[A-Za-z0-9.\-]{1,64}$")] | None = None
     lastUpdated: str | None = None
@@ -74,9 +74,9 @@ class Quantity(msgspec.Struct, gc=False):
 
 
 class Valued(msgspec.Struct, gc=False):
-    """What an Observation and its components have in common.
+    """The elements that an Observation and its components have in common.
 
-    Other kinds of value (Range, Ratio, Period, SampledData, dateTime, time) are not read: such a message has no value.
+    Other types of value (Range, Ratio, Period, SampledData, dateTime, time) are not read: such a message has no value.
     """
 
     code: Raw = _ABSENT
@@ -136,18 +136,21 @@ RESOURCES = frozenset(
     "SubstanceReferenceInformation SubstanceSourceMaterial SubstanceSpecification SupplyDelivery SupplyRequest Task "
     "TerminologyCapabilities TestReport TestScript ValueSet VerificationResult VisionPrescription".split()
 )
-"""What R4 knows besides Bundle and Parameters: in a Bundle the resources of other datasets are passed over unread."""
+"""All resources of R4 except Bundle and Parameters; in a Bundle those of other datasets are skipped unread."""
 
 
-class Passed(msgspec.Struct, gc=False):
-    """A resource that holds nothing for the dataset."""
+class SkippedResource(msgspec.Struct, gc=False):
+    """A resource that holds nothing for the dataset; its elements are not parsed."""
 
 
 def entry_types(*wanted: type[msgspec.Struct], among: frozenset[str] = RESOURCES) -> Any:
-    """Return the union of the wanted resources, and all others of ``among``, those of a Bundle, as ``Passed``."""
+    """Return the union type of the wanted resources and of all others in ``among``, each a ``SkippedResource``.
+
+    The default of ``among`` is what a Bundle may hold.
+    """
     own = {kind.__struct_config__.tag for kind in wanted}
     others = [
-        msgspec.defstruct(name, (), bases=(Passed,), tag_field="resourceType", tag=name, gc=False)
+        msgspec.defstruct(name, (), bases=(SkippedResource,), tag_field="resourceType", tag=name, gc=False)
         for name in sorted(among - own)
     ]
     return Union[(*wanted, *others)]
@@ -163,22 +166,25 @@ class Entry(msgspec.Struct, gc=False):
 
 
 _OF_DATASETS = frozenset({"Observation", "Patient", "Encounter", "Condition", "Device", "DeviceUseStatement"})
-"""Resources that datasets of the project are made of by code of this format."""
+"""Resources from which this format's code makes rows of the project's own datasets."""
 
 
 def resources_of_datasets() -> frozenset[str]:
-    """Return the resources that some dataset is made of; others are nothing that anybody wants."""
+    """Return the resources from which the rows of some dataset are made."""
     declared = (load_dataset(name).fhir for name in published_datasets())
     return _OF_DATASETS | {fhir.resource for fhir in declared if fhir is not None}
 
 
-def passed_over(*own: type[msgspec.Struct]) -> Any:
-    """Return the union of the resources that other datasets are made of, as ``Passed``: they may share a topic."""
+def with_skipped(*own: type[msgspec.Struct]) -> Any:
+    """Return the union type of these resources and, as ``SkippedResource``, of those that other datasets are made of.
+
+    Several jobs may read one topic: a resource for another dataset is skipped there, and is no dead letter.
+    """
     return entry_types(*own, among=resources_of_datasets())
 
 
 class Bundle(msgspec.Struct, gc=False, tag_field="resourceType", tag="Bundle"):
-    """Several resources in one message, Observations among them or not."""
+    """Several resources in one message, with or without Observations."""
 
     entry: list[Entry] = []
     implicitRules: str | None = None

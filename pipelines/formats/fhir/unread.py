@@ -1,4 +1,4 @@
-"""What Observations that were refused may have measured."""
+"""Finds what refused Observations may have measured."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import msgspec
 from pipelines.formats.fhir.elements import is_of_another
 from pipelines.formats.fhir.records import instant_of
 from pipelines.formats.shared.about import ANYTHING, NOTHING, About, joined
-from pipelines.formats.shared.documents import places
+from pipelines.formats.shared.documents import keyed_values
 from pipelines.formats.shared.encoded import Refused
 from vitalake.clinical.vitals import may_be_vital_unit
 from vitalake.vocabulary import load_vocabulary
 
 NUMBER = re.compile(r"\s*[<>=]*\s*[-+]?[.,]?\d")
-"""How a text begins that may be a number."""
+"""The beginning of a text that could be a number."""
 
 _OTHER_CATEGORIES = frozenset({"laboratory", "imaging", "social-history", "procedure", "survey", "therapy", "activity"})
-"""Of HL7's observation-category; beside it vital signs come as ``exam``, and as what a hospital calls them."""
+"""Values of HL7's observation-category that exclude vital signs.
+
+Vital signs come as ``vital-signs``, as ``exam``, or under a hospital's own words.
+"""
 
 _WORDS = frozenset({"code", "display", "text"})
 
@@ -29,7 +32,7 @@ _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=
 
 
 def about_resource(message: dict[str, Any]) -> About:
-    """Return what a resource names; of a Bundle, what its Observations do."""
+    """Return what a resource may have measured; of a Bundle, what its Observations may have measured."""
     kind = message["resourceType"]
     if kind == "Observation":
         return about_observation(message)
@@ -39,7 +42,7 @@ def about_resource(message: dict[str, Any]) -> About:
     resources = [one.get("resource") for one in _dicts(entries)]
     read = [isinstance(one, dict) and isinstance(one.get("resourceType"), str) for one in resources]
     whole = isinstance(entries, list) and len(read) == len(entries) and all(read)
-    found = [about_observation(one) for _, one in places(resources) if _is_observation(one)]
+    found = [about_observation(one) for _, one in keyed_values(resources) if _is_observation(one)]
     return joined([*found, *([] if whole else [ANYTHING])])
 
 
@@ -48,11 +51,14 @@ def _is_observation(thing: Any) -> bool:
 
 
 def about_observation(observation: dict[str, Any]) -> About:
-    """Return what an Observation names; its own code counts for what it holds, or if no component names one."""
+    """Return what an Observation may have measured.
+
+    Its own code counts if it has a value or no components, or if no component has a known code.
+    """
     if is_of_another(*(_raw(observation.get(name)) for name in ("focus", "subject"))):
         return NOTHING
-    told = [str(value) for name, value in places(observation.get("category")) if name in _WORDS]
-    categories = {text.strip().lower().replace("_", "-").replace(" ", "-") for text in told}
+    texts = [str(value) for name, value in keyed_values(observation.get("category")) if name in _WORDS]
+    categories = {text.strip().lower().replace("_", "-").replace(" ", "-") for text in texts}
     components = _dicts(observation.get("component"))
     own = [] if components and not any(key.startswith("value") for key in observation) else [observation]
     at_us, codes, unnamed = _moment(observation), dict[str, int | None](), False
@@ -71,7 +77,7 @@ def _known_codes(item: dict[str, Any]) -> set[str]:
     vocabulary, concept = load_vocabulary(), item.get("code")
     codings = _dicts(concept.get("coding")) if isinstance(concept, dict) else []
     own = {vocabulary.loinc_of(f"{one.get('system')}|{one.get('code')}") for one in codings}
-    return vocabulary.codes.keys() & {*own, *(str(v) for name, v in places(concept) if name == "code")}
+    return vocabulary.codes.keys() & {*own, *(str(v) for name, v in keyed_values(concept) if name == "code")}
 
 
 def _may_be_vital(item: dict[str, Any], categories: set[str]) -> bool:
@@ -91,12 +97,12 @@ def _may_be_vital(item: dict[str, Any], categories: set[str]) -> bool:
 def _moment(observation: dict[str, Any]) -> int | None:
     period = observation.get("effectivePeriod")
     period = period if isinstance(period, dict) else {}
-    told = [*map(observation.get, ("effectiveDateTime", "effectiveInstant")), *map(period.get, ("end", "start"))]
-    return next(filter(None, map(instant_us, told)), None)
+    times = [*map(observation.get, ("effectiveDateTime", "effectiveInstant")), *map(period.get, ("end", "start"))]
+    return next(filter(None, map(instant_us, times)), None)
 
 
 def instant_us(text: Any) -> int | None:
-    """Return a dateTime of FHIR in microseconds since 1970 UTC; None: it is none."""
+    """Return a FHIR dateTime in microseconds since 1970 UTC; None: it is not an instant."""
     with suppress(Refused):
         at = instant_of(text if isinstance(text, str) else None, "")
         return None if at is None else (at - _EPOCH) // _MICROSECOND

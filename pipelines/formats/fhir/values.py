@@ -1,4 +1,4 @@
-"""The values of items, as columns."""
+"""Makes columns of the values of Observations and components."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.formats.fhir.elements import Measured, checked, concept_of
+from pipelines.formats.fhir.elements import MeasuredQuantity, checked, concept_of
 from pipelines.formats.fhir.structs import STATUSES, Valued
 from pipelines.formats.shared.encoded import Encoded, Refused, dictionary
 from pipelines.formats.shared.reasons import Reason
@@ -19,25 +19,30 @@ _TRUE = {True: "true", False: "false"}
 
 
 _WITHOUT_VALUE = {"registered": "temp-unknown", "cancelled": "unknown", "entered-in-error": "unknown"}
-"""Statuses of what needs no value, and why there is none: refusing it, what is taken back would go on to count."""
+"""Status that needs no value → the reason for its absence.
+
+If a message without a value were refused, the value that it takes back would go on to count.
+"""
 
 
 def value_columns(
-    quantities: Encoded[Measured], others: dict[int, Valued], statuses: npt.NDArray[np.int32], refuse: Refuse
+    quantities: Encoded[MeasuredQuantity], others: dict[int, Valued], statuses: npt.NDArray[np.int32], refuse: Refuse
 ) -> dict[str, pa.Array]:
-    """Return the columns that a value fills, refusing items that cannot be used.
+    """Return the columns that a value fills, and refuse items that cannot be used.
 
     Args:
         quantities: valueQuantity of every item.
-        others: items, by index, that have no valueQuantity or a dataAbsentReason.
-        statuses: of every item, by their place in STATUSES.
-        refuse: told which item cannot be used, and why, in their order.
+        others: items, by index, without a valueQuantity or with a dataAbsentReason.
+        statuses: per item, its index in STATUSES.
+        refuse: called for each item that cannot be used, with reason and path, in order.
     """
-    count, known = len(quantities.index), quantities.values
-    values = np.array([*(np.nan if q is None or q.value is None else q.value for q in known), np.nan])[quantities.index]
+    count, distinct = len(quantities.index), quantities.values
+    values = np.array([*(np.nan if q is None or q.value is None else q.value for q in distinct), np.nan])[
+        quantities.index
+    ]
     columns = {
-        "unit": _repeated([None if q is None else q.unit for q in known], quantities.index),
-        "comparator": _repeated([None if q is None else q.comparator for q in known], quantities.index),
+        "unit": _repeated([None if q is None else q.unit for q in distinct], quantities.index),
+        "comparator": _repeated([None if q is None else q.comparator for q in distinct], quantities.index),
         "value_code": dictionary(np.full(count, -1, np.int32), []),
         "value_text": pa.nulls(count, pa.string()),
         "data_absent_reason": dictionary(np.full(count, -1, np.int32), []),
@@ -50,7 +55,7 @@ def value_columns(
 
 
 def _repeated(texts: list[str | None], index: npt.NDArray[np.int32]) -> pa.DictionaryArray:
-    """Return a dictionary array of the texts of each distinct quantity, by the quantity's index."""
+    """Return a dictionary array from one text per distinct quantity and the index of each item's quantity."""
     distinct = list(dict.fromkeys(text for text in texts if text is not None))
     place = {text: i for i, text in enumerate(distinct)}
     table = np.array([*(-1 if text is None else place[text] for text in texts), -1], np.int32)
@@ -65,7 +70,7 @@ def _others(
     statuses: npt.NDArray[np.int32],
     refuse: Refuse,
 ) -> dict[str, pa.Array]:
-    """Return the columns of values of other kinds; a whole number is filled into ``values``."""
+    """Return the columns of values of other types; a whole number is written into ``values``."""
     count = len(values)
     codes: list[str | None] = [None] * count
     texts: list[str | None] = [None] * count

@@ -1,1 +1,1 @@
-"""Device JSON by a profile."""
+"""Reads devices' own JSON by a profile."""

@@ -1,4 +1,4 @@
-"""Values taken out of device JSON, as columns; each distinct text is looked at once."""
+"""Converts values of device JSON to columns; each distinct text is read once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.formats.flat.profile import Name, TimeFormat
+from pipelines.formats.flat.profile import IdentifierPlace, TimeFormat
 from pipelines.formats.shared.encoded import Encoded, Refused
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.times import Times, parse_times
@@ -25,11 +25,11 @@ _NUMBER = re.compile(
 _COMPARED = frozenset("<>=≤≥")
 _SCALE = {"epoch-s": 1e6, "epoch-ms": 1e3, "epoch-us": 1.0}
 _MOST_US = 253_370_764_800_000_000
-"""The year 9999: what lies beyond is no time of anything."""
+"""The beginning of the year 9999: later times are bad."""
 
 
-def names(values: Sequence[Any], name: Name) -> Encoded[str]:
-    """Return identifiers as texts, ``<system>|<value>`` where the profile names a system; blank ones are absent."""
+def identifiers(values: Sequence[Any], name: IdentifierPlace) -> Encoded[str]:
+    """Return identifiers as texts, ``<system>|<value>`` if the profile names a system; blank ones are absent."""
     place: dict[Any, int] = {}
     texts: list[str | None] = []
     refused: dict[int, Refused] = {}
@@ -45,28 +45,33 @@ def names(values: Sequence[Any], name: Name) -> Encoded[str]:
     return Encoded(np.fromiter(map(place.__getitem__, values), np.int32, len(values)), texts, refused)
 
 
-def words(values: Sequence[Any], meanings: Mapping[str, int], *, absent: int, unknown: int) -> npt.NDArray[np.int32]:
-    """Return what each word means."""
+def indices_of_words(
+    values: Sequence[Any], meanings: Mapping[str, int], *, absent: int, unknown: int
+) -> npt.NDArray[np.int32]:
+    """Return the index that ``meanings`` gives to each word; ``absent`` for null, ``unknown`` for another word."""
     place = {value: absent if value is None else meanings.get(str(value), unknown) for value in dict.fromkeys(values)}
     return np.fromiter(map(place.__getitem__, values), np.int32, len(values))
 
 
 class Numbers(NamedTuple):
-    """Numbers, NaN where there is none or one that stands for none; which are no numbers; what stood before each.
+    """A column of numbers.
 
-    The comparators are None where none of the numbers has one.
+    Attributes:
+        values: the numbers; NaN for an absent one, or for a value that the profile declares as absent.
+        bad: which values are not numbers although they should be.
+        comparators: the comparator of each number; None: no number has one.
     """
 
-    found: Floats
+    values: Floats
     bad: Flags
     comparators: list[str | None] | None
 
 
 def numbers(values: Sequence[Any], absent: Collection[float | str]) -> Numbers:
-    """Return numbers.
+    """Return a column of numbers.
 
-    A text is a number if it is written as one in decimal digits, with a comparator before it or none; blanks around it
-    are not.
+    A text is a number if it consists of decimal digits, with or without a comparator before them; a text with blanks
+    around it is not a number.
     """
     comparators = None
     try:
@@ -82,9 +87,9 @@ def numbers(values: Sequence[Any], absent: Collection[float | str]) -> Numbers:
             comparators = [_comparator(value) for value in values]
         found = np.array([np.nan if read[value] is None else read[value] for value in values], np.float64)
     found = found.reshape(len(values))
-    for stands in absent:
-        if not isinstance(stands, str):
-            found[found == stands] = np.nan
+    for sign in absent:
+        if not isinstance(sign, str):
+            found[found == sign] = np.nan
     return Numbers(found, bad, comparators)
 
 
@@ -94,7 +99,7 @@ def _comparator(value: Any) -> str | None:
 
 
 def _number(value: Any, absent: Collection[float | str]) -> float | None:
-    """Return a number, NaN for none, None for what should be one and is not."""
+    """Return a number, NaN if it is absent, None for a value that is not a number."""
     if value is None or (isinstance(value, str) and value in absent):
         return np.nan
     if isinstance(value, str):
@@ -109,8 +114,8 @@ def _number(value: Any, absent: Collection[float | str]) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def stamps(values: Sequence[Any], kind: TimeFormat, zone: Zone | None) -> Times:
-    """Return instants; of epochs the offset is 0, as of a time in Z."""
+def instants(values: Sequence[Any], kind: TimeFormat, zone: Zone | None) -> Times:
+    """Return the instants of a column of times; the offset of epoch times is 0, like that of a time in Z."""
     if kind == "rfc3339":
         return parse_times(values)
     if kind == "local":
@@ -128,7 +133,7 @@ def stamps(values: Sequence[Any], kind: TimeFormat, zone: Zone | None) -> Times:
 
 
 def local_times(values: Sequence[str | None], zone: Zone) -> Times:
-    """Return the instants of ``YYYY-MM-DD hh:mm:ss[.f]`` by a place's clock; a T may stand for the blank."""
+    """Return the instants of ``YYYY-MM-DD hh:mm:ss[.f]`` by a zone's clock; a T can replace the blank."""
     wall = parse_times([None if value is None else _as_zulu(value) for value in values])
     us, offsets, bad = zone.to_utc(wall.us)
     return Times(us, offsets, wall.absent, wall.bad | (bad & ~wall.absent))

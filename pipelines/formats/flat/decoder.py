@@ -1,4 +1,4 @@
-"""Flat device JSON, by a device profile: which places are which values, in which unit, at which time."""
+"""Decodes a device's JSON by a profile, which says where each value stands, with its unit and its time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from pipelines.formats.shared.result import Decoded, Reject
 
 @dataclass(slots=True)
 class _Taken:
-    """What a poll's messages hold.
+    """The values at the profile's paths in a poll's messages.
 
     Attributes:
+        columns: path → the values there; one entry per message, or per reading for a path with ``[*]``.
         message: index of each message that was parsed.
-        owner: for each reading, which of these it is of.
-        columns: path → what stands there, one entry a message or, behind ``[*]``, a reading.
+        owner: per reading, the position in ``message`` of its message.
     """
 
     columns: dict[Path, list[Any]]
@@ -44,7 +44,7 @@ class FlatDecoder:
         """Make a decoder; not to be shared between threads.
 
         Args:
-            profile: what the messages mean.
+            profile: the meaning of the messages.
             max_message_bytes: longer messages are rejected unread.
         """
         self._profile = profile
@@ -93,39 +93,45 @@ class FlatDecoder:
         seen = np.zeros(count, np.bool_)
         for items in (whole, each):
             seen[items.message[items.seen]] = True
-        silent = ~seen & flags(count, message)
-        for i in np.flatnonzero(silent).tolist():
+        without_values = ~seen & flags(count, message)
+        for i in np.flatnonzero(without_values).tolist():
             rejects.setdefault(i, Reject(i, Reason.NO_VALUE))
-        decoded = _parted(columns, identities, rows_message, rejects)
+        decoded = _split_off_absent(columns, identities, rows_message, rejects)
         with_rows = flags(count, decoded.message) | flags(count, rejects)
         decoded.empty.extend(np.flatnonzero(seen & ~with_rows).tolist())
         return decoded
 
 
-def _parted(
+def _split_off_absent(
     columns: dict[str, pa.Array],
     identities: list[bytes | None],
     message: npt.NDArray[np.int32],
     rejects: dict[int, Reject],
 ) -> Decoded:
-    """Return rows of the messages that are not refused; those in whose place a sign stands are no rows of the lake."""
+    """Return the rows of the messages that are not refused.
+
+    Rows whose value is reported as absent are not for the lake: they are returned in ``ended``.
+    """
     lacking = columns["data_absent_reason"].is_valid().to_numpy(zero_copy_only=False)
     if not lacking.any():
         return whole_messages(columns, identities, message, rejects)
     parts = [
         (
-            {name: column.filter(pa.array(mine)) for name, column in columns.items()},
-            [identity for identity, my in zip(identities, mine.tolist(), strict=True) if my],
-            message[mine],
+            {name: column.filter(pa.array(mask)) for name, column in columns.items()},
+            [identity for identity, chosen in zip(identities, mask.tolist(), strict=True) if chosen],
+            message[mask],
         )
-        for mine in (~lacking, lacking)
+        for mask in (~lacking, lacking)
     ]
     decoded = whole_messages(*parts[0], rejects)
     return replace(decoded, ended=without_messages(*parts[1], rejects))
 
 
 def _refused(error: Exception) -> tuple[Reason, str]:
-    """Return the reason for what msgspec raised, and the place: a path's own names, for nothing else is read."""
+    """Return the reason for an error of msgspec, and its path.
+
+    The path holds only names of the profile's paths, never of the message: msgspec reads nothing else.
+    """
     text = str(error)
     if isinstance(error, RecursionError):
         return Reason.TOO_DEEP, ""

@@ -1,4 +1,4 @@
-"""Devices' own JSON as it is registered."""
+"""Registers the format ``flat``: devices' own JSON, by a profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whom devices' own JSON names where their profile says, and what it may have measured."""
+"""Finds in refused device JSON the patients at the profile's paths, and what it may have measured."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from pipelines.formats.base import Lenient
 from pipelines.formats.fhir.unread import instant_us
-from pipelines.formats.flat.columns import names
-from pipelines.formats.flat.profile import FlatProfile, Name, When
+from pipelines.formats.flat.columns import identifiers
+from pipelines.formats.flat.profile import FlatProfile, IdentifierPlace, TimePlace
 from pipelines.formats.flat.profile_paths import EACH, Step
 from pipelines.formats.shared.about import About
-from pipelines.formats.shared.documents import opened, text_of
+from pipelines.formats.shared.documents import parse_document, text_of
 from pipelines.formats.shared.named import Named
 from vitalake.vocabulary import load_vocabulary
 
@@ -20,35 +20,35 @@ _PER_SECOND = {"epoch-s": 1_000_000, "epoch-ms": 1_000, "epoch-us": 1}
 
 
 class FlatLenient(Lenient):
-    """Reads messages of one device profile."""
+    """Reads refused messages of one device profile."""
 
     def __init__(self, profile: FlatProfile) -> None:
         self._profile = profile
 
     def whose(self, payload: bytes) -> Named | None:
-        """Return the patients that stand where the profile says; None: it is no JSON."""
-        document = opened(payload)
+        """Return the patients at the profile's path; None: the message is not JSON."""
+        document = parse_document(payload)
         return None if isinstance(document, bytes) else Named(_composed(document, self._profile.patient))
 
     def stays(self, payload: bytes) -> set[str]:
-        """Return the stays that stand where the profile says."""
-        return _composed(opened(payload), self._profile.encounter)
+        """Return the stays at the profile's path."""
+        return _composed(parse_document(payload), self._profile.encounter)
 
     def devices(self, payload: bytes) -> set[str]:
-        """Return the devices that stand where the profile says."""
-        return _composed(opened(payload), self._profile.device)
+        """Return the devices at the profile's path."""
+        return _composed(parse_document(payload), self._profile.device)
 
     def about(self, payload: bytes) -> About | None:
-        """Return the codes of the values that stand where the profile says; None: it is no JSON."""
-        document = opened(payload)
+        """Return the codes of the values at the profile's paths; None: the message is not JSON."""
+        document = parse_document(payload)
         return None if isinstance(document, bytes) else _about(document, self._profile)
 
 
-def _composed(document: Any, name: Name | None) -> set[str]:
+def _composed(document: Any, name: IdentifierPlace | None) -> set[str]:
     if name is None:
         return set()
-    told = [text_of(value) for value in _values_at(document, name.path.steps)]
-    return {text for text in names(told, name).values if text}
+    texts = [text_of(value) for value in _values_at(document, name.path.steps)]
+    return {text for text in identifiers(texts, name).values if text}
 
 
 def _about(document: Any, profile: FlatProfile) -> About:
@@ -57,23 +57,23 @@ def _about(document: Any, profile: FlatProfile) -> About:
     codes = {
         loinc_of(value.code): at_us
         for value in profile.values
-        if any(said is not None for said in _values_at(document, value.path.steps))
+        if any(found is not None for found in _values_at(document, value.path.steps))
         and (value.when is None or value.when.word in map(str, _values_at(document, value.when.path.steps)))
     }
     return About(codes, unnamed=not codes)
 
 
-def _time(document: Any, when: When) -> int | None:
-    told = _values_at(document, when.path.steps)
+def _time(document: Any, when: TimePlace) -> int | None:
+    written = _values_at(document, when.path.steps)
     if when.format == "rfc3339":
-        return max(filter(None, map(instant_us, told)), default=None)
+        return max(filter(None, map(instant_us, written)), default=None)
     factor = _PER_SECOND.get(when.format, 0)
-    times = [int(said * factor) for said in told if isinstance(said, int | float) and abs(said) < _MOST_US / 1e6]
+    times = [int(time * factor) for time in written if isinstance(time, int | float) and abs(time) < _MOST_US / 1e6]
     return max(times, default=None) if factor else None
 
 
 def _values_at(document: Any, steps: Sequence[Step]) -> list[Any]:
-    """Return what stands at a profile's path; decoders read it by types, and refuse the message where one is wrong."""
+    """Return all values at a profile's path, of whatever type; the decoder would refuse a message with a wrong one."""
     found = [document]
     for step in steps:
         if isinstance(step, int):

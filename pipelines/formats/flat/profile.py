@@ -1,4 +1,4 @@
-"""Device profiles: what a device's JSON means, as YAML of the home's ``profiles/`` folder or one that ships."""
+"""Device profiles: the meaning of a device's JSON, as YAML in the home's ``profiles/`` folder or shipped."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ PathText = Annotated[Path, BeforeValidator(lambda text: parse_path(text) if isin
 TimeFormat = Literal["rfc3339", "epoch-s", "epoch-ms", "epoch-us", "local"]
 
 
-class Strict(BaseModel):
-    """Nothing but what is named."""
+class StrictModel(BaseModel):
+    """A model that forbids unknown keys, and keeps input out of its errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 
@@ -39,20 +39,20 @@ def _as_mapping(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
 
-class Name(Strict):
-    """Where an identifier stands, and the system it belongs to: written before it, as FHIR identifiers are."""
+class IdentifierPlace(StrictModel):
+    """The path of an identifier, and its system, which is written before it: ``<system>|<value>``."""
 
     path: PathText
     system: str = ""
 
 
-class When(Strict):
-    """Where a time stands, and how it is written.
+class TimePlace(StrictModel):
+    """The path of a time, and how it is written.
 
     Attributes:
-        path, format: where, and how.
-        absent: what stands there when there is none: 0 or -1 of a clock that was never set.
-        earliest: the earliest that can be; what lies before it is no time.
+        path, format: where the time stands, and its format.
+        absent: values that mean "no time", such as 0 or -1 of a clock that was never set.
+        earliest: earlier times are bad.
     """
 
     path: PathText
@@ -61,59 +61,59 @@ class When(Strict):
     earliest: AwareDatetime | None = None
 
 
-class Words(Strict):
-    """Where a word stands, and what each means."""
+class UnitWords(StrictModel):
+    """The path of a unit's word, and the UCUM unit of each word."""
 
     path: PathText
     words: Annotated[dict[str, str], Field(alias="is", min_length=1)]
 
 
-class StatusWords(Strict):
-    """Where a status stands, and FHIR's status for each."""
+class StatusWords(StrictModel):
+    """The path of a status, and FHIR's status for each word."""
 
     path: PathText
     words: Annotated[dict[str, Status], Field(alias="is", min_length=1)]
 
 
-class Condition(Strict):
-    """A reading counts only where this word stands there."""
+class WordCondition(StrictModel):
+    """A condition of a value: it counts only if this word stands at this path."""
 
     path: PathText
     word: Annotated[str, Field(alias="is")]
 
 
-class Value(Strict):
-    """One thing that is measured; its code is LOINC's, or ``<system>|<code>`` of a local system that maps it."""
+class Value(StrictModel):
+    """One measured value; its code is of LOINC, or ``<system>|<code>`` of a local system that maps it to LOINC."""
 
     path: PathText
     code: str
-    unit: str | Words | None = None
+    unit: str | UnitWords | None = None
     kind: Literal["number", "text"] = "number"
     factor: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    when: Condition | None = None
+    when: WordCondition | None = None
 
     @property
     def units(self) -> list[str]:
-        """Return the UCUM units it may come in."""
+        """Return the UCUM units in which the value can be sent."""
         if self.unit is None:
             return []
         return [self.unit] if isinstance(self.unit, str) else list(self.unit.words.values())
 
 
-NameOrPath = Annotated[Name, BeforeValidator(_as_mapping)]
-WhenOrPath = Annotated[When, BeforeValidator(_as_mapping)]
+IdentifierOrPath = Annotated[IdentifierPlace, BeforeValidator(_as_mapping)]
+TimeOrPath = Annotated[TimePlace, BeforeValidator(_as_mapping)]
 
 
-class Profile(Strict):
-    """What profiles of all formats say.
+class Profile(StrictModel):
+    """The keys that profiles of all formats have.
 
     Attributes:
-        description: for people.
-        zone: of times that name none.
-        repeated_hour: which is meant of the two instants of a time in the hour that is repeated.
-        name: its file's, without the ending.
-        digest: of its text.
+        description: for readers.
+        zone: time zone of times without a zone.
+        repeated_hour: which instant is meant by a time in the hour that is repeated when summer time ends.
+        name: the name of its file, without the suffix.
+        digest: hash of its text, part of the decoder's version.
     """
 
     description: str
@@ -124,33 +124,33 @@ class Profile(Strict):
 
     @cached_property
     def clock(self) -> Zone | None:
-        """Return the zone of times that name none."""
+        """Return the clock for times without a zone."""
         return Zone(self.zone, repeated=self.repeated_hour) if self.zone else None
 
 
 class FlatProfile(Profile):
-    """What a device's JSON means."""
+    """The meaning of a device's JSON."""
 
     format: Literal["flat"]
-    patient: NameOrPath | None = None
-    encounter: NameOrPath | None = None
-    device: NameOrPath | None = None
-    id: NameOrPath | None = None
+    patient: IdentifierOrPath | None = None
+    encounter: IdentifierOrPath | None = None
+    device: IdentifierOrPath | None = None
+    id: IdentifierOrPath | None = None
     version: PathText | None = None
     status: StatusWords | None = None
-    time: WhenOrPath
-    issued: WhenOrPath | None = None
+    time: TimeOrPath
+    issued: TimeOrPath | None = None
     numbers_as_text: bool = False
     absent: tuple[float | str, ...] = ()
     values: Annotated[tuple[Value, ...], Field(min_length=1)]
 
     @cached_property
     def layout(self) -> Layout:
-        """Return how its messages are parsed."""
+        """Return the types with which its messages are parsed."""
         return Layout((path, types) for _, path, types in self.places())
 
     def places(self) -> list[tuple[str, Path, Types]]:
-        """Return every path, what it is for, and the types that may stand there."""
+        """Return every path with its key in the profile and the types that are allowed there."""
         found: list[tuple[str, Path, Types]] = []
         for key in ("patient", "encounter", "device", "id"):
             name = getattr(self, key)
@@ -169,7 +169,7 @@ class FlatProfile(Profile):
             found.append((f"values.{i}", value.path, self._value_types(value)))
             if value.when:
                 found.append((f"values.{i}.when", value.when.path, _LABEL))
-            if isinstance(value.unit, Words):
+            if isinstance(value.unit, UnitWords):
                 found.append((f"values.{i}.unit", value.unit.path, _LABEL))
         return found
 
@@ -180,7 +180,7 @@ class FlatProfile(Profile):
         return frozenset({float, str}) if texts else frozenset({float})
 
     @model_validator(mode="after")
-    def _holds(self) -> FlatProfile:
+    def _check(self) -> FlatProfile:
         _check_places(self)
         _check_codes(self)
         if self.patient is None and self.device is None:
@@ -191,7 +191,7 @@ class FlatProfile(Profile):
 
 
 def _check_places(profile: FlatProfile) -> None:
-    """Hold that readings are of one list, and that what belongs to them is told for the whole message or for each."""
+    """Raise unless all readings are of one list, and what belongs to them stands in each or in the whole message."""
     places = profile.places()
     lists = {path.outer for _, path, _ in places if path.inner is not None}
     if len(lists) > 1:
@@ -202,7 +202,7 @@ def _check_places(profile: FlatProfile) -> None:
                 raise ValueError(f"{key}: stands in a reading, but some values do not")
     for value in profile.values:
         inside = [value.when.path] if value.when else []
-        inside += [value.unit.path] if isinstance(value.unit, Words) else []
+        inside += [value.unit.path] if isinstance(value.unit, UnitWords) else []
         if value.path.inner is None and any(path.inner is not None for path in inside):
             raise ValueError("values: a condition or unit in a reading cannot be for a value outside")
     read = Counter((value.path, value.when.path if value.when else None, _word(value)) for value in profile.values)
@@ -222,7 +222,7 @@ def _word(value: Value) -> str | None:
 
 
 def _check_codes(profile: FlatProfile) -> None:
-    """Hold that codes and units are the vocabulary's, and that no two values of a message could be taken for one."""
+    """Raise unless codes and units are in the vocabulary, and all values of a message can be told apart."""
     vocabulary = load_vocabulary()
     codes = [vocabulary.loinc_of(value.code) for value in profile.values]
     for i, (value, code) in enumerate(zip(profile.values, codes, strict=True)):
@@ -238,16 +238,16 @@ def _check_codes(profile: FlatProfile) -> None:
             if not vocabulary.converts(code, unit):
                 raise ValueError(f"values.{i}.unit: not a unit of this code in the vocabulary")
     if max(Counter(codes).values()) > 1:
-        own = profile.id is not None and profile.id.path.inner is not None
-        if not own or any(value.when is None for value in profile.values):
+        each_has_id = profile.id is not None and profile.id.path.inner is not None
+        if not each_has_id or any(value.when is None for value in profile.values):
             raise ValueError("values: the same code twice; only conditions on readings with an id can tell them apart")
 
 
 def load_profile(kind: type[_Profile], name: str, settings: Settings) -> _Profile:
-    """Return a profile of the home, or else one that ships.
+    """Return a profile of the home, or else a shipped one.
 
     Raises:
-        SettingsError: there is none, or it does not hold; the field is named.
+        SettingsError: there is no such profile, or it is not valid; the error names the field.
     """
     own, shipped = settings.path(settings.profiles) / f"{name}.yaml", _SHIPPED / f"{name}.yaml"
     path = own if own.exists() else shipped
@@ -267,7 +267,7 @@ def parse_profile(kind: type[_Profile], text: str, *, where: str) -> _Profile:
     """Return the profile that a YAML document declares.
 
     Raises:
-        SettingsError: it does not hold; the field is named.
+        SettingsError: it is not valid; the error names the field.
     """
     try:
         document: Any = read_yaml(text)
@@ -275,19 +275,23 @@ def parse_profile(kind: type[_Profile], text: str, *, where: str) -> _Profile:
         why, line = explain(error)
         raise SettingsError(f"Profile {why}", where=f"{where}:{line}", remedy="Correct that line.") from None
     if not isinstance(document, dict) or document.keys() & {"name", "digest"}:
-        raise SettingsError("Profile is not a mapping of its keys", where=where, remedy="See docs/how-to/formats.md.")
+        raise SettingsError(
+            "Profile is not a mapping of its keys",
+            where=where,
+            remedy="Write a profile's keys, without name and digest; see docs/how-to/formats.md.",
+        )
     try:
         digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
         profile = kind.model_validate({**document, "name": FilePath(where).stem, "digest": digest})
         _ = profile.clock
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        said = first["msg"].removeprefix("Value error, ")
+        reason = first["msg"].removeprefix("Value error, ")
         field = ".".join(str(part) for part in first["loc"])
         raise SettingsError(
-            f"Profile does not hold ({said})",
+            f"Profile is not valid ({reason})",
             where=f"{where}: {field}".rstrip(": "),
-            remedy="See docs/how-to/formats.md.",
+            remedy="Correct this field; see docs/how-to/formats.md.",
         ) from None
     except SettingsError as error:
         raise SettingsError(error.what, where=f"{where}: {error.where}", remedy=error.remedy) from None

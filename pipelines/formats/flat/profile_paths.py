@@ -1,4 +1,4 @@
-"""Where something stands in a device's JSON: a small part of JSONPath, compiled once."""
+"""Paths into a device's JSON: a small part of JSONPath, parsed once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Getter = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A path, split where the readings are.
+    """A path, split at ``[*]``, where the readings are.
 
     Attributes:
-        text: as it is written.
-        outer: steps from the message; all of them where there is no ``[*]``.
-        inner: steps from one reading; None where there is no ``[*]``.
+        text: the path as written in the profile.
+        outer: steps from the message; all steps if there is no ``[*]``.
+        inner: steps from one reading; None if there is no ``[*]``.
     """
 
     text: str
@@ -30,29 +30,29 @@ class Path:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Return all steps, EACH for ``[*]``."""
+        """Return all steps, with EACH for ``[*]``."""
         return self.outer if self.inner is None else (*self.outer, EACH, *self.inner)
 
 
 def parse_path(text: str) -> Path:
-    """Return the path of ``$.a.b``, ``$['a b'][0]`` or ``$.readings[*].value``.
+    """Parse a path such as ``$.a.b``, ``$['a b'][0]`` or ``$.readings[*].value``.
 
     Raises:
-        ValueError: it is no path, or has more than one ``[*]``.
+        ValueError: the text is not a path, or has more than one ``[*]``.
     """
     steps: list[Step] = []
     position = 1
     while position < len(text):
-        found = _STEP.match(text, position)
-        if found is None:
+        match = _STEP.match(text, position)
+        if match is None:
             break
-        position = found.end()
-        if found["each"]:
+        position = match.end()
+        if match["each"]:
             steps.append(EACH)
-        elif found["index"]:
-            steps.append(int(found["index"]))
+        elif match["index"]:
+            steps.append(int(match["index"]))
         else:
-            steps.append(f".{found['name'] or found['quoted']}")
+            steps.append(f".{match['name'] or match['quoted']}")
     if not text.startswith("$") or position < len(text) or steps.count(EACH) > 1:
         raise ValueError("write $.a.b, $['a b'], [0], and [*] at most once")
     if EACH not in steps:

@@ -1,4 +1,4 @@
-"""Rows of device JSON: one for each value that stands where the profile says."""
+"""Makes rows of device JSON: one for each value at a path of the profile."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.formats.fhir.structs import STATUSES
-from pipelines.formats.flat.columns import Flags, Floats, Numbers, names, numbers, stamps, words
-from pipelines.formats.flat.profile import FlatProfile, Name, Value, When, Words
+from pipelines.formats.flat.columns import Flags, Floats, Numbers, identifiers, indices_of_words, instants, numbers
+from pipelines.formats.flat.profile import FlatProfile, IdentifierPlace, TimePlace, UnitWords, Value
 from pipelines.formats.flat.profile_paths import Path
 from pipelines.formats.shared.encoded import Encoded, dictionary
 from pipelines.formats.shared.reasons import Reason
@@ -24,27 +24,27 @@ from pipelines.formats.shared.times import MICROSECONDS, Times
 Columns = Mapping[Path, Sequence[Any]]
 Indices = npt.NDArray[np.int32]
 
-_FINAL, _MOST_VERSION = STATUSES.index("final"), (1 << 63) - 1
+_FINAL, _MOST_VERSION = STATUSES.index("final"), (1 << 63) - 1  # versions are int64
 
 
 class Items:
-    """Messages, or the readings in them, and what the profile looks for in each.
+    """Messages, or the readings in them, with the values that the profile declares for each.
 
     Attributes:
-        message: int32 per item, index of its message.
-        present: [item, value] → whether there is one.
-        seen: per item, whether anything stands where a value may, be it only a sign that there is none.
-        lacking: [item, value] → whether there is such a sign.
+        message: int32 per item, the index of its message.
+        present: [item, value] → whether the item has this value.
+        seen: per item, whether anything stands at a value's path, even only a sign that the value is absent.
+        lacking: [item, value] → whether such a sign stands there.
     """
 
     def __init__(self, profile: FlatProfile, columns: Columns, message: Indices, owner: Indices | None) -> None:
         """Look for values.
 
         Args:
-            profile: which places are which values.
-            columns: path → what stands there, one entry a message or reading.
-            message: int32 per item.
-            owner: for each reading, the index in columns of its message; None: the items are messages.
+            profile: has the paths of the values.
+            columns: path → the values there, one entry per message or reading.
+            message: int32 per item, the index of its message.
+            owner: per reading, the position of its message in the columns; None: the items are messages.
         """
         self.profile, self._columns, self.message, self._owner = profile, columns, message, owner
         self.values = [value for value in profile.values if (value.path.inner is None) == (owner is None)]
@@ -69,42 +69,42 @@ class Items:
             self._number[:, j], bad, self._comparators[j] = read[value.path]
             there = ~np.isnan(self._number[:, j]) | bad
             self._bad[:, j] = bad
-        stands = np.array([thing is not None for thing in column], np.bool_) if absent else there
-        self.seen |= stands
-        lacking = stands & ~there
+        given = np.array([thing is not None for thing in column], np.bool_) if absent else there
+        self.seen |= given
+        lacking = given & ~there
         if value.when is not None:
             label = self.label(value.when.path)
-            wanted = label.values.index(value.when.word) if value.when.word in label.values else -2
-            there &= label.index == wanted
-            lacking &= label.index == wanted
+            word = label.values.index(value.when.word) if value.when.word in label.values else -2
+            there &= label.index == word
+            lacking &= label.index == word
         self.present[:, j], self.lacking[:, j] = there, lacking
 
-    # -- what is told for each item ------------------------------------------------------------------------------
+    # -- what belongs to each item -------------------------------------------------------------------------------
 
-    def spread(self, told: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
-        """Return what was told for a message for each of its readings."""
-        return told if self._owner is None or path.inner is not None else told[self._owner]
+    def spread(self, values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
+        """Return a value for each item: values of whole messages are repeated for each of their readings."""
+        return values if self._owner is None or path.inner is not None else values[self._owner]
 
     def label(self, path: Path) -> Encoded[str]:
-        """Return the words of a path, per item."""
+        """Return the word at a path, per item."""
         if path not in self._labels:
-            found = names(self._columns[path], Name(path=path))
+            found = identifiers(self._columns[path], IdentifierPlace(path=path))
             self._labels[path] = Encoded(self.spread(found.index, path), found.values, found.refused)
         return self._labels[path]
 
-    def named(self, name: Name | None) -> Encoded[str]:
-        """Return identifiers, per item."""
+    def named(self, name: IdentifierPlace | None) -> Encoded[str]:
+        """Return the identifier at a place, per item."""
         if name is None:
             return Encoded(np.full(len(self.message), -1, np.int32), [], {})
-        found = names(self._columns[name.path], name)
+        found = identifiers(self._columns[name.path], name)
         return Encoded(self.spread(found.index, name.path), found.values, found.refused)
 
-    def times(self, when: When) -> Times:
-        """Return instants, per item."""
+    def times(self, when: TimePlace) -> Times:
+        """Return the instant at a place, per item."""
         column = self._columns[when.path]
         if when.absent:
             column = [None if value in when.absent else value for value in column]
-        found = stamps(column, when.format, self.profile.clock)
+        found = instants(column, when.format, self.profile.clock)
         if when.earliest is not None:
             early = ~found.absent & (found.us < int(when.earliest.timestamp() * 1e6))
             found = replace(found, bad=found.bad | early)
@@ -112,7 +112,7 @@ class Items:
         return Times(*(self.spread(part, when.path) for part in parts))
 
     def versions(self, refusals: _Needed) -> npt.NDArray[np.int64]:
-        """Return versions, 0 where none is told."""
+        """Return versions, per item; 0 if the message has none."""
         path = self.profile.version
         if path is None:
             return np.zeros(len(self.message), np.int64)
@@ -123,12 +123,14 @@ class Items:
         return self.spread(np.array(good, np.int64), path)
 
     def statuses(self, refusals: _Needed) -> Indices:
-        """Return statuses, ``final`` where none is told."""
+        """Return statuses, per item, as indices into STATUSES; ``final`` if the message has none."""
         status = self.profile.status
         if status is None:
             return np.full(len(self.message), _FINAL, np.int32)
         meanings = {word: STATUSES.index(meaning) for word, meaning in status.words.items()}
-        found = self.spread(words(self._columns[status.path], meanings, absent=_FINAL, unknown=-1), status.path)
+        found = self.spread(
+            indices_of_words(self._columns[status.path], meanings, absent=_FINAL, unknown=-1), status.path
+        )
         refusals.mark(found < 0, Reason.BAD_STATUS, status.path.text)
         return found
 
@@ -137,15 +139,15 @@ class Items:
     def rows(self, rejects: dict[int, Reject]) -> tuple[dict[str, pa.Array], list[bytes | None], Indices]:
         """Return DECODED_SCHEMA's columns, identities, and the message of each row.
 
-        Where a sign says that there is no value the row has a data_absent_reason; no other row has one.
+        Only rows whose value is reported as absent have a data_absent_reason.
         """
         profile = self.profile
         has_rows: Flags = np.asarray(self.present.any(axis=1), np.bool_)
         needed = _Needed(self.message, has_rows, rejects)
         patient, encounter = self.named(profile.patient), self.named(profile.encounter)
         device, identifier = self.named(profile.device), self.named(profile.id)
-        who = profile.patient or profile.device
-        needed.mark((patient.index < 0) & (device.index < 0), Reason.NO_SUBJECT, who.path.text if who else "")
+        subject = profile.patient or profile.device
+        needed.mark((patient.index < 0) & (device.index < 0), Reason.NO_SUBJECT, subject.path.text if subject else "")
         for column in (patient, encounter, device, identifier):
             needed.of(column)
         effective = self.times(profile.time)
@@ -193,7 +195,7 @@ class Items:
         }
 
     def _compared(self, item: Indices, spec: Indices) -> pa.DictionaryArray:
-        """Return the comparators that stood before numbers in words."""
+        """Return the comparators of numbers that were sent as text."""
         texts: list[str | None] = [None] * len(item)
         for j, comparators in enumerate(self._comparators):
             if comparators is not None:
@@ -202,14 +204,14 @@ class Items:
         return pa.array(texts, pa.string()).dictionary_encode()
 
     def _units(self, item: Indices, spec: Indices) -> pa.DictionaryArray:
-        """Return UCUM codes; a word the profile does not know stays as it is: a unit of nothing."""
+        """Return UCUM codes; a word that the profile does not list stays as it is, and fits no code later."""
         known: dict[str, int] = {}
         chosen = np.full(len(item), -1, np.int32)
         for j, value in enumerate(self.values):
             here = spec == j
             if isinstance(value.unit, str):
                 chosen[here] = known.setdefault(value.unit, len(known))
-            elif isinstance(value.unit, Words):
+            elif isinstance(value.unit, UnitWords):
                 label = self.label(value.unit.path)
                 texts = [value.unit.words.get(str(word), str(word)) for word in label.values]
                 table = np.array([*(known.setdefault(text, len(known)) for text in texts), -1], np.int32)
@@ -230,9 +232,9 @@ class Items:
     def _identities(
         self, identifier: Encoded[str], item: Indices, spec: Indices, effective: Times
     ) -> list[bytes | None]:
-        """Return what names each row: the message's or reading's identifier and the code.
+        """Return the identity of each row: the message's or reading's identifier and the code.
 
-        An identifier of a whole message with readings names none of them, so that their time does.
+        An identifier of a whole message does not distinguish its readings, so their time is added.
         """
         name = self.profile.id
         if name is None:
@@ -256,7 +258,7 @@ class Items:
 
 
 class _Needed(Refusals):
-    """Refuses messages for what is wrong with their rows; an item without any is not looked at."""
+    """Refuses messages for faults in items that have rows; faults in other items do not count."""
 
     def __init__(self, message: Indices, has_rows: Flags, rejects: dict[int, Reject]) -> None:
         super().__init__(message, rejects)
@@ -270,14 +272,14 @@ class _Needed(Refusals):
 def _issued(issued: Times | None, item: Indices) -> pa.Array:
     if issued is None:
         return pa.nulls(len(item), MICROSECONDS)
-    unsaid = issued.absent[item]
-    return pa.array(issued.us[item], mask=unsaid if unsaid.any() else None).cast(MICROSECONDS)
+    absent = issued.absent[item]
+    return pa.array(issued.us[item], mask=absent if absent.any() else None).cast(MICROSECONDS)
 
 
 def rows_of(
     several: Sequence[Items], rejects: dict[int, Reject]
 ) -> tuple[dict[str, pa.Array], list[bytes | None], Indices]:
-    """Return the rows of messages and readings in the order of the messages."""
+    """Return the rows of all items (messages and readings) in the order of the messages."""
     several = [items for items in several if items.values] or list(several[:1])
     if len(several) == 1:
         return several[0].rows(rejects)

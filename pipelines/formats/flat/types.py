@@ -1,4 +1,4 @@
-"""Types for a device's JSON, made of the paths its profile names; everything else in a message is skipped unread."""
+"""Makes msgspec types for a device's JSON from the paths of its profile; msgspec skips everything else unread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Column = list[Any]
 
 @dataclass(slots=True)
 class _Node:
-    """A place in the JSON: one of a value, an object, a list."""
+    """A place in the JSON: a value, an object or a list."""
 
     leaf: Types | None = None
     fields: dict[str, _Node] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class _Node:
             self.fields.setdefault(str(step), _Node()).add(rest, types)
 
     def type(self, where: str = "Message") -> Any:
-        """Return the type; whatever is inside may also be null or absent."""
+        """Return the msgspec type; everything inside can also be null or absent."""
         if self.leaf is not None:
             return Union[tuple(sorted(self.leaf, key=str))]  # noqa: UP007 - made at run time
         if self.element is not None:
@@ -50,7 +50,7 @@ class _Node:
         return msgspec.defstruct(where, fields, rename=names, frozen=True, gc=False)
 
     def attributes(self, steps: Iterable[Step]) -> list[Step]:
-        """Return the steps through what was parsed: names of attributes, indices."""
+        """Return the steps through the parsed objects: names of attributes, indices."""
         node, found = self, list[Step]()
         for step in steps:
             if isinstance(step, int) or step == EACH:
@@ -64,7 +64,7 @@ class _Node:
 
 
 class Layout:
-    """How messages of a profile are parsed, and how a path's values are taken out."""
+    """Parses the messages of a profile, and makes functions that take a path's values out of them."""
 
     def __init__(self, paths: Iterable[tuple[Path, Types]]) -> None:
         """Make one.
@@ -78,11 +78,11 @@ class Layout:
         self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._root.type()).decode
 
     def outer(self, path: Path) -> Callable[[list[Any]], Column]:
-        """Return what takes the values of a path's outer part out of messages."""
+        """Return a function that takes the values of a path's outer part out of messages."""
         return _taker(self._root.attributes(path.outer))
 
     def inner(self, path: Path) -> Callable[[list[Any]], Column]:
-        """Return what takes the values of a path's inner part out of readings."""
+        """Return a function that takes the values of a path's inner part out of readings."""
         return _taker(self._root.attributes(path.steps)[len(path.outer) + 1 :])
 
 
@@ -107,7 +107,7 @@ def _taker(steps: list[Step]) -> Callable[[list[Any]], Column]:
     def take(things: list[Any]) -> Column:
         try:
             return list(map(quickly, things))
-        except AttributeError:  # something on the way is null
+        except AttributeError:  # an object on the path is null
             return take_carefully(things)
 
     return take

@@ -1,4 +1,7 @@
-"""HL7 v2 ADT: who lies in which bed, as rows of ``device_association``; a bed stands for the devices at it."""
+"""Decodes HL7 v2 ADT messages to rows of ``device_association``: which patient lies in which bed.
+
+A bed stands for the devices at it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipelines.formats.hl7.fields import FieldReader
 from pipelines.formats.hl7.header import Header, header_of
-from pipelines.formats.hl7.names import Names
-from pipelines.formats.hl7.people import told_of
+from pipelines.formats.hl7.people import details_of
 from pipelines.formats.hl7.profile import Hl7Profile
 from pipelines.formats.hl7.text import Segment, messages_of
 from pipelines.formats.hl7.times import Moment, in_order, instant, read_time
@@ -21,27 +24,27 @@ from pipelines.formats.shared.result import Decoded, Reject
 Row = dict[str, Any]
 
 _REFUSED = "refused"
-"""Key of rows of messages that the lake does not take, with why."""
+"""Key of a row whose message the lake does not take; its value is the reason."""
 
 _OTHERS = frozenset({"ORU"})
-"""Messages that come over the same feed and tell of no bed."""
+"""Message types on the same feed that say nothing about beds."""
 
 _NO_CLASS = frozenset({"", "N", "U", "B"})
-"""What PV1-2 says of who may stay or not (HL7 table 0004): not given, not applicable, unknown, obstetrics."""
+"""Values of PV1-2 (HL7 table 0004) of both inpatients and outpatients: none, not applicable, unknown, obstetrics."""
 
-_OF_ANYBODY = ("A04", "A08")
-"""Events that tell as well of outpatients: where they do not say whose stay it is, nobody is in it."""
+_OF_OUTPATIENTS_TOO = ("A04", "A08")
+"""Events that are also sent for outpatients; an unclear PV1-2 then does not count as an inpatient."""
 
 _MERGES = ("A18", "A30", "A34", "A36", "A39", "A40")
-"""Events by which a number of a patient (MRG-1) is given up for another one (PID-3); A40 is the one of today.
+"""Events that replace a patient number (MRG-1) by another (PID-3); A40 is the one in use today.
 
-Not A46 and A47, by which a number is corrected: the mistyped one may be given to its true owner next.
+A46 and A47 are left out: they correct a mistyped number, which can then be given to another patient.
 """
 
 
 @dataclass(slots=True)
 class _Visit:
-    """A patient and where they are: PID, PV1 and MRG of one message; a place may be a ward or a room without a bed."""
+    """A patient and their place, from PID, PV1 and MRG; a place can be a ward or a room without a bed."""
 
     patient: str
     visit: str | None = None
@@ -62,8 +65,8 @@ class _Event:
     Attributes:
         header: MSH.
         evn: EVN, if there is one.
-        version: when it was recorded, in microseconds; where EVN-2 is coarser than MSH-7, finer by that.
-        visits: of whom.
+        version: time of recording in microseconds: EVN-2, made finer by MSH-7 if that is more precise.
+        visits: the patients of the message.
     """
 
     header: Header
@@ -75,22 +78,23 @@ class _Event:
 class AdtDecoder:
     """Decodes ADT messages to associations of beds and patients.
 
-    A message alone says what it means: an admission (A01, A04) or transfer (A02, A17) begins an association, a
-    discharge (A03) or transfer says that the patient has left a bed. What is cancelled (A11, A12, A13) was entered in
-    error. A merge (A40, and its kin) says whose the old number is. All other events tell of no bed.
+    Each message is decoded without looking at others. An admission (A01, A04) or transfer (A02, A17) begins an
+    association; a discharge (A03) or transfer reports that the patient has left a bed. A cancellation (A11, A12, A13)
+    makes an earlier row ``entered-in-error``. A merge (A40 and its like) reports whose the old number now is. All
+    other events say nothing about beds.
     """
 
     def __init__(self, profile: Hl7Profile, *, max_message_bytes: int = 1_048_576) -> None:
         """Make a decoder; not to be shared between threads.
 
         Args:
-            profile: what the messages leave open.
+            profile: settles what the messages leave open.
             max_message_bytes: longer messages are rejected unread.
         """
         self.name, self.version = f"hl7-v2-adt:{profile.name}", f"2-{profile.digest}"
         self._profile, self._most_bytes = profile, max_message_bytes
-        self._names = Names(profile)
-        self._rows = {
+        self._names = FieldReader(profile)
+        self._makers = {
             "A01": self._admitted, "A04": self._registered, "A02": self._moved, "A17": self._moved, "A03": self._left,
             "A08": self._updated, "A11": self._not_admitted, "A12": self._not_moved, "A13": self._not_left,
             **dict.fromkeys(_MERGES, self._merged),
@@ -101,19 +105,21 @@ class AdtDecoder:
         with collector_paused():
             rejects: dict[int, Reject] = {}
             chosen = readable(values, list(range(len(values))), rejects, most_bytes=self._most_bytes)
-            rows, message, empty = decode_each(((i, values[i] or b"") for i in chosen), self._of, rejects)
-            told = _told_all_the_same(rows, message, rejects)
+            rows, message, empty = decode_each(((i, values[i] or b"") for i in chosen), self._rows_of, rejects)
+            online_only = _online_only_rows(rows, message, rejects)
             identities = [row.pop("identity") for row in rows]
-            decoded = replace(decoded_records("device_association", rows, identities, message, rejects), told=told)
+            decoded = replace(
+                decoded_records("device_association", rows, identities, message, rejects), online_only=online_only
+            )
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
             decoded.empty.extend(empty)
             return decoded
 
-    def _of(self, payload: bytes) -> Iterator[Row]:
+    def _rows_of(self, payload: bytes) -> Iterator[Row]:
         for message in messages_of(payload):
             header = header_of(message[0], self._profile)
             if header.kind == "ADT":
-                make = self._rows.get(header.event)
+                make = self._makers.get(header.event)
                 event = self._event(header, message) if make else None
                 for visit in event.visits if event else ():
                     assert make is not None and event is not None
@@ -121,7 +127,7 @@ class AdtDecoder:
             elif header.kind not in _OTHERS:
                 raise Refused(Reason.WRONG_RESOURCE, "MSH-9")
 
-    # -- what a message says -------------------------------------------------------------------------------------
+    # -- reading a message ---------------------------------------------------------------------------------------
 
     def _event(self, header: Header, message: list[Segment]) -> _Event:
         evn = next((segment for segment in message if segment.name == "EVN"), None)
@@ -132,7 +138,7 @@ class AdtDecoder:
                 patient = self._names.patient(segment.raw(3), dialect)
                 if patient is None:
                     raise Refused(Reason.NO_SUBJECT, "PID-3")
-                event.visits.append(_Visit(patient, **told_of(segment)._asdict()))
+                event.visits.append(_Visit(patient, **details_of(segment)._asdict()))
             elif segment.name == "PV1" and event.visits:
                 last = event.visits[-1]
                 last.pv1 = segment
@@ -146,19 +152,20 @@ class AdtDecoder:
         return event
 
     def _place(self, header: Header, visit: _Visit, pv1: Segment, number: int) -> str | None:
-        """Return the bed of a field; of who stays in the hospital also a ward or a room, for their stay has an end.
+        """Return the bed of a field; for an inpatient also a ward or a room without a bed.
 
-        A visit to a clinic has none that anybody tells. A discharge of a stay with a number may be from anywhere.
+        An outpatient visit to a ward is not taken: nobody reports its end. A discharge of a stay with a number is taken
+        from any place.
         """
         place = self._names.place(pv1.raw(number), pv1.dialect)
-        said = pv1.first(2)
-        unsaid = said in _NO_CLASS
-        stays = said in self._profile.stays or (unsaid and header.event not in _OF_ANYBODY)
+        patient_class = pv1.first(2)
+        unclear = patient_class in _NO_CLASS
+        stays = patient_class in self._profile.stays or (unclear and header.event not in _OF_OUTPATIENTS_TOO)
         ends = visit.visit is not None and header.event in ("A03", "A13")
         return place if stays or ends else self._names.bed(pv1.raw(number), pv1.dialect)
 
     def _recorded(self, header: Header, text: str) -> int:
-        """Return what tells a message from later ones: EVN-2, and of those within the same minute or second MSH-7."""
+        """Return the version of a message: EVN-2; within the same minute or second of EVN-2, MSH-7 decides."""
         sent = header.order_us or 0
         if not text:
             return sent
@@ -167,7 +174,7 @@ class AdtDecoder:
         return min(max(begin, sent), begin + written.span_us - 1)
 
     def _when(self, event: _Event, *places: tuple[Segment | None, int, str]) -> Moment:
-        """Return the first time that is there."""
+        """Return the first of several times that is given."""
         for segment, number, name in places:
             text = segment.first(number) if segment is not None else ""
             if text:
@@ -191,7 +198,7 @@ class AdtDecoder:
     def _row(
         self, event: _Event, visit: _Visit, bed: str, since: Moment, *, status: str = "active", mistake: bool = False
     ) -> Row:
-        """Return a row of a bed, named by its time; what takes it back has the same name."""
+        """Return a row for a bed. Its identity includes its time; a cancellation has the same identity."""
         stay = visit.visit or visit.patient
         identity = f"hl7-v2|{status}|{len(stay)}|{stay}|{len(bed)}|{bed}|{since.us}"
         return {
@@ -209,9 +216,9 @@ class AdtDecoder:
         }
 
     def _admission(self, event: _Event, visit: _Visit, bed: str, since: Moment, *, mistake: bool = False) -> Row:
-        """Return the row of the stay's admission to a bed: told anew, it takes the place of what was told before.
+        """Return the row of a stay's admission to a bed; a repeated report replaces the earlier one.
 
-        Without a number of the stay it is named by its time: the patient may be admitted to the bed again.
+        Without a stay number the identity includes the time, because the patient can be admitted to the bed again.
         """
         row = self._row(event, visit, bed, since, mistake=mistake)
         if visit.visit is not None:
@@ -219,9 +226,10 @@ class AdtDecoder:
         return row
 
     def _discharge(self, event: _Event, visit: _Visit, place: str, at: Moment, *, mistake: bool = False) -> Row:
-        """Return the row of a discharge: of a stay with a number named by that and its time.
+        """Return the row of a discharge; of a stay with a number, the identity is that number and the time.
 
-        Whoever takes it back says where the patient is put, and not what place the discharge was from.
+        The place is no part of it: a cancelled discharge (A13) names the place where the patient is put, which can
+        differ from the place of the discharge.
         """
         row = self._row(event, visit, place, at, status="ended", mistake=mistake)
         if visit.visit is not None:
@@ -235,21 +243,21 @@ class AdtDecoder:
             yield self._admission(event, visit, visit.place, self._admitted_at(event, visit))
 
     def _registered(self, event: _Event, visit: _Visit) -> Iterator[Row]:
-        """Yield the row of an outpatient, named by its time: who comes to treatments has many in one stay."""
+        """Yield the row of an outpatient; its identity includes the time, for a series of treatments is one stay."""
         if visit.place is not None:
             yield self._row(event, visit, visit.place, self._admitted_at(event, visit))
 
     def _moved(self, event: _Event, visit: _Visit) -> Iterator[Row]:
-        """Yield that one place was left and another taken.
+        """Yield the end at the old place and the beginning at the new one.
 
-        Where the one that was left is not said, its devices would go on measuring for the patient: the lake does not
-        take the message. Of a stay with a number the ward is told the new one all the same.
+        If the old place is missing, the lake refuses the message: the old bed's devices would go on measuring for the
+        patient. If the stay has a number, the ward gets the new place nevertheless.
         """
         if visit.visit is not None and visit.place is not None and visit.pv1 is not None and not visit.pv1.raw(6):
-            why = Refused(Reason.WRONG_SHAPE, "PV1-6")
-            yield self._row(event, visit, visit.place, self._moved_at(event)) | {_REFUSED: why}
+            refused = Refused(Reason.WRONG_SHAPE, "PV1-6")
+            yield self._row(event, visit, visit.place, self._moved_at(event)) | {_REFUSED: refused}
             return
-        _said(visit, 6)
+        _require_place(visit, 6)
         if visit.place == visit.prior_place:
             return
         at = self._moved_at(event)
@@ -259,12 +267,12 @@ class AdtDecoder:
             yield self._row(event, visit, visit.place, at)
 
     def _left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
-        _said(visit, 3)
+        _require_place(visit, 3)
         if visit.place is not None:
             yield self._discharge(event, visit, visit.place, self._left_at(event, visit)) | {OVER_TOLD: "yes"}
 
     def _updated(self, event: _Event, visit: _Visit) -> Iterator[Row]:
-        """Yield the admission told anew, where the patient has neither been moved nor left: else it tells of no bed."""
+        """Yield the admission again if the patient has neither been moved nor discharged; otherwise nothing."""
         pv1 = visit.pv1
         if self._profile.updates == "ignore" or pv1 is None or visit.place is None:
             return
@@ -272,8 +280,8 @@ class AdtDecoder:
             yield self._admission(event, visit, visit.place, self._admitted_at(event, visit))
 
     def _not_admitted(self, event: _Event, visit: _Visit) -> Iterator[Row]:
-        """Yield that an admission was none, whether it was told as a stay's or as an outpatient's."""
-        _said(visit, 3)
+        """Yield the cancellation of an admission, both as an inpatient's and as an outpatient's row."""
+        _require_place(visit, 3)
         if visit.place is not None:
             at = self._when(event, (visit.pv1, 44, "PV1-44"), (event.evn, 6, "EVN-6"))
             yield self._row(event, visit, visit.place, at, mistake=True)
@@ -281,7 +289,7 @@ class AdtDecoder:
                 yield self._admission(event, visit, visit.place, at, mistake=True)
 
     def _not_moved(self, event: _Event, visit: _Visit) -> Iterator[Row]:
-        """Yield that a transfer was none: PV1-3 is the place from before it, PV1-6 the one it would have led to."""
+        """Yield the cancellation of a transfer: PV1-3 is the place before the transfer, PV1-6 the one after it."""
         if visit.place is None or visit.prior_place is None:
             raise Refused(Reason.WRONG_SHAPE, "PV1-3" if visit.place is None else "PV1-6")
         at = self._when(event, (event.evn, 6, "EVN-6"))
@@ -289,20 +297,21 @@ class AdtDecoder:
         yield self._row(event, visit, visit.prior_place, at, mistake=True)
 
     def _not_left(self, event: _Event, visit: _Visit) -> Iterator[Row]:
-        """Yield that a discharge was none; without its time, that the patient is in the bed from now on.
+        """Yield the cancellation of a discharge; if its time is missing, the patient is in the bed from now on.
 
-        Then one that was told as of the same time was none, too: else it would end what begins there. The care store is
-        told that the stay of that number goes on, in whatever bed it was: the time of its discharge may be another.
+        In that case a discharge at the same time is cancelled as well: it would end the association that begins there.
+        The care store learns that the stay of that number goes on, in whatever bed: its discharge can have another
+        time.
         """
-        _said(visit, 3)
+        _require_place(visit, 3)
         if (place := visit.place) is None:
             return
         pv1, evn = visit.pv1, event.evn
         timed = bool((pv1 and pv1.first(45)) or (evn and evn.first(6)))
         at = self._left_at(event, visit) if timed else self._moved_at(event)
-        never = self._discharge(event, visit, place, at, mistake=True)
-        yield never if visit.visit is None else never | {OVER_TOLD: GOES_ON}
-        if visit.visit is not None:  # earlier releases have named discharges by the place
+        cancelled = self._discharge(event, visit, place, at, mistake=True)
+        yield cancelled if visit.visit is None else cancelled | {OVER_TOLD: GOES_ON}
+        if visit.visit is not None:  # earlier releases put the place into a discharge's identity
             yield self._row(event, visit, place, at, status="ended", mistake=True)
         if not timed and visit.bed is not None:
             yield self._row(event, visit, visit.bed, at)
@@ -327,18 +336,16 @@ class AdtDecoder:
         }
 
 
-def _told_all_the_same(
-    rows: Sequence[Row], message: Sequence[int], rejects: dict[int, Reject]
-) -> list[tuple[int, Row]]:
-    """Return the rows that only the ward can use; refuse their messages."""
-    told = [(i, row) for i, row in zip(message, rows, strict=True) if _REFUSED in row]
-    for i, row in told:
-        why = row.pop(_REFUSED)
-        rejects.setdefault(i, Reject(i, why.reason, why.path))
-    return [(i, dict(row)) for i, row in told]
+def _online_only_rows(rows: Sequence[Row], message: Sequence[int], rejects: dict[int, Reject]) -> list[tuple[int, Row]]:
+    """Return the rows that only the ward can use, and refuse their messages for the lake."""
+    chosen = [(i, row) for i, row in zip(message, rows, strict=True) if _REFUSED in row]
+    for i, row in chosen:
+        refused = row.pop(_REFUSED)
+        rejects.setdefault(i, Reject(i, refused.reason, refused.path))
+    return [(i, dict(row)) for i, row in chosen]
 
 
-def _said(visit: _Visit, number: int) -> None:
-    """Raise Refused where PV1 does not say the place that the patient left, or has not left after all."""
+def _require_place(visit: _Visit, number: int) -> None:
+    """Raise Refused if PV1 does not give a place, in PV1-3 or PV1-6."""
     if visit.pv1 is None or not visit.pv1.raw(number):
         raise Refused(Reason.WRONG_SHAPE, f"PV1-{number}")

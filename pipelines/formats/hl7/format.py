@@ -1,4 +1,4 @@
-"""HL7 v2 as it is registered."""
+"""Registers the format ``hl7-v2``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vitalake.lake.datasets.dataset import ASSOCIATION, MEASUREMENT, Dataset
 from vitalake.settings import Settings, StreamSettings
 
 SHIPPED = "hl7"
-"""The profile that is used where none is named."""
+"""The profile that is used if the settings name none."""
 
 
 def _decoder(profile: str, dataset: Dataset, stream: StreamSettings, settings: Settings) -> Decoder | None:
@@ -25,9 +25,9 @@ def _decoder(profile: str, dataset: Dataset, stream: StreamSettings, settings: S
     from pipelines.formats.flat.profile import load_profile
     from pipelines.formats.hl7.profile import Hl7Profile
 
-    said = load_profile(Hl7Profile, profile or SHIPPED, settings)
+    loaded = load_profile(Hl7Profile, profile or SHIPPED, settings)
     decoder = Hl7Decoder if dataset.measures else AdtDecoder
-    return decoder(said, max_message_bytes=stream.max_message_bytes)
+    return decoder(loaded, max_message_bytes=stream.max_message_bytes)
 
 
 def _lenient(profile: str, settings: Settings) -> Lenient:

@@ -1,4 +1,4 @@
-"""MSH: which message it is, when it was sent, and by which clock."""
+"""Reads MSH: the type of a message, its time, and its time zone."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pipelines.formats.shared.reasons import Reason
 
 
 class Header(NamedTuple):
-    """What MSH says.
+    """The fields of MSH that are used.
 
     Attributes:
         kind: ORU, ADT …
         event: R01, A01 …
-        sender: facility and application, for numbers that no authority assigned.
-        offset_minutes: of MSH-7; that of every time in the message that has none.
-        order_us: MSH-7, for telling versions apart; None without it.
-        sent: MSH-7 as an instant; None without it, or where its clock does not tell.
+        sender: facility and application; they qualify numbers without an assigning authority.
+        offset_minutes: offset of MSH-7, which applies to every time in the message without an offset.
+        order_us: MSH-7 for ordering versions; None without it.
+        sent: MSH-7 as an instant; None without it, or if its zone is not known or its local time is ambiguous.
     """
 
     kind: str
@@ -32,10 +32,10 @@ class Header(NamedTuple):
 
 
 def header_of(msh: Segment, profile: Hl7Profile) -> Header:
-    """Return what MSH says.
+    """Read MSH.
 
     Raises:
-        Refused: MSH-7 is no time; MSH-11 says that it is a test.
+        Refused: MSH-7 is not a time, or MSH-11 marks a test that the profile does not take.
     """
     if not profile.takes(msh.dialect.components(msh.raw(11))[0]):
         raise Refused(Reason.WRONG_RESOURCE, "MSH-11")

@@ -1,4 +1,4 @@
-"""Whom HL7 v2 names in its segments, taken apart one by one: a message may have none that is whole."""
+"""Finds patients, stays and devices in refused HL7 v2, segment by segment: other segments can be damaged."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from governance.erasure.plain_words import SHORTEST
 from pipelines.formats.base import Lenient
 from pipelines.formats.hl7.profile import Hl7Profile, PatientNumber
 from pipelines.formats.shared.about import About
-from pipelines.formats.shared.documents import LINES, opened
+from pipelines.formats.shared.documents import LINES, parse_document
 from pipelines.formats.shared.encoded import Refused
 from pipelines.formats.shared.named import Named
 
 if TYPE_CHECKING:
-    from pipelines.formats.hl7.names import Names
+    from pipelines.formats.hl7.fields import FieldReader
     from pipelines.formats.hl7.text import Dialect, Segment
 
 _NUMBERS = {b"PID": (2, 3, 4), b"MRG": (1, 4)}
-"""HL7's fields of patients' numbers; decoders read PID-3 and MRG-1, the others are what they were called earlier."""
+"""Fields of patient numbers. Decoders read PID-3 and MRG-1; older versions of HL7 used the others."""
 
 _VISIT = 19
-"""PV1's field of the stay's number."""
+"""Field of PV1 with the stay's number."""
 
 _BED = 3
-"""PV1's field of the bed."""
+"""Field of PV1 with the bed."""
 
 _DEVICES = {"OBX": 18, "PRT": 10}
-"""HL7's fields of devices."""
+"""Segment → its field of a device."""
 
 _RECORD_NUMBER = "MR"
 
@@ -41,21 +41,21 @@ _MARKS = r"^~\&"
 
 @cache
 def plain() -> Hl7Profile:
-    """Return the profile that says nothing: numbers are composed as they are written."""
+    """Return an empty profile: numbers are composed as they are written."""
     return Hl7Profile(format="hl7-v2", description="")
 
 
 class Hl7Lenient(Lenient):
-    """Reads HL7 v2 by one profile.
+    """Reads refused HL7 v2 by one profile.
 
-    The general reader reads it by ``plain()`` too: a profile may have said less when the patient was enrolled.
+    The general reader also reads it by ``plain()``: the profile can have been shorter when the patient was enrolled.
     """
 
     def __init__(self, profile: Hl7Profile) -> None:
         self._profile = profile
 
     def whose(self, payload: bytes) -> Named | None:
-        """Return the numbers of all patients; None where header or patients' segments cannot be taken apart."""
+        """Return the numbers of all patients; None if the header or a patient's segment cannot be parsed."""
         text = _text(payload)
         return None if text is None or not _HEADER.search(text) else _whose(text, self._profile)
 
@@ -70,7 +70,7 @@ class Hl7Lenient(Lenient):
         return set() if text is None else _devices(text, self._profile)
 
     def about(self, payload: bytes) -> About | None:
-        """Return what the results of messages name; None: it is JSON."""
+        """Return what the results of messages may have measured; None: the message is JSON."""
         from pipelines.formats.hl7.unread import about
 
         text = _text(payload)
@@ -78,18 +78,18 @@ class Hl7Lenient(Lenient):
 
 
 def _text(payload: bytes) -> bytes | None:
-    """Return the bytes of a message that is no JSON, without blanks and MLLP's frame around them."""
-    message = opened(payload)
+    """Return a message without surrounding blanks and MLLP's frame; None: it is JSON."""
+    message = parse_document(payload)
     return message if isinstance(message, bytes) else None
 
 
 def _whose(payload: bytes, profile: Hl7Profile) -> Named | None:
     try:
-        from pipelines.formats.hl7.names import Names
+        from pipelines.formats.hl7.fields import FieldReader
     except ImportError:  # the extra 'hl7' is not installed
         return None
-    # Which of several numbers counts the profile may have said otherwise, so that all do.
-    composer = Names(profile.model_copy(update={"patient": PatientNumber()}))
+    # All numbers count here: the profile can have chosen another one earlier.
+    composer = FieldReader(profile.model_copy(update={"patient": PatientNumber()}))
     found = Named()
     dialect: Dialect | None = None
     identified = False
@@ -104,8 +104,8 @@ def _whose(payload: bytes, profile: Hl7Profile) -> Named | None:
     return found if identified or b"PID" not in payload else None
 
 
-def _of_segment(line: bytes, dialect: Dialect | None, composer: Names) -> Named | None:
-    """Return the numbers that a segment names; None where it cannot be taken apart."""
+def _of_segment(line: bytes, dialect: Dialect | None, composer: FieldReader) -> Named | None:
+    """Return the patient numbers in a segment; None if it cannot be parsed."""
     from pipelines.formats.hl7.text import Segment
 
     if dialect is None or line[3:4].decode("latin-1") != dialect.separators.field:
@@ -121,16 +121,16 @@ def _of_segment(line: bytes, dialect: Dialect | None, composer: Names) -> Named 
         if parts and parts[3] == _RECORD_NUMBER:
             proper.add(parts[0])
         check = dialect.plain([*dialect.components(text), ""][1]).strip()
-        found |= Named(proper, beside=_otherwise_written(proper, check))
+        found |= Named(proper, secondary=_otherwise_written(proper, check))
     return found
 
 
 def _otherwise_written(numbers: Iterable[str], check: str) -> set[str]:
-    """Return numbers without the zeros that some systems fill them up with, and without a check digit at their end.
+    """Return other spellings of numbers: without leading zeros, and without the check digit at the end.
 
     Args:
-        numbers: with and without the system before them.
-        check: the check digit, as the number's second component says.
+        numbers: with and without their system.
+        check: the check digit, from the second component of the number.
     """
     found: set[str] = set()
     for name in numbers:
@@ -165,14 +165,14 @@ def _read(compose: Callable[[str, Dialect], str | None], segment: Segment, numbe
     return None
 
 
-def segments(payload: bytes, profile: Hl7Profile) -> Iterator[tuple[Names, Segment]]:
-    """Yield segments with what composes ids as the profile says."""
+def segments(payload: bytes, profile: Hl7Profile) -> Iterator[tuple[FieldReader, Segment]]:
+    """Yield each segment with a reader that composes ids by the profile."""
     try:
-        from pipelines.formats.hl7.names import Names
+        from pipelines.formats.hl7.fields import FieldReader
         from pipelines.formats.hl7.text import Segment
     except ImportError:  # the extra 'hl7' is not installed
         return
-    composer = Names(profile)
+    composer = FieldReader(profile)
     dialect: Dialect | None = None
     for line in map(bytes.strip, LINES.split(payload)):
         if line[:3] == b"MSH":
@@ -182,12 +182,12 @@ def segments(payload: bytes, profile: Hl7Profile) -> Iterator[tuple[Names, Segme
 
 
 def _dialect(header: str) -> Dialect | None:
-    """Return what MSH says of separators and character set, with the usual ones for those it leaves out."""
+    """Return separators and character set of MSH, with the usual ones for missing ones; None: MSH is unusable."""
     from pipelines.formats.hl7.text import CHARSETS, Dialect, Separators
 
     field = header[3:4]
-    said = header[4:].split(field)[0] if field else ""
-    separators = Separators(field, *(said + _MARKS[len(said) :])[:4])
+    marks = header[4:].split(field)[0] if field else ""
+    separators = Separators(field, *(marks + _MARKS[len(marks) :])[:4])
     if len(set(separators)) < len(separators) or any(mark.isalnum() or not mark for mark in separators):
         return None
     charset = [*header.split(field), *[""] * 17][17].split(separators.repetition)[0]

@@ -1,4 +1,4 @@
-"""HL7 v2 ORU^R01: results of monitors, devices and laboratories, one row an OBX."""
+"""Decodes HL7 v2 ORU^R01, results of monitors, devices and laboratories, to one row per OBX."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines.formats.hl7.header import header_of
 from pipelines.formats.hl7.profile import Hl7Profile
-from pipelines.formats.hl7.results import Reader, Result
+from pipelines.formats.hl7.results import Result, ResultReader
 from pipelines.formats.hl7.text import messages_of
 from pipelines.formats.shared.encoded import Refused
 from pipelines.formats.shared.parsing import collector_paused, decode_each, readable
@@ -19,7 +19,7 @@ from pipelines.formats.shared.refusals import whole_messages
 from pipelines.formats.shared.result import DECODED_SCHEMA, Decoded, Reject
 
 _OTHERS = frozenset({"ADT"})
-"""Messages that come over the same feed and hold no results."""
+"""Message types on the same feed that hold no results."""
 
 
 class Hl7Decoder:
@@ -29,12 +29,12 @@ class Hl7Decoder:
         """Make a decoder; not to be shared between threads.
 
         Args:
-            profile: what the messages leave open.
+            profile: settles what the messages leave open.
             max_message_bytes: longer messages are rejected unread.
         """
         self.name, self.version = f"hl7-v2:{profile.name}", f"1-{profile.digest}"
         self._profile, self._most_bytes = profile, max_message_bytes
-        self._reader = Reader(profile)
+        self._reader = ResultReader(profile)
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
         """Return rows and rejects; never raises for what a message holds."""
@@ -46,7 +46,7 @@ class Hl7Decoder:
             decoded = whole_messages(
                 _columns(rows), [row.identity for row in rows], np.array(message, np.int32), rejects
             )
-            decoded = replace(decoded, stamped=True, people=[*self._reader.people])  # stamped by MSH-7
+            decoded = replace(decoded, stamped=True, people=[*self._reader.people])  # MSH-7 is the time of sending
             decoded.rejects.extend(rejects[i] for i in sorted(rejects))
             decoded.tombstones.extend(i for i, value in enumerate(values) if value is None)
             decoded.empty.extend(empty)

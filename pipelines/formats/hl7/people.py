@@ -1,4 +1,4 @@
-"""PID: what it tells of a patient beside who they are."""
+"""Reads from PID a patient's birth, sex and death."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pipelines.formats.hl7.text import Segment
 from pipelines.online_store.facts import DELETED
 
 
-class NamedPerson(NamedTuple):
-    """What a PID tells of a patient; None: it does not say. See pipelines.online_store.facts.Person."""
+class PersonalDetails(NamedTuple):
+    """Birth, sex and death of a patient in PID; None: not given. See pipelines.online_store.facts.Person."""
 
     born: str | None
     sex: str | None
     died: str | None
 
 
-def told_of(pid: Segment) -> NamedPerson:
-    """Return what a PID tells."""
-    return NamedPerson(_born(pid), _sex(pid), _died(pid))
+def details_of(pid: Segment) -> PersonalDetails:
+    """Return birth, sex and death of a PID."""
+    return PersonalDetails(_born(pid), _sex(pid), _died(pid))
 
 
 _SEXES = {"F": "female", "M": "male"}
@@ -30,13 +30,13 @@ def _sex(pid: Segment) -> str | None:
 
 
 def _died(pid: Segment) -> str | None:
-    """Return ``yes`` where the patient is said to have died (PID-30), DELETED where not; None: it is not said."""
-    said = pid.first(30)
-    return "yes" if said == "Y" else DELETED if said == "N" or pid.is_deleted(30) else None
+    """Return ``yes`` if PID-30 says that the patient has died, DELETED if it denies it; None: not given."""
+    indicator = pid.first(30)
+    return "yes" if indicator == "Y" else DELETED if indicator == "N" or pid.is_deleted(30) else None
 
 
 def _born(pid: Segment) -> str | None:
-    """Return a date of birth, or what of one is known, such as ``2018-05-03`` or ``2018-05``; None: none is read."""
+    """Return a full or partial date of birth, such as ``2018-05-03`` or ``2018-05``; None: it cannot be read."""
     if pid.is_deleted(7):
         return DELETED
     digits = pid.first(7)[:8]

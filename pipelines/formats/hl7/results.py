@@ -1,17 +1,17 @@
-"""The results of an ORU^R01: patients, orders and OBX in the order they stand."""
+"""Reads the results of an ORU^R01: its patients, orders and OBX segments in their order."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pipelines.formats.hl7.fields import CachedReader, FieldReader
 from pipelines.formats.hl7.header import Header
-from pipelines.formats.hl7.names import Names, Remembered
-from pipelines.formats.hl7.people import told_of
+from pipelines.formats.hl7.people import details_of
 from pipelines.formats.hl7.profile import Hl7Profile
 from pipelines.formats.hl7.text import Dialect, Segment
 from pipelines.formats.hl7.times import Moment, in_order, instant, read_time
-from pipelines.formats.hl7.values import STATUSES, WITHOUT_VALUE, Value, value_of
+from pipelines.formats.hl7.values import STATUSES, WITHOUT_VALUE, ObxValue, value_of
 from pipelines.formats.shared.encoded import REMEMBERED, Refused
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.refusals import MOST_ROWS
@@ -19,11 +19,11 @@ from pipelines.online_store.facts import Person
 from vitalake.vocabulary import load_vocabulary
 
 _ORDER_STATUSES = frozenset("FCPRXIO")
-"""Of OBR-25 what means the same as in OBX-11."""
+"""Statuses of OBR-25 with the same meaning as in OBX-11."""
 
 
 class Result(NamedTuple):
-    """One row, as DECODED_SCHEMA has it, and its identity; times in microseconds since 1970."""
+    """One row with the columns of DECODED_SCHEMA, and its identity; times in microseconds since 1970."""
 
     identity: bytes | None
     version: int
@@ -45,7 +45,7 @@ class Result(NamedTuple):
 
 @dataclass(slots=True)
 class _Context:
-    """What has been said before a result: of whom, where, and by which order and device."""
+    """What the segments before a result say: patient, stay, bed, order and device."""
 
     header: Header
     patient: str | None = None
@@ -56,20 +56,20 @@ class _Context:
     device: str | None = None
 
 
-class Reader:
+class ResultReader:
     """Reads the results of messages, one after the other."""
 
     def __init__(self, profile: Hl7Profile) -> None:
         """Make a reader; not to be shared between threads."""
         self._profile, self._loinc_of = profile, load_vocabulary().loinc_of
-        self._names = names = Names(profile)
-        self._patient, self._visit = Remembered(names.patient), Remembered(names.visit)
-        self._entity, self._bed = Remembered(names.device), Remembered(names.bed)
-        self._code, self._unit = Remembered(names.code), Remembered(names.unit)
-        self._coding = Remembered(_first_coding)
+        self._names = names = FieldReader(profile)
+        self._patient, self._visit = CachedReader(names.patient), CachedReader(names.visit)
+        self._entity, self._bed = CachedReader(names.device), CachedReader(names.bed)
+        self._code, self._unit = CachedReader(names.code), CachedReader(names.unit)
+        self._coding = CachedReader(_first_coding)
         self._moments: dict[tuple[str, int | None], Moment] = {}
         self.people: list[tuple[str, int, Person]] = []
-        """Of whom messages told something beside, as of which version, and what."""
+        """Facts about patients in the messages read so far: patient, version, facts."""
 
     def results(self, header: Header, message: list[Segment]) -> list[Result]:
         """Return the rows of a message.
@@ -82,7 +82,7 @@ class Reader:
         number = 0
         for segment, participant in _with_participants(message):
             if segment.name != "OBX":
-                self._say(segment, context)
+                self._update(segment, context)
                 continue
             number += 1
             if number > MOST_ROWS:
@@ -93,16 +93,16 @@ class Reader:
         if number == 0:
             raise Refused(Reason.NO_VALUE, "OBX")
         if len({row.identity for row in found if row.identity}) < sum(row.identity is not None for row in found):
-            raise Refused(Reason.WRONG_SHAPE, "OBX-4")  # two results of one name: one would hide the other
+            raise Refused(Reason.WRONG_SHAPE, "OBX-4")  # two results with one identity: one would hide the other
         return found
 
-    def _say(self, segment: Segment, context: _Context) -> None:
+    def _update(self, segment: Segment, context: _Context) -> None:
         dialect = segment.dialect
         if segment.name == "PID":
             context.patient = self._patient(segment.raw(3), dialect)
             context.visit = context.bed = context.order = context.order_device = context.device = None
-            if context.patient is not None and any(told := told_of(segment)):
-                person = Person(told.sex or "unknown", told.born or "", died=told.died or "")
+            if context.patient is not None and any(details := details_of(segment)):
+                person = Person(details.sex or "unknown", details.born or "", died=details.died or "")
                 self.people.append((context.patient, context.header.order_us or 0, person))
         elif segment.name == "PV1":
             context.visit, context.bed = self._visit(segment.raw(19), dialect), self._bed(segment.raw(3), dialect)
@@ -112,7 +112,7 @@ class Reader:
             context.order_device = self._entity(segment.raw(10), dialect)
 
     def _result(self, obx: Segment, participant: Segment | None, context: _Context, where: str) -> Result | None:
-        """Return the row of an OBX; None for one that only names a device, or that is ignored."""
+        """Return the row of an OBX; None if it only names a device, or if the profile ignores its code."""
         dialect, field = obx.dialect, 18
         try:
             device = self._entity(obx.raw(18), dialect)
@@ -159,7 +159,7 @@ class Reader:
             issued_at=context.header.sent.us if context.header.sent else None,
         )
 
-    def _status(self, obx: Segment, context: _Context) -> tuple[str, int, Value | None]:
+    def _status(self, obx: Segment, context: _Context) -> tuple[str, int, ObxValue | None]:
         letter = obx.first(11)
         if not letter and context.order is not None and context.order.first(25) in _ORDER_STATUSES:
             letter = context.order.first(25)
@@ -169,7 +169,7 @@ class Reader:
             raise Refused(Reason.BAD_STATUS)
         return *STATUSES[letter], WITHOUT_VALUE.get(letter)
 
-    def _value(self, kind: str, text: str, dialect: Dialect) -> Value:
+    def _value(self, kind: str, text: str, dialect: Dialect) -> ObxValue:
         if not text:
             raise Refused(Reason.NO_VALUE)
         return value_of(kind, text, dialect, self._names)
@@ -190,9 +190,9 @@ class Reader:
         return found
 
     def _identity(self, obx: Segment, context: _Context, effective: Moment) -> bytes | None:
-        """Return what names the result in its source: filler number, code as sent, sub-identifier.
+        """Return the identity of a result: filler number, code as sent, sub-identifier.
 
-        A number that no authority assigned is the sender's own. Without any number the result has no name.
+        A number without an assigning authority is qualified by the sender. None: the order has no number.
         """
         if context.order is None:
             return None
@@ -209,7 +209,7 @@ class Reader:
         return f"13|hl7-v2:filler|{len(filler)}|{filler}|{len(code)}|{code}|{sub}{session}".encode()
 
     def _version(self, context: _Context, rank: int) -> int:
-        """Return when it was sent, a correction before what it corrects if that was at the same time."""
+        """Return the version: time of sending plus rank of the status, so that a correction sent at once is newer."""
         order = context.header.order_us
         if order is None and context.order is not None and context.order.first(22):
             try:
@@ -219,7 +219,7 @@ class Reader:
         return (order or 0) + rank
 
     def _unassigned(self, device: str | None, bed: str | None) -> str:
-        """Return what a result without a patient is of."""
+        """Return the device or bed of a result without a patient."""
         first, second = (bed, device) if self._profile.unassigned == "bed" else (device, bed)
         found = first or second
         if found is None:
@@ -233,7 +233,7 @@ def _first_coding(text: str, dialect: Dialect) -> str:
 
 
 def _with_participants(message: list[Segment]) -> list[tuple[Segment, Segment | None]]:
-    """Return the segments that matter, each OBX with the device's PRT behind it."""
+    """Return the segments that are read, each OBX with the PRT that names its device."""
     found: list[tuple[Segment, Segment | None]] = []
     for segment in message:
         if segment.name == "PRT":

@@ -1,7 +1,7 @@
-"""HL7 v2's text: framing, batches, segments, separators, escapes and character sets.
+"""Splits HL7 v2's text: framing, batches, segments, separators, escapes and character sets.
 
-python-hl7 reads which separators a message uses; fields are split here only where somebody asks for them. Its tree of
-the whole message takes twelve times as long (docs/decisions/0034), and it is what the tests compare with.
+python-hl7 reads the separators of a message. Fields are split here, and only when they are used: python-hl7's tree of
+the whole message takes twelve times as long (docs/decisions/0034). The tests compare the results with that tree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipelines.formats.shared.reasons import Reason
 _ENDS = re.compile(rb"\r\n|\r|\n")
 _SEGMENT = re.compile(r"[A-Z][A-Z0-9]{2}")
 _MARKS = 5
-"""MSH-2 has four, and since 2.7 one for truncation, which nothing that is read uses."""
+"""MSH-2 has four characters, and since version 2.7 a fifth for truncation, which no field that is read uses."""
 
 _NULL = '""'
 
@@ -29,16 +29,16 @@ _FRAME_BEGIN, _FRAME_END = b"\x0b", b"\x1c"
 _ENVELOPE = frozenset({b"FHS", b"BHS", b"BTS", b"FTS"})
 
 CHARSETS = {
-    # ASCII is what is meant where nothing is said; senders that say nothing write UTF-8, and nothing else passes as it.
+    # An empty MSH-18 means ASCII. Senders that leave it empty often write UTF-8, and other encodings fail as UTF-8.
     "": "utf-8", "ASCII": "utf-8", "UNICODE UTF-8": "utf-8", "UTF-8": "utf-8",
     **{f"8859/{part}": f"iso8859-{part}" for part in range(1, 16) if part != 12},
     "ISO IR6": "ascii", "GB 18030-2000": "gb18030", "BIG-5": "big5", "KS X 1001": "euc_kr",
 }  # fmt: skip
-"""HL7 table 0211 → Python's codec. Those of two bytes a letter cannot be: a message must begin with MSH."""
+"""HL7 table 0211 → Python's codec. UTF-16 and UTF-32 are left out: a message must begin with the bytes MSH."""
 
 
 class Separators(NamedTuple):
-    """What parts fields, and what stands before and behind an escape."""
+    """The characters that separate fields and their parts, and the escape character."""
 
     field: str
     component: str
@@ -49,33 +49,33 @@ class Separators(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dialect:
-    """Separators and character set: what a text means depends on nothing else.
+    """Separators and character set of a message; together with a text they determine its meaning.
 
-    Equal ones are one object, so that what is remembered by them is found by looking at where they are.
+    Equal dialects are one object (``_one_dialect``) compared by identity, which makes cache look-ups by dialect cheap.
     """
 
     separators: Separators
     charset: str
 
     def parts(self, text: str, separator: str) -> list[str]:
-        """Return unescaped parts, HL7's null and what is absent as empty texts."""
+        """Return the unescaped parts of a text; HL7's null and absent parts are empty."""
         return [self.plain(part) for part in text.split(separator)]
 
     def components(self, text: str) -> list[str]:
-        """Return components, with their subcomponents still in one."""
+        """Return the components of a text, still escaped and with their subcomponents."""
         return text.split(self.separators.component)
 
     def repetitions(self, text: str) -> list[str]:
-        """Return repetitions."""
+        """Return the repetitions of a text, still escaped."""
         return text.split(self.separators.repetition)
 
     def plain(self, text: str) -> str:
-        r"""Return a text without escapes: \F\ \S\ \T\ \R\ \E\, hexadecimal bytes, line breaks; not formatting.
+        r"""Resolve the escapes of a text: \F\ \S\ \T\ \R\ \E\, hexadecimal bytes and line breaks; drop formatting.
 
-        An escape that is not known stays as it is written: two identifiers must not become one.
+        An unknown escape stays as it is, so that two different identifiers do not become equal.
 
         Raises:
-            Refused: hexadecimal bytes are no text of the message's character set, or U+0000.
+            Refused: hexadecimal bytes are not valid in the message's character set, or the text contains U+0000.
         """
         if text == _NULL:
             return ""
@@ -104,7 +104,7 @@ class Dialect:
 
 
 class Segment:
-    """One segment: its fields, by HL7's numbers."""
+    """One segment, whose fields are read by HL7's numbers."""
 
     __slots__ = ("dialect", "fields", "name")
 
@@ -116,32 +116,32 @@ class Segment:
             self.fields.insert(1, dialect.separators.field)
 
     def raw(self, number: int) -> str:
-        """Return a field as it is written; empty where it is absent or HL7's null."""
+        """Return a field as written; empty if it is absent or HL7's null."""
         if number >= len(self.fields):
             return ""
         text = self.fields[number]
         return "" if text == _NULL else text
 
     def is_deleted(self, number: int) -> bool:
-        """Return whether a field is HL7's null: what was there is deleted. An empty field leaves it as it was."""
+        """Return whether a field is HL7's null, which deletes the earlier value; an empty field keeps it."""
         return number < len(self.fields) and self.fields[number] == _NULL
 
     def first(self, number: int) -> str:
         """Return the first component of a field's first repetition."""
         text = self.raw(number)
-        if not text or text.isalnum():  # no separator is
+        if not text or text.isalnum():  # fast path: separators are never alphanumeric
             return text
         dialect = self.dialect
         return dialect.plain(dialect.components(dialect.repetitions(text)[0])[0])
 
 
 def messages_of(payload: bytes) -> Iterator[list[Segment]]:
-    """Yield the messages of a payload, each as its segments, MSH first.
+    """Yield the messages of a payload, each as a list of segments that begins with MSH.
 
-    A payload is one message, or a file or batch of them; MLLP's frame may be around it.
+    A payload is one message, or a file or batch of messages, with or without MLLP's frame.
 
     Raises:
-        Refused: it is none of these.
+        Refused: the payload is not valid HL7 v2.
     """
     lines = [line for line in _ENDS.split(_unframed(payload)) if line]
     begins = [i for i, line in enumerate(lines) if line[:3] == b"MSH"]
@@ -157,7 +157,7 @@ def _unframed(payload: bytes) -> bytes:
     body = payload.rstrip(b"\r\n")
     closed = body.endswith(_FRAME_END)
     if payload.startswith(_FRAME_BEGIN) and not closed:
-        raise Refused(Reason.NOT_HL7)  # the end is missing
+        raise Refused(Reason.NOT_HL7)  # the end of the frame is missing
     body = body.removesuffix(_FRAME_END) if closed else payload
     body = body.removeprefix(_FRAME_BEGIN)
     if _FRAME_BEGIN in body or _FRAME_END in body:
@@ -166,7 +166,7 @@ def _unframed(payload: bytes) -> bytes:
 
 
 def _check_counts(lines: list[bytes]) -> None:
-    """Hold that a batch has as many messages as its trailer says."""
+    """Raise unless a batch has as many messages as its trailer says."""
     count = 0
     for line in lines:
         if line[:3] == b"BHS":
@@ -174,8 +174,8 @@ def _check_counts(lines: list[bytes]) -> None:
         elif line[:3] == b"MSH":
             count += 1
         elif line[:3] == b"BTS":
-            said = line[4:].split(line[3:4] or b"|")[0].strip()
-            if said.isdigit() and int(said[:9]) != count:
+            declared = line[4:].split(line[3:4] or b"|")[0].strip()
+            if declared.isdigit() and int(declared[:9]) != count:
                 raise Refused(Reason.WRONG_SHAPE, "BTS-1")
 
 
@@ -186,8 +186,8 @@ def _dialect(header: bytes) -> Dialect:
         raise Refused(Reason.NOT_HL7)
     separators = _separators(text[: end + 1])
     fields = text.split(separators.field)
-    said = fields[17].split(separators.repetition)[0].strip() if len(fields) > 17 else ""
-    charset = CHARSETS.get(said.upper())
+    name = fields[17].split(separators.repetition)[0].strip() if len(fields) > 17 else ""
+    charset = CHARSETS.get(name.upper())
     if charset is None:
         raise Refused(Reason.BAD_CHARSET, "MSH-18")
     return _one_dialect(separators, charset)
@@ -200,7 +200,7 @@ def _one_dialect(separators: Separators, charset: str) -> Dialect:
 
 @lru_cache(maxsize=64)
 def _separators(beginning: str) -> Separators:
-    r"""Return what ``MSH|^~\&|`` says; python-hl7's usual ones stand for those it leaves out."""
+    r"""Return the separators of ``MSH|^~\&|``; python-hl7 fills in the usual ones for missing ones."""
     plan = create_parse_plan(beginning)
     _, field, repetition, component, subcomponent = plan.separators
     separators = Separators(field, component, repetition, plan.esc, subcomponent)

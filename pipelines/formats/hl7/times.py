@@ -1,4 +1,4 @@
-"""HL7 v2's times: to the minute at least, with their own zone, the message's, or the profile's."""
+"""Reads HL7 v2's times, which have at least minutes, with the zone of the time, the message or the profile."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Written(NamedTuple):
 
     Attributes:
         wall_us: the wall clock's microseconds since 1970.
-        offset_minutes: its own, if it has one.
-        span_us: how long what is written lasts: a minute where it has no seconds.
+        offset_minutes: its own offset; None without one.
+        span_us: its precision: a minute if it has no seconds.
     """
 
     wall_us: int
@@ -40,10 +40,10 @@ class Written(NamedTuple):
 
 
 def read_time(text: str) -> Written:
-    """Return what ``YYYYMMDDhhmm[ss[.f]][±hhmm]`` says; what is finer than a microsecond is cut off.
+    """Read a time ``YYYYMMDDhhmm[ss[.f]][±hhmm]``; digits beyond the microsecond are cut off.
 
     Raises:
-        Refused: it is not written so, or there is no such day or hour. A day alone is no moment.
+        Refused: the text has another form, or there is no such day or hour. A day alone is not enough.
     """
     found = _TIME.fullmatch(text)
     if found is None or not text.isascii():
@@ -69,11 +69,11 @@ def instant(written: Written, *, offset_minutes: int | None, clock: Zone | None)
 
     Args:
         written: with or without an offset.
-        offset_minutes: the message's own, for a time that has none.
-        clock: the profile's zone, where the message has none either.
+        offset_minutes: the message's offset, for a time without one.
+        clock: the profile's zone, if the message has no offset either.
 
     Raises:
-        Refused: there is no zone, or the clock does not have this time once.
+        Refused: there is no zone, or this local time is skipped or ambiguous in it.
     """
     offset = written.offset_minutes if written.offset_minutes is not None else offset_minutes
     if offset is not None:
@@ -85,12 +85,12 @@ def instant(written: Written, *, offset_minutes: int | None, clock: Zone | None)
 
 
 def in_order(written: Written, clock: Zone | None, *, offset_minutes: int | None = None) -> int:
-    """Return microseconds for telling versions apart; of a time that may be two instants the first.
+    """Return microseconds for ordering versions; an ambiguous local time counts as its first instant.
 
     Args:
         written: with or without an offset.
-        clock: the profile's zone, where neither it nor the message has one.
-        offset_minutes: the message's own, for a time that has none.
+        clock: the profile's zone, if neither the time nor the message has an offset.
+        offset_minutes: the message's offset, for a time without one.
     """
     offset = written.offset_minutes if written.offset_minutes is not None else offset_minutes
     if offset is not None:

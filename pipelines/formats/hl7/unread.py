@@ -1,4 +1,4 @@
-"""What results of HL7 v2 that were refused may have measured."""
+"""Finds what the results in refused HL7 v2 may have measured."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NUMERIC = frozenset({"NM", "SN", ""})
 
 
 def about(payload: bytes, profile: Hl7Profile) -> About:
-    """Return what the results of messages name; None of other messages: they hold no results."""
+    """Return what the results of ORU messages may have measured; messages of other types hold no results."""
     heads = [head for line in LINES.split(payload) if (head := _head(line.strip())) is not None]
     kinds = {kind for kind, _ in heads}
     if kinds and kinds.isdisjoint({"ORU", ""}):
@@ -34,7 +34,7 @@ def about(payload: bytes, profile: Hl7Profile) -> About:
 
 
 def _head(line: bytes) -> tuple[str, str] | None:
-    """Return the kind of message that MSH-9 says, and MSH-11; None: it is no MSH."""
+    """Return the message type of MSH-9, and MSH-11; None: the line is not an MSH."""
     if not line.startswith(b"MSH") or len(line) < 5:
         return None
     fields = line.decode("latin-1").split(chr(line[3]))
@@ -57,7 +57,7 @@ def _results(payload: bytes, profile: Hl7Profile) -> Iterator[About]:
         vocabulary = load_vocabulary()
         codes = vocabulary.codes.keys()
         others = {one for one, _, _ in composer.codings(segment.raw(3), segment.dialect)}
-        # What stands under a system that is missing or wrong is no code, but says what was measured.
+        # A known code under a missing or wrong system is refused by the decoder, but shows what was measured.
         if known := codes & {vocabulary.loinc_of(code)} or codes & others:
             yield About(dict.fromkeys(known, _time(segment, order, profile)), unnamed=False)
             continue

@@ -1,11 +1,11 @@
-"""OBX-5, by the type that OBX-2 says."""
+"""Reads the value of OBX-5 by its type in OBX-2."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-from pipelines.formats.hl7.names import Names
+from pipelines.formats.hl7.fields import FieldReader
 from pipelines.formats.hl7.text import Dialect
 from pipelines.formats.shared.encoded import Refused
 from pipelines.formats.shared.reasons import Reason
@@ -16,8 +16,8 @@ _WORDS = frozenset({"ST", "TX", "FT"})
 _CODED = frozenset({"CWE", "CE", "CNE", "CF", "IS", "ID"})
 
 
-class Value(NamedTuple):
-    """What was found: a number, a code, words, or why there is nothing."""
+class ObxValue(NamedTuple):
+    """The value of an OBX: a number, a code, a text, or the reason for its absence."""
 
     number: float | None = None
     comparator: str | None = None
@@ -34,22 +34,22 @@ STATUSES: dict[str, tuple[str, int]] = {
     "N": ("cancelled", 5), "X": ("cancelled", 5),
     "D": ("entered-in-error", 6), "W": ("entered-in-error", 6),
 }  # fmt: skip
-"""OBX-11 → FHIR's status, as HL7's own map has it, and its rank among messages of one time."""
+"""OBX-11 → FHIR's status by HL7's own map, and its rank among messages sent at the same time."""
 
 WITHOUT_VALUE = {
-    "I": Value(absent="temp-unknown"), "O": Value(absent="temp-unknown"), "N": Value(absent="not-asked"),
-    "X": Value(absent="unknown"), "D": Value(absent="unknown"), "W": Value(absent="unknown"),
+    "I": ObxValue(absent="temp-unknown"), "O": ObxValue(absent="temp-unknown"), "N": ObxValue(absent="not-asked"),
+    "X": ObxValue(absent="unknown"), "D": ObxValue(absent="unknown"), "W": ObxValue(absent="unknown"),
 }  # fmt: skip
-"""Results whose value is not read: there is none yet, there will be none, or it is taken back, whatever it was."""
+"""Statuses whose value is not read: it is not there yet, will never be, or is taken back."""
 
 
-def value_of(kind: str, text: str, dialect: Dialect, names: Names) -> Value:
+def value_of(kind: str, text: str, dialect: Dialect, names: FieldReader) -> ObxValue:
     """Return the value of OBX-5.
 
-    A range, a ratio, a list of numbers, a time, a document and a picture are not read: such a result has no value.
+    Ranges, ratios, lists of numbers, times, documents and pictures are not read.
 
     Raises:
-        Refused: it is not what its type says, or of a kind that is not read.
+        Refused: the value is not valid for its type, or its type is not read.
     """
     if kind == "NM":
         return _number(_only(text, dialect))
@@ -57,27 +57,27 @@ def value_of(kind: str, text: str, dialect: Dialect, names: Names) -> Value:
         return _structured(_only(text, dialect), dialect)
     if kind in _WORDS:
         lines = [dialect.plain(repetition) for repetition in dialect.repetitions(text)]
-        return Value(words="\n".join(lines))
+        return ObxValue(words="\n".join(lines))
     if kind in _CODED:
         code, words = names.value(_only(text, dialect), dialect)
         if code is None and words is None:
             raise Refused(Reason.NO_VALUE)
-        return Value(code=code, words=words)
+        return ObxValue(code=code, words=words)
     raise Refused(Reason.NO_VALUE if kind else Reason.WRONG_SHAPE)
 
 
 def _only(text: str, dialect: Dialect) -> str:
-    """Return the one repetition: several values of one result could not be told apart."""
+    """Return the only repetition; refuse several, because they would be results with one identity."""
     if dialect.separators.repetition in text:
         raise Refused(Reason.WRONG_SHAPE)
     return text
 
 
 def number_of(text: str) -> float:
-    """Return a number of decimal digits; blanks around it are not looked at.
+    """Return a decimal number; blanks around it are ignored.
 
     Raises:
-        Refused: it is none, or beyond what a float can be.
+        Refused: the text is not a number, or beyond the range of a float.
     """
     text = text.strip(" ")
     if not _NUMBER.fullmatch(text) or (number := float(text)) in (float("inf"), float("-inf")):
@@ -85,18 +85,18 @@ def number_of(text: str) -> float:
     return number
 
 
-def _number(text: str) -> Value:
-    """Return a number, and the comparator that analysers write before what they cannot measure."""
+def _number(text: str) -> ObxValue:
+    """Return a number with its comparator: analysers write ``<0.01`` for values outside their range."""
     text = text.strip(" ")
     comparator = next((sign for sign in ("<=", ">=", "<", ">") if text.startswith(sign)), "")
-    return Value(number=number_of(text[len(comparator) :]), comparator=_COMPARATORS[comparator])
+    return ObxValue(number=number_of(text[len(comparator) :]), comparator=_COMPARATORS[comparator])
 
 
-def _structured(text: str, dialect: Dialect) -> Value:
+def _structured(text: str, dialect: Dialect) -> ObxValue:
     comparator, first, *more = [*dialect.parts(text, dialect.separators.component), ""][:4]
     comparator = comparator.strip()
     if comparator not in _COMPARATORS:
         raise Refused(Reason.WRONG_SHAPE)
     if any(more):
         raise Refused(Reason.NO_VALUE)
-    return Value(number=number_of(first), comparator=_COMPARATORS[comparator])
+    return ObxValue(number=number_of(first), comparator=_COMPARATORS[comparator])

@@ -1,1 +1,1 @@
-"""Lenient reading of messages that were refused: whom they name, and what they may have measured."""
+"""Lenient reading of refused messages: which patients they name, and what they may have measured."""

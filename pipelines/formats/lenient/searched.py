@@ -1,4 +1,4 @@
-"""Where a message is searched for patients whom it does not name as it should."""
+"""Chooses the part of a message that is searched as text for patients who are not named in the usual places."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from governance.erasure.plain_words import SHORTEST
 from pipelines.formats.lenient.naming import in_envelope
-from pipelines.formats.shared.documents import LINES, opened, places
+from pipelines.formats.shared.documents import LINES, keyed_values, parse_document
 from pipelines.formats.shared.keys import KEYS, NO_NUMBERS
 from pipelines.formats.shared.named import Named, behind_system
 
@@ -21,24 +21,27 @@ _SEGMENTS = (b"PID", b"PD1", b"MRG", b"NK1", b"Z")
 def to_search(
     payload: bytes, named: Named, knows: Callable[[str], bool], numbers: Set[str] = frozenset()
 ) -> bytes | None:
-    """Return the part of a message in which a number that has no place may be that of somebody who is not named.
+    """Return the part of a message in which a number of the sought patient could stand in an unusual place.
 
-    That is all of it, unless another patient is named in it: of one who is known nothing is searched, of one who may be
-    new, and whom decoders would read, what is about patients: elsewhere values and devices may have the same number. A
-    number without its system that is the one of who is looked for is no other patient, unless somebody is known by it.
-    A guess counts only where decoders read nobody, and no number of who is looked for is guessed beside it.
+    - If the message names nobody else, all of it is searched.
+    - If it names another patient who is known, it is that patient's, and nothing is searched.
+    - If decoders read another patient who may be new, only what is about patients is searched: elsewhere a value or a
+      device can have the same number.
+
+    The sought patient's number without its system does not count as another patient, unless a patient is known by it.
+    A guessed name counts only if decoders read nobody and no number of the sought patient is guessed in the message.
 
     Args:
-        payload: the message; it can be taken apart.
-        named: whom it names; not who is looked for.
-        knows: whether somebody has this id or record number.
-        numbers: of who is looked for, without systems.
+        payload: the message; it can be parsed.
+        named: the patients that it names, without the sought one.
+        knows: returns whether a patient has this id or record number.
+        numbers: numbers of the sought patient, without systems.
 
     Returns:
-        The part, maybe empty; None: it is of somebody else who is known.
+        The part, possibly empty; None: the message is another, known patient's.
     """
     known = set(filter(knows, named.proper))
-    others = {name for name in named.somebody if behind_system(name) not in numbers}
+    others = {name for name in named.likely_ids if behind_system(name) not in numbers}
     own = set(named.proper)
     if not (known or others):
         known = set(filter(knows, [name for name in named.guessed if len(name) >= SHORTEST]))
@@ -50,25 +53,27 @@ def to_search(
 
 
 def _of_patients(payload: bytes) -> bytes:
-    """Return what stands in segments of patients, in FHIR's patients, or under keys that are theirs by their names."""
-    message = opened(payload)
+    """Return the contents of patients' segments, of FHIR Patients, and of keys whose names mean a patient."""
+    message = parse_document(payload)
     if isinstance(message, bytes):
         return b"\r".join(line for line in map(bytes.strip, LINES.split(message)) if line.startswith(_SEGMENTS))
     found = [
-        _of_patients(inner) for _, text in places(message) if isinstance(text, str) and (inner := in_envelope(text))
+        _of_patients(inner)
+        for _, text in keyed_values(message)
+        if isinstance(text, str) and (inner := in_envelope(text))
     ]
     return b"\n".join([*found, *map(msgspec.json.encode, _about_patients(message))])
 
 
 def _about_patients(document: Any) -> Iterator[Any]:
-    """Yield each value that is about patients once, with what is inside of it: so depth does not multiply it."""
-    left: list[tuple[str, Any]] = [("", document)]
-    while left:
-        name, value = left.pop()
+    """Yield each value that is about patients once, with everything inside: nested ones are not yielded again."""
+    pending: list[tuple[str, Any]] = [("", document)]
+    while pending:
+        name, value = pending.pop()
         is_patient = isinstance(value, dict) and value.get("resourceType") == "Patient"
         if is_patient or (_PATIENTS.search(name) and not NO_NUMBERS.search(name)):
             yield value
         elif isinstance(value, dict):
-            left.extend(value.items())
+            pending.extend(value.items())
         elif isinstance(value, list):
-            left.extend((name, item) for item in value)
+            pending.extend((name, item) for item in value)

@@ -1,1 +1,1 @@
-"""What the decoders share: rows, units, times, reasons, fingerprints."""
+"""Code that all decoders share: rows, units, times, reasons, fingerprints."""

@@ -1,4 +1,4 @@
-"""What a message that was refused may have measured."""
+"""What a refused message may have measured."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class About:
     """What a message may have measured.
 
     Attributes:
-        codes: LOINC codes of the vocabulary that it names, with the time of each in microseconds since 1970 UTC; None:
-            there is none that can be read.
-        unnamed: it may hold a vital sign of which no code is known.
+        codes: the LOINC codes of the vocabulary that it names, each with its time in microseconds since 1970 UTC; None:
+            no time can be read.
+        unnamed: whether it may also hold a vital sign whose code is not known.
     """
 
     codes: Mapping[str, int | None]
@@ -25,7 +25,7 @@ ANYTHING = About({}, unnamed=True)
 
 
 def joined(several: Iterable[About]) -> About:
-    """Return what all of them may have measured, each code at its latest time."""
+    """Return the union of what several messages may have measured, each code at its latest time."""
     codes: dict[str, int | None] = {}
     unnamed = False
     for one in several:

@@ -1,4 +1,4 @@
-"""Categories that are published, and what codes and words of others stand for them."""
+"""Maps senders' codes and words to the categories that the lake publishes (vocabulary/categories.yaml)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from vitalake.strict_yaml import read_yaml
 
 @dataclass(frozen=True, slots=True)
 class Categories:
-    """What a column's categories are called elsewhere.
+    """The codes and words that senders use for one column's categories.
 
     Attributes:
-        systems: URI of a code system, "" where a coding names none → its codes → category.
-        words: whole texts in lower case → category.
+        systems: URI of a code system ("" for a coding without one) → code → category.
+        words: whole text in lower case → category.
     """
 
     systems: Mapping[str, Mapping[str, str]]
     words: Mapping[str, str]
 
     def of_code(self, system: str | None, code: str) -> str | None:
-        """Return the category that a code stands for; None: nobody has said so."""
+        """Return the category of a code; None: categories.yaml does not map it."""
         return self.systems.get(system or "", {}).get(code)
 
     def of_words(self, text: str) -> str | None:
-        """Return the category that a whole text stands for, whatever its case; None: nobody has said so."""
+        """Return the category of a whole text, whatever its case; None: categories.yaml does not map it."""
         return self.words.get(_plain(text))
 
 
@@ -42,14 +42,14 @@ def parse_categories(document: Mapping[str, Any], values: tuple[str, ...]) -> Ca
     """Return what an entry of categories.yaml declares for a column with these values.
 
     Raises:
-        SettingsError: it lacks a part, names a system twice, or a category that the column does not have.
+        SettingsError: the entry lacks a part, names a system twice, or names a category that the column does not have.
     """
     systems: dict[str, dict[str, str]] = {}
     try:
         for entry in document["systems"]:
             codes = {str(code): str(category) for code, category in entry["codes"].items()}
             width = int(entry.get("digits", 0))
-            # Two digits of a form are often kept as a number.
+            # Senders often store a two-digit code as a number, so 01 arrives as 1.
             codes |= {c.lstrip("0"): category for c, category in codes.items() if width and len(c) == width}
             for uri in entry["uris"]:
                 if uri in systems:
@@ -62,13 +62,15 @@ def parse_categories(document: Mapping[str, Any], values: tuple[str, ...]) -> Ca
     named = {category for codes in systems.values() for category in codes.values()} | set(words.values())
     if not named <= set(values):
         raise SettingsError(
-            "Category is none of its column's values", where="categories.yaml", remedy="See the dataset's file."
+            "Category is not one of its column's values",
+            where="categories.yaml",
+            remedy="Use a value of the column in the dataset's file.",
         )
     return Categories(systems, words)
 
 
 def categories_document() -> dict[str, dict[str, Any]]:
-    """Return what categories.yaml declares, by ``dataset.column``."""
+    """Return the entries of categories.yaml by ``dataset.column``."""
     document: dict[str, Any] = read_yaml((resources.files("vitalake.vocabulary") / "categories.yaml").read_text())
     return {name: entry for name, entry in document.items() if name != "version"}
 
@@ -76,17 +78,17 @@ def categories_document() -> dict[str, dict[str, Any]]:
 @cache
 def load_categories() -> dict[str, Categories]:
     """Return the categories that ship with the project, by ``dataset.column``."""
-    found = {}
+    categories = {}
     for name, entry in categories_document().items():
         dataset, _, column = name.partition(".")
-        found[name] = parse_categories(entry, load_dataset(dataset).column(column).values)
-    return found
+        categories[name] = parse_categories(entry, load_dataset(dataset).column(column).values)
+    return categories
 
 
 def category_of(column: str, text: str) -> str:
-    """Return the category that a whole text stands for in ``dataset.column``; the text where nobody has said so.
+    """Return the category of a whole text in ``dataset.column``; the text itself if categories.yaml does not map it.
 
-    What is none of the column's values stays what it is: masking does not publish it, and counts it.
+    Masking does not publish a text that is not one of the column's values, and counts it.
     """
     categories = load_categories().get(column)
     return text if categories is None else categories.of_words(text) or text

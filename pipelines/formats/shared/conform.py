@@ -1,4 +1,7 @@
-"""Rows in the vocabulary's units, within what is plausible, with their identity: what may go on to the masks."""
+"""Converts decoded rows to the vocabulary's units, rejects implausible ones, and computes their identity.
+
+The result goes on to the masks.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from pipelines.formats.shared.fingerprint import fingerprints, older_fingerprint
 from pipelines.formats.shared.local_codes import NO_LOCAL_CODES, LocalCodes, with_local_codes
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.records import AGAINST_BROKER
-from pipelines.formats.shared.refused import Refused, joined, refused_of, refused_of_conformed
+from pipelines.formats.shared.refused import RefusedRows, joined, refused_of, refused_of_conformed
 from pipelines.formats.shared.result import Decoded, Reject
-from pipelines.formats.shared.words import with_values_of_words
+from pipelines.formats.shared.words import with_parsed_texts
 from pipelines.online_store.values import NO_VALUE, TOO_HIGH, TOO_LOW
 from vitalake.lake.unlinkable.own_times import given_or_ours
 from vitalake.vocabulary import Vocabulary
@@ -26,22 +29,22 @@ from vitalake.vocabulary.forms import unit_to_show
 
 ID_BYTES = 16
 _EAST_US, _WEST_US = 14 * 3_600_000_000, (24 + 12) * 3_600_000_000
-"""From when, before its midnight in UTC, it is some day somewhere on Earth, and until when after it."""
+"""A calendar day exists somewhere on Earth from 14 hours before its midnight in UTC until 36 hours after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conformed:
-    """Rows that hold, and the messages that do not.
+    """Valid rows, and the messages that were rejected.
 
     Attributes:
-        rows: columns of the dataset ``observation``, identified; without ingested_at, source and source_position.
+        rows: columns of the dataset ``observation``, identified, without ingested_at, source and source_position.
         message: int32 per row, index of its message.
-        fingerprint: uint64 (n, 2): equal for an exact re-send, different for anything else.
-        rejects: messages with a row that does not hold; ``rows`` says how many rows that takes away.
-        older: the fingerprints in the form of an earlier release, where they were asked for and differ.
-        refused: what the rejected messages were about, for who must not go on with what was known before, and what a
-            message says that there is no value of; None: nothing.
-        local: codes of local systems that came, and what they were taken as; see local_codes.py.
+        fingerprint: uint64, shape (n, 2): equal for an exact re-send, different for anything else.
+        rejects: messages with an invalid row; their ``rows`` is the number of rows that are lost with them.
+        older: the fingerprints in the form of an earlier release, if they were asked for and differ.
+        refused: the rows of rejected messages, and of messages that report a missing value, without their values: the
+            ward must not go on showing the value from before; None: there are none.
+        local: the codes of local systems in the poll and their LOINC codes; see local_codes.py.
     """
 
     rows: pa.RecordBatch
@@ -49,12 +52,12 @@ class Conformed:
     fingerprint: npt.NDArray[np.uint64]
     rejects: list[Reject] = field(default_factory=list)
     older: npt.NDArray[np.uint64] | None = None
-    refused: Refused | None = None
+    refused: RefusedRows | None = None
     local: LocalCodes = NO_LOCAL_CODES
 
 
 class Conformer:
-    """Conforms decoded rows to the vocabulary; one a lane."""
+    """Conforms decoded rows to the vocabulary; each lane has its own."""
 
     def __init__(
         self,
@@ -71,13 +74,13 @@ class Conformer:
 
         Args:
             vocabulary: codes, units and ranges.
-            observation_key: of observation_id; never rotated.
-            max_future_seconds: how far ahead of the broker's time a row may be effective.
-            min_effective_year: rows effective before it are rejected.
-            max_past_days: how far behind the broker's time a row may be effective; 0: any time.
-            unset_clock_days: rows of these days are rejected, wherever their clock is.
-            publish_arrival: whether the broker's times may be published as they are, where the sender gives none; and
-                those at which its system sent.
+            observation_key: key of the hash in observation_id; never rotated.
+            max_future_seconds: rows effective further ahead of the broker's time are rejected.
+            min_effective_year: rows effective before this year are rejected.
+            max_past_days: rows effective further behind the broker's time are rejected; 0: no limit.
+            unset_clock_days: rows of these days, in any time zone, are rejected: unset clocks show them.
+            publish_arrival: whether the time of arrival, or of sending, can be published unchanged if the sender gives
+                no time of issue.
         """
         self._vocabulary, self._mark = vocabulary, not publish_arrival
         self._hash = hashlib.blake2b(key=observation_key, digest_size=ID_BYTES)
@@ -93,14 +96,14 @@ class Conformer:
         """Return rows and rejects.
 
         Args:
-            decoded: what a decoder made.
+            decoded: a decoder's result.
             broker_ms: int64 per message, the broker's timestamp.
-            now_us: our own clock's time, to say whose time is wrong; None: the row's.
-            older: make fingerprints in the form of an earlier release too.
+            now_us: our clock's time, to decide whether the row's or the broker's time is wrong; None: the row's is.
+            older: also make fingerprints in the form of an earlier release.
         """
         message = decoded.message
         rows, local = with_local_codes(decoded.rows, message, self._vocabulary)
-        rows, unread = with_values_of_words(rows, self._vocabulary)
+        rows, unread = with_parsed_texts(rows, self._vocabulary)
         rows = local.with_units(rows)
         code = self._code_index(rows["code"])
         unit = _index(rows["unit"], self._vocabulary.unit_index, absent=self._vocabulary.no_unit)
@@ -139,13 +142,13 @@ class Conformer:
             good = ~np.isin(message, np.fromiter((r.message for r in rejects), np.int32, len(rejects)))
             bad = np.flatnonzero(~good)
             given = rows["issued_at"].is_valid().to_numpy(zero_copy_only=False) & in_time
-            said = np.where(plausible, NO_VALUE, np.where(value < self._vocabulary.least[code], TOO_LOW, TOO_HIGH))
+            signs = np.where(plausible, NO_VALUE, np.where(value < self._vocabulary.least[code], TOO_LOW, TOO_HIGH))
             of_bad = rows.take(pa.array(bad))
             ids, _ = self._identify(of_bad, [identities[row] for row in bad.tolist()])
             refused = refused_of(
                 of_bad,
                 ids,
-                said[bad],
+                signs[bad],
                 np.where(timely & (effective <= latest), effective, broker_us)[bad],
                 np.where(given, issued, broker_us)[bad],
                 message[bad],
@@ -154,15 +157,15 @@ class Conformer:
             measured, broker_us = measured[good], broker_us[good]
             identities = [identity for identity, ok in zip(identities, good.tolist(), strict=True) if ok]
         value = np.where(measured, value, np.nan)
-        conformed = self._finished(
+        conformed = self._conformed(
             rows, identities, message, code, value, broker_us, rejects, older=older, stamped=decoded.stamped
         )
         if decoded.ended is not None:
             refused = joined(refused, self._ended(decoded.ended, broker_ms))
-        return _one_claim(replace(conformed, refused=refused, local=local))
+        return _without_contradictions(replace(conformed, refused=refused, local=local))
 
-    def _ended(self, ended: Decoded, broker_ms: npt.NDArray[np.int64]) -> Refused:
-        """Return what ends what was known before, where a sign says that there is no value."""
+    def _ended(self, ended: Decoded, broker_ms: npt.NDArray[np.int64]) -> RefusedRows:
+        """Return the rows that report a missing value: they end the value that the ward showed before."""
         rows, _ = with_local_codes(ended.rows, ended.message, self._vocabulary)
         broker_us = broker_ms[ended.message] * 1000
         effective = rows["effective_at"].cast(pa.int64()).to_numpy()
@@ -185,16 +188,16 @@ class Conformer:
         return _index(column, lambda text: codes.get(text, -1))
 
     def _set_clock(self, effective: npt.NDArray[np.int64], broker_us: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Return which times are of clocks that somebody set."""
-        held = np.ones(len(effective), np.bool_)
+        """Return which times are plausible for a clock that was set."""
+        plausible = np.ones(len(effective), np.bool_)
         if self._past_us:
-            held &= effective >= broker_us - self._past_us
+            plausible &= effective >= broker_us - self._past_us
         if len(effective) and self._unset and effective.min() < max(self._unset) + _WEST_US:
             for day in self._unset:
-                held &= (effective < day - _EAST_US) | (effective >= day + _WEST_US)
-        return held
+                plausible &= (effective < day - _EAST_US) | (effective >= day + _WEST_US)
+        return plausible
 
-    def _finished(
+    def _conformed(
         self,
         rows: pa.RecordBatch,
         identities: list[bytes | None],
@@ -229,7 +232,7 @@ class Conformer:
         return pa.DictionaryArray.from_arrays(pa.array(code.astype(np.int32), mask=mask), self._units)
 
     def _coded(self, rows: pa.RecordBatch) -> dict[str, pa.Array]:
-        """Return the columns of coded values: what only stands where a code should be becomes the text it is."""
+        """Return the columns of coded values; an unknown code becomes a text."""
         columns: dict[str, pa.Array] = {}
         absent, coded = rows["data_absent_reason"], rows["value_code"]
         if absent.null_count < len(rows):
@@ -240,7 +243,7 @@ class Conformer:
         if coded.null_count < len(rows):
             texts = coded.dictionary.to_pylist()
             codes = pa.array([text if self._vocabulary.knows(text) else None for text in texts], pa.string())
-            columns["value_code"] = codes.take(coded.indices).dictionary_encode()  # of one type in every poll
+            columns["value_code"] = codes.take(coded.indices).dictionary_encode()  # the same Arrow type in every poll
             columns["value_text"] = pc.coalesce(
                 rows["value_text"], pc.if_else(columns["value_code"].is_null(), coded.cast(pa.string()), None)
             )
@@ -251,9 +254,9 @@ class Conformer:
     def _identify(self, rows: pa.RecordBatch, identities: list[bytes | None]) -> tuple[pa.Array, pa.Array]:
         """Return observation_id and panel_id of the rows.
 
-        The hash is of the identifier and the component's code; without an identifier of patient, code, component and
-        time; without a patient too of device, code, component and time. Never of value, status or position: a
-        correction meets the id of what it corrects.
+        The hash covers the sender's identifier and the component's code. Without an identifier it covers patient, code,
+        component and time; without a patient as well, the device takes the patient's place. It never covers value,
+        status or position, so that a correction has the same id as the row that it corrects.
         """
         single = rows["panel_code"].null_count == len(rows)
         if single and None not in identities:
@@ -288,7 +291,7 @@ class Conformer:
         ]
 
     def _hash_all(self, texts: list[bytes]) -> list[bytes]:
-        # Copying a keyed state costs two thirds of making one.
+        # Copying a keyed hash state costs two thirds of creating one.
         copy = self._hash.copy
         digests = []
         for text in texts:
@@ -305,18 +308,21 @@ def _binary(digests: list[bytes]) -> pa.Array:
 
 
 def _index(column: pa.DictionaryArray, known: Callable[[str], int], *, absent: int = -1) -> npt.NDArray[np.int64]:
-    """Return for each row the index of its text; -1, the last row of the tables, where it is not known."""
+    """Return for each row the index of its text; ``absent`` for null.
+
+    An unknown text has the index -1: the last row of the vocabulary's tables.
+    """
     lookup = np.array([*map(known, column.dictionary.to_pylist()), absent], np.int64)
     indices = pc.fill_null(column.indices, len(lookup) - 1) if column.null_count else column.indices
-    found: npt.NDArray[np.int64] = lookup[indices.to_numpy(zero_copy_only=False)]
-    return found
+    result: npt.NDArray[np.int64] = lookup[indices.to_numpy(zero_copy_only=False)]
+    return result
 
 
-def _one_claim(conformed: Conformed) -> Conformed:
-    """Return what is left without messages that say two things of one version of an observation.
+def _without_contradictions(conformed: Conformed) -> Conformed:
+    """Reject messages with two different rows for one version of an observation.
 
-    One would hide the other, and what moves one of them to another patient could not tell them apart. They become
-    undecodable, as HL7 v2 results of one name are where they are read; rows that are equal are duplicates.
+    One row would hide the other, and an attribution that moves one of them to another patient could not tell them
+    apart. The HL7 v2 decoder refuses two results with one name for the same reason. Equal rows are duplicates.
     """
     bad = _contradicting(conformed)
     if not len(bad):
@@ -335,13 +341,14 @@ def _one_claim(conformed: Conformed) -> Conformed:
 
 
 def _contradicting(conformed: Conformed) -> npt.NDArray[np.int32]:
-    """Return the messages of which two rows are of one version of an observation and differ."""
+    """Return the messages that hold two different rows for one version of an observation."""
     message = conformed.message
-    if not (message[1:] == message[:-1]).any():  # rows of a message lie together
+    if not (message[1:] == message[:-1]).any():  # the rows of a message are adjacent
         return message[:0]
     halves = np.frombuffer(conformed.rows["observation_id"].buffers()[2], np.uint64, count=2 * len(message))
-    likely = np.sort(halves[::2] ^ message.astype(np.uint64))  # of a keyed hash: unlike ones hardly ever meet
-    if not (likely[1:] == likely[:-1]).any():
+    # Fast path: halves of a keyed hash are practically distinct, so without equal ones no two rows have one id.
+    candidates = np.sort(halves[::2] ^ message.astype(np.uint64))
+    if not (candidates[1:] == candidates[:-1]).any():
         return message[:0]
     version = conformed.rows["version"].to_numpy(zero_copy_only=False)
     order = np.lexsort((version, halves[1::2], halves[::2], message))
@@ -353,7 +360,10 @@ def _contradicting(conformed: Conformed) -> npt.NDArray[np.int32]:
 
 
 def unit_path(code: str, unit: str | None) -> str:
-    """Return where a unit is that does not fit its code: with the code, which is known, and the unit if it is one."""
+    """Return the path of a unit that does not fit its code, with the code and the unit.
+
+    The code is one of the vocabulary; ``unit_to_show`` hides a text that is not a unit.
+    """
     return f"Observation.valueQuantity.code ({code} in {unit_to_show(unit)})"
 
 
@@ -361,18 +371,18 @@ def _rejects(
     message: npt.NDArray[np.int32],
     checks: tuple[tuple[npt.NDArray[np.bool_], Reason, str | Callable[[int], str]], ...],
 ) -> list[Reject]:
-    """Return one reject a message that has a bad row; the first check that fails gives the reason.
+    """Return one reject for each message with a bad row; the first check that fails gives the reason.
 
-    A path may depend on the row: of a message with several the first one counts.
+    If a path depends on the row, the first bad row of the message gives it.
     """
-    found: dict[int, tuple[Reason, str]] = {}
-    for holds, reason, path in checks:
-        if not holds.all():
-            for row in np.flatnonzero(~holds).tolist():
+    reasons: dict[int, tuple[Reason, str]] = {}
+    for passed, reason, path in checks:
+        if not passed.all():
+            for row in np.flatnonzero(~passed).tolist():
                 i = int(message[row])
-                if i not in found:
-                    found[i] = (reason, path if isinstance(path, str) else path(row))
-    if not found:
+                if i not in reasons:
+                    reasons[i] = (reason, path if isinstance(path, str) else path(row))
+    if not reasons:
         return []
     rows = np.bincount(message)
-    return [Reject(i, reason, path, int(rows[i])) for i, (reason, path) in sorted(found.items())]
+    return [Reject(i, reason, path, int(rows[i])) for i, (reason, path) in sorted(reasons.items())]

@@ -1,4 +1,4 @@
-"""Messages taken apart leniently, whatever their format: JSON documents, and lines of segments."""
+"""Parses messages leniently, whatever their format: JSON documents, and lines of HL7 v2 segments."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import msgspec
 from pipelines.formats.shared.parsing import PARSE_ERRORS
 
 LINES = re.compile(rb"[\r\n\x0b\x1c]+")
-"""Between the segments of HL7 v2, with the marks of MLLP."""
+"""Separates the segments of HL7 v2; includes MLLP's frame bytes."""
 
 _BLANKS = b" \t\r\n\x0b\x1c\xef\xbb\xbf"
 
 _NO_NUMBER = re.compile(
     r"(?<=[:,\[\s])-?(?:\d+(?:\.\d+)?[eE]\+?\d{3,}|\d{309,}(?:\.\d+)?|NaN|Infinity)(?=[,\]}\s])", re.ASCII
 )
-"""What stands where a number should and is more than a double can have, or none."""
+"""A JSON number that msgspec rejects: NaN, Infinity, or beyond the range of a double such as 1e400."""
 
 
-def opened(payload: bytes) -> Any:
-    """Return what a JSON message holds; the bytes of any other, HL7's among them."""
+def parse_document(payload: bytes) -> Any:
+    """Return the parsed JSON of a message; its bytes, stripped of blanks, if it is not JSON (HL7 v2, for example)."""
     body = payload.strip(_BLANKS)
-    text = body.decode(errors="replace")  # decoders skip what they do not read
+    text = body.decode(errors="replace")  # decoders accept bad UTF-8 in elements that they skip
     try:
         return msgspec.json.decode(text)
     except PARSE_ERRORS:
@@ -32,27 +32,27 @@ def opened(payload: bytes) -> Any:
 
 
 def _leniently(text: str, body: bytes) -> Any:
-    """Return what a message holds without its numbers that are none, such as 1e400 or NaN, else its bytes."""
+    """Return the parsed JSON with null for numbers such as 1e400 or NaN; the bytes if it is still not JSON."""
     try:
         return msgspec.json.decode(_NO_NUMBER.sub("null", text))
     except PARSE_ERRORS:
         return body
 
 
-def places(document: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every value with the key that it stands under; what is in a list, with the list's."""
-    left: list[tuple[str, Any]] = [("", document)]
-    while left:
-        name, value = left.pop()
+def keyed_values(document: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every value with its key; a list's items with the key of the list."""
+    pending: list[tuple[str, Any]] = [("", document)]
+    while pending:
+        name, value = pending.pop()
         yield name, value
         if isinstance(value, dict):
-            left.extend(value.items())
+            pending.extend(value.items())
         elif isinstance(value, list):
-            left.extend((name, item) for item in value)
+            pending.extend((name, item) for item in value)
 
 
 def text_of(value: Any) -> str:
-    """Return a text or whole number as decoders write it, 7.0 as 7; anything else is no number of a patient."""
+    """Return a text or whole number as decoders write it (7.0 as 7); empty for anything else: it is no patient's id."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -61,5 +61,5 @@ def text_of(value: Any) -> str:
 
 
 def listed(value: Any) -> list[Any]:
-    """Return a list as it is, and anything else as the one thing in a list."""
+    """Return a list unchanged, and anything else as a list of one."""
     return value if isinstance(value, list) else [value]

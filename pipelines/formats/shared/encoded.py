@@ -1,4 +1,4 @@
-"""Columns of decoded elements: each distinct value once, and why some of them are refused."""
+"""Columns of decoded elements: each distinct value stored once, with the reasons for refused ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipelines.formats.shared.reasons import Reason
 _Value = TypeVar("_Value")
 
 REMEMBERED = 50_000
-"""Distinct texts remembered an element; when there are more the memory is emptied: no sender can fill it."""
+"""Distinct texts cached for each element. A full cache is cleared, so no sender can exhaust memory."""
 
 
 class Refused(Exception):
-    """The element is there and cannot be used."""
+    """Raised when an element is present and cannot be used: its message goes to the dead letters."""
 
     def __init__(self, reason: Reason, path: str = "") -> None:
         super().__init__(reason)
@@ -32,8 +32,8 @@ class Encoded(Generic[_Value]):
 
     Attributes:
         index: int32 per item, into ``values``; -1 where the element is absent.
-        values: decoded elements; None for one that was refused.
-        refused: index into ``values`` → why.
+        values: decoded elements; None for a refused one.
+        refused: index into ``values`` → the reason.
     """
 
     index: npt.NDArray[np.int32]

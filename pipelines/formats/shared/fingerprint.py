@@ -1,4 +1,4 @@
-"""Fingerprints: 128 bits over everything that makes a row what it is, to recognise one that is sent again."""
+"""Fingerprints: 128 bits over the contents of a row, to recognise exact re-sends."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ import pyarrow.compute as pc
 _U64 = npt.NDArray[np.uint64]
 _TEXTS = ("status", "comparator", "value_code", "value_text", "data_absent_reason", "patient_id", "encounter_id")
 _ISSUED = 7
+"""Salt of the time of issue. Look-backs on disk hold fingerprints, so the salts must not change."""
 
 
 def fingerprints(ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.float64], unit: pa.DictionaryArray) -> _U64:
-    """Return (n, 2) fingerprints of observation_id, version, status, value in all its forms, patient, stay and times.
+    """Return fingerprints, shaped (n, 2), over observation_id, version, status, value, patient, stay and times.
 
-    Whose value it is and when it was so may be corrected too, by a sender that counts no versions; and corrected back:
-    then only when it was issued tells the last from the first. The device is left out: the same message may come over
-    two gateways. Where no patient is named the device stands for whoever it is.
+    A sender without version numbers can correct the patient and the time of a value too, and correct them back; then
+    only the time of issue distinguishes the last message from the first. The device is left out, because the same
+    message can arrive through two gateways. If a row names no patient, its device is included in the patient's place.
 
-    observation_id is a keyed hash already; the rest is mixed in by multiplication and shifts (splitmix64's finaliser),
-    which is for telling re-sends from corrections, not against an adversary: who can send to the topic can also repeat
-    an identifier.
+    observation_id is a keyed hash already; the rest is mixed in by multiplication and shifts (splitmix64's finaliser).
+    That distinguishes re-sends from corrections. It is no defence against an attacker, who could repeat an identifier
+    anyway if they can send to the topic.
 
-    What a row lacks adds nothing: its fingerprint must not depend on what its neighbours have.
+    An absent column adds nothing, so that a fingerprint does not depend on the other rows of the poll.
     """
     return _joined(ids, _rest(rows, value, unit))
 
@@ -33,12 +34,12 @@ def fingerprints(ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.floa
 def older_fingerprints(
     ids: pa.Array, rows: pa.RecordBatch, value: npt.NDArray[np.float64], unit: pa.DictionaryArray
 ) -> _U64:
-    """Return the fingerprints that earlier releases gave rows without ``issued`` beside others that had one.
+    """Return the fingerprints that earlier releases gave to rows without ``issued`` in a poll where others had it.
 
-    Beside them the missing time counted as 0. Look-backs that those releases wrote hold such fingerprints.
+    There the missing time counted as 0. Look-backs that those releases wrote hold such fingerprints.
     """
-    unsaid = rows["issued_at"].is_null().to_numpy(zero_copy_only=False)
-    as_zero = np.where(unsaid, _mix(np.zeros(1, np.uint64), _ISSUED), np.uint64(0))
+    without_issued = rows["issued_at"].is_null().to_numpy(zero_copy_only=False)
+    as_zero = np.where(without_issued, _mix(np.zeros(1, np.uint64), _ISSUED), np.uint64(0))
     return _joined(ids, _rest(rows, value, unit) + as_zero)
 
 
@@ -53,17 +54,17 @@ def _rest(rows: pa.RecordBatch, value: npt.NDArray[np.float64], unit: pa.Diction
     rest += _mix(rows["effective_at"].cast(pa.int64()).to_numpy(zero_copy_only=False).view(np.uint64), 6)
     issued = rows["issued_at"]
     if issued.null_count < len(rows):
-        said = _mix(pc.fill_null(issued.cast(pa.int64()), 0).to_numpy().view(np.uint64), _ISSUED)
+        hashes = _mix(pc.fill_null(issued.cast(pa.int64()), 0).to_numpy().view(np.uint64), _ISSUED)
         if issued.null_count:
-            said[issued.is_null().to_numpy(zero_copy_only=False)] = 0
-        rest += said
+            hashes[issued.is_null().to_numpy(zero_copy_only=False)] = 0
+        rest += hashes
     rest += _text_hashes(unit, "unit")
     for name in _TEXTS:
         if rows[name].null_count < len(rows):
             rest += _text_hashes(rows[name], name)
     if rows["patient_id"].null_count:
-        nobody = rows["patient_id"].is_null()
-        rest += _text_hashes(pc.if_else(nobody, rows["device_id"].cast(pa.string()), None), "device_id")
+        without_patient = rows["patient_id"].is_null()
+        rest += _text_hashes(pc.if_else(without_patient, rows["device_id"].cast(pa.string()), None), "device_id")
     return rest
 
 
@@ -75,7 +76,7 @@ def _mix(x: _U64, salt: int) -> _U64:
 
 
 def _text_hashes(column: pa.Array, name: str) -> _U64:
-    """Return a 64-bit hash per row, the distinct texts hashed once; null is 0."""
+    """Return a 64-bit hash per row, hashing each distinct text once; null gives 0."""
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     hashes = [
         int.from_bytes(hashlib.blake2b(f"{name}\0{text}".encode(), digest_size=8).digest())

@@ -1,4 +1,4 @@
-"""Rows of datasets in which nothing is measured: what they must have to be somebody's, and to be found again."""
+"""Rejects rows that lack a column which every row of their dataset needs: key, day or patient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitalake.lake.datasets.dataset import Dataset
 
 
 def needed(dataset: Dataset) -> tuple[str, ...]:
-    """Return the columns without which a row of a dataset is rejected: key, day, and patient."""
+    """Return the columns that every row of a dataset must have: its key, its day, and its patient."""
     patient = [c.name for c in dataset.columns if c.data_class == "patient-identifier" and dataset.restricted]
     return tuple(dict.fromkeys((*dataset.key, *([dataset.day_of] if dataset.day_of else []), *patient)))
 
@@ -20,16 +20,16 @@ def needed(dataset: Dataset) -> tuple[str, ...]:
 def with_key(
     rows: pa.RecordBatch, message: npt.NDArray[np.int32], dataset: Dataset
 ) -> tuple[pa.RecordBatch, npt.NDArray[np.int32], list[Reject]]:
-    """Return the rows of whole messages, the message of each, and the rejects.
+    """Return the rows of complete messages, the message of each row, and the rejects.
 
-    A row without its key, the time by which the table is partitioned, or its patient, rejects its message.
+    A row without its key, its patient, or the time that the table is partitioned by rejects its whole message.
 
     Args:
         rows: the dataset's columns by name; absent ones are null.
         message: int32 per row.
-        dataset: where they go.
+        dataset: the dataset of the rows.
     """
-    where: dict[int, str] = {}
+    missing: dict[int, str] = {}
     for name in needed(dataset):
         bad = (
             rows[name].is_null().to_numpy(zero_copy_only=False)
@@ -37,10 +37,12 @@ def with_key(
             else np.ones(len(message), np.bool_)
         )
         for i in message[bad].tolist():
-            where.setdefault(i, name)
-    if not where:
+            missing.setdefault(i, name)
+    if not missing:
         return rows, message, []
     counts = np.bincount(message)
-    rejects = [Reject(i, Reason.NO_KEY, f"{dataset.name}.{name}", int(counts[i])) for i, name in sorted(where.items())]
-    good = ~np.isin(message, np.fromiter(where, np.int32, len(where)))
+    rejects = [
+        Reject(i, Reason.NO_KEY, f"{dataset.name}.{name}", int(counts[i])) for i, name in sorted(missing.items())
+    ]
+    good = ~np.isin(message, np.fromiter(missing, np.int32, len(missing)))
     return rows.filter(pa.array(good)), message[good], rejects

@@ -1,6 +1,7 @@
-"""Codes of a hospital's or laboratory's own systems, as the home declares them: taken as LOINC, and counted.
+"""Maps codes of a hospital's or laboratory's own systems to LOINC, as the home declares, and counts them.
 
-A code is shown where its system is declared and it has the form of that system's codes; anything else may be words.
+A code is shown in counts only if its system is declared and it has the form of that system's codes: anything else could
+be free text about a patient.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from vitalake.lake.commits.spans import MOST_LOCAL, OTHERS
 from vitalake.vocabulary import Vocabulary
 
 Rows = Mapping[str, npt.NDArray[np.int32]]
-"""What is counted → index of the message of every such row."""
+"""Counted code → index of the message of every row that has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,9 @@ class LocalCodes:
     """Codes of local systems among the rows of a poll.
 
     Attributes:
-        mapped: ``<system>|<code> → <LOINC>`` of those that were taken as a LOINC code.
-        unmapped: ``<system>|<code>`` of those that nobody has mapped yet; beyond MOST_LOCAL of them OTHERS.
-        units: of each row the unit that its code has where the sender gives none; None: no row has one.
+        mapped: ``<system>|<code> → <LOINC>`` of the codes that are mapped.
+        unmapped: ``<system>|<code>`` of the codes that are not mapped yet; those beyond MOST_LOCAL count as OTHERS.
+        units: per row, the unit that the home declares for its code if the sender gives none; None: no row needs one.
     """
 
     mapped: Rows = field(default_factory=dict)
@@ -35,7 +36,7 @@ class LocalCodes:
     units: pa.Array | None = None
 
     def with_units(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Return the rows, numbers without a unit with that of their code."""
+        """Return the rows, with the declared unit of their code where a number has no unit."""
         if self.units is None:
             return rows
         unit = rows["unit"].cast(pa.string())
@@ -49,37 +50,39 @@ NO_LOCAL_CODES = LocalCodes()
 def with_local_codes(
     rows: pa.RecordBatch, message: npt.NDArray[np.int32], vocabulary: Vocabulary
 ) -> tuple[pa.RecordBatch, LocalCodes]:
-    """Return the rows with the LOINC codes that local codes are mapped to, and which local codes there were.
+    """Replace mapped local codes by LOINC codes; also return the local codes that occurred.
 
     Args:
         rows: DECODED_SCHEMA.
-        message: of each row the index of its message.
-        vocabulary: knows the local systems.
+        message: per row, the index of its message.
+        vocabulary: has the local systems.
     """
     if not vocabulary.local or not rows.num_rows:
         return rows, NO_LOCAL_CODES
     texts, index = rows["code"].dictionary.to_pylist(), rows["code"].indices.to_numpy(zero_copy_only=False)
     mapped, unmapped, others = dict[str, npt.NDArray[np.int32]](), dict[str, npt.NDArray[np.int32]](), list[int]()
     places: dict[str, list[int]] = {}
-    for i in np.unique(index[index >= 0]).tolist():  # a dictionary may hold codes of messages that were refused,
-        places.setdefault(texts[i], []).append(i)  # and one code twice: as it came, and chosen among several
-    for text, of in places.items():
-        taken_as = vocabulary.mapped.get(text)
-        if taken_as is not None:
-            mapped[f"{text} → {taken_as.loinc}"] = message[np.isin(index, of)]
+    # Only codes in use: a dictionary can also hold codes of refused messages. One code can be in it twice: once as it
+    # was sent, and once as the chosen one of several codings.
+    for i in np.unique(index[index >= 0]).tolist():
+        places.setdefault(texts[i], []).append(i)
+    for text, indices in places.items():
+        mapping = vocabulary.mapped.get(text)
+        if mapping is not None:
+            mapped[f"{text} → {mapping.loinc}"] = message[np.isin(index, indices)]
         elif vocabulary.is_of_local(text):
             if len(unmapped) < MOST_LOCAL:
-                unmapped[text] = message[np.isin(index, of)]
+                unmapped[text] = message[np.isin(index, indices)]
             else:
-                others += of
+                others += indices
     if others:
         unmapped[OTHERS] = message[np.isin(index, others)]
     if not mapped:
         return rows, LocalCodes(unmapped=unmapped)
     loinc = pa.array([vocabulary.loinc_of(text) for text in texts], pa.string())
     units = [entry.unit if (entry := vocabulary.mapped.get(text)) else None for text in texts]
-    told = pa.array(units, pa.string()).take(rows["code"].indices) if any(units) else None
-    return _with(rows, "code", loinc.take(rows["code"].indices)), LocalCodes(mapped, unmapped, told)
+    declared = pa.array(units, pa.string()).take(rows["code"].indices) if any(units) else None
+    return _with(rows, "code", loinc.take(rows["code"].indices)), LocalCodes(mapped, unmapped, declared)
 
 
 def _with(rows: pa.RecordBatch, name: str, texts: pa.Array) -> pa.RecordBatch:

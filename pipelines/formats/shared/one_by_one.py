@@ -1,4 +1,4 @@
-"""A decoder made of a function of one message; what every decoder must do besides is done here."""
+"""Makes a decoder from a function that reads one message, and does what every decoder must do besides."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipelines.formats.shared.words import COMPARATORS
 from vitalake.clinical.statuses import STAGES
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
-_MOST = 1 << 63
+_MOST = 1 << 63  # versions are int64
 _STATUSES = frozenset(status for stage in STAGES for status in stage) - {"active", "ended"}
 _COMPARATORS = frozenset(COMPARATORS.values())
 _SPECIAL = ("value", "effective_at", "effective_offset_minutes", "issued_at")
@@ -31,14 +31,15 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         code: LOINC, or ``<system>|<code>`` of a local system.
-        effective_at, issued_at: aware; when it was measured, and when it could be known.
-        patient_id, device_id: one of them at least.
-        value, value_code, value_text, data_absent_reason: one of them at least.
+        effective_at, issued_at: aware datetimes; when it was measured, and when it was first available.
+        patient_id, device_id: at least one of them.
+        value, value_code, value_text, data_absent_reason: at least one of them.
         unit: UCUM, as sent.
         comparator: ``<``, ``<=``, ``>`` or ``>=``.
-        version: grows with corrections of what has one identity.
-        status: FHIR's.
-        identity: "<length of system>|<system>|<value>", what the sender calls it; None: patient, code and time name it.
+        version: higher for each correction of the same identity.
+        status: a FHIR Observation status.
+        identity: the sender's identifier as "<length of system>|<system>|<value>"; None: patient, code and time
+            identify the value.
     """
 
     code: str
@@ -60,11 +61,11 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OneByOne:
-    """Decodes messages to measured values, one after the other.
+    """Decodes messages to measured values, one message at a time.
 
-    Tombstones are counted, what is too large is refused unread, all rows of a message are taken or none. What the
-    function raises beside Refused, of a message that it did not expect, is ``wrong-shape``, and ``not-utf8`` for text
-    that is none.
+    Counts tombstones, refuses messages that are too large without reading them, and takes either all rows of a message
+    or none. If the function raises UnicodeDecodeError, the reason is ``not-utf8``; any other exception than Refused is
+    ``wrong-shape``.
     """
 
     def __init__(
@@ -73,10 +74,10 @@ class OneByOne:
         """Make a decoder.
 
         Args:
-            name: the format's, with its profile.
-            version: grows whenever a message becomes other rows.
-            read: a message → its values, none where it holds nothing for the dataset. Raises Refused with a path of the
-                format's own words, never of the message's.
+            name: the format's name, with its profile.
+            version: raise it whenever a message decodes to other rows than before.
+            read: returns the values of a message, none if it holds nothing for the dataset. Raises Refused with a path
+                in the format's own words, never in the message's.
             max_message_bytes: longer messages are rejected unread.
         """
         self.name, self.version = name, version
@@ -117,26 +118,26 @@ class OneByOne:
             raise
         except UnicodeDecodeError:
             raise Refused(Reason.NOT_UTF8) from None
-        except Exception:  # a package's own, of whatever the message holds
+        except Exception:  # a package's code can raise anything for a message that it did not expect
             raise Refused(Reason.WRONG_SHAPE) from None
         return rows
 
 
 def _check(row: Measured) -> None:
-    """Refuse what is no row; the path names the column."""
+    """Refuse an invalid row; the path names its column."""
     for name in ("patient_id", "encounter_id", "device_id", "code", "panel_code", "unit", "value_code", "value_text"):
         text = getattr(row, name)
         if text is not None and "\0" in text:
             raise Refused(Reason.CONTROL_CHARACTER, name)
         if text is not None:
-            text.encode()  # half of a surrogate pair is no text: Arrow would refuse the whole poll
+            text.encode()  # fails for half of a surrogate pair, for which Arrow would fail the whole poll
     if not (row.patient_id or row.device_id):
         raise Refused(Reason.NO_SUBJECT, "patient_id")
     if not row.code:
         raise Refused(Reason.NO_CODE, "code")
     if row.status not in _STATUSES:
         raise Refused(Reason.BAD_STATUS, "status")
-    if all(said is None for said in (row.value, row.value_code, row.value_text, row.data_absent_reason)):
+    if all(value is None for value in (row.value, row.value_code, row.value_text, row.data_absent_reason)):
         raise Refused(Reason.NO_VALUE, "value")
     if row.value is not None and not math.isfinite(row.value):
         raise Refused(Reason.WRONG_SHAPE, "value")
@@ -155,8 +156,8 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _moments(moments: Sequence[datetime | None]) -> pa.Array:
-    told = [None if moment is None else (moment - _EPOCH) // _MICROSECOND for moment in moments]
-    return pa.array(told, pa.int64()).cast(pa.timestamp("us", "UTC"))
+    us = [None if moment is None else (moment - _EPOCH) // _MICROSECOND for moment in moments]
+    return pa.array(us, pa.int64()).cast(pa.timestamp("us", "UTC"))
 
 
 def _offset_minutes(moment: datetime) -> int:

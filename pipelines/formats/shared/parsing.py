@@ -1,4 +1,4 @@
-"""Parsing JSON messages one by one: a bad one harms only itself."""
+"""Parses JSON messages one by one, so that a bad message affects only itself."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _Item = TypeVar("_Item")
 _Row = TypeVar("_Row")
 
 CHUNK = 1_000
-"""Messages parsed at a time: their objects, about a megabyte, stay in the processor's cache until they are freed."""
+"""Messages parsed at a time. Their objects, about a megabyte, stay in the processor's cache until they are freed."""
 
 PARSE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep Python's garbage collector from walking the batch while it grows; that took half of the time."""
+    """Pause Python's garbage collector while a batch is decoded: walking the growing batch took half of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -48,23 +48,23 @@ class JsonMessages(Generic[_Parsed]):
         """Make one.
 
         Args:
-            decode: of one message; raises one of PARSE_ERRORS.
+            decode: parses one message; raises one of PARSE_ERRORS.
             max_message_bytes: longer messages are rejected unread.
-            refused: reason and path for what ``decode`` raised.
+            refused: returns reason and path for an error of ``decode``.
         """
         self._decode, self._most_bytes, self._refused = decode, max_message_bytes, refused
 
     def parse(
         self, values: Sequence[bytes | None], rejects: dict[int, Reject]
     ) -> Iterator[tuple[list[_Parsed], list[int]]]:
-        """Yield for each chunk what was parsed, and of each the index of its message; note the others in rejects."""
+        """Yield, chunk by chunk, the parsed messages and their indices; add the others to ``rejects``."""
         for begin in range(0, len(values), CHUNK):
             yield self._parse(values[begin : begin + CHUNK], begin, rejects)
 
     def rows(
         self, values: Sequence[bytes | None], decode: Callable[[_Parsed], Iterable[_Row]], rejects: dict[int, Reject]
     ) -> Each[_Row]:
-        """Return the rows of messages, each of which is decoded by itself; note what is refused in rejects."""
+        """Return the rows of messages, each decoded by itself; add refused messages to ``rejects``."""
         items = (
             (i, parsed)
             for chunk, indices in self.parse(values, rejects)
@@ -86,7 +86,7 @@ class JsonMessages(Generic[_Parsed]):
             try:
                 for value in remaining:
                     keep(decode(value))  # type: ignore[arg-type]
-            except PARSE_ERRORS as error:  # one of them is bad: the loop goes on behind it
+            except PARSE_ERRORS as error:  # the while loop goes on behind the bad message
                 i = message.pop(len(parsed))
                 rejects[i] = Reject(i, *self._refused(error))
             else:
@@ -96,23 +96,23 @@ class JsonMessages(Generic[_Parsed]):
 def readable(
     values: Sequence[bytes | None], message: list[int], rejects: dict[int, Reject], *, most_bytes: int
 ) -> list[int]:
-    """Return the messages that are to be parsed: no tombstones, nothing too large."""
-    found = []
+    """Return the messages to parse: without tombstones, and without those too large, which are rejected."""
+    chosen = []
     for i, value in zip(message, values, strict=True):
         if value is not None and len(value) > most_bytes:
             rejects[i] = Reject(i, Reason.TOO_LARGE)
         elif value is not None:
-            found.append(i)
-    return found
+            chosen.append(i)
+    return chosen
 
 
 class Each(NamedTuple, Generic[_Row]):
-    """What messages were decoded to, one by one.
+    """The rows of messages that were decoded one by one.
 
     Attributes:
-        rows: of all messages.
-        message: index of the message of each.
-        empty: messages that hold none.
+        rows: rows of all messages.
+        message: per row, the index of its message.
+        empty: indices of messages without rows.
     """
 
     rows: list[_Row]
@@ -123,22 +123,22 @@ class Each(NamedTuple, Generic[_Row]):
 def decode_each(
     items: Iterable[tuple[int, _Item]], decode: Callable[[_Item], Iterable[_Row]], rejects: dict[int, Reject]
 ) -> Each[_Row]:
-    """Return the rows of messages; of one that is refused there are none.
+    """Return the rows of messages; a refused message has none.
 
     Args:
-        items: index of the message, and what was parsed of it.
-        decode: raises Refused.
-        rejects: the refused ones are put here.
+        items: index of the message, and its parsed content.
+        decode: returns the rows of one message; raises Refused.
+        rejects: refused messages are added here.
     """
     each: Each[_Row] = Each([], [], [])
     for i, item in items:
         try:
-            found = list(decode(item))
+            rows = list(decode(item))
         except Refused as refused:
             rejects[i] = Reject(i, refused.reason, refused.path)
             continue
-        each.rows.extend(found)
-        each.message.extend([i] * len(found))
-        if not found:
+        each.rows.extend(rows)
+        each.message.extend([i] * len(rows))
+        if not rows:
             each.empty.append(i)
     return each

@@ -34,31 +34,31 @@ class Reason(StrEnum):
 
 
 EXPLAINED: dict[Reason, str] = {
-    Reason.NOT_JSON: "Not one JSON document: truncated, NaN, a byte-order mark, two documents, a number out of range.",
-    Reason.NOT_UTF8: "Text that is read is not valid UTF-8.",
+    Reason.NOT_JSON: "Not valid JSON: truncated, two documents, NaN, a byte-order mark, a number out of range.",
+    Reason.NOT_UTF8: "A text that the decoder reads is not valid UTF-8.",
     Reason.TOO_LARGE: "Longer than jobs.*.max_message_bytes.",
-    Reason.TOO_DEEP: "Nested too deeply to be what it should be.",
-    Reason.WRONG_RESOURCE: "A resourceType that no dataset is made of, or an HL7 v2 message that is not read.",
-    Reason.WRONG_SHAPE: "An element is missing or of the wrong type, or two results have one name: see the path.",
-    Reason.BAD_STATUS: "A status that is not one of FHIR's or HL7's, or that the profile does not name.",
-    Reason.BAD_TIME: "A time is no full date and time with its zone, or the clock of its zone has it twice or never.",
-    Reason.NO_TIME: "No effectiveDateTime, Instant or Period, no OBX-14 or OBR-7, nothing where the profile says.",
-    Reason.NO_SUBJECT: "Neither patient nor device; words, a contained subject, not the number asked for; a focus.",
-    Reason.NO_CODE: "code, component.code or OBX-3 has no code.",
-    Reason.NO_VALUE: "No value of a kind that is read, and no reason why; an empty Bundle; no OBX.",
-    Reason.MODIFIED: "modifierExtension or implicitRules: it may mean something else than it says.",
-    Reason.CONTROL_CHARACTER: "An identifier, reference or text holds U+0000.",
-    Reason.TOO_MANY_ROWS: "More rows in one message than a panel or Bundle may have.",
-    Reason.NOT_HL7: "Not HL7 v2: no MSH at its start, unusable separators, or MLLP's end is missing.",
-    Reason.BAD_CHARSET: "A character set (MSH-18) that is not read, or text that is not of the one that is named.",
-    Reason.UNKNOWN_CODE: "Not in the vocabulary: declare or map it (docs/how-to/declare-codes.md), then replay.",
+    Reason.TOO_DEEP: "Nested too deeply for any valid message.",
+    Reason.WRONG_RESOURCE: "A resourceType that no dataset uses, or a type of HL7 v2 message that is not read.",
+    Reason.WRONG_SHAPE: "An element is missing or has the wrong type, or two results have one identity: see the path.",
+    Reason.BAD_STATUS: "A status that FHIR or HL7 does not define, or that the profile does not list.",
+    Reason.BAD_TIME: "Not a full date and time with a zone, or a local time that occurs twice or never (summer time).",
+    Reason.NO_TIME: "No effectiveDateTime, Instant or Period; no OBX-14 or OBR-7; no time at the profile's path.",
+    Reason.NO_SUBJECT: "No usable patient or device: a name, a contained resource, a wrong number; or it has a focus.",
+    Reason.NO_CODE: "code, component.code or OBX-3 holds no code.",
+    Reason.NO_VALUE: "No value of a type that is read, and no reason for its absence; an empty Bundle; no OBX.",
+    Reason.MODIFIED: "modifierExtension or implicitRules: they can change the meaning of the message.",
+    Reason.CONTROL_CHARACTER: "An identifier, a reference or a text contains U+0000.",
+    Reason.TOO_MANY_ROWS: "The message has more rows than a panel or Bundle may have.",
+    Reason.NOT_HL7: "Not HL7 v2: no MSH at the start, unusable separators, or no end of the MLLP frame.",
+    Reason.BAD_CHARSET: "The character set (MSH-18) is not supported, or a text is not valid in it.",
+    Reason.UNKNOWN_CODE: "Not in the vocabulary: declare or map the code (docs/how-to/declare-codes.md), then replay.",
     Reason.UNKNOWN_UNIT: "Does not fit the code: extend the profile, or see docs/how-to/declare-codes.md; then replay.",
-    Reason.NUMBER_IN_WORDS: "A text that begins with a number and is none for sure: a comma, a note, an unknown unit.",
-    Reason.IMPLAUSIBLE_VALUE: "Outside what a living body or a working sensor can show.",
+    Reason.NUMBER_IN_WORDS: "A text that begins with a number but may mean another: a comma, a note, an unknown unit.",
+    Reason.IMPLAUSIBLE_VALUE: "A value that no living body and no working sensor can show.",
     Reason.IMPLAUSIBLE_TIME: "Before jobs.*.min_effective_year, of an unset clock, or far ahead of the broker's time.",
-    Reason.NO_KEY: "A row lacks its key, its patient, or the time it is partitioned by; the path says which.",
+    Reason.NO_KEY: "A row lacks its key, its patient, or the time it is partitioned by; the path names the column.",
 }
-"""What each reason means and, where the sender is right, what to do."""
+"""What each reason means, and what to do if the sender is right."""
 
 UNDECODABLE = frozenset(list(Reason)[: list(Reason).index(Reason.UNKNOWN_CODE)])
-"""Reasons for which a message has no rows; the others reject the rows it has."""
+"""Reasons for which a message was not decoded; the others reject the rows that were decoded."""

@@ -1,4 +1,4 @@
-"""Messages that cannot be used: all rows of a message are kept, or none."""
+"""Collects the reasons for refused messages, and drops all rows of a refused message."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.result import DECODED_SCHEMA, Decoded, Reject
 
 MOST_ROWS = 2_000
-"""Rows a message may have: a chart's worth of panels; a megabyte of tiny components would be ten times that."""
+"""Rows that a message may have: a whole chart of panels fits. A megabyte of tiny components gives ten times that."""
 
 
 class Refusals:
-    """Collects why messages cannot be used; the first reason of a message counts."""
+    """Collects why messages are refused; the first reason of a message counts."""
 
     def __init__(self, message: npt.NDArray[np.int32], rejects: dict[int, Reject]) -> None:
         self._message, self._rejects = message, rejects
 
     def mark(self, bad: npt.NDArray[np.bool_], reason: Reason, path: str) -> None:
-        """Refuse the messages of the rows that are bad."""
+        """Refuse the messages of the bad rows."""
         if bad.any():
             for i in self._message[self.relevant(bad)].tolist():
                 self._rejects.setdefault(i, Reject(i, reason, path))
 
     def of(self, column: Encoded[Any]) -> None:
-        """Refuse the messages whose element was refused.
+        """Refuse the messages with a refused element in a column.
 
-        Of several in a message its first one counts, whatever other messages of the poll hold.
+        If a message has several, its first one gives the reason, whatever other messages of the poll hold.
         """
         if not column.refused:
             return
@@ -46,7 +46,7 @@ class Refusals:
         self._rejects.setdefault(i, Reject(i, reason, path))
 
     def relevant(self, bad: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Return which of the bad rows count: all."""
+        """Return which of the bad rows count; here all do."""
         return bad
 
 
@@ -62,7 +62,7 @@ def whole_messages(
         columns: DECODED_SCHEMA by name.
         identities: per row.
         message: int32 per row.
-        rejects: by message; those with too many rows are added.
+        rejects: by message; messages with too many rows are added.
     """
     for i in np.flatnonzero(np.bincount(message, minlength=1) > MOST_ROWS).tolist():
         rejects.setdefault(i, Reject(i, Reason.TOO_MANY_ROWS))
@@ -75,7 +75,7 @@ def without_messages(
     message: npt.NDArray[np.int32],
     rejects: dict[int, Reject],
 ) -> Decoded:
-    """Return the rows of the messages that are not refused; see whole_messages."""
+    """Return the rows of the messages that are not refused, without a limit of rows; see whole_messages."""
     batch = pa.RecordBatch.from_arrays([columns[f.name] for f in DECODED_SCHEMA], schema=DECODED_SCHEMA)
     if not rejects:
         return Decoded(batch, identities, message)

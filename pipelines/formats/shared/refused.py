@@ -1,4 +1,7 @@
-"""What rejected messages were about: it is not in the lake, but what was known before it is not of now any more."""
+"""Rows of rejected messages, without their values.
+
+They do not go to the lake. The ward needs them: a value from before a rejected message is no longer the current one.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +20,27 @@ _MOMENT = pa.timestamp("us", "UTC")
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedRows:
     """Rows of rejected messages, without what they measured.
 
     Attributes:
-        rows: of the columns of ``observation`` what the care store takes, identified; the value is one of
-            ``pipelines.online_store.values`` NO_VALUE, TOO_LOW, TOO_HIGH.
-        message: int per row, index of its message; of what is told late, a number that is its own, below zero where
-            the message was not rejected but says by a sign that there is no value.
+        rows: the columns of ``observation`` that the care store needs, identified; the value is NO_VALUE, TOO_LOW or
+            TOO_HIGH of ``pipelines.online_store.values``.
+        message: int per row, the index of its message. Rows that are reported late have a serial number instead; it is
+            negative if the message was not rejected but reports a missing value.
     """
 
     rows: pa.RecordBatch
     message: npt.NDArray[np.int32]
 
-    def where(self, chosen: npt.NDArray[np.bool_]) -> Refused:
+    def where(self, chosen: npt.NDArray[np.bool_]) -> RefusedRows:
         """Return the chosen rows."""
-        return Refused(self.rows.filter(pa.array(chosen)), self.message[chosen])
+        return RefusedRows(self.rows.filter(pa.array(chosen)), self.message[chosen])
 
-    def newest(self, count: int) -> Refused:
-        """Return the last rows."""
+    def newest(self, count: int) -> RefusedRows:
+        """Return the last ``count`` rows."""
         begin = max(0, len(self.message) - count)
-        return Refused(self.rows.slice(begin), self.message[begin:])
+        return RefusedRows(self.rows.slice(begin), self.message[begin:])
 
 
 SCHEMA = pa.schema(
@@ -60,52 +63,54 @@ _TEXTS = ("patient_id", "device_id", "code", "status")
 def refused_of(
     rows: pa.RecordBatch,
     ids: pa.Array,
-    said: npt.NDArray[np.float64],
+    signs: npt.NDArray[np.float64],
     effective_us: npt.NDArray[np.int64],
     available_us: npt.NDArray[np.int64],
     message: npt.NDArray[np.int32],
-) -> Refused:
-    """Return what is kept of the rows of rejected messages.
+) -> RefusedRows:
+    """Return the rows of rejected messages without their values.
 
     Args:
-        rows: decoded.
-        ids: observation_id of each: a later version that holds takes the place of what was refused.
-        said: what stands in the place of each value.
-        effective_us: of each a time that can be.
-        available_us: as well.
-        message: of each.
+        rows: decoded rows.
+        ids: observation_id of each row: a later valid version replaces the refused row.
+        signs: per row NO_VALUE, TOO_LOW or TOO_HIGH, in the place of the value.
+        effective_us: per row a plausible time of measurement.
+        available_us: per row a plausible time of issue.
+        message: per row, the index of its message.
     """
     columns = {name: rows[name].cast(pa.string()) for name in _TEXTS} | {
         "observation_id": ids,
         "version": rows["version"],
-        "value": pa.array(said, pa.float64()),
+        "value": pa.array(signs, pa.float64()),
         "value_code": pa.nulls(len(rows), pa.string()),
         "effective_at": pa.array(effective_us).cast(_MOMENT),
         "available_at": pa.array(available_us).cast(_MOMENT),
     }
-    return Refused(pa.RecordBatch.from_pydict(columns, schema=SCHEMA), message)
+    return RefusedRows(pa.RecordBatch.from_pydict(columns, schema=SCHEMA), message)
 
 
 def refused_of_conformed(
-    rows: pa.RecordBatch, message: npt.NDArray[np.int32], bad: npt.NDArray[np.bool_], before: Refused | None
-) -> Refused:
-    """Return rows that were conformed before their message was rejected, and those of ``before``."""
-    mine, message = rows.filter(pa.array(bad)), message[bad]
-    times = (mine[name].cast(pa.int64()).to_numpy(zero_copy_only=False) for name in ("effective_at", "available_at"))
+    rows: pa.RecordBatch, message: npt.NDArray[np.int32], bad: npt.NDArray[np.bool_], before: RefusedRows | None
+) -> RefusedRows:
+    """Return the rows of ``before``, and rows whose message was rejected after they were conformed."""
+    rejected, message = rows.filter(pa.array(bad)), message[bad]
+    times = (
+        rejected[name].cast(pa.int64()).to_numpy(zero_copy_only=False) for name in ("effective_at", "available_at")
+    )
     effective_us, available_us = times
-    said = np.full(len(message), NO_VALUE)
-    return joined(before, refused_of(mine, mine["observation_id"], said, effective_us, available_us, message))
+    signs = np.full(len(message), NO_VALUE)
+    return joined(before, refused_of(rejected, rejected["observation_id"], signs, effective_us, available_us, message))
 
 
 class Unread(NamedTuple):
-    """What a message that was not decoded may have measured of somebody.
+    """A value that a message may have measured although it could not be decoded.
 
     Attributes:
         message: index of the message.
-        patient, device: one or the other.
-        code: LOINC code of the vocabulary; empty: none is known, and it may be a vital sign.
-        at_us: of when; None: that cannot be read, and it is of when it came.
-        name: sixteen bytes, the same whenever the message is read again.
+        patient, device: one of them.
+        code: LOINC code of the vocabulary; empty: the code is not known, and it may be a vital sign.
+        at_us: time of measurement; None: it cannot be read, and the time of arrival counts.
+        name: sixteen bytes that identify the row, the same each time the message is read.
     """
 
     message: int
@@ -119,44 +124,47 @@ class Unread(NamedTuple):
 _DAY_US = 86_400_000_000
 
 
-def with_unread(refused: Refused | None, told: Sequence[Unread], broker_ms: npt.NDArray[np.int64]) -> Refused | None:
-    """Return the rows, and one for each code of each patient or device that a message names which was not decoded.
+def with_unread(
+    refused: RefusedRows | None, unread: Sequence[Unread], broker_ms: npt.NDArray[np.int64]
+) -> RefusedRows | None:
+    """Add a row for each code of each patient or device in messages that could not be decoded.
 
     Args:
-        refused: rows of those that were.
-        told: of the others; a time that is not of the day before the message came is not believed.
-        broker_ms: of each message.
+        refused: rows of messages that were decoded and rejected.
+        unread: values of messages that were not decoded. The time of arrival replaces a time that is not within the day
+            before the message came.
+        broker_ms: per message, the broker's timestamp.
     """
-    if not told:
+    if not unread:
         return refused
-    message = np.array([one.message for one in told], np.int32)
-    count, came = len(told), broker_ms[message] * 1000
-    at = np.array([us if one.at_us is None else one.at_us for one, us in zip(told, came.tolist(), strict=True)])
+    message = np.array([one.message for one in unread], np.int32)
+    count, came = len(unread), broker_ms[message] * 1000
+    at = np.array([us if one.at_us is None else one.at_us for one, us in zip(unread, came.tolist(), strict=True)])
     moment = pa.array(np.where((at <= came) & (at > came - _DAY_US), at, came)).cast(_MOMENT)
     columns: dict[str, pa.Array] = {name: pa.array([""] * count, pa.string()) for name in (*_TEXTS, "value_code")} | {
-        "patient_id": pa.array([one.patient for one in told], pa.string()),
-        "device_id": pa.array([one.device for one in told], pa.string()),
-        "code": pa.array([one.code for one in told], pa.string()),
+        "patient_id": pa.array([one.patient for one in unread], pa.string()),
+        "device_id": pa.array([one.device for one in unread], pa.string()),
+        "code": pa.array([one.code for one in unread], pa.string()),
         "status": pa.array(["final"] * count, pa.string()),
-        "observation_id": pa.array([one.name for one in told], pa.binary()),
+        "observation_id": pa.array([one.name for one in unread], pa.binary()),
         "version": pa.array(np.zeros(count, np.int64)),
         "value": pa.array(np.full(count, NO_VALUE)),
         "effective_at": moment,
         "available_at": pa.array(came).cast(_MOMENT),
     }
-    return joined(refused, Refused(pa.RecordBatch.from_pydict(columns, schema=SCHEMA), message))
+    return joined(refused, RefusedRows(pa.RecordBatch.from_pydict(columns, schema=SCHEMA), message))
 
 
-def joined(before: Refused | None, more: Refused) -> Refused:
-    """Return both."""
+def joined(before: RefusedRows | None, more: RefusedRows) -> RefusedRows:
+    """Return the rows of both."""
     if before is None:
         return more
     both = pa.Table.from_batches([before.rows, more.rows]).combine_chunks().to_batches()
-    return Refused(both[0] if both else more.rows, np.concatenate([before.message, more.message]))
+    return RefusedRows(both[0] if both else more.rows, np.concatenate([before.message, more.message]))
 
 
-def with_patients(refused: Refused, patients: pa.Array) -> Refused:
-    """Return the rows as these patients', where they name none."""
+def with_patients(refused: RefusedRows, patients: pa.Array) -> RefusedRows:
+    """Return the rows with these patients filled in where a row names none."""
     column = pc.coalesce(refused.rows["patient_id"], patients)
     index = refused.rows.schema.get_field_index("patient_id")
-    return Refused(refused.rows.set_column(index, "patient_id", column), refused.message)
+    return RefusedRows(refused.rows.set_column(index, "patient_id", column), refused.message)

@@ -1,4 +1,4 @@
-"""What every decoder gives back: the seam that further formats meet."""
+"""What every decoder returns: the interface that every format implements."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ DECODED_SCHEMA = pa.schema(
         pa.field("status", pa.dictionary(pa.int32(), pa.string())),
         pa.field("effective_at", pa.timestamp("us", "UTC")),
         pa.field("effective_offset_minutes", pa.int16()),
-        pa.field("issued_at", pa.timestamp("us", "UTC")),  # null: not said
+        pa.field("issued_at", pa.timestamp("us", "UTC")),  # null: not given
     ]
 )
-"""The columns a decoder fills, identified and in the sender's units. Positions and keys come later."""
+"""The columns that a decoder fills, with patients' ids and the sender's units. Later steps add positions and keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Reject:
     """A message that goes to the dead letters.
 
     Attributes:
-        message: its index in what was decoded.
-        reason: from the closed list.
-        path: element names and indices of the format's own vocabulary; never a name taken from the message.
-        rows: how many rows it would have been; 0 for an undecodable message.
+        message: its index among the decoded messages.
+        reason: one of the closed list.
+        path: element names and indices in the format's own words; never a name taken from the message.
+        rows: the number of rows that are lost; 0 for an undecodable message.
     """
 
     message: int
@@ -59,20 +59,22 @@ class Decoded:
 
     Attributes:
         rows: DECODED_SCHEMA; all rows of a message, or none.
-        identities: for each row the business identifier, "<length of system>|<system>|<value>"; None without one.
-            Python bytes, for they are hashed one by one.
-        message: int32, for each row the index of its message, ascending.
+        identities: per row the business identifier, "<length of system>|<system>|<value>"; None without one.
+            They are Python bytes because they are hashed one by one.
+        message: int32, per row the index of its message, ascending.
         rejects: messages that could not be decoded (rows = 0).
-        tombstones: indices of messages without a value.
+        tombstones: indices of messages without a payload.
         empty: indices of messages that are decoded and hold nothing for this dataset: other resources, other events.
-        unfinished: sent rows of another dataset than observation: they lack names and times that follow from the
-            identity and the broker, see records.Records.
-        stamped: the times at which rows could be known are those at which the sender's system wrote or sent them.
-        ended: rows without a value, for the sender says by a sign that there is none: they are not published, and end
-            on the ward what was known before; None: there are none.
-        people: of patients what messages of results tell beside, in their order: source id, version, and what.
-        told: of rejected messages of another dataset rows that the ward can use, each with the index of its message.
-        of_others: index of the message of every Observation that is left out of it: it is of another than its subject.
+        unfinished: the rows are of another dataset than observation. They lack the names and times that follow from the
+            identity and the broker; see records.Records.
+        stamped: the times at which rows became available are those at which the sender's system wrote or sent them.
+        ended: rows in which the sender reports a missing value. They are not published; on the ward they end the value
+            from before. None: there are none.
+        people: what messages of results say about patients themselves, in order: source id, version, and the facts.
+        online_only: rows of rejected messages that the ward can use though the lake cannot, each with the index of its
+            message; of other datasets than observation.
+        of_others: index of the message of every Observation that is left out because it is about somebody else than its
+            subject.
     """
 
     rows: pa.RecordBatch
@@ -84,13 +86,13 @@ class Decoded:
     unfinished: bool = False
     stamped: bool = False
     ended: Decoded | None = None
-    told: Sequence[tuple[int, Mapping[str, Any]]] = ()
+    online_only: Sequence[tuple[int, Mapping[str, Any]]] = ()
     of_others: list[int] = field(default_factory=list)
     people: Sequence[tuple[str, int, Person]] = ()
 
 
 class Decoder(Protocol):
-    """Turns messages of one format into rows."""
+    """Decodes messages of one format to rows."""
 
     name: str
     version: str

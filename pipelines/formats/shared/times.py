@@ -1,4 +1,4 @@
-"""FHIR's times, a column at a time. One parser for all: a row's fate never depends on its neighbours."""
+"""Parses FHIR's times a column at a time; the result for one row never depends on the other rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 MICROSECONDS = pa.timestamp("us", "UTC")
 MOST_OFFSET_MINUTES = 14 * 60
-"""Of the Line Islands, the furthest from UTC that clocks are; FHIR's dateTime and HL7 v2 end there too."""
+"""The largest offset from UTC in use (the Line Islands), and the limit of FHIR's dateTime and HL7 v2."""
 _SHORTEST = len("2026-11-23T10:00:00Z")
 _OFFSET = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?[+-]\d{2}:\d{2}$"
 _OVERLONG = r"(\.\d{6})\d+"
@@ -24,10 +24,10 @@ class Times:
     """Parsed times.
 
     Attributes:
-        us: microseconds since 1970, UTC; 0 where there is none.
-        offset_minutes: what the sender wrote behind the time; 0 for Z.
-        absent: nothing was given.
-        bad: something was given that is no instant.
+        us: microseconds since 1970, UTC; 0 without a time.
+        offset_minutes: the offset that the sender wrote; 0 for Z.
+        absent: no time was given.
+        bad: a text was given that is not an instant.
     """
 
     us: npt.NDArray[np.int64]
@@ -37,7 +37,7 @@ class Times:
 
 
 def names_a_place(moment: datetime) -> bool:
-    """Return whether a moment has an offset from UTC that clocks somewhere have."""
+    """Return whether a moment has an offset from UTC that is in use somewhere."""
     offset = moment.utcoffset()
     return offset is not None and abs(offset) <= timedelta(minutes=MOST_OFFSET_MINUTES)
 
@@ -45,12 +45,11 @@ def names_a_place(moment: datetime) -> bool:
 def parse_times(texts: Sequence[str | None]) -> Times:
     """Return the instants of FHIR dateTimes.
 
-    Decided on purpose: a date alone, a year and month, a missing zone and a second 60 are bad: they name no instant.
-    So is an offset beyond MOST_OFFSET_MINUTES: no place has such a clock.
-    Digits beyond the microsecond are cut off, not rounded.
+    A date alone, a year and month, a missing zone and a second 60 are bad on purpose: they name no instant. So is an
+    offset beyond MOST_OFFSET_MINUTES, which no place uses. Digits beyond the microsecond are cut off, not rounded.
     """
     array = pa.array(texts, pa.string())
-    nowhere = None
+    beyond = None
     absent = array.is_null().to_numpy(zero_copy_only=False)
     zulu = pc.ends_with(array, "Z")
     shaped = pc.and_(pc.greater_equal(pc.binary_length(array), _SHORTEST), _has_t(array))
@@ -58,10 +57,10 @@ def parse_times(texts: Sequence[str | None]) -> Times:
     if not pc.all(zulu, min_count=0).as_py():
         plain = pc.match_substring_regex(array, _OFFSET)
         shaped = pc.and_(shaped, pc.or_(zulu, plain))
-        offsets, nowhere = _offsets(array, pc.and_(pc.invert(zulu), shaped))
+        offsets, beyond = _offsets(array, pc.and_(pc.invert(zulu), shaped))
     good = pc.fill_null(shaped, False)
-    if nowhere is not None:
-        good = pc.and_(good, pa.array(~nowhere))
+    if beyond is not None:
+        good = pc.and_(good, pa.array(~beyond))
     us, valid = _cast(pc.if_else(good, array, pa.scalar(None, pa.string())))
     return Times(us, offsets, absent, ~absent & ~valid)
 
@@ -71,7 +70,7 @@ def _has_t(array: pa.Array) -> pa.Array:
 
 
 def _offsets(array: pa.Array, written: pa.Array) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_] | None]:
-    """Return minutes east of UTC, by the last six characters, and which are of no place; None: all are of one.
+    """Return minutes east of UTC, read from the last six characters, and which offsets are invalid; None: no offset is.
 
     Each distinct suffix is read once.
     """
@@ -87,7 +86,7 @@ def _offsets(array: pa.Array, written: pa.Array) -> tuple[npt.NDArray[np.int16],
 
 
 def _cast(array: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Return instants and which are valid: one cast for all; on failure the same cast on halves."""
+    """Return instants, and which are valid: one cast for all; if it fails, the same cast on halves."""
     parsed = _try_cast(array)
     if parsed is None:
         parsed = _bisect(pc.replace_substring_regex(array, _OVERLONG, r"\1"))

@@ -1,4 +1,4 @@
-"""Values in words: a number that was sent as text is a number; an answer of a scale is its code."""
+"""Reads values that were sent as text: a number becomes a number, an answer of a scale its code."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _NUMBER = re.compile(
 )
 _GROUPED = re.compile(r"[,.'’ ]\s?\d", re.ASCII)
 _NO_NUMBER = re.compile(r"[-–:+^]|/\s*\d|\.\.|to\b", re.ASCII)
-"""Behind the first number of what is none: a range, a ratio or titre, a time, ``2+``."""
+"""Follows the first number of a text that is not a number: a range, a ratio or titre, a time, ``2+``."""
 
 
-class Words(NamedTuple):
-    """What a text says.
+class ParsedText(NamedTuple):
+    """The number or the answer in a text.
 
     Attributes:
-        number, comparator, unit: of a number; the unit is None where none is written behind it.
+        number, comparator, unit: the number with its comparator; the unit is None if none follows the number.
         answer: the code of a scale's answer.
-        unread: it begins with a number and cannot be read as one for sure.
+        unread: the text begins with a number and cannot be read as one safely.
     """
 
     number: float | None = None
@@ -41,35 +41,35 @@ class Words(NamedTuple):
     unread: bool = False
 
 
-def read_words(text: str) -> Words:
-    """Return the number that a text is, with its comparator, and the unit that may stand behind it.
+def parse_text(text: str) -> ParsedText:
+    """Return the number in a text, with its comparator and the unit that follows it.
 
-    A comma is not read: it parts decimals here and thousands there, and which of them nobody can tell. What is no
-    number (``positive``, ``see note 3``, ``3-5``, ``1:160``) says nothing of the kind.
+    A comma is not read: it separates decimals in some countries and thousands in others. A text that is not a number
+    (``positive``, ``see note 3``, ``3-5``, ``1:160``) gives an empty result.
     """
-    found = _NUMBER.fullmatch(text.strip())
-    if found is None:
-        return Words()
-    rest = found["rest"]
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        return ParsedText()
+    rest = match["rest"]
     if _GROUPED.match(rest):
-        return Words(unread=True)
+        return ParsedText(unread=True)
     rest = rest.strip()
     if _NO_NUMBER.match(rest):
-        return Words()
-    number = float(found["number"].replace("−", "-"))
+        return ParsedText()
+    number = float(match["number"].replace("−", "-"))
     if not np.isfinite(number):
-        return Words(unread=True)
-    return Words(number, COMPARATORS[found["comparator"] or "="], rest or None)
+        return ParsedText(unread=True)
+    return ParsedText(number, COMPARATORS[match["comparator"] or "="], rest or None)
 
 
-def with_values_of_words(rows: pa.RecordBatch, vocabulary: Vocabulary) -> tuple[pa.RecordBatch, Flags | None]:
-    """Return the rows, those with nothing but words with what the words say, and which begin with an unread number.
+def with_parsed_texts(rows: pa.RecordBatch, vocabulary: Vocabulary) -> tuple[pa.RecordBatch, Flags | None]:
+    """Fill in numbers and answers of rows that have only a text; also return which texts hold an unreadable number.
 
-    The words stay beside it. A unit in the words must be the one that is told besides, if there is one.
+    The text is kept as well. If both the text and the message name a unit, they must be the same.
 
     Args:
         rows: DECODED_SCHEMA.
-        vocabulary: units, and the answers of scales.
+        vocabulary: has the units, and the answers of scales.
     """
     texts = rows["value_text"]
     if texts.null_count == len(rows):
@@ -80,35 +80,35 @@ def with_values_of_words(rows: pa.RecordBatch, vocabulary: Vocabulary) -> tuple[
     which = np.flatnonzero(chosen)
     if not len(which):
         return rows, None
-    mine = rows.take(pa.array(which))
-    given = zip(mine["code"].to_pylist(), mine["value_text"].to_pylist(), mine["unit"].to_pylist(), strict=True)
-    said = [_said(code, text, unit, vocabulary) for code, text, unit in given]
+    texts_only = rows.take(pa.array(which))
+    given = zip(*(texts_only[name].to_pylist() for name in ("code", "value_text", "unit")), strict=True)
+    parsed = [_parsed(code, text, unit, vocabulary) for code, text, unit in given]
     unread = np.zeros(len(rows), np.bool_)
-    unread[which] = [words.unread for words in said]
-    return _with(rows, which, said), unread if unread.any() else None
+    unread[which] = [one.unread for one in parsed]
+    return _with(rows, which, parsed), unread if unread.any() else None
 
 
-def _said(code: str, text: str, unit: str | None, vocabulary: Vocabulary) -> Words:
+def _parsed(code: str, text: str, unit: str | None, vocabulary: Vocabulary) -> ParsedText:
     answers = vocabulary.answers.get(code)
     if answers is not None:
-        return Words(answer=answers.said(text))
-    words = read_words(text)
-    if words.number is None or words.unit is None:
-        return words._replace(unit=unit)
-    written = vocabulary.unit_index(words.unit)
+        return ParsedText(answer=answers.said(text))
+    parsed = parse_text(text)
+    if parsed.number is None or parsed.unit is None:
+        return parsed._replace(unit=unit)
+    written = vocabulary.unit_index(parsed.unit)
     if written < 0 or (unit is not None and vocabulary.unit_index(unit) != written):
-        return Words(unread=True)
-    return words
+        return ParsedText(unread=True)
+    return parsed
 
 
-def _with(rows: pa.RecordBatch, which: npt.NDArray[np.int64], said: list[Words]) -> pa.RecordBatch:
+def _with(rows: pa.RecordBatch, which: npt.NDArray[np.int64], parsed: list[ParsedText]) -> pa.RecordBatch:
     numbers = rows["value"].to_numpy(zero_copy_only=False).astype(np.float64)
-    numbers[which] = [np.nan if words.number is None else words.number for words in said]
+    numbers[which] = [np.nan if one.number is None else one.number for one in parsed]
     columns = dict(zip(rows.schema.names, rows.columns, strict=True))
     columns["value"] = pa.array(numbers, mask=np.isnan(numbers))
     for name, field in (("comparator", "comparator"), ("unit", "unit"), ("value_code", "answer")):
         texts = rows[name].to_pylist()
-        for i, words in zip(which.tolist(), said, strict=True):
-            texts[i] = getattr(words, field)
+        for i, one in zip(which.tolist(), parsed, strict=True):
+            texts[i] = getattr(one, field)
         columns[name] = pa.array(texts, pa.string()).dictionary_encode()
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=rows.schema)

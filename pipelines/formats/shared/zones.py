@@ -1,4 +1,4 @@
-"""Times that name no zone, read by the clock of where they were written."""
+"""Converts local times without a zone to instants, by the time zone of the place where they were written."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vitalake.errors import SettingsError
 
 Repeated = Literal["first", "second", "reject"]
 
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the clock on the wall
-_FIRST = -62_135_510_400  # 0001-01-02 and 9999-12-30: beyond them a zone's offset may leave the calendar
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a wall clock has no zone
+_FIRST = -62_135_510_400  # 0001-01-02 and 9999-12-30: beyond them an offset could leave the range of datetime
 _LAST = 253_402_128_000
-_REMEMBERED = 100_000
+_MOST_CACHED = 100_000
 
 
 class Zone:
-    """A place's clock.
+    """The clock of a time zone.
 
-    The hour that summer time skips has no instants: its times are bad. The hour that is repeated when it ends has two
-    for each: ``repeated`` says which is meant, or that they are bad as well.
+    Times in the hour that summer time skips are bad: they have no instant. Times in the hour that is repeated at its
+    end have two instants: ``repeated`` says which one is meant, or that such times are bad as well.
     """
 
     def __init__(self, name: str, *, repeated: Repeated = "reject") -> None:
@@ -39,20 +39,20 @@ class Zone:
                 "Unknown time zone", where="zone", remedy="Write an IANA name, like Europe/Berlin."
             ) from None
         self.name, self._repeated = name, repeated
-        self._known: dict[int, int | None] = {}
+        self._cache: dict[int, int | None] = {}
 
     def offset_seconds(self, wall_seconds: int) -> int | None:
-        """Return the offset from UTC at a wall clock's seconds since 1970; None where it has no one instant."""
+        """Return the offset from UTC at a wall clock's seconds since 1970; None if the time is skipped or ambiguous."""
         if not _FIRST <= wall_seconds <= _LAST:
             return None
-        if wall_seconds not in self._known:
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            self._known[wall_seconds] = self._look_up(wall_seconds)
-        return self._known[wall_seconds]
+        if wall_seconds not in self._cache:
+            if len(self._cache) >= _MOST_CACHED:
+                self._cache.clear()
+            self._cache[wall_seconds] = self._look_up(wall_seconds)
+        return self._cache[wall_seconds]
 
     def first_offset_seconds(self, wall_seconds: int) -> int:
-        """Return the offset before a change of the clock, also in the hours that have no one instant."""
+        """Return the offset; for a skipped or ambiguous time, the offset from before the clock change."""
         if not _FIRST <= wall_seconds <= _LAST:
             return 0
         wall = _EPOCH + timedelta(seconds=wall_seconds)
@@ -73,7 +73,7 @@ class Zone:
     def to_utc(
         self, wall_us: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
-        """Return instants, offsets in minutes, and which walls' times have no one instant."""
+        """Return instants, offsets in minutes, and which wall clock times are skipped or ambiguous."""
         seconds, place = np.unique(np.floor_divide(wall_us, 1_000_000), return_inverse=True)
         found = [self.offset_seconds(second) for second in seconds.tolist()]
         offsets = np.array([offset or 0 for offset in found], np.int64)[place]

@@ -114,7 +114,7 @@ def test_components_share_their_panel_and_have_ids_of_their_own() -> None:
 
 
 def test_a_message_that_says_two_things_of_one_version_is_refused() -> None:
-    """One would hide the other; versions that are counted, and rows that are equal, are told apart."""
+    """Two different rows for one version reject the message; another version or an equal row does not."""
     first, other, next_one, elsewhere = (
         observation(1),
         observation(1, status="preliminary"),
@@ -259,7 +259,7 @@ def test_a_vocabulary_that_contradicts_itself_is_refused() -> None:
 
 
 def test_when_the_broker_had_it_may_be_published_only_where_a_job_says_so() -> None:
-    """Marked it is published as the end of its day; a job of monitors may have it stay as it is."""
+    """A marked time is published as the end of its day; a job of monitors can publish it unchanged."""
     decoded, stamp = FhirDecoder(precise=False).decode([message(1)]), np.array([BROKER_MS])
     known = {
         says: conformer(publish_arrival=says).conform(decoded, broker_ms=stamp).rows["available_at"].cast(pa.int64())
@@ -276,7 +276,7 @@ def test_a_time_without_issued_has_one_fingerprint_beside_whatever_neighbours() 
 
 
 def test_the_older_form_is_what_earlier_releases_gave_beside_an_issued_neighbour() -> None:
-    """The constants are what the release before gave: alone, and beside a neighbour with ``issued``."""
+    """The constants are the previous release's fingerprints: alone, and in a poll with a row that has ``issued``."""
     bare, issued = message(1), message(2, issued="2025-06-01T10:05:00+02:00")
     decoded = FhirDecoder(precise=False).decode([bare, issued])
     found = conformer().conform(decoded, broker_ms=np.full(2, BROKER_MS), older=True)

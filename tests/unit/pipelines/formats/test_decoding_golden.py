@@ -1,4 +1,4 @@
-"""Messages as senders write them, and the rows that become of them."""
+"""Messages as senders write them, and the rows that they decode to."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_outcome(name: str) -> None:
 def test_every_reason_is_explained_and_some_message_shows_it() -> None:
     assert set(EXPLAINED) == set(Reason)
     shown = {outcome for corpus in (CORPUS, HL7, MONITOR, GATEWAY) for _, outcome in corpus.values()}
-    assert set(Reason) - shown == {Reason.NO_KEY}, "of rows of other datasets: see test_decoding_records"
+    assert set(Reason) - shown == {Reason.NO_KEY}, "this reason needs rows of other datasets: see test_decoding_records"
 
 
 def test_a_batch_of_nothing_but_hostile_messages_is_survived() -> None:

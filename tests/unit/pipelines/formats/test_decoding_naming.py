@@ -1,4 +1,4 @@
-"""Whom messages name: everybody whom a decoder reads in them, and nobody because of a number that is a value."""
+"""The patients that messages name: all whom a decoder reads, and none because a value equals a number."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BUNDLE = {"resourceType": "Bundle", "type": "transaction"}
 
 
 def _read(payload: bytes, name: str, dataset: str = "observation") -> set[str]:
-    """Return the patients whom a decoder reads, those of merges too."""
+    """Return the patients that a decoder reads, including those of merges."""
     rows = decoder_of(name, dataset=dataset, settings=SETTINGS).decode([payload]).rows.to_pylist()
     devices = [str(row.get("device_id") or "") for row in rows]
     given_up = {device.removeprefix(MERGED) for device in devices if device.startswith(MERGED)}
@@ -49,7 +49,7 @@ def _finds(patient: str, payload: bytes) -> bool:
     return Search([patient], None).names(payload)  # type: ignore[arg-type]
 
 
-# -- nobody is missed --------------------------------------------------------------------------------------------
+# -- no patient is missed ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", inputs(), ids=lambda path: path.name)
@@ -192,7 +192,7 @@ def test_what_a_profile_says_counts_before_names_of_keys() -> None:
     assert _named(json.dumps({"patient": "8", "hr": 72}).encode(), "flat:bedside-monitor") == {"8"}
 
 
-# -- nobody is meant by a value ----------------------------------------------------------------------------------
+# -- a value is not taken for a patient --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_message_is_nobodys_because_of_a_value(payload: bytes) -> None:
     assert not _finds("HOSP|72", payload)
 
 
-# -- what cannot be taken apart ----------------------------------------------------------------------------------
+# -- messages that cannot be parsed ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_stays_are_composed_as_decoders_compose_them(payload: bytes, stays: set[
     assert Naming().stays_in(payload) == stays
 
 
-# -- written wrongly: whoever is named so is found all the same ------------------------------------------------------
+# -- wrongly written ids are found nevertheless ------------------------------------------------------------------
 
 
 ID = "1303122"
@@ -286,7 +286,7 @@ WRONG: dict[str, bytes] = {
 
 
 class Knows:
-    """A vault that knows some."""
+    """A vault that knows some patients."""
 
     def __init__(self, *numbers: str) -> None:
         self.numbers = set(numbers)
@@ -329,7 +329,7 @@ def test_a_fraction_is_no_number_of_a_patient(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1" * 1_000_000, "a1." * 300_000, "1" * 1_000_000 + ".0", "1.0E9," * 100_000])
 def test_words_are_found_in_a_time_that_goes_with_the_length(text: str) -> None:
-    """A run of a million letters, such as of a picture, held a lane for hours."""
+    """A run of a million letters, for example of a picture, blocked a lane for hours."""
     assert words_in(f"{text} {ID}".encode()) >= {ID}
 
 
@@ -363,7 +363,7 @@ def test_a_message_that_names_somebody_else_is_theirs_whatever_numbers_stand_in_
     ],
 )
 def test_a_number_of_something_else_takes_nobodys_message(payload: bytes) -> None:
-    """A new feed is rejected before anybody of it is enrolled, and small running numbers meet."""
+    """A new feed is rejected before its patients are enrolled, and small serial numbers coincide."""
     search = Search(["10001"], None, settings=SETTINGS, vault=Knows("10001"))  # type: ignore[arg-type]
     assert search.tells(payload, ["flat:bedside-monitor"]) is None
 
@@ -387,7 +387,7 @@ NO_PATIENTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("told", NO_PATIENTS)
 def test_what_is_no_patient_hides_nobody_whose_number_stands_under_another_key(told: dict[str, Any]) -> None:
-    """The sender renamed the number's key: 'inpatient' was somebody else, so that nothing was searched."""
+    """The sender renamed the number's key: 'inpatient' was taken for another patient, so nothing was searched."""
     payload = json.dumps({**told, "nr": ID}).encode()
     search = Search([ID], None, settings=SETTINGS, vault=Knows(ID, "1", "4", "12"))  # type: ignore[arg-type]
     for name in ("", "flat:bedside-monitor", "fhir"):
@@ -397,7 +397,7 @@ def test_what_is_no_patient_hides_nobody_whose_number_stands_under_another_key(t
 
 
 def _forgotten_in(payload: bytes, name: str, *known: str) -> bool:
-    """Return whether a lane takes a rejected message for ID's."""
+    """Return whether a lane attributes a rejected message to the patient ID."""
     named = Naming(SETTINGS).whose(payload, name)
     assert named is not None
     part = to_search(payload, named, lambda number: number in known)
@@ -458,7 +458,7 @@ def test_a_number_without_its_system_is_the_patients(patient: str, payload: byte
     ],
 )
 def test_a_number_without_its_system_by_which_somebody_else_is_known_is_theirs(patient: str, payload: bytes) -> None:
-    """An erasure took the messages of a patient whose whole id is the erased one's number."""
+    """An erasure deleted messages of another patient whose whole id equals the erased patient's number."""
     search = Search([patient], None, settings=SETTINGS, vault=Knows(patient, ID))  # type: ignore[arg-type]
     for name in ("flat:bedside-monitor", "fhir", ""):
         assert search.tells(payload, [name]) is False
@@ -507,7 +507,7 @@ OF_STAY = {"reference": "Encounter/V-1000"}
     ],
 )
 def test_who_is_known_by_a_guess_hides_nobody_whose_number_or_stay_is_named(payload: bytes | dict[str, Any]) -> None:
-    """A known number of the mother, of staff or in a note kept an erased patient's messages, and none was counted."""
+    """A known number of the mother, of staff or in a note protected an erased patient's messages, uncounted."""
     written = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     known = ("5550123", "20007", "DEV|20007", "CLINIC|7")
     search = Search([HOSP], None, stays=["V-1000"], settings=SETTINGS, vault=Knows(HOSP, *known))  # type: ignore[arg-type]
@@ -577,7 +577,7 @@ def test_a_patient_of_fhir_who_is_new_is_searched_for_the_number(identifier: dic
 
 
 def test_names_of_many_parts_are_added_in_place() -> None:
-    """Copied for each segment and envelope, those of 20,000 patients of one message took seconds, 200,000 minutes."""
+    """The names were copied for each segment and envelope: a message with 200,000 patients took minutes."""
     found = added = Named({"7"}, {"8"})
     added |= Named({"9"}, {"10"})
     assert added is found
@@ -585,7 +585,7 @@ def test_names_of_many_parts_are_added_in_place() -> None:
 
 
 def test_what_is_about_patients_is_searched_once_however_deep_it_lies() -> None:
-    """Of 100 kB with 200 keys of patients, one in the other, 20 MB were made and searched."""
+    """A message of 100 kB with 200 nested keys of patients was expanded to 20 MB and searched."""
     inner: dict[str, Any] = {"no": ID, "text": "x" * 1000}
     for _ in range(200):
         inner = {"patient": [inner]}
@@ -615,7 +615,7 @@ def test_a_number_in_a_system_of_others_is_not_the_patients() -> None:
      {"reference": f"Patient/{ID[:-1]}%3{ID[-1]}"}],
 )  # fmt: skip
 def test_a_misshapen_subject_beside_another_patient_names_its_own(subject: Any) -> None:
-    """Decoders read p-8 in the Bundle, so that nothing else in it was looked at, and nothing was counted."""
+    """Decoders read p-8 in the Bundle, so nothing else in it was searched or counted."""
     entries = [observation(1, patient="p-8"), observation(2, subject=subject)]
     payload = json.dumps({**BUNDLE, "entry": [{"resource": entry} for entry in entries]}).encode()
     assert Search([ID], None, vault=Knows(ID, "p-8")).tells(payload) is True  # type: ignore[arg-type]
@@ -661,7 +661,7 @@ def test_a_patient_of_another_server_is_not_ours_of_the_same_number() -> None:
     ids=["servers", "servers of a stay", "searches", "number", "lines", "blank lines", "keys", "blanks", "more blanks"],
 )
 def test_a_message_that_begins_something_again_and_again_does_not_hold_up_the_others(payload: bytes) -> None:
-    """Read to its end from each of their beginnings a message took minutes; this test ended by its timeout."""
+    """The message was read to its end from each possible beginning, which took minutes (this test timed out)."""
     assert "4711234" not in (Naming().named_in(payload) or set())
     assert not Naming().stays_in(payload) & {"4711234"}
     for known in (Knows(), Knows("4711234")):

@@ -1,4 +1,4 @@
-"""Messages that name a device and no patient."""
+"""Messages that name a device but no patient."""
 
 from __future__ import annotations
 

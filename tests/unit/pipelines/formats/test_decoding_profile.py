@@ -1,4 +1,4 @@
-"""Profiles of devices: those that ship hold, and a wrong one is refused with the place that is wrong."""
+"""Device profiles: the shipped ones are valid, and an error in a profile names the wrong field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of datasets in which nothing is measured: from FHIR resources and from ADT messages."""
+"""Rows of datasets without measurements, from FHIR resources and ADT messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.attribution.timeline import OPEN_END, Fact, Owner, resolve
 from pipelines.formats.shared.reasons import Reason
-from pipelines.formats.shared.records import BESIDE, Records
+from pipelines.formats.shared.records import EXTRA_COLUMNS, Records
 from pipelines.formats.shared.result import Decoded, Reject
 from tests.decoding import BROKER_MS, decoder_of
 from tests.fhir import observation
@@ -26,18 +26,18 @@ SYNTHEA = Path(__file__).parents[5] / "shared" / "data" / "synthea"
 
 
 def take(name: str, dataset: str, *messages: bytes | None) -> tuple[Decoded, list[dict[str, Any]], dict[int, Reject]]:
-    """Return what becomes of messages: decoded, the finished rows, and the reject of each message that has one."""
+    """Decode messages; return the result, the finished rows, and the rejects by message."""
     decoded = decoder_of(name, dataset=dataset).decode(messages)
     records = Records(load_dataset(dataset), key=b"k" * 32, max_future_seconds=86_400, min_effective_year=1900)
     rows, message, rejects = records.finish(decoded, broker_ms=np.full(len(messages), BROKER_MS))
     later = {"ingested_at", "source", "source_position"}
-    assert set(rows.schema.names) - set(BESIDE) == set(load_dataset(dataset).schema.names) - later
+    assert set(rows.schema.names) - set(EXTRA_COLUMNS) == set(load_dataset(dataset).schema.names) - later
     assert len(rows) == len(message)
     return decoded, rows.to_pylist(), {r.message: r for r in (*decoded.rejects, *rejects)}
 
 
 def resource(kind: str, **elements: Any) -> dict[str, Any]:
-    """Return a resource; None leaves an element out."""
+    """Return a resource; an element that is None is left out."""
     whole = {"resourceType": kind, "id": "x-1", "meta": {"versionId": "3", "lastUpdated": "2025-06-01T10:00:00Z"}}
     return {name: value for name, value in {**whole, **elements}.items() if value is not None}
 
@@ -98,7 +98,9 @@ def test_a_stay() -> None:
     nubc = "https://www.nubc.org/CodeSystem/PatDischargeStatus"
     both = [{"system": nubc, "code": "01"}, {"system": "http://snomed.info/sct", "code": "419099009"}]
     said = one("encounter", "Encounter", **ENCOUNTER, hospitalization={"dischargeDisposition": {"coding": both}})
-    assert said["discharge_disposition"] == f"{nubc}|01", "home, and dead: no category, so it is not published"
+    assert said["discharge_disposition"] == f"{nubc}|01", (
+        "its codings contradict each other, so it has no category and is not published"
+    )
     row = one("encounter", "Encounter", **{**ENCOUNTER, "class": {"code": "EMER"}})
     assert (row["admission_type"], row["discharge_disposition"]) == ("ed", None)
 
@@ -222,7 +224,7 @@ LEAVE = adt("A03", PID, pv1(Y), at="20250601120000+0000")
 
 
 def whose(*messages: bytes, bed: str, hour: int) -> str | None:
-    """Return whose a bed's value of an hour is when all messages are known, in whatever order they came."""
+    """Return the patient of a bed's value at an hour when all messages are known, in any order of arrival."""
     answers = set()
     for order in (messages, messages[::-1]):
         _, rows, rejects = take("hl7-v2", "device_association", *order)
@@ -312,7 +314,7 @@ def test_an_admission_told_anew_takes_the_place_of_the_first() -> None:
 
 
 def test_who_comes_to_treatments_has_been_at_each_of_them() -> None:
-    """An outpatient's visits to a chair may all have one number."""
+    """All visits of an outpatient to a treatment chair can have one number."""
     chair: list[bytes] = []
     for begin, end in (("08", "10"), ("12", "14")):
         chair.append(adt("A04", PID, pv1(X, began=f"20250601{begin}0000+0000"), at=f"20250601{begin}0000+0000"))
@@ -438,7 +440,7 @@ def test_what_tells_of_no_bed_and_what_moves_two() -> None:
 
 
 def test_a_clinics_messages_tell_of_no_place_without_a_bed() -> None:
-    """They were open stays for ever, and a cancelled visit without its time a dead letter."""
+    """Such visits stayed open for ever, and a cancelled one without its time became a dead letter."""
     clinic = [adt(event, PID, pv1("CARD").replace("|I|", "|O|")) for event in ("A01", "A04", "A08", "A11")]
     clinic += [adt(event, PID, pv1("CARD").replace("|I|", "||")) for event in ("A04", "A08")]
     decoded, rows, rejects = take("hl7-v2", "device_association", *clinic)
@@ -448,7 +450,7 @@ def test_a_clinics_messages_tell_of_no_place_without_a_bed() -> None:
 
 
 def test_a_place_without_a_bed_is_told() -> None:
-    """Who was admitted to a ward without a bed was nowhere."""
+    """A patient who was admitted to a ward without a bed had no place at all."""
     at, later = "20250601080000+0000", "20250601090000+0000"
     admit, move = adt("A01", PID, pv1("ER"), at=at), adt("A02", PID, pv1("OR^3", "ER"), at=later)
     _, rows, _ = take("hl7-v2", "device_association", admit, move, adt("A02", PID, pv1(X, "OR^3"), at=later))
@@ -467,7 +469,7 @@ def test_a_discharge_that_was_none_without_its_time_counts_from_now() -> None:
 
 
 def test_a_discharge_that_an_earlier_release_named_by_its_bed_is_taken_back_too() -> None:
-    """Else whoever was discharged before the upgrade, and not after all, would be off the board for good."""
+    """Otherwise a discharge from before the upgrade, cancelled after it, would keep the patient off the board."""
     left = adt("A02", PID, pv1("OR", Y), at="20250601120000+0000")  # is named as they named a discharge
     not_left = adt("A13", PID, pv1(Y, ended="20250601120000+0000"), at="20250601130000+0000")
     assert [whose(ADMIT, MOVE, *then, bed=BED_Y, hour=12) for then in ([left], [left, not_left])] == [None, JANE]

@@ -1,4 +1,4 @@
-"""What refused messages may have measured: which codes they name, and which could be no vital sign."""
+"""What refused messages may have measured: the codes they name, and those that cannot be vital signs."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_units_of_vital_signs() -> None:
 
 @pytest.mark.parametrize("dataset", ["observation", "patient", "encounter", "condition", "device_association"])
 def test_one_topic_may_be_read_by_several_jobs(dataset: str) -> None:
-    """A topic shared by three jobs made over a thousand dead letters, for each resource was the wrong one for two."""
+    """A topic of three jobs made over a thousand dead letters: each resource was wrong for two of them."""
     decoder, own = decoder_of("fhir", dataset=dataset), load_dataset(dataset).name
     kinds = ["Patient", "Encounter", "Condition", "DeviceUseStatement", "Medication"]
     values = [json.dumps({"resourceType": kind, "unread": [7]}).encode() for kind in kinds]

@@ -1,4 +1,4 @@
-"""A number that is sent as text is a number; and no published row holds nothing."""
+"""A number that is sent as text becomes a number, and every published row has a value or a reason."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.formats.shared.reasons import Reason
-from pipelines.formats.shared.words import Words, read_words
+from pipelines.formats.shared.words import ParsedText, parse_text
 from tests.decoding import decoder_of, take, take_by
 from tests.fhir import message
 from tests.hl7 import obx, oru
@@ -17,40 +17,40 @@ POTASSIUM = {"coding": [{"system": "http://loinc.org", "code": "2823-3"}]}
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("4.2", Words(4.2)),
-        (" 4.2 ", Words(4.2)),
-        ("<0.01", Words(0.01, "<")),
-        ("> 10", Words(10.0, ">")),
-        ("≤5", Words(5.0, "<=")),
-        ("=<5", Words(5.0, "<=")),
-        ("=5", Words(5.0)),
-        ("+3", Words(3.0)),
-        ("−3.5", Words(-3.5)),
-        (".5", Words(0.5)),
-        ("1e3", Words(1000.0)),
-        ("4.2 mmol/L", Words(4.2, None, "mmol/L")),
-        ("80/min", Words(80.0, None, "/min")),
-        ("97%", Words(97.0, None, "%")),
-        ("4.2 H", Words(4.2, None, "H")),
-        ("1e999", Words(unread=True)),
-        ("1,5", Words(unread=True)),
-        ("1,500.0", Words(unread=True)),
-        ("1 500", Words(unread=True)),
-        ("3-5", Words()),
-        ("120/80", Words()),
-        ("1:160", Words()),
-        ("2+", Words()),
-        ("10^5", Words()),
-        ("3 to 5", Words()),
-        ("positive", Words()),
-        ("see note 3", Words()),
-        (">", Words()),
-        ("", Words()),
-        ("٣", Words()),
+        ("4.2", ParsedText(4.2)),
+        (" 4.2 ", ParsedText(4.2)),
+        ("<0.01", ParsedText(0.01, "<")),
+        ("> 10", ParsedText(10.0, ">")),
+        ("≤5", ParsedText(5.0, "<=")),
+        ("=<5", ParsedText(5.0, "<=")),
+        ("=5", ParsedText(5.0)),
+        ("+3", ParsedText(3.0)),
+        ("−3.5", ParsedText(-3.5)),
+        (".5", ParsedText(0.5)),
+        ("1e3", ParsedText(1000.0)),
+        ("4.2 mmol/L", ParsedText(4.2, None, "mmol/L")),
+        ("80/min", ParsedText(80.0, None, "/min")),
+        ("97%", ParsedText(97.0, None, "%")),
+        ("4.2 H", ParsedText(4.2, None, "H")),
+        ("1e999", ParsedText(unread=True)),
+        ("1,5", ParsedText(unread=True)),
+        ("1,500.0", ParsedText(unread=True)),
+        ("1 500", ParsedText(unread=True)),
+        ("3-5", ParsedText()),
+        ("120/80", ParsedText()),
+        ("1:160", ParsedText()),
+        ("2+", ParsedText()),
+        ("10^5", ParsedText()),
+        ("3 to 5", ParsedText()),
+        ("positive", ParsedText()),
+        ("see note 3", ParsedText()),
+        (">", ParsedText()),
+        ("", ParsedText()),
+        ("٣", ParsedText()),
     ],
 )
-def test_what_a_text_says(text: str, said: Words) -> None:
-    assert read_words(text) == said
+def test_what_a_text_says(text: str, said: ParsedText) -> None:
+    assert parse_text(text) == said
 
 
 def _lab(value: str, unit: str = "mmol/L", kind: str = "ST", code: str = "2823-3^Potassium^LN") -> bytes:

@@ -1,4 +1,4 @@
-"""A dataset that says in FHIRPath where its values stand: what a feed gives, what is refused; nothing is guessed."""
+"""A dataset with FHIRPath expressions: the rows of a feed, and what is refused instead of guessed."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_what_is_no_fhir_is_refused_with_its_reason(value: bytes, reason: Reason
 
 @pytest.mark.parametrize("size", [2**63, -(2**63) - 1, 1e300, 1.5, "1"])
 def test_a_number_that_its_column_cannot_hold_rejects_its_message_alone(size: object) -> None:
-    """It ended the lane: the number fits no column, and the whole poll was converted at once."""
+    """The number is too large for its column; converting the whole poll at once ended the lane."""
     of = {"resourceType": "DocumentReference", "id": "d", "subject": {"reference": "Patient/1"}}
     good, bad = ({**of, "content": [{"attachment": {"size": number}}]} for number in (2**63 - 1, size))
     decoded = _decode(bad, good, dataset="document_reference")
@@ -194,7 +194,7 @@ def test_an_expression_that_cannot_be_evaluated_is_named_with_file_and_line(home
         f'  - {{name: status, type: string, class: free-text, description: x, fhir: "{path}"}}\n'
     )
     settings = load_settings(home)
-    with pytest.raises(SettingsError, match=r"no FHIRPath.*answer\.yaml:8 \(columns\.1\.fhir\)"):
+    with pytest.raises(SettingsError, match=r"not valid FHIRPath.*answer\.yaml:8 \(columns\.1\.fhir\)"):
         make_decoder("fhir", dataset="answer", stream=StreamSettings(), settings=settings)
 
 

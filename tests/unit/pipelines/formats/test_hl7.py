@@ -1,4 +1,4 @@
-"""HL7 v2 ORU^R01: who, what, when, which version."""
+"""HL7 v2 ORU^R01: patient, value, time and version."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UTC_10 = datetime(2025, 6, 1, 8, tzinfo=UTC)
 
 
 def profile(**changes: object) -> Hl7Decoder:
-    """Return a decoder whose profile says these things."""
+    """Return a decoder whose profile has these keys."""
     lines = ["format: hl7-v2", "description: test", *(f"{name}: {value}" for name, value in changes.items())]
     return Hl7Decoder(parse_profile(Hl7Profile, "\n".join(lines), where="test.yaml"))
 
@@ -59,7 +59,7 @@ def test_blood_pressure_is_rows_of_its_own() -> None:
     assert [(r["code"], r["value"], r["panel_id"]) for r in found] == [("8480-6", 120.0, None), ("8462-4", 80.0, None)]
 
 
-# -- whose ---------------------------------------------------------------------------------------------------------
+# -- patient -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_each_patient_of_a_message_has_their_own_results() -> None:
     ]
 
 
-# -- what ----------------------------------------------------------------------------------------------------------
+# -- value ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_admissions_on_the_same_topic_are_passed_over() -> None:
     assert (decoded.empty, rejects, decoded.message.tolist()) == ([0], {}, [1])
 
 
-# -- when ----------------------------------------------------------------------------------------------------------
+# -- time ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_nothing_of_a_sender_fills_the_memory() -> None:
 
 
 def test_a_training_message_is_taken_where_the_profile_says_so() -> None:
-    """An interface's test patient was on the board as a real one."""
+    """An interface's test patient appeared on the board as a real one."""
     training = oru().replace(b"|P|2.6", b"|T|2.6")
     found = rejected(training, profile())
     assert (found.reason, found.path) == (Reason.WRONG_RESOURCE, "MSH-11")

@@ -1,4 +1,4 @@
-"""Local codes that a home maps: taken as LOINC whatever the format, counted, and what is not mapped stays unknown."""
+"""Local codes that a home maps become LOINC in every format and are counted; unmapped ones stay unknown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MG = {"value": 90.0, "system": "http://unitsofmeasure.org", "code": "mg/dL"}
 
 @pytest.fixture(autouse=True)
 def laboratory(tmp_path: Path) -> None:
-    """A home that maps GLU and CK of its laboratory."""
+    """Declare a home that maps GLU and CK of its laboratory."""
     declare(tmp_path)
 
 

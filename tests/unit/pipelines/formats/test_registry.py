@@ -1,4 +1,4 @@
-"""Formats are registered by packages: what is none is refused and named; the contract finds what breaks it."""
+"""Packages register formats: an unusable one is refused by name, and the contract finds a decoder's faults."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _read(payload: bytes) -> list[Measured]:
 
 
 class Words(Lenient):
-    """The first word is the patient."""
+    """Reads the first word of a message as its patient."""
 
     def whose(self, payload: bytes) -> Named | None:
         return Named({f"W|{payload.decode(errors='replace').split(' ')[0]}"})
@@ -64,7 +64,7 @@ def _kind(
 
 
 BAD: Any = _kind()
-"""What the entry points of these tests point to."""
+"""The objects that the entry points of these tests load."""
 
 
 @pytest.fixture
@@ -84,12 +84,12 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 @pytest.mark.parametrize(
     ("kind", "names", "said"),
     [
-        ("no format", ("words",), "is no FormatKind"),
+        ("no format", ("words",), "is not a FormatKind"),
         (_kind(name="other"), ("words",), "another name than its entry point"),
         (_kind(), ("words", "words"), "by one name"),
         (_kind(), ("fhir",), "by one name"),
-        (_kind(), ("sql",), "a name that decoders of ours have"),
-        (_kind(), ("hl7-v2-adt",), "a name that decoders of ours have"),
+        (_kind(), ("sql",), "a name that is reserved for built-in formats"),
+        (_kind(), ("hl7-v2-adt",), "a name that is reserved for built-in formats"),
     ],
 )
 def test_a_format_that_is_none_is_refused_and_named(

@@ -23,7 +23,7 @@ from pipelines.core.poll import DecodedPoll, Outcome, Poll
 from pipelines.erasure.request import Eraser
 from pipelines.formats.fhir.observations import FhirDecoder
 from pipelines.formats.shared.reasons import Reason
-from pipelines.formats.shared.records import BESIDE
+from pipelines.formats.shared.records import EXTRA_COLUMNS
 from pipelines.intake.online_feed import open_online_store
 from pipelines.intake.steps import Steps
 from pipelines.online_store.facts import DELETED, Decision, Person, Placement
@@ -664,7 +664,7 @@ def test_a_child_is_known_as_one_in_any_order_and_by_part_of_the_birth_date(
     for dataset, resource in steps if patient_first else reversed(steps):
         outcome = _records(home, dataset, resource)
         written = [outcome.rows, *outcome.extra.values()]
-        assert not {name for rows in written for name in rows.schema.names} & set(BESIDE), "not for the lake"
+        assert not {name for rows in written for name in rows.schema.names} & set(EXTRA_COLUMNS), "not for the lake"
     token = outcome.rows["patient_id"][0].as_py()
     stay = _store(home).stay(token, as_of_us=clock.now_us())
     assert stay is not None
