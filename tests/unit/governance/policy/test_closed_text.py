@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from governance.errors import RuleError
-from governance.policy.closing import holds, make_unfit
+from governance.policy.closed_text import describe_allowed, make_unfit
 from governance.policy.masking import MaskPlan, compile_masks
 from governance.policy.rules import load_policy
 from governance.samples import copy_samples
@@ -136,11 +136,13 @@ def test_a_list_that_stands_twice_or_that_nothing_is_held_to_is_refused(tmp_path
 
 def test_what_a_column_may_hold_is_told() -> None:
     encounter, movement, condition = (load_dataset(name) for name in ("encounter", "ward_movement", "condition"))
-    assert holds(encounter.column("discharge_disposition"), {}) == "one of 18 values"
-    assert holds(movement.column("unit"), {"wards": frozenset("ab")}) == "what the list 'wards' has (2 texts)"
-    assert holds(condition.column("code"), {}) == "codes of the form that code_system says"
-    assert holds(load_dataset("observation").column("code"), {}) == "texts of the form 'loinc'"
-    assert holds(encounter.column("encounter_id"), {}) is None
+    assert describe_allowed(encounter.column("discharge_disposition"), {}) == "one of 18 values"
+    assert (
+        describe_allowed(movement.column("unit"), {"wards": frozenset("ab")}) == "what the list 'wards' has (2 texts)"
+    )
+    assert describe_allowed(condition.column("code"), {}) == "codes of the form that belongs to code_system"
+    assert describe_allowed(load_dataset("observation").column("code"), {}) == "texts of the form 'loinc'"
+    assert describe_allowed(encounter.column("encounter_id"), {}) is None
 
 
 def test_a_home_without_a_list_publishes_nothing_of_it() -> None:

@@ -52,7 +52,7 @@ def test_a_home_uses_a_mask_and_a_rule_of_another_package_as_the_page_shows(ward
 
 def test_without_the_package_the_rule_and_the_setting_are_refused_with_file_and_line(ward: Path) -> None:
     (run, *_) = run_console("$ vitalake policy check --home ward; echo $?\n", ward.parent)
-    assert run.said.startswith("Error: Rule names no mask that is installed: bands.yaml:5 rule band-ages then.mask.")
+    assert run.said.startswith("Error: Rule names a mask that is not installed: bands.yaml:5 rule band-ages then.mask.")
     assert run.said.endswith("\n12\n")
     (run, *_) = run_console("$ vitalake doctor --home ward | grep 'notifications of'\n", ward.parent)
     assert "FAIL" in run.said and "(vitalake.yaml:" in run.said and "(notify_when.quiet)" in run.said
@@ -116,7 +116,7 @@ def _register(monkeypatch: pytest.MonkeyPatch, kind: Any, *names: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("no mask", "is no MaskKind"),
+        ("no mask", "is not a MaskKind"),
         (_kind(name="other"), "another name than its entry point"),
         (_kind(options=Loose), "no strict msgspec struct"),
         (_kind(rank=60), "a rank outside"),

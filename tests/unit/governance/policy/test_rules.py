@@ -218,7 +218,7 @@ def test_a_rule_that_does_not_do_what_its_example_says_is_refused(folder: Path, 
 def test_a_filter_on_a_column_that_is_not_there_is_refused(folder: Path, keys: Any) -> None:
     for column in ("nope", "value"):
         rule = _rule(what={"dataset": "observation"}, then={"filter": {"column": column, "in": ["x"]}})
-        with pytest.raises(RuleError, match="names no text column"):
+        with pytest.raises(RuleError, match="does not name a text column"):
             _plans(_load(folder, rule), keys)
 
 

@@ -309,7 +309,7 @@ UNREAD = [
 def test_what_is_refused_by_its_form_is_refused_before_a_row_is_read(
     service: RestrictedQueryService, audit: Recorder, sql: str
 ) -> None:
-    with pytest.raises(QueryRefused, match=r"a whole row|looks outwards"):
+    with pytest.raises(QueryRefused, match=r"a whole row|correlated subquery"):
         ask(service, sql)
     assert [(event.detail.get("outcome", "untold"), event.patients) for event in audit.events] == [("untold", ())]
 
@@ -320,7 +320,7 @@ def test_a_refusal_after_rows_were_read_names_everybody_who_could_be_read(
     """Whatever the sandbox lets through."""
 
     def careless(request: Request) -> tuple[Head, pa.Table | None]:
-        return run(msgspec.structs.replace(request, beside=None))
+        return run(msgspec.structs.replace(request, side_queries=None))
 
     monkeypatch.setattr("governance.query.sandbox.run", careless)
     everybody = tuple(sorted(token(keys, f"ZZMRN-{i}") for i in (1, 2)))
@@ -336,7 +336,7 @@ def test_the_id_of_a_row_names_its_patient(service: RestrictedQueryService, audi
         sql = f"{question} FROM restricted_observation WHERE hex(observation_id) = '{row['id']}' AND value > 1000"
         assert ask(service, sql) == []
         assert audit.events[-1].patients == (token(keys, "ZZMRN-2"),)
-    with pytest.raises(QueryRefused, match="what identifies"):
+    with pytest.raises(QueryRefused, match="identifying column"):
         ask(service, f"SELECT value FROM restricted_observation WHERE hex(observation_id) LIKE '{row['id'][:9]}%'")  # noqa: S608
 
 
@@ -362,7 +362,7 @@ def test_a_pseudonym_or_a_number_names_somebody_too(
     ("sql", "why"),
     [
         ("SELECT 1 AS one FROM restricted_patient WHERE hex(subject) LIKE 'A%'", "a condition on"),
-        ("SELECT CAST(name AS VARCHAR) AS n FROM restricted_patient", "calculation with, what identifies"),
+        ("SELECT CAST(name AS VARCHAR) AS n FROM restricted_patient", "calculation with, an identifying column"),
         ("SELECT 1 AS one FROM restricted_patient WHERE hex(hex(subject)) = '4142' AND version = 7", "hex"),
         (
             "SELECT 1 AS one FROM (SELECT subject AS s, version FROM restricted_patient WHERE false UNION ALL "
@@ -374,9 +374,9 @@ def test_a_pseudonym_or_a_number_names_somebody_too(
         (
             "SELECT value FROM restricted_observation o "
             "WHERE EXISTS (SELECT 1 FROM restricted_patient p WHERE p.subject = o.subject)",
-            "looks outwards",
+            "correlated subquery",
         ),
-        ("SELECT value AS who__ FROM restricted_observation", "name that is taken"),
+        ("SELECT value AS who__ FROM restricted_observation", "name that begins with who__"),
         ("(SELECT 1 AS one) LIMIT (SELECT count(*) FROM restricted_observation)", "not a number"),
         ("SELECT 1 AS one LIMIT (SELECT 9223372036854775807 FROM restricted_patient)", "not a number"),
         ("SELECT 1 AS one OFFSET (SELECT count(*) FROM restricted_patient)", "not a number"),
@@ -400,10 +400,10 @@ def test_asking_for_a_patient_is_on_record_also_when_nothing_is_found_or_it_fail
     with pytest.raises(QueryFailed):
         ask(service, "SELECT sum(unit) AS n FROM restricted_observation", patient="ZZMRN-1")
     assert audit.events[-1].patients == (token(keys, "ZZMRN-1"),)
-    with pytest.raises(InputError, match="Nobody is known by this"):
+    with pytest.raises(InputError, match="No patient is known by this"):
         ask(service, SELECT, patient="never-seen")
     assert (audit.events[-1].patients, audit.events[-1].detail["outcome"]) == ((token(keys, "never-seen"),), "nobody")
-    with pytest.raises(InputError, match="Nobody is known by this"):
+    with pytest.raises(InputError, match="No patient is known by this"):
         ask(service, SELECT, patient="v1." + "b" * 32)
     assert (audit.events[-1].patients, audit.events[-1].detail["outcome"]) == (("v1." + "b" * 32,), "nobody")
 
@@ -419,11 +419,11 @@ def test_a_failure_that_depends_on_values_names_everybody_who_could_be_read(
     with pytest.raises(QueryFailed):  # of nobody
         ask(service, "SELECT CAST('x' AS INTEGER) AS x")
     assert audit.events[-1].patients == ()
-    monkeypatch.setattr("governance.query.looking.MOST_PATIENTS", 1)
+    monkeypatch.setattr("governance.query.tracked_run.MOST_PATIENTS", 1)
     with pytest.raises(QueryFailed, match="cannot be answered"):
         ask(service, told)
     assert audit.events[-1].detail["patients"] == "not all"
-    with pytest.raises(QueryFailed, match="more patients than are put on record"):
+    with pytest.raises(QueryFailed, match="more patients than one query may read"):
         ask(service, "SELECT row_number() OVER () AS n FROM restricted_observation")
     assert audit.events[-1].detail["outcome"] == "untold"
 
@@ -465,7 +465,9 @@ def test_a_sandbox_that_is_ended_names_everybody_who_could_be_read(
         return Head(failed="time"), None
 
     monkeypatch.setattr("governance.query.sandbox.run", ending)
-    with pytest.raises(VitaLakeError, match="ended by the system" if how == "ended" else "longer than a query may run"):
+    with pytest.raises(
+        VitaLakeError, match="operating system ended the query" if how == "ended" else "longer than a query may run"
+    ):
         ask(service, "SELECT row_number() OVER () AS n FROM restricted_observation")
     (event,) = audit.events
     assert event.detail["outcome"] == ("ended" if how == "ended" else "time" if 1 in ends else "untold")
@@ -517,7 +519,7 @@ def test_one_patients_rows_are_found_by_pseudonym_or_by_the_sources_id(
     rows = ask(service, "SELECT DISTINCT patient_id FROM restricted_observation_versions", patient=patient)
     assert rows == [{"patient_id": "ZZMRN-1"}]
     assert audit.events[-1].detail["patient"] == "one"
-    with pytest.raises(InputError, match="Nobody is known by this") as caught:
+    with pytest.raises(InputError, match="No patient is known by this") as caught:
         ask(service, SELECT, patient="v1." + "b" * 32)
     assert "bbbb" not in str(caught.value)
 
@@ -615,7 +617,7 @@ def test_a_value_that_was_changed_in_its_file_is_refused(service: RestrictedQuer
 def test_a_failure_is_recorded_and_quotes_nothing(
     service: RestrictedQueryService, audit: Recorder, sql: str, why: str
 ) -> None:
-    with pytest.raises((QueryFailed, QueryRefused), match=f"{why}|what identifies") as caught:
+    with pytest.raises((QueryFailed, QueryRefused), match=f"{why}|identifying column") as caught:
         ask(service, sql)
     assert "ZZMRN" not in str(caught.value)
     assert audit.events[-1].detail.get("outcome", "refused") != "answered"
@@ -627,7 +629,7 @@ def test_a_failure_is_recorded_and_quotes_nothing(
 def test_what_would_be_answered_by_sealed_bytes_is_refused_and_says_what_to_do(
     service: RestrictedQueryService, audit: Recorder, value: str
 ) -> None:
-    with pytest.raises(QueryRefused, match=r"sealed .*Show the values, such as those of one patient with --patient"):
+    with pytest.raises(QueryRefused, match=r"sealed .*Show the values, for example of one patient with --patient"):
         ask(service, f"SELECT {value} AS x FROM restricted_patient")  # noqa: S608
     assert audit.events[-1].detail == {"permission": "identified:query", "reason": "query"}
 
@@ -635,8 +637,8 @@ def test_what_would_be_answered_by_sealed_bytes_is_refused_and_says_what_to_do(
 def test_which_columns_have_an_order_and_equal_values_is_said_by_their_classes(service: RestrictedQueryService) -> None:
     """Ids seal alike each time, so that they group and join; dates, names and texts do not."""
     assert ask(service, "SELECT encounter_id, count(*) AS n FROM restricted_observation GROUP BY ALL ORDER BY n")
-    assert {"name", "birth_date"} <= {*service.catalogue.varying("restricted_patient")}
-    assert not {"patient_id", "mrn", "encounter_id"} & {*service.catalogue.varying("restricted_patient")}
+    assert {"name", "birth_date"} <= {*service.catalogue.randomised("restricted_patient")}
+    assert not {"patient_id", "mrn", "encounter_id"} & {*service.catalogue.randomised("restricted_patient")}
 
 
 def test_a_column_that_is_not_known_is_refused_with_those_that_are(service: RestrictedQueryService) -> None:
@@ -646,7 +648,7 @@ def test_a_column_that_is_not_known_is_refused_with_those_that_are(service: Rest
 
 def test_what_would_be_made_of_a_sealed_value_is_refused(service: RestrictedQueryService) -> None:
     for made in ("patient_id || encounter_id", "CAST(device_id AS TEXT)", "hex(patient_id.sealed)"):
-        with pytest.raises(QueryRefused, match="what identifies"):
+        with pytest.raises(QueryRefused, match="identifying column"):
             ask(service, f"SELECT {made} AS x FROM restricted_observation")  # noqa: S608
 
 

@@ -241,7 +241,7 @@ def test_rules_must_publish_the_attribution_as_they_do_the_version(settings: Set
         "version: 1\nrules:\n- {id: none, what: {column: attribution}, then: {mask: drop}, reason: test, "
         "legal_basis: none, owner: test}\n"
     )
-    with pytest.raises(PrivacyError, match="what tells versions apart"):
+    with pytest.raises(PrivacyError, match="the columns that distinguish versions"):
         ask(settings, "SELECT value FROM observation")
 
 
