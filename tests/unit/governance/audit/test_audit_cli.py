@@ -1,4 +1,4 @@
-"""``vitalake audit`` and ``vitalake token``: what they answer, how they end, and that asking leaves a trace."""
+"""``vitalake audit`` and ``vitalake token``: their output and exit codes, and that their use is recorded."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_who_saw_lists_accesses_and_the_asking_itself(
 
 
 def _saw(home: Path, capsys: pytest.CaptureFixture[str], asked: str) -> tuple[list[str], bool]:
-    """Return who read a name, as who-saw lists it; and whether it says that all pseudonyms were looked for."""
+    """Return who read a name, as who-saw lists it, and whether it says that it searched for all pseudonyms."""
     assert main(["audit", "who-saw", asked, "--home", str(home), "--json"]) == 0
     document = _json(capsys)
     actors = [entry["actor"] for entry in document["records"] if entry["action"] == "identity.read"]
@@ -253,7 +253,7 @@ def test_an_audit_that_is_gone_with_its_heads_is_missed_by_the_lake_until_a_new_
         assert main(["audit", "verify", "--home", str(home)]) == 12
         assert "there is no audit, where the lake knows of one" in capsys.readouterr().out
         for writer in ("door", "serving"):
-            with pytest.raises(AuditBroken, match="there was one"):
+            with pytest.raises(AuditBroken, match="the lake knows of one"):
                 open_audit(settings, keys, writer=writer)
     assert not (home / "audit").exists()  # another one does not take its place in silence
     (home / "lake" / "audit.txt").rename(home / "aside")

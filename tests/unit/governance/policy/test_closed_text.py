@@ -48,7 +48,7 @@ def test_codes_fit_and_words_and_numbers_of_people_do_not(form: str) -> None:
 
 
 def test_every_column_of_every_published_dataset_says_what_it_may_hold(tmp_path: Path) -> None:
-    """Under the sample rules everything that is published as it came is closed; without, compiling refuses."""
+    """Under the sample rules all text that is published as it came is closed; otherwise compiling is refused."""
     copy_samples(tmp_path)
     policy = load_policy(tmp_path)
     for name in published_datasets():
@@ -124,13 +124,13 @@ def test_a_list_that_stands_twice_or_that_nothing_is_held_to_is_refused(tmp_path
     with pytest.raises(RuleError, match="Two files"):
         load_policy(folder)
     (folder / "more.yaml").write_text("version: 1\nlists: {ward: [B]}\n")
-    with pytest.raises(RuleError, match="no column is held to"):
+    with pytest.raises(RuleError, match="No column uses this list"):
         compile_masks(load_policy(folder), load_dataset("ward_movement"), KEYS)
     (folder / "more.yaml").write_text("version: 1\n")
     with pytest.raises(RuleError, match="neither rules nor lists"):
         load_policy(folder)
     (folder / "more.yaml").write_text("version: 1\nlists: {wards: ['']}\n")
-    with pytest.raises(RuleError, match="form"):
+    with pytest.raises(RuleError, match="is not valid"):
         load_policy(folder)
 
 

@@ -1,4 +1,4 @@
-"""A package brings a mask and a notification rule, as the page shows it; one that is broken is named."""
+"""A package adds a mask and a notification rule, as the how-to page shows; errors name a plug-in that is broken."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[4]
 
 @pytest.fixture
 def ward(home: Path) -> Path:
-    """A home that uses what the page's package registers; its folder is beside ``packages``."""
+    """A home that uses what the page's package registers; its folder is next to ``packages``."""
     rule, when = blocks(PAGE, "yaml")
     (home / "governance" / "bands.yaml").write_text(rule)
     with (home / "vitalake.yaml").open("a") as file:
@@ -96,13 +96,13 @@ def _kind(**changes: Any) -> MaskKind:
 
 
 class Loose(msgspec.Struct):
-    """Options that take anything."""
+    """Options that allow unknown fields."""
 
 
 _UNCACHED = registry.mask_kinds.__wrapped__
 
 BAD = _kind()
-"""What the entry points of these tests point to."""
+"""The object that the entry points of these tests load."""
 
 
 def _register(monkeypatch: pytest.MonkeyPatch, kind: Any, *names: str) -> None:

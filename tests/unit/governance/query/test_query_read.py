@@ -1,4 +1,4 @@
-"""The query service hands out current rows of published columns, of one moment's files, and only on record."""
+"""The query service reads current rows of published columns, from one version of the table, and records each read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queries of identified rows: closed by default, sealed in the sandbox, on record, and locked with their keys."""
+"""Queries over identified rows: refused by default, sealed in the sandbox, recorded, impossible without the keys."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_without_a_purpose_that_can_be_recorded_nothing_is_answered(
 def test_a_purpose_that_names_a_patient_is_refused_and_not_kept(
     service: RestrictedQueryService, audit: Recorder, vault: Vault, keys: KeyRing, purpose: str
 ) -> None:
-    """The audit keeps it for ever: no erasure reaches it."""
+    """The audit keeps the purpose for ever: no erasure deletes it."""
     vault.put([(token(keys, "ZZMRN-1"), 2, Identity("ZZMRN-1", "Zzname, Zzgiven", "ZZRECORD-1", None, None))])
     with pytest.raises(InputError, match=r"Purpose holds .* of a patient: --purpose"):
         ask(service, SELECT, purpose=purpose)
@@ -239,7 +239,7 @@ RESTING: dict[str, tuple[str, ...]] = {
     "SELECT n FROM (SELECT value AS n FROM restricted_observation ORDER BY n LIMIT 1) WHERE n > 90": ("1", "2"),
     "SELECT 'x' AS x FROM (SELECT max(value) AS m FROM restricted_observation) b WHERE b.m > 1000": ("1", "2"),
 }
-"""A query → whose rows its answer rests on; none of them shows a cell that says so."""
+"""Query → the patients whose rows its answer uses; no cell of the answers names them."""
 
 
 def test_everybody_whose_rows_an_answer_rests_on_is_on_record(
@@ -258,7 +258,7 @@ NOTHING = [
     "SELECT 1 AS one FROM (SELECT subject, value FROM restricted_observation) AS t WHERE {} AND value > 1000",
     "SELECT count(*) FILTER (WHERE {} AND value > 1000) AS n FROM restricted_observation WHERE value > 1000",
 ]
-"""Questions about somebody that find nothing; that says something of them."""
+"""Queries about a patient that find no row; even that says something about the patient."""
 
 
 def test_whom_a_question_names_is_on_record_though_nothing_is_found(
@@ -288,7 +288,7 @@ def test_whom_a_question_names_is_on_record_though_nothing_is_found(
 def test_a_whole_row_that_comes_out_of_the_sandbox_is_not_opened(
     service: RestrictedQueryService, audit: Recorder, keys: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever lets it through."""
+    """Even if the check of the query lets it through."""
     monkeypatch.setattr("governance.query.naming.constants", lambda *_, **__: frozenset())
     with pytest.raises(QueryRefused, match="a whole row"):
         ask(service, "SELECT p FROM restricted_patient p", patient="ZZMRN-1")
@@ -302,7 +302,7 @@ UNREAD = [
     """SELECT (SELECT max(CAST(CASE WHEN q.value > 90 THEN 'x' ELSE '1' END AS INTEGER)) FROM restricted_observation q
         WHERE q.subject = p.subject) AS a FROM restricted_observation p""",
 ]
-"""Refused by their form; one of the rows is above 90, so that they fail if they read it."""
+"""Queries that are refused by their form. One row is above 90, so that they fail with a cast error if they read it."""
 
 
 @pytest.mark.parametrize("sql", UNREAD)
@@ -317,7 +317,7 @@ def test_what_is_refused_by_its_form_is_refused_before_a_row_is_read(
 def test_a_refusal_after_rows_were_read_names_everybody_who_could_be_read(
     service: RestrictedQueryService, audit: Recorder, keys: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the sandbox lets through."""
+    """Even if the sandbox lets such a query through."""
 
     def careless(request: Request) -> tuple[Head, pa.Table | None]:
         return run(msgspec.structs.replace(request, side_queries=None))
@@ -429,7 +429,7 @@ def test_a_failure_that_depends_on_values_names_everybody_who_could_be_read(
 
 
 ONLY_ASIDE = "SELECT n FROM (SELECT count(*) OVER () AS n FROM restricted_observation WHERE CONDITION) AS t WHERE false"
-"""The engine drops the window, and so the condition; the question whose rows this rests on does not."""
+"""DuckDB optimises the window away, and with it the condition; the side query still evaluates it."""
 
 
 def test_that_it_cannot_be_told_whose_rows_it_rests_on_names_everybody_who_could_be_read(
@@ -453,7 +453,7 @@ def test_a_sandbox_that_is_ended_names_everybody_who_could_be_read(
     how: str,
     ends: set[int],
 ) -> None:
-    """Whether the query is, or the question whose rows it rests on; and if nobody can be had after that, it says so."""
+    """Whether the query or its side query ends; if then the patients cannot be determined, the record says so."""
     asked: list[str] = []
 
     def ending(request: Request) -> tuple[Head, pa.Table | None]:
@@ -483,7 +483,7 @@ LIMITED: dict[str, tuple[bool, tuple[str, ...]]] = {
     "SELECT value FROM restricted_observation WHERE value < 90": (True, ("2",)),
     "SELECT value, count(*) AS n FROM restricted_observation_versions GROUP BY value": (False, ("1", "2")),
 }
-"""A query of which one row is shown → whether that is all, and whose rows both rest on."""
+"""Query of which one row is shown → whether that is all, and the patients whose rows both depend on."""
 
 
 def test_that_an_answer_is_not_complete_rests_on_somebodys_row(
@@ -527,7 +527,7 @@ def test_one_patients_rows_are_found_by_pseudonym_or_by_the_sources_id(
 def test_one_patients_rows_are_found_by_the_record_number_too(
     service: RestrictedQueryService, audit: Recorder, vault: Vault, keys: KeyRing
 ) -> None:
-    """Not found would look as if nothing were held of them."""
+    """If the patient were not found, it would look as if the lake held nothing about them."""
     vault.put([(token(keys, "ZZMRN-1"), 2, Identity("ZZMRN-1", "Zzname, Zzgiven", "ZZRECORD-1", None, None))])
     assert [row["value"] for row in ask(service, SELECT, patient="ZZRECORD-1")] == [99.0]
     assert audit.events[-1].patients == (token(keys, "ZZMRN-1"),)
@@ -591,7 +591,7 @@ def test_the_sandbox_sees_and_says_sealed_cells_only(service: RestrictedQuerySer
 
 
 def test_a_value_that_was_changed_in_its_file_is_refused(service: RestrictedQueryService, settings: Settings) -> None:
-    """Moved to another column, it opens in neither."""
+    """A sealed value that was moved to another column opens in neither."""
     form = restricted_form(load_dataset("patient"))
     table = Table(form, open_storage(settings.lake_uri, {}), zone="restricted")
     rows = table.scan()
@@ -635,7 +635,7 @@ def test_what_would_be_answered_by_sealed_bytes_is_refused_and_says_what_to_do(
 
 
 def test_which_columns_have_an_order_and_equal_values_is_said_by_their_classes(service: RestrictedQueryService) -> None:
-    """Ids seal alike each time, so that they group and join; dates, names and texts do not."""
+    """Equal ids are sealed to equal bytes, so that they group and join; dates, names and texts are not."""
     assert ask(service, "SELECT encounter_id, count(*) AS n FROM restricted_observation GROUP BY ALL ORDER BY n")
     assert {"name", "birth_date"} <= {*service.catalogue.randomised("restricted_patient")}
     assert not {"patient_id", "mrn", "encounter_id"} & {*service.catalogue.randomised("restricted_patient")}

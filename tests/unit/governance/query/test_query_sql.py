@@ -1,4 +1,4 @@
-"""Queries: what may be asked is answered rightly, within limits that are said, and on record first."""
+"""Queries: allowed ones are answered correctly, within limits that the errors name, and recorded first."""
 
 from __future__ import annotations
 
