@@ -16,7 +16,7 @@ from typer.core import TyperGroup, TyperOption
 
 from docs.access import errors_page, http_page, roles_page
 from docs.tables import table
-from governance.policy.closing import holds
+from governance.policy.closed_text import describe_allowed
 from governance.policy.masks import mask_kinds
 from governance.policy.masks.registry import OURS
 from governance.samples import __file__ as samples_file
@@ -175,7 +175,7 @@ def _held(column: Column) -> str:
     """Say which texts are published of a column where it is published as it came."""
     if column.values:
         return ", ".join(f"`{value}`" for value in column.values)
-    return holds(column, {}) or "" if not column.listed else f"what the list `{column.listed}` has"
+    return describe_allowed(column, {}) or "" if not column.listed else f"what the list `{column.listed}` has"
 
 
 def _metrics() -> str:

@@ -1,4 +1,4 @@
-"""Failures of rules and masks."""
+"""Errors of rules and masks."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from vitalake.errors import PrivacyError
 class RuleError(PrivacyError):
     """A rule file cannot be read, contradicts itself, or names something that does not exist."""
 
-    correctable = True
+    correctable = True  # by whoever edits the rules

@@ -1,4 +1,4 @@
-"""Opens the vault for a purpose: the first use of each of the key service's keys is on record before it is used."""
+"""Opens the vault for a purpose, and records the first use of each key of the key service before the key is used."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from vitalake.settings import Settings
 
 WRITER = "keys"
 
-_told: set[tuple[int, str, str, str]] = set()
-"""Process, audit, purpose and key of what is on record: one record each, not one a row, a poll or an opening."""
+_recorded: set[tuple[int, str, str, str]] = set()
+"""Process, audit folder, purpose and key of the uses on record: one record each, not one for each row or poll."""
 
 
 def open_vault(settings: Settings, keys: KeyRing, *, purpose: str, put_back: bool = False) -> Vault:
     """Return the home's vault, opened; see governance.belonging.open_vault.
 
     Args:
-        settings: of the home.
-        keys: its key file's.
-        purpose: what patients' keys are used for, a code such as ``stream``; stands in the audit.
-        put_back: as there.
+        settings: the home's settings.
+        keys: from the home's key file.
+        purpose: what the patients' keys are used for, a code such as ``stream``; the audit records it.
+        put_back: as in governance.belonging.open_vault.
 
     Raises:
-        VitaLakeError: as there. What cannot be recorded is refused when a key is needed, not now.
+        VitaLakeError: as in governance.belonging.open_vault. If the audit cannot be written, the first use of a key
+            raises the error, not this function.
     """
 
     def used(key: str) -> None:
-        place = (os.getpid(), str(settings.path(settings.audit)), purpose, key)
-        if place in _told:
+        use = (os.getpid(), str(settings.path(settings.audit)), purpose, key)
+        if use in _recorded:
             return
         who = local_principal()
         event = AuditEvent("keys.use", who.subject, who.role, (), {"purpose": purpose, "key": key})
         open_audit(settings, keys, writer=WRITER).record(event)
-        _told.add(place)
+        _recorded.add(use)
 
     return belonging.open_vault(settings, keys, put_back=put_back, used=used)

@@ -1,4 +1,4 @@
-"""A home as Python programs see it: what ``vitalake.open`` returns."""
+"""The Python interface to a home: what ``vitalake.open`` returns."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 
 class OpenedHome:
-    """A home: its settings, its lake, and published rows, of which every reading is on record.
+    """A home: its settings, its lake, and its published rows. The audit records every read of published rows.
 
-    Identified rows are not to be had by ``read`` and ``sql``: ``vitalake sql --identified`` asks for them. ``lake``
-    gives the tables as they lie, for who maintains them: as with the files themselves nothing of that is on record, and
-    what identifies is sealed. Not to be shared between threads.
+    ``read`` and ``sql`` do not give identified rows; ``vitalake sql --identified`` does. ``lake`` gives access to the
+    tables themselves, for people who maintain them: as with direct access to the files, this is not recorded, and
+    identifying values are sealed. Not to be shared between threads.
 
     Attributes:
-        settings: the home's.
+        settings: the home's settings.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     def __repr__(self) -> str:
-        """Return which home it is."""
+        """Return the class and the folder of the home."""
         return f"{type(self).__name__}({str(self.settings.home)!r})"
 
     @property
     def datasets(self) -> list[str]:
-        """The names of what is published."""
+        """The names of the published datasets."""
         return self._query_service.catalogue.names
 
     def columns(self, dataset: str) -> dict[str, str]:
@@ -67,22 +67,22 @@ class OpenedHome:
     ) -> pa.Table:
         """Return the current rows of a published dataset, in no order.
 
-        Of each thing the highest version, once; nothing that was taken back. ``.to_pandas()`` makes a pandas frame of
-        the table, ``polars.from_arrow`` one of Polars.
+        Each record appears once, in its highest version; records that were withdrawn are left out. ``.to_pandas()``
+        turns the table into a pandas frame, ``polars.from_arrow`` into a Polars one.
 
         Args:
             dataset: its name, such as ``observation``.
-            columns: published ones; default: all of them.
-            as_known_at: a moment, with its zone: the rows that were current by what could be known then.
-            where: column → values; only rows that have one of them in each.
-            purpose: a code for the record, such as ``audit-2026``; names no patient.
+            columns: names of published columns; default: all of them.
+            as_known_at: a moment with a time zone: the rows that were current by what was known then. None: now.
+            where: column → values; only rows with one of these values in each of these columns.
+            purpose: a code for the audit, such as ``audit-2026``; must name no patient.
 
         Returns:
-            All rows: what does not fit in memory is to be asked for by ``where``, or as ``batches``.
+            All rows. If they do not fit in memory, use ``where`` or ``batches``.
 
         Raises:
-            InputError: no such dataset or column, or no such moment.
-            PrivacyError: the role does not allow it, or the lake was put back to a day before an erasure.
+            InputError: there is no such dataset or column, or ``as_known_at`` cannot be used.
+            PrivacyError: the role does not allow it, or the lake was restored to a day before an erasure.
             VitaLakeError: lake or audit cannot be reached; nothing was read.
         """
         return pa.Table.from_batches(
@@ -98,7 +98,7 @@ class OpenedHome:
         where: Mapping[str, Sequence[str | int | float]] | None = None,
         purpose: str = "python",
     ) -> Iterator[pa.RecordBatch]:
-        """Return the same rows, some ten thousand at a time; the first batch is empty and says the schema."""
+        """Return the same rows as ``read``, some ten thousand at a time; the first batch is empty, with the schema."""
         return self._query_service.read(
             dataset,
             columns=list(self.columns(dataset)) if columns is None else columns,
@@ -114,8 +114,8 @@ class OpenedHome:
 
         Args:
             query: one SELECT; ``<dataset>`` is its current rows, ``<dataset>_versions`` all of them.
-            rows: at most so many; the answer says whether there are more. None: 1,000.
-            seconds: it may run. None: 60.
+            rows: the most rows of the answer, which says whether there are more. None: 1,000.
+            seconds: how long the query may run. None: 60.
         """
         from governance.query.service import ROWS, SECONDS
 
@@ -123,10 +123,10 @@ class OpenedHome:
         return self._query_service.query(query, principal=self._principal, rows=rows, seconds=seconds)
 
     def lake(self, job: str | None = None) -> Lake:
-        """Return the lake, with the tables of a job's dataset, of the first one by default.
+        """Return the lake, with the tables of a job's dataset; by default of the first job.
 
         Raises:
-            InputError: nothing was ever written: looking must not make tables.
+            InputError: nothing was ever written; this function must not create tables.
             SettingsError: there is no such job.
         """
         jobs = self.settings.jobs
@@ -138,10 +138,10 @@ class OpenedHome:
         return Home(self.settings).lake(dataset)
 
     def refuse_no_lake(self) -> None:
-        """Return if something was ever written.
+        """Raise an error if nothing was ever written to the lake.
 
         Raises:
-            InputError: nothing was.
+            InputError: the lake has no table ``spans``.
         """
         if not open_storage(self.settings.lake_uri, self.settings.storage_options).holds_table("spans"):
             raise InputError(
@@ -153,14 +153,14 @@ class OpenedHome:
     def ledger(self, job: str | None = None, *, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
         """Return what became of every message and row, with the keys of ``vitalake ledger --json``.
 
-        Local codes that came unmapped and are mapped by now are not among those that are not.
+        The list of unmapped codes leaves out those that are mapped by now.
 
         Args:
             job: one job; default: all of them.
-            progress: told each day before its spans are read.
+            progress: called with each day before its spans are read.
 
         Raises:
-            VitaLakeError: as ``lake``, or it cannot be read.
+            VitaLakeError: as ``lake``, or the lake cannot be read.
         """
         declarations.use(self.settings.home)
         mapped = load_vocabulary().mapped
@@ -168,11 +168,11 @@ class OpenedHome:
 
     @property
     def _query_service(self) -> QueryService:
-        declarations.use(self.settings.home)  # another home may have been opened meanwhile
-        return self._of_this_home
+        declarations.use(self.settings.home)  # they are global: another home may have been opened in the meantime
+        return self._cached_service
 
     @cached_property
-    def _of_this_home(self) -> QueryService:
+    def _cached_service(self) -> QueryService:
         from governance.query.service import QueryService
 
         return QueryService(self.settings)
@@ -185,5 +185,5 @@ class OpenedHome:
 
 
 def open_home(home: str | os.PathLike[str] | None = None) -> OpenedHome:
-    """Return a home that is there; see vitalake.open."""
+    """Return an existing home; see vitalake.open."""
     return OpenedHome(load_settings(resolve_home(home)))

@@ -1,4 +1,4 @@
-"""Who may do what: principals, permissions, tokens, and the one way from a pseudonym to a name."""
+"""Access control: principals, roles, permissions and tokens, and the lookup of the name behind a pseudonym."""
 
 from governance.access.identity import IdentityLookup
 from governance.access.issuer import DevelopmentIssuer, open_issuer, open_verifier

@@ -1,4 +1,4 @@
-"""From a pseudonym to a name: for people who treat the patient, and on record before it is read."""
+"""Looks up the name behind a pseudonym, for people who treat the patient; records each look-up before it is made."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from governance.vault import Identity, Vault
 
 
 class IdentityLookup:
-    """The only reader of the vault on behalf of a user."""
+    """Looks up identities for users; no other code reads names from the vault for them."""
 
     def __init__(self, vault: Vault, audit: AuditSink) -> None:
         self._vault, self._audit = vault, audit
 
     def identity(self, principal: Principal, patient: str) -> Identity | None:
-        """Return who a patient is; None: the vault does not know. Asking is recorded first, also in vain.
+        """Return a patient's identity; None: the vault does not know the patient.
+
+        The look-up is recorded before it is made, whether or not it finds somebody.
 
         Args:
             principal: who asks; needs ``identity:read``.
@@ -34,7 +36,7 @@ class IdentityLookup:
         return self._vault.look_up(patient)
 
     def name(self, patient: str) -> str:
-        """Return a patient's name, after the caller has recorded who reads it; empty: the vault does not know.
+        """Return a patient's name; empty: the vault does not know it. The caller must have recorded the read already.
 
         Raises:
             VitaLakeError: the vault cannot be read.

@@ -1,4 +1,4 @@
-"""The development issuer: one user a role to try with. A hospital's identity provider takes its place by a key set."""
+"""The development issuer of tokens, with one user for each role. A hospital's identity provider replaces it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vitalake.keys import Key, KeyRing
 from vitalake.settings import Settings
 
 ISSUER = "vitalake-development"
-"""``iss`` of its tokens. A verifier for a real issuer refuses them, whatever key they are signed with."""
+"""The ``iss`` of its tokens. A verifier for a real issuer refuses them, whatever key has signed them."""
 
 
 class DevelopmentIssuer:
-    """Signs tokens for exactly one user a role, without a password: for one machine, never for a ward.
+    """Signs tokens for exactly one user of each role, without a password: for one machine, never for a ward.
 
-    Its Ed25519 key is derived from the key ``serving``, so that nothing else has to be kept.
+    Its Ed25519 key is derived from the key ``serving``, so that no other secret has to be stored.
     """
 
     def __init__(self, keys: KeyRing, *, audience: str = "vitalake", minutes: int = 480) -> None:
@@ -59,18 +59,18 @@ class DevelopmentIssuer:
         return str(jwt.encode(claims, _signing_key(key), algorithm="EdDSA", headers={"kid": _jwk(key)["kid"]}))
 
     def jwks(self) -> dict[str, Any]:
-        """Return its public keys, of every version of ``serving``, as a JSON web key set."""
+        """Return its public keys as a JSON web key set, one key for each version of ``serving``."""
         return {"keys": [_jwk(key) for key in self._keys.versions("serving")]}
 
 
 def open_issuer(settings: Settings, keys: KeyRing) -> DevelopmentIssuer:
-    """Return the issuer as the settings have it."""
+    """Return the issuer that the settings describe."""
     serving = settings.serving
     return DevelopmentIssuer(keys, audience=serving.audience, minutes=serving.session_minutes)
 
 
 def open_verifier(settings: Settings, keys: KeyRing) -> JwtVerifier:
-    """Return what checks tokens of the issuer that the settings name."""
+    """Return a verifier for tokens of the home's own issuer."""
     return JwtVerifier(open_issuer(settings, keys).jwks(), issuer=ISSUER, audience=settings.serving.audience)
 
 

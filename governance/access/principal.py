@@ -1,4 +1,4 @@
-"""Principals and what their role lets them do; what is not listed is not allowed."""
+"""Principals, and what each role allows them to do; what is not listed is not allowed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
     "engineer": frozenset({"ledger:read", "sql:query"}),
     "privacy-officer": frozenset({"sql:query", "identified:query"}),
 }
-"""Nobody has all: who reads names does not read the audit, who keeps the machines sees no risk of a person."""
+"""No role has all permissions (separation of duties): a clinician, who reads names, does not read the audit; an
+engineer, who maintains the machines, sees no patient's risk."""
 
 ROLE_MEANINGS: dict[Role, str] = {
     "clinician": "treats patients: sees the ward board, and names",
@@ -52,13 +53,13 @@ PERMISSION_MEANINGS: dict[Permission, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who asks for something.
+    """A person or account that asks for something.
 
     Attributes:
-        subject: who, as the issuer of the token or the operating system calls them.
-        role: what they are; decides what they may do.
-        name: to show on a page; staff, never a patient.
-        doubt: why they do not have the role that the configuration gives them; empty: no doubt.
+        subject: the name that the issuer of the token or the operating system gives them.
+        role: decides what they may do.
+        name: shown on pages; always of staff, never of a patient.
+        doubt: why they do not get the role that the configuration gives them; empty: they do.
     """
 
     subject: str
@@ -81,7 +82,7 @@ class MissingPermission(PrivacyError):
 
 
 def require(principal: Principal, permission: Permission) -> None:
-    """Return if the principal has the permission.
+    """Raise an error unless the principal has the permission.
 
     Raises:
         MissingPermission: the role does not have it.
@@ -92,7 +93,7 @@ def require(principal: Principal, permission: Permission) -> None:
         raise MissingPermission(
             f"Configuration names you, but you could have written that yourself: {principal.doubt}",
             where=permission,
-            remedy="Let it belong to another account, with all folders above: see docs/how-to/accounts-and-files.md.",
+            remedy="Give it, and all folders above, to another account: see docs/how-to/accounts-and-files.md.",
         )
     holders = " or ".join(sorted(role for role, held in PERMISSIONS.items() if permission in held))
     raise MissingPermission(
@@ -101,24 +102,25 @@ def require(principal: Principal, permission: Permission) -> None:
 
 
 def local_principal(role: Role = "engineer") -> Principal:
-    """Return who runs this process, by the operating system's user id; they reach what its files let them reach.
+    """Return the principal who runs this process, by the operating system's user id.
 
-    No variable of the environment is asked; see ``vitalake.accounts`` for user namespaces.
+    File permissions limit what they can read. Environment variables are not used, for anybody can set them; see
+    ``vitalake.accounts`` for user namespaces.
 
     Args:
-        role: what they act as; the audit keeps it beside the account's name.
+        role: the role they act in; the audit records it with the account's name.
     """
     user = account().name
     return Principal(f"local:{user}", role, f"{user} (this machine)")
 
 
 def local_privacy_officer(settings: Settings) -> Principal:
-    """Return who runs this process, as a privacy officer if a configuration says so that they cannot write.
+    """Return the principal who runs this process: a privacy officer if a configuration that they cannot write says so.
 
     Args:
-        settings: as they were read; whom they name is nobody by default.
+        settings: with the names of the privacy officers; by default there are none.
     """
-    somebody = local_principal("officer")
-    if somebody.subject.removeprefix("local:") not in settings.privacy_officers:
-        return somebody
-    return replace(somebody, doubt=settings.doubt) if settings.doubt else local_principal("privacy-officer")
+    officer = local_principal("officer")
+    if officer.subject.removeprefix("local:") not in settings.privacy_officers:
+        return officer
+    return replace(officer, doubt=settings.doubt) if settings.doubt else local_principal("privacy-officer")

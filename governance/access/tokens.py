@@ -1,4 +1,4 @@
-"""Tokens: signed statements of who somebody is. Checked closed: what is not expected is not accepted."""
+"""Verifies access tokens: signed statements of who somebody is. Whatever is not expected in one is refused."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ from vitalake.errors import PrivacyError, SettingsError
 
 REQUIRED_CLAIMS = ("exp", "iat", "iss", "aud", "sub")
 LEEWAY_SECONDS = 10
-"""How far the issuer's clock and ours may be apart."""
+"""How far the issuer's clock and this machine's may differ."""
 
 MOST_SECONDS = 86_400
-"""From issue to expiry; a token that is lost is of use to somebody for a day, not until the year 9999."""
+"""The longest time from issue to expiry, whatever the issuer grants: a stolen token can be used for a day at most."""
 
 MOST_BYTES = 8192
-"""Of a token; browsers and proxies take no longer header either."""
+"""The longest token; browsers and proxies do not accept longer headers either."""
 
 MOST_NAME = 120
+"""The most characters of a subject, a role or a name."""
+
 RSA_BITS = 2048
+"""The shortest RSA key that is accepted."""
 
 
 class InvalidToken(PrivacyError):
-    """The token is not accepted; says nothing of why or what it holds, for its text would be a credential."""
+    """The token is not accepted. The error says neither why nor what the token contains: its text is a credential."""
 
 
 class TokenVerifier(Protocol):
-    """Tells from a token who somebody is."""
+    """Checks tokens, and returns whom they are for."""
 
     def verify(self, token: str) -> Principal:
-        """Return the principal a token speaks of.
+        """Return the principal that a token names.
 
         Raises:
-            InvalidToken: it is not accepted.
+            InvalidToken: the token is not accepted.
         """
         ...
 
@@ -41,11 +44,11 @@ class TokenVerifier(Protocol):
 class JwtVerifier:
     """Accepts JSON web tokens (RFC 7519) signed with EdDSA (Ed25519) or RS256 by one of an issuer's keys.
 
-    The key decides the algorithm, never the token's header; a key that is not one of the two kinds is refused at start.
+    The key decides the algorithm, never the token's header. A key of any other kind is refused at start.
     """
 
     def __init__(self, jwks: Mapping[str, Any], *, issuer: str, audience: str) -> None:
-        """Take the issuer's public keys.
+        """Read the issuer's public keys.
 
         Args:
             jwks: a JSON web key set (RFC 7517); every key with a ``kid``.
@@ -61,11 +64,11 @@ class JwtVerifier:
             raise _unfit_key()
 
     def verify(self, token: str) -> Principal:
-        """Return the principal a token speaks of.
+        """Return the principal that a token names.
 
         Raises:
-            InvalidToken: not signed by the issuer, not for us, expired, made out for longer than a day, or without a
-                role we know.
+            InvalidToken: not signed by the issuer, not for this audience, expired, valid for longer than a day, or
+                without a known role.
         """
         import jwt
 
@@ -99,7 +102,7 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
 
 def _unfit_key() -> SettingsError:
     return SettingsError(
-        "Key set holds no key to check tokens with, or one of an unknown kind",
+        "Key set has no key that can verify tokens, or a key of an unknown kind",
         where="the token issuer's keys",
         remedy=f"Use Ed25519 keys, or RSA keys of {RSA_BITS} bits or more, each with a kid.",
     )
@@ -115,7 +118,7 @@ def _public_key(document: Any) -> tuple[str, Any, str]:
         key = jwt.PyJWK(document, algorithm=kind).key
     except (jwt.PyJWTError, KeyError, TypeError, ValueError):
         raise _unfit_key() from None
-    # Also keeps a private key out, and Ed448, which is OKP as well.
+    # This check also refuses private keys, and Ed448, whose key type is OKP too.
     if isinstance(key, Ed25519PublicKey) or (isinstance(key, RSAPublicKey) and key.key_size >= RSA_BITS):
         return str(kid), key, kind
     raise _unfit_key()

@@ -1,10 +1,10 @@
-"""The audit: who saw what of whom, in chains that show when somebody has been at them."""
+"""The audit: records who has seen which patient's data, in tamper-evident chains."""
 
 from governance.audit.events import ACTIONS, Action, AuditEvent, AuditSink, BatchAuditSink
-from governance.audit.lake_mark import forget_beginning, missed
+from governance.audit.lake_mark import beginning_mismatch, forget_beginning
 from governance.audit.reading import ChainReport, Report, Seen, latest, verify_chain, who_saw
 from governance.audit.records import AuditBroken
-from governance.audit.sink import FileAuditSink, anchor_folder, begin_anew, open_audit
+from governance.audit.sink import FileAuditSink, anchor_folder, open_audit, set_audit_aside
 
 __all__ = [
     "ACTIONS",
@@ -18,11 +18,11 @@ __all__ = [
     "Report",
     "Seen",
     "anchor_folder",
-    "begin_anew",
+    "beginning_mismatch",
     "forget_beginning",
     "latest",
-    "missed",
     "open_audit",
+    "set_audit_aside",
     "verify_chain",
     "who_saw",
 ]

@@ -1,7 +1,7 @@
-"""Where the audit's heads are kept besides the audit, so that a chain that was put back, or is gone, shows.
+"""Keeps copies of the audit's heads elsewhere, so that a chain that was rolled back or deleted is noticed.
 
-Each chain names the heads of the others in its own records: see ``Chain.append``. A folder beside the audit's, and one
-on other storage where the settings name one, hold the newest signed head of every chain, a file each.
+Each chain also names the heads of the others in its own records: see ``Chain.append``. A folder next to the audit's,
+and one on other storage if the settings name one, hold the newest signed head of every chain, one file each.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from governance.audit.chain import Chain, beside, chain_names
+from governance.audit.chain import Chain, chain_names, heads_folder
 from governance.audit.records import Head, Seals
 
 OUTSIDE = "audit.heads"
-"""Name of the folder below the one on other storage."""
+"""The name of the folder with heads on other storage."""
 
 
 class Anchors:
-    """One folder of heads."""
+    """One folder with copies of heads."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def heads(self, seals: Seals) -> dict[str, Head]:
-        """Return the heads by chain; what we have not signed says nothing.
+        """Return the heads by chain; files without a valid signature are ignored.
 
         Raises:
             OSError: a file cannot be read.
@@ -34,25 +34,25 @@ class Anchors:
         return {name: head for name, head in found.items() if head is not None}
 
     def damaged(self, seals: Seals) -> list[str]:
-        """Return the names of the files that are not a head we have signed, or cannot be read."""
-        return [name for name in self._names() if not self._holds(name, seals)]
+        """Return the names of the files that are not a head with a valid signature, or cannot be read."""
+        return [name for name in self._names() if not self._is_valid(name, seals)]
 
-    def _holds(self, name: str, seals: Seals) -> bool:
+    def _is_valid(self, name: str, seals: Seals) -> bool:
         try:
             return seals.check((self.folder / name).read_bytes(), writer=name) is not None
         except OSError:
             return False
 
     def keep(self, heads: Mapping[str, Head], seals: Seals) -> None:
-        """Keep heads, synced; of each chain the one that goes further: a chain that is put back does not put this back.
+        """Store heads, synced. A head never replaces one with more records: a rolled-back chain must not hide itself.
 
         Raises:
-            OSError: the folder cannot be written; its own parent is not made, for then its disk is not mounted.
+            OSError: the folder cannot be written. Its parent is not created: if it is missing, its disk is not mounted.
         """
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        kept = self.heads(seals)
+        stored = self.heads(seals)
         for name, head in heads.items():
-            if name in kept and head.records <= kept[name].records:
+            if name in stored and head.records <= stored[name].records:
                 continue
             staged = self.folder / f".{name}.{secrets.token_hex(4)}"
             try:
@@ -69,28 +69,28 @@ class Anchors:
         return sorted(path.name for path in self.folder.iterdir() if path.name[0] != ".") if self.is_there() else []
 
     def is_there(self) -> bool:
-        """Return whether there is a folder."""
+        """Return whether the folder exists."""
         return self.folder.is_dir()
 
 
 def anchors_of(folder: Path, outside: Path | None) -> list[Anchors]:
-    """Return where the heads of an audit's folder are kept: beside it, and on other storage.
+    """Return the folders with copies of an audit's heads: next to it, and on other storage.
 
     Args:
         folder: of the audit.
         outside: a folder on other storage; None: there is none.
     """
-    return [Anchors(beside(folder)), *([] if outside is None else [Anchors(outside / OUTSIDE)])]
+    return [Anchors(heads_folder(folder)), *([] if outside is None else [Anchors(outside / OUTSIDE)])]
 
 
 def heads_of(folder: Path, seals: Seals) -> dict[str, Head]:
-    """Return the signed heads that are there; a chain whose head does not hold is left out."""
+    """Return the heads of an audit's chains; a chain whose head is missing or not valid is left out."""
     found = {name: Chain(folder, name, seals).head() for name in sorted(chain_names(folder))}
     return {name: head for name, head in found.items() if head is not None}
 
 
 def furthest(anchors: Sequence[Anchors], seals: Seals) -> dict[str, Head]:
-    """Return, of every chain that is kept somewhere, the head that goes furthest; what cannot be read says nothing."""
+    """Return for each chain the copied head with the most records; folders that cannot be read are ignored."""
     best: dict[str, Head] = {}
     for anchor in anchors:
         try:

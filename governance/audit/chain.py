@@ -1,4 +1,4 @@
-"""One chain: a file of bound records and, beside it, its signed head."""
+"""One audit chain: a file of records, each bound to the one before it by a MAC, and a file with the signed head."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from vitalake import clock
 from vitalake.folders import sync_folder
 
 Parts = tuple[str, str, str, tuple[str, ...], dict[str, str]]
-"""Of a record: action, actor, role, patients as they stand in it, codes."""
+"""The parts of a record: action, actor, role, patients' digests, codes."""
 
 TORN = "torn"
 ANCHOR = "anchor"
 WRITERS = "writers"
-"""The chain that names all others, so that one that was deleted shows."""
+"""The chain in which all others are registered, so that a deleted one is noticed."""
 
 HEADS = "~"
-"""Begins the names in a record's detail that are no codes of the event: ``~<chain>`` is where another chain stood."""
+"""The prefix of names in a record's detail that are not of the event: ``~<chain>`` says where another chain stood."""
 
 _MAC_SHOWN = 32
-"""Hex digits of a mac that another chain names: nobody finds other records of the same."""
+"""Hex digits of a MAC that another chain names: 128 bits, so nobody can find other records with the same ones."""
 
 
 class StrayBytes:
-    """Bytes of a chain's file that are no record."""
+    """Bytes of a chain's file that are not valid records."""
 
     def __init__(self) -> None:
         self.length, self.open, self._digest = 0, False, hashlib.sha256()
 
     def take(self, line: bytes) -> None:
-        """Add a line; one without its end can only be the last."""
+        """Add a line; only the last one can lack its line break."""
         self.length += len(line)
         self.open = not line.endswith(b"\n")
         self._digest.update(line)
 
     def describe(self) -> dict[str, str]:
-        """Return what the record behind them says of them."""
+        """Return the detail of the record that seals these bytes off."""
         return {"bytes": str(self.length), "sha": self._digest.hexdigest()}
 
 
@@ -52,15 +52,15 @@ class Chain:
     def __init__(self, folder: Path, writer: str, seals: Seals) -> None:
         self.writer, self._seals = writer, seals
         self.path, self.head_path = folder / f"{writer}.jsonl", folder / f"{writer}.head"
-        self._beside = beside(folder)
+        self._heads_folder = heads_folder(folder)
         self._lock = threading.Lock()
-        self._place: ChainPosition | None = None
-        self._seen: tuple[int, int, int] | None = None
+        self._end: ChainPosition | None = None
+        self._identity_at_end: tuple[int, int, int] | None = None
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def head(self) -> Head | None:
-        """Return the signed head; None: it is missing, or does not hold."""
+        """Return the signed head; None: it is missing or not valid."""
         try:
             return self._seals.check(self.head_path.read_bytes(), writer=self.writer)
         except FileNotFoundError:
@@ -69,28 +69,29 @@ class Chain:
     def follow(
         self, lines: Iterable[bytes], place: ChainPosition
     ) -> Iterator[tuple[Record, ChainPosition] | StrayBytes]:
-        """Yield records and the places behind them; last, what does not follow: torn by a crash, or changed.
+        """Yield records, each with the position after it; at the end the bytes that are not valid records, if any.
 
-        What a crash has torn is no flaw if the record behind it says so: the writer saw it and sealed it off.
+        A crash may have torn a record. That is not a flaw if the next record describes these bytes: then the writer has
+        noticed them and sealed them off.
         """
-        odd = StrayBytes()
+        stray = StrayBytes()
         for line in lines:
-            step = self._seals.follow(line, after=ChainPosition(place.records, place.end + odd.length, place.mac))
-            if step is None or (odd.length and (step[0].action != TORN or step[0].detail != odd.describe())):
-                odd.take(line)
+            step = self._seals.follow(line, after=ChainPosition(place.records, place.end + stray.length, place.mac))
+            if step is None or (stray.length and (step[0].action != TORN or step[0].detail != stray.describe())):
+                stray.take(line)
                 continue
-            odd, place = StrayBytes(), step[1]
+            stray, place = StrayBytes(), step[1]
             yield step
-        if odd.length:
-            yield odd
+        if stray.length:
+            yield stray
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     def create(self) -> None:
-        """Make an empty chain with its head; what a crash left of making one is taken on.
+        """Create an empty chain with its head; complete one that a crash has left half created.
 
         Raises:
-            AuditBroken: there are records already.
+            AuditBroken: the file has records already.
             OSError: the folder cannot be written.
         """
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
@@ -115,15 +116,15 @@ class Chain:
         """Append a record and sign the new head, both durable before this returns.
 
         Args:
-            action: what.
-            actor: who.
-            role: as what.
-            patients: whose data, by pseudonym.
+            action: what was done.
+            actor: who acted.
+            role: the role in which they acted.
+            patients: the pseudonyms of the patients whose data it was.
             detail: codes.
-            heads: of other chains, to be named in this record: it costs no write of its own.
+            heads: of other chains, to be named in this record; this needs no write of its own.
 
         Raises:
-            AuditBroken: the chain is not what its head says.
+            AuditBroken: the chain does not match its head.
             OSError: it cannot be written.
         """
         hidden = tuple(self._seals.patient(patient) for patient in patients)
@@ -133,24 +134,24 @@ class Chain:
         """Append records and sign the new head; one sync of each file, however many there are.
 
         Args:
-            parts: action, actor, role, patients as they stand in records, codes.
-            heads: of other chains, to be named in the first of them.
+            parts: the parts of each record.
+            heads: of other chains, to be named in the first record.
 
         Raises:
-            AuditBroken: the chain is not what its head says.
-            OSError: it cannot be written; a restart finds all of them, the first few, or none.
+            AuditBroken: the chain does not match its head.
+            OSError: it cannot be written; a restart finds all of the records, the first few, or none.
         """
-        seen = {HEADS + name: mark(head) for name, head in (heads or {}).items() if name != self.writer}
+        marks = {HEADS + name: mark(head) for name, head in (heads or {}).items() if name != self.writer}
         (action, actor, role, hidden, detail), *others = parts
         with self._lock, self._locked() as descriptor:
-            place = self._here(descriptor)
-            self._place = None  # if anything fails below, the file is looked at anew
-            place = self._write(descriptor, place, [(action, actor, role, hidden, detail | seen), *others])
-            self._place, self._seen = place, _identity(descriptor)
+            place = self._find_end(descriptor)
+            self._end = None  # if anything fails below, the next record reads the file again
+            place = self._write(descriptor, place, [(action, actor, role, hidden, detail | marks), *others])
+            self._end, self._identity_at_end = place, _identity(descriptor)
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        """Yield the open file, this process and thread alone with it."""
+        """Yield the open file with an exclusive lock."""
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
         except FileNotFoundError:
@@ -161,38 +162,38 @@ class Chain:
         finally:
             os.close(descriptor)
 
-    def _here(self, descriptor: int) -> ChainPosition:
-        """Return the place behind the last record, having sealed off what a crash has torn."""
-        if self._place is not None and self._seen == _identity(descriptor):
-            return self._place
-        head, known = self.head(), self._known_beside()
+    def _find_end(self, descriptor: int) -> ChainPosition:
+        """Return the position after the last record; first seal off what a crash has torn."""
+        if self._end is not None and self._identity_at_end == _identity(descriptor):
+            return self._end
+        head, known = self.head(), self._copied_head()
         if head is None:
-            raise broken("its head is gone or not ours", writer=self.writer)
+            raise broken("its head is gone or not signed with this home's key", writer=self.writer)
         place = ChainPosition(head.records, head.end, head.mac)
         if not self._ends_there(descriptor, place):
             raise broken("records are missing or changed", writer=self.writer)
         if known is not None and os.fstat(descriptor).st_size < known.end:
             raise broken("it was put back to an earlier state", writer=self.writer)
-        odd: StrayBytes | None = None
+        stray: StrayBytes | None = None
         with open(os.dup(descriptor), "rb") as file:
             file.seek(place.end)
             for step in self.follow(file, place):
                 if isinstance(step, StrayBytes):
-                    odd = step
+                    stray = step
                 else:
                     place = step[1]
-        return place if odd is None else self._seal_off(descriptor, place, odd)
+        return place if stray is None else self._seal_off(descriptor, place, stray)
 
-    def _seal_off(self, descriptor: int, place: ChainPosition, odd: StrayBytes) -> ChainPosition:
-        """Say in a record what of the file is no record: a crash tore it, or tore the sealing off of it."""
-        if odd.open:
+    def _seal_off(self, descriptor: int, place: ChainPosition, stray: StrayBytes) -> ChainPosition:
+        """Write a record that describes the stray bytes before it: a crash tore a record, or an earlier sealing off."""
+        if stray.open:
             _write_all(descriptor, b"\n")
-            odd.take(b"\n")
-        place = ChainPosition(place.records, place.end + odd.length, place.mac)
-        return self._write(descriptor, place, [(TORN, "", "", (), odd.describe())])
+            stray.take(b"\n")
+        place = ChainPosition(place.records, place.end + stray.length, place.mac)
+        return self._write(descriptor, place, [(TORN, "", "", (), stray.describe())])
 
     def _ends_there(self, descriptor: int, place: ChainPosition) -> bool:
-        """Return whether the file has a record's end at the place; O(1), the whole is for ``audit verify``."""
+        """Return whether a record with this MAC ends at this position; O(1), ``audit verify`` checks the whole file."""
         if place == self._seals.begin(self.writer):
             return True
         ending = f'"mac":"{place.mac}"}}\n'.encode()
@@ -218,38 +219,39 @@ class Chain:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        # The name is not synced: after a power cut the older head may be back, and the records behind it are taken in.
+        # The rename is not synced: after a power cut the older head may be back; the next record's head then covers the
+        # records after it again.
         staged.replace(self.head_path)
-        self._keep_beside(line)
+        self._copy_head(line)
 
-    def _known_beside(self) -> Head | None:
-        """Return the head that is kept beside the audit's folder; None: none that says anything."""
+    def _copied_head(self) -> Head | None:
+        """Return the copy of the head next to the audit's folder; None: there is no valid one."""
         try:
-            return self._seals.check((self._beside / self.writer).read_bytes(), writer=self.writer)
+            return self._seals.check((self._heads_folder / self.writer).read_bytes(), writer=self.writer)
         except OSError:
             return None
 
-    def _keep_beside(self, line: bytes) -> None:
-        """Keep the head beside the audit's folder, too.
+    def _copy_head(self, line: bytes) -> None:
+        """Copy the head into the folder next to the audit's.
 
-        Not synced: what a power cut takes of it was known before. Where that folder cannot be written, the record
-        counts all the same.
+        The copy is not synced: after a power cut there is an older copy at worst. If the folder cannot be written, the
+        record counts nevertheless.
         """
         with suppress(OSError):
-            self._beside.mkdir(mode=0o700, exist_ok=True)
-            staged = self._beside / f".{self.writer}"
+            self._heads_folder.mkdir(mode=0o700, exist_ok=True)
+            staged = self._heads_folder / f".{self.writer}"
             with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
                 out.write(line)
-            staged.replace(self._beside / self.writer)
+            staged.replace(self._heads_folder / self.writer)
 
 
-def beside(folder: Path) -> Path:
-    """Return the folder beside an audit's in which the heads are kept, too."""
+def heads_folder(folder: Path) -> Path:
+    """Return the folder next to an audit's that holds copies of the heads."""
     return folder.with_name(f"{folder.name}.heads")
 
 
 def mark(head: Head | ChainPosition) -> str:
-    """Return how another chain names a place: how many records, and the mac of the last."""
+    """Return the text by which another chain names a position: the number of records, and the MAC of the last."""
     return f"{head.records} {head.mac[:_MAC_SHOWN]}"
 
 
@@ -264,7 +266,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def chain_names(folder: Path) -> set[str]:
-    """Return the names of all chains of which a file is there."""
+    """Return the names of all chains that have at least one file."""
     with suppress(FileNotFoundError):
         return {path.stem for path in folder.iterdir() if path.suffix in (".jsonl", ".head") and path.stem[0] != "."}
     return set()

@@ -1,4 +1,4 @@
-"""What is recorded, and what a recorder promises."""
+"""The events that the audit records, and the interface of its recorders."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _PSEUDONYM = re.compile(r"v\d+\.[a-z2-7]{32}")
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """Somebody did, or tried to do, something.
+    """Something that somebody did, or tried to do.
 
     Attributes:
-        action: what.
+        action: what they did.
         actor: who; a principal's subject.
-        role: as what.
-        patients: whose data, by pseudonym; a recorder keeps only keyed digests of them.
+        role: the role in which they did it.
+        patients: the pseudonyms of the patients whose data it was; a recorder stores only keyed digests of them.
         detail: codes only, such as a dataset's name or a digest; never a value, a text or a patient.
     """
 
@@ -60,7 +60,7 @@ class AuditEvent:
     detail: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Hold events to what they may say; a violation is a bug of the caller, and its text is not shown."""
+        """Check that the event contains codes only; if not, the caller has a bug. The error does not show the text."""
         fits = all(_NAME.fullmatch(name) and _CODES.fullmatch(text) for name, text in self.detail.items())
         if self.action not in ACTIONS or not fits or any(map(_PSEUDONYM.search, self.detail.values())):
             raise ValueError("an audit event holds codes only")
@@ -73,18 +73,18 @@ class AuditSink(Protocol):
         """Record an event, durably before it returns.
 
         Raises:
-            VitaLakeError: it is not recorded; what was to be recorded must then not be done.
+            VitaLakeError: it is not recorded; the caller must then not do what it wanted to record.
         """
         ...
 
 
 class BatchAuditSink(AuditSink, Protocol):
-    """Records events, those of many at once: a disk syncs a hundred records as fast as one."""
+    """Records events in batches: a disk syncs a hundred records as fast as one."""
 
     def record_all(self, events: Sequence[AuditEvent]) -> None:
         """Record events, all durably before it returns.
 
         Raises:
-            VitaLakeError: they are not recorded; what was to be recorded must then not be done.
+            VitaLakeError: they are not recorded; the caller must then not do what it wanted to record.
         """
         ...

@@ -1,7 +1,7 @@
-"""What a lake knows of its home's audit: how it began. So a folder that is deleted with all its heads is missed.
+"""Stores in the lake how its home's audit began, so that an audit folder that is deleted with all its heads is noticed.
 
-The lake's file is written once, by whoever records first while there is a lake; it changes with ``audit begin`` only.
-Lakes on this machine only: nobody who revokes a key waits for storage that cannot be reached.
+The first recorder that finds a lake writes the file once; only ``audit begin`` changes it. This is done for lakes on
+this machine only: whoever revokes a key must not wait for remote storage that cannot be reached.
 """
 
 from __future__ import annotations
@@ -22,59 +22,62 @@ NAME = "audit.txt"
 
 
 def keep_beginning(settings: Settings, keys: KeyRing) -> None:
-    """Let the lake know how the audit began, if it knows of none; another home's, or a closed one, is let be."""
+    """Store in the lake how the audit began, if it does not have that yet.
+
+    Does nothing if the lake is another home's, or of another format.
+    """
     try:
         storage = _lake(settings)
         if storage is None or not storage.holds_table("spans") or read_format(storage) != Format(FORMAT):
             return
-        if _is_anothers(storage, keys):
+        if _is_other_home(storage, keys):
             return
-        if storage.read_small(NAME) is None and (begun := _beginning(settings.path(settings.audit))):
-            storage.write_small(NAME, begun)
+        if storage.read_small(NAME) is None and (beginning := _beginning(settings.path(settings.audit))):
+            storage.write_small(NAME, beginning)
     except (OSError, VitaLakeError):
         return
 
 
-def missed(settings: Settings) -> str:
-    """Return what is wrong by what the lake knows; empty: nothing, or it knows nothing."""
+def beginning_mismatch(settings: Settings) -> str:
+    """Return how the audit differs from what the lake stores; empty: it does not, or the lake stores nothing."""
     storage = _lake(settings)
     try:
         known = None if storage is None else storage.read_small(NAME)
     except OSError:
-        return "the lake cannot be read, which may know of another one"
-    found = _beginning(settings.path(settings.audit))
-    if known is None or known == found:
+        return "the lake cannot be read, and may know of another audit"
+    beginning = _beginning(settings.path(settings.audit))
+    if known is None or known == beginning:
         return ""
-    if not found:
+    if not beginning:
         return "there is no audit, where the lake knows of one"
     return "it is not the audit that the lake knows, and was not begun by 'vitalake audit begin'"
 
 
-def refuse_missed(settings: Settings, keys: KeyRing) -> None:
-    """Stop where the lake knows of another audit than is there, before one is begun or gone on with in its place.
+def refuse_mismatch(settings: Settings, keys: KeyRing) -> None:
+    """Refuse to begin or continue an audit if the lake knows of another one.
 
-    A lake of another home, or one that cannot be read, says nothing of this home's audit.
+    A lake of another home, or one that cannot be read, proves nothing about this home's audit.
 
     Raises:
-        AuditBroken: it does.
+        AuditBroken: the lake knows of another audit.
     """
     try:
         storage = _lake(settings)
-        if storage is None or storage.read_small(NAME) is None or _is_anothers(storage, keys):
+        if storage is None or storage.read_small(NAME) is None or _is_other_home(storage, keys):
             return
-        wrong = missed(settings)
+        mismatch = beginning_mismatch(settings)
     except (OSError, VitaLakeError):
         return
-    if wrong:
+    if mismatch:
         raise AuditBroken(
-            f"Audit is gone, and there was one ({wrong})",
+            f"Audit is gone or was replaced ({mismatch})",
             where="settings.audit",
-            remedy="Restore the folder from a back-up. Where that cannot be, 'vitalake audit begin' begins a new one.",
+            remedy="Restore the folder from a back-up. If there is none, 'vitalake audit begin' begins a new audit.",
         )
 
 
 def forget_beginning(settings: Settings) -> None:
-    """Let the lake forget how the audit began: a new one is begun, on record."""
+    """Delete from the lake how the audit began; call it when a new audit is begun, which is recorded."""
     if (storage := _lake(settings)) is not None:
         storage.delete(NAME)
 
@@ -84,13 +87,13 @@ def _lake(settings: Settings) -> Storage | None:
     return storage if storage.local else None
 
 
-def _is_anothers(storage: Storage, keys: KeyRing) -> bool:
+def _is_other_home(storage: Storage, keys: KeyRing) -> bool:
     known = read_fingerprints(storage)
     return known is not None and bool(known.differing(fingerprints_of(keys, "")))
 
 
 def _beginning(folder: Path) -> bytes:
-    """Return a digest of the first record of the list of writers; nothing, if there is none."""
+    """Return a digest of the first record of the chain of writers; empty, if there is none."""
     try:
         with (folder / f"{WRITERS}.jsonl").open("rb") as file:
             return hashlib.sha256(line).hexdigest().encode() if (line := file.readline()) else b""

@@ -1,4 +1,4 @@
-"""Reading the audit: whether the chains hold, and who saw a patient."""
+"""Reads the audit: verifies its chains, and lists who has seen a patient's data."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class ChainReport:
-    """What was found of one chain.
+    """The result of verifying one chain.
 
     Attributes:
-        writer: whose.
-        records: how many hold, from the first one on.
-        mac: of the last of them; kept elsewhere, it proves later that nothing was taken back.
-        torn: crashes that tore a record; sealed off, nothing that was acknowledged is lost.
-        unsealed: records or bytes behind the head: a crash came between. The writer's next record takes them in.
-        problem: why it does not hold; empty: it does.
+        writer: the name of the chain.
+        records: how many records are valid, from the first one on.
+        mac: the MAC of the last of them. If you keep it elsewhere, a later verification notices a rolled-back chain.
+        torn: how many crashes tore a record; each was sealed off, and no acknowledged record was lost.
+        unsealed: records or bytes after the head: a crash came before the head was written. The writer's next record
+            includes them.
+        problem: why the chain is not valid; empty: it is valid.
     """
 
     writer: str
@@ -42,12 +43,12 @@ class ChainReport:
 
 @dataclass(slots=True)
 class Report:
-    """What was found of all chains.
+    """The result of verifying all chains.
 
     Attributes:
-        chains: each one.
-        problems: what is wrong with the audit as a whole, or with what is kept of it elsewhere.
-        anchored_at: when the heads were last kept on other storage; None: never, or nowhere.
+        chains: one report each.
+        problems: what is wrong with the audit as a whole, or with the copies of its heads.
+        anchored_at: when the heads were last copied to other storage; None: never, or there is none.
     """
 
     chains: list[ChainReport] = field(default_factory=list)
@@ -56,21 +57,21 @@ class Report:
 
     @property
     def whole(self) -> bool:
-        """Return whether every chain holds, and nothing is missing."""
+        """Return whether every chain is valid, and nothing is missing."""
         return not self.problems and not any(chain.problem for chain in self.chains)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One access.
+    """One access on record.
 
     Attributes:
         at: when, UTC.
-        actor: who.
-        role: as what.
+        actor: who acted.
+        role: the role in which they acted.
         action: what they did.
         writer: the part of the system that recorded it.
-        patients: of how many patients it tells.
+        patients: how many patients the record names.
         detail: codes.
     """
 
@@ -90,102 +91,103 @@ def verify_chain(
     known: Mapping[str, tuple[int, str]] | None = None,
     outside: Path | None = None,
 ) -> Report:
-    """Return, for every chain, whether every record is there, unchanged and in order, and none was put back.
+    """Verify for every chain that its records are complete, unchanged and in order, and that it was not rolled back.
 
     Args:
         folder: of the audit.
         keys: with the key ``audit``, in all versions.
-        known: records and mac of chains from an earlier report that was kept elsewhere. Without it, and without a
-            folder outside, files and heads that were *all* put back to an earlier moment look like that moment.
+        known: chain → number of records and MAC, from an earlier report that was kept elsewhere. Without it, and
+            without a folder outside, nobody can notice that *all* files and heads were put back to an earlier moment.
         outside: the folder on other storage where heads are kept; None: there is none.
     """
     seals, report = Seals(keys), Report()
     writers = set[str]()
-    with suppress(OSError):  # then that chain's own report says so
+    with suppress(OSError):  # the report of the chain of writers will name the error
         writers = registered(Chain(folder, WRITERS, seals), seals)
-    there, anchors = chain_names(folder), anchors_of(folder, outside)
+    present, anchors = chain_names(folder), anchors_of(folder, outside)
     expected = _Expected()
     for name, head in furthest(anchors, seals).items():
         expected.add(name, "what is kept beside the audit or outside", mark(head))
     for name, (records, mac) in (known or {}).items():
         expected.add(name, "the earlier report", mark(ChainPosition(records, 0, mac)))
-    found = {}
-    for name in sorted(there | writers | expected.names | ({WRITERS} if there else set())):
-        found[name] = _verify(Chain(folder, name, seals), seals, expected)
-        if not found[name].problem and found[name].records and name not in writers | {WRITERS}:
-            found[name].problem = "not in the list of writers"
-    for name, chain in found.items():
-        if not chain.problem and expected.contradicts(name):  # or others have named what was recorded meanwhile
+    reports = {}
+    for name in sorted(present | writers | expected.names | ({WRITERS} if present else set())):
+        reports[name] = _verify(Chain(folder, name, seals), seals, expected)
+        if not reports[name].problem and reports[name].records and name not in writers | {WRITERS}:
+            reports[name].problem = "not in the list of writers"
+    for name, chain in reports.items():
+        # Verify it once more: other chains may name records that were added after this one was read.
+        if not chain.problem and expected.contradicts(name):
             chain = _verify(Chain(folder, name, seals), seals, expected)
         chain.problem = chain.problem or expected.contradicts(name)
         report.chains.append(chain)
     report.problems += _damaged(anchors[0], seals)
-    if expected.names and not there:
+    if expected.names and not present:
         report.problems.append("there is no audit, where there was one")
-    if there and outside is not None:
+    if present and outside is not None:
         _look_outside(report, anchors[-1], seals)
     return report
 
 
 class _Expected:
-    """What is known of chains besides their own files: how many records there were, and the mac of the last."""
+    """What other places say about chains: how many records a chain had, and the MAC of the last."""
 
     def __init__(self) -> None:
         self._marks: dict[str, dict[int, tuple[str, str]]] = {}
-        self._met: dict[str, array[int]] = {}  # eight bytes a record: chains grow for ever
+        self._macs: dict[str, array[int]] = {}  # eight bytes for each record, because chains grow for ever
 
     @property
     def names(self) -> set[str]:
-        """Return the chains that something is known of."""
+        """Return the names of the chains that another place mentions."""
         return set(self._marks)
 
-    def add(self, name: str, whence: str, text: str) -> None:
-        """Take note of what somebody says of a chain.
+    def add(self, name: str, source: str, text: str) -> None:
+        """Add what another place says about a chain.
 
         Args:
             name: the chain.
-            whence: who says so, for people.
+            source: the place, in words for people.
             text: as ``mark`` writes it.
         """
         number, _, mac = text.partition(" ")
-        self._marks.setdefault(name, {}).setdefault(int(number), (mac, whence))
+        self._marks.setdefault(name, {}).setdefault(int(number), (mac, source))
 
     def begin(self, name: str) -> None:
-        """Forget what was met of a chain: it is read from its beginning."""
-        self._met[name] = array("Q")
+        """Forget the records of a chain, before it is read from its beginning."""
+        self._macs[name] = array("Q")
 
     def take(self, name: str, record: Record, place: ChainPosition) -> None:
-        """Take a record that holds: what it says of other chains, and where its own chain stands behind it."""
+        """Add a valid record: its MAC, and what it says about other chains."""
         for other, text in record.detail.items():
             if other.startswith(HEADS):
                 self.add(other.removeprefix(HEADS), f"chain {name}", text)
-        self._met[name].append(_start(place.mac))
+        self._macs[name].append(_prefix(place.mac))
 
     def contradicts(self, name: str) -> str:
-        """Return what is said of a chain that its own records contradict; empty: nothing."""
-        met = self._met[name]
-        for number, (mac, whence) in sorted(self._marks.get(name, {}).items(), reverse=True):
-            if number and (number > len(met) or met[number - 1] != _start(mac)):
-                return f"put back to an earlier state, or another chain: {whence} knows {number} records of it"
+        """Return the statement of another place that a chain's own records contradict, in words; empty: none."""
+        macs = self._macs[name]
+        for number, (mac, source) in sorted(self._marks.get(name, {}).items(), reverse=True):
+            if number and (number > len(macs) or macs[number - 1] != _prefix(mac)):
+                return f"put back to an earlier state, or replaced: {source} knows {number} records of it"
         return ""
 
 
-def _start(mac: str) -> int:
-    """Return the first eight bytes of a mac."""
+def _prefix(mac: str) -> int:
+    """Return the first eight bytes of a MAC."""
     return int(mac[:16], 16)
 
 
 def _damaged(anchor: Anchors, seals: Seals) -> list[str]:
-    """Return what is to be said of kept heads that are none: they vouch for nothing, and neither does their absence."""
+    """Return a text for each copied head that is damaged: nobody can tell what it said, so it proves nothing."""
     where = anchor.folder.name
     return [
-        f"{where}/{name} is not what was written: delete it, the next record of the chain writes it again"
+        f"{where}/{name} is not a valid head: delete it, the next record of the chain writes it again"
         for name in anchor.damaged(seals)
     ]
 
 
 def _look_outside(report: Report, anchor: Anchors, seals: Seals) -> None:
-    """Say when the heads were last kept on other storage, and where they are not."""
+    """Add to a report when the heads were last copied to other storage, and what is wrong with the copies."""
     try:
         heads = anchor.heads(seals)
     except OSError as error:
@@ -205,7 +207,7 @@ def _verify(chain: Chain, seals: Seals, expected: _Expected) -> ChainReport:
     try:
         head, lines = _consistent(chain)
         if head is None:
-            report.problem = "head is missing, changed or not ours"
+            report.problem = "head is missing, changed, or not signed with this home's key"
             return report
         for step in chain.follow(lines, place):
             if isinstance(step, StrayBytes):
@@ -220,7 +222,7 @@ def _verify(chain: Chain, seals: Seals, expected: _Expected) -> ChainReport:
     except FileNotFoundError:
         report.problem = "file is missing"
         return report
-    except OSError as error:  # something else lies in its place, or the disk cannot read it
+    except OSError as error:  # something else, such as a folder, is in its place, or the disk cannot read it
         report.problem = f"a file of it cannot be read ({error.strerror})"
         return report
     report.records, report.mac = place.records, place.mac
@@ -230,7 +232,7 @@ def _verify(chain: Chain, seals: Seals, expected: _Expected) -> ChainReport:
 
 
 def _consistent(chain: Chain) -> tuple[Head | None, Iterator[bytes]]:
-    """Return head and lines of one moment: writers hold the lock until both are written."""
+    """Return a head and its lines as of one moment: writers hold the lock until both are written."""
     file = chain.path.open("rb")
     fcntl.flock(file, fcntl.LOCK_SH)
     head, size = chain.head(), file.seek(0, 2)
@@ -246,7 +248,7 @@ def _lines(path: Path, size: int) -> Iterator[bytes]:
 
 
 def read_all(folder: Path, keys: KeyRing) -> Iterator[tuple[str, Record]]:
-    """Yield all records that hold, chain by chain, with their writers; whether all hold, ``verify_chain`` tells."""
+    """Yield all valid records with their writers, chain by chain; use ``verify_chain`` to see whether all are valid."""
     seals = Seals(keys)
     for name in sorted(chain_names(folder) - {WRITERS}):
         chain = Chain(folder, name, seals)
@@ -264,7 +266,7 @@ def who_saw(folder: Path, keys: KeyRing, *pseudonyms: str) -> list[Seen]:
     Args:
         folder: of the audit.
         keys: with the key ``audit``, in all versions.
-        pseudonyms: all that the patient has or had: a record knows the one of its day only.
+        pseudonyms: all that the patient has or had: a record has only the one that was current when it was written.
     """
     seals = Seals(keys)
     digests = set().union(*map(seals.patients, pseudonyms))
@@ -273,7 +275,7 @@ def who_saw(folder: Path, keys: KeyRing, *pseudonyms: str) -> list[Seen]:
 
 
 def latest(folder: Path, keys: KeyRing, *, limit: int) -> list[Seen]:
-    """Return the newest accesses of all chains, oldest first."""
+    """Return the latest accesses of all chains, oldest first."""
     found = sorted((_seen(writer, record) for writer, record in read_all(folder, keys)), key=lambda seen: seen.at)
     return found[-limit:]
 

@@ -1,4 +1,4 @@
-"""How audit records and heads are written down, and the keys that bind them."""
+"""Encodes audit records and heads as lines, and binds them with the audit keys (MACs and signatures)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PATIENT_BYTES = 16
 
 
 class AuditBroken(PrivacyError):
-    """A chain is not what its head says: somebody has been at the files. Nothing more is recorded in it."""
+    """A chain does not match its head: somebody has changed or removed files. Nothing more is recorded in the chain."""
 
 
 def broken(what: str, *, writer: str) -> AuditBroken:
-    """Return the error of a chain that does not hold."""
+    """Return the error of a chain that is not valid."""
     return AuditBroken(
-        f"Audit does not hold ({what})",
+        f"Audit chain is not valid ({what})",
         where=f"chain {writer}",
         remedy="Run 'vitalake audit verify'. 'vitalake audit begin' keeps the folder as evidence and begins a new one.",
     )
@@ -38,11 +38,11 @@ class Record(msgspec.Struct, frozen=True):
     """One line of a chain.
 
     Attributes:
-        n: 1, 2, 3 … in its chain.
+        n: its number in the chain: 1, 2, 3 …
         at: microseconds since 1970, UTC.
-        action: one of events.ACTIONS; also ``writer`` (in the chain of writers) and ``torn``.
-        actor: who.
-        role: as what.
+        action: one of events.ACTIONS; also ``writer`` and ``anchor`` (in the chain of writers) and ``torn``.
+        actor: who acted.
+        role: the role in which they acted.
         patients: keyed digests of pseudonyms.
         detail: codes.
         key: id of the audit key.
@@ -59,14 +59,14 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """Signed: how far a chain goes. Beside the chain, in a file of its own.
+    """How far a chain goes. It is signed, and stored in a file of its own next to the chain.
 
     Attributes:
-        writer: the chain.
-        records: how many it has.
-        end: bytes of its file.
-        mac: of the last record.
-        at: when, in microseconds since 1970.
+        writer: the name of the chain.
+        records: how many records it has.
+        end: the length of its file, in bytes.
+        mac: the MAC of the last record.
+        at: when the head was signed, in microseconds since 1970.
         key: id of the audit key.
     """
 
@@ -80,7 +80,13 @@ class Head(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ChainPosition:
-    """A point in a chain: so many records, so many bytes, and the mac all that comes next is bound to."""
+    """A point in a chain.
+
+    Attributes:
+        records: how many records come before it.
+        end: how many bytes come before it.
+        mac: the MAC of the last record before it; the next record's MAC includes it.
+    """
 
     records: int
     end: int
@@ -89,7 +95,7 @@ class ChainPosition:
 
 @dataclass(frozen=True)
 class _Secrets:
-    """What one version of the audit key is used for; each use has a key of its own."""
+    """The keys that are derived from one version of the audit key, one for each use."""
 
     key: Key = field(repr=False)
 
@@ -110,23 +116,23 @@ class _Secrets:
 
 
 class Seals:
-    """Binds and checks lines with the audit key, whatever version they name."""
+    """Writes and checks lines with the audit key, in whichever version they name."""
 
     def __init__(self, keys: KeyRing) -> None:
         self._by_id = {key.id: _Secrets(key) for key in keys.versions("audit")}
         self.current = keys.current("audit").id
 
     def begin(self, writer: str) -> ChainPosition:
-        """Return where a chain begins; the oldest key names it, so that new versions change nothing."""
+        """Return the beginning of a chain; its MAC is made with the oldest key, so key rotations do not change it."""
         oldest = next(iter(self._by_id.values()))
         return ChainPosition(0, 0, hmac.new(oldest.chain, f"begin {writer}".encode(), hashlib.sha256).hexdigest())
 
     def patients(self, pseudonym: str) -> set[str]:
-        """Return what stands for a patient in the records, by every version of the key."""
+        """Return the digests that may stand for a patient in records, one for each version of the key."""
         return {self._patient(secrets, pseudonym) for secrets in self._by_id.values()}
 
     def patient(self, pseudonym: str) -> str:
-        """Return what stands for a patient in new records."""
+        """Return the digest that stands for a patient in new records."""
         return self._patient(self._by_id[self.current], pseudonym)
 
     @staticmethod
@@ -134,14 +140,14 @@ class Seals:
         return hmac.digest(secrets.patients, pseudonym.encode(), hashlib.sha256)[:_PATIENT_BYTES].hex()
 
     def line(self, record: Record, *, after: ChainPosition) -> tuple[bytes, ChainPosition]:
-        """Return a record as its line, and the place behind it."""
+        """Return a record's line, and the position after it."""
         body = msgspec.json.encode(record)
         mac = self._mac(record.key, body, after)
         line = b'%b,"mac":"%b"}\n' % (body[:-1], mac.encode())
         return line, ChainPosition(after.records + 1, after.end + len(line), mac)
 
     def follow(self, line: bytes, *, after: ChainPosition) -> tuple[Record, ChainPosition] | None:
-        """Return the record of a line and the place behind it; None: it does not follow, or was changed."""
+        """Return a line's record and the position after it; None: it does not follow ``after``, or was changed."""
         body, mac = _split(line, b',"mac":"', _MAC_HEX)
         try:
             record = msgspec.json.decode(body, type=Record)
@@ -156,13 +162,13 @@ class Seals:
         return hmac.new(self._by_id[key].chain, after.mac.encode() + body, hashlib.sha256).hexdigest()
 
     def sign(self, head: Head) -> bytes:
-        """Return a head as its line."""
+        """Return a head's line, signed."""
         body = msgspec.json.encode(head)
         signature = self._by_id[head.key].signing.sign(body).hex()
         return b'%b,"signature":"%b"}\n' % (body[:-1], signature.encode())
 
     def check(self, line: bytes, *, writer: str) -> Head | None:
-        """Return the head of a line; None: not signed by us, changed, or of another chain."""
+        """Return a line's head; None: it is not signed with this home's key, was changed, or is of another chain."""
         body, signature = _split(line, b',"signature":"', _SIGNATURE_HEX)
         try:
             head = msgspec.json.decode(body, type=Head)
@@ -170,12 +176,12 @@ class Seals:
             self._by_id[head.key].signing.public_key().verify(raw, body)
         except (msgspec.MsgspecError, ValueError, KeyError, InvalidSignature):
             return None
-        # Only one way of writing a signature counts, so that every changed byte shows.
+        # Only lower-case hex is accepted, so that every changed byte of the file is detected.
         return head if head.writer == writer and raw.hex().encode() == signature else None
 
 
 def _split(line: bytes, label: bytes, length: int) -> tuple[bytes, bytes]:
-    """Return body and seal of a line; the body is empty if it does not have the form of one."""
+    """Return the body of a line, and its MAC or signature; both are empty if the line is malformed."""
     cut = len(line) - length - len(b'"}\n')
     if cut > 0 and line.endswith(b'"}\n') and line[:cut].endswith(label):
         return line[: cut - len(label)] + b"}", line[cut : cut + length]

@@ -1,4 +1,4 @@
-"""The recorder that files are written with."""
+"""The recorder that writes the audit's files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from governance.audit.anchors import anchors_of, furthest, heads_of
 from governance.audit.chain import ANCHOR, WRITERS, Chain, StrayBytes, chain_names
 from governance.audit.events import AuditEvent
-from governance.audit.lake_mark import keep_beginning, refuse_missed
+from governance.audit.lake_mark import keep_beginning, refuse_mismatch
 from governance.audit.records import AuditBroken, Seals, broken
 from vitalake import clock
 from vitalake.causes import unavailable
@@ -23,14 +23,14 @@ from vitalake.settings import Settings
 _log = logging.getLogger(__name__)
 
 ANCHOR_SECONDS = 60.0
-"""The first record of a recorder is anchored at once, of those that follow the last at least so often: a few syncs a
-minute, none a record."""
+"""How often heads are copied to the other places. A recorder's first record anchors at once, later ones only after this
+time: an anchor needs several syncs, too many for each record."""
 
 _WRITER = re.compile(r"[a-z][a-z0-9-]{0,40}")
 
 
 class FileAuditSink:
-    """Writes one chain of a folder; threads and processes may share it. No lock is held between records."""
+    """Writes one chain of an audit folder; threads and processes may share it. It holds no lock between records."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class FileAuditSink:
         """Open the writer's chain, or begin it.
 
         Args:
-            folder: of all chains; made if missing, for its owner only.
+            folder: of all chains; created if missing, readable by its owner only.
             keys: with the key ``audit``.
-            writer: names the chain, such as ``serving``.
-            outside: a folder on other storage, where the heads are kept too; None: nowhere.
-            seconds: a clock that only runs forward.
+            writer: the name of the chain, such as ``serving``.
+            outside: a folder on other storage, where the heads are kept too; None: there is none.
+            seconds: a monotonic clock.
 
         Raises:
-            AuditBroken: files are missing, not what their heads say, or put back to an earlier state.
+            AuditBroken: files are missing, do not match their heads, or were put back to an earlier state.
             ServiceUnavailable: the folder cannot be written.
         """
         if not _WRITER.fullmatch(writer) or writer == WRITERS:
@@ -61,39 +61,39 @@ class FileAuditSink:
         self._anchors, self._anchored = anchors_of(folder, outside), float("-inf")
         try:
             if not folder.is_dir() and furthest(self._anchors, self._seals):
-                raise gone()
+                raise audit_gone()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with folder_lock(folder):
                 self._refuse_put_back()
-                self._enter(folder)
+                self._register(folder)
                 self._heads = heads_of(folder, self._seals)
         except OSError as error:
             raise _unwritable(error) from None
 
-    def _enter(self, folder: Path) -> None:
-        """Begin the chain if no record of the chain of writers names it."""
-        writers, there = Chain(folder, WRITERS, self._seals), chain_names(folder)
-        if there <= {WRITERS} and not writers.head_path.exists():
+    def _register(self, folder: Path) -> None:
+        """Create the chain, and register it in the chain of writers, if it is not registered yet."""
+        writers, names = Chain(folder, WRITERS, self._seals), chain_names(folder)
+        if names <= {WRITERS} and not writers.head_path.exists():
             writers.create()
             sync_folder(folder.parent)
-        elif WRITERS not in there:
+        elif WRITERS not in names:
             raise broken("the list of writers is gone", writer=WRITERS)
         if self._chain.writer not in registered(writers, self._seals):
             self._chain.create()
             writers.append("writer", detail={"writer": self._chain.writer})
 
     def _refuse_put_back(self) -> None:
-        """Stop where a chain has less than is known of it elsewhere; what was changed in it ``verify_chain`` finds."""
+        """Raise an error if a chain is shorter than a copy of its head says; ``verify_chain`` finds other changes."""
         known = furthest(self._anchors, self._seals)
         if known and not chain_names(self._folder):
-            raise gone()
+            raise audit_gone()
         for name in (WRITERS, self._chain.writer):
             path = Chain(self._folder, name, self._seals).path
             if name in known and path.exists() and path.stat().st_size < known[name].end:
                 raise broken("it was put back to an earlier state", writer=name)
 
     def _anchor(self) -> None:
-        """Name every chain's head in the chain of writers, and keep all of them on other storage."""
+        """Write the head of every chain into the chain of writers, and copy all of them to other storage."""
         with folder_lock(self._folder):
             writers = Chain(self._folder, WRITERS, self._seals)
             writers.append(ANCHOR, heads=heads_of(self._folder, self._seals))
@@ -102,7 +102,7 @@ class FileAuditSink:
                 try:
                     anchor.keep(self._heads, self._seals)
                 except OSError as error:
-                    # Nobody is kept from seeing patients by a disk that is not there; 'audit verify' says so.
+                    # A missing disk must not keep clinicians from seeing patients; 'audit verify' reports it.
                     what = error.strerror or type(error).__name__
                     _log.error("audit is not anchored outside", extra={"what": what, "where": "settings.anchors"})
         self._anchored = self._seconds()
@@ -111,18 +111,18 @@ class FileAuditSink:
         """Record an event, durably before it returns.
 
         Raises:
-            AuditBroken: the chain is not what its head says.
+            AuditBroken: the chain does not match its head.
             ServiceUnavailable: it cannot be written.
-            LakeError: something else lies in the place of one of its files.
+            LakeError: something else, such as a folder, is in the place of one of its files.
         """
         self.record_all([event])
 
     def record_all(self, events: Sequence[AuditEvent]) -> None:
-        """Record events, all durably before it returns: one sync, however many there are.
+        """Record events, all durably before it returns, with one sync for all.
 
         Raises:
-            AuditBroken: the chain is not what its head says.
-            ServiceUnavailable: they cannot be written; none may be taken as recorded.
+            AuditBroken: the chain does not match its head.
+            ServiceUnavailable: they cannot be written; treat none of them as recorded.
         """
         hide = self._seals.patient
         heads, self._heads = self._heads, {}
@@ -137,25 +137,25 @@ class FileAuditSink:
 
 
 def open_audit(settings: Settings, keys: KeyRing, *, writer: str) -> FileAuditSink:
-    """Return the recorder of a part of the system.
+    """Return the recorder for one part of the system.
 
     Raises:
         AuditBroken: as ``FileAuditSink``; or the audit is not the one that the lake knows.
         ServiceUnavailable: as ``FileAuditSink``.
     """
-    refuse_missed(settings, keys)
+    refuse_mismatch(settings, keys)
     sink = FileAuditSink(settings.path(settings.audit), keys, writer, outside=anchor_folder(settings))
     keep_beginning(settings, keys)
     return sink
 
 
 def anchor_folder(settings: Settings) -> Path | None:
-    """Return the folder on other storage that the settings name; None: none."""
+    """Return the folder on other storage that the settings name; None: they name none."""
     return None if settings.anchors is None else settings.path(settings.anchors)
 
 
 def registered(writers: Chain, seals: Seals) -> set[str]:
-    """Return the chains that the chain of writers names."""
+    """Return the names of the chains that are registered in the chain of writers."""
     try:
         with writers.path.open("rb") as file:
             steps = list(writers.follow(file, seals.begin(WRITERS)))
@@ -166,22 +166,22 @@ def registered(writers: Chain, seals: Seals) -> set[str]:
     }
 
 
-def gone() -> AuditBroken:
-    """Return the error of an audit that is not there, and was."""
+def audit_gone() -> AuditBroken:
+    """Return the error of an audit that existed and is missing now."""
     return AuditBroken(
-        "Audit is gone, and there was one",
+        "Audit is gone: copies of its heads exist, but no chain",
         where="settings.audit",
-        remedy="Restore the folder. Where that cannot be, 'vitalake audit begin' begins a new one, and says so in it.",
+        remedy="Restore the folder. If that is impossible, 'vitalake audit begin' begins a new one, and records that.",
     )
 
 
-def begin_anew(folder: Path, outside: Path | None) -> str:
-    """Put an audit that does not hold, or what is known of one that is gone, aside; return the name it has now.
+def set_audit_aside(folder: Path, outside: Path | None) -> str:
+    """Rename an audit's folder, if it is there, and its heads' folders; return the folder's new name.
 
-    The next recorder begins a new one. Nothing is deleted.
+    The next recorder begins a new audit. Nothing is deleted.
 
     Raises:
-        ServiceUnavailable: it cannot be renamed.
+        ServiceUnavailable: a folder cannot be renamed.
     """
     name = f"{folder.name}.{clock.now():%Y%m%dT%H%M%S}"
     try:
@@ -198,5 +198,5 @@ def _unwritable(error: OSError) -> VitaLakeError:
         error,
         "Audit cannot be written",
         where="settings.audit",
-        remedy="Check its disk and permissions; until then nothing is shown that must be recorded.",
+        remedy="Check its disk and permissions. Until it can be written, nothing is shown that must be recorded.",
     )

@@ -1,1 +1,1 @@
-"""Masking rules: how they are written, checked and applied."""
+"""Masking rules: reads and checks them, and applies them to rows."""

@@ -1,4 +1,4 @@
-"""Rules compiled for a dataset: what is published of it, column by column."""
+"""Compiles the rules for a dataset, and masks its rows for publication."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from governance.errors import RuleError
-from governance.policy.closing import Rows, Unfit, holds, make_unfit, without
+from governance.policy.absent_reason import with_reason
+from governance.policy.closed_text import Rows, Unfit, describe_allowed, make_unfit, without
 from governance.policy.masks import Mask, fits, make_mask, mask_kind
 from governance.policy.rules import Filter, Policy, Rule
-from governance.policy.saying import with_reason
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
 from vitalake.lake.datasets.dataset import ALWAYS, Column, Dataset
@@ -24,13 +24,14 @@ from vitalake.lake.unlinkable.own_times import end_of_day
 from vitalake.lake.unlinkable.unranked import Unranked, ranks, record_key
 
 TOKENISED = "message-token"
-"""What happens to a position that the rules let through: no rule can keep it as it is."""
+"""Shown instead of a mask for a message's position that the rules keep: it is published as a token in any case."""
 
 TOPIC = "topic"
-"""What happens to the partition of a message that the rules keep."""
+"""Shown instead of ``keep`` for a message's source: only its topic is published, without the partition."""
 
 HIDING = "message-token-2"
-"""What is hidden whatever the rules say. It changes with that: nothing that was begun before is gone on with."""
+"""The version of what is hidden whatever the rules say. A republication keeps it with the rules' version, so that one
+that was begun by code that hid something else is not resumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,11 @@ class ColumnPlan:
 
     Attributes:
         column: the column.
-        rule: id of the rule that decides; None: no rule speaks of it.
-        mask_name: its mask.
-        holds: in words, which texts are published where it is published as it came; None: it is no such column.
+        rule: id of the rule that decides; None: no rule applies to the column.
+        mask_name: the name of the rule's mask.
+        mask: the mask.
+        holds: of text that is published as it came: in words, which texts it may hold; None: no other text is.
+        unfit: finds the text of such a column that is not published.
     """
 
     column: Column
@@ -58,7 +61,7 @@ class ColumnPlan:
 
     @property
     def token(self) -> bool:
-        """Return whether the column is published as a token of the message, whichever mask the rules name."""
+        """Return whether the column is published as a message token, whichever mask the rules name."""
         return self.published and self.column.token_with is not None
 
 
@@ -66,9 +69,9 @@ class Masked(NamedTuple):
     """Rows as they may be published.
 
     Attributes:
-        rows: in the dataset's columns.
-        kept: which of the rows that were given are among them; None: all.
-        unfit: column → which of the rows had text that the column may not hold, and have null in its place.
+        rows: with the dataset's columns.
+        kept: which of the given rows are among them; None: all.
+        unfit: column → which of the rows had text that the column must not hold, and have null instead.
     """
 
     rows: pa.RecordBatch
@@ -82,12 +85,13 @@ class MaskPlan:
 
     Attributes:
         dataset: the dataset.
-        version: of the rules, the id of the pseudonym key, and of the lists that the dataset's columns are held to.
-        columns: what happens to each.
+        version: of the rules, of the pseudonym key, and of the lists that the dataset's columns use.
+        columns: what happens to each column.
         filters: which rows are left out.
-        tokens: makes tokens of messages' positions, whatever the rules say of these; None: the home has no key for it,
-            and nothing of them is published. See ``writing_plan``.
-        unranked: takes out of times of ours, and of versions, before any mask, what ranks rows; None: as for tokens.
+        tokens: makes tokens of messages' positions, whatever the rules say; None: the home has no key for it, and no
+            positions are published. See ``writing_plan``.
+        unranked: removes, before any mask, what would show the order of rows from this system's own times and from
+            versions; None: as for tokens.
     """
 
     dataset: Dataset
@@ -100,12 +104,12 @@ class MaskPlan:
     def apply(self, batch: pa.RecordBatch, *, encoded: bool = False) -> Masked:
         """Return the rows as they may be published.
 
-        It is the one place through which everything that is published passes: of both lanes, of replays, of held
-        messages, and of what is published anew.
+        All published rows pass through this function: those of both lanes, of replays, of held messages, and of
+        republications.
 
         Args:
             batch: identified rows; columns by name, dictionary-encoded or plain, absent ones count as null.
-            encoded: leave text in dictionaries, which may hold what only rows that are left out had.
+            encoded: return text as dictionaries, which may still hold text of rows that were left out.
         """
         schema = in_dictionaries(self.dataset.schema) if encoded else self.dataset.schema
         kept = self._kept(batch)
@@ -125,19 +129,19 @@ class MaskPlan:
                 unfit[name] = bad
                 masked = without(masked, bad)
             arrays.append(as_type(masked, kind))
-        return self._saying(Masked(pa.RecordBatch.from_arrays(arrays, schema=schema), kept, unfit), batch)
+        return self._with_reasons(Masked(pa.RecordBatch.from_arrays(arrays, schema=schema), kept, unfit), batch)
 
-    def _saying(self, masked: Masked, given: pa.RecordBatch) -> Masked:
-        """Return the rows as the dataset's ``one_of`` asks: each says something."""
+    def _with_reasons(self, masked: Masked, given: pa.RecordBatch) -> Masked:
+        """Return the rows as the dataset's ``one_of`` requires: each has a value, or the reason why it has none."""
         one_of = self.dataset.one_of
         if one_of is None:
             return masked
         published = any(plan.published and plan.column.name == one_of.reason for plan in self.columns)
-        rows, saying = with_reason(masked.rows, given, one_of, published=published)
-        if saying is None:
+        rows, with_value = with_reason(masked.rows, given, one_of, published=published)
+        if with_value is None:
             return Masked(rows, masked.kept, masked.unfit)
-        unfit = {name: bad[saying] for name, bad in masked.unfit.items()}
-        return Masked(rows, _both(masked.kept, saying), unfit)
+        unfit = {name: bad[with_value] for name, bad in masked.unfit.items()}
+        return Masked(rows, _both(masked.kept, with_value), unfit)
 
     def _tokens(self, plan: ColumnPlan, batch: pa.RecordBatch) -> pa.Array:
         if self.tokens is None:
@@ -145,7 +149,7 @@ class MaskPlan:
         return self.tokens(batch.column(str(plan.column.token_with)), batch.column(plan.column.name))
 
     def _given(self, plan: ColumnPlan, batch: pa.RecordBatch) -> pa.Array:
-        """Return a column without what ranks rows, or says their partition, in it, whatever the rules say."""
+        """Return a column without what would show the order of rows, or their partition, whatever the rules say."""
         column = batch.column(plan.column.name)
         if plan.column.name in self.dataset.sources:
             return without_partitions(column)
@@ -158,7 +162,7 @@ class MaskPlan:
         return self.unranked(plan.column, batch, lambda: self._names(batch), self.dataset)
 
     def _names(self, batch: pa.RecordBatch) -> list[pa.Array]:
-        """Return what names the records as it is published: what is published already can be made again by it."""
+        """Return the record keys in their published form, so that published rows can be reproduced from them."""
         plans = {plan.column.name: plan for plan in self.columns}
         return [self._named(plans[name], batch) for name in record_key(self.dataset)]
 
@@ -185,7 +189,7 @@ class MaskPlan:
         return kept
 
     def describe(self) -> list[dict[str, str | bool | None]]:
-        """Return, for each column, its class, rule, mask, whether it is published, and which texts it may hold."""
+        """Return for each column its class, rule and mask, whether it is published, and which texts it may hold."""
         return [
             {
                 "column": plan.column.name,
@@ -204,29 +208,29 @@ class MaskPlan:
         return TOPIC if plan.mask_name == "keep" and plan.column.name in self.dataset.sources else plan.mask_name
 
 
-def _both(kept: Rows | None, saying: Rows) -> Rows:
-    """Return which rows were kept by the filters, and by those that look at what they left."""
+def _both(kept: Rows | None, with_value: Rows) -> Rows:
+    """Return which of the given rows are kept: by the filters, and then because they have a value."""
     if kept is None:
-        return saying
+        return with_value
     both = kept.copy()
-    both[kept] = saying
+    both[kept] = with_value
     return both
 
 
 def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
-    """Return what the policy does to a dataset.
+    """Return the plan by which a policy masks a dataset.
 
-    Of several rules that speak of a column the most restrictive wins. A column without a data class, or of a class no
-    rule speaks of, is not published.
+    Of several rules that apply to a column the most restrictive wins. A column without a data class, or of a class to
+    which no rule applies, is not published.
 
     Raises:
-        RuleError: a rule names a dataset, column or class that is not there (it would protect nothing), fails its own
-            examples, takes away the time by which the table is partitioned, or keeps text of which nothing says what
-            it may be.
+        RuleError: a rule names a dataset, column or class that does not exist (it would protect nothing), fails its own
+            examples, removes the time by which the table is partitioned, or keeps text that is not closed.
     """
     _check_names(policy, dataset)
     columns = tuple(_plan(policy, dataset, column, keys) for column in dataset.columns)
-    filters = tuple(_filter(rule, dataset) for rule in policy.rules if rule.then.filter and _meant(rule, dataset))
+    filtering = (rule for rule in policy.rules if rule.then.filter and _applies_to_dataset(rule, dataset))
+    filters = tuple(_filter(rule, dataset) for rule in filtering)
     for plan in columns:
         if plan.column.name == dataset.day_of and not plan.published:
             raise RuleError(
@@ -242,7 +246,10 @@ def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
 
 
 def _version_of_lists(policy: Policy, dataset: Dataset) -> str:
-    """Return what tells the lists of a dataset from others, apart from the rules: a new ward changes no model."""
+    """Return a version of the lists that a dataset's columns use, apart from the rules' version.
+
+    So a new ward does not change the rules, and models that were trained under them stay usable.
+    """
     listed = sorted({column.listed for column in dataset.columns if column.listed})
     if not listed:
         return ""
@@ -251,18 +258,18 @@ def _version_of_lists(policy: Policy, dataset: Dataset) -> str:
 
 
 def writing_plan(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
-    """Return what the policy does to a dataset, for whoever publishes rows: with all keys that this takes.
+    """Return the plan by which a policy masks a dataset, with all keys that publishing needs.
 
     Raises:
         RuleError: as ``compile_masks``.
-        PrivacyError: the home is an earlier release's, and has no key for messages' tokens.
+        PrivacyError: an earlier release made the home, so it has no key for message tokens.
     """
     plan = compile_masks(policy, dataset, keys)
     if plan.tokens is None:
         raise PrivacyError(
             "Key file has no key 'message'",
             where=dataset.name,
-            remedy="Of a home of an earlier release run 'vitalake lake upgrade', which adds it; else restore the file.",
+            remedy="If an earlier release made the home, run 'vitalake lake upgrade' to add it; else restore the file.",
         )
     return plan
 
@@ -272,7 +279,7 @@ def _check_names(policy: Policy, dataset: Dataset) -> None:
     listed = {column.listed for of in known.values() for column in of.columns if column.listed}
     if unknown := sorted(policy.lists.keys() - listed):
         raise RuleError(
-            "List that no column is held to",
+            "No column uses this list",
             where=f"list {unknown[0]}",
             remedy=f"The lists are: {', '.join(sorted(listed))}.",
         )
@@ -280,7 +287,9 @@ def _check_names(policy: Policy, dataset: Dataset) -> None:
         what = rule.what
         if what.dataset is not None and what.dataset not in known:
             raise RuleError(
-                "Rule names no dataset", where=f"rule {rule.id}", remedy=f"The datasets are: {', '.join(known)}."
+                "Rule names an unknown dataset",
+                where=f"rule {rule.id}",
+                remedy=f"The datasets are: {', '.join(known)}.",
             )
         columns = [c for d in known.values() if what.dataset in (None, d.name) for c in d.columns]
         for kind, given, names in (
@@ -289,13 +298,13 @@ def _check_names(policy: Policy, dataset: Dataset) -> None:
         ):
             if given is not None and given not in names:
                 raise RuleError(
-                    f"Rule names no {kind}",
+                    f"Rule names an unknown {kind}",
                     where=f"rule {rule.id}{f', {what.dataset}' if what.dataset else ''}",
-                    remedy=f"These are there: {', '.join(sorted(names))}.",
+                    remedy=f"There are: {', '.join(sorted(names))}.",
                 )
 
 
-def _meant(rule: Rule, dataset: Dataset) -> bool:
+def _applies_to_dataset(rule: Rule, dataset: Dataset) -> bool:
     return rule.what.dataset in (None, dataset.name)
 
 
@@ -304,7 +313,7 @@ def _filter(rule: Rule, dataset: Dataset) -> Filter:
     known = {column.name: column.type for column in dataset.columns}
     if known.get(rule.then.filter.column) != pa.string():
         raise RuleError(
-            "Filter names no text column of the dataset",
+            "Filter does not name a text column of the dataset",
             where=f"rule {rule.id}, {dataset.name}",
             remedy="Name one of its columns that hold codes.",
         )
@@ -315,14 +324,14 @@ def _plan(policy: Policy, dataset: Dataset, column: Column, keys: KeyRing) -> Co
     data_class = column.data_class
     if data_class is None:
         return ColumnPlan(column, None, None, None)
-    speaking = [
+    applicable = [
         rule
         for rule in policy.rules
-        if rule.then.mask and rule.speaks_of(dataset=dataset.name, column=column.name, data_class=data_class)
+        if rule.then.mask and rule.applies_to(dataset=dataset.name, column=column.name, data_class=data_class)
     ]
-    if not speaking:
+    if not applicable:
         return ColumnPlan(column, None, None, None)
-    strictest = max(speaking, key=_restriction)
+    strictest = max(applicable, key=_restriction)
     mask = make_mask(strictest.then, keys=keys, domain=data_class)
     _check_examples(strictest, column, mask)
     name = str(strictest.then.mask) if fits(strictest.then, column.type, data_class) else "drop"
@@ -335,17 +344,17 @@ def _plan(policy: Policy, dataset: Dataset, column: Column, keys: KeyRing) -> Co
             remedy="Declare values, a list or a form in the dataset, or let a rule mask the column.",
         )
     unfit = make_unfit(column, policy.lists)
-    return ColumnPlan(column, strictest.id, name, mask, holds(column, policy.lists), unfit)
+    return ColumnPlan(column, strictest.id, name, mask, describe_allowed(column, policy.lists), unfit)
 
 
 def _restriction(rule: Rule) -> tuple[int, float]:
-    """How much a rule takes away: by its mask, then by the mask's options."""
+    """Return how much a rule removes: the rank of its mask, then the strictness of the mask's options."""
     kind = mask_kind(str(rule.then.mask))
     return (kind.rank, kind.strictness(rule.then.options))
 
 
 def _as(kind: pa.DataType, value: Any) -> pa.Array | None:
-    """Return an example's value as a column of this type; None if it is of another: a class may have several."""
+    """Return an example's value as an array of this type; None: it is of another type, for a class may have several."""
     try:
         given = pa.array([value])
         kinds = (pa.types.is_string, pa.types.is_timestamp, lambda t: pa.types.is_floating(t) or pa.types.is_integer(t))
@@ -357,7 +366,7 @@ def _as(kind: pa.DataType, value: Any) -> pa.Array | None:
 
 
 def _check_examples(rule: Rule, column: Column, mask: Mask) -> None:
-    """Hold the rule to its own examples; of a keyed mask only that it does something: what, depends on the key."""
+    """Check a rule against its own examples. A keyed mask must only change the value: its output depends on the key."""
     for example in rule.examples:
         given = _as(column.type, example.given)
         if given is None:
@@ -371,5 +380,5 @@ def _check_examples(rule: Rule, column: Column, mask: Mask) -> None:
             raise RuleError(
                 "Rule does not do what its example says",
                 where=f"rule {rule.id}, {column.name}",
-                remedy="Mend the rule or the example.",
+                remedy="Correct the mask, or the example's 'out'.",
             )

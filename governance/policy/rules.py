@@ -1,8 +1,8 @@
-"""Masking rules as data: read from YAML, checked as strictly as code.
+"""Reads masking rules from YAML and checks them strictly.
 
-The format starts here and grows: *who* (role, purpose, relationship) comes with the governance issue. A rule can name
-masks that installed packages register, and no code. A field that is not known is refused, never ignored: a rule that is
-silently not applied is worse than none.
+Rules for readers (*who*: role, purpose, relationship) are not there yet. A rule can name masks that installed packages
+register, but contains no code. An unknown field is refused, never ignored: a rule that is silently not applied is worse
+than no rule.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vitalake.strict_yaml import explain, line_of, read_yaml
 
 
 class What(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"data_class": "class"}):
-    """What a rule speaks of; every part that is given must hold."""
+    """The columns that a rule applies to: those that match every given part."""
 
     dataset: str | None = None
     column: str | None = None
@@ -46,16 +46,20 @@ class Then(msgspec.Struct, frozen=True):
     filter: Filter | None = None
 
     def canonical(self) -> dict[str, Any]:
-        """Return what the version of the rules counts it by; rules of before there were plug-ins keep theirs."""
-        said: dict[str, Any] = {"mask": self.mask, "filter": self.filter, "unit": None, "digits": None, "at": None}
+        """Return the form in which the action enters the version of the rules.
+
+        It has the built-in masks' options even where they are not given, so that rules from before there were plug-ins
+        keep their version.
+        """
+        form: dict[str, Any] = {"mask": self.mask, "filter": self.filter, "unit": None, "digits": None, "at": None}
         if self.mask is None:
-            return said
+            return form
         revision = mask_kind(self.mask).revision
-        return said | msgspec.structs.asdict(self.options) | ({"revision": revision} if revision > 1 else {})
+        return form | msgspec.structs.asdict(self.options) | ({"revision": revision} if revision > 1 else {})
 
 
 class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"given": "in", "expected": "out"}):
-    """A value and what becomes of it; checked whenever the rules are read."""
+    """A value and its masked form; checked whenever the rules are compiled for a dataset."""
 
     given: Any
     expected: Any
@@ -72,7 +76,7 @@ class _RuleForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """One rule, with why it is there and who answers for it."""
+    """One rule, with its reason, its legal basis and its owner."""
 
     id: str
     then: Then
@@ -82,8 +86,8 @@ class Rule(msgspec.Struct, frozen=True):
     what: What = What()
     examples: list[Example] = []
 
-    def speaks_of(self, *, dataset: str, column: str, data_class: str) -> bool:
-        """Return whether the rule is about a column."""
+    def applies_to(self, *, dataset: str, column: str, data_class: str) -> bool:
+        """Return whether the rule applies to a column."""
         what = self.what
         return (
             what.dataset in (None, dataset) and what.column in (None, column) and what.data_class in (None, data_class)
@@ -105,9 +109,9 @@ class Policy:
 
     Attributes:
         rules: in the order of file names and lines.
-        version: a hash of their content; the same rules have the same version wherever they lie.
-        lists: name → the texts that columns held to it may publish, such as the names of wards. They are no part of
-            the version: a hospital that opens a ward has changed no rule.
+        version: a hash of their content; the same rules have the same version in whichever files they are.
+        lists: name → the texts that columns with this list may publish, such as the names of wards. They are not part
+            of the version: a hospital that opens a ward does not change a rule.
     """
 
     rules: tuple[Rule, ...]
@@ -119,13 +123,13 @@ def load_policy(folder: Path) -> Policy:
     """Return the rules of all ``*.yaml`` and ``*.yml`` files of a folder.
 
     Raises:
-        RuleError: the folder is missing or empty, or a file or rule does not hold. Values are not echoed.
+        RuleError: the folder is missing or empty, or a file or rule is not valid. The error shows no values.
     """
-    # Both endings: a file that is not read is a rule that is not applied.
+    # Both endings: a file that is not read would be a rule that is silently not applied.
     files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     if not files:
         raise RuleError(
-            "No rules found", where=str(folder), remedy="Nothing is published without rules: run 'vitalake init'."
+            "No rules found", where=str(folder), remedy="Run 'vitalake init': nothing is published without rules."
         )
     rules: list[Rule] = []
     lists: dict[str, frozenset[str]] = {}
@@ -134,12 +138,16 @@ def load_policy(folder: Path) -> Policy:
         rules += own
         for name, texts in listed.items():
             if name in lists:
-                raise RuleError("Two files have one list", where=f"{path.name} list {name}", remedy="Join them.")
+                raise RuleError(
+                    "Two files have a list of the same name",
+                    where=f"{path.name} list {name}",
+                    remedy="Put all texts of the list into one file.",
+                )
             lists[name] = frozenset(texts)
     seen: set[str] = set()
     for rule in rules:
         if rule.id in seen:
-            raise RuleError("Two rules have one id", where=rule.id, remedy="Rename one of them.")
+            raise RuleError("Two rules have the same id", where=rule.id, remedy="Rename one of them.")
         seen.add(rule.id)
     content = [msgspec.structs.asdict(rule) | {"then": rule.then.canonical()} for rule in rules]
     digest = hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
@@ -147,26 +155,26 @@ def load_policy(folder: Path) -> Policy:
 
 
 def read_then(document: Mapping[str, Any]) -> Then:
-    """Return the action that a rule declares: the options of a mask stand beside its name.
+    """Return the action of a rule; a mask's options are fields next to its name.
 
     Raises:
-        RuleError: it names no mask that is installed, or the options do not fit it; ``where`` is the way to what is
-            wrong, within the action.
-        SettingsError: a mask that is registered cannot be loaded.
+        RuleError: the mask is not installed, or the options do not fit it; ``where`` is the path to the wrong field,
+            within the action.
+        SettingsError: a registered mask cannot be loaded.
     """
     options = {name: value for name, value in document.items() if name not in ("mask", "filter")}
     mask = document.get("mask")
     if (mask is None) == (document.get("filter") is None):
-        raise RuleError("Rule needs a mask or a filter, and not both", remedy="Correct 'then'.")
+        raise RuleError("Rule needs either a mask or a filter", remedy="Give exactly one of them under 'then'.")
     try:
         if mask is None:
             msgspec.convert(options, NoOptions)
             return Then(filter=msgspec.convert(document["filter"], Filter))
         return Then(mask, msgspec.convert(options, mask_kind(msgspec.convert(mask, str)).options))
     except msgspec.ValidationError as error:
-        what = "Mask and its options do not fit" if mask is not None else "Filter does not have the form of one"
-        way = str(error).partition(" - at `$")[2].strip("`.")
-        raise RuleError(what, where=f"then.{way}".strip("."), remedy=_plain(str(error))) from None
+        what = "Mask and its options do not fit" if mask is not None else "Filter is not valid"
+        path = str(error).partition(" - at `$")[2].strip("`.")
+        raise RuleError(what, where=f"then.{path}".strip("."), remedy=_plain(str(error))) from None
 
 
 def _read(path: Path) -> tuple[list[Rule], dict[str, list[str]]]:
@@ -200,7 +208,7 @@ def _read(path: Path) -> tuple[list[Rule], dict[str, list[str]]]:
 
 
 def _unfit(path: Path, text: str, document: Any, message: str) -> RuleError:
-    """Say where a file does not have the form of rules; msgspec's text names the field, never its value."""
+    """Return the error for a file that is not valid, with its place; msgspec's text names the field, not its value."""
     where, rule_id, at = message.rpartition(" - at ")[2].strip("`"), "", list[str | int]()
     if where.startswith("$.rules["):
         index = int(where[len("$.rules[") :].partition("]")[0])
@@ -209,24 +217,26 @@ def _unfit(path: Path, text: str, document: Any, message: str) -> RuleError:
         rule_id = f" rule {rule['id']}" if isinstance(rule, dict) and isinstance(rule.get("id"), str) else ""
         if isinstance(rule, dict) and "who" in rule:
             place = f"{path.name}:{line_of(text, ['rules', index, 'who'])}{rule_id}"
-            return RuleError("Rules for readers (who) are not there yet", where=place, remedy="Remove 'who'.")
+            return RuleError("Rules for readers ('who') are not supported yet", where=place, remedy="Remove 'who'.")
     return RuleError(
-        "Rule does not have the form of one",
+        "Rule is not valid",
         where=f"{path.name}:{line_of(text, at)}{rule_id} {where}".strip(),
         remedy=f"{_plain(message)} See docs/reference/rules.md.",
     )
 
 
 def _plain(message: str) -> str:
-    """Return the part of msgspec's text that names fields and types; an enum's message would quote the value."""
+    """Return the part of msgspec's text that names fields and types; its text about an enum would quote the value."""
     head = message.rpartition(" - at ")[0] or message
-    return "The value is none of the allowed ones." if head.startswith("Invalid enum value") else f"{head}."
+    return "The value is not one of the allowed values." if head.startswith("Invalid enum value") else f"{head}."
 
 
 def _check(rule: Rule) -> None:
     if rule.then.mask is not None and rule.what == What():
-        raise RuleError("Rule speaks of nothing", where="what", remedy="Give 'what' a dataset, column or class.")
+        raise RuleError("Rule applies to nothing", where="what", remedy="Give 'what' a dataset, column or class.")
     if rule.then.filter is not None and (rule.what.column or rule.what.data_class):
         raise RuleError(
-            "Filter is for whole rows", where="what", remedy="Give 'what' a dataset only; the filter names its column."
+            "Filter applies to whole rows, not to a column or class",
+            where="what",
+            remedy="Give 'what' a dataset only; the filter names its column.",
         )

@@ -1,4 +1,5 @@
-"""The query service to published data: SQL that is checked and run in a sandbox, and the way in for training.
+"""The query service: checks SQL and runs it in a sandbox, and reads published rows for training.
 
-Kept empty, for the sandboxed interpreter imports it: ``from governance.query.service import QueryService``.
+This module stays empty, because the sandboxed interpreter imports it. Import the service from its own module:
+``from governance.query.service import QueryService``.
 """

@@ -1,8 +1,8 @@
-"""What a query may be made of: a closed list. What is not on it is refused, also what a later DuckDB brings.
+"""The allow-list of queries: everything else is refused, also what later releases of DuckDB add.
 
-Left out on purpose: table functions, ``query`` and its kin, settings and variables, files, catalogues, macros, lambdas,
-``COLUMNS``, recursion, lists and structs, whatever repeats or generates (``repeat``, ``range``, ``unnest``), regular
-expressions, ``error``, randomness.
+Left out on purpose: table functions, ``query`` and similar ones, settings and variables, files, catalogues, macros,
+lambdas, ``COLUMNS``, recursion, lists and structs, functions that repeat or generate (``repeat``, ``range``,
+``unnest``), regular expressions, ``error``, randomness.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ FUNCTIONS: frozenset[type[exp.Expr]] = frozenset(
 NODES = STRUCTURE | OPERATORS | FUNCTIONS
 
 PLAIN_FUNCTIONS = frozenset({"now", "epoch_us", "isfinite"})
-"""Functions sqlglot has no class for; the name is what counts."""
+"""Functions that sqlglot has no class for; they are checked by name."""
 
 MOMENT = (
     exp.Add, exp.Anonymous, exp.Cast, exp.DataType, exp.Interval, exp.Literal, exp.Paren, exp.Sub, exp.Var,
 )  # fmt: skip
-"""What the moment of ``<dataset>_as_known_at`` is made of: nothing that is read."""
+"""What the moment of ``<dataset>_as_known_at`` may use: constants only, no column."""
 
 TYPES = frozenset(
     {
@@ -77,10 +77,10 @@ WORDS = UNITS | frozenset(
         "PRECEDING", "FOLLOWING", "CURRENT ROW", "LEADING", "TRAILING", "BOTH",
     }
 )  # fmt: skip
-"""Every bare word the parser may keep as text in a node; it would be written out again as it is."""
+"""All bare words that may stand as text in a node: the generator writes such text out unchanged."""
 
 NAME = r"[A-Za-z_][A-Za-z0-9_]{0,62}"
 MOST_CHARACTERS = 20_000
 MOST_TOKENS = 3_000
 MOST_DEPTH = 40
-"""Of brackets. Parser and generator call themselves for each."""
+"""The deepest nesting of brackets. sqlglot's parser and generator recurse once for each."""

@@ -1,4 +1,4 @@
-"""Which relations there are: published datasets, the columns the rules publish now, the files of their tables now."""
+"""The relations that queries can read: datasets, the columns that the rules publish, and the tables' current files."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ _TYPES = {
 _RECORD = "record-identifier"
 
 FOUND_GOOD = ".found-good.json"
-"""In the home: which of the lake's files were found good within a day, so that not each command looks at all again."""
+"""A cache in the home: which of the lake's files were verified within a day, so that not each command verifies all."""
 
 
 class Catalogue:
-    """The relations of a home, by the rules as they are when it is opened."""
+    """The relations of a home, by the rules as they were when the catalogue was made."""
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
         """Read the rules.
 
         Raises:
-            RuleError: they do not hold; nothing is offered.
+            RuleError: they are not valid; nothing can be read.
         """
         policy = load_policy(settings.path(settings.governance))
         self._settings = settings
@@ -62,16 +62,16 @@ class Catalogue:
 
     @property
     def names(self) -> list[str]:
-        """Return the names of what is published."""
+        """Return the names of the published datasets."""
         return list(self._plans)
 
     @property
     def identified_names(self) -> list[str]:
-        """Return the names of what is kept as it came, what identifies sealed."""
+        """Return the names of the relations of identified rows: as they came, with identifying values sealed."""
         return list(self._restricted)
 
     def columns(self, name: str) -> dict[str, str]:
-        """Return the columns that may be asked for, with their DuckDB types.
+        """Return the columns that may be queried, with their DuckDB types.
 
         Raises:
             InputError: there is no such dataset; the name is not echoed.
@@ -80,51 +80,51 @@ class Catalogue:
             return {column.name: _TYPES[column.type] for column in self._form(name).columns}
         return {plan.column.name: _TYPES[plan.column.type] for plan in self._plan(name).columns if plan.published}
 
-    def read_by(self, name: str, names: Collection[str] | None = None) -> dict[str, str]:
+    def columns_read(self, name: str, names: Collection[str] | None = None) -> dict[str, str]:
         """Return the columns of a dataset that a query reads, with their data classes.
 
         Args:
             name: of the dataset, or of its identified rows.
-            names: that the query has; None: it may read columns that it does not name.
+            names: all names in the query; None: it may read columns that it does not name.
         """
-        there = self.columns(name)
+        columns = self.columns(name)
         classes = {column.name: column.data_class or "none" for column in self._form(name).columns}
-        return {column: classes[column] for column in there if names is None or column in names}
+        return {column: classes[column] for column in columns if names is None or column in names}
 
     def sealed(self, name: str) -> dict[str, pa.DataType]:
-        """Return the columns of identified rows whose values are sealed, with their types once they are opened."""
+        """Return the columns of identified rows whose values are sealed, with the types of the opened values."""
         dataset = load_dataset(self._restricted[name])
         return {column.name: column.type for column in dataset.columns if column.data_class in IDENTIFYING}
 
-    def varying(self, name: str) -> list[str]:
-        """Return the columns of identified rows whose equal values are sealed differently each time."""
+    def randomised(self, name: str) -> list[str]:
+        """Return the sealed columns of identified rows of which equal values are sealed differently each time."""
         dataset = load_dataset(self._restricted[name])
         return [column.name for column in dataset.columns if column.data_class in IDENTIFYING - {*IDENTIFIERS}]
 
-    def coded(self, name: str) -> dict[str, pa.DataType]:
-        """Return the columns of identified rows that hold codes in clear, and words sealed, with their types."""
+    def partly_sealed(self, name: str) -> dict[str, pa.DataType]:
+        """Return the columns of identified rows with codes in clear and other words sealed, and their types."""
         dataset = load_dataset(self._restricted[name])
         return {column.name: column.type for column in dataset.columns if holds_codes(column)}
 
     def identifying(self, name: str) -> dict[str, bool]:
-        """Return the columns of a dataset that say whom a row is about, or which row it is.
+        """Return the columns of a dataset that say whom a row is about, or which record it is.
 
         Args:
             name: of the dataset, or of its identified rows.
 
         Returns:
-            Name → whether the patient is found by a value of it.
+            Name → whether the patient can be looked up by a value of the column.
         """
         kinds = IDENTIFYING | {SUBJECT.data_class, _RECORD}
-        said = {column.name: column.data_class for column in self._form(name).columns if column.data_class in kinds}
-        found_by = ("patient-identifier", _RECORD)
-        return {column: column == SUBJECT.name or kind in found_by for column, kind in said.items()}
+        classes = {column.name: column.data_class for column in self._form(name).columns if column.data_class in kinds}
+        looked_up = ("patient-identifier", _RECORD)
+        return {column: column == SUBJECT.name or kind in looked_up for column, kind in classes.items()}
 
-    def records(self, name: str) -> list[str]:
-        """Return the columns of identified rows that say which row one is."""
+    def record_ids(self, name: str) -> list[str]:
+        """Return the columns of a dataset that hold record ids."""
         return [column.name for column in self._form(name).columns if column.data_class == _RECORD]
 
-    def dataset(self, name: str) -> str:
+    def dataset_of(self, name: str) -> str:
         """Return the dataset whose identified rows have this name."""
         return self._restricted[name]
 
@@ -136,47 +136,47 @@ class Catalogue:
         return self._plans[dataset]
 
     def _form(self, name: str) -> Dataset:
-        """Return the form of the table behind a name."""
+        """Return the dataset declaration that the table behind a name has."""
         if name in self._restricted:
             return table_form(load_dataset(self._restricted[name]), "restricted")
         return self._plan(name).dataset
 
     @contextmanager
     def relations(self, names: Iterable[str], *, subject: bytes | None = None) -> Iterator[list[Relation]]:
-        """Yield relations, each of one version of its table; their files stay until the end.
+        """Yield relations, each of one version of its table; fetched files stay until the end.
 
         Args:
-            names: of published datasets, or of identified ones.
-            subject: of identified rows only this patient's.
+            names: of published datasets, or of their identified rows.
+            subject: if given, identified rows are of this patient only.
 
         Raises:
             InputError: there is no such dataset, or its table has other columns.
-            PrivacyError: the rules take away what tells versions apart.
-            Damaged: a file does not hold what was written to it, or is gone; its table is not read.
-            LakeError: the lake is a later release's.
+            PrivacyError: the rules do not publish the columns that distinguish versions.
+            Damaged: a file is gone or its content has changed; its table is not read.
+            LakeError: a later release has written the lake.
         """
         storage, marks = open_storage(self._settings.lake_uri, self._settings.storage_options), self._marks
         check_readable(storage)
         with fetch_folder() as folder:
             try:
-                found = [self._relation(name, storage, folder / name, subject) for name in names]
+                relations = [self._relation(name, storage, folder / name, subject) for name in names]
             finally:
                 marks.save()
-            yield found
+            yield relations
 
     def _relation(self, name: str, storage: Storage, folder: Path, subject: bytes | None) -> Relation:
         columns, form = self.columns(name), self._form(name)
         zone, only = ("restricted", subject) if name in self._restricted else ("published", None)
         table = Table(form, storage, zone=zone) if storage.holds_table(f"{zone}/{form.name}") else None
         if table is not None:
-            # What was written under another data class is not shown until it is written again.
+            # A column whose data class has changed is hidden until its rows are published again.
             columns = {column: kind for column, kind in columns.items() if column not in table.state.republish}
         needed = {*form.key} | ({ATTRIBUTION} & set(form.schema.names))
         if not columns.keys() >= needed:
             raise PrivacyError(
-                "The rules do not publish what tells versions apart",
+                "The rules do not publish the columns that distinguish versions",
                 where=f"{name}: {', '.join(sorted(needed))}",
-                remedy="Publish the key's columns, masked if need be.",
+                remedy="Publish these columns; they may be masked.",
             )
         paths, others = ((), ()) if table is None else _files(table, folder, only, self._marks)
         return Relation(
@@ -193,20 +193,20 @@ class Catalogue:
 
 
 def _files(table: Table, folder: Path, subject: bytes | None, marks: Marks) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return where the files lie that hold a table's rows, or one patient's; then, with a patient, everybody's.
+    """Return the local paths of the files with a table's rows, or one patient's; for a patient also those of all files.
 
-    One damaged file stops the query: without it an older version of a thing would be answered as its current one.
+    One damaged file stops the query: without it the answer would show an older version of a record as the current one.
     """
     snapshot = sound_snapshot(table, marks=marks) if table.storage.local else table.snapshot()
-    places = {path: _local(table.storage, path, folder) for path in sorted(snapshot.files)}
+    local = {path: _local(table.storage, path, folder) for path in sorted(snapshot.files)}
     if subject is None:
-        return tuple(places.values()), ()
-    mine = {file.path for file in files_for(snapshot, subject)}
-    return tuple(place for path, place in places.items() if path in mine), tuple(places.values())
+        return tuple(local.values()), ()
+    of_subject = {file.path for file in files_for(snapshot, subject)}
+    return tuple(copy for path, copy in local.items() if path in of_subject), tuple(local.values())
 
 
 def _local(storage: Storage, path: str, folder: Path) -> str:
-    """Return where a file lies on this machine, fetched if need be: the sandbox has no network and no credentials."""
+    """Return a file's path on this machine, fetched if need be: the sandbox has no network and no credentials."""
     if storage.local:
         return f"{storage.root}/{path}"
     target = folder / path

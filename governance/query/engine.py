@@ -1,4 +1,4 @@
-"""Runs DuckDB for the query service: on these files only, with no settings, no extensions and no spilling to disk."""
+"""Opens DuckDB for the query service: it reads the given files only, and cannot load extensions or spill to disk."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def connect(relations: Sequence[Relation], *, memory_mb: int) -> Any:
     """Return a locked connection in which the relations are views.
 
     Args:
-        relations: what can be read; their files are the only ones.
-        memory_mb: most that DuckDB takes.
+        relations: what can be read; DuckDB opens no other files than theirs.
+        memory_mb: the most memory that DuckDB takes.
     """
     import duckdb
 

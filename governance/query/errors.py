@@ -1,4 +1,4 @@
-"""Why a query is not answered; categories only, for DuckDB's own text quotes values."""
+"""The errors of queries. They say a category, never DuckDB's own text, which quotes values."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ Category = Literal[
 
 
 class QueryRefused(PrivacyError):
-    """The query is not one that may be asked."""
+    """The query is not allowed."""
 
 
 class QueryFailed(InputError):
-    """The query may be asked but has no answer."""
+    """The query is allowed but cannot be answered."""
 
 
 _TEXTS: dict[Category, tuple[str, str]] = {
     "names": ("a column or function is not known, or does not take these types", "Check names and types."),
-    "form": ("it is not a query that DuckDB understands", "Check its form."),
+    "form": ("DuckDB does not understand it", "Check its syntax."),
     "cast": ("a value does not fit the type asked for", "Use try_cast, which gives null."),
     "range": ("a number is out of range", "Use try_cast to a wider type."),
-    "memory": ("it takes more memory than a query may have", "Ask for fewer rows or groups."),
+    "memory": ("it needs more memory than a query may use", "Ask for fewer rows or groups."),
     "time": ("it takes longer than a query may run", "Ask for less, or filter first."),
-    "size": ("its answer is larger than one may be", "Ask for fewer columns or rows."),
-    "failed": ("the engine gave up", "Write it more simply."),
+    "size": ("its answer is too large", "Ask for fewer columns or rows."),
+    "failed": ("DuckDB gave up", "Write the query more simply."),
 }
 
 
@@ -35,18 +35,22 @@ def failure(category: Category, *, remedy: str = "") -> VitaLakeError:
     """Return the error of a category.
 
     Args:
-        category: what the sandbox said.
-        remedy: instead of the usual one.
+        category: as the sandbox reported it.
+        remedy: replaces the usual remedy.
     """
     if category == "outwards":
-        return untold("a subquery that looks outwards")
+        return untraceable("a correlated subquery")
     if category == "nested":
-        return untold("a whole row in one value")
+        return untraceable("a whole row in one value")
     if category == "refused":
-        return QueryRefused("Query is refused by the engine", where="vitalake sql", remedy="See docs/how-to.")
+        return QueryRefused(
+            "Query is refused by DuckDB", where="vitalake sql", remedy="See docs/how-to/sql-and-audit.md."
+        )
     if category == "storage":
         return ServiceUnavailable(
-            "Query cannot read the lake's files", where="vitalake sql", remedy="Try again: they may just be replaced."
+            "Query cannot read the lake's files",
+            where="vitalake sql",
+            remedy="Try again: a compaction or rewrite may just have replaced them.",
         )
     what, usual = _TEXTS[category]
     return QueryFailed(f"Query cannot be answered ({what})", where="vitalake sql", remedy=remedy or usual)
@@ -55,17 +59,17 @@ def failure(category: Category, *, remedy: str = "") -> VitaLakeError:
 def ended() -> ServiceUnavailable:
     """Return the error of a query whose sandbox gave no answer."""
     return ServiceUnavailable(
-        "Query was ended by the system", where="vitalake sql", remedy="Ask for less, or try again."
+        "The operating system ended the query", where="vitalake sql", remedy="Ask for less, or try again."
     )
 
 
-_SIDE_BY_SIDE = "Join relations side by side instead of looking outwards from a subquery; name columns, not whole rows."
+_USE_JOINS = "Use a join instead of a correlated subquery, and name columns instead of whole rows."
 
 
-def untold(what: str, remedy: str = _SIDE_BY_SIDE) -> QueryRefused:
-    """Return the refusal of a query whose patients cannot be known."""
+def untraceable(what: str, remedy: str = _USE_JOINS) -> QueryRefused:
+    """Return the refusal of a query for which the service cannot tell which patients' rows the answer uses."""
     return QueryRefused(
-        f"Query is refused (it cannot be known whose rows it rests on: {what})",
+        f"Query is refused (it cannot be told which patients' rows the answer uses: {what})",
         where="vitalake sql --identified",
         remedy=remedy,
     )

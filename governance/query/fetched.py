@@ -1,4 +1,4 @@
-"""Where files of object storage lie while a query reads them; what a killed query has left there goes with the next."""
+"""The folder for files of object storage while a query reads them; each query deletes what killed ones have left."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from pathlib import Path
 from vitalake.folders import folder_lock
 
 _PREFIX = "vitalake-door-"
+"""Door was the name of the query service; folders that an earlier release has left have it too."""
 
 
 @contextmanager
 def fetch_folder() -> Iterator[Path]:
-    """Give an empty folder of this process, deleted at the end, and delete those of processes that were killed."""
+    """Yield an empty folder, deleted at the end; first delete the folders of processes that were killed."""
     _sweep(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name, folder_lock(Path(name)):
         yield Path(name)
 
 
 def _sweep(folder: Path) -> None:
-    """Delete the folders that no process holds; one that is empty may be held in a moment, and holds nothing."""
-    for left in folder.glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # it is held, gone by now, or another account's
-            descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    """Delete the folders that no process has locked, but no empty one: its process may be about to lock it."""
+    for leftover in folder.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # locked, gone by now, or owned by another account
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if any(left.iterdir()):
-                    shutil.rmtree(left)
+                if any(leftover.iterdir()):
+                    shutil.rmtree(leftover)
             finally:
                 os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The cells of an answer over identified rows: sealed as the sandbox gives them, opened here with patients' keys."""
+"""Opens the cells of an answer over identified rows: the sandbox returns them sealed, the patients' keys are here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from governance.query.errors import untold
+from governance.query.errors import untraceable
 from governance.query.relations import SEALED
 from governance.vault.sealed_rows import open_value, sealed_word, subject_of_value
 from vitalake.errors import PrivacyError
@@ -16,37 +16,38 @@ _WRAPPED = pa.struct({SEALED: pa.binary()})
 
 
 class Keys(Protocol):
-    """Where patients' keys are: the vault."""
+    """Gives patients' keys; the vault does."""
 
     def secrets(self, subjects: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Return the secrets of those that are known and not forgotten."""
+        """Return the secrets of the subjects that are known and not forgotten."""
         ...
 
 
 def refuse_whole_rows(rows: pa.Table) -> None:
-    """Stop where a whole row stands in one value of an answer, whose cells cannot be told apart.
+    """Refuse an answer with a whole row in one value: the cells in it cannot be told apart.
 
     Raises:
-        QueryRefused: it does. The sandbox refuses that before it reads a row; but it may have been taken over.
+        QueryRefused: a value is a row. The sandbox refuses such a query before it reads a row, but an attacker may
+            control the sandbox.
     """
     if any(pa.types.is_nested(column.type) and column.type != _WRAPPED for column in rows.columns):
-        raise untold("a whole row in one value")
+        raise untraceable("a whole row in one value")
 
 
 class Cells:
-    """The sealed cells of an answer; they tell themselves whose they are.
+    """The sealed cells of an answer; each sealed value names its subject.
 
     Attributes:
-        owners: their subjects.
+        owners: the subjects of all cells.
     """
 
     def __init__(self, rows: pa.Table, sealed: Mapping[str, pa.DataType]) -> None:
-        """Look for them.
+        """Find the sealed cells.
 
         Args:
-            rows: the answer, as the sandbox gave it.
+            rows: the answer, as the sandbox returned it.
             sealed: ``<dataset>.<column>`` → type, of what the query could read. A column of the answer may hold values
-                of any of them: they were sealed for their place, so that each opens in one only.
+                of any of them. Each value was sealed for one column, and opens with that column's name only.
         """
         self._rows, self._sealed = rows, sealed
         self._cells = {
@@ -63,10 +64,10 @@ class Cells:
         self.owners |= {subject_of_value(value) for words in self._words.values() for value in words.values()}
 
     def secrets(self, keys: Keys) -> dict[bytes, bytes]:
-        """Return the secrets of those whose cells these are.
+        """Return the secrets of the cells' owners.
 
         Raises:
-            KeyRevoked: the keys cannot be had.
+            KeyRevoked: the keys are not available.
         """
         return keys.secrets(self.owners)
 
@@ -74,7 +75,7 @@ class Cells:
         """Return the answer with its cells opened; those of forgotten patients are null.
 
         Raises:
-            PrivacyError: a value was changed, or is none of these places'.
+            PrivacyError: a value was changed, or was sealed for another column.
         """
         columns = [
             self._open(self._cells[place], secrets)
@@ -87,7 +88,7 @@ class Cells:
     def _with_words(
         self, column: pa.ChunkedArray, words: Mapping[str, bytes], secrets: Mapping[bytes, bytes]
     ) -> pa.ChunkedArray:
-        """Return a column of text with the words opened that are sealed in it."""
+        """Return a column of text with its sealed words opened."""
         if not words:
             return column
         opened = {text: self._value(sealed, secrets)[1] for text, sealed in words.items()}
@@ -105,7 +106,7 @@ class Cells:
         return (texts.cast(kinds.pop()) if len(kinds) == 1 else texts).take(column.indices)
 
     def _value(self, sealed: bytes, secrets: Mapping[bytes, bytes]) -> tuple[str | None, str | None]:
-        """Return for which place a value was sealed, and itself; neither, if its patient is forgotten."""
+        """Return the column that a value was sealed for, and the opened value; two Nones: its patient is forgotten."""
         for place in self._sealed:
             try:
                 value = open_value(sealed, dict(secrets), context=place.encode())
@@ -120,9 +121,9 @@ class Cells:
 
 
 def _words(column: pa.ChunkedArray) -> dict[str, bytes]:
-    """Return the texts of a column that are sealed words → what they are."""
-    found = {text: sealed_word(text) for text in column.unique().to_pylist()}
-    return {text: sealed for text, sealed in found.items() if sealed is not None}
+    """Return text → sealed bytes, for the texts of a column that are sealed words."""
+    words = {text: sealed_word(text) for text in column.unique().to_pylist()}
+    return {text: sealed for text, sealed in words.items() if sealed is not None}
 
 
 def _values(column: pa.DictionaryArray) -> list[bytes]:

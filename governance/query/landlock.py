@@ -1,7 +1,7 @@
-"""Linux's Landlock: after this, a process opens the files it was told and nothing else, whatever is asked of it.
+"""Restricts a process by Linux's Landlock: it can read the files it was given, and open no other.
 
-Source: https://docs.kernel.org/userspace-api/landlock.html; the numbers below are of its header, the same on every
-architecture that Python runs on.
+Source: https://docs.kernel.org/userspace-api/landlock.html. The numbers below are from the kernel's header; they are
+the same on every architecture that Python runs on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _ASK_VERSION, _PATH_BENEATH = 1, 1
 _READ_FILE = 1 << 2
 _FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
-"""Version → every right over files it knows: reading, writing, executing, listing, making, removing …"""
+"""ABI version → all rights over files that it knows: reading, writing, executing, listing, making, removing …"""
 
 _BIND_AND_CONNECT = 0b11
 _SOCKETS_AND_SIGNALS = 0b11
@@ -32,14 +32,14 @@ class _Beneath(ctypes.Structure):
 
 
 def restrict(paths: Sequence[str], libc: Any) -> bool:
-    """Let this thread, and those it starts, read these files and open no other; for good.
+    """Restrict this thread, and those it starts, for good: they can read these files and open no other.
 
     Args:
         paths: of files, or of folders with all files below; those that are gone are left out.
-        libc: the C library; ``no_new_privs`` was set.
+        libc: the C library; ``no_new_privs`` must be set already.
 
     Returns:
-        Whether it holds; not on a kernel without Landlock (before 5.13, or turned off).
+        Whether the restriction is in force; False on a kernel without Landlock (before 5.13, or turned off).
     """
     version = libc.syscall(_CREATE_RULESET, None, 0, _ASK_VERSION)
     if version < 1:

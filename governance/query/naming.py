@@ -1,13 +1,15 @@
-"""Whom a question names: an answer that finds nothing of somebody tells of them too, if it was asked about them.
+"""Finds the patients that a query over identified rows names in its constants, and refuses other ways to pick patients.
 
-The rows of an answer do not tell whose rows are not among them. So a question over identified rows chooses patients by
-who they are in one way only: by the condition that what identifies equals whole constants. Each constant that names
-somebody is looked up and recorded, whatever is found. Besides, what identifies can be shown, counted, grouped, ordered
-and joined with what identifies. Everything else that looks into it (LIKE, parts, casts, order, negation, what is put
-together) is refused: it would choose without a name. What is sealed has no order, and where equal values are sealed
-differently each time they are not equal: what would answer by the sealed bytes is refused, too.
+An answer without rows of a patient still says something about them if the query asked about them: that they have none.
+The rows of an answer cannot show this. So a query may select patients by who they are in one way only: by a condition
+that an identifying column equals whole constants. Each constant that names a patient is looked up and recorded, even if
+no row is found. Apart from that, identifying columns can be shown, counted, grouped, ordered, and joined with each
+other. Every other use of their values (LIKE, substrings, casts, comparison by order, negation, concatenation) is
+refused: it would select patients without naming them. What would use the sealed bytes instead of the values is refused
+too; see ciphertext.py.
 
-Columns are told by their names, in the whole query: a name that stands for what identifies somewhere does everywhere.
+Columns are recognised by name, in the whole query: a name that means an identifying column in one place does so
+everywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from dataclasses import dataclass
 import sqlglot
 from sqlglot import exp
 
-from governance.query.called import (
+from governance.query.ciphertext import check_sealed
+from governance.query.column_names import (
     HEX,
     ONE,
     SAME,
@@ -32,8 +35,7 @@ from governance.query.called import (
     shown,
     with_aliases,
 )
-from governance.query.ciphertext import check_sealed
-from governance.query.errors import QueryRefused, untold
+from governance.query.errors import QueryRefused, untraceable
 from governance.query.relations import SEALED, as_bytes
 
 _EQUAL = (exp.EQ, exp.NEQ, exp.NullSafeEQ, exp.NullSafeNEQ)
@@ -43,15 +45,15 @@ _SOURCES = (exp.From, exp.Join, exp.CTE, exp.Exists)
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Names of columns, of all relations that a question reads.
+    """Names of columns, of all relations that a query reads.
 
     Attributes:
         all: every one.
-        identifying: those that identify.
-        people: those of them that may be compared with a constant: what they hold of a patient can be looked up.
-        texts: those of them that hold text, in any of the relations; the others hold bytes.
+        identifying: those that say whom a row is about, or which record it is.
+        people: of the identifying ones, those that may be compared with a constant: the vault can look up their values.
+        texts: of the identifying ones, those that hold text in any of the relations; the others hold bytes.
         sealed: those whose values are sealed.
-        varying: those of them whose equal values are sealed differently each time.
+        randomised: of the sealed ones, those of which equal values are sealed differently each time.
         remedy: what to do about a name that is none of them.
     """
 
@@ -60,53 +62,57 @@ class Columns:
     people: Collection[str]
     texts: Collection[str]
     sealed: Collection[str] = ()
-    varying: Collection[str] = ()
+    randomised: Collection[str] = ()
     remedy: str = ""
 
 
 def constants(sql: str, known: Columns) -> frozenset[str]:
-    """Return the constants of a question that may say who somebody is.
+    """Return the text constants of a query, each of which may name a patient.
 
     Args:
         sql: as ``check`` wrote it.
-        known: what it reads.
+        known: the columns that it reads.
 
     Raises:
-        QueryRefused: it chooses by who somebody is in another way, or would answer by sealed bytes.
+        QueryRefused: it selects patients by who they are in another way, or would use sealed bytes as values.
     """
     tree = sqlglot.parse_one(sql, read="duckdb")
     if any(alias.args.get("columns") for alias in tree.find_all(exp.TableAlias)):
-        raise untold("other names of columns")
+        raise untraceable("a table alias that renames columns", "Rename columns with AS in the SELECT.")
     columns = [column for column in tree.find_all(exp.Column) if not is_star(column)]
     rows = {source.alias.lower() for source in tree.find_all(exp.Table, exp.Subquery)}
     if any(not column.table and name_of(column) in rows for column in columns):
-        raise untold("a whole row in one value")
+        raise untraceable("a whole row in one value")
     others = with_aliases(tree, {*known.identifying} - {*known.people})
     coded = _has_coded_text(tree, _with_texts(tree, {*known.texts}))
     _Names(with_aliases(tree, {*known.identifying}), others, coded=coded).check(tree, columns)
     check_names(tree, known.all, remedy=known.remedy)
     check_sealed(tree, columns, known)
-    said = [literal.this for literal in tree.find_all(exp.Literal) if literal.is_string]
-    # Text beside bytes in a set operation is bytes, and a constant that it equals may be written as these.
-    return frozenset([*said, *(as_bytes(text).decode(errors="replace") for text in said)])
+    literals = [literal.this for literal in tree.find_all(exp.Literal) if literal.is_string]
+    # A set operation of text and bytes casts text to bytes, so that a constant may be written with \x escapes there.
+    return frozenset([*literals, *(as_bytes(text).decode(errors="replace") for text in literals)])
 
 
 def _refused(what: str) -> QueryRefused:
-    return untold(
-        f"{what} what identifies",
-        "Ask for a patient with --patient. In SQL show, count, group and join it, or let it equal whole constants.",
+    return untraceable(
+        f"{what} an identifying column",
+        "Ask for a patient with --patient. In SQL show, count, group or join such a column, or compare it by = or IN "
+        "with whole constants.",
     )
 
 
 def _is_text(node: exp.Expr, texts: Collection[str]) -> bool:
-    """Return whether an expression is a column that holds text, or one made text."""
+    """Return whether an expression is a column that holds text, or a column converted to text."""
     while isinstance(node, SAME + ONE) and not isinstance(node, TEXT):
         node = node.this
     return isinstance(node, TEXT) or (isinstance(node, exp.Column) and name_of(node) in texts)
 
 
 def _with_texts(tree: exp.Expr, texts: set[str]) -> set[str]:
-    """Return names of columns that hold text, on any side of a set operation, and what else has it."""
+    """Return names of columns that hold text, together with the names under which a query shows text.
+
+    A column of a set operation counts if any of its sides is text.
+    """
     named = [(alias.alias.lower(), alias.this) for alias in tree.find_all(exp.Alias)]
     for combined in tree.find_all(exp.SetOperation):
         first, *others = [select.expressions for select in selects(combined)]
@@ -119,33 +125,34 @@ def _with_texts(tree: exp.Expr, texts: set[str]) -> set[str]:
 
 
 def _has_coded_text(tree: exp.Expr, texts: Collection[str]) -> bool:
-    """Return whether text is written in hexadecimal digits, such as those of bytes once more."""
+    """Return whether a query applies hex() to text; hex(hex(bytes)) does so too."""
     return any(_is_text(node.this, texts) for node in tree.find_all(*HEX))
 
 
 class _Names:
-    """The names that stand for what identifies."""
+    """Checks the names that mean identifying columns."""
 
     def __init__(self, names: Collection[str], others: Collection[str], *, coded: bool) -> None:
-        """Take them.
+        """Store the names.
 
         Args:
             names: all of them.
-            others: those whose values cannot be looked up.
-            coded: text is written in hexadecimal digits somewhere: no constant is taken for what it stands for.
+            others: those whose values the vault cannot look up.
+            coded: the query applies hex() to text: a constant may then be a form of an id that the vault cannot look
+                up.
         """
         self._names, self._others, self._coded = names, others, coded
 
     def check(self, tree: exp.Expr, columns: Collection[exp.Column]) -> None:
-        """Hold every place in a query where one of them stands to the list."""
+        """Refuse a query that uses an identifying column in any way that is not allowed."""
         for column in columns:
             if name_of(column) == SEALED:
-                raise _refused("a look into")
+                raise _refused("the sealed bytes of")
             if name_of(column) in self._names:
                 self._check_column(column)
         for alias in tree.find_all(exp.Alias):
             if alias.alias.lower() in self._names and not self._identifies(alias.this):
-                raise _refused("something else under the name of")
+                raise _refused("another expression under the name of")
         for combined in tree.find_all(exp.SetOperation):
             if not combined.args.get("by_name"):
                 self._check_combined(combined)
@@ -182,24 +189,24 @@ class _Names:
         if others and all(map(self._identifies, others)):
             return
         if name_of(column) in self._others or not others or not all(map(_is_constant, others)):
-            raise _refused("a comparison of something else than a constant with")
+            raise _refused("a comparison of something other than a text constant with")
         if self._coded:
-            raise _refused("a comparison beside hex() of text, or hex() twice, with")
-        # Whoever is left when all others are named is not named.
+            raise _refused("a comparison, in a query with hex() of text or hex() twice, with")
+        # A query that excludes all patients but one selects that one without naming them.
         if isinstance(comparison, exp.NEQ | exp.NullSafeNEQ) or not _is_condition(comparison):
-            raise _refused("a comparison that is not a condition by itself, or says who not, with")
+            raise _refused("a negated comparison, or one that is not a condition by itself, with")
 
     def _check_combined(self, combined: exp.SetOperation) -> None:
-        """Refuse sides that mean other things by a column: all of them have the name that the first side gives it."""
+        """Refuse a set operation whose sides mix kinds in a column: the first side's name would hide the others'."""
         sides = [[*select.expressions] for select in selects(combined)]
         nested = any(inner.args.get("by_name") for inner in combined.find_all(exp.SetOperation))
         if nested or any(isinstance(bare(node), exp.Star) for side in sides for node in side):
             raise _refused("a set operation of * or BY NAME, which may hide")
         for nodes in zip(*sides, strict=False):
             kinds = {self._kind(node) for node in nodes if not isinstance(bare(node), exp.Null)}
-            # The first one's name is that of all: under NULL's it would not be seen.
+            # The first side names the column: a first NULL would hide that the column identifies.
             if (len(kinds) > 1 or isinstance(bare(nodes[0]), exp.Null)) and kinds - {""}:
-                raise _refused("a set operation of something else with")
+                raise _refused("a set operation of something other with")
 
     def _kind(self, node: exp.Expr) -> str:
         column = column_of(bare(node))
@@ -208,7 +215,7 @@ class _Names:
         return "other" if name_of(column) in self._others else "person"
 
     def _check_inner(self, select: exp.Select) -> None:
-        """Refuse a query within an expression that shows what identifies: its value has no name, so it is not seen."""
+        """Refuse a subquery in an expression that shows an identifying column: its value has no name to recognise."""
         node: exp.Expr = select
         while isinstance(node.parent, exp.Subquery | exp.SetOperation):
             node = node.parent
@@ -217,14 +224,14 @@ class _Names:
             return
         shown = [bare(one) for one in select.expressions]
         if any(isinstance(one, exp.Star) for one in shown):
-            raise _refused("a query of *, in an expression, which may hide")
-        beside = isinstance(above, exp.In) and self._identifies(above.this)
-        if not beside and any(map(self._identifies, shown)):
-            raise _refused("a query in an expression, for")
+            raise _refused("a subquery of *, in an expression, which may hide")
+        matched = isinstance(above, exp.In) and self._identifies(above.this)
+        if not matched and any(map(self._identifies, shown)):
+            raise _refused("a subquery in an expression that shows")
 
 
 def _is_hidden(node: exp.Expr) -> bool:
-    """Return whether one of the values of a column may come out of where it stands, as of no column."""
+    """Return whether a value of a column may come out of an expression that is not recognised as this column."""
     above = node.parent
     if isinstance(above, exp.Ordered):  # mode() WITHIN GROUP (ORDER BY it), which is written as mode(ORDER BY it)
         order = above.parent
@@ -233,13 +240,13 @@ def _is_hidden(node: exp.Expr) -> bool:
 
 
 def _is_constant(node: exp.Expr) -> bool:
-    """Return whether a value is written as text; of a number it would be the number in it that counts."""
+    """Return whether a value is a text literal; DuckDB would compare a number literal by its numeric value."""
     constant = node.unnest()
     return isinstance(constant, exp.Literal) and constant.is_string
 
 
 def _is_condition(node: exp.Expr) -> bool:
-    """Return whether rows are there if this holds, alone or with others; not if it does not hold."""
+    """Return whether an expression is, joined by AND and OR only, a condition of WHERE, JOIN, HAVING or QUALIFY."""
     above = node.parent
     while isinstance(above, exp.And | exp.Or | exp.Paren):
         above = above.parent

@@ -1,4 +1,4 @@
-"""What can be asked for: relations of published columns, and the SQL that makes them of a table's exact files."""
+"""The relations that queries read, and the SQL that defines them over the files of one version of a table."""
 
 from __future__ import annotations
 
@@ -16,43 +16,44 @@ ATTRIBUTION = "attribution"
 TOLD = "told_at"
 SUBJECT = "subject"
 MESSAGE = ("source", "source_position", TOLD)
-"""What tells the messages of one version apart, of senders who count none; what of it is published is used."""
+"""Columns that distinguish messages of one version, for senders that do not count versions; unpublished ones are
+left out."""
 
 INGESTED = "ingested_at"
 
 RESTRICTED = "restricted_"
-"""Before the name of a dataset: its rows as they came, what identifies sealed."""
+"""The prefix of a dataset's name for its rows as they came, with identifying values sealed."""
 
 SEALED = "sealed"
-"""The one field of a wrapped value."""
+"""The only field of the struct that wraps a sealed value."""
 
 WHO = "who__"
-"""The column that says whose rows a row of an answer rests on; a query that has a name like it is refused."""
+"""The column with the subjects behind a row of an answer; a query with a name that begins like this is refused."""
 
 MOMENT = "moment__"
-"""The parameter of *as known at*; no dataset's column has such a name."""
+"""The parameter of ``<dataset>_as_known_at``; no dataset's column has such a name."""
 
 _BYTE = re.compile(rb"\\x([0-9A-Fa-f]{2})")
 
 
 def as_bytes(constant: str) -> bytes:
-    """Return the bytes that DuckDB makes of a constant where bytes stand."""
+    r"""Return the bytes of a text constant when DuckDB casts it to a blob: ``\x41`` is one byte."""
     return _BYTE.sub(lambda digits: bytes.fromhex(digits[1].decode()), constant.encode())
 
 
 class Relation(msgspec.Struct, frozen=True):
-    """A dataset as the query service offers it: ``name`` is the current view, ``name_versions`` all rows.
+    """A dataset as the query service offers it: ``name`` is the view of current rows, ``name_versions`` of all rows.
 
     Attributes:
-        name: the dataset's; of identified rows with ``restricted_`` before it.
-        columns: name → DuckDB type; those that may be asked for only.
-        key: columns that name a thing, without the version.
+        name: the dataset's name; for identified rows with ``restricted_`` before it.
+        columns: name → DuckDB type; only columns that may be queried.
+        key: the columns that identify a record, without the version.
         paths: the files of one version of its table.
-        differ: whether files of before lack a column, or hold a narrower type.
-        subject: hex of the one patient whose rows these are; empty: all rows.
-        others: with a subject, the files of all patients: what was this patient's first may be another's by now.
-        sealed: columns whose values are sealed. Each is wrapped, so that it is neither compared with text, which
-            would find nothing, nor joined to something else, which could not be opened.
+        differ: whether older files lack a column, or have a narrower type.
+        subject: the subject, in hex, of the only patient whose rows these are; empty: all rows.
+        others: with a subject, the files of all patients: a record that was this patient's may be another's by now.
+        sealed: columns whose values are sealed. Each value is wrapped in a struct, so that DuckDB refuses to compare it
+            with text, which would find nothing, or to concatenate it, which could not be opened.
         identifying: columns that say whom a row is about, masked or sealed.
     """
 
@@ -72,24 +73,24 @@ def versions_name(name: str) -> str:
     return f"{name}_versions"
 
 
-def known_name(name: str) -> str:
-    """Return the name of the function that gives the rows that were current, as known at a moment."""
+def as_known_at_name(name: str) -> str:
+    """Return the name of the table function for the rows that were current by what was known at a moment."""
     return f"{name}_as_known_at"
 
 
 def views(relation: Relation) -> list[str]:
-    """Return the statements that make a relation, in order."""
+    """Return the SQL statements that define a relation's views, in order."""
     versions, moment = quoted(versions_name(relation.name)), f"CAST({MOMENT} AS TIMESTAMPTZ)"
-    rows = _rows_of_things(relation, versions) if relation.subject else versions
-    made = [
+    rows = _all_rows_of_records(relation, versions) if relation.subject else versions
+    statements = [
         f"CREATE VIEW {versions} AS {versions_sql(relation)}",
         f"CREATE VIEW {quoted(relation.name)} AS {_latest(relation, rows)}",
     ]
     if AVAILABLE in relation.columns:
         known = f"(SELECT * FROM {rows} WHERE {quoted(AVAILABLE)} <= {moment})"  # noqa: S608
-        name = quoted(known_name(relation.name))
-        made.append(f"CREATE MACRO {name}({MOMENT}) AS TABLE {_latest(relation, known)}")
-    return made
+        name = quoted(as_known_at_name(relation.name))
+        statements.append(f"CREATE MACRO {name}({MOMENT}) AS TABLE {_latest(relation, known)}")
+    return statements
 
 
 def versions_sql(relation: Relation) -> str:
@@ -100,11 +101,11 @@ def versions_sql(relation: Relation) -> str:
     if not relation.paths:
         return f"SELECT {names} FROM ({nothing})"  # noqa: S608
     paths = f"[{', '.join(map(text, relation.paths))}]"
-    mine = f" WHERE {_is_subjects(relation)}" if relation.subject else ""
+    where = f" WHERE {_is_subject(relation)}" if relation.subject else ""
     if not relation.differ:
-        return f"SELECT {names} FROM read_parquet({paths}){mine}"  # noqa: S608
-    # By name, so that a file without a column gives nulls; the empty one knows all of them, and the wider types.
-    files = f"SELECT * FROM read_parquet({paths}, union_by_name = true){mine}"  # noqa: S608
+        return f"SELECT {names} FROM read_parquet({paths}){where}"  # noqa: S608
+    # By name: a file without a column gives nulls. The empty SELECT adds all columns, with the wider types.
+    files = f"SELECT * FROM read_parquet({paths}, union_by_name = true){where}"  # noqa: S608
     return f"SELECT {names} FROM ({nothing} UNION ALL BY NAME {files})"  # noqa: S608
 
 
@@ -113,70 +114,77 @@ def _wrapped(name: str) -> str:
     return f"CASE WHEN {column} IS NOT NULL THEN struct_pack({SEALED} := {column}) END AS {column}"
 
 
-def _is_subjects(relation: Relation) -> str:
+def _is_subject(relation: Relation) -> str:
     return f"{quoted(SUBJECT)} = from_hex({text(relation.subject)})"
 
 
-def _rows_of_things(relation: Relation, versions: str) -> str:
-    """Return all patients' rows of the things that one patient has a row of: a later version may name another one."""
-    everybody = versions_sql(msgspec.structs.replace(relation, paths=relation.others, subject=""))
-    return f"(SELECT r.* FROM ({everybody}) r SEMI JOIN {versions} k ON {_same(relation)})"  # noqa: S608
+def _all_rows_of_records(relation: Relation, versions: str) -> str:
+    """Return all rows of the records that have a row of the one patient: a later version may name another patient."""
+    all_patients = versions_sql(msgspec.structs.replace(relation, paths=relation.others, subject=""))
+    return f"(SELECT r.* FROM ({all_patients}) r SEMI JOIN {versions} k ON {_same_key(relation)})"  # noqa: S608
 
 
-def _same(relation: Relation) -> str:
-    # IS NOT DISTINCT FROM, for a key without a value is a key as well.
+def _same_key(relation: Relation) -> str:
+    # IS NOT DISTINCT FROM: two null keys are equal.
     return " AND ".join(f"r.{name} IS NOT DISTINCT FROM k.{name}" for name in map(quoted, relation.key))
 
 
 def _latest(relation: Relation, rows: str) -> str:
-    """Return a SELECT of the row of each thing that counts, without what was taken back: *current*, of some rows.
+    """Return a SELECT of the current rows: one row of each record, without records that were withdrawn.
 
-    A message that names no patient has a row each time its value changed hands: of those the latest knowledge counts,
-    and none if it is nobody's by that. Of the rows that are left the highest version counts; of that one a row whose
-    message named its patient before one that was attributed by its device, and the later stage before the earlier; of
-    several corrections the one that was told last, else the one told first. Which came to us first never matters.
+    A message that names no patient has one row for each time its value was given to another patient, or taken away. Of
+    these rows only the one of the latest knowledge counts, and none if by that the value is without a patient. Of the
+    rows that are left:
 
-    Few things have more than one row: only those are sorted. On 3.3 million rows that halves time and memory.
+    1. the highest version counts;
+    2. of one version, a row whose message named its patient goes before a row that was attributed by its device;
+    3. then the later stage of a result goes before the earlier;
+    4. of several corrections the one that was sent last counts, of other rows the one that was sent first.
+
+    The order in which the rows reached this lake never matters.
+
+    Few records have more than one row, and only those are sorted. On 3.3 million rows that halves time and memory.
     """
-    keys, same = ", ".join(map(quoted, relation.key)), _same(relation)
+    keys, same = ", ".join(map(quoted, relation.key)), _same_key(relation)
     first = f"row_number() OVER (PARTITION BY {keys} ORDER BY {_order(relation)}) = 1"
     return (
         f"WITH k AS MATERIALIZED (SELECT {keys} FROM {rows} GROUP BY ALL HAVING count(*) > 1), "  # noqa: S608
-        f"told AS (SELECT r.* FROM {rows} r SEMI JOIN k ON {same}{_qualified(relation)}), "
-        f"latest AS (SELECT * FROM told QUALIFY {first}) "
+        f"candidates AS (SELECT r.* FROM {rows} r SEMI JOIN k ON {same}{_latest_attribution(relation)}), "
+        f"latest AS (SELECT * FROM candidates QUALIFY {first}) "
         f"SELECT * FROM (SELECT r.* FROM {rows} r ANTI JOIN k ON {same} UNION ALL SELECT * FROM latest) "
-        f"WHERE {_kept(relation)}"
+        f"WHERE {_is_shown(relation)}"
     )
 
 
-def _kept(relation: Relation) -> str:
-    """Return whether the row that counts is shown."""
-    kept = ["true"]
+def _is_shown(relation: Relation) -> str:
+    """Return the condition under which the row that counts is shown."""
+    conditions = ["true"]
     if STATUS in relation.columns:
-        kept.append(f"coalesce({quoted(STATUS)}, '') NOT IN ({', '.join(map(text, TAKEN_BACK))})")
+        conditions.append(f"coalesce({quoted(STATUS)}, '') NOT IN ({', '.join(map(text, TAKEN_BACK))})")
     if ATTRIBUTION in relation.columns:
-        kept.append(f"coalesce({quoted(ATTRIBUTION)} % 2 = 1, true)")
+        conditions.append(f"coalesce({quoted(ATTRIBUTION)} % 2 = 1, true)")  # odd: given to a patient; even: taken away
     if relation.subject:
-        kept.append(_is_subjects(relation))
-    return " AND ".join(kept)
+        conditions.append(_is_subject(relation))
+    return " AND ".join(conditions)
 
 
-def _qualified(relation: Relation) -> str:
-    """Return what leaves of the rows of one message that names no patient the one of the latest knowledge.
+def _latest_attribution(relation: Relation) -> str:
+    """Return the QUALIFY clause that keeps, of a message that names no patient, only the row of the latest knowledge.
 
-    None where that is nobody: had it been nobody's from the outset, the message would be held, and count as little.
+    It keeps no row if by that knowledge the value is without a patient: had this been known from the start, the message
+    would be held, and would have no row at all.
     """
     columns = relation.columns
     if ATTRIBUTION not in columns:
         return ""
     message = ", ".join(map(quoted, (*relation.key, VERSION, *(name for name in MESSAGE if name in columns))))
-    order = _in_order([f"{_available(columns)} DESC", f"{quoted(ATTRIBUTION)} DESC", *_said(relation)])
+    order = _in_order([f"{_available(columns)} DESC", f"{quoted(ATTRIBUTION)} DESC", *_tie_breakers(relation)])
     last = f"row_number() OVER (PARTITION BY {message} ORDER BY {order}) = 1"
     return f" QUALIFY {quoted(ATTRIBUTION)} IS NULL OR ({quoted(ATTRIBUTION)} % 2 = 1 AND {last})"
 
 
 def _order(relation: Relation) -> str:
-    """Return what comes first of the rows of one thing."""
+    """Return the ORDER BY by which the current row of a record comes first."""
     columns = relation.columns
     told = f"coalesce({quoted(TOLD)}, {_available(columns)})" if TOLD in columns else _available(columns)
     order = [f"{quoted(VERSION)} DESC"]
@@ -186,20 +194,21 @@ def _order(relation: Relation) -> str:
         stages = " ".join(f"WHEN {text(status)} THEN {stage}" for stage, names in enumerate(STAGES) for status in names)
         anew = f"{quoted(STATUS)} IN ({', '.join(map(text, TOLD_ANEW))})"
         order += [f"CASE {quoted(STATUS)} {stages} END DESC", f"CASE WHEN {anew} THEN {told} END DESC"]
-    return _in_order([*order, told, *_said(relation)])
+    return _in_order([*order, told, *_tie_breakers(relation)])
 
 
-def _said(relation: Relation) -> list[str]:
-    """Return what decides between rows that are equal in all else: any order will do, if it is always the same.
+def _tie_breakers(relation: Relation) -> list[str]:
+    """Return the columns that decide between rows that are equal so far: any order will do if it is always the same.
 
-    In both zones too, which show whom a row is about in different forms: so that comes late, and what is sealed, which
-    differs each time it is sealed, not at all. Last comes when we got it.
+    The order must be the same in the published and the restricted zone, which show identifying columns in different
+    forms. So these come late, and sealed ones, which differ each time they are sealed, are left out. The time of
+    ingestion comes last.
     """
-    settled = {*relation.key, *relation.sealed, VERSION, ATTRIBUTION, TOLD}
+    left_out = {*relation.key, *relation.sealed, VERSION, ATTRIBUTION, TOLD}
     late = [*MESSAGE[:2], *relation.identifying, INGESTED]
-    said = [name for name in relation.columns if name not in late]
-    order = [*said, *(name for name in late if name in relation.columns)]
-    return [quoted(name) for name in order if name not in settled]
+    early = [name for name in relation.columns if name not in late]
+    order = [*early, *(name for name in late if name in relation.columns)]
+    return [quoted(name) for name in order if name not in left_out]
 
 
 def _available(columns: Mapping[str, str]) -> str:

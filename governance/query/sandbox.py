@@ -1,4 +1,4 @@
-"""Starts the sandboxed interpreter, hands it one query, and takes its answer with care."""
+"""Starts the sandboxed interpreter, sends it one query, and checks its answer, which may come from an attacker."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ import pyarrow as pa
 from governance.query.worker import Head, Request
 
 START_SECONDS = 10
-"""For the interpreter to start, on a busy machine."""
+"""Added to a query's time, for the interpreter to start on a busy machine."""
 
 MOST_HEAD = 4096
+"""The most bytes of the head."""
 
 
 class Ended(Exception):
-    """The sandbox ended without an answer, or gave none that can be read."""
+    """The sandbox ended without an answer, or with one that cannot be read."""
 
 
 def interpreter() -> list[str]:
-    """Return the command of the sandboxed interpreter."""
+    """Return the command line of the sandboxed interpreter."""
     return [sys.executable, "-I", "-B", "-m", "governance.query.worker"]
 
 
 def run(request: Request) -> tuple[Head, pa.Table | None]:
-    """Return head and rows of a query, run in an interpreter of its own that is killed when its time is over.
+    """Run a query in a new interpreter, which is killed when its time is over; return head and rows.
 
     Raises:
-        Ended: it was killed by the system, or ended by itself.
+        Ended: the interpreter was killed by the system, or ended by itself.
     """
     process = subprocess.Popen(
         interpreter(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/"
@@ -61,8 +62,8 @@ def run(request: Request) -> tuple[Head, pa.Table | None]:
 
 
 def _exchange(sink: IO[bytes], source: IO[bytes], request: bytes, most: int) -> bytes:
-    """Send the request and return what comes back, one byte more than allowed at the most."""
-    with suppress(BrokenPipeError):  # it ended before it listened; that shows in what it says
+    """Send the request and return the reply, at most one byte more than is allowed."""
+    with suppress(BrokenPipeError):  # the interpreter has ended already; its empty reply will show that
         sink.write(request)
     with suppress(BrokenPipeError):
         sink.close()
@@ -70,10 +71,10 @@ def _exchange(sink: IO[bytes], source: IO[bytes], request: bytes, most: int) -> 
 
 
 def read_answer(data: bytes, request: Request) -> tuple[Head, pa.Table | None]:
-    """Return head and rows of what the sandbox wrote. It is held to its word: it may have been taken over.
+    """Return head and rows of what the sandbox wrote; check it in full, for an attacker may control the sandbox.
 
     Raises:
-        Ended: it is no answer.
+        Ended: it is not an answer.
     """
     if len(data) > request.size + MOST_HEAD:
         return Head(failed="size"), None

@@ -1,4 +1,4 @@
-"""The query service: gives published data to people and to training, and records each access before it answers."""
+"""The query service: people and training read published data here; each access is recorded before it is answered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from governance.belonging import refuse_put_back
 from governance.query.catalogue import Catalogue
 from governance.query.engine import connect
 from governance.query.errors import QueryRefused, ended, failure
-from governance.query.relations import AVAILABLE, known_name, quoted, text
+from governance.query.relations import AVAILABLE, as_known_at_name, quoted, text
 from governance.query.slots import slot
 from governance.query.worker import Request
 from vitalake.errors import InputError
@@ -26,31 +26,33 @@ from vitalake.keys import KeyRing
 from vitalake.settings import Settings
 
 if TYPE_CHECKING:
-    from governance.query.looking import Run
     from governance.query.sql import Query
+    from governance.query.tracked_run import Run
 
 log = logging.getLogger(__name__)
 
 ROWS = 1_000
-"""Rows of an answer, unless more are asked for; it is said when there are more."""
+"""Rows of an answer by default; the answer says whether there are more."""
 
 MOST_ROWS = 100_000
 MEMORY_MB = 1_024
 SECONDS = 60
 SIZE = 64 << 20
+"""The most bytes of an answer."""
+
 BATCH_ROWS = 65_536
-MOST_NAMED = 600
-"""Characters of columns in a record, which has room for 1,000; of the dataset with the most they are then ``all``."""
+MOST_COLUMN_CHARACTERS = 600
+"""Of the names of columns in an audit record; a detail has room for 1,000. Beyond that the longest list is ``all``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Rows, and whether these are all.
+    """The rows of an answer, and whether these are all.
 
     Attributes:
         rows: in the query's order.
-        complete: False: there are more than the limit.
-        datasets: what was read.
+        complete: False: there are more rows than the limit.
+        datasets: the datasets that the query read.
     """
 
     rows: pa.Table
@@ -59,15 +61,15 @@ class Answer:
 
 
 class QueryService:
-    """Hands out published data; not to be shared between threads."""
+    """Answers queries over published data; not to be shared between threads."""
 
     def __init__(self, settings: Settings, keys: KeyRing | None = None, *, audit: AuditSink | None = None) -> None:
-        """Open the query service by the rules as they are now.
+        """Open the query service with the rules as they are now.
 
         Args:
-            settings: of the home.
-            keys: default: the home's.
-            audit: default: the chain ``door``.
+            settings: the home's settings.
+            keys: default: the home's keys.
+            audit: where queries are recorded; default: the audit chain ``door``.
         """
         self._settings = settings
         self._keys = keys or Home(settings).keys
@@ -87,18 +89,19 @@ class QueryService:
         as_known_at: datetime | None = None,
         action: Action = "train",
     ) -> Iterator[pa.RecordBatch]:
-        """Return the current rows of a published dataset in batches, in no order; the first one is empty.
+        """Return the current rows of a published dataset in batches, in no order; the first batch is empty.
 
-        Of each thing the highest version, once, whichever lane brought it; nothing that was taken back.
+        Each record appears once, in its highest version, whichever lane brought it. Records that were withdrawn are
+        left out.
 
         Args:
             dataset: its name.
-            columns: published ones.
+            columns: names of published columns.
             principal: who reads; needs ``sql:query``.
             purpose: a code such as ``train-mortality``, for the record.
-            where: column → values; rows that have one of them in each.
-            as_known_at: a moment, aware; the rows that were current by what could be known then. None: now.
-            action: as what it is recorded.
+            where: column → values; only rows with one of these values in each of these columns.
+            as_known_at: a moment with a time zone: the rows that were current by what was known then. None: now.
+            action: the name of this access in the audit.
 
         Raises:
             MissingPermission: the role does not allow it.
@@ -107,26 +110,28 @@ class QueryService:
             VitaLakeError: the audit cannot be written; nothing was read.
         """
         self._require(principal)
-        # What is recorded is what is read, also where the caller changes the lists afterwards.
-        columns, known = tuple(columns), self.catalogue.columns(dataset)
+        # Copies: the audit record stays true if the caller changes the lists before the rows are read.
+        columns, published = tuple(columns), self.catalogue.columns(dataset)
         if any(isinstance(choices, str) for choices in (where or {}).values()):
-            raise InputError("Values to choose by are a list", where="where", remedy="Write {column: [value]}.")
-        wanted = {name: tuple(choices) for name, choices in (where or {}).items()}
-        if not columns or not {*columns, *wanted} <= known.keys():
-            raise InputError("No such column is published", where=dataset, remedy=f"There are: {', '.join(known)}.")
-        if as_known_at is not None and (AVAILABLE not in known or as_known_at.tzinfo is None):
             raise InputError(
-                "Rows cannot be had as known at this moment",
-                where=dataset,
-                remedy=f"Give it with its zone; the rules must publish {AVAILABLE}.",
+                "The values of 'where' must be a list, not a text", where="where", remedy="Write {column: [value]}."
             )
-        detail = {"dataset": dataset, "columns": ",".join(columns), "purpose": purpose, "where": ",".join(wanted)}
-        classes = self.catalogue.read_by(dataset, {*columns, *wanted}).values()
+        filters = {name: tuple(choices) for name, choices in (where or {}).items()}
+        if not columns or not {*columns, *filters} <= published.keys():
+            raise InputError("No such column is published", where=dataset, remedy=f"There are: {', '.join(published)}.")
+        if as_known_at is not None and (AVAILABLE not in published or as_known_at.tzinfo is None):
+            raise InputError(
+                "Rows as known at this moment cannot be read",
+                where=dataset,
+                remedy=f"Give the moment with its time zone; the rules must publish {AVAILABLE}.",
+            )
+        detail = {"dataset": dataset, "columns": ",".join(columns), "purpose": purpose, "where": ",".join(filters)}
+        classes = self.catalogue.columns_read(dataset, {*columns, *filters}).values()
         detail |= {"classes": ",".join(sorted(set(classes))), "rules": self.catalogue.rules}
         if as_known_at is not None:
             detail["as_known_at"] = as_known_at.astimezone(UTC).isoformat()
         self._record(action, principal, detail)
-        return self._batches(dataset, columns, wanted, as_known_at)
+        return self._batches(dataset, columns, filters, as_known_at)
 
     def _batches(
         self,
@@ -138,7 +143,7 @@ class QueryService:
         conditions: list[str] = ["true"]
         source = quoted(dataset)
         if moment is not None:
-            source = f"{quoted(known_name(dataset))}({text(moment.astimezone(UTC).isoformat())})"
+            source = f"{quoted(as_known_at_name(dataset))}({text(moment.astimezone(UTC).isoformat())})"
         values: list[str | int | float] = []
         for name, choices in where.items():
             conditions.append(f"{quoted(name)} IN ({', '.join('?' * len(choices))})" if choices else "false")
@@ -148,14 +153,14 @@ class QueryService:
         with self.catalogue.relations([dataset]) as relations:
             if missing := sorted({*columns, *where} - relations[0].columns.keys()):
                 raise InputError(
-                    "A column's rows were published under another data class",
+                    "Rows of a column were published under another data class",
                     where=f"{dataset}: {', '.join(missing)}",
                     remedy=f"Run 'vitalake lake rewrite --republish {dataset}' first.",
                 )
             connection = connect(relations, memory_mb=MEMORY_MB)
             try:
                 reader = connection.sql(select, params=values).to_arrow_reader(BATCH_ROWS)
-                yield pa.RecordBatch.from_pylist([], schema=reader.schema)  # says the schema, also of nothing
+                yield pa.RecordBatch.from_pylist([], schema=reader.schema)  # carries the schema if there are no rows
                 yield from reader
             finally:
                 connection.close()
@@ -168,15 +173,15 @@ class QueryService:
         Args:
             sql: one SELECT; ``<dataset>`` is its current rows, ``<dataset>_versions`` all of them.
             principal: who asks; needs ``sql:query``.
-            rows: at most so many; the answer says whether there are more.
-            seconds: it may run.
+            rows: the most rows of the answer; the answer says whether there are more.
+            seconds: how long the query may run.
 
         Raises:
             MissingPermission: the role does not allow it.
-            PrivacyError: the lake was put back to a day before an erasure.
-            QueryRefused: it is made of something that is not on the list.
-            QueryFailed: it has no answer within its limits.
-            ServiceUnavailable: as many queries run as may at once, and none has ended while this one waited.
+            PrivacyError: the lake was restored to a day before an erasure.
+            QueryRefused: the query uses something that is not on the list.
+            QueryFailed: the query cannot be answered within its limits.
+            ServiceUnavailable: all query slots were in use while this query waited.
             VitaLakeError: the audit cannot be written; the answer is withheld.
         """
         from governance.query.sql import check
@@ -191,7 +196,7 @@ class QueryService:
             head, table = run(query.sql, min(rows, MOST_ROWS))
         self._record_query(query, principal, rows=head.rows, outcome=head.failed or "answered")
         if table is None:
-            raise failure(head.failed or "failed", remedy=self._known(query) if head.failed == "names" else "")
+            raise failure(head.failed or "failed", remedy=self._available(query) if head.failed == "names" else "")
         return Answer(table, not head.more, query.datasets)
 
     @contextmanager
@@ -203,31 +208,31 @@ class QueryService:
         seconds: int,
         subject: bytes | None = None,
     ) -> Iterator[Run]:
-        """Give what answers SQL with so many rows, each time of the same versions of the query's tables.
+        """Yield a function that runs SQL in the sandbox, each time on the same versions of the query's tables.
 
         Raises:
-            ServiceUnavailable: the system ended it, which is recorded; or no place is free.
+            ServiceUnavailable: the system ended the sandbox, which is recorded; or no query slot is free.
         """
         from governance.query.sandbox import Ended, run
 
         queries = self._settings.queries
-        place = slot(
+        query_slot = slot(
             self._settings.home,
             workers=queries.workers,
             seconds=queries.wait_seconds,
             waiting=lambda: log.info("query waits", extra={"count": queries.workers, "where": "queries.workers"}),
         )
-        with place, self.catalogue.relations(query.datasets, subject=subject) as relations:
+        with query_slot, self.catalogue.relations(query.datasets, subject=subject) as relations:
             try:
-                yield lambda sql, rows, beside=None: run(
-                    Request(sql, relations, rows, MEMORY_MB, seconds, SIZE, beside)
+                yield lambda sql, rows, side_queries=None: run(
+                    Request(sql, relations, rows, MEMORY_MB, seconds, SIZE, side_queries)
                 )
             except Ended:
                 self._record_query(query, principal, rows=0, outcome="ended")
                 raise ended() from None
 
-    def _known(self, query: Query) -> str:
-        """Return what can be asked of the datasets of a query."""
+    def _available(self, query: Query) -> str:
+        """Return a remedy that lists the columns of a query's datasets."""
         parts = [f"{name} has {', '.join(self.catalogue.columns(name))}" for name in query.datasets]
         return f"Check names and types: {'; '.join(parts)}."
 
@@ -239,7 +244,7 @@ class QueryService:
         except MissingPermission as error:
             self._record("denied", principal, {"permission": error.permission})
             raise
-        refuse_put_back(self._settings, self._keys)  # the erased would be in the answer
+        refuse_put_back(self._settings, self._keys)  # else the answer would show erased patients
 
     def _record_query(
         self,
@@ -251,22 +256,26 @@ class QueryService:
         detail: dict[str, str] | None = None,
         patients: tuple[str, ...] = (),
     ) -> None:
-        """Record a query; with a detail of its own it is one over identified rows."""
+        """Record a query; a query over identified rows has a ``detail``, which is recorded too."""
         said = {"digest": query.digest, "datasets": ",".join(query.datasets), "rows": str(rows), "outcome": outcome}
         action: Action = "sql.query" if detail is None else "identified.query"
-        self._record(action, principal, said | self._read_by(query) | (detail or {}), patients)
+        self._record(action, principal, said | self._columns_read(query) | (detail or {}), patients)
 
-    def _read_by(self, query: Query) -> dict[str, str]:
-        """Return which columns and data classes a query reads, by which rules: a later rule is simulated on them."""
+    def _columns_read(self, query: Query) -> dict[str, str]:
+        """Return the columns and data classes that a query reads, and the version of the rules, for the record.
+
+        With them one can tell later which queries a stricter rule would have affected.
+        """
         read = {
-            name: self.catalogue.read_by(name, None if query.everything else query.names) for name in query.datasets
+            name: self.catalogue.columns_read(name, None if query.everything else query.names)
+            for name in query.datasets
         }
-        named = {name: "all" if query.everything else ",".join(sorted(columns)) for name, columns in read.items()}
-        while sum(map(len, named.values())) > MOST_NAMED:
-            named[max(named, key=lambda name: len(named[name]))] = "all"
+        listed = {name: "all" if query.everything else ",".join(sorted(columns)) for name, columns in read.items()}
+        while sum(map(len, listed.values())) > MOST_COLUMN_CHARACTERS:
+            listed[max(listed, key=lambda name: len(listed[name]))] = "all"
         classes = {kind for columns in read.values() for kind in columns.values()}
         return {
-            "columns": " ".join(f"{name}({columns})" for name, columns in named.items()),
+            "columns": " ".join(f"{name}({columns})" for name, columns in listed.items()),
             "classes": ",".join(sorted(classes)),
             "rules": self.catalogue.rules,
         }

@@ -1,8 +1,8 @@
-"""So many queries at once, in all processes of a home: each may take a gigabyte, and the others wait their turn.
+"""Limits how many queries run at once, in all processes of a home: each may take a gigabyte, so the others wait.
 
-A place is a name in the kernel (an abstract socket), which one process at a time has on a machine, whatever account it
-runs as. Files in the home would have to be written by every account that asks, and a home that vouches for accounts is
-one that they cannot write.
+A slot is a name in the kernel (an abstract Unix socket), which only one process of a machine can hold, whatever account
+it runs as. Lock files in the home would not do: every account that asks a query would have to write them, and a home
+that says who is a privacy officer must not be writable by these accounts.
 """
 
 from __future__ import annotations
@@ -16,56 +16,57 @@ from pathlib import Path
 
 from vitalake.errors import ServiceUnavailable
 
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 
 
 @contextmanager
 def slot(home: Path, *, workers: int, seconds: float, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold one of the places; wait for one if all are taken.
+    """Hold a query slot while the context is open; wait for one if all are in use.
+
+    The system frees the slot of a process that was killed.
 
     Args:
-        home: whose places these are, by whichever path it is reached. The system frees the place of a process that was
-            killed.
-        workers: how many places there are.
-        seconds: to wait at the most.
-        waiting: told once that it waits.
+        home: the home that the slots belong to, whichever path leads to it.
+        workers: how many slots there are.
+        seconds: how long to wait at most.
+        waiting: called once if there is no free slot at first.
 
     Raises:
-        ServiceUnavailable: none became free, or the system refuses to count.
+        ServiceUnavailable: no slot became free, or the system does not let this process make sockets.
     """
     try:
-        found = home.stat()
-        held = _wait(f"\0vitalake-query-{found.st_dev}-{found.st_ino}", workers, seconds, waiting)
+        status = home.stat()
+        held = _wait(f"\0vitalake-query-{status.st_dev}-{status.st_ino}", workers, seconds, waiting)
     except OSError as error:
         raise ServiceUnavailable(
-            f"Queries cannot be counted ({error.strerror})",
+            f"Running queries cannot be counted ({error.strerror})",
             where="settings.queries",
-            remedy="Check that the home is there, and which sockets the process may make.",
+            remedy="Check that the home is there, and that this process may create Unix sockets.",
         ) from None
     with held:
         yield
 
 
-def _wait(place: str, workers: int, seconds: float, waiting: Callable[[], None]) -> socket.socket:
-    until, told = time.monotonic() + seconds, False
+def _wait(prefix: str, workers: int, seconds: float, waiting: Callable[[], None]) -> socket.socket:
+    until, reported = time.monotonic() + seconds, False
     while True:
         for number in range(workers):
-            if (held := _taken(f"{place}-{number}")) is not None:
+            if (held := _bind(f"{prefix}-{number}")) is not None:
                 return held
         if time.monotonic() >= until:
             raise ServiceUnavailable(
-                f"{workers} queries run, as many as may at once",
+                f"No query slot is free: at most {workers} queries run at once",
                 where="settings.queries.workers",
-                remedy="Try again later, wait longer (queries.wait_seconds), or give it more memory and workers.",
+                remedy="Try again later, raise queries.wait_seconds, or raise queries.workers if there is memory.",
             )
-        if not told:
-            told = True
+        if not reported:
+            reported = True
             waiting()
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
-def _taken(name: str) -> socket.socket | None:
-    """Return what holds a name; None: somebody else has it. A child does not inherit it."""
+def _bind(name: str) -> socket.socket | None:
+    """Return a socket that holds a name; None: another process holds it. Child processes do not inherit it."""
     held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         held.bind(name)

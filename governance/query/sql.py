@@ -1,4 +1,4 @@
-"""From the text of a query to SQL that was made from what was checked, and names nothing but relations."""
+"""Checks the text of a query against the allow-list, and writes new SQL from the checked tree for DuckDB to run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from sqlglot.tokenizer_core import TokenType
 
 from governance.query import allowed
 from governance.query.errors import QueryRefused
-from governance.query.relations import known_name, versions_name
+from governance.query.relations import as_known_at_name, versions_name
 from vitalake.logs import mute
 
-mute("sqlglot")  # what it cannot parse it logs, with its literals
+mute("sqlglot")  # it logs what it cannot parse, with the literals
 
 _NAME = re.compile(allowed.NAME)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
 _CTE = "cte__"
-_REMEDY = "Ask one SELECT over the datasets; docs/how-to/sql-and-audit.md says what it may be made of."
+"""The prefix of the names that common table expressions get."""
+
+_REMEDY = "Write one SELECT over the datasets; docs/how-to/sql-and-audit.md says what it may use."
 
 _OPENING = (TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE)
 _CLOSING = (TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END)
@@ -34,9 +36,9 @@ class Query:
     """A query that was checked.
 
     Attributes:
-        sql: written anew from the checked tree.
-        datasets: what it reads, sorted.
-        digest: of its form, literals left out: the same question about another patient has the same one.
+        sql: generated from the checked tree.
+        datasets: the datasets that it reads, sorted.
+        digest: of the query without its literals: the same query about another patient has the same digest.
         names: every name in it, in lower case, columns among them.
         everything: whether it may read columns that it does not name.
     """
@@ -49,26 +51,26 @@ class Query:
 
 
 def check(text: str, datasets: Collection[str]) -> Query:
-    """Return a query as it may be run.
+    """Return a query that is safe to run.
 
     Args:
-        text: what was asked.
-        datasets: names that can be asked for; each also as ``<name>_versions`` and ``<name>_as_known_at(moment)``.
+        text: the SQL that a person wrote.
+        datasets: names that can be read; each also as ``<name>_versions`` and ``<name>_as_known_at(moment)``.
 
     Raises:
-        QueryRefused: it is not a query, or made of something that is not on the list. Nothing of it is echoed.
+        QueryRefused: it is not a query, or uses something that is not on the list. The error shows no value of it.
     """
     relations = {name: name for name in datasets} | {versions_name(name): name for name in datasets}
-    functions = {known_name(name): name for name in datasets}
+    functions = {as_known_at_name(name): name for name in datasets}
     try:
         tree = _parse(text)
         _check_nodes(tree)
         used = _resolve(tree, relations) | _resolve_functions(tree, functions)
         sql = _generate(tree)
-        # What was written must read as what was checked: a flaw of parser or generator stops here.
-        again = _parse(sql)
-        _check_nodes(again)
-        if _generate(again) != sql:
+        # The generated SQL must parse to the same checked tree: this catches flaws of sqlglot's parser or generator.
+        reparsed = _parse(sql)
+        _check_nodes(reparsed)
+        if _generate(reparsed) != sql:
             raise _refused("form")
         read = tuple(sorted({(relations | functions)[name] for name in used}))
         names = frozenset(name.name.lower() for name in tree.find_all(exp.Identifier))
@@ -98,7 +100,7 @@ def _parse(text: str) -> exp.Expr:
 
 
 def _check_nodes(tree: exp.Expr) -> None:
-    """Hold every node, and every text and type in one, to the list."""
+    """Refuse a query with a node, a word or a type that is not on the list."""
     for node in tree.walk():
         if type(node) is exp.Anonymous:
             if not _is_table(node) and str(node.this).lower() not in allowed.PLAIN_FUNCTIONS:
@@ -111,7 +113,7 @@ def _check_nodes(tree: exp.Expr) -> None:
 
 
 def _is_table(node: exp.Expr) -> bool:
-    """Whether a function stands where a table does; ``_resolve_functions`` knows the only ones that may."""
+    """Return whether a function stands in the place of a table; ``_resolve_functions`` checks which one it is."""
     return isinstance(node.parent, exp.Table) and node.arg_key == "this"
 
 
@@ -133,17 +135,17 @@ def _check_part(node: exp.Expr, name: str, part: Any) -> None:
 
 
 def _resolve(tree: exp.Expr, relations: Collection[str]) -> set[str]:
-    """Give every common table a name of ours, and return the relations that are read.
+    """Rename every common table expression (CTE), and return the relations that are read.
 
-    A name that stands for a common table somewhere stands for none of DuckDB's own tables anywhere: out of its scope it
-    is unknown.
+    A name that means a CTE anywhere in the query is replaced everywhere, so that out of the CTE's scope it is unknown
+    and never means one of DuckDB's own tables.
     """
-    commons: dict[str, str] = {}
+    ctes: dict[str, str] = {}
     for cte in tree.find_all(exp.CTE):
         name = cte.alias.lower()
         if name in relations:
-            raise _refused("a common table has a dataset's name")
-        cte.args["alias"].set("this", exp.to_identifier(commons.setdefault(name, f"{_CTE}{len(commons)}")))
+            raise _refused("a WITH query has a dataset's name", "Choose another name after WITH.")
+        cte.args["alias"].set("this", exp.to_identifier(ctes.setdefault(name, f"{_CTE}{len(ctes)}")))
     used = set()
     for table in tree.find_all(exp.Table):
         if type(table.this) is exp.Anonymous:
@@ -155,9 +157,9 @@ def _resolve(tree: exp.Expr, relations: Collection[str]) -> set[str]:
             table.set("alias", exp.TableAlias(this=exp.to_identifier(table.name)))
         if name in relations:
             used.add(name)
-        elif name not in commons:
+        elif name not in ctes:
             raise _refused("no such dataset", f"There are: {', '.join(sorted(relations))}.")
-        table.set("this", exp.to_identifier(commons.get(name, name)))
+        table.set("this", exp.to_identifier(ctes.get(name, name)))
     for column in tree.find_all(exp.Column):
         if column.args.get("db") or column.args.get("catalog"):
             raise _refused("name")
@@ -165,7 +167,7 @@ def _resolve(tree: exp.Expr, relations: Collection[str]) -> set[str]:
 
 
 def _resolve_functions(tree: exp.Expr, functions: Collection[str]) -> set[str]:
-    """Return which functions of ours stand for tables; each takes one moment, made of nothing that is read."""
+    """Return the table functions (``<dataset>_as_known_at``) that are used; each takes one constant moment."""
     used = set()
     for table in tree.find_all(exp.Table):
         function = table.this
@@ -176,7 +178,7 @@ def _resolve_functions(tree: exp.Expr, functions: Collection[str]) -> set[str]:
         given = {name for name, value in table.args.items() if value}
         moments = function.expressions
         if not given <= {"this", "alias"} or len(moments) != 1 or not _is_constant(moments[0]):
-            raise _refused("a moment is one constant")
+            raise _refused("the moment of _as_known_at must be one constant")
         if not table.alias:
             table.set("alias", exp.TableAlias(this=exp.to_identifier(function.this.lower())))
         used.add(function.this.lower())
@@ -188,7 +190,7 @@ def _is_constant(moment: exp.Expr) -> bool:
 
 
 def _reads_everything(tree: exp.Expr) -> bool:
-    """Return whether a query has a star, or a name of a source in the place of a column, which is its whole row."""
+    """Return whether a query has a star, or uses the name of a source as a column, which means its whole row."""
     sources = {source.alias.lower() for source in tree.find_all(exp.Table, exp.Subquery)}
     stars = any(not isinstance(star.parent, exp.Count) for star in tree.find_all(exp.Star))
     return stars or any(not column.table and column.name.lower() in sources for column in tree.find_all(exp.Column))

@@ -1,7 +1,7 @@
-"""The sandboxed interpreter: ``python -m governance.query.worker``. One query in, one answer out, over pipes.
+"""The sandboxed interpreter (``python -m governance.query.worker``): reads one query, writes one answer, over pipes.
 
-It has an empty environment, cannot write a byte, and ends with its parent. Where the kernel allows that it has no
-network, and can open no file but those of the query. What it says of a failure is a category.
+It has an empty environment, cannot write to files, and ends with its parent. Where the kernel supports it, the process
+has no network and can open only the files of the query. It reports a failure as a category, never as DuckDB's text.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from governance.query.landlock import restrict
 from governance.query.relations import SEALED, WHO, Relation
 
 ADDRESS_SPACE_MB = 4096
-"""Beside DuckDB's own memory: libraries, and what allocators reserve but do not use."""
+"""In addition to DuckDB's own memory: libraries, and what allocators reserve but do not use."""
 
 BATCH_ROWS = 8192
 ENGINE_READS = ("/proc/self/cgroup", "/proc/stat", "/sys/devices/system/cpu/online", "/sys/fs/cgroup")
-"""What DuckDB reads to know how much machine there is; it ends the process if it may not. Nothing of anybody."""
+"""DuckDB reads these to size its pools, and ends the process if it cannot. They hold no data of a patient."""
 
 _LIBRARIES = ("duckdb", "pyarrow", "pyarrow.ipc")
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
@@ -55,12 +55,13 @@ class Request(msgspec.Struct, frozen=True):
     Attributes:
         sql: one SELECT.
         relations: what it can read.
-        rows: most that are answered.
-        memory_mb: most that DuckDB takes.
+        rows: the most rows of an answer.
+        memory_mb: the most memory that DuckDB takes.
         seconds: of processor time, for each thread.
-        size: most bytes of an answer.
-        beside: over identified rows, what is to be asked whose rows it rests on, a query or nothing; the query is
-            refused before it reads a row where that cannot be asked, or the answer would hold a whole row in one value.
+        size: the most bytes of an answer.
+        side_queries: None: the query reads no identified rows. Else the queries, if any, that will find the patients
+            behind the answer. The worker refuses the query before it reads a row if DuckDB cannot bind one of them, or
+            if the answer would hold a whole row in one value.
     """
 
     sql: str
@@ -69,17 +70,18 @@ class Request(msgspec.Struct, frozen=True):
     memory_mb: int
     seconds: int
     size: int
-    beside: list[str] | None = None
+    side_queries: list[str] | None = None
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What comes before the rows: how many, whether there are more, or why there are none.
+    """The header of an answer: how many rows follow, whether there are more, or why there are none.
 
     Attributes:
         rows: how many follow.
         more: whether there are more.
         failed: why there are none.
-        unread: it failed before it read a row. DuckDB has the same errors for what it finds out while it reads.
+        unread: whether the query failed before it read a row. The category does not say so: DuckDB raises the same
+            errors when it binds a query and while it reads rows.
     """
 
     rows: int = 0
@@ -92,7 +94,7 @@ def answer(request: Request) -> bytes:
     """Return a head as a line of JSON, and after it the rows as an Arrow stream."""
     try:
         head, rows = _run(request)
-    except Exception as error:  # whatever it is: its text stays here
+    except Exception as error:  # DuckDB's texts quote values: no text leaves this process
         return _line(failed(error))
     if len(rows) > request.size:
         return _line(Head(failed="size"))
@@ -104,12 +106,12 @@ def _run(request: Request) -> tuple[Head, bytes]:
 
     try:
         connection = connect(request.relations, memory_mb=request.memory_mb)
-    except Exception:  # nothing was asked yet: a file has gone, which DuckDB takes for one that is not allowed
+    except Exception:  # no query has run yet: a file is gone, which DuckDB reports as one that is not allowed
         return Head(failed="storage"), b""
-    found = bound(connection, request.sql, request.beside)
-    if isinstance(found, Head):
-        return found, b""
-    reader = found.to_arrow_reader(BATCH_ROWS)
+    bound = bind(connection, request.sql, request.side_queries)
+    if isinstance(bound, Head):
+        return bound, b""
+    reader = bound.to_arrow_reader(BATCH_ROWS)
     sink, count, more = pa.BufferOutputStream(), 0, False
     with pa.ipc.new_stream(sink, reader.schema) as stream:
         for batch in reader:
@@ -121,37 +123,37 @@ def _run(request: Request) -> tuple[Head, bytes]:
     return Head(count, more), sink.getvalue().to_pybytes()
 
 
-def bound(connection: Any, sql: str, beside: Sequence[str] | None) -> Any:
-    """Return a query with its names and types found, or the head for why not; no row is read.
+def bind(connection: Any, sql: str, side_queries: Sequence[str] | None) -> Any:
+    """Return a query whose names and types DuckDB has resolved, or the head that says why not; reads no row.
 
     Args:
         connection: to the relations.
         sql: the query.
-        beside: see Request.
+        side_queries: see Request.
     """
     try:
-        found = connection.sql(sql)
+        bound = connection.sql(sql)
     except Exception as error:
         return failed(error, unread=True)
-    if found is None:
+    if bound is None:
         return Head(failed="form", unread=True)
-    if beside is not None and any(map(_is_nested, found.columns, found.types)):
+    if side_queries is not None and any(map(_is_nested, bound.columns, bound.types)):
         return Head(failed="nested", unread=True)
     try:
-        for asked in beside or ():
-            connection.sql(asked)
+        for query in side_queries or ():
+            connection.sql(query)
     except Exception:
         return Head(failed="outwards", unread=True)
-    return found
+    return bound
 
 
 def _is_nested(name: str, kind: Any) -> bool:
-    """Return whether a column holds many values in one; a sealed one is one."""
+    """Return whether a column holds several values in one; a sealed value counts as one."""
     return name != WHO and kind.id in _NESTED and str(kind) != _WRAPPED
 
 
 def failed(error: Exception, *, unread: bool = False) -> Head:
-    """Return the head for an error; of its text nothing is kept."""
+    """Return the head for an error, without the error's text."""
     return Head(failed=_CATEGORIES.get(type(error).__name__, "failed"), unread=unread)
 
 
@@ -160,7 +162,7 @@ def _line(head: Head) -> bytes:
 
 
 def confine(request: Request) -> None:
-    """Take from this process what a query does not need; for good. To be called before it has other threads."""
+    """Give up, for good, what a query does not need. Call it before this process has other threads."""
     limits = {
         resource.RLIMIT_AS: (request.memory_mb + ADDRESS_SPACE_MB) << 20,
         resource.RLIMIT_FSIZE: 0,
@@ -168,15 +170,15 @@ def confine(request: Request) -> None:
     }
     for kind, most in limits.items():
         resource.setrlimit(kind, (most, most))
-    # The softer limit ends it by a signal of its own, by which the parent knows why.
+    # The soft limit ends the process by SIGXCPU: so the parent knows that its time was over.
     most = request.seconds * THREADS + 1
     resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
     libc: Any = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    # A network of its own, with nothing in it. Where that is not allowed DuckDB's lock stands alone.
+    # An empty network namespace. Where the system does not allow one, only DuckDB's own lock keeps a query offline.
     libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
-    for name in _LIBRARIES:  # afterwards their files cannot be opened any more
+    for name in _LIBRARIES:  # import them now: after restrict() their files cannot be opened
         import_module(name)
     files = [path for relation in request.relations for path in relation.paths]
     restrict([*files, *ENGINE_READS], libc)

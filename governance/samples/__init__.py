@@ -1,4 +1,4 @@
-"""Rules to start from; ``vitalake init`` copies them into a home."""
+"""Sample rules, which ``vitalake init`` copies into a home."""
 
 from __future__ import annotations
 

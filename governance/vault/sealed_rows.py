@@ -40,7 +40,7 @@ WORDS = "sealed:"
 """Before a sealed text in a column whose other texts are in clear."""
 
 Unfit = Callable[[pa.RecordBatch], npt.NDArray[np.bool_] | None]
-"""Which rows hold text that a column may not; None: no row does. See governance/policy/closing.py."""
+"""Which rows hold text that a column may not; None: no row does. See governance/policy/closed_text.py."""
 
 REMEMBERED = 200_000
 """Sealed values remembered a column, about 30 MB: a patient's own device and stay come again in every poll."""

@@ -48,13 +48,13 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Check every record of every chain; ends with 12 when one does not hold."""
-    from governance.audit import anchor_folder, missed, verify_chain
+    from governance.audit import anchor_folder, beginning_mismatch, verify_chain
     from vitalake.errors import VitaLakeError
 
     settings, keys = _open(home)
     kept = _read_report(known) if known else None
     report = verify_chain(settings.path(settings.audit), keys, known=kept, outside=anchor_folder(settings))
-    if wrong := missed(settings):
+    if wrong := beginning_mismatch(settings):
         report.problems.append(wrong)
     try:
         _record(settings, keys, "verify")
@@ -115,7 +115,7 @@ def begin(
     from contextlib import suppress
 
     from governance.access import local_principal
-    from governance.audit import AuditEvent, anchor_folder, begin_anew, forget_beginning, open_audit
+    from governance.audit import AuditEvent, anchor_folder, forget_beginning, open_audit, set_audit_aside
     from governance.erasure.reasons import refuse_naming_if_known
     from vitalake.errors import VitaLakeError
 
@@ -134,7 +134,7 @@ def begin(
     refuse_naming_if_known(
         reason, settings, keys, where="--reason", wanted="audit.begin", by=officer, record=record, unaudited=True
     )
-    before = begin_anew(settings.path(settings.audit), anchor_folder(settings))
+    before = set_audit_aside(settings.path(settings.audit), anchor_folder(settings))
     forget_beginning(settings)
     event = AuditEvent("audit.begin", officer.subject, officer.role, (), detail | {"before": before})
     open_audit(settings, keys, writer=WRITER).record(event)

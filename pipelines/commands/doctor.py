@@ -244,11 +244,11 @@ def _key_service(settings: Settings) -> str:
 
 def _audit(settings: Settings) -> str:
     """Look whether every chain holds, and none was put back or is gone."""
-    from governance.audit import AuditBroken, anchor_folder, missed, verify_chain
+    from governance.audit import AuditBroken, anchor_folder, beginning_mismatch, verify_chain
     from vitalake.home import Home
 
     report = verify_chain(settings.path(settings.audit), Home(settings).keys, outside=anchor_folder(settings))
-    if lost := missed(settings):
+    if lost := beginning_mismatch(settings):
         report.problems.append(lost)
     if not report.whole:
         wrong = [*report.problems, *(f"chain {c.writer}: {c.problem}" for c in report.chains if c.problem)]

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from governance.policy.closing import make_unfit
+from governance.policy.closed_text import make_unfit
 from pipelines.formats.shared.conform import unit_path
 from pipelines.formats.shared.keyed import needed
 from pipelines.history.columns import IDENTITY

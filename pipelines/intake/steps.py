@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from governance.keyservice import KeyRevoked
 from governance.keyuse import open_vault
-from governance.policy.closing import make_unfit
+from governance.policy.closed_text import make_unfit
 from governance.policy.masking import MaskPlan, writing_plan
 from governance.policy.masks import Pseudonyms
 from governance.policy.rules import load_policy

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from governance.query.relations import Relation, known_name, views
+from governance.query.relations import Relation, as_known_at_name, views
 from pipelines.attribution.histories import FORGOTTEN, NOBODY, SEVERAL, Histories
 from pipelines.attribution.ownership_rows import OwnershipRow, ownership_rows, seen_from
 from pipelines.attribution.timeline import OPEN_END, Fact, Owner, Step, distinct, resolve, steps_at
@@ -270,7 +270,7 @@ def test_the_sql_of_the_views_says_it_too(
             seen = [message for message in messages if message.told <= moment]
             owner = resolve(distinct(known), at, moment) if seen else None
             text = (START + timedelta(hours=moment)).isoformat()
-            query = f"SELECT patient_id, encounter_id, value FROM {known_name('observation')}('{text}')"  # noqa: S608
+            query = f"SELECT patient_id, encounter_id, value FROM {as_known_at_name('observation')}('{text}')"  # noqa: S608
             expected = []
             if owner is not None:
                 value_of = float(messages.index(max(seen, key=Message.counts)))

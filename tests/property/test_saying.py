@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from governance.policy.absent_reason import AS_TEXT, MASKED, UNKNOWN
 from governance.policy.masking import ColumnPlan, MaskPlan, compile_masks
 from governance.policy.masks import make_mask
 from governance.policy.rules import Filter, load_policy, read_then
-from governance.policy.saying import AS_TEXT, MASKED, UNKNOWN
 from governance.samples import __file__ as samples
 from tests.property.test_masking import KEYS
 from vitalake.errors import SettingsError

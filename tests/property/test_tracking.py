@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from governance.query.errors import QueryRefused
-from governance.query.looking import Failed, Run, Seen, look
 from governance.query.sql import check
+from governance.query.tracked_run import Run, TrackedAnswer, TrackedFailure, run_tracked
 from governance.query.tracking import Tracked, track
-from governance.query.worker import Head, bound, failed
+from governance.query.worker import Head, bind, failed
 
 NAMES = ("restricted_a", "restricted_b")
 PUBLISHED = ("p",)
@@ -117,7 +117,7 @@ def engine(database: duckdb.DuckDBPyConnection, a: Sequence[Row], b: Sequence[Ro
             database.execute(f"INSERT INTO {name} VALUES {values}")  # noqa: S608
 
     def run(asked: str, most: int, beside: Sequence[str] | None = None) -> tuple[Head, pa.Table | None]:
-        query = bound(database, asked, beside)
+        query = bind(database, asked, beside)
         if isinstance(query, Head):
             return query, None
         try:
@@ -131,17 +131,17 @@ def engine(database: duckdb.DuckDBPyConnection, a: Sequence[Row], b: Sequence[Ro
 
 def ask(
     database: duckdb.DuckDBPyConnection, a: Sequence[Row], b: Sequence[Row], sql: str, rows: int = EVERY
-) -> tuple[Seen | Failed, Seen | Failed]:
+) -> tuple[TrackedAnswer | TrackedFailure, TrackedAnswer | TrackedFailure]:
     """Return what the query service sees of a query that is tracked, and of it as it is, over these rows."""
     query, run = check(sql, [*NAMES, *PUBLISHED]), engine(database, a, b)
     read = [name for name in query.datasets if name in NAMES]
-    plain = Tracked(query.sql, carried=False, aside="", cut="")
-    return look(run, track(query.sql, NAMES), read, rows=rows), look(run, plain, read, rows=rows)
+    plain = Tracked(query.sql, carried=False, side_query="", truncation_query="")
+    return run_tracked(run, track(query.sql, NAMES), read, rows=rows), run_tracked(run, plain, read, rows=rows)
 
 
-def said(seen: Seen | Failed, sql: str) -> list[str]:
+def said(seen: TrackedAnswer | TrackedFailure, sql: str) -> list[str]:
     """Return all that an answer says; its rows in their order, if it has one."""
-    if isinstance(seen, Failed):
+    if isinstance(seen, TrackedFailure):
         return [str(seen.error)]
     rows = [repr(tuple(row.values())) for row in seen.rows.to_pylist()]
     return [*(rows if "ORDER BY" in sql.rsplit(")", 1)[-1] else sorted(rows)), f"more: {seen.more}"]
@@ -152,7 +152,7 @@ def told(
 ) -> set[bytes | None]:
     """Return whose rows an answer is said to rest on; that it is tracked changes nothing of it."""
     seen, plain = ask(database, a, b, sql, rows)
-    assert isinstance(seen, Seen)
+    assert isinstance(seen, TrackedAnswer)
     assert said(seen, sql) == said(plain, sql)
     return seen.subjects
 
@@ -164,7 +164,7 @@ def test_an_answer_is_the_same_without_anybody_who_is_not_told(
 ) -> None:
     sql, rows = question
     seen, plain = ask(database, a, b, sql, rows)
-    assert isinstance(seen, Failed) or said(seen, sql) == said(plain, sql)
+    assert isinstance(seen, TrackedFailure) or said(seen, sql) == said(plain, sql)
     assert seen.subjects is not None
     others = sorted({row[0] for row in (*a, *b)} - seen.subjects)
     for gone in ({data.draw(st.sampled_from(others))}, {*others}) if others else ():
@@ -323,7 +323,7 @@ def test_what_a_star_leaves_out_stays_out_of_what_is_derived(
     database: duckdb.DuckDBPyConnection, star: str, columns: list[str]
 ) -> None:
     seen, _ = ask(database, [(b"A", 1, 1)], [], f"SELECT {star} FROM (SELECT x, y FROM restricted_a) AS t")  # noqa: S608
-    assert isinstance(seen, Seen)
+    assert isinstance(seen, TrackedAnswer)
     assert seen.rows.column_names == columns
     assert seen.subjects == {b"A"}
 
@@ -345,7 +345,7 @@ def test_a_failure_rests_on_everybody_who_could_be_read(
     database: duckdb.DuckDBPyConnection, sql: str, outcome: str
 ) -> None:
     seen, _ = ask(database, [(b"A", 1, 1), (b"B", 2, 2)], [(b"C", 1, 1)], sql)
-    assert isinstance(seen, Failed)
+    assert isinstance(seen, TrackedFailure)
     assert (seen.outcome, seen.subjects) == (outcome, {b"A", b"B"})
 
 
@@ -357,16 +357,16 @@ nothing relies on that."""
 @pytest.mark.parametrize(
     ("tracked", "outcome"),
     [
-        (Tracked(BINDS_LATE, carried=False, aside="", cut=""), "names"),
-        (Tracked("SELECT 1 AS one", carried=False, aside=BINDS_LATE, cut=""), "untold"),
+        (Tracked(BINDS_LATE, carried=False, side_query="", truncation_query=""), "names"),
+        (Tracked("SELECT 1 AS one", carried=False, side_query=BINDS_LATE, truncation_query=""), "untold"),
     ],
 )
 def test_an_error_of_names_that_comes_while_rows_are_read_rests_on_them(
     database: duckdb.DuckDBPyConnection, tracked: Tracked, outcome: str
 ) -> None:
     run = engine(database, [(b"A", 1, 1)], [(b"C", 1, 1)])
-    seen = look(run, tracked, NAMES, rows=EVERY)
-    assert isinstance(seen, Failed)
+    seen = run_tracked(run, tracked, NAMES, rows=EVERY)
+    assert isinstance(seen, TrackedFailure)
     assert (seen.outcome, seen.subjects, seen.unread) == (outcome, {b"A", b"C"}, False)
     assert "names" not in str(seen.error)
-    assert isinstance(look(engine(database, [(b"A", 1, 1)], []), tracked, NAMES, rows=EVERY), Seen)
+    assert isinstance(run_tracked(engine(database, [(b"A", 1, 1)], []), tracked, NAMES, rows=EVERY), TrackedAnswer)

@@ -1,4 +1,4 @@
-"""The masks: vectorised Arrow functions that keep a column's type, one a module. Masking twice is masking once."""
+"""The masks, one in each module: vectorised Arrow functions that keep a column's type. They are idempotent."""
 
 from governance.policy.masks.base import Mask, MaskKey, MaskKind, NoOptions, is_number, is_text, over_texts
 from governance.policy.masks.making import fits, make_mask

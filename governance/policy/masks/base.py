@@ -1,7 +1,7 @@
-"""What a mask is: a pure function over an Arrow column, with what it needs, what it is for and what it leaves.
+"""Defines masks: pure functions over an Arrow column, and their description (``MaskKind``).
 
-Built-in masks and those of other packages are the same thing: a ``MaskKind`` in a module of its own, and a line under
-``vitalake.masks`` in the entry points of the package. docs/how-to/write-a-mask.md shows one.
+Built-in masks and those of other packages are registered in the same way: a ``MaskKind`` in a module of its own, and a
+line under ``vitalake.masks`` in the entry points of the package. docs/how-to/write-a-mask.md shows one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import pyarrow as pa
 from vitalake.keys import KeyRing
 
 Mask = Callable[[pa.Array], pa.Array]
-"""A mask with its options and key: a column → one of the same length and type, nulls where there were nulls. The column
-may be plain or dictionary-encoded. Masking twice is masking once: what is published may be published anew."""
+"""A mask with its options and key: takes a column, plain or dictionary-encoded, and returns one of the same length and
+type, with nulls where there were nulls. It is idempotent, for published rows may be masked again."""
 
 BY_TOKEN = frozenset({"patient-identifier", "encounter-identifier", "device-identifier"})
-"""Data classes whose tokens erasures, merges and the audit find a person's rows by: no other package masks them."""
+"""Data classes by whose tokens erasures, merges and the audit find rows. Only built-in masks may mask them."""
 
 
 class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,12 +30,12 @@ class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class MaskKey:
-    """What a keyed mask makes its output with.
+    """The key of a keyed mask.
 
     Attributes:
-        mask: its name.
+        mask: the mask's name.
         ring: the home's keys.
-        domain: the data class: the same value of two classes gets two outputs.
+        domain: the data class: the same value has different outputs in two classes.
     """
 
     mask: str
@@ -44,7 +44,7 @@ class MaskKey:
 
     @property
     def secret(self) -> bytes:
-        """Return 32 bytes of this mask's own, for this class: from the home's key for pseudonyms."""
+        """Return a secret of 32 bytes for this mask and class, derived from the home's key for pseudonyms."""
         key = self.ring.current("pseudonym")
         return hmac.digest(key.secret, f"mask\0{self.mask}\0{self.domain}".encode(), "sha256")
 
@@ -55,18 +55,18 @@ class MaskKind:
 
     Attributes:
         name: as rules name it.
-        description: what becomes of a value, in words, for docs/reference/rules.md.
-        rank: how much it takes away: of several rules for a column the one of the highest rank wins. ``keep`` has 0,
-            ``drop`` 60; no other mask may have a rank outside.
-        options: a strict msgspec struct (frozen, unknown fields forbidden): what stands beside ``mask`` in a rule.
-        make: options and key → the mask. Of a mask that is not keyed the key must not be looked at.
-        accepts: which types it can do something with; any other column is dropped.
-        classes: data classes that it is for, any other column is dropped; None: all.
-        keyed: its output depends on the home's key.
-        keeps: values, or parts of them, may survive. Text that is kept must be closed, as with ``keep``.
-        reversible: who has the key can get the value back.
-        strictness: of two rules with this mask the one whose options give more takes more away.
-        revision: counts up when the same value becomes another: the rules are other ones then.
+        description: what happens to a value, in words, for docs/reference/rules.md.
+        rank: how much the mask removes: of several rules for a column the one of the highest rank wins. ``keep`` has 0,
+            ``drop`` 60; every other mask has a rank between them.
+        options: a strict msgspec struct (frozen, unknown fields forbidden) of the fields next to ``mask`` in a rule.
+        make: takes options and key, and returns the mask. A mask that is not keyed must not use the key.
+        accepts: which types the mask can handle; a column of any other type is dropped.
+        classes: data classes that the mask is for; a column of any other class is dropped; None: all.
+        keyed: whether its output depends on the home's key.
+        keeps: whether values, or parts of them, can survive. Text that is kept must be closed, as with ``keep``.
+        reversible: whether the holder of the key can compute the value from the output.
+        strictness: takes options; of two rules with this mask the one with the greater strictness removes more.
+        revision: raise it when the mask's output for a value changes: it enters the version of the rules.
     """
 
     name: str
@@ -83,7 +83,7 @@ class MaskKind:
     revision: int = 1
 
     def fits(self, kind: pa.DataType, data_class: str) -> bool:
-        """Return whether it can do something with a column other than drop it."""
+        """Return whether the mask can do anything with a column other than drop it."""
         return bool(self.accepts(kind)) and (self.classes is None or data_class in self.classes)
 
 
@@ -98,7 +98,7 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def over_texts(function: Callable[[str], str]) -> Mask:
-    """Return a mask of a function of one text: it is called once for each text of a column; nulls stay."""
+    """Return a mask that applies a function to each distinct text of a column; nulls stay."""
 
     def mask(column: pa.Array) -> pa.Array:
         encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()

@@ -1,4 +1,4 @@
-"""Numbers no greater than one."""
+"""The mask that replaces large numbers by a maximum."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from governance.policy.masks.base import Mask, MaskKey, MaskKind, is_number
 
 
 class CapOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The greatest number that is left."""
+    """The maximum."""
 
     at: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 
 
 def _make(options: CapOptions, _key: MaskKey) -> Mask:
-    """Return a mask that lets no number be greater: ages over 89 become one group with ``at: 90``."""
+    """Return a mask that replaces greater numbers by the maximum: with ``at: 90`` ages over 89 are one group."""
 
     def mask(column: pa.Array) -> pa.Array:
         most = pa.scalar(options.at).cast(column.type)
-        # A null stays one, and so does what is no number: min would make 'at' of either.
+        # Nulls and NaN stay as they are: a minimum function would turn both into 'at'.
         return pc.if_else(pc.greater(column, most), most, column)
 
     return mask

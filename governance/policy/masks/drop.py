@@ -1,4 +1,4 @@
-"""Nothing of a value."""
+"""The mask that replaces every value by null."""
 
 from __future__ import annotations
 

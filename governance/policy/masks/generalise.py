@@ -1,4 +1,4 @@
-"""Times without what is finer than a unit."""
+"""The mask that truncates times to a unit."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Unit = Literal["minute", "hour", "day", "month", "year"]
 
 
 class GeneraliseOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is left of a time."""
+    """The unit to which a time is truncated."""
 
     unit: Unit
 
 
 def _make(options: GeneraliseOptions, _key: MaskKey) -> Mask:
-    """Return a mask that takes times down to the start of their minute, hour, day, month or year, in UTC."""
+    """Return a mask that truncates times to the start of their minute, hour, day, month or year, in UTC."""
     return lambda column: pc.floor_temporal(column, unit=options.unit).cast(column.type)
 
 
 MASK = MaskKind(
     name="generalise",
-    description="times down to the start of their `unit` (minute, hour, day, month, year), in UTC",
+    description="times truncated to the start of their `unit` (minute, hour, day, month, year), in UTC",
     rank=30,
     options=GeneraliseOptions,
     make=_make,

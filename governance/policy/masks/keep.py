@@ -1,4 +1,4 @@
-"""Values as they are."""
+"""The mask that keeps values as they are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from governance.policy.masks.base import MaskKind, NoOptions
 
 MASK = MaskKind(
     name="keep",
-    description="as it is",
+    description="the value as it is",
     rank=0,
     options=NoOptions,
     make=lambda _options, _key: lambda column: column,

@@ -1,4 +1,4 @@
-"""From a rule to the function that masks a column: whatever goes wrong in it, nothing of the column is published."""
+"""Makes the function by which a rule masks a column. If the function fails, nothing of the column is published."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fits(then: Then, kind: pa.DataType, data_class: str) -> bool:
 
 
 def make_mask(then: Then, *, keys: KeyRing, domain: str) -> Mask:
-    """Return the mask of a rule; one that does not fit a column drops it: closed, not open.
+    """Return the mask of a rule; it drops columns that it does not fit (fail-closed).
 
     Args:
         then: the rule's action; a mask.
@@ -32,17 +32,17 @@ def make_mask(then: Then, *, keys: KeyRing, domain: str) -> Mask:
     kind = mask_kind(str(then.mask))
     try:
         mask = kind.make(then.options, MaskKey(kind.name, keys, domain))
-    except Exception as error:  # a package's own; its text may be anything
+    except Exception as error:  # raised by another package's code: its text may hold anything
         raise _failed(kind.name, error) from None
     return guarded(kind, mask, data_class=domain)
 
 
 def guarded(kind: MaskKind, mask: Mask, *, data_class: str) -> Mask:
-    """Return a mask that drops what it is not for, and stops where it fails or gives another length or type.
+    """Return a mask that drops columns it is not for, and raises an error if it fails or changes length or type.
 
     Args:
-        kind: says what the mask is for.
-        mask: as the kind has made it.
+        kind: says which columns the mask is for.
+        mask: as made by the kind.
         data_class: of the columns.
     """
 
@@ -56,7 +56,9 @@ def guarded(kind: MaskKind, mask: Mask, *, data_class: str) -> Mask:
             raise _failed(kind.name, error) from None
         if not same:
             raise RuleError(
-                "Mask gives another length or type than it was given", where=f"mask {kind.name}", remedy="Correct it."
+                "Mask returned a column of another length or type than it was given",
+                where=f"mask {kind.name}",
+                remedy="Nothing was published by it. Correct the mask's code.",
             )
         return masked
 
@@ -65,7 +67,9 @@ def guarded(kind: MaskKind, mask: Mask, *, data_class: str) -> Mask:
 
 def _failed(name: str, error: Exception) -> RuleError:
     what = f"Mask failed ({type(error).__name__})"
-    return RuleError(what, where=f"mask {name}", remedy="Nothing was published by it. Correct it, or the rule.")
+    return RuleError(
+        what, where=f"mask {name}", remedy="Nothing was published by it. Correct the mask's code, or the rule."
+    )
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

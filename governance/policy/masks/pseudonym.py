@@ -1,4 +1,4 @@
-"""Tokens for identifiers."""
+"""The mask that replaces identifiers by keyed tokens."""
 
 from __future__ import annotations
 
@@ -15,34 +15,32 @@ from vitalake.keys import Key, KeyRing
 from vitalake.pseudonyms import CHECK_BYTES, TAG_BYTES, framed, is_token
 
 CACHE_ENTRIES = 200_000
-"""Pseudonyms remembered a domain, some 40 MB at the most; then the memory is emptied and filled anew."""
+"""The most pseudonyms in the cache of one domain, some 40 MB; a cache that is full is emptied and filled again."""
 
 _LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", np.uint8)
 
 
 @cache
 def _tokens(_key_id: str, _digest: bytes) -> dict[str, str]:
-    """Return the memory of one domain's tokens, of one set of keys."""
+    """Return the cache of tokens for one domain and one set of keys, shared in this process."""
     return {}
 
 
 class Pseudonyms:
     """Keyed tokens for identifiers: the same in every worker, different for every domain and key version.
 
-    A token is ``<key version>.<base32 of 20 bytes>``: 16 bytes HMAC-SHA256 of the value, and 4 more that only the key
-    can make from those 16. So a token is recognised for what it is and masked twice stays itself, while a look-alike
-    that somebody made up is masked like anything else.
+    A token is ``<key version>.<base32 of 20 bytes>``: 16 bytes of HMAC-SHA256 of the value, and a check of 4 bytes over
+    those 16, made with the key as well. So the mask recognises a real token and leaves it as it is, while a made-up
+    look-alike is masked like any other value.
     """
 
     def __init__(self, keys: KeyRing, domain: str) -> None:
         self._key = keys.current("pseudonym")
         self._keys, self._name, self._domain = keys, domain, framed(domain)
         self._id, self._mark = self._begun(self._key, b"id"), self._begun(self._key, b"check")
-        # Masks, sealers and the care store ask for the same tokens: each is made once in a process.
-        whose = _digest(
-            self._begun(self._key, b"cache"), b",".join(key.version.encode() for key in keys.versions("pseudonym"))
-        )
-        self._cache = _tokens(self._key.id, whose)
+        # Masks, sealers and the care store need the same tokens: a shared cache makes each once in a process.
+        versions = b",".join(key.version.encode() for key in keys.versions("pseudonym"))
+        self._cache = _tokens(self._key.id, _digest(self._begun(self._key, b"cache"), versions))
 
     def token(self, value: str) -> str:
         """Return the token of a value."""
@@ -57,7 +55,7 @@ class Pseudonyms:
         ]
 
     def _begun(self, key: Key, purpose: bytes) -> HMAC:
-        """Return a digest that has the key, the purpose and the domain already: most of what each would take."""
+        """Return an HMAC that has consumed key, purpose and domain; copying it saves most of the work for a token."""
         begun = HMAC(key.secret, SHA256())
         begun.update(purpose + self._domain)
         return begun
@@ -65,13 +63,13 @@ class Pseudonyms:
     def __call__(self, column: pa.Array) -> pa.Array:
         """Return the column with every value replaced by its token; nulls stay."""
         encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-        known, values = self._cache, encoded.dictionary.to_pylist()
-        if len(known) > CACHE_ENTRIES:
-            known.clear()
-        tokens = [known.get(value) for value in values]  # others may empty it meanwhile
-        new = [place for place, token in enumerate(tokens) if token is None and values[place] is not None]
-        for place, token in zip(new, self._made([values[place] for place in new]), strict=True):
-            tokens[place] = known[values[place]] = token
+        cache, values = self._cache, encoded.dictionary.to_pylist()
+        if len(cache) > CACHE_ENTRIES:
+            cache.clear()
+        tokens = [cache.get(value) for value in values]  # get: another thread may empty the cache at any time
+        missing = [index for index, token in enumerate(tokens) if token is None and values[index] is not None]
+        for index, token in zip(missing, self._made([values[index] for index in missing]), strict=True):
+            tokens[index] = cache[values[index]] = token
         masked = pa.DictionaryArray.from_arrays(encoded.indices, pa.array(tokens, pa.string()))
         return masked if pa.types.is_dictionary(column.type) else masked.cast(column.type)
 
@@ -97,7 +95,7 @@ def _make(_options: NoOptions, key: MaskKey) -> Mask:
 
 MASK = MaskKind(
     name="pseudonym",
-    description="a keyed token; the same in every worker, another one for every class and key version",
+    description="a keyed token: the same in every worker, different for each data class and key version",
     rank=40,
     options=NoOptions,
     make=_make,

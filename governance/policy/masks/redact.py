@@ -1,4 +1,4 @@
-"""A word in the place of text."""
+"""The mask that replaces text by a fixed word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which masks there are: those that installed packages register as entry points of the group ``vitalake.masks``."""
+"""Finds the masks that installed packages register as entry points of the group ``vitalake.masks``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vitalake.errors import PrivacyError
 GROUP = "vitalake.masks"
 
 OURS = ("keep", "round", "cap", "generalise", "pseudonym", "redact", "drop")
-"""Masks that every installation has."""
+"""The built-in masks, which every installation has."""
 
 
 @cache
@@ -22,9 +22,10 @@ def mask_kinds() -> dict[str, MaskKind]:
     """Return every mask that is registered, by name, from the least to the most restrictive.
 
     Raises:
-        SettingsError: one cannot be loaded, is none or has another name than its entry point, two have one name or one
-            rank, or one of another package is for a class that only ours may mask. Then nothing is published.
-        PrivacyError: one of ours is missing.
+        SettingsError: a mask cannot be loaded, is not a MaskKind or has another name than its entry point; two masks
+            have the same name or rank; or another package's mask is for a class that only built-in masks may mask. Then
+            nothing is published.
+        PrivacyError: a built-in mask is missing.
     """
     entries = plugins.registered(GROUP)
     if missing := [name for name in OURS if name not in entries]:
@@ -37,7 +38,7 @@ def mask_kinds() -> dict[str, MaskKind]:
     for one, other in pairwise(found):
         if one.rank == other.rank:
             entry = entries[next(kind.name for kind in (other, one) if kind.name not in OURS)]
-            raise plugins.unusable(entry, "has a rank that another mask has: which of them wins nobody can say")
+            raise plugins.unusable(entry, "has a rank that another mask has, so that neither of them would win")
     return {kind.name: kind for kind in found}
 
 
@@ -45,12 +46,12 @@ def mask_kind(name: str) -> MaskKind:
     """Return a mask by the name that a rule gives.
 
     Raises:
-        RuleError: none that is installed has it; it is not echoed.
+        RuleError: no installed mask has this name; the error does not show the name.
     """
     kinds = mask_kinds()
     if name not in kinds:
         raise RuleError(
-            "Rule names no mask that is installed", where="then.mask", remedy=f"The masks are: {', '.join(kinds)}."
+            "Rule names a mask that is not installed", where="then.mask", remedy=f"The masks are: {', '.join(kinds)}."
         )
     return kinds[name]
 
@@ -58,7 +59,7 @@ def mask_kind(name: str) -> MaskKind:
 def _loaded(entry: EntryPoint) -> MaskKind:
     kind = plugins.load(entry)
     if not isinstance(kind, MaskKind):
-        raise plugins.unusable(entry, "is no MaskKind")
+        raise plugins.unusable(entry, "is not a MaskKind")
     if kind.name != entry.name:
         raise plugins.unusable(entry, "has another name than its entry point")
     plugins.check_options(entry, kind.options)
@@ -66,5 +67,5 @@ def _loaded(entry: EntryPoint) -> MaskKind:
         if not 0 < kind.rank < 60:
             raise plugins.unusable(entry, "has a rank outside of 1 to 59")
         if kind.classes is None or kind.classes & BY_TOKEN:
-            raise plugins.unusable(entry, "does not leave out the classes that rows are found by")
+            raise plugins.unusable(entry, "does not exclude the classes that rows are found by")
     return kind

@@ -1,4 +1,4 @@
-"""Numbers with fewer digits."""
+"""The mask that rounds numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from governance.policy.masks.base import Mask, MaskKey, MaskKind, is_number
 
 
 class RoundOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """To how many digits after the point."""
+    """The number of digits after the decimal point."""
 
     digits: Annotated[int, msgspec.Meta(ge=0, le=12)]
 
@@ -30,7 +30,7 @@ def _make(options: RoundOptions, _key: MaskKey) -> Mask:
 
 MASK = MaskKind(
     name="round",
-    description="numbers to `digits` digits; ties to the even neighbour",
+    description="numbers rounded to `digits` digits after the point; ties to the even neighbour",
     rank=10,
     options=RoundOptions,
     make=_make,

@@ -63,7 +63,7 @@ def test_what_is_read_is_what_was_asked_for_though_the_list_changes(filled: Path
 
 
 def test_a_word_in_the_place_of_a_list_of_values_is_refused(filled: Path) -> None:
-    with pytest.raises(InputError, match="are a list"):
+    with pytest.raises(InputError, match="must be a list"):
         vitalake.open(filled).read("observation", ["value"], where={"code": "8867-4"})
 
 

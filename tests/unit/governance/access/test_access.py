@@ -1,4 +1,4 @@
-"""Access: the role decides, tokens are checked closed, and no name is read before it is on record."""
+"""Access: the role decides, tokens with anything unexpected are refused, and no name is read before it is recorded."""
 
 from __future__ import annotations
 

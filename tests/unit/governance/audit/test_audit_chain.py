@@ -18,9 +18,9 @@ from governance.audit import (
     AuditBroken,
     AuditEvent,
     FileAuditSink,
-    begin_anew,
     latest,
     open_audit,
+    set_audit_aside,
     verify_chain,
     who_saw,
 )
@@ -244,10 +244,10 @@ def test_verify_says_what_is_wrong_with_which_chain(tmp_path: Path) -> None:
     (folder / "serving.jsonl").unlink()
     reports = _reports(tmp_path)
     assert {name: report.problem for name, report in reports.items() if report.problem} == {
-        "cli": "head is missing, changed or not ours",
-        "copy": "head is missing, changed or not ours",
+        "cli": "head is missing, changed, or not signed with this home's key",
+        "copy": "head is missing, changed, or not signed with this home's key",
         "serving": "file is missing",
-        "strange": "head is missing, changed or not ours",
+        "strange": "head is missing, changed, or not signed with this home's key",
     }
     assert [entry.actor for entry in who_saw(folder, KEYS, PATIENT)] == ["clinician"]  # what holds can still be read
 
@@ -410,7 +410,7 @@ def test_a_new_audit_keeps_the_one_before_aside(tmp_path: Path) -> None:
     outside.mkdir()
     FileAuditSink(tmp_path / "audit", KEYS, "serving", outside=outside).record(_event())
     (tmp_path / "audit/serving.jsonl").write_bytes(b"")
-    name = begin_anew(tmp_path / "audit", outside)
+    name = set_audit_aside(tmp_path / "audit", outside)
     sink = FileAuditSink(tmp_path / "audit", KEYS, "serving", outside=outside)
     sink.record(_event())
     assert verify_chain(tmp_path / "audit", KEYS, outside=outside).whole
@@ -427,7 +427,7 @@ def test_a_folder_that_cannot_be_put_aside_is_said(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(ServiceUnavailable, match="permission is denied"):
-        begin_anew(tmp_path / "audit", None)
+        set_audit_aside(tmp_path / "audit", None)
 
 
 def test_everything_put_back_shows_by_what_is_kept_on_other_storage(tmp_path: Path) -> None:

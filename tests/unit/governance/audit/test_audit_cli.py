@@ -1,4 +1,4 @@
-"""``vitalake audit`` and ``vitalake token``: what they answer, how they end, and that asking leaves a trace."""
+"""``vitalake audit`` and ``vitalake token``: their output and exit codes, and that their use is recorded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from governance.access import open_verifier
-from governance.audit import AuditBroken, AuditEvent, forget_beginning, missed, open_audit
+from governance.audit import AuditBroken, AuditEvent, beginning_mismatch, forget_beginning, open_audit
 from governance.audit.lake_mark import keep_beginning
 from governance.belonging import open_vault
 from governance.belonging.fingerprints import fingerprints_of, write_fingerprints
@@ -65,7 +65,7 @@ def test_who_saw_lists_accesses_and_the_asking_itself(
 
 
 def _saw(home: Path, capsys: pytest.CaptureFixture[str], asked: str) -> tuple[list[str], bool]:
-    """Return who read a name, as who-saw lists it; and whether it says that all pseudonyms were looked for."""
+    """Return who read a name, as who-saw lists it, and whether it says that it searched for all pseudonyms."""
     assert main(["audit", "who-saw", asked, "--home", str(home), "--json"]) == 0
     document = _json(capsys)
     actors = [entry["actor"] for entry in document["records"] if entry["action"] == "identity.read"]
@@ -240,7 +240,7 @@ def test_an_audit_that_is_gone_with_its_heads_is_missed_by_the_lake_until_a_new_
     home: Path, settings: Settings, keys: KeyRing, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _record(settings, keys)
-    assert missed(settings) == ""  # there is no lake that could know
+    assert beginning_mismatch(settings) == ""  # there is no lake that could know
     Lake(settings.lake_uri, settings.storage_options).open_all()
     _record(settings, keys)
     (known,) = (home / "lake").glob("audit*")
@@ -253,7 +253,7 @@ def test_an_audit_that_is_gone_with_its_heads_is_missed_by_the_lake_until_a_new_
         assert main(["audit", "verify", "--home", str(home)]) == 12
         assert "there is no audit, where the lake knows of one" in capsys.readouterr().out
         for writer in ("door", "serving"):
-            with pytest.raises(AuditBroken, match="there was one"):
+            with pytest.raises(AuditBroken, match="the lake knows of one"):
                 open_audit(settings, keys, writer=writer)
     assert not (home / "audit").exists()  # another one does not take its place in silence
     (home / "lake" / "audit.txt").rename(home / "aside")
@@ -290,9 +290,9 @@ def test_a_lake_that_cannot_be_read_or_is_elsewhere_keeps_nobody_from_recording(
     monkeypatch.setattr("vitalake.lake.tables.storage.Storage.read_small", unreadable)
     Path(settings.lake_uri.removeprefix("file://"), "spans/_delta_log").mkdir(parents=True)
     _record(settings, keys)
-    assert missed(settings) == "the lake cannot be read, which may know of another one"
+    assert beginning_mismatch(settings) == "the lake cannot be read, and may know of another audit"
     (settings.home / "vitalake.yaml").write_text("lake: {uri: 's3://bucket/lake', storage_options: {region: eu-1}}\n")
     far = load_settings(settings.home)
     keep_beginning(far, keys)
     forget_beginning(far)
-    assert missed(far) == ""
+    assert beginning_mismatch(far) == ""

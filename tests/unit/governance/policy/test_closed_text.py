@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from governance.errors import RuleError
-from governance.policy.closing import holds, make_unfit
+from governance.policy.closed_text import describe_allowed, make_unfit
 from governance.policy.masking import MaskPlan, compile_masks
 from governance.policy.rules import load_policy
 from governance.samples import copy_samples
@@ -48,7 +48,7 @@ def test_codes_fit_and_words_and_numbers_of_people_do_not(form: str) -> None:
 
 
 def test_every_column_of_every_published_dataset_says_what_it_may_hold(tmp_path: Path) -> None:
-    """Under the sample rules everything that is published as it came is closed; without, compiling refuses."""
+    """Under the sample rules all text that is published as it came is closed; otherwise compiling is refused."""
     copy_samples(tmp_path)
     policy = load_policy(tmp_path)
     for name in published_datasets():
@@ -124,23 +124,25 @@ def test_a_list_that_stands_twice_or_that_nothing_is_held_to_is_refused(tmp_path
     with pytest.raises(RuleError, match="Two files"):
         load_policy(folder)
     (folder / "more.yaml").write_text("version: 1\nlists: {ward: [B]}\n")
-    with pytest.raises(RuleError, match="no column is held to"):
+    with pytest.raises(RuleError, match="No column uses this list"):
         compile_masks(load_policy(folder), load_dataset("ward_movement"), KEYS)
     (folder / "more.yaml").write_text("version: 1\n")
     with pytest.raises(RuleError, match="neither rules nor lists"):
         load_policy(folder)
     (folder / "more.yaml").write_text("version: 1\nlists: {wards: ['']}\n")
-    with pytest.raises(RuleError, match="form"):
+    with pytest.raises(RuleError, match="is not valid"):
         load_policy(folder)
 
 
 def test_what_a_column_may_hold_is_told() -> None:
     encounter, movement, condition = (load_dataset(name) for name in ("encounter", "ward_movement", "condition"))
-    assert holds(encounter.column("discharge_disposition"), {}) == "one of 18 values"
-    assert holds(movement.column("unit"), {"wards": frozenset("ab")}) == "what the list 'wards' has (2 texts)"
-    assert holds(condition.column("code"), {}) == "codes of the form that code_system says"
-    assert holds(load_dataset("observation").column("code"), {}) == "texts of the form 'loinc'"
-    assert holds(encounter.column("encounter_id"), {}) is None
+    assert describe_allowed(encounter.column("discharge_disposition"), {}) == "one of 18 values"
+    assert (
+        describe_allowed(movement.column("unit"), {"wards": frozenset("ab")}) == "what the list 'wards' has (2 texts)"
+    )
+    assert describe_allowed(condition.column("code"), {}) == "codes of the form that belongs to code_system"
+    assert describe_allowed(load_dataset("observation").column("code"), {}) == "texts of the form 'loinc'"
+    assert describe_allowed(encounter.column("encounter_id"), {}) is None
 
 
 def test_a_home_without_a_list_publishes_nothing_of_it() -> None:

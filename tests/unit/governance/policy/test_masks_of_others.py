@@ -1,4 +1,4 @@
-"""A package brings a mask and a notification rule, as the page shows it; one that is broken is named."""
+"""A package adds a mask and a notification rule, as the how-to page shows; errors name a plug-in that is broken."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[4]
 
 @pytest.fixture
 def ward(home: Path) -> Path:
-    """A home that uses what the page's package registers; its folder is beside ``packages``."""
+    """A home that uses what the page's package registers; its folder is next to ``packages``."""
     rule, when = blocks(PAGE, "yaml")
     (home / "governance" / "bands.yaml").write_text(rule)
     with (home / "vitalake.yaml").open("a") as file:
@@ -52,7 +52,7 @@ def test_a_home_uses_a_mask_and_a_rule_of_another_package_as_the_page_shows(ward
 
 def test_without_the_package_the_rule_and_the_setting_are_refused_with_file_and_line(ward: Path) -> None:
     (run, *_) = run_console("$ vitalake policy check --home ward; echo $?\n", ward.parent)
-    assert run.said.startswith("Error: Rule names no mask that is installed: bands.yaml:5 rule band-ages then.mask.")
+    assert run.said.startswith("Error: Rule names a mask that is not installed: bands.yaml:5 rule band-ages then.mask.")
     assert run.said.endswith("\n12\n")
     (run, *_) = run_console("$ vitalake doctor --home ward | grep 'notifications of'\n", ward.parent)
     assert "FAIL" in run.said and "(vitalake.yaml:" in run.said and "(notify_when.quiet)" in run.said
@@ -96,13 +96,13 @@ def _kind(**changes: Any) -> MaskKind:
 
 
 class Loose(msgspec.Struct):
-    """Options that take anything."""
+    """Options that allow unknown fields."""
 
 
 _UNCACHED = registry.mask_kinds.__wrapped__
 
 BAD = _kind()
-"""What the entry points of these tests point to."""
+"""The object that the entry points of these tests load."""
 
 
 def _register(monkeypatch: pytest.MonkeyPatch, kind: Any, *names: str) -> None:
@@ -116,7 +116,7 @@ def _register(monkeypatch: pytest.MonkeyPatch, kind: Any, *names: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("no mask", "is no MaskKind"),
+        ("no mask", "is not a MaskKind"),
         (_kind(name="other"), "another name than its entry point"),
         (_kind(options=Loose), "no strict msgspec struct"),
         (_kind(rank=60), "a rank outside"),

@@ -1,4 +1,4 @@
-"""Rule files: what is refused, and how it is said."""
+"""Rule files: what is refused, and with which error."""
 
 from __future__ import annotations
 
@@ -111,13 +111,13 @@ def test_both_endings_of_yaml_are_read(tmp_path: Path) -> None:
 def test_a_rule_that_names_what_is_not_there_protects_nothing_and_is_refused(
     folder: Path, keys: Any, what: dict[str, str], named: str
 ) -> None:
-    with pytest.raises(RuleError, match=f"no {named}") as caught:
+    with pytest.raises(RuleError, match=f"unknown {named}") as caught:
         _plans(_load(folder, _rule(), _rule(id="typo", what=what, then={"mask": "drop"})), keys)
     assert "typo" in caught.value.where
 
 
 def test_two_rules_with_one_id_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RuleError, match="one id"):
+    with pytest.raises(RuleError, match="same id"):
         _load(tmp_path, _rule(), _rule())
 
 
@@ -218,7 +218,7 @@ def test_a_rule_that_does_not_do_what_its_example_says_is_refused(folder: Path, 
 def test_a_filter_on_a_column_that_is_not_there_is_refused(folder: Path, keys: Any) -> None:
     for column in ("nope", "value"):
         rule = _rule(what={"dataset": "observation"}, then={"filter": {"column": column, "in": ["x"]}})
-        with pytest.raises(RuleError, match="names no text column"):
+        with pytest.raises(RuleError, match="does not name a text column"):
             _plans(_load(folder, rule), keys)
 
 

@@ -1,4 +1,4 @@
-"""A small published lake to ask: what both lanes brought, a correction, and a value that was taken back."""
+"""A small published lake for queries, with rows of both lanes, a correction, and a value that was withdrawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLINICIAN = Principal("clinician", "clinician", "Clinician")
 
 
 class Recorder:
-    """Keeps events; or cannot."""
+    """Stores events in memory, or fails as an audit that cannot be written."""
 
     def __init__(self) -> None:
         self.events: list[AuditEvent] = []

@@ -1,4 +1,4 @@
-"""Attacks on the query service: the list refuses each, or it is harmless; what passes the list reaches nothing."""
+"""Attacks on the query service: the allow-list refuses each, or it does no harm; the sandbox stops the rest."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ REFUSED = [
     "SELECT 1" + " BETWEEN 1 AND 1" * 700,
     "SELECT " + "- " * 2900 + "1",
 ]
-"""Nothing of these gets as far as the engine."""
+"""The allow-list refuses all of these before DuckDB sees them."""
 
 
 @pytest.mark.parametrize("sql", REFUSED, ids=lambda sql: ascii(sql[:60]))
@@ -252,7 +252,7 @@ def test_what_gets_as_far_as_the_engine_shows_nothing_it_should_not(home: Path, 
 
 @pytest.fixture
 def relation(tmp_path: Path) -> Relation:
-    """A relation of one file, and beside it one with a secret."""
+    """A relation of one file, with a secret file next to it."""
     for name in ("allowed", "secret"):
         pq.write_table(pa.table({"version": [1], "value": [f"{name}-value"]}), tmp_path / f"{name}.parquet")
     (tmp_path / "secret.csv").write_text("a,b\nsecret-value,1\n")
@@ -289,7 +289,7 @@ RAW = [
     "SELECT * FROM request",
     "SELECT * FROM rows",
 ]
-"""As if the list had a hole: straight to the sandbox."""
+"""Sent to the sandbox without the allow-list, as if the list had a hole."""
 
 
 @pytest.mark.parametrize("sql", RAW)

@@ -1,4 +1,4 @@
-"""Copies of restricted files that a query fetched do not outlive it for long, though it was killed."""
+"""Copies of restricted files are deleted soon after the query that fetched them, even if it was killed."""
 
 from __future__ import annotations
 

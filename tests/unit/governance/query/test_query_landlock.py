@@ -1,4 +1,4 @@
-"""Landlock: in the sandbox the kernel itself opens nothing but the query's files."""
+"""Landlock: in the sandbox the kernel lets the process open only the query's files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_only_the_named_files_can_be_read_and_nothing_written(tmp_path: Path) ->
 
 
 class _Kernel:
-    """A kernel of some version, as the C library shows it."""
+    """Imitates the C library on a kernel with some version of Landlock."""
 
     def __init__(self, version: int, *, makes: bool = True, holds: bool = True) -> None:
         self.version, self.makes, self.holds = version, makes, holds

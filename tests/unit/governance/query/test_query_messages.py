@@ -105,7 +105,7 @@ def _values(connection: Any, source: str) -> list[float]:
 
 
 def _messages(meta: str) -> list[bytes]:
-    """Return a value, its amendment, a correction of that, and that it was all a mistake; an hour between them."""
+    """Return messages, an hour apart: a value, its amendment, a correction of that, and its withdrawal as an error."""
     metas: dict[str, list[dict[str, str] | None]] = {
         "versionId": [{"versionId": str(n)} for n in (1, 2, 3, 4)],
         "versions from 9 to 12": [{"versionId": str(n)} for n in (9, 10, 11, 12)],

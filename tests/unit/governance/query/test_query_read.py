@@ -1,4 +1,4 @@
-"""The query service hands out current rows of published columns, of one moment's files, and only on record."""
+"""The query service reads current rows of published columns, from one version of the table, and records each read."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_column_that_the_rules_no_longer_publish_is_not_offered_though_files_h
         "version: 1\nrules:\n  - {id: no-versions, what: {column: version}, then: {mask: drop}, reason: x, "
         "legal_basis: x, owner: x}\n"
     )
-    with pytest.raises(PrivacyError, match="what tells versions apart"):
+    with pytest.raises(PrivacyError, match="the columns that distinguish versions"):
         _read(settings)
     for path in (home / "governance").iterdir():
         path.unlink()

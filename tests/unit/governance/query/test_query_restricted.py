@@ -1,4 +1,4 @@
-"""Queries of identified rows: closed by default, sealed in the sandbox, on record, and locked with their keys."""
+"""Queries over identified rows: refused by default, sealed in the sandbox, recorded, impossible without the keys."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_without_a_purpose_that_can_be_recorded_nothing_is_answered(
 def test_a_purpose_that_names_a_patient_is_refused_and_not_kept(
     service: RestrictedQueryService, audit: Recorder, vault: Vault, keys: KeyRing, purpose: str
 ) -> None:
-    """The audit keeps it for ever: no erasure reaches it."""
+    """The audit keeps the purpose for ever: no erasure deletes it."""
     vault.put([(token(keys, "ZZMRN-1"), 2, Identity("ZZMRN-1", "Zzname, Zzgiven", "ZZRECORD-1", None, None))])
     with pytest.raises(InputError, match=r"Purpose holds .* of a patient: --purpose"):
         ask(service, SELECT, purpose=purpose)
@@ -239,7 +239,7 @@ RESTING: dict[str, tuple[str, ...]] = {
     "SELECT n FROM (SELECT value AS n FROM restricted_observation ORDER BY n LIMIT 1) WHERE n > 90": ("1", "2"),
     "SELECT 'x' AS x FROM (SELECT max(value) AS m FROM restricted_observation) b WHERE b.m > 1000": ("1", "2"),
 }
-"""A query → whose rows its answer rests on; none of them shows a cell that says so."""
+"""Query → the patients whose rows its answer uses; no cell of the answers names them."""
 
 
 def test_everybody_whose_rows_an_answer_rests_on_is_on_record(
@@ -258,7 +258,7 @@ NOTHING = [
     "SELECT 1 AS one FROM (SELECT subject, value FROM restricted_observation) AS t WHERE {} AND value > 1000",
     "SELECT count(*) FILTER (WHERE {} AND value > 1000) AS n FROM restricted_observation WHERE value > 1000",
 ]
-"""Questions about somebody that find nothing; that says something of them."""
+"""Queries about a patient that find no row; even that says something about the patient."""
 
 
 def test_whom_a_question_names_is_on_record_though_nothing_is_found(
@@ -288,7 +288,7 @@ def test_whom_a_question_names_is_on_record_though_nothing_is_found(
 def test_a_whole_row_that_comes_out_of_the_sandbox_is_not_opened(
     service: RestrictedQueryService, audit: Recorder, keys: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever lets it through."""
+    """Even if the check of the query lets it through."""
     monkeypatch.setattr("governance.query.naming.constants", lambda *_, **__: frozenset())
     with pytest.raises(QueryRefused, match="a whole row"):
         ask(service, "SELECT p FROM restricted_patient p", patient="ZZMRN-1")
@@ -302,14 +302,14 @@ UNREAD = [
     """SELECT (SELECT max(CAST(CASE WHEN q.value > 90 THEN 'x' ELSE '1' END AS INTEGER)) FROM restricted_observation q
         WHERE q.subject = p.subject) AS a FROM restricted_observation p""",
 ]
-"""Refused by their form; one of the rows is above 90, so that they fail if they read it."""
+"""Queries that are refused by their form. One row is above 90, so that they fail with a cast error if they read it."""
 
 
 @pytest.mark.parametrize("sql", UNREAD)
 def test_what_is_refused_by_its_form_is_refused_before_a_row_is_read(
     service: RestrictedQueryService, audit: Recorder, sql: str
 ) -> None:
-    with pytest.raises(QueryRefused, match=r"a whole row|looks outwards"):
+    with pytest.raises(QueryRefused, match=r"a whole row|correlated subquery"):
         ask(service, sql)
     assert [(event.detail.get("outcome", "untold"), event.patients) for event in audit.events] == [("untold", ())]
 
@@ -317,10 +317,10 @@ def test_what_is_refused_by_its_form_is_refused_before_a_row_is_read(
 def test_a_refusal_after_rows_were_read_names_everybody_who_could_be_read(
     service: RestrictedQueryService, audit: Recorder, keys: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the sandbox lets through."""
+    """Even if the sandbox lets such a query through."""
 
     def careless(request: Request) -> tuple[Head, pa.Table | None]:
-        return run(msgspec.structs.replace(request, beside=None))
+        return run(msgspec.structs.replace(request, side_queries=None))
 
     monkeypatch.setattr("governance.query.sandbox.run", careless)
     everybody = tuple(sorted(token(keys, f"ZZMRN-{i}") for i in (1, 2)))
@@ -336,7 +336,7 @@ def test_the_id_of_a_row_names_its_patient(service: RestrictedQueryService, audi
         sql = f"{question} FROM restricted_observation WHERE hex(observation_id) = '{row['id']}' AND value > 1000"
         assert ask(service, sql) == []
         assert audit.events[-1].patients == (token(keys, "ZZMRN-2"),)
-    with pytest.raises(QueryRefused, match="what identifies"):
+    with pytest.raises(QueryRefused, match="identifying column"):
         ask(service, f"SELECT value FROM restricted_observation WHERE hex(observation_id) LIKE '{row['id'][:9]}%'")  # noqa: S608
 
 
@@ -362,7 +362,7 @@ def test_a_pseudonym_or_a_number_names_somebody_too(
     ("sql", "why"),
     [
         ("SELECT 1 AS one FROM restricted_patient WHERE hex(subject) LIKE 'A%'", "a condition on"),
-        ("SELECT CAST(name AS VARCHAR) AS n FROM restricted_patient", "calculation with, what identifies"),
+        ("SELECT CAST(name AS VARCHAR) AS n FROM restricted_patient", "calculation with, an identifying column"),
         ("SELECT 1 AS one FROM restricted_patient WHERE hex(hex(subject)) = '4142' AND version = 7", "hex"),
         (
             "SELECT 1 AS one FROM (SELECT subject AS s, version FROM restricted_patient WHERE false UNION ALL "
@@ -374,9 +374,9 @@ def test_a_pseudonym_or_a_number_names_somebody_too(
         (
             "SELECT value FROM restricted_observation o "
             "WHERE EXISTS (SELECT 1 FROM restricted_patient p WHERE p.subject = o.subject)",
-            "looks outwards",
+            "correlated subquery",
         ),
-        ("SELECT value AS who__ FROM restricted_observation", "name that is taken"),
+        ("SELECT value AS who__ FROM restricted_observation", "name that begins with who__"),
         ("(SELECT 1 AS one) LIMIT (SELECT count(*) FROM restricted_observation)", "not a number"),
         ("SELECT 1 AS one LIMIT (SELECT 9223372036854775807 FROM restricted_patient)", "not a number"),
         ("SELECT 1 AS one OFFSET (SELECT count(*) FROM restricted_patient)", "not a number"),
@@ -400,10 +400,10 @@ def test_asking_for_a_patient_is_on_record_also_when_nothing_is_found_or_it_fail
     with pytest.raises(QueryFailed):
         ask(service, "SELECT sum(unit) AS n FROM restricted_observation", patient="ZZMRN-1")
     assert audit.events[-1].patients == (token(keys, "ZZMRN-1"),)
-    with pytest.raises(InputError, match="Nobody is known by this"):
+    with pytest.raises(InputError, match="No patient is known by this"):
         ask(service, SELECT, patient="never-seen")
     assert (audit.events[-1].patients, audit.events[-1].detail["outcome"]) == ((token(keys, "never-seen"),), "nobody")
-    with pytest.raises(InputError, match="Nobody is known by this"):
+    with pytest.raises(InputError, match="No patient is known by this"):
         ask(service, SELECT, patient="v1." + "b" * 32)
     assert (audit.events[-1].patients, audit.events[-1].detail["outcome"]) == (("v1." + "b" * 32,), "nobody")
 
@@ -419,17 +419,17 @@ def test_a_failure_that_depends_on_values_names_everybody_who_could_be_read(
     with pytest.raises(QueryFailed):  # of nobody
         ask(service, "SELECT CAST('x' AS INTEGER) AS x")
     assert audit.events[-1].patients == ()
-    monkeypatch.setattr("governance.query.looking.MOST_PATIENTS", 1)
+    monkeypatch.setattr("governance.query.tracked_run.MOST_PATIENTS", 1)
     with pytest.raises(QueryFailed, match="cannot be answered"):
         ask(service, told)
     assert audit.events[-1].detail["patients"] == "not all"
-    with pytest.raises(QueryFailed, match="more patients than are put on record"):
+    with pytest.raises(QueryFailed, match="more patients than one query may read"):
         ask(service, "SELECT row_number() OVER () AS n FROM restricted_observation")
     assert audit.events[-1].detail["outcome"] == "untold"
 
 
 ONLY_ASIDE = "SELECT n FROM (SELECT count(*) OVER () AS n FROM restricted_observation WHERE CONDITION) AS t WHERE false"
-"""The engine drops the window, and so the condition; the question whose rows this rests on does not."""
+"""DuckDB optimises the window away, and with it the condition; the side query still evaluates it."""
 
 
 def test_that_it_cannot_be_told_whose_rows_it_rests_on_names_everybody_who_could_be_read(
@@ -453,7 +453,7 @@ def test_a_sandbox_that_is_ended_names_everybody_who_could_be_read(
     how: str,
     ends: set[int],
 ) -> None:
-    """Whether the query is, or the question whose rows it rests on; and if nobody can be had after that, it says so."""
+    """Whether the query or its side query ends; if then the patients cannot be determined, the record says so."""
     asked: list[str] = []
 
     def ending(request: Request) -> tuple[Head, pa.Table | None]:
@@ -465,7 +465,9 @@ def test_a_sandbox_that_is_ended_names_everybody_who_could_be_read(
         return Head(failed="time"), None
 
     monkeypatch.setattr("governance.query.sandbox.run", ending)
-    with pytest.raises(VitaLakeError, match="ended by the system" if how == "ended" else "longer than a query may run"):
+    with pytest.raises(
+        VitaLakeError, match="operating system ended the query" if how == "ended" else "longer than a query may run"
+    ):
         ask(service, "SELECT row_number() OVER () AS n FROM restricted_observation")
     (event,) = audit.events
     assert event.detail["outcome"] == ("ended" if how == "ended" else "time" if 1 in ends else "untold")
@@ -481,7 +483,7 @@ LIMITED: dict[str, tuple[bool, tuple[str, ...]]] = {
     "SELECT value FROM restricted_observation WHERE value < 90": (True, ("2",)),
     "SELECT value, count(*) AS n FROM restricted_observation_versions GROUP BY value": (False, ("1", "2")),
 }
-"""A query of which one row is shown → whether that is all, and whose rows both rest on."""
+"""Query of which one row is shown → whether that is all, and the patients whose rows both depend on."""
 
 
 def test_that_an_answer_is_not_complete_rests_on_somebodys_row(
@@ -517,7 +519,7 @@ def test_one_patients_rows_are_found_by_pseudonym_or_by_the_sources_id(
     rows = ask(service, "SELECT DISTINCT patient_id FROM restricted_observation_versions", patient=patient)
     assert rows == [{"patient_id": "ZZMRN-1"}]
     assert audit.events[-1].detail["patient"] == "one"
-    with pytest.raises(InputError, match="Nobody is known by this") as caught:
+    with pytest.raises(InputError, match="No patient is known by this") as caught:
         ask(service, SELECT, patient="v1." + "b" * 32)
     assert "bbbb" not in str(caught.value)
 
@@ -525,7 +527,7 @@ def test_one_patients_rows_are_found_by_pseudonym_or_by_the_sources_id(
 def test_one_patients_rows_are_found_by_the_record_number_too(
     service: RestrictedQueryService, audit: Recorder, vault: Vault, keys: KeyRing
 ) -> None:
-    """Not found would look as if nothing were held of them."""
+    """If the patient were not found, it would look as if the lake held nothing about them."""
     vault.put([(token(keys, "ZZMRN-1"), 2, Identity("ZZMRN-1", "Zzname, Zzgiven", "ZZRECORD-1", None, None))])
     assert [row["value"] for row in ask(service, SELECT, patient="ZZRECORD-1")] == [99.0]
     assert audit.events[-1].patients == (token(keys, "ZZMRN-1"),)
@@ -589,7 +591,7 @@ def test_the_sandbox_sees_and_says_sealed_cells_only(service: RestrictedQuerySer
 
 
 def test_a_value_that_was_changed_in_its_file_is_refused(service: RestrictedQueryService, settings: Settings) -> None:
-    """Moved to another column, it opens in neither."""
+    """A sealed value that was moved to another column opens in neither."""
     form = restricted_form(load_dataset("patient"))
     table = Table(form, open_storage(settings.lake_uri, {}), zone="restricted")
     rows = table.scan()
@@ -615,7 +617,7 @@ def test_a_value_that_was_changed_in_its_file_is_refused(service: RestrictedQuer
 def test_a_failure_is_recorded_and_quotes_nothing(
     service: RestrictedQueryService, audit: Recorder, sql: str, why: str
 ) -> None:
-    with pytest.raises((QueryFailed, QueryRefused), match=f"{why}|what identifies") as caught:
+    with pytest.raises((QueryFailed, QueryRefused), match=f"{why}|identifying column") as caught:
         ask(service, sql)
     assert "ZZMRN" not in str(caught.value)
     assert audit.events[-1].detail.get("outcome", "refused") != "answered"
@@ -627,16 +629,16 @@ def test_a_failure_is_recorded_and_quotes_nothing(
 def test_what_would_be_answered_by_sealed_bytes_is_refused_and_says_what_to_do(
     service: RestrictedQueryService, audit: Recorder, value: str
 ) -> None:
-    with pytest.raises(QueryRefused, match=r"sealed .*Show the values, such as those of one patient with --patient"):
+    with pytest.raises(QueryRefused, match=r"sealed .*Show the values, for example of one patient with --patient"):
         ask(service, f"SELECT {value} AS x FROM restricted_patient")  # noqa: S608
     assert audit.events[-1].detail == {"permission": "identified:query", "reason": "query"}
 
 
 def test_which_columns_have_an_order_and_equal_values_is_said_by_their_classes(service: RestrictedQueryService) -> None:
-    """Ids seal alike each time, so that they group and join; dates, names and texts do not."""
+    """Equal ids are sealed to equal bytes, so that they group and join; dates, names and texts are not."""
     assert ask(service, "SELECT encounter_id, count(*) AS n FROM restricted_observation GROUP BY ALL ORDER BY n")
-    assert {"name", "birth_date"} <= {*service.catalogue.varying("restricted_patient")}
-    assert not {"patient_id", "mrn", "encounter_id"} & {*service.catalogue.varying("restricted_patient")}
+    assert {"name", "birth_date"} <= {*service.catalogue.randomised("restricted_patient")}
+    assert not {"patient_id", "mrn", "encounter_id"} & {*service.catalogue.randomised("restricted_patient")}
 
 
 def test_a_column_that_is_not_known_is_refused_with_those_that_are(service: RestrictedQueryService) -> None:
@@ -646,7 +648,7 @@ def test_a_column_that_is_not_known_is_refused_with_those_that_are(service: Rest
 
 def test_what_would_be_made_of_a_sealed_value_is_refused(service: RestrictedQueryService) -> None:
     for made in ("patient_id || encounter_id", "CAST(device_id AS TEXT)", "hex(patient_id.sealed)"):
-        with pytest.raises(QueryRefused, match="what identifies"):
+        with pytest.raises(QueryRefused, match="identifying column"):
             ask(service, f"SELECT {made} AS x FROM restricted_observation")  # noqa: S608
 
 

@@ -1,4 +1,4 @@
-"""Queries that run at once: so many, over all processes; the others wait, and are told."""
+"""Query slots: only so many queries run at once, over all processes; the others wait, and a log line says so."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ except Exception as error:
 
 @needs_accounts
 def test_accounts_that_cannot_write_the_home_share_its_places(tmp_path: Path) -> None:
-    """A home that vouches for accounts is root's: every query of theirs ended with 14."""
+    """A home that names privacy officers belongs to root: every query of theirs ended with 14."""
     with open_folder() as home:
         for account in (ONE, TWO):
             assert account.run(TAKE, str(home), "1", first="import governance.query.slots") == "taken\n"

@@ -1,4 +1,4 @@
-"""Queries: what may be asked is answered rightly, within limits that are said, and on record first."""
+"""Queries: allowed ones are answered correctly, within limits that the errors name, and recorded first."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_a_query_is_recorded_by_its_form_before_it_is_answered(settings: Setting
 
 
 def test_a_record_of_very_many_columns_says_all(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("governance.query.service.MOST_NAMED", 10)
+    monkeypatch.setattr("governance.query.service.MOST_COLUMN_CHARACTERS", 10)
     audit = Recorder()
     _ask(settings, "SELECT value, patient_id FROM observation", audit=audit)
     assert audit.events[0].detail["columns"] == "observation(all)"
@@ -209,7 +209,7 @@ def test_a_query_waits_for_its_turn_and_says_so(settings: Settings, caplog: pyte
     one_place = settings.model_copy(update={"queries": QuerySettings(workers=1, wait_seconds=0.2)})
     caplog.set_level("INFO", logger="governance.query.service")
     with slot(settings.home, workers=1, seconds=0, waiting=pytest.fail):
-        with pytest.raises(ServiceUnavailable, match="as many as may at once"):
+        with pytest.raises(ServiceUnavailable, match="queries run at once"):
             _ask(one_place, "SELECT 1")
     assert [record.message for record in caplog.records] == ["query waits"]
     assert _ask(one_place, "SELECT 1").complete
@@ -276,7 +276,7 @@ def test_a_sandbox_that_ends_without_an_answer_is_said_and_recorded(
 ) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     audit = Recorder()
-    with pytest.raises(ServiceUnavailable, match="ended by the system"):
+    with pytest.raises(ServiceUnavailable, match="operating system ended the query"):
         _ask(settings, "SELECT 1", audit=audit)
     assert [event.detail["outcome"] for event in audit.events] == ["ended"]
 
@@ -334,7 +334,7 @@ def test_the_worker_says_categories_only_and_whether_it_had_read(sql: str, categ
     ],
 )
 def test_the_worker_refuses_by_form_before_it_reads(sql: str, beside: list[str], category: str) -> None:
-    head = _head(answer(_request(sql, beside=beside)))
+    head = _head(answer(_request(sql, side_queries=beside)))
     assert (head.failed, head.unread) == (category, category != "failed")
 
 

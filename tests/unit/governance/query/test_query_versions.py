@@ -1,4 +1,4 @@
-"""As known at a moment, through the sandbox and for training; and tables that a release before or after has made."""
+"""Rows as known at a moment, in queries and for training; and tables that an earlier or later release has written."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LATER = NOON + timedelta(hours=2)
 
 @pytest.fixture
 def settings(home: Path) -> Settings:
-    """A home with a value that was corrected, and one that was taken back, at two o'clock."""
+    """A home with a value that was corrected, and one that was withdrawn, at two o'clock."""
     rows = [observation(1, 71.0), observation(2, 72.0), observation(3, None, available_at=None)]
     publish(home / "lake", "observation", rows)
     corrections = [
@@ -241,7 +241,7 @@ def test_rules_must_publish_the_attribution_as_they_do_the_version(settings: Set
         "version: 1\nrules:\n- {id: none, what: {column: attribution}, then: {mask: drop}, reason: test, "
         "legal_basis: none, owner: test}\n"
     )
-    with pytest.raises(PrivacyError, match="what tells versions apart"):
+    with pytest.raises(PrivacyError, match="the columns that distinguish versions"):
         ask(settings, "SELECT value FROM observation")
 
 

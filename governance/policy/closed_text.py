@@ -1,7 +1,7 @@
-"""Text that is published as it came: only what its column may hold, by a closed set, a list of the home, or a form.
+"""Finds text that must not be published as it came: text outside a column's closed set, list of the home, or form.
 
-Whatever stands in a column for codes may have been typed by somebody: a name, a telephone number. A rule that keeps
-the column keeps what fits; the rest is not published, stays restricted, and is counted.
+Somebody may have typed anything into a column for codes, such as a name or a telephone number. A rule that keeps the
+column publishes only text that fits. Other text is *unfit*: it stays in the restricted zone, and is counted.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from vitalake.vocabulary.forms import Fits, fits_of
 Rows = npt.NDArray[np.bool_]
 
 Unfit = Callable[[pa.RecordBatch], Rows | None]
-"""Which rows of a batch hold text that their column may not; None: no row does."""
+"""Returns the rows of a batch that hold text which their column must not hold; None: no row does."""
 
 
 def make_unfit(column: Column, lists: Mapping[str, frozenset[str]]) -> Unfit:
-    """Return what finds the text that a closed column may not hold; a list that the home does not have is empty.
+    """Return the function that finds text which a closed column must not hold.
+
+    Args:
+        column: the column.
+        lists: the home's lists; a list that is missing counts as empty.
 
     Raises:
-        SettingsError: the column names a form that is not there.
+        SettingsError: the column names a form that does not exist.
     """
     if isinstance(column.form, FormBy):
         return _by_other(column.name, column.form)
@@ -66,17 +70,17 @@ def _unfit(column: pa.Array, fits: Fits) -> Rows | None:
 
 
 def without(column: pa.Array, rows: Rows) -> pa.Array:
-    """Return the column with nulls in these rows; no dictionary is left that holds what stood there."""
+    """Return the column with nulls in these rows, and without a dictionary, which would still hold the text."""
     plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
     return pc.if_else(pa.array(rows), pa.scalar(None, plain.type), plain)
 
 
-def holds(column: Column, lists: Mapping[str, frozenset[str]]) -> str | None:
-    """Return in words what a column may hold; None: it is not said."""
+def describe_allowed(column: Column, lists: Mapping[str, frozenset[str]]) -> str | None:
+    """Return in words which text a column may hold; None: the dataset does not say."""
     if column.values:
         return f"one of {len(column.values)} values"
     if column.listed:
         return f"what the list '{column.listed}' has ({len(lists.get(column.listed, ()))} texts)"
     if isinstance(column.form, FormBy):
-        return f"codes of the form that {column.form.column} says"
+        return f"codes of the form that belongs to {column.form.column}"
     return f"texts of the form '{column.form}'" if column.form else None
