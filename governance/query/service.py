@@ -271,8 +271,9 @@ class QueryService:
             for name in query.datasets
         }
         listed = {name: "all" if query.everything else ",".join(sorted(columns)) for name, columns in read.items()}
-        while sum(map(len, listed.values())) > MOST_COLUMN_CHARACTERS:
-            listed[max(listed, key=lambda name: len(listed[name]))] = "all"
+        for name in sorted(listed, key=lambda name: len(listed[name]), reverse=True):
+            if sum(map(len, listed.values())) > MOST_COLUMN_CHARACTERS:
+                listed[name] = "all"
         classes = {kind for columns in read.values() for kind in columns.values()}
         return {
             "columns": " ".join(f"{name}({columns})" for name, columns in listed.items()),
