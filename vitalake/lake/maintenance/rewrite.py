@@ -9,6 +9,7 @@ failure look before trying again.
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ Plan = Callable[[Snapshot], Sequence[StagedFile]]
 
 Transform = Callable[["Rows"], Iterable[pa.Table | Piece]]
 """The rows of those files → the rows of one new file after the other."""
+
+_REWRITE_FILE = re.compile(r"rewrite\.(?P<number>\d+)\.[0-9a-f]{32}-")
+"""The names of files that rewrites have staged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +110,9 @@ def lost_app(table: Table) -> str:
 
 
 def rewrite_number(path: str) -> int:
-    """Return the number of the rewrite that has staged a file; 0: none has."""
-    stem = path.rpartition("/")[2].split(".")
-    return int(stem[1]) if stem[0] == "rewrite" and stem[1].isdecimal() else 0
+    """Return the number of the rewrite that staged a file; 0: no rewrite staged it."""
+    match = _REWRITE_FILE.match(path.rpartition("/")[2])
+    return int(match["number"]) if match else 0
 
 
 def is_held(table: Table) -> bool:

@@ -23,7 +23,7 @@ from vitalake.lake.commits.seen import FOLDER
 from vitalake.lake.commits.spans import Span, SpanLog, add_span, is_added
 from vitalake.lake.maintenance.journal import JOB_LEASE_SECONDS, Job, Journal
 from vitalake.lake.maintenance.lock import abandon
-from vitalake.lake.maintenance.rewrite import is_held, maintenance_app
+from vitalake.lake.maintenance.rewrite import is_held, maintenance_app, rewrite_number
 from vitalake.lake.maintenance.vacuum import RETENTION_HOURS, SPAN_FILE, kept_files, span_id_of
 from vitalake.lake.tables.log import cut_at
 from vitalake.lake.tables.storage import Storage
@@ -32,7 +32,6 @@ from vitalake.lake.tables.table import Table
 LEASE_SECONDS = 3600.0
 """A rewrite that takes longer loses its right to commit; it then plans again."""
 
-_REWRITE_FILE = re.compile(r"rewrite\.(?P<number>\d+)\.[0-9a-f]{32}-")
 _SWAP_FILE = re.compile(r"swap\.(?P<job>[0-9a-f]{16})\.[0-9a-f]{32}-")
 
 NEVER = "9999-12-31"
@@ -159,8 +158,7 @@ def given_up(table: Table, spans: SpanLog | None = None, *, older: Collection[st
     found = (listed.keys() & kept) - table.snapshot().files.keys()
     loose = {path: changed for path, changed in listed.items() if path not in kept}
     newest = table.transaction(maintenance_app(table)) or 0
-    numbers = {path: _REWRITE_FILE.match(path.rpartition("/")[2]) for path in loose}
-    found |= {path for path, match in numbers.items() if match and int(match["number"]) <= newest}
+    found |= {path for path in loose if 0 < rewrite_number(path) <= newest}
     if spans is None:
         return found
     matches = [SPAN_FILE.match(path.rpartition("/")[2]) for path in loose]
@@ -234,12 +232,8 @@ def _abandoned_rewrites(table: Table, listed: Mapping[str, float], *, lease_seco
     oldest = clock.now().timestamp() - lease_seconds
     cut = 0.0 if table.name.startswith("published/") else cut_at(table.storage)
     spared = cut if clock.now().timestamp() - cut < RETENTION_HOURS * 3600 else -1.0
-    matches = {
-        path: _REWRITE_FILE.match(path.rpartition("/")[2])
-        for path, changed in listed.items()
-        if spared < changed < oldest
-    }
-    return {path: int(match["number"]) for path, match in matches.items() if match}
+    old = [path for path, changed in listed.items() if spared < changed < oldest]
+    return {path: number for path in old if (number := rewrite_number(path))}
 
 
 def _fence_rewrites(table: Table, *, lease_seconds: float) -> None:
