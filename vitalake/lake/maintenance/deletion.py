@@ -90,11 +90,21 @@ def drop_rows(
         LakeError, ServiceUnavailable: as ``rewrite``; days that are done stay done.
     """
     done = Dropped(table.name)
-    replaced = [0]
+    replaced = 0
+
+    def keep(batch: pa.Table) -> pa.Table:
+        nonlocal replaced
+        has = has_value(batch[column].combine_chunks(), {value})
+        kept = batch.filter(pc.invert(has))
+        if instead is None or not has.true_count:
+            return kept
+        replaced += has.true_count
+        return pa.concat_tables([kept, instead(batch.filter(has))])
 
     def without(rows: Rows) -> Iterator[Piece]:
-        replaced[0] = 0
-        return _without(rows, column, {value}, instead=instead, replaced=replaced)
+        nonlocal replaced
+        replaced = 0  # an attempt that was overtaken does not count
+        return remaining_rows(rows, keep)
 
     finder = _Finder(table, column, value, done)
     table.refresh()
@@ -109,7 +119,7 @@ def drop_rows(
         failpoint("dropped-day")
         if result:
             done.days += len(days)
-            done.rows += result.rows_before - result.rows + replaced[0]
+            done.rows += result.rows_before - result.rows + replaced
             done.files_rewritten += len(result.removed)
             done.bytes_rewritten += sum(file.size for file in result.removed)
             done.bytes_written += sum(file.size for file in result.added)
@@ -247,26 +257,20 @@ def _is_encoded(column: pa.Array) -> bool:
     return bool(pa.types.is_dictionary(column.type))
 
 
-def _without(
-    rows: Rows,
-    column: str,
-    values: Collection[Value],
-    *,
-    instead: Callable[[pa.Table], pa.Table] | None = None,
-    replaced: list[int] | None = None,
-) -> Iterator[Piece]:
-    """Yield the rows of each file that have none of the values, and what stays of those that have; as buckets are."""
+def remaining_rows(rows: Rows, keep: Callable[[pa.Table], pa.Table]) -> Iterator[Piece]:
+    """Yield what remains of each file's rows, in a new file of the same bucket; nothing for a file that becomes empty.
+
+    Args:
+        rows: of the files to be rewritten.
+        keep: makes of a batch of rows what remains of it.
+    """
     for file in rows.files:
-        held: list[pa.Table] = []
+        parts: list[pa.Table] = []
         for batch in read_file(rows.table, file):
-            has = has_value(batch[column].combine_chunks(), values)
-            kept = batch.filter(pc.invert(has))
-            if instead is not None and replaced is not None and has.true_count:
-                kept = pa.concat_tables([kept, instead(batch.filter(has))])
-                replaced[0] += has.true_count
-            if sum(part.num_rows for part in held) + kept.num_rows > TARGET_ROWS:
-                yield Piece(pa.concat_tables(held), bucket_of(file.path))
-                held = []
-            held.append(kept)
-        if any(part.num_rows for part in held):
-            yield Piece(pa.concat_tables(held), bucket_of(file.path))
+            part = keep(batch)
+            if sum(other.num_rows for other in parts) + part.num_rows > TARGET_ROWS:
+                yield Piece(pa.concat_tables(parts), bucket_of(file.path))
+                parts = []
+            parts.append(part)
+        if any(part.num_rows for part in parts):
+            yield Piece(pa.concat_tables(parts), bucket_of(file.path))

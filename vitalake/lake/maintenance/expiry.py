@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitalake import clock
-from vitalake.lake.maintenance.rewrite import Rows, read_file, rewrite
+from vitalake.lake.maintenance.deletion import remaining_rows
+from vitalake.lake.maintenance.rewrite import Rows, rewrite
 from vitalake.lake.tables.staging import Piece
 from vitalake.lake.tables.table import Snapshot, StagedFile, Table
 
@@ -44,6 +45,9 @@ def expire(table: Table, *, progress: Callable[[str], None] | None = None) -> in
             over[file.path] = bool(pc.any(_is_over(column, now)).as_py())
         return over[file.path]
 
+    def transform(rows: Rows) -> Iterator[Piece]:
+        return remaining_rows(rows, lambda batch: batch.filter(pc.invert(_is_over(batch[COLUMN], now))))
+
     table.refresh()
     # Nothing expires on the day on which it was put aside: a glance at the days spares a read of each file.
     today = str(now.date())
@@ -59,18 +63,10 @@ def expire(table: Table, *, progress: Callable[[str], None] | None = None) -> in
             continue
         if progress:
             progress(day or table.name)
-        result = rewrite(table, plan, lambda rows: _left(rows, now), data_change=True)
+        result = rewrite(table, plan, transform, data_change=True)
         count += result.rows_before - result.rows if result else 0
     return count
 
 
 def _is_over(column: pa.ChunkedArray, now: datetime) -> pa.ChunkedArray:
     return pc.fill_null(pc.less_equal(column, pa.scalar(now, pa.timestamp("us", "UTC"))), False)
-
-
-def _left(rows: Rows, now: datetime) -> Iterator[Piece]:
-    """Yield the rows of each file that have not expired."""
-    for file in rows.files:
-        kept = [batch.filter(pc.invert(_is_over(batch[COLUMN], now))) for batch in read_file(rows.table, file)]
-        if sum(part.num_rows for part in kept):
-            yield Piece(pa.concat_tables(kept))

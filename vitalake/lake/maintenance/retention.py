@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-import pyarrow as pa
-
 from vitalake import clock
 from vitalake.failpoints import failpoint
-from vitalake.lake.maintenance.deletion import Value, has_value
+from vitalake.lake.maintenance.deletion import Value, has_value, remaining_rows
 from vitalake.lake.maintenance.rewrite import Rows, read_file, rewrite
-from vitalake.lake.tables.buckets import bucket_of, patient_column
+from vitalake.lake.tables.buckets import patient_column
 from vitalake.lake.tables.staging import Piece
 from vitalake.lake.tables.table import Snapshot, StagedFile, Table
 
@@ -61,11 +59,10 @@ def expire(
     column = patient_column(table.dataset)
     kept: set[str] = set()  # files that hold rows of the held and no others
 
-    def transform(rows: Rows) -> Iterator[Piece]:
-        for file in rows.files if held and column else ():
-            parts = [batch.filter(has_value(batch[column].combine_chunks(), held)) for batch in read_file(table, file)]
-            if any(part.num_rows for part in parts):
-                yield Piece(pa.concat_tables(parts), bucket_of(file.path))
+    def transform(rows: Rows) -> Iterable[Piece]:
+        if not (held and column):
+            return ()  # whole files go: none is read
+        return remaining_rows(rows, lambda batch: batch.filter(has_value(batch[column].combine_chunks(), held)))
 
     def of(day: str) -> Callable[[Snapshot], Sequence[StagedFile]]:
         def plan(snapshot: Snapshot) -> Sequence[StagedFile]:

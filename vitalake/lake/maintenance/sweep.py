@@ -24,7 +24,7 @@ from vitalake.lake.commits.spans import Span, SpanLog, add_span, is_added
 from vitalake.lake.maintenance.journal import JOB_LEASE_SECONDS, Job, Journal
 from vitalake.lake.maintenance.lock import abandon
 from vitalake.lake.maintenance.rewrite import is_held, maintenance_app, rewrite_number
-from vitalake.lake.maintenance.vacuum import RETENTION_HOURS, SPAN_FILE, kept_files, span_id_of
+from vitalake.lake.maintenance.vacuum import RETENTION_HOURS, SPAN_FILE, forgotten_files, kept_files, span_id_of
 from vitalake.lake.tables.log import cut_at
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import Table
@@ -166,15 +166,10 @@ def given_up(table: Table, spans: SpanLog | None = None, *, older: Collection[st
     fenced = set(older).union(*(fenced for fenced, _ in fates))
     decided = set().union(*(decided for _, decided in fates))
     found |= {path for path in loose if span_id_of(path) in fenced - decided}
-    return found | (_replaced_long_ago(table, spans, loose, decided) if decided else set())
-
-
-def _replaced_long_ago(table: Table, spans: SpanLog, loose: Mapping[str, float], decided: Collection[str]) -> set[str]:
-    """Return the files of added spans that the log has forgotten: see vacuum."""
     table.refresh()
-    days = spans.all_spans(since=_first_day({table.name: dict(loose)}))
-    added = {span.span_id for span in days if span.span_id in decided and is_added(span, table)}
-    return {path for path in loose if span_id_of(path) in added} - table.snapshot().files.keys()
+    of_decided = [path for path in loose if span_id_of(path) in decided]
+    forgotten = forgotten_files(table, spans, of_decided, since=_first_day({table.name: loose}))
+    return found | (forgotten - table.snapshot().files.keys())
 
 
 # -- what may go -------------------------------------------------------------------------------------------------
