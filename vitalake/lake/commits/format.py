@@ -58,9 +58,9 @@ def read_format(lake: Storage) -> Format:
         ) from None
 
 
-def write_format(lake: Storage, found: Format) -> None:
+def write_format(lake: Storage, lake_format: Format) -> None:
     """Write a lake's format in one step, synced to disk."""
-    lake.write_small(NAME, msgspec.json.encode(found))
+    lake.write_small(NAME, msgspec.json.encode(lake_format))
 
 
 def begin_format(lake: Storage) -> None:
@@ -87,14 +87,14 @@ def check_readable(lake: Storage) -> Format:
     Raises:
         LakeError: the format is a later release's, or an upgrade to a later one is under way.
     """
-    found = read_format(lake)
-    if (newest := max(found.format, found.upgrading)) > FORMAT:
+    lake_format = read_format(lake)
+    if (newest := max(lake_format.format, lake_format.upgrading)) > FORMAT:
         raise LakeError(
             f"The lake has format {newest}; this release knows formats up to {FORMAT}",
             where=NAME,
             remedy="Use the release that wrote the lake, or a later one. Nothing was changed.",
         )
-    return found
+    return lake_format
 
 
 def check_writable(lake: Storage) -> None:
@@ -103,10 +103,10 @@ def check_writable(lake: Storage) -> None:
     Raises:
         LakeError: the lake has another format, or is being upgraded.
     """
-    found = check_readable(lake)
-    if found.format < FORMAT:
+    lake_format = check_readable(lake)
+    if lake_format.format < FORMAT:
         raise LakeError(
-            f"The lake has format {found.format}; this release writes format {FORMAT}",
+            f"The lake has format {lake_format.format}; this release writes format {FORMAT}",
             where=NAME,
             remedy=f"Stop every process of an earlier release, then run '{UPGRADE}'. Nothing was changed.",
         )

@@ -178,11 +178,11 @@ class Ledger:
     @property
     def problems(self) -> list[str]:
         """Return what is inconsistent: counts that contradict each other, gaps and overlaps of positions."""
-        found = [f"counts do not balance: {where}" for where in self.unbalanced]
+        problems = [f"counts do not balance: {where}" for where in self.unbalanced]
         for (_, part), chain in sorted(self._chains.items()):
-            found += [f"positions overlap: {part}@{start}" for start in chain.overlaps]
-            found += [f"positions have a gap: {part}@{start}-{end}" for start, end in chain.gaps]
-        return found
+            problems += [f"positions overlap: {part}@{start}" for start in chain.overlaps]
+            problems += [f"positions have a gap: {part}@{start}-{end}" for start, end in chain.gaps]
+        return problems
 
     def to_json(self, by: Grouping | None = None, mapped: Collection[str] = ()) -> dict[str, Any]:
         """Return the summary as data for a program.

@@ -182,36 +182,36 @@ _Contradiction = tuple[tuple[str | int, ...], str, str]
 def _contradictions(dataset: Dataset) -> list[_Contradiction]:
     """Return the contradictions within a declaration: where, what is wrong, what to do."""
     types = {column.name: column.type for column in dataset.columns}
-    found: list[_Contradiction] = []
+    problems: list[_Contradiction] = []
 
     def check_names(at: tuple[str | int, ...], what: str, *named: str | None) -> None:
         if not types.keys() >= {name for name in named if name is not None}:
-            found.append((at, what, "Name columns of the dataset."))
+            problems.append((at, what, "Name columns of the dataset."))
 
     check_names(("key",), "Key names an unknown column", *dataset.key)
     check_names(("day_of",), "day_of names an unknown column", dataset.day_of)
     check_names(("ends",), "ends names an unknown column", dataset.ends)
     if dataset.day_of in types and not pa.types.is_timestamp(types[dataset.day_of]):
-        found.append((("day_of",), "day_of is not a timestamp", "Name a column of times."))
+        problems.append((("day_of",), "day_of is not a timestamp", "Name a column of times."))
     if (one_of := dataset.one_of) is not None:
         check_names(("one_of",), "one_of names an unknown column", *one_of.columns, one_of.words)
         if one_of.reason not in one_of.columns:
-            found.append((("one_of", "reason"), "one_of.reason is not among its columns", "Add it to them."))
+            problems.append((("one_of", "reason"), "one_of.reason is not among its columns", "Add it to them."))
     if sum(column.hashed for column in dataset.columns) > 1:
-        found.append((("columns",), "Two columns are hashes of the record's name", "Declare one of them only."))
+        problems.append((("columns",), "Two columns are hashes of the record's name", "Declare one of them only."))
     seen: set[str] = set()
     for place, column in enumerate(dataset.columns):
         at = ("columns", place)
         if column.name in seen:
-            found.append(((*at, "name"), "A column is declared twice", "Declare each column once."))
+            problems.append(((*at, "name"), "A column is declared twice", "Declare each column once."))
         seen.add(column.name)
         check_names(at, "Derived column lacks its source", *(column.completed_years or ()), column.token_with)
         if not _closed_once(column, types.keys()):
             remedy = "Give it the type string, and one of values, list or form."
-            found.append((at, "Column says in two ways which texts it may hold, or is not text", remedy))
+            problems.append((at, "Column says in two ways which texts it may hold, or is not text", remedy))
         if column.hashed and column.type != pa.binary():
-            found.append((at, "A column that is hashed is not binary", "Declare the type binary."))
-    return found
+            problems.append((at, "A column that is hashed is not binary", "Declare the type binary."))
+    return problems
 
 
 def _closed_once(column: Column, names: Any) -> bool:
@@ -226,7 +226,7 @@ def json_schema() -> dict[str, Any]:
     return msgspec.json.schema(DatasetDeclaration)
 
 
-# -- names and files ------------------------------------------------------------------------------------------------
+# -- names and files ---------------------------------------------------------------------------------------------
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -299,11 +299,11 @@ def _loaded(found: Declared) -> Dataset:
 
 def _home_problems(dataset: Dataset) -> list[_Contradiction]:
     """Return what a home may not declare, because such rows could not be masked, counted or erased like others."""
-    found: list[_Contradiction] = []
+    problems: list[_Contradiction] = []
     if dataset.day_of is None:
-        found.append(((), "day_of is missing: rows without a day are in no partition", "Name a column of times."))
+        problems.append(((), "day_of is missing: rows without a day are in no partition", "Name a column of times."))
     if "version" not in dataset.key:
-        found.append(
+        problems.append(
             (("key",), "Key lacks version: a correction could not be told from its original", "Add version to it.")
         )
     known, standard = _shipped_columns(), {column.name: column for column in _standard()}
@@ -311,14 +311,14 @@ def _home_problems(dataset: Dataset) -> list[_Contradiction]:
         at = ("columns", place)
         if column.name in standard and _publishing(column) != _publishing(standard[column.name]):
             remedy = "Leave it out, or declare it as vitalake/datasets/procedure.yaml and its neighbours do."
-            found.append((at, "A standard column of every record is declared in another way", remedy))
+            problems.append((at, "A standard column of every record is declared in another way", remedy))
         if column.data_class is None:
-            found.append((at, "Column has no class: no rule could apply to it", "Give it a class."))
+            problems.append((at, "Column has no class: no rule could apply to it", "Give it a class."))
         if column.name in known and known[column.name] != (column.data_class, column.type):
             remedy = f"Declare class {known[column.name][0]}, type {known[column.name][1]}; or give it another name."
-            found.append((at, "Column has another class or type than in the project's datasets", remedy))
-        found += [(at, what, remedy) for what, remedy in _unsafe(column)]
-    return found
+            problems.append((at, "Column has another class or type than in the project's datasets", remedy))
+        problems += [(at, what, remedy) for what, remedy in _unsafe(column)]
+    return problems
 
 
 def _unsafe(column: Column) -> Iterator[tuple[str, str]]:

@@ -17,18 +17,18 @@ from vitalake.lake.tables.table import Table
 FIRST = f"{0:020}.json"
 
 
-def can_begin_again(storage: Storage, problems: Sequence[LogProblem]) -> bool:
+def can_restore_first_entry(storage: Storage, problems: Sequence[LogProblem]) -> bool:
     """Return whether only the first entry of a log is damaged or gone, and the entries after it are there."""
     versions = {problem.version for problem in problems}
     entries = set(list_log(storage).entries)
     return 0 in versions and 1 not in versions and bool(entries) and (1 in entries or entries == {0})
 
 
-def begin_again(storage: Storage, form: Dataset) -> str:
+def restore_first_entry(storage: Storage, form: Dataset) -> str:
     """Write the first entry of a log again, with the columns that the dataset has today; return its name.
 
-    The next entry holds the digest of the original one, so the new one counts as damaged until ``settle_beginning``,
-    which must follow once the log can be read. A repair that is killed between the two writes the entry again.
+    The next entry holds the digest of the original one, so the new one counts as damaged. ``checkpoint_beginning`` ends
+    that; it must follow once the log can be read. A repair that is killed between the two writes the entry again.
     """
     if storage.fs.get_file_info(f"{storage.root}/{LOG}/{FIRST}").type.name != "NotFound" or _is_link(storage):
         storage.fs.create_dir(f"{storage.root}/{SET_ASIDE}", recursive=True)
@@ -47,7 +47,7 @@ def _is_link(storage: Storage) -> bool:
     return storage.local and Path(storage.root, LOG, FIRST).is_symlink()
 
 
-def settle_beginning(storage: Storage) -> None:
+def checkpoint_beginning(storage: Storage) -> None:
     """Write a checkpoint, after which no entry is compared with the first one any more.
 
     Raises:

@@ -175,7 +175,7 @@ def _go(
     return done
 
 
-# -- planning the files of a day --------------------------------------------------------------------------------
+# -- planning the files of a day ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,7 @@ def _scatter_step(table: Table, day: str, count: int, size: _Size, *, explicit: 
     return Step(plan, transform)
 
 
-# -- sorting rows -----------------------------------------------------------------------------------------------
+# -- sorting rows ------------------------------------------------------------------------------------------------
 
 
 def _scattered(rows: Rows, count: int, full: int, keys: list[str]) -> Iterator[Piece]:
@@ -255,11 +255,11 @@ def _scattered(rows: Rows, count: int, full: int, keys: list[str]) -> Iterator[P
     passes = min(count, -(-rows.count // MEMORY_ROWS))
     for number in range(passes):
         first, end = number * count // passes, (number + 1) * count // passes
-        held = list(_within(rows, keys[0], count, first, end)) if passes > 1 else list(rows)
-        if not held:
+        batches = list(_within(rows, keys[0], count, first, end)) if passes > 1 else list(rows)
+        if not batches:
             continue
-        part = joined(held)
-        held.clear()
+        part = joined(batches)
+        batches.clear()
         buckets = buckets_of_values(part[keys[0]], count)
         order = order_by(part, keys, first=buckets)
         numbers, columns, names = buckets[order], part.columns, part.schema.names
@@ -280,14 +280,14 @@ def _within(batches: Iterable[pa.Table], column: str, count: int, first: int, en
 
 def _parts(batches: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     """Yield tables of this many rows each; the last one has the rest."""
-    held: list[pa.Table] = []
+    collected: list[pa.Table] = []
     count = 0
     for batch in batches:
-        held.append(batch)
+        collected.append(batch)
         count += batch.num_rows
         while count >= rows:
-            table = joined(held)
+            table = joined(collected)
             yield table.slice(0, rows)
-            held, count = [table.slice(rows)], count - rows
+            collected, count = [table.slice(rows)], count - rows
     if count:
-        yield joined(held)
+        yield joined(collected)

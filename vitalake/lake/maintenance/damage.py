@@ -8,7 +8,7 @@ from vitalake.lake.tables.digests import MARKS, Damaged, Marks, check, recorded
 from vitalake.lake.tables.table import Snapshot, StagedFile, Table
 
 
-def sound_snapshot(table: Table, *, marks: Marks = MARKS) -> Snapshot:
+def checked_snapshot(table: Table, *, marks: Marks = MARKS) -> Snapshot:
     """Return the table's newest version, after checking that every file exists and was found good within a day.
 
     Raises:

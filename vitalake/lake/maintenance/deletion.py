@@ -161,8 +161,8 @@ def purge(table: Table, column: str, value: Value) -> int:
     for path in sorted(listed.keys() - table.snapshot().files.keys()):
         if by_name and not may_hold(path, value):
             continue
-        held = _held(table, path, column, value)
-        if held and held[0]:
+        found = _search_file(table, path, column, value)
+        if found and found[0]:
             table.storage.delete(path)
             deleted += 1
     return deleted
@@ -200,11 +200,11 @@ class _Finder:
         if self._by_name and not may_hold(file.path, self._value):
             return False
         if file.path not in self._verdicts:
-            held = _held(self._table, file.path, self._column, self._value)
-            if held is None:
+            found = _search_file(self._table, file.path, self._column, self._value)
+            if found is None:
                 self._explain(file)
                 raise unavailable(self._table, OSError())
-            self._verdicts[file.path], size = held
+            self._verdicts[file.path], size = found
             self._done.files_searched += 1
             self._done.bytes_searched += size
         return self._verdicts[file.path]
@@ -218,7 +218,7 @@ class _Finder:
             raise self._table.lost_file() or error from None
 
 
-def _held(table: Table, path: str, column: str, value: Value) -> tuple[bool, int] | None:
+def _search_file(table: Table, path: str, column: str, value: Value) -> tuple[bool, int] | None:
     """Return whether a file holds a value in a column, and the bytes read; None: the file cannot be read."""
     try:
         with table.storage.fs.open_input_file(f"{table.storage.root}/{path}") as source:

@@ -8,11 +8,11 @@ from deltalake.exceptions import CommitFailedError
 
 from vitalake.errors import ServiceUnavailable
 from vitalake.lake.maintenance.journal import Journal
-from vitalake.lake.maintenance.rewrite import is_held, maintenance_app, replacement_app
+from vitalake.lake.maintenance.rewrite import is_locked, maintenance_app, replacement_app
 from vitalake.lake.tables.table import COMMIT_ATTEMPTS, Table
 
 
-def hold_for_maintenance(table: Table) -> int:
+def lock_table(table: Table) -> int:
     """Lock a table, or take the lock over from another process; return the number of the lock.
 
     A rewrite that was planned before cannot commit any more: its maintenance number is used up.
@@ -35,11 +35,11 @@ def hold_for_maintenance(table: Table) -> int:
     )
 
 
-def release(table: Table) -> None:
+def unlock_table(table: Table) -> None:
     """Unlock a table; does nothing if it is not locked."""
     for _ in range(COMMIT_ATTEMPTS):
         table.refresh()
-        if not is_held(table):
+        if not is_locked(table):
             return
         try:
             table.commit(transactions={replacement_app(table): (table.transaction(replacement_app(table)) or 0) + 1})
@@ -59,7 +59,7 @@ def abandon(journal: Journal, tables: Sequence[Table]) -> bool:
     """
     existed = journal.job() is not None
     for table in tables:  # unlock first: a process that finds a journal and no lock deletes the journal
-        release(table)
+        unlock_table(table)
     journal.end()
     return existed
 

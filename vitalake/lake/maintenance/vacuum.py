@@ -1,4 +1,4 @@
-"""Vacuum: deletes files that were replaced so long ago that nobody reads them any more."""
+"""The vacuum: deletes files that were replaced longer ago than the retention, so that no reader needs them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from vitalake.lake.commits.spans import SpanLog, is_added
 from vitalake.lake.tables.table import Table
 
 RETENTION_HOURS = 168
-"""How long replaced files stay for readers that hold an older version; the log forgets them after as long."""
+"""How long replaced files stay for readers of an older version: Delta's default. The log forgets them after as long."""
 
 SPAN_FILE = re.compile(r"(?P<span_id>(?P<job>[a-z0-9-]+)\.(?P<shard>\w+)\.e(?P<epoch>\d+)\.[0-9a-f]{32})")
-"""The names of files that spans have staged: see spans.py."""
+"""The names of files that spans have staged."""
 
 
 def span_id_of(path: str) -> str:
-    """Return the span that has staged a file; nothing for files of others."""
+    """Return the id of the span that staged a file; empty if no span did."""
     match = SPAN_FILE.match(path.rpartition("/")[2])
     return match["span_id"] if match else ""
 
@@ -78,9 +78,9 @@ def vacuum(lake: Lake, table: Table, *, retention_hours: int = RETENTION_HOURS) 
 
 
 def delete_replaced(table: Table) -> int:
-    """Delete the files that a table's newest version does not have and an older one had; return how many.
+    """Delete the files that were replaced, without waiting for the retention; return how many.
 
-    Who reads an older version right now meets an error and reads again.
+    A process that is reading an older version gets an error and reads again.
     """
     replaced = replaced_files(table)
     for path in replaced:
