@@ -18,7 +18,7 @@ from vitalake.keys import KeyRing
 from vitalake.lake.commits.format import check_readable
 from vitalake.lake.datasets.dataset import DEVICE_KEY, IDENTIFYING, SUBJECT, Dataset, holds_codes, table_form
 from vitalake.lake.datasets.declared import load_dataset, published_datasets
-from vitalake.lake.maintenance.damage import sound_snapshot
+from vitalake.lake.maintenance.damage import checked_snapshot
 from vitalake.lake.tables.buckets import files_for
 from vitalake.lake.tables.digests import Marks, check_content
 from vitalake.lake.tables.storage import Storage, open_storage
@@ -197,7 +197,7 @@ def _files(table: Table, folder: Path, subject: bytes | None, marks: Marks) -> t
 
     One damaged file stops the query: without it the answer would show an older version of a record as the current one.
     """
-    snapshot = sound_snapshot(table, marks=marks) if table.storage.local else table.snapshot()
+    snapshot = checked_snapshot(table, marks=marks) if table.storage.local else table.snapshot()
     local = {path: _local(table.storage, path, folder) for path in sorted(snapshot.files)}
     if subject is None:
         return tuple(local.values()), ()

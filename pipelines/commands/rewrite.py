@@ -160,7 +160,7 @@ def _bucket(settings: Settings, count: int, out: Output, *, table: str | None, c
     from vitalake import clock
     from vitalake.errors import InputError
     from vitalake.lake.maintenance.compaction import put_into_buckets
-    from vitalake.lake.maintenance.rewrite import is_held
+    from vitalake.lake.maintenance.rewrite import is_locked
     from vitalake.lake.tables.buckets import patient_column
 
     present = OpenedHome(settings).lake().present()
@@ -169,7 +169,7 @@ def _bucket(settings: Settings, count: int, out: Output, *, table: str | None, c
     able = [name for name, one in present.items() if one.dataset.day_of and patient_column(one.dataset)]
     before, documents, meter = closed_before or str(clock.now().date()), [], Meter(out.tell)
     for name in [table] if table else able:
-        if is_held(present[name]):
+        if is_locked(present[name]):
             note(f"{name}: a republish holds it; start this again when that has ended")
 
         def tell(day: str, name: str = name) -> None:

@@ -27,7 +27,7 @@ from vitalake.keys import KeyRing
 from vitalake.lake.datasets.dataset import SUBJECT
 from vitalake.lake.maintenance.deletion import has_value
 from vitalake.lake.maintenance.rewrite import Rows, read_file, rewrite
-from vitalake.lake.maintenance.sweep import given_up, staged_spans
+from vitalake.lake.maintenance.sweep import deletable_files, staged_spans
 from vitalake.lake.tables.buckets import may_hold
 from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.table import Snapshot, StagedFile, Table
@@ -283,7 +283,7 @@ def _purge(table: Table, search: Search, dataset: str) -> int:
     """
     deleted = 0
     spans = search.lake.spans if search.lake else None
-    for path in sorted(given_up(table, spans, older=search.older_spans)):
+    for path in sorted(deletable_files(table, spans, older=search.older_spans)):
         try:
             rows = table.storage.read_parquet(path)
         except (OSError, pa.ArrowException, Damaged):  # half written, by a writer that was killed: the sweeper's

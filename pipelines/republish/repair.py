@@ -16,7 +16,13 @@ from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake, published_name
 from vitalake.lake.commits.seen import FOLDER
-from vitalake.lake.maintenance.repair import LogRepair, make_readable, say_again, set_damaged_aside, set_log_aside
+from vitalake.lake.maintenance.repair import (
+    LogRepair,
+    add_missing_spans,
+    make_readable,
+    set_damaged_aside,
+    set_log_aside,
+)
 from vitalake.lake.maintenance.rewrite import lost_app
 from vitalake.lake.maintenance.scrub import scrub
 from vitalake.lake.maintenance.vacuum import RETENTION_HOURS
@@ -81,7 +87,7 @@ def repair(settings: Settings, *, leave: bool = False, progress: Callable[[str],
         _repair_files(settings, lake.spans.table, done, leave=leave)
     if done.left and any(line.startswith("spans:") for line in done.left):
         return done  # nothing else can be told without it
-    say_again(lake, logs)
+    add_missing_spans(lake, logs)
     failpoint("repair-logs")
     _note_erasures(lake, logs, done)
     done.logs = _told(logs)

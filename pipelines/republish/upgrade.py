@@ -25,7 +25,7 @@ from vitalake.lake.commits.ledger import AGAIN
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.positions import hide_positions
 from vitalake.lake.maintenance.renewing import renew
-from vitalake.lake.maintenance.scrub import record_before
+from vitalake.lake.maintenance.scrub import record_older_files
 from vitalake.lake.maintenance.sweep import roll_forward_all, sweep
 from vitalake.lake.tables.staging import Counted
 from vitalake.lake.unlinkable.message_tokens import MessageTokens
@@ -160,7 +160,7 @@ def _record_digests(upgrading: Upgrading) -> None:
     """Take the digests of the files whose names say none: from now on they are held against them."""
     for name, table in upgrading.lake().present().items():
         upgrading.tell(name)
-        record_before(table)
+        record_older_files(table)
 
 
 STEPS = (

@@ -19,8 +19,8 @@ from vitalake.lake.unlinkable.own_times import (
     given_or_ours,
     is_ours,
     known_at,
+    mark_older_times,
     marked,
-    of_before,
     with_marks,
 )
 
@@ -150,11 +150,11 @@ def test_rows_of_an_earlier_release_are_marked_where_a_time_can_be_ours_and_once
     us = [came - DAY_US, came - minute, came - DAY_US + 5_000, came - DAY_US + 5_001, None]
     column = pa.array(us, pa.int64()).cast(MOMENT)
     arrived = pa.array([came] * 5).cast(MOMENT)
-    made = of_before(column, arrived)
+    made = mark_older_times(column, arrived)
     whole, recent, millis, finer, nothing = made.cast(pa.int64()).to_pylist()
     assert (whole, finer, nothing) == (us[0], us[3], None)
     assert [recent % 1_000, millis % 1_000] == [999, 999]
-    assert of_before(made, arrived).equals(made)
+    assert mark_older_times(made, arrived).equals(made)
     dataset = load_dataset("patient")
     kept = {"version": pa.array([1, us[1], 0, 3, None], pa.int64()), "source": pa.array(["a.patient[1]"] * 5)}
     rows = pa.table({"available_at": column, "ingested_at": arrived, **kept})

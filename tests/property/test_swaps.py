@@ -21,7 +21,7 @@ from vitalake.lake.maintenance import replacement as swapping
 from vitalake.lake.maintenance.compaction import compact, put_into_buckets
 from vitalake.lake.maintenance.deletion import drop_rows
 from vitalake.lake.maintenance.replacement import Convert, Converted, replace_table
-from vitalake.lake.maintenance.rewrite import is_held
+from vitalake.lake.maintenance.rewrite import is_locked
 from vitalake.lake.maintenance.sweep import roll_forward_all, sweep
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.tables.table import Table
@@ -128,7 +128,7 @@ class SwapMachine(RuleBasedStateMachine):
         replace_table(open_lake(self.folder), kind="test", rules=str(self.policy), make=lambda: self.convert)
         units = set(open_lake(self.folder).published.scan(columns=["unit"])["unit"].to_pylist())
         assert units <= {str(self.policy)}, "a row of before is still under the rules of before"
-        assert not is_held(open_lake(self.folder).published)
+        assert not is_locked(open_lake(self.folder).published)
 
     @rule(newer=st.booleans(), after=st.integers(-1, 2))
     def swap_killed(self, newer: bool, after: int) -> None:

@@ -32,8 +32,8 @@ from vitalake.lake.commits.ledger import summarise
 from vitalake.lake.commits.spans import PartId, Span, SpanLog
 from vitalake.lake.maintenance.compaction import compact
 from vitalake.lake.maintenance.deletion import drop_rows, purge
-from vitalake.lake.maintenance.rewrite import is_held, read_file
-from vitalake.lake.maintenance.scrub import record_before, scrub
+from vitalake.lake.maintenance.rewrite import is_locked, read_file
+from vitalake.lake.maintenance.scrub import record_older_files, scrub
 from vitalake.lake.maintenance.sweep import sweep
 from vitalake.lake.maintenance.vacuum import vacuum
 from vitalake.lake.maintenance.verify import verify
@@ -360,7 +360,7 @@ def test_damaged_look_back_does_not_stop_a_lane_for_ever(
 def test_scrub_finds_it_records_files_of_before_and_passes_over_what_it_has_seen(settings: Settings) -> None:
     table = opened(settings).published
     before = of_before(table)
-    first = record_before(table)
+    first = record_older_files(table)
     assert (first.recorded, first.damaged) == (len(before), [])
     assert scrub(table).files == 0, "looked at this week"
     flip(Path(table.storage.root, before[0]))
@@ -465,7 +465,7 @@ def test_deleted_restricted_file_stops_a_republish_and_no_table_waits_for_it(
     whole = chosen.read_bytes()
     chosen.unlink()
     assert chosen.name in run(home, capfd, "lake", "rewrite", "--republish", "observation", code=13)
-    assert not is_held(opened(settings).restricted)
+    assert not is_locked(opened(settings).restricted)
     assert "restricted/observation" in run(home, capfd, "lake", "repair", code=13)["left"][0]
     chosen.write_bytes(whole)
     assert sound(settings)

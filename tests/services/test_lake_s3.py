@@ -31,7 +31,7 @@ from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
 from vitalake.lake.commits.spans import SpanConflict, Superseded
 from vitalake.lake.maintenance.compaction import compact
-from vitalake.lake.maintenance.repair import make_readable, say_again
+from vitalake.lake.maintenance.repair import add_missing_spans, make_readable
 from vitalake.lake.maintenance.rewrite import rewrite
 from vitalake.lake.maintenance.scrub import scrub
 from vitalake.lake.maintenance.sweep import sweep
@@ -196,7 +196,7 @@ def test_torn_entry_of_a_log_in_a_bucket_is_set_aside_and_said_again(open_lake: 
     with pytest.raises(Damaged, match="log"):
         _ = open_lake().published
     logs = make_readable(open_lake())
-    say_again(open_lake(), logs)
+    add_missing_spans(open_lake(), logs)
     assert logs["published/observation"].spans == 2, "with what came after it"
     assert positions(open_lake()) == [p for p in range(12) if p % 4 != 3]
     assert verify(open_lake()) == []

@@ -44,7 +44,7 @@ from vitalake.lake.commits.spans import SpanConflict
 from vitalake.lake.maintenance import replacement as swap
 from vitalake.lake.maintenance.compaction import compact, put_into_buckets
 from vitalake.lake.maintenance.deletion import distinct_values, drop_rows, purge
-from vitalake.lake.maintenance.rewrite import is_held
+from vitalake.lake.maintenance.rewrite import is_locked
 from vitalake.lake.maintenance.sweep import roll_forward_all, sweep
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.tables.storage import open_storage
@@ -111,7 +111,7 @@ def sound(settings: Settings) -> bool:
     """Whether the lake agrees with its books, and no table waits for anybody."""
     lake = opened(settings)
     assert verify(opened(settings)) == []
-    assert not is_held(lake.published) and not is_held(lake.restricted)
+    assert not is_locked(lake.published) and not is_locked(lake.restricted)
     assert summarise(lake.spans).to_json()["balanced"]
     return not lake.storage.child("jobs").files(suffix="")
 
@@ -224,7 +224,7 @@ def test_killed_republish_that_nobody_goes_on_with_is_swept(home: Path, settings
 def test_republish_that_was_killed_before_it_wrote_itself_down_is_given_up_too(home: Path, settings: Settings) -> None:
     rewrite_process.run(home, "republish", "observation", VITALAKE_CRASH_AT="swap-held")
     sweep(opened(settings), "vitals")
-    assert is_held(opened(settings).published), "it may be alive, and about to"
+    assert is_locked(opened(settings).published), "it may be alive, and about to"
     sweep(opened(settings), "vitals", job_lease_seconds=0)
     assert sound(settings)
 
@@ -303,7 +303,7 @@ def test_a_restricted_zone_that_was_lost_stops_it(home: Path, settings: Settings
     with pytest.raises(LakeError, match="A file of the lake is gone"):
         republish(settings, "observation")
     assert len(opened(settings).published.scan()) == 60
-    assert not is_held(opened(settings).published), "no table waits for what cannot come"
+    assert not is_locked(opened(settings).published), "no table waits for what cannot come"
     assert not give_up(settings, "observation")
 
 
@@ -313,9 +313,9 @@ def test_rows_that_were_published_before_they_were_kept_stop_it(tmp_path: Path) 
     lake = opened(settings)
     lake.restricted.refresh()
     write_spans(lake, 1, size=5, epoch=begin(lake))
-    with pytest.raises(LakeError, match=r"^4 published rows are not kept"):
+    with pytest.raises(LakeError, match=r"^4 published rows have no identified rows"):
         republish(settings, "observation")
-    with pytest.raises(LakeError, match=r"^4 published rows are not kept"):
+    with pytest.raises(LakeError, match=r"^4 published rows have no identified rows"):
         rekey(settings)
     assert load_keys(settings.path(settings.keys)).current("pseudonym").version == "v1"
     assert sound(settings)

@@ -15,7 +15,7 @@ from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.result import Decoded, Reject
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.datasets.declared import load_dataset
-from vitalake.lake.unlinkable.own_times import given_or_ours, told_or_ours
+from vitalake.lake.unlinkable.own_times import given_or_ours, marked_or_ours
 
 ID_BYTES = 16
 PROVENANCE = ("ingested_at", "source", "source_position")
@@ -127,7 +127,7 @@ class Records:
         if "available_at" in names:
             given, broker_us = columns["available_at"], broker_ms[message] * 1000
             columns["available_at"] = (
-                given_or_ours(given, broker_us, stamped=True) if decoded.stamped else told_or_ours(given, broker_us)
+                given_or_ours(given, broker_us, stamped=True) if decoded.stamped else marked_or_ours(given, broker_us)
             )
         whole = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
         rows, message, rejects = with_key(whole, message, self._dataset)

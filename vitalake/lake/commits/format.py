@@ -1,9 +1,9 @@
-"""The number of the lake's format: a small file in the lake that every writer and reader looks at before anything else.
+"""The lake's format number: a small file in the lake that every writer and reader checks before anything else.
 
-It counts up when what lies in a lake changes so that releases before or after must know. ``format.json`` says it; a
-lake that has spans and no such file was made before there was a number, and has format 0. A reader takes every format
-up to its own. A writer takes its own only: rows of two formats side by side would mean different things. What makes a
-lake of an earlier format one of this one is in ``pipelines/republish/upgrade.py``.
+The number counts up when the contents of a lake change in a way that earlier or later releases must know of. It stands
+in ``format.json``. A lake that has spans and no such file was made before the number existed, and has format 0. A
+reader accepts every format up to its own. A writer accepts only its own: rows of two formats side by side would mean
+different things. ``pipelines/republish/upgrade.py`` brings a lake of an earlier format to this one.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ UPGRADE = "vitalake lake upgrade"
 
 
 class Format(msgspec.Struct, frozen=True):
-    """What the file says.
+    """The contents of ``format.json``.
 
     Attributes:
-        format: of what lies in the lake.
-        upgrading: the format that an upgrade is making, while it is under way; else 0. Releases that do not know it
-            are kept out from its beginning on.
+        format: the format of the lake's contents.
+        upgrading: the format that a running upgrade brings the lake to; 0 if none runs. Releases that do not know that
+            format are kept out from the start of the upgrade.
         done: steps of that upgrade that are done.
     """
 
@@ -37,10 +37,10 @@ class Format(msgspec.Struct, frozen=True):
 
 
 def read_format(lake: Storage) -> Format:
-    """Return a lake's format; of one that is still to be made this release's.
+    """Return a lake's format; of a lake that does not exist yet, this release's.
 
     Raises:
-        LakeError: the file cannot be read as one.
+        LakeError: the file does not hold a format.
         OSError: storage cannot be reached.
     """
     content = lake.read_small(NAME)
@@ -58,13 +58,13 @@ def read_format(lake: Storage) -> Format:
         ) from None
 
 
-def write_format(lake: Storage, found: Format) -> None:
-    """Write a lake's format, whole and durable."""
-    lake.write_small(NAME, msgspec.json.encode(found))
+def write_format(lake: Storage, lake_format: Format) -> None:
+    """Write a lake's format in one step, synced to disk."""
+    lake.write_small(NAME, msgspec.json.encode(lake_format))
 
 
 def begin_format(lake: Storage) -> None:
-    """Give a lake that is about to be made this release's format; one that is there keeps its own.
+    """Write this release's format for a lake that is about to be made; an existing lake keeps its own.
 
     Raises:
         LakeError: the lake cannot be written.
@@ -85,16 +85,16 @@ def check_readable(lake: Storage) -> Format:
     """Return a lake's format, if this release can read it.
 
     Raises:
-        LakeError: it is a later release's, or an upgrade to a later one is under way.
+        LakeError: the format is a later release's, or an upgrade to a later one is under way.
     """
-    found = read_format(lake)
-    if (newest := max(found.format, found.upgrading)) > FORMAT:
+    lake_format = read_format(lake)
+    if (newest := max(lake_format.format, lake_format.upgrading)) > FORMAT:
         raise LakeError(
             f"The lake has format {newest}; this release knows formats up to {FORMAT}",
             where=NAME,
-            remedy="Use the release that has written it, or a later one. Nothing was changed.",
+            remedy="Use the release that wrote the lake, or a later one. Nothing was changed.",
         )
-    return found
+    return lake_format
 
 
 def check_writable(lake: Storage) -> None:
@@ -103,10 +103,10 @@ def check_writable(lake: Storage) -> None:
     Raises:
         LakeError: the lake has another format, or is being upgraded.
     """
-    found = check_readable(lake)
-    if found.format < FORMAT:
+    lake_format = check_readable(lake)
+    if lake_format.format < FORMAT:
         raise LakeError(
-            f"The lake has format {found.format}; this release writes format {FORMAT}",
+            f"The lake has format {lake_format.format}; this release writes format {FORMAT}",
             where=NAME,
-            remedy=f"Stop what an earlier release still runs, then: {UPGRADE}. Nothing was changed.",
+            remedy=f"Stop every process of an earlier release, then run '{UPGRADE}'. Nothing was changed.",
         )

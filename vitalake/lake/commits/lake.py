@@ -1,4 +1,4 @@
-"""The lake as its writers and readers see it: its zones, its spans, and the way from decided to added."""
+"""The lake: its zones and tables, and how spans are decided and then added to the tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def restricted_name(dataset: str) -> str:
 
 
 class Lake:
-    """A lake, with the tables into which one dataset's spans go; not to be shared between threads."""
+    """A lake, with the tables that one dataset's spans are added to; not to be shared between threads."""
 
     def __init__(self, uri: str, storage_options: dict[str, str], *, dataset: str = "observation") -> None:
         self.storage: Storage = open_storage(uri, storage_options)
@@ -40,24 +40,24 @@ class Lake:
 
     @cached_property
     def format(self) -> Format:
-        """Its format, as it was when it was first asked.
+        """The lake's format, read once.
 
         Raises:
-            LakeError: it is a later release's.
+            LakeError: the format is a later release's.
         """
         return check_readable(self.storage)
 
     def check_writable(self) -> None:
-        """Return if this release may write rows into it.
+        """Return if this release may write rows into the lake.
 
         Raises:
-            LakeError: it has another format.
+            LakeError: the lake has another format.
         """
         check_writable(self.storage)
 
     @cached_property
     def spans(self) -> SpanLog:
-        """The decisions."""
+        """The spans table, which holds what was decided."""
         return SpanLog(self.storage)
 
     @cached_property
@@ -67,7 +67,7 @@ class Lake:
 
     @cached_property
     def restricted(self) -> Table:
-        """The identified rows, what identifies sealed."""
+        """The identified rows; identifying values are sealed."""
         return self.table(restricted_name(self.dataset.name))
 
     @cached_property
@@ -77,15 +77,15 @@ class Lake:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """The tables every span of the dataset may add to, in the order in which it does."""
+        """The tables that spans of the dataset may be added to, in the order in which they are."""
         kept = (self.restricted,) if self.dataset.restricted else ()
         return (self.published, *kept, self.quarantine)
 
     def table(self, name: str) -> Table:
-        """Return a table by its name, ``<zone>/<dataset>``, made if need be; the same one each time.
+        """Return a table by its name, ``<zone>/<dataset>``; make it if it is missing. It is the same object each time.
 
         Raises:
-            InputError: a table is there whose columns are not the dataset's.
+            InputError: the table exists with other columns than the dataset's.
             LakeError: the lake cannot be written.
             SettingsError: there is no such dataset.
         """
@@ -96,14 +96,14 @@ class Lake:
         return self._opened[name]
 
     def forget(self, name: str) -> None:
-        """Open a table again when it is next asked for: its log was cut."""
+        """Make the next ``table`` open a table again, because its log was cut."""
         self._opened.pop(name, None)
 
     def open_all(self) -> None:
-        """Open all tables and make those that are missing; one that does not fit stops this before any is made.
+        """Open all tables, then make the missing ones; nothing is made if an existing table does not fit.
 
         Raises:
-            InputError: a table is there whose columns are not the dataset's.
+            InputError: a table exists with other columns than the dataset's.
             LakeError: the lake cannot be written, or has another format.
         """
         begin_format(self.storage)
@@ -117,19 +117,19 @@ class Lake:
                 self.table(name)
 
     def here(self) -> dict[str, Dataset]:
-        """Return which tables are there, of all datasets, by name, ``spans`` last; none is opened.
+        """Return the existing tables of all datasets by name, ``spans`` last; opens none of them.
 
         Raises:
-            SettingsError: rows lie in a table that nothing declares: they would be passed over, by an erasure too.
+            SettingsError: a table exists that no dataset declares: everything would skip its rows, even an erasure.
         """
         self.format  # noqa: B018 - refuses a later release's
         declared = set(published_datasets())
         for zone in ("published", "restricted"):
-            if unknown := [name for name in self.storage.tables_in(zone) if name not in declared]:
+            if undeclared := [name for name in self.storage.tables_in(zone) if name not in declared]:
                 raise SettingsError(
                     "A table has no declaration",
-                    where=f"{zone}/{unknown[0]}",
-                    remedy=f"Put the home's datasets/{unknown[0]}.yaml back; the lake is not touched without it.",
+                    where=f"{zone}/{undeclared[0]}",
+                    remedy=f"Put the home's file datasets/{undeclared[0]}.yaml back; until then nothing is changed.",
                 )
         zones = [(zone, name) for zone in ("published", "restricted") for name in published_datasets()]
         zones += [("quarantine", name) for name in quarantine_datasets()] + [("", "spans")]
@@ -141,25 +141,25 @@ class Lake:
         }
 
     def present(self) -> dict[str, Table]:
-        """Return the tables that are there, of all datasets, opened afresh, by name, ``spans`` last."""
+        """Open the existing tables of all datasets and return them by name, ``spans`` last."""
         return {
             name: Table(dataset, self.storage, zone=name.rpartition("/")[0]) for name, dataset in self.here().items()
         }
 
     def decide(self, span: Span) -> None:
-        """Record a span, its files staged; of one that never can be recorded any more they are deleted.
+        """Record a span whose files are staged; delete the files if the span can never be recorded.
 
-        They may be of a patient who was forgotten meanwhile: that is then who has raised the fence.
+        An erasure may have raised the fence in the meantime; the files may then hold rows of the erased patient.
 
         Raises:
-            VitaLakeError, OSError: as SpanLog.decide.
+            VitaLakeError, OSError: as ``SpanLog.decide``.
         """
         try:
             self.spans.decide(span)
         except (SpanConflict, Superseded):  # positions, fences and epochs never go back
             for table in self._tables_of(span):
                 for file in span.files_of(table.name):
-                    with suppress(OSError):  # then it is the sweeper's
+                    with suppress(OSError):  # the sweeper deletes it later
                         table.storage.delete(file.path)
             raise
 
@@ -177,7 +177,7 @@ class Lake:
         return usual + [self.table(name) for name in sorted({file.table for file in span.files} - names)]
 
     def _refuse_behind(self, parts: Sequence[PartId]) -> None:
-        # The tables first: what another process adds between two looks it has decided before.
+        # Refresh the tables first: another process decides a span before it adds it, so no table can seem to be ahead.
         for table in self.tables:
             table.refresh()
         positions = self.spans.positions(self.dataset.name, parts)
@@ -187,24 +187,24 @@ class Lake:
                     raise Damaged(
                         "The spans table is behind another one",
                         where=f"{table.name}, {part}",
-                        remedy="Its log has lost an entry; nothing was read. Stop what writes to the lake, then run "
-                        "'vitalake lake repair'.",
+                        remedy="Its log has lost an entry; nothing was read. Stop all that writes to the lake, "
+                        "then run 'vitalake lake repair'.",
                     )
 
     def roll_forward(self, parts: Sequence[PartId], *, since_us: int) -> list[Span]:
-        """Add what was decided for these partitions and not added everywhere; return their recent spans.
+        """Add the decided spans of these partitions that some table lacks; return the partitions' recent spans.
 
         Raises:
             Damaged: a table is ahead of the spans table, whose log has lost an entry: messages would be read twice.
         """
         self._refuse_behind(parts)
         spans = self.spans.recent(parts, dataset=self.dataset.name, since_us=since_us)
-        fresh = set()
+        refreshed = set()
         for span in spans:
             for table in self._tables_of(span):
-                if table.name not in fresh:
+                if table.name not in refreshed:
                     table.refresh()
-                    fresh.add(table.name)
+                    refreshed.add(table.name)
                 if add_span(span, table):
                     _log.info("rolled forward", extra={"span": span.span_id, "table": table.name})
         failpoint("start-rolled")

@@ -1,4 +1,4 @@
-"""Latency histograms that can be added up: how many rows took how long, in geometric buckets."""
+"""Latency histograms that can be added up: the number of rows by latency, in geometric buckets."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 BUCKETS_PER_DOUBLING = 8
-"""A bucket is 9 % wide, so that its middle is at most 4.5 % off; a millisecond to years are 330 buckets."""
+"""A bucket is 9 % wide, so its middle is at most 4.5 % off. From a millisecond to years there are 330 buckets."""
 
 TOP_BUCKET = 42 * BUCKETS_PER_DOUBLING
-"""Everything slower (140 years, a broken clock) counts as this."""
+"""The last bucket: everything slower (140 years, from a broken clock) counts here."""
 
 
 def bucket_counts(milliseconds: npt.NDArray[np.float64]) -> dict[int, int]:
-    """Return how many of the latencies fall into each bucket; under a millisecond, or negative, is the first one."""
+    """Return how many latencies fall into each bucket; below a millisecond, or negative, counts in the first one."""
     exponents = np.log2(np.maximum(milliseconds, 1.0)) * BUCKETS_PER_DOUBLING
     counts = np.bincount(np.minimum(exponents, TOP_BUCKET).astype(np.int64))
     return {int(bucket): int(counts[bucket]) for bucket in np.flatnonzero(counts)}
@@ -31,10 +31,10 @@ def merge(*histograms: Mapping[int, int]) -> dict[int, int]:
 
 
 def quantile(counts: Mapping[int, int], q: float) -> float:
-    """Return the latency in ms that a share ``q`` of all does not exceed, within 4.5 %; nan for an empty histogram.
+    """Return the quantile ``q`` of the latencies in ms, within 4.5 %; nan for an empty histogram.
 
     Args:
-        counts: as ``bucket_counts`` gives them.
+        counts: as ``bucket_counts`` returns them.
         q: 0 to 1.
     """
     rank, passed = q * sum(counts.values()), 0

@@ -1,4 +1,4 @@
-"""The ledger: what all spans together say about every message and row, and whether that holds."""
+"""The ledger: the sum of what all spans count of messages and rows, and whether the counts are consistent."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from vitalake.lake.commits.latency import quantile
 from vitalake.lake.commits.spans import COUNT_NAMES, Counts, Part, PartId, Span, SpanLog, from_row
 
 MOST_PROBLEMS = 20
-"""Problems that are spelled out; the others are only counted."""
+"""Problems that are listed; the others are only counted."""
 
 Grouping = Literal["partition", "hour", "job"]
 
 AGAIN = {"replay": "recovered", "attribution": "attributed"}
-"""Kinds of spans whose messages or rows were read before → what the rows they publish are called.
+"""Kinds of spans whose messages or rows were read before → the name of the count of rows that they publish.
 
-The totals count every message once, where it was first read: it is undecodable or held there for good. What came of it
-later stands beside them, so that what is published is ``published + recovered + attributed``."""
+The totals count every message once, in the span that first read it; an undecodable or held message stays counted as
+such. Rows that were published from it later are counted separately, so the number of all published rows is
+``published + recovered + attributed``."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """What became of the messages and rows of one group of spans.
+    """The counts of the messages and rows of one group of spans.
 
     Attributes:
-        counts: of what was read; in an entry of a replay's own job or partition, of what was taken up again.
+        counts: of the messages that were read; in an entry of a replay's own job or partition, of those it read again.
         recovered: rows published by replays.
-        attributed: rows published because it became known, or known better, whose they are.
-        spans: how many there are.
+        attributed: rows published once their patient was known, or was corrected.
+        spans: the number of spans.
         latency: histogram of the time from the broker to the decision.
-        unfit: dataset.column → published rows without what was sent there, for it is none that the column may hold.
-        mapped, unmapped: local code, and what it was taken as, → rows that came with it.
+        unfit: dataset.column → published rows in which the column is null because it may not hold the sent value.
+        mapped, unmapped: local code (with the code it was mapped to) → rows that came with it.
     """
 
     counts: Counts = field(default_factory=Counts)
@@ -53,7 +54,7 @@ class Entry:
         """Return the counts, whether they balance, and the latency where it is known.
 
         Args:
-            mapped: local codes that are mapped by now: what came of them before is no work to be done.
+            mapped: local codes that are mapped by now; they are left out of ``unmapped``.
         """
         document: dict[str, Any] = {name: getattr(self.counts, name) for name in COUNT_NAMES}
         return document | {
@@ -79,7 +80,7 @@ def _milliseconds(latency: dict[int, int], q: float) -> float | None:
 
 
 class Chain:
-    """The stretches of one partition: whether each begins where another ended, in whatever order they are met."""
+    """The stretches of one partition, added in any order: finds gaps and overlaps between them."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
@@ -87,10 +88,10 @@ class Chain:
         self.overlaps: list[int] = []
 
     def add(self, start: int, end: int) -> None:
-        """Take in a stretch; one without length says nothing about order."""
+        """Add a stretch; an empty one is ignored."""
         if start >= end:
             return
-        # Those it touches are [first, last): the one before it may reach into it, later ones may begin in it.
+        # The new stretch touches those in [first, last): the one before may reach into it, later ones may begin in it.
         first = bisect.bisect_left(self._starts, start)
         last = bisect.bisect_right(self._starts, end, lo=first)
         if first > 0 and self._ends[first - 1] >= start:
@@ -103,17 +104,17 @@ class Chain:
 
     @property
     def end(self) -> int:
-        """Return where its last stretch ends; 0: there is none."""
+        """Return the end of the last stretch; 0: there is no stretch."""
         return self._ends[-1] if self._ends else 0
 
     @property
     def gaps(self) -> list[tuple[int, int]]:
-        """Return the stretches between its stretches."""
+        """Return the gaps between the stretches, as (begin, end)."""
         return list(zip(self._ends[:-1], self._starts[1:], strict=True))
 
 
 class Ledger:
-    """The sum of spans; takes them in any order, each once."""
+    """The sum of spans; they are added in any order, each once."""
 
     def __init__(self) -> None:
         self.total = Entry()
@@ -125,7 +126,7 @@ class Ledger:
         self._names: dict[PartId, str] = {}
 
     def add(self, span: Span) -> None:
-        """Take in a span."""
+        """Add a span."""
         hour = datetime.fromtimestamp(span.decided_us // 3_600_000_000 * 3600, tz=UTC).strftime("%Y-%m-%dT%H:00Z")
         entries = [self.total, self._entry("hour", hour), self._entry("job", span.job)]
         for entry in entries:
@@ -163,7 +164,7 @@ class Ledger:
         self._chains.setdefault((dataset, part.id), Chain()).add(start, part.end)
 
     def _name(self, part: PartId) -> str:
-        """``topic[partition]``; with the topic's id where a topic of that name was made more than once."""
+        """Return ``topic[partition]``, with the topic's id if a topic of that name was made more than once."""
         if part not in self._names:
             taken = set(self._names.values())
             self._names[part] = str(part) if str(part) not in taken else f"{part}#{part.topic_id}"
@@ -171,24 +172,28 @@ class Ledger:
 
     @property
     def ends(self) -> dict[str, int]:
-        """Return where the last stretch of each partition ends, by the partition's application id."""
+        """Return the end of each partition's last stretch, by the partition's application id."""
         return {part.app_id(dataset): chain.end for (dataset, part), chain in self._chains.items()}
 
     @property
     def problems(self) -> list[str]:
-        """Return where the ledger does not hold: counts that contradict each other, gaps and overlaps of positions."""
-        found = [f"counts do not balance: {where}" for where in self.unbalanced]
+        """Return what is inconsistent: counts that contradict each other, gaps and overlaps of positions."""
+        problems = [f"counts do not balance: {where}" for where in self.unbalanced]
         for (_, part), chain in sorted(self._chains.items()):
-            found += [f"positions overlap: {part}@{start}" for start in chain.overlaps]
-            found += [f"positions have a gap: {part}@{start}-{end}" for start, end in chain.gaps]
-        return found
+            problems += [f"positions overlap: {part}@{start}" for start in chain.overlaps]
+            problems += [f"positions have a gap: {part}@{start}-{end}" for start, end in chain.gaps]
+        return problems
 
     def to_json(self, by: Grouping | None = None, mapped: Collection[str] = ()) -> dict[str, Any]:
-        """Return the summary as data for a program; with one grouping, or with all of them; ``mapped`` as of entries.
+        """Return the summary as data for a program.
 
         The keys are those of ``spans.COUNT_NAMES`` and: recovered, attributed, balanced, unfit, mapped, unmapped,
-        latency_ms, spans, last_commit_at, lost_upstream_unknown (partitions that ended with an unread part nobody can
-        count), problems, by_….
+        latency_ms, spans, last_commit_at, lost_upstream_unknown (partitions that ended with an unread part of unknown
+        length), problems, problems_found, by_….
+
+        Args:
+            by: the one grouping to include; None: all of them.
+            mapped: as of ``Entry.to_json``.
         """
         problems = self.problems
         last = datetime.fromtimestamp(self.last_commit_us / 1e6, tz=UTC) if self.last_commit_us else None
@@ -207,13 +212,13 @@ class Ledger:
 
 
 class LiveLedger:
-    """A ledger that follows the spans table: each refresh reads only files it has not seen."""
+    """A ledger that follows the spans table: each refresh reads only files that it has not read before."""
 
     def __init__(self, spans: SpanLog, *, job: str | None = None) -> None:
         self.ledger = Ledger()
         self._spans, self._job = spans, job
         self._files: set[str] = set()
-        self._known: set[str] = set()
+        self._span_ids: set[str] = set()
         self._version = -1
 
     def refresh(self) -> Ledger:
@@ -229,7 +234,7 @@ class LiveLedger:
         return self.ledger
 
     def _read(self, path: str) -> None:
-        """Take in the spans of a file; a compacted one holds many we know."""
+        """Add the spans of a file; a compacted file holds many that were added already."""
         try:
             opened = self._spans.table.storage.open(path)
         except FileNotFoundError as error:
@@ -237,20 +242,20 @@ class LiveLedger:
         with opened as file:
             for batch in file.iter_batches(columns=self._spans.table.dataset.schema.names):
                 ids = batch.column("span_id").to_pylist()
-                unknown = [i for i, span_id in enumerate(ids) if span_id not in self._known]
-                self._known.update(ids)
-                for row in batch.take(pa.array(unknown, pa.int64())).to_pylist():
+                new = [i for i, span_id in enumerate(ids) if span_id not in self._span_ids]
+                self._span_ids.update(ids)
+                for row in batch.take(pa.array(new, pa.int64())).to_pylist():
                     if self._job in (None, row["job"]):
                         self.ledger.add(from_row(row))
 
 
 def summarise(spans: SpanLog, *, job: str | None = None, progress: Callable[[str], None] | None = None) -> Ledger:
-    """Return the ledger of all spans, or of one job's; one day of spans is in memory at a time.
+    """Return the ledger of all spans, or of one job's; only one day of spans is in memory at a time.
 
     Args:
         spans: the spans table.
-        job: None takes all.
-        progress: told each day before it is read.
+        job: whose spans; None: those of all jobs.
+        progress: called with each day before it is read.
     """
     ledger = Ledger()
     for day in reversed(spans.days()):

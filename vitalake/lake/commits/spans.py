@@ -1,4 +1,4 @@
-"""Spans: stretches of input, decided by one commit each. The positions, the ledger and the plan of what to add."""
+"""Spans: stretches of input, each decided by one commit that moves the positions and lists the files to add."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import StagedFile, Table
 
 SEEN = "seen"
-"""Name under which a span lists its look-back files; no table, so nothing is added anywhere."""
+"""Name under which a span lists its look-back files. It is not a table, so they are added nowhere."""
 
 
 class SpanConflict(LakeError):
-    """Somebody else has moved a partition: this span is thrown away, the reader starts from the lake's positions."""
+    """Another reader has moved a partition: this span is discarded, and the reader starts from the lake's positions."""
 
     transient = True
 
 
 class Superseded(LakeError):
-    """A successor has taken this shard over: this process must end, and must not come back."""
+    """A successor has taken this shard over: this process must end, and must not be restarted."""
 
 
 class Unbalanced(LakeError):
-    """A span's counts contradict each other: nothing of it is decided."""
+    """A span's counts contradict each other: the span is not decided."""
 
 
 class Counts(msgspec.Struct):
-    """What became of the messages and rows of one partition in one span."""
+    """The counts of one partition's messages and rows in one span, by outcome."""
 
     messages: int = 0
     decoded: int = 0
@@ -63,7 +63,7 @@ class Counts(msgspec.Struct):
         )
 
     def add(self, other: Counts) -> None:
-        """Add another's counts to these."""
+        """Add other counts to these."""
         for name in COUNT_NAMES:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -73,7 +73,7 @@ COUNT_NAMES: tuple[str, ...] = Counts.__struct_fields__
 
 
 class PartId(msgspec.Struct, frozen=True, order=True):
-    """A partition of one incarnation of a topic; a topic made again is another one."""
+    """A partition of a topic; a topic that was deleted and created again has another ``topic_id``."""
 
     topic: str
     topic_id: str
@@ -84,15 +84,15 @@ class PartId(msgspec.Struct, frozen=True, order=True):
         return f"{self.topic}[{self.partition}]"
 
     def app_id(self, dataset: str) -> str:
-        """Return the name under which Delta transactions keep this partition's position."""
+        """Return the application id of the Delta transaction that keeps this partition's position."""
         return f"{dataset}/{self.topic_id}/{self.partition}"
 
 
 MOST_LOCAL = 500
-"""Local codes counted by name in one stretch: a sender that numbers everything anew must not fill the ledger."""
+"""Local codes counted by name in one stretch: a sender that gives every row a new code must not fill the ledger."""
 
 OTHERS = ""
-"""Stands for the local codes beyond these."""
+"""The name under which local codes beyond ``MOST_LOCAL`` are counted."""
 
 
 def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
@@ -108,11 +108,11 @@ def _bounded(counts: dict[str, int]) -> dict[str, int]:
 
 
 class Part(msgspec.Struct, omit_defaults=True):
-    """One partition's stretch of a span: ``start`` (None: nothing before) up to ``end``, exclusive.
+    """One partition's stretch of a span: ``start`` (None: nothing was read before) up to ``end``, exclusive.
 
-    ``unfit`` counts, by column, the published rows whose text there was none that the column may hold: they are
-    published without it, and it stays restricted. ``mapped`` and ``unmapped`` count the rows that came with a code of a
-    local system, by that code (and what it was taken as): codes of the home's declared systems and forms only.
+    ``unfit`` counts, by column, the published rows whose text the column may not hold: it is null where they are
+    published, and kept in the restricted zone. ``mapped`` and ``unmapped`` count the rows that came with a code of a
+    local system, by that code (and the code it was mapped to): only of systems and forms that the home declares.
     """
 
     id: PartId
@@ -127,23 +127,24 @@ class Part(msgspec.Struct, omit_defaults=True):
     unmapped: dict[str, int] = {}
 
     def count_unfit(self, counts: Mapping[str, int]) -> None:
-        """Add such counts to these."""
+        """Add counts of unfit values by column."""
         self.unfit = _added(self.unfit, counts)
 
     def count_local(self, mapped: Mapping[str, int], unmapped: Mapping[str, int]) -> None:
-        """Add counts of local codes to these; beyond MOST_LOCAL codes they count as one, without a name."""
+        """Add counts of local codes; codes beyond ``MOST_LOCAL`` are counted together, without a name."""
         self.mapped = _bounded(_added(self.mapped, mapped))
         self.unmapped = _bounded(_added(self.unmapped, unmapped))
 
 
 class Span(msgspec.Struct):
-    """What was read, what became of it, and the files that say so.
+    """A stretch of input: what was read, the counts of its outcomes, and the files that hold its rows.
 
     Attributes:
-        kind: a stretch of input, a gap in it, its end; or rows that were read before: rejected or held messages that
-            were replayed, and rows that now belong to somebody else.
-        fence: the dataset's fence when its rows were made; see ``SpanLog.raise_fence``.
-        associations: version of the table of device associations its rows were attributed by; 0: none was needed.
+        kind: a stretch of input (stream), a gap in it (gap), or its end (closed). Or rows that were read before:
+            rejected or held messages that were read again (replay), and rows whose patient was found or corrected
+            (attribution).
+        fence: the dataset's fence when the rows were made; see ``SpanLog.raise_fence``.
+        associations: version of the table of device associations that attributed the rows; 0: none was needed.
     """
 
     span_id: str
@@ -163,11 +164,11 @@ class Span(msgspec.Struct):
 
     @property
     def transactions(self) -> dict[str, int]:
-        """Return the position each partition reaches, by application id."""
+        """Return the position that each partition reaches, by application id."""
         return {part.id.app_id(self.dataset): part.end for part in self.parts}
 
     def files_of(self, table: str) -> list[StagedFile]:
-        """Return the files staged for one table."""
+        """Return the files that were staged for one table."""
         return [file for file in self.files if file.table == table]
 
 
@@ -219,7 +220,7 @@ def from_row(row: dict[str, object]) -> Span:
 
 
 class SpanLog:
-    """The spans table: decides, tells positions, and lists what was decided."""
+    """The spans table: decides spans, knows positions, and lists what was decided."""
 
     def __init__(self, lake: Storage) -> None:
         self.lake = lake
@@ -230,10 +231,10 @@ class SpanLog:
     # -- who may write -------------------------------------------------------------------------------------------
 
     def claim(self, *, job: str, dataset: str, topic_ids: Iterable[str]) -> None:
-        """Make the topics this job's for this dataset.
+        """Reserve topics for this job and this dataset.
 
         Raises:
-            InputError: another job reads one of them into the dataset already.
+            InputError: another job already reads one of them into the dataset.
         """
         mine = int.from_bytes(hashlib.blake2b(job.encode(), digest_size=7).digest())  # txn versions are int64
         claims = {f"claim/{dataset}/{topic_id}": mine for topic_id in sorted(topic_ids)}
@@ -251,11 +252,11 @@ class SpanLog:
         self.table.commit_when(ready, transactions=claims)
 
     def begin_epoch(self, *, job: str, shard: str) -> int:
-        """Return a new epoch of the shard; whoever held an older one can decide nothing from now on.
+        """Begin a new epoch of the shard and return it; a writer with an older epoch can decide nothing from now on.
 
         Raises:
             LakeError: the lake has another format than this release writes.
-            ServiceUnavailable: it cannot be reached.
+            ServiceUnavailable: the lake cannot be reached.
         """
         check_writable(self.lake)
         app = f"{job}/{shard}/epoch"
@@ -270,10 +271,14 @@ class SpanLog:
                 raise explained(self.table.storage, error, "Lake cannot be read") from None
             failpoint("start-epoch")
             return epoch
-        raise ServiceUnavailable("Shard is contended", where=f"{job}/{shard}", remedy="Stop the other workers.")
+        raise ServiceUnavailable(
+            "Another writer always takes this shard over first",
+            where=f"{job}/{shard}",
+            remedy="Stop the other workers.",
+        )
 
     def current_epoch(self, *, job: str, shard: str) -> int:
-        """Return the shard's newest epoch, 0 when it never began."""
+        """Return the shard's newest epoch; 0: it never began one."""
         self.table.refresh()
         return self.table.transaction(f"{job}/{shard}/epoch") or 0
 
@@ -283,14 +288,14 @@ class SpanLog:
         return self.table.transaction(_fence_app(dataset)) or 0
 
     def raise_fence(self, dataset: str) -> int:
-        """Raise the dataset's fence, and return its new height.
+        """Raise the dataset's fence and return its new number.
 
-        Whoever makes rows works with keys, rules and associations as they were read. When those have changed such that
-        no row of before may be decided any more (a patient is forgotten, rules are stricter), the fence is raised:
-        spans under way are thrown away, and read again by lanes that open anew.
+        A lane makes rows with the keys, rules and associations that it read when it opened. When these change so that
+        rows made before must not be decided any more (a patient is erased, a rule is stricter), the fence is raised:
+        spans under way are discarded, and lanes open again and read their input again.
 
         Raises:
-            ServiceUnavailable: the lake cannot be reached, or others always come first.
+            ServiceUnavailable: the lake cannot be reached, or other commits always come first.
         """
         app = _fence_app(dataset)
         for _ in range(50):
@@ -303,12 +308,14 @@ class SpanLog:
                 raise explained(self.table.storage, error, "Lake cannot be read") from None
             failpoint("fence-raised")
             return height
-        raise ServiceUnavailable("Fence is contended", where=app, remedy="Try again.")
+        raise ServiceUnavailable(
+            "Others always raise the fence first", where=app, remedy="Try again in a quieter minute."
+        )
 
     # -- positions and decisions ---------------------------------------------------------------------------------
 
     def positions(self, dataset: str, parts: Iterable[PartId]) -> dict[PartId, int | None]:
-        """Return where each partition goes on; None: never read."""
+        """Return the position from which each partition is read next; None: it was never read."""
         try:
             self.table.refresh()
         except (OSError, DeltaError) as error:
@@ -316,22 +323,28 @@ class SpanLog:
         return {part: self.table.transaction(part.app_id(dataset)) for part in parts}
 
     def begin_at(self, dataset: str, positions: Mapping[PartId, int]) -> None:
-        """Record where partitions that were never read begin; one that somebody else has begun stays as it is."""
-        wanted = {part.app_id(dataset): position for part, position in positions.items()}
+        """Record the first positions of partitions that were never read.
+
+        Raises:
+            SpanConflict: another reader has begun one of them; nothing is changed.
+        """
+        starts = {part.app_id(dataset): position for part, position in positions.items()}
 
         def ready() -> Literal["commit", "done"]:
-            if any(self.table.transaction(app) is not None for app in wanted):
+            if any(self.table.transaction(app) is not None for app in starts):
                 raise SpanConflict(
-                    "Another reader has begun this partition", where=dataset, remedy="It is read from there."
+                    "Another reader has begun this partition",
+                    where=dataset,
+                    remedy="It is read from that reader's position.",
                 )
             return "commit"
 
-        self.table.commit_when(ready, transactions=wanted)
+        self.table.commit_when(ready, transactions=starts)
 
     def incarnations(self, dataset: str, topics: set[str]) -> tuple[dict[PartId, int], set[PartId]]:
-        """Return the partitions last read under these topic names with where they ended, and which are closed.
+        """Return the partitions last read under these topic names with their end positions, and which are closed.
 
-        Days are read from the newest back to the first that knows all the topics.
+        Reads days from the newest back until all the topics were met.
         """
         ends: dict[PartId, int] = {}
         closed: set[PartId] = set()
@@ -346,13 +359,13 @@ class SpanLog:
         return ends, closed
 
     def decide(self, span: Span) -> None:
-        """Record the span: from here on it is done, and only its adding is left.
+        """Record the span: from then on it is final, and its files only have to be added.
 
         Raises:
             Unbalanced: its counts contradict each other; nothing is committed.
-            SpanConflict: a partition is not where the span starts, or the dataset's fence was raised since.
+            SpanConflict: a partition is not at the start of the span, or the dataset's fence was raised since.
             Superseded: the shard has a newer epoch.
-            OSError: storage refuses the row's file.
+            OSError: storage refuses the file of the span's row.
         """
         for part in span.parts:
             if not part.counts.balanced:
@@ -371,20 +384,20 @@ class SpanLog:
                 raise Superseded(
                     "A successor has taken this shard over",
                     where=f"{span.job}/{span.shard}",
-                    remedy="Nothing of this span was committed; let the successor run.",
+                    remedy="Nothing of this span was committed. Leave the work to the successor.",
                 )
             if (self.table.transaction(_fence_app(span.dataset)) or 0) != span.fence:
                 raise SpanConflict(
-                    "Rules, keys or patients have changed under way",
+                    "Rules, keys or patients have changed since the span was begun",
                     where=f"{span.job}/{span.shard}",
-                    remedy="The span is thrown away and read again as things are now.",
+                    remedy="The span is discarded and read again with today's rules and keys.",
                 )
             for part in span.parts:
                 if self.table.transaction(part.id.app_id(span.dataset)) != part.start:
                     raise SpanConflict(
                         "Another reader has moved this partition",
                         where=str(part.id),
-                        remedy="The span is thrown away and read again from the lake's position.",
+                        remedy="The span is discarded and read again from the lake's position.",
                     )
             return "commit"
 
@@ -392,7 +405,7 @@ class SpanLog:
         self.table.commit_when(ready, add=row, transactions={**span.transactions, epoch_app: span.epoch})
 
     def _is_decided(self, span: Span) -> bool:
-        """Whether this very span is in the table: cheap unless its partitions have moved to where it ends."""
+        """Return whether this span is in the table; reads it only if all partitions are at the end of the span."""
         if any(self.table.transaction(app) != end for app, end in span.transactions.items()):
             return False
         day = _day(span.decided_us)
@@ -412,20 +425,20 @@ class SpanLog:
         )
 
     def all_spans(self, *, since: str = "") -> Iterator[Span]:
-        """Yield every span decided on an ISO date or later, oldest day first; one day in memory at a time."""
+        """Yield every span decided on an ISO date or later, oldest day first; only one day is in memory at a time."""
         for day in reversed(self.days()):
             if day >= since:
                 yield from self.spans_of(day)
 
     def recent(self, parts: Sequence[PartId], *, dataset: str, since_us: int) -> list[Span]:
-        """Return the spans of these partitions, oldest first, back to ``since_us`` and to each one's last span."""
-        missing = {p for p, position in self.positions(dataset, parts).items() if position is not None}
+        """Return the spans of these partitions since ``since_us``, oldest first, and at least the last span of each."""
+        without_span = {p for p, position in self.positions(dataset, parts).items() if position is not None}
         found: list[Span] = []
         for day in self.days():
-            if not missing and day < _day(since_us):
+            if not without_span and day < _day(since_us):
                 break
             mine = [s for s in self.spans_of(day) if s.dataset == dataset and any(p.id in parts for p in s.parts)]
-            missing -= {part.id for span in mine for part in span.parts}
+            without_span -= {part.id for span in mine for part in span.parts}
             found = mine + found
         return found
 
@@ -439,10 +452,10 @@ def _day(us: int) -> str:
 
 
 def add_span(span: Span, table: Table) -> bool:
-    """Add a decided span's files to a table; return False when there was nothing left to do.
+    """Add a decided span's files to a table; return False if there was nothing left to do.
 
     Raises:
-        LakeError: some of the span's partitions are added and some are not: the table was meddled with.
+        LakeError: some of the span's partitions are added and some are not: something else has changed the table.
     """
     files = span.files_of(table.name)
     if not files or is_added(span, table):
@@ -455,7 +468,7 @@ def add_span(span: Span, table: Table) -> bool:
             raise LakeError(
                 "A span is added for some partitions and not for others",
                 where=f"{table.name}, span {span.span_id}",
-                remedy="Run 'vitalake lake verify'; restore the table from before the last change by hand.",
+                remedy="Run 'vitalake lake verify', and restore the table from a back-up made before that change.",
             )
         return "commit"
 
@@ -463,5 +476,5 @@ def add_span(span: Span, table: Table) -> bool:
 
 
 def is_added(span: Span, table: Table) -> bool:
-    """Whether the object as it is holds the span; positions only grow, so an old object errs towards asking again."""
+    """Return whether the table, as last refreshed, holds the span. Positions only grow: a stale object may say no."""
     return all((table.transaction(app) or -1) >= end for app, end in span.transactions.items())

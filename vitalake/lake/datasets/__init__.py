@@ -1,1 +1,1 @@
-"""What a dataset is, and the columns that follow from others."""
+"""The declarations of datasets, and columns that are derived from others."""

@@ -1,4 +1,4 @@
-"""What a dataset is: the Arrow schema, data classes and partitioning that follow from its declaration."""
+"""A dataset: the Arrow schema, data classes and partitioning that follow from its declaration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TYPES: dict[str, pa.DataType] = {
 """The types a dataset's YAML may name."""
 
 ALWAYS, MARKED = "always", "where-marked"
-"""What a dataset says of a column of times: all are of our own clocks, or those that are marked; see own_times.py."""
+"""Which times of a column are of our own clocks: all of them, or those that are marked; see own_times.py."""
 
 MEASUREMENT, ASSOCIATION, RECORD, BOOK, QUARANTINE = KINDS = (
     "measurement",
@@ -29,17 +29,17 @@ MEASUREMENT, ASSOCIATION, RECORD, BOOK, QUARANTINE = KINDS = (
     "book",
     "quarantine",
 )
-"""What the rows of a dataset are: values with a code and a unit; whose the values of a device are, and when; anything
-else that is told of a patient; the lake's own books; messages that were not published, and what became of them."""
+"""What the rows of a dataset are: values with a code and a unit; which patient a device was with, and when; any other
+record of a patient; the lake's own records; messages that were not published, and their resolutions."""
 
 
 @dataclass(frozen=True, slots=True)
 class FormBy:
-    """The form of a column's values, by what another column of the row says.
+    """The form of a column's values, chosen by the value of another column of the row.
 
     Attributes:
-        column: the other one.
-        forms: its value → the form; beside any other value nothing fits.
+        column: the other column.
+        forms: its value → the form; with any other value no text fits.
     """
 
     column: str
@@ -52,20 +52,22 @@ class Column:
 
     Attributes:
         name, type: its name and Arrow type.
-        data_class: what it *is*; without one it is not published.
+        data_class: the kind of data, which the rules speak of; a column without one is not published.
         description: for people.
-        statistics: whether min and max may stand in files and log.
-        completed_years: where it is null, the years from the first of these columns to the second; None: not derived.
-        values: the closed set of its values; empty: not closed.
-        listed: the list of the home's rules that its values stand in; None: in none.
-        form: the form its values have (see vitalake/vocabulary/forms.yaml), or the form by another column's value.
-        token_with: of a position: the column of its partition, with which it is published as a token, and which is
-            published without the partition; see message_tokens.py.
-        ours: of a time: whether all are of our own clocks or those that are marked; see own_times.py. None: none is.
-        counts: of a version: whether it is published as a number that keeps the order within its record only; see
+        statistics: whether the column's minimum and maximum may stand in files and log.
+        completed_years: two columns; where this one is null, it becomes the completed years from the first to the
+            second. None: it is not derived.
+        values: the closed set of its values; empty: no closed set.
+        listed: the list of the home's rules that holds its values; None: no list.
+        form: the form of its values (see vitalake/vocabulary/forms.yaml), or the form by another column's value.
+        token_with: for a position: the column of its partition. The position is published as a token made with that
+            column, and that column is published without the partition; see message_tokens.py.
+        ours: for a time: whether all times are of our own clocks, or those that are marked; see own_times.py. None: no
+            time is ours.
+        counts: for a version: whether it is published as a number that keeps only the order within its record; see
             record_versions.py.
-        pairs: of one that counts: whether its last bit says something else, and is published as it is.
-        hashed: whether it is a 128-bit keyed hash of what the source calls the record.
+        pairs: for a column that counts: whether its last bit has a meaning of its own and is published as it is.
+        hashed: whether it is a 128-bit keyed hash of the source's name for the record.
         fhir: FHIRPath of its value in the dataset's resource; None: a FHIR feed does not fill it.
     """
 
@@ -87,18 +89,19 @@ class Column:
 
     @property
     def closed(self) -> bool:
-        """Return whether it is said which texts it may hold: text that is published as it came must be closed."""
+        """Return whether the texts it may hold are declared; only such text may be published as it came."""
         return bool(self.values or self.listed or self.form)
 
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """Columns of which every published row has at least one, the reason why it has no other among them.
+    """Columns of which every published row has at least one; one of them is the reason why the others are null.
 
     Attributes:
-        columns: these columns.
-        reason: the one of them that says why there is no other.
-        words: the column of words, which are mostly not published; then the reason is that it is as text.
+        columns: these columns, the reason among them.
+        reason: the column that says why the others are null.
+        words: the column of free text, which is mostly not published. A row that has only such text is published with
+            the reason "as text".
     """
 
     columns: tuple[str, ...]
@@ -111,8 +114,8 @@ class FhirSource:
     """How a FHIR feed fills a dataset whose columns say their FHIRPath.
 
     Attributes:
-        resource: type of the resource that is one row.
-        skip: FHIRPath of what has no row, where it is true; None: every resource has one.
+        resource: type of the resource; each resource gives one row.
+        skip: FHIRPath; a resource for which it is true gives no row. None: every resource gives one.
     """
 
     resource: str
@@ -127,16 +130,16 @@ class Dataset:
         name: also the name of its table.
         kind: what its rows are: one of KINDS.
         columns: in order; the partition column ``day`` is not among them.
-        key: columns that name a row.
+        key: columns that identify a row.
         day_of: the column whose (masked) date is the partition; None: the table is not partitioned.
-        restricted: whether its rows are kept as they came too, what identifies sealed.
+        restricted: whether its rows are also kept as they came, with identifying values sealed.
         revision: counts up with every change of its columns; see vitalake/lake/tables/schema.py.
-        buckets: number of files by patient that closed days are put into; 0: none.
-        retention_days: older days are deleted, in every zone; 0: never.
-        one_of: what a published row must say; None: nothing in particular.
-        ends: the column that says when what lasts has ended: the duty to keep records counts from there; None: from the
-            day of its partition.
-        fhir: how a FHIR feed fills it by its columns' paths; None: it does not, or by code of the format.
+        buckets: number of files by patient into which the rows of a closed day are sorted; 0: no buckets.
+        retention_days: days that are older are deleted, in every zone; 0: never.
+        one_of: columns of which a published row must have at least one; None: no such rule.
+        ends: the column with the end of what lasts, such as a stay: the duty to keep records counts from there. None:
+            it counts from the day of the partition.
+        fhir: how a FHIR feed fills it by its columns' paths; None: no FHIR feed does, or code of the format does.
     """
 
     name: str
@@ -159,12 +162,12 @@ class Dataset:
 
     @property
     def is_book(self) -> bool:
-        """Return whether it is one of the lake's own, of which nothing is published."""
+        """Return whether it holds the lake's own records, which are never published."""
         return self.kind in (BOOK, QUARANTINE)
 
     @property
     def hashed(self) -> str | None:
-        """Return the column that is a hash of what the source calls the record; None: there is none."""
+        """Return the column that is a hash of the source's name for the record; None: there is none."""
         return next((column.name for column in self.columns if column.hashed), None)
 
     @property
@@ -179,7 +182,7 @@ class Dataset:
 
     @property
     def sources(self) -> frozenset[str]:
-        """Return the columns that say in which partition a message lies; published they say its topic."""
+        """Return the columns that name a message's partition; published rows name only the topic."""
         return frozenset(column.token_with for column in self.columns if column.token_with)
 
     def column(self, name: str) -> Column:
@@ -193,11 +196,11 @@ IDENTIFYING = frozenset(
         "name", "address", "date-of-birth",
     }
 )  # fmt: skip
-"""Data classes whose values are sealed, one by one, where identified rows are kept."""
+"""Data classes whose values are sealed, one by one, in the restricted zone."""
 
 
 def holds_codes(column: Column) -> bool:
-    """Return whether a column holds codes in clear where rows are identified, and what are none sealed."""
+    """Return whether the restricted zone keeps a column's codes in clear, and seals any text that is not a code."""
     return column.closed and column.data_class not in IDENTIFYING and column.data_class != "provenance"
 
 
@@ -206,10 +209,10 @@ DEVICE_KEY = Column("device_key", pa.binary(), "subject", "keyed hash of the dev
 
 
 def restricted_form(dataset: Dataset) -> Dataset:
-    """Return what a dataset's table looks like in the restricted zone.
+    """Return the dataset as its table in the restricted zone has it.
 
-    First the keyed hashes by which rows of a patient, or of a device, are found; then its own columns, binary where
-    they hold sealed values. Nothing has statistics but what has them in the published form and is not sealed.
+    The first columns are the keyed hashes by which the rows of a patient, or of a device, are found. The dataset's own
+    columns follow, binary where they hold sealed values. A sealed column has no statistics.
     """
     sealed = {column.name for column in dataset.columns if column.data_class in IDENTIFYING}
     columns = tuple(
@@ -218,12 +221,10 @@ def restricted_form(dataset: Dataset) -> Dataset:
         else column
         for column in dataset.columns
     )
-    found_by = (
-        (SUBJECT, DEVICE_KEY) if any(c.data_class == "device-identifier" for c in dataset.columns) else (SUBJECT,)
-    )
-    return replace(dataset, columns=(*found_by, *columns))
+    hashes = (SUBJECT, DEVICE_KEY) if any(c.data_class == "device-identifier" for c in dataset.columns) else (SUBJECT,)
+    return replace(dataset, columns=(*hashes, *columns))
 
 
 def table_form(dataset: Dataset, zone: str) -> Dataset:
-    """Return what a dataset's table looks like in a zone."""
+    """Return the dataset as its table in a zone has it."""
     return restricted_form(dataset) if zone == "restricted" else dataset

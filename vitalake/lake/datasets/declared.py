@@ -1,4 +1,4 @@
-"""Datasets as they are declared in YAML: those that ship with the project, and those that a home adds."""
+"""Datasets declared in YAML: those that ship with the project, and those that a home adds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from vitalake.strict_yaml import read_yaml
 _SHIPPED = Path(str(resources.files("vitalake"))) / "datasets"
 
 RESERVED = frozenset({"day", "device_key", "identity", "subject"})
-"""Names that tables, and rows on their way there, have beside the declared columns."""
+"""Names of columns that the lake itself adds to tables, or to rows before they are written."""
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
@@ -46,7 +46,7 @@ class _Derived(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ColumnDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One column as it is declared; see ``Column`` for what the fields mean."""
+    """The declaration of one column; see ``Column`` for the meaning of the fields."""
 
     name: _Name
     type: _Type
@@ -67,7 +67,7 @@ class ColumnDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
 
 class OneOfDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a published row must say."""
+    """The declaration of columns of which a published row must have at least one; see ``OneOf``."""
 
     columns: list[_Name]
     reason: _Name
@@ -75,14 +75,14 @@ class OneOfDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FhirDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a FHIR feed fills the dataset."""
+    """The declaration of how a FHIR feed fills the dataset; see ``FhirSource``."""
 
     resource: Annotated[str, msgspec.Meta(pattern=r"^[A-Z][A-Za-z]{1,59}$")]
     skip: _Text | None = None
 
 
 class DatasetDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A dataset as it is declared; see ``Dataset`` for what the fields mean."""
+    """The declaration of a dataset; see ``Dataset`` for the meaning of the fields."""
 
     name: _Name
     kind: Literal["measurement", "association", "record", "book", "quarantine"]
@@ -113,31 +113,32 @@ def parse_dataset(document: dict[str, Any], *, where: str, text: str = "") -> Da
     """Return the dataset that a YAML document declares.
 
     Args:
-        document: what the YAML says.
+        document: the parsed YAML.
         where: the file.
-        text: of the file, to find lines; empty: errors name none.
+        text: the text of the file, to find lines; empty: errors name no line.
 
     Raises:
-        SettingsError: it does not have the form of one, or contradicts itself; names file, line and field.
+        SettingsError: the document does not have the form of a declaration, or contradicts itself; the error names
+            file, line and field.
     """
-    said = declarations.convert(document, DatasetDeclaration, where=where, text=text)
-    columns, one_of = [_column(entry) for entry in said.columns], said.one_of
-    if said.kind == RECORD:
+    declared = declarations.convert(document, DatasetDeclaration, where=where, text=text)
+    columns, one_of = [_column(entry) for entry in declared.columns], declared.one_of
+    if declared.kind == RECORD:
         names = {column.name for column in columns}
         columns += [column for column in _standard() if column.name not in names]
     dataset = Dataset(
-        said.name,
-        said.kind,
+        declared.name,
+        declared.kind,
         tuple(columns),
-        tuple(said.key),
-        said.day_of,
-        said.restricted or said.kind == RECORD,
-        said.revision,
-        buckets=said.buckets,
-        retention_days=said.retention_days,
+        tuple(declared.key),
+        declared.day_of,
+        declared.restricted or declared.kind == RECORD,
+        declared.revision,
+        buckets=declared.buckets,
+        retention_days=declared.retention_days,
         one_of=None if one_of is None else OneOf(tuple(one_of.columns), one_of.reason, one_of.words),
-        ends=said.ends,
-        fhir=None if said.fhir is None else FhirSource(said.fhir.resource, said.fhir.skip),
+        ends=declared.ends,
+        fhir=None if declared.fhir is None else FhirSource(declared.fhir.resource, declared.fhir.skip),
     )
     for at, what, remedy in _contradictions(dataset):
         raise declarations.refused(what, where=where, text=text, at=at, remedy=remedy)
@@ -149,29 +150,29 @@ def _standard() -> tuple[Column, ...]:
     return tuple(_column(entry) for entry in msgspec.convert(read_yaml(_STANDARD), list[ColumnDeclaration]))
 
 
-def _column(said: ColumnDeclaration) -> Column:
+def _column(declared: ColumnDeclaration) -> Column:
     form: str | FormBy | None
-    if isinstance(said.form, dict):
-        forms = dict(said.form)
+    if isinstance(declared.form, dict):
+        forms = dict(declared.form)
         form = FormBy(forms.pop("by", ""), tuple(forms.items()))
     else:
-        form = said.form
+        form = declared.form
     return Column(
-        name=said.name,
-        type=TYPES[said.type],
-        data_class=said.data_class,
-        description=said.description,
-        statistics=said.statistics,
-        completed_years=None if said.derived is None else said.derived.completed_years,
-        values=tuple(said.values),
-        listed=said.listed,
+        name=declared.name,
+        type=TYPES[declared.type],
+        data_class=declared.data_class,
+        description=declared.description,
+        statistics=declared.statistics,
+        completed_years=None if declared.derived is None else declared.derived.completed_years,
+        values=tuple(declared.values),
+        listed=declared.listed,
         form=form,
-        token_with=said.token_with,
-        ours=said.ours,
-        counts=bool(said.counts),
-        pairs=said.counts == "pairs",
-        hashed=said.hashed,
-        fhir=said.fhir,
+        token_with=declared.token_with,
+        ours=declared.ours,
+        counts=bool(declared.counts),
+        pairs=declared.counts == "pairs",
+        hashed=declared.hashed,
+        fhir=declared.fhir,
     )
 
 
@@ -179,38 +180,38 @@ _Contradiction = tuple[tuple[str | int, ...], str, str]
 
 
 def _contradictions(dataset: Dataset) -> list[_Contradiction]:
-    """Return what does not go together: where, what is wrong, what to do."""
+    """Return the contradictions within a declaration: where, what is wrong, what to do."""
     types = {column.name: column.type for column in dataset.columns}
-    found: list[_Contradiction] = []
+    problems: list[_Contradiction] = []
 
-    def names(at: tuple[str | int, ...], what: str, *named: str | None) -> None:
+    def check_names(at: tuple[str | int, ...], what: str, *named: str | None) -> None:
         if not types.keys() >= {name for name in named if name is not None}:
-            found.append((at, what, "Name columns of the dataset."))
+            problems.append((at, what, "Name columns of the dataset."))
 
-    names(("key",), "Key names no column", *dataset.key)
-    names(("day_of",), "day_of names no column", dataset.day_of)
-    names(("ends",), "ends names no column", dataset.ends)
+    check_names(("key",), "Key names an unknown column", *dataset.key)
+    check_names(("day_of",), "day_of names an unknown column", dataset.day_of)
+    check_names(("ends",), "ends names an unknown column", dataset.ends)
     if dataset.day_of in types and not pa.types.is_timestamp(types[dataset.day_of]):
-        found.append((("day_of",), "day_of is no timestamp", "Name a column of times."))
+        problems.append((("day_of",), "day_of is not a timestamp", "Name a column of times."))
     if (one_of := dataset.one_of) is not None:
-        names(("one_of",), "one_of names no column", *one_of.columns, one_of.words)
+        check_names(("one_of",), "one_of names an unknown column", *one_of.columns, one_of.words)
         if one_of.reason not in one_of.columns:
-            found.append((("one_of", "reason"), "one_of.reason is not among its columns", "Add it to them."))
+            problems.append((("one_of", "reason"), "one_of.reason is not among its columns", "Add it to them."))
     if sum(column.hashed for column in dataset.columns) > 1:
-        found.append((("columns",), "Two columns are hashes of the record's name", "Declare one of them."))
+        problems.append((("columns",), "Two columns are hashes of the record's name", "Declare one of them only."))
     seen: set[str] = set()
     for place, column in enumerate(dataset.columns):
         at = ("columns", place)
         if column.name in seen:
-            found.append(((*at, "name"), "A column stands twice", "Name each of them once."))
+            problems.append(((*at, "name"), "A column is declared twice", "Declare each column once."))
         seen.add(column.name)
-        names(at, "Derived column lacks its source", *(column.completed_years or ()), column.token_with)
+        check_names(at, "Derived column lacks its source", *(column.completed_years or ()), column.token_with)
         if not _closed_once(column, types.keys()):
-            remedy = "Give it values, a list or a form."
-            found.append((at, "Column says in two ways which texts it may hold, or is no text", remedy))
+            remedy = "Give it the type string, and one of values, list or form."
+            problems.append((at, "Column says in two ways which texts it may hold, or is not text", remedy))
         if column.hashed and column.type != pa.binary():
-            found.append((at, "A column that is hashed is not binary", "Declare the type binary."))
-    return found
+            problems.append((at, "A column that is hashed is not binary", "Declare the type binary."))
+    return problems
 
 
 def _closed_once(column: Column, names: Any) -> bool:
@@ -225,7 +226,7 @@ def json_schema() -> dict[str, Any]:
     return msgspec.json.schema(DatasetDeclaration)
 
 
-# -- which there are -------------------------------------------------------------------------------------------------
+# -- names and files ---------------------------------------------------------------------------------------------
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -234,12 +235,12 @@ def dataset_names() -> tuple[str, ...]:
 
 
 def published_datasets() -> list[str]:
-    """Return the names of those whose rows are published; the others are the lake's own books."""
+    """Return the names of the datasets whose rows are published; the others hold the lake's own records."""
     return [name for name in dataset_names() if not load_dataset(name).is_book]
 
 
 def quarantine_datasets() -> list[str]:
-    """Return the names of those that are about messages which were not published."""
+    """Return the names of the datasets about messages that were not published."""
     return [name for name in dataset_names() if load_dataset(name).kind == QUARANTINE]
 
 
@@ -248,7 +249,7 @@ def load_dataset(name: str) -> Dataset:
     """Return a dataset that ships with the project, or that the home in use declares.
 
     Raises:
-        SettingsError: none has this name, or its declaration does not hold.
+        SettingsError: no dataset has this name, or its declaration is not valid.
     """
     found = where_declared().get(name)
     if found is None:
@@ -258,10 +259,10 @@ def load_dataset(name: str) -> Dataset:
 
 @declarations.per_home
 def where_declared() -> Mapping[str, Declared]:
-    """Return where each dataset is declared: name → file.
+    """Return the file that declares each dataset, by name.
 
     Raises:
-        SettingsError: the home declares one that ships with the project.
+        SettingsError: the home declares a dataset that ships with the project.
     """
     shipped, own = declarations.shipped(_SHIPPED), declarations.declared("datasets", declarations.in_use())
     for name in sorted(shipped.keys() & own.keys()):
@@ -285,74 +286,77 @@ def _loaded(found: Declared) -> Dataset:
     dataset = parse_dataset(document, where=found.where, text=text)
     if dataset.name != found.name:
         raise declarations.refused(
-            "Dataset has another name than its file",
+            "The dataset's name differs from its file's name",
             where=found.where,
             text=text,
             at=("name",),
-            remedy="Give both one name.",
+            remedy="Give the dataset and its file the same name.",
         )
-    for at, what, remedy in _foreign(dataset) if found.of_home else ():
+    for at, what, remedy in _home_problems(dataset) if found.of_home else ():
         raise declarations.refused(what, where=found.where, text=text, at=at, remedy=remedy)
     return dataset
 
 
-def _foreign(dataset: Dataset) -> list[_Contradiction]:
-    """Return what a home may not declare: it would not be masked, counted or found again as rows of the project are."""
-    found: list[_Contradiction] = []
+def _home_problems(dataset: Dataset) -> list[_Contradiction]:
+    """Return what a home may not declare, because such rows could not be masked, counted or erased like others."""
+    problems: list[_Contradiction] = []
     if dataset.day_of is None:
-        found.append(((), "day_of is missing: rows without a day are in no partition", "Name a column of times."))
+        problems.append(((), "day_of is missing: rows without a day are in no partition", "Name a column of times."))
     if "version" not in dataset.key:
-        found.append((("key",), "Key lacks version: a correction could not be told from what it corrects", "Add it."))
-    known, standard = _of_the_project(), {column.name: column for column in _standard()}
+        problems.append(
+            (("key",), "Key lacks version: a correction could not be told from its original", "Add version to it.")
+        )
+    known, standard = _shipped_columns(), {column.name: column for column in _standard()}
     for place, column in enumerate(dataset.columns):
         at = ("columns", place)
-        if column.name in standard and _treated(column) != _treated(standard[column.name]):
+        if column.name in standard and _publishing(column) != _publishing(standard[column.name]):
             remedy = "Leave it out, or declare it as vitalake/datasets/procedure.yaml and its neighbours do."
-            found.append((at, "Column that every record has is declared in another way", remedy))
+            problems.append((at, "A standard column of every record is declared in another way", remedy))
         if column.data_class is None:
-            found.append((at, "Column has no class: no rule could speak of it", "Say what it is."))
+            problems.append((at, "Column has no class: no rule could apply to it", "Give it a class."))
         if column.name in known and known[column.name] != (column.data_class, column.type):
-            remedy = (
-                f"It is of the class {known[column.name][0]}, type {known[column.name][1]}; or give it another name."
-            )
-            found.append((at, "Column has another class or type than in the project's datasets", remedy))
-        found += [(at, what, remedy) for what, remedy in _unsafe(column)]
-    return found
+            remedy = f"Declare class {known[column.name][0]}, type {known[column.name][1]}; or give it another name."
+            problems.append((at, "Column has another class or type than in the project's datasets", remedy))
+        problems += [(at, what, remedy) for what, remedy in _unsafe(column)]
+    return problems
 
 
 def _unsafe(column: Column) -> Iterator[tuple[str, str]]:
-    """Yield why a column of a home would be kept, published or forgotten in another way than it says."""
+    """Yield why a column of a home could not be kept, published or erased safely, with the remedy."""
     data_class = column.data_class
     if column.name in RESERVED:
         yield "Column has a name that the lake uses itself", "Give it another name."
     if data_class == "patient-identifier" and column.name != "patient_id":
-        # Keys, erasures, holds and the audit go by one patient a row.
-        yield "Column names a second patient", "The patient is patient_id; declare anybody else's number as free-text."
+        # Keys, erasures, legal holds and the audit all rely on one patient per row.
+        yield (
+            "Column names a second patient",
+            "patient_id is the patient; declare another person's number as free-text.",
+        )
     if column.type == pa.binary() and not column.hashed:
-        yield "Column is binary and no hash: nothing says what it may hold", "Declare hashed, or another type."
+        yield "Column is binary and not a hash: nothing says what it may hold", "Declare hashed: true, or another type."
     if data_class == "record-identifier" and not column.hashed:
-        yield "A number of a record would be published in clear", "Declare the type binary and hashed."
+        yield "A number of a record would be published in clear", "Declare type: binary and hashed: true."
     if column.type == pa.string() and not column.closed and data_class not in IDENTIFYING:
         yield (
-            "Text that nothing holds to a set or a form would be kept in clear",
-            "Give it values, a list or a form; or the class free-text, which is sealed.",
+            "Text that is not limited to a set or a form would be kept in clear",
+            "Give it values, a list or a form; or give it the class free-text, which is sealed.",
         )
 
 
-def _treated(column: Column) -> Column:
-    """Return what decides how a column is published."""
+def _publishing(column: Column) -> Column:
+    """Return a column with only those fields that decide how it is published."""
     return replace(column, description="", fhir=None, statistics=False)
 
 
 @cache
-def _of_the_project() -> dict[str, tuple[str | None, pa.DataType]]:
-    """Return class and type of the columns that identify or count, wherever the project declares them."""
+def _shipped_columns() -> dict[str, tuple[str | None, pa.DataType]]:
+    """Return class and type of the project's identifying and standard columns, by name."""
     shipped = [_loaded(found) for found in declarations.shipped(_SHIPPED).values()]
-    counted = {column.name for column in _standard()}
-    kept = [of for of in shipped if of.kind in (MEASUREMENT, ASSOCIATION, RECORD)]
+    standard = {column.name for column in _standard()}
+    clinical = [dataset for dataset in shipped if dataset.kind in (MEASUREMENT, ASSOCIATION, RECORD)]
     return {
         column.name: (column.data_class, column.type)
-        for dataset in kept
+        for dataset in clinical
         for column in dataset.columns
-        if column.data_class in IDENTIFYING or column.name in counted
+        if column.data_class in IDENTIFYING or column.name in standard
     }

@@ -1,4 +1,4 @@
-"""Columns that follow from others of the same row, where the source does not give them."""
+"""Derives columns from others of the same row, where the source does not give them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vitalake.lake.datasets.dataset import Dataset
 
 
 def derive(rows: pa.RecordBatch, dataset: Dataset) -> pa.RecordBatch:
-    """Return the rows with what the dataset declares as derived, where it is null and its sources are there."""
+    """Return the rows with derived columns filled in where they are null and the columns they derive from are there."""
     for column in dataset.columns:
         names = rows.schema.names
         if column.completed_years is None or not set(column.completed_years) <= set(names):
@@ -24,9 +24,9 @@ def derive(rows: pa.RecordBatch, dataset: Dataset) -> pa.RecordBatch:
 
 
 def completed_years(born: pa.Array, at: pa.Array) -> pa.Array:
-    """Return the birthdays a person has had by a moment, in UTC; whoever is born on 29 February has it on 1 March.
+    """Return a person's age in completed years at a moment, in UTC; a birthday on 29 February counts on 1 March.
 
-    Null where either is null, and where the moment lies before the birth.
+    Null where either is null, or where the moment lies before the birth.
     """
     day = born.cast(pa.date32())
     moment = at.cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us")) if pa.types.is_timestamp(at.type) else at

@@ -1,4 +1,4 @@
-"""The first entry of a table's log, which says what the table is and nothing of its rows: it can be written again."""
+"""Writes the first entry of a table's log again: it describes the table's columns and names no rows."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from vitalake.lake.tables.table import Table
 FIRST = f"{0:020}.json"
 
 
-def can_begin_again(storage: Storage, problems: Sequence[LogProblem]) -> bool:
-    """Return whether of a log's beginning the first entry alone is damaged or gone, and what follows it is there."""
+def can_restore_first_entry(storage: Storage, problems: Sequence[LogProblem]) -> bool:
+    """Return whether only the first entry of a log is damaged or gone, and the entries after it are there."""
     versions = {problem.version for problem in problems}
     entries = set(list_log(storage).entries)
     return 0 in versions and 1 not in versions and bool(entries) and (1 in entries or entries == {0})
 
 
-def begin_again(storage: Storage, form: Dataset) -> str:
-    """Write the first entry of a log again, as the table's form has it today; return its name.
+def restore_first_entry(storage: Storage, form: Dataset) -> str:
+    """Write the first entry of a log again, with the columns that the dataset has today; return its name.
 
-    The next entry holds the digest of the true one. ``settle_beginning`` has to follow once the log can be read; killed
-    before, the entry counts as damaged, and is written once more.
+    The next entry holds the digest of the original one, so the new one counts as damaged. ``checkpoint_beginning`` ends
+    that; it must follow once the log can be read. A repair that is killed between the two writes the entry again.
     """
     if storage.fs.get_file_info(f"{storage.root}/{LOG}/{FIRST}").type.name != "NotFound" or _is_link(storage):
         storage.fs.create_dir(f"{storage.root}/{SET_ASIDE}", recursive=True)
-        # Not by the name of an entry that was taken out: nothing it said is lost, so nothing has to be made again.
+        # Not under the name of an entry that is taken out for good: nothing is lost with this one.
         stamp = clock.now().strftime(STAMP)
         storage.fs.move(f"{storage.root}/{LOG}/{FIRST}", f"{storage.root}/{SET_ASIDE}/{stamp}.{FIRST}.begun-again")
     with tempfile.TemporaryDirectory() as folder:
@@ -47,8 +47,8 @@ def _is_link(storage: Storage) -> bool:
     return storage.local and Path(storage.root, LOG, FIRST).is_symlink()
 
 
-def settle_beginning(storage: Storage) -> None:
-    """Let a checkpoint stand in the place of all entries: from it on nothing is held against the first one.
+def checkpoint_beginning(storage: Storage) -> None:
+    """Write a checkpoint, after which no entry is compared with the first one any more.
 
     Raises:
         OSError, DeltaError: storage refuses.

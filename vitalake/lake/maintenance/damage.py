@@ -1,4 +1,4 @@
-"""Whether the files of a table's newest version hold what was written to them; for readers of whole tables."""
+"""Checks the files of a table's newest version against their digests, for readers of whole tables."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from vitalake.lake.tables.digests import MARKS, Damaged, Marks, check, recorded
 from vitalake.lake.tables.table import Snapshot, StagedFile, Table
 
 
-def sound_snapshot(table: Table, *, marks: Marks = MARKS) -> Snapshot:
-    """Return the table's newest version, every file of it found good within a day, and there.
+def checked_snapshot(table: Table, *, marks: Marks = MARKS) -> Snapshot:
+    """Return the table's newest version, after checking that every file exists and was found good within a day.
 
     Raises:
-        Damaged: a file is not.
+        Damaged: a file is damaged or missing.
         LakeError, ServiceUnavailable: the log cannot be read.
-        OSError: files vanish faster than they can be looked at.
+        OSError: files are replaced faster than they can be checked.
     """
     for _ in range(3):
         snapshot = table.snapshot()

@@ -1,7 +1,7 @@
-"""Taking rows out of a table for good: out of its newest version, and out of the files that only older ones name.
+"""Deletes rows for good: from a table's newest version, and from the files that only older versions name.
 
-A patient's rows are looked for in the patient column alone, and only in files of the patient's bucket and in those
-without buckets.
+A patient's rows are searched in the patient column alone, and only in files of the patient's bucket and in files
+without a bucket.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from vitalake.lake.tables.table import Snapshot, StagedFile, Table
 Value = str | bytes
 
 COMMIT_ROWS = 4_000_000
-"""Rows of the files that are written anew in one commit."""
+"""Rows of the files that are rewritten in one commit."""
 
 
 @dataclass(slots=True)
 class Dropped:
-    """What it took to drop rows.
+    """What was read, written and dropped.
 
     Attributes:
-        table: which.
-        rows: dropped.
-        days: that had any.
-        files_searched: whose one column was read.
-        bytes_searched: of that one column, and of the footers.
-        files_rewritten: that had such rows, and were read as a whole.
-        bytes_rewritten: of those.
-        bytes_written: of the new files in their place.
-        files_deleted: for whoever purges after it.
+        table: the table's name.
+        rows: rows dropped.
+        days: days that had such rows.
+        files_searched: files of which the one column was read.
+        bytes_searched: bytes of that column, and of the footers.
+        files_rewritten: files that had such rows, and were read as a whole.
+        bytes_rewritten: bytes of those files.
+        bytes_written: bytes of the new files in their place.
+        files_deleted: set by a caller that purges afterwards.
     """
 
     table: str
@@ -57,7 +57,7 @@ class Dropped:
 
     @property
     def bytes_touched(self) -> int:
-        """Return all bytes that were read or written."""
+        """Return the number of bytes that were read or written."""
         return self.bytes_searched + self.bytes_rewritten + self.bytes_written
 
 
@@ -70,31 +70,41 @@ def drop_rows(
     progress: Callable[[str], None] | None = None,
     instead: Callable[[pa.Table], pa.Table] | None = None,
 ) -> Dropped:
-    """Rewrite every file that has rows with this value without them. Repeating it changes nothing.
+    """Rewrite every file that has rows with this value, without these rows. Repeating it changes nothing.
 
-    Days go together, for a commit each would be what takes the time; but no more than COMMIT_ROWS, for whoever loses to
-    other maintenance has to do them again.
+    Several days share a commit, because a commit for each day would take most of the time. A commit has at most
+    COMMIT_ROWS, because an attempt that loses to other maintenance has to be repeated.
 
-    What is added later is not looked at: raise the fence and settle first, so that nobody can add any. It goes on
-    beside a swap that is prepared, which then has to start anew.
+    Rows that are added later are not searched: raise the fence and settle first, so that none can be. A replacement of
+    the whole table that is being prepared does not stop this; that replacement then has to start again.
 
     Args:
-        table: not to be used by anything else meanwhile.
-        column: of text or binary; by the patient column it takes a file of each bucket.
-        value: whose rows go.
-        commit_rows: rows of the files of one commit, a day at the least.
-        progress: told the days before they are rewritten.
-        instead: makes of the rows what stays of them, without the value; default: nothing stays.
+        table: nothing else may use the object during the call.
+        column: of text or binary; if it is the patient column, only files of the value's bucket are searched.
+        value: rows with this value are dropped.
+        commit_rows: rows of the files of one commit; it is at least one day.
+        progress: called with the days before they are rewritten.
+        instead: returns what remains of the rows, without the value; None: nothing remains.
 
     Raises:
         LakeError, ServiceUnavailable: as ``rewrite``; days that are done stay done.
     """
     done = Dropped(table.name)
-    replaced = [0]
+    replaced = 0
+
+    def keep(batch: pa.Table) -> pa.Table:
+        nonlocal replaced
+        has = has_value(batch[column].combine_chunks(), {value})
+        kept = batch.filter(pc.invert(has))
+        if instead is None or not has.true_count:
+            return kept
+        replaced += has.true_count
+        return pa.concat_tables([kept, instead(batch.filter(has))])
 
     def without(rows: Rows) -> Iterator[Piece]:
-        replaced[0] = 0
-        return _without(rows, column, {value}, instead=instead, replaced=replaced)
+        nonlocal replaced
+        replaced = 0  # an attempt that was overtaken does not count
+        return remaining_rows(rows, keep)
 
     finder = _Finder(table, column, value, done)
     table.refresh()
@@ -109,7 +119,7 @@ def drop_rows(
         failpoint("dropped-day")
         if result:
             done.days += len(days)
-            done.rows += result.rows_before - result.rows + replaced[0]
+            done.rows += result.rows_before - result.rows + replaced
             done.files_rewritten += len(result.removed)
             done.bytes_rewritten += sum(file.size for file in result.removed)
             done.bytes_written += sum(file.size for file in result.added)
@@ -117,53 +127,53 @@ def drop_rows(
 
 
 def _together(files: Sequence[StagedFile], most: int) -> Iterator[list[str | None]]:
-    """Yield the days of these files, so many together as have that many rows at the most."""
+    """Yield the days of these files in groups of at most ``most`` rows, or of one day."""
     rows: Counter[str | None] = Counter()
     for file in files:
         rows[file.day] += file.rows
-    held: list[str | None] = []
+    group: list[str | None] = []
     for day in sorted(rows, key=str):
-        if held and sum(rows[other] for other in held) + rows[day] > most:
-            yield held
-            held = []
-        held.append(day)
-    if held:
-        yield held
+        if group and sum(rows[other] for other in group) + rows[day] > most:
+            yield group
+            group = []
+        group.append(day)
+    if group:
+        yield group
 
 
 def purge(table: Table, column: str, value: Value) -> int:
-    """Delete every file of the table's folder that its newest version does not have and that holds the value.
+    """Delete every file in the table's folder that holds the value and is not part of the newest version.
 
-    Those are files that were replaced and wait for the vacuum, so that older versions cannot be read any more where
-    they had the value; and files that were staged and never added. Settle first, and drop the rows: what is decided
-    and not added yet would be lost. What is half written is the sweeper's: nobody can tell what is in it.
+    Some of these files were replaced and wait for the vacuum; older versions that name them cannot be read any more.
+    Others were staged and never added. Settle first, then drop the rows: files of spans that are decided and not added
+    yet would be lost. A half-written file cannot be read; it is left to the sweeper.
 
     Returns:
-        How many files were deleted.
+        The number of deleted files.
 
     Raises:
         OSError, DeltaError: storage refuses.
     """
     by_name = column == patient_column(table.dataset)
     listed = table.storage.files(suffix="")
-    table.refresh()  # after the listing: what was added between is in the newest version
+    table.refresh()  # after the listing: a file that was added in between is in the newest version
     deleted = 0
     for path in sorted(listed.keys() - table.snapshot().files.keys()):
         if by_name and not may_hold(path, value):
             continue
-        held = _held(table, path, column, value)
-        if held and held[0]:
+        found = _search_file(table, path, column, value)
+        if found and found[0]:
             table.storage.delete(path)
             deleted += 1
     return deleted
 
 
 def distinct_values(table: Table, column: str) -> set[Value]:
-    """Return the values of a column of text or binary in the table's newest version, and in all older ones."""
+    """Return the values of a column of text or binary in the newest version and in all older ones."""
     table.refresh()
     values: set[Value] = set()
     for path in table.snapshot().files.keys() | table.storage.files().keys():
-        with suppress(pa.ArrowException, FileNotFoundError):  # half written, or gone meanwhile
+        with suppress(pa.ArrowException, FileNotFoundError):  # half written, or deleted since
             with table.storage.fs.open_input_file(f"{table.storage.root}/{path}") as source:
                 reader = pq.ParquetFile(source, read_dictionary=[column], page_checksum_verification=True)
                 for batch in reader.iter_batches(columns=[column]):
@@ -175,32 +185,32 @@ def distinct_values(table: Table, column: str) -> set[Value]:
 
 
 class _Finder:
-    """Finds the files that hold a value; each file is looked into once."""
+    """Finds the files that hold a value; each file is read once."""
 
     def __init__(self, table: Table, column: str, value: Value, done: Dropped) -> None:
         self._table, self._column, self._value, self._done = table, column, value, done
         self._by_name = column == patient_column(table.dataset)
-        self._known: dict[str, bool] = {}
+        self._verdicts: dict[str, bool] = {}
 
     def holders(self, files: Collection[StagedFile] | Iterator[StagedFile]) -> list[StagedFile]:
-        """Return those of the files that hold the value."""
+        """Return the files among these that hold the value."""
         return sorted((file for file in files if self._holds(file)), key=lambda file: file.path)
 
     def _holds(self, file: StagedFile) -> bool:
         if self._by_name and not may_hold(file.path, self._value):
             return False
-        if file.path not in self._known:
-            held = _held(self._table, file.path, self._column, self._value)
-            if held is None:
+        if file.path not in self._verdicts:
+            found = _search_file(self._table, file.path, self._column, self._value)
+            if found is None:
                 self._explain(file)
                 raise unavailable(self._table, OSError())
-            self._known[file.path], size = held
+            self._verdicts[file.path], size = found
             self._done.files_searched += 1
             self._done.bytes_searched += size
-        return self._known[file.path]
+        return self._verdicts[file.path]
 
     def _explain(self, file: StagedFile) -> None:
-        """Raise what is wrong with a file that cannot be read, if it is the file itself."""
+        """Raise an error that names the cause, if a file cannot be read because it is damaged or lost."""
         try:
             check_content(self._table.storage, file.path)
             self._table.storage.open(file.path).close()
@@ -208,8 +218,8 @@ class _Finder:
             raise self._table.lost_file() or error from None
 
 
-def _held(table: Table, path: str, column: str, value: Value) -> tuple[bool, int] | None:
-    """Return whether a file holds a value in a column, and how many bytes were read for it; None: cannot be told."""
+def _search_file(table: Table, path: str, column: str, value: Value) -> tuple[bool, int] | None:
+    """Return whether a file holds a value in a column, and the bytes read; None: the file cannot be read."""
     try:
         with table.storage.fs.open_input_file(f"{table.storage.root}/{path}") as source:
             reader = pq.ParquetFile(source, read_dictionary=[column], page_checksum_verification=True)
@@ -217,7 +227,7 @@ def _held(table: Table, path: str, column: str, value: Value) -> tuple[bool, int
                 return False, 0
             size = _column_bytes(reader, column)
             batches = reader.iter_batches(columns=[column])
-            # In the dictionary, used or not: what no row has any more must not stand in the file either.
+            # A dictionary entry counts even if no row uses it: a deleted value must not be left anywhere in the file.
             return any(value in _values(batch.column(0)) for batch in batches), size
     except (pa.ArrowException, OSError):
         return None
@@ -237,7 +247,7 @@ def _values(column: pa.Array) -> list[Value | None]:
 
 
 def has_value(column: pa.Array, values: Collection[Value]) -> pa.BooleanArray:
-    """Return for each row whether it has one of the values; a null has none."""
+    """Return for each row whether it has one of the values; false for a null."""
     encoded = column if _is_encoded(column) else column.dictionary_encode()
     known = pc.is_in(encoded.dictionary, value_set=pa.array(list(values), encoded.dictionary.type))
     return known.take(encoded.indices).fill_null(False)
@@ -247,26 +257,20 @@ def _is_encoded(column: pa.Array) -> bool:
     return bool(pa.types.is_dictionary(column.type))
 
 
-def _without(
-    rows: Rows,
-    column: str,
-    values: Collection[Value],
-    *,
-    instead: Callable[[pa.Table], pa.Table] | None = None,
-    replaced: list[int] | None = None,
-) -> Iterator[Piece]:
-    """Yield the rows of each file that have none of the values, and what stays of those that have; as buckets are."""
+def remaining_rows(rows: Rows, keep: Callable[[pa.Table], pa.Table]) -> Iterator[Piece]:
+    """Yield what remains of each file's rows, in a new file of the same bucket; nothing for a file that becomes empty.
+
+    Args:
+        rows: of the files to be rewritten.
+        keep: makes of a batch of rows what remains of it.
+    """
     for file in rows.files:
-        held: list[pa.Table] = []
+        parts: list[pa.Table] = []
         for batch in read_file(rows.table, file):
-            has = has_value(batch[column].combine_chunks(), values)
-            kept = batch.filter(pc.invert(has))
-            if instead is not None and replaced is not None and has.true_count:
-                kept = pa.concat_tables([kept, instead(batch.filter(has))])
-                replaced[0] += has.true_count
-            if sum(part.num_rows for part in held) + kept.num_rows > TARGET_ROWS:
-                yield Piece(pa.concat_tables(held), bucket_of(file.path))
-                held = []
-            held.append(kept)
-        if any(part.num_rows for part in held):
-            yield Piece(pa.concat_tables(held), bucket_of(file.path))
+            part = keep(batch)
+            if sum(other.num_rows for other in parts) + part.num_rows > TARGET_ROWS:
+                yield Piece(pa.concat_tables(parts), bucket_of(file.path))
+                parts = []
+            parts.append(part)
+        if any(part.num_rows for part in parts):
+            yield Piece(pa.concat_tables(parts), bucket_of(file.path))

@@ -1,4 +1,4 @@
-"""Messages that were put aside are deleted when they expire: whether they were taken up again or not."""
+"""Deletes quarantined messages when they expire, whether they were replayed or not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitalake import clock
-from vitalake.lake.maintenance.rewrite import Rows, read_file, rewrite
+from vitalake.lake.maintenance.deletion import remaining_rows
+from vitalake.lake.maintenance.rewrite import Rows, rewrite
 from vitalake.lake.tables.staging import Piece
 from vitalake.lake.tables.table import Snapshot, StagedFile, Table
 
@@ -17,18 +18,18 @@ COLUMN = "expires_at"
 
 
 def expires(table: Table) -> bool:
-    """Return whether rows of a table have an end of their own."""
+    """Return whether the rows of a table have an expiry time of their own."""
     return COLUMN in table.dataset.schema.names
 
 
 def expire(table: Table, *, progress: Callable[[str], None] | None = None) -> int:
-    """Rewrite the days of a table that have expired rows without them; return how many rows went.
+    """Rewrite the days of a table that have expired rows, without these rows; return how many rows were deleted.
 
-    Their files wait for the vacuum, as others do. What became of the messages stays in ``resolution``.
+    The replaced files wait for the vacuum like others. The resolutions of the messages stay in ``resolution``.
 
     Args:
-        table: with the column ``expires_at``; not to be used by anything else meanwhile.
-        progress: told each day before it is rewritten.
+        table: one with the column ``expires_at``; nothing else may use the object during the call.
+        progress: called with each day before it is rewritten.
 
     Raises:
         LakeError, ServiceUnavailable: as ``rewrite``; days that are done stay done.
@@ -36,41 +37,36 @@ def expire(table: Table, *, progress: Callable[[str], None] | None = None) -> in
     if not expires(table):
         return 0
     now = clock.now()
-    over: dict[str, bool] = {}
+    verdicts: dict[str, bool] = {}
 
     def has_expired(file: StagedFile) -> bool:
-        if file.path not in over:
+        if file.path not in verdicts:
             column = table.storage.read_parquet(file.path, [COLUMN])[COLUMN]
-            over[file.path] = bool(pc.any(_is_over(column, now)).as_py())
-        return over[file.path]
+            verdicts[file.path] = bool(pc.any(_has_expired(column, now)).as_py())
+        return verdicts[file.path]
+
+    def transform(rows: Rows) -> Iterator[Piece]:
+        return remaining_rows(rows, lambda batch: batch.filter(pc.invert(_has_expired(batch[COLUMN], now))))
 
     table.refresh()
-    # Nothing expires on the day on which it was put aside: a glance at the days spares a read of each file.
+    # A message never expires on the day on which it was quarantined, so today's files need not be read.
     today = str(now.date())
     days = {file.day for file in table.snapshot().files.values() if file.day is None or file.day < today}
     count = 0
     for day in sorted(days, key=str):
 
         def plan(snapshot: Snapshot, day: str | None = day) -> Sequence[StagedFile]:
-            mine = [file for file in snapshot.files.values() if file.day == day and has_expired(file)]
-            return sorted(mine, key=lambda file: file.path)
+            chosen = [file for file in snapshot.files.values() if file.day == day and has_expired(file)]
+            return sorted(chosen, key=lambda file: file.path)
 
         if not plan(table.snapshot()):
             continue
         if progress:
             progress(day or table.name)
-        result = rewrite(table, plan, lambda rows: _left(rows, now), data_change=True)
+        result = rewrite(table, plan, transform, data_change=True)
         count += result.rows_before - result.rows if result else 0
     return count
 
 
-def _is_over(column: pa.ChunkedArray, now: datetime) -> pa.ChunkedArray:
+def _has_expired(column: pa.ChunkedArray, now: datetime) -> pa.ChunkedArray:
     return pc.fill_null(pc.less_equal(column, pa.scalar(now, pa.timestamp("us", "UTC"))), False)
-
-
-def _left(rows: Rows, now: datetime) -> Iterator[Piece]:
-    """Yield the rows of each file that have not expired."""
-    for file in rows.files:
-        kept = [batch.filter(pc.invert(_is_over(batch[COLUMN], now))) for batch in read_file(rows.table, file)]
-        if sum(part.num_rows for part in kept):
-            yield Piece(pa.concat_tables(kept))

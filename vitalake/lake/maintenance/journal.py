@@ -1,8 +1,8 @@
-"""The journal of a long job: small files in the lake that say how far it is, so that a killed one goes on from there.
+"""The journal of a long job: small files in the lake that record its progress, so that a killed job can be resumed.
 
-``jobs/<dataset>/job.json`` is the job, one a dataset; beside it one file for each piece of work that is done, with the
-names of what it has staged. Whoever writes one renews the lease: files of a job that has written nothing for a day are
-given up by the sweeper.
+``jobs/<dataset>/job.json`` is the job, one for each dataset. Beside it lies one file for each piece of work that is
+done, with the names of the files it staged. Writing any of these files renews the lease: the sweeper gives up a job
+that has written nothing for a day, and deletes what it staged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vitalake.lake.tables.table import StagedFile
 
 FOLDER = "jobs"
 JOB_LEASE_SECONDS = 86_400.0
-"""A day: a job that was killed in the evening is gone on with in the morning."""
+"""A day: a job that was killed in the evening can be resumed in the morning."""
 
 _JOB = "job.json"
 _T = TypeVar("_T")
@@ -30,12 +30,12 @@ class Job(msgspec.Struct, frozen=True):
     """A job that is under way.
 
     Attributes:
-        id: 16 hex digits; stands in the names of its files.
-        kind: what it is.
-        dataset: of which.
-        fence: of the dataset, which the job has raised.
-        rules: version of the rules it publishes by.
-        begun_us: when, microseconds since 1970 UTC.
+        id: 16 hex digits, which stand in the names of the files that it stages.
+        kind: what the job does, such as a republish.
+        dataset: the dataset it works on.
+        fence: the fence of the dataset, which the job raised when it began.
+        rules: version of the rules by which it publishes.
+        begun_us: when it began, in microseconds since 1970 UTC.
     """
 
     id: str
@@ -47,15 +47,15 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Work(msgspec.Struct, frozen=True):
-    """A piece of a job that is done.
+    """A finished piece of a job.
 
     Attributes:
         source: the files that were read.
         files: the files that were staged.
-        rows: read.
+        rows: rows that were read.
         filtered: rows that a rule leaves out.
         forgotten: rows of patients whose key is destroyed.
-        unfit: column → rows that are published without what was sent there.
+        unfit: column → published rows in which the column is null because it may not hold the sent value.
     """
 
     source: list[str]
@@ -73,12 +73,12 @@ class Journal:
         self._storage = lake.child(f"{FOLDER}/{dataset}")
 
     def job(self) -> Job | None:
-        """Return the job that is under way; None: none is."""
+        """Return the job that is under way; None: there is no job."""
         content = self._storage.read_small(_JOB)
         return None if content is None else _decoded(content, Job)
 
     def begin(self, job: Job) -> None:
-        """Write a job down; what is there of an earlier one is deleted first."""
+        """Record a job; the journal of an earlier job is deleted first."""
         self.end()
         self._storage.write_small(_JOB, msgspec.json.encode(job))
 
@@ -87,22 +87,22 @@ class Journal:
         self._storage.write_small(_JOB, msgspec.json.encode(job))
 
     def end(self) -> None:
-        """Delete it; the job itself last, so that a killed end is ended again."""
+        """Delete the journal; the job's own file last, so that a killed ``end`` can be repeated."""
         for path in sorted(self._storage.files(suffix=""), key=lambda path: path == _JOB):
             self._storage.delete(path)
 
     def done(self, source: Sequence[str]) -> Work | None:
-        """Return what was made of these files already."""
+        """Return the finished piece of work for these source files; None: it is not done yet."""
         content = self._storage.read_small(_name(source))
         found = None if content is None else _decoded(content, Work)
         return found if found and found.source == list(source) else None
 
     def record(self, work: Work) -> None:
-        """Write down that a piece is done."""
+        """Record that a piece of work is done."""
         self._storage.write_small(_name(work.source), msgspec.json.encode(work))
 
     def is_alive(self, *, lease_seconds: float = JOB_LEASE_SECONDS) -> bool:
-        """Return whether the job has written something within the lease."""
+        """Return whether the job has written something within the lease time."""
         newest = max(self._storage.files(suffix=".json").values(), default=0.0)
         return newest > clock.now().timestamp() - lease_seconds
 
@@ -116,5 +116,7 @@ def _decoded(content: bytes, kind: type[_T]) -> _T:
         return msgspec.json.decode(content, type=kind)
     except msgspec.MsgspecError:
         raise LakeError(
-            "Journal of a job cannot be read", where=FOLDER, remedy="Delete that folder; the job begins anew."
+            "Journal of a job cannot be read",
+            where=FOLDER,
+            remedy="Delete that folder; the job starts again from its beginning.",
         ) from None

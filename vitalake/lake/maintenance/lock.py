@@ -1,4 +1,4 @@
-"""Holding a table while a swap is prepared: nobody may move its rows, but drop some, and streams add to it."""
+"""Locks a table while its replacement is prepared: rows may be added or dropped, but not moved to other files."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from deltalake.exceptions import CommitFailedError
 
 from vitalake.errors import ServiceUnavailable
 from vitalake.lake.maintenance.journal import Journal
-from vitalake.lake.maintenance.rewrite import is_held, maintenance_app, replacement_app
+from vitalake.lake.maintenance.rewrite import is_locked, maintenance_app, replacement_app
 from vitalake.lake.tables.table import COMMIT_ATTEMPTS, Table
 
 
-def hold_for_maintenance(table: Table) -> int:
-    """Hold a table, or take the hold over; return the number that is to be committed over.
+def lock_table(table: Table) -> int:
+    """Lock a table, or take the lock over from another process; return the number of the lock.
 
-    Rewrites under way that were planned before are refused: they took a number of maintenance that is gone.
+    A rewrite that was planned before cannot commit any more: its maintenance number is used up.
 
     Raises:
-        ServiceUnavailable: the table is contended.
+        ServiceUnavailable: other commits always come first.
     """
     for _ in range(COMMIT_ATTEMPTS):
         table.refresh()
@@ -30,34 +30,38 @@ def hold_for_maintenance(table: Table) -> int:
             continue
         table.refresh()
         return number
-    raise ServiceUnavailable("Table is contended", where=table.name, remedy="Try again in a quieter hour.")
+    raise ServiceUnavailable(
+        "Other commits to the table always come first", where=table.name, remedy="Try again in a quieter hour."
+    )
 
 
-def release(table: Table) -> None:
-    """Let a table be maintained again; nothing where it is already."""
+def unlock_table(table: Table) -> None:
+    """Unlock a table; does nothing if it is not locked."""
     for _ in range(COMMIT_ATTEMPTS):
         table.refresh()
-        if not is_held(table):
+        if not is_locked(table):
             return
         try:
             table.commit(transactions={replacement_app(table): (table.transaction(replacement_app(table)) or 0) + 1})
         except CommitFailedError:
             continue
-    raise ServiceUnavailable("Table is contended", where=table.name, remedy="Try again in a quieter hour.")
+    raise ServiceUnavailable(
+        "Other commits to the table always come first", where=table.name, remedy="Try again in a quieter hour."
+    )
 
 
 def abandon(journal: Journal, tables: Sequence[Table]) -> bool:
-    """Give a job up, whoever is at it; return whether there was one. What it has staged is the sweeper's.
+    """Give a job up, even if another process runs it; return whether there was one. The sweeper deletes its files.
 
     Args:
         journal: of the dataset.
-        tables: that it holds, as far as they are there.
+        tables: the existing tables that the job locks.
     """
-    found = journal.job() is not None
-    for table in tables:  # first: whoever finds the journal and no hold ends it
-        release(table)
+    existed = journal.job() is not None
+    for table in tables:  # unlock first: a process that finds a journal and no lock deletes the journal
+        unlock_table(table)
     journal.end()
-    return found
+    return existed
 
 
 def _next(table: Table) -> int:

@@ -1,4 +1,4 @@
-"""Files that follow one another in a source's order are mixed, so that the log's order of files says nothing."""
+"""Mixes the rows of files that follow one another in a source's order, so that the order of files tells nothing."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from vitalake.lake.tables.table import Snapshot, StagedFile, Table
 
 
 def mix(table: Table, begins: str) -> int:
-    """Rewrite the files of a source's spans, where a day has several, and delete them; return how many rows.
+    """Rewrite the files of a source's spans where a day has several, and delete them; return how many rows.
 
-    Spans of before, which a killed load has decided and left in its order, are among them.
+    This includes spans that a killed load has decided earlier and left in its order.
 
-    Safe beside appends and readers; while a republish holds the table nothing is done, for it makes all files anew.
+    Safe while others append or read. While a republish locks the table nothing is done, because the republish makes
+    all files again.
 
     Args:
-        table: of published rows; not to be used by anything else meanwhile.
-        begins: how the names of these spans begin.
+        table: of published rows; nothing else may use the object during the call.
+        begins: the prefix of the names of these spans.
 
     Raises:
         LakeError, ServiceUnavailable: as ``rewrite``; days that are done stay done.
@@ -42,7 +43,7 @@ def mix(table: Table, begins: str) -> int:
     def transform(read: Rows) -> Iterator[pa.Table]:
         parts, seed = -(-read.count // MEMORY_ROWS), secrets.randbits(64)
         keys = sort_keys(table.dataset)
-        for part in range(parts):  # each pass draws the same lots
+        for part in range(parts):  # each pass draws the same random parts, from the same seed
             lots = np.random.default_rng(seed)
             drawn = [batch.filter(pa.array(lots.integers(parts, size=batch.num_rows) == part)) for batch in read]
             mine = joined(drawn)

@@ -1,6 +1,6 @@
-"""Published rows of an earlier release that say where their message lay, when it came, and what its source counted.
+"""Rewrites published rows of an earlier release that show their message's position, arrival time or source version.
 
-They are made to hide it: as rows are published today, as far as the published row tells what it was made of.
+Afterwards they hide these as rows that are published today do, as far as the published row itself allows it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from vitalake.lake.unlinkable.unranked import Unranked, ranks, record_key
 
 
 def position_column(table: Table) -> str | None:
-    """Return the column of a published table that must hold tokens; None: it has none."""
+    """Return the column of a published table that must hold tokens instead of positions; None: it has none."""
     return next((column.name for column in table.dataset.columns if column.token_with), None)
 
 
 def rows_in_clear(table: Table, file: StagedFile) -> int:
-    """Return how many rows of a file say where their message lay, or what its source counted."""
+    """Return how many rows of a file show their message's position or partition, or the version of its source."""
     position = position_column(table)
     if position is None:
         return 0
@@ -42,7 +42,7 @@ def rows_in_clear(table: Table, file: StagedFile) -> int:
 
 
 def _in_clear(table: Table, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
-    clear = _of_before(table, rows)
+    clear = _have_position(table, rows)
     for column in table.dataset.columns:
         if column.counts:
             clear |= versions_in_clear(rows.column(column.name))
@@ -51,8 +51,8 @@ def _in_clear(table: Table, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
     return clear
 
 
-def _of_before(table: Table, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
-    """Return which rows are of a release that published positions: those have times and versions as they were."""
+def _have_position(table: Table, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+    """Return which rows have a position: an earlier release wrote them, with times and versions in clear."""
     positions = rows.column(str(position_column(table)))
     before: npt.NDArray[np.bool_] = positions.fill_null(-1).to_numpy(zero_copy_only=False) >= 0
     return before
@@ -66,23 +66,23 @@ def hide_positions(
     stamping: Collection[str] = (),
     counted: Counted | None = None,
 ) -> int:
-    """Put tokens in the place of positions, a day at a time, and delete the files of before; return how many rows.
+    """Replace positions by tokens, a day at a time, and delete the replaced files; return how many rows were written.
 
-    Sources become topics, and versions numbers that keep their record's order. Times of ours become those that are
-    published today where a row has a position: such a row has them as they were.
+    Sources become topics, and versions become numbers that keep only the order within their record. In a row with a
+    position, times of ours become the times that are published today.
 
-    Safe beside appends and readers, and to repeat: what is hidden is never taken for what is not, and stays as it is.
-    Files keep their buckets.
+    Safe while others append or read, and safe to repeat: a hidden value is always recognised and stays as it is. Files
+    keep their buckets.
 
     Args:
-        table: of published rows; not to be used by anything else meanwhile.
-        tokens: makes them.
-        unranked: makes what is published of times of ours, and of versions.
-        stamping: topics of senders that stamp their observations, see with_marks.
-        counted: told how many rows were made.
+        table: of published rows; nothing else may use the object during the call.
+        tokens: makes the tokens.
+        unranked: makes the published times of ours and the published versions.
+        stamping: topics of senders that stamp their observations, see ``with_marks``.
+        counted: called with the number of rows made since its last call.
 
     Raises:
-        LakeError, ServiceUnavailable: as ``rewrite``; what is done stays done.
+        LakeError, ServiceUnavailable: as ``rewrite``; days that are done stay done.
     """
     rows, hidden = 0, set[str]()
 
@@ -99,10 +99,10 @@ def hide_positions(
         return chosen
 
     def transform(read: Rows) -> Iterator[Piece]:
-        of: dict[Bucket | None, list[StagedFile]] = defaultdict(list)
+        by_bucket: dict[Bucket | None, list[StagedFile]] = defaultdict(list)
         for file in read.files:
-            of[bucket_of(file.path)].append(file)
-        for bucket, files in of.items():
+            by_bucket[bucket_of(file.path)].append(file)
+        for bucket, files in by_bucket.items():
             batches = (batch for file in files for batch in read_file(table, file))
             part = joined([_hidden(table, batch, tokens, unranked, stamping) for batch in batches])
             keys = sort_keys(table.dataset, by_patient=bucket is not None)
@@ -132,7 +132,7 @@ def _without_ranks(table: Table, rows: pa.Table, unranked: Unranked, stamping: C
     whole = rows.combine_chunks().to_batches()
     if not whole:
         return rows
-    before = _of_before(table, whole[0])
+    before = _have_position(table, whole[0])
     ranking, key = [column for column in table.dataset.columns if ranks(column)], record_key(table.dataset)
     named = list(dict.fromkeys((*key, *(column.name for column in ranking))))
     given = with_marks(rows, table.dataset, stamping=stamping)

@@ -1,4 +1,4 @@
-"""Rewriting the files of a table some of whose rows an upgrade changes; the others stay as they are."""
+"""Rewrites the files that have rows which an upgrade changes; the other files stay as they are."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from vitalake.lake.tables.staging import Counted, Piece
 from vitalake.lake.tables.table import Snapshot, StagedFile, Table
 
 Change = Callable[[pa.Table], pa.Table]
-"""Rows → the same rows, as many and in their order; the very same table where nothing changes."""
+"""Rows → as many rows in the same order; the very same table object if nothing changes."""
 
 
 def renew(table: Table, change: Change, *, counted: Counted | None = None) -> int:
-    """Rewrite each file that has rows to be changed, and delete what it replaces; return how many rows were written.
+    """Rewrite each file that has rows to be changed, and delete the replaced files; return how many rows were written.
 
-    Safe beside appends and readers, and to repeat: changed rows must not be changed again.
+    Safe while others append or read. Safe to repeat if ``change`` leaves rows that are changed already as they are.
 
     Args:
-        table: not to be used by anything else meanwhile.
-        change: what to do with rows.
-        counted: told how many rows were made.
+        table: nothing else may use the object during the call.
+        change: makes the new rows.
+        counted: called with the number of rows made since its last call.
 
     Raises:
         LakeError, ServiceUnavailable: as ``rewrite``; files that are done stay done.
     """
-    rows, known = 0, set[str]()
+    rows, unchanged = 0, set[str]()
 
     def plan(snapshot: Snapshot) -> list[StagedFile]:
         for path, file in sorted(snapshot.files.items()):
-            if path in known:
+            if path in unchanged:
                 continue
             if any(change(batch) is not batch for batch in read_file(table, file)):
                 return [file]
-            known.add(path)
+            unchanged.add(path)
         return []
 
     def transform(read: Rows) -> Iterator[Piece]:
@@ -47,6 +47,6 @@ def renew(table: Table, change: Change, *, counted: Counted | None = None) -> in
 
     while done := rewrite(table, plan, transform, data_change=True, counted=counted):
         rows += done.rows
-        known.update(file.path for file in done.added)
+        unchanged.update(file.path for file in done.added)
     delete_replaced(table)
     return rows

@@ -1,4 +1,4 @@
-"""Which files a commit replaced by which, as the Delta log has it: what a merged file was made of."""
+"""Reads from the Delta log which files a commit replaced by which: what a merged file was made of."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Replacement:
     """One commit that replaced files and kept their rows as they were.
 
     Attributes:
-        removed: paths of the files it took out.
-        added: paths of the files it put in.
+        removed: paths of the files it removed.
+        added: paths of the files it added.
     """
 
     removed: list[str] = field(default_factory=list)
@@ -30,20 +30,21 @@ class Replacement:
 
 
 def replacements(storage: Storage, *, checkpoints: bool) -> list[Replacement]:
-    """Return the commits that replaced files by others with the very same rows, as far as the log still has them.
+    """Return the commits that replaced files by others with the same rows, as far as the log still has them.
 
     Args:
         storage: of the table.
-        checkpoints: whether to ask checkpoints for commits whose entries have expired. They do not say whether a commit
-            changed rows, only which files came and went at the same millisecond: hold the numbers of rows against
-            each other, and do not ask where a commit may change rows without changing how many they are.
+        checkpoints: whether to read also commits whose entries have expired, from a checkpoint. A checkpoint does not
+            say whether a commit changed rows, only which files were added and removed at the same millisecond. So
+            compare the numbers of rows, and do not use it for a table in which commits change rows but not their
+            number.
     """
     files = list_log(storage)
     found = [entry for name in files.entries.values() if (entry := _of_entry(storage, name))]
     if checkpoints and files.checkpoints:
-        known = {path for entry in found for path in entry.added}
-        older = _of_checkpoint(storage, files.checkpoints[max(files.checkpoints)])
-        found += [entry for entry in older if known.isdisjoint(entry.added)]
+        read_already = {path for entry in found for path in entry.added}
+        of_checkpoint = _of_checkpoint(storage, files.checkpoints[max(files.checkpoints)])
+        found += [entry for entry in of_checkpoint if read_already.isdisjoint(entry.added)]
     return found
 
 
@@ -59,7 +60,11 @@ def _of_entry(storage: Storage, name: str) -> Replacement | None:
                 if kind in ("add", "remove") and action.get("dataChange", True):
                     return None
                 _take(found, kind, action)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):  # expired under our eyes, or torn: others say so
+    except (
+        OSError,
+        msgspec.MsgspecError,
+        UnicodeDecodeError,
+    ):  # expired since the listing, or torn: which other checks report
         return None
     return found if found.added and found.removed else None
 
@@ -72,7 +77,7 @@ def _take(found: Replacement, kind: str, action: dict[str, Any]) -> None:
 
 
 def _of_checkpoint(storage: Storage, names: list[str]) -> Iterator[Replacement]:
-    """Yield what came and went at the same time: a commit of ours writes one time into all its actions."""
+    """Yield the files that were added and removed at the same time: our commits give all their actions one time."""
     at: dict[int, Replacement] = {}
     try:
         for name in names:

@@ -1,9 +1,9 @@
-"""Swapping all of a dataset's published rows for others made of its identified ones, in one commit.
+"""Replaces all of a dataset's published rows by rows made from its identified ones, in one commit.
 
-While a swap is prepared nobody else may move the rows of either table, or nobody could tell any more which files were
-decided under the older fence: the table is held, by a transaction that is odd meanwhile. Streams go on, and so do
-erasures, which then make the swap start anew. What is staged is written in a journal; whoever begins the same swap
-again goes on with it, and takes from the one before the right to commit.
+While a replacement is prepared, no other maintenance may move the rows of either table, because it must be clear which
+files were decided under the older fence. So both tables are locked, by a transaction whose version is odd as long.
+Streams go on. Erasures go on too, and make the replacement start again. The staged files are recorded in a journal: a
+process that starts the same replacement again resumes it, and takes the right to commit from the process before.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from vitalake.lake.commits.spans import Span, add_span
 from vitalake.lake.datasets.dataset import SUBJECT
 from vitalake.lake.maintenance.compaction import TARGET_ROWS, sort_keys
 from vitalake.lake.maintenance.journal import Job, Journal, Work
-from vitalake.lake.maintenance.lock import abandon, hold_for_maintenance, release
+from vitalake.lake.maintenance.lock import abandon, lock_table, unlock_table
 from vitalake.lake.maintenance.rewrite import (
     commit_rewrite,
-    is_held,
+    is_locked,
     maintenance_app,
     read_file,
     replacement_app,
@@ -42,27 +42,26 @@ from vitalake.lake.tables.staging import Counted, stage_all
 from vitalake.lake.tables.table import StagedFile, Table
 
 ATTEMPTS = 3
-"""An erasure in the middle makes a swap begin anew; who is met by so many should wait."""
-
+"""An erasure makes a replacement start again; one that is interrupted this often should wait for a quieter hour."""
 
 PIECE_ROWS = 1_000_000
-"""Rows between two entries of the journal; a killed swap does twice as many again at most: one piece is written while
-the next one is converted."""
+"""Rows between two entries of the journal. A killed replacement repeats at most twice as many: one piece is written
+while the next one is converted."""
 
 GATHERED_PATIENTS = 200_000
-"""Patients, counted once a batch, whose rows are converted together: what is opened of them is in memory, some 30 MB a
+"""Patients, counted once a batch, whose rows are converted together. Their opened values are in memory, some 30 MB a
 column."""
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What became of some identified rows.
+    """Identified rows, converted to published ones, and the counts of those that are left out.
 
     Attributes:
-        rows: as they are to be published.
+        rows: the rows to be published.
         filtered: rows that a rule leaves out.
         forgotten: rows of patients whose key is destroyed.
-        unfit: column → rows that are published without what was sent there.
+        unfit: column → published rows in which the column is null because it may not hold the sent value.
     """
 
     rows: pa.Table
@@ -72,26 +71,26 @@ class Converted:
 
 
 Convert = Callable[[pa.Table], Converted]
-"""Identified rows as the lake keeps them → the same as they are published."""
+"""Converts identified rows, as the lake keeps them, to published rows."""
 
 
 class Overtaken(LakeError):
-    """An erasure, a new rule or another process came first: what was prepared is not committed."""
+    """An erasure, a new rule or another process came first: the prepared replacement is not committed."""
 
 
 @dataclass(slots=True)
 class TableReplaced:
-    """What a swap did.
+    """What a replacement did.
 
     Attributes:
-        dataset: whose rows.
-        rows_before: that were published.
-        rows_after: that are now, in their place.
-        rows_restricted: they were made of.
-        filtered: of these a rule leaves out.
-        forgotten: of these belong to patients whose key is destroyed.
-        resumed: pieces of work that a killed run before had done.
-        unfit: column → rows that are published without what was sent there.
+        dataset: the dataset whose rows were replaced.
+        rows_before: published rows before.
+        rows_after: published rows now, in their place.
+        rows_restricted: identified rows from which they were made.
+        filtered: identified rows that a rule leaves out.
+        forgotten: identified rows of patients whose key is destroyed.
+        resumed: pieces of work that an earlier, killed run had done.
+        unfit: column → published rows in which the column is null because it may not hold the sent value.
     """
 
     dataset: str
@@ -107,22 +106,22 @@ class TableReplaced:
 def replace_table(
     lake: Lake, *, kind: str, rules: str, make: Callable[[], Convert], counted: Counted | None = None
 ) -> TableReplaced:
-    """Publish all that was decided so far anew; safe beside streams, erasures and itself, and goes on when killed.
+    """Publish all rows that were decided so far again; safe beside streams, erasures and itself, resumed when killed.
 
-    The dataset's fence is raised first: lanes go on under today's rules and keys, and what they decide from then on
-    is left as it is. Then all that was decided before is added, and then replaced in one commit.
+    First the dataset's fence is raised: lanes go on with today's rules and keys, and what they decide from then on is
+    left as it is. Then all spans that were decided before are added, and their rows are replaced in one commit.
 
     Args:
-        lake: of the dataset; not used by anything else meanwhile.
-        kind: of the job, for its journal.
-        rules: version of the rules and keys: a job that was killed is gone on with under the same ones only.
-        make: makes what converts rows, as rules and keys are now: called once the fence is raised.
-        counted: told how many rows were made.
+        lake: of the dataset; nothing else may use the object during the call.
+        kind: kind of the job, for its journal.
+        rules: version of the rules and keys; a killed job is resumed only under the same version.
+        make: makes the converter with today's rules and keys; called once the fence is raised.
+        counted: called with the number of rows made since its last call.
 
     Raises:
-        LakeError: rows were published that there are no identified ones of: nothing is changed. Or another process
-            has taken the job over.
-        ServiceUnavailable: storage, vault or key service fail; start it again.
+        LakeError: identified rows are missing for some published ones (nothing is changed), or another process has
+            taken the job over.
+        ServiceUnavailable: storage, vault or key service failed; start it again.
     """
     for _ in range(ATTEMPTS):
         run = _Run(lake, kind, rules, counted)
@@ -132,32 +131,36 @@ def replace_table(
             if not run.may_go_on():
                 raise
         except LakeError:
-            run.let_go()  # trying again cannot help: nobody has to wait for it
+            run.let_go()  # trying again cannot help, so unlock the tables
             raise
         except (OSError, DeltaError) as error:
-            if run.is_overtaken():  # an erasure deletes files under the reader's hands
+            if run.is_overtaken():  # an erasure has deleted files that were being read
                 continue
             raise unavailable(lake.published, error) from None
-    raise LakeError("Others always came first", where=lake.published.name, remedy="Try again in a quieter hour.")
+    raise LakeError(
+        "Erasures or other maintenance always came first",
+        where=lake.published.name,
+        remedy="Try again in a quieter hour.",
+    )
 
 
 @dataclass(slots=True)
-class _Books:
-    """What the spans say of all that was decided under an older fence.
+class _Totals:
+    """The totals of all spans that were decided under an older fence.
 
     Attributes:
-        rows: that they have added to the published table.
-        kept: rows that they have added to the restricted one.
-        ends: where each partition ends, by application id, of those that have published something.
+        published: rows that they added to the published table.
+        restricted: rows that they added to the restricted table.
+        ends: end position of each partition that has published something, by application id.
     """
 
-    rows: int = 0
-    kept: int = 0
+    published: int = 0
+    restricted: int = 0
     ends: dict[str, int] = field(default_factory=dict)
 
 
 class _Run:
-    """One try at a swap."""
+    """One attempt at a replacement."""
 
     def __init__(self, lake: Lake, kind: str, rules: str, counted: Counted | None) -> None:
         self._lake, self._kind, self._rules, self._counted = lake, kind, rules, counted
@@ -169,23 +172,23 @@ class _Run:
         self.done = TableReplaced(self._dataset)
 
     def go(self, make: Callable[[], Convert]) -> TableReplaced:
-        """Do it all; see ``swap``."""
+        """Run the attempt; see ``replace_table``."""
         self._finish_committed()
         refuse_missing(self._lake)
-        hold_for_maintenance(self._source)
-        self._number = hold_for_maintenance(self._target)
+        lock_table(self._source)
+        self._number = lock_table(self._target)
         failpoint("swap-held")
         job = self._job()
         failpoint("swap-fenced")
         self._begun = job
         convert = make()
-        books = self._settle(job)
-        self._check_source(job, books)
+        totals = self._settle(job)
+        self._check_source(job, totals)
         old = self._older(self._target, job)
         self.done.rows_before = sum(file.rows for file in old)
         new = self._work(job, convert)
         failpoint("swap-ready")
-        self._commit(job, old, new, books)
+        self._commit(job, old, new, totals)
         failpoint("swap-committed")
         self._finish_committed()
         for table in (self._target, self._source):
@@ -193,30 +196,30 @@ class _Run:
         return self.done
 
     def may_go_on(self) -> bool:
-        """Whether the job may be begun anew: nobody else has taken it over."""
+        """Return whether the job may start again, because no other process has taken it over."""
         self._target.refresh()
         return (self._target.transaction(replacement_app(self._target)) or 0) == self._number
 
     def let_go(self) -> None:
-        """Give the job up, unless somebody else has taken it over: its tables are not held any more."""
+        """Give the job up and unlock its tables, unless another process has taken it over."""
         if self._number and self.may_go_on():
             abandon(self._journal, [self._target, self._source])
 
     def is_overtaken(self) -> bool:
-        """Whether the fence was raised since the job has raised it."""
+        """Return whether the fence was raised again since the job raised it."""
         return self._begun is not None and not self._is_current(self._begun)
 
     # -- beginning -----------------------------------------------------------------------------------------------
 
     def _finish_committed(self) -> None:
-        """End what was committed, and not ended because it was killed."""
+        """Unlock the source and delete the journal if a replacement was committed but killed before it could do so."""
         self._target.refresh()
-        if not is_held(self._target):
-            release(self._source)
+        if not is_locked(self._target):
+            unlock_table(self._source)
             self._journal.end()
 
     def _job(self) -> Job:
-        """Return the job of before if it is still good, else a new one, its fence raised."""
+        """Return the earlier job if it can be resumed; else raise the fence and begin a new one."""
         job = self._journal.job()
         if job and (job.kind, job.rules) == (self._kind, self._rules) and self._is_current(job):
             self._journal.renew(job)
@@ -229,7 +232,7 @@ class _Run:
         return job
 
     def _throw_away(self, job: Job) -> None:
-        """Delete what a job has staged that nobody can go on with: it may be of somebody who was forgotten since."""
+        """Delete the files of a job that cannot be resumed: they may hold rows of a patient who was erased since."""
         kept = kept_files(self._target)
         for path in self._target.storage.files(suffix=""):
             if path.rpartition("/")[2].startswith(f"swap.{job.id}.") and path not in kept:
@@ -241,32 +244,32 @@ class _Run:
     def _check_current(self, job: Job) -> None:
         if not self._is_current(job):
             raise Overtaken(
-                "An erasure or another republish came first", where=self._target.name, remedy="It begins anew."
+                "An erasure or another republish came first", where=self._target.name, remedy="It starts again."
             )
 
     # -- what was decided before ---------------------------------------------------------------------------------
 
-    def _settle(self, job: Job) -> _Books:
-        """Add what was decided under the older fence, as far as its files are there; return what the spans say."""
-        books = _Books()
+    def _settle(self, job: Job) -> _Totals:
+        """Add what was decided under the older fence, as far as its files exist; return the totals of those spans."""
+        totals = _Totals()
         for span in self._spans():
             if span.fence >= job.fence:
                 continue
             self._settle_span(span)
             published = span.files_of(self._target.name)
-            books.rows += sum(file.rows for file in published)
-            books.kept += sum(file.rows for file in span.files_of(self._source.name))
+            totals.published += sum(file.rows for file in published)
+            totals.restricted += sum(file.rows for file in span.files_of(self._source.name))
             for app, end in span.transactions.items() if published else ():
-                books.ends[app] = max(books.ends.get(app, 0), end)
-        return books
+                totals.ends[app] = max(totals.ends.get(app, 0), end)
+        return totals
 
-    def _check_source(self, job: Job, books: _Books) -> None:
-        """Stop if the restricted table lacks rows: what is published of them would be gone too."""
-        held = sum(file.rows for file in self._older(self._source, job))
-        said = books.kept + (self._source.transaction(rows_app(self._source)) or 0)
-        if held != said:
+    def _check_source(self, job: Job, totals: _Totals) -> None:
+        """Refuse to go on if the restricted table lacks rows: the rows published from them would be lost too."""
+        there = sum(file.rows for file in self._older(self._source, job))
+        expected = totals.restricted + (self._source.transaction(rows_app(self._source)) or 0)
+        if there != expected:
             raise LakeError(
-                f"The restricted zone holds {held:,} rows of {said:,}",
+                f"The restricted zone holds {there:,} rows of {expected:,}",
                 where=self._source.name,
                 remedy="Run 'vitalake lake repair', or restore it from a back-up; published rows were not changed.",
             )
@@ -278,11 +281,11 @@ class _Run:
         for table in (self._source, self._target, self._lake.quarantine):
             files = span.files_of(table.name)
             if table is self._target and not all(table.storage.exists(file.path) for file in files):
-                continue  # of a published table that was lost there is nothing to add: it is made anew
+                continue  # the published table was lost: there is nothing to add, it is made again
             add_span(span, table)
 
     def _older(self, table: Table, job: Job) -> list[StagedFile]:
-        """Return the files of a table that were decided before the fence was raised, or made of such."""
+        """Return the files of a table that were decided before the fence was raised, or made from such files."""
         table.refresh()
         day = str(datetime.fromtimestamp(job.begun_us / 1e6, UTC).date() - timedelta(days=1))
         newer = {span.span_id for span in self._lake.spans.all_spans(since=day) if span.fence >= job.fence}
@@ -304,15 +307,15 @@ class _Run:
         return new
 
     def _pieces(self, job: Job, convert: Convert) -> Iterator[Work]:
-        """Yield piece after piece of the work, done; each is written while the next one is converted."""
+        """Yield each finished piece of the work; one piece is written while the next one is converted."""
         self._check_mine()
         writing: Future[Work] | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="swap") as writer:
             for files in _pieces_of(self._older(self._source, job)):
-                done = self._journal.done([file.path for file in files])
-                if done is not None:
+                finished = self._journal.done([file.path for file in files])
+                if finished is not None:
                     self.done.resumed += 1
-                    yield done
+                    yield finished
                     continue
                 work, parts = self._converted(convert, files)
                 if writing is not None:
@@ -322,7 +325,7 @@ class _Run:
                 yield self._recorded(job, writing.result())
 
     def _recorded(self, job: Job, work: Work) -> Work:
-        """Record a piece, while nothing is written: the table is looked at anew."""
+        """Record a piece while no file is written, because this refreshes the table."""
         self._check_mine()
         self._journal.record(work)
         self._journal.renew(job)
@@ -333,11 +336,13 @@ class _Run:
         self._target.refresh()
         if (self._target.transaction(replacement_app(self._target)) or 0) != self._number:
             raise Overtaken(
-                "Another process has taken this job over", where=self._target.name, remedy="Let it end; see its output."
+                "Another process has taken this job over",
+                where=self._target.name,
+                remedy="Let it end; see its output.",
             )
 
     def _converted(self, convert: Convert, files: Sequence[StagedFile]) -> tuple[Work, list[pa.Table]]:
-        """Return what became of some files' rows, sorted, and the work, its files still to be written."""
+        """Convert the rows of some files; return the piece of work without its new files, and the sorted rows."""
         rows, filtered, forgotten = 0, 0, 0
         unfit: Counter[str] = Counter()
         keys = sort_keys(self._target.dataset)
@@ -364,15 +369,15 @@ class _Run:
 
     # -- the commit ----------------------------------------------------------------------------------------------
 
-    def _commit(self, job: Job, old: Sequence[StagedFile], new: Sequence[StagedFile], books: _Books) -> None:
+    def _commit(self, job: Job, old: Sequence[StagedFile], new: Sequence[StagedFile], totals: _Totals) -> None:
         target = self._target
         target.refresh()
         number = (target.transaction(maintenance_app(target)) or 0) + 1
-        rows = sum(file.rows for file in new) - books.rows
+        rows = sum(file.rows for file in new) - totals.published
         self._check_current(job)
 
         def transactions() -> dict[str, int]:
-            ends = {app: end for app, end in books.ends.items() if (target.transaction(app) or -1) < end}
+            ends = {app: end for app, end in totals.ends.items() if (target.transaction(app) or -1) < end}
             mine = {maintenance_app(target): number, replacement_app(target): self._number + 1, rows_app(target): rows}
             return mine | ends
 
@@ -388,54 +393,54 @@ class _Run:
             is_good=is_good, data_change=True,
         )  # fmt: skip
         if not committed:
-            raise Overtaken("Other maintenance came first", where=target.name, remedy="It begins anew.")
+            raise Overtaken("Other maintenance came first", where=target.name, remedy="It starts again.")
 
 
 def _pieces_of(files: Sequence[StagedFile]) -> Iterator[list[StagedFile]]:
-    """Yield files, day by day, as many at a time as make a piece of work."""
-    held: list[StagedFile] = []
+    """Yield files, day by day, in groups that make a piece of work each."""
+    piece: list[StagedFile] = []
     for file in sorted(files, key=lambda file: (str(file.day), file.path)):
-        if held and sum(f.rows for f in held) + file.rows > PIECE_ROWS:
-            yield held
-            held = []
-        held.append(file)
-    if held:
-        yield held
+        if piece and sum(f.rows for f in piece) + file.rows > PIECE_ROWS:
+            yield piece
+            piece = []
+        piece.append(file)
+    if piece:
+        yield piece
 
 
 def _gathered(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Yield batches together while they are of few patients: what repeats in them is opened once."""
-    held: list[pa.Table] = []
+    """Join batches while they are of few patients, so that repeated values are opened once."""
+    collected: list[pa.Table] = []
     rows, patients = 0, 0
     for batch in batches:
         here = sum(len(chunk.dictionary) for chunk in batch[SUBJECT.name].chunks)
-        if held and (rows + batch.num_rows > PIECE_ROWS or patients + here > GATHERED_PATIENTS):
-            yield joined(held)
-            held, rows, patients = [], 0, 0
-        held.append(batch)
+        if collected and (rows + batch.num_rows > PIECE_ROWS or patients + here > GATHERED_PATIENTS):
+            yield joined(collected)
+            collected, rows, patients = [], 0, 0
+        collected.append(batch)
         rows, patients = rows + batch.num_rows, patients + here
-    if held:
-        yield joined(held)
+    if collected:
+        yield joined(collected)
 
 
 def _full(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    held: list[pa.Table] = []
+    collected: list[pa.Table] = []
     for part in parts:
-        if sum(one.num_rows for one in held) + part.num_rows > TARGET_ROWS:
-            yield joined(held)
-            held = []
-        held.append(part)
-    if any(part.num_rows for part in held):
-        yield joined(held)
+        if sum(one.num_rows for one in collected) + part.num_rows > TARGET_ROWS:
+            yield joined(collected)
+            collected = []
+        collected.append(part)
+    if any(part.num_rows for part in collected):
+        yield joined(collected)
 
 
 def refuse_missing(lake: Lake) -> None:
-    """Return if all that is published of a dataset is kept identified too: of the days that are there.
+    """Return if the lake also keeps the identified rows of all published ones, for the days that are published.
 
-    Of a published table that was lost all days count.
+    If the published table was lost, all days count.
 
     Raises:
-        LakeError: with the number of rows that could not be made anew.
+        LakeError: with the number of rows that could not be made again.
     """
     target, source = lake.published, lake.restricted
     target.refresh()
@@ -446,9 +451,9 @@ def refuse_missing(lake: Lake) -> None:
             missing += sum(file.rows for file in span.files_of(target.name) if not days or file.day in days)
     if missing:
         raise LakeError(
-            f"{missing:,} published rows are not kept as they came",
+            f"{missing:,} published rows have no identified rows in the lake",
             where=source.name,
-            remedy="They were published before the dataset was kept restricted, and cannot be made anew. Load them "
-            "again from their source into a new lake, or let their days go first (vitalake lake rewrite --retention). "
-            "Nothing was changed.",
+            remedy="They were published before the dataset was kept in the restricted zone, and cannot be made again. "
+            "Load them again from their source into a new lake, or delete their days first (vitalake lake rewrite "
+            "--retention). Nothing was changed.",
         )

@@ -1,14 +1,15 @@
-"""The one way in which rows that are in a table already are written anew: compaction, erasure, re-key, republish.
+"""Rewrites rows that are already in a table: the one way for compaction, erasure, re-key and republish.
 
-Two compactions from one stale snapshot would both commit and double the rows without an error; so would a removal of
-a file that somebody else has replaced. Hence every rewrite commits the next number of a transaction of the table's
-own, and does so only on an object that still has the number it was planned at, and all files it removes; after any
-failure look before trying again.
+Without care, two compactions from one stale snapshot would both commit, and double the rows without an error. So would
+removing a file that another process has already replaced. So every rewrite also commits the next number of a
+transaction of its table. It commits only if the table still has the number at which the rewrite was planned, and all
+files that it removes. After any failure it looks at the table before it tries again.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,21 +29,25 @@ from vitalake.lake.tables.table import COMMIT_ATTEMPTS, Snapshot, StagedFile, Ta
 _log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
-"""A rewrite that loses to another maintenance so often in a row should wait for a quieter hour."""
+"""A rewrite that loses to other maintenance this often in a row should wait for a quieter hour."""
 
 BATCH_ROWS = 262_144
-"""Rows read at a time: what the transform asks for is in memory, and one batch. Fewer cost a dictionary more often."""
+"""Rows read at a time: one batch is in memory, and what the transform keeps. Smaller batches build
+dictionaries more often."""
 
 Plan = Callable[[Snapshot], Sequence[StagedFile]]
-"""Which files of a snapshot are to be replaced; none ends the rewrite. Asked again on every new snapshot."""
+"""Chooses the files of a snapshot to be replaced; an empty choice ends the rewrite. Called for every new snapshot."""
 
 Transform = Callable[["Rows"], Iterable[pa.Table | Piece]]
-"""The rows of those files → the rows of one new file after the other."""
+"""Makes, from the rows of those files, the rows of one new file after the other."""
+
+_REWRITE_FILE = re.compile(r"rewrite\.(?P<number>\d+)\.[0-9a-f]{32}-")
+"""The names of files that rewrites have staged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of a plan's files, in batches; may be gone through more than once. Text stays in dictionaries."""
+    """The rows of a plan's files, in batches; may be iterated more than once. Text stays in dictionaries."""
 
     table: Table
     files: tuple[StagedFile, ...]
@@ -60,7 +65,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """What a rewrite replaced by what."""
+    """The files that a rewrite removed and added."""
 
     removed: tuple[StagedFile, ...]
     added: tuple[StagedFile, ...]
@@ -78,7 +83,7 @@ class Rewritten:
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One try: the number of its transaction, the start of its files' names, the version it was planned on."""
+    """One attempt: the number of its transaction, the prefix of its files' names, the version it was planned on."""
 
     number: int
     stem: str
@@ -86,33 +91,33 @@ class _Attempt:
 
 
 def maintenance_app(table: Table) -> str:
-    """Return the name of the transaction that only rewrites of this table commit, counting up."""
+    """Return the application id of the transaction that every rewrite of this table counts up."""
     return f"maintenance/{table.name}"
 
 
 def rows_app(table: Table) -> str:
-    """Return the name of the transaction that says by how many rows rewrites have changed what spans added."""
+    """Return the application id of the transaction that sums up the rows that rewrites added or (negative) dropped."""
     return f"rows/{table.name}"
 
 
 def replacement_app(table: Table) -> str:
-    """Return the name of the transaction that is odd while somebody prepares to swap the whole table: see swap.py."""
+    """Return the application id of the transaction that is odd while a replacement locks the table: see lock.py."""
     return f"swap/{table.name}"
 
 
 def lost_app(table: Table) -> str:
-    """Return the name of the transaction that says how many rows were left out of the table as lost."""
+    """Return the application id of the transaction that counts the rows that were left out of the table as lost."""
     return f"lost/{table.name}"
 
 
 def rewrite_number(path: str) -> int:
-    """Return the number of the rewrite that has staged a file; 0: none has."""
-    stem = path.rpartition("/")[2].split(".")
-    return int(stem[1]) if stem[0] == "rewrite" and stem[1].isdecimal() else 0
+    """Return the number of the rewrite that staged a file; 0: no rewrite staged it."""
+    match = _REWRITE_FILE.match(path.rpartition("/")[2])
+    return int(match["number"]) if match else 0
 
 
-def is_held(table: Table) -> bool:
-    """Whether the table, as the object has it, waits for a swap: its files must stay as they are."""
+def is_locked(table: Table) -> bool:
+    """Return whether the table, as last refreshed, is locked by a replacement: its rows must stay in their files."""
     return (table.transaction(replacement_app(table)) or 0) % 2 == 1
 
 
@@ -125,20 +130,22 @@ def rewrite(
     lost: bool = False,
     counted: Counted | None = None,
 ) -> Rewritten | None:
-    """Replace files by what ``transform`` makes of their rows, in one commit; return None when nothing is planned.
+    """Replace files by what ``transform`` makes of their rows, in one commit; return None if no file is chosen.
 
     Args:
-        table: not to be used by anything else meanwhile; readers and appends of other processes go on.
-        plan: chooses the files, on each fresh snapshot.
-        transform: gives back all rows, unless ``data_change``.
-        data_change: whether rows are changed, dropped or added; how many is added up in a transaction, so that they
-            can be held against the spans for ever. One that only moves rows does nothing while a swap is prepared.
-        lost: whether the rows dropped are lost, not meant to go; the same commit says how many. With ``data_change``.
-        counted: told how many rows were made since it was told the last time.
+        table: nothing else may use the object during the call; other processes may read and append.
+        plan: chooses the files, on each new snapshot.
+        transform: returns all rows, unless ``data_change``.
+        data_change: whether rows are changed, dropped or added. A transaction sums up their number, so that the table
+            can always be compared with the spans. A rewrite that only moves rows does nothing while the table is
+            locked.
+        lost: whether the dropped rows are lost and not deleted on purpose; the same commit counts them. Only with
+            ``data_change``.
+        counted: called with the number of rows made since its last call.
 
     Raises:
         LakeError: rows would be lost or doubled (nothing is committed), or other maintenance always came first.
-        ServiceUnavailable: storage fails; files of the rewrite may be left for the sweeper.
+        ServiceUnavailable: storage failed; files of the rewrite may be left for the sweeper.
     """
     abandoned: list[tuple[_Attempt, list[StagedFile], int]] = []
     try:
@@ -146,7 +153,7 @@ def rewrite(
             table.refresh()
             abandoned = [entry for entry in abandoned if not _throw_away(table, *entry)]
             snapshot = table.snapshot()
-            old = [] if is_held(table) and not data_change else list(plan(snapshot))
+            old = [] if is_locked(table) and not data_change else list(plan(snapshot))
             if not old:
                 return None
             number = (table.transaction(maintenance_app(table)) or 0) + 1
@@ -162,26 +169,28 @@ def rewrite(
     except (OSError, DeltaError) as error:
         raise unavailable(table, error) from None
     raise LakeError(
-        "Other maintenance of the table always came first", where=table.name, remedy="Let it end, then try again."
+        "Other maintenance of the table always came first",
+        where=table.name,
+        remedy="Wait until it has ended, then try again.",
     )
 
 
 def unavailable(table: Table, error: Exception) -> VitaLakeError:
-    """Return what to say when storage fails a rewrite."""
+    """Return the error for a rewrite that storage made fail."""
     return explained(table.storage, error, "Table cannot be rewritten")
 
 
 def _stage(
     table: Table, rows: Rows, transform: Transform, attempt: _Attempt, counted: Counted | None, *, row_preserving: bool
 ) -> list[StagedFile]:
-    """Write the new files; one that fails deletes what it wrote, for nobody has heard of it yet."""
+    """Write the new files; on failure delete those already written, because no log or journal names them yet."""
     new: list[StagedFile] = []
     try:
         stage_all(table, transform(rows), stem=attempt.stem, into=new, counted=counted)
         after = sum(file.rows for file in new)
         if row_preserving and rows.count != after:
             raise LakeError(
-                f"A rewrite would make {after} rows of {rows.count}",
+                f"A rewrite would make {after} rows out of {rows.count}",
                 where=f"{table.name}@{attempt.planned_on}",
                 remedy="Nothing was committed. Run 'vitalake lake verify'.",
             )
@@ -193,16 +202,18 @@ def _stage(
 
 
 def read_file(table: Table, file: StagedFile, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield a file's rows, batch by batch; text stays in dictionaries, which is a fraction of the memory.
+    """Yield a file's rows, batch by batch; text stays in dictionaries, which need a fraction of the memory.
 
-    By default all columns of the table, also those that only a newer release knows: our compaction must not lose them.
+    By default it reads all columns of the table, also those that only a newer release knows: a compaction must not lose
+    them.
 
     Raises:
-        Damaged: it does not hold what was written to it, or is gone.
-        FileNotFoundError: it was replaced, and is gone: look again.
+        Damaged: the file does not hold what was written to it, or is missing.
+        FileNotFoundError: the file was replaced and deleted: read the newest version instead.
     """
     try:
-        source = table.storage.open_input(file.path)  # what has rotted must not get a digest of its own
+        # This checks the digest: damaged rows must not be written again with a valid one.
+        source = table.storage.open_input(file.path)
     except FileNotFoundError as error:
         raise table.lost_file() or error from None
     schema = table.state.columns
@@ -210,15 +221,15 @@ def read_file(table: Table, file: StagedFile, *, columns: Sequence[str] | None =
     encoded = [name for name in repeating(table.dataset) if name in schema.names]
     with source:
         footer = pq.read_metadata(source)
-        there = [name for name in schema.names if name in footer.schema.names]
-        texts = [name for name in encoded if name in there]  # a file of before may lack one
+        present = [name for name in schema.names if name in footer.schema.names]
+        texts = [name for name in encoded if name in present]  # a file of an earlier release may lack one
         reader = pq.ParquetFile(source, read_dictionary=texts, metadata=footer, page_checksum_verification=True)
-        for batch in reader.iter_batches(batch_size=BATCH_ROWS, columns=there):
+        for batch in reader.iter_batches(batch_size=BATCH_ROWS, columns=present):
             yield _encoded(conform(pa.Table.from_batches([batch]), schema), encoded)
 
 
 def _encoded(rows: pa.Table, names: Sequence[str]) -> pa.Table:
-    """Return the rows with dictionaries also where a file of before has none."""
+    """Return the rows with these columns in dictionaries, also those that a file lacks and that are all null."""
     for name in names:
         if not pa.types.is_dictionary(rows[name].type):
             rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].dictionary_encode())
@@ -234,7 +245,7 @@ def _commit(
     data_change: bool,
     lost: bool,
 ) -> bool:
-    """Commit; return whether it is committed, the reply lost or not. False: the plan is not good any more."""
+    """Commit; return whether it is committed, even if the reply was lost. False: the plan is outdated."""
     table.refresh()
 
     def transactions() -> dict[str, int]:
@@ -265,16 +276,16 @@ def commit_rewrite(
     is_good: Callable[[], bool],
     data_change: bool,
 ) -> bool:
-    """Replace files in one commit as soon as no append comes between; return False when ``is_good`` says no.
+    """Replace files in one commit; try again when an append comes first. Return False when ``is_good`` says no.
 
     Args:
-        table: the object is asked as it is, just refreshed.
-        old: removed.
-        new: added.
-        stem: names this very commit in the log, so that a lost reply is recognised.
-        since: a version older than any try.
-        transactions: what to commit with, on the object as it is.
-        is_good: whether the plan holds, on the object as it is; must fail for ever once it was committed.
+        table: just refreshed.
+        old: files to remove.
+        new: files to add.
+        stem: prefix of the new files' names, by which the commit is found in the log if its reply was lost.
+        since: a version older than any attempt to commit.
+        transactions: the transactions to commit with; called on the table as last refreshed.
+        is_good: whether the plan is still valid for the table as last refreshed; always false once it is committed.
         data_change: see ``rewrite``.
 
     Raises:
@@ -298,19 +309,21 @@ def commit_rewrite(
             continue
         table.refresh()
         return True
-    raise ServiceUnavailable("Table is contended", where=table.name, remedy="Try again in a quieter hour.")
+    raise ServiceUnavailable(
+        "Appends to the table always come first", where=table.name, remedy="Try again in a quieter hour."
+    )
 
 
 def row_change(table: Table, old: Sequence[StagedFile], new: Sequence[StagedFile]) -> dict[str, int]:
-    """Return the transaction that records how many rows more or less a table holds than spans have added."""
+    """Return the transaction that records how many rows more or fewer a table holds than spans have added."""
     change = sum(file.rows for file in new) - sum(file.rows for file in old)
     return {rows_app(table): (table.transaction(rows_app(table)) or 0) + change}
 
 
 def is_in_log(table: Table, stem: str, *, since: int) -> bool:
-    """Whether files of this stem were committed after a version.
+    """Return whether files of this stem were committed after a version.
 
-    The snapshot would not tell: its files may be there, or have been replaced again already.
+    The snapshot cannot tell: another rewrite may have replaced the files already.
     """
     name = stem.encode()
     for version in range(since + 1, table.delta.version() + 1):
@@ -321,10 +334,11 @@ def is_in_log(table: Table, stem: str, *, since: int) -> bool:
 
 
 def _throw_away(table: Table, attempt: _Attempt, files: list[StagedFile], seen_version: int) -> bool:
-    """Delete the files of an attempt that failed, if it cannot become a commit any more; return whether it is done.
+    """Delete the files of a failed attempt if it cannot be committed any more; return whether they were deleted.
 
-    On object storage the request of a failed commit may still be under way, for the version after the newest one we
-    saw at most. Once that version is somebody's and not ours, it is dead; until then the files are the sweeper's.
+    On object storage the request of a failed commit may still be under way, at most for the version after the newest
+    one we saw. Once that version exists and is not ours, the request must fail; until then the files are kept, and the
+    sweeper deletes them if this process ends.
     """
     under_way = not table.storage.local and table.delta.version() <= seen_version
     if under_way or is_in_log(table, attempt.stem, since=attempt.planned_on):

@@ -1,6 +1,6 @@
-"""The scrub: every file of every table is read and its digest taken once a week, a slice at a time.
+"""The scrub: reads every file of every table once a week, a slice at a time, and checks its digest.
 
-Most files are never asked for; without it what has rotted would be noticed when its other copies have gone as well.
+Most files are hardly ever read. Without the scrub, damage would be noticed only when the other copies are gone too.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from vitalake.lake.tables.digests import Damaged, Record, check_content, digest_
 from vitalake.lake.tables.table import StagedFile, Table
 
 EVERY_SECONDS = 7 * 86_400
-"""Between two looks at a file; each day has its seventh of them."""
+"""Time between two checks of a file, so that a daily run checks about a seventh of the files."""
 
 SLICE_BYTES = 1 << 30
-"""Read at most in one go: some seconds of a nice process."""
+"""Bytes read in one run at most: some seconds of a process with low priority."""
 
 
 @dataclass(slots=True)
@@ -27,11 +27,11 @@ class Scrubbed:
     """What a scrub of a table found.
 
     Attributes:
-        table: its name.
-        files: that were read.
-        bytes: of those.
-        recorded: files of before, whose digest was taken for the first time.
-        damaged: files that do not hold what was written to them, or are gone.
+        table: the table's name.
+        files: files that were read.
+        bytes: bytes of those files.
+        recorded: files without a digest in their name, whose digest was recorded for the first time.
+        damaged: files that do not hold what was written to them, or are missing.
     """
 
     table: str
@@ -48,13 +48,13 @@ def scrub(
     every_seconds: float = EVERY_SECONDS,
     progress: Callable[[str], None] | None = None,
 ) -> Scrubbed:
-    """Look at the files of a table that nobody has looked at for longest; record what was found good, and when.
+    """Check the files of a table that were not checked for longest; record which were found good, and when.
 
     Args:
-        table: not to be used by anything else meanwhile.
-        most_bytes: read so many, and one file more at the most.
-        every_seconds: files that were written or looked at since are passed over; 0: all are looked at.
-        progress: told each file's path before it is read.
+        table: nothing else may use the object during the call.
+        most_bytes: stop after this many bytes, and at most one file more.
+        every_seconds: files that were written or checked within this time are skipped; 0: all are checked.
+        progress: called with each file's path before it is read.
 
     Raises:
         Damaged: the log, or the record beside the table, cannot be read.
@@ -69,7 +69,7 @@ def scrub(
             break
         if progress:
             progress(file.path)
-        found = look_at(table, file, kept.get(file.path, Record()))
+        found = check_file(table, file, kept.get(file.path, Record()))
         done.files, done.bytes = done.files + 1, done.bytes + file.size
         if found is None:
             done.damaged.append(file)
@@ -78,19 +78,19 @@ def scrub(
         kept[file.path] = found
     if kept != records:
         record(table.storage, kept)
-    if done.damaged:  # what was replaced while we read is no damage
-        there = table.newest().snapshot().files
-        done.damaged = [file for file in done.damaged if file.path in there]
+    if done.damaged:  # a file that was replaced during the scrub is not damaged
+        newest = table.newest().snapshot().files
+        done.damaged = [file for file in done.damaged if file.path in newest]
     return done
 
 
-def record_before(table: Table) -> Scrubbed:
-    """Take the digests of all files of before that have none yet; see ``scrub``."""
+def record_older_files(table: Table) -> Scrubbed:
+    """Record the digests of all files of earlier releases that have none yet; see ``scrub``."""
     return scrub(table, most_bytes=sys.maxsize, every_seconds=time.time())
 
 
-def look_at(table: Table, file: StagedFile, known: Record) -> Record | None:
-    """Read a file; return what is to be recorded of it, None: it is damaged, or gone.
+def check_file(table: Table, file: StagedFile, known: Record) -> Record | None:
+    """Read a file; return the record of the check. None: it is damaged or missing.
 
     Raises:
         OSError: storage cannot be reached.
@@ -100,7 +100,7 @@ def look_at(table: Table, file: StagedFile, known: Record) -> Record | None:
         if digest_in(file.path) or known.digest:
             check_content(table.storage, file.path, digest=known.digest)
             return Record(known.digest, now)
-        table.storage.read_parquet(file.path)  # what can be read at all; better cannot be known of it
+        table.storage.read_parquet(file.path)  # without a digest, reading it is the only check
         return Record(read_digest(table.storage, file.path), now)
     except (Damaged, FileNotFoundError, pa.ArrowException):
         return None
@@ -109,7 +109,7 @@ def look_at(table: Table, file: StagedFile, known: Record) -> Record | None:
 def _due(
     table: Table, files: Iterable[StagedFile], records: dict[str, Record], *, before: float
 ) -> Iterable[StagedFile]:
-    """Return the files to be looked at, those of before first, then those nobody has looked at for longest."""
+    """Return the files to be checked: first those without a digest, then those not checked for longest."""
     actions = pa.table(table.delta.get_add_actions())
     written = dict(
         zip(actions["path"].to_pylist(), actions["modification_time"].cast(pa.int64()).to_pylist(), strict=True)

@@ -1,7 +1,8 @@
-"""The sweeper: deletes what killed writers and rewrites have left, and nothing that anybody may still commit or read.
+"""The sweeper: deletes files that killed writers and rewrites have left, and no file that may be committed or read.
 
-Writers never delete staged files. Before the sweeper does it takes the writer's right to commit away: a new epoch for
-a dead writer's shard, a new number for a table's maintenance. Only then does it look at what was decided.
+Writers that were killed cannot delete what they staged. Before the sweeper deletes such files it takes the right to
+commit away: it begins a new epoch for a dead writer's shard, and commits a new number for a table's maintenance. Only
+then it reads what was decided.
 """
 
 from __future__ import annotations
@@ -23,27 +24,33 @@ from vitalake.lake.commits.seen import FOLDER
 from vitalake.lake.commits.spans import Span, SpanLog, add_span, is_added
 from vitalake.lake.maintenance.journal import JOB_LEASE_SECONDS, Job, Journal
 from vitalake.lake.maintenance.lock import abandon
-from vitalake.lake.maintenance.rewrite import is_held, maintenance_app
-from vitalake.lake.maintenance.vacuum import RETENTION_HOURS, SPAN_FILE, kept_files, span_id_of
+from vitalake.lake.maintenance.rewrite import is_locked, maintenance_app, rewrite_number
+from vitalake.lake.maintenance.vacuum import RETENTION_HOURS, SPAN_FILE, forgotten_files, kept_files, span_id_of
 from vitalake.lake.tables.log import cut_at
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import Table
 
 LEASE_SECONDS = 3600.0
-"""A rewrite that takes longer loses its right to commit; it then plans again."""
+"""A rewrite that takes longer loses its right to commit, and plans again."""
 
-_REWRITE_FILE = re.compile(r"rewrite\.(?P<number>\d+)\.[0-9a-f]{32}-")
 _SWAP_FILE = re.compile(r"swap\.(?P<job>[0-9a-f]{16})\.[0-9a-f]{32}-")
 
 NEVER = "9999-12-31"
+"""A date after every day of spans: no day has to be read."""
 
 Listing = dict[str, dict[str, float]]
-"""Table → path → when the file was last changed, seconds since 1970."""
+"""Table → path → time of the file's last change, in seconds since 1970."""
 
 
 @dataclass(slots=True)
 class Swept:
-    """What a sweep did."""
+    """What a sweep did.
+
+    Attributes:
+        epochs: shard → the epoch that was begun to fence its dead writer.
+        rolled_forward: decided spans that were added.
+        deleted: table → files that were deleted.
+    """
 
     epochs: dict[str, int] = field(default_factory=dict)
     rolled_forward: int = 0
@@ -51,17 +58,17 @@ class Swept:
 
 
 def leftovers(lake: Lake) -> dict[str, set[str]]:
-    """Return the jobs that have files no table knows, of the living and of the dead, and of which shards."""
-    found: dict[str, set[str]] = defaultdict(set)
+    """Return the jobs, running or not, that have files which no log names, each with the shards of these files."""
+    shards: dict[str, set[str]] = defaultdict(set)
     for paths in _loose(lake.present().values()).values():
         for path in paths:
             if match := SPAN_FILE.match(path.rpartition("/")[2]):
-                found[match["job"]].add(match["shard"])
-    return found
+                shards[match["job"]].add(match["shard"])
+    return shards
 
 
 def dead_shards(lake: Lake, job: str, *, workers: int) -> list[str]:
-    """Return the shards of another number of workers that have left files: nobody will succeed them."""
+    """Return the shards of another number of workers that have left files: no writer will take them over."""
     return sorted(shard for shard in leftovers(lake)[job] if shard.partition("of")[2] != str(workers))
 
 
@@ -74,16 +81,16 @@ def sweep(
     lease_seconds: float = LEASE_SECONDS,
     job_lease_seconds: float = JOB_LEASE_SECONDS,
 ) -> Swept:
-    """Delete what was staged and can never be committed; return what was done. Safe beside writers that live.
+    """Delete staged files that can never be committed; return what was done. Safe while writers run.
 
     Args:
-        lake: opened afresh; not used by anything else meanwhile.
-        job: whose files.
-        shards: shards (``0of2``) whose writers are dead: they are fenced off, and what they decided is added.
-            Other shards' files are deleted only where a successor has begun a newer epoch already.
-        lookback_seconds: as the job's configuration says; look-back files are kept twice as long.
+        lake: just opened; nothing else may use the object during the call.
+        job: the job whose files are swept.
+        shards: shards (``0of2``) whose writers are dead: they are fenced, and what they decided is added. Files of
+            other shards are deleted only if a successor has begun a newer epoch.
+        lookback_seconds: the look-back of the job's configuration; look-back files are kept twice as long.
         lease_seconds: age at which the files of a rewrite that was not committed are given up.
-        job_lease_seconds: age of its last sign of life at which a job with a journal is given up.
+        job_lease_seconds: time since a job last wrote its journal after which the job is given up.
 
     Raises:
         ServiceUnavailable: storage cannot be reached.
@@ -96,11 +103,11 @@ def sweep(
     for table in tables:
         _fence_rewrites(table, lease_seconds=lease_seconds)
     live = _live_jobs(lake, tables, lease_seconds=job_lease_seconds)
-    # Listed after the fences, and held against what was decided after the listing: what comes later is not listed.
+    # List after the fences, and read what was decided after the listing: later files are not in the list.
     places = {table.name: table.storage for table in tables} | {FOLDER: lake.storage.child(FOLDER)}
     listed = _loose(tables) | {FOLDER: places[FOLDER].files(suffix="")}
     fenced, decided = _fates(lake.spans, job, listed)
-    # Both looks: a job that has ended between has committed, after the look for what is loose it may be.
+    # Keep the jobs of both looks: one that has ended in between may have committed after the files were listed.
     live |= _live_jobs(lake, tables, lease_seconds=job_lease_seconds)
     for table in tables:
         dead = _dead_rewrites(table, listed[table.name], lease_seconds=lease_seconds)
@@ -116,9 +123,10 @@ def sweep(
 
 
 def roll_forward_all(lake: Lake) -> int:
-    """Add what was decided and not added everywhere, whoever decided it; return how many spans had something left.
+    """Add every decided span that some table lacks, of all writers; return the number of such spans.
 
-    After a raised fence this makes all that was decided under the older one visible: nothing of it can come later.
+    After the fence was raised this makes everything visible that was decided under the older one: nothing of it can be
+    added later.
 
     Raises:
         ServiceUnavailable: storage cannot be reached.
@@ -131,59 +139,53 @@ def roll_forward_all(lake: Lake) -> int:
 
 
 def staged_spans(lake: Lake) -> set[str]:
-    """Return the spans that have staged or added messages to the quarantine.
+    """Return the spans that have staged or added messages in the quarantine.
 
-    Those of them that are not decided when a fence is raised after this was asked, can be decided no more.
+    Call it before a fence is raised: those of the spans that are not decided by then can never be decided.
     """
     tables = [table for name, table in lake.present().items() if name.startswith("quarantine/")]
     return {span_id_of(path) for table in tables for path in table.storage.files(suffix="")} - {""}
 
 
-def given_up(table: Table, spans: SpanLog | None = None, *, older: Collection[str] = ()) -> set[str]:
-    """Return the files of a table's folder that its newest version does not have, and no later one can have.
+def deletable_files(table: Table, spans: SpanLog | None = None, *, older: Collection[str] = ()) -> set[str]:
+    """Return the files of a table's folder that its newest version does not have and no later version can have.
 
-    They were replaced, and older versions have them; or their rewrite was overtaken by other maintenance; or their
-    span was not decided, and its writer can decide nothing any more. What is left under the name it has while it is
-    written is judged like what it would have become.
+    These are files that were replaced; files of a rewrite that other maintenance has overtaken; and files of a span
+    that was not decided and whose writer can decide nothing any more. A half-written file (``….part``) is judged by
+    the name that it would have got.
 
     Args:
-        table: not to be used by anything else meanwhile.
-        spans: tells which spans were decided; None: what spans have staged and nobody added is left.
-        older: spans of before the fence was raised, as ``staged_spans`` gave them.
+        table: nothing else may use the object during the call.
+        spans: says which spans were decided; None: files that spans have staged and that no table has are left out.
+        older: spans staged before the fence was raised, as ``staged_spans`` returned them.
 
     Raises:
         OSError, DeltaError: storage refuses.
     """
     listed = table.storage.files(suffix="")
     kept = kept_files(table)
-    found = (listed.keys() & kept) - table.snapshot().files.keys()
+    result = (listed.keys() & kept) - table.snapshot().files.keys()
     loose = {path: changed for path, changed in listed.items() if path not in kept}
     newest = table.transaction(maintenance_app(table)) or 0
-    numbers = {path: _REWRITE_FILE.match(path.rpartition("/")[2]) for path in loose}
-    found |= {path for path, match in numbers.items() if match and int(match["number"]) <= newest}
+    result |= {path for path in loose if 0 < rewrite_number(path) <= newest}
     if spans is None:
-        return found
+        return result
     matches = [SPAN_FILE.match(path.rpartition("/")[2]) for path in loose]
     fates = [_fates(spans, job, {table.name: loose}) for job in {match["job"] for match in matches if match}]
     fenced = set(older).union(*(fenced for fenced, _ in fates))
     decided = set().union(*(decided for _, decided in fates))
-    found |= {path for path in loose if span_id_of(path) in fenced - decided}
-    return found | (_replaced_long_ago(table, spans, loose, decided) if decided else set())
-
-
-def _replaced_long_ago(table: Table, spans: SpanLog, loose: Mapping[str, float], decided: Collection[str]) -> set[str]:
-    """Return the files of added spans that the log has forgotten: see vacuum."""
+    result |= {path for path in loose if span_id_of(path) in fenced - decided}
     table.refresh()
-    days = spans.all_spans(since=_first_day({table.name: dict(loose)}))
-    added = {span.span_id for span in days if span.span_id in decided and is_added(span, table)}
-    return {path for path in loose if span_id_of(path) in added} - table.snapshot().files.keys()
+    of_decided = [path for path in loose if span_id_of(path) in decided]
+    forgotten = forgotten_files(table, spans, of_decided, since=_first_day({table.name: loose}))
+    return result | (forgotten - table.snapshot().files.keys())
 
 
-# -- what may go -------------------------------------------------------------------------------------------------
+# -- which files may be deleted ----------------------------------------------------------------------------------
 
 
 def _loose(tables: Collection[Table]) -> Listing:
-    """Return the files that are there and that a table's log does not know."""
+    """Return the files in the tables' folders that the logs do not name."""
     listed = {table.name: table.storage.files(suffix="") for table in tables}
     for table in tables:
         for path in kept_files(table):
@@ -192,27 +194,27 @@ def _loose(tables: Collection[Table]) -> Listing:
 
 
 def _first_day(listed: Listing) -> str:
-    """Return the first day on which spans of these files can have been decided: they are staged first.
+    """Return the first day on which spans of these files can have been decided, which is after they were staged.
 
-    A day early, for the storage's clock may be another one. So a sweep reads the days of what it found, not years.
+    It is a day early, because the storage's clock may differ. So a sweep reads only the days of its files.
     """
     times = [changed for paths in listed.values() for path, changed in paths.items() if span_id_of(path)]
     return str((datetime.fromtimestamp(min(times), UTC) - timedelta(days=1)).date()) if times else NEVER
 
 
 def _fates(spans: SpanLog, job: str, listed: Listing) -> tuple[set[str], set[str]]:
-    """Return the spans of the job's files whose writers can decide nothing any more, and those that were decided.
+    """Return the spans of the job's files whose writers are fenced, and those that were decided.
 
-    Looked up in this order: what is among the first and not among the second never will be decided.
+    They are read in this order: a span among the first and not among the second can never be decided.
     """
     matches = [SPAN_FILE.match(path.rpartition("/")[2]) for paths in listed.values() for path in paths]
-    mine = {m["span_id"]: (m["shard"], int(m["epoch"])) for m in matches if m and m["job"] == job}
-    current = {shard: spans.current_epoch(job=job, shard=shard) for shard in {shard for shard, _ in mine.values()}}
-    fenced = {span_id for span_id, (shard, epoch) in mine.items() if epoch < current[shard]}
+    staged = {m["span_id"]: (m["shard"], int(m["epoch"])) for m in matches if m and m["job"] == job}
+    current = {shard: spans.current_epoch(job=job, shard=shard) for shard in {shard for shard, _ in staged.values()}}
+    fenced = {span_id for span_id, (shard, epoch) in staged.items() if epoch < current[shard]}
     decided: set[str] = set()
     since = _first_day(listed)
-    for day in [day for day in spans.days() if day >= since] if mine else []:
-        decided |= mine.keys() & set(spans.table.scan(days=[day], columns=["span_id"])["span_id"].to_pylist())
+    for day in [day for day in spans.days() if day >= since] if staged else []:
+        decided |= staged.keys() & set(spans.table.scan(days=[day], columns=["span_id"])["span_id"].to_pylist())
     return fenced, decided
 
 
@@ -226,37 +228,33 @@ def _delete(storage: Storage, paths: Sequence[str]) -> int:
 
 
 def _abandoned_rewrites(table: Table, listed: Mapping[str, float], *, lease_seconds: float) -> dict[str, int]:
-    """Return the files of rewrites older than the lease, with the number each wanted to commit.
+    """Return the files of rewrites that are older than the lease, each with the number of its rewrite.
 
-    Not those from before a repair that cut the log: what a lost rewrite made may be all that there is of its rows, and
-    'lake repair --leave-out' takes them from there. A published table is made again instead, and keeps none.
+    Files from before a repair that cut the log are left out: they may hold the only copy of the rows of a lost rewrite,
+    which 'lake repair --leave-out' reads from them. A published table is made again instead, so its files are included.
     """
     oldest = clock.now().timestamp() - lease_seconds
     cut = 0.0 if table.name.startswith("published/") else cut_at(table.storage)
     spared = cut if clock.now().timestamp() - cut < RETENTION_HOURS * 3600 else -1.0
-    matches = {
-        path: _REWRITE_FILE.match(path.rpartition("/")[2])
-        for path, changed in listed.items()
-        if spared < changed < oldest
-    }
-    return {path: int(match["number"]) for path, match in matches.items() if match}
+    old = [path for path, changed in listed.items() if spared < changed < oldest]
+    return {path: number for path in old if (number := rewrite_number(path))}
 
 
 def _fence_rewrites(table: Table, *, lease_seconds: float) -> None:
-    """Take the right to commit from rewrites that have left files longer ago than the lease."""
+    """Take the right to commit from rewrites whose files are older than the lease."""
     files = _abandoned_rewrites(table, table.storage.files(suffix=""), lease_seconds=lease_seconds)
     kept = kept_files(table) if files else set()
     newest = table.transaction(maintenance_app(table)) or 0
     if any(number > newest for path, number in files.items() if path not in kept):
-        with suppress(CommitFailedError):  # other maintenance has moved the number on, which does the same
+        with suppress(CommitFailedError):  # other maintenance has counted the number up, which has the same effect
             table.commit(transactions={maintenance_app(table): newest + 1})
 
 
 def _dead_rewrites(table: Table, listed: Mapping[str, float], *, lease_seconds: float) -> list[str]:
-    """Return the files of rewrites that can never be committed, and never were.
+    """Return the files of rewrites that were never committed and never can be.
 
-    ``listed`` is without files that the log knows as replaced. By another machine's clock one may have been replaced
-    in the future; the table as it was a lease ago tells, for all these files are older.
+    ``listed`` does not include files that the log names as replaced. If clocks differ, a file may have been replaced at
+    a time in the future. So the table's version of a lease ago is read too; these files are older.
     """
     files = _abandoned_rewrites(table, listed, lease_seconds=lease_seconds)
     if not files:
@@ -272,14 +270,14 @@ def _dead_rewrites(table: Table, listed: Mapping[str, float], *, lease_seconds: 
 
 
 def _live_jobs(lake: Lake, tables: Sequence[Table], *, lease_seconds: float) -> set[str]:
-    """Return the jobs that may still commit; from those that show no life the right is taken."""
+    """Return the jobs that may still commit; give up those whose lease has run out."""
     live = set()
     for dataset in [table.dataset.name for table in tables if table.name.startswith("published/")]:
         journal = Journal(lake.storage, dataset)
         held = [table for table in tables if table.name in (f"published/{dataset}", f"restricted/{dataset}")]
         job = journal.job()
-        if job is None and any(is_held(table) for table in held):
-            # Killed before it wrote itself down, or about to: from now on it has a lease like any other.
+        if job is None and any(is_locked(table) for table in held):
+            # A job without a journal has locked the tables: killed, or still starting. A journal gives it a lease.
             journal.begin(Job("0" * 16, "unknown", dataset, 0, "", clock.now_us()))
         elif job is not None and journal.is_alive(lease_seconds=lease_seconds):
             live.add(job.id)
@@ -289,17 +287,17 @@ def _live_jobs(lake: Lake, tables: Sequence[Table], *, lease_seconds: float) -> 
 
 
 def _dead_swaps(listed: Mapping[str, float], live: Collection[str], *, lease_seconds: float) -> list[str]:
-    """Return the files of jobs that do not live; a young one may be of a job that began after we looked."""
+    """Return the files of jobs that are not live. Newer files are kept: their job may have begun after we looked."""
     oldest = clock.now().timestamp() - lease_seconds
     matches = {path: _SWAP_FILE.match(path.rpartition("/")[2]) for path, changed in listed.items() if changed < oldest}
     return [path for path, match in matches.items() if match and match["job"] not in live]
 
 
-# -- rolling forward ---------------------------------------------------------------------------------------------
+# -- roll-forward ------------------------------------------------------------------------------------------------
 
 
 def _roll_forward(lake: Lake, job: str, tables: Sequence[Table], since: str) -> int:
-    """Add what fenced writers have decided and not added; a living writer adds its own."""
+    """Add what fenced writers have decided and not added; a running writer adds its own spans."""
     count = 0
     for span in list(_pending(lake, job, tables, since)):
         if span.epoch < lake.spans.current_epoch(job=job, shard=span.shard):
@@ -308,7 +306,7 @@ def _roll_forward(lake: Lake, job: str, tables: Sequence[Table], since: str) -> 
 
 
 def _pending(lake: Lake, job: str, tables: Sequence[Table], since: str) -> Iterator[Span]:
-    """Yield the job's spans that are not added everywhere, oldest first."""
+    """Yield the job's spans that some table lacks, oldest first."""
     for span in lake.spans.all_spans(since=since):
         if span.job == job and any(span.files_of(table.name) and not is_added(span, table) for table in tables):
             yield span

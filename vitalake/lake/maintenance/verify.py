@@ -1,4 +1,4 @@
-"""Whether the lake is what its logs say: files, footers, schema, and the spans against the tables."""
+"""Verifies the lake: files, footers and schema against the logs, and the spans against the tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vitalake.lake.commits.format import FORMAT, NAME, UPGRADE
 from vitalake.lake.commits.lake import Lake, published_name, restricted_name
 from vitalake.lake.commits.ledger import AGAIN, Ledger
 from vitalake.lake.commits.spans import SEEN, Span, is_added
-from vitalake.lake.maintenance.rewrite import is_held, rows_app
+from vitalake.lake.maintenance.rewrite import is_locked, rows_app
 from vitalake.lake.tables.digests import Damaged, Record, digest_in, read_digest, recorded
 from vitalake.lake.tables.log import LOG, examine
 from vitalake.lake.tables.schema import fits
@@ -31,15 +31,15 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it should be.
+    """A problem that the verification found.
 
     Attributes:
-        kind: what, from the closed list.
+        kind: the kind of problem, from a closed list.
         where: table and file, or the span.
-        detail: numbers; never a value.
-        severity: a note is normal while a lane runs (a span is decided and about to be added), or a republish (its
-            tables are held: not compacted until it has ended, or is gone on with, or given up), or of a lake that an
-            earlier release has made and that was not upgraded yet.
+        detail: numbers; never a value of a patient.
+        severity: a note is normal while a lane runs (a span is decided and will be added), during a republish (its
+            tables are locked and not compacted until it has ended, was resumed or was given up), and for a lake of an
+            earlier release that was not upgraded yet.
     """
 
     kind: Kind
@@ -49,50 +49,51 @@ class Finding:
 
 
 def verify(lake: Lake, *, content: bool = True, progress: Callable[[str], None] | None = None) -> list[Finding]:
-    """Return everything that is wrong with the lake; an empty list means that its parts agree.
+    """Return everything that is wrong with the lake; an empty list means that it is consistent.
 
-    Every file of each snapshot is there with the digest, size and rows its action says and the dataset's columns; every
-    decided span is added, or will be (a note) and has its staged files; files of a span hold the rows it counts; and
-    the tables hold what the spans added to them. Dead letters are one a message, while the ledger counts the *rows*
-    of a rejected message, so the quarantine is held against the rows of the spans' own staged files, and those
-    against the counts as bounds: undecodable ≤ dead letters ≤ undecodable + rejected.
+    Checks that every file of each snapshot exists with the digest, size and rows that its action says, and with the
+    dataset's columns; that every decided span is added, or has its staged files and can be added (a note); that the
+    files of a span hold as many rows as it counts; and that the tables hold the rows that spans added. There is one
+    dead letter for each message, while the ledger counts the *rows* of a rejected message. So the quarantine is
+    compared with the rows of the spans' own staged files, and those with the counts as bounds:
+    undecodable ≤ dead letters ≤ undecodable + rejected.
 
     Args:
-        lake: opened afresh; not used by anything else meanwhile.
-        content: whether to read every file for its digest; else only whether it is there, with its size and footer.
-        progress: told each table and day before it is read.
+        lake: just opened; nothing else may use the object during the call.
+        content: whether to read every file for its digest; if not, only existence, size and footer are checked.
+        progress: called with each table and day before it is read.
     """
-    tell = progress or (lambda _: None)
-    found: list[Finding] = []
+    report = progress or (lambda _: None)
+    findings: list[Finding] = []
     snapshots = {}
     tables: dict[str, Table] = {}
     if lake.format.format < FORMAT:
-        said = f"format {lake.format.format}, this release's is {FORMAT}: run '{UPGRADE}'"
-        found.append(Finding("older-format", NAME, said, severity="note"))
+        detail = f"format {lake.format.format}, this release's is {FORMAT}: run '{UPGRADE}'"
+        findings.append(Finding("older-format", NAME, detail, severity="note"))
     here = lake.here()
     for name, form in here.items():
-        tell(name)
+        report(name)
         problems = examine(lake.storage.child(name))
-        found += [Finding("log-damaged", f"{name}/{LOG}/{problem.name}", problem.how) for problem in problems]
+        findings += [Finding("log-damaged", f"{name}/{LOG}/{problem.name}", problem.how) for problem in problems]
         try:
             table = tables[name] = Table(form, lake.storage, zone=name.rpartition("/")[0])
         except Damaged:
             continue
         snapshots[name] = table.snapshot()
         try:
-            found += list(check_files(table, snapshots[name], content=content))
-        except Damaged as error:  # the record of digests: nothing can be held against it
-            found.append(Finding("file-unreadable", error.where, f"{error.what}. {error.remedy}"))
-        if is_held(table):
-            found.append(Finding("held", name, "a republish is under way, or was killed", severity="note"))
+            findings += list(check_files(table, snapshots[name], content=content))
+        except Damaged as error:  # the record of digests is damaged: nothing can be compared with it
+            findings.append(Finding("file-unreadable", error.where, f"{error.what}. {error.remedy}"))
+        if is_locked(table):
+            findings.append(Finding("held", name, "a republish is under way, or was killed", severity="note"))
     if tables.pop("spans", None) is None:
-        return found
-    found += list(_check_spans(lake, list(tables.values()), snapshots, set(here), tell))
-    return found
+        return findings
+    findings += list(_check_spans(lake, list(tables.values()), snapshots, set(here), report))
+    return findings
 
 
 def check_files(table: Table, snapshot: Snapshot, *, content: bool = True) -> Iterator[Finding]:
-    """Yield what is wrong with the files of a snapshot; with ``content`` each is read and its digest taken."""
+    """Yield what is wrong with the files of a snapshot; with ``content`` each file is read and its digest checked."""
     records, undigested = recorded(table.storage), 0
     problems: list[tuple[StagedFile, Finding]] = []
     for file in snapshot.files.values():
@@ -102,48 +103,55 @@ def check_files(table: Table, snapshot: Snapshot, *, content: bool = True) -> It
             problems.append((file, Finding("file-missing", where, f"{file.rows} rows are lost")))
             continue
         if info.size != file.size:
-            problems.append((file, Finding("size-differs", where, f"{info.size} bytes, the log says {file.size}")))
+            problems.append((file, Finding("size-differs", where, f"{info.size} bytes; the log says {file.size}")))
         expected = digest_in(file.path) or records.get(file.path, Record()).digest
         if not expected:
             undigested += 1
         try:
             if content and expected and read_digest(table.storage, file.path) != expected:
-                said = f"{file.rows} rows of {file.day or 'no day'} cannot be trusted"
-                problems.append((file, Finding("digest-differs", where, said)))
+                detail = f"{file.rows} rows of {file.day or 'no day'} cannot be trusted"
+                problems.append((file, Finding("digest-differs", where, detail)))
                 continue
             with pq.ParquetFile(table.storage.fs.open_input_file(f"{table.storage.root}/{file.path}")) as reader:
                 rows, schema = reader.metadata.num_rows, reader.schema_arrow
         except (OSError, pa.ArrowException, Damaged):
-            said = f"{file.rows} rows of {file.day or 'no day'} cannot be read"
-            problems.append((file, Finding("file-unreadable", where, said)))
+            detail = f"{file.rows} rows of {file.day or 'no day'} cannot be read"
+            problems.append((file, Finding("file-unreadable", where, detail)))
             continue
         if rows != file.rows:
-            problems.append((file, Finding("rows-differ", where, f"{rows} rows, the log says {file.rows}")))
+            problems.append((file, Finding("rows-differ", where, f"{rows} rows; the log says {file.rows}")))
         if not fits(table.state, schema):
             problems.append((file, Finding("schema-differs", where, "columns are not the dataset's")))
-    # What was replaced while we read is of an older version by now, and nobody reads it any more.
-    there = table.newest().snapshot().files if problems else {}
-    yield from (finding for file, finding in problems if file.path in there)
+    # A file that was replaced during the check is not part of the newest version, so its problems do not count.
+    newest = table.newest().snapshot().files if problems else {}
+    yield from (finding for file, finding in problems if file.path in newest)
     if undigested:
-        yield Finding("no-digest", table.name, f"{undigested} files of before, to be recorded by the scrub", "note")
+        yield Finding(
+            "no-digest",
+            table.name,
+            f"{undigested} files of an earlier release; the scrub will record their digests",
+            "note",
+        )
 
 
 def _check_spans(
-    lake: Lake, tables: list[Table], snapshots: dict[str, Snapshot], here: set[str], tell: Callable[[str], None]
+    lake: Lake, tables: list[Table], snapshots: dict[str, Snapshot], here: set[str], report: Callable[[str], None]
 ) -> Iterator[Finding]:
-    # The spans are read after the tables' snapshots: whatever those hold was decided before.
-    known = here | {SEEN}  # also those whose log cannot be read, which is said of them already
-    # Rewrites that drop or add rows say in a transaction of their own commit by how many: they count as added here.
-    added, whole = {table.name: table.transaction(rows_app(table)) or 0 for table in tables}, True
+    # The spans are read after the tables' snapshots, so everything in the snapshots was decided before.
+    known = here | {SEEN}  # with tables whose log cannot be read: those are reported already
+    # Rewrites that drop or add rows record the difference in a transaction: it counts as added here.
+    added, complete = {table.name: table.transaction(rows_app(table)) or 0 for table in tables}, True
     ends: dict[str, str] = {}
     ledger, lost = Ledger(), dict[str, int]()
     for day in reversed(lake.spans.days()):
-        tell(f"spans of {day}")
+        report(f"spans of {day}")
         try:
             spans = lake.spans.spans_of(day)
         except (Damaged, FileNotFoundError):
-            yield Finding("spans-unreadable", f"spans of {day}", "what was decided that day is not held against tables")
-            whole = False
+            yield Finding(
+                "spans-unreadable", f"spans of {day}", "what was decided that day is not compared with the tables"
+            )
+            complete = False
             continue
         for span in spans:
             ends |= {part.id.app_id(span.dataset): str(part.id) for part in span.parts}
@@ -159,37 +167,37 @@ def _check_spans(
                     yield from _check_pending(span, table)
     for name, rows in sorted(lost.items()):
         yield Finding("table-missing", name, f"{rows:,} rows were added to it by spans, and its folder is gone")
-    for problem in ledger.problems if whole else ():
+    for problem in ledger.problems if complete else ():
         yield Finding("positions-missing" if "gap" in problem else "ledger-contradicts", "spans", problem)
-    for app, end in sorted(ledger.ends.items()) if whole else ():
+    for app, end in sorted(ledger.ends.items()) if complete else ():
         position = lake.spans.table.transaction(app) or 0
         if position > end:
             detail = f"positions have a gap: {ends[app]}@{end}-{position}"
             yield Finding("positions-missing", "spans", detail)
-    for app, said in sorted(ends.items()):
+    for app, partition in sorted(ends.items()):
         for table in tables:
             if (table.transaction(app) or 0) > (lake.spans.table.transaction(app) or 0):
-                yield Finding("positions-behind", f"spans, {said}", f"{table.name} is ahead: an entry is lost")
-    for table in tables if whole else ():
-        held = sum(file.rows for file in snapshots[table.name].files.values())
-        if held != added[table.name]:
-            said = f"{held} rows, spans and rewrites say {added[table.name]}"
-            yield Finding("rows-contradict-spans", table.name, said)
+                yield Finding("positions-behind", f"spans, {partition}", f"{table.name} is ahead: an entry is lost")
+    for table in tables if complete else ():
+        rows = sum(file.rows for file in snapshots[table.name].files.values())
+        if rows != added[table.name]:
+            detail = f"{rows} rows; spans and rewrites say {added[table.name]}"
+            yield Finding("rows-contradict-spans", table.name, detail)
 
 
 def _check_counts(span: Span, table: Table) -> Iterator[Finding]:
-    """Yield whether a span's files for a table hold another number of rows than it counts."""
+    """Yield a finding if a span's files for a table hold another number of rows than the span counts."""
     rows = sum(file.rows for file in span.files_of(table.name))
     counts = [part.counts for part in span.parts]
     if table.dataset.name == "dead_letter" and span.kind in AGAIN:
-        low = high = 0  # it is open already
+        low = high = 0  # its messages are dead letters already
     elif table.dataset.name == "dead_letter":
         low = sum(c.undecodable + (c.rejected > 0) for c in counts)
         high = sum(c.undecodable + c.rejected for c in counts)
     elif table.name == published_name(span.dataset):
         low = high = sum(c.published for c in counts)
     elif table.name == restricted_name(span.dataset) and rows:
-        # A rule's filter leaves rows out of what is published only; patients who are forgotten are left out of both.
+        # A rule's filter leaves rows out of the published table only; rows of erased patients are left out of both.
         low, high = sum(c.published for c in counts), sum(c.published + c.filtered for c in counts)
     else:
         return
@@ -199,12 +207,12 @@ def _check_counts(span: Span, table: Table) -> Iterator[Finding]:
 
 
 def _check_pending(span: Span, table: Table) -> Iterator[Finding]:
-    """Yield that a span is not added yet, and which of its files could not be any more."""
+    """Yield that a span is not added yet, and which of its staged files are missing."""
     files = span.files_of(table.name)
     if files:
         rows = sum(file.rows for file in files)
         yield Finding("not-added", f"{table.name}, span {span.span_id}", f"{rows} rows decided", severity="note")
-    gone = [file for file in files if not table.storage.exists(file.path)]
-    if gone and not is_added(span, table.newest()):  # else it was added, and rewritten, while we read
-        for file in gone:
+    missing = [file for file in files if not table.storage.exists(file.path)]
+    if missing and not is_added(span, table.newest()):  # else it was added and rewritten during the check
+        for file in missing:
             yield Finding("staged-file-missing", f"{table.name}/{file.path}", f"{file.rows} rows are lost")

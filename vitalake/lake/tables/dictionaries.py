@@ -1,7 +1,7 @@
-"""Dictionaries without what no row has: Parquet writes a column's whole dictionary, used or not.
+"""Removes unused values from dictionaries: Parquet writes a column's whole dictionary, used or not.
 
-A filter or a slice keeps the dictionary of all rows. Written as it is, a file would hold the pseudonyms of patients
-whose rows were dropped, and in a column that is kept as it is whatever a rejected message had in its place.
+A filter or a slice keeps the dictionary of all rows. Written like this, a file would hold the pseudonyms of patients
+whose rows were dropped, and values of rejected messages.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 
 
 def in_dictionaries(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with all text in dictionaries, as ``read_file`` gives it: each value once for many rows."""
+    """Return the schema with all text in dictionaries, as ``read_file`` returns it: each value once for many rows."""
     text = pa.dictionary(pa.int32(), pa.string())
     return pa.schema([field.with_type(text) if field.type == pa.string() else field for field in schema])
 
 
 def as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return the column in this type, into or out of a dictionary too."""
+    """Return the column cast to a type; either type may be a dictionary."""
     if column.type == kind:
         return column
     if pa.types.is_dictionary(kind):
@@ -30,11 +30,11 @@ def as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def without_unused(rows: pa.Table, *, in_order: bool = False) -> pa.Table:
-    """Return the rows with dictionaries that hold the values of these rows only; equal rows, nothing else changes.
+    """Return equal rows whose dictionaries hold only values that these rows use.
 
     Args:
         rows: of any table.
-        in_order: sort the dictionaries' values, which else stand in the order in which they came first.
+        in_order: whether to sort the values of the dictionaries; else they keep the order in which rows first had them.
     """
     for place, field in enumerate(rows.schema):
         if not pa.types.is_dictionary(field.type):
@@ -46,9 +46,9 @@ def without_unused(rows: pa.Table, *, in_order: bool = False) -> pa.Table:
 
 
 def unified(batches: Sequence[pa.RecordBatch]) -> pa.Table:
-    """Return the rows of batches with one dictionary a column: Parquet writes texts out where a chunk's is another.
+    """Return the rows of batches with one dictionary for each column; with several, Parquet writes plain text.
 
-    A dictionary may hold a null, in the place of what was refused; those cannot be unified, and are made anew.
+    A dictionary may hold a null in the place of a refused value; such dictionaries cannot be unified and are rebuilt.
     """
     rows = pa.Table.from_batches(batches)
     for place, field in enumerate(rows.schema):

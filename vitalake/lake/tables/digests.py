@@ -1,10 +1,10 @@
-"""Digests of the lake's files: what a file holds is held against what was written, before anybody reads it.
+"""Digests of the lake's files: a file is checked against what was written before it is read.
 
-A file says its digest in its name, ``….s<32 hex digits>.parquet``, and so in its ``add`` action, in its span and in
-every checkpoint: delta-rs can write no tag, and gives back nothing of its own in the statistics. A file of before has
-none; what it held when it was first looked at is recorded beside its table, in ``_digests.json``.
+The digest stands in the file's name, ``….s<32 hex digits>.parquet``, and so in its ``add`` action, in its span and in
+every checkpoint: delta-rs can write no tags, and returns no statistics of our own. Files of earlier releases have no
+digest in their name; their digest is taken at the first check and recorded beside the table, in ``_digests.json``.
 
-Page checksums alone would not do: of the engines tried only Arrow looks at them, and footers have none.
+Page checksums alone are not enough: of the engines tried only Arrow checks them, and footers have none.
 """
 
 from __future__ import annotations
@@ -27,34 +27,35 @@ if TYPE_CHECKING:
     from vitalake.lake.tables.storage import Storage
 
 RECHECK_SECONDS = 86_400.0
-"""A file that was found good is looked at again after a day: a disk forgets without telling."""
+"""A file that was found good is checked again after a day, because a disk can damage data silently."""
 
 RECORDS = "_digests.json"
-"""Beside a table: the digests of files of before, and when files were last looked at. Engines pass over such names."""
+"""Beside a table: digests of files that have none in their name, and when files were last checked. Engines ignore names
+with an underscore."""
 
 OWN = ""
-"""In the place of a file's path: the digest of the record itself."""
+"""The key, in the place of a file's path, of the digest of the record itself."""
 
 CHUNK = 1 << 20
 _HEX = 32
-"""Digits of the digest: 128 bits of SHA-256, which OpenSSL takes at 1.5 GB/s where the processor helps."""
+"""Hex digits of a digest: 128 bits of SHA-256. OpenSSL computes 1.5 GB/s on processors with SHA instructions."""
 
 _NAMED = re.compile(r"\.s([0-9a-f]{32})(?:\.b\d+of\d+)?\.parquet$")
 
 Mark = tuple[int, float, int]
-"""Size, time of the last change and inode: a file with another mark is looked at again."""
+"""Size, time of the last change and inode: a file whose mark has changed is checked again."""
 
 
 class Damaged(LakeError):
-    """A file does not hold what was written to it, or is gone: nobody reads it until it is repaired."""
+    """A file does not hold what was written to it, or is missing: it is not read until it is repaired."""
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is recorded of a file.
+    """The record of a file.
 
     Attributes:
-        digest: of a file that does not say it itself.
-        checked: when it was last found good by the scrub, seconds since 1970.
+        digest: the digest of a file whose name has none; else empty.
+        checked: when the scrub last found it good, in seconds since 1970.
     """
 
     digest: str = ""
@@ -67,21 +68,21 @@ def digest_of(content: Any) -> str:
 
 
 def named(stem: str, digest: str, suffix: str = "") -> str:
-    """Return the name of a file that says its digest; the suffix is the bucket's."""
+    """Return the name of a file with this digest; the suffix is that of its bucket."""
     return f"{stem}.s{digest}{suffix}.parquet"
 
 
 def digest_in(path: str) -> str | None:
-    """Return the digest that a file's name says; None: a file of before."""
+    """Return the digest in a file's name; None: it has none, because an earlier release wrote it."""
     match = _NAMED.search(path)
     return match[1] if match else None
 
 
-# -- what was found good -----------------------------------------------------------------------------------------
+# -- files found good --------------------------------------------------------------------------------------------
 
 
 class Marks:
-    """Which files were found good, and when: of this process, or kept in a file for the next one."""
+    """Which files were found good, and when: in memory, or kept in a file for later processes."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -91,20 +92,20 @@ class Marks:
             try:
                 self._good = msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[Mark, float]])
             except (OSError, msgspec.MsgspecError):
-                self._good = {}  # then everything is looked at again
+                self._good = {}  # then every file is checked again
 
     def knows(self, place: str, mark: Mark) -> bool:
-        """Return whether this very file was found good within a day."""
+        """Return whether the file with this mark was found good within a day."""
         found = self._good.get(place)
         return found is not None and found[0] == mark and 0 <= time.time() - found[1] < RECHECK_SECONDS
 
     def add(self, place: str, mark: Mark) -> None:
-        """Take note that a file was found good."""
+        """Record that a file was found good."""
         self._good[place] = mark, time.time()
         self._new = True
 
     def save(self) -> None:
-        """Keep them; a disk that refuses costs another look, no more."""
+        """Write the marks to their file; if the disk refuses, files are only checked again."""
         if self._path is None or not self._new:
             return
         now = time.time()
@@ -119,20 +120,20 @@ class Marks:
 
 
 _RECORDS: dict[str, tuple[Mark, dict[str, Record]]] = {}
-"""What was read last of each table's record: a file of before asks for it each."""
+"""Cache of each table's record, because every file without a digest in its name needs it."""
 
 MARKS = Marks()
-"""Of this process."""
+"""The marks of this process."""
 
 
-# -- looking at files --------------------------------------------------------------------------------------------
+# -- checking files ----------------------------------------------------------------------------------------------
 
 
 def mark_of(storage: Storage, relative: str) -> Mark:
     """Return a file's mark.
 
     Raises:
-        Damaged: something else is in its place.
+        Damaged: something that is not a file is in its place.
         FileNotFoundError: there is no such file.
     """
     if storage.local:
@@ -150,16 +151,17 @@ def mark_of(storage: Storage, relative: str) -> Mark:
 
 
 def check(storage: Storage, relative: str, *, marks: Marks = MARKS, digest: str | None = None) -> None:
-    """Return if a file holds what was written to it; one that was found good within a day is not read again.
+    """Return if a file holds what was written to it; a file that was found good within a day is not read again.
 
     Args:
         storage: of its table.
         relative: its path.
-        marks: what was found good.
-        digest: what is recorded of a file of before, empty where nothing is; None: the table's record is read.
+        marks: files that were found good.
+        digest: the recorded digest of a file that has none in its name; empty: none is recorded; None: the table's
+            record is read.
 
     Raises:
-        Damaged: it does not.
+        Damaged: it holds something else.
         FileNotFoundError: there is no such file.
         OSError: it cannot be read.
     """
@@ -171,13 +173,13 @@ def check(storage: Storage, relative: str, *, marks: Marks = MARKS, digest: str 
 
 
 def check_content(storage: Storage, relative: str, *, digest: str | None = None, copy: IO[bytes] | None = None) -> None:
-    """Return if a file holds what was written to it; it is read, whatever was found before.
+    """Return if a file holds what was written to it; it is always read, whatever the marks say.
 
     Args:
         storage: of its table.
         relative: its path.
         digest: as ``check``.
-        copy: takes what is read.
+        copy: a stream to which the content is written.
 
     Raises:
         Damaged, FileNotFoundError, OSError: as ``check``.
@@ -190,7 +192,7 @@ def check_content(storage: Storage, relative: str, *, digest: str | None = None,
 
 
 def read_digest(storage: Storage, relative: str, *, copy: IO[bytes] | None = None) -> str:
-    """Return the digest of what a file holds now; ``copy`` takes what is read.
+    """Return the digest of a file's present content, which is also written to ``copy``.
 
     Raises:
         Damaged: the disk cannot read it.
@@ -206,27 +208,27 @@ def read_digest(storage: Storage, relative: str, *, copy: IO[bytes] | None = Non
     except FileNotFoundError:
         raise
     except OSError as error:
-        if storage.local:  # EIO: the disk itself says so
+        if storage.local:  # EIO: the disk reports the damage itself
             raise damaged(storage, relative, f"cannot be read ({cause_of(error)})") from None
         raise
     return sha.hexdigest()[:_HEX]
 
 
 def damaged(storage: Storage, relative: str, how: str = "does not hold what was written to it") -> Damaged:
-    """Return what to say of a file."""
+    """Return the error for a damaged file."""
     return Damaged(
         f"A file of the lake {how}",
         where=f"{storage.name}/{relative}",
-        remedy="Nothing was read from it. Run 'vitalake lake repair': it makes the file again from what the lake or "
-        "the broker still has, and says what it cannot.",
+        remedy="Nothing was read from it. Run 'vitalake lake repair': it makes the file again from what the lake "
+        "or the broker still has, and lists what it cannot make.",
     )
 
 
-# -- what is recorded beside a table -----------------------------------------------------------------------------
+# -- the record beside a table -----------------------------------------------------------------------------------
 
 
 def recorded(storage: Storage) -> dict[str, Record]:
-    """Return what is recorded of a table's files, by path.
+    """Return the record of a table's files, by path.
 
     Raises:
         Damaged: the record cannot be read.
@@ -244,15 +246,15 @@ def recorded(storage: Storage) -> dict[str, Record]:
         raise Damaged(
             "The record of a table's digests cannot be read",
             where=f"{storage.name}/{RECORDS}",
-            remedy="Restore it from a back-up, or delete it: the digests of files of before are then taken again, "
-            "from the files as they are now.",
+            remedy="Restore it from a back-up, or delete it: the digests of files that have none in their name are "
+            "then taken again, from the files as they are now.",
         ) from None
     _RECORDS[place] = mark, records
     return records
 
 
 def record(storage: Storage, records: dict[str, Record]) -> None:
-    """Write down what is recorded of a table's files, in the place of what was.
+    """Replace the record of a table's files.
 
     Raises:
         OSError: storage refuses.
@@ -266,10 +268,10 @@ def _encoded(records: Mapping[str, Record]) -> bytes:
 
 
 def _checked(content: bytes) -> dict[str, Record]:
-    """Return what a record says, which is not what files are held against if it is not what was written.
+    """Decode a record and check it against its own digest, because files are compared with it.
 
     Raises:
-        MsgspecError: it is none, or it was changed; an earlier release's cannot be told.
+        MsgspecError: it is not a record, or it was changed. A change in an earlier release's record is not noticed.
     """
     records = msgspec.json.decode(content, type=dict[str, Record])
     own = records.pop(OWN, None)

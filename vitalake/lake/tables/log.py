@@ -1,7 +1,8 @@
-"""A table's Delta log when it cannot be read: which of its files is damaged, said by name.
+"""Examines a table's Delta log that cannot be read, and names the damaged files.
 
-delta-rs says of a torn entry what its parser met, and takes an empty one for a commit of nothing; a power cut leaves
-just those. What the table needs is looked at: the newest checkpoint that can be read, and every entry after it.
+A power cut leaves torn or empty entries. For a torn entry delta-rs reports only its parser's error, and it takes an
+empty one for a commit of nothing. Examined is what the table needs: the newest readable checkpoint, and every entry
+after it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from vitalake.lake.tables.storage import Storage
 LOG = "_delta_log"
 LAST = "_last_checkpoint"
 SET_ASIDE = "_damaged"
-"""Beside a table's log: what a repair took out of the way. Engines pass over such names."""
+"""Folder beside a table's log with the files that a repair moved out of it. Engines ignore names with an underscore."""
 
 BEFORE = "vitalake.before"
 """In an entry's commitInfo: the digest of the entry before it."""
@@ -38,11 +39,13 @@ BEFORE = "vitalake.before"
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\..+)?\.parquet")
 STAMP = "%Y%m%dT%H%M%S"
+"""Prefix of the name of a file that was set aside: when, in UTC."""
+
 _CUT = re.compile(r"(\d{8}T\d{6})\.\d{20}\.json")
-"""An entry that a repair set aside, and when, in UTC."""
+"""The name of an entry that a repair set aside."""
 
 DONE = ".made-again"
-"""At the end of such a name: the table was made again since."""
+"""Suffix of such a name: the table was made again since."""
 
 _ACTIONS = {"add", "remove", "txn", "metaData", "protocol", "commitInfo", "cdc", "domainMetadata", "sidecar"}
 
@@ -85,7 +88,7 @@ class _MetaData(msgspec.Struct, frozen=True):
 _NEEDED: dict[str, type[msgspec.Struct]] = {
     "add": _Add, "remove": _Remove, "txn": _Txn, "protocol": _Protocol, "metaData": _MetaData,
 }  # fmt: skip
-"""What has to stand in an action: delta-rs says of one that lacks it what its parser met, and not where."""
+"""The fields that an action must have: for an action without them delta-rs reports a parser error and no place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +96,9 @@ class LogProblem:
     """A file of the log that is damaged.
 
     Attributes:
-        name: of the file, in the log's folder.
+        name: the file's name in the log's folder.
         how: what is wrong with it.
-        version: of an entry; None: it is a checkpoint, or the hint where the newest one is.
+        version: version of an entry; None: it is a checkpoint, or the hint that names the newest checkpoint.
     """
 
     name: str
@@ -105,7 +108,7 @@ class LogProblem:
 
 @dataclass(slots=True)
 class LogFiles:
-    """What lies in a log's folder: entries and checkpoints by version, and whether there is a hint."""
+    """The contents of a log's folder: entries and checkpoints by version, and whether ``_last_checkpoint`` is there."""
 
     entries: dict[int, str] = field(default_factory=dict)
     checkpoints: dict[int, list[str]] = field(default_factory=dict)
@@ -113,7 +116,7 @@ class LogFiles:
 
 
 def list_log(storage: Storage) -> LogFiles:
-    """Return what lies in a table's log."""
+    """List the files of a table's log."""
     found = LogFiles()
     for name in _names(storage):
         if match := _ENTRY.fullmatch(name):
@@ -125,7 +128,7 @@ def list_log(storage: Storage) -> LogFiles:
 
 
 def _names(storage: Storage) -> list[str]:
-    """Return every name in a log's folder, also of what is no file, or a link to nothing, in the place of one."""
+    """Return every name in a log's folder, also of folders and broken links."""
     if storage.local:
         try:
             return os.listdir(f"{storage.root}/{LOG}")
@@ -136,7 +139,7 @@ def _names(storage: Storage) -> list[str]:
 
 
 def examine(storage: Storage) -> list[LogProblem]:
-    """Return what is damaged of the log that the newest version needs; nothing: all of it can be read."""
+    """Return the damaged files among those that the newest version needs; empty: the log can be read."""
     files = list_log(storage)
     problems = [*_hint_problems(storage, files)]
     base = -1
@@ -149,7 +152,7 @@ def examine(storage: Storage) -> list[LogProblem]:
     problems += _unreachable(storage, files, base)
     newest = max([*files.entries, base])
     if newest < 0:
-        return problems + [LogProblem("", "it is gone", 0)] * is_torn_off(storage)
+        return problems + [LogProblem("", "it is gone", 0)] * has_lost_its_log(storage)
     for version in range(base + 1, newest + 1):
         name = files.entries.get(version)
         how = "an entry is missing" if name is None else _torn(storage, name)
@@ -160,9 +163,9 @@ def examine(storage: Storage) -> list[LogProblem]:
 
 
 def _unreachable(storage: Storage, files: LogFiles, base: int) -> list[LogProblem]:
-    """Return entries that nobody needs any more but that stop whoever lists the log: links that lead nowhere."""
+    """Return old entries that are broken links: no version needs them, but delta-rs fails when it lists them."""
     old = [name for version, name in sorted(files.entries.items()) if version <= base] if storage.local else []
-    return [LogProblem(name, "a link that leads nowhere") for name in old if not Path(storage.root, LOG, name).exists()]
+    return [LogProblem(name, "a broken link") for name in old if not Path(storage.root, LOG, name).exists()]
 
 
 def _hint_problems(storage: Storage, files: LogFiles) -> Iterator[LogProblem]:
@@ -183,7 +186,7 @@ def _hint_problems(storage: Storage, files: LogFiles) -> Iterator[LogProblem]:
 def _is_readable(storage: Storage, name: str) -> bool:
     try:
         pq.read_table(pa.BufferReader(_read(storage, name)))
-    except FileNotFoundError:  # cleaned up under our eyes, or a link to nothing
+    except FileNotFoundError:  # deleted since the listing, or a broken link
         return not _is_there(storage, name)
     except (pa.ArrowException, OSError):
         return False
@@ -194,8 +197,8 @@ def _torn(storage: Storage, name: str) -> str:
     """Return what is wrong with an entry; empty: nothing."""
     try:
         content = _read(storage, name)
-    except FileNotFoundError:  # cleaned up under our eyes, or a link to nothing
-        return "a link that leads nowhere" if _is_there(storage, name) else ""
+    except FileNotFoundError:  # deleted since the listing, or a broken link
+        return "a broken link" if _is_there(storage, name) else ""
     except OSError as error:
         return f"an entry cannot be read ({cause_of(error)})"
     if not content.strip():
@@ -225,15 +228,15 @@ def _has_form(action: dict[str, Any]) -> bool:
 
 
 def _is_there(storage: Storage, name: str) -> bool:
-    """Return whether a name that cannot be opened still is in the log's folder; asked of local files only."""
+    """Return whether a name that cannot be opened is still in the log's folder; only for local storage."""
     return storage.local and os.path.lexists(f"{storage.root}/{LOG}/{name}")
 
 
 def _read(storage: Storage, name: str) -> bytes:
-    """Return what a file of the log holds.
+    """Return the content of a file of the log.
 
     Raises:
-        OSError: it cannot be read; with the system's number where it lies in a folder, which Arrow leaves out.
+        OSError: it cannot be read; for local storage with the system's error number, which Arrow leaves out.
     """
     if storage.local:
         return Path(storage.root, LOG, name).read_bytes()
@@ -242,9 +245,9 @@ def _read(storage: Storage, name: str) -> bytes:
 
 
 def read_actions(storage: Storage, name: str) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-    """Return what an entry says: path → (bytes, rows) of the files it adds, and its transactions by application id.
+    """Return what an entry adds: path → (bytes, rows) of its files, and its transactions by application id.
 
-    Nothing of a rewrite: it says of files what no span does.
+    Both are empty for a rewrite, whose files no span names.
     """
     added, transactions = {}, {}
     for line in _read(storage, name).splitlines():
@@ -263,10 +266,11 @@ def read_actions(storage: Storage, name: str) -> tuple[dict[str, tuple[int, int]
 
 
 def before(storage: Storage, version: int) -> dict[str, Any] | None:
-    """Return what a commit says of the entry it follows, and of the checkpoint there; None: nothing can be said.
+    """Return the digests of the entry before a commit, and of the checkpoint there, for the commit to record.
 
-    An entry has no checksum: a digit of a position that flips would be a position. So each says its forerunner's
-    digest. Of local files only: object storage keeps checksums of its own, and asking it costs as much as a commit.
+    An entry has no checksum: if a digit of a position flips, the result is another position. So each entry records the
+    digest of the entry before it. This is done for local storage only; object storage keeps checksums of its own, and
+    reading it would cost as much as a commit. None: nothing can be recorded.
     """
     if not storage.local:
         return None
@@ -274,28 +278,28 @@ def before(storage: Storage, version: int) -> dict[str, Any] | None:
     for kind, name in (("entry", f"{version:020}.json"), ("checkpoint", f"{version:020}.checkpoint.parquet")):
         try:
             digests[kind] = digest_of(Path(storage.root, LOG, name).read_bytes())
-        except OSError:  # there seldom is a checkpoint
+        except OSError:  # most versions have no checkpoint
             continue
     return {BEFORE: {"version": version, **digests}} if digests else None
 
 
 def _contradicted(storage: Storage, files: LogFiles, base: int) -> Iterator[LogProblem]:
-    """Yield the entries and checkpoints that a later entry says were something else."""
+    """Yield the entries and checkpoints whose digest differs from the one that a later entry records."""
     for version, name in sorted(files.entries.items()):
         if version <= base:
             continue
         try:
-            said = _said_before(_read(storage, name))
-            entry = int(said.get("version", -1))
+            digests = _recorded_digests(_read(storage, name))
+            entry = int(digests.get("version", -1))
             for kind, other in (("entry", f"{entry:020}.json"), ("checkpoint", f"{entry:020}.checkpoint.parquet")):
                 needed = entry > base if kind == "entry" else entry == base
-                if needed and kind in said and digest_of(_read(storage, other)) != said[kind]:
+                if needed and kind in digests and digest_of(_read(storage, other)) != digests[kind]:
                     yield LogProblem(other, "it is not what was written", entry if kind == "entry" else None)
-        except (OSError, ValueError):  # cleaned up, torn, or not to be read, which is said by others
+        except (OSError, ValueError):  # deleted, torn or unreadable, which other checks report
             continue
 
 
-def _said_before(content: bytes) -> dict[str, Any]:
+def _recorded_digests(content: bytes) -> dict[str, Any]:
     for line in content.splitlines():
         if b'"commitInfo"' in line:
             found = msgspec.json.decode(line).get("commitInfo", {}).get(BEFORE, {})
@@ -304,32 +308,32 @@ def _said_before(content: bytes) -> dict[str, Any]:
 
 
 def is_contradicted(storage: Storage) -> bool:
-    """Return whether an entry or checkpoint that the table needs is not what was written; local files only."""
+    """Return whether an entry or checkpoint that the table needs is not what was written; only for local storage."""
     files = list_log(storage) if storage.local else LogFiles()
     return any(True for _ in _contradicted(storage, files, max(files.checkpoints, default=-1)))
 
 
 def is_hidden(storage: Storage, version: int) -> bool:
-    """Return whether the entry after a version is no file: delta-rs passes over a folder, and can commit nothing there.
+    """Return whether something that is not a file has the name of the entry after a version; only for local storage.
 
-    Asked of local files only.
+    delta-rs ignores a folder of that name, and cannot commit there.
     """
     following = f"{storage.root}/{LOG}/{version + 1:020}.json"
     return storage.local and os.path.lexists(following) and not os.path.isfile(following)
 
 
 def is_empty(storage: Storage, version: int) -> bool:
-    """Return whether an entry holds nothing, which delta-rs passes over; asked of local files only."""
+    """Return whether an entry is empty, which delta-rs does not report; only for local storage."""
     try:
         return storage.local and Path(storage.root, LOG, f"{version:020}.json").stat().st_size == 0
-    except OSError:  # expired; or it cannot be read, which delta-rs says as well
+    except OSError:  # expired, or unreadable, which delta-rs reports
         return False
 
 
 def cut_at(storage: Storage) -> float:
-    """Return when a repair took entries out of a table's log last, seconds since 1970; 0: it never did.
+    """Return when a repair last moved entries out of a table's log, in seconds since 1970; 0: it never did.
 
-    The end of that second: what was written within it was written before, and is spared by who spares that.
+    It is the end of that second, so that files written within the same second count as written before the repair.
     """
     selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
     stamps = [match[1] for info in storage.fs.get_file_info(selector) if (match := _CUT.fullmatch(info.base_name))]
@@ -337,35 +341,35 @@ def cut_at(storage: Storage) -> float:
 
 
 def is_to_be_made_again(storage: Storage) -> bool:
-    """Return whether entries of a published table were taken out of its log, and it was not published again since.
+    """Return whether entries of a published table were moved out of its log, and it was not published again since.
 
-    What was taken away is the sign, so that it outlasts a repair that is killed, or meets a full disk.
+    The moved files themselves are the mark, so that it survives a repair that is killed or meets a full disk.
     """
-    taken = storage.fs.get_file_info(f"{storage.root}/{SET_ASIDE}").type == pafs.FileType.Directory
-    return cut_at(storage) > 0 or (taken and not list_log(storage).entries)
+    exists = storage.fs.get_file_info(f"{storage.root}/{SET_ASIDE}").type == pafs.FileType.Directory
+    return cut_at(storage) > 0 or (exists and not list_log(storage).entries)
 
 
 def note_made_again(storage: Storage) -> None:
-    """Write down that a table was made again: what was taken out of its log lies there under other names."""
+    """Record that a table was made again, by renaming the files that were moved out of its log."""
     selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
     for info in storage.fs.get_file_info(selector):
         if _CUT.fullmatch(info.base_name):
             storage.fs.move(info.path, f"{info.path}{DONE}")
 
 
-def is_torn_off(storage: Storage) -> bool:
-    """Return whether files of a table lie where no log is: it was lost, and not taken away by a repair."""
+def has_lost_its_log(storage: Storage) -> bool:
+    """Return whether a table has files and no log, because the log was lost and not moved away by a repair."""
     info = storage.fs.get_file_info(f"{storage.root}/{SET_ASIDE}")
     return info.type == pafs.FileType.NotFound and bool(storage.files())
 
 
 def explained(storage: Storage, error: Exception, what: str = "Table cannot be read") -> VitaLakeError:
-    """Return what to say when a table cannot be opened, refreshed or committed to: which file of its log is damaged.
+    """Return the error for a table that cannot be opened, refreshed or committed; it names a damaged file of the log.
 
     Args:
         storage: of the table.
-        error: as delta-rs or the system raised it.
-        what: what failed, for where the log is whole.
+        error: the error of delta-rs or the system.
+        what: what failed; used if the log is not damaged.
     """
     try:
         problems = examine(storage)
@@ -376,7 +380,7 @@ def explained(storage: Storage, error: Exception, what: str = "Table cannot be r
         return Damaged(
             f"The log of a table is damaged ({first.how})",
             where=f"{storage.name}/{LOG}/{first.name}",
-            remedy="Nothing was written. Stop what writes to the lake, then run 'vitalake lake repair'.",
+            remedy="Nothing was written. Stop all that writes to the lake, then run 'vitalake lake repair'.",
         )
     return unavailable(
         error,

@@ -1,11 +1,11 @@
-"""Schema over time: what a table's columns are, what the dataset wants them to be, and the one commit between them.
+"""Schema evolution: compares a table's columns with the dataset's, and brings the table to the dataset in one commit.
 
-A column that may be null is added and a type widened online: one commit of metadata, no file is touched, and whoever
-appends meanwhile looks again once. Files written before lack the column or hold the narrower type; they are read with
-nulls and casts. Everything else is refused, for rows that are there would change their meaning.
+A nullable column is added, or a type widened, while the table is in use: the commit changes only metadata and no file,
+and a concurrent append looks again once. Files written before lack the column or hold the narrower type; they are read
+with nulls and casts. Every other change is refused, because it would change the meaning of existing rows.
 
-The table itself knows under what it was made: the dataset's revision is a Delta transaction of the commit that brought
-it there, and each column's metadata hold its data class, its place in the key, and since which revision it is there.
+The table records how it was made: the dataset's revision is a Delta transaction of the commit that brought the table to
+it, and each column's metadata hold its data class, its place in the key, and the revision that added it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from vitalake.causes import unavailable
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.failpoints import failpoint
 from vitalake.lake.datasets.dataset import Dataset
-from vitalake.lake.tables.log import explained, is_contradicted, is_empty, is_hidden, is_torn_off, list_log
+from vitalake.lake.tables.log import explained, has_lost_its_log, is_contradicted, is_empty, is_hidden, list_log
 from vitalake.lake.tables.storage import Storage
 
 APP = "schema"
-"""The Delta transaction that says which revision of the dataset a table was brought to."""
+"""Application id of the Delta transaction whose version is the dataset's revision that the table was brought to."""
 
 ATTEMPTS = 50
 
@@ -34,8 +34,8 @@ WIDER: dict[pa.DataType, tuple[pa.DataType, ...]] = {
     pa.int16(): (pa.int32(), pa.int64()),
     pa.int32(): (pa.int64(),),
 }
-"""Type → those that hold all its values. Not date → timestamp: Delta widens it to one without a zone only, and a day
-has no moment until somebody says in which zone it began."""
+"""Type → wider types that hold all its values. Not date → timestamp: Delta widens a date only to a timestamp without a
+time zone, and a day is no moment without the zone in which it began."""
 
 _CLASS, _SINCE, _KEY, _DAY = b"vitalake.class", b"vitalake.since", b"vitalake.key", b"vitalake.day"
 _WIDENED = b"vitalake.widened"
@@ -43,12 +43,13 @@ _WIDENED = b"vitalake.widened"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that ``apply`` does to a table.
+    """A change that ``apply`` makes to a table.
 
     Attributes:
-        kind: ``record`` only writes down what the table was made under, for one of before that was done.
-        column: which.
-        detail: its type, or the two of them.
+        kind: to add a column, to widen its type, or (``record``) only to write its metadata, for a table of an earlier
+            release that has none.
+        column: the column's name.
+        detail: its type, or its old and new type.
     """
 
     kind: Literal["add", "widen", "record"]
@@ -58,15 +59,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class SchemaState:
-    """A table's columns against the dataset's.
+    """A table's columns, compared with the dataset's.
 
     Attributes:
-        revision: of the dataset, to which the table was brought; 1 where nothing is recorded.
-        columns: with which its rows are read: the dataset's, of the wider type, then those only a newer release knows.
-        target: the table's schema once the changes are applied, metadata and partition column included.
-        pending: what is not applied yet.
+        revision: the dataset's revision to which the table was brought; 1 if nothing is recorded.
+        columns: the columns with which rows are read: the dataset's, with the wider type of both, then columns that
+            only a newer release knows.
+        target: the table's schema once the changes are applied, with metadata and partition column.
+        pending: changes that are not applied yet.
         republish: columns whose rows were published under another data class.
-        optional: columns that files of before may lack.
+        optional: columns that older files may lack.
         refused: why the table cannot be used; empty: it can.
     """
 
@@ -80,21 +82,21 @@ class SchemaState:
 
     @property
     def differ(self) -> bool:
-        """Return whether files of before lack a column, or hold a narrower type."""
+        """Return whether older files may lack a column or hold a narrower type."""
         return bool(self.optional) or any(_recorded(field, _WIDENED) for field in self.target)
 
 
 def new_schema(dataset: Dataset) -> pa.Schema:
-    """Return the schema of a table that is made now, with what it is made under."""
+    """Return the schema of a new table, with its metadata."""
     fields = [_described(dataset, field, since=None) for field in dataset.schema]
     return pa.schema(fields + list(dataset.table_schema)[len(fields) :])
 
 
 def open_delta(storage: Storage) -> DeltaTable:
-    """Return the Delta table of a folder, as it is there.
+    """Open the Delta table of a folder.
 
     Raises:
-        TableNotFoundError: there is none.
+        TableNotFoundError: there is no table.
         Damaged: its log cannot be read.
         ServiceUnavailable: storage cannot be reached.
     """
@@ -114,8 +116,8 @@ def _opened(storage: Storage) -> DeltaTable:
     try:
         return DeltaTable(storage.uri, storage_options=options)
     except TableNotFoundError:
-        torn_off = is_torn_off(storage)  # asked first: of a table that is being made the log comes before the files
-        if not (torn_off or list_log(storage).entries):
+        log_is_lost = has_lost_its_log(storage)  # asked first: a new table gets its log before its files
+        if not (log_is_lost or list_log(storage).entries):
             raise
     try:
         return DeltaTable(storage.uri, storage_options=options)  # another process may have made it since
@@ -124,13 +126,13 @@ def _opened(storage: Storage) -> DeltaTable:
 
 
 def read_state(dataset: Dataset, delta: DeltaTable) -> SchemaState:
-    """Return how a table's columns stand to the dataset's, on the object as it is."""
+    """Compare the columns of a table, as last refreshed, with the dataset's."""
     found = pa.schema(delta.schema().to_arrow())
     return compare(dataset, found, delta.metadata().partition_columns, delta.transaction_version(APP) or 1)
 
 
 def compare(dataset: Dataset, found: pa.Schema, partition: Sequence[str], revision: int) -> SchemaState:
-    """Return how columns that are there stand to the dataset's."""
+    """Compare the columns of an existing table (``found``) with the dataset's."""
     there = {field.name: field for field in found if field.name not in partition}
     newer = revision > dataset.revision
     refused = _contradictions(dataset, there, partition)
@@ -153,7 +155,7 @@ def compare(dataset: Dataset, found: pa.Schema, partition: Sequence[str], revisi
             old = _described(dataset, old, since=None)
         target.append(old.with_type(kind or old.type))
     if there and not newer:
-        refused.append(f"{', '.join(there)} is not of the dataset")
+        refused.append(f"{', '.join(there)} is not a column of the dataset")
     target += there.values()
     return SchemaState(
         revision=revision,
@@ -167,21 +169,21 @@ def compare(dataset: Dataset, found: pa.Schema, partition: Sequence[str], revisi
 
 
 def _contradictions(dataset: Dataset, there: dict[str, pa.Field], partition: Sequence[str]) -> list[str]:
-    """Return where key and partition, as they are recorded, are not the dataset's."""
+    """Return in which points the recorded key, partition and day column differ from the dataset's."""
     wrong = []
     if list(partition) != (["day"] if dataset.day_of else []):
-        wrong.append("its partition is another")
+        wrong.append("its partition column differs")
     places = {place: name for name, field in there.items() if (place := _recorded(field, _KEY))}
     if places and tuple(places[place] for place in sorted(places)) != dataset.key:
-        wrong.append("its key is another")
+        wrong.append("its key differs")
     days = [name for name, field in there.items() if _recorded(field, _DAY)]
     if days and days != [dataset.day_of]:
-        wrong.append("its day is another column's")
+        wrong.append("its day comes from another column")
     return wrong
 
 
 def _wider(old: pa.DataType, new: pa.DataType) -> pa.DataType | None:
-    """Return the one of two types that holds the values of both; None: neither does."""
+    """Return the one of two types that can hold the values of both; None: neither can."""
     if old == new or new in WIDER.get(old, ()):
         return new
     return old if old in WIDER.get(new, ()) else None
@@ -197,7 +199,7 @@ def _recorded(field: pa.Field, what: bytes) -> str | None:
 
 
 def _described(dataset: Dataset, field: pa.Field, *, since: int | None) -> pa.Field:
-    """Return a field with what its rows are made under."""
+    """Return a field with its metadata: class, place in the key, whether it is the day, and since which revision."""
     metadata = {_CLASS: _class(dataset, field).encode()}
     if field.name in dataset.key:
         metadata[_KEY] = str(dataset.key.index(field.name)).encode()
@@ -208,39 +210,39 @@ def _described(dataset: Dataset, field: pa.Field, *, since: int | None) -> pa.Fi
     return field.with_metadata({**(field.metadata or {}), **metadata})
 
 
-# -- changing it -------------------------------------------------------------------------------------------------
+# -- changing a table --------------------------------------------------------------------------------------------
 
 
 def check(state: SchemaState, *, where: str) -> None:
     """Return if the table can be used with the dataset.
 
     Raises:
-        InputError: it cannot; nothing was written.
+        InputError: it cannot be used; nothing was written.
     """
     if state.refused:
         raise InputError(
             f"Existing table does not have the dataset's columns ({'; '.join(state.refused)})",
             where=where,
-            remedy="Only nullable columns are added and integers widened in place. Leave what is there as it is and "
-            "add a column of another name, or declare a dataset of another name and load it anew; "
+            remedy="Only nullable columns can be added and integers widened in place. Keep the existing columns and "
+            "add one of another name, or declare a dataset of another name and load it from the start; "
             "see docs/how-to/versions-and-schema.md. Nothing was written.",
         )
 
 
 def apply(dataset: Dataset, delta: DeltaTable, *, where: str, republished: bool = False) -> tuple[Change, ...]:
-    """Bring a table to the dataset in one commit; return what was changed, also by nobody but somebody else.
+    """Bring a table to the dataset in one commit; return the changes that this call made.
 
-    Appends of others beside it have to look again once; of two that apply at once one finds it done.
+    A concurrent append has to look again once. If two processes apply changes at once, one of them finds them made.
 
     Args:
-        dataset: what the table is to be.
-        delta: an object of its own, for it moves to the newest version.
+        dataset: the dataset as it is declared now.
+        delta: an object of the caller's own: it moves to the newest version.
         where: the table's name.
-        republished: whether all rows are under the dataset's classes now; they are then recorded.
+        republished: whether all rows are published under the dataset's classes now; the classes are then recorded.
 
     Raises:
-        InputError: only what cannot be done online would bring it there.
-        ServiceUnavailable: storage cannot be reached, or others always came first.
+        InputError: the table needs a change that cannot be made in place.
+        ServiceUnavailable: storage cannot be reached, or other commits always came first.
     """
     for _ in range(ATTEMPTS):
         try:
@@ -263,18 +265,20 @@ def apply(dataset: Dataset, delta: DeltaTable, *, where: str, republished: bool 
                 remedy="Check space and connection of the lake's storage, then try again; nothing was changed.",
             ) from None
         return state.pending
-    raise ServiceUnavailable("Table is contended", where=where, remedy="Try again in a quieter minute.")
+    raise ServiceUnavailable(
+        "Other commits to the table always come first", where=where, remedy="Try again in a quieter minute."
+    )
 
 
 def _republished(dataset: Dataset, state: SchemaState) -> pa.Schema:
-    """Return the target with the dataset's classes; the very same one where they are recorded already."""
+    """Return the target with the dataset's classes; the same object if they are recorded already."""
     if not state.republish:
         return state.target
     return pa.schema([_described(dataset, f, since=None) if f.name in state.republish else f for f in state.target])
 
 
 def _commit(delta: DeltaTable, target: pa.Schema, revision: int) -> None:
-    """Commit new metadata and nothing else: an overwrite of no row by no row, the one way delta-rs has for a type."""
+    """Commit new metadata only. An overwrite of no rows by no rows is the only way in delta-rs to widen a type."""
     write_deltalake(
         delta,
         target.empty_table(),
@@ -285,11 +289,11 @@ def _commit(delta: DeltaTable, target: pa.Schema, revision: int) -> None:
     )
 
 
-# -- reading files of before -------------------------------------------------------------------------------------
+# -- reading older files -----------------------------------------------------------------------------------------
 
 
 def fits(state: SchemaState, schema: pa.Schema) -> bool:
-    """Return whether a file of this schema is one of the table's, of now or of before."""
+    """Return whether a file of this schema fits the table, as it is now or as it was before a change."""
     found = {field.name: field.type for field in schema}
     if not found.keys() <= set(state.columns.names):
         return False
@@ -300,7 +304,7 @@ def fits(state: SchemaState, schema: pa.Schema) -> bool:
 
 
 def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return rows in these columns: null where they lack one, cast where theirs is narrower; dictionaries stay."""
+    """Return the rows with these columns: a missing one is null, a narrower one is cast; dictionaries stay."""
     names = set(rows.schema.names)
     return pa.table(
         {

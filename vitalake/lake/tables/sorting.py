@@ -1,4 +1,4 @@
-"""Sorting rows in memory, by integers only: text is ranked in its dictionary, which is a thousandth of its rows."""
+"""Sorts rows in memory by integers only: text is ranked in its dictionary, which is a thousandth of its rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from vitalake.lake.datasets.dataset import IDENTIFYING, SUBJECT, Dataset
 
 LOT_BITS = 16
-"""Fewer would be the same for too many rows that are equal else."""
+"""Bits of a random number that decides between equal rows; with fewer bits too many rows would have the same."""
 
 
 def repeating(dataset: Dataset) -> list[str]:
-    """Return the columns that have few values for many rows, and are read as dictionaries."""
+    """Return the columns with few values for many rows, which are read as dictionaries."""
     classes = IDENTIFYING | {SUBJECT.data_class}
     return [
         column.name
@@ -27,7 +27,7 @@ def repeating(dataset: Dataset) -> list[str]:
 
 
 def joined(batches: Sequence[pa.Table]) -> pa.Table:
-    """Return the batches as one table; equal text stands in one dictionary. Nothing is copied but the indices."""
+    """Return the batches as one table with one dictionary a column; only indices are copied."""
     return pa.concat_tables(batches).unify_dictionaries()
 
 
@@ -38,24 +38,24 @@ def order_by(
     first: npt.NDArray[np.integer[Any]] | None = None,
     last: npt.NDArray[np.integer[Any]] | None = None,
 ) -> npt.NDArray[np.intp]:
-    """Return the order of the rows by some columns, nulls first; equal rows stay as they lie.
+    """Return the order that sorts the rows by some columns, nulls first; equal rows keep their order.
 
     Args:
         rows: as ``joined`` returns them.
         keys: text, binary, integer or time columns, the most significant one first.
-        first: numbers that come before all of them.
-        last: numbers that decide between rows that are equal in all of them; of any order, so that some of their bits
-            do where all would take long.
+        first: numbers to sort by before all of them.
+        last: numbers that decide between rows which are equal in all of them. Their order has no meaning, so only some
+            of their bits are used where all would take long.
     """
     numbers: list[npt.NDArray[np.integer[Any]]] = [_numbers(rows[name]) for name in keys]
     if first is not None:
         numbers.insert(0, first)
     places = np.arange(rows.num_rows)
     if last is not None:
-        numbers.append(_as_fits(last, beside=numbers, places=places))
+        numbers.append(_fitting_bits(last, beside=numbers, places=places))
     if not numbers or not rows.num_rows:
         return places
-    # With the rows' own places in the lowest bits a plain sort does, in a tenth of the time that a stable one takes.
+    # With the row numbers in the lowest bits a plain sort is enough; it takes a tenth of the time of a stable one.
     if (packed := _packed([*numbers, places])) is not None:
         packed.sort()
         return packed & ((1 << _width(places)) - 1)
@@ -63,15 +63,15 @@ def order_by(
     return np.lexsort(numbers[::-1]) if packed is None else np.argsort(packed, kind="stable")
 
 
-def _as_fits(
+def _fitting_bits(
     last: npt.NDArray[np.integer[Any]], *, beside: Sequence[npt.NDArray[Any]], places: npt.NDArray[np.intp]
 ) -> npt.NDArray[Any]:
-    """Return as many bits of the numbers as find room in one integer beside the others, and the places if they can."""
+    """Return as many low bits of the numbers as fit into one integer with the others, if possible with the places."""
     if not len(places):
         return last
     room = 63 - sum(map(_width, beside))
-    left = room - _width(places)
-    room = left if left >= LOT_BITS else room
+    with_places = room - _width(places)
+    room = with_places if with_places >= LOT_BITS else room
     return last & ((1 << room) - 1) if LOT_BITS <= room < 63 else last
 
 
@@ -80,7 +80,7 @@ def _width(column: npt.NDArray[np.integer[Any]]) -> int:
 
 
 def _packed(numbers: Sequence[npt.NDArray[np.integer[Any]]]) -> npt.NDArray[np.int64] | None:
-    """Return one integer a row that sorts as all of them do; None: 63 bits do not do."""
+    """Return one integer for each row that sorts like all the numbers together; None: 63 bits are not enough."""
     widths = list(map(_width, numbers))
     if sum(widths) > 63:
         return None
@@ -92,27 +92,27 @@ def _packed(numbers: Sequence[npt.NDArray[np.integer[Any]]]) -> npt.NDArray[np.i
 
 
 def taken(columns: list[pa.ChunkedArray], names: Sequence[str], order: npt.NDArray[np.intp]) -> pa.Table:
-    """Return rows in an order, whole, for many takes from a column of many chunks would join them as many times.
+    """Return all rows in an order, with one take a column: each take from a column of many chunks joins them first.
 
     Args:
-        columns: emptied on the way, so that there is one column more in memory and not a second table.
-        names: of them.
-        order: of the rows.
+        columns: this list is emptied on the way, so that only one more column is in memory and not a second table.
+        names: the names of the columns.
+        order: the new order of the rows.
     """
     indices = pa.array(order)
     return pa.table([columns.pop(0).take(indices) for _ in names], names=list(names))
 
 
 def sort_by(rows: pa.Table, keys: Sequence[str], *, last: npt.NDArray[np.integer[Any]] | None = None) -> pa.Table:
-    """Return the rows in the order of some columns, and of ``last`` where these are equal."""
+    """Return the rows sorted by some columns, and by ``last`` where these are equal."""
     return rows.take(pa.array(order_by(rows, keys, last=last))) if keys or last is not None else rows
 
 
 def no_order(rows: pa.Table, dataset: Dataset) -> npt.NDArray[np.int64] | None:
-    """Return numbers whose order says nothing, for rows that are published; None: the dataset's have no message.
+    """Return numbers for published rows whose order has no meaning; None: the dataset's rows are not made of messages.
 
-    Rows of a message have the same one, and the same one each time: its token. Where the rules publish no token they
-    are drawn by lot.
+    Rows of one message have the same number each time, the message's token. If the rules publish no token, the numbers
+    are random.
     """
     name = next((column.name for column in dataset.columns if column.token_with), None)
     if name is None:
@@ -125,13 +125,13 @@ def no_order(rows: pa.Table, dataset: Dataset) -> npt.NDArray[np.int64] | None:
 
 
 def in_no_order(rows: pa.Table, dataset: Dataset) -> pa.Table:
-    """Return published rows sorted by their time, and of one time in no order: not in the one in which they came."""
+    """Return published rows sorted by their time; rows of equal time are not in the order in which they came."""
     numbers = no_order(rows, dataset)
     return rows if numbers is None else sort_by(rows, [dataset.day_of] if dataset.day_of else [], last=numbers)
 
 
 def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Return integers in the order of the values; null is the least."""
+    """Return integers that sort like the values, nulls first."""
     array = column.combine_chunks() if column.num_chunks else pa.nulls(0, column.type)
     if not pa.types.is_temporal(array.type) and not pa.types.is_integer(array.type):
         return _ranks(array if pa.types.is_dictionary(array.type) else array.dictionary_encode())

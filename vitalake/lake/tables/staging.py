@@ -1,4 +1,4 @@
-"""Writing the new files of a rewrite: two at a time, for one encoder keeps one core busy."""
+"""Writes the new files of a rewrite, two at a time, because one encoder keeps one core busy."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from vitalake.lake.tables.buckets import Bucket, suffix_of
 from vitalake.lake.tables.table import StagedFile, Table
 
 WRITERS = 2
-"""Files written at once."""
+"""Files that are written at the same time."""
 
 WAITING_ROWS = 2_000_000
-"""Rows that wait to be written, or are; whoever makes more of them waits too, for they are in memory."""
+"""Rows that may wait in memory to be written, or be written; with more the caller has to wait."""
 
 Counted = Callable[[int], None]
-"""Told how many rows were made since it was told the last time."""
+"""Called with the number of rows made since its last call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The rows of one new file; of several, where they are of several days."""
+    """The rows of one new file, or of one file a day if they are of several days."""
 
     rows: pa.Table
     bucket: Bucket | None = None
@@ -39,9 +39,9 @@ def stage_all(
     into: list[StagedFile],
     counted: Counted | None = None,
 ) -> None:
-    """Stage piece after piece, ``<stem>-<i>-<j>``, and append the files to ``into``: also when it fails half way.
+    """Stage piece after piece as ``<stem>-<i>-<j>``, and append the files to ``into``, also if it fails half-way.
 
-    The rows stay in their order: they were read from the table, or are sorted for it.
+    The rows keep their order: they were read from the table, or are sorted for it.
 
     Raises:
         OSError: storage refuses.

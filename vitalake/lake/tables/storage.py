@@ -1,4 +1,4 @@
-"""Where files lie: a local folder, synced to disk, or object storage; one small interface for both."""
+"""Storage of the lake's files: a local folder, synced to disk, or object storage, behind one small interface."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _S3_OPTIONS = {
 """delta-rs' names of the options → pyarrow's."""
 
 _LOOKS = 5
-"""At a folder's files, before one that seems to be missing is."""
+"""How often a folder is listed before a missing subfolder counts as an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Storage:
     """A folder or a prefix of a bucket.
 
     Attributes:
-        uri: as delta-rs takes it.
-        options: as delta-rs takes them.
-        root: the same place as a path of ``fs``.
-        local: whether files must be synced by us.
-        name: from the lake's root, for messages.
+        uri: the address, as delta-rs takes it.
+        options: the storage options, as delta-rs takes them.
+        root: the same address as a path of ``fs``.
+        local: whether it is a local folder, whose files this class must sync.
+        name: the path below the lake's root, for messages.
     """
 
     uri: str
@@ -53,7 +53,7 @@ class Storage:
     name: str = ""
 
     def child(self, name: str) -> Storage:
-        """Return the storage of a folder below."""
+        """Return the storage of a subfolder."""
         return Storage(
             f"{self.uri}/{name}",
             self.options,
@@ -66,16 +66,16 @@ class Storage:
     def write_parquet(self, stem: str, table: pa.Table, *, suffix: str = "", **options: Any) -> tuple[str, int]:
         """Write a Parquet file, synced to disk, and return its path and its size in bytes.
 
-        It is encoded in memory first: its digest stands in its name, and object storage renames nothing.
+        It is encoded in memory first, because its digest stands in its name and object storage cannot rename.
 
         Args:
-            stem: start of its path.
+            stem: beginning of its path.
             table: the rows.
-            suffix: of the name; see buckets.py.
-            options: of Arrow's writer.
+            suffix: suffix of the name; see buckets.py.
+            options: options of Arrow's writer.
 
         Raises:
-            OSError: no space, no permission, no connection. What was written so far is left, for the sweeper.
+            OSError: no space, no permission, no connection. A half-written file is left for the sweeper.
         """
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, write_page_checksum=True, **options)
@@ -85,7 +85,7 @@ class Storage:
         return relative, content.size
 
     def write_small(self, relative: str, content: Any) -> None:
-        """Write what is in memory to a file: whole or not at all, and synced to disk.
+        """Write content to a file: completely or not at all, and synced to disk.
 
         Raises:
             OSError: as ``write_parquet``.
@@ -98,8 +98,8 @@ class Storage:
         if not target.parent.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
             sync_folder(target.parent.parent)
-        # Renamed when complete: a span's row that is written again after a lost reply is in the table already, and
-        # must not be half a file for a moment, or for ever.
+        # Renamed when complete: a span's row that is written again after a lost reply may already be in the table, so
+        # the file must never be half written, not even for a moment.
         part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
         with part.open("wb") as out:
             out.write(content)
@@ -109,17 +109,17 @@ class Storage:
         sync_folder(target.parent)
 
     def read_parquet(self, relative: str, columns: list[str] | None = None) -> pa.Table:
-        """Return a Parquet file's rows; of the columns it has, those asked for.
+        """Return a Parquet file's rows, with those of the requested columns that it has.
 
         Raises:
             Damaged, OSError: as ``open``.
         """
-        with self.open(relative) as file:  # half the time of read_table, which thinks in data sets
+        with self.open(relative) as file:  # half the time of read_table, which builds a dataset first
             table = file.read(columns)
         return table.select([name for name in columns if name in table.schema.names]) if columns else table
 
     def read_small(self, relative: str) -> bytes | None:
-        """Return a small file; None: there is none.
+        """Return the content of a small file; None: there is none.
 
         Raises:
             LakeError, ServiceUnavailable: it cannot be read.
@@ -130,13 +130,13 @@ class Storage:
         try:
             with self.fs.open_input_file(f"{self.root}/{relative}") as source:
                 return bytes(source.read())
-        except (FileNotFoundError, NotADirectoryError):  # the lake is none yet, or its address leads through a file
+        except (FileNotFoundError, NotADirectoryError):  # there is no lake yet, or a part of its path is a file
             return None
 
     def _read_small_file(self, relative: str) -> bytes | None:
         try:
             return Path(self.root, relative).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):  # the lake is none yet, or its address leads through a file
+        except (FileNotFoundError, NotADirectoryError):  # there is no lake yet, or a part of its path is a file
             return None
         except OSError as error:
             raise unavailable(
@@ -147,7 +147,7 @@ class Storage:
             ) from None
 
     def open(self, relative: str, **options: Any) -> pq.ParquetFile:
-        """Return a Parquet file that holds what was written to it, its footer read.
+        """Open a Parquet file, after checking that it holds what was written to it.
 
         Raises:
             Damaged: it holds something else.
@@ -157,11 +157,11 @@ class Storage:
         source = self.open_input(relative)
         try:
             return pq.ParquetFile(source, page_checksum_verification=True, **options)
-        except pa.ArrowException:  # of before, without a digest
+        except pa.ArrowException:  # an older file, without a digest
             raise damaged(self, relative) from None
 
     def open_input(self, relative: str) -> pa.NativeFile:
-        """Return a file that holds what was written to it.
+        """Open a file, after checking that it holds what was written to it.
 
         Raises:
             Damaged, OSError: as ``open``.
@@ -170,33 +170,33 @@ class Storage:
         return self.fs.open_input_file(f"{self.root}/{relative}")
 
     def files(self, suffix: str = ".parquet") -> dict[str, float]:
-        """Return every file below, logs and records aside: relative path → seconds since 1970 of its last change."""
-        found = {}
+        """Return all files below, except logs and records: path → time of the last change, in seconds since 1970."""
+        times = {}
         for info in self._listed():
             relative = info.path[len(self.root) + 1 :]
             if info.type == pafs.FileType.File and relative.endswith(suffix) and not relative.startswith("_"):
-                found[relative] = info.mtime.timestamp() if info.mtime else 0.0
-        return found
+                times[relative] = info.mtime.timestamp() if info.mtime else 0.0
+        return times
 
     def _listed(self) -> Any:
         selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
         for _ in range(_LOOKS - 1):
-            with suppress(FileNotFoundError):  # of a folder that another process made between two looks of Arrow's
+            with suppress(FileNotFoundError):  # another process made a folder while Arrow was listing
                 return self.fs.get_file_info(selector)
         return self.fs.get_file_info(selector)
 
     def exists(self, relative: str) -> bool:
-        """Return whether there is such a file."""
+        """Return whether the file exists."""
         return bool(self.fs.get_file_info(f"{self.root}/{relative}").type == pafs.FileType.File)
 
     def holds_table(self, name: str) -> bool:
-        """Return whether there is a Delta table; for readers, who must not make one by looking."""
+        """Return whether there is a Delta table; for readers, which must not create one."""
         if self.fs.get_file_info(f"{self.root}/{name}/_delta_log").type == pafs.FileType.Directory:
             return True
-        return bool(self.child(name).files())  # its log is lost: whoever opens it is told so
+        return bool(self.child(name).files())  # files without a log: opening the table reports that the log is lost
 
     def tables_in(self, zone: str) -> list[str]:
-        """Return the names of the folders of a zone that hold a Delta log, whoever knows what they are."""
+        """Return the names of a zone's folders that hold a Delta log, declared or not."""
         selector = pafs.FileSelector(f"{self.root}/{zone}", allow_not_found=True)
         folders = [info.base_name for info in self.fs.get_file_info(selector) if info.type == pafs.FileType.Directory]
         return sorted(
@@ -206,7 +206,7 @@ class Storage:
         )
 
     def delete(self, relative: str) -> None:
-        """Delete a file; one that is gone already is no error."""
+        """Delete a file; does nothing if it does not exist."""
         try:
             self.fs.delete_file(f"{self.root}/{relative}")
         except FileNotFoundError:
@@ -217,12 +217,12 @@ def open_storage(uri: str, options: dict[str, str]) -> Storage:
     """Return the storage of an address.
 
     Raises:
-        SettingsError: the scheme is none we know.
+        SettingsError: the scheme of the address is unknown.
     """
     parsed = urlparse(uri)
     if parsed.scheme in ("", "file"):
         root = str(Path(parsed.path).absolute())
-        keep_private()  # delta-rs makes its files by the process' mask
+        keep_private()  # delta-rs creates its files with the process' umask
         return Storage(root, dict(options), pafs.LocalFileSystem(), root, local=True)
     if parsed.scheme == "s3":
         arguments = {arrow: options[delta] for delta, arrow in _S3_OPTIONS.items() if delta in options}

@@ -1,4 +1,4 @@
-"""One Delta table: staging files beside it, committing them with transactions, and nothing that commits blindly."""
+"""One Delta table: stages files beside it and commits them with transactions, always on a checked version."""
 
 from __future__ import annotations
 
@@ -29,26 +29,25 @@ from vitalake.lake.tables.sorting import in_no_order
 from vitalake.lake.tables.storage import Storage
 
 REOPEN_AFTER = 2_000
-"""Commits after which the table is opened anew: DeltaTable objects grow over days."""
+"""Commits and refreshes after which the table is opened again: DeltaTable objects grow over days."""
 
 COMMIT_ATTEMPTS = 50
-"""A commit that loses this many races in a row is not unlucky."""
-
+"""A commit that loses this many races in a row is not just unlucky: it gives up."""
 
 LOG_RETENTION = "interval 2 hours"
 """How long the log keeps single commits; positions and tombstones live on in its checkpoints. Every commit and refresh
-lists them all, 1 µs each: Delta's 30 days, at three commits a second, would be seconds each. Who holds an older
-version can read on, but not commit on it: it has to look again."""
+lists all of them, at 1 µs each: with Delta's default of 30 days, at three commits a second, that would be seconds. A
+process with an older version can still read it, but has to refresh before it commits."""
 
 CLEAN_UP_EVERY = 100
-"""Commits between looks for expired ones: a look costs 25 ms after an hour's worth of commits, one a second."""
+"""Commits between clean-ups of expired ones: a clean-up costs 25 ms with an hour of commits, one a second."""
 
 NO_DAY = "__HIVE_DEFAULT_PARTITION__"
-"""Folder of rows without a date; the name that Hive, Spark, DuckDB and delta-rs know."""
+"""Partition folder of rows without a date, as Hive, Spark, DuckDB and delta-rs name it."""
 
 
 class StagedFile(msgspec.Struct, frozen=True):
-    """A file that lies beside a table, not yet part of it."""
+    """A data file of a table: staged beside it, or part of a version."""
 
     table: str
     path: str
@@ -59,14 +58,14 @@ class StagedFile(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What one version of a table holds: path → (size, rows, day)."""
+    """The files of one version of a table, by path."""
 
     version: int
     files: dict[str, StagedFile]
 
 
 def _repeats(column: Column) -> bool:
-    """Whether a binary column has few values for many rows: keyed hashes of patients, and what is sealed of them."""
+    """Return whether a binary column has few values for many rows: keyed hashes of patients, and sealed values."""
     return column.type == pa.binary() and column.data_class in IDENTIFYING | {SUBJECT.data_class}
 
 
@@ -77,7 +76,7 @@ class Table:
         """Open the table, or make it.
 
         Raises:
-            InputError: a table is there whose columns are not the dataset's, nor of a release before or after.
+            InputError: the existing table's columns are not those of the dataset, in this or another release.
         """
         self.dataset = dataset
         self.name = f"{zone}/{dataset.name}" if zone else dataset.name
@@ -119,9 +118,9 @@ class Table:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Bring the object to the table's newest version; where a folder has no newer one, two looks at file names.
+        """Bring the object to the table's newest version; for a local folder first check by file name for a newer one.
 
-        delta-rs lists the log, in forty threads that live for ten seconds: whoever looked every second always had them.
+        delta-rs lists the log in forty threads that live for ten seconds; with a refresh every second they never ended.
 
         Raises:
             Damaged: the log cannot be read.
@@ -148,8 +147,8 @@ class Table:
         return (log / f"{version:020}.json").exists() and not os.path.lexists(log / f"{version + 1:020}.json")
 
     def transaction(self, app_id: str) -> int | None:
-        """Return the version committed for an application, on the object as it is; None: never."""
-        if app_id not in self._transactions:  # delta-rs looks through the log, 1 ms or more
+        """Return the version of an application's last transaction, as last refreshed; None: it never committed one."""
+        if app_id not in self._transactions:  # delta-rs searches the log, which takes 1 ms or more
             try:
                 self._transactions[app_id] = self.delta.transaction_version(app_id)
             except (OSError, DeltaError) as error:
@@ -157,7 +156,7 @@ class Table:
         return self._transactions[app_id]
 
     def snapshot(self) -> Snapshot:
-        """Return the files of the object's version."""
+        """Return the files of the version that was last refreshed to."""
         actions = pa.table(self.delta.get_add_actions())
         days = (
             [str(part["day"]) if part["day"] else None for part in actions["partition"].to_pylist()]
@@ -177,17 +176,17 @@ class Table:
         return Snapshot(self.delta.version(), files)
 
     def scan(self, *, days: Sequence[str] | None = None, columns: list[str] | None = None) -> pa.Table:
-        """Return rows of the object's version, of some days or of all; small tables only."""
-        wanted = [f for f in self.snapshot().files.values() if days is None or f.day in days]
+        """Return the rows of some days, or of all; for small tables only."""
+        files = [f for f in self.snapshot().files.values() if days is None or f.day in days]
         schema = pa.schema([self.state.columns.field(name) for name in columns or self.dataset.schema.names])
         try:
-            parts = [conform(self.storage.read_parquet(f.path, columns=schema.names), schema) for f in wanted]
+            parts = [conform(self.storage.read_parquet(f.path, columns=schema.names), schema) for f in files]
         except FileNotFoundError as error:
             raise self.lost_file() or error from None
         return pa.concat_tables(parts) if parts else schema.empty_table()
 
     def newest(self) -> Table:
-        """Return the table as it is by now, as another object: this one stays at the version it has.
+        """Return another object of the table at its newest version; this one stays at its version.
 
         Raises:
             LakeError, ServiceUnavailable: the log cannot be read.
@@ -198,9 +197,9 @@ class Table:
         return other
 
     def lost_file(self) -> Damaged | None:
-        """Return what to say when a file was not found: one that the newest version has is lost; None: none is.
+        """Return the error if a file of the newest version is missing; None: all are there. Refreshes the object.
 
-        A reader of an older version may have come too late for a file that was replaced. The object is refreshed.
+        Called when a file was not found: a reader of an older version may only have met a file that was replaced.
 
         Raises:
             LakeError, ServiceUnavailable: the log cannot be read.
@@ -210,7 +209,7 @@ class Table:
         return self.damaged(missing[0], "is gone") if missing else None
 
     def damaged(self, file: StagedFile, how: str = "does not hold what was written to it") -> Damaged:
-        """Return what to say of a damaged file, its number of rows with it."""
+        """Return the error for a damaged file, with its number of rows."""
         error = damaged(self.storage, file.path, how)
         return Damaged(error.what, where=f"{error.where} ({file.rows:,} rows)", remedy=error.remedy)
 
@@ -218,24 +217,24 @@ class Table:
 
     @property
     def state(self) -> SchemaState:
-        """How the table's columns stand to the dataset's, on the object as it is."""
+        """The table's columns compared with the dataset's, as last refreshed."""
         if self._state is None:
-            text = self.delta.schema().to_json()  # its revision changes with it, in one commit
+            text = self.delta.schema().to_json()  # the revision changes only together with it
             if self._last_state is None or self._last_state[0] != text:
                 self._last_state = text, read_state(self.dataset, self.delta)
             self._state = self._last_state[1]
         return self._state
 
     def prepare(self, *, republished: bool = False) -> None:
-        """Bring the table to the dataset: columns added, types widened, classes recorded; ``stage`` does it first.
+        """Bring the table to the dataset: add columns, widen types, record classes. ``stage`` does this first.
 
-        The object stays at its version: what was planned on it and is committed after this has to look again.
+        The object stays at its version; a commit that was planned on it has to refresh first.
 
         Args:
-            republished: whether all rows are under the dataset's data classes now.
+            republished: whether all rows are published under the dataset's data classes now.
 
         Raises:
-            InputError: what is there by now cannot be brought to the dataset.
+            InputError: the existing table cannot be brought to the dataset.
             ServiceUnavailable: storage cannot be reached.
         """
         if self.state.pending or (republished and self.state.republish):
@@ -246,15 +245,15 @@ class Table:
     # -- writing -------------------------------------------------------------------------------------------------
 
     def stage(self, rows: pa.Table, *, stem: str, suffix: str = "", ordered: bool = False) -> list[StagedFile]:
-        """Write rows beside the table, one file a day, synced; they become visible by a commit only.
+        """Write rows beside the table, one file a day, synced to disk; only a commit makes them visible.
 
-        Of published rows neither their order nor that of a file's dictionaries says in which order they came.
+        Neither the order of published rows nor that of a file's dictionaries tells in which order they came.
 
         Args:
-            rows: the dataset's columns.
-            stem: start of the files' names; unique to the span or rewrite.
-            suffix: end of the names' stems; see buckets.py.
-            ordered: the rows' order is to stay: they were read from the table, or are sorted for it.
+            rows: rows with the dataset's columns.
+            stem: beginning of the files' names, unique to the span or rewrite.
+            suffix: suffix of the names; see buckets.py.
+            ordered: whether to keep the rows' order, because they were read from the table or are sorted for it.
 
         Raises:
             OSError: storage refuses.
@@ -279,7 +278,7 @@ class Table:
         if not self.dataset.day_of:
             return [(None, rows)]
         days = pc.cast(rows[self.dataset.day_of], pa.date32())
-        if days.null_count:  # a rule may drop dates: such rows have a partition of their own
+        if days.null_count:  # a rule may mask dates: rows without one have a partition of their own
             undated = pc.is_null(days)
             return [*self._by_day(rows.filter(pc.invert(undated))), (None, rows.filter(undated))]
         bounds = pc.min_max(days).as_py()
@@ -309,10 +308,10 @@ class Table:
         data_change: bool = True,
         retries: int | None = None,
     ) -> None:
-        """Commit with the object as it is: whoever planned on it must also commit on it.
+        """Commit on the version that was last refreshed to, which must be the one that the commit was planned on.
 
         Raises:
-            CommitFailedError: somebody else committed what clashes, or the object is stale: look again.
+            CommitFailedError: another commit conflicts, or the object is stale: refresh and plan again.
         """
         milliseconds = clock.now_us() // 1000
         actions: list[AddAction | RemoveAction] = [
@@ -354,10 +353,10 @@ class Table:
         add: Sequence[StagedFile] = (),
         transactions: Mapping[str, int],
     ) -> bool:
-        """Append as soon as ``ready`` says so on a fresh object; return False if it was done already.
+        """Append once ``ready`` returns "commit"; return False if it returns "done".
 
-        ``ready`` is asked after every refresh, and the commit is made on that very object, so that nothing can
-        come between. It raises to give up. A reply lost after the commit is recognised by the next look.
+        ``ready`` is called after every refresh, and the commit is made on the same version, so that no other commit can
+        come between. It raises an error to give up. If the reply to a commit is lost, the next call finds it done.
 
         Raises:
             ServiceUnavailable: storage cannot be reached.
@@ -369,8 +368,12 @@ class Table:
                     return False
                 self.commit(add=add, transactions=transactions)
             except CommitFailedError:
-                continue  # look again: lost race, lost reply or stale object
+                continue  # refresh: lost race, lost reply or stale object
             except (OSError, DeltaError) as error:
                 raise explained(self.storage, error, "Table cannot be committed") from None
             return True
-        raise ServiceUnavailable("Table is contended", where=self.name, remedy="Fewer workers, or longer spans.")
+        raise ServiceUnavailable(
+            "Other commits to the table always come first",
+            where=self.name,
+            remedy="Use fewer workers, or longer spans.",
+        )

@@ -1,1 +1,1 @@
-"""What is published of times, versions and places, so that rows of one person cannot be put in order."""
+"""How times, versions and positions are published, so that rows cannot be put into the order in which they came."""

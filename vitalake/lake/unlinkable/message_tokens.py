@@ -1,13 +1,13 @@
-"""Message tokens: what published rows say instead of where their message lay, equal for the rows of one message.
+"""Message tokens: published rows have a token instead of their message's position; rows of one message share it.
 
-A message's position tells the order in which a source gave its messages. Where that is the order of clear identifiers,
-as in a query that is sorted by them, positions undo every pseudonym: who knows the identifiers sorts them. A token is
-63 bits of AES over the position, under a key of its own for each source, so that it tells messages of a source apart
-and nothing else. It is always negative and a position never is: whatever has been published before, a position is
-recognised, and a token stays what it is.
+Positions show the order in which a source sent its messages. If that is the order of identifiers in clear, as in a
+query that is sorted by them, positions undo every pseudonym: anybody who knows the identifiers can sort them. A token
+is 63 bits of AES over the position, with a key of its own for each source, so that it tells messages of a source apart
+and shows nothing else. A token is always negative, a position never. So a position that an earlier release published
+is recognised, and a token is never changed again.
 
-A source is a partition, and which partition a message lies in is mostly a hash of the number that it is keyed by, the
-patient's: published rows say the topic only.
+A source is a partition. A message's partition is mostly a hash of its key, which is the patient's number, so published
+rows name only the topic.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 POSITION = "source_position"
-"""The column of true positions where rows are identified, and of tokens where they are published."""
+"""The column of positions in identified rows, and of tokens in published rows."""
 
 _PARTITION = r"\[[0-9]+\]$"
 
@@ -29,17 +29,17 @@ _SIGN = np.uint64(1 << 63)
 
 
 class MessageTokens:
-    """Makes tokens with one secret; used by one thread at a time."""
+    """Makes tokens with one secret; to be used by one thread at a time."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._ciphers: dict[str, Cipher[modes.ECB]] = {}
 
     def __call__(self, sources: pa.Array, positions: pa.Array) -> pa.Array:
-        """Return the positions as tokens; nulls, and what is a token already, stay.
+        """Return the positions as tokens; nulls and existing tokens stay.
 
         Args:
-            sources: of each row, text, in a dictionary or plain.
+            sources: the source of each row: text, plain or in a dictionary.
             positions: int64.
         """
         encoded = sources if pa.types.is_dictionary(sources.type) else sources.dictionary_encode()
@@ -59,7 +59,7 @@ class MessageTokens:
     def _of(self, source: str | None, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         blocks = np.zeros((len(positions), 2), "<i8")
         blocks[:, 0] = positions
-        # Each block is one position, and a source's key is only used for this: a plain permutation of blocks is right.
+        # Each block is one position, and a source's key is used only here: so a plain permutation (ECB) is enough.
         made = self._cipher(source or "").encryptor().update(blocks.tobytes())
         return (np.frombuffer(made, "<u8")[::2] | _SIGN).view(np.int64)
 
@@ -71,7 +71,7 @@ class MessageTokens:
 
 
 def without_partitions(sources: pa.Array) -> pa.Array:
-    """Return sources as topics, encoded as they came; no two entries of a dictionary are then one text."""
+    """Return sources as topics, in the same encoding; no text stands twice in a dictionary."""
     if not pa.types.is_dictionary(sources.type):
         return pc.replace_substring_regex(sources, pattern=_PARTITION, replacement="")
     topics = pc.replace_substring_regex(sources.dictionary, pattern=_PARTITION, replacement="").dictionary_encode()
@@ -80,10 +80,10 @@ def without_partitions(sources: pa.Array) -> pa.Array:
 
 
 def says_partition(sources: pa.Array) -> pa.Array:
-    """Return which published sources are true ones: of rows that an earlier release has written."""
+    """Return which published sources still name a partition: an earlier release wrote these rows."""
     return pc.fill_null(pc.match_substring_regex(sources.cast(pa.string()), _PARTITION), False)
 
 
 def in_clear(positions: pa.Array | pa.ChunkedArray) -> int:
-    """Return how many published positions are true ones: of rows that an earlier release has written."""
+    """Return how many published positions are in clear: an earlier release wrote these rows."""
     return int(pc.sum(pc.greater_equal(positions, 0)).as_py() or 0)

@@ -1,7 +1,8 @@
-"""Noise that the rows of one record share, and no others: what is published of times and numbers is blurred by it.
+"""Noise for published times and numbers, which only the rows of one record share.
 
-It is keyed by the dataset, the column and all that names the record: two columns of a row, two diagnoses of a stay, and
-a patient's rows in two datasets have noise of their own, so that no difference of what is published tells the true one.
+It is keyed by the dataset, the column and everything that names the record. Two columns of a row, two diagnoses of a
+stay, and a patient's rows in two datasets have different noise, so no difference between published values shows a true
+difference.
 """
 
 from __future__ import annotations
@@ -16,36 +17,37 @@ import pyarrow as pa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 Names = Callable[[], Sequence[pa.Array]]
-"""Gives the columns that name records, as they are published; asked only where something is to be blurred."""
+"""Returns the columns that name records, as they are published; called only if some value needs noise."""
 
 Words = npt.NDArray[np.int64]
 Noise = npt.NDArray[np.uint64]
 
 _BLOCK = 16
+"""Bytes of an AES block, and of a keyed hash."""
 
 
 class RecordNoise:
-    """Makes noise with one secret; used by one thread at a time."""
+    """Makes noise with one secret; to be used by one thread at a time."""
 
     def __init__(self, secret: bytes, use: bytes) -> None:
         """Prepare.
 
         Args:
-            secret: of the home; never rotated.
-            use: what the noise is for: two uses have nothing in common.
+            secret: a secret of the home, which is never rotated.
+            use: what the noise is for; different uses get independent noise.
         """
         self._secret, self._use = secret, use
         self._hash_key = hmac.digest(secret, use + b"\0names", "sha256")
         self._ciphers: dict[str, Cipher[modes.ECB]] = {}
 
     def __call__(self, of: str, names: Sequence[pa.Array], of_each: Words | int = 0, *, blocks: int = 1) -> Noise:
-        """Return two numbers of 64 bits for each record and block, (n, 2 · blocks).
+        """Return two numbers of 64 bits for each row and block, of shape (n, 2 · blocks).
 
         Args:
             of: dataset and column.
-            names: the columns that name the record; text, bytes or times, in a dictionary or plain, one at least.
-            of_each: a number for which a record has noise of its own, such as a day.
-            blocks: how many pairs of numbers; the first is the same, however many are asked for.
+            names: the columns that name the record, at least one: text, bytes or times, plain or in a dictionary.
+            of_each: a number, such as a day, for each value of which a record has different noise.
+            blocks: how many pairs of numbers; the first pair does not depend on this.
         """
         named = self._blocks(names[0])
         for name in names[1:]:
@@ -66,7 +68,7 @@ class RecordNoise:
         return np.frombuffer(made, "<i8").reshape(-1, 2).copy()
 
     def _blocks(self, names: pa.Array) -> Words:
-        """Return 16 bytes for each name; what is named by as many bytes, a keyed hash, is not hashed again."""
+        """Return 16 bytes for each name; names of 16 bytes are keyed hashes already and are not hashed again."""
         if pa.types.is_timestamp(names.type):
             names = names.cast(pa.int64()).cast(pa.string())
         if pa.types.is_binary(names.type) and not names.null_count:

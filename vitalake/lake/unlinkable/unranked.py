@@ -1,4 +1,4 @@
-"""What is published of a dataset's times and versions: without what ranks the rows of two records."""
+"""Publishes times and versions without the order of rows of different records."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from vitalake.lake.unlinkable.record_versions import RecordVersions
 
 
 def record_key(dataset: Dataset) -> tuple[str, ...]:
-    """Return the columns that name a record: the key without what tells its versions apart."""
+    """Return the columns that name a record: the key without the version."""
     return tuple(name for name in dataset.key if not dataset.column(name).counts)
 
 
 def ranks(column: Column) -> bool:
-    """Return whether a column of rows as they came may rank them."""
+    """Return whether a column could show the order in which rows came."""
     return column.ours is not None or column.counts
 
 
 class Unranked:
-    """Makes what is published of such columns, with one secret; used by one thread at a time."""
+    """Makes the published form of such columns, with one secret; to be used by one thread at a time."""
 
     def __init__(self, secret: bytes) -> None:
         self._times, self._versions = OwnTimes(secret), RecordVersions(secret)
 
     def __call__(self, column: Column, rows: pa.RecordBatch, names: Names, dataset: Dataset) -> pa.Array:
-        """Return a column that may rank rows, as it may be published.
+        """Return the published form of a column that could show the order of rows.
 
         Args:
-            column: of the dataset; one that ranks.
-            rows: as they came; what names the records among them.
+            column: a column of the dataset for which ``ranks`` is true.
+            rows: rows as they came, with the columns that name their records.
             names: gives the columns of ``record_key``, as they are published.
-            dataset: of the rows.
+            dataset: the dataset of the rows.
         """
         given, of = rows.column(column.name), f"{dataset.name}.{column.name}"
         if column.ours == ALWAYS:

@@ -131,7 +131,7 @@ def test_merging_ends_even_where_rows_shrink_when_they_are_together(lake: Lake) 
 def test_rewrite_that_loses_or_doubles_rows_is_refused(lake: Lake, change: Callable[[pa.Table], pa.Table]) -> None:
     lake.published.refresh()
     before, version = files_on_disk(lake.published), lake.published.delta.version()
-    with pytest.raises(LakeError, match="rows of 24"):
+    with pytest.raises(LakeError, match="rows out of 24"):
         rewrite(lake.published, everything, lambda batches: map(change, as_one(batches)))
     lake.published.refresh()
     assert lake.published.delta.version() == version

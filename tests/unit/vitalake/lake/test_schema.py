@@ -185,15 +185,18 @@ def test_a_file_without_a_column_that_was_there_from_the_start_is_found(old: Pat
 
 
 REFUSED = {
-    "dropped": (dataset({k: v for k, v in COLUMNS.items() if k != "size"}, revision=2), "size is not of the dataset"),
+    "dropped": (
+        dataset({k: v for k, v in COLUMNS.items() if k != "size"}, revision=2),
+        "size is not a column of the dataset",
+    ),
     "renamed": (
         dataset({("extent" if k == "size" else k): v for k, v in COLUMNS.items()}, revision=2),
-        "size is not of the dataset",
+        "size is not a column of the dataset",
     ),
     "narrowed": (dataset({**COLUMNS, "version": "int32"}, revision=2), "version is int64 and not int32"),
     "of another kind": (dataset({**COLUMNS, "size": "string"}, revision=2), "size is int16 and not string"),
     "date to timestamp": (dataset({**COLUMNS, "id": "timestamp"}, revision=2), "id is string and not timestamp"),
-    "unpartitioned": (dataset(revision=2, day_of=None), "its partition is another"),
+    "unpartitioned": (dataset(revision=2, day_of=None), "its partition column differs"),
 }
 
 
@@ -210,9 +213,9 @@ def test_what_cannot_be_done_in_place_is_refused_with_the_way_to_do_it(old: Path
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"key": ("version", "id")}, "its key is another"),
-        ({"key": ("id",)}, "its key is another"),
-        ({"day_of": "other_at"}, "its day is another column's"),
+        ({"key": ("version", "id")}, "its key differs"),
+        ({"key": ("id",)}, "its key differs"),
+        ({"day_of": "other_at"}, "its day comes from another column"),
     ],
 )
 def test_a_changed_key_or_day_is_refused_once_it_was_recorded(tmp_path: Path, change: dict[str, Any], why: str) -> None:
@@ -321,7 +324,7 @@ def test_what_always_loses_the_race_gives_up(old: Path, monkeypatch: pytest.Monk
         raise CommitFailedError("lost")
 
     monkeypatch.setattr("vitalake.lake.tables.schema.write_deltalake", lose)
-    with pytest.raises(ServiceUnavailable, match="contended"):
+    with pytest.raises(ServiceUnavailable, match="always come first"):
         open_table(old).prepare()
 
 
@@ -413,7 +416,7 @@ def test_the_command_says_what_is_to_be_published_again_and_what_cannot_be(
     assert "made by a newer release" in capsys.readouterr().out
     known["observation"] = replace(declared, columns=columns[:-1])
     assert main(arguments) == 11
-    assert f"REFUSED: {columns[-1].name} is not of the dataset" in capsys.readouterr().out
+    assert f"REFUSED: {columns[-1].name} is not a column of the dataset" in capsys.readouterr().out
 
 
 def test_the_command_ends_with_11_for_a_table_that_cannot_be_brought(
@@ -423,7 +426,7 @@ def test_the_command_ends_with_11_for_a_table_that_cannot_be_brought(
     DeltaTable.create(str(first_home / "lake" / "published" / "patient"), schema=pa.schema({"x": pa.int64()}))
     assert main(["lake", "schema", "--json", "--apply", "--home", str(first_home)]) == 11
     out = capsys.readouterr().out
-    assert '"refused":["x is not of the dataset"]' in out
+    assert '"refused":["x is not a column of the dataset"]' in out
     assert '"applied":true' in out
 
 
