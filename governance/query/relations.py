@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from vitalake.clinical.statuses import STAGES, TAKEN_BACK, TOLD_ANEW
+from vitalake.clinical.statuses import LAST_REPORT_COUNTS, STAGES, WITHDRAWN
 
 VERSION = "version"
 STATUS = "status"
@@ -153,7 +153,7 @@ def _kept(relation: Relation) -> str:
     """Return whether the row that counts is shown."""
     kept = ["true"]
     if STATUS in relation.columns:
-        kept.append(f"coalesce({quoted(STATUS)}, '') NOT IN ({', '.join(map(text, TAKEN_BACK))})")
+        kept.append(f"coalesce({quoted(STATUS)}, '') NOT IN ({', '.join(map(text, WITHDRAWN))})")
     if ATTRIBUTION in relation.columns:
         kept.append(f"coalesce({quoted(ATTRIBUTION)} % 2 = 1, true)")
     if relation.subject:
@@ -184,7 +184,7 @@ def _order(relation: Relation) -> str:
         order.append(f"{quoted(ATTRIBUTION)} IS NOT NULL")
     if STATUS in columns:
         stages = " ".join(f"WHEN {text(status)} THEN {stage}" for stage, names in enumerate(STAGES) for status in names)
-        anew = f"{quoted(STATUS)} IN ({', '.join(map(text, TOLD_ANEW))})"
+        anew = f"{quoted(STATUS)} IN ({', '.join(map(text, LAST_REPORT_COUNTS))})"
         order += [f"CASE {quoted(STATUS)} {stages} END DESC", f"CASE WHEN {anew} THEN {told} END DESC"]
     return _in_order([*order, told, *_said(relation)])
 

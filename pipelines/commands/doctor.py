@@ -183,12 +183,12 @@ _MOST_NAMED = 3
 def _permissions(settings: Settings) -> Iterator[Check]:
     """Say who else on this machine may read the home and the lake, and who should but may not."""
     from vitalake.errors import VitaLakeError
-    from vitalake.modes import group_id, unreadable, wider
+    from vitalake.modes import group_id, too_open, unreadable
 
     command = f"vitalake lake permissions --home {shlex.quote(str(settings.home))}"
     try:
         readers = None if settings.lake.readers is None else group_id(settings.lake.readers)
-        open_to_others = wider(settings.home, settings.lake_folder, readers=readers)
+        open_to_others = too_open(settings.home, settings.lake_folder, readers=readers)
         closed = [] if readers is None else unreadable(settings.lake_folder, readers)
     except VitaLakeError as error:
         yield _failed("permissions", error)

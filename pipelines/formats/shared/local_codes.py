@@ -67,7 +67,7 @@ def with_local_codes(
         taken_as = vocabulary.mapped.get(text)
         if taken_as is not None:
             mapped[f"{text} → {taken_as.loinc}"] = message[np.isin(index, of)]
-        elif vocabulary.is_of_local(text):
+        elif vocabulary.is_local_code(text):
             if len(unmapped) < MOST_LOCAL:
                 unmapped[text] = message[np.isin(index, of)]
             else:

@@ -91,7 +91,7 @@ def with_values_of_words(rows: pa.RecordBatch, vocabulary: Vocabulary) -> tuple[
 def _said(code: str, text: str, unit: str | None, vocabulary: Vocabulary) -> Words:
     answers = vocabulary.answers.get(code)
     if answers is not None:
-        return Words(answer=answers.said(text))
+        return Words(answer=answers.code_of(text))
     words = read_words(text)
     if words.number is None or words.unit is None:
         return words._replace(unit=unit)

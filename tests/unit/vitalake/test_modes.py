@@ -155,7 +155,7 @@ def test_the_doctor_names_what_is_wider_and_the_command_that_closes_it(
 
 def test_a_group_that_is_none_and_an_object_store_are_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "vitalake.yaml").write_text("lake: {readers: no-such-group-here}")
-    assert "fail Group is not known" in _doctor(home, capsys)
+    assert "fail Group does not exist on this machine" in _doctor(home, capsys)
     assert main(["lake", "permissions", "--home", str(home)]) == 10
     (home / "vitalake.yaml").write_text("lake: {uri: 's3://bucket/lake'}")
     assert load_settings(home).lake_folder is None
