@@ -128,7 +128,7 @@ def test_who_saw_says_where_it_cannot_follow_a_pseudonym(
 ) -> None:
     _record(settings, keys)
     assert main(["audit", "who-saw", PATIENT, "--home", str(home)]) == 0
-    assert "under this very one only" in capsys.readouterr().err
+    assert "only accesses under this one pseudonym" in capsys.readouterr().err
     assert main(["audit", "who-saw", "ZZMRN-9", "--home", str(home)]) == 11
     told = capsys.readouterr().err
     assert "No patient has this number or id" in told and "ZZMRN-9" not in told
@@ -222,7 +222,7 @@ def test_an_audit_whose_folder_is_gone_ends_verify_and_doctor_with_12_until_a_ne
     capsys.readouterr()
     main(["doctor", "--home", str(home), "--json"])
     checks = {check["name"]: check for check in _json(capsys)["checks"]}
-    assert checks["audit"]["finding"].endswith("heads are not kept outside (settings.anchors)")
+    assert checks["audit"]["finding"].endswith("heads are not copied to settings.anchors")
 
 
 def test_verify_says_when_the_heads_were_last_kept_on_other_storage(

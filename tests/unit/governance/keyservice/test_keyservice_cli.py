@@ -51,7 +51,7 @@ def test_init_never_replaces_a_key_that_the_vault_needs(home: Path, capsys: pyte
     assert "made  vault key v1" in capsys.readouterr().out
     away = (home / "vault-keys.yaml").rename(home / "away")
     assert _run(home, "init") == 12
-    assert "the vault needs it: vault-keys.yaml. Restore it (local/" in capsys.readouterr().err
+    assert "the vault needs it: vault-keys.yaml. Restore the file with local/" in capsys.readouterr().err
     assert not (home / "vault-keys.yaml").exists()
     away.rename(home / "vault-keys.yaml")
     assert _run(home, "init") == 0
@@ -152,7 +152,7 @@ def test_revoke_locks_and_undo_opens_and_both_are_on_record(home: Path, capsys: 
     assert _run(home, "status") == 0
     assert ": revoked, in use" in capsys.readouterr().out
     assert _run(home, "revoke", "--undo") == 0
-    assert "goes on by itself" in capsys.readouterr().out
+    assert "paused streams go on by themselves" in capsys.readouterr().out
     assert _vault(home).enrol(people(1)) == keys
     assert _actions(home) == ["keys.revoke", "keys.rotate", "keys.restore"]
 
