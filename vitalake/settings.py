@@ -227,7 +227,7 @@ class ServingSettings(_Frozen):
         json_schema_extra=ALLOWED,
     )
     port: int = Field(8321, ge=0, le=65535, description="0 takes a free one.", json_schema_extra=ALLOWED)
-    task: str = Field("mortality", description="The task whose learnt score is served, in shadow beside NEWS2.")
+    task: str = Field("mortality", description="The task whose learnt score is served, in shadow mode beside NEWS2.")
     issuer: Literal["development"] = Field(
         "development", description="Who signs the tokens; development: one user for each role, for trying out."
     )
