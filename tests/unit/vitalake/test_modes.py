@@ -134,7 +134,7 @@ def test_the_doctor_names_what_is_wider_and_the_command_that_closes_it(
     (home / "vitalake.yaml").write_text(f"lake: {{uri: {lake}}}")
     ward = Ward(home)
     ward.stream([ward.bed(0, subject={"reference": "Patient/A"})])
-    assert "ok nobody else" in _doctor(home, capsys)
+    assert "ok no other account can read files" in _doctor(home, capsys)
     (home / "link").symlink_to("/")
     for root in (home, lake):
         for path in (root, *root.rglob("*")):
@@ -145,7 +145,7 @@ def test_the_doctor_names_what_is_wider_and_the_command_that_closes_it(
     home.chmod(0o711)  # a folder that can be walked through, to files that can be read by their names
     assert f"{home}" in _doctor(home, capsys)
     assert main(["lake", "permissions", "--home", str(home), "--json"]) == 0
-    assert "ok nobody else" in _doctor(home, capsys)
+    assert "ok no other account can read files" in _doctor(home, capsys)
     (home / "link").unlink()
     assert wide(home) == wide(lake) == {}
     assert Path("/").stat().st_mode & 0o055  # the link was not followed
@@ -159,6 +159,6 @@ def test_a_group_that_is_none_and_an_object_store_are_told(home: Path, capsys: p
     assert main(["lake", "permissions", "--home", str(home)]) == 10
     (home / "vitalake.yaml").write_text("lake: {uri: 's3://bucket/lake'}")
     assert load_settings(home).lake_folder is None
-    assert "ok nobody else" in _doctor(home, capsys)
+    assert "ok no other account can read files" in _doctor(home, capsys)
     (home / "vitalake.yaml").write_text("privacy_officers: [somebody]")
     assert "configuration does not count" in _doctor(home, capsys) or os.getuid() != home.stat().st_uid
