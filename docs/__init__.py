@@ -1,1 +1,1 @@
-"""The documentation's tools: what is generated from the code, and whether it is fresh."""
+"""Tools for the documentation: generate reference pages from the code, check pages, build the site."""

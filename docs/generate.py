@@ -1,4 +1,4 @@
-"""Writes docs/reference from the code, with JSON Schemas for editors; ``make reference`` calls it."""
+"""Writes the pages of docs/reference from the code, and JSON Schemas for editors; ``make reference`` calls it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from vitalake.vocabulary.home import json_schema as vocabulary_schema
 
 FOLDER = Path(__file__).parent / "reference"
 SCHEMAS = {"datasets": datasets_schema(), "task": task_schema(), "vocabulary": vocabulary_schema()}
-"""Kinds of declarations of a home, and their structure."""
+"""JSON Schema of each kind of declaration that a home can add."""
 
 _HEAD = "<!-- Made from the code by `make reference`; changes here are lost. -->\n\n"
 
 
 def pages() -> dict[str, str]:
-    """Return every generated page: file name → text."""
+    """Return the generated files: name → text."""
     made = {
         "commands.md": _commands(),
         "configuration.md": _configuration(),
@@ -65,7 +65,7 @@ def pages() -> dict[str, str]:
 
 
 def _schema(title: str, schema: dict[str, Any]) -> str:
-    """Return a JSON Schema as a file that editors read; its descriptions are the docstrings of the forms."""
+    """Return the text of a JSON Schema file for editors; its descriptions are the docstrings of the structures."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
     for form in (schema, *schema.get("$defs", {}).values()):
         if "description" in form:
@@ -80,7 +80,7 @@ def _commands() -> str:
 
 
 def _command(path: list[str], command: Any) -> Iterator[str]:
-    """Yield the section of a command, or of all of a group's; typer brings its own copy of click's classes."""
+    """Yield the section of a command, or of each command of a group; typer has its own copy of click's classes."""
     if isinstance(command, TyperGroup):
         for name, child in command.commands.items():
             yield from _command([*path, name], child)
@@ -98,7 +98,7 @@ def _command(path: list[str], command: Any) -> Iterator[str]:
 
 
 def _choices(param: TyperOption) -> tuple[str, ...]:
-    """Return what an option takes, if that is closed."""
+    """Return the values that an option accepts, if they are limited."""
     kind: Any = param.type_descriptor.annotation
     origin: Any = get_origin(kind)
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -113,11 +113,11 @@ def _default(param: TyperOption) -> str:
 def _configuration() -> str:
     rows = list(_fields(Settings, ""))
     return (
-        "# Configuration\n\n`vitalake.yaml` in the home. Unknown fields are refused. "
-        "Where the last column says so, an environment "
-        "variable comes first: `VITALAKE_` and the field, `__` between levels, as in "
+        "# Configuration\n\nThe configuration is `vitalake.yaml` in the home. Unknown fields are refused. "
+        "Where the last column says yes, an environment "
+        "variable can set the field instead: `VITALAKE_` and the field, with `__` between levels, such as "
         "`VITALAKE_KAFKA__BOOTSTRAP_SERVERS`. A variable for any other field is refused. "
-        "Secrets never stand in it: their values are references, `env:NAME` or `file:PATH`.\n\n"
+        "Write secrets as references, `env:NAME` or `file:PATH`, never as they are.\n\n"
         + table(["field", "default", "meaning", "by variable"], rows)
     )
 
@@ -148,41 +148,43 @@ def _formats() -> str:
     written = {"none": "`{0}`", "optional": "`{0}`, `{0}:<profile>`", "required": "`{0}:<profile>`"}
     kinds = [format_kind(name) for name in OUR_FORMATS]
     return (
-        "# Formats\n\nWhat the messages of a topic may be: `jobs.*.topics`. Installed packages may register "
-        "[further formats](../how-to/write-a-format.md); what the messages mean stands in "
-        "[read other formats](../how-to/formats.md).\n\n"
+        "# Formats\n\nThe formats that the messages of a topic can have, for `jobs.*.topics`. Installed packages can "
+        "register [further formats](../how-to/write-a-format.md). [Read other formats](../how-to/formats.md) explains "
+        "how messages are read.\n\n"
         + table(["format", "messages"], [[written[kind.profile].format(kind.name), kind.description] for kind in kinds])
     )
 
 
 def _datasets() -> str:
     text = (
-        "# Datasets\n\nWhat a column *is* (its class) is declared here; what happens to a class, rules say. Text "
-        "that is published as it came is held to what stands under *holds only*: see "
+        "# Datasets\n\nA dataset declares the class of each column: what kind of data it has. Rules say what happens "
+        "to each class. Text that is published unchanged must fit the last column, *holds only*: see "
         "[what text is published](../how-to/closed-text.md).\n"
     )
     for name in (*published_datasets(), "dead_letter", "spans"):
         dataset = load_dataset(name)
         text += f"\n## {name}\n\nKey: {', '.join(dataset.key)}. Partitioned by the day of {dataset.day_of}.\n\n"
         rows = [
-            [f"`{c.name}`", str(c.type), c.data_class or "(none)", c.description, _held(c)] for c in dataset.columns
+            [f"`{c.name}`", str(c.type), c.data_class or "(none)", c.description, _allowed_texts(c)]
+            for c in dataset.columns
         ]
         text += table(["column", "type", "class", "meaning", "holds only"], rows)
     return text
 
 
-def _held(column: Column) -> str:
-    """Say which texts are published of a column where it is published as it came."""
+def _allowed_texts(column: Column) -> str:
+    """Return which texts of a column can be published unchanged."""
     if column.values:
         return ", ".join(f"`{value}`" for value in column.values)
-    return describe_allowed(column, {}) or "" if not column.listed else f"what the list `{column.listed}` has"
+    return describe_allowed(column, {}) or "" if not column.listed else f"the entries of the list `{column.listed}`"
 
 
 def _metrics() -> str:
     rows = [[f"`{name}`", text] for name, text in DOCUMENTED.items()]
     return (
-        "# Metrics\n\n`/metrics` (Prometheus) and `/healthz` on `observability.port`. The health endpoint answers 200 "
-        "while all workers run, 503 with the reasons otherwise.\n\n" + table(["metric", "meaning"], rows)
+        "# Metrics\n\nA stream serves `/metrics` (Prometheus) and `/healthz` on `observability.port`. `/healthz` "
+        "answers 200 while all workers run, and otherwise 503 with the reasons.\n\n"
+        + table(["metric", "meaning"], rows)
     )
 
 
@@ -191,7 +193,7 @@ def _reasons() -> str:
         [f"`{reason}`", "undecodable: no rows" if reason in UNDECODABLE else "rejected: all rows of the message", text]
         for reason, text in EXPLAINED.items()
     ]
-    return "# Reasons of dead letters\n\nA closed list. One bad row rejects its whole message.\n\n" + table(
+    return "# Reasons of dead letters\n\nThis list is closed. One bad row rejects its whole message.\n\n" + table(
         ["reason", "counts as", "meaning"], rows
     )
 
@@ -200,11 +202,11 @@ def _rules() -> str:
     rows = [[f"`{name}`", kind.description] for name, kind in mask_kinds().items() if name in OURS]
     sample = (Path(samples_file).parent / "limited-data-set.yaml").read_text()
     return (
-        "# Rules\n\nYAML files in the home's `governance` folder. "
-        "Of several masks for a column the most restrictive wins; "
-        "a column without a class, or of a class no rule speaks of, is not published. "
-        "A mask that does not fit a column's type drops it. "
-        "`filter` leaves rows out and counts them. Unknown fields are refused. Installed packages may register "
+        "# Rules\n\nRules are YAML files in the home's `governance` folder. "
+        "If several masks apply to a column, the most restrictive one is used. "
+        "A column without a class, or without a rule for its class, is not published. "
+        "If a mask does not fit a column's type, the column is not published. "
+        "`filter` leaves rows out and counts them. Unknown fields are refused. Installed packages can register "
         "[further masks](../how-to/write-a-mask.md).\n\n"
         + table(["mask, from least to most restrictive", "meaning"], rows)
         + "\nThe sample that `vitalake init` copies:\n\n```yaml\n"
@@ -213,19 +215,19 @@ def _rules() -> str:
     )
 
 
-def _taken(words: Vocabulary, i: int, units: dict[int, str]) -> str:
-    """Return the units that a code takes besides its own, with what makes its own of each."""
-    taken = []
+def _accepted_units(words: Vocabulary, i: int, units: dict[int, str]) -> str:
+    """Return the units that a code accepts besides its own, with the conversion of each."""
+    accepted = []
     for j, unit in sorted(units.items()):
         factor, offset = words.factor[i, j], words.offset[i, j]
         if factor == factor and unit != words.unit_of[i]:  # not NaN
             shift = f" + {offset:.10g}" if offset else ""
-            taken.append(f"`{unit}`" if factor == 1.0 and not shift else f"`{unit}` × {factor:.6g}{shift}")
-    return ", ".join(taken)
+            accepted.append(f"`{unit}`" if factor == 1.0 and not shift else f"`{unit}` × {factor:.6g}{shift}")
+    return ", ".join(accepted)
 
 
 def _range(words: Vocabulary, i: int) -> str:
-    """Return the plausible range of a code, and what is taken below it as an event."""
+    """Return the plausible range of a code, and the values below it that are accepted as an event."""
     text = f"{words.low[i]:g} – {words.high[i]:g}"
     below = f"{words.least[i]:g} – <{words.low[i]:g}" if words.least[i] < words.low[i] else ""
     events = " and ".join(filter(None, ["0" if words.zero_counts[i] else "", below]))
@@ -245,7 +247,7 @@ def _vocabulary() -> str:
         for code, i in words.codes.items()
     ]
     first = {j: unit for unit, j in reversed(words.units.items()) if unit != NO_UNIT}
-    units = [[code, f"`{words.unit_of[i]}`", _taken(words, i, first)] for code, i in words.codes.items()]
+    units = [[code, f"`{words.unit_of[i]}`", _accepted_units(words, i, first)] for code, i in words.codes.items()]
     spelled = {j: [text for text, i in words.units.items() if i == j and text != unit] for j, unit in first.items()}
     other = [[f"`{first[j]}`", ", ".join(f"`{text}`" for text in spelled[j])] for j in sorted(first) if spelled[j]]
     near = [[code, words.names[words.codes[code]], general] for code, general in words.counts_as.items()]
@@ -259,20 +261,22 @@ def _vocabulary() -> str:
         + table(["LOINC", "name", "UCUM", "plausible", "source of the range"], codes)
         + "\n## Units that are converted\n\n"
         + table(["LOINC", "becomes", "of"], units)
-        + "\n## Other spellings\n\nUCUM's codes count letter by letter. What is none of them may differ in case, "
-        "blanks, µ for u and the way a power of ten is written, from three letters on.\n\n"
+        + "\n## Other spellings\n\nA text that is a UCUM code is taken exactly as it is. Any other spelling of three "
+        "letters or more may differ in case, blanks, µ for u, and the way a power of ten is written.\n\n"
         + table(["UCUM", "also"], other)
-        + "\n## Near codes\n\nRows keep the code that was sent; whoever asks for the general code means these too.\n\n"
+        + "\n## Near codes\n\nRows keep the code that was sent. Scores and features that read the general code read "
+        "these, too.\n\n"
         + table(["LOINC", "name", "counts as"], near)
-        + "\n## Answers\n\nValues that are codes, with their place on the scale, the best one 0: the care store keeps "
-        "that as a number.\n\n"
+        + "\n## Answers\n\nSome values are codes on a scale. The care store keeps their place on it as a number; the "
+        "best answer is 0.\n\n"
         + table(["LOINC", "place", "value_code"], answers)
-        + "\n## Code systems of coded values\n\nA code of another system, or of another form, is free text.\n\n"
+        + "\n## Code systems of coded values\n\nA code of another system, or with another form, counts as free text."
+        "\n\n"
         + table(["system", "form"], [[system, f"`{form.pattern.pattern}`"] for system, form in words.systems.items()])
-        + "\n## Forms of codes\n\nA text of another form is no code, and is not published.\n\n"
+        + "\n## Forms of codes\n\nA text that does not have the form is not a code, and is not published.\n\n"
         + table(["form", "pattern", "source"], [[n, f"`{f.pattern.pattern}`", f.source] for n, f in forms.items()])
-        + "\n## Categories\n\nWhat codes and words of others become. A code that is not listed is not published, and "
-        "counted; it never becomes *other*.\n" + "".join(_categories())
+        + "\n## Categories\n\nThe categories that codes and words of senders become. A code that is not listed is "
+        "counted, and not published; it never becomes *other*.\n" + "".join(_categories())
     )
 
 

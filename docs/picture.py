@@ -1,8 +1,8 @@
-"""Draws what people see as it really looks: runs the demo, keeps the terminal's view as an SVG and the board as a PNG.
+"""Makes the pictures of the documentation: runs the demo, and saves the terminal's view as SVG and the board as PNG.
 
-``python -m docs.picture`` writes docs/pictures/live-view.svg and docs/pictures/ward-board.png (Debian's Chromium).
-``python -m docs.picture --sizes FOLDER`` writes the board and a patient's page there at six sizes, by day, by night
-and as they are printed, to be looked at; with ``--address http://…`` those of a server that runs.
+``python -m docs.picture`` writes docs/pictures/live-view.svg and docs/pictures/ward-board.png. It needs Chromium.
+``python -m docs.picture --sizes FOLDER`` writes the board and a patient's page into the folder at six sizes, in light
+and dark colours and as printed, for review; with ``--address http://…`` it uses a server that already runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipelines.simulator.broker import EmbeddedBroker
 FOLDER = Path(__file__).parent / "pictures"
 SECONDS = 60.0
 BOARD_AFTER_SECONDS = 50.0
-"""Of the devices' speaking: by then a model is there and patients have moved."""
+"""When the board is photographed after the devices begin: a model is trained by then, and patients have moved."""
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
@@ -42,14 +42,14 @@ SIZES: dict[str, tuple[int, int]] = {
     "wall": (3840, 2160),
 }
 PAPER = (718, 1046)
-"""A4 upright less margins of 10 mm, in CSS pixels."""
+"""A4 upright without margins of 10 mm, in CSS pixels."""
 
 
 def main() -> None:
-    """Run the demo and write the pictures; or those of all sizes only, of a server that runs."""
+    """Run the demo and write the pictures; with --sizes and --address only photograph a running server."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=Path, help="Folder for the pictures of all sizes.")
-    parser.add_argument("--address", help="Of a server that runs; only with --sizes.")
+    parser.add_argument("--sizes", type=Path, help="Folder for pictures in all sizes.")
+    parser.add_argument("--address", help="Address of a server that runs; only with --sizes.")
     given = parser.parse_args()
     if given.address and given.sizes:
         photograph_sizes(given.address, given.sizes)
@@ -82,8 +82,8 @@ def main() -> None:
         demo.watch = watch
         demo.run(view=False)
     console = Console(record=True, width=112, file=open(os.devnull, "w"))
-    console.print(drawn[-8])  # while the devices still speak
-    # The default stylesheet fetches a font from the net; the reader's own monospace does.
+    console.print(drawn[-8])  # while the devices still send
+    # The default stylesheet loads a font from the internet; remove it, so that the reader's monospace font is used.
     svg = console.export_svg(title="vitalake demo")
     start, end = svg.index("@font-face"), svg.rindex("@font-face")
     end = svg.index("}", end) + 1
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def photograph(address: str) -> None:
-    """Write what a clinician sees of the ward now."""
+    """Save a picture of the board as a clinician sees it now."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -105,7 +105,7 @@ def photograph(address: str) -> None:
 
 
 def photograph_sizes(address: str, folder: Path) -> None:
-    """Write the board and the first patient's page at all sizes, by day, by night and on paper."""
+    """Save pictures of the board and the first patient's page: all sizes, light and dark colours, and as printed."""
     from playwright.sync_api import sync_playwright
 
     folder.mkdir(parents=True, exist_ok=True)

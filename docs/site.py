@@ -1,7 +1,7 @@
-"""Builds the documentation site; ``make docs`` calls it. Says which links lead to nothing.
+"""Builds the documentation site, and finds broken links; ``make docs`` calls it.
 
-The site has the pages below ``docs`` and some of the repository's own. They are gathered in one folder first: links
-between them lead to where they are there, and a link to a file that is no page becomes text.
+The site has the pages below ``docs`` and some pages of the repository's root. They are first copied into one folder:
+links between pages are changed to fit, and a link to a file that is not a page becomes text.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ GATHERED = ROOT / "build" / "pages"
 """``docs_dir`` of ``mkdocs.yml``."""
 
 OUTSIDE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "GLOSSARY.md": "glossary.md"}
-"""Pages of the repository's root, and what they are called on the site; README is for who looks at the repository."""
+"""Pages of the repository's root, and their names on the site. README is not among them: it is for the repository."""
 
 _LINK = re.compile(
-    r"^```.*?^```$"  # blocks and code show links, and are none
+    r"^```.*?^```$"  # what looks like a link in a block or in code is not one
     r"|(?P<image>!?)\[(?P<text>(?:`[^`]*`|[^\[\]`])*)\]\((?P<path>[^()\s#]*)(?P<anchor>#[^()\s]*)?\)"
     r"|`[^`\n]+`",
     re.DOTALL | re.MULTILINE,
@@ -36,13 +36,13 @@ _ITEM = re.compile(r"(?:[-*]|\d+\.) +")
 
 
 def pages() -> dict[Path, str]:
-    """Return every page of the site: the file it is made of → its path on the site."""
+    """Return every page of the site: its file → its path on the site."""
     inside = {path: str(path.relative_to(DOCS)) for path in sorted(DOCS.rglob("*.md"))}
     return inside | {ROOT / name: path for name, path in OUTSIDE.items()}
 
 
-def lost_links() -> list[str]:
-    """Return the links of all pages and of README to files that are not there."""
+def missing_links() -> list[str]:
+    """Return the links of all pages and of README to files that do not exist."""
     return [
         f"{page.relative_to(ROOT)}: {link['path']}"
         for page in (*pages(), ROOT / "README.md")
@@ -52,9 +52,9 @@ def lost_links() -> list[str]:
 
 
 def unlisted_pages() -> list[str]:
-    """Return the pages that the site's navigation does not have, and those that it has and are not there.
+    """Return the pages that are not in the site's navigation, and its entries that are not pages.
 
-    Decisions are reached by their list.
+    Decisions are not in the navigation: a list links to them.
     """
     listed = set(_listed(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     there = {path for path in pages().values() if not path.startswith("decisions/")} | {"decisions/index.md"}
@@ -62,7 +62,7 @@ def unlisted_pages() -> list[str]:
 
 
 def gather() -> None:
-    """Write all pages, and the files they show, to one folder."""
+    """Write all pages, and the pictures and schemas that they link to, into one folder."""
     shutil.rmtree(GATHERED, ignore_errors=True)
     made = {place: for_the_site(page, page.read_text(), depth=place.count("/")) for page, place in pages().items()}
     made["decisions/index.md"] = _decisions()
@@ -74,7 +74,7 @@ def gather() -> None:
 
 
 def build() -> int:
-    """Build the site; return the exit code, which is not 0 if there was a warning."""
+    """Build the site; return the exit code, which is not 0 after a warning."""
     gather()
     command = [
         sys.executable,
@@ -93,7 +93,7 @@ def build() -> int:
 
 
 def _links(text: str) -> Iterator[re.Match[str]]:
-    """Yield what leads to a file."""
+    """Yield the links to files, without those to other sites."""
     for link in _LINK.finditer(text):
         if link["path"] and not _ELSEWHERE.match(link["path"]):
             yield link
@@ -106,16 +106,16 @@ def _listed(nav: Any) -> Iterator[str]:
 
 
 def for_the_site(page: Path, text: str, *, depth: int) -> str:
-    """Return a page as it is gathered.
+    """Return the text of a page for the site, with its links changed to fit.
 
     Args:
-        page: where it lies in the repository: its links lead from there.
-        text: of it.
-        depth: folders that it lies in on the site.
+        page: its file in the repository, where its relative links start.
+        text: its text.
+        depth: number of folders that it is in on the site.
     """
     places = pages()
 
-    def led(link: re.Match[str]) -> str:
+    def relinked(link: re.Match[str]) -> str:
         if not link["path"] or _ELSEWHERE.match(link["path"]):
             return link[0]
         target = (page.parent / link["path"]).resolve()
@@ -131,14 +131,14 @@ def for_the_site(page: Path, text: str, *, depth: int) -> str:
             return str(link["text"])
         return f"{link['image']}[{link['text']}]({'../' * depth}{place}{link['anchor'] or ''})"
 
-    return as_markdown(_LINK.sub(led, text))
+    return as_markdown(_LINK.sub(relinked, text))
 
 
 def as_markdown(text: str) -> str:
-    """Return a page as Python-Markdown reads it.
+    """Return the text of a page in the form that Python-Markdown needs.
 
-    It wants four blanks before what belongs to an item of a list, an empty line behind an item that has several
-    paragraphs, and one word behind the beginning of a block.
+    It needs four blanks before the content of a list item, an empty line after an item with several paragraphs, and
+    only one word after the beginning of a code block.
     """
     lines: list[str] = []
     within, fenced, several = 0, False, False
@@ -163,7 +163,7 @@ def _decisions() -> str:
         title = path.read_text().partition("\n")[0].removeprefix("# ")
         lines.append(f"| {path.name[:4]} | [{re.sub(r'^[0-9]+[.:] ', '', title)}]({path.name}) |")
     return (
-        "# Decisions\n\nWhat was hard to choose, why it was chosen so, and what it costs. A decision says what was so "
+        "# Decisions\n\nDecisions that were hard, with their reasons and costs. Each describes the state at the time "
         "when it was made.\n\n| | |\n| --- | --- |\n" + "\n".join(lines) + "\n"
     )
 

@@ -66,7 +66,7 @@ ACVPU = "67775-7"
 def alike(codes: tuple[str, ...]) -> tuple[str, ...]:
     """Return codes and those that count as one of them: an invasive systolic pressure is a systolic pressure."""
     vocabulary = load_vocabulary()
-    return tuple(dict.fromkeys(near for code in codes for near in vocabulary.alike(code)))
+    return tuple(dict.fromkeys(near for code in codes for near in vocabulary.with_near_codes(code)))
 
 
 class Part(NamedTuple):
@@ -94,7 +94,7 @@ class Part(NamedTuple):
     @property
     def event_below(self) -> float:
         """Return below what a reading is no measurement of a living body but an event."""
-        return load_vocabulary().begins_at(self.general[0]) if self.has_events else -_INF
+        return load_vocabulary().lowest_measurement(self.general[0]) if self.has_events else -_INF
 
 
 def _events(*codes: str, bands: Bands) -> Part:

@@ -1,4 +1,4 @@
-"""A streaming healthcare data lake; ``vitalake.open`` is where a Python program begins."""
+"""A streaming healthcare data lake; a Python program begins with ``vitalake.open``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _FACE = "vitalake.face"
-"""Group of entry points with one name, ``open``: what stands above the foundation, which imports nothing of it."""
+"""Entry point group with one name, ``open``. This package may not import ``governance``, so it finds it by name."""
 
 
 def open(home: str | os.PathLike[str] | None = None) -> OpenedHome:  # noqa: A001 - as one says vitalake.open
-    """Open a home for a program: its published rows, its ledger, SQL.
+    """Open a home, for a program to read its published rows and its ledger, and to query with SQL.
 
     Args:
-        home: its folder; None: ``VITALAKE_HOME``, else ``vitalake-home`` in the current folder.
+        home: the folder of the home; None: ``VITALAKE_HOME``, else ``vitalake-home`` in the current folder.
 
     Raises:
-        SettingsError: there is no home, or its configuration does not hold.
+        SettingsError: there is no home, or its configuration is not valid.
     """
     from importlib.metadata import entry_points
 

@@ -1,4 +1,4 @@
-"""``python -m vitalake``."""
+"""Lets ``python -m vitalake`` run the command."""
 
 from vitalake.command import run
 

@@ -1,8 +1,8 @@
-"""Which account of this machine runs this process, also from within a user namespace.
+"""Finds the account of this machine that runs this process, also from within a user namespace.
 
-Anybody can make a user namespace in which they have whatever id they like (``unshare --map-user``). What counts is
-therefore the id outside of it. Inside, the system's list of accounts says nothing about an id, so its name is not
-looked up there: a process in a rootless container is ``mapped-uid-<id outside>``.
+Anybody can make a user namespace and choose their id in it (``unshare --map-user``). Therefore the id outside of the
+namespace counts. Inside, the system's list of accounts says nothing about that id, so no name is looked up: the
+account of a process in a rootless container is called ``mapped-uid-<id outside>``.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ _MAP = Path("/proc/self/uid_map")
 _SUBORDINATE = Path("/etc/subuid")
 
 NOBODY = -1
-"""Not an id."""
+"""Stands for an id that is not known; no account has it."""
 
 _EVERYBODY = [(0, 0, 0xFFFFFFFF)]
-"""The map outside of all user namespaces. Nobody without a privilege makes one that maps as many."""
+"""The uid_map of a process outside of all user namespaces. Making another one this large needs a privilege."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who runs a process.
+    """The account that runs a process.
 
     Attributes:
-        number: id outside of the process' user namespace; NOBODY: it cannot be known.
-        name: as the audit has it.
-        mapped: whether the process is in a user namespace, so that the account is no entry of the system's list.
+        number: id outside of the user namespace of the process; NOBODY: it is not known.
+        name: as the audit records it.
+        mapped: whether the process is in a user namespace: then the system's list of accounts is not asked.
     """
 
     number: int
@@ -39,7 +39,7 @@ class Account:
 
 
 def account() -> Account:
-    """Return who runs this process, by the kernel's word. Two accounts of one id are one account."""
+    """Return the account that runs this process, as the kernel reports it. Two names for one id are one account."""
     number, ranges = os.getuid(), _ranges()
     if ranges == _EVERYBODY:
         return Account(number, account_name(number) or f"uid-{number}", mapped=False)
@@ -48,7 +48,7 @@ def account() -> Account:
 
 
 def account_name(number: int) -> str:
-    """Return what the system's list calls an id; empty: it has no entry, as in some containers."""
+    """Return the name of an id in the system's list of accounts; empty: it has no entry, as in some containers."""
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:
@@ -56,19 +56,19 @@ def account_name(number: int) -> str:
 
 
 def is_owned_by(owner: int, caller: int) -> bool:
-    """Return whether files of an id may be of the account of another one: the same, or lent to it by /etc/subuid.
+    """Return whether an account may own a file: the owner is its own id, or one that /etc/subuid assigns to it.
 
     Args:
-        owner: as ``stat`` gives it to this process.
-        caller: as this process has it.
+        owner: id of the file's owner, as ``stat`` gives it to this process.
+        caller: id of the account, as this process sees it.
     """
     ranges = _ranges()
     owner, caller = _outside(owner, ranges), _outside(caller, ranges)
-    return owner == caller or any(owner in lent for lent in _lent(caller))
+    return owner == caller or any(owner in ids for ids in _subordinate_ids(caller))
 
 
 def _ranges() -> list[tuple[int, int, int]]:
-    """Return what ids of this process' user namespace are outside: first one inside, first outside, how many."""
+    """Return the map of this process' user namespace as ranges: first id inside, first id outside, how many."""
     try:
         lines = _MAP.read_text().splitlines()
     except OSError:
@@ -77,14 +77,15 @@ def _ranges() -> list[tuple[int, int, int]]:
 
 
 def _outside(number: int, ranges: list[tuple[int, int, int]]) -> int:
+    """Return the id that an id of this user namespace is outside of it."""
     for inside, outside, count in ranges:
         if inside <= number < inside + count:
             return outside + number - inside
     return NOBODY
 
 
-def _lent(number: int) -> Iterator[range]:
-    """Yield the ids that an account may use as its own in user namespaces that it makes."""
+def _subordinate_ids(number: int) -> Iterator[range]:
+    """Yield the ranges of ids that /etc/subuid assigns to an account, for user namespaces that it makes."""
     try:
         lines = _SUBORDINATE.read_text(errors="replace").splitlines()
     except OSError:

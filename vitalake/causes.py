@@ -1,4 +1,4 @@
-"""What the operating system, SQLite and delta-rs say when they fail, in our words: their text may hold a value."""
+"""Says in our own words why the operating system, SQLite or delta-rs failed: their texts may hold a value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vitalake.errors import LakeError, ServiceUnavailable, VitaLakeError
 
 
 class _Shortage(NamedTuple):
-    """A resource of the machine that is used up or taken away, and what a person does about it."""
+    """A resource of the machine that is used up or not available, and what a person can do about it."""
 
     what: str
     remedy: str
@@ -29,8 +29,10 @@ _SHORTAGES: dict[int, _Shortage] = {
     errno.EDQUOT: _Shortage("Disk quota is used up", "Free space, or raise the account's quota; nothing is lost."),
     errno.EFBIG: _Shortage("File is longer than its limit", "Raise the limit of a file's size (ulimit -f)."),
     errno.EMFILE: _DESCRIPTORS,
-    errno.ENFILE: _Shortage("Too many open files on the machine", "Raise fs.file-max, or find who leaves files open."),
-    errno.ENOMEM: _Shortage("Memory is used up", "Give the machine more, or let it do less at once."),
+    errno.ENFILE: _Shortage(
+        "Too many open files on the machine", "Raise fs.file-max, or find the process that leaves files open."
+    ),
+    errno.ENOMEM: _Shortage("Memory is used up", "Give the machine more memory, or run less on it at once."),
     errno.EROFS: _READ_ONLY,
     errno.EIO: _BROKEN,
 }
@@ -39,14 +41,14 @@ _IO = _Shortage(
     "Disk refuses to read or write",
     "See whether it is full or a limit of a file's size (ulimit -f) is reached; else look in the system's log.",
 )
-"""SQLite's word for every other failure of the system: it does not pass on which."""
+"""SQLITE_IOERR: SQLite gives this code for all other failures of the system, and does not say which one it was."""
 
 _MISPLACED: dict[int, str] = {
     errno.EISDIR: "a folder is in its place",
     errno.ENOTDIR: "a file is in its folder's place",
     errno.ELOOP: "its link leads to itself",
 }
-"""What no waiting heals: something else lies where a file should."""
+"""Something else lies where the file should be: trying again does not help."""
 
 _CUT = "connection was cut"
 _CAUSES: dict[int, str] = {
@@ -67,7 +69,7 @@ _SQLITE: dict[int, int] = {
     sqlite3.SQLITE_NOMEM: errno.ENOMEM,
     sqlite3.SQLITE_PERM: errno.EACCES,
 }
-"""SQLite's primary result codes that say what the system said."""
+"""SQLite's primary result codes that have the same meaning as an error number of the system."""
 
 _SQLITE_CAUSES: dict[int, str] = {
     sqlite3.SQLITE_BUSY: "another process holds it locked",
@@ -79,10 +81,10 @@ _RUST_ERROR = re.compile(r"\(os error (\d{1,3})\)")
 
 
 def number_of(error: BaseException) -> int | None:
-    """Return the operating system's number of an error, whoever raised it; None: it is no such error."""
+    """Return the operating system's error number, whichever library raised the error; None: it has none."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    if isinstance(error, OSError) and str(error).endswith("is a directory"):  # Arrow's, without a number
+    if isinstance(error, OSError) and str(error).endswith("is a directory"):  # Arrow raises this without a number
         return errno.EISDIR
     if isinstance(error, sqlite3.Error):
         return _SQLITE.get(_primary(error))
@@ -97,12 +99,12 @@ def _shortage(error: BaseException) -> _Shortage | None:
 
 
 def _primary(error: sqlite3.Error) -> int:
-    """Return SQLite's primary result code of a failure; 0: the failure is of Python's own making."""
+    """Return SQLite's primary result code of a failure; 0: Python's sqlite3 module raised it by itself."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
 def cause_of(error: BaseException) -> str:
-    """Return why, in words where the system's number is known; else the error's type."""
+    """Return the cause of an error in words; where it is not known, the name of the error's type."""
     number, shortage = number_of(error) or 0, _shortage(error)
     if shortage is not None:
         return shortage.what[0].lower() + shortage.what[1:]
@@ -112,19 +114,20 @@ def cause_of(error: BaseException) -> str:
 
 
 def unavailable(error: BaseException, what: str, *, where: str, remedy: str) -> VitaLakeError:
-    """Return what to say of a failure: the resource that is used up where one is, else what met it.
+    """Return the error to raise for a failure of the system, SQLite or delta-rs.
 
-    It is a ServiceUnavailable, which is tried again, except where something else lies in the file's place.
+    If a resource is used up, the error names the resource; else it says what failed and why. It is a
+    ServiceUnavailable, so that callers try again, except where something else lies in the file's place.
 
     Args:
         error: as it came from the system, SQLite or delta-rs.
         what: what failed, in one clause.
-        where: its name; given in both cases.
-        remedy: what to do where no resource is to blame.
+        where: the name of the file or service; used in every case.
+        remedy: what to do where no resource is used up.
     """
     shortage = _shortage(error)
     if shortage is not None:
         return ServiceUnavailable(shortage.what, where=where, remedy=shortage.remedy)
     if misplaced := _MISPLACED.get(number_of(error) or 0):
-        return LakeError(f"{what} ({misplaced})", where=where, remedy="Move away what lies there; restore the file.")
+        return LakeError(f"{what} ({misplaced})", where=where, remedy="Move it away, and restore the file.")
     return ServiceUnavailable(f"{what} ({cause_of(error)})", where=where, remedy=remedy)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time; aware, in UTC."""
+    """Gives the time of day."""
 
     def now(self) -> datetime:
         """Return the present moment, aware, in UTC."""

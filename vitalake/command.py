@@ -1,4 +1,4 @@
-"""Where the command begins: it can be ended from the first moment on, before anything else is imported."""
+"""Entry point of the command: signals end it from the first moment on, before anything else is imported."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 def run() -> None:
     """Run the command of ``sys.argv`` and exit with its code; entry point of the installed command."""
-    # While the command itself is imported there is nothing to finish, and an exception in the middle of an import of
-    # an extension may come out as another one, with a traceback.
+    # During the imports nothing is open that must be closed. An exception that a signal raises in the middle of the
+    # import of an extension module could come out as another one, with a traceback.
     _end_at_once()
     from vitalake.processes import end_with_parent
 
@@ -29,20 +29,21 @@ def run() -> None:
         signal.signal(signal.SIGTERM, _terminate)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         code = main()
-    except KeyboardInterrupt:  # before or after what the command itself answers
+    except KeyboardInterrupt:  # outside of main(), which returns INTERRUPTED itself
         code = INTERRUPTED
     finally:
-        _end_at_once()  # what it had open is closed
+        _end_at_once()  # all that the command had open is closed by now
     sys.exit(code)
 
 
 def _end_at_once() -> None:
+    """Let Ctrl-C and SIGTERM end the process at once, without an exception."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: os._exit(128 + number))
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
-    """End as Ctrl-C does, so that what is open is closed; commands that have more to finish put their own in place."""
+    """End by an exception, as Ctrl-C does, so that files are closed; some commands set handlers of their own."""
     raise SystemExit(TERMINATED)
 
 

@@ -1,8 +1,8 @@
-"""Declarations: what the project ships, and what a home declares beside it, in YAML.
+"""Reads declarations in YAML: those that the project ships, and those that a home adds.
 
 A *kind* of declaration (datasets, vocabulary, tasks) is a folder of the package and a folder of the same name in the
-home. A process works with the declarations of one home, that whose settings it has loaded. They are checked against a
-structure; an error names the file and the line and quotes no value.
+home. A process works with the declarations of one home: the home whose settings it has loaded. Every declaration is
+checked against a structure. An error names the file and the line, and quotes no value.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ KINDS = ("datasets", "vocabulary", "tasks")
 """The folders of a home that hold declarations."""
 
 FOLDERS = {"tasks": "task.yaml"}
-"""Kinds of which each declaration is a folder of its name, and the file that it must hold."""
+"""Kinds where each declaration is a folder of its own, with the name of the file that must be in it."""
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
-"""What a declaration may be called: its file's name, a table's or a task's; it stands in paths and in SQL."""
+"""What a declaration may be called. Its name is the name of a file, a table or a task: it occurs in paths and SQL."""
 
 MOST_REMEMBERED = 1024
-"""Of what ``per_home`` has made, for all homes of a process together."""
+"""Results that each function of ``per_home`` caches, for all homes of a process together."""
 
 _home: Path | None = None
 _files: tuple[tuple[str, int, int], ...] = ()
-"""The files that the home in use declares something in, as they were when it was taken into use."""
+"""Path, time and size of the declaration files of the home in use, from the moment ``use`` was called."""
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """Where something is declared.
+    """The file of a declaration.
 
     Attributes:
-        name: of the file, without its suffix; of a kind whose declarations are folders: of the folder.
-        path: of the file.
+        name: name of the file without its suffix; where declarations are folders, name of the folder.
+        path: path of the file.
         of_home: whether the home declares it; else the project ships it.
     """
 
@@ -57,38 +57,39 @@ class Declared:
 
     @property
     def where(self) -> str:
-        """Return how an error names the file: one of the package by its name, one of the home by its path."""
+        """Return how an error names the file: its path if the home declares it, its name if the project ships it."""
         if self.of_home:
             return str(self.path)
         return self.path.name if self.path.stem == self.name else f"{self.name}/{self.path.name}"
 
 
 def use(home: Path | None) -> None:
-    """Let the declarations of a home hold from now on in this process; None: only those that the project ships."""
+    """Use the declarations of a home from now on in this process; None: only those that the project ships."""
     global _home, _files
     _home, _files = home, _stamps(home) if home else ()
 
 
 def in_use() -> Path | None:
-    """Return the home whose declarations hold; what is made of them is kept by ``per_home``."""
+    """Return the home whose declarations this process uses; None: only those that the project ships."""
     return _home
 
 
 def per_home(make: Callable[[*Given], T]) -> Callable[[*Given], T]:
-    """Return a function that makes something of what is declared, once for each home and its arguments.
+    """Decorate a function whose result follows from the declarations, so that it is cached for each home.
 
-    It is made anew when ``use`` finds other files, or changed ones. Homes that declare nothing share it.
+    The cache key is the state of the home's files and the arguments: after ``use`` has found new or changed files the
+    function runs again. Homes that declare nothing share their results.
     """
 
     @lru_cache(MOST_REMEMBERED)
-    def made(_of: object, *given: *Given) -> T:
+    def cached(_files_key: object, *given: *Given) -> T:
         return make(*given)
 
     @wraps(make)
-    def found(*given: *Given) -> T:
-        return made(_files, *given)
+    def of_home_in_use(*given: *Given) -> T:
+        return cached(_files, *given)
 
-    return found
+    return of_home_in_use
 
 
 def _stamps(home: Path) -> tuple[tuple[str, int, int], ...]:
@@ -97,26 +98,26 @@ def _stamps(home: Path) -> tuple[tuple[str, int, int], ...]:
     for kind in KINDS:
         for path in sorted((home / kind).rglob("*.y*ml")):
             try:
-                told = path.stat()
-            except OSError:  # a link to nowhere: whoever reads it says so
+                status = path.stat()
+            except OSError:  # a link to nowhere: reading the declaration raises the error
                 found.append((str(path), 0, 0))
             else:
-                found.append((str(path), told.st_mtime_ns, told.st_size))
+                found.append((str(path), status.st_mtime_ns, status.st_size))
     return tuple(found)
 
 
 def shipped(folder: Path) -> dict[str, Declared]:
-    """Return what the project ships of a kind: name → where."""
+    """Return the declarations of a kind that the project ships, by name."""
     file = FOLDERS.get(folder.name)
     found = {path.parent.name if file else path.stem: path for path in folder.glob(f"*/{file}" if file else "*.yaml")}
     return {name: Declared(name, path, of_home=False) for name, path in sorted(found.items())}
 
 
 def declared(kind: str, home: Path | None) -> dict[str, Declared]:
-    """Return what a home declares of a kind: name → where.
+    """Return the declarations of a kind that a home adds, by name.
 
     Raises:
-        SettingsError: a file has a name that cannot be a name.
+        SettingsError: a file or folder has a name that is not allowed, or lies in the wrong place.
     """
     folder = home / kind if home else None
     if folder and kind in FOLDERS:
@@ -125,9 +126,9 @@ def declared(kind: str, home: Path | None) -> dict[str, Declared]:
     for path in sorted(folder.glob("*.y*ml")) if folder else ():
         if path.suffix != ".yaml" or not NAME.fullmatch(path.stem):
             raise SettingsError(
-                "Declaration has a name that is none",
+                "Name of the declaration is not allowed",
                 where=str(path),
-                remedy="Name it with small letters, digits and _, and .yaml at the end.",
+                remedy="Begin it with a small letter, use only small letters, digits and _, and end it with .yaml.",
             )
         found[path.stem] = Declared(path.stem, path, of_home=True)
     return found
@@ -139,31 +140,32 @@ def _declared_folders(folder: Path, file: str) -> dict[str, Declared]:
         if path.is_dir() and not path.name.startswith((".", "__")):
             if not NAME.fullmatch(path.name) or not (path / file).is_file():
                 raise SettingsError(
-                    f"Declaration is a folder without {file}, or has a name that is none",
+                    f"Declaration is a folder without {file}, or its name is not allowed",
                     where=str(path),
-                    remedy=f"Name it with small letters, digits and _, and put {file} into it.",
+                    remedy=f"Begin its name with a small letter, use only small letters, digits and _, and put {file} "
+                    "into it.",
                 )
             found[path.name] = Declared(path.name, path / file, of_home=True)
         elif path.suffix in {".yaml", ".yml"}:
             raise SettingsError(
-                "Declaration lies in no folder of its own",
+                "Declaration is not in a folder of its own",
                 where=str(path),
-                remedy=f"Make it {folder.name}/{path.stem}/{file}.",
+                remedy=f"Move it to {folder.name}/{path.stem}/{file}.",
             )
     return found
 
 
 def doubt_of(home: Path) -> str:
-    """Return why the declarations of a home may be the word of whoever runs this process; empty: they are not.
+    """Return why the account that runs this process could have written the home's declarations; empty: it could not.
 
-    What a column is decides how it is masked, so a declaration counts like the configuration itself.
+    The declared class of a column decides how it is masked. Declarations are therefore guarded like the configuration.
     """
     for kind in KINDS:
         for path in sorted((home / kind).glob("*/*.y*ml" if kind in FOLDERS else "*.y*ml")):
             try:
                 _, doubt = read_guarded(path)
             except (OSError, UnicodeDecodeError):
-                continue  # whoever needs it will say so
+                continue  # reading the declaration raises the error
             if doubt:
                 return doubt
     return ""
@@ -173,7 +175,7 @@ def read(found: Declared) -> tuple[Any, str]:
     """Return a declaration's document and its text.
 
     Raises:
-        SettingsError: it cannot be read, or is not YAML as configuration is written.
+        SettingsError: it cannot be read, or is not YAML in the strict form that configuration has.
     """
     try:
         text = found.path.read_text(encoding="utf-8")
@@ -190,7 +192,7 @@ def parse(text: str, *, where: str) -> Any:
     """Return the document of a declaration's text.
 
     Raises:
-        SettingsError: it is not YAML as configuration is written.
+        SettingsError: it is not YAML in the strict form that configuration has.
     """
     try:
         return read_yaml(text)
@@ -204,24 +206,24 @@ def _not_yaml(error: yaml.YAMLError | UnicodeDecodeError, where: str) -> Setting
 
 
 def convert(document: Any, form: type[T], *, where: str, text: str = "", at: Sequence[str | int] = ()) -> T:
-    """Return a document, or a part of one, in its form.
+    """Convert a document, or a part of one, to its structure.
 
     Args:
-        document: what the YAML says there.
-        form: a msgspec struct, or a mapping or list of some.
+        document: what the YAML says, as plain types.
+        form: a msgspec struct, or a mapping or list of structs.
         where: the file, for errors.
-        text: of the whole file, to find the line; empty: the line is not known.
-        at: keys and places on the way from the whole document to this part.
+        text: text of the whole file, to find the line; empty: the line is not known.
+        at: keys and indexes that lead from the whole document to this part.
 
     Raises:
-        SettingsError: it does not fit; names file, line and field.
+        SettingsError: it does not fit the structure; names file, line and field.
     """
     try:
         return msgspec.convert(document, form)
     except msgspec.ValidationError as error:
         why, _, path = str(error).partition(" - at `$")
-    if why.startswith(("Invalid enum value", "Invalid value")):  # it would quote it
-        why = "the value is none of the allowed ones"
+    if why.startswith(("Invalid enum value", "Invalid value")):  # msgspec quotes the value
+        why = "the value is not one of those allowed"
     inside = _steps(path.rstrip("`"))
     number = "Write a number, without quotes, and an exponent with its sign: 1.0e+9."
     remedy = number if why == "Expected `float`, got `str`" else "Correct that line."
@@ -231,13 +233,13 @@ def convert(document: Any, form: type[T], *, where: str, text: str = "", at: Seq
 def refused(
     what: str, *, where: str, text: str = "", at: Sequence[str | int] = (), remedy: str = "Correct that line."
 ) -> SettingsError:
-    """Return the error of a declaration that does not hold, with the line of what is wrong.
+    """Return the error of a declaration that is not valid, with the line of the mistake.
 
     Args:
         what: what is wrong, without a value.
         where: the file.
-        text: of the whole file; empty: the line is not known.
-        at: keys and places on the way to what is wrong.
+        text: text of the whole file; empty: the line is not known.
+        at: keys and indexes that lead to the mistake.
         remedy: what to do.
     """
     place = f"{where}:{line_of(text, at)}" if text else where
@@ -246,7 +248,10 @@ def refused(
 
 
 def _steps(path: str) -> list[str | int]:
-    """Return the way to a place as msgspec writes it; of a mapping's entries it does not say which."""
+    """Return the keys and indexes of a path as msgspec writes it.
+
+    For an entry of a mapping msgspec writes ``[...]`` and not the key: the steps end there.
+    """
     steps: list[str | int] = []
     for name, number in re.findall(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]", path):
         if number == "...":
@@ -258,5 +263,5 @@ def _steps(path: str) -> list[str | int]:
 def entries(
     document: Mapping[str, Any], form: type[T], *, where: str, text: str, at: Sequence[str | int]
 ) -> dict[str, T]:
-    """Return a mapping's entries in their form, so that an error names the entry; as ``convert``."""
+    """Convert the entries of a mapping one by one, as ``convert`` does, so that an error names the entry."""
     return {name: convert(entry, form, where=where, text=text, at=(*at, name)) for name, entry in document.items()}

@@ -1,7 +1,7 @@
-"""What the environment may say of the settings: addresses, ports and sizes, one variable a field; all else is refused.
+"""Lets environment variables set addresses, ports and sizes, one variable a field; for other settings it is refused.
 
-Whoever runs a command chooses its environment. Who is an officer, which rules and keys there are, and where the vault,
-the audit and the erasures lie, is therefore read from the configuration file only.
+Whoever runs a command chooses its environment. Therefore the privacy officers, the rules and keys, and the places of
+the vault, the audit and the erasures are read from the configuration file only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vitalake.errors import SettingsError
 PREFIX, NESTED = "VITALAKE_", "__"
 
 ALLOWED: dict[str, JsonValue] = {"environment": True}
-"""``json_schema_extra`` of a field that a variable may set."""
+"""Marks a field that a variable may set, as its ``json_schema_extra``."""
 
 Path = tuple[str, ...]
 
@@ -25,10 +25,11 @@ Path = tuple[str, ...]
 def variables(model: type[BaseModel], environment: Mapping[str, str]) -> dict[Path, str]:
     """Return which fields the environment sets: path of the field → name of the variable.
 
-    Variables that name no section of the settings, such as ``VITALAKE_HOME``, are not settings.
+    Variables that do not begin with a section of the settings, such as ``VITALAKE_HOME``, are left alone.
 
     Raises:
-        SettingsError: a variable names a setting that the environment may not set, or none. Values are not echoed.
+        SettingsError: a variable names a setting that the environment may not set, or that does not exist. The error
+            does not show values.
     """
     found = {}
     for name in environment:
@@ -48,12 +49,12 @@ def may_set(field: FieldInfo) -> bool:
 
 
 def overlaid(document: dict[str, Any], found: Mapping[Path, str], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return a configuration with the environment's values in place of its own.
+    """Return a configuration in which the values of the environment replace those of the file.
 
     Args:
-        document: as the file has it; not changed.
-        found: as ``variables`` returns it.
-        environment: with the values.
+        document: the configuration as the file has it; it is not changed.
+        found: fields and variables, as ``variables`` returns them.
+        environment: the variables with their values.
 
     Raises:
         SettingsError: a variable names a job that the file does not have.
@@ -77,10 +78,11 @@ def _field(model: type[BaseModel], path: Path) -> FieldInfo | None:
 
 
 def _with(document: Any, path: Path, value: str) -> Any:
+    """Return a document with the value at a path; the document itself is not changed."""
     if not path:
         return value
     if not isinstance(document, dict | None):
-        return document  # its form is not valid, which is said when it is read
+        return document  # the file has something else there; validation of the settings reports it
     inner = document or {}
     return {**inner, path[0]: _with(inner.get(path[0]), path[1:], value)}
 
@@ -89,7 +91,9 @@ def _refused(name: str, path: Path, *, known: bool) -> SettingsError:
     setting = ".".join(path)
     if not known:
         return SettingsError(
-            "Environment variable names no single setting", where=name, remedy="See docs/reference/configuration.md."
+            "Environment variable does not name a single setting",
+            where=name,
+            remedy="Correct or unset it; docs/reference/configuration.md lists the settings.",
         )
     return SettingsError(
         f"Environment may not set {setting}",

@@ -1,4 +1,4 @@
-"""The errors every part raises, and the exit codes they end a command with."""
+"""The errors that all packages raise, and the exit codes that they give a command."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import ClassVar
 
 
 class VitaLakeError(Exception):
-    """An expected failure: says what happened, where, and what to do; never a value from a patient.
+    """An expected failure: says what happened, where, and what to do; it never shows a value of a patient.
 
     Instances pickle, because Beam moves errors between workers.
 
     Attributes:
         what: what happened, in one clause.
         where: topic[partition]@offset, table@version, a FHIR path, a rule id or a setting's name.
-        remedy: what the reader does about it.
-        exit_code: what the command ends with.
+        remedy: what the reader can do about it.
+        exit_code: exit code of the command.
         transient: whether trying again can help.
         correctable: whether a person can correct it while the process waits: a setting, a rule, a file's permissions.
-            Neither: it is for good, and who meets it ends.
+            An error that is neither transient nor correctable is permanent, and ends the process.
     """
 
     exit_code: ClassVar[int] = 1
@@ -64,7 +64,7 @@ class PrivacyError(VitaLakeError):
 
 
 class OutOfReach(PrivacyError):
-    """A file that must be private is open to others, or cannot be read: whoever sets its permissions corrects that."""
+    """A private file is open to other accounts, or cannot be read: setting its permissions corrects that."""
 
     correctable = True
 

@@ -1,8 +1,9 @@
-"""Named places at which a process kills itself, so that tests can prove nothing is lost or doubled there.
+"""Failpoints: named places where a process kills itself, so that tests can prove that nothing is lost or doubled.
 
-``VITALAKE_CRASH_AT=decided`` kills at the first passage, ``decided:3`` at the third. ``VITALAKE_PAUSE_AT`` with
-``VITALAKE_PAUSE_FILE`` stops there instead until the named file is gone: that is how a zombie is made.
-Unset (always, in production) a passage costs one dictionary look-up.
+``VITALAKE_CRASH_AT=decided`` kills the process when it first reaches the place, ``decided:3`` the third time.
+``VITALAKE_PAUSE_AT`` makes the process wait there instead: it makes the file that ``VITALAKE_PAUSE_FILE`` names, and
+waits until somebody deletes it. Tests make a writer this way that goes on after another one has taken its place.
+In production neither variable is set; a failpoint then costs two look-ups in the environment.
 """
 
 from __future__ import annotations
@@ -57,27 +58,27 @@ POINTS = (
     "keys-rewrapped",
     "keys-destroying",
 )
-"""The names, in the order in which a span, an erasure, a rotation passes them."""
+"""The names; each operation, such as a span, an erasure or a rotation, reaches its own in this order."""
 
-_passed: dict[str, int] = {}
+_reached: dict[str, int] = {}
 
 
 def failpoint(point: str) -> None:
     """Die here by SIGKILL, or wait here, if the environment says so."""
     for variable in ("VITALAKE_CRASH_AT", "VITALAKE_PAUSE_AT"):
-        wanted = os.environ.get(variable)
-        if not wanted:
+        setting = os.environ.get(variable)
+        if not setting:
             continue
-        name, _, nth = wanted.partition(":")
+        name, _, nth = setting.partition(":")
         if name != point:
             continue
         key = variable + point
-        _passed[key] = _passed.get(key, 0) + 1
-        if _passed[key] != int(nth or 1):
+        _reached[key] = _reached.get(key, 0) + 1
+        if _reached[key] != int(nth or 1):
             continue
         if variable == "VITALAKE_CRASH_AT":
             os.kill(os.getpid(), signal.SIGKILL)
-        held = Path(os.environ["VITALAKE_PAUSE_FILE"])
-        held.touch()
-        while held.exists():
+        pause_file = Path(os.environ["VITALAKE_PAUSE_FILE"])
+        pause_file.touch()
+        while pause_file.exists():
             time.sleep(0.02)

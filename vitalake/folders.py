@@ -1,4 +1,4 @@
-"""Folders as what makes files durable, and what processes lock: small calls that several stores need alike."""
+"""Small calls on folders that several stores need: to make file names durable, and to lock a folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, not only the bytes of its files."""
+    """Sync a folder, so that the names of its files are durable; syncing a file makes only its bytes durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -20,7 +20,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder alone, against other processes: for files that are replaced, which cannot be locked themselves."""
+    """Lock a folder against other processes: for files that are replaced, which cannot be locked themselves."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,8 +1,8 @@
-"""Whether the account that runs this process could have written the configuration itself.
+"""Finds out whether the account that runs this process could have written the configuration itself.
 
-A configuration says who may see whom. It counts as a word about an account only if that account cannot write it: not
-the open file, not an entry of a folder or a link on the way to it. root can write every file, so no configuration says
-anything about root.
+A configuration says which account may see which data. It counts for an account only if that account cannot change it:
+neither the open file, nor an entry of a folder or a link on the way to it. root can write every file, so a
+configuration never counts for root.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pathlib import Path
 from vitalake.accounts import account_name, is_owned_by
 
 _MOST_LINKS = 40
-"""As Linux has it."""
+"""The limit that Linux has, MAXSYMLINKS."""
 
 
 def read_guarded(path: Path, *, caller: int | None = None) -> tuple[str, str]:
-    """Return a configuration's text, and why it may be the caller's own word; empty: they cannot have written it.
+    """Return a configuration's text, and why the caller could have written it; empty: the caller could not.
 
     Args:
-        path: of the file.
-        caller: id of the account; default: whoever runs this process.
+        path: path of the file.
+        caller: id of the account; default: the account that runs this process.
 
     Raises:
         OSError: it cannot be read.
@@ -37,26 +37,30 @@ def read_guarded(path: Path, *, caller: int | None = None) -> tuple[str, str]:
 
 
 def _doubt(path: Path, opened: os.stat_result, caller: int) -> str:
+    """Return why an account could have written an open file; empty: it could not."""
     if caller == 0:
         return "root can write it"
     if not stat.S_ISREG(opened.st_mode) or opened.st_nlink != 1:
-        return f"{path} is not a file of one name"
+        return f"{path} is not a regular file with one name"
     if doubt := _may_write(opened, caller):
         return f"{path} {doubt}"
     try:
-        for folder, entry in _ways(path):
+        for folder, entry in _path_steps(path):
             if doubt := _may_replace(folder, entry, caller):
                 return f"{folder} {doubt}"
         reached = path.stat()
     except OSError:
-        return f"the way to {path} cannot be looked at"
+        return f"the folders on the way to {path} cannot be read"
     same = (reached.st_dev, reached.st_ino) == (opened.st_dev, opened.st_ino)
     return "" if same else f"{path} was replaced meanwhile"
 
 
 def _may_write(found: os.stat_result, caller: int) -> str:
-    """Return why an account may write something; an access control list shows in the bits of the group."""
-    if doubt := _may_be(found.st_uid, caller):
+    """Return why an account may write a file or folder; empty: it may not.
+
+    An access control list that lets others write shows in the permission bits of the group.
+    """
+    if doubt := _may_be_caller(found.st_uid, caller):
         return doubt
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return "can be written by others than its owner"
@@ -64,16 +68,16 @@ def _may_write(found: os.stat_result, caller: int) -> str:
 
 
 def _may_replace(folder: Path, entry: str, caller: int) -> str:
-    """Return why an account may put something else in the place of a folder's entry."""
+    """Return why an account may replace an entry of a folder; empty: it may not."""
     found = folder.stat()
-    if found.st_uid != caller and found.st_mode & stat.S_ISVTX:  # only owners may take away: /tmp, a shared home
+    if found.st_uid != caller and found.st_mode & stat.S_ISVTX:  # sticky, like /tmp: only owners may remove entries
         owners = (found.st_uid, (folder / entry).lstat().st_uid)
-        return next((f"or its entry {doubt}" for owner in owners if (doubt := _may_be(owner, caller))), "")
+        return next((f"or its entry {doubt}" for owner in owners if (doubt := _may_be_caller(owner, caller))), "")
     return _may_write(found, caller)
 
 
-def _may_be(owner: int, caller: int) -> str:
-    """Return why an owner may be the account itself: only root and other accounts of the system's list are not."""
+def _may_be_caller(owner: int, caller: int) -> str:
+    """Return why an owner may be the account itself; empty: it is root, or another account of the system's list."""
     if is_owned_by(owner, caller):
         return "belongs to this account"
     if owner == _unmapped() or (owner != 0 and not account_name(owner)):
@@ -81,8 +85,8 @@ def _may_be(owner: int, caller: int) -> str:
     return ""
 
 
-def _ways(path: Path) -> Iterator[tuple[Path, str]]:
-    """Yield folder and entry of every step to a file, those of links too."""
+def _path_steps(path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield folder and entry of each step of a path, and of the links on it."""
     folder, steps, links = Path("/"), deque(path.absolute().parts[1:]), 0
     while steps:
         step = steps.popleft()
@@ -103,7 +107,7 @@ def _ways(path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _unmapped() -> int:
-    """Return the id that a file has whose owner this user namespace does not know: who makes one chooses their id."""
+    """Return the id that the kernel shows for owners that this user namespace does not map."""
     try:
         return int(Path("/proc/sys/kernel/overflowuid").read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""A home: its settings, and what they lead to."""
+"""A home: its settings, its keys and its lake."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from vitalake.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A home; nothing is kept open by it.
+    """A home; it keeps nothing open.
 
     Attributes:
-        settings: the home's.
+        settings: the settings of the home.
     """
 
     settings: Settings
 
     @property
     def keys(self) -> KeyRing:
-        """The keys, as they are now.
+        """The keys; the key file is read at every call.
 
         Raises:
             PrivacyError: the key file is missing, readable by others, not a key file, or lacks a key.
@@ -29,7 +29,7 @@ class Home:
         return load_keys(self.settings.path(self.settings.keys))
 
     def lake(self, dataset: str = "observation") -> Lake:
-        """Return the lake, opened afresh, with the tables into which a dataset's spans go; no lake is made by it.
+        """Open the lake, with the tables that a dataset's spans are added to; a lake that does not exist is not made.
 
         Raises:
             SettingsError: there is no such dataset.

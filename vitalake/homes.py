@@ -1,4 +1,4 @@
-"""Where a home is, for those who do not say."""
+"""Finds the home of a command or program that names none."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ def resolve_home(home: str | os.PathLike[str] | None) -> Path:
     """Return a home's folder as an absolute path; it need not exist.
 
     Args:
-        home: the folder; None: what the environment says, else ``vitalake-home`` in the current one.
+        home: the folder; None: ``VITALAKE_HOME``, else ``vitalake-home`` in the current folder.
     """
     return Path(home or os.environ.get(VARIABLE) or DEFAULT).absolute()

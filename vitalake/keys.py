@@ -1,4 +1,4 @@
-"""Named, versioned keys in one owner-readable file."""
+"""Reads and changes the key file: named, versioned keys in one file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ KeyName = Literal["pseudonym", "observation", "quarantine", "care", "vault", "au
 KEY_NAMES: tuple[KeyName, ...] = get_args(KeyName)
 KEY_BYTES = 32
 
-ADDED = frozenset({"message"})
-"""Keys that a home of an earlier release lacks and can be read without: only who publishes needs them."""
+ADDED_LATER = frozenset({"message"})
+"""Keys that the key file of an earlier release lacks. It can be read without them: only publishing needs them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Key:
     """One version of a named key.
 
     Attributes:
-        name: what it is for.
+        name: the use of the key, one of KEY_NAMES.
         version: ``v1``, ``v2`` …
         secret: 32 bytes; hidden in repr.
     """
@@ -43,7 +43,7 @@ class Key:
 
     @property
     def id(self) -> str:
-        """Return ``name/version``: what every envelope carries."""
+        """Return ``name/version``, as it is stored beside everything that the key encrypts."""
         return f"{self.name}/{self.version}"
 
 
@@ -67,7 +67,7 @@ class KeyRing:
         return self.keys.get(name, ())
 
     def get(self, key_id: str) -> Key:
-        """Return the key an envelope names.
+        """Return the key with an id, as ``Key.id`` gives it.
 
         Raises:
             PrivacyError: the key file does not hold it.
@@ -89,7 +89,7 @@ def create_key_file(path: Path) -> None:
 
 
 def add_missing_keys(path: Path) -> list[str]:
-    """Give a key file the keys that a newer release needs; return their names. Keys that are there stay.
+    """Add the keys that this release needs and a key file lacks; return their names. Existing keys stay.
 
     Raises:
         PrivacyError: it is missing, not a key file, or open to others.
@@ -109,13 +109,13 @@ def next_version(ring: KeyRing, name: KeyName) -> str:
 
 
 def add_version(path: Path, name: KeyName, version: str) -> None:
-    """Add a version of a key and make it the one to write with; nothing where it is there. Older ones stay.
+    """Add a version of a key if it is not there, and make it the one to write with. Older versions stay.
 
     Raises:
         PrivacyError: it is missing, not a key file, or open to others.
         OSError: it cannot be written; it stays as it was.
     """
-    with _locked(path):  # of two at once the second must find what the first has made
+    with _locked(path):  # of two processes at once the second must see the version that the first has added
         document, ring = _read(path)
         entry = document["keys"][name]
         if version not in {key.version for key in ring.versions(name)}:
@@ -126,10 +126,10 @@ def add_version(path: Path, name: KeyName, version: str) -> None:
 
 
 def retire_version(path: Path, name: KeyName, version: str) -> None:
-    """Take a version of a key out of a key file, for good.
+    """Remove a version of a key from a key file, for good.
 
     Raises:
-        PrivacyError: it is the one to write with, or not there; or the file is not good.
+        PrivacyError: it is the one to write with, or not there; or the file is missing, damaged or open to others.
         OSError: it cannot be written; it stays as it was.
     """
     with _locked(path):
@@ -139,7 +139,7 @@ def retire_version(path: Path, name: KeyName, version: str) -> None:
             raise PrivacyError(
                 "Key is in use, or not there",
                 where=f"{name}/{version}",
-                remedy="See 'vitalake keys status' for what is.",
+                remedy="'vitalake keys status' shows the keys and their versions.",
             )
         del entry["versions"][version]
         _replace(path, document)
@@ -149,10 +149,11 @@ def load_keys(path: Path) -> KeyRing:
     """Return the keys of a key file.
 
     Raises:
-        PrivacyError: the file is missing, readable by others, not a key file, or lacks a key. No content is echoed.
+        PrivacyError: the file is missing, readable by others, not a key file, or lacks a key. The error shows no
+            content.
     """
     _, ring = _read(path)
-    missing = [name for name in KEY_NAMES if name not in ring.keys and name not in ADDED]
+    missing = [name for name in KEY_NAMES if name not in ring.keys and name not in ADDED_LATER]
     if missing:
         raise PrivacyError(
             f"Key file lacks {', '.join(missing)}",
@@ -179,7 +180,7 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Be the only one who changes the key files of a folder; they are replaced, so the lock is the folder's."""
+    """Lock the folder of a key file: a change replaces the file, so the file itself cannot be locked."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -189,7 +190,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, document: dict[str, Any]) -> None:
-    """Write a key file in the place of one that is there, whole or not at all, and durable."""
+    """Replace a key file atomically, and make that durable."""
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     _write(staged, document)
     staged.replace(path)
@@ -204,7 +205,7 @@ def _read(path: Path) -> tuple[dict[str, Any], KeyRing]:
     remedy = "Run 'vitalake init', or point settings.keys at the right file."
     try:
         mode = path.stat().st_mode
-        text = path.read_text(errors="replace")  # what is no text is no key file
+        text = path.read_text(errors="replace")  # a binary file is refused below, as not a key file
     except OSError as error:
         raise OutOfReach(f"Key file cannot be read ({error.strerror})", where=str(path), remedy=remedy) from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):

@@ -1,7 +1,8 @@
 """Structured logs: one JSON object a line on standard error; only named fields, never a value of a message.
 
-What a library logs, warns of or dies of may quote a query, a row or a key, so none of it is printed: every process of
-ours calls ``silence`` before it imports anything else, and a package calls ``mute`` where it is used as a library too.
+A library's log records, warnings and errors may quote a query, a row or a key, so their texts are not printed. Every
+process of ours calls ``silence`` before it imports anything else. A package that others may import as a library calls
+``mute`` for the libraries that it uses.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _OURS = ("vitalake", "governance", "pipelines", "models")
 _FIELDS = ("what", "where", "remedy", "job", "shard", "state", "span", "count", "seconds", "table", "version", "reason")
 
 _NATIVE = {"RUST_LOG": "off", "GRPC_VERBOSITY": "NONE", "GRPC_TRACE": ""}
-"""Libraries of other languages that write to standard error by themselves, and what turns them off. delta-rs prints
-errors by default, and the least and greatest value of each column when RUST_LOG asks for more."""
+"""Variables that stop libraries in Rust and C++ from writing to standard error themselves. delta-rs prints errors by
+default, and the smallest and largest value of each column when RUST_LOG asks for more."""
 
 
 def is_ours(logger: str) -> bool:
@@ -37,7 +38,7 @@ def is_ours(logger: str) -> bool:
 
 
 class _JsonLines(logging.Formatter):
-    """Writes the event and the allowed fields; an exception by its type only, for its text may hold a value."""
+    """Writes the event and the allowed fields, and of an exception only its type: its text may hold a value."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
@@ -46,7 +47,7 @@ class _JsonLines(logging.Formatter):
             "event": record.msg if is_ours(record.name) else "third-party",
             "logger": record.name,
         }
-        if entry["event"] == "third-party":  # where in its code: its words may quote anything
+        if entry["event"] == "third-party":  # only the place in its code: its text may quote anything
             entry["where"] = f"{'/'.join(Path(record.pathname).parts[-2:])}:{record.lineno}"
         entry |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
         if record.exc_info and record.exc_info[0]:
@@ -55,7 +56,7 @@ class _JsonLines(logging.Formatter):
 
 
 class _Quiet(logging.Logger):
-    """A logger that prints nothing by itself: whatever a library configures, what ``configure`` sends is all."""
+    """A logger that passes records of libraries to handlers of the root only; of those only ``configure``'s prints."""
 
     def callHandlers(self, record: logging.LogRecord) -> None:
         if is_ours(self.name):
@@ -71,13 +72,19 @@ class _QuietRoot(_Quiet, logging.RootLogger):
 
 
 def _prints(handler: logging.Handler) -> bool:
+    """Return whether a handler writes texts to a standard stream, and is not ours."""
     stream = getattr(handler, "stream", None)
     standard = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
     return stream in standard and not isinstance(handler.formatter, _JsonLines)
 
 
 def configure(level: int = logging.INFO, *, stream: IO[bytes] | None = None) -> None:
-    """Send all logging to a stream (standard error) as JSON lines; third parties from warnings up, without text."""
+    """Send all logs to a stream, by default standard error, as JSON lines; of libraries only warnings, without text.
+
+    Args:
+        level: lowest level of our own logs.
+        stream: where they go; None: standard error.
+    """
     silence()
     handler = logging.StreamHandler(TextIOWrapper(stream, write_through=True) if stream else sys.stderr)
     handler.setFormatter(_JsonLines())
@@ -89,7 +96,7 @@ def configure(level: int = logging.INFO, *, stream: IO[bytes] | None = None) -> 
 
 
 def silence() -> None:
-    """Let no library print by itself in this process; what ``configure`` sends is not affected."""
+    """Stop libraries from printing logs and warnings in this process; the logs of ``configure`` are not affected."""
     os.environ.update(_NATIVE)
     logging.lastResort = None
     logging.raiseExceptions = False  # a handler that fails would print the record
@@ -102,15 +109,15 @@ def silence() -> None:
 
 
 def silence_failures() -> None:
-    """Let Python tell of an error that nobody caught, in any thread, without its text."""
-    sys.excepthook = tell
-    threading.excepthook = lambda failed: tell(failed.exc_type, failed.exc_value, failed.exc_traceback)
-    sys.unraisablehook = lambda failed: tell(failed.exc_type, failed.exc_value, failed.exc_traceback)
+    """Let Python print errors that no code caught without their text, in every thread."""
+    sys.excepthook = print_unexpected
+    threading.excepthook = lambda failed: print_unexpected(failed.exc_type, failed.exc_value, failed.exc_traceback)
+    sys.unraisablehook = lambda failed: print_unexpected(failed.exc_type, failed.exc_value, failed.exc_traceback)
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Log no warnings: what a library says while it is imported is nothing that anybody could act on."""
+    """Log no warnings within the block: nobody can act on what a library warns of while it is imported."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -119,12 +126,12 @@ def importing() -> Iterator[None]:
 
 
 def mute(library: str) -> None:
-    """Let a library log nothing, also in a process that is not ours and has logging of its own."""
+    """Stop a library from logging, also in a process that is not ours and configures logging itself."""
     logging.getLogger(library).setLevel(logging.CRITICAL + 1)
 
 
-def tell(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    """Write an unexpected error's type and frames to standard error, not its text, which may hold a value."""
+def print_unexpected(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """Write the type and the frames of an unexpected error to standard error, not its text, which may hold a value."""
     lines = [*traceback.format_tb(trace), f"{kind.__qualname__}: its text is not shown, for it may hold a value. "]
     print("".join(lines) + "This is a bug.", file=sys.stderr)  # noqa: T201
 

@@ -1,7 +1,7 @@
-"""Who else on this machine may read what is written: nobody, by default; of what is published one group, if configured.
+"""Permissions of files: other accounts may read nothing; one group may read published data, if it is configured.
 
-The group is let in by access control lists: a folder passes them on to what is made in it, whichever library makes it,
-and without them a file that is made by the process' mask stays closed.
+The group gets its rights by access control lists. A folder passes them on to the files in it, whichever library makes
+those. Files outside of such folders get the process' mask, which keeps them private.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from pathlib import Path
 from vitalake.errors import SettingsError
 
 PRIVATE = 0o077
-"""Bits of group and others. As the process' mask: delta-rs, SQLite and MLflow make their files by it, not by ours."""
+"""Permission bits of group and others. Set as the process' umask, because delta-rs, SQLite and MLflow make their files
+without asking us for a mode."""
 
 PUBLISHED = "published"
-"""The one folder of a lake that a group may be let into."""
+"""The only folder of a lake that a group may be allowed to read."""
 
 _ACCESS, _INHERITED = "system.posix_acl_access", "system.posix_acl_default"
 _VERSION, _ENTRY = struct.pack("<I", 2), "<HHI"
 _OWNER, _ITS_GROUP, _GROUP, _MASK, _OTHERS = 0x01, 0x04, 0x08, 0x10, 0x20
 _NOBODY = 0xFFFFFFFF
-"""Form of Linux's access control lists in extended attributes. Source: include/uapi/linux/posix_acl_xattr.h."""
+"""Binary form of Linux's access control lists in extended attributes: include/uapi/linux/posix_acl_xattr.h."""
 
 READ, ENTER = 4, 1
 
 
 def keep_private() -> None:
-    """Let this process make files and folders that only its account can read, whatever mask it was started with."""
+    """Set the umask, so that only this account can read the files and folders that this process makes."""
     os.umask(PRIVATE)
 
 
@@ -39,75 +40,80 @@ def group_id(name: str) -> int:
     """Return the id of a group of this machine.
 
     Raises:
-        SettingsError: there is none of this name.
+        SettingsError: there is no group of this name.
     """
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise SettingsError(
-            "Group is not known on this machine", where="lake.readers", remedy="Make it, or name another one."
+            "Group does not exist on this machine", where="lake.readers", remedy="Create it, or name another one."
         ) from None
 
 
-def wider(home: Path, lake: Path | None, *, readers: int | None = None) -> list[Path]:
-    """Return what other accounts may do more with than they should; of a folder that is closed nothing is looked at.
+def too_open(home: Path, lake: Path | None, *, readers: int | None = None) -> list[Path]:
+    """Return the files and folders where other accounts have more rights than they should.
+
+    A folder that others cannot enter is not searched: what is in it is out of their reach.
 
     Args:
-        home: the home.
-        lake: the lake, if it is a folder.
-        readers: id of the group that may read what is published.
+        home: folder of the home.
+        lake: folder of the lake; None: it is not a folder.
+        readers: id of the group that may read published data; None: no group may.
     """
     return [path for root in _roots(home, lake) for path in _reachable(root, lake, readers)]
 
 
 def unreadable(lake: Path | None, readers: int) -> list[Path]:
-    """Return published folders and files that the group may not read although it should; the first one is enough."""
+    """Return the first published folder or file that the group should be able to read and cannot; empty: none."""
     published = lake / PUBLISHED if lake else None
     if lake is None or published is None or not published.is_dir():
         return []
-    if _wanted(lake, lake, readers) != _found(lake, _ACCESS):
+    if _expected_acl(lake, lake, readers) != _read_acl(lake, _ACCESS):
         return [lake]
-    for path in _all(published):
-        if _found(path, _ACCESS) != _wanted(path, lake, readers):
+    for path in _walk(published):
+        if _read_acl(path, _ACCESS) != _expected_acl(path, lake, readers):
             return [path]
     return []
 
 
 def apply(home: Path, lake: Path | None, *, readers: int | None = None) -> int:
-    """Close home and lake to other accounts, and open what is published to the group; return how many were changed.
+    """Close home and lake to other accounts, and open published data to the group; return how many paths were changed.
 
     Raises:
-        SettingsError: a file belongs to somebody else, or its file system knows no access control lists.
+        SettingsError: a file belongs to another account, or its file system has no access control lists.
     """
     changed = 0
     for root in _roots(home, lake):
-        for path in _all(root):
+        for path in _walk(root):
             try:
-                changed += _set(path, lake, readers)
-            except FileNotFoundError:  # taken away meanwhile, as streams do
+                changed += _set_rights(path, lake, readers)
+            except FileNotFoundError:  # a running stream has removed it meanwhile
                 continue
             except OSError as error:
                 raise SettingsError(
                     f"Permissions cannot be changed ({error.strerror})",
                     where=str(path),
-                    remedy="Run it as its owner; readers need a file system with access control lists.",
+                    remedy="Run this command as the owner of the file; lake.readers needs a file system with access "
+                    "control lists.",
                 ) from None
     return changed
 
 
 def _roots(home: Path, lake: Path | None) -> list[Path]:
+    """Return the folders to search: the home, and the lake if it is outside of the home."""
     apart = lake is not None and home != lake and home not in lake.parents
     return [root for root in (home, lake if apart else None) if root is not None and root.exists()]
 
 
-def _all(root: Path) -> Iterator[Path]:
-    """Yield a folder and all below it; links are not followed."""
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield a folder and everything below it, except links."""
     yield root
     for folder, folders, files in os.walk(root):
         yield from (Path(folder) / name for name in (*folders, *files) if not (Path(folder) / name).is_symlink())
 
 
 def _reachable(root: Path, lake: Path | None, readers: int | None) -> Iterator[Path]:
+    """Yield the paths that other accounts can reach, and where they have more rights than they should."""
     pending = [root]
     while pending:
         path = pending.pop()
@@ -122,7 +128,7 @@ def _reachable(root: Path, lake: Path | None, readers: int | None) -> Iterator[P
 
 
 def _rights(path: Path, lake: Path | None, readers: int | None) -> int:
-    """Return what the group of readers may do with a path."""
+    """Return the rights of the group of readers on a path, as bits of READ and ENTER."""
     if readers is None or lake is None:
         return 0
     published = lake / PUBLISHED
@@ -132,11 +138,12 @@ def _rights(path: Path, lake: Path | None, readers: int | None) -> int:
 
 
 def _allowed(path: Path, lake: Path | None, readers: int | None) -> int:
+    """Return the permission bits that group and others may have on a path."""
     return _rights(path, lake, readers) << 3
 
 
-def _wanted(path: Path, lake: Path | None, readers: int | None) -> bytes:
-    """Return the access control list of a path; empty: none."""
+def _expected_acl(path: Path, lake: Path | None, readers: int | None) -> bytes:
+    """Return the access control list that a path should have; empty: none."""
     rights = _rights(path, lake, readers)
     if not rights or readers is None:
         return b""
@@ -145,20 +152,20 @@ def _wanted(path: Path, lake: Path | None, readers: int | None) -> bytes:
     return _VERSION + b"".join(struct.pack(_ENTRY, *entry) for entry in [*entries, (_OTHERS, 0, _NOBODY)])
 
 
-def _found(path: Path, name: str) -> bytes:
-    """Return the list that a path has; one that the mask shortens is told by its mask."""
+def _read_acl(path: Path, name: str) -> bytes:
+    """Return the access control list that a path has; empty: none, or its file system has no lists."""
     try:
         return os.getxattr(path, name)
-    except OSError:  # none, or none can be had
+    except OSError:
         return b""
 
 
-def _set(path: Path, lake: Path | None, readers: int | None) -> bool:
-    """Give a path its mode and list; return whether they were others."""
-    wanted = _wanted(path, lake, readers)
+def _set_rights(path: Path, lake: Path | None, readers: int | None) -> bool:
+    """Give a path its mode and access control list; return whether that changed anything."""
+    wanted = _expected_acl(path, lake, readers)
     inherited = wanted if wanted and path.is_dir() and _rights(path, lake, readers) & READ else b""
     mode = stat.S_IMODE(path.lstat().st_mode)
-    before = mode, _found(path, _ACCESS), _found(path, _INHERITED)
+    before = mode, _read_acl(path, _ACCESS), _read_acl(path, _INHERITED)
     if not wanted and mode & PRIVATE:
         path.chmod(mode & ~PRIVATE)
     for name, had, new in ((_ACCESS, before[1], wanted), (_INHERITED, before[2], inherited)):

@@ -1,7 +1,7 @@
-"""What packages register for the project: entry points by group, loaded so that a broken one is named.
+"""Finds and loads plug-ins: entry points that packages register, by group. An error names the broken one.
 
-A plug-in is code that an administrator has installed into the environment of this process. Nothing that a home says is
-ever imported: a home can only use a name that an installed package has registered.
+A plug-in is code that an administrator has installed into the environment of this process. No file of a home is ever
+imported: a home can only use names that installed packages have registered.
 """
 
 from __future__ import annotations
@@ -21,63 +21,65 @@ GROUPS = (
     "vitalake.notifications",
     "vitalake.stores",
 )
-"""The groups that a package may register something in; each is described where it is read."""
+"""The groups that a package may register entry points in; the module that reads a group describes it."""
 
 
 def registered(group: str) -> dict[str, EntryPoint]:
-    """Return what is registered in a group, by name, in the order of the names; nothing is imported.
+    """Return the entry points of a group by name, sorted by name; nothing is imported.
 
     Raises:
-        SettingsError: two packages register one name: which of them is meant nobody can say.
+        SettingsError: two packages register the same name, so that it is not clear which of them is meant.
     """
-    found: dict[str, EntryPoint] = {}
+    entries: dict[str, EntryPoint] = {}
     for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
-        if entry.name in found:
+        if entry.name in entries:
             raise SettingsError(
-                "Two plug-ins are registered by one name",
-                where=f"{told(found[entry.name])} and {told(entry)}",
-                remedy="Uninstall the package that is not to be there.",
+                "Two plug-ins are registered under one name",
+                where=f"{describe(entries[entry.name])} and {describe(entry)}",
+                remedy="Uninstall one of the two packages.",
             )
-        found[entry.name] = entry
-    return found
+        entries[entry.name] = entry
+    return entries
 
 
 def load(entry: EntryPoint) -> Any:
-    """Return what an entry point names.
+    """Import and return the object that an entry point names.
 
     Raises:
-        SettingsError: it cannot be imported; names the entry point and the kind of the error, and not its text.
+        SettingsError: it cannot be imported; it names the entry point and the type of the error, but not its text.
     """
     try:
         return entry.load()
-    except Exception as error:  # whatever the package does when it is imported
+    except Exception as error:  # the package's code can raise anything
         raise unusable(entry, f"cannot be loaded ({type(error).__name__})") from None
 
 
 def check_options(entry: EntryPoint, options: Any) -> None:
-    """Refuse a plug-in whose options are not as strict as all that is declared.
+    """Refuse a plug-in whose options are not as strict as our own declarations.
 
     Raises:
-        SettingsError: they are no frozen msgspec struct that forbids unknown fields.
+        SettingsError: the options are not a frozen msgspec struct that forbids unknown fields.
     """
     is_struct = isinstance(options, type) and issubclass(options, msgspec.Struct)
     if not is_struct or not (options.__struct_config__.frozen and options.__struct_config__.forbid_unknown_fields):
-        raise unusable(entry, "has options that are no strict msgspec struct")
+        raise unusable(entry, "has options that are not a frozen msgspec struct which forbids unknown fields")
 
 
 def unusable(entry: EntryPoint, what: str) -> SettingsError:
     """Return the error of a plug-in that cannot be used.
 
     Args:
-        entry: the one.
+        entry: entry point of the plug-in.
         what: what is wrong with it, as in ``cannot be loaded``.
     """
     return SettingsError(
-        f"Plug-in {what}", where=told(entry), remedy="Install a version of its package that can be, or uninstall it."
+        f"Plug-in {what}",
+        where=describe(entry),
+        remedy="Install a version of its package that works with this release, or uninstall it.",
     )
 
 
-def told(entry: EntryPoint) -> str:
-    """Return how an error names an entry point: group, name, what it points to, and the package that brings it."""
+def describe(entry: EntryPoint) -> str:
+    """Return the text that names an entry point in an error: group, name, object, and the package with its version."""
     of = f", of {entry.dist.name} {entry.dist.version}" if entry.dist else ""
     return f"entry point {entry.group}: {entry.name} = {entry.value}{of}"

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however that ended: also by kill -9, also while they start."""
+"""Starts processes that end when their parent ends, also if it is killed with kill -9, or while they still start."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from collections.abc import Sequence
 from typing import IO
 
 LIFELINE = "VITALAKE_LIFELINE"
-"""Names the descriptor of a pipe whose other end only the parent holds: it closes with the parent, and never before.
-A look at the parent's id now and then would miss a parent that was gone before the first look, and costs a wake-up."""
+"""Environment variable with the descriptor of a pipe. Only the parent holds the other end, so it closes when the parent
+ends. Polling the parent's process id would miss a parent that ends before the first poll, and costs wake-ups."""
 
 GRACE_SECONDS = 30.0
-"""How long a process without a parent may take to finish what it holds; nothing is lost by ending it."""
+"""How long a process may take to stop in order after its parent ended. It is killed then, and nothing is lost."""
 
 
 def python_module(name: str, *arguments: str) -> list[str]:
-    """Return the command that runs a module with this Python, and imports nothing from the current directory.
+    """Return the command that runs a module with this Python, without the current directory on the import path.
 
-    Whoever starts a stream may stand anywhere; a ``hl7.py`` that lies there is not the library.
+    A stream can be started from any directory: a file ``hl7.py`` in it must not be imported instead of the library.
 
     Args:
-        name: of the module.
-        arguments: for it.
+        name: name of the module.
+        arguments: its arguments.
     """
     return [sys.executable, "-P", "-m", name, *arguments]
 
@@ -35,14 +35,14 @@ def python_module(name: str, *arguments: str) -> list[str]:
 def start(
     command: Sequence[str], *, stdout: int | IO[bytes] | None, stderr: int | IO[bytes] | None
 ) -> subprocess.Popen[bytes]:
-    """Start a process of ours that ends with us, if it calls ``end_with_parent``.
+    """Start a process of ours that ends when this process ends; it must call ``end_with_parent``.
 
-    It has a session of its own: Ctrl-C goes to us, and we end it in order.
+    It gets a session of its own: Ctrl-C reaches only this process, which then stops it in order.
 
     Args:
-        command: what to run, of this Python.
-        stdout: as subprocess takes it.
-        stderr: as subprocess takes it.
+        command: the command, which runs this Python.
+        stdout: standard output, as subprocess takes it.
+        stderr: standard error, as subprocess takes it.
     """
     theirs, ours = os.pipe()
     try:
@@ -65,21 +65,22 @@ def start(
 
 
 def end_with_parent() -> bool:
-    """Ask this process to stop when its parent is gone, as SIGTERM does; return whether ``start`` has started it.
+    """Send this process SIGTERM when its parent has ended; return whether ``start`` started it.
 
-    Who calls it late misses nothing: the pipe stays closed.
+    A late call misses nothing: a pipe that is closed stays closed.
     """
-    named = os.environ.pop(LIFELINE, "")  # popped: our own children have other parents
-    if named.isdigit():
-        threading.Thread(target=_end_after, args=(int(named),), name="lifeline", daemon=True).start()
-    return named.isdigit()
+    descriptor = os.environ.pop(LIFELINE, "")  # removed, because this pipe is not that of our own children
+    if descriptor.isdigit():
+        threading.Thread(target=_end_after, args=(int(descriptor),), name="lifeline", daemon=True).start()
+    return descriptor.isdigit()
 
 
 def _end_after(lifeline: int) -> None:
+    """Wait until the pipe closes, then stop this process: by SIGTERM, and by SIGKILL after the grace period."""
     try:
-        while os.read(lifeline, 1):  # nothing is ever written: it returns when the other end closes
+        while os.read(lifeline, 1):  # nothing is ever written: read returns when the other end closes
             pass
-    except OSError:  # no such pipe: it cannot tell, so nothing follows from it
+    except OSError:  # the descriptor is not a pipe of ours: it says nothing about the parent
         return
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)

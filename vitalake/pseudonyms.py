@@ -1,4 +1,4 @@
-"""What a pseudonym looks like, and whether a home's keys have made one."""
+"""Recognises pseudonyms: by their form, and by the keys of the home that made them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ _TOKEN = re.compile(r"(v\d+)\.([a-z2-7]{32})")
 
 
 def looks_like_token(text: str) -> bool:
-    """Return whether a text has the form of a pseudonym, whoever made it."""
+    """Return whether a text has the form of a pseudonym, of this home or of another."""
     return _TOKEN.fullmatch(text) is not None
 
 
 def is_token(text: str, keys: KeyRing, domain: str) -> bool:
-    """Return whether a text is a pseudonym that some version of the home's key makes in this domain.
+    """Return whether a text is a pseudonym of a domain, made with some version of the home's pseudonym key.
 
-    The last four of its twenty bytes are an HMAC of the others: one in four billion look-alikes is taken for ours.
+    The last four of its twenty bytes are an HMAC of the others. A random text of the right form passes by chance once
+    in four billion times.
     """
     match = _TOKEN.fullmatch(text)
     if match is None:
@@ -35,10 +36,10 @@ def is_token(text: str, keys: KeyRing, domain: str) -> bool:
 
 
 def check_bytes(key: Key, domain: str, tag: bytes) -> bytes:
-    """Return the bytes that end a pseudonym, and that only the key can make of those before."""
+    """Return the last bytes of a pseudonym: a check of the bytes before, which only the key can make."""
     return hmac.digest(key.secret, b"check" + framed(domain) + tag, hashlib.sha256)[:CHECK_BYTES]
 
 
 def framed(domain: str) -> bytes:
-    """Return a domain as it goes into a digest: its length keeps (ab, c) and (a, bc) apart."""
+    """Return a domain as it goes into a digest, its length first, so that (ab, c) and (a, bc) give different bytes."""
     return bytes([len(domain.encode())]) + domain.encode()

@@ -1,4 +1,4 @@
-"""Encrypts small values one by one: what is sealed says nothing, and cannot be passed off as something else."""
+"""Seals small values one by one: encrypts them, and binds each to its place, so that it cannot be moved elsewhere."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _NONCE_BYTES = 12
 
 
 class Seals(Protocol):
-    """What a store's values are sealed and opened with."""
+    """Seals and opens the values of a store."""
 
     def seal(self, plain: bytes, *, context: bytes) -> bytes:
-        """Return the value encrypted, bound to where it stands."""
+        """Return the value encrypted, and bound to its place."""
         ...
 
     def open(self, sealed: bytes, *, context: bytes) -> bytes:
-        """Return the value of what was sealed at this place.
+        """Return the plain value of a value that was sealed for this place.
 
         Raises:
             PrivacyError: it was sealed with another key, for another place, or was changed; or keys are revoked.
@@ -30,7 +30,7 @@ class Seals(Protocol):
         ...
 
     def hold(self) -> None:
-        """Make sure that it may be used now.
+        """Check that the keys may be used now.
 
         Raises:
             PrivacyError: keys are revoked.
@@ -49,23 +49,23 @@ class Sealer:
         self._name, self._cipher = key.id, AESGCM(key.secret)
 
     def hold(self) -> None:
-        """Nothing to do: its key is nobody's to take away."""
+        """Do nothing: the key of a file cannot be revoked."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def seal(self, plain: bytes, *, context: bytes) -> bytes:
-        """Return the value encrypted, bound to where it stands.
+        """Return the value encrypted, and bound to its place.
 
         Args:
             plain: the value.
-            context: the place, such as table and key; not secret, and needed again to open.
+            context: the place, such as table and row key; it is not secret, and the same one is needed to open.
         """
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, plain, context)
 
     def open(self, sealed: bytes, *, context: bytes) -> bytes:
-        """Return the value of what was sealed at this place.
+        """Return the plain value of a value that was sealed for this place.
 
         Raises:
             PrivacyError: it was sealed with another key, for another place, or was changed.
@@ -75,12 +75,12 @@ class Sealer:
             raise PrivacyError(
                 "Sealed value cannot be opened",
                 where=f"key {self._name}",
-                remedy="Restore the key file it was made with.",
+                remedy="Restore the key file that the value was sealed with.",
             )
         return opened
 
     def try_open(self, sealed: bytes, *, context: bytes) -> bytes | None:
-        """Return the value of what was sealed at this place; None: not with this key, not there, or it was changed."""
+        """Return the plain value as ``open`` does; None: another key, another place, or it was changed."""
         try:
             return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], context)
         except (InvalidTag, ValueError):

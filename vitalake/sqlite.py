@@ -1,4 +1,4 @@
-"""Small transactional files: SQLite in WAL mode, synced at every commit, for their owner's eyes only."""
+"""SQLite databases in WAL mode: synced at every commit, readable by their owner only."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ with open(sys.argv[1], "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.AC
     if any(content.find(needle) >= 0 for needle in needles):
         sys.stdout.write("found")
 """
-"""Says whether a file holds one of the texts on standard input, in hexadecimal: they are patients'."""
+"""Program that searches a file for any of the texts on standard input. The texts are in hexadecimal, and not on the
+command line, because they can be a patient's."""
 
 _PAUSE_SECONDS = 0.02
 
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
-"""Primary result codes of a file that is not what SQLite has written."""
+"""Primary result codes of a file that was damaged, or was not written by SQLite."""
 
 
-_HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-RELEASE = "Find what holds it open, a copy or another program perhaps, and end that; nothing is lost."
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+RELEASE = "Find the program that holds it open, such as a copy in progress, and end it; nothing is lost."
 
 
 class DatabaseDamaged(LakeError):
@@ -41,53 +42,54 @@ class DatabaseDamaged(LakeError):
 
 
 def refused(error: Exception, name: str, path: Path, *, repair: str) -> VitaLakeError:
-    """Return what to say of a failure of SQLite.
+    """Return the error to raise for a failure of SQLite.
 
     Args:
-        error: as SQLite or the system raised it.
-        name: of what the file is, such as ``Vault``.
+        error: the error that SQLite or the system raised.
+        name: what the file is, such as ``Vault``.
         path: the file.
         repair: what to do when the file is damaged.
     """
     if isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _DAMAGED:
         return DatabaseDamaged(f"{name} is damaged", where=path.name, remedy=repair)
     if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
-        # Our own statements are right: a table or column they name is missing.
+        # Our own statements are correct, so a table or column that they name is missing.
         return DatabaseDamaged(f"{name} is damaged (it has other tables)", where=path.name, remedy=repair)
-    if isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _HELD:
+    if isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _LOCKED:
         return unavailable(error, f"{name} refuses", where=path.name, remedy=RELEASE)
-    if path.is_dir():  # SQLite says only that it cannot open it
+    if path.is_dir():  # SQLite only says that it cannot open the file
         return DatabaseDamaged(f"{name} is damaged (a folder is in its place)", where=path.name, remedy=repair)
     return unavailable(error, f"{name} refuses", where=path.name, remedy="Check its disk and permissions.")
 
 
-def look_at(path: Path, name: str, *, repair: str) -> None:
-    """Return if a database's file is whole, as far as SQLite can tell, or if there is none; nothing is changed.
+def check_integrity(path: Path, name: str, *, repair: str) -> None:
+    """Check a database's file for damage, without changing it; a file that does not exist passes.
 
-    Structure, order and indexes are held against each other. A flipped bit within a value stays unseen.
+    SQLite compares structure, order and indexes with each other. It does not notice a flipped bit within a value.
 
     Raises:
-        DatabaseDamaged: it is not.
-        ServiceUnavailable: it cannot be read.
+        DatabaseDamaged: the file is damaged.
+        ServiceUnavailable: the file cannot be read.
     """
     if not path.exists():
         return
     try:
         if path.is_file() and path.stat().st_size == 0:
             raise DatabaseDamaged(f"{name} is damaged (it is empty)", where=path.name, remedy=repair)
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as there:
-            found = there.execute("PRAGMA integrity_check(1)").fetchone()
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+            result = connection.execute("PRAGMA integrity_check(1)").fetchone()
     except (sqlite3.Error, OSError) as error:
         raise refused(error, name, path, repair=repair) from None
-    if found != ("ok",):
+    if result != ("ok",):
         raise DatabaseDamaged(f"{name} is damaged", where=path.name, remedy=repair)
 
 
 class Database:
-    """An open file; used by one thread at a time, by any number of processes.
+    """An open database; one thread at a time may use it, and any number of processes may open the same file.
 
     Attributes:
-        connection: for reading; in autocommit.
+        connection: for reading; in autocommit mode.
     """
 
     def __init__(
@@ -97,14 +99,15 @@ class Database:
 
         Args:
             path: the file; its folder exists.
-            tables: statements that make what is missing.
-            name: in errors, such as ``Vault``.
+            tables: statements that create missing tables.
+            name: what the file is, in errors, such as ``Vault``.
             repair: what to do when the file is damaged.
-            secure_delete: whether what is deleted is overwritten with zeros.
-            derived: whether what it holds can be made again: where the file is gone, what lies beside it goes too.
+            secure_delete: whether SQLite overwrites deleted data with zeros.
+            derived: whether its content can be made again from other data. Then, if the file is gone, a write-ahead
+                log that was left beside it is deleted, and the database begins empty.
 
         Raises:
-            DatabaseDamaged: the file is none of SQLite's, or not as it was written; so says every call.
+            DatabaseDamaged: the file is damaged, or is not an SQLite database; every other method raises this too.
             ServiceUnavailable: the file cannot be opened.
         """
         self._name, self._path, self._repair = name, path, repair
@@ -123,15 +126,15 @@ class Database:
             raise self._refused(error) from None
 
     def moved(self) -> bool:
-        """Return whether the file, or its write-ahead log, is no longer the one that was opened; a few microseconds.
+        """Return whether the file or its write-ahead log was deleted or replaced after it was opened.
 
-        What is written to a file that was deleted or replaced goes nowhere, and what is read from it stays as it was:
-        SQLite notices neither.
+        SQLite does not notice that: writes to the old file are lost, and reads go on giving its old content. The check
+        takes a few microseconds.
         """
         return self._files() != self._identity
 
     def _files(self) -> tuple[tuple[int, int] | None, ...]:
-        """Return which files the path and the log beside it name now."""
+        """Return device and inode of the database's file and of its write-ahead log, as they are now."""
         found: list[tuple[int, int] | None] = []
         for path in (self._path, self._path.with_name(f"{self._path.name}-wal")):
             try:
@@ -143,7 +146,7 @@ class Database:
         return tuple(found)
 
     def _write_ahead(self) -> None:
-        """Turn the write-ahead log on; SQLite does not wait for another process that does the same this moment."""
+        """Turn the write-ahead log on; try again while another process does the same: SQLite itself does not wait."""
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:
@@ -157,7 +160,9 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection, nobody else writing; all that the block does is committed, or none of it.
+        """Run the block as one transaction, with the connection: all of its changes are committed, or none.
+
+        No other process can write meanwhile.
 
         Raises:
             ServiceUnavailable: the file cannot be written.
@@ -185,18 +190,18 @@ class Database:
             raise self._refused(error) from None
 
     def scrub(self, needles: Sequence[bytes]) -> None:
-        """See that nothing which was deleted stays in the file or in its write-ahead log.
+        """Make sure that nothing which was deleted stays in the file or in its write-ahead log.
 
         Args:
-            needles: what must not be found any more; none: everything is written anew.
+            needles: texts that must not be found any more; empty: the whole file is rewritten without a search.
 
         Raises:
-            ServiceUnavailable: somebody reads on and on, or the file cannot be written.
+            ServiceUnavailable: a long read does not end, or the file cannot be written.
         """
         try:
             empty_log(self.connection)
             if not needles or self._holds_any(needles):
-                # A page that was split keeps copies of its rows in its free part, which secure_delete does not know of.
+                # When SQLite splits a page, copies of rows stay in its free part: secure_delete does not erase them.
                 self.connection.execute("PRAGMA temp_store=MEMORY")
                 self.connection.execute("VACUUM")
                 empty_log(self.connection)
@@ -204,14 +209,16 @@ class Database:
             raise self._refused(error) from None
 
     def _holds_any(self, needles: Sequence[bytes]) -> bool:
-        # In a process of its own: one that closes the file gives up SQLite's locks on it (POSIX; sqlite.org's "How To
-        # Corrupt", 2.2), and another process could then take the write-ahead log away under this connection.
-        words = [sys.executable, "-I", "-S", "-c", _SEARCH, str(self._path)]
+        """Return whether the file contains any of some texts."""
+        # Another process reads the file. If this one opened and closed it, POSIX would drop SQLite's locks on it (see
+        # sqlite.org, "How To Corrupt An SQLite Database File", 2.2), and a third process could then remove the
+        # write-ahead log while this connection uses it.
+        command = [sys.executable, "-I", "-S", "-c", _SEARCH, str(self._path)]
         given = b"\n".join(needle.hex().encode() for needle in needles)
-        return subprocess.run(words, input=given, stdout=subprocess.PIPE, check=True).stdout == b"found"
+        return subprocess.run(command, input=given, stdout=subprocess.PIPE, check=True).stdout == b"found"
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self.connection.close()
 
     def _refused(self, error: Exception) -> VitaLakeError:
@@ -219,8 +226,8 @@ class Database:
 
 
 def _begin(path: Path) -> None:
-    """Make the file if it is not there, without the write-ahead log of one that was: SQLite would refuse both."""
-    with folder_lock(path.parent):  # of several that see none, one deletes what lies there
+    """Make the file if it is not there, and delete a write-ahead log of an earlier file: SQLite refuses such a pair."""
+    with folder_lock(path.parent):  # of several processes that find no file, only one may delete the old log
         if not path.exists():
             for suffix in ("-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -228,10 +235,10 @@ def _begin(path: Path) -> None:
 
 
 def empty_log(connection: sqlite3.Connection) -> None:
-    """Move the write-ahead log into the file, and cut it off.
+    """Move the content of the write-ahead log into the database's file, and truncate the log.
 
     Raises:
-        sqlite3.OperationalError: somebody reads on and on.
+        sqlite3.OperationalError: a long read does not end.
     """
     # SQLite waits for readers by itself, but not for another checkpoint.
     deadline = time.monotonic() + connection.execute("PRAGMA busy_timeout").fetchone()[0] / 1000

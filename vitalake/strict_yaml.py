@@ -1,7 +1,7 @@
-"""YAML as configuration should be read: what it says is what stands there, once.
+"""Reads the strict form of YAML that configuration has.
 
-Refused are a key that stands twice, which others read as the last; an alias, for a few hundred bytes of aliases of
-aliases stand for billions of values; and nesting without end.
+It refuses a key that occurs twice, of which other readers silently take the last; an alias, because a few hundred bytes
+of nested aliases expand to billions of values; and very deep nesting.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import yaml
 from yaml.composer import Composer
 
 MOST_DEPTH = 50
-"""Of lists and mappings in each other; the deepest of ours has eight. The reader calls itself for each."""
+"""Deepest nesting of lists and mappings. Our own files have at most eight levels. The reader recurses at each level."""
 
 
 class NotStrict(yaml.MarkedYAMLError):
-    """It is YAML, but of a form that is not read here; ``problem`` quotes nothing."""
+    """The text is YAML, but not in the strict form; ``problem`` quotes nothing of it."""
 
 
-# libyaml splits the text many times as fast as Python does, and every command and worker reads some of our vocabulary.
-# What it has split is put together in Python still (Composer comes first): aliases and depth are refused in time.
+# libyaml parses many times faster than Python does, and every command and worker reads some of our vocabulary. The
+# nodes are still composed in Python (Composer is the first base class), so that aliases and depth are refused in time.
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -36,7 +36,7 @@ class _Loader(Composer, _Parser):
         """Return the next node.
 
         Raises:
-            NotStrict: it is an alias, or lies too deep.
+            NotStrict: it is an alias, or is nested too deeply.
         """
         if self.check_event(yaml.AliasEvent):
             raise self._refused("uses an alias")
@@ -55,9 +55,9 @@ class _Loader(Composer, _Parser):
         """Return the mapping.
 
         Raises:
-            NotStrict: a key stands twice.
+            NotStrict: a key occurs twice.
         """
-        # Merge keys (<<) are resolved by the base class and may be overridden; what is written out may not.
+        # The base class resolves merge keys (<<). A merged key may be overridden, a key that is written out may not.
         seen: set[Any] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
@@ -68,50 +68,50 @@ class _Loader(Composer, _Parser):
 
 
 def read_yaml(text: str) -> Any:
-    """Return the one document of a text, of plain types only.
+    """Return the only document of a text, as plain types.
 
     Raises:
-        yaml.YAMLError: it is not YAML, holds more than one document, or is refused here (``NotStrict``).
+        yaml.YAMLError: it is not YAML, has more than one document, or is not in the strict form (``NotStrict``).
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - the loader is a SafeLoader
     except yaml.MarkedYAMLError as error:
         last = text.count("\n")
-        if error.problem_mark and error.problem_mark.line > last:  # libyaml takes the text's end for a line of its own
+        if error.problem_mark and error.problem_mark.line > last:  # libyaml counts the end of the text as one more line
             error.problem_mark = yaml.Mark("", 0, last, 0, None, 0)
         raise
-    except ValueError as error:  # a day that no month has, a number of thousands of digits
+    except ValueError as error:  # such as February 30, or a number of thousands of digits
         if isinstance(error, yaml.YAMLError):
             raise
-        raise NotStrict(problem="holds a date or number that cannot be") from None
+        raise NotStrict(problem="has a date that does not exist, or a number that is too long") from None
 
 
 def explain(error: Exception) -> tuple[str, int]:
-    """Return what is wrong with a text that could not be read, and in which line; nothing of it is quoted.
+    """Return what is wrong with a text that could not be read, and the line; nothing of the text is quoted.
 
     Args:
-        error: of ``read_yaml``, or of decoding the text.
+        error: the error that ``read_yaml`` raised, or the decoding of the text.
     """
     mark = getattr(error, "problem_mark", None)
     return str(error.problem) if isinstance(error, NotStrict) else "is not YAML", mark.line + 1 if mark else 1
 
 
 def line_of(text: str, path: Sequence[str | int]) -> int:
-    """Return the line in which something stands in a text that ``read_yaml`` has read.
+    """Return the line of a value in a text that ``read_yaml`` has read.
 
     Args:
-        text: of the document.
-        path: keys and places on the way to it; what is not there is as far as the way leads.
+        text: text of the document.
+        path: keys and indexes that lead to the value; where one does not exist, the line of the last that does.
     """
     node: Any = yaml.compose(text, _Loader)
     line = node.start_mark.line if node else 0
     for step in path:
-        found = None
+        child = None
         if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == str(step)), None)
+            child = next(((key, value) for key, value in node.value if key.value == str(step)), None)
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            found = node.value[step], node.value[step]
-        if found is None:
+            child = node.value[step], node.value[step]
+        if child is None:
             break
-        line, node = found[0].start_mark.line, found[1]
+        line, node = child[0].start_mark.line, child[1]
     return line + 1

@@ -1,1 +1,1 @@
-"""The commands of compliance officers: rules, questions in SQL, tokens, keys, and a home's beginning."""
+"""The commands for compliance officers: make a home, check rules, query with SQL, manage keys, get tokens."""

@@ -1,4 +1,4 @@
-"""``vitalake keys``: the keys around patients' keys: what there is, rotated, taken away and given back."""
+"""``vitalake keys``: the keys that wrap patients' keys: make, show, rotate, revoke and restore them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from vitalake.settings import Settings
 
 _SHOW_EVERY = 50_000
-"""Keys that were wrapped between two words about it."""
+"""A rotation reports its progress each time it has wrapped so many keys."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(help="Keys of the vault: make, look at, rotate, take away and give back.")
+    group = typer.Typer(help="The keys of the vault: make, show, rotate, revoke and restore them.")
     group.command("init")(init)
     group.command("status")(status)
     group.command("rotate")(rotate)
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 def init(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Make what is missing of key file, key service and vault, and try them; what is there stays as it is."""
+    """Make whatever is missing of key file, key service and vault, and test them; what exists stays as it is."""
     from governance.keyuse import open_vault
     from vitalake.keys import add_missing_keys, create_key_file, load_keys
     from vitalake.settings import load_settings
@@ -54,12 +54,17 @@ def init(home: HomeOption = None, json: JsonOption = False) -> None:
             made.append("vault key v1")
     finally:
         vault.close()
-    fit = "Key file, key service and vault fit together." if made else "Nothing was missing; all fit together."
+    fit = "Key file, key service and vault fit together."
+    fit = fit if made else f"Nothing was missing. {fit}"
     Output(json).answer({"made": made}, *(f"made  {name}" for name in made), fit)
 
 
 def _make_service(settings: Settings) -> list[str]:
-    """Make a local service's file, unless one has been lost that the vault still needs."""
+    """Make the file of a local key service, unless the vault still needs the keys of a file that is lost.
+
+    Raises:
+        PrivacyError: the vault needs the keys of a file that is lost.
+    """
     from governance.keyservice.local import create_local_service
     from vitalake.errors import PrivacyError
 
@@ -70,14 +75,14 @@ def _make_service(settings: Settings) -> list[str]:
         raise PrivacyError(
             "Key service's file is gone, and the vault needs it",
             where=path.name,
-            remedy=f"Restore it ({found.keys[-1].key_id}); with a new one no patient's value could be read any more.",
+            remedy=f"Restore the file with {found.keys[-1].key_id}; with a new file no patient's value could be read.",
         )
     create_local_service(path)
     return [path.name]
 
 
 def status(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Show versions, states, ages and counts; never a secret. Ends as the error of key service or log, if any."""
+    """Show versions, states, ages and counts of keys; never a secret. Ends with the exit code of the first problem."""
     from governance.keyservice import open_key_service
     from vitalake.errors import VitaLakeError
 
@@ -106,7 +111,7 @@ def status(home: HomeOption = None, json: JsonOption = False) -> None:
 
 
 def _look_at_lake(settings: Settings, keys: KeyRing) -> Belonging:
-    """Return whether this home's keys and vault are those that the lake was written with."""
+    """Return whether the lake was written with the keys and the vault of this home."""
     from governance.belonging import Belonging, look
     from vitalake.errors import ServiceUnavailable
 
@@ -121,7 +126,7 @@ def _look_at_lake(settings: Settings, keys: KeyRing) -> Belonging:
 def _look_at_log(
     settings: Settings, keys: KeyRing, found: VaultStatus | None
 ) -> tuple[int | None, VitaLakeError | None]:
-    """Return how many erasures the log that is kept apart has; and what is wrong with it."""
+    """Return how many entries the erasure log has, and what is wrong with it; None: it cannot be read, or is whole."""
     from governance.vault.erasure_log import ErasureLog, lacking
     from vitalake.errors import VitaLakeError
 
@@ -135,18 +140,21 @@ def _look_at_log(
 
 
 def rotate(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Wrap every patient's key anew and destroy the old ones; only the vault changes. Killed, run it again."""
+    """Wrap every patient's key with a new vault key and destroy the old ones; only the vault changes.
+
+    If it was interrupted, run it again.
+    """
     from governance.keyuse import open_vault
 
     settings, keys = _open(home)
     _record(settings, keys, "keys.rotate", outcome="begun")
     vault = open_vault(settings, keys, purpose="rotate")
-    said = [0]
+    reported = [0]
 
     def progress(wrapped: int) -> None:
-        if wrapped - said[0] >= _SHOW_EVERY:
-            said[0] = wrapped
-            note(f"{wrapped:,} patients' keys wrapped anew …")
+        if wrapped - reported[0] >= _SHOW_EVERY:
+            reported[0] = wrapped
+            note(f"{wrapped:,} patients' keys wrapped …")
 
     try:
         wrapped = vault.rotate(progress)
@@ -159,18 +167,18 @@ def rotate(home: HomeOption = None, json: JsonOption = False) -> None:
     out.answer(
         {"wrapped": wrapped, "patients": found.patients, "version": current.version, "key_id": current.key_id},
         f"Vault key v{current.version}, wrapped by {current.key_id}, holds the keys of {found.patients:,} patients "
-        f"({wrapped:,} were wrapped anew); the older ones are destroyed.",
+        f"({wrapped:,} were wrapped now); the older vault keys are destroyed.",
     )
     if settings.key_service.kind == "local":
-        out.tell("Back up vault and key service now: a vault that was backed up before needs a key that is gone.")
+        out.tell("Back up vault and key service now: earlier back-ups of the vault need a key that no longer exists.")
 
 
 def revoke(
-    undo: Annotated[bool, typer.Option("--undo", help="Give the key back.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Make the key usable again.")] = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Take the wrapping key away: within a second no process can read or write what is identified; ingest pauses."""
+    """Revoke the wrapping key: within a second no process can read or write identified data; streams pause."""
     from governance.keyservice import open_key_service
 
     settings, keys = _open(home)
@@ -180,13 +188,13 @@ def revoke(
         _record(settings, keys, "keys.restore")
         service.restore(used)
     else:
-        service.revoke(used)  # first: who wants this has no time for an audit that is full
+        service.revoke(used)  # before the record: an audit that cannot be written must not delay it
         _record(settings, keys, "keys.revoke")
     Output(json).answer(
         {"kind": service.kind, "state": "enabled" if undo else "revoked"},
-        "The key can be used again: what was paused goes on by itself."
+        "The key can be used again; paused streams go on by themselves."
         if undo
-        else "Revoked. Within a second nobody can use a patient's key. To give it back: vitalake keys revoke --undo",
+        else "Revoked. Within a second nobody can use a patient's key. To undo this: vitalake keys revoke --undo",
     )
 
 
@@ -222,7 +230,7 @@ def _print_status(document: dict[str, Any], found: VaultStatus | None, refused: 
     service = document["key_service"]
     typer.echo(f"Key service ({service['kind']})")
     for version in service["versions"]:
-        current = ", wraps what comes" if version["current"] else ""
+        current = ", in use" if version["current"] else ""
         typer.echo(f"  {version['key_id']}: {version['state']}{current}; made {_ago(version['made_at'])}")
     if refused is not None:
         typer.echo(f"  {refused}")
@@ -235,14 +243,14 @@ def _print_status(document: dict[str, Any], found: VaultStatus | None, refused: 
             typer.echo(f"  v{key['version']}: keys of {key['patients']:,} patients; {wrapped}")
         typer.echo(
             f"  {found.patients:,} patients, {found.identities:,} with a name; {found.erased:,} erased, "
-            f"{found.pending:,} of them not to the end; {found.held:,} on hold"
+            f"{found.pending:,} of them not completely; {found.held:,} on legal hold"
         )
         if found.rotating:
-            typer.echo("  A rotation was begun and not finished: run 'vitalake keys rotate'.")
+            typer.echo("  A rotation is not finished: run 'vitalake keys rotate'.")
     log = document["erasure_log"]
     typer.echo(log["error"] or f"Erasure log: {log['entries']:,} entries")
     lake = document["lake"]
-    belongs = f"was written with this vault and {', '.join(lake['keys'])}" if lake["known"] else "knows no home yet"
+    belongs = f"written with this vault and {', '.join(lake['keys'])}" if lake["known"] else "does not know a home yet"
     typer.echo("Lake: " + ("; ".join(lake["errors"]) or belongs))
     typer.echo("Key file: " + ", ".join(f"{name}/{versions[-1]}" for name, versions in document["key_file"].items()))
 

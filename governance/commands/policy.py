@@ -1,4 +1,4 @@
-"""``vitalake policy``: what the rules do to each column, before anything is published."""
+"""``vitalake policy``: shows what the rules do to each column, before anything is published."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(help="The masking rules: whether they hold, and what they do.")
+    group = typer.Typer(help="The masking rules: whether they are valid, and what they do.")
     group.callback()(lambda: None)
     group.command("check")(check)
     app.add_typer(group, name="policy", no_args_is_help=True)
@@ -27,7 +27,7 @@ def check(
     dataset: Annotated[str | None, typer.Option(help="One dataset; default: all that are published.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Name each column, its class and what happens to it; ends with 12 when the rules do not hold."""
+    """Show each column, its class and what happens to it; ends with 12 if the rules are not valid."""
     from governance.policy.masking import compile_masks
     from governance.policy.rules import load_policy
     from vitalake.home import Home
@@ -42,7 +42,7 @@ def check(
     Output(json).answer(
         {"version": policy.version, "rules": len(policy.rules), "datasets": documents},
         *(partial(_print, plan) for plan in plans),
-        f"The rules hold: {len(policy.rules)} rules, version {policy.version}.",
+        f"The rules are valid: {len(policy.rules)} rules, version {policy.version}.",
     )
 
 
@@ -63,12 +63,12 @@ def _print(plan: MaskPlan) -> None:
         closed = not entry["published"]
         held = f": {entry['holds']}" if entry["holds"] else ""
         what = Text("not published", style="yellow") if closed else Text(f"{entry['mask']}{held}")
-        because = str(entry["rule"] or ("no rule speaks of it" if entry["class"] else "it has no class"))
+        because = str(entry["rule"] or ("no rule for its class" if entry["class"] else "it has no class"))
         grid.add_row(str(entry["column"]), str(entry["class"] or "–"), what, because)
     console = Console(highlight=False)
     Console(highlight=False, width=None if console.is_terminal else 120).print(grid)
     for rule in plan.filters:
         typer.echo(f"  left out, and counted as filtered: rows whose {rule.column} is {', '.join(rule.values)}")
-    kept = "kept as it comes too, in the restricted zone, what identifies sealed"
-    typer.echo(f"  {kept if plan.dataset.restricted else 'not kept as it comes: what is not published is gone'}")
+    kept = "also kept unmasked in the restricted zone, with identifying columns sealed"
+    typer.echo(f"  {kept if plan.dataset.restricted else 'not kept unmasked: what is not published is lost'}")
     typer.echo("")

@@ -1,4 +1,4 @@
-"""``vitalake sql``: a question to published data."""
+"""``vitalake sql``: queries published data, and identified data for privacy officers."""
 
 from __future__ import annotations
 
@@ -24,21 +24,26 @@ def register(app: typer.Typer) -> None:
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT over the published datasets.")],
     home: HomeOption = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many rows.")] = 1_000,
-    seconds: Annotated[int, typer.Option(min=1, max=3_600, help="It may run so long.")] = 60,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most rows to return.")] = 1_000,
+    seconds: Annotated[int, typer.Option(min=1, max=3_600, help="Most seconds that the query may run.")] = 60,
     identified: Annotated[
-        bool, typer.Option("--identified", help="Ask identified rows, restricted_<dataset>; for privacy officers.")
+        bool, typer.Option("--identified", help="Query identified rows, restricted_<dataset>; for privacy officers.")
     ] = False,
-    purpose: Annotated[str, typer.Option(help="Why; recorded. Name no patient. With --identified.")] = "",
+    purpose: Annotated[
+        str, typer.Option(help="With --identified: why you ask. It is recorded; name no patient in it.")
+    ] = "",
     patient: Annotated[
-        str | None, typer.Option(help="Only identified rows of this one: pseudonym, record number, or the source's id.")
+        str | None,
+        typer.Option(
+            help="With --identified: only rows of this patient; a pseudonym, a record number, or the id at the source."
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Answer a query over published data; ends with 12 when it is not one that may be asked. Asking is recorded.
+    """Answer a query over published data; ends with 12 if the query is not allowed. Every query is recorded.
 
-    A dataset's name stands for its current rows, <dataset>_versions for all of them, and
-    <dataset>_as_known_at(TIMESTAMP '2026-03-01 12:00') for those that were current by what could be known then.
+    The name of a dataset stands for its current rows, <dataset>_versions for all rows, and
+    <dataset>_as_known_at(TIMESTAMP '2026-03-01 12:00') for the rows that were current by what could be known then.
     """
     import vitalake
 
@@ -46,7 +51,7 @@ def sql(
     if identified:
         answer = _identify(opened.settings, query, purpose, patient, rows=limit, seconds=seconds)
     elif purpose or patient is not None:
-        raise typer.BadParameter("--purpose and --patient go with --identified.")
+        raise typer.BadParameter("--purpose and --patient are only valid with --identified.")
     else:
         answer = opened.sql(query, rows=limit, seconds=seconds)
     rows = [list(map(_plain, row)) for row in zip(*(column.to_pylist() for column in answer.rows.columns), strict=True)]
@@ -57,7 +62,7 @@ def sql(
         lambda: _print(answer.rows.schema, rows),
     )
     if not answer.complete:
-        out.tell(f"Only the first {len(rows)} rows: there are more. Ask for fewer, or give --limit.")
+        out.tell(f"Only the first {len(rows)} rows are shown, there are more. Narrow the query, or raise --limit.")
 
 
 def _identify(settings: Settings, query: str, purpose: str, patient: str | None, *, rows: int, seconds: int) -> Answer:
@@ -73,7 +78,7 @@ def _identify(settings: Settings, query: str, purpose: str, patient: str | None,
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON and people can read it: bytes in hex, times in ISO 8601, sums of integers as integers."""
+    """Return a value for JSON and for people: bytes in hex, times in ISO 8601, sums of integers as integers."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, Decimal):
@@ -82,7 +87,7 @@ def _plain(value: Any) -> Any:
 
 
 def _print(schema: pa.Schema, rows: list[list[Any]]) -> None:
-    """Print rows as a grid, or one below the other where a grid would be wider than the terminal."""
+    """Print rows as a grid; if a grid would be wider than the terminal, print each row as a list of its values."""
     import pyarrow as pa
     from rich.console import Console
     from rich.table import Table

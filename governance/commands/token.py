@@ -1,4 +1,4 @@
-"""``vitalake token``: a token of the development issuer, to try the endpoint with."""
+"""``vitalake token``: prints a token of the development issuer, to try the endpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def token(
     user: Annotated[str, typer.Argument(help="engineer, officer or clinician")],
     home: HomeOption = None,
 ) -> None:
-    """Print a token of one of the development users; signing in is recorded."""
+    """Print a token for one of the development users; the sign-in is recorded."""
     from governance.access import open_issuer, open_verifier
     from governance.audit import AuditEvent, open_audit
     from vitalake.home import Home
@@ -32,4 +32,4 @@ def token(
     event = AuditEvent("sign-in", principal.subject, principal.role, (), {"by": "command"})
     open_audit(settings, keys, writer="cli").record(event)
     typer.echo(signed)
-    note(f"It lets its holder in as {principal.name} for {settings.serving.session_minutes} minutes.")
+    note(f"Whoever has it can act as {principal.name} for {settings.serving.session_minutes} minutes.")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from vitalake.clinical.statuses import STAGES, TAKEN_BACK, TOLD_ANEW
+from vitalake.clinical.statuses import LAST_REPORT_COUNTS, STAGES, WITHDRAWN
 
 VERSION = "version"
 STATUS = "status"
@@ -160,7 +160,7 @@ def _is_shown(relation: Relation) -> str:
     """Return the condition under which the row that counts is shown."""
     conditions = ["true"]
     if STATUS in relation.columns:
-        conditions.append(f"coalesce({quoted(STATUS)}, '') NOT IN ({', '.join(map(text, TAKEN_BACK))})")
+        conditions.append(f"coalesce({quoted(STATUS)}, '') NOT IN ({', '.join(map(text, WITHDRAWN))})")
     if ATTRIBUTION in relation.columns:
         conditions.append(f"coalesce({quoted(ATTRIBUTION)} % 2 = 1, true)")  # odd: given to a patient; even: taken away
     if relation.subject:
@@ -192,7 +192,7 @@ def _order(relation: Relation) -> str:
         order.append(f"{quoted(ATTRIBUTION)} IS NOT NULL")
     if STATUS in columns:
         stages = " ".join(f"WHEN {text(status)} THEN {stage}" for stage, names in enumerate(STAGES) for status in names)
-        anew = f"{quoted(STATUS)} IN ({', '.join(map(text, TOLD_ANEW))})"
+        anew = f"{quoted(STATUS)} IN ({', '.join(map(text, LAST_REPORT_COUNTS))})"
         order += [f"CASE {quoted(STATUS)} {stages} END DESC", f"CASE WHEN {anew} THEN {told} END DESC"]
     return _in_order([*order, told, *_tie_breakers(relation)])
 

@@ -1,4 +1,4 @@
-"""``vitalake demo``: the whole way on one machine, with real patients' records and misbehaving devices."""
+"""``vitalake demo``: runs the whole system on one machine, with records of real patients and some faulty devices."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from pipelines.simulator.replay import SimulationSummary
 
 DRAIN_SECONDS = 20.0
-"""How long after the devices fell silent the lane may take to catch up."""
+"""How long the stream may take to catch up after the devices have stopped."""
 
 CATCH_UP_SECONDS = 120.0
-"""… and the training, on a slow machine."""
+"""How long the training may take to end then, on a slow machine."""
 
-ERRANDS = {"history": ["history", "load", "mimic-demo", "--held-out"], "training": ["train", "mortality"]}
+TASKS = {"history": ["history", "load", "mimic-demo", "--held-out"], "training": ["train", "mortality"]}
 
 
 def register(app: typer.Typer) -> None:
@@ -40,14 +40,14 @@ def register(app: typer.Typer) -> None:
 def demo(
     home: HomeOption = None,
     duration: Annotated[
-        str | None, typer.Option(help="End when the devices have spoken so long: 60s. Default: at Ctrl-C.")
+        str | None, typer.Option(help="End when the devices have sent for this long: 60s. Default: at Ctrl-C.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
-    faults: Annotated[float, typer.Option(min=0, max=1, help="Share of devices that misbehave on purpose.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Decides the faults.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes of the stream.")] = 1,
+    faults: Annotated[float, typer.Option(min=0, max=1, help="Share of devices that are faulty on purpose.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed of the faults.")] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Run the whole way on one machine, warehouse and devices to ward board, and print the ledger at the end."""
+    """Run the whole system on one machine, from warehouse and devices to the ward board, then print the ledger."""
     from governance.home import init_home
     from governance.opened import OpenedHome
     from governance.samples import copy_samples
@@ -59,28 +59,28 @@ def demo(
         note(f"Made a home in {folder}: configuration, keys and sample rules.")
     seconds = parse_seconds(duration) if duration else None
     with EmbeddedBroker() as broker:
-        # For the other processes too: they read the same configuration.
+        # Through the environment, so that the other processes use it too: they read the same configuration.
         os.environ["VITALAKE_KAFKA__BOOTSTRAP_SERVERS"] = broker.bootstrap_servers
         os.environ.setdefault("VITALAKE_OBSERVABILITY__PORT", "0")
         run = Demo(folder, seconds=seconds, workers=workers, faults=faults, seed=seed)
         code = run.run(view=sys.stderr.isatty() and not json)
     summary = OpenedHome(run.settings).ledger(run.job) | run.summary()
-    Output(json).answer(summary, lambda: print_ledger(summary), lambda: print_way(summary))
+    Output(json).answer(summary, lambda: print_ledger(summary), lambda: print_results(summary))
     complete = summary["balanced"] and (run.settled or seconds is None)
     if code == 0 and not complete:
-        note("The lane did not account for every message that was sent: see the ledger above.")
+        note("Not every message that was sent is in the ledger above.")
         code = 13
     raise typer.Exit(code)
 
 
-def print_way(summary: dict[str, Any]) -> None:
-    """Print what became of the rest of the way."""
+def print_results(summary: dict[str, Any]) -> None:
+    """Print the results of history, training and scoring, and how long values took to the board."""
     latency = summary["board_latency_ms"]
     typer.echo(
         f"History: {summary['history_rows'] or 0:,} rows. Model: {summary['model'] or 'none yet'}"
         + (f", AUROC {summary['auroc']:.2f} in cross-validation" if summary["auroc"] is not None else "")
         + f". Scores: {summary['scores']:,}; from the device to the board "
-        + (f"p50 {latency['p50']:,.0f} ms, p99 {latency['p99']:,.0f} ms." if latency else "not measured.")
+        + (f"p50 {latency['p50']:,.0f} ms, p99 {latency['p99']:,.0f} ms." if latency else "time not measured.")
     )
 
 
@@ -90,12 +90,12 @@ def _auroc(report: dict[str, Any]) -> float:
 
 
 class Demo:
-    """Devices in a thread, the others in their processes, and the order in which they begin and end."""
+    """Runs the parts of the demo in order: devices in a thread, everything else in processes of its own."""
 
     job = "vitals"
 
     def __init__(self, folder: Path, *, seconds: float | None, workers: int, faults: float, seed: int) -> None:
-        from models.commands.demo_ward import Errands, WardClock, held_out_patients
+        from models.commands.demo_ward import BackgroundCommands, WardClock, held_out_patients
         from pipelines.simulator.replay import DEFAULT_HOURS, DEFAULT_SPEED, Simulation
         from vitalake.settings import load_settings
 
@@ -105,7 +105,7 @@ class Demo:
         self._simulation = Simulation(topic="vitals", only=held_out_patients(self.settings), faults=faults, seed=seed)
         self._clock = WardClock(self.settings, hours=DEFAULT_HOURS, speed=DEFAULT_SPEED)
         self._log = self._open_log() if sys.stderr.isatty() else None
-        self._errands = Errands(folder, ERRANDS, log=self._log)
+        self._background = BackgroundCommands(folder, TASKS, log=self._log)
         self._board: Board | None = None
         self._watch: BoardWatch | None = None
         self._silence, self._stop = threading.Event(), threading.Event()
@@ -121,10 +121,10 @@ class Demo:
         return (self._folder / "logs" / "demo.jsonl").open("ab")
 
     def run(self, *, view: bool) -> int:
-        """Run until the time is over or Ctrl-C; return the lane's exit code.
+        """Run until the time is over or Ctrl-C; return the exit code of the stream.
 
         Raises:
-            VitaLakeError: history, board or devices cannot do their part.
+            VitaLakeError: history, training, board or devices have failed.
         """
         from models.commands.demo_ward import Board, BoardWatch
         from pipelines.commands.stream import run_stream
@@ -132,7 +132,7 @@ class Demo:
 
         ensure_topic(self.settings.kafka.bootstrap_servers, self._simulation.topic, self._simulation.partitions)
         self._board = Board(self._folder, self.settings, log=self._log)
-        self._errands.start()
+        self._background.start()
         devices = threading.Thread(target=self._devices, name="devices", daemon=True)
         devices.start()
         try:
@@ -152,24 +152,24 @@ class Demo:
         finally:
             self._silence.set()
             self._stop.set()
-            self._errands.stop()
+            self._background.stop()
             devices.join(10)
             if self._watch is not None:
                 self._watch.stop()
             self._board.stop()
             if self._log is not None:
                 self._log.close()
-        error = self._error or self._errands.error
+        error = self._error or self._background.error
         if error is not None:
             raise error
         return code
 
     def _devices(self) -> None:
-        """Begin when the history is there: what the warehouse knew comes before what the bedside adds."""
+        """Wait for the history, then send: values of the warehouse must come before those of the devices."""
         from pipelines.simulator.replay import simulate
 
         try:
-            if self._errands.wait_for("history", stop=self._silence):
+            if self._background.wait_for("history", stop=self._silence):
                 self._sent = simulate(
                     self._simulation,
                     bootstrap=self.settings.kafka.bootstrap_servers,
@@ -177,7 +177,7 @@ class Demo:
                     stop=self._silence,
                     on_start=self._begin,
                 )
-        except BaseException as error:  # told to the main thread, which ends the run
+        except BaseException as error:  # the main thread ends the run and raises it
             self._error = error
             self._stop.set()
 
@@ -186,10 +186,10 @@ class Demo:
         self._began = time.monotonic()
 
     def _tick(self, supervisor: Supervisor) -> None:
-        """When the time is over: silence the devices, let lane and training catch up, then end it."""
+        """When the time is over, stop the devices, wait for stream and training, and then end the run."""
         self.watch(supervisor)
         now = time.monotonic()
-        if self._errands.error is not None:
+        if self._background.error is not None:
             self._stop.set()
         if self._seconds is not None and self._began is not None and now - self._began >= self._seconds:
             self._silence.set()
@@ -197,30 +197,32 @@ class Demo:
             return
         self._silent_since = self._silent_since or now
         self.settled = supervisor.view().counts.messages >= self._sent.messages
-        done = self.settled and not self._errands.running
-        late = now - self._silent_since > (CATCH_UP_SECONDS if self._errands.running else DRAIN_SECONDS)
+        done = self.settled and not self._background.running
+        late = now - self._silent_since > (CATCH_UP_SECONDS if self._background.running else DRAIN_SECONDS)
         if self._seconds is not None and (done or late):
             self._stop.set()
 
     def note(self) -> str:
-        """Say where the board is and what goes on: nothing coming any more must not look like a lane that is stuck."""
+        """Return the board's address and what is going on; devices that are done must not look like a stuck stream."""
         lines = [f"Ward board: {self._board.address if self._board else ''} (sign in as clinician)"]
         if self._began is None:
-            lines.append("History is being loaded; then the devices begin.")
+            lines.append("History is being loaded; then the devices begin to send.")
         elif self._sent is None:
-            lines.append("Devices: vitals of patients no model was trained on, MIMIC-IV demo, a day in a minute.")
+            lines.append(
+                "Devices send vital signs of patients no model was trained on (MIMIC-IV demo, a day a minute)."
+            )
         else:
-            lines.append(f"Devices: silent, all {self._sent.messages:,} messages are sent.")
-        if self._errands.running == "training":
+            lines.append(f"Devices are done: all {self._sent.messages:,} messages are sent.")
+        if self._background.running == "training":
             lines.append("A model is being trained.")
         return "  ".join([*lines, "Ctrl-C ends it and prints the ledger."])
 
     def summary(self) -> dict[str, Any]:
-        """Return what the run was, each figure as it was read off: what was not seen is None."""
+        """Return the figures of the run; None for what was not measured or did not happen."""
         from models.commands.demo_ward import count_scores
 
-        history = self._errands.results.get("history")
-        training = self._errands.results.get("training")
+        history = self._background.results.get("history")
+        training = self._background.results.get("training")
         sent: dict[str, Any] = {"sent": None}
         if self._sent is not None:
             sent = {"sent": self._sent.messages, "faults": dict(self._sent.faults)}

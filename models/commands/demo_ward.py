@@ -1,4 +1,4 @@
-"""What of the demo stands beside the live lane: history, training, the ward board; the commands that people type."""
+"""Parts of the demo beside the stream: history, training and the ward board, run by the commands that people use."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ if TYPE_CHECKING:
 STOP_SECONDS = 10.0
 
 
-class Errands:
-    """Commands that run one after the other in processes of their own, and what each printed as JSON.
+class BackgroundCommands:
+    """Runs commands one after the other, each in a process of its own, and keeps the JSON that each prints.
 
     Attributes:
-        results: by command's name, as far as they have ended.
-        error: why the rest was not run.
+        results: name of the command → its JSON, for commands that have ended.
+        error: why the remaining commands were not run; None: nothing has failed.
     """
 
-    def __init__(self, home: Path, errands: dict[str, list[str]], *, log: IO[bytes] | None) -> None:
-        """Prepare.
+    def __init__(self, home: Path, commands: dict[str, list[str]], *, log: IO[bytes] | None) -> None:
+        """Prepare the commands; ``start`` runs them.
 
         Args:
-            home: the home.
-            errands: name → arguments of ``vitalake``, in order.
-            log: where they write their notes; None: standard error.
+            home: folder of the home.
+            commands: name → arguments of ``vitalake``, in order.
+            log: file for standard error of the commands; None: ours.
         """
-        self._home, self._errands, self._log = home, errands, log
+        self._home, self._commands, self._log = home, commands, log
         self.results: dict[str, dict[str, Any]] = {}
         self.error: VitaLakeError | None = None
-        self._events = {name: threading.Event() for name in errands}
+        self._events = {name: threading.Event() for name in commands}
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="errands", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="background", daemon=True)
 
     def start(self) -> None:
-        """Start the first."""
+        """Start the first command."""
         self._thread.start()
 
     def wait_for(self, name: str, *, stop: threading.Event) -> bool:
-        """Wait until a command has ended well; return False when it never will."""
+        """Wait until a command has succeeded; return False if it will not, because of a failure or ``stop``."""
         while not self._events[name].wait(0.1):
             if stop.is_set() or self.error is not None:
                 return False
@@ -60,7 +60,7 @@ class Errands:
         return next((name for name, event in self._events.items() if not event.is_set()), "") if not self.error else ""
 
     def stop(self) -> None:
-        """End the one that runs; what it had decided stays, and goes on next time."""
+        """End the running command, and start no other; a later run goes on with what it had decided."""
         self._stopped = True
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
@@ -70,7 +70,7 @@ class Errands:
     def _run(self) -> None:
         import msgspec
 
-        for name, arguments in self._errands.items():
+        for name, arguments in self._commands.items():
             if self._stopped:
                 return
             command = python_module("vitalake", *arguments, "--home", str(self._home), "--json")
@@ -89,13 +89,13 @@ class Errands:
 
 
 class Board:
-    """The ward board's process."""
+    """The process that serves the ward board."""
 
     def __init__(self, home: Path, settings: Settings, *, log: IO[bytes] | None) -> None:
-        """Start it; ``address`` is there once it listens.
+        """Start the process; ``wait`` waits until ``address`` answers.
 
         Raises:
-            ServiceUnavailable: it does not come up.
+            ServiceUnavailable: no port is free.
         """
         port = _free_port(settings.serving.host, settings.serving.port)
         command = python_module("vitalake", "serve", "--home", str(home), "--port", str(port))
@@ -103,10 +103,10 @@ class Board:
         self._process = start(command, stdout=log or subprocess.DEVNULL, stderr=log)
 
     def wait(self, *, seconds: float = 60.0) -> None:
-        """Wait until it answers.
+        """Wait until the board answers.
 
         Raises:
-            ServiceUnavailable: it does not come up.
+            ServiceUnavailable: it does not answer in time, or the process has ended.
         """
         import http.client
 
@@ -121,11 +121,11 @@ class Board:
             except OSError:
                 time.sleep(0.1)
         raise ServiceUnavailable(
-            "Ward board does not come up", where=self.address, remedy="Run 'vitalake serve' by hand to see why."
+            "Ward board does not start", where=self.address, remedy="Run 'vitalake serve' by hand to see why."
         )
 
     def stop(self) -> None:
-        """End it."""
+        """End the process."""
         self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
@@ -135,7 +135,7 @@ class Board:
 
 
 def _free_port(host: str, wanted: int) -> int:
-    """Return the wanted port, or a free one where somebody has it."""
+    """Return the wanted port, or a free one if another program uses it."""
     import socket
 
     for port in (wanted, 0):
@@ -146,7 +146,7 @@ def _free_port(host: str, wanted: int) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise ServiceUnavailable("No port is free", where=host, remedy="Close who uses them.")
+    raise ServiceUnavailable("No port is free", where=host, remedy="End the programs that use the ports.")
 
 
 def held_out_patients(settings: Settings) -> frozenset[str]:
@@ -167,7 +167,7 @@ def held_out_patients(settings: Settings) -> frozenset[str]:
 
 
 class WardClock:
-    """Sets the ward's time to the replay's: it stands until the devices begin, and ends at the anchors' reference."""
+    """Sets the ward's time to that of the replay: it stands still until the devices begin, and ends with their data."""
 
     def __init__(self, settings: Settings, *, hours: float, speed: float) -> None:
         from pipelines.intake.online_feed import open_online_store
@@ -181,7 +181,7 @@ class WardClock:
         self._set(self._end_us - int(hours * 3_600_000_000), speed=0.0)
 
     def begin(self, due_us: int) -> None:
-        """Let it run, from the time at which the first message is true."""
+        """Start the clock at the effective time of the first message."""
         self._set(due_us, speed=self._speed)
 
     def _set(self, start_us: int, *, speed: float) -> None:
@@ -191,7 +191,7 @@ class WardClock:
 
 
 class BoardWatch:
-    """A clinician's open board: takes in what it is told, and how long each came after its device's measurement."""
+    """Follows the board as a clinician's browser does, and measures how long after a measurement it is shown."""
 
     def __init__(self, address: str, settings: Settings) -> None:
         """Open the board in a thread."""
@@ -218,7 +218,7 @@ class BoardWatch:
                 for line in self._connection.getresponse():
                     if line.startswith(b"data: "):
                         self._take(line[6:])
-            except (OSError, http.client.HTTPException, AttributeError):  # it is closed under us when we stop
+            except (OSError, http.client.HTTPException, AttributeError):  # also when stop() closes the connection
                 time.sleep(0.2)
 
     def _take(self, data: bytes) -> None:
@@ -230,13 +230,13 @@ class BoardWatch:
             if newest is None or newest == before:
                 continue
             self._newest[row["patient"]] = newest
-            if before is not None and event["speed"] > 0:  # the first sight of a patient is of what was there
+            if before is not None and event["speed"] > 0:  # the first row of a patient shows values from before
                 self._waits.append((event["ward_us"] - newest) / event["speed"] / 1000)
 
     def latency_ms(self) -> dict[str, float] | None:
-        """Return quantiles of the time from a measurement to its being pushed; None: nothing was seen.
+        """Return quantiles of the real time from a measurement to its display; None: nothing was measured.
 
-        While a replay runs the ward's time does, too: a minute of it is a minute divided by the replay's speed.
+        The ward's time runs at the speed of the replay, so ward seconds are divided by that speed.
         """
         waits = sorted(self._waits)
         if not waits:
@@ -244,7 +244,7 @@ class BoardWatch:
         return {name: round(waits[int(len(waits) * q)], 1) for name, q in (("p50", 0.5), ("p99", 0.99))}
 
     def stop(self) -> None:
-        """Close it."""
+        """Stop following, and close the connection."""
         self._stopped = True
         if self._connection is not None:
             self._connection.close()
@@ -254,7 +254,7 @@ def count_scores(settings: Settings) -> int:
     """Return how many scores were computed and kept.
 
     Raises:
-        VitaLakeError: their book cannot be opened.
+        VitaLakeError: the book of scores cannot be opened.
     """
     from models.serving.scores import FILE, ScoreBook
     from pipelines.intake.online_feed import store_sealer

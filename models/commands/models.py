@@ -1,4 +1,4 @@
-"""``vitalake models``: who lets a learnt score out of the shadow, for which unit, and who takes it back."""
+"""``vitalake models``: approves a learnt score for the clinicians of a unit, withdraws it, and lists approvals."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from vitalake.settings import Settings
 
 TaskArgument = Annotated[str, typer.Argument(help="A task of the project or of the home, such as mortality.")]
-UnitOption = Annotated[str, typer.Option("--unit", help="The ward, as the stays name it.")]
+UnitOption = Annotated[str, typer.Option("--unit", help="The ward, by the name that stays have.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(help="Approve a learnt score for the clinicians of a unit, withdraw it, and see who has.")
+    group = typer.Typer(help="Approve a learnt score for the clinicians of a unit, withdraw it, and list approvals.")
     group.command("approve")(approve)
     group.command("withdraw")(withdraw)
     group.command("approvals")(approvals)
@@ -33,24 +33,24 @@ def register(app: typer.Typer) -> None:
 def approve(
     task: TaskArgument,
     unit: UnitOption,
-    events: Annotated[int, typer.Option(min=0, help="Events in the site's own validation; below 100 say why.")],
-    report: Annotated[str, typer.Option(help="Where that validation can be read, such as a document's number.")],
-    reason: Annotated[str, typer.Option(help="Why fewer than 100 events are enough; names nobody.")] = "",
+    events: Annotated[int, typer.Option(min=0, help="Events in the site's validation; below 100 give a --reason.")],
+    report: Annotated[str, typer.Option(help="Where to read that validation, such as the number of a document.")],
+    reason: Annotated[str, typer.Option(help="Why fewer than 100 events are enough; name no patient in it.")] = "",
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Approve the model in force, by your account; two accounts are needed before clinicians see it."""
+    """Approve the served model with your account; clinicians see its score when two accounts have approved it."""
     from models.approvals import NEEDED, approval, approving
     from models.registry import champion
     from models.tasks import load_task
     from vitalake.errors import ModelError
 
     who, by = _who()
-    if who.mapped:  # in a namespace within a namespace one person is as many accounts as they like
+    if who.mapped:  # by nested user namespaces one person could act as any number of accounts
         raise PrivacyError(
-            "Approvals are of accounts of this machine, and this process is in a user namespace",
+            "Only accounts of this machine can approve, and this process is in a user namespace",
             where="vitalake models approve",
-            remedy="Approve outside of the container.",
+            remedy="Run the command outside of the container.",
         )
     settings, keys = _opened(home)
     model = champion(settings, load_task(task))
@@ -74,17 +74,19 @@ def approve(
     Output(json).answer(
         {"model": model.label, "unit": entry.unit, "approvals": len(standing), "needed": NEEDED},
         f"{model.label} in {entry.unit}: approved by {' and '.join(one.by for one in standing)}."
-        + (" It stays in the shadow until another account approves it too." if rest > 0 else " Clinicians see it."),
+        + (
+            " It stays in shadow mode until another account approves it too." if rest > 0 else " Clinicians see it now."
+        ),
     )
 
 
 def withdraw(
     task: TaskArgument,
     unit: UnitOption,
-    reason: Annotated[str, typer.Option(help="Why; names nobody.")],
+    reason: Annotated[str, typer.Option(help="Why; name no patient in it.")],
     home: HomeOption = None,
 ) -> None:
-    """End all approvals of a task for a unit; its score is off the screens within a second. One account is enough."""
+    """End all approvals of a task for a unit; screens hide its score within a second. One account is enough."""
     from models.approvals import withdrawal
 
     settings, keys = _opened(home)
@@ -92,11 +94,11 @@ def withdraw(
     entry = withdrawal(task=task, unit=unit, account=who.number, by=by, reason=reason)
     _refuse_naming(reason, settings, keys, where="--reason", wanted="models.withdraw")
     _add(settings, keys, entry)
-    typer.echo(f"{task} in {unit}: withdrawn. It is in the shadow.")
+    typer.echo(f"{task} in {unit}: withdrawn. It is in shadow mode.")
 
 
 def approvals(home: HomeOption = None, json: JsonOption = False) -> None:
-    """List who has approved and withdrawn what, oldest first."""
+    """List all approvals and withdrawals, oldest first."""
     from datetime import UTC, datetime
 
     from models.approvals import Approvals
@@ -139,14 +141,14 @@ def _opened(home: HomeOption) -> tuple[Settings, KeyRing]:
 
 
 def _who() -> tuple[Account, str]:
-    """Return the account that runs this, and how the audit names it: the kernel says so, no variable."""
+    """Return the account that runs this, and its name in the audit; both come from the kernel, not the environment."""
     from governance.access.principal import local_principal
 
     return account(), local_principal("clinician").subject
 
 
 def _refuse_naming(text: str, settings: Settings, keys: KeyRing, *, where: str, wanted: Action) -> None:
-    """Stop where a text names a patient; that it was refused is on record before."""
+    """Stop if a text names a patient; the refusal is recorded first."""
     from governance.access.principal import local_principal
     from governance.audit import open_audit
     from governance.erasure.reasons import refuse_naming_if_known
@@ -157,7 +159,7 @@ def _refuse_naming(text: str, settings: Settings, keys: KeyRing, *, where: str, 
 
 
 def _add(settings: Settings, keys: KeyRing, entry: Approval) -> list[Approval]:
-    """Write an entry, on record in the audit before; return all."""
+    """Record an entry in the audit, write it to the book, and return all entries of the book."""
     from governance.audit import AuditEvent, open_audit
     from models.approvals import Approvals
 
@@ -176,7 +178,7 @@ def _add(settings: Settings, keys: KeyRing, entry: Approval) -> list[Approval]:
 
 
 def _code(text: str) -> str:
-    """Return a text as the audit may hold it."""
+    """Return a text with all characters that the audit does not allow replaced by ?."""
     return "".join(
         letter if letter.isascii() and (letter.isalnum() or letter in " _.,:+/()-") else "?" for letter in text
     )

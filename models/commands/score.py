@@ -1,4 +1,4 @@
-"""``vitalake score``: all patients at once, from published rows, for a spreadsheet or a program."""
+"""``vitalake score``: scores all patients at once from published rows, for a spreadsheet or a program."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def register(app: typer.Typer) -> None:
 def score(
     task: Annotated[str, typer.Argument(help="A task of the project or of the home, such as mortality.")],
     home: HomeOption = None,
-    at: Annotated[str | None, typer.Option(help="The moment, with its zone; default: now.")] = None,
+    at: Annotated[str | None, typer.Option(help="Time of the scores, with its zone; default: now.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Score every patient who is in a stay, as CSV under their pseudonyms; the learnt score is not approved."""
+    """Score every patient who is in hospital and print CSV with pseudonyms; the learnt score is not approved."""
     from models.batch import score_published
     from vitalake.settings import load_settings
 
     moment = parse_start(at) if at else None
     if moment is not None and not moment.isdigit():
-        message = "a time with its zone"
+        message = "write a time with its zone: 2026-11-23T19:00:00Z"
         raise typer.BadParameter(message, param_hint="--at")
     now_us = int(moment) * 1000 if moment is not None else None
     records = score_published(load_settings(resolve_home(home)), task, now_us=now_us)

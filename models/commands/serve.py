@@ -1,4 +1,4 @@
-"""``vitalake serve``: the scoring endpoint and the ward board."""
+"""``vitalake serve``: serves scores over HTTP, and the ward board."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     home: HomeOption = None,
-    host: Annotated[str | None, typer.Option(help="Default: this machine only (serving.host).")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: serving.host.")] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="0 takes a free one. Default: serving.port.")
+        int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one; default: serving.port.")
     ] = None,
 ) -> None:
     """Serve scores and the ward board until Ctrl-C; prints the address once it answers."""
@@ -32,5 +32,5 @@ def serve(
     settings = load_settings(resolve_home(home))
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update={"serving": settings.serving.model_copy(update=changes)})
-    note("The development issuer signs anybody in without a password: for trying out, never for a ward.")
+    note("The development issuer lets anybody sign in without a password: use it for trials, never on a ward.")
     run(settings, on_ready=typer.echo)

@@ -1,4 +1,4 @@
-"""``vitalake train``: from published rows to a registered model, and what it is worth."""
+"""``vitalake train``: trains a model from published rows, measures how good it is, and registers it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from models.training.report import Report
 
 CINC = "cinc-2012"
-"""The source of the history lane that a folder of data is."""
+"""The history source that reads the folder of --data."""
 
 _COLUMNS = ("auroc", "auprc", "brier", "calibration_slope")
 
@@ -30,13 +30,15 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="A folder with CinC 2012 as Parquet; loaded by the history lane first, and trained on alone."
+            help="A folder with CinC 2012 as Parquet; it is loaded into the lake first, and only it is trained on."
         ),
     ] = None,
-    promote: Annotated[bool, typer.Option(help="Let the alias 'champion', which is served, point to it.")] = True,
+    promote: Annotated[
+        bool, typer.Option(help="Set the alias 'champion' to the new model, so that it is served.")
+    ] = True,
     json: JsonOption = False,
 ) -> None:
-    """Train a task from published data; compare, track in MLflow, and register the better model with its card."""
+    """Train models for a task from published data, track them in MLflow, and register the better one with its card."""
     from models.training.train import train as run
     from vitalake.settings import load_settings
 
@@ -47,7 +49,7 @@ def train(
 
         source = CINC
         count = load_history(settings, CINC, data=data)
-        note(f"{count:,} rows read by the history lane")
+        note(f"{count:,} rows read from {data}")
     out = Output(json)
     report = run(settings, task, source=source, promote=promote, tell=out.tell)
     out.answer(report, lambda: _print(report))
@@ -74,6 +76,8 @@ def _print(report: Report) -> None:
     Console(highlight=False, width=None if console.is_terminal else 160).print(grid)
     typer.echo(f"\n{report.chosen}: {verdict(report).replace('**', '')}")
     if few(report):
-        typer.echo(f"{t.events} events to learn from prove that the way works, not that the model does: see its card.")
-    served = "the champion, shown in the shadow of NEWS2" if report.champion else "not served"
+        typer.echo(
+            f"{t.events} events are too few to judge the model; they only show that training works: see its card."
+        )
+    served = "the champion, in shadow mode beside NEWS2" if report.champion else "not served"
     typer.echo(f"Registered as {report.model}/{report.version}, {served}. Not approved, not a medical device.")

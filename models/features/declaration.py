@@ -62,7 +62,7 @@ class Item:
     def every_code(self) -> tuple[str, ...]:
         """Return its codes and those that count as one of them in the vocabulary."""
         vocabulary = load_vocabulary()
-        return tuple(dict.fromkeys(near for code in self.codes for near in vocabulary.alike(code)))
+        return tuple(dict.fromkeys(near for code in self.codes for near in vocabulary.with_near_codes(code)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,9 +241,9 @@ def parse_features(document: Any, *, where: str, text: str = "", at: Sequence[st
 def _with_cases(items: tuple[Item, ...]) -> tuple[Item, ...]:
     """Return items with the codes that count as theirs, as an invasive pressure does as a pressure."""
     named = {code for item in items for code in item.codes}
-    alike = load_vocabulary().alike
+    near = load_vocabulary().with_near_codes
     return tuple(
-        replace(item, codes=tuple(c for code in item.codes for c in alike(code) if c == code or c not in named))
+        replace(item, codes=tuple(c for code in item.codes for c in near(code) if c == code or c not in named))
         for item in items
     )
 

@@ -9,7 +9,7 @@ from governance.erasure.stores import Forgetting
 from models.serving.scores import FILE, REPAIR, ScoreBook
 from pipelines.intake.online_feed import store_sealer
 from vitalake.settings import Settings
-from vitalake.sqlite import look_at
+from vitalake.sqlite import check_integrity
 
 
 class ScoresOfPatients:
@@ -27,4 +27,4 @@ class ScoresOfPatients:
 
     def look(self, settings: Settings) -> None:
         """Return if its file is whole."""
-        look_at(settings.path(FILE), "Book of scores", repair=REPAIR)
+        check_integrity(settings.path(FILE), "Book of scores", repair=REPAIR)

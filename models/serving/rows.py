@@ -314,5 +314,6 @@ def _with_diastolic(chart: Chart, upper: Latest) -> Latest:
     if len(systolic) != 1 or len(diastolic) != 1:
         return upper
     lower = float(diastolic.value[0])
-    doubt = "?" if lower < load_vocabulary().begins_at(DIASTOLIC_CODE) else ""  # of a line or cuff that came off
+    # Below the lowest measurement the value is of a line or cuff that came off.
+    doubt = "?" if lower < load_vocabulary().lowest_measurement(DIASTOLIC_CODE) else ""
     return replace(upper, text=f"{upper.text}/{number(lower, 0)}{doubt}")

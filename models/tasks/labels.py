@@ -114,7 +114,7 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     @property
     def codes(self) -> tuple[str, ...]:
         """Return the LOINC codes whose values it needs."""
-        return tuple(load_vocabulary().alike(self.code))
+        return tuple(load_vocabulary().with_near_codes(self.code))
 
     def first_us(self, during: History) -> int | None:
         """Return when it came first, in the values of a stay; None: never."""

@@ -1,4 +1,4 @@
-"""``vitalake audit``: whether the audit holds, and who saw a patient. Asking is recorded too."""
+"""``vitalake audit``: checks the audit, and lists who saw a patient's data. Each of these queries is recorded too."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WRITER = "cli"
 NOT_WHOLE = 12
 
 ONLY_THIS = (
-    "The vault tells nobody by this pseudonym (any more): these are the accesses under this very one only. "
-    "Ask with each other pseudonym of the patient that you know."
+    "The vault does not know a patient by this pseudonym (any more): only accesses under this one pseudonym are "
+    "listed. Ask again with each other pseudonym of the patient that you know."
 )
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(help="The audit: whether its chains hold, and who saw a patient's data.")
+    group = typer.Typer(help="The audit: whether its chains are intact, and who saw a patient's data.")
     group.command("verify")(verify)
     group.command("who-saw")(who_saw)
     group.command("list")(list_)
@@ -43,22 +43,22 @@ def verify(
     home: HomeOption = None,
     known: Annotated[
         Path | None,
-        typer.Option(help="An earlier 'audit verify --json', kept elsewhere: nothing was taken back since."),
+        typer.Option(help="An earlier output of 'audit verify --json': check that no record since then was removed."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Check every record of every chain; ends with 12 when one does not hold."""
+    """Check every record of every chain; ends with 12 if the audit is not intact."""
     from governance.audit import anchor_folder, beginning_mismatch, verify_chain
     from vitalake.errors import VitaLakeError
 
     settings, keys = _open(home)
-    kept = _read_report(known) if known else None
-    report = verify_chain(settings.path(settings.audit), keys, known=kept, outside=anchor_folder(settings))
+    earlier = _read_report(known) if known else None
+    report = verify_chain(settings.path(settings.audit), keys, known=earlier, outside=anchor_folder(settings))
     if wrong := beginning_mismatch(settings):
         report.problems.append(wrong)
     try:
         _record(settings, keys, "verify")
-    except VitaLakeError as error:  # a broken chain takes no record, but must be reported
+    except VitaLakeError as error:  # a broken chain accepts no record, and must be reported all the same
         note(f"This check could not be recorded. {error}")
     document = {"whole": report.whole, "problems": report.problems, "chains": [asdict(c) for c in report.chains]}
     document |= {"anchored_at": report.anchored_at.isoformat() if report.anchored_at else None}
@@ -71,34 +71,34 @@ def who_saw(
     patient: Annotated[
         str,
         typer.Argument(
-            help="A pseudonym, also a former one; the record number; or the id as the source writes it. '-' reads it."
+            help="A pseudonym, current or former; the record number; or the id at the source. '-' reads standard input."
         ),
     ],
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List every access to a patient's data, under all pseudonyms and numbers that the patient has and had."""
+    """List every access to a patient's data, under all current and former pseudonyms and numbers of the patient."""
     from governance.audit import who_saw as find
 
     settings, keys = _open(home)
     given = sys.stdin.readline().strip() if patient == "-" else patient
-    asked = _asked(settings, keys, given)
-    _record(settings, keys, "who-saw", asked.pseudonym)
-    found = find(settings.path(settings.audit), keys, *asked.pseudonyms)
+    person = _find_person(settings, keys, given)
+    _record(settings, keys, "who-saw", person.pseudonym)
+    found = find(settings.path(settings.audit), keys, *person.pseudonyms)
     out = Output(json)
-    if asked.numbers == 0:
+    if person.numbers == 0:
         note(ONLY_THIS)
     else:
-        out.tell(f"{len(asked.pseudonyms)} pseudonyms of {asked.numbers} numbers of one patient were looked for.")
-    out.answer(_seen(found) | {"all_pseudonyms": asked.numbers > 0}, lambda: _print_seen(found))
+        out.tell(f"Searched for {len(person.pseudonyms)} pseudonyms of {person.numbers} numbers of this patient.")
+    out.answer(_seen(found) | {"all_pseudonyms": person.numbers > 0}, lambda: _print_seen(found))
 
 
 def list_(
     home: HomeOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Most accesses to list.")] = 20,
     json: JsonOption = False,
 ) -> None:
-    """List the newest accesses of all patients; of whom, it does not tell."""
+    """List the newest accesses to patients' data; it does not show which patients."""
     from governance.audit import latest
 
     settings, keys = _open(home)
@@ -108,10 +108,10 @@ def list_(
 
 
 def begin(
-    reason: Annotated[str, typer.Option("--reason", help="Why, as a code such as the incident's number.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why, as a code, such as the number of the incident.")],
     home: HomeOption = None,
 ) -> None:
-    """Begin a new audit in the place of one that does not hold or is gone; what is there is kept under another name."""
+    """Begin a new audit in the place of a damaged or lost one; the old files are kept under another name."""
     from contextlib import suppress
 
     from governance.access import local_principal
@@ -125,10 +125,10 @@ def begin(
     try:
         AuditEvent("audit.begin", officer.subject, officer.role, (), detail)
     except ValueError:
-        raise typer.BadParameter("letters, digits and . , : + / ( ) - only", param_hint="--reason") from None
+        raise typer.BadParameter("use letters, digits and . , : + / ( ) - only", param_hint="--reason") from None
 
     def record(event: AuditEvent) -> None:
-        with suppress(VitaLakeError):  # the audit that does not hold may take no record
+        with suppress(VitaLakeError):  # a damaged audit may accept no record
             open_audit(settings, keys, writer=WRITER).record(event)
 
     refuse_naming_if_known(
@@ -138,7 +138,7 @@ def begin(
     forget_beginning(settings)
     event = AuditEvent("audit.begin", officer.subject, officer.role, (), detail | {"before": before})
     open_audit(settings, keys, writer=WRITER).record(event)
-    typer.echo(f"A new audit is begun; what there was is kept as {before}.")
+    typer.echo(f"A new audit has begun; the old one is kept as {before}.")
 
 
 def _open(home: Path | None) -> tuple[Settings, KeyRing]:
@@ -149,12 +149,12 @@ def _open(home: Path | None) -> tuple[Settings, KeyRing]:
     return settings, Home(settings).keys
 
 
-def _asked(settings: Settings, keys: KeyRing, given: str) -> Person:
-    """Return who is asked about; of a pseudonym that cannot be followed, nothing but itself and no number.
+def _find_person(settings: Settings, keys: KeyRing, given: str) -> Person:
+    """Return the patient with all pseudonyms; of a pseudonym that the vault does not know, only itself and no number.
 
     Raises:
-        InputError: nobody is known by what is no pseudonym.
-        VitaLakeError: the vault does not open, and what was given is no pseudonym.
+        InputError: a number or id that no patient has.
+        VitaLakeError: the vault cannot be opened, and a number or id was given.
     """
     from contextlib import closing
 
@@ -175,7 +175,7 @@ def _asked(settings: Settings, keys: KeyRing, given: str) -> Person:
         note(f"The vault cannot be asked for the patient's other pseudonyms. {error}")
     if found is None and not is_token:
         raise InputError(
-            "Nobody is known by this",
+            "No patient has this number or id",
             where="patient",
             remedy="Give a pseudonym, a record number, or the id as the source writes it.",
         )
@@ -183,7 +183,7 @@ def _asked(settings: Settings, keys: KeyRing, given: str) -> Person:
 
 
 def _record(settings: Settings, keys: KeyRing, command: str, *patients: str) -> None:
-    """Record the question before it is answered; whoever has the key file asks as an officer."""
+    """Record a query before it is answered; whoever can read the key file acts as an officer."""
     from governance.access import local_principal
     from governance.audit import AuditEvent, open_audit
 
@@ -202,23 +202,25 @@ def _read_report(path: Path) -> dict[str, tuple[int, str]]:
         return {chain["writer"]: (int(chain["records"]), str(chain["mac"])) for chain in document["chains"]}
     except (OSError, msgspec.MsgspecError, KeyError, TypeError, ValueError):
         raise InputError(
-            "Not a report of the audit", where=str(path), remedy="Give the output of 'vitalake audit verify --json'."
+            "File is not a report of the audit",
+            where=str(path),
+            remedy="Give a file with the output of 'vitalake audit verify --json'.",
         ) from None
 
 
 def _print_report(report: Report) -> None:
     rows = []
     for chain in report.chains:
-        states = [f"DOES NOT HOLD: {chain.problem}"] if chain.problem else ["holds"]
-        states += [f"{chain.torn} torn by crashes, sealed off"] if chain.torn else []
-        states += ["end not sealed yet: a crash came between"] if chain.unsealed and not chain.problem else []
+        states = [f"NOT INTACT: {chain.problem}"] if chain.problem else ["intact"]
+        states += [f"{chain.torn} records torn by crashes, sealed off"] if chain.torn else []
+        states += ["end not sealed yet, because of a crash"] if chain.unsealed and not chain.problem else []
         rows.append([chain.writer, str(chain.records), "; ".join(states)])
     _print_grid(["chain", "records", "state"], rows)
     for problem in report.problems:
-        typer.echo(f"DOES NOT HOLD: {problem}")
+        typer.echo(f"NOT INTACT: {problem}")
     if report.anchored_at:
-        typer.echo(f"Heads were last kept outside at {report.anchored_at:%Y-%m-%d %H:%M:%S} UTC.")
-    typer.echo("The audit holds." if report.whole else "The audit does not hold.")
+        typer.echo(f"The heads were last copied to settings.anchors at {report.anchored_at:%Y-%m-%d %H:%M:%S} UTC.")
+    typer.echo("The audit is intact." if report.whole else "The audit is NOT intact.")
 
 
 def _seen(found: Sequence[Seen]) -> dict[str, Any]:

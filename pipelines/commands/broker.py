@@ -1,4 +1,4 @@
-"""``vitalake broker``: the embedded broker in the foreground."""
+"""``vitalake broker``: runs the embedded broker in the foreground."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WAIT_SECONDS = 0.5  # how soon a signal is seen
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
     group = typer.Typer(help="The embedded broker: Kafka's protocol in memory, for one machine.", no_args_is_help=True)
-    group.callback()(_group)  # keeps "start" a subcommand while it is the only one
+    group.callback()(_group)  # keeps "start" a subcommand although it is the only one
     group.command("start")(start)
     app.add_typer(group, name="broker")
 
@@ -25,10 +25,10 @@ def _group() -> None:
 
 
 def start(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")] = 19092,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 19092,
     json: JsonOption = False,
 ) -> None:
-    """Run until Ctrl-C; then all topics are gone, for they live in memory."""
+    """Run the broker until Ctrl-C; all topics are lost then, because they are in memory."""
     from pipelines.simulator.broker import EmbeddedBroker
     from vitalake.errors import ServiceUnavailable
 
@@ -51,5 +51,5 @@ def start(
                 raise ServiceUnavailable(
                     f"Embedded broker ended by itself (exit code {code})",
                     where=broker.bootstrap_servers,
-                    remedy="Start it again; its topics are gone.",
+                    remedy="Start it again; its topics are lost.",
                 )

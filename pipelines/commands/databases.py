@@ -1,4 +1,4 @@
-"""The databases of a home, looked at for damage."""
+"""Checks the databases of a home for damage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def damaged_databases(settings: Settings) -> list[VitaLakeError]:
-    """Return what is wrong with the vault and every store of personal data, as far as they are files; empty: nothing.
+    """Return what is wrong with the vault and the stores of personal data that are files; empty: nothing.
 
     Raises:
         PrivacyError: a store is not registered.
@@ -20,26 +20,26 @@ def damaged_databases(settings: Settings) -> list[VitaLakeError]:
     from vitalake.errors import VitaLakeError
 
     found: list[VitaLakeError] = []
-    for look in _looks():
+    for check in _checks():
         try:
-            look(settings)
+            check(settings)
         except VitaLakeError as error:
             found.append(error)
     return found
 
 
-def _looks() -> Iterator[Callable[[Settings], None]]:
+def _checks() -> Iterator[Callable[[Settings], None]]:
     from governance.erasure.stores import personal_stores
 
-    yield _look_at_vault
+    yield _check_vault
     for store in personal_stores().values():
         yield store.look
 
 
-def _look_at_vault(settings: Settings) -> None:
+def _check_vault(settings: Settings) -> None:
     from governance.vault.on_sqlite import REPAIR
     from governance.vault.opening import vault_file
-    from vitalake.sqlite import look_at
+    from vitalake.sqlite import check_integrity
 
     if file := vault_file(settings):
-        look_at(file, "Vault", repair=REPAIR)
+        check_integrity(file, "Vault", repair=REPAIR)

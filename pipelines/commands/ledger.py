@@ -1,4 +1,4 @@
-"""``vitalake ledger``: what became of every message and row, and whether it adds up."""
+"""``vitalake ledger``: shows what became of every message and row, and whether the counts add up."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _COLUMNS = (
     "messages", "decoded", "undecodable", "tombstones", "lost_upstream",
     "rows", "published", "rejected", "duplicate", "filtered", "held", "late",
 )  # fmt: skip
-"""spans.COUNT_NAMES, written out so that --help need not load Arrow; a test holds them equal."""
+"""The same as spans.COUNT_NAMES, written out so that --help need not load Arrow; a test compares them."""
 
 _LATER = ("recovered", "attributed")
-"""ledger.AGAIN: what came of messages that were rejected or held, shown where there is any."""
+"""Rows that were made later of rejected or held messages, see ledger.AGAIN; shown if there are any."""
 
 _EQUATIONS = (
     "messages = decoded + undecodable + tombstones + lost_upstream",
-    "rows = published + rejected + duplicate + filtered + held        (late is counted besides)",
+    "rows = published + rejected + duplicate + filtered + held        (late rows are counted here too)",
 )
 
 
@@ -37,10 +37,12 @@ def ledger(
     by: Annotated[
         Literal["partition", "hour", "job"] | None, typer.Option(help="Break the totals down.", show_default=False)
     ] = None,
-    audit: Annotated[bool, typer.Option("--audit", help="Recount from Parquet files and the broker.")] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Also recount from the Parquet files and the broker, and compare.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Print what became of every message and row; ends with 13 when that does not add up."""
+    """Print what became of every message and row; ends with 13 if the counts do not add up."""
     import vitalake
     from vitalake.errors import LakeError
 
@@ -87,16 +89,18 @@ def print_ledger(summary: dict[str, Any], by: str | None = None) -> None:
     if len(columns) > len(_COLUMNS):
         console.print(f"in the lake = {' + '.join(('published', *columns[len(_COLUMNS) :]))}", style="dim")
     for column, count in summary["unfit"].items():
-        console.print(f"published without what was sent in {column}: {count:,} rows, see docs/how-to/closed-text.md")
+        console.print(f"published without the text sent in {column}: {count:,} rows, see docs/how-to/closed-text.md")
     _print_local(console, summary)
     for part in summary["lost_upstream_unknown"]:
-        console.print(f"lost upstream, nobody can say how much: {part} (the topic was made again)", style="yellow")
+        console.print(
+            f"lost upstream, number not known: {part} (the topic was deleted and created again)", style="yellow"
+        )
     for problem in summary["problems"]:
         console.print(problem, style="red")
 
 
 def _print_local(console: Console, summary: dict[str, Any]) -> None:
-    """Print what local codes were taken as, and which nobody has mapped yet: the most frequent first."""
+    """Print the mapped local codes, and those that are not mapped; the most frequent first."""
     for name, count in sorted(summary["mapped"].items(), key=lambda item: (-item[1], item[0])):
         console.print(f"local code {name or 'of others'}: {count:,} rows", markup=False, soft_wrap=True)
     for name, count in sorted(summary["unmapped"].items(), key=lambda item: (-item[1], item[0])):
@@ -107,7 +111,7 @@ def _print_local(console: Console, summary: dict[str, Any]) -> None:
 
 
 def print_audit(document: dict[str, Any]) -> None:
-    """Print what the recount found."""
+    """Print the results of the recount."""
     from rich.console import Console
 
     console = Console(highlight=False)

@@ -1,4 +1,4 @@
-"""``vitalake patient``: what a patient, or the law, may ask of the lake: to be forgotten, or to be kept."""
+"""``vitalake patient``: erases a patient on request, or puts a patient on legal hold."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ PatientArgument = Annotated[
     str,
     typer.Argument(help="The pseudonym, or the id as the source writes it; '-' reads it from standard input."),
 ]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why, such as the number of the request; names nobody.")]
+ReasonOption = Annotated[
+    str, typer.Option("--reason", help="Why, such as the number of the request; name no patient in it.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(help="Forget a patient on request, show the certificate, or keep one from being forgotten.")
+    group = typer.Typer(help="Erase a patient on request, show the certificate, or set and end a legal hold.")
     group.command("erase")(erase)
     group.command("certificate")(certificate)
     group.command("reapply")(reapply)
@@ -44,20 +46,27 @@ def register(app: typer.Typer) -> None:
 def erase(
     patient: Annotated[
         str | None,
-        typer.Argument(help="Pseudonym, or id as the source writes it; '-' reads it; none: finish what was killed."),
+        typer.Argument(
+            help="Pseudonym, or id as the source writes it; '-' reads standard input; without it erasures that were "
+            "interrupted are finished."
+        ),
     ] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why, such as the request's number; names nobody.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: it cannot be taken back.")] = False,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why, such as the number of the request; name no patient in it.")
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation. It cannot be undone.")] = False,
     all_numbers: Annotated[
-        bool, typer.Option("--all-numbers", help="Also the patient's other numbers, as merges of admissions tell.")
+        bool,
+        typer.Option("--all-numbers", help="Also erase the patient's other numbers, which admissions have merged."),
     ] = False,
     unknown: Annotated[
-        bool, typer.Option("--unknown", help="Also an id that the vault never saw: rejected messages may name it.")
+        bool,
+        typer.Option("--unknown", help="Allow an id that the vault does not know: rejected messages can contain it."),
     ] = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Forget a patient: destroy the key, remove the rows from every zone and version, and write a certificate."""
+    """Erase a patient: destroy the key, remove the rows from every zone and version, and write a certificate."""
     out = Output(json)
     with _opened(home, tell=out.tell) as (eraser, settings, keys, _):
         finished = _finish(eraser, settings, keys)
@@ -69,12 +78,12 @@ def erase(
             return
         given = _given(patient)
         if not reason.strip():
-            raise typer.BadParameter("say why, such as the request's number", param_hint="--reason")
+            raise typer.BadParameter("write why, such as the number of the request", param_hint="--reason")
         eraser.subject_of(given, unknown=unknown)
         if (known := eraser.forgotten(given)) is not None:
-            _again(eraser, settings, keys, given, known, out)
+            _erase_again(eraser, settings, keys, given, known, out)
             return
-        if not yes and not typer.confirm("This patient will be forgotten. It cannot be taken back. Go on?", err=True):
+        if not yes and not typer.confirm("This patient will be erased. This cannot be undone. Continue?", err=True):
             raise typer.Exit(1)
         from governance.access.principal import local_principal
 
@@ -95,11 +104,11 @@ def erase(
 
 
 def certificate(
-    id_: Annotated[str | None, typer.Argument(metavar="ID", help="None: list them.")] = None,
+    id_: Annotated[str | None, typer.Argument(metavar="ID", help="The certificate; without it all are listed.")] = None,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what was done for an erasure, and what stays outside our reach; or list all certificates."""
+    """Show the certificate of an erasure: what was done, and what vitalake cannot erase; or list all certificates."""
     from governance.erasure.certificate import all_of, load
     from vitalake.settings import load_settings
 
@@ -117,7 +126,7 @@ def certificate(
 
 
 def reapply(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Erase again, after a restore, all who were forgotten since the back-up was made: lake, care store, scores."""
+    """After a restore, erase again all patients who were erased since the back-up: in lake, care store and scores."""
     from governance.erasure.certificate import all_of
     from vitalake.errors import PrivacyError
 
@@ -138,19 +147,21 @@ def reapply(home: HomeOption = None, json: JsonOption = False) -> None:
         raise unfinished[0]
     if done.uncertified:
         raise PrivacyError(
-            f"{len(done.uncertified)} are forgotten whose certificate is not here, so their published rows may be left",
+            f"{len(done.uncertified)} erased patients have no certificate here, so their published rows may be left",
             where=", ".join(done.uncertified),
-            remedy="Restore the certificates and run it again; else 'vitalake patient erase' with each one's id.",
+            remedy="Restore the certificates and run this again; else run 'vitalake patient erase' for each patient.",
         )
 
 
 def hold(
     patient: PatientArgument,
     reason: ReasonOption,
-    until: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="UTC day; none: until released.")] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day in UTC; default: until it is released.")
+    ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Keep a patient from being forgotten, and from retention: a legal hold."""
+    """Set a legal hold: the patient cannot be erased, and retention does not delete the patient's rows."""
     from datetime import UTC
 
     from vitalake.errors import InputError
@@ -160,12 +171,12 @@ def hold(
         subject = eraser.subject_of(given)
         try:
             eraser.refuse_words(given, reason)
-        except InputError:  # it says what the patient is called
+        except InputError:  # the reason names the patient
             _record(settings, keys, "patient.hold", outcome="refused", patients=eraser.tokens_of(given))
             raise
         vault.hold(subject, reason, until.replace(tzinfo=UTC) if until else None)
         _record(settings, keys, "patient.hold", outcome="held", patients=eraser.tokens_of(given))
-    typer.echo(f"Held {f'until {until:%Y-%m-%d}' if until else 'until it is released'}.")
+    typer.echo(f"On hold {f'until {until:%Y-%m-%d}' if until else 'until it is released'}.")
 
 
 def release(patient: PatientArgument, home: HomeOption = None) -> None:
@@ -177,10 +188,11 @@ def release(patient: PatientArgument, home: HomeOption = None) -> None:
     typer.echo("Released.")
 
 
-# -- what they share ---------------------------------------------------------------------------------------------
+# -- shared ------------------------------------------------------------------------------------------------------
 
 
 def _opened(home: Path | None, *, tell: Callable[[str], None] = note, put_back: bool = False) -> Any:
+    """Return a context manager that opens the vault and gives eraser, settings, keys and vault."""
     from contextlib import contextmanager
 
     @contextmanager
@@ -212,18 +224,18 @@ class _Finished(NamedTuple):
 
 
 def _finish(eraser: Eraser, settings: Settings, keys: KeyRing) -> _Finished:
-    """Do what killed erasures have left, and say so; what fails does not stop what was asked for."""
+    """Finish interrupted erasures, and print which; a failure does not stop the command that was given."""
     done, errors = eraser.finish()
     for certificate in done:
         _record(settings, keys, "patient.erase", certificate=certificate.id, outcome="finished")
-        note(f"Finished: {certificate.id}, which had been begun {certificate.begun_at}")
+        note(f"Finished an interrupted erasure: {certificate.id}, begun {certificate.begun_at}")
     for error in errors:
-        note(f"Not finished: an erasure that had been begun. {error}")
+        note(f"An interrupted erasure could not be finished. {error}")
     return _Finished(done, errors)
 
 
-def _again(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known: str, out: Output) -> None:
-    """Remove what came since of somebody who is forgotten, such as messages that were read again and rejected."""
+def _erase_again(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known: str, out: Output) -> None:
+    """Remove rows of an erased patient that came later, such as messages that were read again and rejected."""
     tables, elsewhere = eraser.again(given)
     _record(settings, keys, "patient.erase", certificate=known, outcome="searched again")
     out.answer(
@@ -232,7 +244,7 @@ def _again(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known:
             f"{table.table}: {table.rows:,} rows removed, {table.files_deleted:,} older files deleted"
             for table in tables
         ),
-        f"Forgotten already: {known}. {sum(table.rows for table in tables):,} rows had come since, and are gone.",
+        f"Erased already: {known}. {sum(table.rows for table in tables):,} rows that came later were removed now.",
     )
 
 
@@ -281,7 +293,7 @@ def _print(done: Certificate) -> None:
     typer.echo(f"Certificate {done.id}: begun {done.begun_at}, finished {done.finished_at}, by {done.actor}")
     typer.echo(f"Reason: {done.reason}")
     if done.resumed:
-        typer.echo("It was killed, and gone on with: the counts are of the last run only.")
+        typer.echo("It was interrupted and continued: the counts are those of the last run only.")
     if done.together:
         typer.echo(f"Together with the patient's other numbers: {', '.join(done.together)}")
     grid = Table(box=None, padding=(0, 2), header_style="bold")
@@ -297,9 +309,9 @@ def _print(done: Certificate) -> None:
         typer.echo(f"{name}: {count:,} entries removed")
     for entry in done.tables:
         if entry.unreadable:
-            typer.echo(f"{entry.table}: {entry.unreadable:,} messages are left that nobody can open")
+            typer.echo(f"{entry.table}: {entry.unreadable:,} messages are left that cannot be decrypted")
         if entry.nameless:
-            typer.echo(f"{entry.table}: {entry.nameless:,} messages are left that name nobody whom the vault knows")
-    typer.echo("Outside our reach:")
+            typer.echo(f"{entry.table}: {entry.nameless:,} messages are left that name no patient whom the vault knows")
+    typer.echo("What vitalake cannot erase:")
     for place in done.outside:
         typer.echo(f"  {place.place}: {place.what}{f'; gone by {place.until}' if place.until else ''}")

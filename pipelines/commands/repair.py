@@ -1,4 +1,4 @@
-"""``vitalake lake repair``: what is damaged is made again, and what cannot be is named."""
+"""``vitalake lake repair``: makes damaged files and logs again, and names what cannot be made again."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 def repair(
     home: HomeOption = None,
     leave: Annotated[
-        bool, typer.Option("--leave-out", help="Take files that cannot be made again out of their tables.")
+        bool, typer.Option("--leave-out", help="Remove files that cannot be made again from their tables.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Read every file and log of the lake and make what is damaged again; ends with 13 when something is left."""
+    """Read every file and log of the lake, and make damaged ones again; ends with 13 if damage is left."""
     import vitalake
     from governance.belonging import admit, look, mend_erasures
-    from pipelines.republish.repair import repair as mend_all
+    from pipelines.republish.repair import repair as repair_all
     from vitalake.errors import LakeError
     from vitalake.home import Home
 
@@ -30,18 +30,18 @@ def repair(
     opened.refuse_no_lake()
     settings = opened.settings
     keys = Home(settings).keys
-    again = mend_erasures(settings, keys)
+    erasure_notes = mend_erasures(settings, keys)
     admit(settings, any_format=True)
     out = Output(json)
-    done = mend_all(settings, leave=leave, progress=out.tell)
-    done.notes[:0] = again
+    done = repair_all(settings, leave=leave, progress=out.tell)
+    done.notes[:0] = erasure_notes
     done.left += [str(error) for error in look(settings, keys).damaged]
-    out.answer(done.to_json(), lambda: _tell(done))
+    out.answer(done.to_json(), lambda: _print(done))
     if done.left:
         raise typer.Exit(LakeError.exit_code)
 
 
-def _tell(done: Repair) -> None:
+def _print(done: Repair) -> None:
     for log in done.logs:
         typer.echo(
             f"{log.table}: {len(log.set_aside)} files of its log were set aside, {log.spans} spans with {log.rows:,} "
@@ -53,15 +53,15 @@ def _tell(done: Repair) -> None:
         if files.how:
             typer.echo(f"{files.table}: {files.rows:,} rows of {files.files} damaged files were made again")
     if done.lookbacks:
-        typer.echo(f"{done.lookbacks} damaged look-back files were deleted; an exact repeat may be published once more")
+        typer.echo(f"{done.lookbacks} damaged look-back files were deleted; an exact duplicate may be published again")
     for table, rows in done.left_out.items():
-        typer.echo(f"{table}: {rows:,} rows were taken out with their files")
+        typer.echo(f"{table}: {rows:,} rows were removed with their damaged files")
     for line in done.notes:
         typer.echo(f"note: {line}")
     for line in done.left:
-        typer.echo(f"left: {line}")
+        typer.echo(f"not repaired: {line}")
     typer.echo(
         "The lake is NOT whole."
         if done.left
-        else "The lake is whole: its logs, files and spans agree. Databases are not looked at: run 'vitalake doctor'."
+        else "The lake is whole: its logs, files and spans agree. To check databases, run 'vitalake doctor'."
     )

@@ -1,4 +1,4 @@
-"""``vitalake lake rewrite`` and ``rebuild``: rows that are there, written anew; long jobs that go on when killed."""
+"""``vitalake lake rewrite`` and ``rebuild``: rewrite existing rows, in long jobs that can be interrupted."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from vitalake.lake.maintenance.replacement import TableReplaced
     from vitalake.settings import Settings
 
-TELL_SECONDS = 2.0
+REPORT_SECONDS = 2.0
 
 
 class Meter:
-    """Tells how many rows were made, and how many a second, every other second."""
+    """Counts the rows that a job has made, and reports them with their rate every two seconds."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell, self._rows = tell, 0
-        self._began = self._told = time.monotonic()
+        self._began = self._reported = time.monotonic()
 
     def __call__(self, rows: int) -> None:
         """Count rows."""
         self._rows += rows
         now = time.monotonic()
-        if now - self._told >= TELL_SECONDS:
-            self._told = now
+        if now - self._reported >= REPORT_SECONDS:
+            self._reported = now
             self._tell(f"{self._rows:,} rows, {self._rows / (now - self._began):,.0f} rows/s")
 
     def summary(self) -> dict[str, Any]:
@@ -42,53 +42,56 @@ class Meter:
 def rewrite(
     home: HomeOption = None,
     bucket: Annotated[
-        int | None, typer.Option("--bucket", help="Sort closed days by patient and time into so many files.")
+        int | None, typer.Option("--bucket", help="Sort the rows of closed days by patient into this many files a day.")
     ] = None,
     republish: Annotated[
-        str | None, typer.Option("--republish", metavar="DATASET", help="Publish it anew by today's rules and keys.")
+        str | None,
+        typer.Option("--republish", metavar="DATASET", help="Publish a dataset again by today's rules and keys."),
     ] = None,
     rekey: Annotated[
-        bool, typer.Option("--rekey", help="Make a new pseudonym key and publish every dataset anew under it.")
+        bool, typer.Option("--rekey", help="Make a new pseudonym key, and publish every dataset again with it.")
     ] = False,
     retire_key: Annotated[
         str | None,
         typer.Option("--retire-key", metavar="VERSION", help="Destroy an old version of the pseudonym key."),
     ] = None,
     retention: Annotated[
-        bool, typer.Option("--retention", help="Delete days older than their dataset is kept for, in all zones.")
+        bool, typer.Option("--retention", help="Delete days that are older than the retention of their dataset.")
     ] = False,
     give_up: Annotated[
         str | None,
-        typer.Option("--give-up", metavar="DATASET", help="End a killed republish that is not to be gone on with."),
+        typer.Option("--give-up", metavar="DATASET", help="End an interrupted republish that shall not continue."),
     ] = None,
     table: Annotated[str | None, typer.Option("--table", help="With --bucket: one table; default: all.")] = None,
     closed_before: Annotated[
         str | None,
-        typer.Option("--closed-before", metavar="DAY", help="With --bucket: only days before; default: today."),
+        typer.Option("--closed-before", metavar="DAY", help="With --bucket: only days before this; default: today."),
     ] = None,
     days: Annotated[
-        int | None, typer.Option("--days", min=1, help="With --retention: keep so many, whatever datasets declare.")
+        int | None,
+        typer.Option("--days", min=1, help="With --retention: days to keep; default: as datasets declare."),
     ] = None,
     keep_replaced: Annotated[
         bool,
-        typer.Option("--keep-replaced", help="With --republish: leave the files of before to the vacuum, for a week."),
+        typer.Option("--keep-replaced", help="With --republish: keep the old files until a vacuum after a week."),
     ] = False,
     without_lost: Annotated[
-        bool, typer.Option("--without-lost", help="With --republish: also where 'lake repair' left rows out as lost.")
+        bool,
+        typer.Option("--without-lost", help="With --republish: go on although 'lake repair' has removed lost rows."),
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write rows that are there anew: by patient, under new rules or a new key, or without what is too old.
+    """Rewrite existing rows: sort them by patient, publish them by new rules or keys, or delete what is too old.
 
-    Safe beside streams, readers and other maintenance. A killed one is started again and goes on where it was.
+    Streams, readers and other maintenance can go on meanwhile. If it was interrupted, run it again: it continues.
     """
     from governance.belonging import admit
     from vitalake.errors import InputError
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
-    wanted = [bucket is not None, republish is not None, rekey, retire_key is not None, retention, give_up is not None]
-    if sum(wanted) != 1:
+    asked = [bucket is not None, republish is not None, rekey, retire_key is not None, retention, give_up is not None]
+    if sum(asked) != 1:
         raise InputError(
             "A rewrite does one thing at a time",
             where="vitalake lake rewrite",
@@ -111,16 +114,18 @@ def rewrite(
 
 
 def rebuild(
-    what: Annotated[str, typer.Argument(help="published, or care.")],
+    what: Annotated[str, typer.Argument(help="What to rebuild: published or care.")],
     home: HomeOption = None,
-    source: Annotated[str, typer.Option("--from", help="The zone it is made of: restricted.")] = "restricted",
-    dataset: Annotated[str | None, typer.Option("--dataset", help="One dataset; default: all that are kept.")] = None,
+    source: Annotated[str, typer.Option("--from", help="The zone to rebuild it from: restricted.")] = "restricted",
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="One dataset; default: all that the restricted zone has.")
+    ] = None,
     without_lost: Annotated[
-        bool, typer.Option("--without-lost", help="Also where 'lake repair' left identified rows out as lost.")
+        bool, typer.Option("--without-lost", help="Go on although 'lake repair' has removed lost identified rows.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Make the published zone, or the care store, anew of the restricted zone; also when it was lost."""
+    """Rebuild the published zone or the care store from the restricted zone, also if it was lost."""
     from governance.belonging import admit
     from pipelines.republish.online_store import rebuild_online_store
     from pipelines.republish.repair import open_published
@@ -147,10 +152,10 @@ def rebuild(
         return
     meter = Meter(out.tell)
     rows = rebuild_online_store(settings, counted=meter)
-    out.answer({"care_rows": rows} | meter.summary(), f"care: {rows:,} rows offered")
+    out.answer({"care_rows": rows} | meter.summary(), f"care: {rows:,} rows offered to the care store")
 
 
-# -- one after the other -----------------------------------------------------------------------------------------
+# -- the single rewrites -----------------------------------------------------------------------------------------
 
 
 def _bucket(settings: Settings, count: int, out: Output, *, table: str | None, closed_before: str | None) -> None:
@@ -170,7 +175,7 @@ def _bucket(settings: Settings, count: int, out: Output, *, table: str | None, c
     before, documents, meter = closed_before or str(clock.now().date()), [], Meter(out.tell)
     for name in [table] if table else able:
         if is_locked(present[name]):
-            note(f"{name}: a republish holds it; start this again when that has ended")
+            note(f"{name}: a republish has locked it; run this again when the republish has ended")
 
         def tell(day: str, name: str = name) -> None:
             out.tell(f"{name} {day}")
@@ -192,7 +197,7 @@ def _day(text: str) -> str:
     try:
         return str(date.fromisoformat(text))
     except ValueError:
-        raise InputError("Day is not a date", where="--closed-before", remedy="Write it as 2026-03-01.") from None
+        raise InputError("Day is not a date", where="--closed-before", remedy="Write a day as 2026-03-01.") from None
 
 
 def _republish(
@@ -218,7 +223,7 @@ def _lines(done: TableReplaced) -> Iterator[str]:
         f"{done.forgotten:,} of patients who were erased"
     )
     for name, count in sorted(done.unfit.items()):
-        yield f"{done.dataset}.{name}: {count:,} rows are published without what was sent there"
+        yield f"{done.dataset}.{name}: {count:,} rows are published without the text that was sent there"
 
 
 def _rekey(settings: Settings, out: Output) -> None:
@@ -230,9 +235,9 @@ def _rekey(settings: Settings, out: Output) -> None:
     done = rekey(settings, counted=meter, progress=out.tell)
     out.show(
         *(line for swapped in done.datasets for line in _lines(swapped)),
-        f"pseudonym key {done.version}: {done.patients:,} pseudonyms changed in the vault. Restart what reads the "
-        "key file once: the server of scores. When nobody has to follow old pseudonyms any more (audit, exports): "
-        "vitalake lake rewrite --retire-key VERSION",
+        f"pseudonym key {done.version}: {done.patients:,} pseudonyms changed in the vault. Restart 'vitalake serve', "
+        "which reads the key file only once. When nobody needs old pseudonyms any more (audit, exports), destroy the "
+        "old key: vitalake lake rewrite --retire-key VERSION",
     )
     _finish(asdict(done), meter, out)
 
@@ -243,7 +248,7 @@ def _retire(settings: Settings, version: str, out: Output) -> None:
     retire(settings, version)
     out.answer(
         {"retired": version},
-        f"pseudonym key {version} is gone from the key file; back-ups of that file may have it",
+        f"pseudonym key {version} is deleted from the key file; back-ups of that file may still have it",
     )
 
 
@@ -259,7 +264,7 @@ def _retention(settings: Settings, out: Output, *, days: int | None) -> None:
         out.show(f"{done.table}: {done.rows:,} rows of {done.days} days before {done.before} deleted{held}")
     out.answer({"tables": documents})
     if not documents:
-        out.show("No dataset says how long it is kept (retention_days); give --days.")
+        out.show("No dataset declares how long it is kept (retention_days); give --days.")
 
 
 def _give_up(settings: Settings, dataset: str, out: Output) -> None:
@@ -268,7 +273,7 @@ def _give_up(settings: Settings, dataset: str, out: Output) -> None:
     found = give_up(settings, dataset)
     out.answer(
         {"given_up": found},
-        f"{dataset}: {'given up; the sweeper deletes what it staged' if found else 'nothing is under way'}",
+        f"{dataset}: {'given up; the sweeper deletes the staged files' if found else 'no republish is under way'}",
     )
 
 

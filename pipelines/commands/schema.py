@@ -1,4 +1,4 @@
-"""``vitalake lake schema``: what an older release's tables lack, and the commit that brings it."""
+"""``vitalake lake schema``: shows what the tables of an older release lack, and adds it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DONE = {"add": "added", "widen": "widened", "record": "recorded"}
 
 def schema(
     table: Annotated[str | None, typer.Argument(help="One table, as 'vitalake lake tables' names it.")] = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Make the changes, each table in one commit.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Make the changes, in one commit for each table.")] = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what tables of an older release lack; with --apply bring it, while the stream runs and readers read.
+    """Show what tables of an older release lack; with --apply add it. Streams and readers can go on meanwhile.
 
-    Ends with 11 when a table cannot be brought there. Writers bring what is missing by themselves, too.
+    Ends with 11 if a table cannot be changed. Streams and loads make the same changes when they write.
     """
     from vitalake.errors import InputError
 
@@ -34,7 +34,7 @@ def schema(
     if apply:
         _admit(home)
     for name, dataset, lake in _chosen(home, table):
-        state, applied = _looked_at(lake, dataset, name, apply)
+        state, applied = _inspect(lake, dataset, name, apply)
         documents.append(_document(name, state, applied, dataset))
     Output(json).answer({"tables": documents}, *map(_line, documents))
     if any(document["refused"] for document in documents):
@@ -42,7 +42,7 @@ def schema(
 
 
 def _admit(home: Any) -> None:
-    """Stop if it is not this home's lake."""
+    """Stop if the lake belongs to another home."""
     from governance.belonging import admit
     from vitalake.settings import load_settings
 
@@ -60,8 +60,8 @@ def _chosen(home: Any, name: str | None) -> list[tuple[str, Dataset, Lake]]:
     return [(each, dataset, lake) for each, dataset in known.items() if name in (None, each)]
 
 
-def _looked_at(lake: Lake, dataset: Dataset, name: str, change: bool) -> tuple[SchemaState, bool]:
-    """Return a table's state, as it was before it was changed, and whether it was."""
+def _inspect(lake: Lake, dataset: Dataset, name: str, change: bool) -> tuple[SchemaState, bool]:
+    """Return the state of a table before any change, and whether it was changed."""
     from vitalake.lake.tables.schema import apply, open_delta, read_state
 
     delta = open_delta(lake.storage.child(name))
@@ -87,7 +87,7 @@ def _line(document: dict[str, Any]) -> str:
     words = _DONE if document["applied"] else _WORDS
     kinds: dict[str, list[str]] = {}
     for change in document["changes"]:
-        if change["kind"] != "record":  # of every column, in every table of the first release
+        if change["kind"] != "record":  # a table of the first release lacks the data class of every column
             kinds.setdefault(words[change["kind"]], []).append(f"{change['column']} ({change['detail']})")
     if any(change["kind"] == "record" for change in document["changes"]):
         kinds[words["record"]] = ["data classes"]

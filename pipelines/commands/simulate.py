@@ -1,4 +1,4 @@
-"""``vitalake simulate``: bedside devices that send to Kafka, some of them faulty."""
+"""``vitalake simulate``: simulates bedside devices that send to Kafka, some of them faulty."""
 
 from __future__ import annotations
 
@@ -35,27 +35,30 @@ def register(app: typer.Typer) -> None:
 def simulate(
     home: HomeOption = None,
     source: Annotated[
-        SourceName, typer.Option(help="mimic-demo: real ICU patients, ends; synthetic: made up, without end.")
+        SourceName, typer.Option(help="mimic-demo: real ICU patients, with an end; synthetic: invented, without end.")
     ] = SourceName.mimic_demo,
-    patients: Annotated[int | None, typer.Option(min=1, help="How many; default 100.")] = None,
+    patients: Annotated[int | None, typer.Option(min=1, help="Number of patients; default 100.")] = None,
     rate: Annotated[
         float | None, typer.Option(min=0, help="Messages a second; 0: as fast as possible. Synthetic: default 1000.")
     ] = None,
     speed: Annotated[
-        float | None, typer.Option(min=0.001, help="Times real time, mimic-demo only; default 1440: a day in a minute.")
+        float | None,
+        typer.Option(min=0.001, help="mimic-demo: times real time; default 1440: a day in a minute."),
     ] = None,
     hours: Annotated[
         float | None, typer.Option(min=0, help="mimic-demo: only the last so many hours; default 72, with --rate 600.")
     ] = None,
-    faults: Annotated[float, typer.Option(min=0, max=1, help="Share of devices that misbehave on purpose.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Decides made-up values, and faults.")] = 0,
+    faults: Annotated[float, typer.Option(min=0, max=1, help="Share of devices that are faulty on purpose.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed of invented values and of faults.")] = 0,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many messages.")] = None,
-    topic: Annotated[str, typer.Option(help="Made, with --partitions, if it is not there.")] = "vitals",
-    partitions: Annotated[int, typer.Option(min=1, max=1000, help="Of a new topic.")] = 4,
-    bootstrap_servers: Annotated[str | None, typer.Option(help="Default: the configuration's.")] = None,
+    topic: Annotated[str, typer.Option(help="The topic; made with --partitions if it does not exist.")] = "vitals",
+    partitions: Annotated[int, typer.Option(min=1, max=1000, help="Partitions of a new topic.")] = 4,
+    bootstrap_servers: Annotated[
+        str | None, typer.Option(help="Kafka's addresses; default: those of the configuration.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Send the vital signs of bedside devices to Kafka as FHIR Observations, until done or Ctrl-C."""
+    """Send vital signs of simulated bedside devices to Kafka as FHIR Observations, until done or Ctrl-C."""
     from pipelines.simulator import replay
     from vitalake.settings import load_settings, resolve_references
 
@@ -93,7 +96,7 @@ def simulate(
 def _stopped_by_signal() -> Iterator[threading.Event]:
     """Give an event that Ctrl-C or SIGTERM sets: the sender then flushes, and the summary is printed.
 
-    A second one ends the process at once, for a broker that is gone makes the flush long.
+    A second signal ends the process at once, because the flush takes long if the broker is gone.
     """
     stop = threading.Event()
     before: dict[int, Any] = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -113,7 +116,7 @@ def _stopped_by_signal() -> Iterator[threading.Event]:
 
 @contextmanager
 def _progress(count: int | None) -> Iterator[Callable[[SimulationSummary], None] | None]:
-    """Give what shows the progress on standard error; None where nobody watches."""
+    """Give a function that shows the progress on standard error; None if that is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""``vitalake stream``: run the live lane until it is stopped."""
+"""``vitalake stream``: streams from Kafka into the lake until it is stopped."""
 
 from __future__ import annotations
 
@@ -33,16 +33,21 @@ def register(app: typer.Typer) -> None:
 
 
 def stream(
-    config: Annotated[Path | None, typer.Argument(help="Configuration file; default: the home's.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="Configuration file; default: that of the home.")] = None,
     home: HomeOption = None,
-    job: Annotated[str, typer.Option(help="Which of the configuration's jobs.")] = "vitals",
+    job: Annotated[str, typer.Option(help="The job of the configuration to run.")] = "vitals",
     workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes; one shard each.")] = 1,
-    until_idle: Annotated[str | None, typer.Option(help="End when nothing has come for so long: 5s.")] = None,
+    until_idle: Annotated[str | None, typer.Option(help="End if no message has come for this long: 5s.")] = None,
     start: Annotated[
-        str, typer.Option("--from", help="Where no position is known: earliest, latest, or a time with its zone.")
+        str,
+        typer.Option(
+            "--from", help="Where to begin partitions that were never read: earliest, latest, or a time with its zone."
+        ),
     ] = "earliest",
-    accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Record a gap in the log and go on.")] = False,
-    runner: Annotated[str, typer.Option(help="embedded or flink.")] = "embedded",
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="If Kafka has deleted unread messages, record the gap and go on.")
+    ] = False,
+    runner: Annotated[str, typer.Option(help="Runner of Beam: embedded or flink.")] = "embedded",
     view: Annotated[bool | None, typer.Option("--view/--no-view", help="Live view; default: on a terminal.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -52,7 +57,7 @@ def stream(
     idle = parse_seconds(until_idle) if until_idle else None
     begin = parse_start(start)
     if runner not in ("embedded", "flink"):
-        message = "embedded or flink"
+        message = "use embedded or flink"
         raise typer.BadParameter(message, param_hint="--runner")
     path = (config or resolve_home(home)).absolute()
     settings = load_settings(path)
@@ -83,9 +88,9 @@ def stream(
 
 
 def stop_on_signals(stop: threading.Event) -> None:
-    """Take Ctrl-C and SIGTERM as the wish to stop in order; the second one ends what does not stop.
+    """Let the first Ctrl-C or SIGTERM stop the stream in order, and a second one end it at once.
 
-    Called before the imports, which take a second: an exception there ends in a traceback of somebody's module.
+    Called before the slow imports: an exception of a signal during an import would end in a traceback.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -98,7 +103,7 @@ def stop_on_signals(stop: threading.Event) -> None:
 
 
 def stream_options(start: str, *, accept_loss: bool, until_idle_seconds: float | None) -> StreamOptions:
-    """Return the options of a lane; ``start`` as parse_start gives it."""
+    """Return the options of a stream; ``start`` is what parse_start returns."""
     from pipelines.live.lane import StreamOptions
 
     begin: Any = int(start) if start.isdigit() else start
@@ -119,9 +124,9 @@ def run_stream(
     on_tick: Callable[[Supervisor], None] | None = None,
     note: Callable[[], str] = str,
 ) -> int:
-    """Run the lane's workers until they end or ``stop`` is set; return the exit code.
+    """Run the workers of a stream until they end or ``stop`` is set; return the exit code.
 
-    ``on_tick`` is called a few times a second; ``note`` gives the view a line of its own.
+    ``on_tick`` is called a few times a second; ``note`` returns a line that the live view shows.
 
     Raises:
         VitaLakeError: the configuration, a service or the lake does not allow a start.

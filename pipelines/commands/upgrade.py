@@ -1,4 +1,4 @@
-"""``vitalake lake upgrade``: a lake of an earlier release becomes one of this release."""
+"""``vitalake lake upgrade``: upgrades a lake of an earlier release to the format of this release."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from vitalake.homes import resolve_home
 
 
 def upgrade(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Make a lake of an earlier release one of this one; killed, run it again. Nothing else may write meanwhile.
+    """Upgrade a lake of an earlier release to the format of this release, and add keys that the key file lacks.
 
-    Stop streams and loads of the earlier release first. Readers may go on. What the key file lacks is added.
+    Stop streams and loads first: nothing else may write meanwhile. Readers can go on. If it was interrupted, run it
+    again.
     """
     from dataclasses import asdict
 
@@ -22,12 +23,12 @@ def upgrade(home: HomeOption = None, json: JsonOption = False) -> None:
     meter = Meter(out.tell)
     done = make_current(settings, tell=out.tell, counted=meter)
     if done.before == done.after:
-        late = f"{done.rows:,} rows of an earlier release's process written anew"
+        late = f"{done.rows:,} rows that a process of an earlier release wrote were rewritten"
         lines = [f"The lake has format {done.after} already; {late if done.rows else 'nothing was changed'}."]
     else:
-        lines = [f"key {name} was added: back the key file up anew" for name in done.keys]
+        lines = [f"key {name} was added: back up the key file again" for name in done.keys]
         lines.append(
             f"The lake had format {done.before} and has format {done.after}: {done.settled:,} spans were added, "
-            f"{done.rows:,} published rows written anew."
+            f"{done.rows:,} published rows rewritten."
         )
     out.answer(asdict(done) | meter.summary(), *lines)

@@ -1,4 +1,4 @@
-"""The live terminal view of the lane."""
+"""The live view of a stream in the terminal."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ RATE_SECONDS = 5.0
 _STYLES = {"running": "bold green", "paused": "bold yellow", "starting": "bold blue", "stopped": "bold red"}
 _EXPLAINED = {
     "published": "masked rows, in the lake",
-    "rejected": "rows of messages that decode but do not hold",
-    "duplicate": "sent again, not published twice",
+    "rejected": "rows of messages with a value that is not valid",
+    "duplicate": "sent again, and not published again",
     "filtered": "left out by a rule",
     "held": "waiting for an association",
-    "late": "effective long before their partition's newest (counted besides)",
+    "late": "effective long before the newest of their partition",
     "undecodable": "messages in quarantine, encrypted",
     "tombstones": "messages without a value",
-    "lost_upstream": "messages the log lost before we came",
+    "lost_upstream": "messages that Kafka deleted before they were read",
 }
 
 
 class LaneView:
-    """Draws a supervisor's view; remembers a few seconds to tell rates."""
+    """Draws the state of a stream; keeps the counts of a few seconds to show rates."""
 
     def __init__(self, title: str) -> None:
         self._title = title
         self._seen: deque[tuple[float, int, int]] = deque()
 
     def render(self, view: View, note: str = "") -> Panel:
-        """Return the picture of this moment, with a line about what else goes on."""
+        """Return the picture of this moment; ``note`` is an additional line."""
         now = time.monotonic()
         self._seen.append((now, view.counts.messages, view.counts.published))
         while now - self._seen[0][0] > RATE_SECONDS and len(self._seen) > 2:

@@ -72,7 +72,7 @@ from pipelines.online_store.values import (
 )
 from vitalake import clock
 from vitalake.clinical.records import code_number
-from vitalake.clinical.statuses import TAKEN_BACK, WITHOUT_RESULT
+from vitalake.clinical.statuses import WITHDRAWN, WITHOUT_RESULT
 from vitalake.clinical.vitals import vital_numbers
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import KeyRing
@@ -338,7 +338,7 @@ class OnlineFeed:
         number = self._with_answers(rows, pc.fill_null(rows["value"], np.nan).to_numpy(zero_copy_only=False))
         empty = np.isnan(number)
         numbers = self._code_numbers(code)  # what is measured and has no number ends the one that was known before
-        chosen = (~empty | (numbers > 0) | _is_among(status, TAKEN_BACK)) & ~_is_among(status, WITHOUT_RESULT)
+        chosen = (~empty | (numbers > 0) | _is_among(status, WITHDRAWN)) & ~_is_among(status, WITHOUT_RESULT)
         if any_code:
             chosen[:] = True
         elif self._left_out:

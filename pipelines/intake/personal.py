@@ -9,7 +9,7 @@ from governance.erasure.stores import Forgetting
 from pipelines.intake.online_feed import open_online_store
 from pipelines.online_store.store import REPAIR
 from vitalake.settings import Settings
-from vitalake.sqlite import look_at
+from vitalake.sqlite import check_integrity
 
 
 class OnlineStoreOfPatients:
@@ -26,4 +26,4 @@ class OnlineStoreOfPatients:
 
     def look(self, settings: Settings) -> None:
         """Return if its file is whole."""
-        look_at(settings.path(settings.care.path), "Care store", repair=REPAIR)
+        check_integrity(settings.path(settings.care.path), "Care store", repair=REPAIR)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vitalake.clinical.statuses import CORRECTED, STAGES, TAKEN_BACK
+from vitalake.clinical.statuses import CORRECTED, STAGES, WITHDRAWN
 
 ROW = np.dtype(
     [
@@ -210,7 +210,7 @@ def stage_of(status: str | None) -> int:
     Odd where it was taken back. Earlier releases made it odd, too, where the message says that there is no value.
     """
     rank = next((i for i, statuses in enumerate(STAGES, 1) if status in statuses), 0)
-    return 2 * rank + (status in TAKEN_BACK)
+    return 2 * rank + (status in WITHDRAWN)
 
 
 _LEAST = np.iinfo(np.int64).min

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines.online_store.values import ROW, current, stage_of
-from vitalake.clinical.statuses import CORRECTED, TAKEN_BACK
+from vitalake.clinical.statuses import CORRECTED, WITHDRAWN
 
 STAGE = {"preliminary": 1, "final": 2, "corrected": 3, "cancelled": 4, "entered-in-error": 5}
 
@@ -60,7 +60,7 @@ def plainly(facts: list[Fact]) -> dict[int, tuple[str, int, set[float]]]:
         mine = [fact for fact in mine if fact.version == max(f.version for f in mine)]
         left = [fact for fact in mine if not fact.attribution] or mine
         best = max(left, key=Fact.counts, default=None)
-        if best is not None and best.status not in TAKEN_BACK:
+        if best is not None and best.status not in WITHDRAWN:
             alike = [f for f in left if f.status == best.status and not f.attribution]
             alike = [] if best.status in CORRECTED else alike
             found[thing] = (best.status, best.known, {f.value for f in alike if np.isfinite(f.value)})

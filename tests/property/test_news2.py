@@ -566,7 +566,7 @@ def test_an_event_whose_sensor_fell_silent_is_not_hidden_by_another() -> None:
 def test_what_lies_below_a_bound_of_no_living_body_is_an_event(code: str, bound: float) -> None:
     (event,) = _signed((code, bound, 1, "<")).events
     assert event_text(event).partition(":")[0].endswith(f" <{bound}")
-    least = load_vocabulary().begins_at(code)
+    least = load_vocabulary().lowest_measurement(code)
     assert not _signed((code, least + 1, 1, "<")).events, "it may be a measurement"
     assert not _signed((code, least, 1, "<=")).events
 

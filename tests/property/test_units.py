@@ -147,8 +147,8 @@ def test_a_folded_spelling_of_two_units_is_neither() -> None:
 
 
 def test_near_codes_are_published_in_the_general_codes_unit_and_range() -> None:
-    assert set(VOCABULARY.alike("8480-6")) >= {"8480-6", "76215-3", "76534-7"}
-    assert VOCABULARY.alike("2777-1") == ("2777-1",)
+    assert set(VOCABULARY.with_near_codes("8480-6")) >= {"8480-6", "76215-3", "76534-7"}
+    assert VOCABULARY.with_near_codes("2777-1") == ("2777-1",)
     for code, general in VOCABULARY.counts_as.items():
         i, j = VOCABULARY.codes[code], VOCABULARY.codes[general]
         assert (VOCABULARY.low[i], VOCABULARY.high[i]) == (VOCABULARY.low[j], VOCABULARY.high[j])

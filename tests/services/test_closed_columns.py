@@ -195,7 +195,7 @@ def test_what_is_not_published_is_counted_by_its_column_and_the_ledger_balances(
         "ward_movement.unit": 2,
     }
     assert summary["by_job"]["condition"]["unfit"] == {"condition.code": 2}
-    assert "published without what was sent in ward_movement.unit: 2 rows" in _run(home, "ledger")
+    assert "published without the text sent in ward_movement.unit: 2 rows" in _run(home, "ledger")
 
 
 def test_a_warehouse_without_a_file_leaves_none_and_its_categories_are_clifs(home: Path) -> None:

@@ -292,7 +292,7 @@ def test_what_was_rejected_after_the_erasure_goes_when_it_is_asked_for_again(hom
     letters = _letters(home, WHO)
     done = _run(home, "erase", WHO, "--reason", "request 17", "--yes")
     assert done.returncode == 0, done.stderr
-    assert f"{certificate}. {letters} rows had come since" in done.stdout
+    assert f"{certificate}. {letters} rows that came later were removed now" in done.stdout
     assert _letters(home, WHO) == 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from docs import site
-from docs.site import lost_links, unlisted_pages
+from docs.site import missing_links, unlisted_pages
 from tests.documented import DOCS
 
 INSTALL = [
@@ -21,7 +21,7 @@ INSTALL = [
 
 
 def test_every_link_leads_to_a_file_and_every_page_is_in_the_navigation() -> None:
-    assert lost_links() == []
+    assert missing_links() == []
     assert unlisted_pages() == []
 
 
@@ -36,7 +36,7 @@ def test_a_link_to_nothing_is_found_but_not_one_that_is_shown(tmp_path: Path, mo
     monkeypatch.setattr(site, "ROOT", tmp_path)
     monkeypatch.setattr(site, "DOCS", tmp_path / "docs")
     monkeypatch.setattr(site, "OUTSIDE", {})
-    assert lost_links() == ["README.md: docs/gone.md", "README.md: a.png"]
+    assert missing_links() == ["README.md: docs/gone.md", "README.md: a.png"]
 
 
 def test_links_lead_to_where_pages_are_on_the_site() -> None:

@@ -1,1 +1,1 @@
-"""The ``vitalake`` command: one module a group of subcommands; heavy imports happen inside the commands."""
+"""The frame of the ``vitalake`` command: its entry, options and output. Slow imports happen inside the subcommands."""

@@ -1,4 +1,4 @@
-"""The ``vitalake`` command: puts the groups together, and turns errors into messages and exit codes."""
+"""The ``vitalake`` command: collects its subcommands, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from vitalake.errors import VitaLakeError
 from vitalake.modes import keep_private
 
 COMMANDS = "vitalake.commands"
-"""Group of entry points: a command's name → ``register(app)`` of its module, which imports nothing heavy at its top."""
+"""Entry point group: name of a command → ``register(app)`` of its module, which imports nothing slow at its top."""
 
 ORDER = (
     *("init", "demo", "doctor", "broker", "simulate", "stream", "history", "train", "score", "models", "policy"),
     *("serve", "sql", "audit", "token", "ledger", "dead-letters", "devices", "lake", "patient", "keys"),
 )
-"""In which help lists them; those of other packages follow by name."""
+"""The order in which help lists the commands; commands of other packages follow by name."""
 
 INTERRUPTED = 130
 
 
 def make_app(only: str | None = None) -> typer.Typer:
-    """Return the command.
+    """Return the command with its subcommands.
 
     Args:
-        only: the one that is asked for, if it is known: the others need not be loaded; default: all.
+        only: name of the one subcommand to load, to start faster; None, or a name that does not exist: all.
     """
     app = typer.Typer(
         name="vitalake",
@@ -39,18 +39,19 @@ def make_app(only: str | None = None) -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_root)
-    found = plugins.registered(COMMANDS)
-    for name in [only] if only in found else sorted(found, key=lambda name: (_place(name), name)):
-        plugins.load(found[name])(app)
+    entries = plugins.registered(COMMANDS)
+    for name in [only] if only in entries else sorted(entries, key=lambda name: (_place(name), name)):
+        plugins.load(entries[name])(app)
     return app
 
 
 def _place(name: str) -> int:
+    """Return the place of a command in the help."""
     return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(asked: bool) -> None:
+    if asked:
         from vitalake import __version__
 
         typer.echo(f"vitalake {__version__}")
@@ -66,33 +67,36 @@ def _root(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code.
 
-    Expected errors print what happened, where and what to do, without a traceback. Of an unexpected one the type and
-    the frames are shown but not its text, which may hold a value of a patient.
+    An expected error prints what happened, where, and what to do, without a traceback. An unexpected error prints its
+    type and frames, but not its text, which may hold a value of a patient.
+
+    Args:
+        arguments: of the command line, without the program's name; None: those of ``sys.argv``.
     """
     keep_private()
     try:
         given = sys.argv[1:] if arguments is None else arguments
         command = typer.main.get_command(make_app(given[0] if given else None))
         code = command.main(args=arguments, prog_name="vitalake", standalone_mode=False)
-        if sys.stdout is not None:  # it was closed by who began us
-            sys.stdout.flush()  # while it can still be answered that nobody reads
+        if sys.stdout is not None:  # None: the parent process started us with standard output closed
+            sys.stdout.flush()  # here, so that BrokenPipeError is caught below
     except VitaLakeError as error:
         typer.echo(f"Error: {error}", err=True)
         return error.exit_code
     except typer.Abort:
         return INTERRUPTED
-    except TyperException as error:  # usage: typer says it well; it quotes the command line only
+    except TyperException as error:  # wrong usage: typer explains it, and quotes only the command line
         error.show()  # type: ignore[attr-defined]
         return int(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone: say nothing, also not when Python flushes at exit.
+        # The reader of the pipe is gone: print nothing, also when Python flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from vitalake.logs import tell
+        from vitalake.logs import print_unexpected
 
-        tell(type(error), error, error.__traceback__)
+        print_unexpected(type(error), error, error.__traceback__)
         return 1
     return code if isinstance(code, int) else 0

@@ -1,4 +1,4 @@
-"""Durations and times as people write them on a command line."""
+"""Parses durations and times as people write them on a command line."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def parse_seconds(text: str) -> float:
     """Return the seconds of a duration like ``5s``, ``2m``, ``250ms`` or ``90``.
 
     Raises:
-        typer.BadParameter: it is none.
+        typer.BadParameter: it is not a duration.
 
     >>> parse_seconds("2m")
     120.0
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text.strip())
     if not match:
-        message = "a duration is a number and a unit: 250ms, 5s, 2m, 1h"
+        message = "write a duration as a number and a unit: 250ms, 5s, 2m, 1h"
         raise typer.BadParameter(message)
     return float(match[1]) * _UNITS[match[2]]
 
@@ -39,6 +39,6 @@ def parse_start(text: str) -> str:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        message = "earliest, latest, or a time with its zone: 2026-11-23T19:00:00Z"
+        message = "write earliest, latest, or a time with its zone: 2026-11-23T19:00:00Z"
         raise typer.BadParameter(message)
     return str(int(moment.timestamp() * 1000))

@@ -1,4 +1,4 @@
-"""What all commands share: where the home is, an answer for programs or for people, notes on standard error."""
+"""What all commands share: the options for the home and for JSON, and how they print results and notes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 class Output:
-    """Speaks to whom a command answers: to programs one JSON object and no more, to people words.
+    """Prints the results of a command: one JSON object for programs, or text for people.
 
     Args:
-        json: programs read it: the command was given ``--json``.
+        json: whether the command was given ``--json``: then only programs read its output.
     """
 
     def __init__(self, json: bool) -> None:
         self._json = json
 
     def answer(self, document: Any, *people: str | Callable[[], object]) -> None:
-        """Print a command's result, on standard output: the document as one line of JSON at once, or as ``show``."""
+        """Print the result of a command on standard output.
+
+        Args:
+            document: the result for programs; printed as one line of JSON, and flushed.
+            people: the result for people, as ``show`` takes it.
+        """
         if self._json:
             import msgspec
 
@@ -38,7 +43,7 @@ class Output:
         self.show(*people)
 
     def show(self, *people: str | Callable[[], object]) -> None:
-        """Print to people, on standard output: each text is a line; a function prints by itself."""
+        """Print to people on standard output; with ``--json`` do nothing. A text is one line; a function is called."""
         for part in () if self._json else people:
             if isinstance(part, str):
                 typer.echo(part)
@@ -46,11 +51,11 @@ class Output:
                 part()
 
     def tell(self, text: str) -> None:
-        """Tell people what is not a result, such as progress, on standard error; programs are not told."""
+        """Print what is not a result, such as progress, on standard error; with ``--json`` do nothing."""
         if not self._json:
             note(text)
 
 
 def note(text: str) -> None:
-    """Tell whoever watches what is not a result; with ``--json`` too."""
+    """Print what is not a result on standard error, with ``--json`` too."""
     typer.echo(text, err=True)

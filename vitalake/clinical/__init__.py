@@ -1,1 +1,1 @@
-"""Clinical words that all storeys share: records, statuses, vital signs, who is held out of training."""
+"""Clinical definitions that all packages share: records, statuses, vital signs, patients held out of training."""

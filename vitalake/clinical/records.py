@@ -1,4 +1,4 @@
-"""What the care store gives out: a patient's values as arrays, and the stay the patient is in."""
+"""The records that the care store returns: a patient's values as arrays, and the patient's stay."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LOINC = re.compile(r"([1-9]\d{0,6})-(\d)")
 def code_number(loinc: str) -> int:
     """Return a LOINC code as a number, its check digit last.
 
-    Numbers compare a hundred times faster than texts, and mean the same whatever the vocabulary becomes.
+    Numbers compare a hundred times faster than texts, and do not change when the vocabulary changes.
 
     Raises:
-        ValueError: it does not have the form of a LOINC code; it is not echoed.
+        ValueError: it does not have the form of a LOINC code; the error does not show it.
 
     >>> code_number("8867-4")
     88674
@@ -31,14 +31,16 @@ def code_number(loinc: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Values of one patient, sorted by ``effective_us``; arrays of one length.
+    """Values of one patient, sorted by ``effective_us``; all arrays have the same length.
 
     Attributes:
-        code: uint32, see code_number.
-        value: float64, in the vocabulary's unit; what is not finite is no value but says that one came: see values.
-        effective_us: int64, when it was so, microseconds since 1970 UTC.
-        available_us: int64, when it could be known; of a sender whose clock is behind not before it came.
-        comparator: uint8, what stands before it, by its place in the online store's COMPARATORS; None: nothing does.
+        code: uint32, LOINC code as ``code_number`` gives it.
+        value: float64, in the vocabulary's unit. If it is not finite, a message came without a usable value: see
+            pipelines/online_store/values.py.
+        effective_us: int64, the time that the value is of, microseconds since 1970 UTC.
+        available_us: int64, the time at which it could be known; not before it arrived, even if the sender's clock is
+            slow.
+        comparator: uint8, index of the value's comparator in the online store's COMPARATORS; None: no value has one.
     """
 
     code: npt.NDArray[np.uint32]
@@ -51,17 +53,17 @@ class History:
         return len(self.code)
 
     def known_at(self, as_of_us: int) -> History:
-        """Return what could be known at a moment; values said to be true only later are not among it."""
+        """Return the values that could be known at a moment, without values whose effective time is later."""
         known = (self.available_us <= as_of_us) & (self.effective_us <= as_of_us)
         return self if known.all() else self.where(known)
 
     def measured(self) -> History:
-        """Return the values, without what only says that one came that is none."""
+        """Return the rows that have a usable value."""
         finite = np.isfinite(self.value)
         return self if finite.all() else self.where(finite)
 
     def where_at(self, effective_us: int) -> History:
-        """Return the rows of one moment."""
+        """Return the rows with one effective time."""
         return self.where(self.effective_us == effective_us)
 
     def where(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> History:
@@ -74,19 +76,19 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """The stay a patient is in, or was in last, as far as it is known.
+    """The current stay of a patient, or the last one, as far as it is known.
 
     Attributes:
-        encounter: the stay's pseudonym.
+        encounter: pseudonym of the stay.
         admitted_us: when it began, microseconds since 1970 UTC.
         discharged_us: when it ended; None while it lasts.
-        age_years: completed years at admission, at least, where only the year of birth is known; None: not known.
+        age_years: completed years at admission; the lowest possible if only the year of birth is known; None: unknown.
         sex: female, male, unknown.
-        unit: where the patient lies; empty: not known.
-        bed: as the hospital calls it; empty: not known.
-        pregnant: a diagnosis of this stay says so.
-        died: the patient is recorded as dead: see pipelines.online_store.facts.Person; empty: not.
-        moves_us: when another bed begins, where that is told already; None: it is not.
+        unit: the patient's ward; empty: not known.
+        bed: name of the bed in the hospital; empty: not known.
+        pregnant: whether a diagnosis of this stay says that the patient is pregnant.
+        died: how the patient is recorded as dead: see pipelines.online_store.facts.Person; empty: not dead.
+        moves_us: when the patient moves to another bed, if that was reported in advance; None: it was not.
     """
 
     encounter: str

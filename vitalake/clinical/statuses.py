@@ -1,4 +1,4 @@
-"""What the status of a record says of which of its versions counts; of FHIR's observation and of associations."""
+"""How the status decides which version of a record is current; the statuses of FHIR Observation and of associations."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ STAGES = (
     ("cancelled",),
     ("entered-in-error",),
 )
-"""How far a result has come, for senders who count no versions: of one version the later stage replaces the earlier."""
+"""Stages of a result, for senders that do not number versions: within one version a later stage replaces an earlier."""
 
-TOLD_ANEW = (*CORRECTED, "active", "ended")
-"""Of several of these of one version the one told last counts: of results that are none, the one told first."""
+LAST_REPORT_COUNTS = (*CORRECTED, "active", "ended")
+"""Statuses where, of several records of one version, the last one reported counts; for other statuses the first."""
 
-TAKEN_BACK = ("entered-in-error", "cancelled")
-"""What was withdrawn is no current value; ``<dataset>_versions`` still shows it."""
+WITHDRAWN = ("entered-in-error", "cancelled")
+"""Statuses of a value that was withdrawn: it is not current, but ``<dataset>_versions`` still shows it."""
 
 WITHOUT_RESULT = ("registered",)
-"""What was not measured yet: neither training nor the care store takes it."""
+"""Statuses of what is not measured yet: neither training nor the care store uses it."""

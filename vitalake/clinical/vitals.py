@@ -1,4 +1,4 @@
-"""Which codes are vital signs: what NEWS2 reads, and what is missed when a message that may hold one is refused."""
+"""The codes of vital signs: those that NEWS2 reads. A rejected message with one of them is reported as missing."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _GENERAL = (
 
 @per_home
 def vital_codes() -> frozenset[str]:
-    """Return the LOINC codes of vital signs, and of those that count as one."""
+    """Return the LOINC codes of vital signs, with the more special codes that count as them."""
     vocabulary = load_vocabulary()
-    return frozenset(near for code in _GENERAL for near in vocabulary.alike(code))
+    return frozenset(near for code in _GENERAL for near in vocabulary.with_near_codes(code))
 
 
 @per_home
 def vital_numbers() -> frozenset[int]:
-    """Return the same as numbers; see code_number."""
+    """Return ``vital_codes`` as numbers, as ``code_number`` gives them."""
     return frozenset(map(code_number, vital_codes()))
 
 
 @per_home
 def may_be_vital_unit(unit: str | None) -> bool:
-    """Return whether a vital sign may come in a unit; of one that nobody knows it cannot be told that none does."""
+    """Return whether a vital sign could come in a unit; True for an unknown unit, about which nothing can be said."""
     vocabulary = load_vocabulary()
     index = vocabulary.unit_index(unit) if unit else vocabulary.no_unit
     rows = [vocabulary.codes[code] for code in sorted(vital_codes()) if code in vocabulary.codes]

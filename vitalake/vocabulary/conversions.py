@@ -1,4 +1,4 @@
-"""How values become the unit that a code is published in: value × factor + offset."""
+"""Converts values to the unit in which their code is published: value × factor + offset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 MASS, AMOUNT, CHARGE = "mass concentration", "amount concentration", "charge concentration"
-"""Families that a substance's molar mass and valence join: of g/L, mol/L and eq/L."""
+"""Families of the units g/L, mol/L and eq/L. A substance's molar mass and valence convert between them."""
 
 
 def conversions(
@@ -21,11 +21,11 @@ def conversions(
 
     Args:
         entries: LOINC code → its entry in codes.yaml.
-        index: unit → its column; the last column besides is for what is unknown.
-        units: units.yaml.
+        index: unit → its column; one more column at the end is for unknown units.
+        units: the document of units.yaml.
 
     Raises:
-        KeyError: a code's entry names no unit.
+        KeyError: an entry names no unit, or a conversion names a unit that is not in the index.
     """
     columns = max(index.values()) + 2
     factor = np.full((len(entries) + 1, columns), np.nan)
@@ -46,7 +46,7 @@ def conversions(
 
 
 def _of_families(entry: Mapping[str, Any], families: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return every unit of the unit's own family, and of those that the substance joins to it, with its factor."""
+    """Return factors for the units of a code's own family, and of the families that its substance converts from."""
     unit = str(entry["unit"])
     own = next((name for name, family in families.items() if unit in family), None)
     if own is None:

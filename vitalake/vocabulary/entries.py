@@ -1,4 +1,4 @@
-"""What the files of the vocabulary may say: the structure of those that ship, and of a home's ``vocabulary/*.yaml``."""
+"""The structure of vocabulary files: of those that ship, and of a home's ``vocabulary/*.yaml``."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ Pattern = Annotated[
     Meta(
         min_length=1,
         max_length=400,
-        description="A regular expression that a whole code matches, of RE2: without look-around and back-references.",
+        description="A regular expression of RE2 that matches the whole code; no look-around, no back-references.",
     ),
 ]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Nothing but what is named."""
+    """A structure that refuses unknown fields."""
 
 
 class Code(_Strict, frozen=True):
     """A LOINC code: its unit, and the range a living body can show.
 
     Attributes:
-        name: for people.
+        name: name for people.
         unit: UCUM unit in which values are published.
         low, high: plausible range in that unit.
         source: where the range comes from.
-        least: the lowest value that is taken; below ``low`` it is an event.
-        zero: ``counts``: 0 is taken as such an event, too.
+        least: lowest value that is accepted; a value below ``low`` is an event.
+        zero: ``counts``: 0 is accepted as such an event, too.
         general: the more general code that this one is a case of.
-        scale: of a code that is answered and not measured.
-        molar_mass, valence, formula: of a substance, for units in mol and eq.
-        replaces: of a home's: it stands in the place of the code that ships.
+        scale: name of the scale, for a code that is answered and not measured.
+        molar_mass, valence, formula: those of a substance, to convert from units in mol and eq.
+        replaces: for a code of a home: it replaces the code that ships.
     """
 
     name: Text
@@ -56,20 +56,20 @@ class Code(_Strict, frozen=True):
 
 
 class Answer(_Strict, frozen=True):
-    """An answer of a scale: its codes as ``<system>|<code>``, and words that mean it."""
+    """An answer of a scale: its codes as ``<system>|<code>``, and the words for it."""
 
     codes: Annotated[list[Text], Meta(min_length=1)]
     words: list[Text] = []
 
 
 class Conversion(_Strict, frozen=True):
-    """What a unit becomes: value × factor + offset.
+    """The conversion of a unit to another: value × factor + offset.
 
     Attributes:
         given: the unit that is sent.
-        to: the unit of the codes it is converted for.
-        codes: which; none named: all of that unit.
-        source: who says so.
+        to: the unit in which the codes are published.
+        codes: the codes that it applies to; without it all codes that are published in that unit.
+        source: where factor and offset come from.
     """
 
     given: Text = msgspec.field(name="from")
@@ -81,13 +81,13 @@ class Conversion(_Strict, frozen=True):
 
 
 class Units(_Strict, frozen=True):
-    """Units a sender may use.
+    """Units that a sender may use.
 
     Attributes:
-        families: dimension → unit → how many of the family's base unit it is.
-        units: conversions that no family has.
-        spellings: unit → the same in other words.
-        dimensionless: units of which a number without any is one.
+        families: dimension → unit → its size in the family's base unit.
+        units: conversions between units that are not of one family.
+        spellings: unit → its other spellings.
+        dimensionless: units that a number without a unit is taken to have.
     """
 
     families: dict[Text, dict[Text, Factor]] = {}
@@ -105,19 +105,19 @@ class System(_Strict, frozen=True):
 
 
 class Shape(_Strict, frozen=True):
-    """The form of a system's codes, which a column of a dataset may name."""
+    """A form of codes, which a column of a dataset can name."""
 
     form: Pattern
     source: Text
 
 
 class LocalCode(_Strict, frozen=True):
-    """What a local code is taken as.
+    """The mapping of a local code to a LOINC code.
 
     Attributes:
-        loinc: a code of the vocabulary.
-        source: who says so: the laboratory's directory, its date.
-        unit: of values that come without one.
+        loinc: the LOINC code; the vocabulary has it.
+        source: where the mapping comes from, such as the laboratory's directory and its date.
+        unit: unit of values that come without one.
     """
 
     loinc: Text
@@ -129,10 +129,10 @@ class LocalSystem(_Strict, frozen=True):
     """A code system of a hospital or laboratory.
 
     Attributes:
-        name: for people.
-        form: of its codes; a code of this form may be shown, others are somebody's words.
-        also: other names of the same system, such as that in HL7 v2 beside a URI.
-        codes: local code → what it is taken as; one that is not here stays unknown.
+        name: name for people.
+        form: form of its codes. A code of this form may be shown; any other text is treated as free text.
+        also: other names of the same system, such as its name in HL7 v2 beside its URI.
+        codes: local code → its mapping; a code that is not listed stays unknown.
     """
 
     name: Text

@@ -1,4 +1,4 @@
-"""Forms that codes have: whether a text can be a code of a system, or is somebody's words."""
+"""Forms of codes: they decide whether a text can be a code of a system, or must be treated as free text."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from vitalake.strict_yaml import read_yaml
 Fits = Callable[[str], bool]
 
 KNOWN_TEXTS = 65_536
-"""Texts remembered with whether they fit: polls repeat the same few hundred."""
+"""Size of the cache of texts with whether they fit: messages repeat the same few hundred texts."""
 
 MOST_UNIT = 24
-"""Characters of a unit that is shown; the longest of the vocabulary has half of them."""
+"""Most characters of an unknown unit that is shown; the longest unit of the vocabulary has half as many."""
 
-# The dihedral group's multiplication and the permutation of Verhoeff's check (J. Verhoeff, 1969).
+# Multiplication in the dihedral group, and the permutation, of Verhoeff's check digit (J. Verhoeff, 1969).
 _TIMES = (
     "0123456789", "1234067895", "2340178956", "3401289567", "4012395678",
     "5987604321", "6598710432", "7659821043", "8765932104", "9876543210",
@@ -33,16 +33,16 @@ _PERMUTED = (
     "0123456789", "1576283094", "5803796142", "8916043527", "9453126870", "4286573901", "2793806415", "7046913258",
 )  # fmt: skip
 _CONCEPTS = ("00", "10")
-"""Partition identifiers of concepts; those of descriptions and relationships are no codes."""
+"""Partition identifiers of SNOMED CT concepts; identifiers of descriptions and relationships are not codes."""
 
 
 MOST_CODE = 200
-"""Characters of a code of a home's form; what is longer is none."""
+"""Most characters of a code whose form a home declares; a longer text is not a code."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinearPattern:
-    """A regular expression that somebody else wrote: RE2 matches it in time that grows with the text alone."""
+    """A regular expression that a home declares. RE2 matches it in linear time, however it is written."""
 
     pattern: str
 
@@ -51,7 +51,10 @@ class LinearPattern:
         return len(text) <= MOST_CODE and self._matches(text)
 
     def check(self) -> None:
-        """Raise ValueError if it is none; it is tried as it stands, too, for a bracket may close ours."""
+        """Raise ValueError if it is not a regular expression of RE2.
+
+        It is also tried alone, because a closing bracket in it could match the opening one that we put before it.
+        """
         try:
             LinearPattern._match(self.pattern, "")
             self._matches("")
@@ -71,9 +74,9 @@ class Form:
     """The form of a system's codes.
 
     Attributes:
-        pattern: a whole match.
-        check: what else holds of its codes, such as their check digit; None: nothing that is held to.
-        source: who says so.
+        pattern: regular expression that matches a whole code.
+        check: name of a further check, such as of a check digit; None: no further check.
+        source: the specification that the form comes from.
     """
 
     pattern: re.Pattern[str] | LinearPattern
@@ -93,7 +96,7 @@ def _fits(form: Form, text: str) -> bool:
 
 
 def is_concept_id(code: str) -> bool:
-    """Return whether digits are the identifier of a SNOMED CT concept.
+    """Return whether digits are the identifier of a SNOMED CT concept, by its check digit and partition.
 
     >>> is_concept_id("271594007"), is_concept_id("5550100")
     (True, False)
@@ -105,13 +108,14 @@ def is_concept_id(code: str) -> bool:
 
 
 _OTHER_DIGIT = frozenset({"3150-6"})
-"""Codes of LOINC in daily use whose check digit is not the one that its rule gives."""
+"""LOINC codes in daily use whose check digit differs from what LOINC's rule gives."""
 
 
 def is_loinc(code: str) -> bool:
-    """Return whether a code of LOINC, or of one of its answers (LA…), has the right check digit.
+    """Return whether a LOINC code, or the code of a LOINC answer (LA…), has the right check digit.
 
-    Of answers the two letters count for 5 or 2, by how many digits follow: so have all that are published.
+    In the code of an answer the letters LA lower the sum by 5, or by 2 if the number of digits is odd. All published
+    answers follow this rule.
 
     >>> is_loinc("8867-4"), is_loinc("8867-5"), is_loinc("LA33-6"), is_loinc("LA137-2")
     (True, False, True, True)
@@ -124,11 +128,14 @@ def is_loinc(code: str) -> bool:
 
 
 _NUMBERED = "EHMOR"
-"""Chapters of ICD-10-CM with codes whose seventh character is a digit: eyes, gout, pregnancies, coma; else a letter."""
+"""Chapters of ICD-10-CM where the seventh character can be a digit: eyes, gout, pregnancy, coma. Elsewhere it is a
+letter."""
 
 
 def is_icd_10_cm(code: str) -> bool:
-    """Return whether a code of seven characters ends as those of its chapter do: no letter and six digits elsewhere.
+    """Return whether the seventh character of a code is one that its chapter allows; a shorter code always passes.
+
+    Without this check a letter and six digits, such as a record number, could pass for a code.
 
     >>> is_icd_10_cm("S72001A"), is_icd_10_cm("O36.0110"), is_icd_10_cm("A123456")
     (True, True, False)
@@ -143,12 +150,12 @@ def form_of(entry: dict[str, Any]) -> Form:
     """Return the form that an entry of a YAML file declares.
 
     Raises:
-        KeyError, re.error: it declares none, or a check digit that is not known.
+        KeyError, re.error: it declares no form, or a check that does not exist.
     """
     check = entry.get("check")
     if check is not None:
         _CHECKS[check]
-    # ASCII: a digit of another script is no digit of a code.
+    # ASCII, so that \d does not match digits of other scripts.
     return Form(re.compile(entry["form"], re.ASCII), check, str(entry.get("source", "")))
 
 
@@ -157,14 +164,14 @@ _WORDS = (
     "Mueller-Jane", "DOE^JANE", "DOE,JANE", "Doe,Jane", "12345678", "01555501234", "15550100123", "1950-05-05",
     "19500505", "05.05.1950", "wurde um neun gegeben\n",
 )  # fmt: skip
-"""What people type where a code should stand: names, numbers of patients and telephones, dates, words."""
+"""What people type in the place of a code: names, numbers of patients and telephones, dates, words."""
 
 
 def own_form(pattern: str, source: str = "") -> Form:
     """Return the form that a home declares.
 
     Raises:
-        ValueError: it is no regular expression that is matched in linear time, or somebody's words have the form.
+        ValueError: it is not a regular expression of RE2, or it matches names, numbers or words that people type.
     """
     found = LinearPattern(pattern)
     found.check()
@@ -190,7 +197,7 @@ def load_forms() -> dict[str, Form]:
     """Return the forms that ship with the project and those of the home in use, by name.
 
     Raises:
-        SettingsError: the home's vocabulary does not hold.
+        SettingsError: the home's vocabulary is not valid.
     """
     from vitalake.vocabulary.home import own_forms
 
@@ -198,15 +205,15 @@ def load_forms() -> dict[str, Form]:
 
 
 OF_VOCABULARY = ("coded-value", "absent-reason", "unit", "any-unit")
-"""Forms that follow from the vocabulary; no file declares them."""
+"""Forms that the vocabulary defines; no file declares them."""
 
 
 def fits_of(name: str) -> Fits:
-    """Return what tells whether a text has a form.
+    """Return the function that checks whether a text has a form.
 
-    Besides those of forms.yaml and of the home there are four that follow from the vocabulary: ``coded-value``
-    (``<system>|<code>`` of a system it knows, or a truth), ``absent-reason``, ``unit`` (one that some code's values may
-    come in) and ``any-unit`` (what is made of UCUM's atoms, such as a dose's unit).
+    Besides the forms of forms.yaml and of the home there are four that the vocabulary defines: ``coded-value``
+    (``<system>|<code>`` of a known system, or true or false), ``absent-reason``, ``unit`` (a unit of the vocabulary)
+    and ``any-unit`` (a text made of UCUM's atoms, such as the unit of a dose).
 
     Raises:
         SettingsError: there is no such form.
@@ -217,7 +224,7 @@ def fits_of(name: str) -> Fits:
         vocabulary = load_vocabulary()
         units, reasons = frozenset(vocabulary.units) - {NO_UNIT}, vocabulary.absent_codes | {"other"}
         of_vocabulary: dict[str, Fits] = {
-            "coded-value": vocabulary.knows,
+            "coded-value": vocabulary.is_known_code,
             "absent-reason": reasons.__contains__,
             "unit": units.__contains__,
             "any-unit": lambda text: text in units or _is_unit(text),
@@ -226,13 +233,16 @@ def fits_of(name: str) -> Fits:
     form = load_forms().get(name)
     if form is None:
         raise SettingsError(
-            "Unknown form of a column", where=name, remedy=f"The forms are: {', '.join(load_forms())}; or see forms.py."
+            "Unknown form of a column",
+            where=name,
+            remedy=f"Use one of: {', '.join([*load_forms(), *OF_VOCABULARY])}.",
         )
     return form.fits
 
 
 @cache
 def _unit() -> re.Pattern[str]:
+    """Return the pattern of a unit that is made of the atoms in forms.yaml, powers of ten and numbers."""
     units = _document()["units"]
 
     def any_of(texts: list[str]) -> str:
@@ -244,13 +254,14 @@ def _unit() -> re.Pattern[str]:
 
 
 MOST_DIGITS = 4
-"""Of the factors of a unit that are numbers and nothing else: of a body's 1.73 m², of a day's 24 hours."""
+"""Most digits in the factors of a unit that are plain numbers, such as in 1.73 m² or 24 h. More could be a telephone
+number or a date."""
 
 _NUMBER = re.compile(r"(?<![^/.·])\d+(?![^/.·])")
 
 
 def unit_to_show(text: str | None) -> str:
-    """Return a unit that is not known as a message may show it; words of the sender are not shown.
+    """Return an unknown unit as an error may show it; a text that is not made of units is not shown.
 
     >>> unit_to_show("mg/kg/min"), unit_to_show("see note by Dr. X"), unit_to_show("1950/05/05"), unit_to_show(None)
     ('mg/kg/min', 'a unit that is not shown', 'a unit that is not shown', 'no unit')
@@ -263,6 +274,6 @@ def unit_to_show(text: str | None) -> str:
 
 
 def _is_unit(text: str) -> bool:
-    """Return whether a text is made of units; numbers alone may be a telephone number or a date."""
+    """Return whether a text is made of units, with at least one letter: numbers alone could be a date."""
     made_of = len(text) <= MOST_UNIT and _unit().fullmatch(text) and len("".join(_NUMBER.findall(text))) <= MOST_DIGITS
     return bool(made_of) and any(map(str.isalpha, text))

@@ -1,4 +1,4 @@
-"""The vocabulary files of a home: read, each entry in its structure, none twice, and none that ships already."""
+"""Reads the vocabulary files of a home, checks the structure of each entry, and that no entry is declared twice."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ PAGE = "See docs/how-to/declare-codes.md."
 _ENTRIES: dict[str, Any] = {
     "codes": Code, "scales": list[Answer], "systems": System, "local": LocalSystem, "forms": Shape,
 }  # fmt: skip
-"""Sections that are mappings of entries: an error in one names the entry."""
+"""Structure of the entries of each section that is a mapping; they are converted one by one, so errors name them."""
 
 _FORM_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 Claim = tuple[str, ...]
-"""What an entry gives a meaning to; it has one."""
+"""What an entry defines, such as a code or the spelling of a unit. It may be defined only once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class File:
     """A vocabulary file of a home, read.
 
     Attributes:
-        found: where it lies.
-        text: of it, to find lines.
-        raw: what its YAML says.
-        sections: the same in its structure.
+        found: the declaration that the file is.
+        text: text of the file, to find lines.
+        raw: what the YAML says, as plain types.
+        sections: the same, converted to its structure.
     """
 
     found: Declared
@@ -57,16 +57,16 @@ class File:
     sections: Sections
 
     def refused(self, what: str, *at: str | int, remedy: str = PAGE) -> SettingsError:
-        """Return the error of an entry that does not hold."""
+        """Return the error of an entry that is not valid."""
         return declarations.refused(what, where=self.found.where, text=self.text, at=at, remedy=remedy)
 
 
 @per_home
 def own_files() -> tuple[File, ...]:
-    """Return the vocabulary files of the home in use; each entry by itself is as it should be.
+    """Return the vocabulary files of the home in use, with each entry checked by itself.
 
     Raises:
-        SettingsError: one is not, or stands in two files.
+        SettingsError: an entry does not fit its structure, or is declared twice.
     """
     files = tuple(map(_read, declarations.declared(KIND, declarations.in_use()).values()))
     _refuse_twice(files)
@@ -78,7 +78,7 @@ def own_forms() -> dict[str, Form]:
     """Return the forms of codes that the home in use declares, by name.
 
     Raises:
-        SettingsError: one of them does not hold.
+        SettingsError: one of them is not valid.
     """
     found = {}
     for file in own_files():
@@ -87,7 +87,10 @@ def own_forms() -> dict[str, Form]:
                 raise file.refused("Form ships with the project", "forms", name, remedy="Give it another name.")
             if not _FORM_NAME.fullmatch(name):
                 raise file.refused(
-                    "Form has a name that is none", "forms", name, remedy="Use small letters, digits and -."
+                    "Name of the form is not allowed",
+                    "forms",
+                    name,
+                    remedy="Begin it with a small letter, and use only small letters, digits and -.",
                 )
             found[name] = form_in(file, shape.form, shape.source, "forms", name, "form")
     return found
@@ -97,15 +100,15 @@ def form_in(file: File, pattern: str, source: str, *at: str | int) -> Form:
     """Return the form that a pattern of a file declares.
 
     Raises:
-        SettingsError: it is no pattern that can be matched safely, or words have the form, too.
+        SettingsError: it is not a regular expression of RE2, or it also matches words that people type.
     """
     try:
         return own_form(pattern, source)
     except ValueError:
         raise file.refused(
-            "Pattern cannot be used: it is no regular expression of RE2, or words of people match it, too",
+            "Pattern cannot be used: it is not a regular expression of RE2, or it also matches names or words",
             *at,
-            remedy="Say which characters a code has and how many, such as [A-Z]{2,5}; no look-around, no \\1.",
+            remedy="Write which characters a code has and how many, such as [A-Z]{2,5}; no look-around, no \\1.",
         ) from None
 
 
@@ -123,7 +126,7 @@ def _read(found: Declared) -> File:
                 "Vocabulary has no such section", where=where, text=text, at=at, remedy=_one_of(known)
             )
         if not isinstance(section, dict):
-            raise declarations.refused("Section is no mapping", where=where, text=text, at=at, remedy=PAGE)
+            raise declarations.refused("Section is not a mapping", where=where, text=text, at=at, remedy=PAGE)
         _refuse_other_keys(section, where=where, text=text, at=at)
         _check_inner(name, section, where=where, text=text)
         parts[name] = (
@@ -135,7 +138,7 @@ def _read(found: Declared) -> File:
 
 
 def _check_inner(name: str, section: Mapping[str, Any], *, where: str, text: str) -> None:
-    """Look at mappings inside of entries one by one, so that an error names the local code, or the unit."""
+    """Check the mappings inside of entries one by one, so that an error names the local code, or the unit."""
     inner: list[tuple[tuple[str, ...], Any, Any]] = []
     if name == "local":
         inner = [((system, "codes"), _of(entry, "codes"), LocalCode) for system, entry in section.items()]
@@ -150,17 +153,17 @@ def _check_inner(name: str, section: Mapping[str, Any], *, where: str, text: str
 
 
 def _of(entry: Any, name: Any) -> Mapping[Any, Any]:
-    """Return a mapping inside of an entry; of what is none nothing: that is found where the whole is looked at."""
-    found = entry.get(name) if isinstance(entry, dict) else None
-    return found if isinstance(found, dict) else {}
+    """Return a mapping inside of an entry; empty if there is none: checking the whole entry reports that."""
+    inner = entry.get(name) if isinstance(entry, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def _refuse_other_keys(section: Mapping[Any, Any], *, where: str, text: str, at: tuple[str, ...]) -> None:
-    """Refuse keys that YAML reads as numbers, dates or truths: 0815 and NO are codes like others, in quotes."""
+    """Refuse keys that YAML reads as a number, a date or a boolean: codes such as 0815 and NO need quotes."""
     for key in section:
         if not isinstance(key, str):
             raise declarations.refused(
-                "Key is read as a number, date or truth", where=where, text=text, at=(*at, key),
+                "Key is read as a number, a date or a boolean", where=where, text=text, at=(*at, key),
                 remedy="Write it in quotes.",
             )  # fmt: skip
 
@@ -169,11 +172,11 @@ def _one_of(names: tuple[str, ...]) -> str:
     return f"The sections are: {', '.join(names)}."
 
 
-# -- what stands once ----------------------------------------------------------------------------------------------
+# -- what may be declared only once --------------------------------------------------------------------------------
 
 
 def claims(sections: Sections) -> Iterator[tuple[Claim, tuple[str | int, ...]]]:
-    """Yield what each entry gives a meaning to, and where it stands."""
+    """Yield what each entry defines, and the keys and indexes that lead to it in the file."""
     for section in ("codes", "scales", "systems", "forms"):
         for name in getattr(sections, section):
             yield (section, name), (section, name)
@@ -202,7 +205,9 @@ def _refuse_twice(files: tuple[File, ...]) -> None:
             if claim in seen:
                 other, there = seen[claim]
                 before = other.refused("", *there).where
-                raise file.refused("It is declared twice", *at, remedy=f"It stands in {before}, too: take one out.")
+                raise file.refused(
+                    "It is declared twice", *at, remedy=f"It is also declared in {before}: remove one of the two."
+                )
             seen[claim] = file, at
 
 

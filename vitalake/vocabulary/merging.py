@@ -1,4 +1,4 @@
-"""The vocabulary that ships and that of a home as one: what the home adds must not change what is there."""
+"""Merges the vocabulary of a home into the one that ships: additions must not change the meaning of what ships."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ Documents = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 """Codes, units and systems as parse_vocabulary takes them."""
 
 RESERVED = frozenset({"LN", "http://loinc.org", "urn:oid:2.16.840.1.113883.6.1"})
-"""Names of LOINC itself: its codes are taken as they are."""
+"""Names of LOINC itself, which cannot be a local system: its codes are used as they are."""
 
 ANSWER = "{answer}"
-"""The unit of codes that are answered."""
+"""Unit of codes that are answered and not measured."""
 
 
 def with_home(
     shipped: Documents, base: Vocabulary, files: Sequence[File], parse: Callable[..., Vocabulary]
 ) -> Vocabulary:
-    """Return the vocabulary that ships with what a home's files add.
+    """Return the vocabulary that ships, with the additions of a home's files.
 
     Args:
         shipped: the documents that ship.
-        base: the vocabulary they make.
-        files: of the home.
-        parse: makes a vocabulary of documents.
+        base: the vocabulary that they make.
+        files: the vocabulary files of the home.
+        parse: builds a vocabulary from documents.
 
     Raises:
-        SettingsError: an entry does not hold; names file, line and field.
+        SettingsError: an entry is not valid; names file, line and field.
     """
     _refuse_shipped(shipped, files)
     codes, units, _ = merged = _merged(shipped, files)
@@ -66,7 +66,7 @@ def with_home(
 
 
 def _refuse_shipped(shipped: Documents, files: Sequence[File]) -> None:
-    """Refuse what ships already; a code of a home may replace one if it says so."""
+    """Refuse entries that ship already. A code of a home may replace one that ships if it says ``replaces: true``."""
     codes, units, systems = shipped
     taken = {
         *(("codes", name) for name in (*codes["codes"], *codes["panels"])),
@@ -80,13 +80,14 @@ def _refuse_shipped(shipped: Documents, files: Sequence[File]) -> None:
             if code is not None and code.replaces and claim[1] in codes["codes"]:
                 continue
             if code is not None and code.replaces:
-                raise file.refused("Code replaces none that ships", *at, remedy="Take 'replaces' out.")
+                raise file.refused("Code does not replace one that ships", *at, remedy="Remove 'replaces'.")
             if claim in taken:
-                more = " Write 'replaces: true' if you mean it." if claim[1] in codes["codes"] else ""
-                raise file.refused("It ships with the project", *at, remedy=f"Take it out.{more}")
+                more = " To replace the code, write 'replaces: true'." if claim[1] in codes["codes"] else ""
+                raise file.refused("It ships with the project", *at, remedy=f"Remove it.{more}")
 
 
 def _merged(shipped: Documents, files: Sequence[File]) -> Documents:
+    """Return the documents that ship with the entries of all files; forms and local systems are added later."""
     codes, units, systems = ({**document} for document in shipped)
     for file in files:
         own = file.sections.codes
@@ -113,37 +114,40 @@ def _without(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _canonical(codes: Mapping[str, Any], units: Mapping[str, Any]) -> frozenset[str]:
-    """Return the units by the names that UCUM gives them: those of families, of conversions, and of codes that ship."""
+    """Return the UCUM names of units: those of families and conversions, and those of codes that ship."""
     families = {unit for members in units["families"].values() for unit in members}
     converted = {given[side] for given in units["units"] for side in ("from", "to")}
     return frozenset(families | converted | {str(entry["unit"]) for entry in codes["codes"].values()})
 
 
 def _check_code(file: File, code: str, entries: Mapping[str, Code], known: frozenset[str], base: Vocabulary) -> None:
+    """Refuse a code whose range, unit, scale or general code is not valid."""
     entry, at = file.sections.codes[code], ("codes", code)
     if not shipped_forms()["loinc"].fits(code):
-        raise file.refused("Code is none of LOINC", *at, remedy="Check its digits; the last one is a check digit.")
+        raise file.refused(
+            "Code is not a LOINC code", *at, remedy="Check its digits: the last one is a check digit of the others."
+        )
     if not entry.low < entry.high:
         raise file.refused("Range has no width: low is not below high", *at, "low")
     if entry.least is not None and entry.least > entry.low:
-        raise file.refused("The least value that is taken lies above low", *at, "least")
+        raise file.refused("The lowest accepted value, least, is above low", *at, "least")
     if (entry.scale is None) == (entry.unit == ANSWER):
-        raise file.refused(f"Codes with a scale, and no others, have the unit {ANSWER}", *at, "unit")
+        raise file.refused(f"A code with a scale must have the unit {ANSWER}, and no other code may", *at, "unit")
     if entry.unit not in known:
         raise file.refused(
             "Unit is not known", *at, "unit", remedy="Write it as UCUM does, or declare it under units: families."
         )
     general = entries.get(entry.general or code)
     if general is None:
-        raise file.refused("It is a case of a code that is not known", *at, "as")
+        raise file.refused("The general code is not known", *at, "as")
     if entry.general is not None and (general.general is not None or general.unit != entry.unit):
-        raise file.refused("It is a case of a code that has another unit, or is a case itself", *at, "as")
+        raise file.refused("The general code has another unit, or has a general code itself", *at, "as")
     if entry.replaces:
         _check_replacing(file, code, base)
 
 
 def _check_replacing(file: File, code: str, base: Vocabulary) -> None:
-    """Hold that a code goes on to mean what it meant: rows are published in its unit, scores read what counts as it."""
+    """Refuse a replacing code that means something else: rows are published in its unit, and scores read its cases."""
     entry = file.sections.codes[code]
     unit, general = base.unit_of[base.codes[code]], base.counts_as.get(code)
     for name, same in (
@@ -153,21 +157,22 @@ def _check_replacing(file: File, code: str, base: Vocabulary) -> None:
     ):
         if not same:
             raise file.refused(
-                "Code in place of one that ships says something else here", "codes", code, name,
-                remedy="Say the same: range, name and source may differ.",
+                "Code differs here from the one that it replaces", "codes", code, name,
+                remedy="Write the same as the one that ships: only range, name and source may differ.",
             )  # fmt: skip
 
 
 def _check_units(file: File, base: Vocabulary, known: frozenset[str], entries: Mapping[str, Code]) -> None:
+    """Refuse units and spellings that mean something else already, and conversions that are not valid."""
     units, own = file.sections.units, _own_units(file)
     for text, at in _new_texts(file):
         there, means = base.unit_index(text), text
         if at[1] == "spellings":
             means = str(at[2])
         elif at[1] == "families" and there >= 0:
-            raise file.refused("It is a unit already, maybe in other letters", *at)
+            raise file.refused("The unit exists already, maybe with other upper or lower case", *at)
         if there >= 0 and there != base.units.get(means, -1):
-            raise file.refused("It is another unit already, maybe in other letters", *at)
+            raise file.refused("It stands for another unit already, maybe with other upper or lower case", *at)
     for unit in units.spellings:
         if unit not in known:
             raise file.refused("Unit is not known", "units", "spellings", unit)
@@ -176,17 +181,17 @@ def _check_units(file: File, base: Vocabulary, known: frozenset[str], entries: M
         _check_conversion(file, i, given, of_codes, entries)
     for i, unit in enumerate(units.dimensionless):
         if unit not in own:
-            raise file.refused(
-                "Only a unit that this file declares can be one that need not be told", "units", "dimensionless", i
-            )
+            raise file.refused("Only a unit that this file declares can be dimensionless", "units", "dimensionless", i)
 
 
 def _check_conversion(file: File, i: int, given: Conversion, of_codes: set[str], entries: Mapping[str, Code]) -> None:
     at = ("units", "units", i)
     if given.factor == 0:
-        raise file.refused("A factor of 0 makes everything the same", *at, "factor")
+        raise file.refused("A factor of 0 makes all values equal", *at, "factor")
     if given.source is None:
-        raise file.refused("Conversion has no source", *at, remedy="Say where factor and offset come from.")
+        raise file.refused(
+            "Conversion has no source", *at, remedy="Write under source where factor and offset come from."
+        )
     if given.to not in of_codes:
         raise file.refused("No code is published in this unit", *at, "to")
     for n, code in enumerate(given.codes or ()):
@@ -195,6 +200,7 @@ def _check_conversion(file: File, i: int, given: Conversion, of_codes: set[str],
 
 
 def _own_units(file: File) -> frozenset[str]:
+    """Return the units that a file declares in families and conversions."""
     units = file.sections.units
     return frozenset(
         (*(unit for members in units.families.values() for unit in members), *(g.given for g in units.units))
@@ -202,7 +208,7 @@ def _own_units(file: File) -> frozenset[str]:
 
 
 def _new_texts(file: File) -> Iterator[tuple[str, tuple[str | int, ...]]]:
-    """Yield the texts that a file makes units, and where they stand."""
+    """Yield the texts that a file declares as units or spellings, and the keys and indexes that lead to them."""
     units = file.sections.units
     for family, members in units.families.items():
         for unit in members:
@@ -215,31 +221,32 @@ def _new_texts(file: File) -> Iterator[tuple[str, tuple[str | int, ...]]]:
 
 
 def _check_scales(file: File, found: Vocabulary) -> None:
+    """Refuse answers whose code is of an unknown system, and codes or words that occur twice in a scale."""
     for name, scale in file.sections.scales.items():
         seen: set[str] = set()
         for i, answer in enumerate(scale):
             for n, coded in enumerate(answer.codes):
-                if not found.knows(coded) or coded in seen:
+                if not found.is_known_code(coded) or coded in seen:
                     raise file.refused(
-                        "Answer is no code of a system that is known, or stands twice", "scales", name, i, "codes", n,
-                        remedy="Write <system>|<code>, and declare the system under systems.",
+                        "Answer is not a code of a known system, or occurs twice", "scales", name, i, "codes", n,
+                        remedy="Write <system>|<code> once, and declare the system under systems.",
                     )  # fmt: skip
                 seen.add(coded)
             for n, word in enumerate(answer.words):
-                if (said := word.casefold()) in seen:
-                    raise file.refused("Word means two answers", "scales", name, i, "words", n)
-                seen.add(said)
+                if (folded := word.casefold()) in seen:
+                    raise file.refused("Word stands for two answers", "scales", name, i, "words", n)
+                seen.add(folded)
 
 
 def _refuse_changes(files: Sequence[File], base: Vocabulary, found: Vocabulary) -> None:
-    """Refuse what would convert otherwise, or not at all, what is converted without the home."""
+    """Refuse entries that change or end a conversion which works without the home."""
     changed = _changed(base, found)
     for file in files:
         for code, entry in file.sections.codes.items():
             if entry.replaces and changed[base.codes[code]].any():
                 raise file.refused(
-                    "Code in place of one that ships takes other units", "codes", code,
-                    remedy="Say molar_mass and valence as the one that ships does.",
+                    "Code accepts other units than the one that it replaces", "codes", code,
+                    remedy="Write the same molar_mass and valence as the one that ships.",
                 )  # fmt: skip
     units = {text for text, i in base.units.items() if changed[:, i].any()}
     units |= {text for text in base.folded if text not in found.folded}
@@ -248,13 +255,13 @@ def _refuse_changes(files: Sequence[File], base: Vocabulary, found: Vocabulary) 
         for text, at in _new_texts(file):
             if text in units or found.unit_index(text) in same:
                 raise file.refused(
-                    "Unit is converted already for codes that ship", *at, remedy="Take it out, or name your own codes."
+                    "Unit is converted already for codes that ship", *at, remedy="Remove it, or name your own codes."
                 )
     assert not units, "nothing else changes units"
 
 
 def _changed(base: Vocabulary, found: Vocabulary) -> npt.NDArray[np.bool_]:
-    """Return for each code and unit that ship whether they are converted otherwise with the home, where they are."""
+    """Return for each code and unit that ship whether the home changes a conversion that exists without it."""
     rows = np.array([found.codes[code] for code in base.codes], np.intp)
     columns = np.zeros(base.factor.shape[1], np.intp)
     for text, i in base.units.items():
@@ -266,6 +273,7 @@ def _changed(base: Vocabulary, found: Vocabulary) -> npt.NDArray[np.bool_]:
 
 
 def _with_local(found: Vocabulary, files: Sequence[File]) -> Vocabulary:
+    """Return the vocabulary with the local systems of all files, under each of their names."""
     local, mapped = {}, dict[str, LocalCode]()
     for file in files:
         for name, system in file.sections.local.items():
@@ -274,7 +282,9 @@ def _with_local(found: Vocabulary, files: Sequence[File]) -> Vocabulary:
             names = (name, *system.also)
             for each in names:
                 if each in RESERVED or "|" in each:
-                    raise file.refused("It is no name of a local system", *at, remedy="LOINC is no local system.")
+                    raise file.refused(
+                        "A local system cannot have this name", *at, remedy="Use another name than LOINC's, without |."
+                    )
                 local[each] = form
             for code, entry in system.codes.items():
                 _check_local(file, found, form.fits(code), entry, *at, "codes", code)
@@ -284,11 +294,11 @@ def _with_local(found: Vocabulary, files: Sequence[File]) -> Vocabulary:
 
 def _check_local(file: File, found: Vocabulary, fits: bool, entry: LocalCode, *at: str | int) -> None:
     if not fits:
-        raise file.refused("Code is not of its system's form", *at)
+        raise file.refused("Code does not have the form of its system", *at)
     if entry.loinc not in found.codes:
         raise file.refused(
-            "It is mapped to a code that the vocabulary does not have", *at, "loinc",
+            "Local code is mapped to a code that the vocabulary does not have", *at, "loinc",
             remedy="Declare that code under codes, with unit and range.",
         )  # fmt: skip
     if entry.unit is not None and (found.unit_index(entry.unit) < 0 or not found.converts(entry.loinc, entry.unit)):
-        raise file.refused("Unit is not known, or none of this code's", *at, "unit")
+        raise file.refused("Unit is not known, or does not fit this code", *at, "unit")

@@ -1,11 +1,11 @@
-"""Which diagnoses say that a patient is pregnant during the stay: for them no adult score is shown."""
+"""The diagnoses that say that a patient is pregnant during the stay: then no adult score is shown."""
 
 from __future__ import annotations
 
 import re
 
 _SNOMED = {
-    # What clinical quality measures of the CMS take for a pregnancy.
+    # Codes that clinical quality measures of the CMS use for pregnancy.
     "72892002": "normal pregnancy",
     "77386006": "pregnant",
     "83074005": "unplanned pregnancy",
@@ -15,7 +15,7 @@ _SNOMED = {
     "237238006": "pregnancy with uncertain dates",
     "248985009": "presentation of pregnancy",
     "314204000": "early stage of pregnancy",
-    # Trimesters, several children, and what is treated in it.
+    # Trimesters, multiple pregnancies, and complications.
     "57630001": "first trimester pregnancy",
     "59466002": "second trimester pregnancy",
     "41587001": "third trimester pregnancy",
@@ -31,7 +31,7 @@ _SNOMED = {
     "54048003": "threatened abortion",
     "34801009": "ectopic pregnancy",
 }
-"""Codes one by one, without those that are narrower: SNOMED CT's own tree is licensed, and has thousands."""
+"""Codes one by one, without the narrower codes below them: SNOMED CT's hierarchy is licensed, and has thousands."""
 
 _PREGNANT = {
     # ICD-10-CM 2026, chapter 15 without the puerperium (O85 to O92, O94), and Z32.01, Z33.1, Z34, Z3A.

@@ -1,4 +1,4 @@
-"""Units as people write them: what differs only in case, blanks, signs for micro and powers of ten is one unit."""
+"""Folds spellings of units: those that differ only in case, blanks, the micro sign or powers of ten are one unit."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _SIGNS = str.maketrans(
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _POWER_OF_TEN = re.compile(r"x?10(?:\^|\*\*?|e\+?|exp)?\(?(\d{1,2})\)?(?=[^\d]|$)")
 _SHORTEST = 3
-"""Shorter units are taken letter by letter: M is no metre, K no thousand, S no second."""
+"""Shorter units must be spelled exactly: M is not a metre, K is not a thousand, S is not a second."""
 
 
 def fold(text: str) -> str:
-    """Return what spellings of one unit have in common."""
+    """Return the folded form of a unit's spelling, which is the same for all spellings of the unit."""
     signs = _SUPERSCRIPTS.sub(lambda found: f"^{found[0]}", text).translate(_SIGNS)
     return _POWER_OF_TEN.sub(r"10*\1", "".join(signs.split()).casefold(), count=1)
 
 
 def folded(spellings: Mapping[str, int]) -> dict[str, int]:
-    """Return spellings by what they have in common; without those that could be two units, and the shortest."""
+    """Return spellings by their folded form, without those that could be two units, and without very short ones."""
     found: dict[str, int] = {}
     ambiguous: set[str] = set()
     for text, unit in spellings.items():

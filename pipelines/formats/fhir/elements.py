@@ -63,7 +63,7 @@ def code_of(raw: bytes, vocabulary: Vocabulary | None = None) -> str:
         raise Refused(Reason.NO_CODE)
     loinc = next((str(coding.code) for coding in codings if coding.system == LOINC), None)
     qualified = [f"{coding.system or ''}|{coding.code}" for coding in codings]
-    chosen = loinc if vocabulary is None else vocabulary.chosen(loinc, qualified)
+    chosen = loinc if vocabulary is None else vocabulary.choose_coding(loinc, qualified)
     return checked(qualified[0] if chosen is None else chosen)
 
 

@@ -151,7 +151,7 @@ class FieldReader:
             return None
         loinc = next((code for code, _, system in codings if system == "LN"), None)
         qualified = [f"{SYSTEMS.get(system, system)}|{code}" for code, _, system in codings]
-        chosen = self._vocabulary.chosen(loinc, dict.fromkeys((*keys, *qualified)))
+        chosen = self._vocabulary.choose_coding(loinc, dict.fromkeys((*keys, *qualified)))
         if loinc is not None:
             return chosen
         for key in keys:

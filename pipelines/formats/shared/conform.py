@@ -242,7 +242,7 @@ class Conformer:
             )
         if coded.null_count < len(rows):
             texts = coded.dictionary.to_pylist()
-            codes = pa.array([text if self._vocabulary.knows(text) else None for text in texts], pa.string())
+            codes = pa.array([text if self._vocabulary.is_known_code(text) else None for text in texts], pa.string())
             columns["value_code"] = codes.take(coded.indices).dictionary_encode()  # the same Arrow type in every poll
             columns["value_text"] = pc.coalesce(
                 rows["value_text"], pc.if_else(columns["value_code"].is_null(), coded.cast(pa.string()), None)

@@ -70,7 +70,7 @@ def with_local_codes(
         mapping = vocabulary.mapped.get(text)
         if mapping is not None:
             mapped[f"{text} → {mapping.loinc}"] = message[np.isin(index, indices)]
-        elif vocabulary.is_of_local(text):
+        elif vocabulary.is_local_code(text):
             if len(unmapped) < MOST_LOCAL:
                 unmapped[text] = message[np.isin(index, indices)]
             else:

@@ -91,7 +91,7 @@ def with_parsed_texts(rows: pa.RecordBatch, vocabulary: Vocabulary) -> tuple[pa.
 def _parsed(code: str, text: str, unit: str | None, vocabulary: Vocabulary) -> ParsedText:
     answers = vocabulary.answers.get(code)
     if answers is not None:
-        return ParsedText(answer=answers.said(text))
+        return ParsedText(answer=answers.code_of(text))
     parsed = parse_text(text)
     if parsed.number is None or parsed.unit is None:
         return parsed._replace(unit=unit)

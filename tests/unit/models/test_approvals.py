@@ -96,7 +96,7 @@ def test_the_command_approves_lists_and_withdraws_on_record(
     assert main([*command, "--events", "20"]) == 10
     assert "fewer than 100" in capsys.readouterr().err
     assert main([*command, "--events", "120"]) == 0
-    assert "stays in the shadow" in capsys.readouterr().out
+    assert "stays in shadow mode" in capsys.readouterr().out
     assert main([*command, "--events", "120", "--json"]) == 0
     assert '"approvals":1' in capsys.readouterr().out, "of one account"
     assert (

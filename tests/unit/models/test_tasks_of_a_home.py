@@ -114,7 +114,7 @@ def test_the_labels_of_the_page_hold(home: Path) -> None:
         ("mm[Hg]", "kPa", "in another unit"),
         ("below: 90", "below: 90, above: 200", "one limit"),
         (", below: 90", "", "one limit"),
-        ("dataset: observation", "dataset: secret", "none of the allowed"),
+        ("dataset: observation", "dataset: secret", "not one of those allowed"),
         ("within_hours: 12", "within_hours: 0", "label.within_hours"),
     ],
 )

@@ -81,7 +81,7 @@ def test_the_declarations_of_the_home_whose_settings_were_loaded_hold(home: Path
 def test_a_file_that_would_be_passed_over_in_silence_is_refused(home: Path, name: str) -> None:
     (home / "datasets").mkdir()
     (home / "datasets" / name).write_text(TEXT)
-    with pytest.raises(SettingsError, match="has a name that is none"):
+    with pytest.raises(SettingsError, match="Name of the declaration is not allowed"):
         declarations.declared("datasets", home)
 
 
@@ -99,7 +99,7 @@ def test_a_declaration_that_is_a_folder_has_its_name_and_one_that_ships_is_named
 def test_a_value_that_is_none_of_the_allowed_ones_is_not_quoted() -> None:
     with pytest.raises(SettingsError) as refused:
         declarations.convert({"kind": "secret-word"}, _Closed, where="thing.yaml")
-    assert "none of the allowed ones" in str(refused.value) and "secret-word" not in str(refused.value)
+    assert "not one of those allowed" in str(refused.value) and "secret-word" not in str(refused.value)
 
 
 def test_a_file_that_is_not_yaml_is_named_with_its_line(home: Path) -> None:

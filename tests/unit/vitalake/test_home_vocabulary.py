@@ -100,55 +100,55 @@ def test_what_a_file_holds_is_counted(tmp_path: Path) -> None:
         ('codes:\n  "2157-6": {name: CK, unit: U/L, low: 0, high: 5}', 2, "missing required field `source`"),
         ('codes:\n  "2157-6":\n    {name: a, unit: U/L, source: s,\n     high: 1,\n     low: 2}', 5, "not below high"),
         (f'codes:\n  "2157-6": {CK.replace("low: 0", "low: .nan")}}}', 2, "Expected `float`"),
-        (f'codes:\n  "2157-6": {CK}, least: 1}}', 2, "least value"),
-        (f'codes:\n  "2157-7": {CK}}}', 2, "none of LOINC"),
-        (f"codes:\n  CK: {CK}}}", 2, "none of LOINC"),
+        (f'codes:\n  "2157-6": {CK}, least: 1}}', 2, "lowest accepted value"),
+        (f'codes:\n  "2157-7": {CK}}}', 2, "not a LOINC code"),
+        (f"codes:\n  CK: {CK}}}", 2, "not a LOINC code"),
         (f"codes:\n  2157: {CK}}}", 2, "read as a number"),
         (f'codes:\n  "2157-6": {CK}, as: 9-9}}', 2, "not known"),
         (f'codes:\n  "2157-6": {CK}, as: 8480-6}}', 2, "another unit"),
-        (f'codes:\n  "2157-6": {CK}, scale: ACVPU}}', 2, "Codes with a scale"),
+        (f'codes:\n  "2157-6": {CK}, scale: ACVPU}}', 2, "A code with a scale"),
         (f'codes:\n  "2157-6": {ANSWERED}, scale: none}}', 2, "Scale is not known"),
-        (f'codes:\n  "2157-6": {CK}, replaces: true}}', 2, "replaces none"),
+        (f'codes:\n  "2157-6": {CK}, replaces: true}}', 2, "does not replace one that ships"),
         (f'codes:\n  "2345-7": {CK}}}', 2, "ships with the project"),
         (f'codes:\n  "85354-9": {CK}}}', 2, "ships with the project"),
-        (f'codes:\n  "2345-7": {CK}, replaces: true}}', 2, "says something else"),
+        (f'codes:\n  "2345-7": {CK}, replaces: true}}', 2, "differs here from the one that it replaces"),
         (f'codes:\n  "76215-3": {PRESSURE}, replaces: true}}', 2, "(codes.76215-3.as)"),
         ("units:\n  families:\n    mass: {kg: 1}", 3, "ships with the project"),
         ("units:\n  families:\n    mass: {stone: -6}", 3, "Expected `float` > 0"),
         ("units:\n  families:\n    mass: {stone: 1.0e6}", 3, "with its sign"),
-        ("units:\n  families:\n    mass: {KGS: 1}", 3, "is a unit already"),
-        ("units:\n  families:\n    pressure: {Cel: 1}", 3, "is a unit already"),
-        ("units:\n  families:\n    amount concentration: {mg/dL: 1}", 3, "is a unit already"),
+        ("units:\n  families:\n    mass: {KGS: 1}", 3, "unit exists already"),
+        ("units:\n  families:\n    pressure: {Cel: 1}", 3, "unit exists already"),
+        ("units:\n  families:\n    amount concentration: {mg/dL: 1}", 3, "unit exists already"),
         ("units:\n  spellings:\n    mg/dL: [mg per dL]\n    zz: [z]", 4, "Unit is not known"),
-        ("units:\n  spellings:\n    mg/dL: [MG%, G/DL]", 3, "is another unit already"),
+        ("units:\n  spellings:\n    mg/dL: [MG%, G/DL]", 3, "stands for another unit already"),
         ("units:\n  spellings:\n    mg/dL: [mg%]", 3, "ships with the project"),
         ("units:\n  units:\n  - {from: stone, to: kg, factor: 6.35}", 3, "has no source"),
         ("units:\n  units:\n  - {from: stone, to: kg, factor: 0, source: s}", 3, "factor of 0"),
         ("units:\n  units:\n  - {from: stone, to: pound, factor: 1, source: s}", 3, "No code is published"),
         ("units:\n  units:\n  - {from: stone, to: kg, factor: 1, source: s, codes: [8480-6]}", 3, "has another unit"),
         ("units:\n  units:\n  - {from: g, to: kg, factor: 2, source: s}", 3, "converted already"),
-        ("units:\n  dimensionless: [mg/dL]", 2, "need not be told"),
+        ("units:\n  dimensionless: [mg/dL]", 2, "can be dimensionless"),
         ("systems:\n  http://snomed.info/sct: {name: a, form: '[0-9]+'}", 2, "ships with the project"),
         ("systems:\n  http://x.example: {name: a, form: '.*'}", 2, "Pattern cannot be used"),
-        ("scales:\n  S:\n  - codes: [http://x.example|A]", 3, "no code of a system"),
+        ("scales:\n  S:\n  - codes: [http://x.example|A]", 3, "not a code of a known system"),
         ("local:\n  L: {name: a, form: '(a+)+\\1'}", 2, "Pattern cannot be used"),
         ("local:\n  L: {name: a, form: '(?=A)A'}", 2, "Pattern cannot be used"),
         ("local:\n  L: {name: a, form: 'A)|(B'}", 2, "Pattern cannot be used"),
         ("local:\n  L: {name: a, form: '[A-Za-z ]+'}", 2, "Pattern cannot be used"),
-        ("local:\n  http://loinc.org: {name: a, form: A}", 2, "no name of a local system"),
-        ("local:\n  L: {name: a, form: A, also: [M|N]}", 2, "no name of a local system"),
-        (MAPS + "Mary: {loinc: 2345-7, source: s}", 6, "not of its system"),
-        (MAPS + "G: {loinc: 9999-9, source: s}", 6, "does not have"),
+        ("local:\n  http://loinc.org: {name: a, form: A}", 2, "local system cannot have this name"),
+        ("local:\n  L: {name: a, form: A, also: [M|N]}", 2, "local system cannot have this name"),
+        (MAPS + "Mary: {loinc: 2345-7, source: s}", 6, "does not have the form of its system"),
+        (MAPS + "G: {loinc: 9999-9, source: s}", 6, "the vocabulary does not have"),
         (MAPS + "G: {loinc: 2345-7}", 6, "`source`"),
-        (MAPS + "N: {loinc: 2345-7, unit: kg, source: s}", 6, "none of this code"),
+        (MAPS + "N: {loinc: 2345-7, unit: kg, source: s}", 6, "does not fit this code"),
         (MAPS + "4711: {loinc: 2345-7, source: s}", 6, "in quotes"),
         ("local:\n  L: {name: a, form: A}\n  M: {name: a, form: A, also: [L]}", 3, "declared twice"),
         ("forms:\n  loinc: {form: A, source: s}", 2, "ships with the project"),
         ("forms:\n  coded-value: {form: A, source: s}", 2, "ships with the project"),
-        ("forms:\n  ICD: {form: A, source: s}", 2, "a name that is none"),
+        ("forms:\n  ICD: {form: A, source: s}", 2, "Name of the form is not allowed"),
         ("forms:\n  icd: {form: A}", 2, "`source`"),
         ("code:\n  a: b", 1, "no such section"),
-        ("codes: [1]", 1, "no mapping"),
+        ("codes: [1]", 1, "not a mapping"),
         ("# nothing yet", 1, "has no section"),
     ],
 )  # fmt: skip
@@ -180,7 +180,8 @@ def test_a_code_that_ships_is_replaced_where_the_home_says_so(tmp_path: Path) ->
 
 def test_a_code_in_place_of_another_takes_the_same_units(tmp_path: Path) -> None:
     path = declare(tmp_path, 'codes: {"2345-7": {name: G, unit: mg/dL, low: 1, high: 4000, source: s, replaces: true}}')
-    with pytest.raises(SettingsError, match=rf"takes other units: {path}:1 \(codes.2345-7\). Say molar_mass"):
+    said = rf"accepts other units than the one that it replaces: {path}:1 \(codes.2345-7\). Write the same molar_mass"
+    with pytest.raises(SettingsError, match=said):
         load_vocabulary()
 
 
@@ -226,6 +227,6 @@ codes:
 """
     declare(tmp_path, text)
     answers = load_vocabulary().answers["80288-4"]
-    assert answers.said("Alert and  calm") == "http://city.example/rass|CALM"
+    assert answers.code_of("Alert and  calm") == "http://city.example/rass|CALM"
     assert answers.score["http://city.example/rass|RSTL"] == 1
-    assert load_vocabulary().knows("http://city.example/rass|RSTL")
+    assert load_vocabulary().is_known_code("http://city.example/rass|RSTL")

@@ -93,9 +93,9 @@ def test_addresses_ports_and_sizes_come_before_the_file(home: Path, monkeypatch:
     ("variable", "value", "what"),
     [
         ("VITALAKE_JOBS__OTHER__SPAN_ROWS", "8", "a job that is not configured"),
-        ("VITALAKE_KAFKA__BOOTSTRAP", "x", "names no single setting"),
-        ("VITALAKE_JOBS__VITALS", "{}", "names no single setting"),
-        ("VITALAKE_HOME__X", "x", "names no single setting"),
+        ("VITALAKE_KAFKA__BOOTSTRAP", "x", "does not name a single setting"),
+        ("VITALAKE_JOBS__VITALS", "{}", "does not name a single setting"),
+        ("VITALAKE_HOME__X", "x", "does not name a single setting"),
         ("VITALAKE_SERVING__PORT", "MARKER", "does not fit"),
     ],
 )

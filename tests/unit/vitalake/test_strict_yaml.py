@@ -29,8 +29,8 @@ REFUSED = {
     "a key twice": ("a: 1\na: 2", "names a key twice"),
     "depth": ("[" * (MOST_DEPTH + 1) + "]" * (MOST_DEPTH + 1), "is nested too deeply"),
     "much depth": ("{a: " * 50_000, "is nested too deeply"),
-    "a day that is none": ("a: 2026-02-31", "date or number"),
-    "a number of many digits": ("a: " + "9" * 5_000, "date or number"),
+    "a day that is none": ("a: 2026-02-31", "date that does not exist, or a number"),
+    "a number of many digits": ("a: " + "9" * 5_000, "date that does not exist, or a number"),
     "no YAML": ("a: [MARKER", "is not YAML"),
 }
 

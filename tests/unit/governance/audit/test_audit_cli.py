@@ -128,10 +128,10 @@ def test_who_saw_says_where_it_cannot_follow_a_pseudonym(
 ) -> None:
     _record(settings, keys)
     assert main(["audit", "who-saw", PATIENT, "--home", str(home)]) == 0
-    assert "under this very one only" in capsys.readouterr().err
+    assert "only accesses under this one pseudonym" in capsys.readouterr().err
     assert main(["audit", "who-saw", "ZZMRN-9", "--home", str(home)]) == 11
     told = capsys.readouterr().err
-    assert "Nobody is known by this" in told and "ZZMRN-9" not in told
+    assert "No patient has this number or id" in told and "ZZMRN-9" not in told
     with closing(open_vault(settings, keys)) as vault:
         vault.enrol([("p-1", PATIENT)])
     assert main(["keys", "revoke", "--home", str(home)]) == 0
@@ -158,10 +158,10 @@ def test_verify_says_that_the_audit_holds_and_against_what_was_kept(
     kept = tmp_path / "kept.json"
     kept.write_text(capsys.readouterr().out)
     assert main(["audit", "verify", "--home", str(home), "--known", str(kept)]) == 0
-    assert "The audit holds." in capsys.readouterr().out
+    assert "The audit is intact." in capsys.readouterr().out
     kept.write_text("{}")
     assert main(["audit", "verify", "--home", str(home), "--known", str(kept)]) == 11
-    assert "Not a report of the audit" in capsys.readouterr().err
+    assert "File is not a report of the audit" in capsys.readouterr().err
 
 
 def test_verify_ends_with_12_when_a_record_was_changed(
@@ -172,8 +172,8 @@ def test_verify_ends_with_12_when_a_record_was_changed(
     path.write_bytes(path.read_bytes().replace(b"clinician", b"clinicias"))
     assert main(["audit", "verify", "--home", str(home)]) == 12
     output = capsys.readouterr().out
-    assert "DOES NOT HOLD: records are changed" in output
-    assert "The audit does not hold." in output
+    assert "NOT INTACT: records are changed" in output
+    assert "The audit is NOT intact." in output
 
 
 def test_verify_reports_also_when_its_own_chain_takes_no_record(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +222,7 @@ def test_an_audit_whose_folder_is_gone_ends_verify_and_doctor_with_12_until_a_ne
     capsys.readouterr()
     main(["doctor", "--home", str(home), "--json"])
     checks = {check["name"]: check for check in _json(capsys)["checks"]}
-    assert checks["audit"]["finding"].endswith("heads are not kept outside (settings.anchors)")
+    assert checks["audit"]["finding"].endswith("heads are not copied to settings.anchors")
 
 
 def test_verify_says_when_the_heads_were_last_kept_on_other_storage(
@@ -233,7 +233,7 @@ def test_verify_says_when_the_heads_were_last_kept_on_other_storage(
     (home / "vitalake.yaml").write_text(f"anchors: {outside}\n")
     _record(load_settings(home), keys)
     assert main(["audit", "verify", "--home", str(home)]) == 0
-    assert "last kept outside at" in capsys.readouterr().out
+    assert "last copied to settings.anchors at" in capsys.readouterr().out
 
 
 def test_an_audit_that_is_gone_with_its_heads_is_missed_by_the_lake_until_a_new_one_is_begun(

@@ -44,7 +44,7 @@ def test_where_one_of_ours_is_missing_it_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_two_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _register(monkeypatch, "care", "scores", "care")
-    with pytest.raises(SettingsError, match=r"by one name: entry point vitalake.stores: care = .* and entry point"):
+    with pytest.raises(SettingsError, match=r"under one name: entry point vitalake.stores: care = .* and entry point"):
         stores.personal_stores()
 
 

@@ -51,7 +51,7 @@ def test_init_never_replaces_a_key_that_the_vault_needs(home: Path, capsys: pyte
     assert "made  vault key v1" in capsys.readouterr().out
     away = (home / "vault-keys.yaml").rename(home / "away")
     assert _run(home, "init") == 12
-    assert "the vault needs it: vault-keys.yaml. Restore it (local/" in capsys.readouterr().err
+    assert "the vault needs it: vault-keys.yaml. Restore the file with local/" in capsys.readouterr().err
     assert not (home / "vault-keys.yaml").exists()
     away.rename(home / "vault-keys.yaml")
     assert _run(home, "init") == 0
@@ -77,7 +77,7 @@ def test_status_shows_versions_states_and_counts_and_no_secret(
     shown = capfdbinary.readouterr().out.decode()
     assert f"made {clock.now():%Y-%m-%d} (today)" in shown
     assert "v1: keys of 2 patients; wrapped by local/" in shown
-    assert "2 patients, 1 with a name; 1 erased, 0 of them not to the end; 0 on hold" in shown
+    assert "2 patients, 1 with a name; 1 erased, 0 of them not completely; 0 on legal hold" in shown
     secrets = [line.split()[-1] for line in (home / "vault-keys.yaml").read_text().splitlines() if "secret:" in line]
     assert secrets
     assert not any(secret in shown + msgspec.json.encode(found).decode() for secret in secrets)
@@ -140,19 +140,19 @@ def test_a_long_rotation_says_how_far_it_is(
     _vault(home).enrol(people(2500))
     monkeypatch.setattr("governance.commands.keys._SHOW_EVERY", 2000)
     assert _run(home, "rotate") == 0
-    assert "2,000 patients' keys wrapped anew …\nBack up" in capsys.readouterr().err
+    assert "2,000 patients' keys wrapped …\nBack up" in capsys.readouterr().err
 
 
 def test_revoke_locks_and_undo_opens_and_both_are_on_record(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = _vault(home).enrol(people(1))
     assert _run(home, "revoke") == 0
-    assert "To give it back: vitalake keys revoke --undo" in capsys.readouterr().out
+    assert "To undo this: vitalake keys revoke --undo" in capsys.readouterr().out
     assert _run(home, "rotate") == 12
     assert "Error: Wrapping key is revoked: vault-keys.yaml" in capsys.readouterr().err
     assert _run(home, "status") == 0
-    assert ": revoked, wraps what comes" in capsys.readouterr().out
+    assert ": revoked, in use" in capsys.readouterr().out
     assert _run(home, "revoke", "--undo") == 0
-    assert "goes on by itself" in capsys.readouterr().out
+    assert "paused streams go on by themselves" in capsys.readouterr().out
     assert _vault(home).enrol(people(1)) == keys
     assert _actions(home) == ["keys.revoke", "keys.rotate", "keys.restore"]
 

@@ -118,7 +118,7 @@ def _register(monkeypatch: pytest.MonkeyPatch, kind: Any, *names: str) -> None:
     [
         ("no mask", "is not a MaskKind"),
         (_kind(name="other"), "another name than its entry point"),
-        (_kind(options=Loose), "no strict msgspec struct"),
+        (_kind(options=Loose), "not a frozen msgspec struct"),
         (_kind(rank=60), "a rank outside"),
         (_kind(rank=20), "rank that another mask has"),
         (_kind(classes=None), "the classes that rows are found by"),
@@ -133,10 +133,10 @@ def test_a_mask_that_is_none_is_refused_and_named(monkeypatch: pytest.MonkeyPatc
 
 def test_two_of_one_name_and_one_of_ours_are_refused(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     _register(monkeypatch, _kind(), "band", "band")
-    with pytest.raises(SettingsError, match=r"by one name: entry point vitalake\.masks: band"):
+    with pytest.raises(SettingsError, match=r"under one name: entry point vitalake\.masks: band"):
         load_policy(home / "governance")
     _register(monkeypatch, _kind(name="drop"), "drop")
-    with pytest.raises(SettingsError, match="by one name"):
+    with pytest.raises(SettingsError, match="under one name"):
         load_policy(home / "governance")
     monkeypatch.setattr(plugins, "entry_points", lambda *, group: [])
     with pytest.raises(PrivacyError, match="A mask is not registered"):

@@ -426,7 +426,7 @@ def test_the_command_prints_rows_and_says_when_there_are_more(
     assert main(["sql", sql, "--home", str(home), "--limit", "2"]) == 0
     printed = capsys.readouterr()
     assert "71.0" in printed.out
-    assert "Only the first 2 rows: there are more." in printed.err
+    assert "Only the first 2 rows are shown, there are more." in printed.err
     assert main(["sql", sql, "--home", str(home), "--json"]) == 0
     document = msgspec.json.decode(capsys.readouterr().out)
     assert document["columns"][:5] == ["observation_id", "value", "effective_at", "nothing", "versions"]

@@ -312,5 +312,5 @@ def test_a_vault_that_nobody_has_opened_yet_is_none(home: Path) -> None:
 
 def test_a_reference_that_leads_nowhere_is_refused(home: Path) -> None:
     (home / "vitalake.yaml").write_text("vault: env:VITALAKE_TEST_NO_SUCH\n")
-    with pytest.raises(SettingsError, match="leads nowhere"):
+    with pytest.raises(SettingsError, match="Reference cannot be resolved"):
         open_vault(load_settings(home), load_keys(home / "keys.yaml"))

@@ -86,8 +86,8 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     [
         ("no format", ("words",), "is not a FormatKind"),
         (_kind(name="other"), ("words",), "another name than its entry point"),
-        (_kind(), ("words", "words"), "by one name"),
-        (_kind(), ("fhir",), "by one name"),
+        (_kind(), ("words", "words"), "under one name"),
+        (_kind(), ("fhir",), "under one name"),
         (_kind(), ("sql",), "a name that is reserved for built-in formats"),
         (_kind(), ("hl7-v2-adt",), "a name that is reserved for built-in formats"),
     ],

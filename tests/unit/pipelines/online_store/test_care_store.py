@@ -264,7 +264,7 @@ def test_a_store_that_somebody_holds_is_called_locked(tmp_path: Path, monkeypatc
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(ServiceUnavailable, match="another process holds it locked") as caught:
             _take(store, _values(1))
-    assert "Find what holds it" in str(caught.value)
+    assert "Find the program that holds it" in str(caught.value)
 
 
 def test_a_store_is_an_older_copy_where_a_lane_decided_rows_long_after_it_last_spoke_here(tmp_path: Path) -> None:

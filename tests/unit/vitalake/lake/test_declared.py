@@ -59,7 +59,7 @@ def test_each_of_two_homes_has_its_own_and_a_changed_one_is_read_again(own: Path
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("type: float64", "type: float", r"none of the allowed ones.*answer\.yaml:7 \(columns\.1\.type\)"),
+        ("type: float64", "type: float", r"not one of those allowed.*answer\.yaml:7 \(columns\.1\.type\)"),
         ("description: \"points\"", "descripton: x", r"unknown field.*answer\.yaml:7 \(columns\.1\)"),
         ("kind: record", "kind: records", r"answer\.yaml:2 \(kind\)"),
         ("kind: record", "kind: measurement", r"cannot declare a dataset of the kind measurement: .*answer\.yaml:2"),
