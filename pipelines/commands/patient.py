@@ -162,7 +162,7 @@ def hold(
     home: HomeOption = None,
 ) -> None:
     """Set a legal hold: the patient cannot be erased, and retention does not delete the patient's rows."""
-    from datetime import UTC
+    from datetime import UTC, timedelta
 
     from vitalake.errors import InputError
 
@@ -174,7 +174,8 @@ def hold(
         except InputError:  # the reason names the patient
             _record(settings, keys, "patient.hold", outcome="refused", patients=eraser.tokens_of(given))
             raise
-        vault.hold(subject, reason, until.replace(tzinfo=UTC) if until else None)
+        end = until.replace(tzinfo=UTC) + timedelta(days=1, microseconds=-1) if until else None  # that day counts
+        vault.hold(subject, reason, end)
         _record(settings, keys, "patient.hold", outcome="held", patients=eraser.tokens_of(given))
     typer.echo(f"On hold {f'until {until:%Y-%m-%d}' if until else 'until it is released'}.")
 

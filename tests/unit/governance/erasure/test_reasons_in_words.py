@@ -159,6 +159,23 @@ def test_a_reason_about_one_patient_names_no_other(home: Path, vault: Vault, rea
     assert main(["patient", "hold", "held-1", "--reason", "request 17", "--home", str(home)]) == 0
 
 
+def test_a_hold_until_a_day_holds_all_of_that_day(home: Path, vault: Vault, capsys: pytest.CaptureFixture[str]) -> None:
+    """It ended as its last day began."""
+    vault.close()
+    command = ["patient", "hold", "HOSP|4711", "--reason", "request 17", "--until", "2099-12-31", "--home", str(home)]
+    assert main(command) == 0
+    assert "until 2099-12-31" in capsys.readouterr().out
+    settings = load_settings(home)
+    opened = open_vault(settings, load_keys(settings.path(settings.keys)))
+    hold = opened.held(opened.subject_of("HOSP|4711"))
+    opened.close()
+    assert hold is not None
+    assert hold.until is not None
+    assert f"{hold.until:%Y-%m-%d %H:%M}" == "2099-12-31 23:59"
+    assert main(["patient", "erase", "HOSP|4711", "--reason", "request 17", "--yes", "--home", str(home)]) != 0
+    assert "until 2099-12-31" in capsys.readouterr().err
+
+
 def test_the_erased_are_named_behind_the_systems_of_others(vault: Vault) -> None:
     vault.erase(vault.subject_of("HOSP|55512345"), "certificate")
     assert named_by("of patient 55512345", vault) == ("an id or a number of a patient", frozenset())
