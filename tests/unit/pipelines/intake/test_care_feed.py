@@ -1022,7 +1022,7 @@ def test_a_stay_that_is_over_has_no_bed_whenever_it_is_told(home: Path, from_min
     over = {"status": "finished", "period": {"start": _at(ago + 600), "end": _at(ago)}, "location": [place]}
     token = _records(home, "encounter", _stay_of() | over).rows["patient_id"][0].as_py()
     assert _store(home).stay(token, as_of_us=clock.now_us()) is None
-    assert _store(home).everybody() == []
+    assert _store(home).all_patients() == []
     recent = over | {"period": {"start": _at(600), "end": _at(60)}, "meta": {"versionId": "2"}}
     place["period"] = {"start": _at(30)}
     _records(home, "encounter", _stay_of() | recent | {"location": [place]})
@@ -1793,9 +1793,9 @@ def test_a_filling_that_is_broken_off_leaves_a_store_that_says_it_lacks_somethin
             with pytest.raises(KeyboardInterrupt):
                 rebuild_online_store(ward.settings)
         assert _store(home).patients()
-        assert _store(home).lacking_us() > 0
+        assert _store(home).incomplete_since_us() > 0
         rebuild_online_store(ward.settings)
-        assert _store(home).lacking_us() == 0
+        assert _store(home).incomplete_since_us() == 0
 
 
 def test_a_filling_begins_again_where_an_erasure_has_deleted_the_file_that_it_reads(
@@ -2340,4 +2340,4 @@ def test_of_who_was_forgotten_a_refused_result_tells_the_ward_nothing(home: Path
     polls = ([bad], [good, bad], [good])
     for number, rows in enumerate(polls, 3):
         _run(steps, [_result(_ago(1), number, "19850203", *rows)], first=number, name="hl7-v2")
-    assert _store(home).everybody() == []
+    assert _store(home).all_patients() == []

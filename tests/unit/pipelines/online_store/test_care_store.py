@@ -282,11 +282,11 @@ def test_a_store_is_an_older_copy_where_a_lane_decided_rows_long_after_it_last_s
 
 def test_a_store_lacks_what_came_before_until_it_is_filled(tmp_path: Path) -> None:
     store = _store(tmp_path)
-    assert store.lacking_us() == 0
-    store.note_lacking()
-    assert store.lacking_us() > 0
+    assert store.incomplete_since_us() == 0
+    store.note_incomplete()
+    assert store.incomplete_since_us() > 0
     store.note_filled()
-    assert store.lacking_us() == 0
+    assert store.incomplete_since_us() == 0
 
 
 def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_who_is_forgotten_is_in_no_note_and_comes_back_by_no_backup(tmp_path: Pa
     assert (store.forget_digests([digest]) if by_digest else store.forget(["v1.p"])) == 3
     store.put_facts([("v1.p", "v1.e", 1, Admission(clock.now_us(), None, 70))])
     _take(store, _owned("v1.p", attribution=3, position=7))
-    assert store.everybody() == ["v1.q"]
+    assert store.all_patients() == ["v1.q"]
     found = [patient for values in store._ahead.undecided("t/0", 0) for patient in values.patients]
     assert found == ["v1.q"]
     assert b"v1.p" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())

@@ -309,7 +309,7 @@ def test_of_two_decisions_the_one_of_the_stay_of_now_counts_else_the_later_one(
     person = store.person("B")
     assert person is not None
     assert (person.sex, person.born) == ("female", "1960-01-01"), "what is told of the old number fills gaps only"
-    assert store.everybody() == ["B"]
+    assert store.all_patients() == ["B"]
 
 
 def test_what_was_said_for_an_earlier_encounter_of_the_hospital_stay_holds(store: OnlineStore) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from pipelines.online_store.facts import Admission, Decision, Fact, Person, Placement, Pregnancy, least_age
-from pipelines.online_store.placing import placed
+from pipelines.online_store.facts import Admission, Decision, Fact, Person, Placement, Pregnancy, minimum_age
+from pipelines.online_store.placing import current_bed
 from pipelines.online_store.values import ROW, restored_as, stored, widened
 from tests.services.serving import HOUR, STABLE, WardUnderTest
 from vitalake import clock
@@ -25,7 +25,7 @@ def _in(bed: str, hours_ago: float, status: str = "active", until_us: int | None
 
 
 def _bed(*placements: Placement) -> str:
-    found = placed(placements, as_of_us=NOW)
+    found = current_bed(placements, as_of_us=NOW)
     return f"{found.unit}|{found.bed}" if found else ""
 
 
@@ -81,14 +81,14 @@ def test_a_patient_who_left_long_ago_does_not_come_back_when_the_end_is_pruned(w
     assert (found.discharged_us, found.bed) == (None, ""), "nobody said for where"
     ward.store.prune()
     assert ward.store.patients() == {}
-    assert ward.store.everybody() == []
+    assert ward.store.all_patients() == []
 
 
 def test_the_bed_that_a_release_before_kept_of_a_forgotten_stay_goes(ward: WardUnderTest) -> None:
     now, patient = clock.now_us(), ward.token("p-1")
     _put(ward, patient, "stay/E", Placement("E", now - 200 * HOUR, None, BED, "active"))
     ward.store.prune()
-    assert ward.store.everybody() == []
+    assert ward.store.all_patients() == []
 
 
 def test_who_shows_a_patient_whose_bed_is_forgotten_is_told(ward: WardUnderTest) -> None:
@@ -114,14 +114,14 @@ def test_a_stay_that_ended_long_ago_brings_no_bed_and_ends_what_is_there(
     over = Admission(now - 200 * HOUR, now - 100 * HOUR, 50)
     bed = Placement("E", now - 200 * HOUR, None, BED, "active")
     ward.store.put_facts([(patient, "E", 2, over), (patient, "stay/E", 2, bed)])
-    assert ward.store.everybody() == []
+    assert ward.store.all_patients() == []
     ward.store.put_facts([(patient, "E", 1, Admission(now - 200 * HOUR, None, 50)), (patient, "stay/E", 1, bed)])
     ward.store.put_facts([(patient, "E", 2, over)])
     found = ward.store.stay(patient, as_of_us=now)
     assert found is not None and found.discharged_us == now - 100 * HOUR
     monkeypatch.setattr(clock, "now_us", lambda: now + 55 * HOUR)
     ward.store.prune()
-    assert ward.store.everybody() == []
+    assert ward.store.all_patients() == []
 
 
 @pytest.mark.parametrize("hours", [20, 60])
@@ -174,7 +174,7 @@ def test_that_an_end_is_told_again_does_not_keep_a_stay(ward: WardUnderTest, mon
     _put(ward, patient, "E", over, version=2)
     monkeypatch.setattr(clock, "now_us", lambda: now + 55 * HOUR)
     ward.store.prune()
-    assert ward.store.everybody() == []
+    assert ward.store.all_patients() == []
 
 
 def test_a_patient_is_gone_only_when_no_stay_is_open(ward: WardUnderTest) -> None:
@@ -227,7 +227,7 @@ def test_decisions_and_pregnancy_are_of_one_stay_and_go_with_the_patient(ward: W
     assert found is not None and found.pregnant
     ward.store.forget([patient])
     assert ward.store.decisions(patient, encounter="stay-p-1") == {}
-    assert ward.store.everybody() == []
+    assert ward.store.all_patients() == []
 
 
 def test_a_store_of_before_shows_who_was_admitted_and_had_no_values(ward: WardUnderTest) -> None:
@@ -283,7 +283,12 @@ def test_which_diagnoses_say_pregnant(system: str | None, code: str | None, expe
 def test_a_birth_of_two_centuries_ago_tells_no_age() -> None:
     """A date of birth of 1800 stands for none at some senders: the patient was an adult of 226 years."""
     now = int(datetime(2026, 11, 28, tzinfo=UTC).timestamp() * 1e6)
-    assert [least_age(born, now) for born in ("1800-01-01", "1900-12-01", "1901-11-28", "1950")] == [None, 125, 125, 75]
+    assert [minimum_age(born, now) for born in ("1800-01-01", "1900-12-01", "1901-11-28", "1950")] == [
+        None,
+        125,
+        125,
+        75,
+    ]
 
 
 def test_what_was_said_in_a_visit_that_lasts_at_the_admission_holds_in_the_stay(
