@@ -458,9 +458,9 @@ class OnlineFeed:
         return stated_us if came_us is None else clamped_time(stated_us, came_us, self.store.now_us(), ours=ours)
 
     def _look_up(self, tokens: list[str]) -> None:
-        """Take from the vault when patients were born of whom nobody has told while the care store kept it.
+        """Store the dates of birth from the vault of those of the patients whose date the online store does not know.
 
-        What is told of a number that was given up says nothing of whether the survivor's own is known.
+        A date that was given for a merged number does not count as the surviving number's own.
         """
         people: list[tuple[str, str, int, Fact]] = []
         for token in dict.fromkeys(tokens):
