@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.lateness import BEHIND_US, is_caught_up, steady_lag
-from pipelines.online_store.values import CAME, COMPARATORS
+from pipelines.online_store.values import COMPARATORS, UNUSABLE
 from vitalake.clinical.records import History, code_number
 from vitalake.declarations import per_home
 from vitalake.vocabulary import load_vocabulary
@@ -495,7 +495,7 @@ def _with_row(told: History, of: npt.NDArray[np.intp], total: float, *, comparat
     at_us = told.effective_us[of].max()
     order = np.argsort(np.append(told.effective_us, at_us), kind="stable")
     signs = np.zeros(len(told), np.uint8) if told.comparator is None else told.comparator
-    absent = np.append((told.code == _COMA_TOTAL) & np.isnan(told.value) & (signs != CAME), False)
+    absent = np.append((told.code == _COMA_TOTAL) & np.isnan(told.value) & (signs != UNUSABLE), False)
     order = order[~absent[order]] if total < _COMA_BEST.sum() else order
     return History(
         np.append(told.code, np.uint32(_COMA_TOTAL))[order],
@@ -551,7 +551,7 @@ def _standing(told: History, numbers: Iterable[int], decimals: Mapping[int, int]
         newest = int(times[finite].max()) if finite.any() else None
         unusable = ~finite if newest is None else ~finite & (times > newest)
         if newest is None:  # where nothing was, only what came has ended anything
-            unusable &= (signs == CAME) | ~np.isnan(values)
+            unusable &= (signs == UNUSABLE) | ~np.isnan(values)
         if newest is not None:
             near = finite & (times > newest - TOGETHER_US)
             triples = zip(times[near].tolist(), values[near].tolist(), signs[near].tolist(), strict=True)

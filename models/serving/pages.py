@@ -26,7 +26,7 @@ from models.serving.rendering import SIGN_IN, home_of, is_page, render
 from models.serving.rows import named
 from models.serving.state import ServerState
 from models.serving.ward import Chart
-from pipelines.online_store.facts import ENDING, REASONS, Decision
+from pipelines.online_store.facts import ENDING_REASONS, REASONS, Decision
 from vitalake import clock
 from vitalake.errors import PrivacyError, ServiceUnavailable
 
@@ -302,7 +302,7 @@ async def decide(request: Request, patient: str) -> Response:
         field = "reason" if kind in REASONS else "kind"
         raise Problem(422, f"Does not fit: {field}.", errors=[{"field": field, "problem": "missing or unknown"}])
     known = is_pseudonym(patient)
-    holds = reason not in ENDING
+    holds = reason not in ENDING_REASONS
     detail = {"kind": kind, "holds": "yes" if holds else "no", "reason": reason}
     await server.authoriser.allow(
         principal, "decision:write", "decision.write", patients=(patient,) if known else (), **detail

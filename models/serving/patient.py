@@ -19,7 +19,7 @@ from models.serving.shadow import worth
 from models.serving.ward import Chart
 from models.spikes import spikes_of
 from models.tasks import load_task
-from pipelines.online_store.facts import DECISION_KINDS, ENDING, REASONS, DecisionKind
+from pipelines.online_store.facts import DECISION_KINDS, ENDING_REASONS, REASONS, DecisionKind
 from pipelines.online_store.values import COMPARATORS
 from vitalake.clinical.records import History, code_number
 from vitalake.vocabulary import load_vocabulary
@@ -167,7 +167,7 @@ def _decision(chart: Chart, kind: DecisionKind) -> dict[str, Any]:
         "made": made,
         "because": REASONS[kind].get(made.reason, "") if made else "",
         "holds": holds,
-        "choices": [(code, text) for code, text in REASONS[kind].items() if (code in ENDING) == holds],
+        "choices": [(code, text) for code, text in REASONS[kind].items() if (code in ENDING_REASONS) == holds],
     }
 
 

@@ -48,7 +48,7 @@ from models.tasks import Task, load_task
 from pipelines.intake.online_feed import TAKEN, open_online_store, store_sealer
 from pipelines.online_store.facts import Decision
 from pipelines.online_store.playback import Replay
-from pipelines.online_store.values import CLOCK_AHEAD, NAMELESS, REFUSED
+from pipelines.online_store.values import CLOCK_AHEAD, REFUSED, REFUSED_UNKNOWN_CODE
 from vitalake import clock
 from vitalake.clinical.records import History, Stay
 from vitalake.errors import PrivacyError, SettingsError
@@ -201,7 +201,7 @@ class Ward:
         found += missing_troubles(expected, lanes, made_us=self._care.made_us())
         if self._replaced_us and not self._care.is_filled_since(self._replaced_us):
             found.append(replaced(self._replaced_us))
-        elif lacking_us := self._care.lacking_us():
+        elif lacking_us := self._care.incomplete_since_us():
             found.append(replaced(lacking_us))
         if clock.now_us() - (filled_us := self._care.filled_us()) < MAX_AGE_HOURS * 3_600e6:
             found.append(filled(filled_us))
@@ -215,7 +215,7 @@ class Ward:
         """Return the jobs that must report: those that are configured, else, after a loss, whichever there were."""
         if "jobs" in self._settings.model_fields_set:
             return {job for job, one in self._settings.jobs.items() if one.care and one.dataset in TAKEN}
-        lost = max(self._care.filled_us(), self._care.lacking_us())
+        lost = max(self._care.filled_us(), self._care.incomplete_since_us())
         return {""} if not self._care.lanes() and clock.now_us() - lost < MAX_AGE_HOURS * 3_600e6 else set()
 
     def _look_at_file(self) -> set[str]:
@@ -511,7 +511,7 @@ def _refused(known: History, now_us: int) -> tuple[int, int, int] | None:
     it was: it stands until all parts that are known were measured after it, or for as long as a vital sign is not
     stale. What a feed without codes leaves in two days is looked at as a whole: all patients wait for one chart.
     """
-    is_mark = (known.code == REFUSED) | (known.code == NAMELESS)
+    is_mark = (known.code == REFUSED) | (known.code == REFUSED_UNKNOWN_CODE)
     if not is_mark.any():
         return None
     last = last_of_parts(known)

@@ -1,1 +1,1 @@
-"""Whose a device's values are: associations of devices with patients, applied to rows before and after they came."""
+"""Finds the patient of a device's values from associations of devices with patients, whichever came first."""

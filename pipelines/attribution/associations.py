@@ -1,4 +1,4 @@
-"""What is known of where devices were: the association table as a map from device to its history, read as it grows."""
+"""The association table as a map from a device to its history, read file by file as the table grows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 TABLE = restricted_name("device_association")
 
 LOOK_SECONDS = 1.0
-"""How old what is known may be: a look costs a listing of the table's log."""
+"""How old the map can be before the table is looked at again: a look costs a listing of the table's log."""
 
 _COLUMNS = (
     SUBJECT.name, DEVICE_KEY.name, "association_id", "version", "device_id", "patient_id", "encounter_id", "valid_from",
@@ -39,29 +39,29 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """The rows of one file, by device; and which association each row is of, and of which device."""
+    """The rows of one file by device, and a table of the association and device of each row."""
 
     by_device: dict[bytes, pa.Table]
     names: pa.Table
 
 
 class AssociationMap:
-    """The association table, read file by file as it grows; a device's facts are opened when they are first needed.
+    """The association table, read file by file as it grows; a device's facts are unsealed when they are first needed.
 
     Used by one thread at a time.
 
     Attributes:
-        version: what is known: the table's version and one; 0: nothing was looked at yet.
-        frozen: nothing new is learnt unless asked to, so that a batch is attributed by one state of things.
+        version: the version of the table that was read, plus one; 0: nothing was read yet.
+        frozen: the table is read only on request, so that a whole batch is attributed by the same version.
     """
 
     def __init__(self, lake: Lake, keys: PatientKeys, key_of: Callable[[str], bytes]) -> None:
-        """Prepare; the table is opened, and made if need be, at the first look.
+        """Prepare; the table is opened, and created if missing, at the first look.
 
         Args:
             lake: of this thread.
             keys: the vault.
-            key_of: device id → the keyed hash by which it is found.
+            key_of: returns the keyed hash of a device id, by which the device is found.
         """
         self._lake, self._keys, self._key_of = lake, keys, key_of
         self._table: Table | None = None
@@ -77,16 +77,16 @@ class AssociationMap:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def look(self, *, now: bool = False) -> int:
-        """Read what is new, if the last look was a while ago; return the version known: 1 and more.
+        """Read new files if the last look was more than LOOK_SECONDS ago; return the version that was read, 1 or more.
 
-        While the table cannot be reached what was known stays: who is attributed by less than is known is looked at
-        again.
+        While the table cannot be reached, the map stays as it is. Rows that were attributed by an old version are
+        attributed again by the attributor.
 
         Args:
-            now: look in any case; else not while it is frozen.
+            now: look in any case, even while the map is frozen.
 
         Raises:
-            ServiceUnavailable: it cannot be reached, and nothing is known yet or ``now`` is asked.
+            ServiceUnavailable: the table cannot be reached, and either nothing was read yet or ``now`` is set.
         """
         if not now and (self.frozen or time.monotonic() - self._looked < LOOK_SECONDS):
             return self.version
@@ -98,10 +98,10 @@ class AssociationMap:
                     error,
                     "Associations cannot be read",
                     where=TABLE,
-                    remedy="Check the lake's storage; it is tried again.",
+                    remedy="Check the lake's storage; vitalake tries again.",
                 ) from None
-            if not self._out_of_reach:  # once: it is tried again every few seconds
-                _log.warning("associations out of reach", extra={"table": TABLE, "version": self.version})
+            if not self._out_of_reach:  # logged once, because it is tried again every few seconds
+                _log.warning("associations cannot be reached", extra={"table": TABLE, "version": self.version})
             self._out_of_reach = True
         else:
             self._out_of_reach = False
@@ -119,23 +119,23 @@ class AssociationMap:
 
     @property
     def table(self) -> Table:
-        """The association table as it was last looked at."""
+        """The association table as of the last look."""
         assert self._table is not None
         return self._table
 
     def _take(self, files: dict[str, StagedFile]) -> None:
-        """Take in the files of a version; where one cannot be read nothing is changed."""
-        whole = self._files.keys() <= files.keys()  # else rewritten: somebody's may be gone
-        kept = self._files if whole else {}
+        """Read the new files of a version; if one cannot be read, nothing is changed."""
+        only_added = self._files.keys() <= files.keys()  # else the table was rewritten: rows of a patient can be gone
+        kept = self._files if only_added else {}
         new = {path: self._read(path) for path in files.keys() - kept.keys()}
         names = [part.names for part in (kept | new).values()]
         moved = _moved(names)
-        if not whole or moved != self._moved:
+        if not only_added or moved != self._moved:
             self._histories = Histories()
         self._files, self._moved = kept | new, moved
-        told = {device for part in new.values() for device in part.by_device}
-        told |= {device for several in moved.values() if not told.isdisjoint(several) for device in several}
-        for device in told | {device for name in told for device in self._merged.get(name, ())}:
+        changed = {device for part in new.values() for device in part.by_device}
+        changed |= {device for several in moved.values() if not changed.isdisjoint(several) for device in several}
+        for device in changed | {device for name in changed for device in self._merged.get(name, ())}:
             self._histories.outdate(device)
 
     def _read(self, path: str) -> _File:
@@ -155,21 +155,21 @@ class AssociationMap:
         return _File(by_device, rows.select(["association_id", DEVICE_KEY.name]))
 
     def forget(self) -> None:
-        """Keep nothing that identifies in memory."""
+        """Drop the histories, which are all identifying data that this map has in memory."""
         self._histories = Histories()
 
     # -- asking --------------------------------------------------------------------------------------------------
 
     def numbers(self, devices: Sequence[bytes]) -> list[int]:
-        """Return the devices' numbers among the histories, opened if need be; -1: nothing is known of one.
+        """Return the devices' numbers among the histories, which are unsealed if necessary; -1: no history.
 
         Raises:
-            KeyRevoked: patients' keys cannot be had.
+            KeyRevoked: patients' keys are not available.
         """
         rows = {device: self._rows(device) for device in devices if device not in self._histories}
         new = {device: part for device, part in rows.items() if part is not None}
         if new:
-            secrets = self._secrets(pa.concat_tables(new.values()))  # asked for at once: a vault may be far away
+            secrets = self._secrets(pa.concat_tables(new.values()))  # in one request: the vault can be far away
             for device, part in new.items():
                 self._histories.put(device, self._facts_of(device, part, secrets))
         return [self._histories.number(device) for device in devices]
@@ -180,19 +180,19 @@ class AssociationMap:
     def _facts_of(self, device: bytes, rows: pa.Table, secrets: dict[bytes, bytes]) -> list[Fact]:
         facts = read_facts(rows, secrets)
         for name in {fact.association for fact in facts} & self._moved.keys():
-            for other in self._moved[name] - {device}:  # a version of another device says that it is not this one
-                theirs = self._rows(other)
-                assert theirs is not None
-                mine = theirs.filter(pc.equal(theirs["association_id"], pa.scalar(name, pa.binary())))
+            for other in self._moved[name] - {device}:  # a version for another device ends the one for this device
+                others_rows = self._rows(other)
+                assert others_rows is not None
+                versions = others_rows.filter(pc.equal(others_rows["association_id"], pa.scalar(name, pa.binary())))
                 facts += [
                     replace(fact, owner=Owner(None), valid_from=OPEN_END, valid_to=OPEN_END)
-                    for fact in read_facts(mine, {})
+                    for fact in read_facts(versions, {})
                 ]
         return facts + self._merges(device, {fact.owner.patient for fact in facts})
 
     def _merges(self, device: bytes, patients: set[str | None]) -> list[Fact]:
-        """Return what is known of whom a device's patients were merged into, and those again."""
-        found: list[Fact] = []
+        """Return the merges of a device's patients into others, followed along the chain."""
+        merges: list[Fact] = []
         seen: set[str | None] = {None}
         while patients := patients - seen:
             seen |= patients
@@ -203,9 +203,9 @@ class AssociationMap:
                 rows = self._rows(name)
                 if rows is not None:
                     new += [replace(fact, merged=patient) for fact in read_facts(rows, self._secrets(rows))]
-            found += new
+            merges += new
             patients = {fact.owner.patient for fact in new}
-        return found
+        return merges
 
     def _rows(self, device: bytes) -> pa.Table | None:
         parts = [file.by_device[device] for file in self._files.values() if device in file.by_device]
@@ -214,7 +214,7 @@ class AssociationMap:
     def find(
         self, number: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64], available_us: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """See Histories.find; where a patient was forgotten since, the sealer says so."""
+        """See Histories.find. The sealer drops the rows of a patient who was forgotten since the last look."""
         return self._histories.find(number, at_us, available_us)
 
     def owners(self, index: Iterable[int]) -> list[Owner]:
@@ -238,7 +238,7 @@ class AssociationMap:
         return self._histories.counts(number)
 
     def devices(self) -> dict[bytes, pa.Table]:
-        """Return the rows of every device, sealed."""
+        """Return the sealed rows of every device."""
         rows: dict[bytes, list[pa.Table]] = defaultdict(list)
         for file in self._files.values():
             for device, part in file.by_device.items():
@@ -247,7 +247,7 @@ class AssociationMap:
 
 
 def _moved(names: list[pa.Table]) -> dict[bytes, set[bytes]]:
-    """Return the associations of which versions name different devices, with those devices."""
+    """Return the associations whose versions name different devices, with those devices."""
     if not names:
         return {}
     pairs = pa.concat_tables(names).group_by(["association_id", DEVICE_KEY.name]).aggregate([])
@@ -260,7 +260,7 @@ def _moved(names: list[pa.Table]) -> dict[bytes, set[bytes]]:
 
 
 def read_facts(rows: pa.Table, secrets: dict[bytes, bytes]) -> list[Fact]:
-    """Return the facts of sealed rows; those of a patient whose secret is not given name nobody.
+    """Return the facts of sealed rows; a fact of a patient whose secret is not given has no patient.
 
     Raises:
         PrivacyError: a value was changed.

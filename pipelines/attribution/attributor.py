@@ -1,4 +1,4 @@
-"""The step that finds out whose the values of a device are which names no patient; holds back what is nobody's yet."""
+"""Finds the patient of a device's values when the message names none; holds the message while no patient is known."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from vitalake.keys import KeyRing
 from vitalake.settings import Settings
 
 _NAMED = -9
-
+"""In the place of an owner's index: the row names its patient itself."""
 
 Recognise = Callable[[Outcome, npt.NDArray[np.bool_] | None], npt.NDArray[np.bool_]]
-"""Takes rows out of an outcome that were seen before, those of a mask aside; returns which are left."""
+"""Removes repeated rows from an outcome, except those of a mask; returns which are left. See Steps.recognise."""
 
 
 @dataclass(slots=True)
 class _Plan:
-    """What becomes of a poll's rows: one entry a row that goes on."""
+    """The rows that are made of a poll's rows, one entry for each row to write."""
 
     row: npt.NDArray[np.int64]
     owner: npt.NDArray[np.int64]
@@ -44,17 +44,17 @@ class _Plan:
 
 @dataclass(slots=True)
 class _Found:
-    """Whose a poll's rows are, one entry each.
+    """The owners that were found for a poll's rows, one entry each.
 
     Attributes:
-        owner: index among the owners, or what stands for something else.
-        number: of the device among those with a history; -1: another, or the row names its patient.
+        owner: index among the owners, or one of NOBODY, SEVERAL, FORGOTTEN and _NAMED.
+        number: number of the device among those with a history; -1: it has none, or the row names its patient.
         device: index of the device's key among ``keys``.
-        keys: of devices; None: of none.
-        at_us: when it was so.
-        available_us: when the value itself could be known.
-        known_us: when it could be known whose it is.
-        several: what is to be written of rows whose owner has changed.
+        keys: keys of the devices; None: the row names no device.
+        at_us: when the value was measured.
+        available_us: when the value itself became known.
+        known_us: when its owner became known.
+        several: the rows to write for each row whose owner has changed.
     """
 
     owner: npt.NDArray[np.int64]
@@ -67,7 +67,7 @@ class _Found:
     several: dict[int, list[OwnershipRow]]
 
     def of(self, kept: npt.NDArray[np.bool_]) -> _Found:
-        """Return it of the rows that are kept."""
+        """Return the entries of the rows that are kept."""
         if kept.all():
             return self
         place = np.cumsum(kept) - 1
@@ -77,41 +77,42 @@ class _Found:
         return _Found(self.owner[kept], number, device, self.keys, at_us, available_us, known_us, several)
 
     def differ(self, message: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        """Return the rows without a patient of messages in which those are not of one device, moment and knowledge.
+        """Return the rows without a patient of messages whose such rows differ in device or time.
 
-        Of all others every row of a message has the same fate, and so has whatever repeats one of them.
+        In all other messages these rows are held or go on together, and so do repeats of them.
         """
-        mine = np.flatnonzero(self.owner != _NAMED)
-        _, first, group = np.unique(message[mine], return_index=True, return_inverse=True)
-        columns = (self.device[mine], self.at_us[mine], self.available_us[mine])
+        unnamed = np.flatnonzero(self.owner != _NAMED)
+        _, first, group = np.unique(message[unnamed], return_index=True, return_inverse=True)
+        columns = (self.device[unnamed], self.at_us[unnamed], self.available_us[unnamed])
         unlike = np.any([column != column[first][group] for column in columns], axis=0)
-        found: npt.NDArray[np.bool_] = np.isin(message, message[mine[unlike]]) & (self.owner != _NAMED)
-        return found
+        different: npt.NDArray[np.bool_] = np.isin(message, message[unnamed[unlike]]) & (self.owner != _NAMED)
+        return different
 
 
 class Attributor:
-    """Gives rows their patient by where their device was; used by one thread at a time."""
+    """Gives rows their patient by the associations of their device; used by one thread at a time."""
 
     def __init__(self, associations: AssociationMap, holder: Holder, key_of: Callable[[str], bytes]) -> None:
         """Prepare.
 
         Args:
-            associations: where devices were.
-            holder: makes envelopes of what is held.
-            key_of: device id → the keyed hash by which it is found.
+            associations: of devices with patients.
+            holder: makes the rows of held messages.
+            key_of: returns the keyed hash of a device id, by which the device is found.
         """
         self.associations, self._holder, self._key_of = associations, holder, key_of
         self._keys: dict[str, bytes] = {}
 
     def attribute(self, outcome: Outcome, recognise: Recognise) -> Outcome:
-        """Return the outcome with a patient in every row; what is nobody's yet is held.
+        """Return the outcome with a patient in every row; messages with rows without a known patient are held.
 
-        A value whose owner was known differently since it could be known becomes a row for each time. What is held of
-        several devices or moments is not remembered as seen: some of it may be somebody's, and come alone.
+        A value whose owner has changed since it became known becomes several rows, one for each change. The held rows
+        of a message with several devices or times are not remembered as seen: some of them can have a patient, and can
+        also come in a message of their own.
 
         Raises:
-            KeyRevoked: patients' keys cannot be had; the same outcome can be given again.
-            ServiceUnavailable: lake or vault cannot be reached; so it can then.
+            KeyRevoked: patients' keys are not available; the same outcome can be given again.
+            ServiceUnavailable: lake or vault cannot be reached; the same outcome can be given again.
         """
         if not outcome.rows["patient_id"].null_count:
             recognise(outcome, None)
@@ -126,9 +127,9 @@ class Attributor:
         return self._applied(outcome, found, held)
 
     def waiting(self, outcome: Outcome) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        """Return the messages of which something would be held, and the rows that may have gone on without them.
+        """Return the messages that would be held, and the rows that could have come in another message meanwhile.
 
-        Those are of messages whose rows are of several devices or moments.
+        Such rows are those of messages with several devices or times.
 
         Raises:
             KeyRevoked, ServiceUnavailable: see attribute.
@@ -138,8 +139,8 @@ class Attributor:
         found = self._find(outcome)
         return np.unique(outcome.message[self._held(outcome.message, found)]), found.differ(outcome.message)
 
-    def whose(self, rows: pa.RecordBatch) -> pa.Array:
-        """Return the patients of rows that name none, by what is known of their devices now; null: not one is known.
+    def patients_of(self, rows: pa.RecordBatch) -> pa.Array:
+        """Return the patients of rows that name none, by the associations of their devices; null: none is known.
 
         Raises:
             KeyRevoked, ServiceUnavailable: see attribute.
@@ -149,57 +150,61 @@ class Attributor:
         device, keys = self._devices(rows["device_id"])
         numbers = self.associations.numbers([key or b"" for key in keys])
         owner, _ = self.associations.find(np.array(numbers, np.int64)[device], at_us, available_us)
-        found = iter(self.associations.owners(owner[owner >= 0].tolist()))
-        return pa.array([next(found).patient if known else None for known in owner >= 0], pa.string())
+        owners = iter(self.associations.owners(owner[owner >= 0].tolist()))
+        return pa.array([next(owners).patient if known else None for known in owner >= 0], pa.string())
 
     def _find(self, outcome: Outcome) -> _Found:
         rows = outcome.rows
-        mine = np.flatnonzero(rows["patient_id"].is_null().to_numpy(zero_copy_only=False))
+        unnamed = np.flatnonzero(rows["patient_id"].is_null().to_numpy(zero_copy_only=False))
         outcome.associations = self.associations.look()
         at_us, available_us = (_microseconds(rows[name]) for name in ("effective_at", "available_at"))
         device, keys = self._devices(rows["device_id"])
         number = np.full(len(device), -1, np.int64)
-        used = np.unique(device[mine])
+        used = np.unique(device[unnamed])
         numbers = np.full(len(keys), -1, np.int64)  # the last one stands for no device
-        there = used[used >= 0].tolist()
-        numbers[there] = self.associations.numbers([keys[i] or b"" for i in there])
-        number[mine] = numbers[device[mine]]
+        with_device = used[used >= 0].tolist()
+        numbers[with_device] = self.associations.numbers([keys[i] or b"" for i in with_device])
+        number[unnamed] = numbers[device[unnamed]]
         owner = np.full(rows.num_rows, _NAMED, np.int64)
         known_us = available_us.copy()
-        owner[mine], known_us[mine] = self.associations.find(number[mine], at_us[mine], available_us[mine])
+        owner[unnamed], known_us[unnamed] = self.associations.find(
+            number[unnamed], at_us[unnamed], available_us[unnamed]
+        )
         found = _Found(owner, number, device, keys, at_us, available_us, known_us, {})
         found.several = self._several(np.flatnonzero(owner == SEVERAL), found)
         return found
 
     def _held(self, message: npt.NDArray[np.int32], found: _Found) -> npt.NDArray[np.bool_]:
-        """Return the rows that are held: all of a message that name no patient, or none.
+        """Return the rows that are held: either all rows of a message that name no patient, or none of them.
 
-        They are if all are nobody's, or one was nobody's at any time: that only ends, whatever is withdrawn meanwhile,
-        unless what was known earlier is told later. Else what is nobody's by now goes on as what it was, and is taken
-        back: as if it had come before.
+        A message is held if none of these rows has an owner, or one of them never had one. A row that had an owner once
+        never gets back to that state, whatever is withdrawn, unless a fact that was known earlier arrives later.
+        Otherwise a row whose owner was withdrawn is written as the owner's and taken back at once, as if it had come
+        before the withdrawal.
         """
         nobody = found.owner == NOBODY
         held = np.zeros(len(message), np.bool_)
         if not nobody.any():
             return held
-        somebodys = np.isin(message, message[~nobody & (found.owner != _NAMED)])
-        once = {
+        partly_owned = np.isin(message, message[~nobody & (found.owner != _NAMED)])
+        formerly_owned = {
             i: taken_back
-            for i in np.flatnonzero(nobody & somebodys).tolist()
+            for i in np.flatnonzero(nobody & partly_owned).tolist()
             if (taken_back := self._taken_back(i, found))
         }
-        never = nobody.copy()
-        never[[*once]] = False
-        held = np.isin(message, message[never]) & (found.owner != _NAMED)
-        going = {i: rows for i, rows in once.items() if not held[i]}
-        found.several |= going
-        found.owner[[*going]] = SEVERAL
+        never_owned = nobody.copy()
+        never_owned[[*formerly_owned]] = False
+        held = np.isin(message, message[never_owned]) & (found.owner != _NAMED)
+        going_on = {i: rows for i, rows in formerly_owned.items() if not held[i]}
+        found.several |= going_on
+        found.owner[[*going_on]] = SEVERAL
         return held
 
     def _taken_back(self, i: int, found: _Found) -> list[OwnershipRow]:
-        """Return the rows of a value that was somebody's by anything that was ever said of its device; else none.
+        """Return the rows that give a value to a former owner and take it back; empty: it never had an owner.
 
-        Also by what was replaced before anybody could know it: what is known only grows, so no order matters.
+        Every fact of the device counts, even one that was replaced before it became known. Facts are only added, so
+        that the result does not depend on the order in which they came.
         """
         number = int(found.number[i])
         facts = self.associations.facts(number) if number >= 0 else ()
@@ -220,7 +225,7 @@ class Attributor:
         )
 
     def _devices(self, column: pa.Array) -> tuple[npt.NDArray[np.int64], list[bytes | None]]:
-        """Return for each row the index of its device's key among these, the last of which is nobody's."""
+        """Return for each row the index of its device's key, and the keys; the last key is None, for no device."""
         encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
         names = encoded.dictionary.to_pylist()
         if len(self._keys) > 200_000:
@@ -232,7 +237,10 @@ class Attributor:
         return index, [*(self._keys.get(name) for name in names), None]
 
     def _several(self, which: npt.NDArray[np.int64], found: _Found) -> dict[int, list[OwnershipRow]]:
-        """Return the rows to write of values whose owner has changed since; one without any is marked."""
+        """Return the rows to write of values whose owner has changed.
+
+        A value without such rows gets the owner FORGOTTEN or NOBODY.
+        """
         several: dict[int, list[OwnershipRow]] = {}
         for i in which.tolist():
             device = int(found.number[i])
@@ -262,7 +270,7 @@ class Attributor:
 
 
 def _spread(plan: _Plan, owners: list[Owner], several: dict[int, list[OwnershipRow]]) -> tuple[_Plan, list[Owner]]:
-    """Return the plan with a row for each that is to be written of some values."""
+    """Return the plan with every value whose owner has changed replaced by the rows to write of it."""
     owners = list(owners)
     numbers: dict[Owner, int] = {}
     rows: list[tuple[int, int, int, int, bool]] = []
@@ -287,7 +295,7 @@ def _with(outcome: Outcome, plan: _Plan, owners: list[Owner], available_us: npt.
         rows = rows.take(pa.array(plan.row))
     message = outcome.message[plan.row]
     more = len(plan.row) - len(np.unique(plan.row))
-    if more:  # rows that were not decoded, but made of decoded ones
+    if more:  # rows that attribution has added are counted with their messages, too
         first = np.append(True, plan.row[1:] != plan.row[:-1])
         outcome.row_message = np.concatenate([outcome.row_message, message[~first]]).astype(np.int32)
     outcome.rows = with_owners(
@@ -312,15 +320,15 @@ def _microseconds(column: pa.Array) -> npt.NDArray[np.int64]:
 def make_attributor(
     settings: Settings, *, dataset: str, keys: KeyRing, vault: PatientKeys, envelopes: DeadLetters, days: int
 ) -> Attributor:
-    """Return the step for a home.
+    """Return the attribution step of a home.
 
     Args:
         settings: of the home.
         dataset: where the rows go.
         keys: of the home.
-        vault: of the thread that uses it.
+        vault: of the thread that uses the step.
         envelopes: seals payloads.
-        days: after how many a held message expires.
+        days: after how many days a held message expires.
     """
     lake = Home(settings).lake("device_association")
     secret = keys.current("vault").secret

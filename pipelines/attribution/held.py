@@ -1,4 +1,4 @@
-"""Messages that are held: the envelopes in which they wait to be told whose some of their rows are."""
+"""Held messages: rows of the quarantine in which sealed messages wait until the patients of their rows are known."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DAY_US = 86_400_000_000
 
 
 class Holder:
-    """Makes rows of the table of held messages."""
+    """Makes the rows of the table of held messages."""
 
     def __init__(self, envelopes: DeadLetters, *, dataset: str, days: int) -> None:
         """Prepare.
@@ -28,7 +28,7 @@ class Holder:
         Args:
             envelopes: seals payloads.
             dataset: where the rows would have gone.
-            days: after how many a message expires.
+            days: after how many days a message expires.
         """
         self._envelopes, self._dataset, self._days = envelopes, dataset, days
         self._schema = load_dataset("held").schema
@@ -42,15 +42,15 @@ class Holder:
         device: npt.NDArray[np.int64],
         keys: Sequence[bytes | None],
     ) -> pa.RecordBatch:
-        """Return one envelope for each message that has a row which is nobody's yet.
+        """Return one row for each message that contains a value without a known patient.
 
         Args:
             poll: the messages.
-            message: int32 per such row, index of its message.
-            rows_of: how many rows of each message of the poll wait.
-            at_us: effective time, per such row.
-            device: index into ``keys``, per such row.
-            keys: of devices; None: of none.
+            message: index of the message of each such value.
+            rows_of: how many values of each message of the poll wait.
+            at_us: effective time of each such value.
+            device: index into ``keys`` of each such value.
+            keys: keys of devices; None: no device.
         """
         which, begin = np.unique(message, return_index=True)  # rows of a message lie together
         several = np.minimum.reduceat(device, begin) != np.maximum.reduceat(device, begin)

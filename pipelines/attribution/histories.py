@@ -1,4 +1,4 @@
-"""The histories of many devices, so laid out that a poll's rows find their owners a million a second."""
+"""The histories of many devices in arrays, in which a poll's rows find their owners at a million rows a second."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import numpy.typing as npt
 from pipelines.attribution.timeline import Fact, Owner, Step, distinct, steps_at
 
 NOBODY = -1
-"""No association says whose the value is, or ever did after it could be known."""
+"""In the place of an owner: no association gives one, or ever gave one after the value became known."""
 
 SEVERAL = -2
-"""What is known of the value's owner has changed since it could be known: ask ``steps``."""
+"""In the place of an owner: the owner has changed since the value became known; ``steps`` says how."""
 
 FORGOTTEN = -3
-"""It is a patient's who was forgotten."""
+"""In the place of an owner: it is a patient who was forgotten."""
 
 _UNKNOWN = -9
+"""In the place of an owner: not computed yet."""
+
 _EARLIEST = -(1 << 63)
 
 
 @dataclass(slots=True)
 class _History:
-    """A device's facts, and where its stretches of time lie in the pool."""
+    """A device's facts, and where its intervals lie in the pool."""
 
     facts: list[Fact]
     begin: int
@@ -34,10 +36,10 @@ class _History:
 
 
 class Histories:
-    """Of each device: its time, cut into stretches within which every moment has the same owners.
+    """The time of each device, cut into intervals within which every moment has the same owners.
 
-    All devices' stretches lie one behind the other in one pool; a device that changes gets new ones at its end. A
-    stretch's owner is worked out when it is first asked for.
+    The intervals of all devices lie one behind the other in one pool of arrays. A device that changes gets new
+    intervals at the end of the pool. An interval's owner is computed when it is first asked for.
     """
 
     def __init__(self) -> None:
@@ -56,11 +58,11 @@ class Histories:
         self._count = np.zeros(0, np.int64)
 
     def __contains__(self, device: bytes) -> bool:
-        """Return whether a device's history is here."""
+        """Return whether a device has a history that is up to date."""
         return device in self._numbers and device not in self._stale
 
     def outdate(self, device: bytes) -> None:
-        """Take note that more is known of a device than its history says: it is put anew before it is asked."""
+        """Mark a device's history as out of date: it must be put again before it is used."""
         self._stale.add(device)
 
     def number(self, device: bytes) -> int:
@@ -77,7 +79,7 @@ class Histories:
         return found
 
     def put(self, device: bytes, facts: Iterable[Fact]) -> int:
-        """Take a device's facts, all of them, in place of those it had; return its number."""
+        """Replace all facts of a device; return its number."""
         known = distinct(facts)
         moments = {fact.valid_from for fact in known} | {fact.valid_to for fact in known}
         starts = np.array([_EARLIEST, *sorted(moments - {_EARLIEST})], np.int64)
@@ -100,7 +102,7 @@ class Histories:
     def _grow(self, count: int) -> None:
         self._used += count
         if self._used > len(self._starts):
-            room = max(1024, self._used)  # doubles what is there
+            room = max(1024, self._used)  # at least doubles the pool
             self._starts, self._settled, self._since = (
                 np.append(old, np.zeros(room, np.int64)) for old in (self._starts, self._settled, self._since)
             )
@@ -109,14 +111,14 @@ class Histories:
     def find(
         self, number: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64], available_us: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Return for each value the index of its owner in ``owners``, and from when on that is known.
+        """Return for each value the index of its owner in ``owners``, and when the owner became known.
 
-        In place of an index it may be NOBODY, SEVERAL or FORGOTTEN.
+        The index can also be NOBODY, SEVERAL or FORGOTTEN.
 
         Args:
-            number: of the devices; -1: one without a history.
-            at_us: when each was so.
-            available_us: when each could be known.
+            number: number of each value's device; -1: a device without a history.
+            at_us: when each value was measured.
+            available_us: when each value became known.
         """
         owner, known_us = np.full(len(number), NOBODY, np.int32), available_us.copy()
         known = np.flatnonzero(number >= 0)
@@ -134,7 +136,7 @@ class Histories:
         return owner, known_us
 
     def _places(self, number: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return in which stretch of the pool each moment lies: all binary searches at once."""
+        """Return the interval of the pool in which each moment lies; all binary searches run at once."""
         base, size = self._begin[number], self._length[number]
         for _ in range(int(size.max()).bit_length()):
             half = size >> 1
@@ -146,7 +148,8 @@ class Histories:
     def _settle(self, place: int, history: _History) -> None:
         steps = self._steps(history, place)
         self._winner[place] = self._owner(steps[-1].owner) if steps else NOBODY
-        # What has become known once is the same for all, from then on; what has changed since is told one by one.
+        # An owner that never changed is the same for all values. One that changed is the last one for values that
+        # became known after the last change; of earlier values the caller asks for the steps.
         self._settled[place] = steps[-1].since_us if len(steps) > 1 else _EARLIEST
         self._since[place] = steps[0].since_us if len(steps) == 1 else _EARLIEST
 
@@ -166,11 +169,11 @@ class Histories:
         return number
 
     def facts(self, number: int) -> Sequence[Fact]:
-        """Return what is known of a device, whatever has replaced it since."""
+        """Return all facts of a device, including those that were replaced."""
         return self._devices[number].facts
 
     def steps(self, number: int, at_us: int) -> tuple[Step, ...]:
-        """Return how the owner of a device's value has changed over what was known; see timeline.steps_at."""
+        """Return how the known owner of a device's value has changed over time; see timeline.steps_at."""
         history = self._devices[number]
         place = int(self._places(np.array([number]), np.array([at_us]))[0])
         return self._steps(history, place)

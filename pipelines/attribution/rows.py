@@ -1,4 +1,4 @@
-"""Rows with their owners in them: the columns that attribution changes."""
+"""Writes owners into rows: the columns that attribution changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.attribution.timeline import Owner
 ATTRIBUTION, TOLD_AT = "attribution", "told_at"
 
 WITHDRAWN = "entered-in-error"
-"""Status of a row that takes back."""
+"""Status of a row that withdraws a value from a patient."""
 
 _EMPTIED = ("value", "comparator", "unit", "value_code", "value_text", "data_absent_reason")
 _MOMENT = pa.timestamp("us", "UTC")
@@ -29,24 +29,24 @@ def with_owners(
     attribution: npt.NDArray[np.int64],
     withdrawn: npt.NDArray[np.bool_],
 ) -> pa.RecordBatch:
-    """Return the rows as their owners'; those that name their patient stay as they are.
+    """Return the rows with their owners as patients; rows that name their patient themselves are not changed.
 
     Args:
         rows: identified.
-        owners: whose they may be.
-        owner: index into ``owners`` of each row; -1: it names its patient.
-        available_us: when it could be known, of each.
-        told_us: when the value itself could be.
+        owners: of the rows.
+        owner: index into ``owners`` of each row; negative: the row names its patient.
+        available_us: when each row became known with this owner.
+        told_us: when the value itself became known.
         attribution: see the dataset.
-        withdrawn: rows that take back; their values are taken out.
+        withdrawn: rows that withdraw a value; their values are emptied.
     """
-    mine = owner >= 0
+    attributed = owner >= 0
     columns = dict(zip(rows.schema.names, rows.columns, strict=True))
     columns["patient_id"] = _replaced(columns["patient_id"], [o.patient for o in owners], owner)
     columns["encounter_id"] = _replaced(columns["encounter_id"], [o.encounter for o in owners], owner)
     columns["available_at"] = pa.array(available_us).cast(_MOMENT)
-    columns[TOLD_AT] = pa.array(told_us, mask=~mine).cast(_MOMENT)
-    columns[ATTRIBUTION] = pa.array(attribution, mask=~mine)
+    columns[TOLD_AT] = pa.array(told_us, mask=~attributed).cast(_MOMENT)
+    columns[ATTRIBUTION] = pa.array(attribution, mask=~attributed)
     if withdrawn.any():
         columns["status"] = _replaced(columns["status"], [WITHDRAWN], np.where(withdrawn, 0, -1))
         for name in _EMPTIED:
@@ -55,7 +55,7 @@ def with_owners(
 
 
 def _replaced(column: pa.Array, values: Sequence[str | None], which: npt.NDArray[np.int64]) -> pa.Array:
-    """Return the column with the values of an index in the place of its own; -1 keeps its own."""
+    """Return the column with each row's value replaced by that of an index; a negative index keeps the row's own."""
     if (which < 0).all():
         return column
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type

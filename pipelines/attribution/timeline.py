@@ -1,4 +1,4 @@
-"""Whose a device's value of one moment is, as it was known over time: the pure kernel of attribution."""
+"""Computes the owner of a device's value of one moment, as it was known over time; the pure kernel of attribution."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _STAGE = {status: stage for stage, several in enumerate(STAGES) for status in se
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose it is; what stands here is identified and is not shown.
+    """The patient, and the stay if known, that a value belongs to. Both are identifying and are not shown.
 
     Attributes:
         patient: the patient's source id; None: a patient who was forgotten.
-        encounter: the stay's, where the association says so.
+        encounter: the stay's source id, if the association gives it.
     """
 
     patient: str | None
@@ -42,13 +42,15 @@ class Fact:
     """One version of an association of one device; times in microseconds since 1970.
 
     Attributes:
-        association: names the association over its versions.
-        version: a higher one replaces a lower one; of one that was told twice the later stage, then what was told last.
+        association: id of the association, the same for all its versions.
+        version: a higher version replaces a lower one. Of the same version the later stage counts, then the fact that
+            became known last.
         owner: who the device is with.
-        valid_from, valid_to: from when, and until when, exclusive.
-        status: ended: that from valid_from on its owner, or their stay, is no longer where they came before.
-        available_us: when it could be known.
-        merged: the number that its owner's patient had too: whoever resolves to it is its owner; no device is meant.
+        valid_from, valid_to: the beginning and the end, exclusive.
+        status: ended: from ``valid_from`` on the owner, or the owner's stay, has left the place where it was before.
+        available_us: when it became known.
+        merged: set for a merge of patient numbers, which is of no device: this number was merged into the owner's, and
+            its values are the owner's.
     """
 
     association: bytes
@@ -61,7 +63,7 @@ class Fact:
     merged: str | None = None
 
     def holds(self, at_us: int) -> bool:
-        """Return whether it says of a moment whose the device is."""
+        """Return whether the fact gives the device an owner at a moment."""
         return self.status == "active" and self.merged is None and self.valid_from <= at_us < self.valid_to
 
     def __repr__(self) -> str:
@@ -71,19 +73,19 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """From ``since_us`` on it is known that it is ``owner``'s; None: nobody's."""
+    """From ``since_us`` on the value is known to be ``owner``'s; None: it is known to have no owner."""
 
     since_us: int
     owner: Owner | None
 
 
 def distinct(facts: Iterable[Fact]) -> list[Fact]:
-    """Return each fact once, however often it was told; the order in which facts came plays no part."""
+    """Return each fact once, in an order that does not depend on the order in which they came."""
     return sorted(set(facts), key=lambda fact: (fact.available_us, fact.association, _rank(fact)))
 
 
 def _rank(fact: Fact) -> tuple[int, int, int, int, int, str, str, str]:
-    """Return what is highest of the fact of an association that counts; of what is told at once its content decides."""
+    """Return the rank of a fact: the highest fact of an association counts; of simultaneous ones content decides."""
     owner = fact.owner
     return (
         fact.version, _STAGE[fact.status], fact.available_us, fact.valid_from, fact.valid_to, owner.patient or "",
@@ -92,16 +94,20 @@ def _rank(fact: Fact) -> tuple[int, int, int, int, int, str, str, str]:
 
 
 def resolve(facts: Iterable[Fact], at_us: int, known_us: int) -> Owner | None:
-    """Return whose a moment's value is as known at a time; None: nobody's. What steps_at says, said plainly.
+    """Return the owner of the value of a moment, as known at a time; None: it has none.
 
-    Of every association the highest version known counts. Of those that hold at the moment the one counts that began
-    last, of one moment the one that was told last. If its owner is known to have left since, it is nobody's: who was
-    there before does not come back by that. Who was merged into somebody else is them.
+    This is the plain definition of what steps_at computes efficiently:
+
+    - Of every association the highest known version counts.
+    - Of the associations that are valid at the moment the one that began last counts, and of several that began at the
+      same moment the one that became known last.
+    - If its owner is known to have left since, the value has no owner. The previous owner does not come back.
+    - A patient whose number was merged into another one is that other patient.
     """
     latest: dict[bytes, Fact] = {}
     for fact in facts:
-        held = latest.get(fact.association)
-        if fact.available_us <= known_us and (held is None or _rank(fact) > _rank(held)):
+        best = latest.get(fact.association)
+        if fact.available_us <= known_us and (best is None or _rank(fact) > _rank(best)):
             latest[fact.association] = fact
     holding = [fact for fact in latest.values() if fact.holds(at_us)]
     if not holding:
@@ -114,7 +120,10 @@ def resolve(facts: Iterable[Fact], at_us: int, known_us: int) -> Owner | None:
 
 
 def _begun(fact: Fact) -> tuple[int, int, int]:
-    """Return what is highest of what began last; of what is of one moment, because clocks are coarse, was told last."""
+    """Return a key that is highest for the fact that began last.
+
+    Clocks are coarse: of facts that began at the same moment the one that became known last is the highest.
+    """
     return fact.valid_from, fact.version, fact.available_us
 
 
@@ -127,7 +136,7 @@ def _merging(fact: Fact) -> tuple[int, bytes]:
 
 
 def _merged(owner: Owner, merges: Mapping[str | None, Fact]) -> Owner:
-    """Return who an owner is by now; a ring of merges leads nowhere, and ends."""
+    """Return an owner after all merges of its number; a ring of merges is followed once around at most."""
     for _ in range(len(merges)):
         if owner.patient is None or owner.patient not in merges:
             break
@@ -136,18 +145,18 @@ def _merged(owner: Owner, merges: Mapping[str | None, Fact]) -> Owner:
 
 
 def _same(one: Owner, other: Owner, merges: Mapping[str | None, Fact]) -> bool:
-    """Return whether two owners are one stay, or one patient where a stay is not named."""
+    """Return whether two owners are the same stay, or the same patient where either names no stay."""
     if one.encounter is not None and other.encounter is not None:
         return one.encounter == other.encounter
     return _merged(one, merges).patient == _merged(other, merges).patient
 
 
-# -- over what was known -----------------------------------------------------------------------------------------
+# -- over all times of knowledge -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A fact while it is the one that counts of its association, of those that are known: from begin until end."""
+    """A fact, and the time of knowledge from ``begin`` until ``end`` in which it counts for its association."""
 
     fact: Fact
     begin: int
@@ -155,7 +164,7 @@ class _Known:
 
 
 def _while_known(facts: Iterable[Fact]) -> list[_Known]:
-    """Return the facts that count for a time, each with that time."""
+    """Return the facts that count at some time of knowledge, each with that time."""
     versions: dict[bytes, list[Fact]] = defaultdict(list)
     for fact in facts:
         versions[fact.association].append(fact)
@@ -170,10 +179,10 @@ def _while_known(facts: Iterable[Fact]) -> list[_Known]:
 
 
 def steps_at(facts: Sequence[Fact], at_us: int) -> tuple[Step, ...]:
-    """Return how the owner of one moment's value has changed over what was known; empty: it is nobody's ever.
+    """Return how the known owner of one moment's value has changed over time; empty: it never had one.
 
-    It says what ``resolve`` says of every time, in time that grows with the facts and not with their square: a bed
-    has thousands.
+    The result agrees with ``resolve`` at every time. The time it takes grows with the number of facts and not with its
+    square: a bed has thousands.
 
     Args:
         facts: distinct ones of one device, and the merges of its owners.
@@ -199,7 +208,7 @@ def steps_at(facts: Sequence[Fact], at_us: int) -> tuple[Step, ...]:
 def _owners(
     holding: Sequence[_Known], ended: Sequence[_Known], merges: Mapping[str | None, Fact], begin: int, end: int
 ) -> list[tuple[int, Owner | None]]:
-    """Return from when on it was known whose it is, between two times at which no merge becomes known."""
+    """Return the owners and since when each was known, within a time in which the known merges do not change."""
     of_stay: dict[object, list[_Known]] = defaultdict(list)
     for k in ended:
         patient = _merged(k.fact.owner, merges).patient
@@ -218,12 +227,12 @@ def _owners(
         else:
             ends = ends + of_stay.get(("encounter", owner.encounter), [])
         times = [(max(k.begin, a), min(k.end, b)) for a, b in open_times if max(k.begin, a) < min(k.end, b)]
-        there = times
+        present = times
         for other in ends:
             if _begun(other.fact) >= _begun(k.fact):
-                there = _without(there, other.begin, other.end)
-        found += [(since, owner) for since, _ in there]
-        for since, until in there:
+                present = _without(present, other.begin, other.end)
+        found += [(since, owner) for since, _ in present]
+        for since, until in present:
             times = _without(times, since, until)
         found += [(since, None) for since, _ in times]  # known to have left
         open_times = _without(open_times, k.begin, k.end)
@@ -232,7 +241,7 @@ def _owners(
 
 
 def _without(times: Sequence[tuple[int, int]], begin: int, end: int) -> list[tuple[int, int]]:
-    """Return stretches of time with one taken out of them."""
+    """Return intervals of time with another interval cut out of them."""
     left: list[tuple[int, int]] = []
     for first, last in times:
         if last <= begin or end <= first:

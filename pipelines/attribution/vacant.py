@@ -1,8 +1,8 @@
-"""That a device was with somebody who is forgotten: what stays of an association, so that nobody else gets the values.
+"""Reduces the associations of a forgotten patient, so that no other patient gets the device's values of that time.
 
-Without it the device's time would be its former patient's, whose leaving nobody may have told. What stays names neither
-the patient nor the stay nor the device, and cannot be traced to the patient: the same subject stands for all who are
-forgotten.
+Without what stays, the time would belong to the device's previous patient if no message said that this one left. What
+stays names neither the patient nor the stay nor the device. It cannot be traced to the patient, because the same
+subject stands for all forgotten patients.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from vitalake.lake.datasets.dataset import IDENTIFYING, SUBJECT
 from vitalake.lake.datasets.declared import load_dataset
 
 NOBODY = bytes(SUBJECT_BYTES)
-"""The subject of all who are forgotten; no key is ever there for it."""
+"""The subject of all forgotten patients; the vault never has a key for it."""
 
 _SEALED = tuple(c.name for c in load_dataset("device_association").columns if c.data_class in IDENTIFYING)
 
 
 def vacated(rows: pa.Table) -> pa.Table:
-    """Return restricted rows of associations without whose they were."""
+    """Return restricted rows of associations without their patient, stay and device id."""
     for name in (SUBJECT.name, *_SEALED):
         place = rows.schema.get_field_index(name)
         field = rows.schema.field(place)
@@ -35,12 +35,12 @@ def vacated(rows: pa.Table) -> pa.Table:
 
 
 def vacated_of(rows: pa.RecordBatch, form: pa.Schema, device_keys: pa.Array) -> pa.RecordBatch:
-    """Return identified rows of associations as the restricted zone keeps them of who is forgotten.
+    """Return identified rows of associations as the restricted zone keeps them for forgotten patients.
 
     Args:
         rows: identified.
-        form: of the rows that the sealer makes.
-        device_keys: of the rows.
+        form: schema of the rows that the sealer makes.
+        device_keys: keyed hashes of the devices of the rows.
     """
     given = dict(zip(rows.schema.names, rows.columns, strict=True)) | {"device_key": device_keys}
     columns = []

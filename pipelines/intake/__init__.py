@@ -1,1 +1,1 @@
-"""The steps from decoded rows to masked ones, and the feed of the online store beside them."""
+"""The steps that turn decoded rows into masked ones, and the feed of the online store and the vault."""

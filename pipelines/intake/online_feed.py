@@ -1,4 +1,4 @@
-"""Hands identified rows to who may have them, before they are masked: the care store, and the vault."""
+"""Writes identified rows to the online store and the vault, before the rows are masked."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ from pipelines.formats.shared.records import (
 from pipelines.formats.shared.refused import RefusedRows
 from pipelines.online_store.facts import (
     DELETED,
-    TOLD_BESIDE,
-    TOLD_BY_RESULTS,
-    UNSAID,
+    FROM_ADMISSIONS,
+    FROM_RESULTS,
+    NOT_STATED,
     Admission,
     Fact,
     Movement,
@@ -59,15 +59,15 @@ from pipelines.online_store.stays import bed_key
 from pipelines.online_store.store import OnlineStore
 from pipelines.online_store.values import (
     AHEAD_US,
-    CAME,
     COMPARATORS,
-    MOST_ATTRIBUTION,
-    NAMELESS,
+    MAX_ATTRIBUTION,
     NO_VALUE,
     REFUSED,
+    REFUSED_UNKNOWN_CODE,
     ROW,
+    UNUSABLE,
     Values,
-    held_time,
+    clamped_time,
     stage_of,
 )
 from vitalake import clock
@@ -86,23 +86,23 @@ _log = logging.getLogger(__name__)
 
 
 TAKEN = frozenset({"observation", "encounter", "patient", "ward_movement", "device_association", "condition"})
-"""The datasets whose rows go to the care store, or the vault; their lanes say there that they live."""
+"""The datasets whose rows go to the online store or the vault; their lanes write their heartbeat into the store."""
 
 _BEFORE_ALL = -1
-"""The version of an identity of which only an admission message has told."""
+"""The version of an identity that only an admission message has given; every version of the own record is higher."""
 
 CAME_AT = "came_at"
-"""Column of rows beside the dataset's, here only: when the message came, by the broker."""
+"""A column added to rows in this module only: when the message came, by the broker."""
 
 _SAID_SECONDS, _MOST_SAID = 600.0, 100_000
-"""After so long what results tell of patients is stored again, and so many are remembered."""
+"""For how long a Person from result messages is not stored again, and for how many patients that is remembered."""
 
 
 class OnlineFeed:
-    """Feeds the care store and the vault with one dataset's rows; used by one thread at a time.
+    """Feeds the online store and the vault with one dataset's rows; used by one thread at a time.
 
-    Both are updated poll by poll and may be ahead of the lake, never behind it: what a killed lane reads again is
-    recognised by its position, or by its version.
+    Both are updated poll by poll. They can be ahead of the lake, never behind it: rows that a killed lane reads again
+    are recognised by their position or version.
     """
 
     def __init__(
@@ -120,12 +120,13 @@ class OnlineFeed:
 
         Args:
             settings: of the home.
-            dataset: whose rows.
-            keys: for pseudonyms, and what is sealed.
-            vault: who patients are; its owner closes it.
-            left_out: LOINC codes that do not go to the care store.
-            admits: whether a patient, by pseudonym, goes to the care store; None: everybody does.
-            again: the rows come out of the lake, see rewrites.care: they do not say all that the messages said.
+            dataset: of the rows.
+            keys: for pseudonyms and sealing.
+            vault: the patients' identities; the caller closes it.
+            left_out: LOINC codes that do not go to the online store.
+            admits: whether a patient, by pseudonym, goes to the online store; None: all patients do.
+            again: the rows are read from the lake to fill the store again (pipelines.republish.online_store). They do
+                not contain everything that the messages said.
         """
         self._settings, self._dataset, self._keys = settings, dataset, keys
         self._again, self._rejected = again, False
@@ -135,7 +136,7 @@ class OnlineFeed:
             for column in dataset.columns
             if column.name in ("patient_id", "encounter_id")
         }
-        self._care: OnlineStore | None = None
+        self._store: OnlineStore | None = None
         self._vault = vault
         self._numbers = {loinc: code_number(loinc) for loinc in load_vocabulary().codes}
         takers: dict[str, Callable[[Outcome], None]] = {
@@ -147,97 +148,98 @@ class OnlineFeed:
             "condition": self._conditions,
         }
         self.older_merges: list[tuple[int, str, str]] = []
-        """Of a filling: version, old number and new one of merges from before the store's hours, as pseudonyms."""
+        """Collected while the store is filled again: merges from before the hours that it keeps, as version, pseudonym
+        of the old number and pseudonym of the new one."""
         self._said: dict[str, Person] = {}
         self._said_since = time.monotonic()
         self._taker = takers.get(dataset.name)
-        """None: rows of the dataset go nowhere."""
+        """None: rows of the dataset go neither to the store nor to the vault."""
 
     def take(self, outcome: Outcome, *, rejected: bool = False) -> None:
-        """Take a poll's identified rows.
+        """Write a poll's identified rows to the store and the vault.
 
         Args:
             outcome: of the poll.
-            rejected: it is of messages that were rejected before, told again; see OnlineStore.put_facts.
+            rejected: the messages were rejected before and are read again; see OnlineStore.put_facts.
 
         Raises:
-            ServiceUnavailable: care store or vault cannot be written.
+            ServiceUnavailable: online store or vault cannot be written.
         """
-        told = outcome.rows.num_rows or outcome.refused is not None or outcome.late is not None or outcome.told
-        if told and self._taker is not None:
+        has_content = outcome.rows.num_rows or outcome.refused is not None or outcome.late is not None or outcome.told
+        if has_content and self._taker is not None:
             self._rejected = rejected
             self._taker(outcome)
 
-    def look_whether_lacking(self, writer: str, spans: Iterable[Span]) -> None:
-        """Say in the log and on the ward that the care store lacks what the lake has: it is new, or an older copy.
+    def report_incomplete(self, writer: str, spans: Iterable[Span]) -> None:
+        """Report in the log and on the ward if the online store is new, or an older copy, and lacks rows of the lake.
 
         Args:
-            writer: the lane, ``<job>/<i>of<n>``; while it lives it says so in the store every few seconds.
-            spans: of its partitions, those of the hours that the store keeps at least.
+            writer: the lane, ``<job>/<i>of<n>``, whose heartbeats in the store are compared with its spans.
+            spans: of its partitions, at least those of the hours that the store keeps.
         """
         since = clock.now_us() - int(self._settings.care.hours * 3_600e6)
         recent = [span for span in spans if span.decided_us >= since]
         if self._taker is None or not recent:
             return
         own = (span.decided_us for span in recent if span.kind == "stream" and f"{span.job}/{span.shard}" == writer)
-        is_new = self.care.is_new()
-        if is_new or self.care.is_older(writer, max(own, default=0)):
-            self.care.note_lacking()
+        is_new = self.store.is_new()
+        if is_new or self.store.is_older(writer, max(own, default=0)):
+            self.store.note_incomplete()
             which = "new" if is_new else "an older copy"
             _log.error(
-                f"care store is {which}, and lacks what the lake has",
+                f"online store is {which}, and lacks rows that the lake has",
                 extra={"where": "settings.care.path", "remedy": "Fill it: vitalake lake rebuild care."},
             )
 
     def settle(self, ends: Mapping[PartId, int]) -> None:
-        """Take note of how far the lake has decided partitions; any thread may say so."""
-        if self._care is not None:
-            self._care.settle({part.app_id(self._dataset.name): end for part, end in ends.items()})
+        """Note how far the lake has decided partitions; can be called from any thread."""
+        if self._store is not None:
+            self._store.settle({part.app_id(self._dataset.name): end for part, end in ends.items()})
 
-    def is_ahead(self, part: PartId) -> bool:
-        """Return whether something of a partition may never have been decided; see OnlineStore."""
-        return self.care.is_ahead(part.app_id(self._dataset.name))
+    def has_undecided(self, part: PartId) -> bool:
+        """Return whether values of a partition are stored that were perhaps never decided; see OnlineStore."""
+        return self.store.has_undecided(part.app_id(self._dataset.name))
 
-    def known(self, patients: list[str]) -> list[str]:
-        """Return those of patients, by their source ids, whom the care store knows.
+    def known_patients(self, patients: list[str]) -> list[str]:
+        """Return those of the patients, by their source ids, who are in the online store.
 
         Raises:
             ServiceUnavailable: it cannot be opened.
         """
         tokens = self._tokens("patient_id", pa.array(patients, pa.string()))
-        now = map(self.care.survivor, tokens)
-        return [patient for patient, token in zip(patients, now, strict=True) if self.care.has(token)]
+        survivors = map(self.store.survivor, tokens)
+        return [patient for patient, token in zip(patients, survivors, strict=True) if self.store.has(token)]
 
     def rewind(self, positions: Mapping[PartId, int], *, others: bool = False) -> int:
-        """Delete what is ahead of the lake, where it may be somebody else's when it is read again; see OnlineStore."""
+        """Delete undecided values that could belong to another patient when they are read again; see OnlineStore."""
         names = {part.app_id(self._dataset.name): position for part, position in positions.items()}
-        return self.care.rewind(names, others=others)
+        return self.store.rewind(names, others=others)
 
     @property
-    def care(self) -> OnlineStore:
-        """The care store, opened at first use, and again when its file was deleted or replaced."""
-        if self._care is not None and self._care.moved():
+    def store(self) -> OnlineStore:
+        """The online store, opened at first use, and again when its file was deleted or replaced."""
+        if self._store is not None and self._store.moved():
             _log.error(
-                "care store was deleted or replaced",
+                "online store was deleted or replaced",
                 extra={"where": "settings.care.path", "remedy": "Fill the new one: vitalake lake rebuild care."},
             )
             self.close()
-        if self._care is None:
-            self._care = open_online_store(self._settings, self._keys, vault=self._vault)
-        return self._care
+        if self._store is None:
+            self._store = open_online_store(self._settings, self._keys, vault=self._vault)
+        return self._store
 
     def _write(self, write: Callable[[OnlineStore], object]) -> None:
-        """Write to the store; again, if its file has turned out to be another one meanwhile."""
+        """Write to the store; write again if its file was deleted or replaced meanwhile."""
         while True:
-            store = self.care
+            store = self.store
             write(store)
             if not store.moved():
                 return
 
     def beat(self, writer: str, *, ended: bool = False) -> None:
-        """Say that a lane lives, or has ended by itself, where its rows go to the store.
+        """Record that a lane is running, or has ended by itself, if its rows go to the store.
 
-        That the store refuses is no failure of the lane: it shows by the beat that is missing.
+        If the store cannot be written the lane goes on: the missing heartbeat is shown on the ward.
         """
         if self._taker is not None:
             with suppress(ServiceUnavailable):
@@ -245,9 +247,9 @@ class OnlineFeed:
 
     def close(self) -> None:
         """Close what was opened."""
-        if self._care is not None:
-            self._care.close()
-        self._care, self._said = None, {}
+        if self._store is not None:
+            self._store.close()
+        self._store, self._said = None, {}
 
     # -- observations --------------------------------------------------------------------------------------------
 
@@ -262,74 +264,74 @@ class OnlineFeed:
         ours = _is_ours(outcome.poll)
         self._write(lambda store: store.take(taken, writer=outcome.poll.shard, ends=ends, ours=ours))
         if outcome.people:
-            self._told_by_results(outcome.people)
+            self._people_of_results(outcome.people)
 
-    def _told_by_results(self, told: Sequence[tuple[str, int, Person]]) -> None:
-        """Take what messages of results tell of their patients, of each once in a while: they tell it every minute."""
+    def _people_of_results(self, given: Sequence[tuple[str, int, Person]]) -> None:
+        """Store what result messages say of their patients, once in a while for each: monitors send it every minute."""
         if time.monotonic() - self._said_since > _SAID_SECONDS or len(self._said) > _MOST_SAID:
             self._said, self._said_since = {}, time.monotonic()
-        new = {(patient, person): version for patient, version, person in told if self._said.get(patient) != person}
+        new = {(patient, person): version for patient, version, person in given if self._said.get(patient) != person}
         if not new:
             return
         tokens = self._tokens("patient_id", pa.array([patient for patient, _ in new], pa.string()))
-        people = [(*said, version, token) for (said, version), token in zip(new.items(), tokens, strict=True)]
+        people = [(*one, version, token) for (one, version), token in zip(new.items(), tokens, strict=True)]
         self._keep_births(
             (token, _BEFORE_ALL - 1, patient, person.born)
             for patient, person, _, token in people
-            if person.born not in (*UNSAID, DELETED)
+            if person.born not in (*NOT_STATED, DELETED)
         )
         taken = [one for one in people if self._is_taken(one[3])]
-        self._people([(token, TOLD_BY_RESULTS, version, person) for _, person, version, token in taken])
+        self._people([(token, FROM_RESULTS, version, person) for _, person, version, token in taken])
         self._said |= {patient: person for patient, person, _, token in taken if self._is_taken(token)}
 
     def _is_taken(self, token: str) -> bool:
-        """Return whether the store takes what is told of a patient, or never will; of others it is told again."""
-        return self.care.has(self.care.survivor(token)) or not (self._admits is None or self._admits(token))
+        """Return whether a Person need not be offered again: the store has the patient, or does not admit them."""
+        return self.store.has(self.store.survivor(token)) or not (self._admits is None or self._admits(token))
 
     def _refused(self, refused: RefusedRows, rejected: Sequence[int], poll: Poll) -> Values:
-        """Return what ends the values that messages were about, and of rejected ones that they were, once each."""
+        """Return rows that end the earlier values of refused measurements, and one row for each rejected message."""
         refused = refused.where(refused.rows["patient_id"].is_valid().to_numpy(zero_copy_only=False))
-        was = np.isin(refused.message, rejected)
-        lacking, refused = refused.where(~was), refused.where(was)
+        was_rejected = np.isin(refused.message, rejected)
+        without_value, refused = refused.where(~was_rejected), refused.where(was_rejected)
         values = self._values(refused.rows, refused.message, poll)
-        values.rows["stage"] |= CAME << 8
-        values = values.and_also(self._values(lacking.rows, lacking.message, poll))
-        told = self._counted(refused, refused.message, poll)
-        told.rows["id"] = _numbers_of(told, poll)
-        return values.and_also(told)
+        values.rows["stage"] |= UNUSABLE << 8
+        values = values.and_also(self._values(without_value.rows, without_value.message, poll))
+        markers = self._rejection_markers(refused, refused.message, poll)
+        markers.rows["id"] = _numbers_of(markers, poll)
+        return values.and_also(markers)
 
     def _late(self, late: RefusedRows, poll: Poll) -> Values:
-        """Return the same of earlier messages, as if this poll's last one had brought it."""
-        was = late.message > 0
-        refused, lacking = late.where(was), late.where(~was)
-        values = [self._values(part.rows, _at_the_end(poll, part), poll) for part in (refused, lacking)]
-        values[0].rows["stage"] |= CAME << 8
-        told = self._counted(refused, _at_the_end(poll, refused), poll)
-        times = told.rows["effective_us"].tolist()
-        told.rows["id"] = [_number_of(poll.parts[0], -time - i) for i, time in enumerate(times)]
-        return values[0].and_also(values[1]).and_also(told)
+        """Return the same rows for messages of earlier polls, at the position of this poll's last message."""
+        was_rejected = late.message > 0
+        refused, without_value = late.where(was_rejected), late.where(~was_rejected)
+        values = [self._values(part.rows, _at_the_end(poll, part), poll) for part in (refused, without_value)]
+        values[0].rows["stage"] |= UNUSABLE << 8
+        markers = self._rejection_markers(refused, _at_the_end(poll, refused), poll)
+        times = markers.rows["effective_us"].tolist()
+        markers.rows["id"] = [_number_of(poll.parts[0], -time - i) for i, time in enumerate(times)]
+        return values[0].and_also(values[1]).and_also(markers)
 
-    def _counted(self, refused: RefusedRows, message: npt.NDArray[np.int32], poll: Poll) -> Values:
-        """Return what says that messages were refused, once for each and whom it is of; without ids.
+    def _rejection_markers(self, refused: RefusedRows, message: npt.NDArray[np.int32], poll: Poll) -> Values:
+        """Return rows that say that messages were rejected, one for each message and patient; their ids are not set.
 
-        Of messages that can have held no vital sign it says nothing.
+        Messages that cannot have held a vital sign get none.
 
         Args:
             refused: rows of rejected messages.
-            message: of each row, with which message of the poll it is stored.
+            message: for each row the message of the poll at whose position it is stored.
             poll: the messages.
         """
         code = self._code_numbers(_texts(refused.rows["code"]))
         vital = np.isin(code, (0, *vital_numbers()))
         refused, message, code = refused.where(vital), message[vital], code[vital]
-        whose = _texts(refused.rows["patient_id"]).indices.to_numpy(zero_copy_only=False)
-        order = np.lexsort((code, whose, refused.message))  # what has no code that is known counts before the others
-        _, first = np.unique(np.stack([refused.message, whose])[:, order], axis=1, return_index=True)
+        patient = _texts(refused.rows["patient_id"]).indices.to_numpy(zero_copy_only=False)
+        order = np.lexsort((code, patient, refused.message))  # rows with an unknown code (0) come first
+        _, first = np.unique(np.stack([refused.message, patient])[:, order], axis=1, return_index=True)
         first = order[first]
-        told = self._values(refused.rows.take(pa.array(first)), message[first], poll, any_code=True)
-        told.rows["code"] = np.where(told.rows["code"] == 0, NAMELESS, REFUSED)
-        told.rows["value"], told.rows["stage"] = NO_VALUE, stage_of("final")
-        return told
+        markers = self._values(refused.rows.take(pa.array(first)), message[first], poll, any_code=True)
+        markers.rows["code"] = np.where(markers.rows["code"] == 0, REFUSED_UNKNOWN_CODE, REFUSED)
+        markers.rows["value"], markers.rows["stage"] = NO_VALUE, stage_of("final")
+        return markers
 
     def _values(
         self, rows: pa.RecordBatch, messages: npt.NDArray[np.int32], poll: Poll, *, any_code: bool = False
@@ -337,7 +339,7 @@ class OnlineFeed:
         status, code = _texts(rows["status"]), _texts(rows["code"])
         number = self._with_answers(rows, pc.fill_null(rows["value"], np.nan).to_numpy(zero_copy_only=False))
         empty = np.isnan(number)
-        numbers = self._code_numbers(code)  # what is measured and has no number ends the one that was known before
+        numbers = self._code_numbers(code)  # a known measurement without a number is kept: it ends the value before it
         chosen = (~empty | (numbers > 0) | _is_among(status, WITHDRAWN)) & ~_is_among(status, WITHOUT_RESULT)
         if any_code:
             chosen[:] = True
@@ -357,11 +359,11 @@ class OnlineFeed:
         if "data_absent_reason" in rows.schema.names and empty.any():
             values["stage"][_is_not_to_be_had(rows, status, empty)[which]] &= ~np.uint16(1)
             came = rows["data_absent_reason"].is_null().to_numpy(zero_copy_only=False) & empty
-            values["stage"][came[which]] |= CAME << 8
+            values["stage"][came[which]] |= UNUSABLE << 8
         values["value"] = number[which]
         for name in ("effective_at", "available_at"):
             values[name.replace("_at", "_us")] = rows[name].cast(pa.int64()).to_numpy(zero_copy_only=False)[which]
-        if poll.format != WAREHOUSE:  # it says when things were stored there; that we load it today says nothing
+        if poll.format != WAREHOUSE:  # the warehouse gives the times of storage; the time of this load means nothing
             values["came_us"] = poll.broker_ms[messages[which]] * 1000
         values["attribution"] = _attribution(rows)[which]
         values["id"] = _first_halves(rows["observation_id"])[which]
@@ -377,19 +379,19 @@ class OnlineFeed:
         )
 
     def _with_answers(self, rows: pa.RecordBatch, number: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the numbers, and of answers on a scale the place on it, the best answer 0: see Vocabulary.answers."""
+        """Return the numbers, and for an answer on a scale its place, the best answer 0: see Vocabulary.answers."""
         coded = rows["value_code"]
         if coded.null_count == len(coded):
             return number
         answers, number = load_vocabulary().answers, number.copy()
-        said = coded.to_pylist()
+        given = coded.to_pylist()
         for i, code in enumerate(rows["code"].to_pylist()):
-            if code in answers and said[i] is not None and np.isnan(number[i]):
-                number[i] = answers[code].score.get(said[i], np.nan)
+            if code in answers and given[i] is not None and np.isnan(number[i]):
+                number[i] = answers[code].score.get(given[i], np.nan)
         return number
 
     def _code_numbers(self, codes: pa.DictionaryArray) -> npt.NDArray[np.uint32]:
-        # The dictionary also holds what rejected rows had in their place: anything.
+        # The dictionary also holds the codes of rejected rows, which can be any text.
         numbers = np.array([self._numbers.get(text, 0) for text in codes.dictionary.to_pylist()], np.uint32)
         found: npt.NDArray[np.uint32] = numbers[codes.indices.to_numpy(zero_copy_only=False)]
         return found
@@ -398,15 +400,15 @@ class OnlineFeed:
         tokens: list[str] = self._pseudonyms[column](values).to_pylist()
         return tokens
 
-    # -- what the warehouse says of stays and people -------------------------------------------------------------
+    # -- stays and people ----------------------------------------------------------------------------------------
 
     def _encounters(self, outcome: Outcome) -> None:
-        rows, begins = self._with_came(outcome), partial(self._held, ours=_is_ours(outcome.poll))
+        rows, begins = self._with_came(outcome), partial(self._clamped, ours=_is_ours(outcome.poll))
         columns = (
             _numbers(rows, name)
             for name in ("admitted_at", "discharged_at", "available_at", "age_at_admission", CAME_AT)
         )
-        over = _values_of(rows, OVER_TOLD)  # without its time the end is when it became known
+        over = _values_of(rows, OVER_TOLD)  # a stay that is over without a time ended when that became known
         facts = [
             Admission(
                 begun := begins(admitted or 0, came),
@@ -433,9 +435,12 @@ class OnlineFeed:
             self._look_up(self._tokens("patient_id", rows["patient_id"].filter(pa.array(new))))
 
     def _with_came(self, outcome: Outcome) -> pa.RecordBatch:
-        """Return rows with when each message came, by the broker; null where a warehouse, or a replay, has its time."""
+        """Return rows with the time at which each message came, by the broker.
+
+        It is null for rows of a warehouse and in a replay: their times are not compared with our clock.
+        """
         came = pa.array(outcome.poll.broker_ms[outcome.message] * 1000, pa.int64())
-        if outcome.poll.format == WAREHOUSE or self.care.replay() is not None:
+        if outcome.poll.format == WAREHOUSE or self.store.replay() is not None:
             came = pa.nulls(outcome.rows.num_rows, pa.int64())
         elif self._again:
             sources = outcome.rows["source"].to_pylist()
@@ -443,24 +448,24 @@ class OnlineFeed:
         return outcome.rows.append_column(CAME_AT, came)
 
     def _is_warehouse(self, source: str) -> bool:
-        """Return whether rows in the lake came out of a warehouse, by the name that a load gives its source."""
+        """Return whether rows in the lake were loaded from a warehouse, by the name that a load gives its source."""
         topic = topic_of(source)
         live = any(topic in job.topics for job in self._settings.jobs.values())
         return topic.endswith(f".{self._dataset.name}") and not live
 
-    def _held(self, told_us: int, came_us: int | None, *, ours: bool) -> int:
-        """Return when it began, by our clock where the sender's is ahead: see held_time."""
-        return told_us if came_us is None else held_time(told_us, came_us, self.care.now_us(), ours=ours)
+    def _clamped(self, stated_us: int, came_us: int | None, *, ours: bool) -> int:
+        """Return the stated beginning, clamped to our clock where the sender's is ahead: see clamped_time."""
+        return stated_us if came_us is None else clamped_time(stated_us, came_us, self.store.now_us(), ours=ours)
 
     def _look_up(self, tokens: list[str]) -> None:
-        """Take from the vault when patients were born of whom nobody has told while the care store kept it.
+        """Store the dates of birth from the vault of those of the patients whose date the online store does not know.
 
-        What is told of a number that was given up says nothing of whether the survivor's own is known.
+        A date that was given for a merged number does not count as the surviving number's own.
         """
         people: list[tuple[str, str, int, Fact]] = []
         for token in dict.fromkeys(tokens):
-            survivor = self.care.survivor(token)
-            known = self.care.person(survivor, own=True)
+            survivor = self.store.survivor(token)
+            known = self.store.person(survivor, own=True)
             if known is None or not known.born:
                 people += self._born_by_vault(survivor, known)
                 people += self._born_by_vault(token, known) if token != survivor else []
@@ -470,30 +475,30 @@ class OnlineFeed:
         identity = self._vault.look_up(token)
         if identity is None or not identity.birth_date:
             return []
-        return [(token, TOLD_BESIDE, 0, Person(known.sex if known else "unknown", identity.birth_date))]
+        return [(token, FROM_ADMISSIONS, 0, Person(known.sex if known else "unknown", identity.birth_date))]
 
     def look_up_all(self) -> None:
-        """Take from the vault when those were born who are in the care store and of whom nothing tells it.
+        """Store the dates of birth from the vault of all patients in the online store whose date it does not know.
 
         Raises:
-            ServiceUnavailable: care store or vault cannot be used.
+            ServiceUnavailable: online store or vault cannot be used.
         """
-        self._look_up(self.care.everybody())
+        self._look_up(self.store.all_patients())
 
-    def _keep_births(self, told: Iterable[tuple[str, int, str, str]]) -> None:
-        """Keep in the vault dates of birth that messages tell beside the record, which has none of its own.
+    def _keep_births(self, given: Iterable[tuple[str, int, str, str]]) -> None:
+        """Write dates of birth from admission and result messages to the vault, if the patient's record gives none.
 
         Args:
-            told: pseudonym, _BEFORE_ALL or a version before it, source id, the date or DELETED.
+            given: pseudonym, _BEFORE_ALL or a version before it, source id, the date or DELETED.
         """
         rows = []
-        for token, version, source_id, day in told:
-            there, stored = self._vault.look_up(token) or Identity(source_id), self._vault.version(token)
+        for token, version, source_id, day in given:
+            stored, stored_version = self._vault.look_up(token) or Identity(source_id), self._vault.version(token)
             born, by = (None, None) if day == DELETED else (day, version)
-            new = replace_in(there, birth_date=born, born_by=by)
-            is_beside = there.birth_date is None or (there.born_by is not None and version >= there.born_by)
-            if new != there and (is_beside or stored is None or version >= stored):
-                rows.append((token, version if stored is None else max(version, stored), new))
+            new = replace_in(stored, birth_date=born, born_by=by)
+            not_by_record = stored.birth_date is None or (stored.born_by is not None and version >= stored.born_by)
+            if new != stored and (not_by_record or stored_version is None or version >= stored_version):
+                rows.append((token, version if stored_version is None else max(version, stored_version), new))
         if rows:
             self._vault.put(rows)
 
@@ -519,42 +524,43 @@ class OnlineFeed:
         self._put(rows, [f"{fact.encounter}/{fact.since_us}" for fact in facts if isinstance(fact, Movement)], facts)
 
     def _placements(self, outcome: Outcome) -> None:
-        """Take what admissions tell of beds, and of numbers that were merged; other devices may be anywhere."""
-        rows, held = self._with_came(outcome), partial(self._held, ours=_is_ours(outcome.poll))
+        """Store the beds, and the merges of patient numbers, that admissions report; other devices are left out."""
+        rows, clamped = self._with_came(outcome), partial(self._clamped, ours=_is_ours(outcome.poll))
         rows = rows.filter(outcome.rows["patient_id"].is_valid())
         of = rows["device_id"].cast(pa.string())
-        self._beds(rows.filter(pc.fill_null(pc.starts_with(of, BED), False)), held)
-        self._beds(self._told_only(outcome), held)
+        self._beds(rows.filter(pc.fill_null(pc.starts_with(of, BED), False)), clamped)
+        self._beds(self._told_only(outcome), clamped)
         self._merges(rows.filter(pc.fill_null(pc.starts_with(of, MERGED), False)))
 
     def _told_only(self, outcome: Outcome) -> pa.RecordBatch:
-        """Return the beds that rejected messages tell of, known since they came where they do not say when."""
-        told = record_batch("device_association", [row for _, row in outcome.told])
+        """Return the beds that rejected messages report; without a time of their own they are known since they came."""
+        beds = record_batch("device_association", [row for _, row in outcome.told])
         came = outcome.poll.broker_ms[np.array([i for i, _ in outcome.told], np.int32)] * 1000
-        named = pa.array([row["association_id"] for _, row in outcome.told], pa.binary())
-        return told.append_column("association_id", named).append_column(CAME_AT, pa.array(came, pa.int64()))
+        ids = pa.array([row["association_id"] for _, row in outcome.told], pa.binary())
+        return beds.append_column("association_id", ids).append_column(CAME_AT, pa.array(came, pa.int64()))
 
     def _merges(self, rows: pa.RecordBatch) -> None:
-        """Let what is known of numbers that were given up be of those that are left.
+        """Merge numbers that were given up into the surviving numbers.
 
-        A filling reads the merges of all times; those of before its hours wait until it is known who is there.
+        A filling from the lake reads the merges of all times. Merges from before the hours of the store are collected,
+        until it is known which patients are in the store.
         """
         if not rows.num_rows:
             return
         given_up = pc.utf8_slice_codeunits(rows["device_id"].cast(pa.string()), len(MERGED))
         old, new = self._tokens("patient_id", given_up), self._tokens("patient_id", rows["patient_id"])
         versions, statuses = rows["version"].to_pylist(), _strings(rows, "status")
-        told, horizon = _numbers(rows, "valid_from"), self.care.horizon_us()
-        for number, into, version, status, at in zip(old, new, versions, statuses, told, strict=True):
+        begins, horizon = _numbers(rows, "valid_from"), self.store.horizon_us()
+        for number, into, version, status, at in zip(old, new, versions, statuses, begins, strict=True):
             if status != "active" or not (self._admits is None or self._admits(into)):
                 continue
             if self._again and (at or 0) < horizon:
                 self.older_merges.append((version, number, into))
             else:
                 self._write(partial(OnlineStore.merge, patient=number, into=into, version=version))
-        self._told_beside(rows)
+        self._people_of_admissions(rows)
 
-    def _beds(self, rows: pa.RecordBatch, held: Callable[[int, int | None], int]) -> None:
+    def _beds(self, rows: pa.RecordBatch, clamped: Callable[[int, int | None], int]) -> None:
         if not rows.num_rows:
             return
         encounters = self._encounter_tokens(rows)
@@ -562,7 +568,7 @@ class OnlineFeed:
         texts = (_strings(rows, "device_id"), _strings(rows, "status"), _values_of(rows, OVER_TOLD))
         facts: list[Fact] = []
         for encounter, told, until, known, came, bed, status, over in zip(encounters, *columns, *texts, strict=True):
-            since, known_us = held(told or 0, came), held(known or came or 0, came)
+            since, known_us = clamped(told or 0, came), clamped(known or came or 0, came)
             said = told if told and since != told else 0
             if over == GOES_ON:
                 facts.append(
@@ -575,39 +581,39 @@ class OnlineFeed:
                     Placement(encounter or "", since, until, bed or "", state, is_over, said_us=said, known_us=known_us)
                 )
         self._put(rows, [identity.hex() for identity in rows["association_id"].to_pylist()], facts)
-        self._told_beside(rows)
+        self._people_of_admissions(rows)
 
-    def _told_beside(self, rows: pa.RecordBatch) -> None:
-        """Take what admission messages tell of their patients; a date of birth goes to the vault, too.
+    def _people_of_admissions(self, rows: pa.RecordBatch) -> None:
+        """Store what admission messages say of their patients; a date of birth also goes to the vault.
 
-        There it comes before every record of the patient's own: the lake has no place for it, and a store that is
-        filled again must know who is a child.
+        The lake has no column for it, and a store that is filled again must know who is a child. In the vault it has a
+        lower version than every record of the patient's own.
         """
         born, sexes, deaths = (_values_of(rows, name) for name in (BORN_IN, SEX_TOLD, DIED_TOLD))
         tokens, versions = self._tokens("patient_id", rows["patient_id"]), rows["version"].to_pylist()
-        told = [*zip(tokens, rows["patient_id"].to_pylist(), versions, born, sexes, deaths, strict=True)]
-        days = {one[0]: one for one in sorted(told, key=lambda one: one[2]) if one[3]}
+        given = [*zip(tokens, rows["patient_id"].to_pylist(), versions, born, sexes, deaths, strict=True)]
+        days = {one[0]: one for one in sorted(given, key=lambda one: one[2]) if one[3]}
         self._keep_births((token, _BEFORE_ALL, source_id, day) for token, source_id, _, day, *_ in days.values())
         self._people(
             [
-                (token, TOLD_BESIDE, version, Person(sex or "unknown", day or "", died=died or ""))
-                for token, _, version, day, sex, died in told
+                (token, FROM_ADMISSIONS, version, Person(sex or "unknown", day or "", died=died or ""))
+                for token, _, version, day, sex, died in given
                 if day or sex or died
             ]
         )
         self._look_up(tokens)
 
     def _conditions(self, outcome: Outcome) -> None:
-        """Take the diagnoses of pregnancy, by which NEWS2 is read; also those that the lake cannot take."""
-        told = record_batch("condition", [row for _, row in outcome.told])
-        came = np.array([i for i, _ in outcome.told], np.int32)
+        """Store diagnoses of pregnancy, in which NEWS2 does not apply; also those that the lake does not take."""
+        store_only = record_batch("condition", [row for _, row in outcome.told])
+        message = np.array([i for i, _ in outcome.told], np.int32)
         self._pregnancies(outcome.rows, outcome.message, outcome.poll)
-        self._pregnancies(told, came, outcome.poll)
+        self._pregnancies(store_only, message, outcome.poll)
 
     def _pregnancies(self, rows: pa.RecordBatch, message: npt.NDArray[np.int32], poll: Poll) -> None:
         ids = _strings(rows, ID_TOLD)
-        may_be = np.array([*map(or_, _diagnosed(rows), [id_ is not None for id_ in ids])], np.bool_)
-        rows, message = rows.filter(pa.array(may_be)), message[may_be]
+        relevant = np.array([*map(or_, _diagnosed(rows), [id_ is not None for id_ in ids])], np.bool_)
+        rows, message = rows.filter(pa.array(relevant)), message[relevant]
         if not rows.num_rows:
             return
         keys, names = self._names_of_diagnoses(rows)
@@ -615,7 +621,7 @@ class OnlineFeed:
         if not chosen.any():
             return
         rows, message = rows.filter(pa.array(chosen)), message[chosen]
-        told = zip(
+        columns = zip(
             [token or "" for token in self._encounter_tokens(rows)],
             _numbers(rows, "available_at"),
             _numbers(rows, "recorded_at"),
@@ -632,9 +638,10 @@ class OnlineFeed:
                 not pregnant or _is_over(over, recorded if not stay else None, came),
                 tuple(has or ()),
             )
-            for stay, known, recorded, over, came, pregnant, has in told
+            for stay, known, recorded, over, came, pregnant, has in columns
         ]
-        # The lake does not know what holds no more: of one version what is read out of it does not count.
+        # The lake does not store that a diagnosis is over. So a row read from it has a lower version here than the same
+        # version of a message.
         live = [poll.values[i] is not None for i in message.tolist()]
         versions = [2 * v + is_live for v, is_live in zip(rows["version"].to_pylist(), live, strict=True)]
         index = rows.schema.get_field_index("version")
@@ -642,11 +649,12 @@ class OnlineFeed:
         self._put(rows, [*compress(keys, chosen)], facts, wait=poll.format != WAREHOUSE)
 
     def _names_of_diagnoses(self, rows: pa.RecordBatch) -> tuple[list[str], list[list[str] | None]]:
-        """Return the keys of diagnoses, and their names beside these; None: it is no pregnancy, and never was one.
+        """Return the keys of diagnoses, and for each the further names; None: it is no pregnancy, and never was one.
 
-        A diagnosis is called by its id, so that two of one code are two, and one of another code or stay is the same;
-        only where it has no id, as in the lake, by its stay and code. What is not a pregnancy any more ends what was;
-        what has no code that can be read does if it is over.
+        The key is the diagnosis' id. So two diagnoses of one code are two, and a diagnosis whose code or stay changes
+        stays the same. Without an id, as in the lake, the key is made of stay and code, which is a further name of a
+        diagnosis with an id. A diagnosis that is no longer one of pregnancy ends the earlier one. So does a diagnosis
+        without a readable code, if it is over.
         """
         of = zip(*(_strings(rows, name) for name in ("encounter_id", "code_system", "code")), strict=True)
         stay_and_code = self._tokens("encounter_id", pa.array(["|".join(part or "" for part in name) for name in of]))
@@ -659,7 +667,7 @@ class OnlineFeed:
         says = zip(patients, called, stay_and_code, _diagnosed(rows), unread, strict=True)
         for patient, key, name, pregnant, (code, over) in says:
             if key and (patient, key) not in known:
-                before = self.care.pregnancies(self.care.survivor(patient)).get(key)
+                before = self.store.pregnancies(self.store.survivor(patient)).get(key)
                 known |= {(patient, key): [*before.names]} if before else {}
             has = known.get((patient, key)) if key else None
             if pregnant:
@@ -692,7 +700,7 @@ class OnlineFeed:
         self._vault.put(zip(tokens, rows["version"].to_pylist(), identities, strict=True))
 
     def _born(self, token: str) -> tuple[str | None, int | None]:
-        """Return when a patient was born of whom a record says nothing of it, and who told that: see Identity."""
+        """Return the date of birth in the vault, and the version that gave it (Identity), if the record has no date."""
         identity = self._vault.look_up(token)
         return (identity.birth_date, identity.born_by) if identity is not None else (None, None)
 
@@ -708,7 +716,7 @@ class OnlineFeed:
         beside: Sequence[tuple[str, Fact] | None] = (),
         wait: bool = False,
     ) -> None:
-        """Store a fact of each row, and in the same transaction what some rows tell beside, with its key."""
+        """Store a fact of each row, and in the same transaction a second fact of some rows, each with its key."""
         patients, versions = self._tokens("patient_id", rows["patient_id"]), rows["version"].to_pylist()
         given = [*zip(patients, keys, versions, facts, strict=True)]
         given += [(patients[i], one[0], versions[i], one[1]) for i, one in enumerate(beside) if one is not None]
@@ -719,14 +727,15 @@ class OnlineFeed:
 def open_online_store(
     settings: Settings, keys: KeyRing, *, vault: Vault | None = None, purpose: str = "care", catch_up: bool = True
 ) -> OnlineStore:
-    """Return the home's care store, opened.
+    """Open the home's online store.
 
     Args:
         settings: of the home.
-        keys: its key file's.
-        vault: whose lease its key is used under, of the same thread; None: one of its own, closed with the store.
-        purpose: of that one.
-        catch_up: forget in it first who was erased since it was backed up.
+        keys: of the home's key file.
+        vault: under whose lease the store's key is used, of the same thread; None: opens one, and closes it with the
+            store.
+        purpose: for which that vault is opened.
+        catch_up: first forget the patients who were erased since the store was backed up.
 
     Raises:
         ServiceUnavailable: its file cannot be opened.
@@ -750,7 +759,7 @@ def open_online_store(
 def store_sealer(
     settings: Settings, keys: KeyRing, name: str, *, vault: Vault | None = None, purpose: str
 ) -> StoreSealer:
-    """Return what a store beside the lake is sealed with, under the vault's lease; see open_online_store.
+    """Return the sealer of a store beside the lake, which works under the vault's lease; see open_online_store.
 
     Raises:
         VitaLakeError: as governance.keyuse.open_vault.
@@ -760,12 +769,12 @@ def store_sealer(
 
 
 def _is_ours(poll: Poll) -> bool:
-    """Return whether our clock has said of all messages of a poll when they came."""
+    """Return whether the times at which a poll's messages came are all by our own clock."""
     return poll.ours is not None and bool(poll.ours.all())
 
 
 def _end(
-    held: Callable[[int, int | None], int],
+    clamped: Callable[[int, int | None], int],
     begun: int,
     discharged: int | None,
     known: int | None,
@@ -774,32 +783,36 @@ def _end(
     *,
     again: bool,
 ) -> int | None:
-    """Return when a stay ended; None: it goes on, also where its planned end has passed.
+    """Return when a stay ended; None: it goes on, even if its planned end has passed.
 
-    The lake does not keep whether a stay was over: there an end that lay ahead when its row came was a planned one.
+    The lake does not store whether a stay was over. For its rows an end that was in the future when the row came counts
+    as planned.
     """
     if over == GOES_ON:
         return None
     if over and discharged is None:
-        return max(held(known or 0, came), begun)
+        return max(clamped(known or 0, came), begun)
     if again and discharged is not None and came is not None:
         return discharged if discharged <= came + AHEAD_US else None
-    return held(discharged, came) if over and discharged is not None else discharged
+    return clamped(discharged, came) if over and discharged is not None else discharged
 
 
 def _bed_of(
     encounter: str,
     told: str | None,
     stay: Admission,
-    held: Callable[[int, int | None], int],
+    clamped: Callable[[int, int | None], int],
     came: int | None,
 ) -> Placement | None:
-    """Return the bed that a stay's own record tells of, or that it has left all; begun by the end of the stay."""
+    """Return the bed that a stay's own record gives, or that the stay has none; None: the record does not say.
+
+    The bed begins at the end of the stay at the latest.
+    """
     if told is None:
         return None
     place, *later = told.split(AND_THEN)
     since, _, bed = place.partition(" ")
-    since_us = begun_us = held(int(since), came) if bed else stay.admitted_us
+    since_us = begun_us = clamped(int(since), came) if bed else stay.admitted_us
     since_us = since_us if stay.ended_us is None else min(since_us, stay.ended_us)
     said_us = int(since) if bed and begun_us != int(since) else 0
     parts = [one.partition(" ") for one in later if stay.ended_us is None]
@@ -808,7 +821,7 @@ def _bed_of(
 
 
 _PREGNANT_US = 300 * 86_400_000_000
-"""A diagnosis of no stay says nothing any more that was recorded longer ago than any pregnancy lasts."""
+"""How long a diagnosis without a stay is valid after it was recorded: longer than any pregnancy lasts."""
 
 
 def _diagnosed(rows: pa.RecordBatch) -> list[bool]:
@@ -818,7 +831,7 @@ def _diagnosed(rows: pa.RecordBatch) -> list[bool]:
 
 
 def _is_over(told: str | None, recorded_us: int | None, now_us: int) -> bool:
-    """Return whether a diagnosis holds no more: it says so, or until a day before today."""
+    """Return whether a diagnosis is over: it says so, or gives an end before today, or was recorded too long ago."""
     if recorded_us is not None and recorded_us < now_us - _PREGNANT_US:
         return True
     today = datetime.fromtimestamp(now_us / 1e6, UTC).date().isoformat()
@@ -848,11 +861,14 @@ def _strings(rows: pa.RecordBatch, name: str) -> list[str | None]:
 
 
 def _attribution(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
-    """Return how much was known of whose each row is; 0 where the message said so. Odd and even stay so."""
+    """Return the attribution of each row, limited to what fits; 0: the message named the patient.
+
+    Odd stays odd, because an even number marks a row that withdraws.
+    """
     if "attribution" not in rows.schema.names:
         return np.zeros(rows.num_rows, np.int64)
     known = pc.fill_null(rows["attribution"], 0).to_numpy(zero_copy_only=False)
-    return np.where(known > MOST_ATTRIBUTION, MOST_ATTRIBUTION + known % 2, known)
+    return np.where(known > MAX_ATTRIBUTION, MAX_ATTRIBUTION + known % 2, known)
 
 
 def _texts(column: pa.Array) -> pa.DictionaryArray:
@@ -880,9 +896,9 @@ def _comparators(column: pa.DictionaryArray) -> npt.NDArray[np.uint16]:
 def _is_not_to_be_had(
     rows: pa.RecordBatch, status: pa.DictionaryArray, empty: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
-    """Return which results were begun and could not be had, as HL7's status X: it ends what was known before.
+    """Return the results that were started and could not be obtained, as HL7's status X; each ends the value before it.
 
-    What was not asked for ends nothing.
+    A cancelled result that was never started ends nothing.
     """
     cancelled = _is_among(status, ("cancelled",)) & empty
     if not cancelled.any():
@@ -894,23 +910,23 @@ def _is_not_to_be_had(
 
 
 def _first_halves(ids: pa.Array) -> npt.NDArray[np.uint64]:
-    """Return the first eight bytes of each observation_id: enough to tell one patient's values apart."""
+    """Return the first eight bytes of each observation_id, which are enough to tell one patient's values apart."""
     whole = ids.cast(pa.binary(16))
     return np.frombuffer(whole.buffers()[1], np.uint64).reshape(-1, 2)[whole.offset : whole.offset + len(whole), 0]
 
 
-def _numbers_of(told: Values, poll: Poll) -> list[int]:
-    """Return a number for the message of each value, also where the poll's messages are taken from elsewhere now."""
-    origin, part, position = poll.origin or poll, told.part, told.position
+def _numbers_of(markers: Values, poll: Poll) -> list[int]:
+    """Return an id for the message of each value, by its original position even if the poll gives it another one."""
+    origin, part, position = poll.origin or poll, markers.part, markers.position
     if poll.origin is not None:
-        which = told.position - poll.offset[0]  # taken one after the other
+        which = markers.position - poll.offset[0]  # positions without gaps, see Steps.tell_rejected
         part, position = origin.part[which], origin.offset[which]
     of = zip(part.tolist(), position.tolist(), strict=True)
     return [_number_of(origin.parts[i], offset) for i, offset in of]
 
 
 def _number_of(part: PartId, offset: int) -> int:
-    """Return a number for a message, the same whenever it is read again."""
+    """Return an id for a message, the same whenever it is read again."""
     return int.from_bytes(hashlib.blake2b(f"{part} {offset}".encode(), digest_size=8).digest(), "little")
 
 

@@ -1,4 +1,4 @@
-"""The online store as a store of personal data."""
+"""The online store as a store of personal data, from which an erasure deletes patients."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class OnlineStoreOfPatients:
     """See governance.erasure.stores.PersonalStore."""
 
     def forget(self, whom: Forgetting) -> int:
-        """Delete what it holds of patients."""
-        with closing(open_online_store(whom.settings, whom.keys, vault=whom.vault, catch_up=False)) as care:
+        """Delete everything that the store has of patients; return how many blocks, facts and undecided values."""
+        with closing(open_online_store(whom.settings, whom.keys, vault=whom.vault, catch_up=False)) as store:
             if whom.patients is None:
-                return care.forget_digests(whom.forgotten.digests, known=whom.forgotten)
-            gone = care.forget(whom.patients)
-            advance(care, whom.settings, whom.keys)
-            return gone
+                return store.forget_digests(whom.forgotten.digests, known=whom.forgotten)
+            deleted = store.forget(whom.patients)
+            advance(store, whom.settings, whom.keys)
+            return deleted
 
     def look(self, settings: Settings) -> None:
-        """Return if its file is whole."""
-        check_integrity(settings.path(settings.care.path), "Care store", repair=REPAIR)
+        """Check that the store's file is not damaged."""
+        check_integrity(settings.path(settings.care.path), "Online store", repair=REPAIR)

@@ -1,4 +1,4 @@
-"""The steps that both lanes take with decoded rows: conform, recognise repeats, mask."""
+"""The steps that both lanes apply to decoded rows: conform, drop repeats, attribute, seal, feed the store, mask."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ from vitalake.lake.datasets.derived import derive
 from vitalake.settings import Settings, StreamSettings
 from vitalake.vocabulary import load_vocabulary
 
-_MOST_NOBODYS = 10_000
-"""Rows remembered of refused messages of devices that are nobody's yet, 2 MB."""
+_MAX_UNOWNED = 10_000
+"""How many rows of refused measurements are remembered for devices without a patient yet, 2 MB."""
 
 NO_LISTS: Mapping[str, frozenset[str]] = {}
 
 
 class Steps:
-    """What is needed to make publishable rows of decoded ones; used by one thread at a time."""
+    """Turns decoded rows into publishable ones; used by one thread at a time."""
 
     def __init__(
         self,
@@ -78,19 +78,19 @@ class Steps:
 
         Args:
             settings: of the home.
-            stream: how far rows may lie ahead or back, and how long repeats are recognised.
+            stream: how far the times of rows may lie in the future or past, and how long repeats are recognised.
             dataset: where the rows go.
-            not_to_care: LOINC codes that do not go to the care store.
+            not_to_care: LOINC codes that do not go to the online store.
             care_admits: see pipelines.intake.online_feed.OnlineFeed.
-            purpose: what patients' keys are used for; stands in the audit.
+            purpose: what patients' keys are used for; it is recorded in the audit.
 
         Raises:
-            PrivacyError: keys or rules do not hold.
+            PrivacyError: keys or rules are not valid.
         """
         self._dataset = dataset
         self._max_future_seconds = stream.max_future_seconds
         self.older_until = float("-inf")
-        """Until when, by the monotonic clock, the look-back may hold fingerprints of an earlier release."""
+        """Until when, by the monotonic clock, the look-back can contain fingerprints of an earlier release."""
         self.keys = keys = Home(settings).keys
         policy = load_policy(settings.path(settings.governance))
         self.plan: MaskPlan = writing_plan(policy, dataset, keys)
@@ -132,17 +132,17 @@ class Steps:
         )
         self._naming, self._codes = Naming(settings), load_vocabulary().codes.keys()
         self._arriving = Arriving(self.vault, self._naming)
-        self._nobodys: RefusedRows | None = None
+        self._unowned: RefusedRows | None = None
         self._serial, self._looked = 1, 0
         self._key_of = partial(device_key, keys.current("vault").secret)
         self._salts: dict[PartId, tuple[int, int]] = {}
         self.ingested_us: int | None = None
         """When rows came, microseconds since 1970 UTC; None: at the moment when they are masked."""
         self.at_us: int | None = None
-        """The moment as of which everything is done, microseconds since 1970 UTC; None: now."""
+        """The time that counts as now, microseconds since 1970 UTC; None: the clock's."""
 
     def conform(self, item: DecodedPoll) -> Outcome:
-        """Return rows in the vocabulary's units that are plausible."""
+        """Return the plausible rows, in the units of the vocabulary."""
         now_us = self._now_us()
         item = with_arrival(
             item, day_of=self._dataset.day_of, max_future_seconds=self._max_future_seconds, now_us=now_us
@@ -176,13 +176,13 @@ class Steps:
         )
 
     def recognise(self, outcome: Outcome, waiting: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.bool_]:
-        """Take out the rows that were seen before and remember the others; return which are left.
+        """Remove the rows that were seen before and remember the others; return which rows are left.
 
-        It is done once: an outcome that is masked again is left as it is.
+        This is done once: an outcome that is masked again after a failure is left as it is.
 
         Args:
             outcome: conformed, and not masked yet.
-            waiting: rows that are neither looked up nor remembered.
+            waiting: rows that are neither looked up nor remembered, because they wait for a patient.
         """
         new = np.ones(outcome.rows.num_rows, np.bool_)
         if outcome.recognised or not len(outcome.fingerprints):
@@ -200,7 +200,7 @@ class Steps:
         return new
 
     def _records(self, item: DecodedPoll) -> Outcome:
-        """Return rows of another dataset that have their key: in them nothing is measured."""
+        """Return the rows of a dataset without measurements, each with its key."""
         decoded = item.decoded
         if decoded.unfinished:
             rows, message, rejects = self.records.finish(decoded, broker_ms=item.poll.broker_ms, now_us=self._now_us())
@@ -232,21 +232,21 @@ class Steps:
         self.vault.close()
 
     def _salt(self, part: PartId) -> tuple[int, int]:
-        """Return a partition's own 128 bits: duplicates are recognised within their partition only."""
+        """Return 128 bits that differ by partition, so that duplicates are recognised only within their partition."""
         if part not in self._salts:
             digest = hashlib.blake2b(part.app_id("salt").encode(), digest_size=16).digest()
             self._salts[part] = (int.from_bytes(digest[:8]), int.from_bytes(digest[8:]))
         return self._salts[part]
 
     def mask(self, outcome: Outcome) -> Outcome:
-        """Return the rows that are new as they may be published.
+        """Return the new rows masked, as they can be published.
 
-        As they are they go to the restricted zone, sealed, to the care store and the vault. Rows of patients who were
-        forgotten go nowhere.
+        Before masking, the rows go sealed to the restricted zone, and to the online store and the vault. Rows of
+        patients who were forgotten are dropped.
 
         Raises:
-            KeyRevoked: patients' keys cannot be had; nothing was handed over, the same poll can be masked later.
-            ServiceUnavailable: care store or vault cannot be reached; so it can then.
+            KeyRevoked: patients' keys are not available. Nothing was written, and the same poll can be masked later.
+            ServiceUnavailable: online store or vault cannot be reached. The same poll can be masked later.
         """
         try:
             return self._mask(outcome)
@@ -259,7 +259,7 @@ class Steps:
         self._arriving.leave_out_rejected(outcome)
         if self.attributor is not None:
             if self.feed is not None:
-                self._tell_refused(outcome)
+                self._find_refused(outcome)
             outcome = self.attributor.attribute(outcome, self.recognise)
         rows = self._with_provenance(derive(outcome.rows, self._dataset), outcome)
         if self._dataset.kind == ASSOCIATION:
@@ -281,28 +281,28 @@ class Steps:
         return outcome
 
     def tell_rejected(self, outcome: Outcome, *, part: PartId, first: int) -> None:
-        """Tell the care store what rejected messages were about that were read before, and nothing else.
+        """Write to the online store, and nowhere else, what dead letters were about, when the store is filled again.
 
         Args:
-            outcome: of letters, conformed.
-            part: in the place of the messages' own partitions, which the store has long taken.
-            first: position of the first message there.
+            outcome: of dead letters, conformed.
+            part: a partition that replaces the messages' own ones, whose positions the store has already taken.
+            first: position of the first message in it.
 
         Raises:
-            KeyRevoked: patients' keys cannot be had.
-            ServiceUnavailable: care store or vault cannot be reached.
+            KeyRevoked: patients' keys are not available.
+            ServiceUnavailable: online store or vault cannot be reached.
         """
         if self.feed is None:
             return
         is_result = self.attributor is not None
-        if is_result and outcome.rows.num_rows:  # a message that would hold today was refused all the same
+        if is_result and outcome.rows.num_rows:  # a message that today's rules accept was rejected when it came
             every = np.ones(outcome.rows.num_rows, np.bool_)
             outcome.refused = refused_of_conformed(outcome.rows, outcome.message, every, outcome.refused)
-            held = np.unique(outcome.message).tolist()
-            outcome.rejects = outcome.rejects + [Reject(i, Reason.WRONG_SHAPE, "", rows=1) for i in held]
+            accepted = np.unique(outcome.message).tolist()
+            outcome.rejects = outcome.rejects + [Reject(i, Reason.WRONG_SHAPE, "", rows=1) for i in accepted]
         self._arriving.leave_out_rejected(outcome)
         if is_result:
-            self._tell_refused(outcome)
+            self._find_refused(outcome)
         poll, count = outcome.poll, len(outcome.poll.values)
         placed = replace(
             poll,
@@ -311,108 +311,108 @@ class Steps:
             offset=np.arange(first, first + count, dtype=np.int64),
             origin=poll,
         )
-        none = np.zeros(0, np.int32)
+        no_rows = np.zeros(0, np.int32)
         self._arriving.leave_out_told(outcome)
-        self.feed.take(replace(outcome, poll=placed, rows=outcome.rows.slice(0, 0), message=none), rejected=True)
+        self.feed.take(replace(outcome, poll=placed, rows=outcome.rows.slice(0, 0), message=no_rows), rejected=True)
 
-    def _tell_refused(self, outcome: Outcome) -> None:
-        """Find out whose the rejected messages are, as far as it can be told, for the care store."""
+    def _find_refused(self, outcome: Outcome) -> None:
+        """Find what rejected messages measured and of which patients, as far as possible, for the online store."""
         refused = outcome.refused
-        unread = {reject.message for reject in outcome.rejects if not reject.rows}
-        unread -= set() if refused is None else set(refused.message.tolist())
-        here = set(pc.unique(outcome.rows["patient_id"].cast(pa.string())).to_pylist()) if unread else set()
-        told = [one for i in sorted(unread) for one in self._unread(outcome, i, here)]
+        undecoded = {reject.message for reject in outcome.rejects if not reject.rows}
+        undecoded -= set() if refused is None else set(refused.message.tolist())
+        in_poll = set(pc.unique(outcome.rows["patient_id"].cast(pa.string())).to_pylist()) if undecoded else set()
+        unread = [one for i in sorted(undecoded) for one in self._unread(outcome, i, in_poll)]
         if refused is not None:
-            refused, named = self._without_others(refused, outcome)
-            told += named
-        refused = with_unread(refused, told, outcome.poll.broker_ms)
+            refused, by_name = self._without_non_vitals(refused, outcome)
+            unread += by_name
+        refused = with_unread(refused, unread, outcome.poll.broker_ms)
         if refused is not None and refused.rows["patient_id"].null_count:
             assert self.attributor is not None
-            refused = with_patients(refused, self.attributor.whose(refused.rows))
-        outcome.late = self._somebodys_now()
+            refused = with_patients(refused, self.attributor.patients_of(refused.rows))
+        outcome.late = self._owned_by_now()
         if refused is not None:
-            self._remember_nobodys(refused, outcome)
+            self._remember_unowned(refused, outcome)
         outcome.refused = refused
 
-    def _unread(self, outcome: Outcome, message: int, here: set[str | None]) -> Iterator[Unread]:
-        """Yield what a message that was not decoded may have measured; nothing of one that is of something else."""
+    def _unread(self, outcome: Outcome, message: int, in_poll: set[str | None]) -> Iterator[Unread]:
+        """Yield what a message that was not decoded could have measured; nothing if it is not of vital signs."""
         poll = outcome.poll
         found = about(poll.values[message] or b"", poll.format, self._naming)
         codes: dict[str, int | None] = dict(found.codes) | ({"": None} if found.unnamed else {})
         if not codes:
             return
-        for patient, device in self._subjects_of(outcome, message, here):
+        for patient, device in self._subjects_of(outcome, message, in_poll):
             yield from _each(poll, message, patient, device, codes)
 
-    def _without_others(self, refused: RefusedRows, outcome: Outcome) -> tuple[RefusedRows | None, list[Unread]]:
-        """Return the rows without those of a code that is not known and can be no vital sign's; None: none is left.
+    def _without_non_vitals(self, refused: RefusedRows, outcome: Outcome) -> tuple[RefusedRows | None, list[Unread]]:
+        """Return the rows without those of unknown codes that cannot be vital signs; None: none is left.
 
-        A message may name a code all the same, under a system that is missing or wrong: such are returned beside, of
-        whom the rows without a known code are, as of a message that was not decoded.
+        A message can name a known code under a coding system that is missing or wrong. Such codes are returned second,
+        for the patients of the message's rows with unknown codes, as for a message that was not decoded.
         """
         codes, poll = refused.rows["code"].to_pylist(), outcome.poll
         known = np.array([text in self._codes for text in codes], np.bool_)
-        others, named = list[int](), list[Unread]()
+        non_vitals, by_name = list[int](), list[Unread]()
         for i in np.unique(refused.message[~known]).tolist():
             found = about(poll.values[i] or b"", poll.format, self._naming)
-            others += [] if found.unnamed else [i]
-            mine = refused.message == i
-            read = {codes[row] for row in np.flatnonzero(mine & known)}
+            non_vitals += [] if found.unnamed else [i]
+            of_message = refused.message == i
+            read = {codes[row] for row in np.flatnonzero(of_message & known)}
             left = {code: at_us for code, at_us in found.codes.items() if code not in read}
-            whose = refused.where(mine & ~known).rows
-            pairs = zip(whose["patient_id"].to_pylist(), whose["device_id"].to_pylist(), strict=True)
+            unknown = refused.where(of_message & ~known).rows
+            pairs = zip(unknown["patient_id"].to_pylist(), unknown["device_id"].to_pylist(), strict=True)
             for patient, device in dict.fromkeys(pairs) if left else ():
-                named += _each(poll, i, patient, None if patient else device, left)
-        kept = refused.where(known | ~np.isin(refused.message, others))
-        return kept if len(kept.message) else None, named
+                by_name += _each(poll, i, patient, None if patient else device, left)
+        kept = refused.where(known | ~np.isin(refused.message, non_vitals))
+        return kept if len(kept.message) else None, by_name
 
-    def _remember_nobodys(self, refused: RefusedRows, outcome: Outcome) -> None:
-        """Remember what is of devices that are nobody's yet: who turns out to be there is told of it, see RefusedRows.
+    def _remember_unowned(self, refused: RefusedRows, outcome: Outcome) -> None:
+        """Remember refused measurements of devices without a patient yet, to store them once the patient is known.
 
-        Good values of such devices are held in the lake; of bad ones this lane knows alone, and a lane that is started
-        again has forgotten them.
+        Valid values of such devices are held in the lake. Refused ones are only in this lane's memory: a lane that is
+        started again has lost them.
         """
         rows = refused.rows
-        mine = pc.and_(rows["patient_id"].is_null(), rows["device_id"].is_valid()).to_numpy(zero_copy_only=False)
-        if not mine.any():
+        without_patient = pc.and_(rows["patient_id"].is_null(), rows["device_id"].is_valid())
+        mask = without_patient.to_numpy(zero_copy_only=False)
+        if not mask.any():
             return
-        nobodys = refused.where(mine)
-        rejected = np.isin(nobodys.message, [reject.message for reject in outcome.rejects])
-        serial = nobodys.message + self._serial
+        unowned = refused.where(mask)
+        rejected = np.isin(unowned.message, [reject.message for reject in outcome.rejects])
+        serial = unowned.message + self._serial
         self._serial += len(outcome.poll.values)
-        nobodys = RefusedRows(nobodys.rows, np.where(rejected, serial, -serial))
-        self._nobodys = joined(self._nobodys, nobodys).newest(_MOST_NOBODYS)
+        unowned = RefusedRows(unowned.rows, np.where(rejected, serial, -serial))
+        self._unowned = joined(self._unowned, unowned).newest(_MAX_UNOWNED)
 
-    def _somebodys_now(self) -> RefusedRows | None:
-        """Return what was remembered and has turned out to be somebody's; it is not remembered any more."""
+    def _owned_by_now(self) -> RefusedRows | None:
+        """Return remembered refused measurements whose patient has become known, and forget them."""
         assert self.attributor is not None
-        if self._nobodys is None or self.attributor.associations.look() == self._looked:
+        if self._unowned is None or self.attributor.associations.look() == self._looked:
             return None
         self._looked = self.attributor.associations.version
-        told = with_patients(self._nobodys, self.attributor.whose(self._nobodys.rows))
-        known = told.rows["patient_id"].is_valid().to_numpy(zero_copy_only=False)
-        left = self._nobodys.where(~known)
-        self._nobodys = left if len(left.message) else None
-        return told.where(known) if known.any() else None
+        remembered = with_patients(self._unowned, self.attributor.patients_of(self._unowned.rows))
+        known = remembered.rows["patient_id"].is_valid().to_numpy(zero_copy_only=False)
+        left = self._unowned.where(~known)
+        self._unowned = left if len(left.message) else None
+        return remembered.where(known) if known.any() else None
 
     def _subjects_of(
-        self, outcome: Outcome, message: int, here: set[str | None]
+        self, outcome: Outcome, message: int, in_poll: set[str | None]
     ) -> list[tuple[str | None, str | None]]:
-        """Return patients and devices, each one or the other, that a message names which was not decoded.
+        """Return the patients, or else the devices, that an undecoded message names, as pairs of patient and device.
 
-        Patients are those whom the care store knows or the same poll tells of; devices those of a message that names
-        nobody.
+        Only patients in the online store or in the same poll are returned; devices only if the message names nobody.
         """
         assert self.feed is not None
         payload, name = outcome.poll.values[message] or b"", outcome.poll.format
         named = self._naming.whose(payload, name) or Named()
-        patients = [*self.feed.known(sorted(named.all - here)), *sorted(named.all & here)]
+        patients = [*self.feed.known_patients(sorted(named.all - in_poll)), *sorted(named.all & in_poll)]
         if not patients and not named.likely_ids:
             return [(None, device) for device in sorted(self._naming.devices_in(payload, name))]
         return [(patient, None) for patient in patients]
 
     def _with_vacated(self, sealed: pa.RecordBatch, forgotten: pa.RecordBatch) -> pa.RecordBatch:
-        """Return sealed associations, and what is kept of those of patients who were forgotten."""
+        """Return sealed associations, with those of forgotten patients appended without the patient."""
         keys = pa.array([self._key_of(device) for device in forgotten["device_id"].to_pylist()], pa.binary())
         both = [sealed, vacated_of(forgotten, sealed.schema, keys)]
         return pa.Table.from_batches(both).unify_dictionaries().combine_chunks().to_batches()[0]
@@ -434,7 +434,7 @@ class Steps:
 def _each(
     poll: Poll, message: int, patient: str | None, device: str | None, codes: Mapping[str, int | None]
 ) -> Iterator[Unread]:
-    """Yield that a message names these codes of a patient or device."""
+    """Yield one Unread for each code that a message names of a patient or device."""
     place = f"{poll.parts[poll.part[message]]} {poll.offset[message]}"
     for code, at_us in codes.items():
         name = hashlib.blake2b(f"{place} {code}".encode(), digest_size=16).digest()
@@ -442,13 +442,13 @@ def _each(
 
 
 def _keep(outcome: Outcome, rows: pa.RecordBatch, kept: npt.NDArray[np.bool_] | None) -> pa.RecordBatch:
-    """Count the rows that are not kept as filtered; return those that are."""
+    """Return the rows that are kept, and count the others as filtered; None: all are kept."""
     _count(outcome, kept)
     return rows if kept is None else rows.filter(pa.array(kept))
 
 
 def _count(outcome: Outcome, kept: npt.NDArray[np.bool_] | None) -> None:
-    """Count the rows that were not kept as filtered."""
+    """Count the rows that are not kept as filtered, and remove them from the outcome's arrays."""
     if kept is not None:
         outcome.filtered = np.concatenate([outcome.filtered, outcome.message[~kept]])
         outcome.message = outcome.message[kept]
@@ -458,13 +458,13 @@ def _count(outcome: Outcome, kept: npt.NDArray[np.bool_] | None) -> None:
 def make_sealer(
     dataset: Dataset, vault: Vault, keys: KeyRing, lists: Mapping[str, frozenset[str]] = NO_LISTS
 ) -> RowSealer:
-    """Return what seals and opens a dataset's rows, by the home's vault and keys.
+    """Return the sealer of a dataset's rows, with the home's vault and keys.
 
     Args:
-        dataset: whose rows.
+        dataset: of the rows.
         vault: has the patients' keys.
         keys: of the home.
-        lists: of its rules, by which words are sealed; who opens only needs none.
+        lists: of the home's rules, which decide which words are sealed; not needed for opening.
     """
     return RowSealer(
         dataset,

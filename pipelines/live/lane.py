@@ -121,7 +121,7 @@ class Lane:
         if self.steps.feed is not None:
             kept = clock.now_us() - int(self.settings.care.hours * 3_600e6)
             known = spans.recent(parts, dataset=self.lake.dataset.name, since_us=kept)
-            self.steps.feed.look_whether_lacking(self.name, known)
+            self.steps.feed.report_incomplete(self.name, known)
             if self.steps.attributor is not None:
                 self.steps.feed.rewind(positions)
         self.writer = SpanWriter(

@@ -1,1 +1,1 @@
-"""The care store: what is known of current patients, true times and all, for treatment only."""
+"""The online store: values, stays and decisions of current patients, with their true times; for treatment only."""

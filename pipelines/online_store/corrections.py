@@ -1,7 +1,7 @@
-"""Whose a corrected value is: a correction may name another patient than what it corrects.
+"""Notes which patient a corrected value belongs to, because a correction can name another patient than the original.
 
-A patient's values are read without looking at anybody else's. So who has the corrected value is noted by the value's
-id, and whatever is older of it and stands with another patient is left out, whichever of them came first.
+The store reads one patient's values without looking at those of others. So it keeps a table of corrections by the
+value's id. A row that is older than a correction held by another patient is left out, whichever of them came first.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ CREATE INDEX IF NOT EXISTS corrected_patient ON corrected (patient);
 """
 
 _RANK = stage_of(CORRECTED[0]) // 2
-"""From this stage on a row says something of one that was there before."""
+"""From this stage on a row corrects an earlier row, or takes it back."""
 
 _MARKS = 0xFFFFF
-"""The bits of an id by which most values are told to have no note: a look-up of each would take as long as a score."""
+"""The bits of an id that index ``_marks``, a table of bits that excludes most values: looking each value up among the
+notes would take as long as computing a score."""
 
 _PUT = """
 INSERT INTO corrected (id, patient, version, rank, noted_us) VALUES (?, ?, ?, ?, ?)
@@ -42,20 +43,23 @@ class _Correction(NamedTuple):
 
 
 class Corrections:
-    """The notes; written within transactions of the store."""
+    """The table of corrections, with a cache in memory; the store calls its writing methods within a transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
-        self._known: dict[int, _Correction] = {}
+        self._cached: dict[int, _Correction] = {}
         self._marks = np.zeros(_MARKS + 1, np.bool_)
         self._seen = 0
         self._generation = ""
 
     def note(self, values: Values) -> None:
-        """Note who has the values that are corrections, or take something back; not those that only leave a patient."""
+        """Note the patient of each value that corrects or takes back another one.
+
+        Rows that attribution wrote only to withdraw a value from a patient are left out.
+        """
         rows = values.rows
-        leaves = (rows["attribution"] > 0) & (rows["attribution"] % 2 == 0)
-        chosen = np.flatnonzero(((rows["stage"] & 0xFF) // 2 >= _RANK) & ~leaves)
+        withdrawn = (rows["attribution"] > 0) & (rows["attribution"] % 2 == 0)
+        chosen = np.flatnonzero(((rows["stage"] & 0xFF) // 2 >= _RANK) & ~withdrawn)
         for i in chosen.tolist():
             identity, version = _signed(rows["id"][i]), int(rows["version"][i])
             rank = (int(rows["stage"][i]) & 0xFF) // 2
@@ -66,51 +70,56 @@ class Corrections:
                 self._db.execute(_PUT, (identity, patient, version, rank, clock.now_us()))
 
     def prune(self, hours_us: int) -> None:
-        """Forget the notes of values that are too old to be kept."""
+        """Delete notes that are older than the hours the store keeps."""
         self._db.execute("DELETE FROM corrected WHERE noted_us < ?", (clock.now_us() - hours_us,))
 
     def forget(self, patient: str) -> None:
-        """Forget what a patient has."""
+        """Delete the notes of a patient."""
         self._db.execute("DELETE FROM corrected WHERE patient = ?", (patient,))
 
     def move(self, patient: str, into: str) -> None:
-        """Let what a patient has be of another number of theirs."""
+        """Move a patient's notes to the number that the patient was merged into."""
         self._db.execute("UPDATE corrected SET patient = ? WHERE patient = ?", (into, patient))
 
     def without_others(self, patient: str, rows: npt.NDArray[np.void], *, generation: str) -> npt.NDArray[np.void]:
-        """Return a patient's rows without those of which another patient has a correction.
+        """Return a patient's rows without those that a correction has given to another patient.
 
         Args:
             patient: pseudonym.
             rows: of dtype ROW.
-            generation: of the store: changes when notes may have been deleted.
+            generation: the store's generation; when it changes, notes may have been deleted, and the cache is read
+                again.
         """
-        self._look(generation)
-        if not self._known:
+        self._refresh(generation)
+        if not self._cached:
             return rows
         identities = rows["id"].view(np.int64) if len(rows) else np.zeros(0, np.int64)
         near = np.flatnonzero(self._marks[identities & _MARKS])
-        found = zip(near.tolist(), map(self._known.get, identities[near].tolist()), strict=True)
-        others = [i for i, known in found if known is not None and _is_others(known, patient, rows[i])]
-        return np.delete(rows, others) if others else rows
+        candidates = zip(near.tolist(), map(self._cached.get, identities[near].tolist()), strict=True)
+        superseded = [
+            i for i, correction in candidates if correction is not None and _supersedes(correction, patient, rows[i])
+        ]
+        return np.delete(rows, superseded) if superseded else rows
 
-    def _look(self, generation: str) -> None:
+    def _refresh(self, generation: str) -> None:
         if generation != self._generation:
-            self._known, self._seen, self._generation = {}, 0, generation
+            self._cached, self._seen, self._generation = {}, 0, generation
             self._marks[:] = False
-        found = self._db.execute(
+        new = self._db.execute(
             "SELECT number, id, patient, version, rank FROM corrected WHERE number > ? ORDER BY number", (self._seen,)
         )
-        for number, identity, *correction in found:
+        for number, identity, *correction in new:
             self._seen = number
-            self._known[identity] = _Correction(*correction)
+            self._cached[identity] = _Correction(*correction)
             self._marks[identity & _MARKS] = True
 
 
-def _is_others(known: _Correction, patient: str, row: np.void) -> bool:
-    stands = (int(row["version"]), (int(row["stage"]) & 0xFF) // 2)
-    return known.patient != patient and (known.version, known.rank) > stands
+def _supersedes(correction: _Correction, patient: str, row: np.void) -> bool:
+    """Return whether a correction of another patient is newer than a row of this patient."""
+    row_rank = (int(row["version"]), (int(row["stage"]) & 0xFF) // 2)
+    return correction.patient != patient and (correction.version, correction.rank) > row_rank
 
 
 def _signed(identity: np.uint64) -> int:
+    # SQLite has signed 64-bit integers only.
     return int(np.uint64(identity).astype(np.int64))

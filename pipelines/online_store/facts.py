@@ -1,4 +1,7 @@
-"""What a warehouse says of a patient's stay, as far as a score or a board needs it."""
+"""The facts of a patient that a score or a board needs beside measured values: stays, beds, person, decisions.
+
+Facts are stored as JSON: their field names stand on disk.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,17 @@ import msgspec
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """A stay, as the warehouse tells it.
+    """A stay, as its own record (a warehouse row or a FHIR Encounter) describes it.
 
     Attributes:
-        admitted_us, discharged_us: from when until when.
-        age_years: at its beginning.
-        told_us: since when the store knows that it is over, by the ward's time; 0: it is not, or an earlier release
+        admitted_us, discharged_us: the beginning and the end of the stay; an end of None: it is open.
+        age_years: the patient's age at the beginning.
+        told_us: when the store learned that the stay is over, by the ward's time; 0: it is open, or an earlier release
             stored it.
-        said_us: when it began by its sender, where that is ahead of our clock and it is held to it; 0: it is not.
-        known_us: since when its sender, or we, could know of what it says; 0: an earlier release stored it.
-        outpatient: it is a visit, or a series of them, and no part of a stay in the hospital.
+        said_us: the beginning as the sender gives it, where the sender's clock was ahead of ours and ``admitted_us``
+            was clamped to our clock; 0: nothing was clamped.
+        known_us: when the sender, or we, could first know this; 0: an earlier release stored it.
+        outpatient: it is a visit or a series of visits, not a stay in the hospital.
     """
 
     admitted_us: int
@@ -32,18 +36,19 @@ class Admission(msgspec.Struct, frozen=True):
 
     @property
     def ended_us(self) -> int | None:
-        """When it ended; None: it is open, for an end before its beginning is a mistake."""
+        """The end of the stay; None: it is open. An end before the beginning is a mistake and counts as none."""
         return None if self.discharged_us is None or self.discharged_us < self.admitted_us else self.discharged_us
 
 
 class Person(msgspec.Struct, frozen=True):
-    """What of a patient a score may depend on.
+    """The properties of a patient that a score can depend on.
 
     Attributes:
-        sex: female, male, unknown; DELETED.
-        born: the date of birth as far as it is known: ``2018-05-03``, ``2018-05``, ``2018``; empty: not known; DELETED.
-        sex_of, born_of, died_of: the version of the message that said so; None: that of the fact.
-        died: when, as the sender writes it, or ``yes``; empty: nobody has said; DELETED: they live.
+        sex: female, male or unknown, or DELETED.
+        born: the date of birth as far as it is known: ``2018-05-03``, ``2018-05``, ``2018``; empty: not known; or
+            DELETED.
+        sex_of, born_of, died_of: the version of the message that gave this property; None: the version of the fact.
+        died: the date of death as the sender writes it, or ``yes``; empty: no message says; DELETED: the patient lives.
     """
 
     sex: str
@@ -55,29 +60,32 @@ class Person(msgspec.Struct, frozen=True):
 
 
 DELETED = "-"
-"""In the place of a sex, a date of birth or a death that the sender has deleted, and not only left out."""
+"""Stands for a sex, a date of birth or a death that the sender has explicitly deleted, not only left out."""
 
-UNSAID = ("unknown", "")
+NOT_STATED = ("unknown", "")
+"""Values of a property that a message does not give."""
 
 
-def merged(told: Sequence[tuple[int, Person]]) -> Person:
-    """Return what several messages say of a patient: of sex, birth and death what was said last, whatever came last.
+def merged_person(versions: Sequence[tuple[int, Person]]) -> Person:
+    """Combine what several messages say of a patient: of sex, birth and death separately, the highest version counts.
+
+    The order in which the messages came does not matter.
 
     Args:
-        told: versions, and what they say; of one version what comes later counts.
+        versions: each version with its Person; where two have the same version the later one in the sequence counts.
     """
-    sexes = [(version if one.sex_of is None else one.sex_of, one.sex) for version, one in told]
-    births = [(version if one.born_of is None else one.born_of, one.born) for version, one in told]
-    deaths = [(version if one.died_of is None else one.died_of, one.died) for version, one in told]
+    sexes = [(version if one.sex_of is None else one.sex_of, one.sex) for version, one in versions]
+    births = [(version if one.born_of is None else one.born_of, one.born) for version, one in versions]
+    deaths = [(version if one.died_of is None else one.died_of, one.died) for version, one in versions]
     sex, born, died = (
-        max((said for said in several if said[1] not in UNSAID), key=lambda said: said[0], default=(None, empty))
-        for several, empty in ((sexes[::-1], "unknown"), (births[::-1], ""), (deaths[::-1], ""))
+        max((one for one in stated if one[1] not in NOT_STATED), key=lambda one: one[0], default=(None, empty))
+        for stated, empty in ((sexes[::-1], "unknown"), (births[::-1], ""), (deaths[::-1], ""))
     )
     return Person(sex[1], born[1], sex[0], born[0], died[1], died[0])
 
 
 class Movement(msgspec.Struct, frozen=True):
-    """A patient comes to a ward or bed."""
+    """A patient is in a ward or bed for a time, as the warehouse's movements have it."""
 
     encounter: str
     since_us: int
@@ -87,18 +95,18 @@ class Movement(msgspec.Struct, frozen=True):
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """A patient is put in a bed, or leaves it, as admissions and transfers tell.
+    """A patient is put in a bed, or leaves it, as messages of admission, transfer and discharge report it.
 
     Attributes:
         encounter: the stay's pseudonym; empty: the message names none.
-        since_us, until_us: from when, until when; None: open.
+        since_us, until_us: the beginning and the end; an end of None: open.
         bed: as the source names it, ``bed:<point of care>/<room>/<bed>``.
-        status: active, ended (from ``since_us`` on it is no longer so), entered-in-error (it never was).
-        discharged: it ended with the stay: the patient lies in no bed of it any more. Of one that is active: no
-            discharge that was told until then was one; it says no bed.
-        told_us: since when the store knows of a discharge, see Admission.
+        status: active, ended (from ``since_us`` on the patient is not in the bed), entered-in-error (never was).
+        discharged: with status ended: the stay ended, and the patient lies in none of its beds any more. With status
+            active: the stay goes on, which cancels every discharge reported before; no bed is named then.
+        told_us: when the store learned of a discharge, see Admission.
         said_us, known_us: see Admission.
-        then: beds that follow this one, each with since when; an empty one: none that is known.
+        then: the beds that follow this one, each with its beginning; an empty name: no bed is known.
     """
 
     encounter: str
@@ -117,11 +125,11 @@ class Pregnancy(msgspec.Struct, frozen=True):
     """A stay has a diagnosis of pregnancy, known from a moment on.
 
     Attributes:
-        encounter: the stay's pseudonym; empty: the diagnosis names none, and is of the patient.
-        since_us: since when it is known.
-        over: it holds no more, or never did.
-        names: of one that is kept by its own id, the keys (of stay and code) that it has, or has had, without one: the
-            lake has no ids, and what is filled in out of it has such a key.
+        encounter: the stay's pseudonym; empty: the diagnosis names no stay and applies to the patient.
+        since_us: when it became known.
+        over: the diagnosis is no longer valid, or never was.
+        names: for a diagnosis stored under its own id, the keys made of stay and code that it has or had. The lake has
+            no ids of diagnoses, so that a refill from the lake stores the same diagnosis under such a key.
     """
 
     encounter: str
@@ -149,20 +157,20 @@ REASONS: dict[DecisionKind, dict[str, str]] = {
 }
 """Why a decision is made. Scale 2: RCP 2017, on blood gas analysis, by a competent decision maker."""
 
-ENDING = frozenset({"not-hypercapnic", "not-pregnant", "entered-in-error"})
-"""Reasons for which it is not so."""
+ENDING_REASONS = frozenset({"not-hypercapnic", "not-pregnant", "entered-in-error"})
+"""Reasons of decisions that end or take back an earlier decision."""
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What a clinician has decided of a patient, for one stay.
+    """A clinician's decision about a patient, for one stay.
 
     Attributes:
-        kind: what it is about.
-        holds: whether it is so from now on; False: not, or not any more.
-        encounter: the stay's pseudonym; empty: none was known.
-        by: who, as the issuer of their token, or the operating system, names them.
+        kind: what the decision is about.
+        holds: whether it applies from now on; False: it does not, or no longer.
+        encounter: the stay's pseudonym; empty: no stay was known.
+        by: who decided, as the issuer of their token, or the operating system, names them.
         at_us: when.
-        reason: why, one of REASONS: no free words, so that the audit can hold it.
+        reason: one of REASONS; there is no free text, so that the audit log can contain it.
     """
 
     kind: DecisionKind
@@ -173,15 +181,16 @@ class Decision(msgspec.Struct, frozen=True):
     reason: str
 
 
-TOLD_BESIDE = "told"
-"""The key of a Person of whom an admission message or the vault tells, and not the patient's own record."""
+FROM_ADMISSIONS = "told"
+"""The key of a Person that an admission message or the vault gives, where the patient's own record has an empty key."""
 
-TOLD_BY_RESULTS = "told-by-results"
-"""The same of a monitor's or a laboratory's messages: of several the first key in alphabetical order counts."""
+FROM_RESULTS = "told-by-results"
+"""The key of a Person that a monitor's or a laboratory's messages give. Where several keys give a property, the first
+key in alphabetical order counts: the patient's own record, then admissions, then results."""
 
 Fact = Admission | Person | Movement | Placement | Pregnancy | Decision
 FOR_EVER = 1 << 62
-"""Until when a fact holds that has not ended."""
+"""The end of a fact that has not ended."""
 
 KINDS: dict[type, str] = {
     Admission: "encounter",
@@ -191,23 +200,23 @@ KINDS: dict[type, str] = {
     Pregnancy: "pregnancy",
     Decision: "decision",
 }
-"""How each is named in the store."""
+"""The name of each kind of fact in the table ``fact``."""
 
 ON_THE_WARD = (Admission, Placement)
-"""What puts a patient on the board, also before the first value."""
+"""The kinds of fact that put a patient on the board, even before the first value."""
 
 
 OLDEST_YEARS = 125
-"""The oldest of whom it is proven became 122."""
+"""The limit of a plausible age; the oldest person whose age is documented became 122."""
 
 _DAY = len("2018-05-03")
 
 
-def least_age(born: str, at_us: int) -> int | None:
-    """Return the completed years that somebody has at least at a moment; None: it cannot be told.
+def minimum_age(born: str, at_us: int) -> int | None:
+    """Return the completed years that somebody has at least at a moment; None: not known.
 
-    Who may be a child is taken for one: of a year alone the last day counts. Nobody is older than OLDEST_YEARS: such a
-    date is a mistake, or stands for none, and tells nothing.
+    A patient who could be a child counts as one: of a date with the year alone, the last day of the year is taken. A
+    date that makes somebody older than OLDEST_YEARS is a mistake or a placeholder, and gives no age.
 
     Args:
         born: see Person.
@@ -222,10 +231,10 @@ def least_age(born: str, at_us: int) -> int | None:
 
 
 def until(fact: Fact) -> int:
-    """Return when a fact has ceased to hold, microseconds since 1970 UTC; FOR_EVER while it holds."""
+    """Return the end of a fact's validity, microseconds since 1970 UTC; FOR_EVER while it is valid."""
     if isinstance(fact, Admission):
         end = fact.ended_us
-    else:  # what ends a placement is kept as long as that: the store deletes them together
+    else:  # a placement has no end here: what ends it must be kept as long, and the store deletes both together
         end = fact.until_us if isinstance(fact, Movement) else None
     return FOR_EVER if end is None else end
 
@@ -237,8 +246,12 @@ def ends_a_stay(fact: Fact) -> bool:
     return isinstance(fact, Placement) and fact.discharged and fact.status == "ended"
 
 
-def begun_as_before(fact: Admission | Placement, before: Admission | Placement) -> Admission | Placement:
-    """Return a fact, told again, with when it had begun before where its sender's clock was ahead of ours then."""
+def with_first_begin(fact: Admission | Placement, before: Admission | Placement) -> Admission | Placement:
+    """Return a fact that was sent again with the beginning that was stored first, if that one had been clamped.
+
+    The sender's clock was ahead of ours when the fact first came. By now the same time can be past, and it would no
+    longer be clamped.
+    """
     if isinstance(fact, Admission) and isinstance(before, Admission):
         if before.said_us and before.said_us == (fact.said_us or fact.admitted_us):
             begun_us = min(before.admitted_us, fact.admitted_us)
@@ -250,8 +263,8 @@ def begun_as_before(fact: Admission | Placement, before: Admission | Placement) 
     return fact
 
 
-def known_as_before(fact: Admission | Placement, before: Admission | Placement) -> Admission | Placement:
-    """Return a fact with when it was first known, where the same was told before: who says it again knew it then."""
+def with_first_known(fact: Admission | Placement, before: Admission | Placement) -> Admission | Placement:
+    """Return a fact that was sent again unchanged with the time at which it first became known."""
     if not before.known_us or fact.known_us <= before.known_us:
         return fact
     as_before = msgspec.structs.replace(fact, known_us=before.known_us, told_us=before.told_us)

@@ -1,6 +1,7 @@
-"""Which numbers are given up for others: what is said of one is of the one that it was merged into.
+"""Merges of patient numbers: whatever comes for a number that was given up belongs to the number that survives.
 
-A number stands under its pseudonym, whom it was merged into is sealed: nobody reads out of the file who was two.
+The number that was given up is stored as a pseudonym, the surviving one is sealed. So the file does not show which
+pseudonyms belong to one person.
 """
 
 from __future__ import annotations
@@ -19,51 +20,51 @@ CREATE TABLE IF NOT EXISTS merged (
 
 
 class Merges:
-    """The notes; written within transactions of the store."""
+    """The table of merges; the store calls its writing methods within a transaction."""
 
     def __init__(self, connection: sqlite3.Connection, sealer: Seals) -> None:
         self._db, self._sealer = connection, sealer
 
     def note(self, patient: str, into: str, version: int) -> bool:
-        """Note that a number was merged into another; return whether that counts: a later version does.
+        """Note that a number was merged into another; return False when a later merge is known, and nothing is noted.
 
-        Where the other one had been merged into this one before, the later of the two merges counts.
+        Where the other number had been merged into this one before, the later of the two merges counts.
         """
-        before, others = self._of(patient), self._of(into)
-        if patient == into or (before is not None and before[0] > version):
+        known, reverse = self._of(patient), self._of(into)
+        if patient == into or (known is not None and known[0] > version):
             return False
-        if others is not None and patient in self._chain(into):
-            if others[0] > version:
+        if reverse is not None and patient in self._chain(into):
+            if reverse[0] > version:
                 return False
             self._db.execute("DELETE FROM merged WHERE patient = ?", (into,))
         sealed = self._sealer.seal(into.encode(), context=_context(patient))
-        noted = (patient, version, clock.now_us(), sealed)
-        self._db.execute("INSERT OR REPLACE INTO merged VALUES (?, ?, ?, ?)", noted)
+        row = (patient, version, clock.now_us(), sealed)
+        self._db.execute("INSERT OR REPLACE INTO merged VALUES (?, ?, ?, ?)", row)
         return True
 
     def survivor(self, patient: str) -> str:
-        """Return whom a number was merged into, and that one again; the number itself where it was not."""
+        """Return the number at the end of a chain of merges; the number itself where it was not merged."""
         return self._chain(patient)[-1]
 
     def _chain(self, patient: str) -> list[str]:
         chain = [patient]
-        while (known := self._of(chain[-1])) is not None and known[1] not in chain:
-            chain.append(known[1])
+        while (merge := self._of(chain[-1])) is not None and merge[1] not in chain:
+            chain.append(merge[1])
         return chain
 
     def survivors(self, patients: Iterable[str]) -> dict[str, str]:
-        """Return of those of some numbers that were merged whom into."""
-        there = {row[0] for row in self._db.execute("SELECT patient FROM merged")}
-        return {patient: self.survivor(patient) for patient in patients if patient in there} if there else {}
+        """Return the surviving number of each of the given numbers that was merged."""
+        given_up = {row[0] for row in self._db.execute("SELECT patient FROM merged")}
+        return {patient: self.survivor(patient) for patient in patients if patient in given_up} if given_up else {}
 
     def prune(self, horizon_us: int, on_the_ward: Collection[str]) -> None:
-        """Forget the merges of before the horizon into numbers of which nothing is there."""
+        """Delete merges noted before the horizon whose surviving number is not on the ward."""
         old = self._db.execute("SELECT patient FROM merged WHERE noted_us < ?", (horizon_us,)).fetchall()
         gone = [(patient,) for (patient,) in old if self.survivor(patient) not in on_the_ward]
         self._db.executemany("DELETE FROM merged WHERE patient = ?", gone)
 
     def forget(self, patients: Iterable[str]) -> None:
-        """Forget whom numbers were merged into."""
+        """Delete the merges of these numbers."""
         self._db.executemany("DELETE FROM merged WHERE patient = ?", [(patient,) for patient in patients])
 
     def _of(self, patient: str) -> tuple[int, str] | None:

@@ -1,4 +1,4 @@
-"""Where a patient lies, by what admissions and transfers have told of beds."""
+"""Finds the bed a patient lies in, from the beds that admissions, transfers and discharges report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from pipelines.online_store.facts import Placement
 
 BED = "bed:"
-"""What the id of a bed begins with, where devices have ids of their own."""
+"""Prefix of the id of a bed, which tells it from the ids of devices."""
 
 
 def bed_name(unit: str, room: str, bed: str) -> str:
@@ -18,15 +18,15 @@ def bed_name(unit: str, room: str, bed: str) -> str:
 
 
 NOWHERE = bed_name("", "", "")
-"""The bed of who is in a stay, and nobody says where."""
+"""Stands for the bed of a patient who is in a stay, where no message says in which bed."""
 
 
-class Placed(NamedTuple):
-    """Where a patient lies.
+class CurrentBed(NamedTuple):
+    """The bed a patient lies in.
 
     Attributes:
         encounter: the stay's pseudonym; empty: not known.
-        since_us: since when.
+        since_us: since when the patient lies there.
         unit: the point of care; empty: not known.
         bed: room and bed, as the source names them.
     """
@@ -37,53 +37,54 @@ class Placed(NamedTuple):
     bed: str
 
 
-def counting(placements: Iterable[Placement], *, as_of_us: int) -> list[Placement]:
-    """Return what of placements counts at a moment: no mistakes, and no discharges that were taken back until then."""
+def valid_placements(placements: Iterable[Placement], *, as_of_us: int) -> list[Placement]:
+    """Return the placements that count at a moment: without mistakes, and without discharges cancelled until then."""
     begun = [one for one in placements if one.since_us <= as_of_us and one.status != "entered-in-error"]
-    goes_on: dict[str, list[Placement]] = {}
+    cancellations: dict[str, list[Placement]] = {}
     for one in begun:
         if one.discharged and one.status == "active":
-            goes_on.setdefault(one.encounter, []).append(one)
+            cancellations.setdefault(one.encounter, []).append(one)
 
     def ends(one: Placement) -> bool:
-        return one.status == "ended" and not any(_takes_back(two, one) for two in goes_on.get(one.encounter, ()))
+        return one.status == "ended" and not any(_cancels(two, one) for two in cancellations.get(one.encounter, ()))
 
     return [one for one in begun if not one.discharged or ends(one)]
 
 
-def _takes_back(goes_on: Placement, end: Placement) -> bool:
-    """Return whether a discharge was told until somebody said that the stay goes on, whatever time it had.
+def _cancels(cancellation: Placement, end: Placement) -> bool:
+    """Return whether a discharge was known before a message said that the stay goes on, whatever the discharge's time.
 
-    Of one second nobody knows which was told last: who may be there is shown.
+    Of two known in the same second the order is not known; then the discharge is cancelled, so that a patient who could
+    still be there is shown.
     """
-    if goes_on.known_us and end.known_us:
-        return end.known_us <= goes_on.known_us
-    return end.since_us <= goes_on.since_us
+    if cancellation.known_us and end.known_us:
+        return end.known_us <= cancellation.known_us
+    return end.since_us <= cancellation.since_us
 
 
 def discharges(
     placements: Iterable[Placement], *, as_of_us: int, which: Callable[[int, int], int] = max
 ) -> dict[str, int]:
-    """Return when stays ended, as discharges tell: of each the last time; empty name: the stay has no number.
+    """Return when each stay ended according to its discharges, by the stay's pseudonym; empty: a stay without a number.
 
     Args:
         placements: of the patient.
         as_of_us: the moment; what was later is not looked at.
-        which: min: the first time.
+        which: how to choose among several discharges of a stay: ``max`` for the last one, ``min`` for the first.
     """
-    found: dict[str, int] = {}
-    for one in counting(placements, as_of_us=as_of_us):
+    ends: dict[str, int] = {}
+    for one in valid_placements(placements, as_of_us=as_of_us):
         if one.discharged:
-            found[one.encounter] = which(one.since_us, found.get(one.encounter, one.since_us))
-    return found
+            ends[one.encounter] = which(one.since_us, ends.get(one.encounter, one.since_us))
+    return ends
 
 
-def held(placements: Iterable[Placement], *, as_of_us: int) -> list[Placement]:
-    """Return the beds that are had at a moment: those that were begun, and not left since in the same stay.
+def occupied_beds(placements: Iterable[Placement], *, as_of_us: int) -> list[Placement]:
+    """Return the beds that a patient has at a moment: those that began, and were not left since in the same stay.
 
-    What names no stay may be of any: of it, and for it, the bed alone counts.
+    A placement that names no stay could belong to any. Such a placement is compared with others by its bed alone.
     """
-    begun = counting(placements, as_of_us=as_of_us)
+    begun = valid_placements(placements, as_of_us=as_of_us)
     over = discharges(begun, as_of_us=as_of_us)
     left: dict[tuple[str, str], int] = {}
     for one in begun:
@@ -104,29 +105,29 @@ def held(placements: Iterable[Placement], *, as_of_us: int) -> list[Placement]:
 
 
 _ANY = "*"
-"""In the place of a stay's pseudonym: any of them."""
+"""Stands for any stay, in the place of a stay's pseudonym."""
 
 
-def placed(placements: Iterable[Placement], *, as_of_us: int) -> Placed | None:
+def current_bed(placements: Iterable[Placement], *, as_of_us: int) -> CurrentBed | None:
     """Return the bed a patient lies in at a moment: the one begun last that was not left since; None: none is known.
 
-    Of two that began at one moment, as when an admission is corrected, the one that was told last counts.
+    Of two that began at the same moment, as when an admission is corrected, the one that became known last counts.
     """
-    found = [(one, *_lies(one, as_of_us)) for one in held(placements, as_of_us=as_of_us)]
-    beds = [(since_us, one.known_us, bed, one.encounter) for one, since_us, bed in found if bed not in ("", NOWHERE)]
+    occupied = [(one, *_bed_at(one, as_of_us)) for one in occupied_beds(placements, as_of_us=as_of_us)]
+    beds = [(since_us, one.known_us, bed, one.encounter) for one, since_us, bed in occupied if bed not in ("", NOWHERE)]
     if not beds:
         return None
     since_us, _, name, encounter = max(beds)
     unit, room, bed = (unquote(part) for part in (*name.removeprefix(BED).split("/"), "", "")[:3])
-    return Placed(encounter, since_us, unit, " ".join(part for part in (room, bed) if part))
+    return CurrentBed(encounter, since_us, unit, " ".join(part for part in (room, bed) if part))
 
 
-def _lies(one: Placement, as_of_us: int) -> tuple[int, str]:
-    """Return since when which bed is had, of one that is held."""
+def _bed_at(one: Placement, as_of_us: int) -> tuple[int, str]:
+    """Return the bed of a placement at a moment, and since when: its own, or one that follows it."""
     return max((then for then in one.then if then[0] <= as_of_us), default=(one.since_us, one.bed))
 
 
 def next_move(placements: Iterable[Placement], *, as_of_us: int) -> int | None:
-    """Return when a bed that is told of already begins, after a moment; None: none does."""
-    later = (at_us for one in held(placements, as_of_us=as_of_us) for at_us, _ in one.then if at_us > as_of_us)
+    """Return the beginning of the next planned bed after a moment; None: none is planned."""
+    later = (at_us for one in occupied_beds(placements, as_of_us=as_of_us) for at_us, _ in one.then if at_us > as_of_us)
     return min(later, default=None)

@@ -1,4 +1,4 @@
-"""The ward's time, where it is not the wall clock's."""
+"""The ward's time during a replay, when it is not the wall clock's time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import msgspec
 
 
 class Replay(msgspec.Struct, frozen=True):
-    """The ward's time while old data are replayed: it began at ``start_us`` and runs ``speed`` times as fast."""
+    """A replay of old data.
+
+    Attributes:
+        start_us: the ward's time at the beginning.
+        wall_us: the wall clock's time at the beginning.
+        speed: how many times as fast as the wall clock the ward's time runs.
+        end_us: the ward's time at which the replay stops.
+    """
 
     start_us: int
     wall_us: int

@@ -1,7 +1,8 @@
-"""What the care store holds ahead of the lake's decisions, of values that are somebody's by where their device was.
+"""Attributed values that the online store has written, and the lake has not decided yet.
 
-Such a value may be somebody else's when its message is read again: a lane that was killed before it decided knows more
-when it comes back. So it is noted until it is decided, and deleted where it was not.
+The patient of such a value follows from where its device was. A lane that is killed before it decides can know more of
+the device when it starts again, and give the same value to another patient. So each such value is noted until the lake
+has decided it, and is deleted from the store when the lane starts again without it being decided.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ CREATE INDEX IF NOT EXISTS ahead_place ON ahead (part, position);
 """
 
 KEPT_US = 86_400_000_000
-"""After a day nobody comes back to decide it, or it was decided by somebody who did not say so."""
+"""How long a note is kept. After a day no lane comes back to decide the value, or it was decided without a report."""
 
 _ENTRY = np.dtype([("row", ROW), ("patient", "<u4"), ("position", "<i8")])
 
 
 class UndecidedWrites:
-    """The notes; within transactions of the store."""
+    """The table of notes; the store calls its methods within a transaction."""
 
     def __init__(self, connection: sqlite3.Connection, sealer: Seals) -> None:
         self._db, self._sealer = connection, sealer
 
     def note(self, values: Values) -> None:
-        """Note the values that are somebody's by where their device was."""
+        """Note those of the values whose patient was found by the device."""
         chosen = values.where(values.rows["attribution"] > 0)
         for i, part in enumerate(values.parts):
             self._put(part, chosen.where(chosen.part == i), clock.now_us())
@@ -53,7 +54,7 @@ class UndecidedWrites:
         self._db.execute("INSERT INTO ahead VALUES (?, ?, ?, ?)", (part, last, noted_us, sealed))
 
     def forget_patients(self, is_wanted: Callable[[str], bool]) -> int:
-        """Write the notes anew without some patients; return how many values of theirs there were."""
+        """Rewrite the notes without the values of some patients; return how many values were removed."""
         count = 0
         for number, part, last, noted_us, sealed in self._db.execute(
             "SELECT rowid, part, position, noted_us, sealed FROM ahead"
@@ -67,19 +68,19 @@ class UndecidedWrites:
         return count
 
     def settle(self, positions: Mapping[str, int]) -> None:
-        """Forget the notes of what lies before these positions: it is decided."""
+        """Delete the notes before these positions: the lake has decided up to there."""
         self._db.executemany("DELETE FROM ahead WHERE part = ? AND position < ?", positions.items())
 
     def prune(self) -> None:
-        """Forget what is too old for anybody to come back to."""
+        """Delete notes older than KEPT_US."""
         self._db.execute("DELETE FROM ahead WHERE noted_us < ?", (clock.now_us() - KEPT_US,))
 
     def undecided(self, part: str, position: int) -> Iterator[Values]:
-        """Yield the values of a partition that lie at a position or behind it."""
-        found = self._db.execute(
+        """Yield the noted values of a partition from a position on."""
+        notes = self._db.execute(
             "SELECT position, sealed FROM ahead WHERE part = ? AND position >= ? ORDER BY rowid", (part, position)
         ).fetchall()
-        for last, sealed in found:
+        for last, sealed in notes:
             values = self._opened(part, last, sealed)
             yield values.where(values.position >= position)
 
@@ -87,16 +88,16 @@ class UndecidedWrites:
         opened = self._sealer.open(sealed, context=_context(part, last))
         patients, raw = msgspec.msgpack.decode(opened, type=tuple[list[str], bytes])
         entries = restored_as(raw, _ENTRY)
-        nothing = np.zeros(len(entries), np.int32)
+        only_part = np.zeros(len(entries), np.int32)
         owner = entries["patient"].astype(np.int32)
-        return Values(entries["row"].copy(), owner, patients, entries["position"].copy(), nothing, [part])
+        return Values(entries["row"].copy(), owner, patients, entries["position"].copy(), only_part, [part])
 
     def holds(self, part: str) -> bool:
-        """Return whether anything of a partition is noted."""
+        """Return whether any value of a partition is noted."""
         return self._db.execute("SELECT 1 FROM ahead WHERE part = ? LIMIT 1", (part,)).fetchone() is not None
 
     def forget(self, part: str) -> None:
-        """Forget all notes of a partition."""
+        """Delete all notes of a partition."""
         self._db.execute("DELETE FROM ahead WHERE part = ?", (part,))
 
 

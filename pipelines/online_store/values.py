@@ -1,4 +1,4 @@
-"""Measured values on their way into the care store, a poll at a time."""
+"""Measured values as the online store writes them, a poll at a time, and the rules by which one of several counts."""
 
 from __future__ import annotations
 
@@ -23,79 +23,90 @@ ROW = np.dtype(
         ("came_us", "<i8"),
     ]
 )
-"""One value: LOINC as a number, how far it has come (see stage_of; the comparator's number in the higher byte), how
-much was known of whose it is (0: the message said so; see the dataset observation), when it was so and when that was
-known as its sender says, the first half of observation_id, its version, and when it came by our clock, 0: not known."""
+"""One value, with these fields:
+
+- code: the LOINC code as a number.
+- stage: how far the result has come, see stage_of; the number of its comparator in the higher byte.
+- attribution: how much was known of the device when the row was attributed, see the dataset observation; 0: the message
+  named the patient.
+- effective_us: when it was measured. available_us: when it became known, as its sender says.
+- id: the first half of observation_id. version: its version.
+- came_us: when it came, by our clock; 0: not known.
+"""
 
 _FIRST_ROW = np.dtype([(name, ROW[name]) for name in ROW.names or () if name != "came_us"])
 _FORM = b"\x01"
-"""Before rows of dtype ROW where they are stored: without it they are of the form that did not say when they came. All
-rows have an even length, so that the two cannot be taken for each other."""
+"""Prefix of stored rows of dtype ROW. Rows without it are of an earlier form without ``came_us``. All rows have an even
+length, so that the prefix makes the length odd and the two forms cannot be confused."""
 
 COMPARATORS = ("", "<", "<=", ">=", ">", "ad")
-"""What stands before a value, by the number in the higher byte of the stage."""
+"""The comparator of a value, by the number in the higher byte of the stage."""
 
 NO_VALUE, TOO_LOW, TOO_HIGH = float("nan"), float("-inf"), float("inf")
-"""In the place of a value: one came that cannot be used. The sender says so, or says something else than a number, or
-the message was refused (NO_VALUE); or it lies outside what is plausible. What came before it is not of now."""
+"""Stand for a value that cannot be used. NO_VALUE: the sender says that there is none, or gives something else than a
+number, or the message was rejected. TOO_LOW, TOO_HIGH: it is not plausible. The value before it is no longer
+current."""
 
-CAME = 0xFF
-"""In the place of a comparator, of what is no value: one came, in words, or in a message that was refused. Without it
-the sender says that there is none, as of a sensor that is not connected."""
+UNUSABLE = 0xFF
+"""Stands for the comparator of a row whose value is not finite: a value came, but as text or in a rejected message.
+Without it the sender says that there is no value, as of a sensor that is not connected."""
 
 REFUSED = 0
-"""The code of what says that a message of the patient was refused as a whole; its value is NO_VALUE. Beside it, at the
-same time, stand rows of the vital signs that it may have held; earlier releases have written some without any."""
+"""The code of a row that says that a message of the patient was rejected as a whole; its value is NO_VALUE. Rows of the
+vital signs that the message could have held have the same time; earlier releases have written some without any."""
 
 CLOCK_AHEAD = 1
-"""The code of what says that values of the patient came from the future; its value is how far ahead, in seconds."""
+"""The code of a row that says that values of the patient came from the future; its value is by how many seconds."""
 
-NAMELESS = 2
-"""The same of a message that may have held a vital sign whose code is not known."""
+REFUSED_UNKNOWN_CODE = 2
+"""The code of a row that says that a message was rejected which could have held a vital sign, with an unknown code."""
 
 AHEAD_US = 120_000_000
-"""Clocks may differ by so much without a word; whatever lies ahead of ours is read as of when it came."""
+"""How far a sender's clock can be ahead of ours without a warning. The time of every value from the future is clamped,
+also within this limit."""
 
-MOST_ATTRIBUTION = 0xFFFE
-"""Where more is known than fits, what was stored last counts: after 32,767 facts of one device."""
+MAX_ATTRIBUTION = 0xFFFE
+"""The highest attribution that fits into a row. It is reached after 32,767 facts of one device; from then on the row
+that was stored last counts."""
 
 
 def stored(rows: npt.NDArray[np.void]) -> bytes:
-    """Return rows, or what begins with a row each, as they are stored."""
+    """Return rows, or records whose first field is a row, as they are stored."""
     return _FORM + rows.tobytes()
 
 
 def restored(raw: bytes) -> bytes:
-    """Return stored rows as those of dtype ROW."""
+    """Return stored rows as bytes of dtype ROW, also those of the earlier form."""
     return raw[1:] if len(raw) % 2 else widened(np.frombuffer(raw, _FIRST_ROW), ROW).tobytes()
 
 
 def restored_as(raw: bytes, form: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    """Return what was stored of a form that begins with a ``row``, which did not say before when it came."""
+    """Return stored records of a form whose field ``row`` is a row, also those with rows of the earlier form."""
     if len(raw) % 2:
         return np.frombuffer(raw, form, offset=1)
     first = np.dtype([(name, _FIRST_ROW if name == "row" else form[name]) for name in form.names or ()])
-    held = np.frombuffer(raw, first)
-    found = np.zeros(len(held), form)
+    earlier = np.frombuffer(raw, first)
+    records = np.zeros(len(earlier), form)
     for name in form.names or ():
-        found[name] = widened(held[name], ROW) if name == "row" else held[name]
-    return found
+        records[name] = widened(earlier[name], ROW) if name == "row" else earlier[name]
+    return records
 
 
 def widened(rows: npt.NDArray[np.void], form: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    """Return rows in a form with more columns, in which these are zero."""
-    found = np.zeros(len(rows), form)
+    """Return rows in a form with more columns; the new columns are zero."""
+    wide = np.zeros(len(rows), form)
     for name in rows.dtype.names or ():
-        found[name] = rows[name]
-    return found
+        wide[name] = rows[name]
+    return wide
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Values of a poll.
+    """The values of a poll.
 
     Attributes:
-        rows: of dtype ROW; the stage of what was taken back is odd. What is not finite is no value: see NO_VALUE.
+        rows: of dtype ROW. The stage of a value that was taken back is odd. A value that is not finite cannot be used,
+            see NO_VALUE.
         patient: index into ``patients`` of each row.
         patients: pseudonyms.
         position: source position of each row.
@@ -111,7 +122,7 @@ class Values:
     parts: Sequence[str]
 
     def and_also(self, other: Values) -> Values:
-        """Return both; they are of the same partitions."""
+        """Return these values and the others, which come from the same partitions."""
         return Values(
             np.concatenate([self.rows, other.rows]),
             np.concatenate([self.patient, other.patient + len(self.patients)]),
@@ -130,43 +141,46 @@ class Values:
         )
 
 
-def held_time(told_us: int, came_us: int, now_us: int, *, ours: bool = False) -> int:
-    """Return when something began that is said to have begun: of what lies ahead of our clock when it came.
+def clamped_time(stated_us: int, came_us: int, now_us: int, *, ours: bool = False) -> int:
+    """Return when something began; a time ahead of our clock is clamped to when its message came.
 
-    What is not ahead of our own clock is left as it is, see held_to: the broker's may be a producer's that is behind.
+    A time that is not ahead of our own clock stays as it is, for the reason given at clamped_to_clock.
 
     Args:
-        told_us: when, as its sender says.
-        came_us: when its message came, by the broker, who may be behind; 0: not known.
+        stated_us: the beginning as the sender gives it.
+        came_us: when its message came, by the broker, whose clock can be behind; 0: not known.
         now_us: our clock's time.
-        ours: when it came is by our clock, too: what was ahead of it then is held also when it is past by now.
+        ours: ``came_us`` is by our own clock. Then a time that was ahead when the message came is clamped even if it is
+            past by now.
     """
-    came = min(came_us, now_us) if came_us > 0 and abs(told_us - now_us) > AHEAD_US else now_us
-    return min(told_us, came) if told_us > now_us or (ours and told_us > came + AHEAD_US) else told_us
+    came = min(came_us, now_us) if came_us > 0 and abs(stated_us - now_us) > AHEAD_US else now_us
+    return min(stated_us, came) if stated_us > now_us or (ours and stated_us > came + AHEAD_US) else stated_us
 
 
-def held_to(values: Values, now_us: int, *, ours: bool = False) -> Values:
-    """Return values with none from the future: those that were so are of when they came, in the order they had.
+def clamped_to_clock(values: Values, now_us: int, *, ours: bool = False) -> Values:
+    """Return values of which none is from the future: times ahead of our clock become the times at which they came.
 
-    Else a device whose clock is ahead would show nothing until then, also no arrest, and the values before it would
-    stay. They are not of when they are taken: after a pause of the lane a sensor that has long been silent would look
-    alive. What was further ahead than AHEAD_US is told by a row of code CLOCK_AHEAD for each patient.
+    Values that came together keep their order. Without this, a device whose clock is ahead would show nothing until
+    that time, not even an arrest, and the values before it would stay current. The times become those at which the
+    values came, not those at which the store takes them: after a pause of the lane a sensor that has long been silent
+    would look alive. A row of code CLOCK_AHEAD reports for each patient what was further ahead than AHEAD_US.
 
-    A value that is not ahead of our own clock is left as it is, whatever the broker says: its time may be a producer's,
-    whose clock is behind, and every value of a right clock would be put back by as much.
+    A value that is not ahead of our own clock stays as it is, whatever the broker says: the broker's time can be that
+    of a producer whose clock is behind, and every value of a correct clock would be moved back by as much.
 
     Args:
         values: of a poll.
         now_us: by our clock.
-        ours: when they came is by our clock, too: what was ahead of it then is held also when it is past by now.
+        ours: the times at which they came are by our own clock. Then a value that was ahead when it came is clamped
+            even if its time is past by now.
     """
-    told, came = values.rows["effective_us"], values.rows["came_us"]
+    stated, came = values.rows["effective_us"], values.rows["came_us"]
     came = np.where(came > 0, np.minimum(came, now_us), now_us)
-    ahead = told > now_us
+    ahead = stated > now_us
     if ours:
-        ahead |= told > came + AHEAD_US
+        ahead |= stated > came + AHEAD_US
     else:
-        came = np.where(ahead & (told <= now_us + AHEAD_US), now_us, came)
+        came = np.where(ahead & (stated <= now_us + AHEAD_US), now_us, came)
     unknown = values.rows["available_us"] > now_us
     late = values.rows["came_us"] > now_us
     if not (ahead.any() or unknown.any() or late.any()):
@@ -174,40 +188,48 @@ def held_to(values: Values, now_us: int, *, ours: bool = False) -> Values:
     rows = values.rows.copy()
     rows["came_us"][late] = now_us
     rows["available_us"][unknown] = came[unknown]
-    held = Values(rows, values.patient, values.patients, values.position, values.part, values.parts)
+    clamped = Values(rows, values.patient, values.patients, values.position, values.part, values.parts)
     if not ahead.any():
-        return held
-    rows["effective_us"][ahead] = _in_order(came[ahead], told[ahead])
-    return held.and_also(_clocks_ahead(values, came, ahead))
+        return clamped
+    rows["effective_us"][ahead] = _in_order(came[ahead], stated[ahead])
+    return clamped.and_also(_clocks_ahead(values, came, ahead))
 
 
-def _in_order(came: npt.NDArray[np.int64], told: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return for values that came at some times those times; of several the last one's, the others shortly before."""
-    pairs, place = np.unique(np.stack([came, told]), axis=1, return_inverse=True)
-    of = pairs[0]
-    following = np.searchsorted(of, of, side="right") - 1 - np.arange(len(of))
-    times: npt.NDArray[np.int64] = (of - following)[place.ravel()]
+def _in_order(came: npt.NDArray[np.int64], stated: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the times at which values came, with the order of their stated times.
+
+    Of several that came at the same time the last one gets that time, and each one before it a microsecond less.
+    """
+    pairs, place = np.unique(np.stack([came, stated]), axis=1, return_inverse=True)
+    sorted_came = pairs[0]
+    following = np.searchsorted(sorted_came, sorted_came, side="right") - 1 - np.arange(len(sorted_came))
+    times: npt.NDArray[np.int64] = (sorted_came - following)[place.ravel()]
     return times
 
 
-def _clocks_ahead(values: Values, came: npt.NDArray[np.int64], held: npt.NDArray[np.bool_]) -> Values:
-    """Return a row for each patient of whom something was further ahead than AHEAD_US when it came, as of the last."""
-    ahead = held & (values.rows["effective_us"] > came + AHEAD_US)
-    whose, first = np.unique(values.patient[ahead], return_index=True)
+def _clocks_ahead(values: Values, came: npt.NDArray[np.int64], clamped: npt.NDArray[np.bool_]) -> Values:
+    """Return a row of code CLOCK_AHEAD for each patient who had a value further ahead than AHEAD_US when it came.
+
+    Its value is the largest difference, its time that at which the last such value came.
+    """
+    ahead = clamped & (values.rows["effective_us"] > came + AHEAD_US)
+    patients, first = np.unique(values.patient[ahead], return_index=True)
     at = np.flatnonzero(ahead)[first]
-    told = np.zeros(len(whose), ROW)
-    told["code"], told["stage"], told["id"] = CLOCK_AHEAD, stage_of("final"), values.rows["id"][at] ^ np.uint64(1)
+    warnings = np.zeros(len(patients), ROW)
+    warnings["code"], warnings["stage"] = CLOCK_AHEAD, stage_of("final")
+    warnings["id"] = values.rows["id"][at] ^ np.uint64(1)
     seconds = (values.rows["effective_us"] - came) / 1e6
-    mine = [ahead & (values.patient == one) for one in whose]
-    told["value"] = [seconds[one].max() for one in mine]
-    told["effective_us"] = told["available_us"] = told["came_us"] = [came[one].max() for one in mine]
-    return Values(told, values.patient[at], values.patients, values.position[at], values.part[at], values.parts)
+    of_patient = [ahead & (values.patient == one) for one in patients]
+    warnings["value"] = [seconds[one].max() for one in of_patient]
+    warnings["effective_us"] = warnings["available_us"] = warnings["came_us"] = [came[one].max() for one in of_patient]
+    return Values(warnings, values.patient[at], values.patients, values.position[at], values.part[at], values.parts)
 
 
 def stage_of(status: str | None) -> int:
-    """Return the stage of a value by FHIR's status: of one version a higher one replaces a lower one.
+    """Return the stage of a value by its FHIR status: within a version a higher stage replaces a lower one.
 
-    Odd where it was taken back. Earlier releases made it odd, too, where the message says that there is no value.
+    The stage is odd where the value was taken back. Earlier releases also made it odd where the message says that there
+    is no value.
     """
     rank = next((i for i, statuses in enumerate(STAGES, 1) if status in statuses), 0)
     return 2 * rank + (status in WITHDRAWN)
@@ -218,28 +240,31 @@ _CORRECTED = [stage_of(status) // 2 for status in CORRECTED]
 
 
 def current(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    """Return the rows of one patient that count, in no order.
+    """Return the rows of one patient that count, in no particular order.
 
-    They are those of the lake's *current* (governance/query/relations.py), but for one thing: which message a row came
-    of is not kept, nor when it was told before anybody knew whose it is. So what takes an attributed value from a
-    patient takes all messages of its version that were known as the patient's before; and of two equal stages of one
-    version that became somebody's in one moment the one stored last counts. And where two messages say different
-    numbers of one value with the same right, the lake counts what was told first; here both are kept.
+    They are the rows of the lake's *current* (governance/query/relations.py), with these differences, because a row
+    does not say which message it came from, nor when it was reported before its patient was known:
+
+    - A row that withdraws an attributed value from a patient withdraws it for all messages of its version that were
+      attributed to the patient before.
+    - Of two rows of one version and equal stage that were attributed at the same moment, the one stored last counts.
+    - Where two messages of equal rank give different numbers for one value, the lake counts the one reported first;
+      here both are kept.
 
     Args:
         rows: of dtype ROW, in the order they were stored.
     """
     ids = np.sort(rows["id"])
-    again = ids[1:][ids[1:] == ids[:-1]]
-    if len(again):
-        several = np.isin(rows["id"], again)
+    repeated = ids[1:][ids[1:] == ids[:-1]]
+    if len(repeated):
+        several = np.isin(rows["id"], repeated)
         counts = np.append(np.flatnonzero(~several), _that_count(rows, np.flatnonzero(several)))
         rows = rows[counts]
     return rows[rows["stage"] % 2 == 0] if (rows["stage"] % 2).any() else rows
 
 
 def _that_count(rows: npt.NDArray[np.void], among: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return of each value the index of the row that counts; of a value that is not this patient's any more none."""
+    """Return the index of the row that counts of each value; none for a value that was withdrawn from this patient."""
     rows = rows[among]
     rank = (rows["stage"] & 0xFF) // 2
     of, number = np.unique(rows["id"], return_inverse=True)
@@ -266,10 +291,10 @@ def _as_good(
     counts: npt.NDArray[np.int64],
     number: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """Return the rows that say another number than the one that counts, with the same right: of two sensors, maybe.
+    """Return the rows that give another number than the row that counts, and have the same rank.
 
-    Without an identifier two sensors' readings of one time have one name. Nobody can tell which of them is wrong, so
-    that both are kept, and the worse one is scored.
+    Readings of two sensors at the same time have the same id where messages give no identifier. It cannot be known
+    which of them is wrong, so that both are kept, and the worse one is scored.
     """
     of = np.zeros(int(number.max()) + 1, np.int64)
     of[number[counts]] = counts
@@ -284,7 +309,7 @@ def _as_good(
 
 
 def _is_this_patients(rows: npt.NDArray[np.void], taken: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Return which attributed rows nothing has taken that was known later, of the same version."""
+    """Return the attributed rows that were not withdrawn by a later row of the same version."""
     if not taken.any():
         return ~taken
     known = np.empty(len(rows), np.int64)
@@ -295,7 +320,7 @@ def _is_this_patients(rows: npt.NDArray[np.void], taken: npt.NDArray[np.bool_]) 
 
 
 def _highest(values: npt.NDArray[np.int64], number: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return for each row the highest of the values of its number."""
+    """Return for each row the highest value among the rows with the same number."""
     highest = np.full(int(number.max()) + 1, _LEAST)
     np.maximum.at(highest, number, values)
     found: npt.NDArray[np.int64] = highest[number]

@@ -1,1 +1,1 @@
-"""Rows whose patient becomes known, or changes, after they were written."""
+"""The attributor: writes the rows whose patient becomes known, or changes, after their messages came."""

@@ -1,4 +1,4 @@
-"""What has changed in what is known of devices: which stretches of whose time have to be looked at again."""
+"""Finds what has changed in the association table: the devices, and the time of each that must be looked at again."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _COLUMNS = (SUBJECT.name, DEVICE_KEY.name, "association_id", "device_id", "valid
 
 @dataclass(slots=True)
 class Stretches:
-    """From the earliest to the latest moment at which something has changed, by device; microseconds since 1970."""
+    """For each device the time from its earliest to its latest change; microseconds since 1970."""
 
     by_device: dict[bytes, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, device: bytes, begin: int, end: int) -> None:
-        """Take in a stretch; its end is exclusive."""
+        """Extend a device's time by an interval; its end is exclusive."""
         first, last = self.by_device.get(device, (begin, end))
         self.by_device[device] = min(first, begin), max(last, end)
 
     def __bool__(self) -> bool:
-        """Return whether anything has changed."""
+        """Return whether any device has changed."""
         return bool(self.by_device)
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """Return the earliest and the latest moment of any device."""
+        """Return the earliest and the latest moment over all devices."""
         firsts, lasts = zip(*self.by_device.values(), strict=True)
         return min(firsts), max(lasts)
 
@@ -54,12 +54,12 @@ class Stretches:
         first_us: npt.NDArray[np.int64],
         last_us: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.bool_]:
-        """Return for each row whether its device's stretch has a moment from its first to its last.
+        """Return for each row whether its time overlaps the changed time of its device.
 
         Args:
-            device: keys; null: of several devices, which may be any.
-            first_us: per row.
-            last_us: per row, inclusive.
+            device: key of each row's device; null: several devices, which could be any.
+            first_us: the first moment of each row.
+            last_us: the last moment of each row, inclusive.
         """
         encoded = device if isinstance(device, pa.DictionaryArray) else device.combine_chunks().dictionary_encode()
         names = encoded.dictionary.to_pylist()
@@ -67,12 +67,12 @@ class Stretches:
         spans = [self.by_device.get(name, nothing) for name in names] + [self.bounds if self.by_device else nothing]
         begin, end = (np.array(column, np.int64) for column in zip(*spans, strict=True))
         index = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
-        found: npt.NDArray[np.bool_] = (last_us >= begin[index]) & (first_us < end[index])
-        return found
+        overlaps: npt.NDArray[np.bool_] = (last_us >= begin[index]) & (first_us < end[index])
+        return overlaps
 
 
 class Subjects(PatientKeys, Protocol):
-    """The vault, as far as it is needed here."""
+    """The part of the vault that is used here."""
 
     def subject_of(self, patient_id: str) -> bytes:
         """Return the subject of a source id."""
@@ -80,22 +80,22 @@ class Subjects(PatientKeys, Protocol):
 
 
 def changed_since(table: Table, known: int, vault: Subjects) -> Stretches:
-    """Return what the association table says that it did not say at an earlier version.
+    """Return the times of devices that have changed in the association table since an earlier version.
 
     Args:
-        table: as the object stands.
-        known: what was known then: as AssociationMap.version; 0: nothing.
-        vault: opens who was merged into somebody else.
+        table: at its current version; it is not refreshed here.
+        known: the earlier version, as AssociationMap.version; 0: none.
+        vault: unseals merges of patients.
 
     Raises:
-        KeyRevoked: patients' keys cannot be had.
+        KeyRevoked: patients' keys are not available.
     """
     rows = _rows_since(table, known)
     stretches = Stretches()
     if not rows.num_rows:
         return stretches
     _widen(stretches, rows)
-    # An older version of the same association may have been longer, or of another device.
+    # An older version of the same association can have been longer, or of another device.
     ids = rows["association_id"].combine_chunks()
     for file in table.snapshot().files.values():
         others = _read(table, file.path)
@@ -105,7 +105,7 @@ def changed_since(table: Table, known: int, vault: Subjects) -> Stretches:
 
 
 def _widen_merged(stretches: Stretches, table: Table, rows: pa.Table, vault: Subjects) -> None:
-    """Take in all time of all devices that were with somebody who is now somebody else."""
+    """Add the whole time of all devices that were with a patient who has been merged into another one."""
     seen: set[str] = set()
     while patients := _merged_patients(rows, vault) - seen:
         seen |= patients
@@ -116,7 +116,7 @@ def _widen_merged(stretches: Stretches, table: Table, rows: pa.Table, vault: Sub
 
 
 def _merged_patients(rows: pa.Table, vault: Subjects) -> set[str]:
-    """Return the numbers that rows say were given up."""
+    """Return the patient numbers that were given up by the merges among these rows."""
     secrets = vault.secrets(set(rows[SUBJECT.name].to_pylist()) - {None})
     sealed = [value for value in rows["device_id"].to_pylist() if value is not None]
     opened = [open_value(value, secrets, context=b"device_association.device_id") for value in sealed]
@@ -138,19 +138,19 @@ def _read(table: Table, path: str) -> pa.Table:
 
 
 def _rows_since(table: Table, known: int) -> pa.Table:
-    """Return the rows that commits since have added; all rows where the log does not say any more."""
+    """Return the rows added by commits since a version; all rows if the log does not reach back that far."""
     added = added_since(table.storage, known, table.delta.version())
     paths: Iterable[str] = table.snapshot().files if added is None else added
     try:
         parts = [_read(table, path) for path in paths]
-    except FileNotFoundError:  # rewritten since, and what was replaced is gone
+    except FileNotFoundError:  # the table was rewritten since, and the replaced files were deleted
         parts = [_read(table, path) for path in table.snapshot().files]
     schema = pa.schema([table.state.columns.field(name) for name in _COLUMNS])
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
 def added_since(storage: Storage, first: int, last: int) -> list[str] | None:
-    """Return the files that a table's commits have added, rewrites aside; None: the log does not say any more.
+    """Return the files that a table's commits have added, except by rewrites; None: the log does not reach back so far.
 
     Args:
         storage: the table's.
@@ -169,7 +169,7 @@ def added_since(storage: Storage, first: int, last: int) -> list[str] | None:
 
 
 def by_day(stretches: Stretches, days: Iterable[str | None]) -> Mapping[str | None, bool]:
-    """Return of each day of a table whether something in it may have changed; days are UTC, None is undated."""
+    """Return for each day of a table whether it overlaps the changed times; days are UTC, None is undated."""
     first, last = stretches.bounds
     found: dict[str | None, bool] = defaultdict(bool)
     for day in days:

@@ -1,4 +1,4 @@
-"""Associations entered by hand: each becomes a row as if a topic had brought it, by a span of a job of its own."""
+"""Writes associations that were entered by hand: as rows of the lake, in a span of a job of its own."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ SHARD = "0of1"
 PART = PartId("by-hand", hashlib.sha256(b"vitalake devices by hand").hexdigest()[:22], 0)
 
 _ID_BYTES = 16
-_MOST_LETTERS = 200
+_MAX_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """That a device was with a patient; entered again for the same device and beginning it takes the other's place.
+    """An association of a device with a patient; a later entry for the same device and beginning replaces it.
 
     Attributes:
-        device: its id, as its messages say it.
-        patient: the patient's source id.
-        encounter: the stay's.
-        since: from when; aware.
-        until: until when, exclusive; None: open.
-        mistake: it never was so.
+        device: id of the device, as its messages give it.
+        patient: source id of the patient.
+        encounter: source id of the stay.
+        since: the beginning, with a time zone.
+        until: the end, exclusive; None: open.
+        mistake: the association was entered in error and never existed.
     """
 
     device: str
@@ -61,12 +61,12 @@ class Entry:
 
 
 def enter(settings: Settings, entries: Sequence[Entry]) -> None:
-    """Take associations into the lake: decided and added when this returns.
+    """Write associations to the lake; they are decided and added when this returns.
 
     Raises:
-        InputError: one does not hold.
-        PrivacyError: keys or rules do not hold, or the lake is another home's.
-        KeyRevoked: patients' keys cannot be had. Then nothing was written.
+        InputError: an entry is not valid.
+        PrivacyError: keys or rules are not valid, or the lake belongs to another home.
+        KeyRevoked: patients' keys are not available; nothing was written.
         ServiceUnavailable: lake or vault cannot be reached.
     """
     for entry in entries:
@@ -91,17 +91,17 @@ def enter(settings: Settings, entries: Sequence[Entry]) -> None:
 
 
 def checked(entry: Entry) -> Entry:
-    """Return the entry.
+    """Return the entry if it is valid.
 
     Raises:
-        InputError: it does not hold; nothing of it is shown.
+        InputError: it is not valid; the error shows none of its values.
     """
     texts = (entry.device, entry.patient, entry.encounter or "-")
-    if any(not text.strip() or len(text) > _MOST_LETTERS or not text.isprintable() for text in texts):
+    if any(not text.strip() or len(text) > _MAX_LENGTH or not text.isprintable() for text in texts):
         raise InputError(
-            "Device, patient or encounter is no identifier",
+            "Device, patient or encounter is not a valid identifier",
             where="devices associate",
-            remedy=f"One line of at most {_MOST_LETTERS} letters each.",
+            remedy=f"Give one line of printable text for each, at most {_MAX_LENGTH} characters.",
         )
     if entry.until is not None and entry.until <= entry.since:
         raise InputError("Association ends before it begins", where="--until", remedy="Give a later time.")
@@ -109,7 +109,7 @@ def checked(entry: Entry) -> Entry:
 
 
 def _writer(lake: Lake, steps: Steps, fence: int) -> tuple[SpanWriter, int]:
-    """Take the job over, add what was decided and not added, and return a writer where it goes on."""
+    """Take the job over, add what was decided and not added, and return a writer and the position where it goes on."""
     spans = lake.spans
     spans.claim(job=JOB, dataset=DATASET, topic_ids=[PART.topic_id])
     epoch = spans.begin_epoch(job=JOB, shard=SHARD)
@@ -153,11 +153,11 @@ def _poll(entries: Sequence[Entry], position: int) -> Poll:
 
 def _rows(settings: Settings, entries: Sequence[Entry]) -> pa.RecordBatch:
     key = Home(settings).keys.current("observation").secret
-    now = marked(clock.now_us())  # a list is entered in its order, so that it is published as a time of ours is
+    now = marked(clock.now_us())  # published coarsely, as every time of ours: it would show the order of the list
     names = [_identity(key, entry) for entry in entries]
     columns = {
         "association_id": names,
-        # Of one association the later entry counts; of two the order of entries says nothing.
+        # Of two entries for the same association the later one gets the higher version.
         "version": [now + names[:i].count(name) for i, name in enumerate(names)],
         "device_id": [entry.device for entry in entries],
         "patient_id": [entry.patient for entry in entries],
@@ -174,6 +174,6 @@ def _rows(settings: Settings, entries: Sequence[Entry]) -> pa.RecordBatch:
 
 
 def _identity(key: bytes, entry: Entry) -> bytes:
-    """Return what names an association that was entered by hand: its device and its beginning."""
+    """Return the id of an association that was entered by hand, derived from its device and its beginning."""
     text = f"by-hand\0{entry.device}\0{int(entry.since.timestamp() * 1e6)}"
     return hashlib.blake2b(text.encode(), key=key, digest_size=_ID_BYTES).digest()

@@ -1,4 +1,4 @@
-"""Which devices there are, how many associations and held messages each has; whose, only to who may know."""
+"""Lists devices with their associations and held messages; shows patients as pseudonyms unless ids are allowed."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Device:
     """A device.
 
     Attributes:
-        key: by which its rows are found.
-        token: its pseudonym; None: nothing that tells its name can be opened.
-        name: its id, as it says it.
-        associations: how many are known, whatever became of them.
-        held: messages that wait.
+        key: keyed hash by which its rows are found.
+        token: its pseudonym; None: no row or message that gives its id can be unsealed.
+        name: its id, as its messages give it.
+        associations: how many associations are known, including ended and mistaken ones.
+        held: how many messages are held.
     """
 
     key: bytes
@@ -48,7 +48,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of an association; ``patient`` and ``encounter`` are pseudonyms, or ids where that is allowed."""
+    """One version of an association; ``patient`` and ``encounter`` are pseudonyms, or source ids where allowed."""
 
     version: int
     status: str
@@ -60,13 +60,13 @@ class Version:
 
 
 class Overview:
-    """Looks devices up; nothing is written but a table of associations that is not there yet."""
+    """Looks devices up. Nothing is written, except that a missing association table is created."""
 
     def __init__(self, settings: Settings) -> None:
         """Open lake and vault.
 
         Raises:
-            PrivacyError: keys do not hold.
+            PrivacyError: keys are not valid.
             ServiceUnavailable: lake or vault cannot be reached.
         """
         self._settings = settings
@@ -85,16 +85,19 @@ class Overview:
     # -- all -----------------------------------------------------------------------------------------------------
 
     def devices(self) -> list[Device]:
-        """Return all devices, those with most held messages first; the numbers that a merge gave up are none."""
-        found = {key: self._named(Device(key), rows) for key, rows in self._associations().items()}
-        merged = {key for key, device in found.items() if (device.name or "").startswith(MERGED)}
+        """Return all devices, those with most held messages first.
+
+        Merges of patient numbers, which the association table also holds, are left out.
+        """
+        devices = {key: self._named(Device(key), rows) for key, rows in self._associations().items()}
+        merges = {key for key, device in devices.items() if (device.name or "").startswith(MERGED)}
         for key, count in self._held().items():
-            found.setdefault(key, Device(key)).held = count
-        for key, name in self._names_of_held({key for key, d in found.items() if key and not d.name}).items():
-            found[key].name = name
-        for device in found.values():
+            devices.setdefault(key, Device(key)).held = count
+        for key, name in self._names_of_held({key for key, d in devices.items() if key and not d.name}).items():
+            devices[key].name = name
+        for device in devices.values():
             device.token = None if device.name is None else self._tokens["device"].token(device.name)
-        chosen = [device for key, device in found.items() if key not in merged]
+        chosen = [device for key, device in devices.items() if key not in merges]
         return sorted(chosen, key=lambda device: (-device.held, device.name or "", device.key))
 
     def _associations(self) -> dict[bytes, pa.Table]:
@@ -117,7 +120,7 @@ class Overview:
     # -- held ----------------------------------------------------------------------------------------------------
 
     def _held(self) -> Counter[bytes]:
-        """Return how many messages of each device are held; of several devices under no key."""
+        """Return how many messages of each device are held; messages of several devices count under an empty key."""
         counts: Counter[bytes] = Counter()
         for rows in self._open_rows():
             counts.update(key or b"" for key in rows["device_key"].to_pylist())
@@ -135,24 +138,24 @@ class Overview:
         return found
 
     def _names_of_held(self, keys: set[bytes]) -> dict[bytes, str]:
-        """Return the names of devices of which nothing but held messages is known: one message each is opened."""
-        wanted, passed = set(keys), Places()
+        """Return the names of devices that only have held messages, by opening one message of each."""
+        wanted, skipped = set(keys), Places()
         for rows in self._open_rows():
-            mine = []
+            chosen = []
             for key in rows["device_key"].to_pylist():
-                mine.append(key in wanted)
+                chosen.append(key in wanted)
                 wanted -= {key}
-            passed.add(rows.filter(pa.array(~np.array(mine, np.bool_))))
+            skipped.add(rows.filter(pa.array(~np.array(chosen, np.bool_))))
         if not keys:
             return {}
-        passed.merge(resolved(self._lake, HELD))
+        skipped.merge(resolved(self._lake, HELD))
         names: dict[bytes, str] = {}
         known, _ = lineages(self._settings, census(self._lake, HELD).decoders)
         for lineage in known:
             steps = Steps(self._settings, lineage.stream, self._lake.dataset, purpose="devices")
             try:
                 redecoder = Redecoder(self._settings, lineage, steps, job="devices/0of1")
-                for letters in open_letters(self._lake, HELD, Choice(sources=lineage.sources), done=passed):
+                for letters in open_letters(self._lake, HELD, Choice(sources=lineage.sources), done=skipped):
                     for attempt in redecoder.attempts(letters, table=HELD, mask=False):
                         devices = set(attempt.outcome.rows["device_id"].to_pylist()) - {None}
                         names |= {self._key_of(device): device for device in devices}
@@ -163,16 +166,16 @@ class Overview:
     # -- one -----------------------------------------------------------------------------------------------------
 
     def find(self, text: str) -> Device | None:
-        """Return a device by its pseudonym or its id; None: nothing is known of it."""
+        """Return a device by its pseudonym or its id; None: no such device."""
         key = self._key_of(text)
         return next((device for device in self.devices() if text == device.token or key == device.key), None)
 
     def versions(self, device: Device, *, identified: bool = False) -> list[Version]:
-        """Return what is known of a device, in the order of its beginnings.
+        """Return the versions of a device's associations, ordered by beginning.
 
         Args:
-            device: which.
-            identified: name patients and stays by their ids; else by pseudonyms.
+            device: the device.
+            identified: name patients and stays by their source ids; otherwise by pseudonyms.
         """
         rows = self._associations().get(device.key)
         if rows is None:

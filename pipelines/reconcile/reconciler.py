@@ -1,4 +1,4 @@
-"""The attributor: brings what was held, and what is somebody else's by now, to where it belongs."""
+"""The attributor: writes held values once their patient is known, and moves values whose patient has changed."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ ACTOR = "attributor"
 DATASET = "observation"
 
 LOCK = "attributor.lock"
-"""Beside the care store, which is on one host; whoever has it open and locked is the one."""
+"""Lock file beside the online store, which is on one host; the attributor that holds the lock is the only one."""
 
 ATTEMPTS = 5
-"""How often a pass is begun anew because rules, keys or tables have changed under way."""
+"""How often a pass starts again because rules, keys or tables changed while it ran."""
 
 
 class AtWork(ServiceUnavailable):
-    """Another attributor of the home is at work: it does what is to be done."""
+    """Another attributor of the home is running; nothing needs to be done."""
 
 
 @dataclass(slots=True)
@@ -57,11 +57,11 @@ class Report:
     """What a pass did.
 
     Attributes:
-        devices: of which something new was known.
-        released: messages that were held and are somebody's now.
-        rows: rows that were written of them.
-        moved: rows that were written because a value is somebody else's, those that take back among them.
-        spans: how many were decided.
+        devices: how many devices had new associations.
+        released: how many held messages were released because their patients are known now.
+        rows: how many rows were written from them.
+        moved: how many rows were written because the patient of a value changed, including withdrawals.
+        spans: how many spans were decided.
     """
 
     devices: int = 0
@@ -72,9 +72,10 @@ class Report:
 
 
 class Attribution:
-    """Looks at what is new, and does what follows from it; used by one thread at a time.
+    """Runs passes of attribution; used by one thread at a time.
 
-    What it does follows from what is there and what is known alone: killed and begun again, it finds what is left.
+    A pass depends only on the lake and the associations. So an attributor that was killed and starts again finds the
+    work that is left.
     """
 
     def __init__(self, settings: Settings, *, actor: str = ACTOR) -> None:
@@ -82,21 +83,21 @@ class Attribution:
 
         Args:
             settings: of the home.
-            actor: who is named in resolutions.
+            actor: name that is written into resolutions.
         """
         self._settings, self._actor = settings, actor
         self._work: _Work | None = None
         self._lock: IO[bytes] | None = None
 
     def run(self) -> Report:
-        """Do what is to be done by what is known now; nearly free when that is nothing.
+        """Run one pass; it costs almost nothing when nothing has changed.
 
         Raises:
-            AtWork: another attributor of this home is at work.
-            Overtaken: one of another host has begun; what was decided stays.
-            KeyRevoked: patients' keys cannot be had; nothing was changed.
-            PrivacyError: keys or rules do not hold.
-            ServiceUnavailable: lake, care store or vault cannot be reached.
+            AtWork: another attributor of this home is running.
+            Overtaken: an attributor on another host has started; spans decided before stay.
+            KeyRevoked: patients' keys are not available; nothing was changed.
+            PrivacyError: keys or rules are not valid.
+            ServiceUnavailable: lake, online store or vault cannot be reached.
         """
         report = Report()
         for attempt in range(ATTEMPTS):
@@ -110,14 +111,14 @@ class Attribution:
                 self.close()
                 if attempt == ATTEMPTS - 1:
                     raise self._lost() or error from None
-                _log.info("attribution begins anew")
+                _log.info("attribution starts again: rules, keys or tables have changed")
             except BaseException:
                 self.close()
                 raise
         return report
 
     def _lost(self) -> Damaged | None:
-        """Return which file is gone, if one is: trying again does not bring it back."""
+        """Return an error that names a file of the lake that is missing, if one is: trying again does not help."""
         lake = Home(self._settings).lake(DATASET)
         return next((gone for table in lake.present().values() if (gone := table.lost_file())), None)
 
@@ -131,12 +132,15 @@ class Attribution:
         return _Work(self._settings, lake)
 
     def _be_alone(self) -> None:
-        """Keep others of this host out: the lake refuses an older epoch's spans, but the care store knows no epochs."""
+        """Lock out other attributors of this host.
+
+        The lake refuses spans of an older epoch, but the online store has no epochs.
+        """
         try:
             lock = self._settings.path(self._settings.care.path).with_name(LOCK).open("wb")
         except OSError as error:
             raise ServiceUnavailable(
-                f"Attributor cannot lock ({error.strerror})",
+                f"The attributor's lock file cannot be opened ({error.strerror})",
                 where=LOCK,
                 remedy="Check the home's disk and permissions.",
             ) from None
@@ -145,7 +149,7 @@ class Attribution:
         except BlockingIOError:
             lock.close()
             raise AtWork(
-                "Another attributor is at work", where=LOCK, remedy="Let it: it does what is to be done."
+                "Another attributor is at work", where=LOCK, remedy="Do nothing: the other one does the same work."
             ) from None
         self._lock = lock
 
@@ -164,7 +168,7 @@ def _resolutions(released: Released, actor: str) -> pa.Table:
 
 
 def attribute_once(settings: Settings, *, actor: str) -> Report:
-    """Look once, and sweep up what killed attributors have left; see Attribution.run.
+    """Run one pass, and delete files that killed attributors have left; see Attribution.run.
 
     Raises:
         VitaLakeError: as Attribution.run.
@@ -182,7 +186,7 @@ def attribute_once(settings: Settings, *, actor: str) -> Report:
 
 
 class _Work:
-    """What is open between passes."""
+    """What stays open between the passes of an Attribution."""
 
     def __init__(self, settings: Settings, lake: Lake) -> None:
         self._settings, self._lake = settings, lake
@@ -196,10 +200,10 @@ class _Work:
         self._release = Release(settings, lake, self._associations, job=JOB)
         self._secret = Home(settings).keys.current("vault").secret
         self._writer: ReprocessWriter | None = None
-        self._care: dict[int, ReprocessFeed] = {}
+        self._feeds: dict[int, ReprocessFeed] = {}
         feed = self._steps.feed
-        if feed is not None and feed.is_ahead(part_of(KIND, DATASET)):  # somebody was killed
-            self._take_care(self._steps)
+        if feed is not None and feed.has_undecided(part_of(KIND, DATASET)):  # an earlier attributor was killed
+            self._feed_of(self._steps)
 
     def close(self) -> None:
         """Close what was opened."""
@@ -207,7 +211,7 @@ class _Work:
         self._steps.close()
 
     def run(self, report: Report, actor: str) -> None:
-        """Do what is to be done; see Attribution.run."""
+        """Run one pass; see Attribution.run."""
         version = self._associations.look(now=True)
         late = self._watch.late(version)
         known = min(self._watch.associations, version if late is None else late)
@@ -253,8 +257,8 @@ class _Work:
         decoder: str,
         resolutions: Callable[[], pa.Table] | None = None,
     ) -> int:
-        """Mask rows and decide them with what they resolve; return how many they are."""
-        writer, care = self._open_writer(), self._take_care(steps)
+        """Mask rows and decide them together with their resolutions; return how many rows there are."""
+        writer, feed = self._open_writer(), self._feed_of(steps)
         for outcome in outcomes:
             steps.mask(outcome)
         failpoint("masked")
@@ -262,18 +266,21 @@ class _Work:
             outcomes,
             rules=steps.plan.version,
             decoder=decoder,
-            resolutions=resolutions() if resolutions else None,  # what became of them is known now
+            resolutions=resolutions() if resolutions else None,  # after masking, when the outcome is known
         )
-        if care is not None:
-            care.decided()
+        if feed is not None:
+            feed.decided()
         return sum(outcome.rows.num_rows for outcome in outcomes)
 
-    def _take_care(self, steps: Steps) -> ReprocessFeed | None:
-        """Return what hands rows to the care store, which is as far as the lake has decided when it is made."""
-        if id(steps) not in self._care and steps.feed is not None:
-            care = self._care[id(steps)] = ReprocessFeed(steps.feed, self._open_writer())
-            steps.feed = cast("OnlineFeed", care)
-        return self._care.get(id(steps))
+    def _feed_of(self, steps: Steps) -> ReprocessFeed | None:
+        """Return the feed of the online store for some steps.
+
+        Creating a feed first rewinds the store to what the lake has decided.
+        """
+        if id(steps) not in self._feeds and steps.feed is not None:
+            feed = self._feeds[id(steps)] = ReprocessFeed(steps.feed, self._open_writer())
+            steps.feed = cast("OnlineFeed", feed)
+        return self._feeds.get(id(steps))
 
     def _open_writer(self) -> ReprocessWriter:
         if self._writer is None:

@@ -1,4 +1,4 @@
-"""Held messages that are somebody's now: taken up again, and resolved with the rows that are made of them."""
+"""Releases held messages whose patients have become known: decodes them again, and resolves them with their rows."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from vitalake.settings import Settings
 _WHERE = ("device_key", "earliest_effective_at", "latest_effective_at")
 
 _SAME = ("observation_id", "version", "status", "value", "value_code", "effective_at", "told_at")
-"""What rows of two messages must agree in to say the same; what is sealed aside."""
+"""The columns in which rows of two messages must be equal to count as the same; sealed columns are not compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Messages that are somebody's now, not masked yet, and by what they were read."""
+    """Messages whose patients are known now, not masked yet, and the redecoder that decoded them."""
 
     attempts: list[Attempt]
     redecoder: Redecoder
@@ -43,21 +43,21 @@ def open_held(lake: Lake) -> int:
 
 
 def candidates(lake: Lake, stretches: Stretches) -> tuple[Places, int]:
-    """Return the places of messages to pass over, and how many are left that may be somebody's now."""
-    passed, count = resolved(lake, HELD), 0
+    """Return the places of messages to skip, and how many messages are left whose patients could be known now."""
+    skipped, count = resolved(lake, HELD), 0
     table = lake.table(HELD)
     schema = pa.schema([table.state.columns.field(name) for name in (*PLACE, *_WHERE)])
     for file in table.snapshot().files.values():
         rows = conform(table.storage.read_parquet(file.path, columns=schema.names), schema)
         first, last = (pc.fill_null(rows[name].cast(pa.int64()), 0).to_numpy() for name in _WHERE[1:])
         hit = stretches.hit(rows["device_key"], first, last)
-        passed.add(rows.filter(pa.array(~hit)))
-        count += int((hit & ~passed.hold(rows)).sum())
-    return passed, count
+        skipped.add(rows.filter(pa.array(~hit)))
+        count += int((hit & ~skipped.hold(rows)).sum())
+    return skipped, count
 
 
 class Release:
-    """Takes held messages up again; used by one thread at a time."""
+    """Decodes held messages again; used by one thread at a time."""
 
     def __init__(self, settings: Settings, lake: Lake, associations: AssociationMap, *, job: str) -> None:
         """Prepare.
@@ -65,7 +65,7 @@ class Release:
         Args:
             settings: of the home.
             lake: of the dataset.
-            associations: where devices were; looked at by the owner only.
+            associations: of devices with patients; only the caller refreshes them.
             job: job and shard under which rows are written.
         """
         self._settings, self._lake, self._associations, self._job = settings, lake, associations, job
@@ -78,17 +78,17 @@ class Release:
         self._steps = {}
 
     def batches(self, stretches: Stretches) -> Iterator[Released]:
-        """Yield messages that are somebody's now, a batch at a time; each is to be decided before the next one.
+        """Yield messages whose patients are known now, in batches; the caller decides each batch before the next one.
 
         Raises:
-            LettersMoved: the table was rewritten meanwhile: begin again.
-            KeyRevoked: patients' keys cannot be had.
+            LettersMoved: the table was rewritten meanwhile: start again.
+            KeyRevoked: patients' keys are not available.
         """
         lake = self._lake
         if not lake.storage.holds_table(HELD):
             return
         lake.table(HELD).refresh()
-        passed, count = candidates(lake, stretches)
+        skipped, count = candidates(lake, stretches)
         if not count:
             return
         known, _ = lineages(self._settings, census(lake, HELD).decoders)
@@ -96,26 +96,26 @@ class Release:
             if lineage.stream.dataset != lake.dataset.name:
                 continue
             choice = Choice(sources=lineage.sources)
-            for letters in open_letters(lake, HELD, choice, done=passed):
+            for letters in open_letters(lake, HELD, choice, done=skipped):
                 redecoder = self._redecoder(lineage)
-                attempts = list(self._somebodys(redecoder, letters))
+                attempts = list(self._released(redecoder, letters))
                 if attempts:
                     yield Released(attempts, redecoder)
 
     def _redecoder(self, lineage: Lineage) -> Redecoder:
         if lineage.job not in self._steps:
-            self._steps[lineage.job] = self.made(lineage)
+            self._steps[lineage.job] = self._make_steps(lineage)
         return Redecoder(self._settings, lineage, self._steps[lineage.job], job=self._job)
 
-    def made(self, lineage: Lineage) -> Steps:
-        """Return the steps of a job, attributing by what is known here."""
+    def _make_steps(self, lineage: Lineage) -> Steps:
+        """Return the steps of a job, which attribute by this object's associations."""
         steps = Steps(self._settings, lineage.stream, self._lake.dataset, purpose="attribution")
         assert steps.attributor is not None
         steps.attributor.associations = self._associations
         return steps
 
-    def _somebodys(self, redecoder: Redecoder, letters: pa.Table) -> Iterator[Attempt]:
-        """Yield attempts in which no message is held or rejected; those stay as they are, and leave no trace."""
+    def _released(self, redecoder: Redecoder, letters: pa.Table) -> Iterator[Attempt]:
+        """Yield attempts without the messages that would be held or rejected again; those stay held unchanged."""
         attributor = redecoder.steps.attributor
         assert attributor is not None
         for attempt in redecoder.attempts(letters, table=HELD, mask=False):
@@ -131,16 +131,16 @@ class Release:
     def _recognise(
         self, steps: Steps, alone: npt.NDArray[np.bool_], outcome: Outcome, waiting: npt.NDArray[np.bool_] | None
     ) -> npt.NDArray[np.bool_]:
-        """Take out rows that were released before, and of those that may have come alone meanwhile what has."""
-        there = alone & self._published(outcome.rows) if alone.any() else alone
+        """Remove repeated rows, and those that came in another message meanwhile; return which rows are left."""
+        published = alone & self._published(outcome.rows) if alone.any() else alone
         kept = steps.recognise(outcome, waiting)
-        outcome.keep(~there[kept])
-        return kept & ~there
+        outcome.keep(~published[kept])
+        return kept & ~published
 
     def _published(self, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
-        """Return which rows are in the restricted zone already, of another message that said the same.
+        """Return which rows are already in the restricted zone, from another message with the same content.
 
-        Where a message does not say when it was issued it is not known to be the same.
+        A row of a message that does not give its time of issue is never recognised as the same.
         """
         table = self._lake.restricted
         table.refresh()

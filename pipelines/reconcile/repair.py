@@ -1,4 +1,4 @@
-"""Rows that are somebody else's by what is known now: found by their device, taken back, and written anew."""
+"""Finds rows whose patient has changed, by their device, and makes the rows that withdraw and replace them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from vitalake.lake.tables.schema import conform
 from vitalake.lake.tables.table import StagedFile, Table
 
 BATCH_ROWS = 200_000
-"""Rows looked at together: they are in memory, opened."""
+"""How many rows are examined together: they are unsealed in memory."""
 
 _PROVENANCE = ("ingested_at", "source", "source_position")
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The rows of one version of an observation that one message has said at one time.
+    """The rows of one version of an observation that come from one message and became known at one time.
 
-    A message that says two things of one version is refused; those of before differ in when they could be known.
+    A message that gives two values for one version is rejected. Earlier releases accepted such messages; their rows
+    differ in when they became known.
     """
 
     rows: list[int]
@@ -55,21 +56,21 @@ class Repair:
         """Prepare.
 
         Args:
-            table: the restricted rows, as the object stands.
-            sealer: opens them.
-            associations: where devices were, as of now.
-            key_of: device id → the keyed hash by which it is found.
+            table: the restricted rows, at the table's current version.
+            sealer: unseals them.
+            associations: of devices with patients, as of now.
+            key_of: returns the keyed hash of a device id, by which the device is found.
             job: job and shard under which rows are written.
         """
         self._table, self._sealer, self._associations = table, sealer, associations
         self._key_of, self._job = key_of, job
 
     def outcomes(self, stretches: Stretches) -> Iterator[Outcome]:
-        """Yield the rows that are missing, identified, day by day; nothing where all is as it should be.
+        """Yield the missing rows, identified, day by day; nothing if all rows are correct.
 
         Raises:
-            FileNotFoundError: the table was rewritten meanwhile, and what was replaced is gone: begin again.
-            KeyRevoked: patients' keys cannot be had.
+            FileNotFoundError: the table was rewritten meanwhile, and the replaced files were deleted: start again.
+            KeyRevoked: patients' keys are not available.
         """
         files: dict[str | None, list[StagedFile]] = defaultdict(list)
         for file in self._table.snapshot().files.values():
@@ -79,19 +80,19 @@ class Repair:
                 yield from self._of_day(files[day], stretches)
 
     def _of_day(self, files: list[StagedFile], stretches: Stretches) -> Iterator[Outcome]:
-        found = [(file, mask) for file in files if (mask := self._sought(file, stretches)) is not None]
-        count = sum(int(mask.sum()) for _, mask in found)
+        candidates = [(file, mask) for file in files if (mask := self._candidates(file, stretches)) is not None]
+        count = sum(int(mask.sum()) for _, mask in candidates)
         parts = count // BATCH_ROWS + 1
-        for part in range(parts):  # by device, so that all rows of an observation come together
-            rows = [self._read(file, mask, part, parts) for file, mask in found]
+        for part in range(parts):  # divided by device, so that all rows of an observation are in the same part
+            rows = [self._read(file, mask, part, parts) for file, mask in candidates]
             whole = pa.concat_tables([r for r in rows if r.num_rows] or rows[:1]) if rows else None
             if whole is not None and whole.num_rows:
                 outcome = self._outcome(self._sealer.open(whole))
                 if outcome is not None:
                     yield outcome
 
-    def _sought(self, file: StagedFile, stretches: Stretches) -> npt.NDArray[np.bool_] | None:
-        """Return which rows of a file may have to change; None: none."""
+    def _candidates(self, file: StagedFile, stretches: Stretches) -> npt.NDArray[np.bool_] | None:
+        """Return which rows of a file could have to change; None: none."""
         with self._table.storage.open(file.path, read_dictionary=[DEVICE_KEY.name]) as reader:
             if ATTRIBUTION not in reader.schema_arrow.names or not _overlaps(reader, stretches.bounds):
                 return None
@@ -113,7 +114,7 @@ class Repair:
         mine = [zlib.crc32(key or b"") % parts == part for key in rows[DEVICE_KEY.name].to_pylist()]
         return rows.filter(pa.array(mine, pa.bool_()))
 
-    # -- what is missing -----------------------------------------------------------------------------------------
+    # -- missing rows --------------------------------------------------------------------------------------------
 
     def _outcome(self, rows: pa.Table) -> Outcome | None:
         owners: dict[Owner, int] = {}
@@ -145,7 +146,7 @@ class Repair:
 
     @staticmethod
     def _base(group: _Group) -> int:
-        """Return the row from which others are made: one that has its value."""
+        """Return the row from which others are made: one that was not withdrawn and so has its value."""
         return next(i for i, row in zip(group.rows, group.written, strict=True) if not row.withdrawn)
 
     def _groups(self, rows: pa.Table) -> list[_Group]:
@@ -167,7 +168,7 @@ class Repair:
                 )
                 for i in members
             ]
-            if all(row.withdrawn for row in written):  # whose value it was is forgotten
+            if all(row.withdrawn for row in written):  # the row with the value was of a patient who is forgotten
                 continue
             first = members[0]
             told = min(t if (t := times[TOLD_AT][i]) is not None else times["available_at"][i] for i in members)
@@ -176,7 +177,7 @@ class Repair:
         return sorted(made, key=lambda group: group.told_us)
 
     def _as_outcome(self, rows: pa.RecordBatch) -> Outcome:
-        """Return the rows as if their messages were read again, each of them one."""
+        """Return the rows as the outcome of a poll in which each row is a message of its own."""
         count = rows.num_rows
         sources = rows["source"].dictionary_encode()
         parts = tuple(PartId(*_topic_and_partition(text)) for text in sources.dictionary.to_pylist())
@@ -204,7 +205,7 @@ class Repair:
 
 
 def _overlaps(reader: pq.ParquetFile, bounds: tuple[int, int]) -> bool:
-    """Return whether a file's times can lie within bounds, by its statistics; without any they can."""
+    """Return whether a file's times can lie within bounds, by its statistics; without statistics they can."""
     metadata = reader.metadata
     place = metadata.schema.names.index("effective_at")
     for group in range(metadata.num_row_groups):

@@ -1,6 +1,7 @@
-"""The attributor beside a stream: a process of its own, which looks every second, once devices are associated at all.
+"""Runs the attributor beside a stream, in a process of its own that makes a pass every second.
 
-A process of its own, and a nice one: what moves to another patient must not hold up the lane.
+The process starts once there is an association table. It has a lower priority than the stream, because moving values to
+another patient must not delay the lane.
 """
 
 from __future__ import annotations
@@ -24,45 +25,51 @@ from vitalake.settings import Settings, load_settings
 _log = logging.getLogger(__name__)
 
 DATASET = "observation"
-"""Streams of it are looked after; one of associations is not: of two attributors each would overtake the other."""
+"""Only streams of this dataset get an attributor. A stream of associations gets none: of two attributors each would
+overtake the other."""
 
 EVERY_SECONDS = 1.0
+"""How often the attributor makes a pass."""
+
 LOOK_SECONDS = 5.0
-"""How often it is looked whether devices are associated: it needs no process before."""
+"""How often the sidecar looks for an association table while there is none; no process is needed before."""
 
-AGAIN_SECONDS = 10.0
-"""Wait after trouble, or where another attributor is at work."""
+RETRY_SECONDS = 10.0
+"""Wait after a failure, or while another attributor is running."""
 
-MOST_AGAIN_SECONDS = 600.0
-"""The wait doubles up to here as long as it ends in the same way: damage does not pass by itself."""
+MAX_RETRY_SECONDS = 600.0
+"""Limit of the exponential back-off: the wait doubles as long as the process ends with the same exit code, because
+damage does not pass by itself."""
 
 STOP_SECONDS = 20.0
+"""How long a process has to end by itself before it is killed."""
+
 NICENESS = 10
 
 
 class Sidecar:
-    """Keeps the attributor's process alive while a stream runs; never two of one stream at once."""
+    """Keeps the attributor's process running while a stream runs; never two for one stream at once."""
 
     def __init__(self, config: str, settings: Settings, job: str, *, stderr: IO[bytes] | None = None) -> None:
         self._command = python_module("pipelines.reconcile.sidecar", config)
         self._settings, self._stderr = settings, stderr
-        stream = settings.jobs.get(job)  # who names none is told by the preflight
-        self._wanted = stream is not None and stream.dataset == DATASET
-        self._due, self._wait, self._ended = 0.0, AGAIN_SECONDS, 0
+        stream = settings.jobs.get(job)  # None if there is no such job: the preflight reports that
+        self._serves_dataset = stream is not None and stream.dataset == DATASET
+        self._due, self._wait, self._ended = 0.0, RETRY_SECONDS, 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def tick(self, now: float) -> None:
-        """Start it if it is due; take note of how it ended."""
-        if not self._wanted:
+        """Start the process if it is due, and note how it ended; called regularly."""
+        if not self._serves_dataset:
             return
         if self._process is not None:
             code = self._process.poll()
             if code is None:
                 return
             self._process = None
-            self._wait = min(2 * self._wait, MOST_AGAIN_SECONDS) if code == self._ended else AGAIN_SECONDS
+            self._wait = min(2 * self._wait, MAX_RETRY_SECONDS) if code == self._ended else RETRY_SECONDS
             self._due, self._ended = now + self._wait, code
-            _log.error("attributor ended, it is started again", extra={"count": code, "seconds": self._wait})
+            _log.error("attributor ended and will be started again", extra={"count": code, "seconds": self._wait})
         if now >= self._due:
             self._due = now + LOOK_SECONDS
             if self._is_needed():
@@ -76,17 +83,20 @@ class Sidecar:
             return False
 
     def stop(self) -> None:
-        """Let it look once more, and end it; what is cut off has changed nothing, and is done by the next one."""
+        """Let the attributor make a last pass, and end it.
+
+        A pass that is killed has changed nothing; the next attributor makes it.
+        """
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
-            if _waited(process) == 0:
+            if _wait_or_kill(process) == 0:
                 return
-        if self._wanted and self._is_needed():
-            _waited(start([*self._command, "--once"], stdout=subprocess.DEVNULL, stderr=self._stderr))
+        if self._serves_dataset and self._is_needed():
+            _wait_or_kill(start([*self._command, "--once"], stdout=subprocess.DEVNULL, stderr=self._stderr))
 
 
-def _waited(process: subprocess.Popen[bytes]) -> int:
+def _wait_or_kill(process: subprocess.Popen[bytes]) -> int:
     try:
         return process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -95,32 +105,32 @@ def _waited(process: subprocess.Popen[bytes]) -> int:
 
 
 def keep_attributing(settings: Settings, stop: threading.Event, *, every_seconds: float = EVERY_SECONDS) -> None:
-    """Look again and again until told to stop, and once more then.
+    """Make passes until ``stop`` is set, and one more after that.
 
     Raises:
-        VitaLakeError: something that does not pass by itself.
+        VitaLakeError: a failure that does not pass by itself.
     """
     from pipelines.reconcile.reconciler import Attribution, AtWork
     from pipelines.reprocess.writing import Overtaken
 
     attribution = Attribution(settings)
-    said = ""
+    last_warning = ""
     try:
         while True:
             last, wait = stop.is_set(), every_seconds
             try:
                 report = attribution.run()
-            except AtWork:  # of another stream
-                wait = AGAIN_SECONDS
+            except AtWork:  # the attributor of another stream
+                wait = RETRY_SECONDS
             except VitaLakeError as error:
                 if last or not (error.transient or isinstance(error, Overtaken)):
                     raise
-                wait = AGAIN_SECONDS
-                if error.what != said:  # once, and when it changes: not every ten seconds
+                wait = RETRY_SECONDS
+                if error.what != last_warning:  # logged once and when it changes, not at every retry
                     _log.warning("attributor waits", extra={"what": error.what, "where": error.where})
-                said = error.what
+                last_warning = error.what
             else:
-                said = ""
+                last_warning = ""
                 if report.spans:
                     _log.info("attributed", extra={"count": report.rows + report.moved})
             if last:
@@ -131,7 +141,7 @@ def keep_attributing(settings: Settings, stop: threading.Event, *, every_seconds
 
 
 def main() -> int:
-    """Attribute for the home of the arguments until told to end; return the exit code."""
+    """Attribute for the home given as argument until a signal ends the process; return the exit code."""
     end_with_parent()
     parser = argparse.ArgumentParser(prog="vitalake attributor")
     parser.add_argument("config")

@@ -1,4 +1,4 @@
-"""What an attributor has looked at: how far in the associations, and which spans; kept in the spans table."""
+"""Records in the spans table which associations and spans the attributor has processed, and finds spans to process."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from vitalake.lake.commits.spans import PartId, Span, from_row, is_added
 from vitalake.lake.tables.table import Table
 
 MARGIN = timedelta(hours=1)
-"""A span that was decided may be seen so much later than its time says, and is looked at again after a restart."""
+"""How much later than its own time a decided span can become visible; a restart looks at such spans again."""
 
 KEPT_DAYS = 2
-"""Spans of so many days are looked for: who decides one later than that was paused for days."""
+"""How many days back spans are looked for; only a worker that was paused for days decides an older one."""
 
-SOON_SECONDS = 60.0
-"""So long after the associations have changed spans are looked at in every pass: streams learn of it within seconds."""
+FREQUENT_LOOKS_SECONDS = 60.0
+"""How long after a change of the associations every pass looks at new spans. Streams learn of the change within
+seconds, so later spans are attributed by the new version."""
 
-SELDOM_SECONDS = 15.0
-"""How often they are looked at otherwise, for the span of a worker that was suspended meanwhile. For each look delta-rs
+RARE_LOOK_SECONDS = 15.0
+"""How often new spans are looked at otherwise, in case a worker was suspended meanwhile. For each look delta-rs
 starts threads that then wait ten seconds for more: at one look a second there were a hundred."""
 
 RECORD_SECONDS = 60.0
@@ -32,7 +33,7 @@ RECORD_SECONDS = 60.0
 
 
 class SpanWatch:
-    """Looks for spans that were attributed by less than is known; used by one thread at a time."""
+    """Looks for spans that were attributed by an older version of the associations; used by one thread at a time."""
 
     def __init__(self, lake: Lake) -> None:
         """Prepare.
@@ -55,26 +56,26 @@ class SpanWatch:
         return self._lake.spans.table.transaction(self._apps[which]) or 0
 
     def late(self, version: int) -> int | None:
-        """Return the least that spans not looked at yet were attributed by; None: none by less than is known.
+        """Return the oldest version of the associations by which new spans were attributed; None: all by the current.
 
         Args:
-            version: what is known now.
+            version: the current version of the associations.
         """
         now = time.monotonic()
         if version != self._version:
             self._version, self._changed = version, now
-        if now - self._changed > SOON_SECONDS and now - self._looked < SELDOM_SECONDS:
+        if now - self._changed > FREQUENT_LOOKS_SECONDS and now - self._looked < RARE_LOOK_SECONDS:
             return None
         self._looked, self._begun_us = now, clock.now_us()
-        known = [span.associations for span in self._new_spans() if 0 < span.associations < version]
-        return min(known, default=None)
+        older = [span.associations for span in self._new_spans() if 0 < span.associations < version]
+        return min(older, default=None)
 
     def _new_spans(self) -> Iterator[Span]:
         table = self._lake.spans.table
         table.refresh()
         files = table.snapshot().files
         since = str((clock.now() - timedelta(days=KEPT_DAYS)).date())
-        if self._paths is None and (looked := self._recorded(1)):  # where nothing was, all rows are looked at anyway
+        if self._paths is None and (looked := self._recorded(1)):  # without a record all rows are looked at anyway
             since = min(since, str((datetime.fromtimestamp(looked / 1e6, tz=UTC) - MARGIN).date()))
         for path in files.keys() - (self._paths or set()):
             if (files[path].day or "") >= since:
@@ -97,7 +98,7 @@ class SpanWatch:
                 yield span
 
     def settle(self) -> None:
-        """See that all that was decided is added: what is looked at must be there.
+        """Add whatever was decided and not added yet, so that the rows to look at are in their tables.
 
         Raises:
             ServiceUnavailable: storage cannot be reached.
@@ -113,19 +114,19 @@ class SpanWatch:
                     break
 
     def record(self, version: int) -> None:
-        """Record that all is as it should be by what is known, if that is news, or was long ago.
+        """Record that all rows are attributed by a version, if it is new or the last record is old.
 
-        Any may say so who has looked: it only grows.
+        Several attributors can record this: the numbers only grow.
         """
         fresh = self._begun_us - self._recorded(1) < RECORD_SECONDS * 1e6
         if version == self.associations and fresh:
             return
-        wanted = {self._apps[0]: version, self._apps[1]: self._begun_us}
+        targets = {self._apps[0]: version, self._apps[1]: self._begun_us}
         table = self._lake.spans.table
 
         def ready() -> Literal["commit", "done"]:
-            behind = (table.transaction(app) or 0 for app in self._apps)
-            return "commit" if any(there < new for there, new in zip(behind, wanted.values(), strict=True)) else "done"
+            recorded = (table.transaction(app) or 0 for app in self._apps)
+            return "commit" if any(old < new for old, new in zip(recorded, targets.values(), strict=True)) else "done"
 
-        table.commit_when(ready, transactions=wanted)
+        table.commit_when(ready, transactions=targets)
         self.associations = version

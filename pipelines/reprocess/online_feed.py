@@ -46,7 +46,7 @@ class ReprocessFeed:
         self._feed.take(replace(outcome, poll=own, refused=None))  # what is refused was told when it came
         self._count += count
 
-    def known(self, patients: list[str]) -> list[str]:
+    def known_patients(self, patients: list[str]) -> list[str]:
         """Return nobody: whose a message is that is refused again was told when it came."""
         return []
 

@@ -80,7 +80,7 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
     try:
         with closing(open_online_store(settings, keys, vault=vault)) as care:
             had = care.decided()
-            care.note_lacking()  # until it is filled: whoever ends this half-way has half of a store
+            care.note_incomplete()  # until it is filled: whoever ends this half-way has half of a store
             care.drop(writer=_share())
         for dataset in [name for name in ORDER if name in there]:
             lake = open_restricted(settings, dataset)
@@ -88,7 +88,7 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
             feed = OnlineFeed(settings, lake.dataset, keys, vault, again=True)
             part = PartId(WRITER, uuid.uuid4().hex[:22], 0)
             try:
-                for rows in _batches(lake, feed.care.now_us() - int(settings.care.hours * 3_600_000_000)):
+                for rows in _batches(lake, feed.store.now_us() - int(settings.care.hours * 3_600_000_000)):
                     opened = sealer.open(rows)
                     feed.take(_outcome(opened, part, total))
                     ends.note(dataset, opened)
@@ -103,7 +103,7 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
                 _tell_rejected(settings, dataset)
         current = keys.current("pseudonym").version
         with closing(open_online_store(settings, keys, vault=vault)) as care:
-            care.drop(patients=[p for p in care.everybody() if not p.startswith(f"{current}.")])
+            care.drop(patients=[p for p in care.all_patients() if not p.startswith(f"{current}.")])
             for version, old, into in sorted(merges):  # of long ago: the number may be another one's by now
                 if care.has(care.survivor(into)):
                     care.merge(old, into, version=version)

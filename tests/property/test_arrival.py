@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from pipelines.online_store.facts import DELETED, TOLD_BESIDE, Admission, Decision, Fact, Person, Placement, Pregnancy
+from pipelines.online_store.facts import (
+    DELETED,
+    FROM_ADMISSIONS,
+    Admission,
+    Decision,
+    Fact,
+    Person,
+    Placement,
+    Pregnancy,
+)
 from pipelines.online_store.store import OnlineStore
 from vitalake import clock
 from vitalake.keys import Key
@@ -62,10 +71,10 @@ class Told:
             "pregnant": lambda: (f"{self.stay}/O", Pregnancy(self.stay, at)),
             "not pregnant": lambda: (f"{self.stay}/O", Pregnancy(self.stay, at, over=True)),
             "record": lambda: ("", Person("female", f"{1930 + self.ago}")),
-            "beside": lambda: (TOLD_BESIDE, Person("unknown", f"{1980 + self.ago}")),
+            "beside": lambda: (FROM_ADMISSIONS, Person("unknown", f"{1980 + self.ago}")),
             "died": lambda: ("", Person("unknown", died="yes")),
-            "died beside": lambda: (TOLD_BESIDE, Person("unknown", died="yes")),
-            "lives beside": lambda: (TOLD_BESIDE, Person("unknown", died=DELETED)),
+            "died beside": lambda: (FROM_ADMISSIONS, Person("unknown", died="yes")),
+            "lives beside": lambda: (FROM_ADMISSIONS, Person("unknown", died=DELETED)),
         }
         key, fact = made[self.what]()
         return self.patient, key, known + number, fact

@@ -28,7 +28,7 @@ from models.news2 import (
 )
 from models.serving.formatting import event_text, number, reading_text, two_texts
 from models.tasks import load_task
-from pipelines.online_store.values import CAME, COMPARATORS
+from pipelines.online_store.values import COMPARATORS, UNUSABLE
 from vitalake.clinical.records import History, code_number
 from vitalake.vocabulary import load_vocabulary
 
@@ -476,7 +476,7 @@ def test_that_a_coma_score_has_no_total_does_not_end_what_its_parts_say(
     assert (latest and reading_text("consciousness", latest)) == most
     assert score.parts["consciousness"] == (None if most is None else 3)
     assert most is not None or score.ended["consciousness"].kind == "none"
-    words = _signed(("9267-6", 3, 1.0, 0), ("9269-2", np.nan, 0.5, CAME))
+    words = _signed(("9267-6", 3, 1.0, 0), ("9269-2", np.nan, 0.5, UNUSABLE))
     assert "consciousness" in words.ended, "what came and cannot be read may be worse"
 
 
@@ -527,7 +527,7 @@ def test_a_value_with_a_comparator_scores_the_worst_it_may_be(
 
 
 def _signed(*rows: tuple[str, float, float, str | int], situation: Situation = ADULT) -> News2:
-    """Return the score of rows of (code, value, hours before, comparator or CAME)."""
+    """Return the score of rows of (code, value, hours before, comparator or UNUSABLE)."""
     rows = tuple(sorted(rows, key=lambda row: -row[2]))
     signs = [sign if isinstance(sign, int) else COMPARATORS.index(sign) for *_, sign in rows]
     history = _history(*(row[:3] for row in rows))
@@ -660,17 +660,17 @@ def test_what_came_and_cannot_be_used_ends_the_part_whatever_its_code(
     part: str, known: str, value: float, code: str
 ) -> None:
     """A coma score of 15, then "drowsy": 0, low, without a word."""
-    for unusable, sign in ((np.nan, CAME), (np.inf, CAME), (-np.inf, 0)):
+    for unusable, sign in ((np.nan, UNUSABLE), (np.inf, UNUSABLE), (-np.inf, 0)):
         score = _signed((known, value, 1.5, 0), (code, unusable, 10 * _SECOND, sign))
         assert (score.parts[part], part in score.ended, part in score.latest) == (None, True, False)
     silent = _signed((known, value, 1.5, 0), (code, np.nan, 10 * _SECOND, 0))
     assert (silent.parts[part], silent.ended) == (0, {}), "a sensor that was never connected says nothing"
-    later = _signed((code, np.nan, 1, CAME), (known, value, 0.5, 0))
+    later = _signed((code, np.nan, 1, UNUSABLE), (known, value, 0.5, 0))
     assert (later.parts[part], later.ended) == (0, {})
 
 
 def test_no_oxygen_by_one_way_does_not_stand_in_for_words_of_the_other() -> None:
-    words = ("3150-6", np.nan, 10 * _SECOND, CAME)  # "high flow nasal"
+    words = ("3150-6", np.nan, 10 * _SECOND, UNUSABLE)  # "high flow nasal"
     assert _signed(("3151-8", 0, 60 * _SECOND, 0), words).parts["supplemental_oxygen"] is None
     assert _signed(("3151-8", 6, 60 * _SECOND, 0), words).parts["supplemental_oxygen"] == 2
     assert _signed(("3151-8", 0, 10 * _SECOND, 0), words).parts["supplemental_oxygen"] == 0, "of one moment"

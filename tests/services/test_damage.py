@@ -561,7 +561,7 @@ def test_damaged_care_store_is_named_once_and_filled_again(
 ) -> None:
     care = _without_wal(settings.path(settings.care.path))
     damage(care)
-    assert "Care store is damaged: care.db" in run(home, capfd, "lake", "rebuild", "care", code=13)
+    assert "Online store is damaged: care.db" in run(home, capfd, "lake", "rebuild", "care", code=13)
     with pytest.raises(DatabaseDamaged) as told:
         stream(home, range(3, 4), topic_id="after")
     assert not told.value.transient, "a lane does not try again for ever"

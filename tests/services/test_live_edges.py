@@ -146,20 +146,20 @@ def test_a_broker_that_restarts_pauses_the_lane_and_it_goes_on_by_itself(
 def test_a_care_store_that_is_gone_when_a_stream_begins_is_told_and_lacks_what_came_before(lane: LaneUnderTest) -> None:
     now = clock.now()
     lane.send([message(i, effectiveDateTime=now.isoformat()) for i in range(4)])
-    assert "care store is new" not in lane.run()
+    assert "online store is new" not in lane.run()
     (lane.home / "care.db").unlink()  # what lies beside it stays
     lane.send([message(4, effectiveDateTime=now.isoformat())])
     errors = lane.run()
-    assert "care store is new, and lacks what the lake has" in errors
+    assert "online store is new, and lacks rows that the lake has" in errors
     assert "vitalake lake rebuild care" in errors
     settings = load_settings(lane.home)
     with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
-        assert care.lacking_us() > 0
+        assert care.incomplete_since_us() > 0
         assert [len(care.history(patient)) for patient in care.patients()] == [1]
-    assert "care store is" not in lane.run()
+    assert "online store is" not in lane.run()
     assert rebuild_online_store(settings) == 5
     with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
-        assert care.lacking_us() == 0
+        assert care.incomplete_since_us() == 0
         assert [len(care.history(patient)) for patient in care.patients()] == [5]
 
 
@@ -172,23 +172,23 @@ def test_an_older_copy_of_the_care_store_is_told_and_lacks_what_came_since(lane:
     copy.mkdir()
     for file in lane.home.glob("care.db*"):
         shutil.copy2(file, copy)
-    assert "care store is" not in lane.run()
+    assert "online store is" not in lane.run()
     lane.send([message(i, effectiveDateTime=now.isoformat()) for i in range(4, 7)])
-    assert "care store is" not in lane.run()
+    assert "online store is" not in lane.run()
     for file in lane.home.glob("care.db*"):
         file.unlink()
     for file in copy.iterdir():
         shutil.copy2(file, lane.home)
     with closing(sqlite3.connect(lane.home / "care.db", isolation_level=None)) as db:
         db.execute("UPDATE lane SET beat_us = beat_us - 3600000000")  # of an hour ago
-    assert "care store is an older copy, and lacks what the lake has" in lane.run()
+    assert "online store is an older copy, and lacks rows that the lake has" in lane.run()
     settings = load_settings(lane.home)
     with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
-        assert care.lacking_us() > 0
+        assert care.incomplete_since_us() > 0
     assert rebuild_online_store(settings) == 7
-    assert "care store is" not in lane.run()
+    assert "online store is" not in lane.run()
     with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
-        assert care.lacking_us() == 0
+        assert care.incomplete_since_us() == 0
 
 
 def test_two_readers_on_the_same_partitions_publish_everything_once(lane: LaneUnderTest) -> None:

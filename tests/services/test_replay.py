@@ -389,7 +389,7 @@ def test_what_is_recovered_reaches_the_care_store(
     settings = load_settings(home)
     store = open_online_store(settings, load_keys(settings.path(settings.keys)))
     try:
-        (patient,) = store.everybody()
+        (patient,) = store.all_patients()
         assert len(store.history(patient).measured()) == 12, "beside them stands that some were refused when they came"
     finally:
         store.close()

@@ -108,12 +108,12 @@ def test_a_writer_whose_store_was_deleted_writes_to_the_new_one(ward: WardUnderT
     vault = open_vault(ward.settings, ward.keys)
     feed = OnlineFeed(ward.settings, load_dataset("observation"), ward.keys, vault)
     feed.beat("vitals/0of1")
-    first = feed.care.name()
+    first = feed.store.name()
     _remove(ward.settings.path(ward.settings.care.path))
     feed.beat("vitals/0of1")
-    assert feed.care.name() not in ("", first)
-    assert list(feed.care.lanes()) == ["vitals/0of1"]
-    assert b"care store was deleted or replaced" in log.getvalue()
+    assert feed.store.name() not in ("", first)
+    assert list(feed.store.lanes()) == ["vitals/0of1"]
+    assert b"online store was deleted or replaced" in log.getvalue()
     assert b"vitalake lake rebuild care" in log.getvalue()
     feed.close()
     vault.close()

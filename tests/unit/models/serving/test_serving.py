@@ -41,7 +41,7 @@ from models.serving.zone import clock_minute
 from models.tasks import load_task
 from pipelines.online_store.facts import Admission, Fact, Person, Placement
 from pipelines.online_store.playback import Replay
-from pipelines.online_store.values import CAME, NAMELESS, REFUSED, ROW
+from pipelines.online_store.values import REFUSED, REFUSED_UNKNOWN_CODE, ROW, UNUSABLE
 from tests.services.serving import HOUR, ILL, MINUTE, STABLE, WardUnderTest
 from vitalake import clock
 from vitalake.clinical.records import History, code_number
@@ -492,7 +492,7 @@ def test_a_refused_message_of_a_code_that_is_not_known_stands_until_all_parts_ar
     patient, now = ward.admit("nameless"), clock.now_us()
     ward.measure(patient, STABLE, at_us=now - 10 * MINUTE)
     mark = np.zeros(1, ROW)
-    mark["code"], mark["value"], mark["effective_us"] = NAMELESS, np.nan, now - 4 * MINUTE
+    mark["code"], mark["value"], mark["effective_us"] = REFUSED_UNKNOWN_CODE, np.nan, now - 4 * MINUTE
     mark["available_us"] = mark["effective_us"]
     ward.write(patient, mark)
     ward.measure(patient, {"8867-4": 75}, at_us=now - 2 * MINUTE)
@@ -517,7 +517,7 @@ def test_a_refused_message_of_a_code_that_is_not_known_stands_until_all_parts_ar
         assert chart.refused is None
 
 
-@pytest.mark.parametrize("code", [NAMELESS, REFUSED])
+@pytest.mark.parametrize("code", [REFUSED_UNKNOWN_CODE, REFUSED])
 def test_a_feed_of_refused_messages_is_looked_at_as_a_whole(
     ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
@@ -617,7 +617,7 @@ def _refuse(ward: WardUnderTest, patient: str, codes: Sequence[str], *, at_us: i
     rows = np.zeros(len(codes) + 1, ROW)
     rows["code"][1:] = [code_number(code) for code in codes]
     rows["value"], rows["effective_us"], rows["available_us"] = np.nan, at_us, at_us
-    rows["stage"][1:] |= CAME << 8
+    rows["stage"][1:] |= UNUSABLE << 8
     ward.write(patient, rows)
 
 
@@ -725,7 +725,7 @@ def test_a_refused_message_without_a_code_brings_nobody_back(ward: WardUnderTest
     ward.store.put_facts([(patient, "stay", 1, Admission(now - 9 * HOUR, now - HOUR, 67))])
     ward.measure(patient, STABLE, at_us=now - 2 * HOUR)
     mark = np.zeros(1, ROW)
-    mark["code"], mark["value"], mark["effective_us"] = NAMELESS, np.nan, now - MINUTE
+    mark["code"], mark["value"], mark["effective_us"] = REFUSED_UNKNOWN_CODE, np.nan, now - MINUTE
     mark["available_us"] = mark["effective_us"]
     ward.write(patient, mark)
     with ward_of(ward) as charts:

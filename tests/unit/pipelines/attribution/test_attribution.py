@@ -1,4 +1,4 @@
-"""The step in the lane: whose a device's rows become, which messages are held, and what is counted of them."""
+"""The attribution step in the lane: the patients of a device's rows, which messages are held, and what is counted."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def bed(number: int, device: str = "bed-1", **changes: object) -> bytes:
 
 
 def at(seconds: float) -> datetime:
-    """Return a moment so long after the first message's."""
+    """Return the time that is this much after the first message's."""
     return BEGIN + timedelta(seconds=seconds)
 
 
 def attributed(home: Path, messages: list[bytes | None]) -> Outcome:
-    """Return what the steps make of messages, as of now."""
+    """Return the outcome of the steps for messages, as of now."""
     steps = Steps(load_settings(home), StreamSettings(care=False), load_dataset("observation"))
     count = len(messages)
     poll = Poll(

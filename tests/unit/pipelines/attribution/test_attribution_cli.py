@@ -1,4 +1,4 @@
-"""``vitalake devices``: who may see which names, what is recorded, and that it does what it says."""
+"""``vitalake devices``: who is allowed to see which names, what is recorded, and that it does what it reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is held of a message and what goes on at once: nothing lost, nothing twice, whatever came first."""
+"""Which rows of a message are held and which go on at once: nothing lost, nothing twice, whatever came first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 EVERYBODY = ("A", "B", "C")
 MANY = os.environ.get("VITALAKE_HYPOTHESIS") == "many"
 SEEDS = range(25) if MANY else (0, 1, 3, 7)
-"""Of the few, one bed is nobody's ever in one, somebody's in two, and taken back in one."""
+"""Of the four default seeds, one bed never gets an owner in one, gets one in two, and loses it again in one."""
 
 
 @pytest.fixture
@@ -50,13 +50,13 @@ def named(ward: Ward, second: int, patient: str = "C") -> bytes:
 
 
 def bundle(*messages: bytes) -> bytes:
-    """Return messages in one."""
+    """Return several messages as one."""
     entries = [{"resource": msgspec.json.decode(payload)} for payload in messages]
     return msgspec.json.encode({"resourceType": "Bundle", "type": "collection", "entry": entries})
 
 
 def counts(ward: Ward, job: str = "vitals") -> dict[str, int]:
-    """Return what the ledger, which balances, counts of a job."""
+    """Check that the ledger balances, and return its counts for a job."""
     ledger = summarise(ward.lake.spans).to_json()
     assert ledger["balanced"] is True
     assert verify(ward.lake) == []
@@ -102,7 +102,7 @@ def test_a_row_that_was_published_alone_does_not_come_again_with_what_was_held_b
 def test_what_waits_for_another_device_is_no_reason_to_keep_it_from_coming_alone(
     ward: Ward, lane: Steps, polls: int
 ) -> None:
-    """The message may never be anybody's: what is in it must not be lost with it."""
+    """The message can stay without a patient for ever: its other rows must not be lost with it."""
     ward.associate("bed-1", "A", 0)
     messages = [bundle(ward.bed(1), ward.bed(2, "bed-2")), ward.bed(1)]
     for some in [messages] if polls == 1 else [[one] for one in messages]:
@@ -124,7 +124,7 @@ def test_a_copy_of_what_waits_is_a_duplicate_and_so_it_is_when_it_is_somebodys(w
 
 
 def test_what_is_held_twice_comes_once_and_no_pass_changes_it_before(ward: Ward) -> None:
-    """Sent again when nobody remembered it; another message of the device is released in between."""
+    """Sent again when the look-back no longer has it; another message of the device is released in between."""
     for message in (ward.bed(150), ward.bed(150), ward.bed(50)):
         ward.stream([message])
     ward.associate("bed-1", "A", 0, 100)
@@ -185,7 +185,7 @@ def _told(*entry: Any, mistake: bool = False) -> Callable[[Ward, Steps], object]
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_any_order_of_messages_and_associations_shows_the_same(home: Path, tmp_path: Path, seed: int) -> None:
-    """Two beds, one of which may be nobody's ever, or be so again before its values could be known."""
+    """Two beds, one of which can stay without an owner, or lose its owner before its values become known."""
     chance = random.Random(seed)
     model = Ward(home)
     late = (clock.now() + timedelta(minutes=2)).isoformat()

@@ -1,4 +1,4 @@
-"""What the lanes hand over before masking: true values to the care store, under the pseudonym that is published."""
+"""What the lanes write before masking: true values to the online store, under the pseudonym that is published."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_old_values_codes_left_out_and_jobs_without_care_store_nothing(home: Pat
 
 
 def test_a_rate_of_zero_and_an_answer_on_a_scale_reach_the_care_store(home: Path) -> None:
-    """Else the last normal rate would stay in view of who stopped breathing."""
+    """Otherwise the last normal rate would stay in view for a patient who stopped breathing."""
     loinc = "http://loinc.org"
     answer = {"coding": [{"system": loinc, "code": "LA17107-6"}]}
     consciousness = {"code": {"coding": [{"system": loinc, "code": "67775-7"}]}, "valueQuantity": None}
@@ -210,7 +210,7 @@ def test_a_rate_of_zero_and_an_answer_on_a_scale_reach_the_care_store(home: Path
 
 
 def _admissions(home: Path, messages: list[bytes | None], *, minutes_behind: int = 0) -> Outcome:
-    """Take ADT messages as a lane of associations does; the producer's clock may be behind."""
+    """Process ADT messages as a lane of associations does; the producer's clock can be behind."""
     dataset = "device_association"
     steps = Steps(load_settings(home), StreamSettings(), load_dataset(dataset))
     count = len(messages)
@@ -224,7 +224,7 @@ def _admissions(home: Path, messages: list[bytes | None], *, minutes_behind: int
 
 
 def test_an_admission_puts_a_patient_in_a_bed_and_a_discharge_takes_them_away(home: Path) -> None:
-    """The bed was never written: a board said the ward only, and nobody before the first value."""
+    """The bed was never stored: a board showed the ward only, and no patient before the first value."""
     told = [(clock.now() - timedelta(hours=hours)).strftime("%Y%m%d%H%M%S+0000") for hours in (5, 2, 1)]
     steps: list[list[bytes | None]] = [
         [adt("A01", PID, "PV1|1|I|4W^12^A", at=told[0])],
@@ -244,7 +244,7 @@ def test_an_admission_puts_a_patient_in_a_bed_and_a_discharge_takes_them_away(ho
 
 @pytest.mark.parametrize("minutes", [0, 5])
 def test_who_was_not_discharged_after_all_is_there(home: Path, minutes: int) -> None:
-    """A13 often says no time but its own, which may be that of the discharge."""
+    """An A13 often gives no time but its own, which can be that of the discharge."""
     at = [clock.now() - timedelta(hours=2), clock.now() - timedelta(hours=1)]
     at.append(at[1] + timedelta(minutes=minutes))
     told = [moment.strftime("%Y%m%d%H%M%S+0000") for moment in at]
@@ -258,7 +258,7 @@ def test_who_was_not_discharged_after_all_is_there(home: Path, minutes: int) -> 
 
 @pytest.mark.parametrize("place", ["PV1|1|I|ICU^1^2", "PV1|1|I|OR^^|||ICU^1^2"])
 def test_only_a_discharge_ends_the_stay_of_who_left_a_bed(home: Path, place: str) -> None:
-    """A transfer to a place without a bed is no discharge: nobody may vanish by it."""
+    """A transfer to a place without a bed is no discharge: the patient must stay on the board."""
     at = (clock.now() - timedelta(hours=2)).strftime("%Y%m%d%H%M%S+0000")
     now = (clock.now() - timedelta(hours=1)).strftime("%Y%m%d%H%M%S+0000")
     event = "A02" if "OR" in place else "A03"
@@ -277,7 +277,7 @@ def test_only_a_discharge_ends_the_stay_of_who_left_a_bed(home: Path, place: str
 def test_a_discharge_from_any_place_ends_the_stay_of_its_number_until_it_is_taken_back(
     home: Path, place: str, back: str, timed: str
 ) -> None:
-    """PV1-3 of an A03 is often the ward only, or the lounge, and that of its A13 the bed: somebody in bed was gone."""
+    """PV1-3 of an A03 is often only the ward or lounge, that of its A13 the bed: a patient in bed left the board."""
     at = [(clock.now() - timedelta(hours=hours)).strftime("%Y%m%d%H%M%S+0000") for hours in (3, 2, 1)]
     ends = [f"PV1|1|I|{told}||||||||||||||||V-1{'|' * 26}" for told in ("4W^12^A", place, back)]
     ends[2] += at[1] if timed == "PV1-45" else ""
@@ -307,7 +307,7 @@ def _score(home: Path, outcome: Outcome) -> News2:
 
 
 def test_a_refused_value_ends_the_normal_one_before_it(home: Path) -> None:
-    """Else the last normal value stays on the board while the patient gets worse."""
+    """Otherwise the last normal value stays on the board while the patient gets worse."""
     steps = _steps(home)
     outcome = _run(steps, [message(1, effectiveDateTime=_at(30), value=72.0)])
     assert _score(home, outcome).parts["pulse"] == 0
@@ -348,7 +348,7 @@ def _marks(home: Path, token: str) -> tuple[int, ...] | None:
 def test_what_makes_no_row_ends_its_part_and_another_vital_sign_does_not_wipe_that(
     home: Path, wrong: dict[str, Any]
 ) -> None:
-    """A saturation of 70 was refused; a pulse came; the row said low, with the saturation of 98 from before."""
+    """A saturation of 70 was rejected and a pulse came: the row showed low, with the saturation of 98 from before."""
     steps = _steps(home)
     known = [("8867-4", 75.0, "/min"), ("59408-5", 98.0, "%")]
     before: list[bytes | None] = [message(i, **_coded(*of, effectiveDateTime=_at(30))) for i, of in enumerate(known)]
@@ -379,7 +379,7 @@ def _elsewhere(code: str, system: str | None) -> dict[str, Any]:
     ],
 )
 def test_a_code_under_a_wrong_system_ends_its_part(home: Path, shape: str, system: str | None) -> None:
-    """It was read as a code of which is known that it is no unknown vital sign, and left no mark: 98 % stayed."""
+    """The code counted as one that is known not to be a vital sign, and the message left no mark: 98 % stayed."""
     steps = _steps(home)
     known = [("8867-4", 75.0, "/min"), ("59408-5", 98.0, "%")]
     before: list[bytes | None] = [message(i, **_coded(*of, effectiveDateTime=_at(30))) for i, of in enumerate(known)]
@@ -440,7 +440,7 @@ _FETUS = [
 
 @pytest.mark.parametrize("focus", _FETUS)
 def test_what_is_of_a_fetus_is_not_its_mothers(home: Path, focus: Any) -> None:
-    """A heart rate of 145 of the fetus scored 3 on the mother's row; nor does it end what is known of her."""
+    """A heart rate of 145 of the fetus scored 3 on the mother's row; nor must it end the values known of her."""
     steps = _steps(home)
     token = _run(steps, [message(1, effectiveDateTime=_at(30), value=72.0)]).rows["patient_id"][0].as_py()
     fetus = observation(2, effectiveDateTime=_at(20), value=145.0, focus=[focus])
@@ -477,7 +477,7 @@ def test_what_is_of_a_fetus_is_not_its_mothers(home: Path, focus: Any) -> None:
     ],
 )
 def test_a_focus_that_is_the_subject_or_nobody_hides_no_value(home: Path, focus: dict[str, Any]) -> None:
-    """A saturation of 80 % in a Bundle vanished without a sign, and the 98 % before it stayed on the board."""
+    """A saturation of 80 % in a Bundle was dropped without a mark, and the 98 % before it stayed on the board."""
     subject = {"reference": "Patient/p-1", "identifier": {"system": "mrn", "value": "1", "use": "official"}}
     at: dict[str, Any] = {"subject": subject, "effectiveDateTime": _at(10)}
     steps = _steps(home)
@@ -524,7 +524,7 @@ def test_a_result_that_is_no_number_ends_its_part(home: Path, value: str) -> Non
     ],
 )  # fmt: skip
 def test_only_what_may_be_a_vital_sign_marks_the_ward(home: Path, other: dict[str, Any], marks: int) -> None:
-    """A smoking status, or an admission on the same topic, lifted rows as if a vital sign had been missed."""
+    """A smoking status, or an admission on the same topic, marked rows as if a vital sign had been missed."""
     steps = _steps(home)
     outcome = _run(steps, [message(1, effectiveDateTime=_at(5))])
     whole = json.dumps(other).encode() if "resourceType" in other else message(2, effectiveDateTime=_at(4), **other)
@@ -554,7 +554,7 @@ def test_a_value_that_the_sender_does_not_have_ends_the_one_before(home: Path) -
 def test_what_came_under_another_code_ends_the_part_and_a_sensor_that_is_not_connected_does_not(
     home: Path, told: dict[str, Any], points: int | None
 ) -> None:
-    """A pulse by oximetry of half an hour ago stood beside a heart rate that was refused just now."""
+    """A pulse by oximetry of half an hour ago was shown although a heart rate had just been rejected."""
     steps = _steps(home)
     outcome = _run(steps, [message(1, **({"effectiveDateTime": _at(30)} | _coded("8889-8", 72.0, "/min")))])
     _run(steps, [message(2, **({"effectiveDateTime": _at(5)} | told))], first=1)
@@ -624,7 +624,7 @@ def test_what_no_living_body_shows_is_an_event_and_not_refused(
 
 
 def _records(home: Path, dataset: str, *resources: dict[str, Any]) -> Outcome:
-    """Take FHIR resources as a lane of stays or of people does."""
+    """Process FHIR resources as a lane of stays or of people does."""
     steps = Steps(load_settings(home), StreamSettings(), load_dataset(dataset))
     messages: list[bytes | None] = [json.dumps(resource).encode() for resource in resources]
     count = len(messages)
@@ -673,7 +673,7 @@ def test_a_child_is_known_as_one_in_any_order_and_by_part_of_the_birth_date(
 
 
 def test_a_stay_within_a_stay_ends_nothing_but_itself(home: Path) -> None:
-    """A sick inpatient left the board when a procedure of theirs was finished."""
+    """A sick inpatient left the board when one of their procedures ended."""
     open_, told = _stay_of(), clock.now_us()
     procedure = _stay_of() | {"id": "proc", "period": {"start": _at(60), "end": _at(30)}, "status": "finished"}
     without_end = _stay_of() | {"id": "proc-2", "period": {"start": _at(50)}, "status": "finished"}
@@ -749,7 +749,7 @@ def test_an_admission_message_tells_the_age(home: Path) -> None:
 
 
 def test_a_result_tells_the_age_too_and_an_admission_message_better(home: Path) -> None:
-    """Where no admissions come a monitor's PID-7 is all that is told: a child was read as an adult."""
+    """Without admissions a monitor's PID-7 is the only source of a birth date: a child was scored as an adult."""
     at, year = _ago(0.1), clock.now().year
 
     def result(seconds: int, born: str) -> bytes:
@@ -779,7 +779,7 @@ def _result(at: str, number: int, born: str, *rows: str, died: str = "", patient
 
 
 def test_a_child_of_whom_the_first_message_has_no_value_is_one_with_the_next(home: Path) -> None:
-    """The lane remembered what it had told, and the store had dropped it: an adult for ten minutes."""
+    """The lane took the birth date as stored, but the store had dropped it: the child was an adult for ten minutes."""
     at, year, steps = _ago(0.1), clock.now().year, _steps(home)
     old = _ago(80)
     _run(steps, [_result(old, 1, f"{year - 8}0101")], name="hl7-v2")
@@ -794,7 +794,7 @@ def test_a_child_of_whom_the_first_message_has_no_value_is_one_with_the_next(hom
 
 @pytest.mark.parametrize("record", [False, True])
 def test_a_store_that_is_filled_again_knows_what_results_told_last(home: Path, record: bool) -> None:
-    """The first date stayed in the vault, also as the record's, and nobody looked up who has only results."""
+    """The first date stayed in the vault, as if from the record, and patients with results only were not looked up."""
     year, steps = clock.now().year, _steps(home)
     first = _run(steps, [_result(_ago(0.2), 1, f"{year - 40}0101")], name="hl7-v2")
     token = first.rows["patient_id"][0].as_py()
@@ -842,7 +842,7 @@ def test_people_who_have_no_stay_do_not_stay_in_the_care_store(home: Path, monke
 
 
 def test_a_value_of_the_future_counts_from_when_it_came_and_says_whose_clock_is_wrong(home: Path) -> None:
-    """A monitor whose clock was three hours ahead showed nothing for three hours, and the values before it stayed."""
+    """The values of a monitor whose clock was three hours ahead were not shown for three hours; older values stayed."""
     steps = _steps(home)
     outcome = _run(steps, [message(1, effectiveDateTime=_at(30), value=72.0)])
     _run(steps, [message(2, effectiveDateTime=_at(-180), value=150.0)], first=1)
@@ -855,7 +855,7 @@ def test_a_value_of_the_future_counts_from_when_it_came_and_says_whose_clock_is_
 
 
 def _sent(name: str, code: str, value: float, *, minutes_ago: float, number: int) -> bytes:
-    """Return a value by a sender that also says when it sent, by the same clock."""
+    """Return a value of a sender that also gives the time of sending, by the same clock."""
     at = clock.now() - timedelta(minutes=minutes_ago)
     if name == "fhir":
         issued = (at + timedelta(seconds=1)).isoformat()
@@ -872,7 +872,7 @@ def _sent(name: str, code: str, value: float, *, minutes_ago: float, number: int
 
 @pytest.mark.parametrize("name", ["fhir", "hl7-v2"])
 def test_a_clock_that_is_behind_is_seen_also_where_its_system_says_when_it_sent(home: Path, name: str) -> None:
-    """Sent a second after it was measured, both by a clock an hour behind: nothing was late, and a rate of 0 over."""
+    """Sent a second after measuring, both by a clock an hour behind: nothing seemed late, and a rate of 0 was over."""
     steps = _steps(home)
     told = [("8867-4", 80, 64, 4), ("8867-4", 80, 62, 2), ("8889-8", 75, 1, 1), ("8867-4", 0, 60, 0)]
     sent = [_sent(name, code, value, minutes_ago=at, number=i) for i, (code, value, at, _) in enumerate(told)]
@@ -901,7 +901,7 @@ def test_of_corrections_the_one_that_its_sender_says_is_later_counts_whichever_c
 
 
 def test_a_silent_sensor_whose_clock_is_ahead_is_not_alive_when_its_values_are_taken_late(home: Path) -> None:
-    """After a pause of the lane values of two hours ago were of now, for their clock was three hours ahead."""
+    """After a pause of the lane, values of two hours ago counted as current: their clock was three hours ahead."""
     came = [150.0, 120.0, 120.0, 100.0]
     told: list[bytes | None] = [
         message(i, effectiveDateTime=_at(ago - 180 - i / 60), value=70.0 + i) for i, ago in enumerate(came)
@@ -920,7 +920,7 @@ def test_a_silent_sensor_whose_clock_is_ahead_is_not_alive_when_its_values_are_t
 def test_a_value_that_is_not_ahead_of_our_clock_is_not_put_back_by_a_producer_whose_clock_is_behind(
     home: Path, ahead: float
 ) -> None:
-    """A gateway that sends every five minutes, with a producer an hour behind: all its values were an hour old."""
+    """A gateway sends every five minutes, with a producer an hour behind: all its values counted as an hour old."""
     outcome = _run(_steps(home), [message(1, effectiveDateTime=_at(-ahead), value=0.0)], minutes_ago=[60 - ahead])
     history = _history(home, outcome)
     assert (clock.now_us() - history.effective_us[0]) / 60e6 == pytest.approx(max(-ahead, 0), abs=0.1)
@@ -928,7 +928,7 @@ def test_a_value_that_is_not_ahead_of_our_clock_is_not_put_back_by_a_producer_wh
 
 
 def test_a_clock_a_little_ahead_delays_no_arrest_and_is_not_spoken_of(home: Path) -> None:
-    """A rate of 0 stamped 110 seconds ahead was shown 110 seconds later, and the rate before it as the one of now."""
+    """A rate of 0 stamped 110 seconds ahead was shown 110 seconds late; until then the rate before it was current."""
     steps = _steps(home)
     outcome = _run(steps, [message(1, effectiveDateTime=_at(1), value=75.0)])
     _run(steps, [message(2, effectiveDateTime=_at(-110 / 60), value=0.0)], first=1)
@@ -939,7 +939,7 @@ def test_a_clock_a_little_ahead_delays_no_arrest_and_is_not_spoken_of(home: Path
 
 @pytest.mark.parametrize("number", [b"1e400", b"NaN", b"-Infinity"])
 def test_a_number_that_none_can_be_ends_the_pulse_before_it(home: Path, number: bytes) -> None:
-    """The message names its patient, and was rejected without a mark: the pulse before it stayed the one of now."""
+    """The message names its patient and was rejected without a mark: the pulse before it stayed current."""
     steps = _steps(home)
     outcome = _run(steps, [message(1, effectiveDateTime=_at(5), value=75.0)])
     _run(steps, [message(2, effectiveDateTime=_at(1), value=75.0).replace(b"75.0", number)], first=1)
@@ -959,7 +959,7 @@ def test_values_of_one_poll_from_ahead_keep_their_order(home: Path) -> None:
 
 
 def test_a_stay_told_by_fhir_has_a_bed_and_a_transfer_another(home: Path) -> None:
-    """A board of a hospital that sends FHIR only said that no place was known."""
+    """The board of a hospital that sends only FHIR showed no places."""
 
     def at(kind: str, name: dict[str, Any], **more: Any) -> dict[str, Any]:
         system = "http://terminology.hl7.org/CodeSystem/location-physical-type"
@@ -998,7 +998,7 @@ def _place(kind: str, name: str, status: str = "active") -> dict[str, Any]:
 def test_who_has_left_a_bed_does_not_keep_it_wherever_they_are_now(
     home: Path, then: list[dict[str, Any]], newest_first: bool, expected: str
 ) -> None:
-    """In the operating room, which is a room, they kept the bed, and whoever lay there next was the second."""
+    """Patients in the operating room kept their bed on the ward, and the next patient there was the second in it."""
     told = [[_place("bd", "12/A")], [_place("bd", "12/A", "completed" if then else "active"), *then]]
     versions = [{"location": places, "meta": {"versionId": str(i)}} for i, places in enumerate(told, 1)]
     for version in versions[::-1] if newest_first else versions:
@@ -1013,7 +1013,7 @@ def test_who_has_left_a_bed_does_not_keep_it_wherever_they_are_now(
 
 @pytest.mark.parametrize("from_minutes", [None, -30.0])
 def test_a_stay_that_is_over_has_no_bed_whenever_it_is_told(home: Path, from_minutes: float | None) -> None:
-    """Back-filled stays of last year put their patients on the board, and no end was ever told of the bed."""
+    """Back-filled stays of last year put their patients on the board, and their beds never ended."""
     kind = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/location-physical-type", "code": "bd"}]}
     place: dict[str, Any] = {"location": {"display": "12/A"}, "physicalType": kind}
     ago = 60 * 24 * 200.0
@@ -1022,7 +1022,7 @@ def test_a_stay_that_is_over_has_no_bed_whenever_it_is_told(home: Path, from_min
     over = {"status": "finished", "period": {"start": _at(ago + 600), "end": _at(ago)}, "location": [place]}
     token = _records(home, "encounter", _stay_of() | over).rows["patient_id"][0].as_py()
     assert _store(home).stay(token, as_of_us=clock.now_us()) is None
-    assert _store(home).everybody() == []
+    assert _store(home).all_patients() == []
     recent = over | {"period": {"start": _at(600), "end": _at(60)}, "meta": {"versionId": "2"}}
     place["period"] = {"start": _at(30)}
     _records(home, "encounter", _stay_of() | recent | {"location": [place]})
@@ -1046,7 +1046,7 @@ def test_a_comparator_reaches_the_ward_and_a_correction_takes_it_away(home: Path
 
 
 def test_a_refused_message_of_who_does_not_go_to_the_store_goes_nowhere(home: Path) -> None:
-    """It stopped the lane: fewer rows were taken than messages refused."""
+    """The lane stopped with an error, because fewer rows were stored than messages were rejected."""
     refused = [message(i, patient=f"p-{i}", value=999.0, effectiveDateTime=_at(5)) for i in range(20)]
     known = [message(100 + i, patient=f"p-{i}", effectiveDateTime=_at(6)) for i in range(20)]
     outcome = _run(_steps(home, care_admits=held_out, not_to_care=frozenset({"8867-4"})), [*known, *refused])
@@ -1071,7 +1071,7 @@ def _pid(born: str, sex: str = "F") -> str:
 def test_an_admission_told_anew_without_the_birth_date_does_not_make_an_adult_of_a_child(
     home: Path, born: str, sex: str, known: tuple[int | None, str]
 ) -> None:
-    """In HL7 an empty field says that nothing has changed, and two quotes that it is deleted."""
+    """In HL7 an empty field means that nothing has changed, and two quotes mean that it is deleted."""
     day = f"{clock.now().year - 8}0101"
     bed = "PV1|1|I|4W^12^A"
     told = [
@@ -1087,7 +1087,7 @@ def test_an_admission_told_anew_without_the_birth_date_does_not_make_an_adult_of
 
 @pytest.mark.parametrize("day", ["0101", ""])
 def test_a_store_that_is_filled_again_knows_the_child_of_whom_an_admission_message_told(home: Path, day: str) -> None:
-    """The lake has no place for it: "Under 16" was "0 low, read as an adult's" after a filling."""
+    """The lake has no column for it: after a filling, "Under 16" became "0 low, read as an adult's"."""
     ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
     year = clock.now().year - 8
     bed = "PV1|1|I|4W^12^A"
@@ -1141,7 +1141,7 @@ def test_a_child_without_a_stay_is_known_as_one(home: Path) -> None:
 
 @pytest.mark.parametrize("first", ["condition", "encounter"])
 def test_a_pregnancy_told_before_its_stay_is_known_in_it(home: Path, first: str) -> None:
-    """It was stored, and deleted with what is of nobody on the ward."""
+    """It was stored, and then deleted like the facts of patients who are not on the ward."""
     pregnant = {
         "resourceType": "Condition", "id": "c-1", "subject": {"reference": "Patient/p-1"},
         "encounter": {"reference": "Encounter/e-1"}, "recordedDate": _at(60),
@@ -1266,7 +1266,7 @@ _SAID: list[tuple[list[_Told], list[bool]]] = [
 def test_a_diagnosis_is_itself_whatever_its_code_and_stay_and_not_another_of_one_code(
     home: Path, at_once: bool
 ) -> None:
-    """A duplicate that was cleared up took the pregnancy with it: NEWS2 was shown of her."""
+    """The removal of a duplicate removed the pregnancy, too: NEWS2 was shown for her."""
     whose = [{"subject": {"reference": f"Patient/p-{i}"}} for i in range(len(_SAID))]
     stays = [_stay_of() | {"id": f"e-{i}"} | subject for i, subject in enumerate(whose)]
     tokens = _records(home, "encounter", *stays).rows["patient_id"].to_pylist()
@@ -1351,7 +1351,7 @@ def test_what_was_decided_before_the_stay_was_known_holds_for_it_and_not_for_the
 
 @pytest.mark.parametrize("ends", [20, 35])
 def test_what_is_known_of_a_department_holds_while_the_hospital_stay_lasts(home: Path, ends: int) -> None:
-    """A transfer within the hospital ended scale 2 and a pregnancy without a word: 5 medium was 2 low."""
+    """A transfer within the hospital ended scale 2 and a pregnancy silently: 5 medium became 2 low."""
     facility = _stay_of() | {"id": "facility"}
     first = _stay_of() | {"id": "d-1", "period": {"start": _at(110)}}
     _records(home, "encounter", facility, first)
@@ -1393,7 +1393,7 @@ def test_who_is_admitted_from_the_emergency_department_keeps_what_was_decided_th
 
 @pytest.mark.parametrize(("end", "kept"), [("A03", []), ("A02", ["pregnancy"])])
 def test_a_visit_without_a_number_ends_what_was_decided_in_it(home: Path, end: str, kept: list[str]) -> None:
-    """No stay has a name then, and what was decided in one held in the next."""
+    """No stay has a name then, and decisions made in one applied to the next."""
     pid, bed = "PID|1||p-1^^^^MR", "PV1|1|I|4W^12^A"
     other = "PV1|1|I|4W^12^B|||4W^12^A"
     messages: list[bytes | None] = [adt("A01", pid, bed, at=_ago(5))]
@@ -1410,7 +1410,7 @@ def test_a_visit_without_a_number_ends_what_was_decided_in_it(home: Path, end: s
 def test_what_was_decided_for_a_visit_holds_for_the_encounter_that_is_the_same_stay(
     home: Path, left: float | None, decided: int, kept: list[str]
 ) -> None:
-    """Also where the visit had ended before, and nobody had told: it is of who lay there then."""
+    """Also if the visit had ended before without a message: the decision belongs to the stay of its time."""
     pid, bed = "PID|1||p-1^^^^MR", "PV1|1|I|4W^12^A||||||||||||||||V-1"
     messages: list[bytes | None] = [adt("A01", pid, bed, at=_ago(5))]
     token = _admissions(home, messages).rows["patient_id"][0].as_py()
@@ -1429,7 +1429,7 @@ def test_what_was_decided_for_a_visit_holds_for_the_encounter_that_is_the_same_s
 
 
 def test_of_two_sensors_without_identifiers_the_worse_one_counts(home: Path) -> None:
-    """Both readings have one name, and the one that came first hid the other."""
+    """Both readings have the same id, and the one that came first hid the other."""
     at = _at(5)
     of = _coded("59408-5", 97.0, "%"), _coded("59408-5", 84.0, "%")
     both = [
@@ -1457,7 +1457,7 @@ def test_the_bed_of_tomorrow_does_not_hide_that_of_today(home: Path) -> None:
 
 @pytest.mark.parametrize("dataset", ["observation", "encounter", "patient", "ward_movement", "device_association"])
 def test_the_lane_of_each_dataset_that_the_ward_shows_says_that_it_lives(home: Path, dataset: str) -> None:
-    """A killed lane of admissions was not noticed."""
+    """A killed lane of admissions was not reported."""
     steps = Steps(load_settings(home), StreamSettings(), load_dataset(dataset))
     assert steps.feed is not None
     steps.feed.beat("job/0of1")
@@ -1475,7 +1475,7 @@ def _told_of_bed(ward: Bedside, *results: str, seconds: float) -> bytes:
 
 
 def test_a_message_that_cannot_be_decoded_is_counted_at_the_patient_in_whose_bed_it_was_made(home: Path) -> None:
-    """It named no patient, so that nobody was told of it: a normal rate stayed while the monitor wrote dashes."""
+    """It named no patient and so left no mark: a normal rate stayed while the monitor sent dashes."""
     ward = Bedside(home)
     ward.tell(adt("A01", "PID|1||p-1^^^^MR", "PV1|1|I|4W^12^A", at=hl7_time(ward.at(0))))
     ward.stream([_told_of_bed(ward, obx(value="72"), seconds=10)], name="hl7-v2")
@@ -1487,7 +1487,7 @@ def test_a_message_that_cannot_be_decoded_is_counted_at_the_patient_in_whose_bed
 
 
 def test_what_is_of_who_lies_in_a_bed_also_says_when_it_came(home: Path) -> None:
-    """A monitor's system that names the bed only, and sends by the clock that is behind, was in time."""
+    """Values of a monitoring system that names only the bed, and whose clock is behind, seemed to be in time."""
     ward = Bedside(home)
     ward.tell(adt("A01", "PID|1||p-1^^^^MR", "PV1|1|I|4W^12^A", at=hl7_time(ward.at(0))))
     ward.stream([_told_of_bed(ward, obx(value="0"), seconds=10)], name="hl7-v2")
@@ -1516,7 +1516,7 @@ def _gateway(ward: Bedside, seconds: float, value: float) -> bytes:
 
 @pytest.mark.parametrize(("name", "made"), [("bedside-monitor", _monitor), ("gateway-readings", _gateway)])
 def test_a_sign_that_there_is_no_value_ends_the_one_before_and_is_no_row(home: Path, name: str, made: Any) -> None:
-    """A probe that came off left its last value on the board, for the device says so by a number."""
+    """A probe that came off left its last value on the board, because the device reports that by a number."""
     ward = Bedside(home)
     ward.associate("bed-1", "p-1", 0)
     outcome = ward.stream([made(ward, 60, 72)], name=f"flat:{name}")
@@ -1531,7 +1531,7 @@ def test_a_sign_that_there_is_no_value_ends_the_one_before_and_is_no_row(home: P
 
 
 def test_what_was_refused_before_anybody_was_known_in_the_bed_is_told_when_somebody_is(home: Path) -> None:
-    """The good values that were held came, and what was refused beside them was forgotten."""
+    """The valid values that were held came, and the rejected ones of the same device were lost."""
     ward = Bedside(home)
     steps = ward.steps()
     first = [_told_of_bed(ward, obx(value=value), seconds=i + 10) for i, value in enumerate(("72", "500", "---"))]
@@ -1551,7 +1551,7 @@ def test_what_was_refused_before_anybody_was_known_in_the_bed_is_told_when_someb
 
 @pytest.mark.parametrize(("status", "pulse"), [("X", None), ("N", 0)])
 def test_a_result_that_could_not_be_had_ends_the_one_before(home: Path, status: str, pulse: int | None) -> None:
-    """OBX-11 X said that there was no rate, and the rate before it stayed; N says that nobody had asked."""
+    """OBX-11 X means that there was no rate to be had, but the rate before stayed; N means that none was asked for."""
     ward = Bedside(home)
     ward.tell(adt("A01", "PID|1||p-1^^^^MR", "PV1|1|I|4W^12^A", at=hl7_time(ward.at(0))))
     ward.stream([_told_of_bed(ward, obx(value="72"), seconds=10)], name="hl7-v2")
@@ -1565,7 +1565,7 @@ def test_a_result_that_could_not_be_had_ends_the_one_before(home: Path, status: 
 
 
 def _adt(event: str, place: str, at: float, *, said: str = "", prior: str = "", end: str = "") -> bytes:
-    """Return a message of visit V-1 of so many hours ago, with other times of its admission and end."""
+    """Return a message of visit V-1, a number of hours ago, with given times of admission and end."""
     pv1 = f"PV1|1|I|{place}|||{prior}" + "|" * 13 + "V-1" + "|" * 25 + f"{said}|{end}"
     return adt(event, "PID|1||p-1^^^^MR", pv1, at=_ago(at))
 
@@ -1583,7 +1583,7 @@ def test_an_admission_to_the_wrong_bed_is_corrected(home: Path) -> None:
 
 
 def test_who_is_admitted_is_there_whatever_time_the_message_says(home: Path) -> None:
-    """A planned time two hours ahead, or a clock of summer time, put nobody on the board, and an arrest nowhere."""
+    """With a planned time two hours ahead, or a clock on summer time, a patient in arrest was not on the board."""
     said = _ago(-2)
     messages: list[bytes | None] = [_adt("A01", "4W^12^A", -2, said=said)]
     token = _admissions(home, messages).rows["patient_id"][0].as_py()
@@ -1618,7 +1618,7 @@ def test_a_stay_in_progress_has_begun_and_goes_on_whatever_its_period_says(home:
 def _from(
     kind: str, name: str, *, since: float | None = None, until: float | None = None, **more: Any
 ) -> dict[str, Any]:
-    """Return a place that holds from and until so many minutes from now."""
+    """Return a place with its beginning and end, in minutes from now."""
     said = {name: _at(-minutes) for name, minutes in (("start", since), ("end", until)) if minutes is not None}
     return _place(kind, name) | {"period": said} | more
 
@@ -1647,7 +1647,7 @@ def _from(
 def test_a_bed_that_begins_ahead_of_our_clock_is_had_when_its_time_comes(
     home: Path, places: list[dict[str, Any]], now: tuple[str, str], then: tuple[str, str]
 ) -> None:
-    """It was dropped for good: the board showed the old ward until the stay was told again."""
+    """It was dropped for good: the board showed the old ward until the stay was sent again."""
     begun = {"period": {"start": _at(600)}}
     token = _records(home, "encounter", _stay_of() | begun | {"location": places}).rows["patient_id"][0].as_py()
     assert _lies(home, token) == (*now, True)
@@ -1661,7 +1661,7 @@ def test_a_bed_that_begins_ahead_of_our_clock_is_had_when_its_time_comes(
 
 
 def test_a_transfer_is_not_put_back_by_a_producer_whose_clock_is_behind(home: Path) -> None:
-    """Taken after a pause it was of 66 minutes ago, before the admission: the board showed the old bed."""
+    """Processed after a pause, it counted as 66 minutes old, before the admission: the board showed the old bed."""
     of = _adt("A01", "MED^1^A", 0.5), _adt("A02", "ICU^1^2", 0.1, prior="MED^1^A")
     token = _admissions(home, [of[0]]).rows["patient_id"][0].as_py()
     _admissions(home, [of[1]], minutes_behind=60)
@@ -1681,7 +1681,7 @@ def _filled(ward: Bedside, *, anew: bool) -> OnlineStore:
 def test_a_filling_discharges_nobody_whose_end_is_planned(
     home: Path, monkeypatch: pytest.MonkeyPatch, anew: bool
 ) -> None:
-    """The lake does not know that the stay goes on: its end, of tomorrow, was held to when its row came."""
+    """The lake does not know that the stay goes on: its end of tomorrow was clamped to when its row came."""
     ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
     stay = _stay_of() | {"period": {"start": _at(120), "end": _at(-24 * 60)}}
     ward.send("encounter", [(clock.now(), [json.dumps(stay).encode()])])
@@ -1693,7 +1693,7 @@ def test_a_filling_discharges_nobody_whose_end_is_planned(
 
 @pytest.mark.parametrize("hours", [1, -0.01, -0.5])
 def test_a_filling_replaces_no_fact_of_the_same_version(home: Path, hours: float) -> None:
-    """A discharge became a bed that was left, and its stay went on; also of a sender whose clock is ahead of ours."""
+    """A discharge became only a bed that was left, and the stay went on; also if the sender's clock is ahead."""
     ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
     ward.tell(_adt("A01", "MED^1^A", 2), _adt("A03", "MED^1^A", hours, end=_ago(1)))
     (token,) = _store(home).patients()
@@ -1703,7 +1703,7 @@ def test_a_filling_replaces_no_fact_of_the_same_version(home: Path, hours: float
 
 
 def test_a_filling_takes_no_older_version_for_its_own(home: Path) -> None:
-    """The lake does not say that a stay without an end is over: whoever had gone was there again."""
+    """The lake does not say that a stay without an end is over: discharged patients were back on the board."""
     ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
     for version, status in (("1", "in-progress"), ("2", "finished")):
         stay = _stay_of() | {"status": status, "period": {"start": _at(120)}, "meta": {"versionId": version}}
@@ -1719,7 +1719,7 @@ def test_a_filling_takes_no_older_version_for_its_own(home: Path) -> None:
 
 @pytest.mark.parametrize("anew", [False, True])
 def test_a_filling_ends_a_stay_of_a_sender_without_versions(home: Path, anew: bool) -> None:
-    """All versions are one: the first row that was filled in stayed, and everybody who had gone was there again."""
+    """All versions are the same: the first row of the filling stayed, and discharged patients were on the board."""
     ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
     is_open = {name: value for name, value in _stay_of().items() if name != "meta"}
     over = is_open | {"status": "finished", "period": {"start": _at(120), "end": _at(10)}}
@@ -1732,7 +1732,7 @@ def test_a_filling_ends_a_stay_of_a_sender_without_versions(home: Path, anew: bo
 
 
 def test_a_filling_tells_the_ward_again_what_the_lake_cannot_take(home: Path) -> None:
-    """The old bed came back without a mark, and an adult's score of who is pregnant."""
+    """The old bed came back without a mark, and a pregnant patient got an adult's score."""
     topics = {"device_association": "adt: hl7-v2", "condition": "conditions: fhir"}
     jobs = [f"  {job[:6]}: {{dataset: {job}, topics: {{{topic}}}}}" for job, topic in topics.items()]
     (home / "vitalake.yaml").write_text("\n".join(["jobs:", *jobs, ""]))
@@ -1755,7 +1755,7 @@ def test_a_filling_tells_the_ward_again_what_the_lake_cannot_take(home: Path) ->
 
 @pytest.mark.parametrize("meta", [{}, {"meta": {"versionId": "1"}}])
 def test_a_filling_takes_what_was_sent_again_for_no_news(home: Path, meta: dict[str, Any]) -> None:
-    """The lake's second row was known later than the store said, and replaced what says more: that a stay goes on."""
+    """The lake's row became known later, and replaced the store's fact, which also says that the stay goes on."""
     ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
     planned = _stay_of() | {"period": {"start": _at(300), "end": _at(45)}} | meta
     for minutes in (60, 30):
@@ -1775,7 +1775,7 @@ def test_a_filling_takes_what_was_sent_again_for_no_news(home: Path, meta: dict[
 def test_a_filling_that_is_broken_off_leaves_a_store_that_says_it_lacks_something(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of the patients had no value, and health said that all was well."""
+    """Half of the patients had no value, and the health page reported no problem."""
     ward = Bedside(home)
     ward.send("encounter", [(clock.now(), [json.dumps(_stay_of()).encode()])])
     ward.stream([ward.oru_of("p-1", 10, "72")], name="hl7-v2")
@@ -1793,9 +1793,9 @@ def test_a_filling_that_is_broken_off_leaves_a_store_that_says_it_lacks_somethin
             with pytest.raises(KeyboardInterrupt):
                 rebuild_online_store(ward.settings)
         assert _store(home).patients()
-        assert _store(home).lacking_us() > 0
+        assert _store(home).incomplete_since_us() > 0
         rebuild_online_store(ward.settings)
-        assert _store(home).lacking_us() == 0
+        assert _store(home).incomplete_since_us() == 0
 
 
 def test_a_filling_begins_again_where_an_erasure_has_deleted_the_file_that_it_reads(
@@ -1823,7 +1823,7 @@ def test_a_filling_begins_again_where_an_erasure_has_deleted_the_file_that_it_re
 def test_a_filling_marks_whose_last_message_was_refused_where_only_results_tell_of_them(
     home: Path, *, anew: bool
 ) -> None:
-    """Letters were told before the values: of whom the store knew nothing yet the last normal value stood alone."""
+    """Dead letters were read before the values: for patients not in the store yet the last normal value was shown."""
     (home / "vitalake.yaml").write_text("jobs: {vitals: {dataset: observation, topics: {vitals: hl7-v2}}}\n")
     ward = Bedside(home)
     for second, value in ((10, "72"), (20, "---")):
@@ -1842,7 +1842,7 @@ def test_a_filling_marks_whose_last_message_was_refused_where_only_results_tell_
 
 @pytest.mark.parametrize("over_first", [True, False])
 def test_a_filling_lets_what_was_accepted_count_more_than_what_was_rejected(home: Path, *, over_first: bool) -> None:
-    """Of senders without versions all are one, and the letter was told last."""
+    """All versions of a sender without versions are the same, and the dead letter was read last."""
     (home / "vitalake.yaml").write_text("jobs: {c: {dataset: condition, topics: {conditions: fhir}}}\n")
     ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
     ward.send("encounter", [(clock.now(), [json.dumps(_stay_of()).encode()])])
@@ -1859,7 +1859,7 @@ def test_a_filling_lets_what_was_accepted_count_more_than_what_was_rejected(home
 
 
 def test_a_status_that_says_nothing_ends_no_stay_before_its_end(home: Path) -> None:
-    """An end ahead of our clock was held to it, and is one only of what is over."""
+    """An end ahead of our clock was clamped to it, although it is an end only if the stay is over."""
     stay = _stay_of() | {"status": "unknown", "period": {"start": _at(120), "end": _at(-60)}}
     token = _records(home, "encounter", stay).rows["patient_id"][0].as_py()
     assert [_lies(home, token, in_minutes=minutes)[2] for minutes in (0, 61)] == [True, False]
@@ -1870,7 +1870,7 @@ def test_a_status_that_says_nothing_ends_no_stay_before_its_end(home: Path) -> N
 
 @pytest.mark.parametrize("number", ["V-1", ""])
 def test_who_is_admitted_to_a_ward_without_a_bed_is_there(home: Path, number: str) -> None:
-    """The message was dropped whole: not on the board, and with values neither place nor age were known."""
+    """The whole message was dropped: the patient was not on the board, and with values had neither place nor age."""
     of = [
         _adt("A01", "MED", 5), _adt("A02", "MED^1^A", 4, prior="MED"), _adt("A02", "OR^^", 3, prior="MED^1^A"),
         _adt("A03", "OR^^", 1),
@@ -1885,7 +1885,7 @@ def test_who_is_admitted_to_a_ward_without_a_bed_is_there(home: Path, number: st
 
 @pytest.mark.parametrize("prior", ["", '""'])
 def test_a_transfer_that_does_not_say_from_where_is_refused_and_shows_the_new_place(home: Path, prior: str) -> None:
-    """The bed of before stayed, without a mark; taken, it would have kept the old bed's monitor with the patient."""
+    """The old bed stayed without a mark; accepted, the message would have left its monitor with the patient."""
     messages: list[bytes | None] = [_adt("A01", "MED^1^A", 5), _adt("A02", "ICU^1^2", 3, prior=prior)]
     outcome = _admissions(home, messages)
     assert [(reject.message, reject.reason) for reject in outcome.rejects] == [(1, Reason.WRONG_SHAPE)]
@@ -1901,7 +1901,7 @@ def test_a_transfer_that_does_not_say_from_where_is_refused_and_shows_the_new_pl
     [("A04", "O"), ("A04", "R"), ("A08", "O"), ("A01", "O"), ("A02", "O"), ("A04", "B"), ("A08", "U")],
 )
 def test_a_visit_to_a_clinic_is_no_open_stay(home: Path, event: str, kind: str) -> None:
-    """Nobody tells its end: it was open for ever, and what was decided in one stay held in all later ones."""
+    """No message gives its end: it was open for ever, and decisions made in one stay applied to all later ones."""
     stays = [_adt("A01", "MED^1^A", 50), _adt("A03", "MED^1^A", 45), _adt("A01", "MED^1^B", 2).replace(b"V-1", b"V-2")]
     visit = _adt(event, "CARD^^", 52, said=_ago(52), prior="RAD^^" if event == "A02" else "")
     visit = visit.replace(b"V-1", b"O-1").replace(b"PV1|1|I", f"PV1|1|{kind}".encode())
@@ -1929,7 +1929,7 @@ def test_who_waits_in_the_emergency_department_without_a_bed_is_there(home: Path
 def test_a_discharge_as_of_before_the_last_transfer_ends_the_stay_if_it_was_told_after(
     home: Path, recorded: float, ended: float, number: str, is_open: bool
 ) -> None:
-    """Dated back, or by another clock, it ended nothing: the discharged stayed on the board for ever."""
+    """Backdated, or by another clock, it ended nothing: discharged patients stayed on the board for ever."""
     of = [
         _adt("A01", "MED^1^A", 5), _adt("A02", "LOUNGE^1^1", 3, prior="MED^1^A"),
         _adt("A03", "LOUNGE^1^1" if recorded < 3 else "MED^1^A", recorded, end=_ago(ended)),
@@ -1955,7 +1955,7 @@ def test_the_end_of_a_record_before_a_later_transfer_of_its_number_counts_if_it_
 
 @pytest.mark.parametrize(("days", "is_open"), [(365, True), (0, False)])
 def test_a_discharge_before_anything_known_of_a_stay_ends_nothing(home: Path, days: int, is_open: bool) -> None:
-    """With the wrong year it ended a stay of which transfers only were known: somebody in bed was gone."""
+    """With a wrong year it ended a stay known by transfers only: a patient in bed left the board."""
     told = _adt("A02", "MED^1^B", 5, prior="MED^1^A"), _adt("A03", "MED^1^B", 1, end=_ago(1 + 24 * days))
     token = _admissions(home, [*told]).rows["patient_id"][0].as_py()
     assert _lies(home, token)[2] is is_open
@@ -1968,7 +1968,7 @@ def test_of_a_transfer_and_a_discharge_of_one_second_the_discharge_counts(home: 
 
 
 def test_what_takes_back_a_discharge_takes_back_those_that_were_told_before_it(home: Path) -> None:
-    """By another time than the discharge's it took back nothing; and a true one, dated back, was taken back, too."""
+    """With another time than the discharge's it cancelled nothing; a valid, backdated discharge was cancelled, too."""
     there = _adt("A01", "MED^1^A", 5)
     wrong, back = _adt("A03", "MED^1^A", 3, end=_ago(3.1)), _adt("A13", "MED^1^A", 2, end=_ago(3.5))
     true = _adt("A03", "MED^1^A", 1, end=_ago(2.5))
@@ -1981,7 +1981,7 @@ def test_what_takes_back_a_discharge_takes_back_those_that_were_told_before_it(h
 
 @pytest.mark.parametrize("minutes", [3, 30])
 def test_who_is_taken_back_within_the_second_of_their_discharge_is_there(home: Path, minutes: int) -> None:
-    """Of a sender that writes no seconds, or of one that stamps both: who was in bed was on no board."""
+    """The sender writes no seconds, or gives both messages the same time: a patient in bed was on no board."""
     there, wrong = _adt("A01", "MED^1^A", 5), _adt("A03", "MED^1^A", 1, end=_ago(1.01))
     back = _adt("A13", "MED^1^A", 1, end=_ago(1 + minutes / 60))
     for messages in permutations([there, wrong, back]):
@@ -1991,7 +1991,7 @@ def test_who_is_taken_back_within_the_second_of_their_discharge_is_there(home: P
 
 @pytest.mark.parametrize("back", [_adt("A13", "MED^1^A", 2, end=_ago(3.5)), _adt("A02", "MED^1^B", 2, prior="OR^1^1")])
 def test_a_discharge_that_is_sent_again_takes_nobody_away_who_is_back(home: Path, back: bytes) -> None:
-    """By a later MSH-7 it was known after they came back."""
+    """With a later MSH-7 it became known after the patient came back."""
     wrong = _adt("A03", "MED^1^A", 3, end=_ago(3.1))
     sent_at = _ago(3).encode()
     again = wrong.replace(b"|" + sent_at + b"||ADT", b"|" + _ago(1).encode() + b"||ADT")
@@ -2007,7 +2007,7 @@ def test_a_discharge_that_is_sent_again_takes_nobody_away_who_is_back(home: Path
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_who_is_discharged_again_at_the_same_time_within_a_minute_is_gone(home: Path, at_once: bool) -> None:
-    """Discharged, cancelled, and discharged again with the same typed time: it was taken for the first one."""
+    """Discharged, cancelled, discharged again with the same entered time: the second counted as the first."""
     end = _ago(1.1)
     told = [_adt("A01", "MED^1^A", 5)]
     for second, (event, time) in enumerate([("A03", end), ("A13", _ago(1.2)), ("A03", end)]):
@@ -2018,7 +2018,7 @@ def test_who_is_discharged_again_at_the_same_time_within_a_minute_is_gone(home: 
 
 
 def test_a_discharge_without_number_or_time_that_was_none_brings_back_no_former_stay(home: Path) -> None:
-    """What takes back one from a lounge took back all that had no number: who had gone days ago was there."""
+    """Cancelling a discharge from a lounge cancelled all without a number: patients gone for days were back."""
     former = [_adt("A01", "MED^1^A", 50), _adt("A03", "MED^1^A", 40)]
     messages = [one.replace(b"V-1", b"") for one in (*former, _adt("A13", "LOUNGE^^", 1))]
     token = _admissions(home, [*messages]).rows["patient_id"][0].as_py()
@@ -2027,7 +2027,7 @@ def test_a_discharge_without_number_or_time_that_was_none_brings_back_no_former_
 
 @pytest.mark.parametrize(("kind", "kept"), [("AMB", []), ("HH", []), ("IMP", ["pregnancy"])])
 def test_a_series_of_visits_joins_no_stays(home: Path, kind: str, kept: list[str]) -> None:
-    """Dialysis or care at home goes on for months: what was decided in one stay held in the next."""
+    """Dialysis or care at home goes on for months: decisions made in one stay applied to the next."""
     series = _stay_of() | {"id": "series", "class": {"code": kind}, "period": {"start": _at(300 * 24 * 60)}}
     first = _stay_of() | {"id": "in-1", "period": {"start": _at(50 * 60)}}
     token = _records(home, "encounter", series, first).rows["patient_id"][0].as_py()
@@ -2059,7 +2059,7 @@ class Hours:
         return datetime.fromtimestamp(self.begin_us / 1e6 + hour * 3600, UTC).isoformat(timespec="seconds")
 
     def encounter(self, name: str, since: float, until: float | None = None) -> dict[str, Any]:
-        """Return an Encounter that goes on, or the version of it that has ended."""
+        """Return an Encounter that goes on, or its version that has ended."""
         end = {} if until is None else {"end": self.at(until)}
         said = {"status": "finished" if end else "in-progress", "meta": {"versionId": str(len(end) + 1)}}
         return _stay_of() | said | {"id": name, "period": {"start": self.at(since)} | end}
@@ -2070,7 +2070,7 @@ class Hours:
 def test_what_was_decided_in_a_visit_within_a_stay_ends_with_the_stay(
     home: Path, monkeypatch: pytest.MonkeyPatch, *, by_messages: bool, hours: int
 ) -> None:
-    """When the stay that had ended was forgotten its scale 2 was back, in the next one."""
+    """When the ended stay was deleted, its scale 2 came back in the next stay."""
     clocks = Hours(monkeypatch)
     clocks.now = 4.0
     told: list[bytes | None] = []
@@ -2102,7 +2102,7 @@ def test_what_was_decided_in_a_visit_within_a_stay_ends_with_the_stay(
 def test_what_was_decided_in_a_visit_within_a_stay_ends_with_it_though_the_visit_ended_lately(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The visit's own end kept what was decided in it when the stay was forgotten: it held in the next stay."""
+    """The visit's own end kept its decision when the stay was deleted: the decision applied to the next stay."""
     clocks = Hours(monkeypatch)
     clocks.now = 4
     visit = {"class": {"code": "AMB"}}
@@ -2128,7 +2128,7 @@ def test_what_was_decided_in_a_visit_within_a_stay_ends_with_it_though_the_visit
 def test_what_was_decided_in_a_stay_without_a_number_is_kept_while_its_end_was_told_lately(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A discharge of long ago, told now, may be of another patient, and be taken back."""
+    """A discharge of long ago that is sent now can be for the wrong patient, and be cancelled."""
     clocks = Hours(monkeypatch)
     clocks.now = 4
     visit = clocks.encounter("series", 2) | {"class": {"code": "AMB"}}
@@ -2156,7 +2156,7 @@ def test_what_was_decided_in_a_stay_without_a_number_is_kept_while_its_end_was_t
 def test_what_was_decided_before_a_stay_ends_with_it_though_a_visit_ended_lately(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kept beside the visit's end when the stay was forgotten, it held in the next stay."""
+    """Kept for the visit's end when the stay was deleted, it applied to the next stay."""
     clocks = Hours(monkeypatch)
     clocks.now = 5
     outcome = _run(_steps(home), [message(1, effectiveDateTime=_at(5), subject={"reference": "Patient/p-1"})])
@@ -2178,7 +2178,7 @@ def test_what_was_decided_before_a_stay_ends_with_it_though_a_visit_ended_lately
 def test_what_was_decided_before_a_stay_was_known_is_back_with_it_when_its_wrong_end_is_taken_back(
     home: Path, monkeypatch: pytest.MonkeyPatch, begun: int
 ) -> None:
-    """Another stay, which by the wrong end was one of its own, was forgotten meanwhile."""
+    """Another stay, which was separate because of the wrong end, was deleted meanwhile."""
     clocks = Hours(monkeypatch)
     clocks.now = 5
     outcome = _run(_steps(home), [message(1, effectiveDateTime=_at(5), subject={"reference": "Patient/p-1"})])
@@ -2203,7 +2203,7 @@ def test_what_was_decided_before_a_stay_was_known_is_back_with_it_when_its_wrong
 def test_what_was_decided_in_a_bed_without_a_number_goes_with_it_beside_an_end_told_lately(
     home: Path, monkeypatch: pytest.MonkeyPatch, until: int
 ) -> None:
-    """It held in the next stay, for the stay whose end was told lately had begun before it."""
+    """It applied to the next stay, because the stay whose end was reported recently had begun before it."""
     clocks = Hours(monkeypatch)
     clocks.now = 6
     outcome = _run(_steps(home), [message(1, effectiveDateTime=_at(5), subject={"reference": "Patient/p-1"})])
@@ -2277,7 +2277,7 @@ def test_what_was_decided_in_a_series_outlasts_another_visit_while_an_old_stay_i
 def test_what_was_decided_in_a_visit_within_a_stay_holds_again_after_a_discharge_by_mistake(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An older stay was forgotten meanwhile, and the decision with it, for good."""
+    """An older stay was deleted meanwhile, and the decision with it, for good."""
     clocks = Hours(monkeypatch)
     _records(home, "encounter", clocks.encounter("in-0", 0, 0.05))
     clocks.now = 21
@@ -2296,7 +2296,7 @@ def test_what_was_decided_in_a_visit_within_a_stay_holds_again_after_a_discharge
 
 
 def test_a_diagnosis_of_a_stay_holds_in_the_visit_that_goes_on_after_it(home: Path) -> None:
-    """Who is pregnant was scored as an adult as soon as the stay had ended."""
+    """A pregnant patient was scored as an adult as soon as the stay had ended."""
     stay = _stay_of() | {"id": "in-1", "period": {"start": _at(600)}}
     token = _records(home, "encounter", stay).rows["patient_id"][0].as_py()
     _records(home, "condition", _pregnancy(encounter={"reference": "Encounter/in-1"}))
@@ -2340,4 +2340,4 @@ def test_of_who_was_forgotten_a_refused_result_tells_the_ward_nothing(home: Path
     polls = ([bad], [good, bad], [good])
     for number, rows in enumerate(polls, 3):
         _run(steps, [_result(_ago(1), number, "19850203", *rows)], first=number, name="hl7-v2")
-    assert _store(home).everybody() == []
+    assert _store(home).all_patients() == []

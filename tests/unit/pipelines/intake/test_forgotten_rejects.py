@@ -1,4 +1,4 @@
-"""Messages of somebody who was forgotten that are no rows of theirs: filtered and counted, and never kept again."""
+"""Rejected messages of a forgotten patient: filtered and counted, and never kept again."""
 
 from __future__ import annotations
 

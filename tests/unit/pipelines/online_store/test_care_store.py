@@ -1,4 +1,4 @@
-"""The care store: every value once, the latest version of each, nothing in clear, nothing older than it keeps."""
+"""The online store: every value once, the latest version of each, nothing in clear, nothing older than it keeps."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_two_writers_and_a_prune_between_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_what_was_ahead_when_we_took_it_in_is_held_to_that_when_a_store_is_filled(tmp_path: Path) -> None:
-    """Taken in four hours ago, of a clock three hours ahead: a silent sensor looked alive an hour ago."""
+    """A value that came four hours ago from a clock three hours ahead made a silent sensor look alive an hour ago."""
     now, store = clock.now_us(), _store(tmp_path)
     for part, ours in (("t/0", True), ("t/1", False)):
         values = _values(1, begin_us=now - 60 * MINUTE, part=part, patient=f"v1.{ours}")
@@ -193,7 +193,7 @@ def test_the_stay_is_the_one_begun_last_as_far_as_was_known(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_of_what_is_filled_in_of_one_version_the_later_known_counts(tmp_path: Path, at_once: bool) -> None:
-    """Of senders without versions all rows have one, and files of the lake have no order: the open row came last."""
+    """Without versions all rows have the same one, and the lake's files have no order: the open row came last."""
     now = clock.now_us()
     begin, end = now - 5 * 3_600_000_000, now - 3_600_000_000
     over = ("v1.p", "E", 0, Admission(begin, end, 70, known_us=end))
@@ -245,7 +245,7 @@ def test_another_key_opens_nothing(tmp_path: Path) -> None:
 
 
 def test_a_store_whose_file_alone_was_deleted_is_made_in_its_place(tmp_path: Path) -> None:
-    """SQLite refuses the write-ahead log of another file: streams waited for a disk that was well."""
+    """SQLite refuses the write-ahead log of another file: streams waited for a disk that was not at fault."""
     store = _store(tmp_path)
     _take(store, _values(3))
     (tmp_path / "care.db").unlink()
@@ -268,7 +268,7 @@ def test_a_store_that_somebody_holds_is_called_locked(tmp_path: Path, monkeypatc
 
 
 def test_a_store_is_an_older_copy_where_a_lane_decided_rows_long_after_it_last_spoke_here(tmp_path: Path) -> None:
-    """Lanes of admissions store no positions: each of their restarts was told as an older copy."""
+    """Lanes of admissions store no positions: each of their restarts was reported as an older copy."""
     store = _store(tmp_path)
     now = clock.now_us()
     assert not store.is_older("adt/0of1", now + 3_600_000_000), "nobody can tell"
@@ -282,11 +282,11 @@ def test_a_store_is_an_older_copy_where_a_lane_decided_rows_long_after_it_last_s
 
 def test_a_store_lacks_what_came_before_until_it_is_filled(tmp_path: Path) -> None:
     store = _store(tmp_path)
-    assert store.lacking_us() == 0
-    store.note_lacking()
-    assert store.lacking_us() > 0
+    assert store.incomplete_since_us() == 0
+    store.note_incomplete()
+    assert store.incomplete_since_us() > 0
     store.note_filled()
-    assert store.lacking_us() == 0
+    assert store.incomplete_since_us() == 0
 
 
 def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_who_is_forgotten_is_in_no_note_and_comes_back_by_no_backup(tmp_path: Pa
     assert (store.forget_digests([digest]) if by_digest else store.forget(["v1.p"])) == 3
     store.put_facts([("v1.p", "v1.e", 1, Admission(clock.now_us(), None, 70))])
     _take(store, _owned("v1.p", attribution=3, position=7))
-    assert store.everybody() == ["v1.q"]
+    assert store.all_patients() == ["v1.q"]
     found = [patient for values in store._ahead.undecided("t/0", 0) for patient in values.patients]
     assert found == ["v1.q"]
     assert b"v1.p" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
@@ -423,7 +423,7 @@ def test_who_is_forgotten_is_gone_from_every_byte_and_is_not_taken_any_more(tmp_
 def test_of_a_lane_that_ended_by_itself_that_stays_known_and_a_dead_job_is_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job that had ended properly was said never to have reported, from two days later on and for ever."""
+    """From two days later on, a job that had ended properly was reported as one that never started."""
     store, now = _store(tmp_path), clock.now_us()
     for writer, ended in (("done/0of1", True), ("dead/0of2", True), ("dead/1of2", False)):
         store.beat(writer, ended=ended)

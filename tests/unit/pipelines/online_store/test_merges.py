@@ -56,7 +56,7 @@ def _merge(ward: Ward, into: str, old: str, seconds: float, born: str = "") -> b
 
 
 def _vitals(ward: Ward, patient: str, seconds: float) -> bytes:
-    """Return what scores 5 by scale 2, and 2 by scale 1: 97 % with 2 L/min."""
+    """Return values that score 5 by scale 2, and 2 by scale 1: 97 % with 2 L/min."""
     values = {"9279-1": 16, "59408-5": 97, "3151-8": 2, "8480-6": 124, "8867-4": 78, "8310-5": 36.8, "9269-2": 15}
     units = {"9279-1": "/min", "59408-5": "%", "3151-8": "L/min", "8480-6": "mm[Hg]", "8867-4": "/min"}
     units |= {"8310-5": "Cel", "9269-2": "{score}"}
@@ -87,7 +87,7 @@ def _charts(ward: Ward) -> dict[str, Chart]:
 
 
 def test_after_a_merge_the_ward_has_one_patient_with_what_was_decided(ward: Ward) -> None:
-    """It had two: the old one in the bed, by scale 2 "5 medium", and the new one by scale 1, "2 low"."""
+    """The ward had two patients: the old number in the bed, "5 medium" by scale 2, and the new one, "2 low"."""
     ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0))
     ward.stream([_vitals(ward, "M-1", 9_000)], name="hl7-v2")
     _decided(ward, "M-1")
@@ -117,7 +117,7 @@ def test_after_a_merge_the_ward_has_one_patient_with_what_was_decided(ward: Ward
 
 @pytest.mark.parametrize("event", ["A18", "A30", "A34", "A36", "A39"])
 def test_older_events_merge_as_well(ward: Ward, event: str) -> None:
-    """They were decoded to nothing: the old number stayed another patient, and an erasure missed it."""
+    """They were decoded to no rows: the old number stayed a patient of its own, and an erasure missed it."""
     ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0))
     ward.tell(_merge(ward, "M-2", "M-1", 100).replace(b"A40", event.encode()))
     assert [*_charts(ward)] == [_token(ward, "M-2")]
@@ -130,7 +130,7 @@ def test_a_child_that_the_merge_tells_of_is_one(ward: Ward) -> None:
 
 
 def _record(ward: Ward, patient: str, born: str) -> None:
-    """Take a Patient record as a lane of people does."""
+    """Process a Patient record as a lane of people does."""
     told: list[bytes | None] = [json.dumps({"resourceType": "Patient", "id": patient, "birthDate": born}).encode()]
     steps = Steps(ward.settings, StreamSettings(), load_dataset("patient"))
     one = np.zeros(1, np.int32)
@@ -157,7 +157,7 @@ def test_a_child_is_one_whatever_was_told_of_the_number_that_was_given_up(ward: 
 
 
 def test_the_birth_that_the_merge_tells_counts_before_the_old_numbers_record(ward: Ward) -> None:
-    """An estimated date of the record of an unknown made an adult of a child."""
+    """The estimated date of birth in the record of an unidentified patient made an adult of a child."""
     year = clock.now().year
     ward.tell(_admitted(ward, "A01", "M-1", "ED^1^7", 0))
     _record(ward, "M-1", "1960-01-01")
@@ -169,7 +169,7 @@ def test_the_birth_that_the_merge_tells_counts_before_the_old_numbers_record(war
 
 
 def test_a_number_that_was_corrected_is_its_true_owners(ward: Ward) -> None:
-    """A mistyped number was taken for the other patient's for ever: its true owner got their bed and values."""
+    """A mistyped number stayed merged for ever: its real owner got the other patient's bed and values."""
     ward.tell(_admitted(ward, "A01", "M-2", "ED^1^7", 0))
     ward.tell(_merge(ward, "M-2", "M-1", 100).replace(b"A40", b"A47"))
     ward.tell(_admitted(ward, "A01", "M-1", "MED^9^9", 200).replace(b"V-1", b"V-9"))
@@ -179,7 +179,7 @@ def test_a_number_that_was_corrected_is_its_true_owners(ward: Ward) -> None:
 
 
 def test_a_filling_leaves_out_a_merge_of_long_ago_of_whom_nobody_is_there(ward: Ward) -> None:
-    """It read the merges of all times, and gave a number that is in use again to who is long gone."""
+    """It read the merges of all times, and gave a number that is in use again to a patient who left long ago."""
     ward.tell(_merge(ward, "M-2", "M-1", -100 * 3600), _merge(ward, "M-4", "M-3", -100 * 3600))
     (ward.home / "care.db").unlink()
     ward.tell(_admitted(ward, "A01", "M-1", "MED^9^9", 200), _admitted(ward, "A01", "M-4", "MED^9^8", 200))
@@ -309,11 +309,11 @@ def test_of_two_decisions_the_one_of_the_stay_of_now_counts_else_the_later_one(
     person = store.person("B")
     assert person is not None
     assert (person.sex, person.born) == ("female", "1960-01-01"), "what is told of the old number fills gaps only"
-    assert store.everybody() == ["B"]
+    assert store.all_patients() == ["B"]
 
 
 def test_what_was_said_for_an_earlier_encounter_of_the_hospital_stay_holds(store: OnlineStore) -> None:
-    """The emergency department's Encounter was over before the hours: scale 2 and pregnancy were lost with it."""
+    """The emergency department's Encounter ended before the store's hours: scale 2 and pregnancy were lost with it."""
     now = clock.now_us()
     at = now - 80 * HOUR
     ed = Admission(now - 100 * HOUR, None, None)
@@ -342,7 +342,7 @@ def _values(patient: str, attribution: int, available_us: int, position: int) ->
 
 
 def test_a_value_that_the_attributor_gives_from_the_old_number_to_the_new_one_stays(store: OnlineStore) -> None:
-    """Both rows are of the one patient by then: what takes it from the old number must not take it from the new one."""
+    """Both rows belong to one patient by then: the withdrawal from the old number must not affect the new one."""
     known = clock.now_us() - HOUR
     told = [("A", 3, known), None, ("A", 6, known + 5), ("B", 7, known + 5)]
     for position, one in enumerate(told):

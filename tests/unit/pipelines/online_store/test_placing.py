@@ -1,4 +1,4 @@
-"""Who lies where, and who is on the board before the first value: by admissions, beds and movements."""
+"""The bed of each patient, and who is on the board before the first value, by admissions, beds and movements."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from pipelines.online_store.facts import Admission, Decision, Fact, Person, Placement, Pregnancy, least_age
-from pipelines.online_store.placing import placed
+from pipelines.online_store.facts import Admission, Decision, Fact, Person, Placement, Pregnancy, minimum_age
+from pipelines.online_store.placing import current_bed
 from pipelines.online_store.values import ROW, restored_as, stored, widened
 from tests.services.serving import HOUR, STABLE, WardUnderTest
 from vitalake import clock
@@ -25,7 +25,7 @@ def _in(bed: str, hours_ago: float, status: str = "active", until_us: int | None
 
 
 def _bed(*placements: Placement) -> str:
-    found = placed(placements, as_of_us=NOW)
+    found = current_bed(placements, as_of_us=NOW)
     return f"{found.unit}|{found.bed}" if found else ""
 
 
@@ -43,7 +43,7 @@ def test_the_bed_begun_last_and_not_left_counts() -> None:
 
 
 def test_the_bed_that_an_admission_is_corrected_to_counts_whatever_its_name() -> None:
-    """Admitted to the bed of somebody else, and corrected, a patient was shown with that one's values."""
+    """A patient admitted to another's bed by mistake was shown with the other's values after the correction."""
     wrong = Placement("stay", NOW - HOUR, None, "bed:4W/5/B", "active", known_us=NOW - HOUR)
     right = Placement("stay", NOW - HOUR, None, "bed:4W/5/A", "active", known_us=NOW - HOUR // 2)
     assert _bed(wrong, right) == _bed(right, wrong) == "4W|5 A"
@@ -81,18 +81,18 @@ def test_a_patient_who_left_long_ago_does_not_come_back_when_the_end_is_pruned(w
     assert (found.discharged_us, found.bed) == (None, ""), "nobody said for where"
     ward.store.prune()
     assert ward.store.patients() == {}
-    assert ward.store.everybody() == []
+    assert ward.store.all_patients() == []
 
 
 def test_the_bed_that_a_release_before_kept_of_a_forgotten_stay_goes(ward: WardUnderTest) -> None:
     now, patient = clock.now_us(), ward.token("p-1")
     _put(ward, patient, "stay/E", Placement("E", now - 200 * HOUR, None, BED, "active"))
     ward.store.prune()
-    assert ward.store.everybody() == []
+    assert ward.store.all_patients() == []
 
 
 def test_who_shows_a_patient_whose_bed_is_forgotten_is_told(ward: WardUnderTest) -> None:
-    """The server kept the row of before until the patient's next value."""
+    """The server showed the old row until the patient's next value."""
     now, patient = clock.now_us(), ward.token("p-1")
     ward.measure(patient, STABLE)
     _put(ward, patient, "a", Placement("stay", now - 200 * HOUR, None, BED, "active"))
@@ -109,19 +109,19 @@ def test_who_shows_a_patient_whose_bed_is_forgotten_is_told(ward: WardUnderTest)
 def test_a_stay_that_ended_long_ago_brings_no_bed_and_ends_what_is_there(
     ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Back-filled, it put the discharged in their beds; told late, its end was left out, and the stay was open."""
+    """A back-fill put discharged patients in their beds; an end that came late was left out, and the stay was open."""
     now, patient = clock.now_us(), ward.token("p-1")
     over = Admission(now - 200 * HOUR, now - 100 * HOUR, 50)
     bed = Placement("E", now - 200 * HOUR, None, BED, "active")
     ward.store.put_facts([(patient, "E", 2, over), (patient, "stay/E", 2, bed)])
-    assert ward.store.everybody() == []
+    assert ward.store.all_patients() == []
     ward.store.put_facts([(patient, "E", 1, Admission(now - 200 * HOUR, None, 50)), (patient, "stay/E", 1, bed)])
     ward.store.put_facts([(patient, "E", 2, over)])
     found = ward.store.stay(patient, as_of_us=now)
     assert found is not None and found.discharged_us == now - 100 * HOUR
     monkeypatch.setattr(clock, "now_us", lambda: now + 55 * HOUR)
     ward.store.prune()
-    assert ward.store.everybody() == []
+    assert ward.store.all_patients() == []
 
 
 @pytest.mark.parametrize("hours", [20, 60])
@@ -152,7 +152,7 @@ def test_a_discharge_with_a_wrong_time_that_is_corrected_takes_nothing_with_it(
 
 
 def test_an_end_before_the_beginning_of_a_stay_ends_nothing(ward: WardUnderTest) -> None:
-    """The wrong year of an end took a patient off the board who was there since yesterday."""
+    """An end with a wrong year took a patient off the board who had been there since yesterday."""
     now, patient = clock.now_us(), ward.token("p-1")
     _put(ward, patient, "E", Admission(now - 20 * HOUR, None, 31))
     _put(ward, patient, "stay/E", Placement("E", now - 20 * HOUR, None, BED, "active"))
@@ -174,11 +174,11 @@ def test_that_an_end_is_told_again_does_not_keep_a_stay(ward: WardUnderTest, mon
     _put(ward, patient, "E", over, version=2)
     monkeypatch.setattr(clock, "now_us", lambda: now + 55 * HOUR)
     ward.store.prune()
-    assert ward.store.everybody() == []
+    assert ward.store.all_patients() == []
 
 
 def test_a_patient_is_gone_only_when_no_stay_is_open(ward: WardUnderTest) -> None:
-    """Of an inpatient's procedure, begun later and ended, the end was read as the patient's discharge."""
+    """The end of an inpatient's procedure, which began after the stay, was read as the patient's discharge."""
     now, patient = clock.now_us(), ward.token("p-1")
 
     def stay() -> tuple[str, bool, str]:
@@ -227,7 +227,7 @@ def test_decisions_and_pregnancy_are_of_one_stay_and_go_with_the_patient(ward: W
     assert found is not None and found.pregnant
     ward.store.forget([patient])
     assert ward.store.decisions(patient, encounter="stay-p-1") == {}
-    assert ward.store.everybody() == []
+    assert ward.store.all_patients() == []
 
 
 def test_a_store_of_before_shows_who_was_admitted_and_had_no_values(ward: WardUnderTest) -> None:
@@ -281,15 +281,20 @@ def test_which_diagnoses_say_pregnant(system: str | None, code: str | None, expe
 
 
 def test_a_birth_of_two_centuries_ago_tells_no_age() -> None:
-    """A date of birth of 1800 stands for none at some senders: the patient was an adult of 226 years."""
+    """Some senders write 1800 for an unknown date of birth: the patient was an adult of 226 years."""
     now = int(datetime(2026, 11, 28, tzinfo=UTC).timestamp() * 1e6)
-    assert [least_age(born, now) for born in ("1800-01-01", "1900-12-01", "1901-11-28", "1950")] == [None, 125, 125, 75]
+    assert [minimum_age(born, now) for born in ("1800-01-01", "1900-12-01", "1901-11-28", "1950")] == [
+        None,
+        125,
+        125,
+        75,
+    ]
 
 
 def test_what_was_said_in_a_visit_that_lasts_at_the_admission_holds_in_the_stay(
     ward: WardUnderTest,
 ) -> None:
-    """A pregnancy of the prenatal clinic was lost with the admission: an adult's score of a pregnant patient."""
+    """A pregnancy from the prenatal clinic was lost at the admission: a pregnant patient got an adult's score."""
     now = ward.store.now_us()
     _put(ward, "v1.p", "visit", Admission(now - 900 * HOUR, None, 30, outpatient=True))
     _put(ward, "v1.p", "first", Admission(now - 90 * HOUR, now - 40 * HOUR, 30))
@@ -332,7 +337,7 @@ def test_what_was_decided_in_one_visit_holds_in_another_that_lasts(ward: WardUnd
 
 
 def test_a_discharge_that_is_sent_again_was_known_when_it_was_first_told(ward: WardUnderTest) -> None:
-    """Who came back under the same number was taken away when the old discharge was sent again."""
+    """A patient who came back under the same number left the board when the old discharge was sent again."""
     now = ward.store.now_us()
     end = Placement("V", now - 5 * HOUR, None, BED, "ended", discharged=True, known_us=now - 5 * HOUR)
     back = now - 3 * HOUR

@@ -58,7 +58,7 @@ def test_held_messages_come_back_by_themselves(ward: Ward) -> None:
 
 
 def test_of_two_attributors_one_waits_until_the_other_is_done(ward: Ward) -> None:
-    """The care store knows no epochs: what one wrote that was overtaken would stay in it."""
+    """The online store has no epochs: what an overtaken attributor wrote would stay in it."""
     ward.stream([ward.bed(second) for second in range(3)])
     ward.associate("bed-1", "A", 0)
     first = Attribution(ward.settings)
@@ -156,7 +156,7 @@ def test_the_ledger_balances(ward: Ward) -> None:
 
 
 def test_beds_follow_what_an_adt_feed_says(ward: Ward) -> None:
-    """Admitted, moved, another admitted, left; and told late that the first one had been somebody else all along."""
+    """Admitted, moved, another admitted, left; and a late correction says that the first one was someone else."""
     (ward.home / "vitalake.yaml").write_text("jobs: {vitals: {topics: {vitals: hl7-v2}}}\n")
     patients = ("HOSP|11", "HOSP|12", "HOSP|13")
     one, two = "ICU^1^2", "ICU^1^3"
@@ -261,7 +261,7 @@ def test_of_an_association_that_counts_no_versions_what_was_told_last_counts(war
 
 
 def test_what_is_told_late_was_known_before_it_came(ward: Ward) -> None:
-    """The feed was behind: the later admission came first. As known at any time it is as if they had come in order."""
+    """The feed was late: the later admission came first. The view of any time is as if they had come in order."""
     ward.say(b"s-2", 1, "bed-1", "B", 20, known=ward.at(21))
     ward.stream([ward.bed(second) for second in (10, 30)])
     ward.say(b"s-1", 1, "bed-1", "A", 0, known=ward.at(1))
