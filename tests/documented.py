@@ -114,7 +114,9 @@ def write_page(page: Path, folder: Path) -> None:
                 continue
             at = text.index(f"$ {step.command}\n", at) + len(step.command) + 3
             if done.returncode != step.code or not shows(step.shown, done.stdout):
-                now = _VARIES.sub("…", done.stdout) + (f"[ends with {done.returncode}]\n" if done.returncode else "")
+                now = "".join(f"{line}\n" for line in _lines(_VARIES.sub("…", done.stdout))) + (
+                    f"[ends with {done.returncode}]\n" if done.returncode else ""
+                )
                 assert text.startswith(step.text, at)
                 text = text[:at] + now + text[at + len(step.text) :]
                 at += len(now)
