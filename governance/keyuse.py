@@ -17,14 +17,14 @@ _told: set[tuple[int, str, str, str]] = set()
 """Process, audit, purpose and key of what is on record: one record each, not one a row, a poll or an opening."""
 
 
-def open_vault(settings: Settings, keys: KeyRing, *, purpose: str, put_back: bool = False) -> Vault:
+def open_vault(settings: Settings, keys: KeyRing, *, purpose: str, allow_restored_lake: bool = False) -> Vault:
     """Return the home's vault, opened; see governance.belonging.open_vault.
 
     Args:
         settings: of the home.
         keys: its key file's.
         purpose: what patients' keys are used for, a code such as ``stream``; stands in the audit.
-        put_back: as there.
+        allow_restored_lake: as there.
 
     Raises:
         VitaLakeError: as there. What cannot be recorded is refused when a key is needed, not now.
@@ -39,4 +39,4 @@ def open_vault(settings: Settings, keys: KeyRing, *, purpose: str, put_back: boo
         open_audit(settings, keys, writer=WRITER).record(event)
         _told.add(place)
 
-    return belonging.open_vault(settings, keys, put_back=put_back, used=used)
+    return belonging.open_vault(settings, keys, allow_restored_lake=allow_restored_lake, used=used)

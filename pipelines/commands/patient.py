@@ -1,4 +1,4 @@
-"""``vitalake patient``: what a patient, or the law, may ask of the lake: to be forgotten, or to be kept."""
+"""``vitalake patient``: erases a patient, shows the certificates of erasures, and sets and ends legal holds."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ PatientArgument = Annotated[
     str,
     typer.Argument(help="The pseudonym, or the id as the source writes it; '-' reads it from standard input."),
 ]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why, such as the number of the request; names nobody.")]
+ReasonOption = Annotated[
+    str, typer.Option("--reason", help="Why, such as the number of the request; it must not name anybody.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(help="Forget a patient on request, show the certificate, or keep one from being forgotten.")
+    group = typer.Typer(help="Erase a patient on request, show certificates of erasure, or set and end a legal hold.")
     group.command("erase")(erase)
     group.command("certificate")(certificate)
     group.command("reapply")(reapply)
@@ -44,20 +46,29 @@ def register(app: typer.Typer) -> None:
 def erase(
     patient: Annotated[
         str | None,
-        typer.Argument(help="Pseudonym, or id as the source writes it; '-' reads it; none: finish what was killed."),
+        typer.Argument(
+            help="The pseudonym, or the id as the source writes it; '-' reads it from standard input. Without it, only "
+            "interrupted erasures are finished."
+        ),
     ] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why, such as the request's number; names nobody.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: it cannot be taken back.")] = False,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why, such as the number of the request; it must not name anybody.")
+    ] = "",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask for confirmation. An erasure cannot be undone.")
+    ] = False,
     all_numbers: Annotated[
-        bool, typer.Option("--all-numbers", help="Also the patient's other numbers, as merges of admissions tell.")
+        bool,
+        typer.Option("--all-numbers", help="Also erase the patient's other numbers, as merged by admission messages."),
     ] = False,
     unknown: Annotated[
-        bool, typer.Option("--unknown", help="Also an id that the vault never saw: rejected messages may name it.")
+        bool,
+        typer.Option("--unknown", help="Accept an id that the vault does not know: rejected messages may name it."),
     ] = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Forget a patient: destroy the key, remove the rows from every zone and version, and write a certificate."""
+    """Erase a patient: destroy the key, remove the rows from every zone and version, and write a certificate."""
     out = Output(json)
     with _opened(home, tell=out.tell) as (eraser, settings, keys, _):
         finished = _finish(eraser, settings, keys)
@@ -69,12 +80,12 @@ def erase(
             return
         given = _given(patient)
         if not reason.strip():
-            raise typer.BadParameter("say why, such as the request's number", param_hint="--reason")
+            raise typer.BadParameter("give a reason, such as the number of the request", param_hint="--reason")
         eraser.subject_of(given, unknown=unknown)
         if (known := eraser.forgotten(given)) is not None:
-            _again(eraser, settings, keys, given, known, out)
+            _remove_arrivals(eraser, settings, keys, given, known, out)
             return
-        if not yes and not typer.confirm("This patient will be forgotten. It cannot be taken back. Go on?", err=True):
+        if not yes and not typer.confirm("This patient will be erased. This cannot be undone. Continue?", err=True):
             raise typer.Exit(1)
         from governance.access.principal import local_principal
 
@@ -95,11 +106,13 @@ def erase(
 
 
 def certificate(
-    id_: Annotated[str | None, typer.Argument(metavar="ID", help="None: list them.")] = None,
+    id_: Annotated[
+        str | None, typer.Argument(metavar="ID", help="Of the certificate; without it, all certificates are listed.")
+    ] = None,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what was done for an erasure, and what stays outside our reach; or list all certificates."""
+    """Show what an erasure deleted, and which places it does not reach; or list all certificates."""
     from governance.erasure.certificate import all_of, load
     from vitalake.settings import load_settings
 
@@ -117,40 +130,46 @@ def certificate(
 
 
 def reapply(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Erase again, after a restore, all who were forgotten since the back-up was made: lake, care store, scores."""
+    """After a restore, erase again every patient who was erased since the back-up: in lake, care store and scores."""
     from governance.erasure.certificate import all_of
     from vitalake.errors import PrivacyError
 
     out = Output(json)
-    with _opened(home, tell=out.tell, put_back=True) as (eraser, settings, keys, _):
+    with _opened(home, tell=out.tell, allow_restored_lake=True) as (eraser, settings, keys, _):
         unfinished = _finish(eraser, settings, keys).errors
         done = eraser.reapply(all_of(settings.path(settings.certificates)))
         _record(settings, keys, "patient.erase", outcome="incomplete" if done.uncertified else "reapplied")
-    held = done.erasures - len(done.uncertified)
+    in_force = done.erasures - len(done.uncertified)
     again = " again" if done.tables or any(done.elsewhere.values()) else ""
     out.answer(
         _plain(done),
         *(f"{t.table}: {t.rows:,} rows removed again, {t.files_deleted:,} older files deleted" for t in done.tables),
         *(f"{name}: {count:,} entries removed again" for name, count in done.elsewhere.items()),
-        f"{held} {'erasure holds' if held == 1 else 'erasures hold'}{again}.",
+        f"{in_force} {'erasure is' if in_force == 1 else 'erasures are'} in force{again}.",
     )
     if unfinished:
         raise unfinished[0]
     if done.uncertified:
         raise PrivacyError(
-            f"{len(done.uncertified)} are forgotten whose certificate is not here, so their published rows may be left",
+            f"{len(done.uncertified)} erasures lack their certificate, so published rows of these patients may remain",
             where=", ".join(done.uncertified),
-            remedy="Restore the certificates and run it again; else 'vitalake patient erase' with each one's id.",
+            remedy="Restore the certificates and run 'vitalake patient reapply' again; if they are lost, run 'vitalake "
+            "patient erase' with the id of each patient.",
         )
 
 
 def hold(
     patient: PatientArgument,
     reason: ReasonOption,
-    until: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="UTC day; none: until released.")] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"], help="UTC day at whose beginning the hold ends; without it, it lasts until released."
+        ),
+    ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Keep a patient from being forgotten, and from retention: a legal hold."""
+    """Set a legal hold: the patient cannot be erased, and retention keeps the patient's rows."""
     from datetime import UTC
 
     from vitalake.errors import InputError
@@ -160,12 +179,12 @@ def hold(
         subject = eraser.subject_of(given)
         try:
             eraser.refuse_words(given, reason)
-        except InputError:  # it says what the patient is called
+        except InputError:  # the reason names a patient
             _record(settings, keys, "patient.hold", outcome="refused", patients=eraser.tokens_of(given))
             raise
         vault.hold(subject, reason, until.replace(tzinfo=UTC) if until else None)
         _record(settings, keys, "patient.hold", outcome="held", patients=eraser.tokens_of(given))
-    typer.echo(f"Held {f'until {until:%Y-%m-%d}' if until else 'until it is released'}.")
+    typer.echo(f"Legal hold set {f'until {until:%Y-%m-%d}' if until else 'until it is released'}.")
 
 
 def release(patient: PatientArgument, home: HomeOption = None) -> None:
@@ -174,13 +193,13 @@ def release(patient: PatientArgument, home: HomeOption = None) -> None:
         given = _given(patient)
         vault.release(eraser.subject_of(given))
         _record(settings, keys, "patient.hold", outcome="released", patients=eraser.tokens_of(given))
-    typer.echo("Released.")
+    typer.echo("Legal hold released.")
 
 
 # -- what they share ---------------------------------------------------------------------------------------------
 
 
-def _opened(home: Path | None, *, tell: Callable[[str], None] = note, put_back: bool = False) -> Any:
+def _opened(home: Path | None, *, tell: Callable[[str], None] = note, allow_restored_lake: bool = False) -> Any:
     from contextlib import contextmanager
 
     @contextmanager
@@ -192,7 +211,7 @@ def _opened(home: Path | None, *, tell: Callable[[str], None] = note, put_back: 
 
         settings = load_settings(resolve_home(home))
         keys = Home(settings).keys
-        vault = open_vault(settings, keys, purpose="erasure", put_back=put_back)
+        vault = open_vault(settings, keys, purpose="erasure", allow_restored_lake=allow_restored_lake)
         try:
             yield (
                 Eraser(settings, keys, vault, progress=tell),
@@ -212,19 +231,19 @@ class _Finished(NamedTuple):
 
 
 def _finish(eraser: Eraser, settings: Settings, keys: KeyRing) -> _Finished:
-    """Do what killed erasures have left, and say so; what fails does not stop what was asked for."""
+    """Finish interrupted erasures and report each; a failure does not stop the erasure that was asked for."""
     done, errors = eraser.finish()
     for certificate in done:
         _record(settings, keys, "patient.erase", certificate=certificate.id, outcome="finished")
-        note(f"Finished: {certificate.id}, which had been begun {certificate.begun_at}")
+        note(f"Finished the interrupted erasure {certificate.id}, begun {certificate.begun_at}")
     for error in errors:
-        note(f"Not finished: an erasure that had been begun. {error}")
+        note(f"Could not finish an interrupted erasure: {error}")
     return _Finished(done, errors)
 
 
-def _again(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known: str, out: Output) -> None:
-    """Remove what came since of somebody who is forgotten, such as messages that were read again and rejected."""
-    tables, elsewhere = eraser.again(given)
+def _remove_arrivals(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known: str, out: Output) -> None:
+    """Remove what arrived of an erased patient since the erasure, such as messages read again and rejected."""
+    tables, elsewhere = eraser.erase_late_arrivals(given)
     _record(settings, keys, "patient.erase", certificate=known, outcome="searched again")
     out.answer(
         {"certificate": known, "tables": [_plain(table) for table in tables], "elsewhere": elsewhere},
@@ -232,7 +251,8 @@ def _again(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known:
             f"{table.table}: {table.rows:,} rows removed, {table.files_deleted:,} older files deleted"
             for table in tables
         ),
-        f"Forgotten already: {known}. {sum(table.rows for table in tables):,} rows had come since, and are gone.",
+        f"Already erased: see certificate {known}. "
+        f"{sum(table.rows for table in tables):,} rows had arrived since then, and were removed.",
     )
 
 
@@ -281,9 +301,9 @@ def _print(done: Certificate) -> None:
     typer.echo(f"Certificate {done.id}: begun {done.begun_at}, finished {done.finished_at}, by {done.actor}")
     typer.echo(f"Reason: {done.reason}")
     if done.resumed:
-        typer.echo("It was killed, and gone on with: the counts are of the last run only.")
+        typer.echo("The erasure was interrupted and continued: the counts cover the last run only.")
     if done.together:
-        typer.echo(f"Together with the patient's other numbers: {', '.join(done.together)}")
+        typer.echo(f"Certificates of the patient's other numbers: {', '.join(done.together)}")
     grid = Table(box=None, padding=(0, 2), header_style="bold")
     for name in ("table", "rows removed", "files searched", "bytes searched", "files rewritten", "bytes rewritten",
                  "older files deleted"):  # fmt: skip
@@ -297,9 +317,15 @@ def _print(done: Certificate) -> None:
         typer.echo(f"{name}: {count:,} entries removed")
     for entry in done.tables:
         if entry.unreadable:
-            typer.echo(f"{entry.table}: {entry.unreadable:,} messages are left that nobody can open")
+            typer.echo(
+                f"{entry.table}: {entry.unreadable:,} messages remain that nobody can open; "
+                "it is not known whether they name the patient"
+            )
         if entry.nameless:
-            typer.echo(f"{entry.table}: {entry.nameless:,} messages are left that name nobody whom the vault knows")
-    typer.echo("Outside our reach:")
+            typer.echo(
+                f"{entry.table}: {entry.nameless:,} messages remain that name nobody whom the vault knows for certain; "
+                "some may be the patient's"
+            )
+    typer.echo("Not reached by this erasure:")
     for place in done.outside:
-        typer.echo(f"  {place.place}: {place.what}{f'; gone by {place.until}' if place.until else ''}")
+        typer.echo(f"  {place.place}: {place.what}{f'; expires by {place.until}' if place.until else ''}")
