@@ -455,7 +455,7 @@ def test_a_home_that_was_put_back_is_refused_where_the_lakes_copy_was_emptied_or
     assert certificate in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("place", ["mark", "keep"])
+@pytest.mark.parametrize("place", ["mark", "update"])
 def test_a_lake_whose_first_erasure_is_under_way_was_not_put_back(
     base: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
