@@ -17,14 +17,14 @@ _recorded: set[tuple[int, str, str, str]] = set()
 """Process, audit folder, purpose and key of the uses on record: one record each, not one for each row or poll."""
 
 
-def open_vault(settings: Settings, keys: KeyRing, *, purpose: str, put_back: bool = False) -> Vault:
+def open_vault(settings: Settings, keys: KeyRing, *, purpose: str, allow_restored_lake: bool = False) -> Vault:
     """Return the home's vault, opened; see governance.belonging.open_vault.
 
     Args:
         settings: the home's settings.
         keys: from the home's key file.
         purpose: what the patients' keys are used for, a code such as ``stream``; the audit records it.
-        put_back: as in governance.belonging.open_vault.
+        allow_restored_lake: as in governance.belonging.open_vault.
 
     Raises:
         VitaLakeError: as in governance.belonging.open_vault. If the audit cannot be written, the first use of a key
@@ -40,4 +40,4 @@ def open_vault(settings: Settings, keys: KeyRing, *, purpose: str, put_back: boo
         open_audit(settings, keys, writer=WRITER).record(event)
         _recorded.add(use)
 
-    return belonging.open_vault(settings, keys, put_back=put_back, used=used)
+    return belonging.open_vault(settings, keys, allow_restored_lake=allow_restored_lake, used=used)

@@ -1,6 +1,14 @@
-"""Whose lake it is: a home writes into a lake, and opens a vault for it, only if keys and vault are those it has."""
+"""Checks that a home belongs to its lake: that its keys and its vault are those that the lake was written with."""
 
 from governance.belonging.opening import admit, introduce, open_vault
-from governance.belonging.status import Belonging, look, mend_erasures, refuse_put_back
+from governance.belonging.status import Belonging, examine_belonging, refuse_restored_lake, repair_erasure_records
 
-__all__ = ["Belonging", "admit", "introduce", "look", "mend_erasures", "open_vault", "refuse_put_back"]
+__all__ = [
+    "Belonging",
+    "admit",
+    "examine_belonging",
+    "introduce",
+    "open_vault",
+    "refuse_restored_lake",
+    "repair_erasure_records",
+]

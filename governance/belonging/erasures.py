@@ -1,7 +1,8 @@
-"""Copies of the erasure log, in the lake and on other storage: a home that was put back learns whom it has to forget.
+"""Copies of the erasure log, in the lake and on other storage: they tell a restored home which patients it must erase.
 
-A copy is the log, line by line: keyed hashes, chained. Beside it lies, for each certificate, by which published
-pseudonyms the patient's rows are found, as keyed hashes too: an older home has no certificate that could tell.
+A copy is the log, line by line: keyed hashes, chained. Beside the copy lies one file of marks for each certificate:
+keyed hashes of the published pseudonyms by which the patient's rows are found. A restored home needs them, because it
+may lack the certificate.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from vitalake.settings import Settings
 
 FILE = "erasures.jsonl"
 MARKS = "erasures"
-"""The folder of what pseudonyms are found by."""
+"""The folder of the marks, one file for each certificate."""
 
 
 class _Marks(msgspec.Struct, frozen=True, omit_defaults=True):
-    """By which pseudonyms an erasure's rows are found.
+    """The marks of one erasure: the pseudonyms by which its rows are found.
 
     Attributes:
         pseudonyms: keyed hashes of their SHA-256.
-        mac: over them and the certificate's id; empty: an earlier release wrote it.
+        mac: HMAC of the hashes and the certificate's id; empty: an earlier release wrote the marks.
     """
 
     pseudonyms: list[str]
@@ -42,14 +43,14 @@ class _Marks(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Certified(msgspec.Struct, frozen=True):
-    """What is read of a certificate."""
+    """The fields of a certificate that are read here."""
 
     id: str
     tokens: list[str]
 
 
 class ErasureCopies:
-    """The copies of one home's log."""
+    """The copies of one home's erasure log, and the marks beside them."""
 
     def __init__(self, settings: Settings, keys: KeyRing, storage: Storage, *, upgrading: bool = False) -> None:
         """Prepare.
@@ -73,15 +74,15 @@ class ErasureCopies:
 
     @property
     def _places(self) -> dict[str, Storage]:
-        """Where copies lie; a lake that is not there yet, or of another format, has none, nor an unmounted disk."""
+        """The storages of the copies, by name: those that exist, and the lake only in this release's format."""
         found = {"lake": self._lake} if self._has_lake else {}
         return found | ({"settings.anchors": self._outside} if self._outside else {})
 
-    def level(self) -> int:
-        """Give the home's log what a copy has more; return how many entries.
+    def extend_log(self) -> int:
+        """Append to the home's log the entries that only a copy has; return how many.
 
         Raises:
-            PrivacyError: log and copies are not of one history.
+            PrivacyError: log and copies contradict each other.
             ServiceUnavailable: the log cannot be written.
             OSError: a copy cannot be read.
         """
@@ -91,65 +92,66 @@ class ErasureCopies:
         for entries in (ours, *found):
             if entries and longest[len(entries) - 1].hash != entries[-1].hash:
                 raise PrivacyError(
-                    "Erasure log and its copies tell different histories",
+                    "Erasure log and its copies contradict each other",
                     where=f"{self.log.name}, entry {len(entries)}",
-                    remedy="Two homes have erased apart from each other: keep all of them, and restore the one of this "
-                    "home (settings.erasures), or the lake's.",
+                    remedy="Two homes have erased patients independently of each other. Keep all files, and restore "
+                    "this home's log (settings.erasures), or the lake's copy.",
                 )
-        return self.log.take(longest)
+        return self.log.extend(longest)
 
-    def keep(self, vault: Vault, *, put_back: bool = False, introducing: bool = False) -> None:
-        """Bring the copies to the log.
+    def update(self, vault: Vault, *, allow_restored_lake: bool = False, introducing: bool = False) -> None:
+        """Write the entries of the log into the copies that lack some.
 
         Args:
-            vault: opened, and brought to the log.
-            put_back: also of a lake that was put back.
-            introducing: the lake does not know its home yet, so that it can have no copy.
+            vault: opened, with all entries of the log applied.
+            allow_restored_lake: also update the copy of a lake that was restored from a back-up.
+            introducing: whether the lake does not know its home yet, and so can have no copy.
 
         Raises:
-            PrivacyError: the lake lacks what is not under way: it was put back to a day before these erasures.
+            PrivacyError: the lake lacks an erasure that is not under way: it was restored from before that erasure.
             OSError: a copy cannot be written.
         """
-        entries, pending = self.log.entries(), vault.certificates_pending()  # before the copies: see _lacked
+        # Read before the copies: see _missing_in_lake.
+        entries, pending = self.log.entries(), vault.certificates_pending()
         for name, place in self._places.items():
             copy = self._copy(name, place)
             if copy is None and not entries and place is not self._lake:
                 continue
-            if copy is not None and len(copy) >= len(entries):  # more: somebody erases right now
+            if copy is not None and len(copy) >= len(entries):  # more: another process is erasing now
                 continue
-            if place is self._lake and not put_back and not (copy is None and introducing):
+            if place is self._lake and not allow_restored_lake and not (copy is None and introducing):
                 if lacking := {entry.certificate for entry in entries[len(copy or ()) :]} - pending:
-                    raise _lake_put_back(lacking)
+                    raise _restored_lake_error(lacking)
             self._mark_certified(place, {entry.certificate for entry in entries[len(copy or ()) :]})
             place.write_small(FILE, b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
 
-    def refuse_put_back(self, pending: Callable[[], Set[str]]) -> None:
-        """Stop where the lake, which knows its home, was put back; for who only reads: changes nothing.
+    def refuse_restored_lake(self, pending: Callable[[], Set[str]]) -> None:
+        """Refuse a lake that was restored from before an erasure; for readers: changes nothing.
 
         Args:
             pending: returns the certificates of the erasures under way.
 
         Raises:
-            PrivacyError: it was; or log or copy does not hold together.
+            PrivacyError: the lake was restored; or log or copy is damaged.
             OSError: the copy cannot be read.
         """
-        if self._has_lake and (lacking := self._lacked(pending)):
-            raise _lake_put_back(lacking)
+        if self._has_lake and (lacking := self._missing_in_lake(pending)):
+            raise _restored_lake_error(lacking)
 
-    def _lacked(self, pending: Callable[[], Set[str]]) -> set[str]:
-        # In this order: what is in the log and not pending any more is in the copy.
+    def _missing_in_lake(self, pending: Callable[[], Set[str]]) -> set[str]:
+        # In this order: an erasure that is in the log and no longer pending is also in the copy.
         entries, under_way = self.log.entries(), pending()
         copy = self._copy("lake", self._lake) or []
         return {entry.certificate for entry in entries[len(copy) :]} - under_way
 
     def refuse_unknown(self, pending: Callable[[], Set[str]]) -> None:
-        """Stop where a copy's folder tells of an erasure that neither the log nor any copy has.
+        """Refuse if there are marks of an erasure that neither the log nor any copy has.
 
         Args:
             pending: returns the certificates of the erasures under way.
 
         Raises:
-            PrivacyError: copies were emptied or deleted, and the home was put back.
+            PrivacyError: copies were emptied or deleted, and the home was restored from a back-up.
             OSError: a copy cannot be read.
         """
         # An erasure is pending in the vault, then marked, then logged; so marks are read first and the log last.
@@ -161,10 +163,10 @@ class ErasureCopies:
         unknown -= {entry.certificate for entries in (*copies, self.log.entries()) for entry in entries}
         if unknown:
             raise PrivacyError(
-                f"{len(unknown)} erasures are marked that neither the erasure log nor a copy of it has",
+                f"Erasure log and its copies lack {len(unknown)} erasures that are marked in {MARKS}/",
                 where=", ".join(sorted(unknown)),
                 remedy="Restore the log (settings.erasures), or erasures.jsonl in the lake or in settings.anchors, "
-                f"from a back-up of after {max(unknown)}; without it the erased could return.",
+                f"from a back-up made after {max(unknown)}. Without them, erased patients could come back.",
             )
 
     def _copy(self, name: str, place: Storage) -> list[Entry] | None:
@@ -175,19 +177,20 @@ class ErasureCopies:
         where = f"{FILE} ({name})"
         try:
             entries = self.log.parsed(content, where=where)
-            if content and not content.endswith(b"\n"):  # a copy is written whole: nobody was killed within a line
+            # A copy is always written as a whole, so a line without its end is damage, not an interrupted write.
+            if content and not content.endswith(b"\n"):
                 raise PrivacyError("", where=f"{where}, line {len(entries) + 1}", remedy="")
             return entries
         except PrivacyError as error:
             raise PrivacyError(
-                "A copy of the erasure log does not hold together",
+                "A copy of the erasure log is damaged",
                 where=error.where,
-                remedy="It was changed, or is of another home. Run 'vitalake lake repair': it is written again from "
-                "the home's log, if that has all of it; else restore it from a back-up.",
+                remedy="A line was changed, or the copy belongs to another home. Run 'vitalake lake repair': it writes "
+                "the copy again if the home's log is complete. Otherwise restore the copy from a back-up.",
             ) from None
 
     def _mark_certified(self, place: Storage, logged: Set[str]) -> None:
-        """Keep by which pseudonyms erasures are found that a place has missed, as their certificates say."""
+        """Write the marks that a storage lacks for these erasures, from their certificates."""
         for done in self._certified():
             if done.id in logged:
                 place.write_small(f"{MARKS}/{done.id}.json", self._marks_of(done.id, done.tokens))
@@ -201,13 +204,13 @@ class ErasureCopies:
     def _certificate_files(self) -> list[Path]:
         return sorted(self._certificates.glob("erasure-*.json"))
 
-    # -- by which pseudonyms -------------------------------------------------------------------------------------
+    # -- marks ----------------------------------------------------------------------------------------------------
 
     def mark(self, certificate: str, digests: Iterable[str]) -> None:
-        """Keep by which pseudonyms the rows of an erasure are found, before its key is destroyed.
+        """Write the marks of an erasure, before its key is destroyed.
 
         Args:
-            certificate: the id of its certificate.
+            certificate: its id.
             digests: SHA-256 of the pseudonyms, hex.
 
         Raises:
@@ -217,7 +220,7 @@ class ErasureCopies:
             place.write_small(f"{MARKS}/{certificate}.json", self._marks_of(certificate, digests))
 
     def unmark(self, certificate: str) -> None:
-        """Drop that again, of an erasure that is not done.
+        """Delete the marks of an erasure that is cancelled.
 
         Raises:
             OSError: a copy cannot be written.
@@ -234,10 +237,10 @@ class ErasureCopies:
         return hmac.digest(self._secret, plain, hashlib.sha256).hex()
 
     def marks(self, certificates: Sequence[str]) -> dict[str, set[str]]:
-        """Return by which pseudonyms the rows of erasures are found, as ``keyed`` writes them; those that are known.
+        """Return the keyed hashes of the pseudonyms of each erasure, as ``keyed`` makes them, as far as they are known.
 
         Raises:
-            PrivacyError: those of an erasure are damaged in every place, and its certificate is not there.
+            PrivacyError: the marks of an erasure are damaged in every storage, and its certificate is missing.
             OSError: a copy cannot be read.
         """
         found: dict[str, set[str]] = {}
@@ -252,7 +255,7 @@ class ErasureCopies:
         return found
 
     def _held(self, certificate: str) -> dict[str, _Marks | Literal["damaged", "missing"]]:
-        """Return what each place holds of an erasure."""
+        """Return the marks of an erasure in each storage."""
         name = Path(certificate).name
         found: dict[str, _Marks | Literal["damaged", "missing"]] = {}
         for where, place in self._places.items():
@@ -275,14 +278,14 @@ class ErasureCopies:
 
     # -- damage ------------------------------------------------------------------------------------------------------
 
-    def older(self) -> PrivacyError | None:
-        """Return what to say of a home that lacks erasures which a copy has; None: it lacks none."""
+    def restored_home(self) -> PrivacyError | None:
+        """Return the error of a home that lacks erasures which a copy has; None: it lacks none."""
         copies = [copy for name, place in self._places.items() if (copy := self._copy(name, place))]
         lacking = max(copies, key=len, default=[])[len(self.log.entries()) :]  # the log is written before its copies
-        return _home_put_back({entry.certificate for entry in lacking}) if lacking else None
+        return _restored_home_error({entry.certificate for entry in lacking}) if lacking else None
 
     def damaged_logs(self) -> list[PrivacyError]:
-        """Return what is wrong with log and copies, each by its name.
+        """Return the error of each damaged log or copy.
 
         Raises:
             OSError: a copy cannot be read.
@@ -291,7 +294,7 @@ class ErasureCopies:
         return [error for error in self._look().values() if isinstance(error, PrivacyError)]
 
     def damaged_records(self) -> list[PrivacyError]:
-        """Return which certificates and marks are damaged or lost; log and copies are whole, and nobody was put back.
+        """Return the errors of damaged or lost certificates and marks; call it only if log and copies are undamaged.
 
         Raises:
             OSError: a place cannot be read.
@@ -302,10 +305,10 @@ class ErasureCopies:
         for certificate in (entry.certificate for entry in self.log.entries()):
             if self._contradicted(certificate):
                 found.append(_damaged_certificate(certificate))
-        return found + [damaged_marks(certificate, name) for certificate, name, _ in self._marks_to_mend()]
+        return found + [damaged_marks(certificate, name) for certificate, name, _ in self._marks_to_repair()]
 
     def _contradicted(self, certificate: str) -> bool:
-        """Return whether marks that are known to be whole lack one of the certificate's."""
+        """Return whether undamaged marks lack a pseudonym of the certificate, so that the certificate was changed."""
         trusted, certified = self._trusted(certificate), self._of_certificate(certificate)
         return trusted is not None and certified is not None and not certified <= trusted
 
@@ -317,7 +320,7 @@ class ErasureCopies:
         return next((set(map(self.keyed, done.tokens)) for done in self._certified() if done.id == certificate), None)
 
     def _look(self) -> dict[str, list[Entry] | PrivacyError | None]:
-        """Return the entries of log (under the empty name) and copies; or what is wrong with each."""
+        """Return the entries of the log (under the empty name) and of each copy, or the error of a damaged one."""
         found: dict[str, list[Entry] | PrivacyError | None] = {}
         reads: dict[str, Callable[[], list[Entry] | None]] = {"": self.log.entries}
         for name, place in self._places.items():
@@ -329,17 +332,17 @@ class ErasureCopies:
                 found[name] = error
         return found
 
-    def _marks_to_mend(self) -> Iterator[tuple[str, str, bytes | None]]:
-        """Yield marks that are damaged or lost: the certificate, the place, and what has to stand there, if known.
+    def _marks_to_repair(self) -> Iterator[tuple[str, str, bytes | None]]:
+        """Yield damaged or lost marks: the certificate, the storage's name, and the right content if it is known.
 
-        Of those of an earlier release, which have no mac, all that certificate and places say counts: a hash too many
-        finds nothing. Of an erasure that none of them knows there may never have been any.
+        Marks of an earlier release have no MAC. For them the union of the certificate and all storages is right: a hash
+        too many finds no rows. An erasure that none of them knows may never have had marks.
         """
         for certificate in (entry.certificate for entry in self.log.entries()):
             held, wanted = self._held(certificate), self._trusted(certificate)
             if wanted is None:
-                told = [set(marks.pseudonyms) for marks in held.values() if isinstance(marks, _Marks)]
-                wanted = set().union(self._of_certificate(certificate) or (), *told)
+                listed = [set(marks.pseudonyms) for marks in held.values() if isinstance(marks, _Marks)]
+                wanted = set().union(self._of_certificate(certificate) or (), *listed)
             pseudonyms = sorted(wanted)
             right = msgspec.json.encode(_Marks(pseudonyms, self._mac(certificate, pseudonyms))) if wanted else None
             for name, marks in held.items():
@@ -348,14 +351,14 @@ class ErasureCopies:
                 ):
                     yield certificate, name, right
 
-    def mend(self, *, known: int, pending: Set[str]) -> list[str]:
-        """Write log, copies and marks again that are damaged, of those that are whole; return which, in words.
+    def repair(self, *, known: int, pending: Set[str]) -> list[str]:
+        """Write damaged logs, copies and marks again from undamaged ones; return a sentence for each.
 
-        What is damaged is kept beside it, as ``….damaged``. Nothing is done where the whole ones may lack something:
-        fewer entries than the damaged one has lines, or than vault and marks know of.
+        A damaged log or copy is kept as ``….damaged``. Nothing is written if the undamaged ones may lack an erasure: if
+        they have fewer entries than the damaged one has lines, or than vault and marks know of.
 
         Args:
-            known: erasures that the vault has seen.
+            known: how many erasures the vault has applied.
             pending: certificates of the erasures under way.
 
         Raises:
@@ -369,19 +372,19 @@ class ErasureCopies:
         for name, found in looked.items():
             if not isinstance(found, PrivacyError):
                 continue
-            if name and self._mend_copy(self._places[name], best):
+            if name and self._repair_copy(self._places[name], best):
                 done.append(f"{FILE} ({name}) was written again from the erasure log")
-            elif not name and self.log.begin_again(best):
+            elif not name and self.log.rewrite(best):
                 done.append(f"{self.log.name} was written again from its copy")
         if not any(isinstance(found, PrivacyError) for found in self._look().values()):
-            for certificate, name, right in list(self._marks_to_mend()):
+            for certificate, name, right in list(self._marks_to_repair()):
                 if right is not None:
                     self._places[name].write_small(f"{MARKS}/{certificate}.json", right)
                     done.append(f"{MARKS}/{certificate}.json ({name}) was written again")
         return done
 
     @staticmethod
-    def _mend_copy(place: Storage, entries: Sequence[Entry]) -> bool:
+    def _repair_copy(place: Storage, entries: Sequence[Entry]) -> bool:
         content = place.read_small(FILE) or b""
         if content.count(b"\n") > len(entries):
             return False
@@ -391,17 +394,17 @@ class ErasureCopies:
 
 
 def damaged_marks(certificate: str, place: str) -> PrivacyError:
-    """Return the error of marks by which an erasure's rows could not be found.
+    """Return the error of marks that are damaged or lost.
 
     Args:
         certificate: of the erasure.
-        place: where they lie.
+        place: the name of their storage.
     """
     return PrivacyError(
-        "By which pseudonyms an erasure's rows are found is damaged or lost",
+        "The marks that find the rows of an erased patient are damaged or lost",
         where=f"{MARKS}/{Path(certificate).name}.json ({place})",
-        remedy="Run 'vitalake lake repair': it is written again from the certificate or another copy; without one of "
-        "them restore it from a back-up.",
+        remedy="Run 'vitalake lake repair': it writes them again from the certificate or another copy. If both are "
+        "missing, restore the file from a back-up.",
     )
 
 
@@ -409,32 +412,32 @@ def _damaged_certificate(certificate: str) -> PrivacyError:
     return PrivacyError(
         "A certificate is damaged",
         where=f"{Path(certificate).name}.json (settings.certificates)",
-        remedy="Restore it from a back-up: it is the record of what was erased, and is never written again.",
+        remedy="Restore it from a back-up: vitalake cannot make the record of an erasure again.",
     )
 
 
-def _home_put_back(lacking: Set[str]) -> PrivacyError:
-    """Return the error of a home that is older than the lake's erasures.
+def _restored_home_error(lacking: Set[str]) -> PrivacyError:
+    """Return the error of a home that was restored from before erasures which a copy of the log has.
 
     Args:
         lacking: certificates of the erasures that it lacks.
     """
     return PrivacyError(
-        f"This home was put back: it is older than {len(lacking)} erasures that the lake knows of",
+        f"This home was restored from a back-up: it lacks {len(lacking)} erasures that the lake has",
         where=", ".join(sorted(lacking)),
-        remedy="Vault, care store and scores may hold again who was erased. Run 'vitalake patient reapply': it erases "
-        "them again, as does whatever opens the vault next.",
+        remedy="Vault, care store and scores may hold erased patients again. Run 'vitalake patient reapply' to erase "
+        "them again; the next program that opens the vault does the same.",
     )
 
 
-def _lake_put_back(lacking: Set[str]) -> PrivacyError:
-    """Return the error of a lake that holds rows again which were erased.
+def _restored_lake_error(lacking: Set[str]) -> PrivacyError:
+    """Return the error of a lake that was restored from before erasures, and holds the erased rows again.
 
     Args:
         lacking: certificates of the erasures that it lacks.
     """
     return PrivacyError(
-        f"The lake is older than {len(lacking)} erasures, whose rows it holds again",
+        f"The lake is older than {len(lacking)} erasures and holds the erased rows again",
         where=", ".join(sorted(lacking)),
-        remedy="Erase them in it again before it is used: vitalake patient reapply",
+        remedy="Run 'vitalake patient reapply' before you use the lake: it erases them again.",
     )

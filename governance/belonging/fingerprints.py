@@ -1,7 +1,7 @@
-"""Fingerprints of keys and vault, which the lake keeps: one-way, so that the lake learns nothing by them.
+"""Fingerprints of keys and vault, which the lake keeps to recognise its home; they reveal nothing about the keys.
 
-A fingerprint is an HMAC under the key itself, of the key's own name: who has the key makes it again, and nobody comes
-from it to the key, for that is 32 random bytes.
+A fingerprint is an HMAC of the key's name under the key itself. Whoever has the key can make it again, and nobody can
+derive the key from it, because the key is 32 random bytes.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from vitalake.lake.tables.storage import Storage
 FILE = "home.json"
 
 NOT_KEPT = frozenset({"care", "audit", "serving", "quarantine"})
-"""Keys that no row in the lake is found or recognised by: stores beside it, the audit, what a server signs; and dead
-letters, which name their key each, and expire."""
+"""Keys without a fingerprint: no row in the lake is found or recognised by them. They are the keys of the stores beside
+it, of the audit, of what a server signs, and of dead letters, which name their key and expire."""
 
 _BYTES = 16
 
 
 class Fingerprints(msgspec.Struct, frozen=True):
-    """What a lake keeps of the home that writes into it.
+    """The fingerprints that a lake keeps of the home that writes into it.
 
     Attributes:
         keys: name → version → fingerprint.
-        current: name → the version that is written with.
-        vault: of the vault; empty: none was ever opened for this lake.
+        current: name → the version that the home writes with.
+        vault: fingerprint of the vault; empty: no vault was ever opened for this lake.
     """
 
     keys: dict[str, dict[str, str]] = {}
@@ -39,25 +39,25 @@ class Fingerprints(msgspec.Struct, frozen=True):
     vault: str = ""
 
     def differing(self, other: Fingerprints) -> list[str]:
-        """Return the keys of a home by which it is not the lake's, such as ``pseudonym/v1``; empty: it is.
+        """Return the keys that show that a home is not the lake's, such as ``pseudonym/v1``; empty: it is the lake's.
 
-        A home may have more than the lake knows: a key that a newer release needs, and the version that a re-key has
-        just made. What it writes with must be known to the lake, or be newer than what the lake is written with, which
-        the home must have too.
+        A home may have keys that the lake does not know: one that a newer release needs, or a version that a re-key has
+        just made. The home must have the version that the lake is written with, and must write with that version or
+        with one that the lake does not know yet.
 
         Args:
-            other: those of the home.
+            other: the fingerprints of the home.
         """
-        found = []
+        differing = []
         for name, versions in sorted(self.keys.items()):
             ours, used, now = other.keys.get(name, {}), self.current[name], other.current.get(name, "")
-            found += [f"{name}/{v}" for v in sorted(versions.keys() & ours.keys()) if versions[v] != ours[v]]
+            differing += [f"{name}/{v}" for v in sorted(versions.keys() & ours.keys()) if versions[v] != ours[v]]
             if used not in ours or (now in versions and now != used):
-                found.append(f"{name}/{used}")
-        return found
+                differing.append(f"{name}/{used}")
+        return differing
 
     def extended(self, other: Fingerprints) -> Fingerprints:
-        """Return these with what the home has more."""
+        """Return these fingerprints, with those added that only the home has."""
         keys = {name: self.keys.get(name, {}) | versions for name, versions in other.keys.items()}
         return Fingerprints(self.keys | keys, self.current | other.current, other.vault or self.vault)
 
@@ -80,17 +80,17 @@ def _fingerprint(key: Key, what: str) -> str:
 
 
 def may_write(storage: Storage) -> bool:
-    """Return whether there is a lake, of this release's format: nothing is written into another but by its upgrade."""
+    """Return whether there is a lake of this release's format; only an upgrade may write into one of another format."""
     found = read_format(storage)
     return storage.holds_table("spans") and found.format == FORMAT and not found.upgrading
 
 
 def read_fingerprints(storage: Storage) -> Fingerprints | None:
-    """Return what the lake keeps; None: nothing yet.
+    """Return the fingerprints that the lake keeps; None: it has none yet.
 
     Raises:
-        LakeError: the file is none.
-        OSError: it cannot be read.
+        LakeError: the file is not one of fingerprints.
+        OSError: the file cannot be read.
     """
     content = storage.read_small(FILE)
     try:
@@ -99,12 +99,12 @@ def read_fingerprints(storage: Storage) -> Fingerprints | None:
         raise LakeError(
             "Fingerprints of keys and vault cannot be read",
             where=FILE,
-            remedy="Restore the file; or delete it: a home that opens the lake's rows writes it again.",
+            remedy="Restore the file, or delete it: a home that can open the lake's rows writes it again.",
         ) from None
 
 
 def write_fingerprints(storage: Storage, found: Fingerprints) -> None:
-    """Let the lake keep them.
+    """Write fingerprints into the lake.
 
     Raises:
         OSError: it cannot be written.

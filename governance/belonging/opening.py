@@ -1,4 +1,4 @@
-"""Opens a home's vault for those who write into its lake, or read what is identified: only if they belong together."""
+"""Opens a home's vault for writers of its lake and readers of identified rows, if home and lake belong together."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def open_vault(
     settings: Settings,
     keys: KeyRing,
     *,
-    put_back: bool = False,
+    allow_restored_lake: bool = False,
     upgrading: bool = False,
     used: Callable[[str], None] = lambda _: None,
 ) -> Vault:
-    """Return the home's vault, opened, once it is sure that keys, vault and lake belong together.
+    """Open and return the home's vault, after checking that keys, vault and lake belong together.
 
-    A lake without fingerprints gets this home's if its rows show that this home wrote them. What was erased since the
-    home, or its log of erasures, was backed up is erased again first.
+    A lake without fingerprints gets those of this home if its rows show that this home wrote them. If the home or its
+    erasure log was restored from a back-up, patients erased since then are first erased again in the vault.
 
     Args:
         settings: of the home.
         keys: its key file's.
-        put_back: also where the lake was put back to a day before erasures: for who erases them in it again.
-        upgrading: also let a lake of another format know this home.
+        allow_restored_lake: accept a lake that was restored from before erasures; for a caller that erases them again.
+        upgrading: also write fingerprints into a lake of another format.
         used: see Vault.
 
     Raises:
-        SettingsError: the vault's address does not fit.
-        PrivacyError: they do not belong together; or the log of erasures is not this vault's, and nobody has a longer
-            one; or the lake was put back.
-        KeyRevoked: rows have to be opened to be sure, and the key is revoked.
+        SettingsError: the vault's address is not valid.
+        PrivacyError: they do not belong together; or the erasure log belongs to another vault or lacks entries, and no
+            copy has them; or the lake was restored from before an erasure.
+        KeyRevoked: rows have to be opened for the check, and the key is revoked.
         ServiceUnavailable: lake or vault cannot be reached.
     """
     storage = open_storage(settings.lake_uri, settings.storage_options)
@@ -59,18 +59,18 @@ def open_vault(
         known = read_fingerprints(storage)
         identity = vault_id(settings)
         _refuse_other(known, fingerprints_of(keys, identity))
-        if not identity and holds_sealed(storage):  # also where the fingerprints are gone too
+        if not identity and holds_sealed(storage):  # also checked if the fingerprints are missing too
             refuse_other_pseudonyms(storage, keys)
             raise other_vault(is_there=False)
         copies = ErasureCopies(settings, keys, storage, upgrading=upgrading)
-        copies.level()
+        copies.extend_log()
         vault = open_unchecked(settings, keys, used=used)
         try:
             copies.refuse_unknown(vault.certificates_pending)
             if upgrading or may_write(storage):
-                _introduce(storage, keys, vault, known, copies, put_back=put_back)
+                _introduce(storage, keys, vault, known, copies, allow_restored_lake=allow_restored_lake)
             else:
-                copies.keep(vault, put_back=put_back)
+                copies.update(vault, allow_restored_lake=allow_restored_lake)
         except BaseException:
             vault.close()
             raise
@@ -78,26 +78,27 @@ def open_vault(
         raise ServiceUnavailable(
             f"Lake cannot be reached ({type(error).__name__})",
             where="settings.lake",
-            remedy="Check address, keys and disk; whether this home is the lake's cannot be told without it.",
+            remedy="Check address, keys and disk. Without the lake, it is not known whether this home belongs to it.",
         ) from None
     return vault
 
 
 def admit(settings: Settings, *, upgrading: bool = False, any_format: bool = False, identified: bool = False) -> None:
-    """Return if this home may write into its lake: asked before anything is opened, recorded or written.
+    """Check that this home may write into its lake; call it before anything is opened, recorded or written.
 
     Args:
         settings: of the home.
         upgrading: see open_vault; the lake may have an older format.
-        any_format: so it may, for who repairs it.
-        identified: the caller will open what is identified, rows or messages: the keys must not be revoked.
+        any_format: the lake may have any format; for a repair.
+        identified: the caller will open identified rows or messages, so the keys must not be revoked.
 
     Raises:
         LakeError: the lake has another format than this release writes.
         VitaLakeError: as open_vault.
-        KeyRevoked, ServiceUnavailable: the keys may not be used, or nobody can say; if ``identified``.
+        KeyRevoked, ServiceUnavailable: the keys are revoked, or the key service does not answer; if ``identified``.
     """
-    if _is_new(settings):  # nothing to belong to; and who is refused for another reason leaves nothing behind
+    # There is nothing to compare, and a caller that is refused later for another reason must leave no vault behind.
+    if _is_new(settings):
         return
     if not (upgrading or any_format):
         check_writable(open_storage(settings.lake_uri, settings.storage_options))
@@ -111,12 +112,12 @@ def _is_new(settings: Settings) -> bool:
     storage = open_storage(settings.lake_uri, settings.storage_options)
     try:
         return not vault_id(settings) and read_fingerprints(storage) is None and not storage.holds_table("spans")
-    except OSError:  # the lake cannot be reached, which open_vault says better
+    except OSError:  # the lake cannot be reached: open_vault reports it with its remedy
         return False
 
 
 def holds_sealed(storage: Storage) -> bool:
-    """Return whether the lake has identified rows, which some vault has sealed."""
+    """Return whether the lake has identified rows, which are sealed by a vault."""
     return any(storage.child(restricted_name(name)).files() for name in published_datasets())
 
 
@@ -141,18 +142,18 @@ def other_keys(names: list[str]) -> PrivacyError:
 def other_vault(*, is_there: bool) -> PrivacyError:
     """Return the error of a home with another vault than the lake's, or without one."""
     return refused(
-        "This home's vault is not the one that the lake's rows are sealed by" if is_there else "The vault is gone",
+        "The lake's rows are sealed by another vault than this home's" if is_there else "The vault is gone",
         "settings.vault",
         "Restore the vault from its back-up: with another one no identified row of the lake can be read.",
     )
 
 
 def introduce(settings: Settings, keys: KeyRing, vault: Vault) -> None:
-    """Let a lake that was made since the vault was opened know this home.
+    """Write this home's fingerprints into a lake that was created after the vault was opened.
 
     Raises:
-        PrivacyError: it is another home's.
-        OSError: it cannot be reached.
+        PrivacyError: the lake belongs to another home.
+        OSError: the lake cannot be reached.
     """
     storage = open_storage(settings.lake_uri, settings.storage_options)
     known = read_fingerprints(storage)
@@ -168,17 +169,17 @@ def _introduce(
     known: Fingerprints | None,
     copies: ErasureCopies,
     *,
-    put_back: bool = False,
+    allow_restored_lake: bool = False,
 ) -> None:
-    """Let the lake, if there is one, keep what it does not know yet of this home, which is its own.
+    """Write this home's copy of the erasure log and its fingerprints into its own lake, if there is a lake.
 
-    The copy of the erasure log comes first: a lake that knows its home and has none was put back.
+    The copy comes first: a lake with fingerprints and without a copy is taken for one restored from a back-up.
     """
     proven = known is not None or (storage.holds_table("spans") and prove(storage, keys, vault))
-    copies.keep(vault, put_back=put_back, introducing=known is None)
+    copies.update(vault, allow_restored_lake=allow_restored_lake, introducing=known is None)
     if not (proven and storage.holds_table("spans")):
         return
     ours = fingerprints_of(keys, vault.id)
-    wanted = (known or Fingerprints()).extended(ours)
-    if wanted != known:
-        write_fingerprints(storage, wanted)
+    extended = (known or Fingerprints()).extended(ours)
+    if extended != known:
+        write_fingerprints(storage, extended)

@@ -1,4 +1,4 @@
-"""Proof that a home wrote a lake which has no fingerprints: rows of it that only this home can read."""
+"""Proves by its rows that a home wrote a lake without fingerprints: only this home can read them."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from vitalake.lake.tables.table import Table
 from vitalake.pseudonyms import is_token, looks_like_token
 
 _FILES = 20
-"""Files looked into of each table: a lake of one home has no rows of another's in any."""
+"""Files that are read of each table; a few suffice, because all rows of a lake come from one home."""
 
 _DOMAIN = "patient-identifier"
 
 
 def prove(storage: Storage, keys: KeyRing, vault: Vault) -> bool:
-    """Return if this home has written the lake; a lake without rows that could tell is taken for its own.
+    """Check that this home wrote the lake; a lake without rows that could show it is taken for the home's own.
 
-    False: some table cannot be read, so that nobody can be sure yet; whoever repairs it is not kept out.
+    In every dataset, at least one published pseudonym must be made by a version of the home's key, and at least one
+    sealed patient id must open with a key of its vault and match the row's subject. Erased patients do not count.
 
-    Of every dataset some published pseudonym must be one that a version of the home's key makes, and some sealed
-    patient must open with a key of its vault and be who the row says, unless all who could tell are forgotten.
+    Returns:
+        False: a table cannot be read, so it is not certain yet. This is no error, so that the lake can be repaired.
 
     Raises:
-        PrivacyError: it has not.
-        KeyRevoked, ServiceUnavailable: nobody can say.
+        PrivacyError: another home wrote the lake.
+        KeyRevoked, ServiceUnavailable: the key service does not give the keys, so nobody can tell.
     """
-    sure = True
+    is_certain = True
     for name in published_datasets():
         try:
             if storage.holds_table(published_name(name)):
@@ -45,15 +46,15 @@ def prove(storage: Storage, keys: KeyRing, vault: Vault) -> bool:
             if storage.holds_table(restricted_name(name)):
                 _prove_restricted(load_dataset(name), storage, vault)
         except LakeError:
-            sure = False
-    return sure
+            is_certain = False
+    return is_certain
 
 
 def refuse_other_pseudonyms(storage: Storage, keys: KeyRing) -> None:
-    """Return if the published rows, as far as they can be read, are this home's.
+    """Check that this home's keys made the pseudonyms of the published rows, as far as these can be read.
 
     Raises:
-        PrivacyError: pseudonyms in them are made with other keys.
+        PrivacyError: other keys made them.
     """
     for name in published_datasets():
         with suppress(LakeError):
@@ -62,19 +63,19 @@ def refuse_other_pseudonyms(storage: Storage, keys: KeyRing) -> None:
 
 
 def refused(what: str, where: str, remedy: str) -> PrivacyError:
-    """Return the error of a home that is not the lake's."""
+    """Return the error of a home that does not belong to the lake."""
     return PrivacyError(what, where=where, remedy=f"{remedy} Or give this home a lake of its own (lake.uri).")
 
 
 def _prove_published(dataset: Dataset, storage: Storage, keys: KeyRing) -> None:
     column = next((c.name for c in dataset.columns if c.data_class == _DOMAIN), None)
-    strange = False
+    has_foreign = False
     for values in _columns(Table(dataset, storage, zone="published"), column) if column else ():
         tokens = [text for text in values.to_pylist() if text and looks_like_token(text)]
         if any(is_token(text, keys, _DOMAIN) for text in tokens):
             return
-        strange = strange or bool(tokens)
-    if strange:
+        has_foreign = has_foreign or bool(tokens)
+    if has_foreign:
         raise refused(
             "Pseudonyms in the lake are not made with this home's keys",
             published_name(dataset.name),
@@ -84,7 +85,7 @@ def _prove_published(dataset: Dataset, storage: Storage, keys: KeyRing) -> None:
 
 def _prove_restricted(dataset: Dataset, storage: Storage, vault: Vault) -> None:
     column = next(c.name for c in dataset.columns if c.data_class == _DOMAIN)
-    table, strange = Table(restricted_form(dataset), storage, zone="restricted"), False
+    table, has_foreign = Table(restricted_form(dataset), storage, zone="restricted"), False
     for values in _columns(table, column):
         sealed = {subject_of_value(value): value for value in values.to_pylist() if value}
         secrets = vault.secrets(sealed)
@@ -92,8 +93,8 @@ def _prove_restricted(dataset: Dataset, storage: Storage, vault: Vault) -> None:
             opened = open_value(sealed[subject], secrets, context=f"{dataset.name}.{column}".encode())
             if opened is not None and vault.subject_of(opened.decode()) == subject:
                 return
-        strange = strange or any(vault.tombstone(subject) is None for subject in sealed)
-    if strange:
+        has_foreign = has_foreign or any(vault.tombstone(subject) is None for subject in sealed)
+    if has_foreign:
         raise refused(
             "Rows in the lake are sealed by another vault",
             restricted_name(dataset.name),
@@ -102,11 +103,11 @@ def _prove_restricted(dataset: Dataset, storage: Storage, vault: Vault) -> None:
 
 
 def _columns(table: Table, column: str) -> Iterator[pa.Array]:
-    """Yield the distinct values of a column, file by file; of as many files as are looked into."""
+    """Yield the distinct values of a column, file by file, for the first ``_FILES`` files."""
     for file in list(table.snapshot().files.values())[:_FILES]:
         try:
             read = table.storage.read_parquet(file.path, [column])
-        except (Damaged, OSError, pa.ArrowException):  # that is for 'lake verify' to find
+        except (Damaged, OSError, pa.ArrowException):  # 'lake verify' reports damaged files
             continue
         if column in read.schema.names and read.num_rows:
             values = read[column].combine_chunks()

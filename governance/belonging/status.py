@@ -1,4 +1,4 @@
-"""Whether a home belongs to its lake, for people: looked at without a key service, and without making anything."""
+"""Reports whether a home belongs to its lake, without a key service and without creating anything."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vitalake.settings import Settings
 
 
 class Belonging(msgspec.Struct, frozen=True):
-    """How a home stands to its lake.
+    """Whether a home belongs to its lake.
 
     Attributes:
         known: whether the lake keeps fingerprints; it does once a home has written into it.
-        keys: those of which it does, as ``name/version``.
-        problems: why it is not the lake's home, or which of the two was put back; empty: it is.
-        put_back: whether they say that one was put back to a day before an erasure.
-        damaged: what is damaged of the erasure log, its copies and what lies with them.
+        keys: the keys with a fingerprint, as ``name/version``.
+        problems: why the home does not belong to the lake, or that one of them was restored; empty: it belongs to it.
+        put_back: whether the problem is that home or lake was restored from before an erasure.
+        damaged: what is damaged of the erasure log, its copies, certificates and marks.
     """
 
     known: bool
@@ -33,8 +33,8 @@ class Belonging(msgspec.Struct, frozen=True):
     damaged: list[PrivacyError] = []
 
 
-def look(settings: Settings, keys: KeyRing) -> Belonging:
-    """Return how a home stands to its lake.
+def examine_belonging(settings: Settings, keys: KeyRing) -> Belonging:
+    """Return whether a home belongs to its lake, and what is wrong.
 
     Raises:
         LakeError: the lake's fingerprints cannot be read.
@@ -57,54 +57,55 @@ def look(settings: Settings, keys: KeyRing) -> Belonging:
     if belongs:
         copies = ErasureCopies(settings, keys, storage)
         damaged = copies.damaged_logs()
-        if not damaged and (older := _put_back(settings, copies)):
-            problems.append(older)
+        if not damaged and (error := _restored(settings, copies)):
+            problems.append(error)
         elif not damaged:
             damaged = copies.damaged_records()
     names = [f"{name}/{version}" for name, versions in sorted(known.keys.items()) for version in versions]
     return Belonging(True, names, problems, belongs and bool(problems), damaged)
 
 
-def _put_back(settings: Settings, copies: ErasureCopies) -> PrivacyError | None:
+def _restored(settings: Settings, copies: ErasureCopies) -> PrivacyError | None:
     try:
         copies.refuse_unknown(lambda: certificates_pending(settings))
-        copies.refuse_put_back(lambda: certificates_pending(settings))
-        return copies.older()
+        copies.refuse_restored_lake(lambda: certificates_pending(settings))
+        return copies.restored_home()
     except PrivacyError as error:
         return error
 
 
-def mend_erasures(settings: Settings, keys: KeyRing) -> list[str]:
-    """Write the erasure log, its copies and marks again where they are damaged; return which, in words.
+def repair_erasure_records(settings: Settings, keys: KeyRing) -> list[str]:
+    """Write damaged erasure logs, copies and marks again; return a sentence for each.
 
-    A home that is not the lake's, or a lake that is put back, is left to whoever opens the vault.
+    Nothing is repaired if the home does not belong to the lake, or if one of them was restored: opening the vault
+    reports that.
 
     Raises:
         LakeError: the lake's fingerprints cannot be read.
         ServiceUnavailable: lake, log or vault cannot be read or written.
     """
     try:
-        found = look(settings, keys)
+        found = examine_belonging(settings, keys)
         if not found.known or found.problems or not found.damaged:
             return []
         vault = look_at_vault(settings)
         copies = ErasureCopies(settings, keys, open_storage(settings.lake_uri, settings.storage_options))
-        return copies.mend(known=0 if vault is None else vault.erased, pending=certificates_pending(settings))
+        return copies.repair(known=0 if vault is None else vault.erased, pending=certificates_pending(settings))
     except OSError as error:
         raise ServiceUnavailable(
             f"Lake cannot be reached ({type(error).__name__})",
             where="settings.lake",
-            remedy="Check address and disk.",
+            remedy="Check its address and disk.",
         ) from None
 
 
-def refuse_put_back(settings: Settings, keys: KeyRing) -> None:
-    """Return if the lake has all erasures of the home's log: for who hands out rows without the vault.
+def refuse_restored_lake(settings: Settings, keys: KeyRing) -> None:
+    """Check that the lake has all erasures of the home's log; for readers that show rows without opening the vault.
 
-    Of a home that has erased nobody nothing of the lake is read, and else one small file as long as all is well.
+    If the home has erased nobody, nothing of the lake is read; otherwise one small file, if all is well.
 
     Raises:
-        PrivacyError: the lake was put back to a day before an erasure.
+        PrivacyError: the lake was restored from before an erasure.
         LakeError: the lake's fingerprints or format cannot be read.
         ServiceUnavailable: lake, log or vault cannot be read.
     """
@@ -114,10 +115,10 @@ def refuse_put_back(settings: Settings, keys: KeyRing) -> None:
     try:
         storage = open_storage(settings.lake_uri, settings.storage_options)
         if (storage.read_small(FILE) or b"").count(b"\n") < count and read_fingerprints(storage) is not None:
-            ErasureCopies(settings, keys, storage).refuse_put_back(lambda: certificates_pending(settings))
+            ErasureCopies(settings, keys, storage).refuse_restored_lake(lambda: certificates_pending(settings))
     except OSError as error:
         raise ServiceUnavailable(
             f"Lake cannot be reached ({type(error).__name__})",
             where="settings.lake",
-            remedy="Check address and disk; whether it was put back cannot be told without it.",
+            remedy="Check address and disk. Until then, it is not known whether the lake holds erased patients again.",
         ) from None

@@ -1,4 +1,4 @@
-"""Seals what stores beside the lake hold, by a key of the vault: whoever revokes the wrapping key stops them too."""
+"""Seals the values of stores beside the lake with a key of the vault, so that revoking that key stops them too."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from vitalake.sealing import Sealer
 class StoreSealer:
     """AES-256-GCM under the lease of the vault's keys; used by the vault's thread.
 
-    What an earlier release has sealed with a key of the key file is opened as well, under the same lease; it goes with
-    time: a care store keeps two days, a book of scores a month.
+    Values that an earlier release sealed with a key of the key file are opened too, under the same lease. They expire:
+    a care store keeps two days, a book of scores a month.
     """
 
     def __init__(self, vault: Vault, name: str, former: Key, *, owned: bool = False) -> None:
@@ -20,8 +20,8 @@ class StoreSealer:
         Args:
             vault: opened.
             name: of the store's key in the vault.
-            former: of the key file, which an earlier release sealed with.
-            owned: close the vault with the store.
+            former: the key of the key file with which an earlier release sealed.
+            owned: whether closing this also closes the vault.
         """
         self._vault, self._name, self._owned = vault, name, owned
         self._former = Sealer(former)
@@ -31,13 +31,13 @@ class StoreSealer:
         """Make sure that the key may be used now.
 
         Raises:
-            KeyRevoked: it may not; nothing of it stays here.
-            ServiceUnavailable: nobody can say.
+            KeyRevoked: the key service has taken it away; the key is dropped from memory.
+            ServiceUnavailable: the key service does not answer.
         """
         self._leased()
 
     def close(self) -> None:
-        """Forget the key."""
+        """Drop the key from memory."""
         self._secret, self._sealer = b"", self._former
         if self._owned:
             self._vault.close()
@@ -47,7 +47,7 @@ class StoreSealer:
         return self._leased().seal(plain, context=context)
 
     def open(self, sealed: bytes, *, context: bytes) -> bytes:
-        """Return the value of what was sealed at this place; see Sealer."""
+        """Return the value that was sealed for this place; see Sealer."""
         opened = self._leased().try_open(sealed, context=context)
         return self._former.open(sealed, context=context) if opened is None else opened
 

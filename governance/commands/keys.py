@@ -111,12 +111,12 @@ def status(home: HomeOption = None, json: JsonOption = False) -> None:
 
 
 def _look_at_lake(settings: Settings, keys: KeyRing) -> Belonging:
-    """Return whether the lake was written with the keys and the vault of this home."""
-    from governance.belonging import Belonging, look
+    """Return whether this home's keys and vault are those that the lake was written with."""
+    from governance.belonging import Belonging, examine_belonging
     from vitalake.errors import ServiceUnavailable
 
     try:
-        return look(settings, keys)
+        return examine_belonging(settings, keys)
     except OSError as error:
         where, remedy = "settings.lake", "Check its address and disk."
         trouble = ServiceUnavailable(f"Lake cannot be reached ({type(error).__name__})", where=where, remedy=remedy)
@@ -126,8 +126,8 @@ def _look_at_lake(settings: Settings, keys: KeyRing) -> Belonging:
 def _look_at_log(
     settings: Settings, keys: KeyRing, found: VaultStatus | None
 ) -> tuple[int | None, VitaLakeError | None]:
-    """Return how many entries the erasure log has, and what is wrong with it; None: it cannot be read, or is whole."""
-    from governance.vault.erasure_log import ErasureLog, lacking
+    """Return how many erasures the log that is kept apart has; and what is wrong with it."""
+    from governance.vault.erasure_log import ErasureLog, missing_entries
     from vitalake.errors import VitaLakeError
 
     log = ErasureLog(settings.path(settings.erasures), keys.current("vault").secret)
@@ -136,7 +136,7 @@ def _look_at_log(
     except VitaLakeError as error:
         return None, error
     known = 0 if found is None else found.erased
-    return entries, lacking(log.name, entries=entries, known=known) if entries < known else None
+    return entries, missing_entries(log.name, entries=entries, known=known) if entries < known else None
 
 
 def rotate(home: HomeOption = None, json: JsonOption = False) -> None:

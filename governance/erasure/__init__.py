@@ -1,1 +1,1 @@
-"""What an erasure needs to know of a person, the certificate that it leaves, and the registry of stores."""
+"""The person an erasure is about, the certificate it leaves, and the registry of stores that hold personal data."""

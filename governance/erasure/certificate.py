@@ -1,4 +1,4 @@
-"""The certificate of an erasure: what was done, and what stays outside our reach and until when."""
+"""The certificate of an erasure: what was deleted, and where data of the patient may remain, and until when."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from vitalake.folders import sync_folder
 
 
 class TableErased(msgspec.Struct, frozen=True):
-    """What was done to one table.
+    """What an erasure did to one table.
 
     Attributes:
         table: its name.
-        rows: how many of the patient's went.
-        files_searched, bytes_searched: that might have held some.
-        files_rewritten, bytes_rewritten: of those, that did.
-        files_deleted: older versions, and what killed writers left, that held some.
-        unreadable: messages that nobody can open any more, so that whose they are cannot be told.
-        nameless: messages that are left and name nobody whom the vault knows for sure, so that whose they are is open.
+        rows: how many rows of the patient were removed.
+        files_searched, bytes_searched: the files that could hold rows of the patient.
+        files_rewritten, bytes_rewritten: those of them that held some, and were written again without them.
+        files_deleted: files of older versions, or left by killed writers, that held rows of the patient.
+        unreadable: messages that remain and that nobody can open any more: they may or may not be the patient's.
+        nameless: messages that remain and name nobody whom the vault knows for certain: some may be the patient's.
     """
 
     table: str
@@ -39,12 +39,12 @@ class TableErased(msgspec.Struct, frozen=True):
 
 
 class OutOfScope(msgspec.Struct, frozen=True):
-    """A place that the lake does not rule.
+    """A place that an erasure does not reach, because the lake does not control it or cannot search it.
 
     Attributes:
-        place: such as a topic's name; never a person's.
-        what: why something of the patient may be there.
-        until: ISO date at which it is gone by itself; None: somebody has to see to it.
+        place: its name, such as a topic's; never a person's name.
+        what: why data of the patient may be there, and what to do about it.
+        until: ISO date by which the data expire by themselves; None: they stay until somebody deletes them.
     """
 
     place: str
@@ -53,20 +53,20 @@ class OutOfScope(msgspec.Struct, frozen=True):
 
 
 class Certificate(msgspec.Struct, frozen=True):
-    """What is kept of an erasure, for ever; it names nobody.
+    """The record of an erasure, which is kept for ever and does not name the patient.
 
     Attributes:
         id: of the certificate.
-        subject: keyed hash of the patient, hex.
-        tokens: SHA-256 of the pseudonyms, hex: what is found under one of them, in a back-up, is the patient's.
+        subject: keyed hash of the patient's id, hex.
+        tokens: SHA-256 of the pseudonyms, hex; rows found under one of them, in a back-up, belong to the patient.
         reason: in the officer's words, such as the request's number.
-        actor: who did it.
+        actor: the account that ran the erasure.
         begun_at, finished_at: ISO.
         tables: what was done to each table.
-        elsewhere: name of a store → how many entries went.
-        outside: what stays outside our reach.
-        resumed: it was killed, and gone on with: the counts are of the last run only.
-        together: ids of the certificates of the patient's other numbers.
+        elsewhere: name of a store → how many entries were removed from it.
+        outside: the places that the erasure does not reach.
+        resumed: whether the erasure was interrupted and continued; the counts then cover the last run only.
+        together: ids of the certificates of the patient's other numbers, erased by the same request.
     """
 
     id: str
@@ -84,21 +84,21 @@ class Certificate(msgspec.Struct, frozen=True):
 
 
 def new_id() -> str:
-    """Return the id of a new certificate."""
+    """Return an id for a new certificate."""
     return f"erasure-{clock.now():%Y%m%d}-{secrets.token_hex(4)}"
 
 
 def now() -> str:
-    """Return the time, as certificates write it."""
+    """Return the current time in the form that certificates use."""
     moment: datetime = clock.now()
     return moment.isoformat(timespec="seconds")
 
 
 def save(folder: Path, certificate: Certificate) -> Path:
-    """Write a certificate, synced; return its file. One that is there is replaced whole.
+    """Write a certificate and sync it to disk; return its file. An existing one is replaced as a whole.
 
     Raises:
-        ServiceUnavailable: it cannot be written.
+        ServiceUnavailable: the file cannot be written.
     """
     target = folder / f"{certificate.id}.json"
     staged = folder / f".{certificate.id}.{secrets.token_hex(4)}"
@@ -109,18 +109,18 @@ def save(folder: Path, certificate: Certificate) -> Path:
             out.flush()
             os.fsync(out.fileno())
         staged.replace(target)
-        sync_folder(folder)  # what is needed to make it again is thrown away next
+        sync_folder(folder)  # the caller next deletes the data that a second attempt would need
     except OSError as error:
         raise ServiceUnavailable(
             f"Certificate cannot be written ({error.strerror})",
             where=folder.name,
-            remedy="Check its disk; run it again.",
+            remedy="Check the disk, then run the command again.",
         ) from None
     return target
 
 
 def is_there(folder: Path, certificate: str) -> bool:
-    """Return whether a certificate was written."""
+    """Return whether the file of a certificate exists."""
     return (folder / f"{Path(certificate).name}.json").is_file()
 
 
@@ -128,17 +128,19 @@ def load(folder: Path, certificate: str) -> Certificate:
     """Return a certificate.
 
     Raises:
-        InputError: there is none of this id, or it is not one.
+        InputError: no file has this id, or the file is not a certificate.
     """
     try:
         return msgspec.json.decode((folder / f"{Path(certificate).name}.json").read_bytes(), type=Certificate)
     except (OSError, msgspec.MsgspecError):
         raise InputError(
-            "No such certificate", where=folder.name, remedy="See 'vitalake patient certificate' for those there are."
+            "No readable certificate has this id",
+            where=folder.name,
+            remedy="Run 'vitalake patient certificate' to list all certificates.",
         ) from None
 
 
 def all_of(folder: Path) -> list[Certificate]:
     """Return every certificate, oldest first."""
-    found = [load(folder, path.stem) for path in folder.glob("erasure-*.json")] if folder.is_dir() else []
-    return sorted(found, key=lambda certificate: certificate.begun_at)
+    loaded = [load(folder, path.stem) for path in folder.glob("erasure-*.json")] if folder.is_dir() else []
+    return sorted(loaded, key=lambda certificate: certificate.begun_at)

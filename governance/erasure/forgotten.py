@@ -1,4 +1,4 @@
-"""By which pseudonyms those are found who are forgotten: of certificates, and of what lake and other storage keep."""
+"""Recognises the pseudonyms of erased patients, from certificates and from the hashes in lake and other storage."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from vitalake.settings import Settings
 
 
 class Store(Protocol):
-    """A store beside the lake: care store, book of scores.
+    """A store beside the lake: the care store, or the book of scores.
 
     Attributes:
-        erasures: how many of the erasure log were carried out in it.
+        erasures: how many entries of the erasure log were applied to it.
     """
 
     erasures: int
 
     def forget_digests(self, digests: Iterable[str], *, known: Container[str] = ()) -> int:
-        """Delete what there is of those who have these SHA-256 of a pseudonym; return how many entries."""
+        """Delete the entries whose pseudonym has one of these SHA-256; return how many were deleted."""
         ...
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """Recognises pseudonyms by their SHA-256.
+    """The pseudonyms of erased patients; a pseudonym is looked up by its SHA-256.
 
     Attributes:
-        digests: of certificates, hex.
-        marked: ids of certificates of which the pseudonyms are known by keyed hashes.
-        keyed: those hashes.
-        hashed: makes them of a digest.
+        digests: SHA-256 of pseudonyms, hex, from certificates.
+        marked: ids of the erasures whose pseudonyms lake or other storage keep as keyed hashes.
+        keyed: those keyed hashes.
+        hashed: makes the keyed hash of a SHA-256.
     """
 
     digests: frozenset[str]
@@ -46,16 +46,16 @@ class Forgotten:
     hashed: Callable[[str], str] = field(default=str, repr=False)
 
     def __contains__(self, digest: object) -> bool:
-        """Return whether a pseudonym's SHA-256 is of somebody who is forgotten."""
+        """Return whether the SHA-256 is of an erased patient's pseudonym."""
         return digest in self.digests or (bool(self.keyed) and self.hashed(str(digest)) in self.keyed)
 
 
 def forgotten_of(copies: ErasureCopies, certificates: Iterable[Certificate]) -> Forgotten:
-    """Return what is known of everybody in the erasure log.
+    """Return the pseudonyms of every patient in the erasure log.
 
     Args:
         copies: of the log.
-        certificates: those that are there.
+        certificates: the certificates that exist.
     """
     marks = copies.marks([entry.certificate for entry in copies.log.entries()])
     return Forgotten(
@@ -67,7 +67,7 @@ def forgotten_of(copies: ErasureCopies, certificates: Iterable[Certificate]) -> 
 
 
 def open_forgotten(settings: Settings, keys: KeyRing) -> Forgotten:
-    """Return the same of a home, for the stores beside its lake.
+    """Return the pseudonyms of every patient that a home has erased, for the stores beside its lake.
 
     Raises:
         OSError: lake or other storage cannot be read.
@@ -77,7 +77,7 @@ def open_forgotten(settings: Settings, keys: KeyRing) -> Forgotten:
 
 
 def catch_up(store: Store, settings: Settings, keys: KeyRing) -> int:
-    """Carry out in a store what the erasure log has more than it: it was put back; return how many entries went.
+    """Apply the erasures that a store lacks because it was restored from a back-up; return how many entries went.
 
     Raises:
         ServiceUnavailable: the store cannot be written, or lake or log cannot be read.
@@ -91,15 +91,15 @@ def catch_up(store: Store, settings: Settings, keys: KeyRing) -> int:
         raise ServiceUnavailable(
             f"Lake cannot be reached ({type(error).__name__})",
             where="settings.lake",
-            remedy="Check address and disk; whom to forget in a store that was put back cannot be told without it.",
+            remedy="Check its address and disk. Without the lake, a restored store cannot find the erased patients.",
         ) from None
-    gone = store.forget_digests(forgotten.digests, known=forgotten)
+    removed = store.forget_digests(forgotten.digests, known=forgotten)
     store.erasures = count
-    return gone
+    return removed
 
 
 def advance(store: Store, settings: Settings, keys: KeyRing) -> None:
-    """Take note that the newest erasure of the log was carried out in a store that had all before."""
+    """Record that the newest erasure was applied to a store, if all earlier ones had been applied to it."""
     if store.erasures == (count := len(_log(settings, keys).entries())) - 1:
         store.erasures = count
 

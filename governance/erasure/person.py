@@ -1,4 +1,4 @@
-"""What is known of a patient who is to be forgotten: all the names that rows, letters and stores may have."""
+"""Everything that identifies a patient who is to be erased, in rows, in messages and in stores."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class ErasedPerson:
-    """What is known of a patient who is to be forgotten; kept sealed in the vault until it is done.
+    """A patient who is to be erased; the vault keeps this, sealed, until the erasure is finished.
 
     Attributes:
-        ids: as sources write them: the patient's id, the record numbers, also earlier ones.
-        tokens: pseudonyms, of every version of the key.
+        ids: as sources write them: first the patient's id, then the record numbers, earlier ones included.
+        tokens: pseudonyms under every version of the key.
         reason: in the officer's words.
-        actor: who asked for it.
+        actor: the account that asked for the erasure.
         begun_at: ISO.
-        together: of the patient's other numbers: id → certificate.
-        stays: as sources write them.
+        together: the patient's other numbers that are erased with this one: id → certificate.
+        stays: ids of the patient's stays, as sources write them.
     """
 
     ids: tuple[str, ...] = field(repr=False)
@@ -31,11 +31,11 @@ class ErasedPerson:
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """The pseudonyms as certificates have them."""
+        """SHA-256 of each pseudonym, hex, as certificates keep them."""
         return tuple(hashlib.sha256(token.encode()).hexdigest() for token in self.tokens)
 
     def packed(self) -> list[str]:
-        """Return it as the vault keeps it."""
+        """Return the fields as lines of text, the form in which the vault keeps them."""
         return [
             f"reason {self.reason}", f"actor {self.actor}", f"begun {self.begun_at}",
             *(f"id {text}" for text in self.ids), *(f"token {text}" for text in self.tokens),
@@ -45,7 +45,7 @@ class ErasedPerson:
 
     @classmethod
     def unpacked(cls, texts: Iterable[str]) -> ErasedPerson:
-        """Return what ``packed`` made."""
+        """Return the person that ``packed`` turned into lines."""
         parts = [text.partition(" ")[::2] for text in texts]
         of = {kind: tuple(text for name, text in parts if name == kind) for kind in ("id", "token", "with", "stay")}
         one = dict(parts)

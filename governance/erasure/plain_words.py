@@ -1,4 +1,4 @@
-"""The words of a message that cannot be asked whom it names, or names nobody for sure: each may be somebody's id."""
+"""The words of a message that no decoder can read, or that names nobody for certain: any word may be a patient's id."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 SHORTEST = 5
-"""Letters of an identifier that is looked for in plain text: a shorter one is too often something else."""
+"""Characters that an identifier needs to be searched for in plain text: shorter ones match too much else."""
 
 NOT_BEFORE, NOT_AFTER = r"(?<![0-9A-Za-z])(?<![0-9]\.)", r"(?![0-9A-Za-z])(?!\.[0-9])"
-"""What a word is not part of: a longer word, a number with a point. What is SHORTEST long is no part of a time."""
+"""What must not stand before and after a match: letters and digits, or the digits of a decimal number.
+
+A colon may stand there, as in a time: the parts of a time are shorter than SHORTEST."""
 
 _WORD = re.compile(f"{NOT_BEFORE}[0-9A-Za-z]+{NOT_AFTER}")
 _WORDS = re.compile(r"(?<![0-9A-Za-z])[0-9A-Za-z]+(?:[-._][0-9A-Za-z]+)+")
@@ -24,18 +26,18 @@ _HL7_MARKS = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\"}
 
 
 def words_in(payload: bytes) -> set[str]:
-    """Return every word of a message that is long enough to be somebody's identifier, as it is in plain_texts."""
+    """Return every word of a message that is long enough to be an identifier, from all texts of ``plain_texts``."""
     texts = set(plain_texts(payload))
     words = {word for text in texts for pattern in (_WORD, _WORDS) for word in pattern.findall(text)}
     return {word for word in words if len(word) >= SHORTEST}
 
 
 def plain_texts(payload: bytes) -> Iterator[str]:
-    r"""Yield what a message that names nobody may say: as it is, and without JSON's and HL7's escapes and base64.
+    r"""Yield the texts that a message may contain: as it is, and with JSON escapes, HL7 escapes and base64 decoded.
 
-    Where whole numbers are written with a point, such as 4711.0 or 4.711E3, also with these as whole numbers.
+    A text with whole numbers written as decimals, such as 4711.0 or 4.711E3, is also yielded with plain whole numbers.
 
-    U+0000 is left out: so UTF-16 can be read, and nobody hides behind one.
+    U+0000 is removed: UTF-16 text becomes readable, and no identifier can be hidden by one.
     """
     yield from _plain_texts(payload)
     for run in _BASE64.findall(_without_json_escapes(payload.decode("latin-1").replace("\0", ""))):
@@ -53,7 +55,7 @@ def _plain_texts(payload: bytes) -> Iterator[str]:
 
 
 def from_base64(text: str) -> bytes | None:
-    """Return what a text is base64 of, also as addresses have it; None: of nothing."""
+    """Return the bytes that a base64 text encodes, in the standard or the URL alphabet; None: it is not base64."""
     if not _BASE64.fullmatch(text):
         return None
     bare = text.rstrip("=").translate(_URL_SAFE)
@@ -64,16 +66,16 @@ def from_base64(text: str) -> bytes | None:
 
 
 def _whole(written: re.Match[str]) -> str:
-    """Return a number that is whole without point and exponent; any other as it is."""
+    """Return a whole number without point and exponent, and any other number unchanged."""
     number = Decimal(written[0])
     return f"{number:.0f}" if number == number.to_integral_value() else written[0]
 
 
 def _without_json_escapes(text: str) -> str:
-    return _JSON_ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
+    return _JSON_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)) if escape[1] else escape[2], text)
 
 
 def _without_hl7_escapes(text: str) -> str:
     return _HL7_ESCAPE.sub(
-        lambda found: bytes.fromhex(found[1]).decode(errors="replace") if found[1] else _HL7_MARKS[found[2]], text
+        lambda escape: bytes.fromhex(escape[1]).decode(errors="replace") if escape[1] else _HL7_MARKS[escape[2]], text
     )

@@ -1,4 +1,4 @@
-"""Reasons in people's words are kept for ever: they are refused where they hold what names a patient."""
+"""Refuses a reason that names a patient: reasons are kept in clear text for ever, and no erasure reaches them."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from vitalake.keys import KeyRing
 from vitalake.settings import Settings
 
 SHORTEST = 3
-"""Letters of a word that is looked for alone; two that stand together, as in a name, are looked for however short."""
+"""Letters of a word that counts alone; two words side by side, as in a name, count however short they are."""
 
 SHORTEST_NUMBER = 5
-"""Digits of a number of an address that is looked for: a postal code, and not a house's number."""
+"""Digits that a number of an address needs to count: a postal code has them, a house number has not."""
 
 _STOP = frozenset(
     "the and for not with from der die das und von mit den dem des ein eine fur les del della van zum zur "
     "mrs miss herr frau".split()
 )
-"""Words that tell nobody from others, though they stand in names."""
+"""Words that occur in names but identify nobody."""
 
 _TITLES = frozenset("mr mrs ms miss dr herr frau".split())
 
 _BETWEEN = _STOP - frozenset("for not with from mit fur".split())
-"""Those that may stand between two words of a name."""
+"""Stop words that may stand between two words of a name."""
 
 _PLACEHOLDERS = frozenset(
     "patient patientin test testpatient demo dummy unknown unidentified anonymous unbekannt unbekannte unbekannter "
     "male female mannlich weiblich baby babyboy babygirl boy girl child infant newborn twin kind junge madchen "
     "neugeborenes neugeborene saugling device monitor simulator".split()
 )
-"""A name of these alone stands for one that is not known, or for nobody. Beside another word each is a name, and so is
-one alone behind a title: "Frau Junge"."""
+"""A name made only of these words is a placeholder for an unknown or invented patient. Beside another word each is a
+name, and so is one alone behind a title: "Frau Junge"."""
 
 _PLACES = frozenset(
     "street road avenue lane drive court place square way park house flat floor building close terrace ward "
     "strasse str weg platz allee gasse haus hof rue via calle north south east west upper lower new old saint".split()
 )
-"""Nor do these, which stand in addresses."""
+"""Words that occur in addresses but identify nobody."""
 
 _GERMAN = "januar februar märz april mai juni juli august september oktober november dezember".split()
 _MONTHS = {name: number for names in (calendar.month_name[1:], _GERMAN) for number, name in
@@ -63,18 +63,18 @@ _COMPACT = re.compile(r"(?<!\d)(?:(\d{4})(\d\d)(\d\d)|(\d\d)(\d\d)(\d{4}))(?!\d)
 def refuse_naming(
     reason: str, names: Iterable[str], identities: Iterable[Identity] = (), *, where: str = "--reason"
 ) -> None:
-    """Stop where a reason holds one of a patient's ids, numbers or pseudonyms, or words of what the vault knows.
+    """Refuse a reason that contains an id, number or pseudonym of a patient, or words of the patient's identity.
 
     Accents and case make no difference.
 
     Args:
         reason: in somebody's words.
-        names: ids, numbers and pseudonyms.
-        identities: of the patient: name, birth date, address.
-        where: it was given.
+        names: the patient's ids, numbers and pseudonyms.
+        identities: the patient's name, birth date and address.
+        where: the option or field in which the reason was given.
 
     Raises:
-        InputError: it does; what it holds is not echoed.
+        InputError: the reason contains one. The error does not repeat it.
     """
     parts = {part for name in names for part in (name, name.rpartition("|")[2]) if part}
     if any(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", reason, re.IGNORECASE) for part in parts):
@@ -82,21 +82,21 @@ def refuse_naming(
     said = _words(reason)
     alone = set(_without_articles(said))
     for identity in identities:
-        counted = _telling(identity.name) & (_of_name(identity.name) | _titled(said))
-        if counted & alone or _name_pairs(identity.name) & _pairs(said):
+        name_words = _identifying(identity.name) & (_words_of_name(identity.name) | _titled(said))
+        if name_words & alone or _name_pairs(identity.name) & _pairs(said):
             raise _refused("a word of the patient's name", where)
-        if (_telling(identity.address) - _PLACES) & set(said):
+        if (_identifying(identity.address) - _PLACES) & set(said):
             raise _refused("a word of the patient's address", where)
         if identity.birth_date and _day(identity.birth_date) in _dates(reason):
             raise _refused("the patient's date of birth", where)
 
 
 def named_by(reason: str, vault: Vault) -> tuple[str, frozenset[str]] | None:
-    """Return by what a reason, which is of no patient, names some whom the vault knows, and their pseudonyms.
+    """Return how a reason that concerns no single patient names patients of the vault, and their pseudonyms.
 
-    That is by an id, in upper or lower case and with or without the system before it, or by two words of a name that
-    stand side by side: among many patients some is called like any word, and like any two of a sentence. None: it names
-    nobody; of the erased there is no pseudonym.
+    A reason names a patient by an id, in upper or lower case and with or without the system before it, or by two words
+    of a name that stand side by side. One word, or two words anywhere in a sentence, do not count: among many patients
+    somebody has almost any word as a name. None: the reason names nobody. Erased patients have no pseudonym here.
 
     Raises:
         KeyRevoked, ServiceUnavailable: the vault does not open.
@@ -104,42 +104,42 @@ def named_by(reason: str, vault: Vault) -> tuple[str, frozenset[str]] | None:
     words = _whole_words(reason)
     if vault.knows({form for word in words for form in (word, word.lower(), word.upper())}):
         named = _of_ids(words, vault)
-        with suppress(VitaLakeError):  # the keys cannot be had; an id is one without them
-            named |= _of_otherwise_written(words, vault) | _of_names(reason, vault)
+        with suppress(VitaLakeError):  # without the keys, the text still is an id of a patient
+            named |= _of_other_spellings(words, vault) | _of_names(reason, vault)
         return "an id or a number of a patient", named
-    # Of the erased no number is known any more; but the systems of others are.
+    # The numbers of erased patients are no longer known: try each word behind the systems of the other patients.
     behind = {f"{system}{word}" for system in _systems(vault) for word in words} if words else ()
-    if (named := _of_otherwise_written(words, vault)) or vault.knows(behind):
+    if (named := _of_other_spellings(words, vault)) or vault.knows(behind):
         return "an id or a number of a patient", named | _of_names(reason, vault)
     named = _of_names(reason, vault)
     return ("the name of a patient", named) if named else None
 
 
 def refuse_others(reason: str, vault: Vault, *, where: str = "--reason") -> None:
-    """Stop where a reason names any patient whom the vault knows, by what named_by tells.
+    """Refuse a reason that names any patient whom the vault knows; see ``named_by``.
 
     Raises:
-        InputError: it does; what it holds is not echoed.
+        InputError: the reason names a patient. The error does not repeat it.
     """
-    if (found := named_by(reason, vault)) is not None:
-        raise _refused(found[0], where)
+    if (named := named_by(reason, vault)) is not None:
+        raise _refused(named[0], where)
 
 
 def _whole_words(reason: str) -> set[str]:
-    """Return what may be an id in a reason; with its system, too, which no word has."""
+    """Return the words of a reason that may be ids, and composed ids with their system (``system|id``)."""
     composed = {word.strip(".,;:()\"'") for word in reason.split() if "|" in word}
     return words_in(reason.encode()) | composed
 
 
 def _of_ids(words: Iterable[str], vault: Vault) -> frozenset[str]:
     tokens, numbers = vault.tokens(), set[str | None]()
-    with suppress(VitaLakeError):  # as above
+    with suppress(VitaLakeError):  # without the keys, as in named_by
         numbers = {vault.token_of_mrn(word) for word in words}
     return frozenset(token for token in {tokens.get(vault.subject_of(word)) for word in words} | numbers if token)
 
 
-def _of_otherwise_written(words: Collection[str], vault: Vault) -> frozenset[str]:
-    """Return the pseudonyms of those whose id or record number is there in another case, or without its system."""
+def _of_other_spellings(words: Collection[str], vault: Vault) -> frozenset[str]:
+    """Return the pseudonyms of patients whose id or record number appears in another case, or without its system."""
     said = {word.casefold() for word in words}
     if not said:
         return frozenset()
@@ -151,13 +151,13 @@ def _of_otherwise_written(words: Collection[str], vault: Vault) -> frozenset[str
 
 
 def _systems(vault: Vault) -> set[str]:
-    """Return the systems before patients' ids, with the mark between."""
+    """Return the systems of patients' ids, each with the mark that follows it."""
     ids = vault.patient_ids(vault.tokens()).values()
     return {number.removesuffix(number.rpartition("|")[2]) for number in ids} - {""}
 
 
 def _forms(number: str) -> set[str]:
-    """Return a number without regard to case, and what stands in it behind the system."""
+    """Return a number in lower case, with and without its system."""
     return {number.casefold(), number.rpartition("|")[2].casefold()}
 
 
@@ -180,34 +180,34 @@ def refuse_naming_if_known(
     record: Callable[[AuditEvent], object],
     unaudited: bool = False,
 ) -> None:
-    """Stop where a reason, which is of no patient, names one, and the vault opens.
+    """Refuse a reason that concerns no single patient and names one; accept it if the vault cannot be opened.
 
-    What has such a reason must not wait for the vault, such as the withdrawal of a score. A refusal says that somebody
-    is a patient, so it is on record before it is said.
+    An action with such a reason, for example the withdrawal of a score, must not wait for the vault. A refusal reveals
+    that somebody is a patient, so it is recorded in the audit before it is shown.
 
     Args:
         reason: in somebody's words.
         settings: of the home.
         keys: its key file's.
-        where: it was given.
-        wanted: what the reason is for.
-        by: whose reason it is.
-        record: takes the record of a refusal.
-        unaudited: the audit may take no record, so the use of the keys is not recorded.
+        where: the option or field in which the reason was given.
+        wanted: the action that the reason is for.
+        by: the account that gave the reason.
+        record: records the refusal.
+        unaudited: do not record the use of the keys, because the audit may accept no record now.
 
     Raises:
-        InputError: the reason names a patient; what it holds is not echoed.
+        InputError: the reason names a patient. The error does not repeat it.
         VitaLakeError: the refusal cannot be recorded.
     """
-    found = None
+    named = None
     with suppress(VitaLakeError):
         if vault_id(settings):
             purpose = "reason"
             opened = belonging.open_vault(settings, keys) if unaudited else open_vault(settings, keys, purpose=purpose)
             with closing(opened) as vault:
-                found = named_by(reason, vault)
-    if found is not None:
-        what, patients = found
+                named = named_by(reason, vault)
+    if named is not None:
+        what, patients = named
         detail = {"permission": wanted, "reason": "names"}
         record(AuditEvent("denied", by.subject, by.role, tuple(sorted(patients)), detail))
         raise _refused(what, where)
@@ -215,19 +215,21 @@ def refuse_naming_if_known(
 
 def _refused(what: str, where: str) -> InputError:
     return InputError(
-        f"Reason holds {what}", where=where, remedy="It is kept in clear: give a number, such as the request's."
+        f"Reason contains {what}",
+        where=where,
+        remedy="Reasons are kept in clear text: give a number instead, such as the number of the request.",
     )
 
 
 def _words(text: str | None) -> list[str]:
-    """Return the words of a text, without case and accents."""
+    """Return the words of a text in lower case, without accents."""
     plain = unicodedata.normalize("NFKD", (text or "").casefold())
     bare = "".join(letter for letter in plain if not unicodedata.combining(letter))
     return re.findall(r"[^\W_]+", bare)
 
 
-def _telling(text: str | None) -> set[str]:
-    """Return the words that tell somebody from others."""
+def _identifying(text: str | None) -> set[str]:
+    """Return the words that may identify a person."""
     return {
         word
         for word in _words(text)
@@ -236,33 +238,33 @@ def _telling(text: str | None) -> set[str]:
 
 
 def _without_articles(words: list[str]) -> list[str]:
-    """Return the words without the "art" of an article's number, which is no given name."""
+    """Return the words without "art" before a number: there it means an article of a law, not a given name."""
     behind = zip(words, [*words[1:], ""], strict=True)
     return [word for word, after in behind if not (word == "art" and after[:1].isdigit())]
 
 
 def _pairs(words: list[str]) -> set[frozenset[str]]:
-    """Return words that stand side by side, in whichever order; initials and the like may stand between them."""
+    """Return each pair of words that stand side by side, in either order; initials between them are ignored."""
     whole = [word for word in words if not _is_initial(word)]
-    kept = [word for word in whole if word not in _BETWEEN]
-    return {frozenset(pair) for pair in (*pairwise(whole), *pairwise(kept))}
+    without_particles = [word for word in whole if word not in _BETWEEN]
+    return {frozenset(pair) for pair in (*pairwise(whole), *pairwise(without_particles))}
 
 
-def _of_name(name: str | None) -> set[str]:
-    """Return the words of a name, but for those that say nothing; none of one that stands for nobody."""
+def _words_of_name(name: str | None) -> set[str]:
+    """Return the identifying words of a name; none if the name is only a placeholder."""
     words = {word for word in _words(name) if not word.isdigit()} - _STOP
     is_titled = len(words) == 1 and words <= _titled(_words(name))
     return set() if words <= _PLACEHOLDERS and not is_titled else words
 
 
 def _titled(words: list[str]) -> set[str]:
-    """Return the words that stand behind a title."""
+    """Return the words that follow a title."""
     return {word for title, word in pairwise(words) if title in _TITLES}
 
 
 def _name_pairs(name: str | None) -> set[frozenset[str]]:
-    """Return any two words of a name that say something together; with "Herr" or "Van" if there is one other only."""
-    words = {word for word in _of_name(name) if not _is_initial(word)}
+    """Return each identifying pair of words of a name; titles and particles pair only with a single other word."""
+    words = {word for word in _words_of_name(name) if not _is_initial(word)}
     if len(words) == 1:
         words = {word for word in _words(name) if not (word.isdigit() or _is_initial(word))}
     pairs = map(frozenset, combinations(words, 2))
@@ -280,12 +282,12 @@ def _day(text: str) -> date | None:
 
 
 def _dates(text: str) -> set[date | None]:
-    """Return every day that a text may mean, in whichever order its parts are written."""
+    """Return every day that a date in a text may mean, in any order of year, month and day."""
     lower = text.casefold()
-    found = [*_DATE.findall(lower), *_DATE_IN_WORDS.findall(lower)]
-    found += [tuple(filter(None, parts)) for parts in _COMPACT.findall(lower)]
+    matches = [*_DATE.findall(lower), *_DATE_IN_WORDS.findall(lower)]
+    matches += [tuple(filter(None, parts)) for parts in _COMPACT.findall(lower)]
     days: set[date | None] = set()
-    for parts in found:
+    for parts in matches:
         numbers = [_MONTHS.get(part, 0) if not part.isdigit() else int(part) for part in parts]
         for year, month, day in ((0, 1, 2), (2, 1, 0), (2, 0, 1), (0, 2, 1)):
             with suppress(ValueError):

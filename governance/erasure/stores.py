@@ -1,4 +1,4 @@
-"""Stores of personal data beside the lake: each is registered, so that no erasure passes one over.
+"""The registry of stores that hold personal data beside the lake, so that no erasure leaves one out.
 
 A package registers a store as an entry point of the group ``vitalake.stores``: its name in certificates, and a class
 without arguments that is a PersonalStore.
@@ -21,19 +21,19 @@ from vitalake.settings import Settings
 GROUP = "vitalake.stores"
 
 OURS = ("care", "scores")
-"""Stores that every installation has; they come first."""
+"""Stores that every installation has; they are cleared first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """Who is to be forgotten, and in which home.
+    """The patients whom a store has to erase, and the home they belong to.
 
     Attributes:
         settings: of the home.
         keys: the home's.
         vault: opened.
-        forgotten: who, by SHA-256 of a pseudonym.
-        patients: the same by pseudonym, while one patient is being erased; None: not known any more.
+        forgotten: the patients, by SHA-256 of a pseudonym.
+        patients: their pseudonyms, while one patient is being erased; None: the pseudonyms are not known any more.
     """
 
     settings: Settings
@@ -44,45 +44,45 @@ class Forgetting:
 
 
 class PersonalStore(Protocol):
-    """What erasure, and whoever looks for damage, asks of a store."""
+    """What an erasure, and a search for damage, need of a store."""
 
     def forget(self, whom: Forgetting) -> int:
-        """Delete all that a home's store has of those who are forgotten, for good, and take nothing of them any more.
+        """Delete every entry of these patients from a home's store for good, and refuse new ones.
 
-        Safe to repeat; a store that is not there is not made.
+        Safe to repeat. A store that does not exist is not created.
 
         Returns:
-            How many entries went.
+            How many entries were deleted.
 
         Raises:
-            VitaLakeError: the store cannot be written; all is as it was, or the call can be repeated.
+            VitaLakeError: the store cannot be written; nothing changed, or the call can be repeated.
         """
         ...
 
     def look(self, settings: Settings) -> None:
-        """Return if a home's store is whole, or not there; nothing is changed.
+        """Check that a home's store is undamaged, or does not exist; change nothing.
 
         Raises:
-            VitaLakeError: it is damaged, or cannot be read.
+            VitaLakeError: the store is damaged, or cannot be read.
         """
         ...
 
 
 def personal_stores() -> dict[str, PersonalStore]:
-    """Return every store that is registered, by name.
+    """Return every registered store, by name.
 
     Raises:
-        SettingsError: two have one name, or one cannot be loaded: erasing without one would leave what it holds.
-        PrivacyError: one of ours is missing.
+        SettingsError: two have the same name, or one cannot be loaded: an erasure would leave what it holds.
+        PrivacyError: a store that every installation has is missing.
     """
-    found = plugins.registered(GROUP)
-    if missing := [name for name in OURS if name not in found]:
+    registered = plugins.registered(GROUP)
+    if missing := [name for name in OURS if name not in registered]:
         raise PrivacyError(
             "A store of personal data is not registered",
             where=f"entry points {GROUP}: {', '.join(missing)}",
-            remedy="Install vitalake again ('make setup'); until then nobody can be erased.",
+            remedy="Install vitalake again ('make setup'). Until then, no patient can be erased.",
         )
-    return {name: _opened(found[name]) for name in [*OURS, *(name for name in found if name not in OURS)]}
+    return {name: _opened(registered[name]) for name in [*OURS, *(name for name in registered if name not in OURS)]}
 
 
 def _opened(entry: EntryPoint) -> PersonalStore:

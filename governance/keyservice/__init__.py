@@ -1,4 +1,4 @@
-"""Key services: who wraps the vault's keys, and can take them away from everybody at once."""
+"""Key services: they wrap the vault's keys, and can revoke them for everybody at once."""
 
 from governance.keyservice.opening import open_key_service
 from governance.keyservice.service import KeyRevoked, KeyService, KeyVersion, Wrapped

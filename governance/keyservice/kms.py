@@ -1,4 +1,4 @@
-"""AWS KMS as key service: the wrapping key never leaves it, and who may use it is decided there."""
+"""AWS KMS as key service: the wrapping key never leaves KMS, and KMS decides who may use it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REFUSED = frozenset(
         "ExpiredTokenException", "ExpiredToken", "InvalidSignatureException", "SignatureDoesNotMatch",
     }
 )  # fmt: skip
-"""What KMS answers when the key is disabled, to be deleted or gone, or when it does not let us have it."""
+"""Error codes of KMS for a key that is disabled, deleted or waiting for deletion, or that we may not use."""
 
 _CHANGED = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
 
@@ -28,27 +28,27 @@ _CONFIG = Config(
     connect_timeout=2,
     read_timeout=2,
     retries={"total_max_attempts": 2, "mode": "standard"},
-    ignore_configured_endpoint_urls=True,  # whoever runs a command chooses its environment
+    ignore_configured_endpoint_urls=True,  # an endpoint from the environment would let the caller redirect KMS
 )
-"""Seconds: meanwhile the lane stands still, and no key is in use."""
+"""Time-outs in seconds: a lane stands still while it waits, and no key is in use."""
 
 
 class KmsKeyService:
-    """Wraps with one KMS key, by its id, ARN or alias; KMS itself makes new versions of it."""
+    """Wraps with one KMS key, named by id, ARN or alias; KMS itself makes new versions of the key."""
 
     kind = "aws-kms"
 
     def __init__(self, key: str, *, region: str | None, endpoint: str | None, options: dict[str, str]) -> None:
-        """Prepare; nothing is asked yet.
+        """Prepare; KMS is not asked yet.
 
         Args:
             key: id, ARN or alias.
-            region: AWS region; None: by the environment.
-            endpoint: another address than AWS's; None: AWS's.
-            options: further arguments of a boto3 client, such as credentials; without them boto3 looks for some.
+            region: AWS region; None: that of the environment.
+            endpoint: the address of KMS; None: that of AWS.
+            options: further arguments of a boto3 client, such as credentials; without these, boto3 searches for some.
 
         Raises:
-            SettingsError: an option or the region does not fit.
+            SettingsError: an option or the region is not valid.
         """
         self._key = key
         try:
@@ -57,7 +57,7 @@ class KmsKeyService:
             )
         except (BotoCoreError, ValueError, TypeError) as error:
             raise SettingsError(
-                f"Key service's settings do not fit ({type(error).__name__})",
+                f"Key service's settings are not valid ({type(error).__name__})",
                 where="settings.key_service",
                 remedy="Set region, endpoint and options as boto3 takes them.",
             ) from None
@@ -78,7 +78,7 @@ class KmsKeyService:
             return plain
 
     def status(self) -> list[KeyVersion]:
-        """Return the key as KMS describes it; of its versions KMS does not speak."""
+        """Return the key as KMS describes it; KMS does not list the versions of a key."""
         found = self._describe(self._key)
         return [
             KeyVersion(
@@ -90,16 +90,16 @@ class KmsKeyService:
         ]
 
     def rotate(self) -> str:
-        """Return the key that wraps from now on: where an alias leads to another key, that one."""
+        """Return the key that wraps from now on: the one that an alias names by now."""
         arn: str = self._describe(self._key)["Arn"]
         return arn
 
     def destroy(self, key_id: str) -> bool:
-        """Destroy nothing: keys of KMS are deleted in KMS, after a time of waiting."""
+        """Do nothing and return False: KMS keys are deleted in KMS, after a waiting period."""
         return False
 
     def revoke(self, key_ids: Iterable[str] = ()) -> None:
-        """Disable the key, and those others that still wrap something."""
+        """Disable the key, and the other keys that still wrap something."""
         for key in self._ids(key_ids):
             with self._asked(key):
                 self._client.disable_key(KeyId=key)
@@ -136,12 +136,12 @@ class KmsKeyService:
                     where=where,
                     remedy="Enable the key in KMS ('vitalake keys revoke --undo'), or give back the right to use it.",
                 ) from None
-            raise _silent(code, where) from None
+            raise _no_answer(code, where) from None
         except BotoCoreError as error:
-            raise _silent(type(error).__name__, where) from None
+            raise _no_answer(type(error).__name__, where) from None
 
 
-def _silent(why: str, where: str) -> ServiceUnavailable:
+def _no_answer(why: str, where: str) -> ServiceUnavailable:
     return ServiceUnavailable(
         f"Key service does not answer ({why})", where=where, remedy="Check network, region and credentials."
     )

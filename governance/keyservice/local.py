@@ -1,4 +1,4 @@
-"""The key service of one machine: a file that its owner may read, with a secret and a state per version."""
+"""The key service of one machine: a file for its owner only, with a state and one secret for each version."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def create_local_service(path: Path) -> None:
     """Write the file of a new service, readable by its owner only.
 
     Raises:
-        FileExistsError: it is there already; keys are never overwritten.
+        FileExistsError: the file exists already; keys are never overwritten.
     """
-    # The id keeps a file that was made anew from being taken for the one that wrapped the vault's keys.
+    # The id keeps a new file from being taken for the one that wrapped the vault's keys.
     service = secrets.token_hex(4)
     _write(path, {"service": service, "state": "enabled", "current": "v1", "versions": {"v1": _new_version()}})
 
 
 class LocalKeyService:
-    """Wraps with AES-256-GCM. The file is read anew at every use: what is written into it holds at once."""
+    """Wraps with AES-256-GCM. The file is read again at every use, so a change of it takes effect at once."""
 
     kind = "local"
 
@@ -97,16 +97,20 @@ class LocalKeyService:
         with self._changed() as document:
             name = self._version_of(document, key_id, also_destroyed=True)
             if name == document["current"]:
-                raise PrivacyError("Current key is not destroyed", where=f"key {key_id}", remedy="Rotate first.")
+                raise PrivacyError(
+                    "The current key cannot be destroyed",
+                    where=f"key {key_id}",
+                    remedy="Run 'vitalake keys rotate' first.",
+                )
             return document["versions"][name].pop("secret", None) is not None
 
     def revoke(self, key_ids: Iterable[str] = ()) -> None:
-        """Let nobody use any version until it is restored."""
+        """Revoke all versions until ``restore``."""
         with self._changed() as document:
             document["state"] = "revoked"
 
     def restore(self, key_ids: Iterable[str] = ()) -> None:
-        """Let it be used again."""
+        """Enable all versions again."""
         with self._changed() as document:
             document["state"] = "enabled"
 
@@ -117,7 +121,7 @@ class LocalKeyService:
 
     @contextmanager
     def _changed(self) -> Iterator[dict[str, Any]]:
-        """Give the document; what the block made of it is written whole, or not at all."""
+        """Yield the document under a lock, and write the changed document as a whole; after an error, write nothing."""
         try:
             with folder_lock(self._path.parent):
                 document = self._read()
@@ -144,7 +148,7 @@ class LocalKeyService:
             raise KeyRevoked(
                 f"Wrapping key is out of reach ({error.strerror})",
                 where=where,
-                remedy="Bring the file back; a home that never had one gets it by 'vitalake init'.",
+                remedy="Bring the file back. If the home never had one, run 'vitalake init'.",
             ) from None
         except (OSError, ValueError) as error:
             raise unavailable(
@@ -156,7 +160,7 @@ class LocalKeyService:
             return _checked(read_yaml(text))
         except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, binascii.Error):
             raise PrivacyError(
-                "Key service's file is none", where=where, remedy="Restore it from its back-up."
+                "Key service's file is not valid", where=where, remedy="Restore it from its back-up."
             ) from None
 
     def _version_of(self, document: dict[str, Any], key_id: str, *, also_destroyed: bool = False) -> str:
@@ -164,7 +168,7 @@ class LocalKeyService:
             if _id(document, name) == key_id and (also_destroyed or "secret" in entry):
                 return str(name)
         raise KeyRevoked(
-            "Wrapping key is out of reach (this file does not hold it)",
+            "Wrapping key is out of reach (this file does not contain it)",
             where=f"{self._path.name}, key {key_id}",
             remedy="Restore the key service's file that the vault was made with.",
         )
@@ -173,7 +177,7 @@ class LocalKeyService:
 def _refuse_revoked(document: dict[str, Any], path: Path) -> None:
     if document["state"] == "revoked":
         raise KeyRevoked(
-            "Wrapping key is revoked", where=path.name, remedy="To give it back: 'vitalake keys revoke --undo'."
+            "Wrapping key is revoked", where=path.name, remedy="Run 'vitalake keys revoke --undo' to enable it again."
         )
 
 
@@ -191,10 +195,10 @@ def _new_version() -> dict[str, str]:
 
 
 def _checked(document: Any) -> dict[str, Any]:
-    """Return the document if it is one.
+    """Return the document after checking its form.
 
     Raises:
-        KeyError, TypeError, AttributeError, ValueError: it is not.
+        KeyError, TypeError, AttributeError, ValueError: it is not the document of a key service.
     """
     versions = document["versions"]
     if document["state"] not in ("enabled", "revoked") or "secret" not in versions[document["current"]]:

@@ -1,4 +1,4 @@
-"""From one key service to another: the new one wraps, the former still unwraps what it wrapped, until a rotation."""
+"""A move from one key service to another: the new one wraps, and the former one unwraps until the next rotation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LOCAL = "local/"
 
 
 class MovingKeyService:
-    """Two services as one; ``vitalake keys rotate`` makes the former one superfluous."""
+    """Two services used as one; after ``vitalake keys rotate``, the former one is no longer needed."""
 
     def __init__(self, now: KeyService, former: KeyService) -> None:
         self.kind, self._now, self._former = now.kind, now, former
@@ -22,7 +22,7 @@ class MovingKeyService:
         return self._now.wrap(plain, context=context)
 
     def unwrap(self, wrapped: Wrapped, *, context: bytes) -> bytes:
-        """Return the key, by the service that wrapped it."""
+        """Unwrap the key with the service that wrapped it."""
         return self._of(wrapped.key_id).unwrap(wrapped, context=context)
 
     def status(self) -> list[KeyVersion]:
@@ -35,17 +35,17 @@ class MovingKeyService:
         return self._now.rotate()
 
     def destroy(self, key_id: str) -> bool:
-        """Destroy a version of the new service; the former one is taken out of service by whoever runs it."""
+        """Destroy a version of the new service; the operator of the former service deletes its keys there."""
         service = self._of(key_id)
         return service is self._now and service.destroy(key_id)
 
     def revoke(self, key_ids: Iterable[str] = ()) -> None:
-        """Take away both, if the former still wraps something."""
+        """Revoke the keys of the new service, and of the former one if it still wraps something."""
         for service, ids in self._split(key_ids):
             service.revoke(ids)
 
     def restore(self, key_ids: Iterable[str] = ()) -> None:
-        """Give back both."""
+        """Enable both again."""
         for service, ids in self._split(key_ids):
             service.restore(ids)
 

@@ -1,4 +1,4 @@
-"""From the settings to a key service."""
+"""Opens the key service that the settings name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from vitalake.settings import Settings, resolve_references
 
 
 def open_key_service(settings: Settings) -> KeyService:
-    """Return the home's key service. Nothing is asked of it yet.
+    """Return the home's key service, without asking it anything.
 
-    Where both are there, a local file and a key of KMS, the other one still unwraps what it wrapped.
+    If there are both a local file and a KMS key, the service that is not chosen still unwraps what it wrapped.
 
     Raises:
         SettingsError: the service of that kind is not installed, or lacks a setting.
@@ -29,7 +29,9 @@ def _kms(settings: Settings) -> KeyService:
     chosen = settings.key_service
     if chosen.key is None:
         raise SettingsError(
-            "Key service lacks its key", where="settings.key_service.key", remedy="Set id, ARN or alias of a KMS key."
+            "Key service lacks its key",
+            where="settings.key_service.key",
+            remedy="Set the id, ARN or alias of a KMS key.",
         )
     try:
         from governance.keyservice.kms import KmsKeyService

@@ -1,4 +1,4 @@
-"""The one interface of all key services, and the error that says a key was taken away."""
+"""The interface of all key services, and the error of a revoked key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ State = Literal["enabled", "revoked", "destroyed"]
 
 
 class KeyRevoked(PrivacyError):
-    """The wrapping key was taken away; it helps to try again once it is given back."""
+    """The wrapping key is revoked; the same call succeeds once it is enabled again."""
 
     transient = True
 
@@ -23,8 +23,8 @@ class Wrapped(msgspec.Struct, frozen=True):
     """A key that only the service can unwrap.
 
     Attributes:
-        key_id: by which of the service's keys.
-        sealed: the wrapped key; says nothing by itself.
+        key_id: the key of the service that wraps it.
+        sealed: the wrapped key, unreadable without the service.
     """
 
     key_id: str
@@ -35,9 +35,9 @@ class KeyVersion(msgspec.Struct, frozen=True):
     """One of a service's wrapping keys.
 
     Attributes:
-        key_id: its name, as in what it wrapped.
+        key_id: its name, as in Wrapped.
         state: whether it can be used.
-        current: whether it wraps what comes.
+        current: whether it wraps new keys.
         made_at: when it was made.
     """
 
@@ -48,7 +48,7 @@ class KeyVersion(msgspec.Struct, frozen=True):
 
 
 class KeyService(Protocol):
-    """Wraps and unwraps keys; the wrapping key itself never comes out. Used by one thread at a time.
+    """Wraps and unwraps keys without revealing the wrapping key. Used by one thread at a time.
 
     Every method raises KeyRevoked when the key is disabled, denied or gone, and ServiceUnavailable when the service
     does not answer.
@@ -60,11 +60,11 @@ class KeyService(Protocol):
     kind: str
 
     def wrap(self, plain: bytes, *, context: bytes) -> Wrapped:
-        """Return a key wrapped, bound to what it is for.
+        """Wrap a key, bound to its purpose.
 
         Args:
             plain: the key.
-            context: what it is for; not secret, ASCII, and needed again to unwrap.
+            context: its purpose: ASCII, not secret, and needed again to unwrap.
         """
         ...
 
@@ -72,30 +72,30 @@ class KeyService(Protocol):
         """Return the key that was wrapped.
 
         Raises:
-            PrivacyError: it was wrapped for something else, or changed.
+            PrivacyError: it was wrapped for another purpose, or changed.
         """
         ...
 
     def status(self) -> list[KeyVersion]:
-        """Return the versions there are, oldest first; never a secret."""
+        """Return all versions, oldest first; never a secret."""
         ...
 
     def rotate(self) -> str:
-        """Make a new version, which wraps from now on; return its id. KMS does that itself, and keeps its id."""
+        """Make a new version, which wraps from now on; return its id. KMS makes its versions itself, under one id."""
         ...
 
     def destroy(self, key_id: str) -> bool:
-        """Destroy a version that is not current; return whether there was anything to destroy."""
+        """Destroy a version that is not current; return whether something was destroyed."""
         ...
 
     def revoke(self, key_ids: Iterable[str] = ()) -> None:
-        """Take the key away from everybody, until it is restored.
+        """Revoke the key for everybody, until ``restore``.
 
         Args:
-            key_ids: those which wrap something: an older one may still be among them.
+            key_ids: the keys that still wrap something, older ones included.
         """
         ...
 
     def restore(self, key_ids: Iterable[str] = ()) -> None:
-        """Give it back."""
+        """Enable the key again."""
         ...

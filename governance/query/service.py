@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from governance.access.principal import MissingPermission, Permission, Principal, require
 from governance.audit import Action, AuditEvent, AuditSink, open_audit
-from governance.belonging import refuse_put_back
+from governance.belonging import refuse_restored_lake
 from governance.query.catalogue import Catalogue
 from governance.query.engine import connect
 from governance.query.errors import QueryRefused, ended, failure
@@ -244,7 +244,7 @@ class QueryService:
         except MissingPermission as error:
             self._record("denied", principal, {"permission": error.permission})
             raise
-        refuse_put_back(self._settings, self._keys)  # else the answer would show erased patients
+        refuse_restored_lake(self._settings, self._keys)  # else the answer would show erased patients
 
     def _record_query(
         self,

@@ -1,4 +1,4 @@
-"""The vault: each patient's key, and who is behind a pseudonym."""
+"""The vault keeps each patient's key, and the identity behind each pseudonym."""
 
 from governance.vault.records import Hold, Identity, PatientKey, PendingErasure, Tombstone
 from governance.vault.vault import Vault

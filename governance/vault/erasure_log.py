@@ -1,4 +1,4 @@
-"""The log of erasures: one line each, chained, in a file that is kept apart from the vault and its back-ups."""
+"""The erasure log: one chained line for each erasure, in a file that is kept apart from the vault and its back-ups."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Entry(msgspec.Struct, frozen=True):
 
     Attributes:
         number: 1, 2, 3 …
-        at_us: when.
-        subject: whose, as hex; a keyed hash.
+        at_us: when, in microseconds since 1970.
+        subject: of the patient: a keyed hash, hex.
         certificate: the id of its certificate.
-        previous: the hash of the entry before.
-        hash: over all of the above, by a key; so no entry can be made up, changed or left out.
+        previous: the hash of the entry before; empty in the first.
+        hash: HMAC of the fields above: nobody without the key can invent, change or leave out an entry.
     """
 
     number: int
@@ -39,14 +39,14 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class ErasureLog:
-    """The log; read by many, written by who holds its lock."""
+    """The log; any process may read it, and the holder of its lock may write."""
 
     def __init__(self, path: Path, secret: bytes) -> None:
-        """Prepare; a log that is not there is empty.
+        """Prepare; a file that does not exist is an empty log.
 
         Args:
             path: the file.
-            secret: makes the hashes.
+            secret: of the key ``vault``, for the hashes.
         """
         self._path, self._secret = path, secret
 
@@ -56,10 +56,12 @@ class ErasureLog:
         return self._path.name
 
     def entries(self) -> list[Entry]:
-        """Return all entries, checked. A last line without its end was never written: its erasure was not begun.
+        """Return all entries, after checking the chain.
+
+        A last line without its line end is ignored: the write was interrupted, and that erasure did not begin.
 
         Raises:
-            PrivacyError: a line is none, or the chain does not hold.
+            PrivacyError: a line is not an entry, or the chain is broken.
             ServiceUnavailable: the file cannot be read.
         """
         try:
@@ -71,14 +73,14 @@ class ErasureLog:
         return self.parsed(content, where=self.name)
 
     def parsed(self, content: bytes, *, where: str) -> list[Entry]:
-        """Return the entries of a log's content, or of a copy's, checked.
+        """Return the entries in the content of a log or of a copy, after checking the chain.
 
         Args:
-            content: lines.
-            where: for errors.
+            content: of the file.
+            where: the file's name for errors.
 
         Raises:
-            PrivacyError: a line is none, or the chain does not hold.
+            PrivacyError: a line is not an entry, or the chain is broken.
         """
         found: list[Entry] = []
         for number, line in enumerate(content.split(b"\n")[:-1], start=1):
@@ -93,8 +95,8 @@ class ErasureLog:
             found.append(entry)
         return found
 
-    def take(self, entries: list[Entry]) -> int:
-        """Append what the log lacks of a longer one, synced; return how many entries.
+    def extend(self, entries: list[Entry]) -> int:
+        """Append the entries of a longer log that this one lacks, and sync; return how many were appended.
 
         Raises:
             ServiceUnavailable: it cannot be written; nothing was added.
@@ -102,13 +104,16 @@ class ErasureLog:
         if len(entries) <= len(self.entries()):
             return 0
         with self.locked():
-            lacking = entries[len(self.entries()) :]
-            if lacking:
-                self._write(lacking)
-        return len(lacking)
+            missing = entries[len(self.entries()) :]
+            if missing:
+                self._write(missing)
+        return len(missing)
 
-    def begin_again(self, entries: list[Entry]) -> bool:
-        """Write a damaged log again, which stays beside it as ``….damaged``; return False where it had more lines.
+    def rewrite(self, entries: list[Entry]) -> bool:
+        """Write a damaged log again, and keep the damaged file as ``….damaged``.
+
+        Returns:
+            False, with nothing changed, if the damaged log has more lines than there are entries.
 
         Raises:
             ServiceUnavailable: it cannot be written.
@@ -126,7 +131,7 @@ class ErasureLog:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let nobody else append meanwhile; makes the file.
+        """Keep other processes from appending; create the file if it does not exist.
 
         Raises:
             ServiceUnavailable: it cannot be written.
@@ -142,11 +147,11 @@ class ErasureLog:
             os.close(descriptor)
 
     def append(self, after: list[Entry], subject: bytes, certificate: str) -> Entry:
-        """Add an entry, synced to the disk; the caller holds the lock.
+        """Append an entry and sync it to disk; the caller holds the lock.
 
         Args:
-            after: all entries there are.
-            subject: who is erased.
+            after: all entries of the log.
+            subject: of the erased patient.
             certificate: the id of the certificate.
 
         Raises:
@@ -162,7 +167,7 @@ class ErasureLog:
         """Append lines; the caller holds the lock."""
         try:
             with self._path.open("r+b") as file:
-                # What follows the last whole line is what a killed process left.
+                # A process that was killed may have left part of a line behind the last whole one.
                 end = file.read().rfind(b"\n") + 1
                 file.seek(end)
                 file.truncate()
@@ -181,31 +186,32 @@ class ErasureLog:
         return hmac.compare_digest(self._hash(entry), entry.hash)
 
     def _refused(self, error: OSError) -> VitaLakeError:
-        return unavailable(error, "Erasure log refuses", where=self.name, remedy="Check its disk and permissions.")
+        remedy = "Check its disk and permissions."
+        return unavailable(error, "Erasure log cannot be used", where=self.name, remedy=remedy)
 
 
 def _broken(where: str, number: int) -> PrivacyError:
     return PrivacyError(
-        "Erasure log does not hold together",
+        "Erasure log is damaged",
         where=f"{where}, line {number}",
-        remedy="It was changed, or is of another home. Run 'vitalake lake repair': it is written again from the lake's "
-        "copy, if that has all of it; else restore it from its back-up (settings.erasures).",
+        remedy="A line was changed, or the log belongs to another home. Run 'vitalake lake repair': it writes the log "
+        "again if the lake's copy is complete. Otherwise restore the log from its back-up (settings.erasures).",
     )
 
 
-def lacking(name: str, *, entries: int, known: int, newest: str = "") -> PrivacyError:
-    """Return what is said of a log that has not all that a vault has seen of it.
+def missing_entries(name: str, *, entries: int, known: int, newest: str = "") -> PrivacyError:
+    """Return the error of a log that lacks entries which the vault has applied.
 
     Args:
         name: of the log.
         entries: how many it has.
-        known: how many the vault has seen.
-        newest: when the last of them was, and its certificate's id; empty: nobody knows.
+        known: how many the vault has applied.
+        newest: when the last of them was applied, and its certificate's id; empty: unknown.
     """
-    since = f" of after {newest}" if newest else ""
+    since = f" made after {newest}" if newest else ""
     return PrivacyError(
-        f"Erasure log lacks what the vault has seen ({entries} entries, {known} known)",
+        f"Erasure log lacks entries that the vault has applied ({entries} in the log, {known} in the vault)",
         where=name,
         remedy=f"Restore the log (settings.erasures), or erasures.jsonl in the lake or in settings.anchors, from a "
-        f"back-up{since}; without it the erased could return.",
+        f"back-up{since}. Without them, erased patients could come back.",
     )

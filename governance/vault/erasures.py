@@ -1,4 +1,4 @@
-"""Erasing a patient: the key is destroyed first, and what was destroyed stays so in every vault that is restored."""
+"""Erases patients in the vault: destroys the key first, and again in every vault that is restored from a back-up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import msgspec
 
-from governance.vault.erasure_log import Entry, ErasureLog, lacking
+from governance.vault.erasure_log import Entry, ErasureLog, missing_entries
 from governance.vault.holds import Holds
 from governance.vault.lease import Lease
 from governance.vault.records import PendingErasure, Tombstone, moment
@@ -17,25 +17,25 @@ from vitalake.errors import PrivacyError
 from vitalake.failpoints import failpoint
 
 _PIECE_BYTES = 64
-"""A long value may be cut over pages of the file, so it is searched for in pieces of this length."""
+"""SQLite may split a long value over pages of the file, so the file is searched for pieces of this length."""
 
-_GONE = ("token", "wrapped", "source_id", "mrn_digest", "identity")
+_DESTROYED_COLUMNS = ("token", "wrapped", "source_id", "mrn_digest", "identity")
 
 
 class Erasures:
-    """Destroys keys, remembers whose, and what of their erasure is still to be done."""
+    """Destroys patients' keys, keeps a tombstone of each, and keeps what is needed to finish their erasure."""
 
     def __init__(self, store: Store, lease: Lease, log: ErasureLog, holds: Holds) -> None:
         self._store, self._lease, self._log, self._holds = store, lease, log, holds
 
     def reapply(self) -> None:
-        """Destroy what the log says was destroyed and this vault still has: it was restored from a back-up.
+        """Destroy again the keys that a restored vault has and that the log records as destroyed.
 
         Raises:
-            PrivacyError: the log is not the one of this vault, or lacks entries.
+            PrivacyError: the log belongs to another vault, or lacks entries.
             ServiceUnavailable: vault or log cannot be read.
         """
-        # The vault first: an erasure is in the log before it is in the vault.
+        # Read the vault before the log: an erasure is written into the log first, so the log cannot lag behind.
         known, head, unfinished = self._store.read("SELECT erasures, log_head, scrub FROM vault")[0]
         entries = self._log.entries()
         self._compare(entries, known, head, self._store.read)
@@ -43,10 +43,11 @@ class Erasures:
             return
         with self._log.locked():
             with self._store.transaction() as transaction:
-                transaction.alone()
+                transaction.lock_exclusively()
                 unfinished = _is_unfinished(transaction)
                 needles = self._catch_up(transaction, self._log.entries())
-            # A lane may have no right to write tables anew, and goes on; the flag stays for who may.
+            # A lane's database user may not be allowed to rewrite tables. It continues, and the flag stays set for a
+            # user who is allowed to.
             with suppress(PrivacyError):
                 self._scrub(needles, unfinished=unfinished)
 
@@ -54,7 +55,7 @@ class Erasures:
         """Destroy a patient's key and identity; see Vault.erase."""
         with self._log.locked():
             with self._store.transaction() as transaction:
-                transaction.alone()
+                transaction.lock_exclusively()
                 entries, unfinished = self._log.entries(), _is_unfinished(transaction)
                 needles = self._catch_up(transaction, entries)
                 if (stone := _tombstone(transaction.run(_STONE, (subject,)))) is None:
@@ -71,7 +72,7 @@ class Erasures:
     def begin(
         self, subject: bytes, certificate: str, identifiers: Sequence[str], noted: Callable[[], None]
     ) -> Tombstone:
-        """Destroy the key, and keep what is needed to do the rest; see Vault.begin_erasure."""
+        """Destroy the key, and keep what is needed to finish the erasure; see Vault.begin_erasure."""
         self._lease.hold()
         with self._store.transaction() as transaction:
             self._lease.writing(transaction)
@@ -80,12 +81,12 @@ class Erasures:
             before = transaction.run("SELECT subject FROM pending WHERE certificate = ?", (certificate,))
             if any(bytes(owner) != subject for (owner,) in before):
                 raise PrivacyError(
-                    "Certificate belongs to another erasure", where="vault", remedy="Take another id for this one."
+                    "Certificate belongs to another erasure", where="vault", remedy="Use another id for this erasure."
                 )
-            if before:  # what was noted first is outdated, and must not stay in the file
+            if before:  # the earlier note is outdated, and must not remain readable in the file
                 transaction.run("DELETE FROM pending WHERE certificate = ?", (certificate,))
                 transaction.run("UPDATE vault SET scrub = 1")
-            sealed = self._lease.wrap(msgspec.json.encode(list(identifiers)), *_place(subject, certificate))
+            sealed = self._lease.wrap(msgspec.json.encode(list(identifiers)), *_context(subject, certificate))
             columns = ("certificate", "subject", "vault_key", "identifiers", "made_us")
             note = (certificate, subject, self._lease.current, sealed, clock.now_us())
             transaction.insert_new("pending", columns, [note])
@@ -101,13 +102,13 @@ class Erasures:
         )
         found = []
         for certificate, subject, version, sealed, erased in rows:
-            opened = self._lease.unwrap(version, bytes(sealed), *_place(bytes(subject), certificate))
+            opened = self._lease.unwrap(version, bytes(sealed), *_context(bytes(subject), certificate))
             identifiers = tuple(msgspec.json.decode(opened, type=list[str]))
             found.append(PendingErasure(certificate, bytes(subject), identifiers, erased is not None))
         return found
 
     def finish(self, certificate: str) -> None:
-        """Forget what was kept of an erasure; see Vault.finish_erasure."""
+        """Delete what was kept to finish an erasure; see Vault.finish_erasure."""
         with self._log.locked():
             with self._store.transaction() as transaction:
                 unfinished = _is_unfinished(transaction)
@@ -118,11 +119,11 @@ class Erasures:
             self._scrub([piece for (sealed,) in rows for piece in _pieces(bytes(sealed))], unfinished=unfinished)
 
     def tombstone(self, subject: bytes) -> Tombstone | None:
-        """Return when and under which certificate a patient was erased; None: not."""
+        """Return the tombstone of an erased patient; None: the patient is not erased."""
         return _tombstone(self._store.read(_STONE, (subject,)))
 
     def tombstones(self) -> list[Tombstone]:
-        """Return all of them, oldest first; see Vault.tombstones."""
+        """Return all tombstones, oldest first; see Vault.tombstones."""
         rows = self._store.read(_STONES)
         return [Tombstone(bytes(subject), moment(at_us), certificate) for subject, at_us, certificate in rows]
 
@@ -135,10 +136,10 @@ class Erasures:
         if len(entries) < known or (known and entries[known - 1].hash != head):
             stones = read(_STONES)
             newest = f"{moment(stones[-1][1]):%Y-%m-%d %H:%M} UTC, with {stones[-1][2]}" if stones else ""
-            raise lacking(self._log.name, entries=len(entries), known=known, newest=newest)
+            raise missing_entries(self._log.name, entries=len(entries), known=known, newest=newest)
 
     def _scrub(self, needles: Sequence[bytes], *, unfinished: bool) -> None:
-        """Clean the files; the caller holds the log's lock, so that the flag is of nobody else who is at work."""
+        """Remove deleted bytes from the files; the caller holds the log's lock, so no other process uses the flag."""
         if needles or unfinished:
             self._store.scrub([] if unfinished else needles)
             with self._store.transaction() as transaction:
@@ -150,7 +151,7 @@ _STONES = "SELECT subject, erased_us, certificate FROM patient WHERE erased_us I
 
 
 def _is_unfinished(transaction: Transaction) -> bool:
-    """Return whether somebody was killed before the files were clean."""
+    """Return whether a process was killed before it had cleaned the files."""
     return bool(transaction.run("SELECT scrub FROM vault")[0][0])
 
 
@@ -159,18 +160,18 @@ def _tombstone(rows: Sequence[tuple[bytes, int, str]]) -> Tombstone | None:
 
 
 def _apply(transaction: Transaction, entry: Entry) -> list[bytes]:
-    """Put a tombstone in a patient's place; return what must not be found in the file any more."""
+    """Replace a patient by a tombstone; return the bytes that must not remain in the file."""
     subject = bytes.fromhex(entry.subject)
-    found = transaction.run(f"SELECT {', '.join(_GONE)} FROM patient WHERE subject = ?", (subject,))  # noqa: S608
-    found += transaction.run("SELECT digest, sealed FROM former WHERE subject = ?", (subject,))
+    destroyed = transaction.run(f"SELECT {', '.join(_DESTROYED_COLUMNS)} FROM patient WHERE subject = ?", (subject,))  # noqa: S608
+    destroyed += transaction.run("SELECT digest, sealed FROM former WHERE subject = ?", (subject,))
     transaction.run("DELETE FROM former WHERE subject = ?", (subject,))
-    found += transaction.run("SELECT reason FROM hold WHERE subject = ?", (subject,))
+    destroyed += transaction.run("SELECT reason FROM hold WHERE subject = ?", (subject,))
     transaction.run("DELETE FROM hold WHERE subject = ?", (subject,))
     transaction.run("DELETE FROM patient WHERE subject = ? AND erased_us IS NULL", (subject,))
     columns = ("subject", "erased_us", "certificate")
     transaction.insert_new("patient", columns, [(subject, entry.at_us, entry.certificate)])
     transaction.run("UPDATE vault SET erasures = ?, log_head = ?, scrub = 1", (entry.number, entry.hash))
-    values = [value.encode() if isinstance(value, str) else bytes(value) for row in found for value in row if value]
+    values = [value.encode() if isinstance(value, str) else bytes(value) for row in destroyed for value in row if value]
     return [piece for value in values for piece in _pieces(value)]
 
 
@@ -178,5 +179,5 @@ def _pieces(value: bytes) -> list[bytes]:
     return [value[at : at + _PIECE_BYTES] for at in range(0, len(value), _PIECE_BYTES)]
 
 
-def _place(subject: bytes, certificate: str) -> tuple[bytes, ...]:
+def _context(subject: bytes, certificate: str) -> tuple[bytes, ...]:
     return b"pending", subject, certificate.encode()

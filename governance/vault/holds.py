@@ -1,4 +1,4 @@
-"""Legal holds: who must not be erased, why, and until when."""
+"""Legal holds: which patients must not be erased, why, and until when."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vitalake.errors import InputError, PrivacyError
 
 
 class Holds:
-    """The table of holds; a reason is sealed with the patient's own key."""
+    """The table of holds; each reason is sealed with the patient's own key."""
 
     def __init__(self, store: Store, patients: Patients) -> None:
         self._store, self._patients = store, patients
@@ -28,7 +28,7 @@ class Holds:
             raise _unknown()
         sealed = seal(AESGCM(secret), reason.encode(), b"hold", subject)
         with self._store.transaction() as transaction:
-            transaction.share()  # who is erased meanwhile must not get a hold that nobody can open or release
+            transaction.lock_shared()  # a patient erased meanwhile must not get a hold that nobody can open or release
             if not transaction.run("SELECT 1 FROM patient WHERE subject = ? AND erased_us IS NULL", (subject,)):
                 raise _unknown()
             transaction.run(
@@ -38,38 +38,38 @@ class Holds:
             )
 
     def release(self, subject: bytes) -> None:
-        """Let a patient be erased again."""
+        """End a patient's hold, so that the patient can be erased."""
         with self._store.transaction() as transaction:
             transaction.run("DELETE FROM hold WHERE subject = ?", (subject,))
 
     def get(self, lease: Lease, subject: bytes) -> Hold | None:
-        """Return the hold that is on a patient now; None: none is."""
-        return self._now(lease, self._store.read(_HOLD, (subject,)), subject)
+        """Return a patient's hold if it has not ended; None: there is none."""
+        return self._current(lease, self._store.read(_HOLD, (subject,)), subject)
 
     def all(self) -> list[bytes]:
-        """Return the subjects on whom a hold is now; needs no key."""
+        """Return the subjects whose hold has not ended; needs no key."""
         rows = self._store.read(_ALL)
         return [bytes(subject) for subject, until_us in rows if until_us is None or until_us > clock.now_us()]
 
     def refuse(self, lease: Lease, transaction: Transaction, subject: bytes) -> None:
-        """Stop an erasure that a hold stands against.
+        """Refuse to erase a patient who is under a hold.
 
         Raises:
-            PrivacyError: with the reason.
+            PrivacyError: gives the reason of the hold.
         """
-        if (hold := self._now(lease, transaction.run(_HOLD, (subject,)), subject)) is not None:
+        if (hold := self._current(lease, transaction.run(_HOLD, (subject,)), subject)) is not None:
             until = f"until {hold.until:%Y-%m-%d}" if hold.until else "until it is released"
             raise PrivacyError(
-                f"Patient is on hold {until} ({hold.reason})",
+                f"Patient is under a legal hold {until} ({hold.reason})",
                 where="vault",
-                remedy="Release the hold first, if that is lawful.",
+                remedy="Release the hold first, if the law allows it: vitalake patient release.",
             )
 
-    def _now(self, lease: Lease, rows: list[tuple[bytes, int | None]], subject: bytes) -> Hold | None:
+    def _current(self, lease: Lease, rows: list[tuple[bytes, int | None]], subject: bytes) -> Hold | None:
         for reason, until_us in rows:
             if until_us is None or until_us > clock.now_us():
                 secret = self._patients.secrets(lease, [subject]).get(subject)
-                if secret is None:  # of who was erased meanwhile, by a release that did not look
+                if secret is None:  # erased meanwhile, by an earlier release without this check
                     return None
                 opened = unseal(AESGCM(secret), bytes(reason), b"hold", subject).decode()
                 return Hold(subject, opened, None if until_us is None else moment(until_us))
@@ -77,7 +77,9 @@ class Holds:
 
 
 def _unknown() -> InputError:
-    return InputError("Patient is not in the vault", where="vault", remedy="Only who is known can be held.")
+    return InputError(
+        "Patient is not in the vault, or is erased", where="vault", remedy="Give a patient whom the vault knows."
+    )
 
 
 _HOLD = "SELECT reason, until_us FROM hold WHERE subject = ?"

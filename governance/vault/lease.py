@@ -1,4 +1,4 @@
-"""The vault's keys in memory: for one second after the key service last let us have them, and no longer."""
+"""A lease on the vault's keys: they stay in memory for one second after the key service last unwrapped them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from vitalake import clock
 from vitalake.errors import PrivacyError
 
 LEASE_SECONDS = 1.0
+"""The longest time for which a revoked key can still be used (docs/decisions/0030-two-envelopes-and-a-lease.md)."""
 
 KeyRow = tuple[str, int, int, str, bytes]
 
 
 def boot_seconds() -> float:
-    """Return seconds of a clock that nobody sets, and that runs on while the machine sleeps."""
+    """Return the seconds since the machine started; this clock is never set, and runs on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Lease:
-    """Holds the vault's keys; whoever uses one calls ``hold`` first.
+    """Holds the vault's keys in memory; call ``hold`` before every use of one.
 
     Attributes:
-        current: the version that wraps what comes.
-        generation: how many patients were erased.
+        current: the version that wraps new keys.
+        generation: how many patients were erased, as of the last renewal.
     """
 
     def __init__(
@@ -46,11 +47,11 @@ class Lease:
         Args:
             store: the vault's tables.
             service: wraps the vault's keys.
-            forget: called when what was opened with these keys must not be used any more.
+            forget: called when keys and values opened with these keys must be dropped from memory.
             seconds: a clock that only runs forward.
-            used: is told each key of the service before what it wraps is used for the first time.
+            used: called with the id of each key of the service, before anything it wraps is used for the first time.
         """
-        self._used, self._told = used, set[str]()
+        self._used, self._reported = used, set[str]()
         self._store, self._service, self._forget, self._seconds = store, service, forget, seconds
         self._ciphers: dict[int, AESGCM] = {}
         self._until = float("-inf")
@@ -61,25 +62,25 @@ class Lease:
         """Make sure that the keys may still be used.
 
         Raises:
-            KeyRevoked: they may not.
-            ServiceUnavailable: nobody can say.
+            KeyRevoked: the key service has taken them away.
+            ServiceUnavailable: the key service does not answer.
         """
         if self._seconds() >= self._until:
             self.renew()
 
     def renew(self) -> None:
-        """Ask the service for the keys anew; without an answer nothing stays in memory.
+        """Ask the service for the keys again; if it does not answer, drop all keys from memory.
 
         Raises:
             KeyRevoked, ServiceUnavailable: see ``hold``.
         """
-        asked = self._seconds()  # before the question: the answer may have been on its way for long
+        asked = self._seconds()  # the lease counts from before the question, for the answer may take long
         try:
             rows = self._read()
             ciphers = unwrapped(rows, self._service)
-            for key in sorted({key for _, _, _, key, _ in rows} - self._told):
+            for key in sorted({key for _, _, _, key, _ in rows} - self._reported):
                 self._used(key)
-                self._told.add(key)
+                self._reported.add(key)
         except BaseException:
             self.drop()
             raise
@@ -89,16 +90,16 @@ class Lease:
         self._ciphers, self.current, self._until = ciphers, max(ciphers), asked + LEASE_SECONDS
 
     def drop(self) -> None:
-        """Forget all keys, and what was opened with them."""
+        """Drop all keys, and what was opened with them, from memory."""
         self._ciphers, self._until = {}, float("-inf")
         self._forget()
 
     def wrap(self, secret: bytes, *context: bytes) -> bytes:
-        """Return a secret wrapped by the current version; only inside a transaction that shares (see ``writing``)."""
+        """Return a secret wrapped by the current version; call it only in a transaction after ``writing``."""
         return seal(self._ciphers[self.current], secret, *context)
 
     def unwrap(self, version: int, wrapped: bytes, *context: bytes) -> bytes:
-        """Return a secret that some version wrapped.
+        """Return a secret that any version has wrapped.
 
         Raises:
             PrivacyError: it was changed, moved, or its version is gone.
@@ -114,13 +115,13 @@ class Lease:
         return unseal(self._ciphers[version], wrapped, *context)
 
     def writing(self, transaction: Transaction) -> None:
-        """Make sure, to the transaction's end, that the current version is the one in memory."""
-        transaction.share()
+        """Make sure, until the transaction ends, that the version in memory is the current one."""
+        transaction.lock_shared()
         if transaction.run("SELECT max(version) FROM vault_key")[0][0] != self.current:
             self.renew()
 
     def add_version(self, transaction: Transaction) -> int:
-        """Make a new version, which wraps from now on; the transaction is alone."""
+        """Make a new version, which wraps from now on; the transaction must hold the exclusive lock."""
         vault = transaction.run("SELECT id FROM vault")[0][0]
         version = (transaction.run("SELECT max(version) FROM vault_key")[0][0] or 0) + 1
         wrapped = self._service.wrap(secrets.token_bytes(KEY_BYTES), context=_context(vault, version))
@@ -134,7 +135,7 @@ class Lease:
         rows = read_keys(self._store)
         if not rows:
             with self._store.transaction() as transaction:
-                transaction.alone()
+                transaction.lock_exclusively()
                 if not transaction.run("SELECT version FROM vault_key"):
                     self.add_version(transaction)
             rows = read_keys(self._store)
@@ -142,7 +143,7 @@ class Lease:
 
 
 def read_keys(store: Store) -> list[KeyRow]:
-    """Return the vault's id, how many were erased, and each version of its key: number, by what it is wrapped, how."""
+    """Return for each version of the vault's key: vault id, number of erasures, version, wrapping key, wrapped key."""
     rows = store.read("SELECT id, erasures, version, key_id, wrapped FROM vault, vault_key ORDER BY version")
     return [
         (str(vault), int(erased), int(version), str(key), bytes(sealed)) for vault, erased, version, key, sealed in rows

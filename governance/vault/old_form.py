@@ -1,4 +1,4 @@
-"""Vaults of the first form had identities only, sealed with one key: they are taken over once, when they are opened."""
+"""Migrates a vault of the first form, which held only identities sealed with one key, when it is opened."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vitalake.sealing import Sealer
 _OLD = "SELECT token, version, sealed FROM identity"
 
 
-def take_over(vault: Vault, store: Store, key: Key) -> None:
-    """Put the identities of the first form into the vault, each under its patient's key; killed, it begins anew.
+def migrate_old_form(vault: Vault, store: Store, key: Key) -> None:
+    """Move the identities of the first form into the vault, each under its patient's key; after a kill it starts over.
 
     Args:
         vault: the opened vault.
         store: its SQLite file.
-        key: that they were sealed with.
+        key: the key that sealed them.
 
     Raises:
         PrivacyError: they were sealed with another key; nothing was changed.

@@ -16,16 +16,17 @@ from governance.vault.tables import TABLES
 from vitalake.errors import PrivacyError, ServiceUnavailable, SettingsError
 
 _LOCK = 0x76697461_6C616B65
-"""Of the advisory lock: "vitalake". All that writes shares it; erasures and rotations take it alone."""
+"""Of the advisory lock: "vitalake" in ASCII. Writers hold it shared; erasures and rotations hold it exclusively."""
 
 _CONNECTION = {
     "application_name": "vitalake vault",
-    "target_session_attrs": "read-write",  # of several hosts the one that is not a standby
+    "target_session_attrs": "read-write",  # of several hosts, use the primary
     "connect_timeout": "5",
     "keepalives_idle": "5",
-    "tcp_user_timeout": "10000",  # milliseconds: a host that vanished is noticed
+    "tcp_user_timeout": "10000",  # milliseconds, after which a vanished host is noticed
 }
 _IDLE_SECONDS = 5.0
+"""A connection unused for this long is tried before it is used: a server that restarted is then no error."""
 _SESSION = """
 SET default_transaction_isolation = 'read committed';
 SET lock_timeout = '30s';
@@ -35,12 +36,12 @@ _TYPES = {
     found[1]: found[2].replace("BLOB", "bytea").replace("INTEGER", "bigint")
     for found in re.finditer(r"^ {4}(\w+) (BLOB|INTEGER|TEXT)", TABLES, re.MULTILINE)
 }
-"""Of a column, by its name: none stands for two types."""
+"""The PostgreSQL type of each column, by name: no two tables use one column name with different types."""
 _TABLES = ("patient", "former", "pending", "hold", "vault_key")
 
 
 class PostgresTransaction:
-    """Statements that hold together."""
+    """An open transaction."""
 
     def __init__(self, connection: psycopg.Connection[Row]) -> None:
         self._connection = connection
@@ -50,7 +51,7 @@ class PostgresTransaction:
         return _run(self._connection, sql, parameters)
 
     def insert_new(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-        """Insert the rows whose key is not there yet; as arrays, which is four times as fast as row by row."""
+        """Insert the rows whose key does not exist yet; as arrays, which is four times as fast as row by row."""
         if rows:
             arrays = ", ".join(f"%b::{_TYPES[column]}[]" for column in columns)
             self._connection.execute(
@@ -64,40 +65,43 @@ class PostgresTransaction:
         with self._connection.cursor() as cursor:
             cursor.executemany(_dialect(sql), list(rows))
 
-    def share(self) -> None:
-        """Keep who calls ``alone`` out until the end."""
+    def lock_shared(self) -> None:
+        """Take the lock shared, until the transaction ends; see Transaction."""
         self.run("SELECT pg_advisory_xact_lock_shared(?)", (_LOCK,))
 
-    def alone(self) -> None:
-        """Keep everybody out who shares or wants to be alone."""
+    def lock_exclusively(self) -> None:
+        """Take the lock exclusively, until the transaction ends; see Transaction."""
         self.run("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
 
 
 class PostgresStore:
-    """A vault's database; see Store. Connects at first use, and anew after a connection was lost."""
+    """A vault in PostgreSQL; see Store. After a lost connection, the next call connects again."""
 
     def __init__(self, address: str) -> None:
-        """Connect, and make what is missing.
+        """Connect, and create the tables that are missing.
 
         Args:
-            address: ``postgresql://…``; of several hosts the one that takes writes is used.
+            address: ``postgresql://…``; of several hosts, the one that accepts writes is used.
 
         Raises:
-            SettingsError: it is no address.
-            ServiceUnavailable: it cannot be reached. The address is not echoed: it may hold a password.
+            SettingsError: the address is not a PostgreSQL URL.
+            ServiceUnavailable: the server cannot be reached. The error does not repeat the address, which may hold a
+                password.
         """
         try:
             self._options: dict[str, Any] = {**_CONNECTION, **conninfo_to_dict(address)}
         except psycopg.Error:
             raise SettingsError(
-                "Vault's address is none", where="settings.vault", remedy="Use postgresql://user@host/database."
+                "The vault's address is not a PostgreSQL URL",
+                where="settings.vault",
+                remedy="Use postgresql://user@host/database.",
             ) from None
         self.connections, self._used = 0, 0.0
         self._open: psycopg.Connection[Row] | None = None
         if self.read("SELECT to_regclass('vault') IS NULL OR to_regclass('former') IS NULL") == [(True,)]:
             tables = TABLES.replace("BLOB", "BYTEA").replace("INTEGER", "BIGINT")
             with self._connected() as connection, connection.transaction():
-                PostgresTransaction(connection).alone()  # two that make a table at once get in each other's way
+                PostgresTransaction(connection).lock_exclusively()  # two processes that create one table at once fail
                 connection.execute(tables.encode())
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -107,12 +111,12 @@ class PostgresStore:
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresTransaction]:
-        """Give statements of which all are committed, or none."""
+        """Open a transaction: all of its statements are committed, or none."""
         with self._connected() as connection, connection.transaction():
             yield PostgresTransaction(connection)
 
     def scrub(self, needles: Sequence[bytes]) -> None:
-        """Write the tables anew: what was deleted would stay in their files. The server's own log is out of reach.
+        """Rewrite the tables, for deleted rows would stay in their files. The server's write-ahead log is not cleaned.
 
         Raises:
             PrivacyError: the user does not own the tables.
@@ -121,12 +125,13 @@ class PostgresStore:
             for table in _TABLES:
                 before = _run(connection, "SELECT pg_relation_filenode(?)", (table,))
                 connection.execute(f"VACUUM (FULL) {table}".encode())
-                # Who must not, is only warned.
+                # VACUUM only warns a user who may not rewrite the table; the file then stays the same.
                 if _run(connection, "SELECT pg_relation_filenode(?)", (table,)) == before:
                     raise PrivacyError(
-                        "What was destroyed may still lie in the vault's files",
+                        "Destroyed keys and values may still be in the vault's files",
                         where=f"PostgreSQL, table {table}",
-                        remedy="Erase and rotate as the user who owns the vault's tables; run it again as that one.",
+                        remedy="Run the command again as the database user who owns the vault's tables: only that user "
+                        "can rewrite them.",
                     )
 
     def close(self) -> None:
@@ -150,11 +155,11 @@ class PostgresStore:
             raise ServiceUnavailable(
                 f"Vault refuses ({type(error).__name__})",
                 where="PostgreSQL",
-                remedy="Check that the server runs and takes writes, and the user's password and rights.",
+                remedy="Check that the server runs and accepts writes, and check the user's password and rights.",
             ) from None
 
     def _try_idle(self) -> None:
-        """Give a connection up that was lost while nobody used it: its loss is nothing to tell anybody."""
+        """Close a connection that was lost while it was idle, so that the next use connects again without an error."""
         now = time.monotonic()
         if self._open is not None and now - self._used > _IDLE_SECONDS:
             try:

@@ -14,7 +14,7 @@ from vitalake.sqlite import Database
 
 
 class SqliteTransaction:
-    """Statements that hold together; nobody else writes meanwhile, so sharing and being alone are the same."""
+    """An open transaction. SQLite lets one process write at a time, so shared and exclusive locks are the same."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -24,7 +24,7 @@ class SqliteTransaction:
         return self._connection.execute(*_expanded(sql, parameters)).fetchall()
 
     def insert_new(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-        """Insert the rows whose key is not there yet."""
+        """Insert the rows whose key does not exist yet."""
         if rows:
             one = f"({', '.join('?' * len(columns))})"
             self._connection.execute(
@@ -37,29 +37,29 @@ class SqliteTransaction:
         """Run one statement with each of the rows."""
         self._connection.executemany(sql, rows)
 
-    def share(self) -> None:
-        """Nothing to do: BEGIN IMMEDIATE did it."""
+    def lock_shared(self) -> None:
+        """Do nothing: BEGIN IMMEDIATE has taken the only write lock."""
 
-    def alone(self) -> None:
-        """Nothing to do: BEGIN IMMEDIATE did it."""
+    def lock_exclusively(self) -> None:
+        """Do nothing: BEGIN IMMEDIATE has taken the only write lock."""
 
 
 REPAIR = (
-    "Nothing was read from it or written. Stop what uses the home, keep the file, and restore it from its newest "
-    "back-up; see docs/how-to/damage.md."
+    "Nothing was read from it or written. Stop every program that uses the home, keep the file, and restore it from "
+    "its newest back-up; see docs/how-to/damage.md."
 )
 
 
 class SqliteStore:
-    """A vault's file; see Store."""
+    """A vault in a SQLite file; see Store."""
 
     connections = 1
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it, readable by its owner only.
+        """Open the file, or create it, readable by its owner only.
 
         Raises:
-            ServiceUnavailable: it cannot be opened, or is none.
+            ServiceUnavailable: the file cannot be opened, or is not an SQLite database.
         """
         self._database = Database(path, tables=TABLES, name="Vault", repair=REPAIR, secure_delete=True)
 
@@ -69,12 +69,12 @@ class SqliteStore:
 
     @contextmanager
     def transaction(self) -> Iterator[SqliteTransaction]:
-        """Give statements of which all are committed, or none."""
+        """Open a transaction: all of its statements are committed, or none."""
         with self._database.transaction() as connection:
             yield SqliteTransaction(connection)
 
     def scrub(self, needles: Sequence[bytes]) -> None:
-        """See that nothing which was deleted stays in the file."""
+        """Remove deleted bytes from the file."""
         self._database.scrub(needles)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""From the settings to an open vault."""
+"""Opens the vault that the settings name, and looks into it without opening it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from governance.keyservice import open_key_service
 from governance.vault.erasure_log import ErasureLog
 from governance.vault.lease import read_keys, unwrapped
-from governance.vault.old_form import take_over
+from governance.vault.old_form import migrate_old_form
 from governance.vault.on_sqlite import SqliteStore
 from governance.vault.status import VaultStatus, read_status
 from governance.vault.store import Store
@@ -19,7 +19,7 @@ from vitalake.settings import Settings, has_password, resolve_references
 
 
 def open_vault(settings: Settings, keys: KeyRing, *, used: Callable[[str], None] = lambda _: None) -> Vault:
-    """Return the home's vault, opened.
+    """Open and return the home's vault.
 
     Args:
         settings: of the home.
@@ -27,8 +27,8 @@ def open_vault(settings: Settings, keys: KeyRing, *, used: Callable[[str], None]
         used: see Vault.
 
     Raises:
-        SettingsError: its address does not fit.
-        PrivacyError: the log of erasures is not this vault's, or it was sealed with another key.
+        SettingsError: the vault's address is not valid.
+        PrivacyError: the erasure log belongs to another vault, or the vault was sealed with another key.
         ServiceUnavailable: it cannot be opened.
     """
     key, store = keys.current("vault"), open_store(settings)
@@ -36,7 +36,7 @@ def open_vault(settings: Settings, keys: KeyRing, *, used: Callable[[str], None]
     try:
         vault = Vault(store, key, open_key_service(settings), log, used=used)
         if isinstance(store, SqliteStore):
-            take_over(vault, store, key)
+            migrate_old_form(vault, store, key)
     except BaseException:
         store.close()
         raise
@@ -44,10 +44,10 @@ def open_vault(settings: Settings, keys: KeyRing, *, used: Callable[[str], None]
 
 
 def open_store(settings: Settings) -> Store:
-    """Return the vault's tables.
+    """Open and return the vault's database.
 
     Raises:
-        SettingsError: the address has a password in clear, leads nowhere, or the extra 'postgres' is not installed.
+        SettingsError: the address contains a password or is not valid, or the extra 'postgres' is not installed.
         ServiceUnavailable: it cannot be opened.
     """
     address = _address(settings)
@@ -71,15 +71,15 @@ def _is_postgres(settings: Settings) -> bool:
 def _address(settings: Settings) -> str:
     if has_password(settings.vault):
         raise SettingsError(
-            "Password stands in the vault's address",
+            "The vault's address contains a password",
             where="settings.vault",
-            remedy="Secrets go by reference: write env:NAME or file:PATH in its place.",
+            remedy="Write env:NAME or file:PATH in place of the password.",
         )
     return resolve_references({"vault": settings.vault}, home=settings.home)["vault"]
 
 
 def vault_file(settings: Settings) -> Path | None:
-    """Return the file of the home's vault; None: it lies in PostgreSQL.
+    """Return the file of the home's vault; None: the vault is in PostgreSQL.
 
     Raises:
         SettingsError: see ``open_store``.
@@ -88,7 +88,7 @@ def vault_file(settings: Settings) -> Path | None:
 
 
 def vault_id(settings: Settings) -> str:
-    """Return the id of the home's vault, without a key and without making one; empty: there is none yet.
+    """Return the id of the home's vault; empty: there is no vault yet. It needs no key, and creates no vault.
 
     Raises:
         SettingsError: see ``open_store``.
@@ -105,7 +105,7 @@ def vault_id(settings: Settings) -> str:
 
 
 def certificates_pending(settings: Settings) -> set[str]:
-    """Return the certificates of the erasures under way, without a key and without making a vault.
+    """Return the certificates of the erasures under way. It needs no key, and creates no vault.
 
     Raises:
         SettingsError: see ``open_store``.
@@ -121,7 +121,7 @@ def certificates_pending(settings: Settings) -> set[str]:
 
 
 def look_at_vault(settings: Settings) -> VaultStatus | None:
-    """Return what there is in the home's vault, without a key and without making one; None: there is none yet.
+    """Return the status of the home's vault; None: there is no vault yet. It needs no key, and creates no vault.
 
     Raises:
         SettingsError: see ``open_store``.
@@ -137,10 +137,10 @@ def look_at_vault(settings: Settings) -> VaultStatus | None:
 
 
 def try_vault(settings: Settings) -> VaultStatus | None:
-    """Return what ``look_at_vault`` does, after the key service has shown that it opens the vault's keys.
+    """Return the status of the home's vault, after trying whether the key service unwraps its keys.
 
     Raises:
-        KeyRevoked, ServiceUnavailable: it does not.
+        KeyRevoked, ServiceUnavailable: the key service does not unwrap them.
     """
     service = open_key_service(settings)
     service.unwrap(service.wrap(b"probe", context=b"probe"), context=b"probe")

@@ -19,28 +19,28 @@ from vitalake import clock
 SUBJECT_BYTES = 16
 
 CACHE_PATIENTS = 500_000
-"""Keys in memory, about 300 bytes each; when there are more all are forgotten, and read again as they are needed."""
+"""Most keys kept in memory, about 300 bytes each; beyond it all are dropped, and read again when they are needed."""
 
 _FORMER = ("subject", "key_version", "digest", "sealed")
 _NEW = ("subject", "token", "vault_key", "wrapped", "source_id", "made_us")
 
 
 class Patients:
-    """The table of patients, and their opened keys in memory; the lease is held by whoever calls."""
+    """The table of patients, and their opened keys in memory; the caller holds the lease."""
 
     def __init__(self, store: Store, secret: bytes) -> None:
         """Prepare.
 
         Args:
             store: the vault's tables.
-            secret: makes subjects and the digests of record numbers; never changes.
+            secret: of the key ``vault``, for subjects and digests of record numbers; it never changes.
         """
         self._store, self._secret = store, secret
         self._by_id: dict[str, PatientKey | None] = {}
         self._by_subject: dict[bytes, bytes] = {}
 
     def forget(self) -> None:
-        """Forget all keys."""
+        """Drop all keys from memory."""
         self._by_id, self._by_subject = {}, {}
 
     def subject_of(self, patient_id: str) -> bytes:
@@ -53,7 +53,7 @@ class Patients:
         """Return the key of each patient; see Vault.enrol."""
         while True:
             lease.hold()
-            # What is forgotten meanwhile must not come back: these are the caches as of this generation.
+            # Keys dropped meanwhile must not come back into the caches: these are the caches as of this generation.
             generation, known, by_subject = lease.generation, self._by_id, self._by_subject
             missing = {patient: token for patient, token in patients if patient not in known}
             for chunk in chunks(missing.items()):
@@ -70,7 +70,7 @@ class Patients:
     def _enrol(self, lease: Lease, patients: Sequence[tuple[str, str]]) -> dict[str, PatientKey | None]:
         subjects = {self.subject_of(patient): (patient, token) for patient, token in patients}
         rows = self._keys_of(self._store.read, list(subjects))
-        unseen = sorted(subjects.keys() - rows.keys())  # sorted: two writers must not wait for each other crosswise
+        unseen = sorted(subjects.keys() - rows.keys())  # sorted: two writers must not deadlock
         made: dict[bytes, bytes] = {}
         if unseen:
             with self._store.transaction() as transaction:
@@ -89,7 +89,7 @@ class Patients:
         return found
 
     def secrets(self, lease: Lease, subjects: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Return the keys of those who are known and not erased."""
+        """Return the keys of the subjects who are known and not erased."""
         while True:
             lease.hold()
             generation, known, wanted = lease.generation, self._by_subject, list(subjects)
@@ -114,7 +114,7 @@ class Patients:
     # -- pseudonyms ----------------------------------------------------------------------------------------------
 
     def patient_ids(self, lease: Lease, subjects: Iterable[bytes]) -> dict[bytes, str]:
-        """Return the source ids of those who are known and not erased."""
+        """Return the source ids of the subjects who are known and not erased."""
         found = {}
         for chunk in chunks(subjects):
             secrets = self.secrets(lease, chunk)
@@ -132,13 +132,13 @@ class Patients:
         }
 
     def subject_of_token(self, token: str) -> bytes | None:
-        """Return the subject of a pseudonym, of an earlier one too; None: nobody has or had it."""
+        """Return the subject of a current or former pseudonym; None: nobody has or had it."""
         rows = self._store.read("SELECT subject FROM patient WHERE token = ?", (token,))
         rows = rows or self._store.read("SELECT subject FROM former WHERE digest = ?", (self._former_digest(token),))
         return bytes(rows[0][0]) if rows else None
 
     def knows(self, numbers: Iterable[str]) -> bool:
-        """Return whether any of these is somebody's; see Vault.knows."""
+        """Return whether any of these belongs to a patient; see Vault.knows."""
         for chunk in chunks(numbers):
             subjects, digests = [self.subject_of(text) for text in chunk], [self._digest(text) for text in chunk]
             if self._store.read("SELECT 1 FROM patient WHERE subject IN ?", [subjects]):
@@ -170,7 +170,7 @@ class Patients:
             ids = self.patient_ids(lease, chunk)
             secrets = self.secrets(lease, ids)
             with self._store.transaction() as transaction:
-                transaction.share()  # of who is erased meanwhile nothing is kept
+                transaction.lock_shared()  # nothing is kept of patients who are erased meanwhile
                 known = dict(_tokens_of(transaction, list(ids)))
                 tokens = {subject: token_of(patient) for subject, patient in ids.items() if subject in known}
                 rows = [
@@ -196,7 +196,7 @@ class Patients:
             ids = self.patient_ids(lease, chunk)
             secrets = self.secrets(lease, ids)
             with self._store.transaction() as transaction:
-                transaction.alone()
+                transaction.lock_exclusively()
                 for subject, patient in ids.items():
                     if subject in secrets:
                         cipher, token = AESGCM(secrets[subject]), token_of(patient)
@@ -213,7 +213,7 @@ class Patients:
         for chunk in chunks(identities):
             keys = self.enrol(lease, [(identity.source_id, token) for token, _, identity in chunk])
             with self._store.transaction() as transaction:
-                transaction.share()
+                transaction.lock_shared()
                 subjects = [key.subject for key in keys if key]
                 tokens = dict(_tokens_of(transaction, subjects))
                 transaction.run_many(
@@ -237,7 +237,7 @@ class Patients:
         return self._digest(identity.mrn) if identity.mrn else None, sealed
 
     def look_up(self, lease: Lease, token: str) -> Identity | None:
-        """Return who is behind a pseudonym; None: nobody known."""
+        """Return the identity behind a pseudonym; None: none is known."""
         rows = self._store.read(
             "SELECT subject, identity FROM patient WHERE token = ? AND identity IS NOT NULL", (token,)
         )
@@ -254,7 +254,7 @@ class Patients:
         return None if not rows or rows[0][0] is None else int(rows[0][0])
 
     def identities(self, lease: Lease) -> Iterator[Identity]:
-        """Yield who is behind every pseudonym; see Vault.identities."""
+        """Yield every identity; see Vault.identities."""
         for chunk in chunks(sorted(self.tokens())):
             secrets = self.secrets(lease, chunk)
             sql = "SELECT subject, token, identity FROM patient WHERE identity IS NOT NULL AND subject IN ?"
@@ -295,7 +295,7 @@ def _tokens_of(transaction: Transaction, subjects: Sequence[bytes]) -> Iterator[
 
 
 def _retoken(transaction: Transaction, subject: bytes, token: str, cipher: AESGCM) -> list[str]:
-    """Give a patient another pseudonym; return the one before, where it was another."""
+    """Give a patient another pseudonym; return the former one, or nothing if the pseudonym stays the same."""
     rows = transaction.run(
         "SELECT token, source_id, identity FROM patient WHERE subject = ? AND token IS NOT NULL AND token <> ?",
         (subject, token),

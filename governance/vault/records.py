@@ -1,4 +1,4 @@
-"""What goes into the vault and comes out of it."""
+"""The records that the vault stores and returns."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Identity(msgspec.Struct, frozen=True):
         mrn: medical record number.
         birth_date: ISO date.
         address: in one line.
-        born_by: which message beside the patient's record told the date of birth, the better the higher; None: the
-            record did.
+        born_by: which kind of message gave the date of birth, a higher number for a more reliable one; None: the
+            patient's own record gave it.
     """
 
     source_id: str
@@ -36,7 +36,7 @@ class PatientKey(msgspec.Struct, frozen=True):
 
     Attributes:
         subject: 16 bytes that stand for the patient in vault and restricted zone.
-        secret: 32 random bytes, which only the vault can give again.
+        secret: 32 random bytes; only the vault has a copy.
     """
 
     subject: bytes
@@ -47,10 +47,10 @@ class PatientKey(msgspec.Struct, frozen=True):
 
 
 class Tombstone(msgspec.Struct, frozen=True):
-    """What is left of a patient who was erased.
+    """The record that remains of an erased patient.
 
     Attributes:
-        subject: whose.
+        subject: of the patient.
         erased_at: when the key was destroyed.
         certificate: the id of the certificate.
     """
@@ -65,9 +65,9 @@ class PendingErasure(msgspec.Struct, frozen=True):
 
     Attributes:
         certificate: the id of its certificate.
-        subject: whose.
-        identifiers: what is needed to find the rest.
-        destroyed: whether the key is; False: it was killed before, begin it again.
+        subject: of the patient.
+        identifiers: what is needed to find the patient's remaining data.
+        destroyed: whether the key is destroyed; False: the erasure was interrupted before that, begin it again.
     """
 
     certificate: str
@@ -83,7 +83,7 @@ class Hold(msgspec.Struct, frozen=True):
     """A legal hold.
 
     Attributes:
-        subject: who must not be erased.
+        subject: of the patient, who must not be erased.
         reason: in the officer's words.
         until: its end; None: until it is released.
     """

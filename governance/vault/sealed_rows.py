@@ -1,10 +1,10 @@
-"""Identified rows as the lake keeps them: what identifies is sealed, value by value, with the patient's own key.
+"""Seals and opens identified rows: each identifying value is encrypted with the patient's own key.
 
-The files stay ordinary Parquet: delta-rs maintains them without a key, any engine reads the rest. Whoever destroys a
-patient's key has made all that identifies them unreadable, in every copy.
+The files stay ordinary Parquet: delta-rs maintains them without a key, and any engine reads the other values. When a
+patient's key is destroyed, all identifying values of the patient become unreadable, in every copy.
 
-So are words in a column for codes, which somebody may have typed a name into: text that its column may not hold is
-sealed where it stands, as ``sealed:`` and base64; what may stand there is in clear.
+Free text in a column for codes is sealed too, because somebody may have typed a name into it: a text that the column
+may not hold is replaced by ``sealed:`` and base64. Permitted texts stay in clear.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ FORMAT = b"\x01"
 
 SUBJECT_BYTES = 16
 IDENTIFIERS = ("patient-identifier", "encounter-identifier", "device-identifier", "medical-record-number")
-"""Classes whose values seal to the same bytes each time: versions of a stay are found without a key."""
+"""Classes whose equal values seal to equal bytes, so that the versions of a stay are found without a key."""
 
 WORDS = "sealed:"
-"""Before a sealed text in a column whose other texts are in clear."""
+"""The prefix of a sealed text in a column whose other texts are in clear."""
 
 Unfit = Callable[[pa.RecordBatch], npt.NDArray[np.bool_] | None]
 """Which rows hold text that a column may not; None: no row does. See governance/policy/closed_text.py."""
 
 REMEMBERED = 200_000
-"""Sealed values remembered a column, about 30 MB: a patient's own device and stay come again in every poll."""
+"""Sealed values cached for each column, about 30 MB: a patient's device and stay come again in every poll."""
 
 OPENED = 50_000
-"""Values that are opened before the vault is asked whether its keys may still be used: a tenth of a second."""
+"""Values opened between two checks that the keys are not revoked; opening them takes a tenth of a second."""
 
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
@@ -54,19 +54,19 @@ _HEAD_BYTES = len(FORMAT) + SUBJECT_BYTES
 
 
 class PatientKeys(Protocol):
-    """Where the keys of patients are: the vault."""
+    """The part of the vault that gives patients' keys."""
 
     def enrol(self, patients: Sequence[tuple[str, str]]) -> list[PatientKey | None]:
-        """Return the key of each patient (source id and token), made for those not seen before; None: forgotten."""
+        """Return the key of each patient (source id, pseudonym), and make one for new patients; None: erased."""
         ...
 
     def secrets(self, subjects: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Return the secrets of those that are known and not forgotten."""
+        """Return the secrets of the subjects who are known and not erased."""
         ...
 
 
 def device_key(secret: bytes, device_id: str) -> bytes:
-    """Return the keyed hash by which a device's rows are found: 16 bytes.
+    """Return the keyed hash, 16 bytes, by which a device's rows are found.
 
     Args:
         secret: of the key ``vault``.
@@ -90,11 +90,11 @@ class RowSealer:
         """Prepare.
 
         Args:
-            dataset: whose rows; it has a patient column.
+            dataset: of the rows; it has a patient column.
             keys: the vault.
             secret: of the key ``vault``, for device_key.
             tokens_of: source ids → pseudonyms.
-            unfit: column → what finds the text in it that is sealed.
+            unfit: column → finds the rows whose text must be sealed.
         """
         self._dataset, self._keys, self._secret, self._tokens_of = dataset, keys, secret, tokens_of
         self._form = restricted_form(dataset)
@@ -109,16 +109,16 @@ class RowSealer:
     # -- sealing -------------------------------------------------------------------------------------------------
 
     def seal(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, npt.NDArray[np.bool_] | None]:
-        """Return the rows as the restricted zone keeps them, and which of those given they are (None: all).
+        """Return the rows as the restricted zone keeps them, and a mask of the given rows that they are (None: all).
 
-        Rows of patients who were forgotten are not among them.
+        Rows of erased patients are left out.
 
         Args:
             rows: identified; columns by name, dictionary-encoded or plain, absent ones count as null. The patient is
                 never null.
 
         Raises:
-            KeyRevoked: the keys cannot be had; nothing of them is remembered.
+            KeyRevoked: the keys are revoked; none stays in memory.
             ServiceUnavailable: the vault cannot be reached.
         """
         patients = _encoded(rows[self._patient])
@@ -146,12 +146,12 @@ class RowSealer:
         return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays)), kept
 
     def seal_words(self, rows: pa.Table) -> pa.Table:
-        """Return restricted rows with the words sealed that an earlier release has left in clear; those of before.
+        """Return restricted rows with those texts sealed that an earlier release left in clear.
 
-        What is sealed stays as it is. Words of who was forgotten are taken out.
+        Sealed texts stay as they are. Texts of erased patients become null.
 
         Raises:
-            KeyRevoked: the keys cannot be had.
+            KeyRevoked: the keys are revoked.
         """
         batch = pa.RecordBatch.from_arrays([c.combine_chunks() for c in rows.columns], names=rows.schema.names)
         found = {name: bad for name, unfit in self._unfit.items() if (bad := unfit(batch)) is not None}
@@ -171,7 +171,7 @@ class RowSealer:
     def _in_clear(
         self, name: str, rows: pa.RecordBatch, bad: npt.NDArray[np.bool_], secrets: dict[bytes, bytes]
     ) -> npt.NDArray[np.bool_]:
-        """Return which of some rows hold words that are not sealed; what only looks as if it were is not."""
+        """Return which of the given rows hold text in clear; text that only looks sealed counts as clear."""
         encoded, context = _encoded(rows[name]), self._context(name)
         ours = [_is_ours(sealed_word(text), secrets, context) for text in encoded.dictionary.to_pylist()]
         index = encoded.indices.fill_null(len(ours)).to_numpy(zero_copy_only=False)
@@ -185,7 +185,7 @@ class RowSealer:
         owner: npt.NDArray[np.int32],
         keys: Sequence[PatientKey | None],
     ) -> pa.Array:
-        """Return the column with these rows' texts sealed; no dictionary is left that holds them."""
+        """Return the column with the texts of these rows sealed, in no dictionary as clear text either."""
         given, rows = _plain(column, pa.string()), pa.array(bad)
         given = given.cast(pa.string())
         sealed = self._seal_column(name, pc.if_else(rows, given, pa.scalar(None, pa.string())), owner, keys)
@@ -202,13 +202,13 @@ class RowSealer:
         return keys
 
     def forget(self) -> None:
-        """Keep no key in memory."""
+        """Drop all keys from memory."""
         self._ciphers.clear()
 
     def _seal_column(
         self, name: str, column: pa.Array, owner: npt.NDArray[np.int32], keys: Sequence[PatientKey | None]
     ) -> pa.Array:
-        if column.null_count == len(column):  # of the same type as where there are values: polls become one table
+        if column.null_count == len(column):  # the same type as with values, so that polls can become one table
             return pa.nulls(len(column), pa.dictionary(pa.int32(), pa.binary()))
         encoded = _encoded(column)
         texts = [None if value is None else str(value) for value in encoded.dictionary.to_pylist()]
@@ -218,8 +218,8 @@ class RowSealer:
         pairs = owner.astype(np.int64) * len(texts) + index.to_numpy(zero_copy_only=False)
         distinct, place = np.unique(pairs, return_inverse=True)
         known, context = self._known[name], self._context(name)
-        # Words too: they may stand in what names a thing, and stand in the order of its versions.
-        again = name in self._unfit or self._dataset.column(name).data_class in IDENTIFIERS
+        # Sealed texts too: they can be part of a row's key, by which its versions are found.
+        is_repeatable = name in self._unfit or self._dataset.column(name).data_class in IDENTIFIERS
         sealed: list[bytes | None] = []
         if len(known) > REMEMBERED:
             known.clear()
@@ -230,24 +230,32 @@ class RowSealer:
                 continue
             found = known.get((key.subject, text))
             if found is None:
-                found = known[(key.subject, text)] = self._seal(key, text.encode(), context, again=again)
+                found = known[(key.subject, text)] = self._seal(key, text.encode(), context, repeatable=is_repeatable)
             sealed.append(found)
         return _dictionary(place, sealed)
 
     def _context(self, column: str) -> bytes:
         return f"{self._dataset.name}.{column}".encode()
 
-    def _seal(self, key: PatientKey, plain: bytes, context: bytes, *, again: bool) -> bytes:
-        """Seal a value; the same to the same again if it is a patient's identifier, by which rows are put together."""
+    def _seal(self, key: PatientKey, plain: bytes, context: bytes, *, repeatable: bool) -> bytes:
+        """Seal a value.
+
+        Args:
+            key: the patient's.
+            plain: the value.
+            context: ``<dataset>.<column>``.
+            repeatable: seal equal values to equal bytes, so that rows are matched by them without a key.
+        """
         found = self._ciphers.get(key.subject)
         if found is None:
             if len(self._ciphers) > REMEMBERED:
                 self._ciphers.clear()
-            nonces = hmac.digest(key.secret, b"nonces", hashlib.sha256)  # what encrypts is used for nothing else
+            # Nonces are derived with a key of their own, so that the encrypting key is used for nothing else.
+            nonces = hmac.digest(key.secret, b"nonces", hashlib.sha256)
             found = self._ciphers[key.subject] = AESGCM(key.secret), nonces
         cipher, nonces = found
         nonce = os.urandom(_NONCE_BYTES)
-        if again:  # of the value itself: it repeats for the same value only
+        if repeatable:  # the nonce is derived from the value, so it repeats only for the same value
             nonce = hmac.digest(nonces, context + b"\0" + plain, hashlib.sha256)[:_NONCE_BYTES]
         return FORMAT + key.subject + nonce + cipher.encrypt(nonce, plain, context)
 
@@ -266,15 +274,15 @@ class RowSealer:
     # -- opening -------------------------------------------------------------------------------------------------
 
     def open(self, rows: pa.Table, *, encoded: bool = False) -> pa.Table:
-        """Return restricted rows in the dataset's columns, identified; those of forgotten patients are left out.
+        """Return restricted rows in the dataset's columns, with values opened; rows of erased patients are left out.
 
         Args:
-            rows: of the restricted table, all of its columns.
-            encoded: leave text in dictionaries.
+            rows: of the restricted table, with all of its columns.
+            encoded: keep text dictionary-encoded.
 
         Raises:
-            KeyRevoked: the keys cannot be had, or not any more.
-            PrivacyError: a value was changed, or stands where it was not sealed for.
+            KeyRevoked: the keys are revoked, or were revoked meanwhile.
+            PrivacyError: a value was changed, or moved to another column.
         """
         rows = rows.combine_chunks()
         subjects = _encoded(rows[SUBJECT.name].combine_chunks())
@@ -298,11 +306,11 @@ class RowSealer:
         encoded, context = _encoded(column), self._context(name)
         texts: list[bytes | None] = []
         for begin in range(0, len(encoded.dictionary), OPENED):
-            self._keys.secrets(())  # refuses what was revoked meanwhile
+            self._keys.secrets(())  # raises KeyRevoked if the keys were revoked meanwhile
             for sealed in encoded.dictionary.slice(begin, OPENED).to_pylist():
                 cipher = None if sealed is None else ciphers.get(subject_of_value(sealed))
                 texts.append(None if cipher is None else _unsealed(cipher, sealed, context))
-        # A device that two patients had was sealed twice; a value of somebody who was forgotten becomes null.
+        # A device that two patients had was sealed twice; a value of an erased patient becomes null.
         opened = pa.array(texts, pa.string()).dictionary_encode()
         return pa.DictionaryArray.from_arrays(opened.indices.take(encoded.indices), opened.dictionary)
 
@@ -319,7 +327,7 @@ class RowSealer:
 
 
 def sealed_word(text: str | None) -> bytes | None:
-    """Return the sealed value that a text in a column for codes is; None: it is none, but what somebody wrote."""
+    """Return the sealed value in a text of a column for codes; None: the text is not a sealed one."""
     if text is None or not text.startswith(WORDS):
         return None
     try:
@@ -330,22 +338,22 @@ def sealed_word(text: str | None) -> bytes | None:
 
 
 def open_value(sealed: bytes, secrets: dict[bytes, bytes], *, context: bytes) -> bytes | None:
-    """Return one sealed value; None: its patient's key is not among these.
+    """Open one sealed value; None: its patient's key is not among these.
 
     Args:
-        sealed: as RowSealer seals it.
+        sealed: a value that RowSealer sealed.
         secrets: subject → the patient's secret.
         context: ``<dataset>.<column>``.
 
     Raises:
-        PrivacyError: it was changed, or sealed for another place.
+        PrivacyError: it was changed, or sealed for another column.
     """
     secret = secrets.get(subject_of_value(sealed))
     return None if secret is None else _unsealed(AESGCM(secret), sealed, context)
 
 
 def subject_of_value(sealed: bytes) -> bytes:
-    """Return whose key a sealed value needs."""
+    """Return the subject whose key a sealed value needs."""
     return sealed[len(FORMAT) : _HEAD_BYTES]
 
 
@@ -371,7 +379,7 @@ def _encoded(column: pa.Array) -> pa.DictionaryArray:
 
 
 def _as_words(sealed: pa.DictionaryArray) -> pa.Array:
-    """Return sealed values as text."""
+    """Return sealed values as texts: prefix and base64."""
     texts = [
         None if value is None else WORDS + base64.b64encode(value, altchars=b"-_").decode()
         for value in sealed.dictionary.to_pylist()
@@ -380,7 +388,7 @@ def _as_words(sealed: pa.DictionaryArray) -> pa.Array:
 
 
 def _is_ours(sealed: bytes | None, secrets: dict[bytes, bytes], context: bytes) -> bool:
-    """Return whether a value was sealed for this place, with one of these keys."""
+    """Return whether a value was sealed for this column, with one of these keys."""
     try:
         return sealed is not None and open_value(sealed, secrets, context=context) is not None
     except PrivacyError:
@@ -388,7 +396,7 @@ def _is_ours(sealed: bytes | None, secrets: dict[bytes, bytes], context: bytes) 
 
 
 def _places_of_words(column: pa.Array) -> npt.NDArray[np.int64]:
-    """Return which rows of a column hold a sealed text."""
+    """Return the indices of the rows of a column that hold a sealed text."""
     encoded = _encoded(column)
     words = [place for place, text in enumerate(encoded.dictionary.to_pylist()) if sealed_word(text) is not None]
     if not words:
@@ -398,9 +406,9 @@ def _places_of_words(column: pa.Array) -> npt.NDArray[np.int64]:
 
 
 def _used(column: pa.DictionaryArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Return for each row a number, and the place of each number in the dictionary; unused entries have none.
+    """Return for each row the number of its dictionary entry, and the dictionary index of each number.
 
-    A dictionary also holds what rejected rows had: nobody is enrolled for those.
+    A dictionary can also hold entries of rejected rows only: no patient must be enrolled for those.
     """
     indices = column.indices.to_numpy(zero_copy_only=False)
     used = np.flatnonzero(np.bincount(indices, minlength=len(column.dictionary)))
@@ -411,7 +419,7 @@ def _used(column: pa.DictionaryArray) -> tuple[npt.NDArray[np.int32], npt.NDArra
 
 def _dictionary(indices: npt.NDArray[np.integer], values: Sequence[bytes | None]) -> pa.DictionaryArray:
     absent = np.array([value is None for value in values], np.bool_)
-    # Parquet takes a null as a row's, not as an entry of the dictionary.
+    # Parquet keeps a null in the rows, and not as an entry of the dictionary.
     mask = absent[indices] if absent.any() else None
     return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int32), mask=mask), pa.array(values, pa.binary()))
 

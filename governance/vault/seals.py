@@ -1,4 +1,4 @@
-"""Seals one value under a patient's or the vault's key, bound to where it stands."""
+"""Encrypts one value with a patient's or the vault's key, bound to the place where it is stored."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _NONCE_BYTES = 12
 
 
 def seal(cipher: AESGCM, plain: bytes, *context: bytes) -> bytes:
-    """Return nonce, ciphertext and tag; the same context opens them."""
+    """Encrypt a value; return nonce, ciphertext and tag. Opening it needs the same context."""
     nonce = os.urandom(_NONCE_BYTES)
     return nonce + cipher.encrypt(nonce, plain, b"\0".join(context))
 
 
 def unseal(cipher: AESGCM, sealed: bytes, *context: bytes) -> bytes:
-    """Return what was sealed.
+    """Return the value that ``seal`` encrypted.
 
     Raises:
-        PrivacyError: it was sealed with another key, stands elsewhere now, or was changed.
+        PrivacyError: it was sealed with another key, moved to another place, or changed.
     """
     try:
         return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], b"\0".join(context))

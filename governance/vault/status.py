@@ -1,4 +1,4 @@
-"""What there is in a vault, in numbers."""
+"""The status of a vault: key versions and counts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class VaultKeyStatus(msgspec.Struct, frozen=True):
 
     Attributes:
         version: 1, 2, 3 …
-        key_id: of the key service, which wraps it.
-        made_at: when.
-        patients: whose keys it wraps.
+        key_id: the key of the key service that wraps it.
+        made_at: when it was made.
+        patients: how many patients' keys it wraps.
     """
 
     version: int
@@ -27,16 +27,16 @@ class VaultKeyStatus(msgspec.Struct, frozen=True):
 
 
 class VaultStatus(msgspec.Struct, frozen=True):
-    """Versions and counts.
+    """Key versions and counts of a vault.
 
     Attributes:
-        keys: versions of the vault's key, oldest first; the last wraps what comes.
+        keys: versions of the vault's key, oldest first; the last one wraps new keys.
         rotating: whether a rotation was begun and not finished.
-        patients: who have a key.
-        identities: of them, whose names are known.
-        erased: tombstones.
-        held: patients with a legal hold, ended or not.
-        pending: erasures that are not finished.
+        patients: how many have a key.
+        identities: how many of them have a known name.
+        erased: how many were erased.
+        held: how many have a legal hold, ended or not.
+        pending: how many erasures are not finished.
     """
 
     keys: list[VaultKeyStatus]
@@ -49,7 +49,7 @@ class VaultStatus(msgspec.Struct, frozen=True):
 
 
 def read_status(store: Store) -> VaultStatus | None:
-    """Return what there is; None: nobody has opened the vault yet."""
+    """Return the status; None: the vault was never opened."""
     keys = store.read(
         "SELECT version, key_id, made_us, (SELECT count(*) FROM patient WHERE patient.vault_key = vault_key.version) "
         "FROM vault_key ORDER BY version"

@@ -1,4 +1,4 @@
-"""What the vault asks of a database: the same of SQLite and of PostgreSQL."""
+"""The interface of the vault's database, for SQLite and PostgreSQL alike."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ CHUNK = 4000
 
 
 class Transaction(Protocol):
-    """Statements that hold together; parameters are written ``?``."""
+    """An open transaction; parameters are written ``?``."""
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement; return its rows.
 
         Args:
             sql: the statement; ``IN ?`` takes a list of bytes.
-            parameters: for each ``?``; that of ``IN ?`` is the only one.
+            parameters: one for each ``?``; a statement with ``IN ?`` has no other parameter.
         """
         ...
 
     def insert_new(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-        """Insert the rows whose key is not there yet, at most ``CHUNK``; who came first stays."""
+        """Insert the rows whose key does not exist yet; existing rows stay. At most ``CHUNK`` rows."""
         ...
 
     def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run one statement with each of the rows."""
         ...
 
-    def share(self) -> None:
-        """Keep who calls ``alone`` out until the end; others may share."""
+    def lock_shared(self) -> None:
+        """Take the vault's lock shared until the transaction ends: others can then share it, but not hold it alone."""
         ...
 
-    def alone(self) -> None:
-        """Keep everybody out who shares or wants to be alone."""
+    def lock_exclusively(self) -> None:
+        """Take the vault's lock exclusively: until the transaction ends, nobody else shares or holds it."""
         ...
 
 
 class Store(Protocol):
     """An open database; used by one thread at a time, by any number of processes.
 
-    Every method raises ServiceUnavailable when the database refuses or is gone; the next call connects anew.
+    Every method raises ServiceUnavailable when the database refuses or is gone; the next call connects again.
 
     Attributes:
-        connections: how often it was connected: what was read before the last time may be of another server.
+        connections: how often it has connected; what was read before the last time may come from another server.
     """
 
     connections: int
@@ -59,17 +59,17 @@ class Store(Protocol):
         ...
 
     def transaction(self) -> AbstractContextManager[Transaction]:
-        """Give statements of which all are committed, or none."""
+        """Open a transaction: all of its statements are committed, or none."""
         ...
 
     def scrub(self, needles: Sequence[bytes]) -> None:
-        """See that nothing which was deleted stays in the database's files.
+        """Remove deleted bytes from the database's files.
 
         Args:
-            needles: what must not be found any more; none: look nowhere, write everything anew.
+            needles: bytes that must not remain; empty: rewrite everything without searching.
 
         Raises:
-            PrivacyError: the user has no right to do so.
+            PrivacyError: the database user is not allowed to.
         """
         ...
 

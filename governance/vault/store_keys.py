@@ -1,4 +1,4 @@
-"""Keys of stores beside the lake, such as the care store: wrapped by the vault's key, and used under its lease."""
+"""Keys of the stores beside the lake, such as the care store: wrapped by the vault's key, and used under its lease."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _ONE = "SELECT vault_key, wrapped FROM store_key WHERE name = ?"
 
 
 class StoreKeys:
-    """The table, and the opened keys in memory; first writer wins."""
+    """The table of store keys, and the opened keys in memory; of two writers, the first one's key stays."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._opened: dict[str, bytes] = {}
 
     def forget(self) -> None:
-        """Forget all keys."""
+        """Drop all keys from memory."""
         self._opened = {}
 
     def secret(self, lease: Lease, name: str) -> bytes:
@@ -32,13 +32,13 @@ class StoreKeys:
             if not rows:
                 with self._store.transaction() as transaction:
                     lease.writing(transaction)
-                    wrapped = lease.wrap(secrets.token_bytes(KEY_BYTES), *_place(name))
+                    wrapped = lease.wrap(secrets.token_bytes(KEY_BYTES), *_context(name))
                     transaction.insert_new("store_key", _COLUMNS, [(name, lease.current, wrapped, clock.now_us())])
                     rows = transaction.run(_ONE, (name,))
             version, sealed = rows[0]
-            self._opened[name] = lease.unwrap(int(version), bytes(sealed), *_place(name))
+            self._opened[name] = lease.unwrap(int(version), bytes(sealed), *_context(name))
         return self._opened[name]
 
 
-def _place(name: str) -> tuple[bytes, bytes]:
+def _context(name: str) -> tuple[bytes, bytes]:
     return b"store", name.encode()

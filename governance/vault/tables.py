@@ -1,4 +1,4 @@
-"""The vault's tables, in the words that SQLite and PostgreSQL share (BLOB is BYTEA there, INTEGER is BIGINT)."""
+"""The vault's tables, in SQL for SQLite; for PostgreSQL, BLOB becomes BYTEA and INTEGER becomes BIGINT."""
 
 from __future__ import annotations
 

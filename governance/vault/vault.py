@@ -1,4 +1,4 @@
-"""The vault: each patient's key, wrapped, and who is behind a pseudonym."""
+"""The vault: each patient's key, wrapped, and the identity behind each pseudonym."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from vitalake.keys import Key
 class Vault:
     """An open vault; used by one thread at a time, by any number of processes.
 
-    Every method that needs a key raises KeyRevoked when the key service took it away, and ServiceUnavailable when
-    vault or key service do not answer. Then no key stays in memory, and the next call asks anew.
+    Every method that needs a key raises KeyRevoked when the key service has taken it away, and ServiceUnavailable when
+    vault or key service do not answer. Then no key stays in memory, and the next call asks again.
     """
 
     def __init__(
@@ -37,19 +37,19 @@ class Vault:
         seconds: Callable[[], float] = boot_seconds,
         used: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Open the vault; first of all what was erased since it was backed up is erased in it again.
+        """Open the vault, and first erase again every patient who was erased since the vault was backed up.
 
         Args:
-            store: its tables.
-            key: ``vault`` of the key file: makes subjects and digests of record numbers.
+            store: its database.
+            key: ``vault`` of the key file, for subjects and digests of record numbers.
             service: wraps the vault's keys.
-            log: of erasures.
+            log: the erasure log.
             seconds: a clock that only runs forward, for the lease of keys.
-            used: is told each key of the service before what it wraps is used for the first time; if it raises, it is
-                not used.
+            used: called with the id of each key of the service, before anything it wraps is used for the first time; if
+                it raises, nothing is used.
 
         Raises:
-            PrivacyError: the log of erasures is not this vault's, or lacks entries.
+            PrivacyError: the erasure log belongs to another vault, or lacks entries.
             ServiceUnavailable: vault or log cannot be read.
         """
         self._store = store
@@ -67,7 +67,7 @@ class Vault:
         self._erasures.reapply()
 
     def close(self) -> None:
-        """Close it, and forget all keys."""
+        """Drop all keys from memory, and close the database."""
         self._lease.drop()
         self._store.close()
 
@@ -76,18 +76,18 @@ class Vault:
         self._store_keys.forget()
 
     def hold_keys(self) -> None:
-        """Make sure that the keys may be used now: the service was asked less than a second ago, or is asked.
+        """Make sure that the keys may be used now; ask the service if it was last asked a second ago or more.
 
         Raises:
-            KeyRevoked: they may not.
-            ServiceUnavailable: nobody can say.
+            KeyRevoked: the key service has taken them away.
+            ServiceUnavailable: the key service does not answer.
         """
         self._lease.hold()
 
     def store_secret(self, name: str) -> bytes:
         """Return the key of a store beside the lake: 32 random bytes, made at first use, wrapped by the vault's key.
 
-        Ask for it at each use: it is handed out under the lease of the vault's keys only.
+        Ask for it before each use: it may be used only under the lease of the vault's keys.
 
         Args:
             name: of the store.
@@ -98,14 +98,14 @@ class Vault:
         """Ask the key service whether the keys may still be used.
 
         Raises:
-            KeyRevoked: they may not.
-            ServiceUnavailable: nobody can say.
+            KeyRevoked: the key service has taken them away.
+            ServiceUnavailable: the key service does not answer.
         """
         self._lease.renew()
 
     @property
     def id(self) -> str:
-        """Return its id: random, made once; a vault that is made in its place has another."""
+        """Return the vault's id: random, made once. A new vault in its place has another id."""
         return str(self._store.read("SELECT id FROM vault")[0][0])
 
     @property
@@ -117,29 +117,29 @@ class Vault:
     # -- patients ------------------------------------------------------------------------------------------------
 
     def enrol(self, patients: Sequence[tuple[str, str]]) -> list[PatientKey | None]:
-        """Return the key of each patient, made for those who are new; None: erased.
+        """Return the key of each patient, and make one for new patients; None: the patient is erased.
 
-        Of several processes that meet a new patient at once the first makes the key, and all get that one.
+        If several processes enrol a new patient at once, the first one makes the key, and all get that key.
 
         Args:
-            patients: source id and pseudonym of each.
+            patients: (source id, pseudonym) of each.
         """
         return self._patients.enrol(self._lease, patients)
 
     def secrets(self, subjects: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Return the keys of those subjects who are known and not erased."""
+        """Return the keys of the subjects who are known and not erased."""
         return self._patients.secrets(self._lease, subjects)
 
     def subject_of(self, patient_id: str) -> bytes:
-        """Return the subject of a source id: 16 bytes, always the same, known or not."""
+        """Return the subject of a source id: 16 bytes, always the same, whether or not the patient is known."""
         return self._patients.subject_of(patient_id)
 
     def subject_of_token(self, token: str) -> bytes | None:
-        """Return the subject of a pseudonym, also of one that the patient had earlier; None: nobody has or had it."""
+        """Return the subject of a current or former pseudonym; None: nobody has or had it."""
         return self._patients.subject_of_token(token)
 
     def patient_ids(self, subjects: Iterable[bytes]) -> dict[bytes, str]:
-        """Return the source ids of those subjects who are known and not erased."""
+        """Return the source ids of the subjects who are known and not erased."""
         return self._patients.patient_ids(self._lease, subjects)
 
     def tokens(self) -> dict[bytes, str]:
@@ -147,27 +147,30 @@ class Vault:
         return self._patients.tokens()
 
     def knows(self, numbers: Iterable[str]) -> bool:
-        """Return whether any of these is a source id or record number of somebody, erased or not; needs no key."""
+        """Return whether any of these is a patient's source id or record number; needs no key.
+
+        Of an erased patient only the source id is still recognised.
+        """
         return self._patients.knows(numbers)
 
     def tokens_of(self, subject: bytes) -> set[str]:
-        """Return a patient's pseudonym, and the earlier ones that are kept; nothing of who is not known, or erased."""
+        """Return a patient's pseudonym and the kept former ones; none if the patient is not known, or is erased."""
         return self._patients.tokens_of(self._lease, subject)
 
     def keep_former(self, version: str, token_of: Callable[[str], str]) -> int:
-        """Keep, sealed, the pseudonyms that another key gives to all who are known; of who has one already it stays.
+        """Keep, sealed, the pseudonym that another key gives to each known patient; one that is kept already stays.
 
         Args:
             version: of the key.
             token_of: source id → pseudonym by that key.
 
         Returns:
-            How many were kept now.
+            How many were added.
         """
         return self._patients.keep_former(self._lease, version, token_of)
 
     def retoken(self, token_of: Callable[[str], str]) -> int:
-        """Give each patient the pseudonym that a new key makes, and keep the former one; killed, run it again.
+        """Give each patient the pseudonym of a new key, and keep the former one; after an interruption, call it again.
 
         Args:
             token_of: source id → pseudonym.
@@ -178,15 +181,15 @@ class Vault:
         return self._patients.retoken(self._lease, token_of)
 
     def put(self, identities: Iterable[tuple[str, int, Identity]]) -> None:
-        """Store identities; an older version never replaces a newer one, and of the erased nothing is stored.
+        """Store identities; an older version never replaces a newer one, and nothing is stored of erased patients.
 
         Args:
-            identities: pseudonym, version, identity.
+            identities: (pseudonym, version, identity) of each.
         """
         self._patients.put(self._lease, identities)
 
     def look_up(self, token: str) -> Identity | None:
-        """Return who is behind a pseudonym; None: nobody known.
+        """Return the identity behind a pseudonym; None: none is known.
 
         Raises:
             PrivacyError: the entry was moved or changed.
@@ -195,11 +198,11 @@ class Vault:
         return self._patients.look_up(self._lease, token)
 
     def version(self, token: str) -> int | None:
-        """Return the version under which an identity is stored; None: none is."""
+        """Return the version of a stored identity; None: none is stored."""
         return self._patients.version(token)
 
     def identities(self) -> Iterator[Identity]:
-        """Yield who is behind every pseudonym: reads and opens all, some seconds where there are many."""
+        """Yield every identity. It opens all of them, which takes seconds in a large vault."""
         self._lease.hold()
         return self._patients.identities(self._lease)
 
@@ -211,54 +214,54 @@ class Vault:
     # -- erasures ------------------------------------------------------------------------------------------------
 
     def hold(self, subject: bytes, reason: str, until: datetime | None = None) -> None:
-        """Put a legal hold on a patient: erasing stops with the reason.
+        """Put a legal hold on a patient: an erasure is refused with the reason.
 
         Args:
-            subject: whom.
-            reason: in the officer's words; shown to whoever tries to erase, so it names nobody.
+            subject: of the patient.
+            reason: in the officer's words; shown to everybody who tries to erase the patient, so it must name nobody.
             until: its end; None: until it is released.
 
         Raises:
-            InputError: the patient is not in the vault, or erased.
+            InputError: the patient is not in the vault, or is erased.
         """
         self._holds.put(self._lease, subject, reason, until)
 
     def release(self, subject: bytes) -> None:
-        """Take a legal hold off."""
+        """End a legal hold."""
         self._holds.release(subject)
 
     def held(self, subject: bytes) -> Hold | None:
-        """Return the legal hold that is on a patient now; None: none is."""
+        """Return a patient's legal hold if it has not ended; None: there is none."""
         return self._holds.get(self._lease, subject)
 
     def on_hold(self) -> list[bytes]:
-        """Return every subject on whom there is a legal hold now; needs no key."""
+        """Return the subjects whose legal hold has not ended; needs no key."""
         return self._holds.all()
 
     def refuse_held(self, subject: bytes) -> None:
-        """Stop an erasure that a legal hold stands against.
+        """Refuse to erase a patient who is under a legal hold.
 
         Raises:
-            PrivacyError: with the reason.
+            PrivacyError: gives the reason of the hold.
         """
         with self._store.transaction() as transaction:
             self._holds.refuse(self._lease, transaction, subject)
 
     def erase(self, subject: bytes, certificate: str) -> Tombstone:
-        """Destroy a patient's key and identity, on record in the log first; no byte of them stays in the vault's file.
+        """Write an entry into the erasure log, then destroy a patient's key and identity, with every byte in the file.
 
         A patient who was never seen gets a tombstone too, and is never enrolled. Needs no key, unless there is a hold.
 
         Args:
-            subject: whom.
+            subject: of the patient.
             certificate: the id of the erasure's certificate.
 
         Returns:
-            The tombstone; that of the first erasure, if there was one.
+            The tombstone; the first one, if the patient was erased before.
 
         Raises:
-            PrivacyError: a legal hold stands against it; or the key is destroyed, and the database's user has no
-                right to clean the files.
+            PrivacyError: a legal hold forbids it; or the key is destroyed, but the database user may not clean the
+                files.
             ServiceUnavailable: log or vault cannot be written; call it again.
         """
         return self._erasures.erase(subject, certificate)
@@ -268,16 +271,16 @@ class Vault:
     ) -> Tombstone:
         """Destroy the key as ``erase`` does, and keep, sealed, what is needed to find the patient's other traces.
 
-        Call it again when it was killed, with what is known by then; it stays pending until ``finish_erasure``.
+        After an interruption, call it again with what is known by then. It stays pending until ``finish_erasure``.
 
         Args:
-            subject: whom.
+            subject: of the patient.
             certificate: the id of the erasure's certificate.
             identifiers: such as source id, pseudonyms, record number.
-            noted: called once it is pending, before the key is destroyed.
+            noted: called when the erasure is pending, before the key is destroyed.
 
         Raises:
-            PrivacyError: a legal hold stands against it, or the certificate is of somebody else; nothing was done.
+            PrivacyError: a legal hold forbids it, or the certificate belongs to another patient; nothing was done.
         """
         return self._erasures.begin(subject, certificate, identifiers, noted)
 
@@ -290,26 +293,27 @@ class Vault:
         return {str(certificate) for (certificate,) in self._store.read("SELECT certificate FROM pending")}
 
     def finish_erasure(self, certificate: str) -> None:
-        """Forget what was kept to finish an erasure."""
+        """Delete what was kept to finish an erasure."""
         self._erasures.finish(certificate)
 
     def tombstone(self, subject: bytes) -> Tombstone | None:
-        """Return when and under which certificate a patient was erased; None: not."""
+        """Return the tombstone of an erased patient; None: the patient is not erased."""
         return self._erasures.tombstone(subject)
 
     def tombstones(self) -> list[Tombstone]:
-        """Return what is left of everybody who was erased, oldest first; needs no key."""
+        """Return the tombstones of all erased patients, oldest first; needs no key."""
         return self._erasures.tombstones()
 
     # -- keys ----------------------------------------------------------------------------------------------------
 
     def rotate(self, progress: Callable[[int], None] = lambda _: None) -> int:
-        """Wrap every patient's key anew with a new key of a new version; destroy the old versions.
+        """Wrap every patient's key with a new version of the vault's key, and destroy the old versions.
 
-        Nothing outside the vault changes. Others read and write meanwhile. Killed, it goes on when it is called again.
+        Nothing outside the vault changes, and others read and write meanwhile. After an interruption, the next call
+        continues.
 
         Args:
-            progress: is told how many keys were wrapped.
+            progress: called with the number of keys wrapped so far.
 
         Returns:
             How many keys were wrapped.
@@ -317,7 +321,7 @@ class Vault:
         return self._rotation.run(progress)
 
     def status(self) -> VaultStatus:
-        """Return versions and counts; needs no key and tells no secret."""
-        found = read_status(self._store)
-        assert found is not None, "opening made its row"
-        return found
+        """Return key versions and counts; needs no key, and reveals no secret."""
+        status = read_status(self._store)
+        assert status is not None, "opening made its row"
+        return status

@@ -363,12 +363,12 @@ def _databases(settings: Settings) -> str:
 
 def _belonging(settings: Settings) -> str:
     """Compare the home's keys and vault with those that the lake was written with."""
-    from governance.belonging import look
+    from governance.belonging import examine_belonging
     from vitalake.errors import LakeError
     from vitalake.home import Home
 
     try:
-        found = look(settings, Home(settings).keys)
+        found = examine_belonging(settings, Home(settings).keys)
     except OSError as error:
         raise LakeError(
             f"Lake cannot be reached ({type(error).__name__})", where="settings.lake", remedy="Check address and keys."

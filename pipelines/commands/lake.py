@@ -179,12 +179,12 @@ def _admit(home: Any) -> None:
 
 def _belonging(home: Any) -> Belonging:
     """Return whether the lake was written with the keys and the vault of this home."""
-    from governance.belonging import look
+    from governance.belonging import examine_belonging
     from vitalake.home import Home
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
-    return look(settings, Home(settings).keys)
+    return examine_belonging(settings, Home(settings).keys)
 
 
 def _choose(lake: Lake, name: str) -> Table:

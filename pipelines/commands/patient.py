@@ -1,4 +1,4 @@
-"""``vitalake patient``: erases a patient on request, or puts a patient on legal hold."""
+"""``vitalake patient``: erases a patient, shows the certificates of erasures, and sets and ends legal holds."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ PatientArgument = Annotated[
     typer.Argument(help="The pseudonym, or the id as the source writes it; '-' reads it from standard input."),
 ]
 ReasonOption = Annotated[
-    str, typer.Option("--reason", help="Why, such as the number of the request; name no patient in it.")
+    str, typer.Option("--reason", help="Why, such as the number of the request; it must not name anybody.")
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(help="Erase a patient on request, show the certificate, or set and end a legal hold.")
+    group = typer.Typer(help="Erase a patient on request, show certificates of erasure, or set and end a legal hold.")
     group.command("erase")(erase)
     group.command("certificate")(certificate)
     group.command("reapply")(reapply)
@@ -47,21 +47,23 @@ def erase(
     patient: Annotated[
         str | None,
         typer.Argument(
-            help="Pseudonym, or id as the source writes it; '-' reads standard input; without it erasures that were "
-            "interrupted are finished."
+            help="The pseudonym, or the id as the source writes it; '-' reads it from standard input. Without it, only "
+            "interrupted erasures are finished."
         ),
     ] = None,
     reason: Annotated[
-        str, typer.Option("--reason", help="Why, such as the number of the request; name no patient in it.")
+        str, typer.Option("--reason", help="Why, such as the number of the request; it must not name anybody.")
     ] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation. It cannot be undone.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask for confirmation. An erasure cannot be undone.")
+    ] = False,
     all_numbers: Annotated[
         bool,
-        typer.Option("--all-numbers", help="Also erase the patient's other numbers, which admissions have merged."),
+        typer.Option("--all-numbers", help="Also erase the patient's other numbers, as merged by admission messages."),
     ] = False,
     unknown: Annotated[
         bool,
-        typer.Option("--unknown", help="Allow an id that the vault does not know: rejected messages can contain it."),
+        typer.Option("--unknown", help="Accept an id that the vault does not know: rejected messages may name it."),
     ] = False,
     home: HomeOption = None,
     json: JsonOption = False,
@@ -78,10 +80,10 @@ def erase(
             return
         given = _given(patient)
         if not reason.strip():
-            raise typer.BadParameter("write why, such as the number of the request", param_hint="--reason")
+            raise typer.BadParameter("give a reason, such as the number of the request", param_hint="--reason")
         eraser.subject_of(given, unknown=unknown)
         if (known := eraser.forgotten(given)) is not None:
-            _erase_again(eraser, settings, keys, given, known, out)
+            _remove_arrivals(eraser, settings, keys, given, known, out)
             return
         if not yes and not typer.confirm("This patient will be erased. This cannot be undone. Continue?", err=True):
             raise typer.Exit(1)
@@ -104,11 +106,13 @@ def erase(
 
 
 def certificate(
-    id_: Annotated[str | None, typer.Argument(metavar="ID", help="The certificate; without it all are listed.")] = None,
+    id_: Annotated[
+        str | None, typer.Argument(metavar="ID", help="Of the certificate; without it, all certificates are listed.")
+    ] = None,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show the certificate of an erasure: what was done, and what vitalake cannot erase; or list all certificates."""
+    """Show what an erasure deleted, and which places it does not reach; or list all certificates."""
     from governance.erasure.certificate import all_of, load
     from vitalake.settings import load_settings
 
@@ -126,30 +130,31 @@ def certificate(
 
 
 def reapply(home: HomeOption = None, json: JsonOption = False) -> None:
-    """After a restore, erase again all patients who were erased since the back-up: in lake, care store and scores."""
+    """After a restore, erase again every patient who was erased since the back-up: in lake, care store and scores."""
     from governance.erasure.certificate import all_of
     from vitalake.errors import PrivacyError
 
     out = Output(json)
-    with _opened(home, tell=out.tell, put_back=True) as (eraser, settings, keys, _):
+    with _opened(home, tell=out.tell, allow_restored_lake=True) as (eraser, settings, keys, _):
         unfinished = _finish(eraser, settings, keys).errors
         done = eraser.reapply(all_of(settings.path(settings.certificates)))
         _record(settings, keys, "patient.erase", outcome="incomplete" if done.uncertified else "reapplied")
-    held = done.erasures - len(done.uncertified)
+    in_force = done.erasures - len(done.uncertified)
     again = " again" if done.tables or any(done.elsewhere.values()) else ""
     out.answer(
         _plain(done),
         *(f"{t.table}: {t.rows:,} rows removed again, {t.files_deleted:,} older files deleted" for t in done.tables),
         *(f"{name}: {count:,} entries removed again" for name, count in done.elsewhere.items()),
-        f"{held} {'erasure holds' if held == 1 else 'erasures hold'}{again}.",
+        f"{in_force} {'erasure is' if in_force == 1 else 'erasures are'} in force{again}.",
     )
     if unfinished:
         raise unfinished[0]
     if done.uncertified:
         raise PrivacyError(
-            f"{len(done.uncertified)} erased patients have no certificate here, so their published rows may be left",
+            f"{len(done.uncertified)} erasures lack their certificate, so published rows of these patients may remain",
             where=", ".join(done.uncertified),
-            remedy="Restore the certificates and run this again; else run 'vitalake patient erase' for each patient.",
+            remedy="Restore the certificates and run 'vitalake patient reapply' again; if they are lost, run 'vitalake "
+            "patient erase' with the id of each patient.",
         )
 
 
@@ -157,11 +162,14 @@ def hold(
     patient: PatientArgument,
     reason: ReasonOption,
     until: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day in UTC; default: until it is released.")
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"], help="The last day of the hold, in UTC; without it, it lasts until released."
+        ),
     ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Set a legal hold: the patient cannot be erased, and retention does not delete the patient's rows."""
+    """Set a legal hold: the patient cannot be erased, and retention keeps the patient's rows."""
     from datetime import UTC, timedelta
 
     from vitalake.errors import InputError
@@ -171,13 +179,13 @@ def hold(
         subject = eraser.subject_of(given)
         try:
             eraser.refuse_words(given, reason)
-        except InputError:  # the reason names the patient
+        except InputError:  # the reason names a patient
             _record(settings, keys, "patient.hold", outcome="refused", patients=eraser.tokens_of(given))
             raise
         end = until.replace(tzinfo=UTC) + timedelta(days=1, microseconds=-1) if until else None  # that day counts
         vault.hold(subject, reason, end)
         _record(settings, keys, "patient.hold", outcome="held", patients=eraser.tokens_of(given))
-    typer.echo(f"On hold {f'until {until:%Y-%m-%d}' if until else 'until it is released'}.")
+    typer.echo(f"Legal hold set {f'until {until:%Y-%m-%d}' if until else 'until it is released'}.")
 
 
 def release(patient: PatientArgument, home: HomeOption = None) -> None:
@@ -186,14 +194,13 @@ def release(patient: PatientArgument, home: HomeOption = None) -> None:
         given = _given(patient)
         vault.release(eraser.subject_of(given))
         _record(settings, keys, "patient.hold", outcome="released", patients=eraser.tokens_of(given))
-    typer.echo("Released.")
+    typer.echo("Legal hold released.")
 
 
-# -- shared ------------------------------------------------------------------------------------------------------
+# -- what they share ---------------------------------------------------------------------------------------------
 
 
-def _opened(home: Path | None, *, tell: Callable[[str], None] = note, put_back: bool = False) -> Any:
-    """Return a context manager that opens the vault and gives eraser, settings, keys and vault."""
+def _opened(home: Path | None, *, tell: Callable[[str], None] = note, allow_restored_lake: bool = False) -> Any:
     from contextlib import contextmanager
 
     @contextmanager
@@ -205,7 +212,7 @@ def _opened(home: Path | None, *, tell: Callable[[str], None] = note, put_back: 
 
         settings = load_settings(resolve_home(home))
         keys = Home(settings).keys
-        vault = open_vault(settings, keys, purpose="erasure", put_back=put_back)
+        vault = open_vault(settings, keys, purpose="erasure", allow_restored_lake=allow_restored_lake)
         try:
             yield (
                 Eraser(settings, keys, vault, progress=tell),
@@ -225,19 +232,19 @@ class _Finished(NamedTuple):
 
 
 def _finish(eraser: Eraser, settings: Settings, keys: KeyRing) -> _Finished:
-    """Finish interrupted erasures, and print which; a failure does not stop the command that was given."""
+    """Finish interrupted erasures and report each; a failure does not stop the erasure that was asked for."""
     done, errors = eraser.finish()
     for certificate in done:
         _record(settings, keys, "patient.erase", certificate=certificate.id, outcome="finished")
-        note(f"Finished an interrupted erasure: {certificate.id}, begun {certificate.begun_at}")
+        note(f"Finished the interrupted erasure {certificate.id}, begun {certificate.begun_at}")
     for error in errors:
-        note(f"An interrupted erasure could not be finished. {error}")
+        note(f"Could not finish an interrupted erasure: {error}")
     return _Finished(done, errors)
 
 
-def _erase_again(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known: str, out: Output) -> None:
-    """Remove rows of an erased patient that came later, such as messages that were read again and rejected."""
-    tables, elsewhere = eraser.again(given)
+def _remove_arrivals(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known: str, out: Output) -> None:
+    """Remove what arrived of an erased patient since the erasure, such as messages read again and rejected."""
+    tables, elsewhere = eraser.erase_late_arrivals(given)
     _record(settings, keys, "patient.erase", certificate=known, outcome="searched again")
     out.answer(
         {"certificate": known, "tables": [_plain(table) for table in tables], "elsewhere": elsewhere},
@@ -245,7 +252,8 @@ def _erase_again(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, 
             f"{table.table}: {table.rows:,} rows removed, {table.files_deleted:,} older files deleted"
             for table in tables
         ),
-        f"Erased already: {known}. {sum(table.rows for table in tables):,} rows that came later were removed now.",
+        f"Already erased: see certificate {known}. "
+        f"{sum(table.rows for table in tables):,} rows had arrived since then, and were removed.",
     )
 
 
@@ -294,9 +302,9 @@ def _print(done: Certificate) -> None:
     typer.echo(f"Certificate {done.id}: begun {done.begun_at}, finished {done.finished_at}, by {done.actor}")
     typer.echo(f"Reason: {done.reason}")
     if done.resumed:
-        typer.echo("It was interrupted and continued: the counts are those of the last run only.")
+        typer.echo("The erasure was interrupted and continued: the counts cover the last run only.")
     if done.together:
-        typer.echo(f"Together with the patient's other numbers: {', '.join(done.together)}")
+        typer.echo(f"Certificates of the patient's other numbers: {', '.join(done.together)}")
     grid = Table(box=None, padding=(0, 2), header_style="bold")
     for name in ("table", "rows removed", "files searched", "bytes searched", "files rewritten", "bytes rewritten",
                  "older files deleted"):  # fmt: skip
@@ -310,9 +318,15 @@ def _print(done: Certificate) -> None:
         typer.echo(f"{name}: {count:,} entries removed")
     for entry in done.tables:
         if entry.unreadable:
-            typer.echo(f"{entry.table}: {entry.unreadable:,} messages are left that cannot be decrypted")
+            typer.echo(
+                f"{entry.table}: {entry.unreadable:,} messages remain that nobody can open; "
+                "it is not known whether they name the patient"
+            )
         if entry.nameless:
-            typer.echo(f"{entry.table}: {entry.nameless:,} messages are left that name no patient whom the vault knows")
-    typer.echo("What vitalake cannot erase:")
+            typer.echo(
+                f"{entry.table}: {entry.nameless:,} messages remain that name nobody whom the vault knows for certain; "
+                "some may be the patient's"
+            )
+    typer.echo("Not reached by this erasure:")
     for place in done.outside:
-        typer.echo(f"  {place.place}: {place.what}{f'; gone by {place.until}' if place.until else ''}")
+        typer.echo(f"  {place.place}: {place.what}{f'; expires by {place.until}' if place.until else ''}")

@@ -21,7 +21,7 @@ def repair(
 ) -> None:
     """Read every file and log of the lake, and make damaged ones again; ends with 13 if damage is left."""
     import vitalake
-    from governance.belonging import admit, look, mend_erasures
+    from governance.belonging import admit, examine_belonging, repair_erasure_records
     from pipelines.republish.repair import repair as repair_all
     from vitalake.errors import LakeError
     from vitalake.home import Home
@@ -30,12 +30,12 @@ def repair(
     opened.refuse_no_lake()
     settings = opened.settings
     keys = Home(settings).keys
-    erasure_notes = mend_erasures(settings, keys)
+    erasure_notes = repair_erasure_records(settings, keys)
     admit(settings, any_format=True)
     out = Output(json)
     done = repair_all(settings, leave=leave, progress=out.tell)
     done.notes[:0] = erasure_notes
-    done.left += [str(error) for error in look(settings, keys).damaged]
+    done.left += [str(error) for error in examine_belonging(settings, keys).damaged]
     out.answer(done.to_json(), lambda: _print(done))
     if done.left:
         raise typer.Exit(LakeError.exit_code)

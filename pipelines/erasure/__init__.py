@@ -1,1 +1,1 @@
-"""Erasure: a patient is forgotten on request; the key first, then every row, then a certificate that says so."""
+"""Erases a patient on request: first the key, then every row, and last a certificate of what was done."""

@@ -1,4 +1,4 @@
-"""What else than their id names a patient, as the identified rows have it: stays, and record numbers of all times."""
+"""A patient's identifiers besides the id, from the identified rows: stays, and current and former record numbers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from vitalake.settings import Settings
 CLASSES = ("encounter-identifier", "medical-record-number")
 
 
-def known_of(settings: Settings, vault: Vault, subject: bytes) -> Mapping[str, set[str]]:
-    """Return the values of these data classes in a patient's restricted rows, to be asked before the key is destroyed.
+def identifiers_of(settings: Settings, vault: Vault, subject: bytes) -> Mapping[str, set[str]]:
+    """Return a patient's identifiers by data class, from the restricted rows.
+
+    The values are sealed with the patient's key, so call this before the key is destroyed.
 
     Raises:
-        KeyRevoked: patients' keys cannot be had.
+        KeyRevoked: the key service does not give the patients' keys.
         PrivacyError: a value was changed.
     """
     found: dict[str, set[str]] = defaultdict(set)

@@ -1,4 +1,4 @@
-"""Takes patients out of every table of the lake and every store beside it; safe to repeat."""
+"""Removes patients from every table of the lake and from every store beside it; safe to repeat."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from governance.erasure.stores import Forgetting, personal_stores
 from governance.vault import Vault
 from pipelines.attribution.associations import TABLE as ASSOCIATIONS
 from pipelines.attribution.vacant import vacated
-from pipelines.erasure.quarantine_store import Search, erase_letters, places_of
+from pipelines.erasure.quarantine_store import Search, erase_messages, places_of
 from pipelines.people.linked_ids import linked_ids_of
 from vitalake.failpoints import failpoint
 from vitalake.home import Home
@@ -32,25 +32,28 @@ from vitalake.settings import Settings
 _SEALED = tuple(name for name in quarantine_datasets() if name != "resolution")
 
 
-class ForgottenLetters(Search):
-    """Finds the messages that name anybody who is forgotten, by the id; by the record number alone it cannot."""
+class ErasedPatientSearch(Search):
+    """Finds the messages that name any erased patient by the id; a record number alone is not recognised.
+
+    The vault keeps only a keyed hash of the id of an erased patient, and no record number.
+    """
 
     def __init__(self, vault: Vault, keys: KeyRing, settings: Settings) -> None:
-        """Prepare, as ``Search``."""
+        """Prepare; see ``Search``."""
         super().__init__([], keys, settings=settings, vault=vault)
         self._subject_of, self._stones = vault.subject_of, {stone.subject for stone in vault.tombstones()}
 
-    def wants(self, named: set[str]) -> bool:
-        """Return whether one of those who are named is forgotten."""
+    def is_patient_among(self, named: set[str]) -> bool:
+        """Return whether one of the named patients is erased."""
         return not self._stones.isdisjoint(map(self._subject_of, named))
 
-    def says(self, payload: bytes, *, whole: bool) -> bool:
-        """Return whether a word of a message's text is the id of somebody forgotten."""
-        return self.wants(words_in(payload))
+    def has_identifier(self, payload: bytes, *, whole: bool) -> bool:
+        """Return whether a word of a message's text is the id of an erased patient."""
+        return self.is_patient_among(words_in(payload))
 
 
 class Clearing:
-    """Clears the tables and stores of one home; used by one thread, and by one process at a time."""
+    """Removes patients from the tables and stores of one home; used by one thread of one process at a time."""
 
     def __init__(
         self,
@@ -64,58 +67,58 @@ class Clearing:
         self._settings, self._keys, self._vault, self._tell = settings, keys, vault, progress
         self._stores = personal_stores()
 
-    def of(self, wanted: ErasedPerson) -> tuple[list[TableErased], dict[str, int]]:
-        """Clear every table and store of a patient.
+    def clear(self, person: ErasedPerson) -> tuple[list[TableErased], dict[str, int]]:
+        """Remove a patient from every table and store.
 
         Returns:
-            What was done to each table, and how many entries went elsewhere.
+            What was done to each table, and how many entries were removed from each store.
 
         Raises:
             VitaLakeError: something cannot be reached; safe to repeat.
         """
-        # Before the fence is raised.
-        search = Search(wanted.ids, self._keys, stays=wanted.stays, settings=self._settings, vault=self._vault)
-        tables = list(self._tables(wanted, search))
-        return tables, self._forget_elsewhere(Forgotten(frozenset(wanted.digests)), patients=wanted.tokens)
+        # Made before the fence is raised: see Search.
+        search = Search(person.ids, self._keys, stays=person.stays, settings=self._settings, vault=self._vault)
+        tables = list(self._tables(person, search))
+        return tables, self._forget_elsewhere(Forgotten(frozenset(person.digests)), patients=person.tokens)
 
-    def _tables(self, wanted: ErasedPerson, search: Search) -> Iterator[TableErased]:
-        subject = self._vault.subject_of(wanted.ids[0])
-        merges = [linked_ids_of(self._settings, self._keys, self._vault).key_of(wanted.ids[0])]
+    def _tables(self, person: ErasedPerson, search: Search) -> Iterator[TableErased]:
+        subject = self._vault.subject_of(person.ids[0])
+        merges = [linked_ids_of(self._settings, self._keys, self._vault).key_of(person.ids[0])]
         fenced = self._fenced()
         search.places = places_of(fenced, subject)
         for table in fenced:
             column = _column(table)
             self._tell(table.name)
             if _is_sealed(table):
-                yield erase_letters(table, search)
+                yield erase_messages(table, search)
             elif table.name == ASSOCIATIONS:
                 yield _clear_associations(table, merges, [subject])
             elif column and table.name.startswith("restricted/"):
                 yield _clear(table, column, [subject])
             elif column:
-                yield _clear(table, column, (*wanted.tokens, wanted.ids[0]))
+                yield _clear(table, column, (*person.tokens, person.ids[0]))
             failpoint("erase-table")
 
-    def again(self, subjects: Sequence[bytes], forgotten: Forgotten) -> tuple[list[TableErased], dict[str, int]]:
-        """Clear what a back-up has brought back of those who are forgotten.
+    def clear_again(self, subjects: Sequence[bytes], forgotten: Forgotten) -> tuple[list[TableErased], dict[str, int]]:
+        """Remove what a restored back-up has brought back of erased patients.
 
         Args:
-            subjects: who they are.
+            subjects: of the erased patients.
             forgotten: their pseudonyms, as far as they are known.
 
         Returns:
-            What was done to each table, and how many entries went elsewhere.
+            What was done to each table, and how many entries were removed from each store.
         """
-        tables = list(self._tables_again(subjects, forgotten))
+        tables = list(self._tables_cleared_again(subjects, forgotten))
         return tables, self._forget_elsewhere(forgotten)
 
-    def _tables_again(self, subjects: Sequence[bytes], forgotten: Forgotten) -> Iterator[TableErased]:
-        search = ForgottenLetters(self._vault, self._keys, self._settings)  # before the fence is raised
+    def _tables_cleared_again(self, subjects: Sequence[bytes], forgotten: Forgotten) -> Iterator[TableErased]:
+        search = ErasedPatientSearch(self._vault, self._keys, self._settings)  # before the fence is raised
         for table in self._fenced():
             column = _column(table)
             self._tell(table.name)
             if _is_sealed(table):
-                yield erase_letters(table, search)
+                yield erase_messages(table, search)
             elif table.name == ASSOCIATIONS:
                 yield _clear_associations(
                     table, linked_ids_of(self._settings, self._keys, self._vault).forgotten(), subjects
@@ -128,9 +131,10 @@ class Clearing:
                 yield _clear(table, column, values)
 
     def _fenced(self) -> list[Table]:
-        """Return the lake's tables, after which no row that was made before can come any more.
+        """Raise the fence of every dataset, roll forward, and return the lake's tables.
 
-        Messages come first: of who is killed later the rows still tell which of them they were made of.
+        From then on, no row made before the fence can be added. Quarantine tables come first: if the erasure is
+        interrupted, the rows are still there and tell from which messages they were made.
         """
         lake = Home(self._settings).lake()
         present = lake.present()
@@ -144,15 +148,15 @@ class Clearing:
         return sorted(tables, key=lambda table: not table.name.startswith("quarantine/"))
 
     def _forget_elsewhere(self, forgotten: Forgotten, *, patients: Sequence[str] | None = None) -> dict[str, int]:
-        whom, gone = Forgetting(self._settings, self._keys, self._vault, forgotten, patients), {}
+        whom, removed = Forgetting(self._settings, self._keys, self._vault, forgotten, patients), {}
         for name, store in self._stores.items():
             self._tell(name)
-            gone[name] = store.forget(whom)
-        return gone
+            removed[name] = store.forget(whom)
+        return removed
 
 
 def _column(table: Table) -> str | None:
-    """Return the column by which a patient's rows are found."""
+    """Return the column by which a patient's rows are found; None: the table has none."""
     return patient_column(table.dataset) if table.name.startswith(("published/", "restricted/")) else None
 
 
@@ -162,16 +166,19 @@ def _is_sealed(table: Table) -> bool:
 
 
 def _clear_associations(table: Table, merges: Sequence[bytes], subjects: Sequence[bytes]) -> TableErased:
-    """Remove the rows that name a number as merged; of the others that a device was with somebody stays.
+    """Delete associations that name one of these numbers as merged; make the patients' other ones anonymous.
+
+    An anonymous association still says that a device was with somebody, so that nobody else gets its values.
 
     Args:
         table: the associations.
-        merges: keyed hashes of the numbers.
-        subjects: whose.
+        merges: keyed hashes of the merged numbers.
+        subjects: of the patients.
     """
-    whole = _clear(table, DEVICE_KEY.name, merges)
-    rest = _clear(table, _column(table) or "", subjects, instead=vacated)
-    counts = [a + b for a, b in zip(msgspec.structs.astuple(whole)[1:], msgspec.structs.astuple(rest)[1:], strict=True)]
+    deleted = _clear(table, DEVICE_KEY.name, merges)
+    anonymised = _clear(table, _column(table) or "", subjects, instead=vacated)
+    parts = (msgspec.structs.astuple(done)[1:] for done in (deleted, anonymised))
+    counts = [a + b for a, b in zip(*parts, strict=True)]
     return TableErased(table.name, *counts)
 
 
@@ -182,7 +189,14 @@ def _clear(
     *,
     instead: Callable[[pa.Table], pa.Table] | None = None,
 ) -> TableErased:
-    """Remove the rows that have one of the values, and delete what holds some and no version needs any more."""
+    """Remove the rows that have one of the values, and delete older files that hold such rows.
+
+    Args:
+        table: the table.
+        column: in which the values stand.
+        values: pseudonyms or keyed hashes.
+        instead: makes the rows that replace the removed ones; None: nothing replaces them.
+    """
     dropped = [drop_rows(table, column, value, instead=instead) for value in values]
     return TableErased(
         table=table.name,

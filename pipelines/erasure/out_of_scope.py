@@ -1,4 +1,4 @@
-"""What an erasure does not reach: where a patient's data may still be, and until when."""
+"""The places that an erasure does not reach: where data of the patient may remain, and until when."""
 
 from __future__ import annotations
 
@@ -22,24 +22,29 @@ from vitalake.settings import Settings
 TIMEOUT_SECONDS = 5.0
 
 
-def outside(settings: Settings, keys: KeyRing) -> list[OutOfScope]:
-    """Return the places that the lake does not rule, and the rows in it that name nobody, as far as settings tell."""
+def places_out_of_scope(settings: Settings, keys: KeyRing) -> list[OutOfScope]:
+    """Return the places outside the lake's control, and the tables in it whose rows name no patient."""
     places = list(_topics(settings))
     places += [
         OutOfScope(
             "warehouses",
-            "history jobs only read from them; what they still hold is left out when it is read again",
+            "vitalake only reads from them; if they still hold rows of the patient, every later load leaves those out",
         ),
         OutOfScope(
             "back-ups of lake and vault",
-            "identifiers in them are opened only by who has a back-up of the vault from before and the key service: "
-            "until 'vitalake keys rotate' is run, with a service such as KMS until those back-ups are deleted; "
-            "after a restore run 'vitalake patient reapply', which erases the masked rows again",
+            "only somebody who has both a vault back-up from before the erasure and access to the key service can read "
+            "the identifiers in them: until 'vitalake keys rotate' is run or, with a service such as KMS, until those "
+            "vault back-ups are deleted; after a restore run 'vitalake patient reapply', which erases the masked rows "
+            "again",
         ),
         OutOfScope(
-            "exports and answers of queries", "whoever has them must be told; the audit says who asked for what"
+            "exports and answers of queries",
+            "ask whoever received them to delete the patient's rows; the audit log shows who asked for what",
         ),
-        OutOfScope("models and their figures", "trained before; a model holds no row of a patient"),
+        OutOfScope(
+            "models and their figures",
+            "they were trained before the erasure and stay as they are; a model holds no rows of patients",
+        ),
     ]
     return [*places, *_unmasked(settings, keys)]
 
@@ -49,22 +54,23 @@ def _topics(settings: Settings) -> Iterator[OutOfScope]:
     names = sorted({topic for stream in settings.jobs.values() for topic in stream.topics})
     retained = _retention(settings, names)
     for name in names:
-        keeps = retained.get(name)
-        what = "messages of the patient; they are filtered and counted when they are read again"
-        if keeps is None:
+        kept_ms = retained.get(name)
+        what = "messages of the patient; if they are read again, they are left out and counted as filtered"
+        if kept_ms is None:
             yield OutOfScope(f"topic {name}", f"{what}; the broker did not say how long it keeps them")
-        elif keeps < 0:
+        elif kept_ms < 0:
             yield OutOfScope(f"topic {name}", f"{what}; the broker keeps them for ever")
         else:
-            yield OutOfScope(f"topic {name}", what, str((clock.now() + timedelta(milliseconds=keeps)).date()))
+            yield OutOfScope(f"topic {name}", what, str((clock.now() + timedelta(milliseconds=kept_ms)).date()))
 
 
 def _retention(settings: Settings, topics: list[str]) -> dict[str, int]:
-    """Return ``retention.ms`` of topics; those whose broker does not tell are not among them.
+    """Return ``retention.ms`` of each topic for which the broker reports it.
 
-    Nor where this shell lacks the secrets of the broker: an erasure does not end for want of a date.
+    A broker that cannot be asked, or whose secrets are missing in this shell, does not stop the erasure: without the
+    date, the certificate says that the broker did not report one.
     """
-    found: dict[str, int] = {}
+    retention_ms: dict[str, int] = {}
     try:
         with AdminClient(client_options(settings)) as admin:
             resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
@@ -72,23 +78,28 @@ def _retention(settings: Settings, topics: list[str]) -> dict[str, int]:
             for resource, future in futures.items():
                 entry = future.result(TIMEOUT_SECONDS + 1).get("retention.ms")
                 if entry is not None:
-                    found[resource.name] = int(entry.value)
+                    retention_ms[resource.name] = int(entry.value)
     except (KafkaException, SettingsError, TimeoutError, ValueError):
-        return found
-    return found
+        return retention_ms
+    return retention_ms
 
 
 def _unmasked(settings: Settings, keys: KeyRing) -> Iterator[OutOfScope]:
-    """Yield the published tables whose rows do not say whose they are: those stay, and name nobody."""
+    """Yield the published tables without a patient column: the patient's rows cannot be found, and stay."""
     lake = Home(settings).lake()
     published = {name: table for name, table in lake.present().items() if name.startswith("published/")}
     try:
         policy = load_policy(settings.path(settings.governance))
         plans = {name: compile_masks(policy, table.dataset, keys) for name, table in published.items()}
     except SettingsError:
-        yield OutOfScope("published tables", "the rules do not hold, so which rows do not say whose they are is open")
+        yield OutOfScope(
+            "published tables",
+            "the rules (settings.governance) are not valid, so it is not known which tables have no patient column",
+        )
         return
     for name, table in published.items():
         column = patient_column(table.dataset)
         if column and not next(c.published for c in plans[name].columns if c.column.name == column):
-            yield OutOfScope(name, "its rows do not say whose they are, so the patient's stay among them")
+            yield OutOfScope(
+                name, "its rows carry no pseudonym: those of the patient cannot be told apart, and stay in the table"
+            )

@@ -1,4 +1,4 @@
-"""Messages that were put aside may name the patient too: they are opened, searched, and written anew without them."""
+"""Finds rejected and held messages that name the patient, and rewrites the quarantine tables without them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ from vitalake.settings import Settings
 
 _BEFORE = r"""(?i:["'/|^~&#=>]|["'](?=[a-z_]*(?:patient|subject|person|mrn|pid))[a-z_]*["']\s*:)\s*"""
 _AFTER = r"""(?=["'/|^~&?#<\r\n,}\s]|$)"""
-"""What stands around an identifier in JSON, a reference or HL7 v2. A number that is only somebody's value has a colon
-before it, and no name of a patient before that."""
+"""What stands around an identifier in JSON, a reference or HL7 v2.
+
+After a colon a number counts only if the key before it looks like a patient's; otherwise it is a measured value."""
 
 _ROWS = ("source", "source_position")
 
@@ -44,18 +45,24 @@ _ROWS = ("source", "source_position")
 class Search:
     """Finds the messages that name a patient.
 
-    What can be taken apart is asked whom it names; where that is somebody else whom the vault knows, it is nobody
-    else's; where that is a guess, one of the stays makes it the patient's, and an identifier leaves it open. What
-    cannot, or names nobody so, is searched for the text of the identifiers, and of what stands in them behind the
-    system: there too much is rather taken than too little, for nothing can be made of such a message any more. Where
-    decoders read somebody who may be new only what is about patients is searched, see to_search. In what can be taken
-    apart, identifiers of less than five letters are not looked for so: they would take other patients' messages. What
-    is left, and names nobody whom the vault knows for sure, is counted.
+    A message that the formats can parse belongs to the patients whom it names:
+
+    - It names this patient: it is removed.
+    - It names another patient whom the vault knows: it stays. If that name is only a guess, one of this patient's stays
+      makes it this patient's, and one of this patient's identifiers leaves the question open.
+    - It names somebody whom the vault does not know: only its parts about patients are searched, see ``to_search``.
+
+    A message that cannot be parsed, or that names nobody, is searched for the text of the identifiers, with and without
+    the system before them. Here it is better to remove too much than too little, because no row can be made of such a
+    message any more. In messages that can be parsed, identifiers of fewer than five characters are not searched for as
+    text: they would remove other patients' messages. Messages that remain and name nobody whom the vault knows for
+    certain are counted (see docs/decisions/0087-whose-a-message-is.md).
 
     Attributes:
-        places: quarantine dataset → places of resolved messages that are the patient's, see places_of.
+        places: quarantine dataset → places of resolved messages of which rows of the patient were made, see
+            ``places_of``.
         lake: whose files are searched; None: not known.
-        older_spans: that had staged messages when this was made.
+        older_spans: the spans that had staged messages when this was made.
     """
 
     def __init__(
@@ -67,14 +74,14 @@ class Search:
         settings: Settings | None = None,
         vault: Vault | None = None,
     ) -> None:
-        """Prepare; before the fence is raised, for what is staged by then can never be decided after it.
+        """Prepare. Call it before the fence is raised: files staged before the fence can never be decided after it.
 
         Args:
             identifiers: the patient's source id and record numbers.
             keys: to open the messages.
-            stays: the patient's: a message that names no patient and one of them is the patient's too.
+            stays: ids of the patient's stays; a message that names one of them and no patient is the patient's.
             settings: of the home: its lake, the formats of topics, and their profiles.
-            vault: knows whom messages name; None: whoever is named is taken for somebody.
+            vault: says whether a name is a patient's; None: every name is taken for a patient's.
         """
         self._wanted, self._stays = frozenset(filter(None, identifiers)), frozenset(filter(None, stays))
         self._numbers = frozenset(map(behind_system, self._wanted)) - {""}
@@ -96,24 +103,24 @@ class Search:
 
     @property
     def unreadable(self) -> int:
-        """Return how many envelopes could not be opened; a copy of one in an older file does not count again."""
+        """Return how many messages could not be opened; a copy of one in an older file is not counted again."""
         return len(self._unreadable)
 
     @property
     def nameless(self) -> int:
-        """Return how many envelopes are left that name nobody known for sure, so that whose they are is open."""
+        """Return how many messages remain that name nobody whom the vault knows; some may be the patient's."""
         return len(self._nameless)
 
     def names(self, payload: bytes, formats: Iterable[str] = ("",)) -> bool:
-        """Return whether a message names the patient, by one of the formats it may have."""
+        """Return whether a message names the patient, when it is read in one of the formats that it may have."""
         return self.tells(payload, formats) is True
 
     def tells(self, payload: bytes, formats: Iterable[str] = ("",)) -> bool | None:
-        """Return the same; None where whose it is stays open: nobody who is known is read in it, nor the patient."""
+        """Return whether a message names the patient; None: the message does not settle whose it is."""
         formats = list(formats)
         found = [self._naming.whose(payload, name) for name in formats]
         named = reduce(or_, filter(None, found), Named())
-        if self.wants(named.all):
+        if self.is_patient_among(named.all):
             return True
         whole = None not in found
         part = to_search(payload, named, self._knows, self._numbers) if whole else payload
@@ -123,44 +130,44 @@ class Search:
         of_stay = stays and whole and not named.likely_ids
         if of_stay and any(not stays.isdisjoint(self._naming.stays_in(payload, name)) for name in formats):
             return True
-        if part is None:  # somebody else is guessed
-            told = not any(map(self._knows, named.all & self._numbers)) and self.says(payload, whole=whole)
-            return None if told else False
-        return True if self.says(part, whole=whole) else None
+        if part is None:  # another patient is named, but only by a guess
+            is_open = not any(map(self._knows, named.all & self._numbers)) and self.has_identifier(payload, whole=whole)
+            return None if is_open else False
+        return True if self.has_identifier(part, whole=whole) else None
 
-    def wants(self, named: set[str]) -> bool:
-        """Return whether one of those who are named is the patient."""
+    def is_patient_among(self, named: set[str]) -> bool:
+        """Return whether one of the names is the patient's."""
         return not self._wanted.isdisjoint(named)
 
-    def says(self, payload: bytes, *, whole: bool) -> bool:
-        """Return whether the text of a message holds an identifier of the patient.
+    def has_identifier(self, payload: bytes, *, whole: bool) -> bool:
+        """Return whether the text of a message contains an identifier of the patient.
 
         Args:
             payload: the message.
-            whole: it can be taken apart.
+            whole: whether the message can be parsed; then only identifiers of five or more characters count.
         """
         patterns = [self._loose] if whole else [self._pattern, self._loose]
         return any(p is not None and p.search(text) for text in plain_texts(payload) for p in patterns)
 
     def _knows(self, name: str) -> bool:
-        """Return whether this is somebody else: the id of one, or the patient's number in the system of others."""
+        """Return whether a name is another patient's: one whom the vault knows, or this number in others' system."""
         if self._vault is None or self._vault.knows([name]):
             return True
         return behind_system(name) in self._numbers and system_of(name) in self._systems
 
     @cached_property
     def _systems(self) -> set[str]:
-        """The systems of other patients' ids, and not of this one's; read when a number is met in another system."""
+        """The systems of other patients' ids, without this one's; read on first use, for it opens every identity."""
         assert self._vault is not None
         mine = {"", *map(system_of, self._wanted)}
         return {system_of(who.source_id) for who in self._vault.identities()} - mine
 
     def among(self, rows: pa.Table, dataset: str = "") -> npt.NDArray[np.bool_]:
-        """Return which of these envelopes are to go; one that cannot be opened tells nobody anything, and is counted.
+        """Return which of these messages are the patient's; one that cannot be opened stays, and is counted.
 
         Args:
-            rows: envelopes.
-            dataset: of the quarantine, in which they lie.
+            rows: encrypted messages.
+            dataset: the quarantine dataset that they are from.
         """
         places = self.places.get(dataset)
         found = places.hold(rows) if places else np.zeros(rows.num_rows, np.bool_)
@@ -172,14 +179,14 @@ class Search:
             except PrivacyError:
                 self._unreadable.add(bytes(row["nonce"]))
                 continue
-            told = self.tells(payload, self._formats_of(row))
-            found[i] = told is True
-            if told is None:
+            verdict = self.tells(payload, self._formats_of(row))
+            found[i] = verdict is True
+            if verdict is None:
                 self._nameless.add(bytes(row["nonce"]))
         return found
 
     def _formats_of(self, row: Mapping[str, object]) -> set[str]:
-        """Return the formats of an envelope's topic; of one that no job knows, what has rejected it."""
+        """Return the formats of a message's topic; if no job has the topic, the decoders that rejected the message."""
         return self._formats.get(topic_of(str(row["source"]))) or set(str(row["decoder"]).split(","))
 
 
@@ -188,13 +195,14 @@ def _any_of(texts: Sequence[str]) -> str:
 
 
 def places_of(tables: Sequence[Table], subject: bytes) -> dict[str, Places]:
-    """Return the places of resolved messages of which a patient's rows were made, by dataset of the quarantine.
+    """Return the places of resolved messages from which a patient's rows were made, by quarantine dataset.
 
-    Such a message may name a device only: its rows were given to the patient later. Ask before they are dropped.
+    Such a message may name only a device: its rows were given to the patient later. Call this before the rows are
+    removed.
 
     Args:
         tables: of the lake.
-        subject: whose.
+        subject: of the patient.
     """
     made = _positions(tables, subject)
     found: dict[str, Places] = defaultdict(Places)
@@ -209,7 +217,7 @@ def places_of(tables: Sequence[Table], subject: bytes) -> dict[str, Places]:
 
 
 def _positions(tables: Sequence[Table], subject: bytes) -> dict[tuple[str, str], npt.NDArray[np.int64]]:
-    """Return dataset and partition → positions of a patient's identified rows; of topics their name is kept only."""
+    """Return (dataset, source) → positions from which a patient's identified rows were made."""
     found: dict[tuple[str, str], list[npt.NDArray[np.int64]]] = defaultdict(list)
     for table in tables:
         zone, _, dataset = table.name.rpartition("/")
@@ -226,7 +234,7 @@ def _positions(tables: Sequence[Table], subject: bytes) -> dict[tuple[str, str],
 
 
 def _are_at(rows: pa.Table, made: Mapping[tuple[str, str], npt.NDArray[np.int64]]) -> npt.NDArray[np.bool_]:
-    """Return which places are among these positions; one that says no dataset may be of any."""
+    """Return which places are among these positions; a place without a dataset is looked for in all datasets."""
     held = np.zeros(rows.num_rows, np.bool_)
     for source, index in by_source(rows).items():
         positions = rows["position"].take(pa.array(index)).to_numpy()
@@ -236,23 +244,23 @@ def _are_at(rows: pa.Table, made: Mapping[tuple[str, str], npt.NDArray[np.int64]
     return held
 
 
-def erase_letters(table: Table, search: Search) -> TableErased:
-    """Remove the messages that name the patient from a quarantine table, older versions of its files included.
+def erase_messages(table: Table, search: Search) -> TableErased:
+    """Remove the patient's messages from a quarantine table, and delete older files that hold some.
 
     Raises:
         LakeError, ServiceUnavailable: as ``rewrite``; safe to repeat.
     """
-    verdicts: dict[str, int] = {}
+    match_counts: dict[str, int] = {}
     dataset = table.name.rpartition("/")[2]
     unreadable, nameless = search.unreadable, search.nameless
 
-    def hits(file: StagedFile) -> int:
-        if file.path not in verdicts:
-            verdicts[file.path] = sum(int(search.among(part, dataset).sum()) for part in read_file(table, file))
-        return verdicts[file.path]
+    def matches(file: StagedFile) -> int:
+        if file.path not in match_counts:
+            match_counts[file.path] = sum(int(search.among(part, dataset).sum()) for part in read_file(table, file))
+        return match_counts[file.path]
 
     def plan(snapshot: Snapshot) -> list[StagedFile]:
-        return [file for file in snapshot.files.values() if hits(file)]
+        return [file for file in snapshot.files.values() if matches(file)]
 
     def transform(rows: Rows) -> list[pa.Table]:
         kept = [part.filter(pa.array(~search.among(part, dataset))) for part in rows]
@@ -265,7 +273,7 @@ def erase_letters(table: Table, search: Search) -> TableErased:
     deleted = _purge(table, search, dataset)
     return TableErased(
         table=table.name,
-        rows=sum(verdicts[file.path] for file in removed),
+        rows=sum(match_counts[file.path] for file in removed),
         files_searched=len(searched),
         bytes_searched=sum(file.size for file in searched),
         files_rewritten=len(removed),
@@ -277,16 +285,16 @@ def erase_letters(table: Table, search: Search) -> TableErased:
 
 
 def _purge(table: Table, search: Search, dataset: str) -> int:
-    """Delete files that no version will have any more and that hold such messages; return how many.
+    """Delete the files that no version can name any more and that hold the patient's messages; return how many.
 
-    What a writer has staged that may still decide it is left: it knows already that the patient is forgotten.
+    Files staged by a writer that can still decide them are left: that writer already filters the erased patient.
     """
     deleted = 0
     spans = search.lake.spans if search.lake else None
     for path in sorted(deletable_files(table, spans, older=search.older_spans)):
         try:
             rows = table.storage.read_parquet(path)
-        except (OSError, pa.ArrowException, Damaged):  # half written, by a writer that was killed: the sweeper's
+        except (OSError, pa.ArrowException, Damaged):  # half written by a killed writer; the sweeper deletes it
             continue
         if search.among(rows, dataset).any():
             table.storage.delete(path)

@@ -1,7 +1,7 @@
-"""Forgets a patient: key first, so that every copy is unreadable at once; then the rows, in all zones and versions.
+"""Erases a patient: the key first, so that every copy is unreadable at once; then the rows, in all zones and versions.
 
-Each step is safe to repeat, and the vault keeps what is needed to go on until the last one is done: a killed erasure
-is finished by the next.
+Each step is safe to repeat. Until the last step is done, the vault keeps what is needed to continue: the next erasure
+finishes an interrupted one first.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from governance.erasure.person import ErasedPerson
 from governance.erasure.reasons import refuse_naming, refuse_others
 from governance.policy.masks import Pseudonyms
 from governance.vault import PendingErasure, Vault
-from pipelines.erasure.identifiers import known_of
+from pipelines.erasure.identifiers import identifiers_of
 from pipelines.erasure.lake_store import Clearing
-from pipelines.erasure.out_of_scope import outside
-from pipelines.erasure.retention_duty import refuse_kept
+from pipelines.erasure.out_of_scope import places_out_of_scope
+from pipelines.erasure.retention_duty import refuse_before_retention_ends
 from pipelines.people.linked_ids import linked_ids_of
 from pipelines.people.patients import pseudonyms_of
 from vitalake.errors import InputError, PrivacyError, VitaLakeError
@@ -37,10 +37,10 @@ class Reapplied:
     """What was erased again after a restore.
 
     Attributes:
-        tables: in which something was found.
-        elsewhere: name of a store → how many entries went.
-        erasures: how many patients are forgotten.
-        uncertified: ids of certificates that are not there: of those the published rows cannot be told.
+        tables: those in which something was found.
+        elsewhere: name of a store → how many entries were removed.
+        erasures: how many patients are erased in all.
+        uncertified: ids of certificates that are missing, so that the published rows of these erasures are not known.
     """
 
     tables: list[TableErased]
@@ -50,7 +50,7 @@ class Reapplied:
 
 
 class Eraser:
-    """Erases patients of one home; used by one thread. Of several processes one works, and the others wait for it."""
+    """Erases patients of one home; used by one thread. Only one process erases at a time; the others wait for it."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Eraser:
             settings: of the home.
             keys: the home's.
             vault: opened.
-            progress: told each step.
+            progress: called with the name of each step.
         """
         self._settings, self._keys, self._vault, self._tell = settings, keys, vault, progress
         self._clearing = Clearing(settings, keys, vault, progress=progress)
@@ -80,96 +80,99 @@ class Eraser:
 
         Args:
             patient: pseudonym or id.
-            unknown: take an id of which the vault knows nothing.
+            unknown: accept an id that the vault does not know.
 
         Raises:
-            InputError: nobody is known by it; it is not echoed.
+            InputError: no patient has it. The error does not repeat it.
         """
         subject = self._vault.subject_of_token(patient) or self._vault.subject_of(patient)
         if not (unknown or self._vault.patient_ids([subject]) or self._vault.tombstone(subject)):
             raise InputError(
-                "Nobody is known by this",
+                "No patient has this pseudonym or id",
                 where="patient",
-                remedy="Give the pseudonym as the board shows it, or the id as the source writes it; 'erase' takes an "
-                "id of which all messages were rejected with --unknown.",
+                remedy="Give the pseudonym as the board shows it, or the id as the source writes it. If every message "
+                "with this id was rejected, run 'vitalake patient erase' with --unknown.",
             )
         return subject
 
     def tokens_of(self, patient: str, *, all_numbers: bool = False) -> list[str]:
-        """Return the pseudonyms of who is known by this, for the record; nothing for who is forgotten, or not known.
+        """Return a patient's pseudonyms, for the audit; none if the patient is erased or not known.
 
         Args:
             patient: pseudonym or id.
-            all_numbers: also of the patient's other numbers.
+            all_numbers: also those of the patient's other numbers.
         """
         numbers = self._numbers_of(patient) if all_numbers else [self._id_of(patient)]
         subjects = {self._vault.subject_of(number) for number in numbers}
         return [token for known, token in self._vault.tokens().items() if known in subjects]
 
     def forgotten(self, patient: str) -> str | None:
-        """Return the certificate by which somebody is forgotten already; None: not, or it was never written."""
+        """Return the certificate of a patient who is erased already; None: not erased, or none was written."""
         stone = self._vault.tombstone(self._vault.subject_of(patient))
         return stone.certificate if stone and is_there(self._folder, stone.certificate) else None
 
     def erase(
         self, patient: str, *, reason: str, actor: str, all_numbers: bool = False, unknown: bool = False
     ) -> Certificate:
-        """Forget a patient; return the certificate, which is written.
+        """Erase a patient, write the certificate, and return it.
 
-        Who was forgotten without a certificate, as in a vault that was restored, is forgotten to the end under its id.
+        If the vault's tombstone names a certificate that does not exist, as after a restore, the erasure is completed
+        under that certificate's id.
 
         Args:
             patient: pseudonym, or id as the source writes it.
-            reason: in the officer's words; names nobody.
-            actor: who does it.
-            all_numbers: also the patient's other numbers, as merges tell; each gets a certificate.
-            unknown: also an id of which the vault knows nothing, for messages that were rejected may name it.
+            reason: in the officer's words; it must not name anybody.
+            actor: the account that erases.
+            all_numbers: also erase the patient's other numbers, as merge messages report; each gets a certificate.
+            unknown: also accept an id that the vault does not know, because rejected messages may name it.
 
         Raises:
-            InputError: nobody is known by it, or the reason names the patient.
-            PrivacyError: a legal hold, the time that records must be kept, or another number stands against it, or the
-                patient is forgotten already; nothing was done.
-            VitaLakeError: something cannot be reached; what is left is done by ``finish``.
+            InputError: no patient has this pseudonym or id, or the reason names a patient.
+            PrivacyError: a legal hold, the duty to keep records, or another number of the patient forbids it, or the
+                patient is already erased; nothing was done.
+            VitaLakeError: something cannot be reached; ``finish`` does the rest later.
         """
         with self._alone():
             self.subject_of(patient, unknown=unknown)
             if certificate := self.forgotten(patient):
                 raise PrivacyError(
-                    "Patient is forgotten already", where=certificate, remedy="See 'vitalake patient certificate'."
+                    "Patient is already erased",
+                    where=certificate,
+                    remedy="Run 'vitalake patient certificate' with this id to see what was done.",
                 )
             numbers = self._numbers_of(patient)
             if len(numbers) > 1 and not all_numbers:
                 raise self._has_other_numbers(numbers[1:])
             ids = {number: self._certificate_of(number) for number in numbers}
-            wanted = [self._wanted(number, ids, reason=reason, actor=actor, begun_at=now()) for number in numbers]
+            persons = [self._person(number, ids, reason=reason, actor=actor, begun_at=now()) for number in numbers]
             resumed = self._vault.tombstone(self._vault.subject_of(numbers[0])) is not None
-            for each in wanted:
-                self._refuse(each)
+            for person in persons:
+                self._refuse(person)
             self._tell("Destroying the key")
-            for each in wanted:
-                self._begin(each, ids[each.ids[0]])
+            for person in persons:
+                self._begin(person, ids[person.ids[0]])
             failpoint("erase-begun")
-            done = [self._finish(ids[each.ids[0]], each, resumed=resumed) for each in wanted]
+            done = [self._finish(ids[person.ids[0]], person, resumed=resumed) for person in persons]
             return done[0]
 
-    def again(self, patient: str) -> tuple[list[TableErased], dict[str, int]]:
-        """Look once more for what came of somebody who is forgotten already, such as messages that were rejected.
+    def erase_late_arrivals(self, patient: str) -> tuple[list[TableErased], dict[str, int]]:
+        """Remove what arrived of a patient after the erasure, such as messages that were rejected.
 
         Args:
             patient: id as the source writes it.
 
         Returns:
-            The tables of which something went, and what went elsewhere.
+            The tables from which something was removed, and how many entries were removed from each store.
         """
         with self._alone():
-            tables, elsewhere = self._clearing.of(self._wanted(patient, {}, reason="", actor="", begun_at=now()))
+            tables, elsewhere = self._clearing.clear(self._person(patient, {}, reason="", actor="", begun_at=now()))
             return [table for table in tables if table.rows or table.files_deleted], elsewhere
 
     def finish(self) -> tuple[list[Certificate], list[VitaLakeError]]:
-        """Do what killed erasures have left to be done; one that fails does not stop the others.
+        """Finish erasures that were interrupted; one that fails does not stop the others.
 
         Returns:
-            Their certificates, and why some could not be gone on with.
+            The certificates of the finished ones, and the errors of those that could not be finished.
         """
         done: list[Certificate] = []
         failed: list[VitaLakeError] = []
@@ -187,24 +190,26 @@ class Eraser:
         if is_there(self._folder, pending.certificate):  # killed after it was written
             self._vault.finish_erasure(pending.certificate)
             return load(self._folder, pending.certificate)
-        wanted = ErasedPerson.unpacked(pending.identifiers)
+        person = ErasedPerson.unpacked(pending.identifiers)
         if not pending.destroyed:
-            wanted = self._anew(pending, wanted)
-        self._begin(wanted, pending.certificate)
-        return self._finish(pending.certificate, self._with_others(wanted, pending.certificate), resumed=True)
+            person = self._checked_again(pending, person)
+        self._begin(person, pending.certificate)
+        return self._finish(pending.certificate, self._with_others(person, pending.certificate), resumed=True)
 
-    def _anew(self, pending: PendingErasure, noted: ErasedPerson) -> ErasedPerson:
-        """Return what is known by now of somebody whose key is still there; drop the note where it is refused by now.
+    def _checked_again(self, pending: PendingErasure, noted: ErasedPerson) -> ErasedPerson:
+        """Return the patient as the vault and the lake know them today, if the key is not destroyed yet.
+
+        If something forbids the erasure by now, it is cancelled: its note in the vault and its marks are deleted.
 
         Raises:
-            PrivacyError: it is refused; nothing was done.
+            PrivacyError: the erasure is forbidden; nothing was done.
         """
         ids = {**noted.together, noted.ids[0]: pending.certificate}
-        wanted = self._wanted(noted.ids[0], ids, reason=noted.reason, actor=noted.actor, begun_at=noted.begun_at)
+        person = self._person(noted.ids[0], ids, reason=noted.reason, actor=noted.actor, begun_at=noted.begun_at)
         try:
-            # Once the key of another number is gone, it is done for the reason that was taken then.
+            # Once the key of one number is destroyed, the others follow with the reason that was accepted then.
             begun = any(self._vault.tombstone(self._vault.subject_of(number)) for number in noted.together)
-            self._refuse(wanted, words=not begun)
+            self._refuse(person, words=not begun)
             if others := [number for number in self._numbers_of(noted.ids[0]) if number not in ids]:
                 raise self._has_other_numbers(others)
         except (InputError, PrivacyError) as error:
@@ -213,80 +218,83 @@ class Eraser:
             self._copies.unmark(pending.certificate)
             self._vault.finish_erasure(pending.certificate)
             raise PrivacyError(
-                f"{error.what}; so {pending.certificate}, of which nothing was done, is dropped",
+                f"{error.what}; the interrupted erasure {pending.certificate} had deleted nothing and is cancelled",
                 where=error.where,
-                remedy=f"{error.remedy} Then ask for it again.",
+                remedy=f"{error.remedy} Then request the erasure again.",
             ) from None
-        return wanted
+        return person
 
-    def _with_others(self, wanted: ErasedPerson, certificate: str) -> ErasedPerson:
-        """Begin the erasure of a patient's other numbers, where it was killed between them; leave out those refused."""
-        ids = {**wanted.together, wanted.ids[0]: certificate}
-        together = dict(wanted.together)
-        for number, other in wanted.together.items():
+    def _with_others(self, person: ErasedPerson, certificate: str) -> ErasedPerson:
+        """Begin the erasure of the other numbers that an interruption left out; skip those that are forbidden."""
+        ids = {**person.together, person.ids[0]: certificate}
+        together = dict(person.together)
+        for number, other in person.together.items():
             if self._vault.tombstone(self._vault.subject_of(number)) is None:
                 try:
-                    each = self._wanted(number, ids, reason=wanted.reason, actor=wanted.actor, begun_at=wanted.begun_at)
-                    self._refuse(each, words=False)
-                    self._begin(each, other)
+                    known = self._person(
+                        number, ids, reason=person.reason, actor=person.actor, begun_at=person.begun_at
+                    )
+                    self._refuse(known, words=False)
+                    self._begin(known, other)
                 except PrivacyError as error:
                     if error.transient:
                         raise
                     del together[number]
-        return replace(wanted, together=together)
+        return replace(person, together=together)
 
-    def _refuse(self, wanted: ErasedPerson, *, words: bool = True) -> None:
-        """Stop where the words of the reason, a hold, or the duty to keep records stand against it.
+    def _refuse(self, person: ErasedPerson, *, words: bool = True) -> None:
+        """Stop an erasure whose reason names somebody, or that a legal hold or the duty to keep records forbids.
 
         Args:
-            wanted: of one number.
-            words: whether the reason can still be said in others.
+            person: the patient under one number.
+            words: whether to check the reason; not when it was accepted before and can no longer be changed.
         """
         if words:
-            self._refuse_words(wanted)
-        Home(self._settings).lake().here()  # a table that nothing declares would keep the patient's rows
-        subject = self._vault.subject_of(wanted.ids[0])
-        if self._vault.tombstone(subject) is None:  # else it was decided, and is only gone on with
+            self._refuse_words(person)
+        Home(self._settings).lake().here()  # refuses a table that no dataset declares: it would keep the patient's rows
+        subject = self._vault.subject_of(person.ids[0])
+        if self._vault.tombstone(subject) is None:  # else the key is destroyed, and the erasure can only be finished
             self._vault.refuse_held(subject)
-            refuse_kept(self._settings, self._vault, self._keys, subject)
+            refuse_before_retention_ends(self._settings, self._vault, self._keys, subject)
 
     def refuse_words(self, patient: str, reason: str) -> None:
-        """Stop where a reason holds what names a patient, or the other numbers of the same person.
+        """Refuse a reason that names this patient, under any of their numbers, or any other patient.
 
         Args:
             patient: pseudonym or id.
             reason: in the officer's words.
 
         Raises:
-            InputError: it does; it is not echoed.
+            InputError: the reason names a patient. The error does not repeat it.
         """
         for number in self._numbers_of(patient):
-            self._refuse_words(self._wanted(number, {}, reason=reason, actor="", begun_at=""))
+            self._refuse_words(self._person(number, {}, reason=reason, actor="", begun_at=""))
 
-    def _refuse_words(self, wanted: ErasedPerson) -> None:
-        identities = [who for token in wanted.tokens if (who := self._vault.look_up(token))]
-        refuse_naming(wanted.reason, (*wanted.ids, *wanted.tokens), identities)
-        refuse_others(wanted.reason, self._vault)  # no erasure of theirs would reach it
+    def _refuse_words(self, person: ErasedPerson) -> None:
+        identities = [who for token in person.tokens if (who := self._vault.look_up(token))]
+        refuse_naming(person.reason, (*person.ids, *person.tokens), identities)
+        refuse_others(person.reason, self._vault)  # an erasure of the other patient would not reach this certificate
 
-    def _begin(self, wanted: ErasedPerson, certificate: str) -> None:
-        # Before the key goes: a home that is put back, and has no certificate, must find the rows by it. And once it is
-        # pending: a mark of what is neither pending nor in the log tells that the log was lost.
+    def _begin(self, person: ErasedPerson, certificate: str) -> None:
+        # The mark is written before the key is destroyed: a restored home without the certificate finds the rows by it.
+        # It is written after the erasure is pending: a mark that is neither pending nor in the log shows that the log
+        # was lost.
         stone = self._vault.begin_erasure(
-            self._vault.subject_of(wanted.ids[0]),
+            self._vault.subject_of(person.ids[0]),
             certificate,
-            wanted.packed(),
-            noted=lambda: self._copies.mark(certificate, wanted.digests),
+            person.packed(),
+            noted=lambda: self._copies.mark(certificate, person.digests),
         )
-        if stone.certificate != certificate:  # of whom the log has another
+        if stone.certificate != certificate:  # the log has an earlier erasure of this patient
             self._copies.unmark(certificate)
-        self._copies.keep(self._vault, put_back=True)
+        self._copies.update(self._vault, allow_restored_lake=True)
 
     def _certificate_of(self, patient: str) -> str:
         stone = self._vault.tombstone(self._vault.subject_of(patient))
         return stone.certificate if stone else new_id()
 
     def _id_of(self, patient: str) -> str:
-        """Return the source id of a pseudonym; what is none, or nobody's any more, is an id."""
+        """Return the source id of a pseudonym; a text that is no living patient's pseudonym is taken for an id."""
         subject = self._vault.subject_of_token(patient)
         return self._vault.patient_ids([subject]).get(subject, patient) if subject else patient
 
@@ -298,77 +306,77 @@ class Eraser:
         return PrivacyError(
             f"Patient has other numbers ({', '.join(map(token_of, numbers))})",
             where="merges of admissions",
-            remedy="One alone cannot be forgotten: with --all-numbers all are, each with a certificate.",
+            remedy="One number alone cannot be erased. Use --all-numbers to erase all; each gets a certificate.",
         )
 
-    def _wanted(self, patient: str, ids: Mapping[str, str], *, reason: str, actor: str, begun_at: str) -> ErasedPerson:
-        """Return what is known of an id; of whom the vault has no key, what the id tells.
+    def _person(self, patient: str, ids: Mapping[str, str], *, reason: str, actor: str, begun_at: str) -> ErasedPerson:
+        """Return everything that identifies a patient; without a key in the vault, only what follows from the id.
 
         Args:
-            patient: as the source writes it.
-            ids: certificates, of this and the patient's other numbers.
+            patient: id as the source writes it.
+            ids: number → certificate, for this and the patient's other numbers.
             reason: in the officer's words.
-            actor: who asked for it.
+            actor: the account that asked for the erasure.
             begun_at: ISO.
         """
         subject = self._vault.subject_of(patient)
         tokens = pseudonyms_of(self._keys, self._vault, patient)
-        identity = next((found for token in tokens if (found := self._vault.look_up(token))), None)
-        told = known_of(self._settings, self._vault, subject)
-        numbers = sorted(told["medical-record-number"] | ({identity.mrn} if identity and identity.mrn else set()))
+        identity = next((known for token in tokens if (known := self._vault.look_up(token))), None)
+        by_class = identifiers_of(self._settings, self._vault, subject)
+        numbers = sorted(by_class["medical-record-number"] | ({identity.mrn} if identity and identity.mrn else set()))
         others = {number: certificate for number, certificate in ids.items() if number != patient}
-        stays = tuple(sorted(told["encounter-identifier"]))
+        stays = tuple(sorted(by_class["encounter-identifier"]))
         return ErasedPerson((patient, *numbers), tuple(sorted(tokens)), reason, actor, begun_at, others, stays)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let nobody else erase meanwhile, who would finish what is under way and write another certificate of it."""
+        """Keep other processes from erasing: one would finish what runs here, and write a second certificate of it."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with folder_lock(self._folder):
             yield
 
     def reapply(self, certificates: Sequence[Certificate]) -> Reapplied:
-        """Erase again who was erased before: a back-up of lake, care store or scores may have brought them back.
+        """Erase again every patient erased before: a restored lake, care store or book of scores may hold them again.
 
-        Who that is the vault's tombstones say, which are those of the log, and the certificates, which alone know
-        pseudonyms.
+        The vault's tombstones and the certificates say who was erased. Pseudonyms are found by the certificates and by
+        the marks beside the copies of the erasure log.
 
         Args:
-            certificates: of all of them.
+            certificates: all that exist.
         """
         stones = {stone.subject: stone.certificate for stone in self._vault.tombstones()}
         certified = {bytes.fromhex(certificate.subject) for certificate in certificates}
         forgotten = forgotten_of(self._copies, certificates)
         with self._alone():
-            tables, elsewhere = self._clearing.again(sorted(stones.keys() | certified), forgotten)
-            told = certified | {subject for subject, name in stones.items() if name in forgotten.marked}
-            if stones.keys() <= told:
-                self._copies.keep(self._vault, put_back=True)
+            tables, elsewhere = self._clearing.clear_again(sorted(stones.keys() | certified), forgotten)
+            findable = certified | {subject for subject, name in stones.items() if name in forgotten.marked}
+            if stones.keys() <= findable:
+                self._copies.update(self._vault, allow_restored_lake=True)
         return Reapplied(
             [table for table in tables if table.rows or table.files_deleted],
             elsewhere,
             len(stones.keys() | certified),
-            sorted(stones[subject] for subject in stones.keys() - told),
+            sorted(stones[subject] for subject in stones.keys() - findable),
         )
 
     # -- doing it ------------------------------------------------------------------------------------------------
 
-    def _finish(self, certificate: str, wanted: ErasedPerson, *, resumed: bool = False) -> Certificate:
-        tables, elsewhere = self._clearing.of(wanted)
+    def _finish(self, certificate: str, person: ErasedPerson, *, resumed: bool = False) -> Certificate:
+        tables, elsewhere = self._clearing.clear(person)
         failpoint("erase-elsewhere")
         done = Certificate(
             id=certificate,
-            subject=self._vault.subject_of(wanted.ids[0]).hex(),
-            tokens=wanted.digests,
-            reason=wanted.reason,
-            actor=wanted.actor,
-            begun_at=wanted.begun_at,
+            subject=self._vault.subject_of(person.ids[0]).hex(),
+            tokens=person.digests,
+            reason=person.reason,
+            actor=person.actor,
+            begun_at=person.begun_at,
             finished_at=now(),
             tables=tuple(tables),
             elsewhere=elsewhere,
-            outside=tuple(outside(self._settings, self._keys)),
+            outside=tuple(places_out_of_scope(self._settings, self._keys)),
             resumed=resumed,
-            together=tuple(wanted.together.values()),
+            together=tuple(person.together.values()),
         )
         save(self._folder, done)
         failpoint("erase-certified")

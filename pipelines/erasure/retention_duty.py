@@ -1,4 +1,4 @@
-"""The duty to keep records: whose newest rows are of days that must be kept is not erased."""
+"""The duty to keep records: a patient whose newest rows must still be kept is not erased."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from vitalake.lake.tables.buckets import may_hold
 from vitalake.lake.tables.table import StagedFile, Table
 from vitalake.settings import Settings
 
-_TOLD = ("available_at", "ingested_at")
-"""When a row of no day could be known; else when we got it."""
+_KNOWN_AT = ("available_at", "ingested_at")
+"""The times that stand for the day of a row without one: when it could be known, else when the lake received it."""
 
 
-def refuse_kept(settings: Settings, vault: Vault, keys: KeyRing, subject: bytes) -> None:
-    """Stop where a patient's newest rows are of days that must be kept.
+def refuse_before_retention_ends(settings: Settings, vault: Vault, keys: KeyRing, subject: bytes) -> None:
+    """Refuse to erase a patient whose newest rows are of days that must be kept (``settings.records``).
 
     Raises:
-        PrivacyError: with the basis, and the day on which it ends.
+        PrivacyError: names the legal basis, and the day on which the duty ends.
     """
     records = settings.records
     if not records.keep_days:
@@ -40,14 +40,14 @@ def refuse_kept(settings: Settings, vault: Vault, keys: KeyRing, subject: bytes)
         if name.startswith("restricted/") and (day := newest_day(table, subject, vault, keys, after=horizon)):
             until = date.fromisoformat(day) + timedelta(days=records.keep_days)
             raise PrivacyError(
-                f"Records must be kept until {until} at the least ({records.basis or 'records.keep_days'})",
+                f"Records must be kept at least until {until} ({records.basis or 'records.keep_days'})",
                 where=name,
-                remedy="Ask again when that time is over, or mend settings.records if that is not so.",
+                remedy="Request the erasure again after that day, or correct settings.records if it is wrong.",
             )
 
 
 def newest_day(table: Table, subject: bytes, vault: Vault, keys: KeyRing, *, after: str) -> str | None:
-    """Return the newest day, later than an ISO date, that a restricted table's rows of a patient tell of."""
+    """Return the newest day, later than ``after``, of a patient's rows in a restricted table; days are ISO dates."""
     table.refresh()
     files = [file for file in table.snapshot().files.values() if may_hold(file.path, subject)]
     dataset = load_dataset(table.name.rpartition("/")[2])
@@ -68,28 +68,28 @@ def _of_days(table: Table, files: Sequence[StagedFile], subject: bytes, after: s
 
 def _of_undated(table: Table, files: Sequence[StagedFile], subject: bytes) -> Iterator[str]:
     for file in [file for file in files if file.day is None]:
-        for part in _mine(table, file, subject, [SUBJECT.name, *_TOLD]):
-            yield from map(_day, pc.coalesce(*(part[name] for name in _TOLD)).to_pylist())
+        for part in _mine(table, file, subject, [SUBJECT.name, *_KNOWN_AT]):
+            yield from map(_day, pc.coalesce(*(part[name] for name in _KNOWN_AT)).to_pylist())
 
 
 def _of_ends(
     table: Table, files: Sequence[StagedFile], dataset: Dataset, subject: bytes, vault: Vault, keys: KeyRing
 ) -> Iterator[str]:
-    """Yield the days on which what a patient's rows tell of ended, by the last version of each; today if it lasts."""
+    """Yield the day on which each stay or other period of a patient ended, by its last version; today if it lasts."""
     assert dataset.ends is not None
     last: dict[tuple[object, ...], tuple[int, datetime | None]] = {}
     sealer = make_sealer(dataset, vault, keys)
     for part in [part for file in files for part in _mine(table, file, subject)]:
         for row in sealer.open(part).to_pylist():
-            key, told = tuple(row[name] for name in dataset.key[:-1]), (row["version"] or 0, row[dataset.ends])
-            if key not in last or last[key][0] <= told[0]:
-                last[key] = told
+            key, version = tuple(row[name] for name in dataset.key[:-1]), (row["version"] or 0, row[dataset.ends])
+            if key not in last or last[key][0] <= version[0]:
+                last[key] = version
     for _, end in last.values():
         yield _day(end or clock.now())
 
 
 def _mine(table: Table, file: StagedFile, subject: bytes, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield a file's rows of a patient; the other columns are not read where there are none."""
+    """Yield a patient's rows of a file; if there are none, only the column of subjects is read."""
     if columns is None and not any(part.num_rows for part in _mine(table, file, subject, [SUBJECT.name])):
         return
     for part in read_file(table, file, columns=columns):

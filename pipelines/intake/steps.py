@@ -44,7 +44,7 @@ from pipelines.formats.shared.refused import (
 )
 from pipelines.formats.shared.result import Reject
 from pipelines.intake.online_feed import OnlineFeed
-from pipelines.people.arriving import Arriving
+from pipelines.people.arriving import ErasedPatientFilter
 from vitalake import clock
 from vitalake.home import Home
 from vitalake.keys import KeyRing
@@ -131,7 +131,7 @@ class Steps:
             else None
         )
         self._naming, self._codes = Naming(settings), load_vocabulary().codes.keys()
-        self._arriving = Arriving(self.vault, self._naming)
+        self._erased_filter = ErasedPatientFilter(self.vault, self._naming)
         self._unowned: RefusedRows | None = None
         self._serial, self._looked = 1, 0
         self._key_of = partial(device_key, keys.current("vault").secret)
@@ -256,14 +256,14 @@ class Steps:
             raise
 
     def _mask(self, outcome: Outcome) -> Outcome:
-        self._arriving.leave_out_rejected(outcome)
+        self._erased_filter.leave_out_rejected(outcome)
         if self.attributor is not None:
             if self.feed is not None:
                 self._find_refused(outcome)
             outcome = self.attributor.attribute(outcome, self.recognise)
         rows = self._with_provenance(derive(outcome.rows, self._dataset), outcome)
         if self._dataset.kind == ASSOCIATION:
-            rows = _keep(outcome, rows, self._arriving.merges_nobody(rows))
+            rows = _keep(outcome, rows, self._erased_filter.merges_nobody(rows))
         if self.sealer is not None:
             sealed, known = self.sealer.seal(rows)
             if known is not None and self._dataset.kind == ASSOCIATION:
@@ -272,7 +272,7 @@ class Steps:
             rows = _keep(outcome, rows, known)
         outcome.rows = rows
         if self.feed is not None:
-            self._arriving.leave_out_told(outcome)
+            self._erased_filter.leave_out_online_facts(outcome)
             self.feed.take(outcome)
         masked = self.plan.apply(rows, encoded=True)
         _count(outcome, masked.kept)
@@ -300,7 +300,7 @@ class Steps:
             outcome.refused = refused_of_conformed(outcome.rows, outcome.message, every, outcome.refused)
             accepted = np.unique(outcome.message).tolist()
             outcome.rejects = outcome.rejects + [Reject(i, Reason.WRONG_SHAPE, "", rows=1) for i in accepted]
-        self._arriving.leave_out_rejected(outcome)
+        self._erased_filter.leave_out_rejected(outcome)
         if is_result:
             self._find_refused(outcome)
         poll, count = outcome.poll, len(outcome.poll.values)
@@ -312,7 +312,7 @@ class Steps:
             origin=poll,
         )
         no_rows = np.zeros(0, np.int32)
-        self._arriving.leave_out_told(outcome)
+        self._erased_filter.leave_out_online_facts(outcome)
         self.feed.take(replace(outcome, poll=placed, rows=outcome.rows.slice(0, 0), message=no_rows), rejected=True)
 
     def _find_refused(self, outcome: Outcome) -> None:

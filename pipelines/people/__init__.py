@@ -1,1 +1,1 @@
-"""All numbers and pseudonyms of one person, and messages about people who were erased."""
+"""All numbers and pseudonyms of one person, and the filter of messages about erased patients."""

@@ -1,4 +1,4 @@
-"""What arrives of patients who were forgotten: it goes nowhere, where the sealer of rows cannot see to that."""
+"""Leaves erased patients out of what arrives, where the sealer of rows does not: rejected messages and online facts."""
 
 from __future__ import annotations
 
@@ -19,67 +19,67 @@ from pipelines.formats.shared.refused import RefusedRows
 from pipelines.formats.shared.result import Reject
 
 
-class Arriving:
-    """Leaves the forgotten out of a poll; by the vault's tombstones, for a pseudonym may be another one by now."""
+class ErasedPatientFilter:
+    """Leaves erased patients out of a poll, by the vault's tombstones: pseudonyms may have changed since then."""
 
     def __init__(self, vault: Vault, naming: Naming) -> None:
         """Prepare.
 
         Args:
-            vault: knows who was forgotten; its owner closes it.
-            naming: whom messages name.
+            vault: has the tombstones; its owner closes it.
+            naming: reads which patients a message names.
         """
         self._vault, self._naming = vault, naming
 
     def leave_out_rejected(self, outcome: Outcome) -> None:
-        """Count rejected messages that name a patient who was forgotten as filtered: no dead letter is made of them.
+        """Count rejected messages that name an erased patient as filtered, so that no dead letter is made of them.
 
-        Where nobody else is named as decoders read it, each word of the text may be the id of somebody forgotten.
+        If decoders read no other patient in a message, every word of its text is compared with the erased ids.
         """
         stones = self._tombstones() if outcome.rejects else set()
         if not stones:
             return
-        kept: list[Reject] = []
+        remaining: list[Reject] = []
         for reject in outcome.rejects:
             payload = outcome.poll.values[reject.message] or b""
             named = self._naming.whose(payload, outcome.poll.format)
             part = to_search(payload, named, lambda name: self._vault.knows([name])) if named else payload
             words = words_in(part) if part else set()
             if not self._among(words | (named.all if named else set()), stones):
-                kept.append(reject)
+                remaining.append(reject)
                 continue
             rows = np.full(max(reject.rows, 1), reject.message, np.int32)
             outcome.filtered = np.concatenate([outcome.filtered, rows])
-            if not reject.rows:  # nobody knows how many rows it would have been: it counts as one
+            if not reject.rows:  # the number of its rows is not known: it counts as one
                 outcome.row_message = np.concatenate([outcome.row_message, rows])
-        outcome.rejects = kept
+        outcome.rejects = remaining
 
-    def leave_out_told(self, outcome: Outcome) -> None:
-        """Take out what the care store alone is told of the forgotten: no row of it passes the sealer.
+    def leave_out_online_facts(self, outcome: Outcome) -> None:
+        """Remove facts about erased patients that go to the online store only, and so never pass the sealer.
 
-        It is done last: a refused row may be somebody's by a device, or by another row of the poll.
+        Call it last: a refused row may get its patient by a device, or by another row of the poll.
         """
         refused, late = outcome.refused, outcome.late
-        told = [rows for rows in (refused, late) if rows is not None]
-        if not (told or outcome.told or outcome.people) or not (stones := self._tombstones()):
+        row_sets = [rows for rows in (refused, late) if rows is not None]
+        if not (row_sets or outcome.told or outcome.people) or not (stones := self._tombstones()):
             return
         named = {row["patient_id"] for _, row in outcome.told} | {patient for patient, *_ in outcome.people}
-        named = named.union(*(_patients(rows).unique().to_pylist() for rows in told)) - {None}
-        gone = self._among(named, stones)
-        if not gone:
+        named = named.union(*(_patients(rows).unique().to_pylist() for rows in row_sets)) - {None}
+        erased = self._among(named, stones)
+        if not erased:
             return
-        outcome.told = [(message, row) for message, row in outcome.told if row["patient_id"] not in gone]
-        outcome.people = [said for said in outcome.people if said[0] not in gone]
-        outcome.refused, outcome.late = _without(refused, gone), _without(late, gone)
+        outcome.told = [(message, row) for message, row in outcome.told if row["patient_id"] not in erased]
+        outcome.people = [fact for fact in outcome.people if fact[0] not in erased]
+        outcome.refused, outcome.late = _without(refused, erased), _without(late, erased)
 
     def merges_nobody(self, rows: pa.RecordBatch) -> npt.NDArray[np.bool_] | None:
-        """Return which associations join no number that was forgotten to somebody's; None: all."""
+        """Return a mask of the associations that do not merge an erased number into another; None: all of them."""
         if not (stones := self._tombstones()):
             return None
         devices = rows["device_id"].to_pylist()
         merged = {device for device in devices if device is not None and device.startswith(MERGED)}
-        gone = {device for device in merged if self._vault.subject_of(device.removeprefix(MERGED)) in stones}
-        return np.array([device not in gone for device in devices], np.bool_) if gone else None
+        erased = {device for device in merged if self._vault.subject_of(device.removeprefix(MERGED)) in stones}
+        return np.array([device not in erased for device in devices], np.bool_) if erased else None
 
     def _among(self, patients: Set[str], stones: Set[bytes]) -> set[str]:
         return {patient for patient in patients if self._vault.subject_of(patient) in stones}

@@ -1,6 +1,7 @@
-"""Patients of several numbers: what admissions said was merged is one person, who is forgotten as a whole.
+"""Finds all numbers of one person: numbers that admissions have merged are erased together.
 
-That number 11 is 13 now is a row of the associations: 13's, of the device ``patient:11``. So it names 11 by 13's key.
+The merge of number 11 into 13 is a row of the associations: it belongs to patient 13 and names the device
+``patient:11``, sealed with the key of 13.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ _FORM = pa.schema(
 
 
 def linked_ids_of(settings: Settings, keys: KeyRing, vault: Vault) -> LinkedIds:
-    """Return the merges that a home's lake tells of, as it stands."""
+    """Return the merged numbers in a home's lake as it is now."""
     lake = Home(settings).lake()
     return LinkedIds(lake, vault, keys.current("vault").secret)
 
 
 class LinkedIds:
-    """The merges that a lake tells of; read once, opened as they are asked for."""
+    """The merged numbers in a lake; the rows are read once, and their values are opened when they are needed."""
 
     def __init__(self, lake: Lake, vault: Vault, secret: bytes) -> None:
         """Prepare.
 
         Args:
-            lake: whose associations.
+            lake: of the associations.
             vault: of the home.
             secret: of the key ``vault``, for device_key.
         """
@@ -50,31 +51,31 @@ class LinkedIds:
         self._rows: pa.Table | None = None
 
     def of(self, patient: str) -> list[str]:
-        """Return the source ids of all numbers of one person who are not forgotten, the given one first."""
-        found = [patient]
-        for number in found:  # which grows
-            found += sorted((self._after(number) | self._before(number)) - set(found))
-        others = [number for number in found[1:] if self._vault.tombstone(self._vault.subject_of(number)) is None]
+        """Return the ids of all numbers of one person that are not erased; the given one first, erased or not."""
+        numbers = [patient]
+        for number in numbers:  # the list grows while it is read
+            numbers += sorted((self._after(number) | self._before(number)) - set(numbers))
+        others = [number for number in numbers[1:] if self._vault.tombstone(self._vault.subject_of(number)) is None]
         return [patient, *others]
 
     def key_of(self, patient: str) -> bytes:
-        """Return the keyed hash of the rows that say into whom a number was merged."""
+        """Return the keyed hash that finds the rows in which a number was merged into another."""
         return device_key(self._secret, f"{MERGED}{patient}")
 
     def forgotten(self) -> list[bytes]:
-        """Return the keyed hashes of rows of the living that name somebody forgotten; opens every association."""
+        """Return the keyed hashes of other patients' rows that name an erased number; opens every association."""
         rows = self._read()
         names = _merged(rows, self._vault.secrets(set(rows[SUBJECT.name].to_pylist()) - {None}))
-        gone = [name for name in names if self._vault.tombstone(self._vault.subject_of(name)) is not None]
-        return sorted(map(self.key_of, gone))
+        erased = [name for name in names if self._vault.tombstone(self._vault.subject_of(name)) is not None]
+        return sorted(map(self.key_of, erased))
 
     def _after(self, patient: str) -> set[str]:
-        rows = _told(self._read())
-        told = rows.filter(pc.equal(rows[DEVICE_KEY.name], pa.scalar(self.key_of(patient), pa.binary())))
-        return set(self._vault.patient_ids(set(told[SUBJECT.name].to_pylist()) - {None}).values())
+        rows = _without_errors(self._read())
+        merges = rows.filter(pc.equal(rows[DEVICE_KEY.name], pa.scalar(self.key_of(patient), pa.binary())))
+        return set(self._vault.patient_ids(set(merges[SUBJECT.name].to_pylist()) - {None}).values())
 
     def _before(self, patient: str) -> set[str]:
-        rows, subject = _told(self._read()), self._vault.subject_of(patient)
+        rows, subject = _without_errors(self._read()), self._vault.subject_of(patient)
         mine = rows.filter(pc.equal(rows[SUBJECT.name], pa.scalar(subject, pa.binary())))
         return _merged(mine, self._vault.secrets([subject]))
 
@@ -88,16 +89,16 @@ class LinkedIds:
         return self._rows
 
 
-def _told(rows: pa.Table) -> pa.Table:
-    """Return the associations without those of which it was said last that they never were."""
+def _without_errors(rows: pa.Table) -> pa.Table:
+    """Return the associations without those whose last version is ``entered-in-error``."""
     doubted = rows.filter(pc.equal(rows["status"], "entered-in-error"))["association_id"].unique()
     if not len(doubted):
         return rows
     last: dict[bytes, tuple[int, str]] = {}
     names = ("association_id", "version", "status")
     for row in rows.filter(pc.is_in(rows["association_id"], value_set=doubted)).select(names).to_pylist():
-        told = (row["version"] or 0, row["status"] or "")
-        last[row["association_id"]] = max(last.get(row["association_id"], told), told)
+        version = (row["version"] or 0, row["status"] or "")
+        last[row["association_id"]] = max(last.get(row["association_id"], version), version)
     wrong = [name for name, (_, status) in last.items() if status == "entered-in-error"]
     return rows.filter(pc.invert(pc.is_in(rows["association_id"], value_set=pa.array(wrong, pa.binary()))))
 

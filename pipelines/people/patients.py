@@ -1,4 +1,4 @@
-"""All pseudonyms that one person has and ever had: of every version of the key, and of every number that was merged."""
+"""Finds a person by pseudonym or number, with all current and former pseudonyms of all merged numbers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _DOMAIN = "patient-identifier"
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody whom the vault knows.
+    """A person whom the vault knows.
 
     Attributes:
-        pseudonym: the one of now, of the number that was asked for.
-        pseudonyms: all, also former ones and those of the other numbers.
-        numbers: how many numbers they have.
+        pseudonym: the current one, of the number that was asked for.
+        pseudonyms: all of them, with former ones and those of the other numbers.
+        numbers: how many numbers the person has.
     """
 
     pseudonym: str = field(repr=False)
@@ -30,17 +30,17 @@ class Person:
 
 
 def former_versions(keys: KeyRing) -> list[str]:
-    """Return the versions of the pseudonym key that are in the key file and not in use any more."""
+    """Return the former versions of the pseudonym key that are still in the key file."""
     return [key.version for key in keys.versions("pseudonym") if key != keys.current("pseudonym")]
 
 
 def pseudonyms_by(keys: KeyRing, version: str) -> Pseudonyms:
-    """Return what makes patients' pseudonyms with one version of the key."""
+    """Return the maker of patients' pseudonyms for one version of the key."""
     return Pseudonyms(replace(keys, current_versions=keys.current_versions | {"pseudonym": version}), _DOMAIN)
 
 
 def pseudonyms_of(keys: KeyRing, vault: Vault, patient: str) -> set[str]:
-    """Return all pseudonyms that a source id has and had, as vault and key file tell; of the erased those of the file.
+    """Return all current and former pseudonyms of a source id, from vault and key file; if erased, from the file only.
 
     Raises:
         KeyRevoked, ServiceUnavailable: the vault does not open.
@@ -50,7 +50,7 @@ def pseudonyms_of(keys: KeyRing, vault: Vault, patient: str) -> set[str]:
 
 
 class Patients:
-    """Finds people by what they are called; used by one thread."""
+    """Finds persons by pseudonym or number; used by one thread."""
 
     def __init__(self, settings: Settings, keys: KeyRing, vault: Vault) -> None:
         """Prepare.
@@ -63,22 +63,22 @@ class Patients:
         self._settings, self._keys, self._vault = settings, keys, vault
 
     def by_pseudonym(self, token: str) -> Person | None:
-        """Return who has or had a pseudonym; None: nobody whom the vault knows.
+        """Return the person who has or had a pseudonym; None: the vault knows nobody by it.
 
         Raises:
             KeyRevoked, ServiceUnavailable: the vault does not open.
         """
         subject = self._vault.subject_of_token(token)
         if subject is None and is_token(token, self._keys, _DOMAIN):
-            # Releases before this one have replaced pseudonyms without keeping them; or the vault was put back to a
-            # day before a re-key.
+            # The vault lacks this former pseudonym: an earlier release replaced it without keeping it, or the vault was
+            # restored from before a re-key.
             version = token.partition(".")[0]
             self._vault.keep_former(version, pseudonyms_by(self._keys, version).token)
             subject = self._vault.subject_of_token(token)
         return None if subject is None else self._person(subject)
 
     def by_number(self, number: str) -> Person | None:
-        """Return whose a record number or a source's id is; None: nobody's whom the vault knows.
+        """Return the person with a record number or source id; None: the vault knows nobody by it.
 
         Raises:
             KeyRevoked, ServiceUnavailable: the vault does not open.

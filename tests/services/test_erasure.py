@@ -306,7 +306,7 @@ def test_a_restored_back_up_does_not_bring_the_patient_back(home: Path, tmp_path
     keys = load_keys(settings.path(settings.keys))
     with pytest.raises(PrivacyError, match="vitalake patient reapply"):
         open_vault(settings, keys)
-    vault = open_vault(settings, keys, put_back=True)  # as who erases in it again
+    vault = open_vault(settings, keys, allow_restored_lake=True)  # as who erases in it again
     assert vault.patient_ids([who.subject]) == {}, "the key is destroyed again before anything else"
     restricted = Lake(settings.lake_uri, {}).present()["restricted/observation"].scan()
     assert who.subject in restricted["subject"].to_pylist()
@@ -347,10 +347,10 @@ def test_records_that_must_be_kept_stop_it_with_the_reason(home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("erase", "nobody-at-all", "--reason", "r", "--yes"), 11, "Nobody is known"),
+        (("erase", "nobody-at-all", "--reason", "r", "--yes"), 11, "No patient has this pseudonym or id"),
         (("erase", "x", "--yes"), 2, "--reason"),
-        (("certificate", "erasure-20250101-00000000"), 11, "No such certificate"),
-        (("hold", "nobody-at-all", "--reason", "r"), 11, "Nobody is known"),
+        (("certificate", "erasure-20250101-00000000"), 11, "No readable certificate has this id"),
+        (("hold", "nobody-at-all", "--reason", "r"), 11, "No patient has this pseudonym or id"),
     ],
 )
 def test_what_is_asked_wrongly_is_said_and_does_nothing(

@@ -158,7 +158,7 @@ def test_what_a_restored_lake_and_care_store_bring_back_goes_again(home: Path, t
     assert (_published(home, WHO), _letters(home, WHO), _on_the_board(home, WHO)) == (5, 1, values)
     done = _run(home, "reapply")
     assert done.returncode == 0, done.stderr
-    assert "1 erasure holds again" in done.stdout
+    assert "1 erasure is in force again" in done.stdout
     assert (_published(home, WHO), _letters(home, WHO), _on_the_board(home, WHO)) == (0, 0, 0)
     assert (_published(home, OTHER), _letters(home, "only-bad")) == (5, 1)
 
@@ -238,7 +238,7 @@ def test_a_certificate_that_is_written_stays_and_one_gone_on_with_says_so(home: 
 
 
 def test_one_officer_waits_for_the_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inside, real, most, both = [0], letters.erase_letters, [0], threading.Barrier(2)
+    inside, real, most, both = [0], letters.erase_messages, [0], threading.Barrier(2)
 
     def slow(*arguments: Any) -> Any:
         inside[0] += 1
@@ -250,7 +250,7 @@ def test_one_officer_waits_for_the_other(home: Path, monkeypatch: pytest.MonkeyP
         finally:
             inside[0] -= 1
 
-    monkeypatch.setattr("pipelines.erasure.lake_store.erase_letters", slow)
+    monkeypatch.setattr("pipelines.erasure.lake_store.erase_messages", slow)
     threads = [threading.Thread(target=_erase, args=(home, patient)) for patient in (WHO, OTHER)]
     for thread in threads:
         thread.start()
@@ -292,7 +292,7 @@ def test_what_was_rejected_after_the_erasure_goes_when_it_is_asked_for_again(hom
     letters = _letters(home, WHO)
     done = _run(home, "erase", WHO, "--reason", "request 17", "--yes")
     assert done.returncode == 0, done.stderr
-    assert f"{certificate}. {letters} rows that came later were removed now" in done.stdout
+    assert f"{certificate}. {letters} rows had arrived since then" in done.stdout
     assert _letters(home, WHO) == 0
 
 
@@ -418,7 +418,7 @@ def test_killed_between_two_numbers_both_are_forgotten_by_the_next(ward: Ward) -
     with _eraser(ward.home) as eraser:  # today the reason would be refused, but it was taken, and a key is gone
         who = next(number for number in (OLD, NEW) if eraser._vault.tombstone(eraser._vault.subject_of(number)) is None)
         eraser._vault.put([(_token(ward.home, who), 1, Identity(who, "Request, Zoe", None, None, None))])
-        with pytest.raises(InputError, match="Reason holds"):
+        with pytest.raises(InputError, match="Reason contains"):
             eraser.refuse_words(who, "request 17")
     done = _run(ward.home, "erase")
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from governance.samples import copy_samples
 from pipelines.core.dead_letters import open_message
 from pipelines.erasure import lake_store as clearing
 from pipelines.erasure import quarantine_store as letters
-from pipelines.erasure.quarantine_store import Search, erase_letters
+from pipelines.erasure.quarantine_store import Search, erase_messages
 from pipelines.erasure.request import Eraser
 from tests.attribution import Ward
 from tests.fhir import message
@@ -163,7 +163,7 @@ def test_what_a_live_lane_has_staged_is_left_for_it_to_decide(home: Path, monkey
 
         def decided(span: object) -> None:
             staged.append(len(_files(home)))
-            done.append(erase_letters(table, search))  # between its staging and its deciding
+            done.append(erase_messages(table, search))  # between its staging and its deciding
             decide(span)  # type: ignore[arg-type]
 
         monkeypatch.setattr(lane.lane.writer, "_decide", decided)
@@ -172,11 +172,11 @@ def test_what_a_live_lane_has_staged_is_left_for_it_to_decide(home: Path, monkey
         lane.lane.steps.close()
         return done[0]
 
-    monkeypatch.setattr(clearing, "erase_letters", beside)
+    monkeypatch.setattr(clearing, "erase_messages", beside)
     assert _of(_erase(home, "p-72"), "dead_letter").files_deleted == 1
     assert staged
     assert _sound(home)
-    monkeypatch.setattr(clearing, "erase_letters", erase_letters)
+    monkeypatch.setattr(clearing, "erase_messages", erase_messages)
     _erase(home, "other")
     assert _sound(home)
 
@@ -199,7 +199,7 @@ def test_only_files_that_can_be_in_no_version_any_more_are_deleted(home: Path) -
     for name in [*after, *left]:
         shutil.copy(letter, letter.with_name(name))
     (letter.with_name(f"vitals.0of1.e1.{two}-1.parquet.part")).write_bytes(b"PAR1 half written")
-    done = erase_letters(Lake(settings.lake_uri, {}).present()["quarantine/dead_letter"], search)
+    done = erase_messages(Lake(settings.lake_uri, {}).present()["quarantine/dead_letter"], search)
     assert done.files_deleted == len(before + after) + 1, "and the one that was replaced"
     assert {path.name for path in _files(home)} == {*left, f"vitals.0of1.e1.{two}-1.parquet.part"}
 

@@ -323,7 +323,7 @@ def test_a_home_says_which_key_and_where_its_credentials_are(
     with pytest.raises(SettingsError, match="lacks its key"):
         open_key_service(load_settings(home))
     write(key="k", options={"Zznonsense": "Zz"})
-    with pytest.raises(SettingsError, match="do not fit") as caught:
+    with pytest.raises(SettingsError, match="settings are not valid") as caught:
         open_key_service(load_settings(home))
     assert "Zz" not in str(caught.value)
 

@@ -21,7 +21,7 @@ from confluent_kafka.admin import (
 )
 
 from governance.erasure.certificate import OutOfScope
-from pipelines.erasure.out_of_scope import outside
+from pipelines.erasure.out_of_scope import places_out_of_scope
 from pipelines.intake.online_feed import open_online_store
 from pipelines.republish.online_store import rebuild_online_store
 from tests.fhir import message
@@ -208,7 +208,7 @@ def test_a_certificate_says_until_when_the_broker_keeps_messages(lane: LaneUnder
     keys = load_keys(settings.path(settings.keys))
 
     def told() -> OutOfScope:
-        (topic,) = [place for place in outside(settings, keys) if place.place == f"topic {lane.topic}"]
+        (topic,) = [place for place in places_out_of_scope(settings, keys) if place.place == f"topic {lane.topic}"]
         return topic
 
     until(lambda: told().until is not None)  # a topic that was made this moment is not known to every broker at once

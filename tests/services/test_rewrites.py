@@ -281,7 +281,7 @@ def test_who_is_forgotten_in_the_middle_does_not_come_back(settings: Settings) -
         token = vault.tokens()[subject]
         vault.erase(subject, "erasure-test")
         storage = open_storage(settings.lake_uri, settings.storage_options)
-        ErasureCopies(settings, keys, storage).keep(vault, put_back=True)  # as an erasure does
+        ErasureCopies(settings, keys, storage).update(vault, allow_restored_lake=True)  # as an erasure does
         vault.close()
         lake = opened(settings)
         lake.spans.raise_fence("observation")

@@ -230,7 +230,7 @@ def test_a_user_who_does_not_own_the_tables_can_use_them_and_is_told_what_is_lef
     vault.enrol(people(2))
     subject = vault.subject_of("Zzp-1")
     stored = bytes(vault._store.read("SELECT wrapped FROM patient WHERE subject = ?", (subject,))[0][0])
-    with pytest.raises(PrivacyError, match="as the user who owns"):
+    with pytest.raises(PrivacyError, match="as the database user who owns"):
         vault.erase(subject, "c-1")
     assert place.open().tombstone(subject) is not None, "a lane opens it all the same"
     assert stored in place.content()
@@ -288,7 +288,7 @@ def test_a_home_reaches_it_by_reference_and_says_what_is_wrong(
         open_vault(load_settings(home), keys)
     assert "Zz" not in str(refused.value)
     monkeypatch.setenv("VITALAKE_TEST_VAULT", "postgresql://h/d?Zznonsense=1")
-    with pytest.raises(SettingsError, match="address is none") as none:
+    with pytest.raises(SettingsError, match="address is not a PostgreSQL URL") as none:
         open_vault(load_settings(home), keys)
     assert "Zz" not in str(none.value)
 

@@ -1,4 +1,4 @@
-"""Reasons that are kept for ever name nobody: not by a name, a date of birth or an address either."""
+"""A reason that is kept for ever must not name a patient by name, date of birth or address."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_reason_of_no_patient_names_none_of_all(vault: Vault, reason: str) -> 
 
 @pytest.mark.parametrize("reason", ["duplicate of HOSP|55512345", "duplicate of record zzmrn-1", "Anna Junge asked"])
 def test_a_reason_about_one_patient_names_no_other(home: Path, vault: Vault, reason: str) -> None:
-    """It stands in a certificate, or with a hold, which no erasure of the other one reaches."""
+    """The reason is kept in a certificate or a hold, which an erasure of the other patient does not reach."""
     with pytest.raises(InputError, match="of a patient: --reason"):
         refuse_others(reason, vault)
     refuse_others("request 17", vault)

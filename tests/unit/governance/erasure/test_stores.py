@@ -1,4 +1,4 @@
-"""The registry of stores that hold personal data: none is passed over, and one of another package is asked, too."""
+"""The registry of stores of personal data: none is left out, and stores of other packages are asked too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Notes:
 
 
 def broken() -> Notes:
-    """Fail as it is made."""
+    """Raise an error when the store is made."""
     raise RuntimeError("secret")
 
 

@@ -1,4 +1,4 @@
-"""``vitalake keys``: what is there, rotated, taken away and given back."""
+"""``vitalake keys``: keys are shown, rotated, revoked and restored."""
 
 from __future__ import annotations
 
@@ -183,4 +183,4 @@ def test_doctor_says_whether_the_vaults_keys_can_be_had(home: Path, capfdbinary:
     assert "keys revoke --undo" in found["remedy"]
     (home / "vault-keys.yaml").unlink()
     create_local_service(home / "vault-keys.yaml")
-    assert "this file does not hold it" in _doctor(home, capfdbinary)["finding"]
+    assert "this file does not contain it" in _doctor(home, capfdbinary)["finding"]

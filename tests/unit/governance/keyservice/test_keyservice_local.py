@@ -65,10 +65,10 @@ def test_an_older_version_still_unwraps_until_it_is_destroyed(service: LocalKeyS
     assert service.unwrap(wrapped, context=PLACE) == PLAIN
     assert service.destroy(wrapped.key_id)
     assert not service.destroy(wrapped.key_id)
-    with pytest.raises(KeyRevoked, match="does not hold it"):
+    with pytest.raises(KeyRevoked, match="does not contain it"):
         service.unwrap(wrapped, context=PLACE)
     assert [(v.state, v.current) for v in service.status()] == [("destroyed", False), ("enabled", True)]
-    with pytest.raises(PrivacyError, match="Rotate first"):
+    with pytest.raises(PrivacyError, match="keys rotate' first"):
         service.destroy(newer)
 
 
@@ -127,17 +127,17 @@ def test_a_file_that_is_none_says_so_and_is_not_echoed(path: Path, service: Loca
     document = yaml.safe_load(path.read_text())
     change(document)  # type: ignore[operator]
     path.write_text(yaml.safe_dump(document))
-    with pytest.raises(PrivacyError, match="file is none") as caught:
+    with pytest.raises(PrivacyError, match="file is not valid") as caught:
         service.wrap(PLAIN, context=PLACE)
     assert "Zz" not in str(caught.value)
 
 
 def test_text_that_is_no_yaml_or_no_text_says_so(path: Path, service: LocalKeyService) -> None:
     path.write_text("Zz: [")
-    with pytest.raises(PrivacyError, match="file is none"):
+    with pytest.raises(PrivacyError, match="file is not valid"):
         service.status()
     path.write_bytes(b"\xff")
-    with pytest.raises(PrivacyError, match="file is none"):  # trying again would not help
+    with pytest.raises(PrivacyError, match="file is not valid"):  # trying again would not help
         service.status()
 
 

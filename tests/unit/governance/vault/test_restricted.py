@@ -1,4 +1,4 @@
-"""The restricted zone: what identifies is sealed value by value, with the patient's own key."""
+"""The restricted zone: each identifying value is sealed with the patient's own key."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_opening_stops_when_the_keys_are_revoked_meanwhile(sealer: RowSealer, mo
 
 
 class _Keys:
-    """A vault that knows less, or answers so many questions only."""
+    """A vault that knows fewer patients, or that fails after a number of calls."""
 
     def __init__(self, keys: PatientKeys, *, without: bytes = b"", answers: int = 1000) -> None:
         self._keys, self._without, self._answers = keys, without, answers
@@ -266,13 +266,13 @@ def test_words_in_a_column_for_codes_are_sealed_and_codes_are_not(
     sealer = make_sealer(CONDITION, vault, keys)
     sealed, _ = sealer.seal(_coded(SAID, encoded=encoded))
     plain, _ = sealer.seal(_coded(["I10", "I509"], encoded=encoded))
-    assert sealed.schema == plain.schema  # polls become one table
+    assert sealed.schema == plain.schema  # so that polls can become one table
     texts = sealed["code"].to_pylist()
-    assert [text.startswith(WORDS) for text in texts] == [False, True, False, True]  # what looks sealed is words, too
+    assert [text.startswith(WORDS) for text in texts] == [False, True, False, True]  # also what only looks sealed
     assert "ZZNAME" not in str([sealed_word(text) for text in texts])
     assert make_sealer(CONDITION, vault, keys).open(pa.Table.from_batches([sealed]))["code"].to_pylist() == SAID
     again, _ = make_sealer(CONDITION, vault, keys).seal(_coded(SAID, encoded=encoded))
-    assert again["code"].to_pylist() == texts  # of one thing's versions each has the same
+    assert again["code"].to_pylist() == texts  # the same in every version of one thing
     assert sealed_word("sealed:no base64") is None
 
 
@@ -289,6 +289,6 @@ def test_words_that_an_earlier_release_left_in_clear_are_sealed_once(vault: Vaul
     after = sealer.seal_words(before)
     assert "ZZNAME" not in str([sealed_word(text) or text for text in after["code"].to_pylist()])
     assert sealer.open(after)["code"].to_pylist() == codes[:5]
-    assert after["code"].to_pylist()[5] is None  # whose key is gone
+    assert after["code"].to_pylist()[5] is None  # the key of its patient is destroyed
     assert sealer.seal_words(after) is after
     assert sealer.seal_words(sealed) is sealed

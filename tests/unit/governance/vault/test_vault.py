@@ -1,4 +1,4 @@
-"""The vault: each patient's key, who is behind a pseudonym, and nothing of it in clear."""
+"""The vault: each patient's key, the identity behind each pseudonym, and nothing of them in clear."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_a_batch_is_stored_whole_or_not_at_all(place: Place) -> None:
 
 def test_a_file_that_is_none_says_so(sqlite_place: Place) -> None:
     (sqlite_place.folder / "vault.db").write_bytes(b"Zzmarker" * 1000)
-    with pytest.raises(DatabaseDamaged, match="back-up") as caught:  # not to be tried again for ever
+    with pytest.raises(DatabaseDamaged, match="back-up") as caught:  # not tried again for ever
         sqlite_place.open()
     assert "Zzmarker" not in str(caught.value)
 
@@ -264,7 +264,7 @@ CREATE INDEX identity_mrn ON identity (mrn_digest);
 
 
 def _old_vault(path: Path, key: Key) -> bytes:
-    """Write a vault of the first form; return what was sealed in it."""
+    """Write a vault of the first form; return the values sealed in it."""
     sealed = Sealer(key).seal(msgspec.json.encode(WHO), context=b"v1.a")
     with sqlite3.connect(path) as db:
         db.executescript(_OLD)
@@ -298,7 +298,7 @@ def test_a_vault_of_the_first_form_with_another_key_is_left_as_it_is(home: Path)
 )
 def test_a_password_in_the_configuration_is_refused(home: Path, address: str) -> None:
     (home / "vitalake.yaml").write_text(f"vault: '{address}'\n")
-    with pytest.raises(SettingsError, match="by reference") as caught:
+    with pytest.raises(SettingsError, match="Write env:NAME or file:PATH") as caught:
         open_vault(load_settings(home), load_keys(home / "keys.yaml"))
     assert "Zz" not in str(caught.value)
     assert "Zz" not in repr(load_settings(home))

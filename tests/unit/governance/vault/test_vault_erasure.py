@@ -1,4 +1,4 @@
-"""Erasing: the key is gone for good, from every byte of the file and from every back-up that is restored."""
+"""An erasure destroys the key in every byte of the file, and again in every back-up that is restored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _known(place: Place, number: int = 3) -> tuple[Vault, bytes]:
 
 
 def _stored(vault: Vault, subject: bytes) -> list[bytes]:
-    """Return what is stored of a patient, as the bytes that must not be found any more."""
+    """Return the stored bytes of a patient that must not be found after the erasure."""
     row = vault._store.read(
         "SELECT token, wrapped, source_id, mrn_digest, identity FROM patient WHERE subject = ?", (subject,)
     )[0]
@@ -152,7 +152,7 @@ def test_a_restored_vault_erases_again_before_anything_else(place: Place) -> Non
     vault.close()
     place.restore()
     assert all(value in place.content() for value in stored)
-    place.service.revoke()  # nor does that need a key
+    place.service.revoke()  # applying the log needs no key either
     vault = place.open()
     assert not any(value in place.content() for value in stored)
     place.service.restore()
@@ -172,7 +172,7 @@ def test_a_log_that_lacks_what_the_vault_has_seen_is_refused(place: Place, lose:
         place.log.unlink()
     else:
         place.log.write_bytes(b"".join(place.log.read_bytes().splitlines(keepends=True)[:1]))
-    with pytest.raises(PrivacyError, match=r"lacks what the vault has seen \([01] entries, 2 known\): erasures.jsonl"):
+    with pytest.raises(PrivacyError, match=r"vault has applied \([01] in the log, 2 in the vault\): erasures.jsonl"):
         place.open()
     with pytest.raises(PrivacyError, match="lacks"):
         vault.erase(vault.subject_of("Zzp-0"), "c-3")
@@ -207,14 +207,14 @@ def test_a_log_that_was_changed_is_refused(place: Place, change: Any) -> None:
     vault.erase(subject, "c-1")
     vault.erase(vault.subject_of("Zzp-2"), "c-2")
     place.log.write_bytes(b"".join(line + b"\n" for line in change(place.log.read_bytes().splitlines())))
-    with pytest.raises(PrivacyError, match="does not hold together"):
+    with pytest.raises(PrivacyError, match="Erasure log is damaged"):
         place.open()
 
 
 def test_a_log_made_with_another_key_is_refused(place: Place) -> None:
     vault, subject = _known(place)
     vault.erase(subject, "c-1")
-    with pytest.raises(PrivacyError, match="does not hold together"):
+    with pytest.raises(PrivacyError, match="Erasure log is damaged"):
         place.open(Key("vault", "v1", bytes(32)))
 
 
@@ -232,9 +232,9 @@ def test_a_line_that_was_cut_off_is_replaced_by_the_next(place: Place) -> None:
 def test_a_log_that_cannot_be_written_stops_the_erasure(place: Place) -> None:
     vault, subject = _known(place)
     place.log.mkdir()
-    with pytest.raises(LakeError, match="Erasure log refuses"):
+    with pytest.raises(LakeError, match="Erasure log cannot be used"):
         vault.erase(subject, "c-1")
-    with pytest.raises(LakeError, match="Erasure log refuses"):
+    with pytest.raises(LakeError, match="Erasure log cannot be used"):
         place.open()
     assert vault.tombstone(subject) is None
     assert vault.secrets([subject])
@@ -259,7 +259,7 @@ def test_a_full_disk_stops_the_erasure(place: Place, monkeypatch: pytest.MonkeyP
 def test_a_legal_hold_stops_an_erasure_with_its_reason(place: Place) -> None:
     vault, subject = _known(place)
     vault.hold(subject, "case 17 at court")
-    with pytest.raises(PrivacyError, match=r"on hold until it is released \(case 17 at court\)"):
+    with pytest.raises(PrivacyError, match=r"under a legal hold until it is released \(case 17 at court\)"):
         vault.erase(subject, "c-1")
     with pytest.raises(PrivacyError, match="case 17 at court"):
         vault.begin_erasure(subject, "c-1", ["Zzp-1"])
@@ -280,7 +280,7 @@ def test_a_hold_ends_at_its_end_and_can_be_changed(place: Place) -> None:
     held = vault.held(subject)
     assert held is not None
     assert (held.reason, held.until) == ("case 17", until)
-    with pytest.raises(PrivacyError, match=r"on hold until 2199-05-04 \(case 17\)"):
+    with pytest.raises(PrivacyError, match=r"under a legal hold until 2199-05-04 \(case 17\)"):
         vault.erase(subject, "c-1")
     assert vault.on_hold() == [subject]
     vault.hold(subject, "case 17", clock.now() - timedelta(seconds=1))
@@ -305,7 +305,7 @@ def test_the_log_comes_before_the_hold_of_a_restored_vault(place: Place) -> None
     assert vault.status().held == 0
 
 
-# -- what is still to be done ----------------------------------------------------------------------------------------
+# -- pending erasures ----------------------------------------------------------------------------------------
 
 
 def test_an_erasure_is_pending_until_it_is_finished(place: Place) -> None:

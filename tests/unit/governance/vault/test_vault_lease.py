@@ -1,4 +1,4 @@
-"""Keys in memory: usable for one second after the service last let us have them."""
+"""The lease: keys in memory are usable for one second after the key service last unwrapped them."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_the_service_of_another_home_is_out_of_reach_not_a_broken_vault(place: P
     other = tmp_path / "other"
     other.mkdir()
     place.service = Place(other).service
-    with pytest.raises(KeyRevoked, match="does not hold it"):
+    with pytest.raises(KeyRevoked, match="does not contain it"):
         place.open().enrol(people(1))
 
 

@@ -1,4 +1,4 @@
-"""One process uses keys, another takes them away: locked within a second, and on again when they are given back."""
+"""One process uses keys and another revokes them: the use stops within a second, and goes on after the restore."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_process_is_locked_within_a_second_and_goes_on_by_itself(home: Pat
 
 
 def _await(user: subprocess.Popen[str], wanted: str) -> list[float]:
-    """Read on to such a word; return when the others were said."""
+    """Read the output up to such a word; return the times of the lines before it."""
     others: list[float] = []
     assert user.stdout is not None
     for line in user.stdout:

@@ -1,4 +1,4 @@
-"""Rotation: new keys around the same patients' keys, the old ones destroyed, killed or not."""
+"""Rotation: new keys wrap the same patients' keys and the old ones are destroyed, also after a kill."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def _context(vault: Vault) -> bytes:
 
 
 def _check_rotated(place: Place, vault: Vault, old: list[Any], context: bytes) -> None:
-    """The vault has one key, of one version of the service, and what was wrapped before opens nowhere."""
+    """Assert that the vault has one key, of one version of the service, and that the older one is destroyed."""
     ((version, key_id, _),) = _wrapped(vault)
     assert version > old[-1][0]
     assert [v.key_id for v in place.service.status() if v.state != "destroyed"] == [key_id]
     assert not any(wrapped in place.content() for _, _, wrapped in old)
     for _, old_id, wrapped in old:
-        with pytest.raises(KeyRevoked, match="does not hold it"):
+        with pytest.raises(KeyRevoked, match="does not contain it"):
             place.service.unwrap(Wrapped(old_id, wrapped), context=context)
     assert not vault.status().rotating
 
@@ -124,7 +124,7 @@ def test_an_older_service_file_cannot_bring_a_destroyed_version_into_use(place: 
     file = place.service_file.read_bytes()
     vault.rotate()
     place.service_file.write_bytes(file)
-    with pytest.raises(KeyRevoked, match="does not hold it"):
+    with pytest.raises(KeyRevoked, match="does not contain it"):
         vault.check()
-    with pytest.raises(PrivacyError, match="Rotate first"):
+    with pytest.raises(PrivacyError, match="keys rotate' first"):
         place.service.destroy(place.service.status()[0].key_id)

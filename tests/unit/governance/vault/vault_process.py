@@ -1,4 +1,4 @@
-"""A process in which ``place`` is the place, and which runs a piece of code there: for several at once, and kills."""
+"""Runs a piece of code in a process of its own, with ``place`` defined: for tests of several processes and of kills."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A vault with all that belongs to it in one folder, and a clock that tests set."""
+"""A vault, its key service and its erasure log in one folder, and a clock that tests set."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Seconds:
 
 
 class Place:
-    """Where a vault, its key service and its erasure log lie: all in one folder.
+    """The folder of a vault, its key service and its erasure log.
 
     Attributes:
         folder: of their files.
@@ -65,7 +65,7 @@ class Place:
         return b"".join(path.read_bytes() for path in sorted(self.folder.glob("vault.db*")))
 
     def back_up(self) -> None:
-        """Copy the database, which nobody has open."""
+        """Copy the database; nothing may have it open."""
         shutil.copy(self.folder / "vault.db", self.folder / "backup")
 
     def restore(self) -> None:
@@ -76,7 +76,7 @@ class Place:
 
 
 class PostgresPlace(Place):
-    """The same, the vault in a database of its own in PostgreSQL."""
+    """The same, with the vault in a database of its own in PostgreSQL."""
 
     def __init__(self, folder: Path, server: PostgresServer) -> None:
         super().__init__(folder)
@@ -89,7 +89,7 @@ class PostgresPlace(Place):
         return PostgresStore(self.address)
 
     def content(self) -> bytes:
-        """Return every byte of the database's files; the server's write-ahead log is out of our reach."""
+        """Return every byte of the database's files; without the server's write-ahead log."""
         self._server.execute("CHECKPOINT")
         with psycopg.connect(self.address) as connection:
             oid = connection.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone()
@@ -97,7 +97,7 @@ class PostgresPlace(Place):
         return b"".join(path.read_bytes() for path in self._server.files(f"base/{oid[0]}"))
 
     def back_up(self) -> None:
-        """Copy the database, which nobody has open."""
+        """Copy the database; nothing may have it open."""
         self._server.execute(f"CREATE DATABASE {self._database}_copy TEMPLATE {self._database}")
 
     def restore(self) -> None:
@@ -108,7 +108,7 @@ class PostgresPlace(Place):
 
 
 class OpenedPlace(Place):
-    """A place as another process finds it."""
+    """An existing place, as another process opens it."""
 
     def __init__(self, folder: Path, address: str) -> None:
         super().__init__(folder)
@@ -120,7 +120,7 @@ class OpenedPlace(Place):
 
 
 def run(place: Place, code: str, *codes: str, **environment: str) -> list[int]:
-    """Run pieces of code, each in a process of its own in which ``place`` is the place; return how they ended."""
+    """Run pieces of code, each in its own process with ``place`` defined; return the exit codes."""
     processes = [
         subprocess.Popen(
             forking.command("tests.unit.governance.vault.vault_process", str(place.folder), place.address, each),
@@ -141,7 +141,7 @@ place = OpenedPlace(Path(sys.argv[1]), sys.argv[2])
 
 
 def people(number: int) -> list[tuple[str, str]]:
-    """Return source ids and pseudonyms of so many patients."""
+    """Return (source id, pseudonym) of this many patients."""
     return [(f"Zzp-{i}", f"v1.{i:032d}") for i in range(number)]
 
 
