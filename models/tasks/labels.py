@@ -31,23 +31,30 @@ class _Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     pass
 
 
-class Outcome(_Form, frozen=True, tag="outcome"):
+class _StayColumn:
+    """What labels and events have in common that one column of the stays decides."""
+
+    __slots__ = ()
+    column: str
+
+    @property
+    def reads(self) -> Reads:
+        """Return the columns that are read, besides the values that features are made of."""
+        return {STAYS: (self.column,)}
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Return the LOINC codes whose values are needed: none."""
+        return ()
+
+
+class Outcome(_StayColumn, _Form, frozen=True, tag="outcome"):
     """How the stay itself turned out: the values of a column that count as the event, and those that do not say."""
 
     dataset: Literal["encounter"]
     column: str
     positive: Codes
     unknown: list[str] = []
-
-    @property
-    def reads(self) -> Reads:
-        """Return what it is read from."""
-        return {STAYS: (self.column,)}
-
-    @property
-    def codes(self) -> tuple[str, ...]:
-        """Return the LOINC codes whose values it needs."""
-        return ()
 
     def doubt(self) -> Doubt | None:
         """Return what contradicts the datasets or the vocabulary; None: nothing does."""
@@ -140,22 +147,14 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
         return None
 
 
-class Ended(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="dataset", tag="encounter"):
+class Ended(
+    _StayColumn, msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="dataset", tag="encounter"
+):
     """An event that is how the stay ended, at the time at which it did: the values of a column that count as it."""
 
     column: str
     positive: Codes
     unknown: list[str] = []
-
-    @property
-    def reads(self) -> Reads:
-        """Return what it is read from, beside the values that features are made of."""
-        return {STAYS: (self.column,)}
-
-    @property
-    def codes(self) -> tuple[str, ...]:
-        """Return the LOINC codes whose values it needs."""
-        return ()
 
     def doubt(self) -> Doubt | None:
         """Return what contradicts the datasets or the vocabulary; None: nothing does."""
