@@ -147,9 +147,7 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
         return None
 
 
-class Ended(
-    _StayColumn, msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="dataset", tag="encounter"
-):
+class Ended(_StayColumn, msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="dataset", tag="encounter"):
     """An event that is how the stay ended, at the time at which it did: the values of a column that count as it."""
 
     column: str

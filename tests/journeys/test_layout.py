@@ -135,7 +135,7 @@ def test_paper_has_everything_and_is_white_also_at_night(
             _check(visit.page, f"{name}, print")
             ink = visit.page.evaluate("() => getComputedStyle(document.body).color")
             assert ink == "rgb(20, 33, 43)", "dark ink"
-            expect(visit.page.get_by_text("Printed as of ward time")).to_be_visible()
+            expect(visit.page.get_by_text("Printed at ward time")).to_be_visible()
             if name == "board":
                 expect(visit.page.locator("tr[data-patient]")).to_have_count(9)
             visit.page.emulate_media(media="screen", color_scheme="light")

@@ -33,7 +33,16 @@ from models.serving.fhir import risk_assessment
 from models.serving.patient import patient_now
 from models.serving.recorder import Recorder
 from models.serving.risk import STALE_SECONDS, band_of, risk_document
-from models.serving.rows import Row, aged, latest_vitals, make_row, moved, partly, percent, reason_text
+from models.serving.rows import (
+    Row,
+    latest_vitals,
+    make_row,
+    moved,
+    partial_text,
+    percent,
+    reason_measured_us,
+    reason_text,
+)
 from models.serving.scores import KEEP_DAYS, ScoreBook, tidy
 from models.serving.threads import OneThread
 from models.serving.ward import NEVER_US, Chart, Ward
@@ -119,11 +128,11 @@ def test_bands_follow_the_thresholds_and_a_single_part_of_three() -> None:
 
 
 def test_a_partial_score_names_its_parts_in_the_fewest_words() -> None:
-    assert partly(_news2(**dict.fromkeys(PARTS, 0))) == ""
-    assert partly(_news2()) == ""
-    assert partly(_news2(pulse=1)) == "partial: only HR"
+    assert partial_text(_news2(**dict.fromkeys(PARTS, 0))) == ""
+    assert partial_text(_news2()) == ""
+    assert partial_text(_news2(pulse=1)) == "partial: only HR"
     known = dict.fromkeys(PARTS, 0) | {"consciousness": None}
-    assert partly(_news2(**known)) == "partial: no GCS"
+    assert partial_text(_news2(**known)) == "partial: no GCS"
 
 
 def test_a_move_counts_only_parts_that_were_known_then_and_now() -> None:
@@ -334,10 +343,10 @@ def test_a_board_gets_what_it_missed_and_everything_after_a_restart(ward: WardUn
         rows: list[Row] = []
         gone: list[str] = []
         watch._take(patient, _row(patient), NEVER_US, rows, gone)
-        asyncio.run(watch._tell(tuple(rows), tuple(gone), number))
-    place = watch.place
+        asyncio.run(watch._send_change(tuple(rows), tuple(gone), number))
+    place = watch.position
     watch._take("v1.a", None, NEVER_US, [], gone := [])
-    asyncio.run(watch._tell((), tuple(gone), 9))
+    asyncio.run(watch._send_change((), tuple(gone), 9))
     missed = watch.since(place, 10)
     assert (missed.rows, missed.gone, missed.ward_us, missed.whole) == ((), ("v1.a",), 10, False)
     assert [row.patient for row in watch.since(f"{watch.epoch}-1", 0).rows] == ["v1.b", "v1.c"]
@@ -362,7 +371,7 @@ def test_a_slow_board_is_let_go(ward: WardUnderTest) -> None:
         watch = _watch(ward)
         slow = watch.subscribe()
         for number in range(QUEUE_EVENTS + 1):
-            await watch._tell((), ("v1.a",), number)
+            await watch._send_change((), ("v1.a",), number)
         assert slow.dropped
         return [change async for change in watch.changes(slow)]
 
@@ -388,7 +397,7 @@ def test_changes_reach_all_boards_and_a_busy_patient_is_calmed(ward: WardUnderTe
         change = await anext(watch.changes(boards[0]))
         assert change.rows[0].newest_us == newest
         event = change.event.plain.decode()
-        assert event.startswith(f"id: {watch.place}\nevent: rows\ndata: {{")
+        assert event.startswith(f"id: {watch.position}\nevent: rows\ndata: {{")
         document = msgspec.json.decode(event.split("data: ")[1])
         assert document["rows"][0].keys() == {"patient", "revision", "newest_us", "ward_us", "order", "html"}
         watch.close()
@@ -398,7 +407,9 @@ def test_changes_reach_all_boards_and_a_busy_patient_is_calmed(ward: WardUnderTe
 
 
 def test_events_packed_one_by_one_are_one_stream_wherever_a_board_came_in() -> None:
-    events = [Event("rows", {"number": number, "text": "x" * 100 * number}, place=f"e-{number}") for number in range(4)]
+    events = [
+        Event("rows", {"number": number, "text": "x" * 100 * number}, event_id=f"e-{number}") for number in range(4)
+    ]
     for first in range(4):
         unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
         read = [unpacker.decompress(_GZIP_HEAD + pack(RETRY))]
@@ -475,8 +486,8 @@ def test_a_refused_message_and_an_unusable_value_are_read_on_the_row(ward: WardU
     assert row.order.startswith("3"), "before all others of whom nobody can say that they are well"
     since = clock_minute(now - 5 * MINUTE)
     for text in (
-        f"HR above what is plausible since {since}",
-        f"RR no usable value since {since}: look at the patient",
+        f"HR implausibly high since {since}",
+        f"RR no usable value since {since}: check the patient",
         f"2 messages refused, last {clock_minute(now - 3 * MINUTE)}",
         "may be higher",
         "implausible",
@@ -566,7 +577,7 @@ def test_who_is_measured_after_the_discharge_is_back_until_that_is_old(ward: War
         assert chart is not None
         assert not chart.gone
         row = make_row(chart)
-        assert f"discharged at {clock_minute(now - HOUR)}, but measured since" in row.html
+        assert f"discharged at {clock_minute(now - HOUR)}, but vital signs since" in row.html
         assert "HR 0" in row.html
         assert chart.due_us <= now - MINUTE + STALE_SECONDS * 1_000_000 + 1
         then = now - MINUTE + STALE_SECONDS * 1_000_000 + 1
@@ -650,7 +661,7 @@ def test_one_refused_message_does_not_make_the_sickest_disappear_nor_anybody_low
     assert documents["undecoded"]["refused"]["count"] == 1
     predictions = {name: risk_assessment(chart, task)["prediction"][0] for name, chart in seen.items()}
     assert ["qualitativeRisk" in predictions[name] for name in names] == [False, True, False, True]
-    assert f"it was {last.total}, 3 min ago" in predictions["ill"]["rationale"]
+    assert f"; was {last.total}, 3 min ago" in predictions["ill"]["rationale"]
     assert "1 message refused" in predictions["undecoded"]["rationale"]
 
 
@@ -680,8 +691,8 @@ def test_reasons_name_a_sex_and_have_an_age_only_where_one_value_has() -> None:
     man, woman = (Reason("sex_female", "Female sex", sex, "", 0.1) for sex in (0.0, 1.0))
     assert [reason_text(one) for one in (man, woman)] == ["Male sex", "Female sex"]
     lowest = Reason("temperature.min", "Temperature, lowest", 38.0, "Cel", 0.1, 5)
-    assert (reason_text(lowest), aged(lowest)) == ("Temperature, lowest 38 °C", None)
-    assert aged(Reason("temperature.last", "Temperature", 38.0, "Cel", 0.1, 5)) == 5
+    assert (reason_text(lowest), reason_measured_us(lowest)) == ("Temperature, lowest 38 °C", None)
+    assert reason_measured_us(Reason("temperature.last", "Temperature", 38.0, "Cel", 0.1, 5)) == 5
 
 
 def test_a_clock_that_is_behind_is_told_and_makes_nobody_low(ward: WardUnderTest) -> None:
@@ -693,7 +704,7 @@ def test_a_clock_that_is_behind_is_told_and_makes_nobody_low(ward: WardUnderTest
     with ward_of(ward) as charts:
         chart = charts.chart(patient)
     assert chart is not None and chart.behind == {"pulse": 3600.0}
-    text = "HR: the sender's clock is 1 h behind ours, or values come late"
+    text = "HR: the sender's clock is 1 h behind ours, or values arrive late"
     row = make_row(chart).html
     assert text in row.replace("&#39;", "'") and "may be higher" in row
     prediction = risk_assessment(chart, load_task("mortality"))["prediction"][0]

@@ -17,7 +17,7 @@ import pytest
 from governance.belonging import open_vault
 from models.lateness import behind
 from models.news2 import News2, news2
-from models.serving.rows import says
+from models.serving.rows import notes
 from models.serving.ward import Chart, Ward, situation_of
 from pipelines.core.poll import DecodedPoll, Outcome, Poll
 from pipelines.erasure.request import Eraser
@@ -1136,7 +1136,7 @@ def test_a_child_without_a_stay_is_known_as_one(home: Path) -> None:
     assert situation_of({}, age_years=age, pregnant=False).withheld == "child"
     chart = _charted(home, token)
     assert (chart.record.news2.withheld, chart.age_years) == ("child", 8)
-    assert not [said for said in says(chart) if "age not known" in said.text]
+    assert not [note for note in notes(chart) if "age unknown" in note.text]
 
 
 @pytest.mark.parametrize("first", ["condition", "encounter"])
