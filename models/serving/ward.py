@@ -14,7 +14,7 @@ import numpy as np
 from governance.erasure.forgotten import catch_up
 from governance.keyuse import open_vault
 from models.artefact import Model
-from models.lateness import Lag, behind
+from models.lateness import Lag, steady_lags
 from models.news2 import (
     MAX_AGE_HOURS,
     OXYGEN,
@@ -318,7 +318,7 @@ class Ward:
             cached.due_us = min(cached.due_us, last_us + STALE_SECONDS * 1_000_000 + 1)
         refused = _refused(cached.history.known_at(now_us), now_us)
         cached.due_us = min(cached.due_us, refused[2] if refused else NEVER_US)
-        lags = behind(known, numbers_of_parts(), since_us=now_us - int(MAX_AGE_HOURS * 3_600e6))
+        lags = steady_lags(known, numbers_of_parts(), since_us=now_us - int(MAX_AGE_HOURS * 3_600e6))
         since_us = _measured_after_end_us(cached.history.known_at(now_us), stay, record.news2, lags, now_us)
         if since_us is not None:
             cached.due_us = min(cached.due_us, since_us + STALE_SECONDS * 1_000_000 + 1)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.lateness import behind
+from models.lateness import steady_lags
 from models.news2 import (
     ACVPU,
     ADULT,
@@ -728,7 +728,7 @@ def test_a_steady_lag_is_told_and_no_other() -> None:
     codes = {"pulse": (code_number("8867-4"),), "temperature": (code_number("8310-5"),)}
 
     def lags(rows: Sequence[tuple[str, float, float, float]]) -> dict[str, float]:
-        found = behind(_told(*rows), codes, since_us=AS_OF - 12 * HOUR)
+        found = steady_lags(_told(*rows), codes, since_us=AS_OF - 12 * HOUR)
         return {part: lag.us / MINUTE for part, lag in found.items()}
 
     assert lags([("8867-4", 70, 60 + minute, minute) for minute in range(3)]) == {"pulse": 60}
@@ -748,7 +748,7 @@ def test_a_clock_that_was_behind_is_not_told_of_when_its_device_is_gone() -> Non
     codes = {"pulse": (code_number("8867-4"), code_number("8889-8"))}
 
     def told(*rows: tuple[str, float, float, float], since: float = 12 * 60) -> bool:
-        return bool(behind(_told(*rows), codes, since_us=AS_OF - int(since * MINUTE)))
+        return bool(steady_lags(_told(*rows), codes, since_us=AS_OF - int(since * MINUTE)))
 
     def gone(minutes: float) -> list[tuple[str, float, float, float]]:
         return [("8867-4", 70.0, 60 + minutes + minute, minutes + minute) for minute in range(9)]
@@ -764,5 +764,5 @@ def test_values_that_come_by_file_are_told_of_and_hidden_only_by_others_that_com
     codes = {"pulse": (code_number("8867-4"), code_number("8889-8"))}
     file = [("8867-4", 70.0, 60 * hour + 20, 60.0 * hour) for hour in range(6)]
     for rows, hidden in ((file, False), ([*file, ("8889-8", 72.0, 25, 25)], False), ([*file, *_PLETH], True)):
-        found = behind(_told(*rows), codes, since_us=AS_OF - 12 * HOUR)["pulse"]
+        found = steady_lags(_told(*rows), codes, since_us=AS_OF - 12 * HOUR)["pulse"]
         assert (found.us / MINUTE, found.hidden) == (20, hidden)

@@ -758,5 +758,5 @@ def test_an_address_that_is_taken_is_told(ward: WardUnderTest) -> None:
         process = _serve(ward.home, taken.getsockname()[1])
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 10
-    assert "Address cannot be had" in errors
+    assert "Address cannot be used" in errors
     assert "Traceback" not in errors

@@ -154,5 +154,7 @@ def test_a_task_of_the_home_is_served_where_the_store_keeps_what_it_looks_back_a
     (home / "vitalake.yaml").write_text("serving: {task: readmission}\n")
     assert _task(declare(home, "readmission", READMISSION)).name == "readmission"
     (home / "vitalake.yaml").write_text("serving: {task: readmission}\ncare: {hours: 53}\n")
-    with pytest.raises(SettingsError, match=r"looks back further.*care\.hours, task readmission\. Keep 54 hours"):
+    with pytest.raises(
+        SettingsError, match=r"looks back further.*care\.hours, task readmission\. Set care\.hours to 54 or more"
+    ):
         _task(load_settings(home))

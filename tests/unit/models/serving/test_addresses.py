@@ -45,7 +45,7 @@ def test_an_address_of_this_machine_is_served(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["", "a" * 300])
 def test_a_host_that_is_none_is_told_so(host: str) -> None:
-    with pytest.raises(SettingsError, match="Address is not known"):
+    with pytest.raises(SettingsError, match="Host has no address"):
         require_loopback(host, 0)
 
 
