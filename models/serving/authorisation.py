@@ -134,10 +134,10 @@ class Authoriser:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and token:
             return self._verifier.verify(token.strip())
-        held = self.sessions.token(request.cookies.get(COOKIE, "")) if pages else None
-        if held is None:
+        session_token = self.sessions.token(request.cookies.get(COOKIE, "")) if pages else None
+        if session_token is None:
             raise InvalidToken("Access token is missing", where="request", remedy="Sign in.")
-        return self._verifier.verify(held)
+        return self._verifier.verify(session_token)
 
     def count(self, principal: Principal) -> None:
         """Count a request against the user's rate limit.

@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 
 
 def _bedside(lane: LaneUnderTest, source_id: str, values: Mapping[str, float]) -> None:
-    """Let a monitor send values that are true now."""
+    """Send values of a monitor with the current time."""
     vocabulary = load_vocabulary()
     now = clock.now().isoformat(timespec="milliseconds")
     lane.send(

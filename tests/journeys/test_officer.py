@@ -1,4 +1,4 @@
-"""A privacy officer finds who saw a patient, and that the record of it holds."""
+"""A privacy officer finds who saw a patient, and that the audit is intact."""
 
 from __future__ import annotations
 

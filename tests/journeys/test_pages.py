@@ -1,4 +1,4 @@
-"""What the pages show is what a reader sees: their blocks are run in a new folder, and their output is compared."""
+"""The documentation pages are true: their blocks run in a new folder, and their output is compared."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The tutorials' commands are run as they stand, in order, in an empty folder.
 
-Each is found on the path once; run again it is a fork of a process that has imported what it needs.
+The first vitalake command of each kind is started from the PATH; later ones run in a fork of a process that has
+imported what they need.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _found: set[str] = set()
 
 
 def _in_a_fork(command: str) -> list[str]:
-    """Return what runs a command; of ours the first of each kind is run as people run it."""
+    """Return the runner of a command; the first vitalake command of each kind runs as a process, as people run it."""
     program, *arguments = shlex.split(command)
     if program != "vitalake" or arguments[0] not in _found:
         _found.add(arguments[0])

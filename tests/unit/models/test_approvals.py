@@ -1,4 +1,4 @@
-"""A learnt score leaves the shadow by two accounts, for one model and one unit, on a validation that says enough."""
+"""A learnt score is shown after approval by two accounts, for one model and one unit, with a sufficient validation."""
 
 from __future__ import annotations
 

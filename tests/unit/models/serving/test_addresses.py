@@ -1,4 +1,4 @@
-"""Where a server may listen: nobody signs in without a password from elsewhere, whatever an address is called."""
+"""The addresses that a server may listen on: no other machine can sign in without a password, by any name."""
 
 from __future__ import annotations
 
