@@ -1,7 +1,7 @@
-"""Who has approved a learnt score for the clinicians of a unit, and who has withdrawn that; sealed, never overwritten.
+"""Approvals of learnt scores for the clinicians of a unit, and their withdrawals; sealed and never overwritten.
 
-A model's numbers reach who acts on them only when two accounts of the operating system have approved this very model
-for this unit. Another version of the model, or another unit, begins with nobody's approval.
+Clinicians see a model's score only after two accounts of the operating system have approved exactly this model for
+their unit. Another version of the model, or another unit, starts without any approval.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from vitalake.sqlite import Database
 FILE = "approvals.db"
 
 NEEDED = 2
-"""Approvals, by as many accounts."""
+"""The number of approvals, by different accounts."""
 
 ENOUGH_EVENTS = 100
-"""A validation with fewer says little of a risk model (Vergouwe 2005, Collins 2016): then a reason must be recorded."""
+"""A validation with fewer events proves little (Vergouwe 2005, Collins 2016), so that a reason must be recorded."""
 
 LONGEST = 500
-"""Characters of a reason or a report's name."""
+"""The most characters of a unit, a reason or a report's name."""
 
 _TABLES = "CREATE TABLE IF NOT EXISTS entry (number INTEGER PRIMARY KEY AUTOINCREMENT, sealed BLOB NOT NULL);"
 
@@ -35,20 +35,20 @@ Step = Literal["approve", "withdraw"]
 
 
 class Approval(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry.
+    """An entry of the book of approvals.
 
     Attributes:
         step: approve or withdraw; a withdrawal ends all approvals of the task for the unit.
         task: its name.
         model: name/version, as registered.
-        digest: of that model; what is approved is this and no other.
+        digest: of that model; the approval is for this digest only.
         unit: the ward, as the stays name it.
-        account: id of the operating system's account.
+        account: the id of the operating system's account.
         by: the account, as the audit names it.
-        at_us: when.
+        at_us: when it was written.
         events: how many events the site's validation counted.
         report: where that validation can be read.
-        reason: why fewer events are enough, or why it is withdrawn.
+        reason: why fewer events are enough, or why the approval is withdrawn.
     """
 
     step: Step
@@ -68,7 +68,7 @@ class Approvals:
     """The open book of approvals; used by one thread at a time, by any number of processes."""
 
     def __init__(self, folder: Path, keys: KeyRing) -> None:
-        """Open the book, or make it.
+        """Open the book, or create it.
 
         Raises:
             ServiceUnavailable: the file cannot be opened.
@@ -77,7 +77,7 @@ class Approvals:
             folder / FILE,
             tables=_TABLES,
             name="Book of approvals",
-            repair="Restore it from a back-up, or move it away and have the scores approved again.",
+            repair="Restore it from a back-up, or move it away and approve the scores again.",
         )
         self._db = self._database.connection
         self._sealer = Sealer(keys.current("care"))
@@ -94,7 +94,7 @@ class Approvals:
         """Return all entries, oldest first.
 
         Raises:
-            PrivacyError: an entry was not written by who has the home's keys, or stands in another's place.
+            PrivacyError: an entry was not written with the home's keys, or was moved to another number.
         """
         rows = self._db.execute("SELECT number, sealed FROM entry ORDER BY number").fetchall()
         opened = [self._sealer.open(sealed, context=_context(number)) for number, sealed in rows]
@@ -112,8 +112,8 @@ class Approvals:
             self._db.execute("UPDATE entry SET sealed = ? WHERE number = ?", (sealed, number))
 
 
-def approving(entries: Sequence[Approval], *, task: str, digest: str, unit: str) -> list[Approval]:
-    """Return the approvals of a model for a unit that stand, one an account."""
+def standing_approvals(entries: Sequence[Approval], *, task: str, digest: str, unit: str) -> list[Approval]:
+    """Return the valid approvals of a model for a unit, one for each account."""
     found: dict[int, Approval] = {}
     for entry in entries:
         if (entry.task, entry.unit) != (task, unit):
@@ -126,8 +126,8 @@ def approving(entries: Sequence[Approval], *, task: str, digest: str, unit: str)
 
 
 def is_approved(entries: Sequence[Approval], *, task: str, digest: str, unit: str) -> bool:
-    """Return whether clinicians of a unit are shown what a model says. A unit that is not known has no approval."""
-    return bool(unit) and len(approving(entries, task=task, digest=digest, unit=unit)) >= NEEDED
+    """Return whether a model's score is shown to the clinicians of a unit; an unknown unit has no approval."""
+    return bool(unit) and len(standing_approvals(entries, task=task, digest=digest, unit=unit)) >= NEEDED
 
 
 def approval(
@@ -142,14 +142,14 @@ def approval(
     report: str,
     reason: str,
 ) -> Approval:
-    """Return an approval that says what it must.
+    """Return an approval with all that it must contain.
 
     Raises:
-        SettingsError: no unit, no report, or too few events and no reason for that.
+        SettingsError: unit or report is missing, or there are too few events and no reason is given.
     """
     if not unit.strip() or not report.strip():
         raise SettingsError(
-            "Approval names no unit or no validation report",
+            "Approval has no unit or no validation report",
             where="models approve",
             remedy="Give --unit, as the stays name it, and --report: where the site's validation can be read.",
         )
@@ -157,7 +157,7 @@ def approval(
         raise SettingsError(
             f"Validation has {events} events, fewer than {ENOUGH_EVENTS}, and no reason is given",
             where="models approve",
-            remedy="Validate on more stays, or say with --reason why fewer are enough.",
+            remedy="Validate on more stays, or give with --reason why fewer events are enough.",
         )
     if max(map(len, (unit, report, reason))) > LONGEST:
         raise SettingsError(f"A text is longer than {LONGEST} characters", where="models approve", remedy="Shorten it.")
@@ -177,14 +177,16 @@ def approval(
 
 
 def withdrawal(*, task: str, unit: str, account: int, by: str, reason: str) -> Approval:
-    """Return a withdrawal that says why.
+    """Return a withdrawal with its reason.
 
     Raises:
         SettingsError: no reason is given.
     """
     if not reason.strip() or len(reason) > LONGEST:
         raise SettingsError(
-            "Withdrawal gives no reason, or a long one", where="models withdraw", remedy="Say why with --reason."
+            f"Withdrawal has no reason, or one longer than {LONGEST} characters",
+            where="models withdraw",
+            remedy="Give a reason with --reason.",
         )
     return Approval(
         step="withdraw",

@@ -1,4 +1,4 @@
-"""Scores of all patients at once, from what is published: the same records that serving computes one by one."""
+"""Scores of all patients from published rows: the same records that serving computes one by one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _STAY = ["encounter_id", "patient_id", "admitted_at", "discharged_at", "age_at_a
 
 
 def score_published(settings: Settings, task_name: str, *, now_us: int | None = None) -> Iterator[ScoreRecord]:
-    """Yield a record for each patient who is in a stay at a moment and of whom something was known then, by pseudonym.
+    """Yield the score record of each patient with an open stay and known values at a moment, ordered by pseudonym.
 
-    The values are those of the lake's published rows, the rules and the champion those in force; the same history gives
-    the same record, with the same id, as the scoring endpoint gives from the care store.
+    Values come from the lake's published rows; the rules and the champion in force apply. The same history gives the
+    same record, with the same id, as the scoring endpoint gives from the online store.
 
     Args:
         settings: of the home.
@@ -32,7 +32,7 @@ def score_published(settings: Settings, task_name: str, *, now_us: int | None = 
         now_us: the moment, microseconds since 1970 UTC; default: the present one.
 
     Raises:
-        VitaLakeError: nothing is published, the rules do not hold, or the registry cannot be read.
+        VitaLakeError: nothing is published, the rules are not valid, or the registry cannot be read.
     """
     moment = clock.now_us() if now_us is None else now_us
     task = load_task(task_name)
@@ -51,7 +51,7 @@ def score_published(settings: Settings, task_name: str, *, now_us: int | None = 
 
 
 def _stays(query_service: QueryService, task_name: str, moment_us: int) -> dict[str, Stay]:
-    """Return the stay that each patient is in at a moment; of several the one begun last."""
+    """Return each patient's open stay at a moment; if there are several, the latest admission."""
     sexes = {row["patient_id"]: row["sex"] for row in _read(query_service, task_name, "patient", ["patient_id", "sex"])}
     found: dict[str, Stay] = {}
     for row in _read(query_service, task_name, "encounter", _STAY):

@@ -1,8 +1,8 @@
-"""Values that came long after the time they say: by a clock that is behind, or because something kept them.
+"""Late values: those that arrive long after their time, because a clock is behind or because they were delayed.
 
-When a value was measured its sender's clock says; when it came, ours does. A clock that is behind, and a way that takes
-long, bring values of new times as fast as time goes, each as late as the one before: a steady lag. Whoever catches up,
-a gateway after a pause or a load of history, brings hours within seconds, and the lag shrinks from value to value.
+The time of measurement comes from the sender's clock, the time of arrival from ours. A clock that is behind, or a slow
+path, gives a steady lag: values arrive as fast as time passes, each as late as the one before. A gateway that catches
+up after a pause, or a load of history, brings hours of values within seconds, and the lag shrinks from value to value.
 """
 
 from __future__ import annotations
@@ -18,24 +18,27 @@ from vitalake.clinical.records import History
 Times = npt.NDArray[np.int64]
 
 BEHIND_US = 300_000_000
-"""From so late on a value is called late; what a gateway gathers in a few minutes is not."""
+"""A value is late from this lag on; a gateway that collects values for a few minutes does not make them late."""
 
 HIDDEN_US = 15 * 60_000_000
-"""From so steady a lag on a sensor's readings count for nothing beside another's that come in time: nobody is low then.
-So long after a steady lag's last value what comes in time says that it is over."""
+"""From this lag on a sensor's late readings are hidden by another's that come in time; such a patient is never low. A
+steady lag is over when values come in time this long after its last value."""
 
 _STEADY_US = 30_000_000
+"""The lags of a steady run differ from its last one by at most this much."""
+
 _SPAN_US = 60_000_000
 _FEWEST = 3
+"""A steady lag needs this many values, and arrivals over this span."""
 
 
 class Lag(NamedTuple):
-    """How values come steadily late.
+    """A steady lag of values.
 
     Attributes:
-        us: by how much, in microseconds.
-        came_us: when they came, ascending.
-        hidden: others of the part come in time, beside which they count for nothing.
+        us: how late they are, in microseconds.
+        came_us: when they arrived, ascending.
+        hidden: other values of the part come in time, and hide the late ones.
     """
 
     us: int
@@ -43,16 +46,16 @@ class Lag(NamedTuple):
     hidden: bool = False
 
     def goes_on_after(self, end_us: int) -> bool:
-        """Return whether values have come for a minute at least since a moment: one may have been on its way."""
+        """Return whether values arrived for at least a minute after a moment; a single one may have been delayed."""
         since = self.came_us[self.came_us > end_us]
         return len(since) > 0 and int(np.ptp(since)) >= _SPAN_US
 
 
 def steady_lag(effective_us: Times, available_us: Times) -> Lag | None:
-    """Return how the values of one code that came last are late, all by the same; None: they are not.
+    """Return the steady lag of the values of one code that arrived last; None: there is none.
 
-    Three at least, that came within a minute or more, and none that came in time long after them. Those in time are of
-    another device, or of before the clock was set.
+    It needs at least three values that arrived over a minute or more, and no value that came in time long after them.
+    Values that come in time are from another device, or from before the clock was set.
     """
     lag = available_us - effective_us
     late = lag >= BEHIND_US
@@ -66,30 +69,30 @@ def steady_lag(effective_us: Times, available_us: Times) -> Lag | None:
     return Lag(int(lag[run].min()), came[run]) if steady and available_us.max() - came[-1] < HIDDEN_US else None
 
 
-def is_caught_up(effective_us: Times, available_us: Times, at: int) -> bool:
-    """Return whether a late value of a code came with others of long times at once: of then it tells, not of now.
+def is_in_batch(effective_us: Times, available_us: Times, at: int) -> bool:
+    """Return whether a late value arrived in a batch that covers a longer time: then it describes the past, not now.
 
     Args:
-        effective_us: of all values of the code.
-        available_us: of the same.
-        at: which of them.
+        effective_us: when the code's values were measured.
+        available_us: when they arrived.
+        at: the index of the late value.
     """
     near = np.abs(available_us - available_us[at]) <= HIDDEN_US
     near &= available_us - effective_us >= BEHIND_US
-    told, came = effective_us[near], available_us[near]
-    return bool(np.ptp(told) > 2 * np.ptp(came) + _SPAN_US)
+    measured, came = effective_us[near], available_us[near]
+    return bool(np.ptp(measured) > 2 * np.ptp(came) + _SPAN_US)
 
 
-def behind(history: History, codes: Mapping[str, tuple[int, ...]], *, since_us: int) -> dict[str, Lag]:
-    """Return of each part whose values come steadily late how.
+def steady_lags(history: History, codes: Mapping[str, tuple[int, ...]], *, since_us: int) -> dict[str, Lag]:
+    """Return the steady lag of each part that has one.
 
-    That a clock was behind says nothing any more when its last value does not count, or when others of the part, by
-    whichever code, have come in time for long after it: the device is gone, or its clock is set.
+    A lag is over when its last value no longer counts, or when other values of the part, of any code, came in time long
+    after it: then the device is gone, or its clock was set.
 
     Args:
-        history: what is known.
-        codes: of each part, as numbers.
-        since_us: of when a value must be to count.
+        history: the known values.
+        codes: the codes of each part, as numbers.
+        since_us: a value must be newer than this to count.
     """
     finite = np.isfinite(history.value)
     lag_us = history.available_us - history.effective_us

@@ -1,10 +1,11 @@
-"""NEWS2, the national early warning score, of now and as far as its parts are known.
+"""NEWS2, the National Early Warning Score, computed from the parts that are known now.
 
-Source: Royal College of Physicians, National Early Warning Score (NEWS) 2, London 2017: chart 1 (the score), and who is
-not scored by it, children under 16 and pregnant women.
+Source: Royal College of Physicians, National Early Warning Score (NEWS) 2, London 2017: chart 1 (the score), and the
+patients whom it does not apply to, children under 16 and pregnant women.
 
-A part counts until its value is MAX_AGE_HOURS old by the clock, whatever else was measured since. A part without such a
-value is named as missing and adds nothing; the total is then *partial*, a lower bound, and must be shown so.
+A value counts until it is MAX_AGE_HOURS old by the clock, whatever else was measured since. A part without such a value
+is missing and adds nothing; the total is then *partial*, a lower bound, and must be shown so. Pages call a part a
+parameter, as the RCP does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models.lateness import BEHIND_US, is_caught_up, steady_lag
+from models.lateness import BEHIND_US, is_in_batch, steady_lag
 from pipelines.online_store.values import COMPARATORS, UNUSABLE
 from vitalake.clinical.records import History, code_number
 from vitalake.declarations import per_home
@@ -29,26 +30,26 @@ WITHHELD: dict[Withheld, str] = {
     "child": "Under 16: NEWS2 is not for children.",
     "pregnancy": "Pregnant: NEWS2 is not for pregnancy.",
 }
-"""Why no score is shown although values are known, for people."""
+"""Why no score is shown although values are known; a text for people."""
 
 ADULT_YEARS = 16
 
 OUTLIVED_US = 15 * 60_000_000
-"""An event is over when another sensor has measured the part this much later: one that came off stays silent. So it
-is when its own sensor has told for so long that it has no value."""
+"""An event ends when another sensor has measured the part this much later, because a sensor that came off stays silent.
+It also ends when its own sensor has reported for this long that it has no value."""
 
 TOGETHER_US = 60_000_000
-"""Readings of a part that are nearer than this to its newest one are of one moment: of two sensors that take turns the
-one that finds the patient well must not hide the other. The worst of them is scored, the other is told beside it."""
+"""Readings of a part that are this near to its newest one count as of one moment. The worst of them is scored, and the
+other is shown beside it: when two sensors alternate, the one with normal values must not hide the other."""
 
 FAR_POINTS = 2
-"""From so many points apart on two readings of one moment are two findings; less is noise at the edge of a band."""
+"""Two readings of one moment disagree if they differ by this many points; less is noise at the edge of a band."""
 
 STANDS_IN_US = 120_000_000
-"""A reading of another sensor counts for a part that has no usable value any more if it is at most this much older."""
+"""If a part's last value is unusable, another sensor's reading stands in for it if it is at most this much older."""
 
 MAX_AGE_HOURS = 12.0
-"""The longest interval between observations that the RCP allows, 12 h at a total of 0; an older value is too old."""
+"""The age up to which a value counts: the longest interval between observations of the RCP, 12 h at a total of 0."""
 
 _HOUR_US = 3_600_000_000
 _WORST = 3
@@ -56,10 +57,10 @@ _INF = float("inf")
 Bands = tuple[tuple[float, int], ...]
 
 COMA_TOTAL, COMA_PARTS = "9269-2", ("9267-6", "9268-4", "9270-0")
-"""The Glasgow coma score, and what it is the sum of: eyes, motor, verbal."""
+"""The total of the Glasgow Coma Scale, and its three parts: eyes, motor, verbal."""
 
 ACVPU = "67775-7"
-"""The level of consciousness in words; its value is the answer's place on the scale, see Vocabulary.answers."""
+"""The level of consciousness as a word; its value is the word's place on the scale, see Vocabulary.answers."""
 
 
 @per_home
@@ -70,14 +71,14 @@ def alike(codes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Part(NamedTuple):
-    """A part of the chart that is measured.
+    """A measured part of the NEWS2 chart.
 
     Attributes:
-        general: LOINC codes that are this part, and so are those that count as one of them.
-        decimals: of the chart: what is scored, and shown, has as many.
-        bands: the highest value of each band with its points; the last band has no end.
-        max_age_hours: until when a value counts.
-        has_events: whether what is taken below the plausible range is an event: see Event.
+        general: the part's LOINC codes; codes that count as one of them belong to it too.
+        decimals: values are rounded to this many before they are scored or shown.
+        bands: the highest value of each band with its points; the last band has no upper limit.
+        max_age_hours: the age up to which a value counts.
+        has_events: whether values below the plausible range are accepted and are events, see Event.
     """
 
     general: tuple[str, ...]
@@ -88,12 +89,12 @@ class Part(NamedTuple):
 
     @property
     def codes(self) -> tuple[str, ...]:
-        """Return the LOINC codes any of which is this part, by the vocabulary of the home in use."""
+        """Return all LOINC codes of this part, from the vocabulary of the home in use."""
         return alike(self.general)
 
     @property
     def event_below(self) -> float:
-        """Return below what a reading is no measurement of a living body but an event."""
+        """Return the value below which a reading is an event: no living body shows it."""
         return load_vocabulary().lowest_measurement(self.general[0]) if self.has_events else -_INF
 
 
@@ -111,11 +112,11 @@ MEASURED: dict[str, Part] = {
 }
 
 ACVPU_BANDS: Bands = ((0, 0), (_INF, 3))
-"""Of the place on the scale: alert scores nothing, all others 3."""
+"""By the place on the ACVPU scale: alert scores 0, all others 3."""
 
 SCALE_2_ON_AIR: Bands = ((83, 3), (85, 2), (87, 1), (_INF, 0))
 SCALE_2_ON_OXYGEN: Bands = ((83, 3), (85, 2), (87, 1), (92, 0), (94, 1), (96, 2), (_INF, 3))
-"""Oxygen saturation by scale 2, for whom a clinician has decided it: hypercapnic respiratory failure."""
+"""SpO₂ scale 2, for patients with hypercapnic respiratory failure, as decided by a clinician."""
 
 OXYGEN = "supplemental_oxygen"
 OXYGEN_FLOW, OXYGEN_FRACTION = "3151-8", "3150-6"
@@ -124,7 +125,7 @@ ON_OXYGEN = 2
 OXYGEN_DECIMALS = {OXYGEN_FLOW: 1, OXYGEN_FRACTION: 0}
 
 PARTS = ("respiratory_rate", "oxygen_saturation", OXYGEN, "systolic_pressure", "pulse", "consciousness", "temperature")
-"""In the chart's order."""
+"""All parts, in the order of the NEWS2 chart."""
 
 _ACVPU = code_number(ACVPU)
 _COMA_TOTAL, _COMA_PARTS = code_number(COMA_TOTAL), tuple(map(code_number, COMA_PARTS))
@@ -135,7 +136,7 @@ _OXYGEN_DECIMALS = {code_number(code): places for code, places in OXYGEN_DECIMAL
 
 
 def codes_read() -> tuple[str, ...]:
-    """Return the LOINC codes of everything the score reads."""
+    """Return all LOINC codes that the score reads."""
     return (*(code for part in MEASURED.values() for code in part.codes), OXYGEN_FLOW, OXYGEN_FRACTION, *COMA_PARTS)
 
 
@@ -143,10 +144,10 @@ class _Numbers(NamedTuple):
     """The codes as numbers.
 
     Attributes:
-        of_part: part that is measured → its codes.
-        vital: of all of these, ascending.
-        part_of: code → part, oxygen given among them.
-        known, places: the same codes ascending, and the place of each one's part in PARTS.
+        of_part: each measured part → its codes.
+        vital: the codes of all measured parts, ascending.
+        part_of: code → part, including supplemental oxygen.
+        known, places: the codes of ``part_of`` ascending, and the index of each one's part in PARTS.
     """
 
     of_part: dict[str, tuple[int, ...]]
@@ -157,7 +158,7 @@ class _Numbers(NamedTuple):
 
 
 def numbers_of_parts() -> dict[str, tuple[int, ...]]:
-    """Return the codes of each part that is measured, as numbers."""
+    """Return the codes of each measured part, as numbers."""
     return _numbers().of_part
 
 
@@ -172,12 +173,12 @@ def _numbers() -> _Numbers:
 
 
 class Situation(msgspec.Struct, frozen=True):
-    """What of a patient decides how, and whether, the score is read.
+    """What decides whether and how a patient is scored.
 
     Attributes:
-        age_years: completed; None: not known, which is taken for an adult.
-        pregnant: known to be.
-        scale_2: a clinician has decided that oxygen saturation is read by scale 2.
+        age_years: completed years; None: not known, which is treated as an adult.
+        pregnant: known to be pregnant.
+        scale_2: a clinician has decided that SpO₂ scale 2 applies.
     """
 
     age_years: float | None = None
@@ -186,7 +187,7 @@ class Situation(msgspec.Struct, frozen=True):
 
     @property
     def withheld(self) -> Withheld:
-        """Return why there is no score; empty: there is one."""
+        """Return why no score is given; empty: one is given."""
         if self.age_years is not None and self.age_years < ADULT_YEARS:
             return "child"
         return "pregnancy" if self.pregnant else ""
@@ -196,13 +197,13 @@ ADULT = Situation()
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """The value of a part that was last known; what is shown and what is scored is this one.
+    """The last known value of a part; it is both scored and shown.
 
     Attributes:
         value: rounded to the chart's decimals (see ``charted``).
         at_us: when it was measured.
         code: LOINC, as a number.
-        comparator: what stands before the value, ``<`` or another; all that it may be is scored as the worst of it.
+        comparator: the sign before the value, such as ``<``; the worst value that it allows is scored.
     """
 
     value: float
@@ -212,17 +213,17 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """A reading that no living body shows: no breath, beat, pressure or oxygen was found, or next to none.
+    """A reading that no living body shows: (almost) no breath, beat, pressure or oxygen was found.
 
-    Apnoea, asystole, an arrest, or a probe, line or cuff that has come off: somebody must look.
+    It means apnoea, asystole, an arrest, or a probe, line or cuff that came off. Somebody must check the patient.
 
     Attributes:
         part: respiratory_rate, pulse, oxygen_saturation or systolic_pressure.
-        at_us: when.
+        at_us: when it was measured.
         code: LOINC, as a number.
-        value: what was read.
-        comparator: what stands before it.
-        came_us: when it came, where that is long after; 0: in time.
+        value: the reading.
+        comparator: the sign before the value.
+        came_us: when it arrived, if that was long after; 0: it arrived in time.
     """
 
     part: str
@@ -237,13 +238,13 @@ Ending = Literal["none", "low", "high"]
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """A part whose last value is not of now: another one came after it that cannot be used.
+    """A part whose last value no longer counts, because an unusable one came after it.
 
     Attributes:
-        at_us: since when that is so.
+        at_us: when the first unusable value was measured.
         code: LOINC, as a number.
-        kind: it lies below or above what is plausible; none: the sender has no value, its message was refused, or
-            words came where a number should be.
+        kind: the unusable value is implausibly low or high; none: the sender has no value, its message was refused,
+            or it sent a text instead of a number.
     """
 
     at_us: int
@@ -255,17 +256,17 @@ class News2(msgspec.Struct, frozen=True):
     """The score of a patient as of a moment.
 
     Attributes:
-        total: of the known parts; None: none is known, or the score is withheld.
-        parts: points of each part; None: no recent value.
-        missing: the parts without one.
-        partial: whether any is missing.
-        latest: the last reading of each part that was ever known, also where it has expired and scores nothing.
+        total: the sum over the known parts; None: no part is known, or the score is withheld.
+        parts: the points of each part; None: no recent value.
+        missing: the parts without a recent value.
+        partial: whether any part is missing.
+        latest: the last known reading of each part, even if it has expired and does not score.
         events: readings of no living body that no later one of the same code has ended; they score 3.
-        withheld: why there is no score.
+        withheld: why no score is given.
         scale: of oxygen saturation: 1, or 2 by a recorded decision.
-        ended: parts without a value of now because a newer one came that cannot be used; an event before it stands.
-        beside: of a part with an event, or with readings of one moment that score differently, the one not scored; of
-            oxygen by a fraction, a flow of none that was told since.
+        ended: parts whose last value is unusable; an earlier event of such a part stays in ``events``.
+        beside: the reading that is not scored, for a part with an event or with readings of one moment that score
+            differently; for oxygen given as a fraction, a later flow of zero.
     """
 
     total: int | None
@@ -281,34 +282,36 @@ class News2(msgspec.Struct, frozen=True):
 
     @property
     def red(self) -> bool:
-        """Return whether a single part scores 3, which alone asks for an urgent look."""
+        """Return whether a single part scores 3, which by itself calls for an urgent response."""
         return any(points == _WORST for points in self.parts.values())
 
 
 def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> News2:
-    """Return the score as of a moment, of each part the latest value known then, unless it has expired.
+    """Return the score as of a moment, from the latest value of each part known then, unless it has expired.
 
-    Of several values of one moment (TOGETHER_US) the one with most points counts. An event counts until the same code
-    brings another value, or another sensor one that is OUTLIVED_US younger: a pulse by oximetry in the same minute does
-    not hide what the electrocardiogram says. Of an event that came late, and not with others of hours, the time it came
-    counts as well: the sender's clock may be behind. A value that cannot be used ends the one before it.
+    - Of several values of one moment (TOGETHER_US) the one with the most points counts.
+    - An event counts until the same code has another value, or another sensor one that is OUTLIVED_US younger: a pulse
+      by oximetry in the same minute does not hide what the ECG shows.
+    - An event that came late, but not in a batch of hours, counts by its arrival as well, because the sender's clock
+      may be behind.
+    - An unusable value ends the one before it.
 
     Args:
-        history: values in any amount; what is known or effective later does not count.
+        history: any number of values; those known or effective after the moment do not count.
         as_of_us: the moment.
-        situation: who is not scored, and by which scale.
+        situation: decides whether the patient is scored, and by which scale.
     """
-    told = _with_coma_total(history.known_at(as_of_us))
+    known = _with_coma_total(history.known_at(as_of_us))
     points: dict[str, int | None] = dict.fromkeys(PARTS)
     latest: dict[str, Reading] = {}
     events: list[Event] = []
     ended: dict[str, Ended] = {}
     beside: dict[str, Reading] = {}
-    oxygen = _standing(told, (_FLOW, _FRACTION), _OXYGEN_DECIMALS)
+    oxygen = _standing(known, (_FLOW, _FRACTION), _OXYGEN_DECIMALS)
     if oxygen.end is not None:
         ended[OXYGEN] = oxygen.end
     if oxygen.found:
-        latest[OXYGEN] = _oxygen(oxygen.found, _last_flow_us(told), as_of_us)
+        latest[OXYGEN] = _oxygen(oxygen.found, _last_flow_us(known), as_of_us)
         since = [one for one in oxygen.found if one.at_us >= latest[OXYGEN].at_us + TOGETHER_US]
         beside |= {OXYGEN: max(since, key=lambda one: one.at_us)} if since else {}
         if _counts(latest[OXYGEN], MAX_AGE_HOURS, as_of_us):
@@ -318,22 +321,23 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
         bands = part.bands
         if name == "oxygen_saturation" and situation.scale_2:
             bands = SCALE_2_ON_OXYGEN if points[OXYGEN] else SCALE_2_ON_AIR
-        standing = _standing(told, numbers[name], dict.fromkeys(numbers[name], part.decimals))
+        standing = _standing(known, numbers[name], dict.fromkeys(numbers[name], part.decimals))
         if standing.end is not None:
             ended[name] = standing.end
         found = standing.found
-        broken = _broken(standing, part, as_of_us)
-        if not found and not broken:
+        event_readings = _standing_events(standing, part, as_of_us)
+        if not found and not event_readings:
             continue
         events += [
-            Event(name, one.at_us, one.code, one.value, one.comparator, standing.late.get(one, 0)) for one in broken
+            Event(name, one.at_us, one.code, one.value, one.comparator, standing.late.get(one, 0))
+            for one in event_readings
         ]
         scored = [
             (_points(ACVPU_BANDS if one.code == _ACVPU else bands, one), one)
-            for one in dict.fromkeys([*found, *broken])
+            for one in dict.fromkeys([*found, *event_readings])
         ]
         newest = max((one.at_us for one in found), default=0)
-        first = broken or [one for one in found if newest - one.at_us < TOGETHER_US]
+        first = event_readings or [one for one in found if newest - one.at_us < TOGETHER_US]
         most, latest[name] = max(
             (pair for pair in scored if pair[1] in first), key=lambda pair: (pair[0], pair[1].at_us, pair[1].value)
         )
@@ -354,15 +358,15 @@ def news2(history: History, *, as_of_us: int, situation: Situation = ADULT) -> N
     return News2(total, points, missing, bool(missing), latest, tuple(events), "", scale, ended=ended, beside=beside)
 
 
-def _is_broken(one: Reading, part: Part) -> bool:
-    """Return whether a reading is an event: all that it may be lies below what a living body shows."""
+def _is_event(one: Reading, part: Part) -> bool:
+    """Return whether a reading is an event: every value that it allows is below what a living body shows."""
     return one.value < part.event_below or (one.comparator == "<" and one.value <= part.event_below)
 
 
-def _broken(standing: _Standing, part: Part, as_of_us: int) -> list[Reading]:
-    """Return the readings of no living body that still stand, of each code the newest.
+def _standing_events(standing: _Standing, part: Part, as_of_us: int) -> list[Reading]:
+    """Return the readings of no living body that still count, the newest of each code.
 
-    Another value ends them, but not the want of one: see OUTLIVED_US.
+    Another value ends them; a missing value does so only after OUTLIVED_US.
     """
     every = [*standing.found, *standing.gone]
     last = {one.code: max(near.at_us for near in every if near.code == one.code) for one in every}
@@ -370,14 +374,14 @@ def _broken(standing: _Standing, part: Part, as_of_us: int) -> list[Reading]:
     late = {
         one.code: one
         for one, came_us in standing.late.items()
-        if _is_broken(one, part)
+        if _is_event(one, part)
         and _counts(one, part.max_age_hours, as_of_us)
         and standing.came_us - came_us < OUTLIVED_US
     }
     found = {
         one.code: one
         for one in sorted(every, key=lambda one: (one.at_us, -one.value))
-        if _is_broken(one, part)
+        if _is_event(one, part)
         and (one.at_us == last[one.code] or (one in standing.found and newest_us - one.at_us < TOGETHER_US))
         and _counts(one, part.max_age_hours, as_of_us)
         and max(newest_us, standing.gone_us if one in standing.gone else 0) - one.at_us < OUTLIVED_US
@@ -386,26 +390,26 @@ def _broken(standing: _Standing, part: Part, as_of_us: int) -> list[Reading]:
 
 
 def _other(found: list[tuple[int, Reading]], points: int, scored: Reading, part: Part) -> Reading | None:
-    """Return what another sensor says of the moment that is scored, if it is far from it.
+    """Return another sensor's reading of the scored moment, if it disagrees with the scored one.
 
-    Of one code what was said at the same time, and since: two sensors may have it.
+    Readings of the same code are compared if they are of the same time or later, because two sensors may share a code.
     """
-    broken = _is_broken(scored, part)
+    is_event = _is_event(scored, part)
     others = [
         one
         for score, one in found
         if (one.code != scored.code or one.at_us >= scored.at_us)
-        and scored.at_us - one.at_us < (STANDS_IN_US if broken else TOGETHER_US)
-        and (not _is_broken(one, part) if broken else points - score >= FAR_POINTS)
+        and scored.at_us - one.at_us < (STANDS_IN_US if is_event else TOGETHER_US)
+        and (not _is_event(one, part) if is_event else points - score >= FAR_POINTS)
     ]
     return max(others, key=lambda one: (one.at_us, one.value), default=None)
 
 
 def charted(value: float, decimals: int) -> float:
-    """Return a value as it is written on the chart: rounded once, half up, before it is scored and before it is shown.
+    """Return a value as it is written on the chart: rounded half up, once, before it is scored and shown.
 
-    It is rounded as people write it (35.05 is 35.1), not as the binary number beside it (35.0499…) is; what a
-    conversion of units leaves beyond the sixth decimal is noise.
+    The decimal number is rounded as people do it (35.05 becomes 35.1), not its binary neighbour (35.0499…). Digits
+    beyond the sixth decimal are noise of unit conversions.
 
     >>> charted(35.05, 1), charted(95.09999999999999, 0), charted(0.04, 1)
     (35.1, 95.0, 0.0)
@@ -415,18 +419,18 @@ def charted(value: float, decimals: int) -> float:
 
 
 def vital_times(history: History) -> npt.NDArray[np.int64]:
-    """Return when vital signs were measured, ascending: what NEWS2 scores but oxygen given, which is a treatment."""
+    """Return when vital signs were measured, ascending; oxygen given is a treatment and does not count."""
     return history.effective_us[is_vital(history) & np.isfinite(history.value)]
 
 
 def is_vital(history: History) -> npt.NDArray[np.bool_]:
-    """Return which rows are of vital signs, those among them that are no values."""
+    """Return which rows are vital signs, including marks without a value."""
     found: npt.NDArray[np.bool_] = np.isin(history.code, _numbers().vital)
     return found
 
 
 def parts_in(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
-    """Return of each code which of PARTS it is of, by its place there; -1: none."""
+    """Return for each code the index of its part in PARTS; -1: it belongs to none."""
     numbers = _numbers()
     place = np.searchsorted(numbers.known, codes).clip(max=len(numbers.known) - 1)
     found: npt.NDArray[np.intp] = np.where(numbers.known[place] == codes, numbers.places[place], -1)
@@ -434,7 +438,7 @@ def parts_in(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
 
 
 def last_of_parts(history: History) -> dict[str, int]:
-    """Return of each part that was measured when it was last."""
+    """Return when each measured part was last measured."""
     found: dict[str, int] = {}
     finite, part_of = np.isfinite(history.value), _numbers().part_of
     for number in np.unique(history.code).tolist():
@@ -445,7 +449,7 @@ def last_of_parts(history: History) -> dict[str, int]:
 
 
 def expiries_us(history: History) -> list[int]:
-    """Return of each part with a value when the last one expires: there the score changes without any message."""
+    """Return when the last value of each part expires; the score changes then without a message."""
     found = [times.max() + int(hours * _HOUR_US) for times, hours in _last_times(history) if len(times)]
     return [int(time) for time in found]
 
@@ -454,54 +458,55 @@ def _last_times(history: History) -> Iterable[tuple[npt.NDArray[np.int64], float
     history = _with_coma_total(history)
     finite = np.isfinite(history.value)
     for name, part in MEASURED.items():
-        for number in _numbers().of_part[name]:  # of each code: an event ends by itself
+        for number in _numbers().of_part[name]:  # each code by itself, since events end by code
             yield history.effective_us[finite & (history.code == number)], part.max_age_hours
     for number in (_FLOW, _FRACTION):
         yield history.effective_us[finite & (history.code == number)], MAX_AGE_HOURS
 
 
-def _with_coma_total(told: History) -> History:
-    """Return values with the coma score that its three parts sum to, where these are newer than the last total.
+def _with_coma_total(known: History) -> History:
+    """Return values with a coma total computed from its three parts, if these are newer than the last total.
 
-    Where they were not measured together, or one could not be, such as what the intubated say, the score is at most
-    what those sum to that are newer than the total, and the best of each other: as soon as one of them is not its best.
-    Of the intubated the panel says why there is no total: that is none, and does not end what the parts say. Of two
-    readings of one part at one time the worse counts.
+    If the parts were not measured together, or one could not be measured (the verbal part of an intubated patient), the
+    total is an upper bound: the sum of the parts that are newer than the last total, and the best value of each other
+    part. It is added only if one of the newer parts is below its best. For an intubated patient the panel can state why
+    there is no total; that statement does not end what the parts give. Of two readings of one part at one time the
+    worse counts.
     """
-    if not np.isin(told.code, _COMA_PARTS).any():
-        return told
-    finite = np.isfinite(told.value)
-    rows = [np.flatnonzero((told.code == number) & finite) for number in _COMA_PARTS]
-    worst = [mine[np.lexsort((-told.value[mine], told.effective_us[mine]))] for mine in rows]
+    if not np.isin(known.code, _COMA_PARTS).any():
+        return known
+    finite = np.isfinite(known.value)
+    rows = [np.flatnonzero((known.code == number) & finite) for number in _COMA_PARTS]
+    worst = [mine[np.lexsort((-known.value[mine], known.effective_us[mine]))] for mine in rows]
     last = np.array([mine[-1] if len(mine) else -1 for mine in worst])
-    at_us = np.where(last >= 0, told.effective_us[last], -1)
-    total_us = told.effective_us[(told.code == _COMA_TOTAL) & finite].max(initial=-1)
+    at_us = np.where(last >= 0, known.effective_us[last], -1)
+    total_us = known.effective_us[(known.code == _COMA_TOTAL) & finite].max(initial=-1)
     if at_us.max() <= total_us:
-        return told
+        return known
     if at_us.min() >= 0 and np.ptp(at_us) < TOGETHER_US:
-        return _with_row(told, last, told.value[last].sum(), comparator="")
-    lower = (at_us > total_us) & (told.value[last] < _COMA_BEST)
+        return _with_row(known, last, known.value[last].sum(), comparator="")
+    lower = (at_us > total_us) & (known.value[last] < _COMA_BEST)
     if not lower.any():
-        return told
-    highest = np.where(lower, told.value[last], _COMA_BEST).sum()
-    return _with_row(told, last[lower], highest, comparator="<=")
+        return known
+    highest = np.where(lower, known.value[last], _COMA_BEST).sum()
+    return _with_row(known, last[lower], highest, comparator="<=")
 
 
-def _with_row(told: History, of: npt.NDArray[np.intp], total: float, *, comparator: str) -> History:
-    """Return values with a coma score of when the last of some rows was measured, that is known when they all are.
+def _with_row(known: History, of: npt.NDArray[np.intp], total: float, *, comparator: str) -> History:
+    """Return values with a coma total as of the last of some rows, known when all of them are known.
 
-    One that is not the best stays also where the sender has said since that there is no total.
+    A total below the best counts even if the sender has reported since that it has no total.
     """
-    at_us = told.effective_us[of].max()
-    order = np.argsort(np.append(told.effective_us, at_us), kind="stable")
-    signs = np.zeros(len(told), np.uint8) if told.comparator is None else told.comparator
-    absent = np.append((told.code == _COMA_TOTAL) & np.isnan(told.value) & (signs != UNUSABLE), False)
+    at_us = known.effective_us[of].max()
+    order = np.argsort(np.append(known.effective_us, at_us), kind="stable")
+    signs = np.zeros(len(known), np.uint8) if known.comparator is None else known.comparator
+    absent = np.append((known.code == _COMA_TOTAL) & np.isnan(known.value) & (signs != UNUSABLE), False)
     order = order[~absent[order]] if total < _COMA_BEST.sum() else order
     return History(
-        np.append(told.code, np.uint32(_COMA_TOTAL))[order],
-        np.append(told.value, total)[order],
-        np.append(told.effective_us, at_us)[order],
-        np.append(told.available_us, told.available_us[of].max())[order],
+        np.append(known.code, np.uint32(_COMA_TOTAL))[order],
+        np.append(known.value, total)[order],
+        np.append(known.effective_us, at_us)[order],
+        np.append(known.available_us, known.available_us[of].max())[order],
         np.append(signs, np.uint8(COMPARATORS.index(comparator)))[order],
     )
 
@@ -511,15 +516,15 @@ def _counts(reading: Reading, max_age_hours: float, as_of_us: int) -> bool:
 
 
 class _Standing(NamedTuple):
-    """What stands of a part.
+    """The readings of a part that still count.
 
     Attributes:
-        found: of each code the last readings, unless something has ended them.
-        end: what ended all; then nothing is found.
-        gone: the last readings of the codes that ended for want of a value.
-        gone_us: when the last one of these said so.
-        late: of each code the reading that came last, if it came late and is of now by when it came, with that time.
-        came_us: when the last value came.
+        found: the last readings of each code, unless an unusable value has ended them.
+        end: the unusable value that ended the part; then ``found`` is empty.
+        gone: the last readings of the codes that an unusable value has ended.
+        gone_us: when the last unusable value was measured.
+        late: for each code the reading that arrived last, if it arrived late but is current, with its arrival time.
+        came_us: when the last value arrived.
     """
 
     found: list[Reading]
@@ -530,11 +535,11 @@ class _Standing(NamedTuple):
     came_us: int
 
 
-def _standing(told: History, numbers: Iterable[int], decimals: Mapping[int, int]) -> _Standing:
-    """Return what stands of a part with these codes.
+def _standing(known: History, numbers: Iterable[int], decimals: Mapping[int, int]) -> _Standing:
+    """Return the readings of a part with these codes that still count.
 
-    That a sensor has no value says nothing where it never had one: it is not connected. A value that came and cannot be
-    used ends the part whichever code it came under, but for readings that stand in.
+    A report of "no value" means nothing from a sensor that never had one: it is not connected. An unusable value ends
+    the part, whatever its code, unless another reading stands in.
     """
     found: list[Reading] = []
     gone: list[Reading] = []
@@ -542,15 +547,15 @@ def _standing(told: History, numbers: Iterable[int], decimals: Mapping[int, int]
     late: dict[Reading, int] = {}
     came_us = 0
     for number in numbers:
-        mine = told.code == number
+        mine = known.code == number
         if not mine.any():
             continue
-        times, values = told.effective_us[mine], told.value[mine]
-        signs = np.zeros(len(times), np.uint8) if told.comparator is None else told.comparator[mine]
+        times, values = known.effective_us[mine], known.value[mine]
+        signs = np.zeros(len(times), np.uint8) if known.comparator is None else known.comparator[mine]
         finite = np.isfinite(values)
         newest = int(times[finite].max()) if finite.any() else None
         unusable = ~finite if newest is None else ~finite & (times > newest)
-        if newest is None:  # where nothing was, only what came has ended anything
+        if newest is None:  # without an earlier value only a value that came and is unusable counts
             unusable &= (signs == UNUSABLE) | ~np.isnan(values)
         if newest is not None:
             near = finite & (times > newest - TOGETHER_US)
@@ -559,7 +564,7 @@ def _standing(told: History, numbers: Iterable[int], decimals: Mapping[int, int]
                 Reading(charted(value, decimals[number]), at_us, number, COMPARATORS[sign])
                 for at_us, value, sign in dict.fromkeys(triples)
             )
-            available = told.available_us[mine][finite]
+            available = known.available_us[mine][finite]
             came_us = max(came_us, int(available.max()))
             place = _late(times[finite], available)
             if place is not None:
@@ -579,34 +584,34 @@ def _standing(told: History, numbers: Iterable[int], decimals: Mapping[int, int]
 
 
 def _late(times: npt.NDArray[np.int64], available: npt.NDArray[np.int64]) -> int | None:
-    """Return which value of a code came late, last of those, and may yet be of now; None: none did.
+    """Return the index of a code's last late value, if it may describe the present; None: there is none.
 
-    It is the newest of its code, and did not come with others of hours at once; or the code's values come late
-    steadily, so that it is of now although its clock was set back behind others.
+    It may if it is the newest of its code and did not come in a batch of hours. It also may if the code's values come
+    steadily late: then it is current although other values have later times, from before the clock was set back.
     """
     late = np.flatnonzero(available - times >= BEHIND_US)
     if not len(late):
         return None
     last = int(late[np.lexsort((times[late], available[late]))[-1]])
     if times[last] == times.max():
-        return None if is_caught_up(times, available, last) else last
+        return None if is_in_batch(times, available, last) else last
     return last if steady_lag(times, available) is not None else None
 
 
 def _stands_in(one: Reading, end_us: int) -> bool:
-    """Return whether a reading still counts for its part; that no oxygen was given does not say what is given since."""
+    """Return whether a reading still counts for its part; "no oxygen given" says nothing about later times."""
     if one.code in _OXYGEN_DECIMALS and not _is_given(one):
         return one.at_us >= end_us
     return one.at_us >= end_us - STANDS_IN_US
 
 
 def ending(value: float) -> Ending:
-    """Return what stands in the place of a value."""
+    """Return the kind of an unusable value by how it is stored: NaN, -inf or +inf."""
     return "none" if np.isnan(value) else "low" if value < 0 else "high"
 
 
 def _points(bands: Bands, reading: Reading) -> int:
-    """Return the points of a reading; of one that may be anything below or above its value the most of those."""
+    """Return the points of a reading; with a comparator, the most points of all values that it allows."""
     place = next(i for i, (highest, _) in enumerate(bands) if reading.value <= highest)
     first = 0 if reading.comparator.startswith("<") else place
     last = len(bands) - 1 if reading.comparator.startswith(">") else place
@@ -614,24 +619,24 @@ def _points(bands: Bands, reading: Reading) -> int:
 
 
 def _is_given(one: Reading) -> bool:
-    """Return whether a flow or a fraction says that oxygen is given, or may be."""
+    """Return whether a flow or fraction means that oxygen is given, or may be."""
     return one.value > (0 if one.code == _FLOW else ROOM_AIR_PERCENT) or one.comparator.startswith(">")
 
 
-def _last_flow_us(told: History) -> int:
-    """Return when a flow was told last by which oxygen was given; -1: never."""
-    of = (told.code == _FLOW) & np.isfinite(told.value)
-    above = np.zeros(len(told), np.bool_) if told.comparator is None else np.isin(told.comparator, _ABOVE)
-    given = of & (above | (told.value >= 0.5 / 10 ** OXYGEN_DECIMALS[OXYGEN_FLOW]))
-    return int(told.effective_us[given].max(initial=-1))
+def _last_flow_us(known: History) -> int:
+    """Return when a flow of oxygen above zero was last reported; -1: never."""
+    of = (known.code == _FLOW) & np.isfinite(known.value)
+    above = np.zeros(len(known), np.bool_) if known.comparator is None else np.isin(known.comparator, _ABOVE)
+    given = of & (above | (known.value >= 0.5 / 10 ** OXYGEN_DECIMALS[OXYGEN_FLOW]))
+    return int(known.effective_us[given].max(initial=-1))
 
 
 def _oxygen(found: list[Reading], flow_us: int, as_of_us: int) -> Reading:
-    """Return the flow or fraction of now; of those of one moment (TOGETHER_US) one that says that oxygen is given.
+    """Return the current flow or fraction; of those of one moment (TOGETHER_US) one that means that oxygen is given.
 
-    A ventilator tells a fraction, and beside it somebody tells that there is no flow: a fraction above room air is
-    ended by a later fraction, or a flow, and not by the want of one. It stays ended when that flow ends; one that was
-    told together with a flow is what that gives, and ends with it.
+    A ventilator reports a fraction while somebody charts a flow of zero. So a fraction above room air is ended by a
+    later fraction or a later flow above zero, but not by a flow of zero. It stays ended when that flow ends. A fraction
+    that was reported together with a flow describes that flow, and ends with it.
     """
     newest = max(one.at_us for one in found)
     near = [

@@ -1,4 +1,4 @@
-"""A patient's score as of a moment: one immutable record, with reasons, or with the reason why there is none."""
+"""A patient's score as of a moment: an immutable record with NEWS2 and, unless the model abstains, the learnt score."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ Abstained = Literal["", "no-model", "outside-cohort", "no-data", "stale", "polic
 
 ABSTAINED: dict[Abstained, str] = {
     "no-model": "No model is registered for this task.",
-    "outside-cohort": "The model does not speak of this patient: age, or too little has been measured.",
-    "no-data": "Nothing is known of this patient in the window.",
-    "stale": "What the model needs most was measured too long ago.",
+    "outside-cohort": "The model does not apply to this patient: outside its age range, or too few measurements.",
+    "no-data": "This patient has no values in the model's time window.",
+    "stale": "The measurements that the model needs are too old.",
     "policy-changed": "The masking rules have changed since the model was trained.",
     "not-approved": "The learnt score is not approved for this ward.",
 }
-"""Why there is no score, for people."""
+"""Why there is no learnt score, for people."""
 
 REASONS = 6
-"""Reasons shown: more are not read."""
+"""How many reasons a record has; people do not read more."""
 
 RECENT_US = 48 * 3_600_000_000
-"""How far back a record names values: what the ward's store still has (54 h by default), so that a batch over all of a
-patient's years gives the same record."""
+"""How far back a record looks for NEWS2 and its readings. It is less than the online store keeps (54 h by default), so
+that a batch over years of values gives the same record as the ward."""
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """What speaks for or against, in log-odds against the average patient.
+    """A reason for the learnt score: what an item adds to the log-odds, compared with the average patient.
 
     All columns of one item (heart rate's mean, maximum, …) are one reason: their contributions are added, and the
     column that contributes most in that direction is the one shown.
@@ -45,9 +45,9 @@ class Reason(msgspec.Struct, frozen=True):
     Attributes:
         feature: the column shown.
         label, unit: for people.
-        value: None: it is not known, and the model has learnt from that.
+        value: None: it is not known, which the model takes into account.
         contribution: > 0 raises the risk.
-        at_us: when the item was measured last; None: never within the window, or it is not measured.
+        at_us: when the item was last measured; None: not within the window, or it is not a measurement.
     """
 
     feature: str
@@ -59,22 +59,22 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class ScoreRecord(msgspec.Struct, frozen=True):
-    """A score; what is shown anywhere is one such record.
+    """A score; every page and every answer shows such a record.
 
     Attributes:
         id: a digest of patient, stay, moment, task, model, rules and features: the same input has the same id.
         patient, encounter: pseudonyms.
-        as_of_us: the moment the score is of; see Task.moment.
+        as_of_us: the moment the score describes; see Task.moment.
         computed_us: when it was computed.
         task: its name.
-        model: name/version; empty: none.
-        policy: version of the rules when it was computed.
+        model: name/version; empty: no model.
+        policy: version of the masking rules when it was computed.
         probability: None: see ``abstained``.
         abstained: why there is no probability; empty: there is one.
         news2: the early warning score, in any case.
         reasons: strongest first.
-        newest_us: when the newest vital sign was measured; None: none is known. A laboratory value is none.
-        unconfirmed: parts of NEWS2 whose latest reading leaves all before it far behind; see models.spikes.
+        newest_us: when the newest vital sign was measured (laboratory values do not count); None: none is known.
+        unconfirmed: parts of NEWS2 whose latest reading is far from all earlier ones; see models.spikes.
     """
 
     id: str
@@ -108,13 +108,13 @@ def score(
 
     Args:
         history: the patient's values; what came later than the moment does not count.
-        stay: the stay the patient is in; without it the age is not known, and there is no score.
+        stay: the stay the patient is in; without it the age is not known, and there is no learnt score.
         patient: the pseudonym.
         as_of_us: the moment, see Task.moment.
-        model: the champion; None: there is none.
+        model: the champion; None: no model is registered.
         task: the model's task.
-        policy: version of the rules in force.
-        situation: how NEWS2 is read; None: as the stay's age says.
+        policy: version of the masking rules in force.
+        situation: how NEWS2 is read; None: by the age of the stay.
     """
     return score_with_features(
         history, stay, patient=patient, as_of_us=as_of_us, model=model, task=task, policy=policy, situation=situation
@@ -132,10 +132,10 @@ def score_with_features(
     policy: str,
     situation: Situation | None = None,
 ) -> tuple[ScoreRecord, Floats]:
-    """Return the score and the features it was computed from, which are to be kept sealed; see ``score``."""
+    """Return the score and its feature vector, which callers must store sealed; see ``score``."""
     known = task.read_of(history.known_at(as_of_us))
     cap = model.manifest.age_cap if model else None
-    evidence_us = task.newest_known(known, by_us=as_of_us)  # as in training: features end where knowledge does
+    evidence_us = task.newest_known(known, by_us=as_of_us)  # as in training: features end at the newest known value
     row = task.vector(known, stay, as_of_us=as_of_us if evidence_us is None else evidence_us, age_cap=cap)
     abstained = _abstained(row, model, task, policy, fresh=task.is_fresh(known, as_of_us=as_of_us))
     usable = model if model is not None and not abstained else None
@@ -163,7 +163,7 @@ def score_with_features(
 
 
 def reasons(contributions: Floats, row: Floats, task: Task, known: History, *, count: int = REASONS) -> list[Reason]:
-    """Return the strongest reasons, of each item one."""
+    """Return the strongest reasons, one for each item."""
     names, labels, units = task.features.names, task.features.labels, task.features.units
     groups: dict[str, list[int]] = {}
     for i, name in enumerate(names):
@@ -180,9 +180,9 @@ def reasons(contributions: Floats, row: Floats, task: Task, known: History, *, c
 
 
 def _measured_us(feature: str, task: Task, known: History) -> int | None:
-    """Return when the item behind a column was measured last."""
+    """Return when the item behind a column was last measured."""
     item = next((item for item in task.features.items if item.name == feature.partition(".")[0]), None)
-    if item is None:  # the person's, or a ratio
+    if item is None:  # age, sex or hours observed, or a ratio
         return None
     times = known.effective_us[np.isin(known.code, [code_number(code) for code in item.every_code])]
     return int(times.max()) if len(times) else None
@@ -211,7 +211,9 @@ def _identify(
     row: Floats,
     early: News2,
 ) -> str:
-    numbers = np.where(np.isnan(row), np.nan, row + 0.0)  # one NaN, one zero
+    numbers = np.where(
+        np.isnan(row), np.nan, row + 0.0
+    )  # one form of NaN and of zero, so that equal rows have equal bytes
     encounter, digest = stay.encounter if stay else None, model.digest if model else ""
     parts = [patient, encounter, as_of_us, task.digest, digest, policy, early]
     return hashlib.sha256(msgspec.json.encode(parts) + numbers.tobytes()).hexdigest()[:32]

@@ -1,9 +1,9 @@
-"""Readings that stand alone: far from all that was measured just before and after, as a moved probe or a flush makes.
+"""Spikes: isolated readings, far from those just before and after, such as a moved probe or a flushed line causes.
 
-A spike is marked, never removed and never left out of the score: a lone value may also be the first of a change. The
+A spike is marked, but never removed and never left out of the score: it may also be the start of a change. The
 rule is Hampel's identifier (F. R. Hampel, J. Am. Stat. Assoc. 69, 1974): a value further from the median of its
 neighbours than three times their scaled median deviation, and, because a steady patient has next to no deviation,
-further than a step that a living body does not take and take back between two readings (ours, by vital sign).
+further than a step that a living body does not make and undo between two readings (our limits, by vital sign).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from models.news2 import MEASURED, News2
 from vitalake.clinical.records import History, code_number
 
 NEIGHBOURS = 5
-"""Readings looked at on each side."""
+"""How many readings on each side are compared."""
 
 FEWEST = 3
-"""With fewer on a side nobody can say what is usual."""
+"""With fewer readings on a side there is no usual value to compare with."""
 
 NEAR_US = 30 * 60_000_000
-"""Readings further away are no neighbours: hourly charting has no spikes, only values."""
+"""Readings further apart are not compared: hourly charting has too few values for spikes."""
 
 DEVIATIONS = 3 * 1.4826
-"""Of the median: three standard deviations, where values are normally distributed."""
+"""Times the median deviation: three standard deviations if values are normally distributed."""
 
 LEAST_STEP: dict[str, float] = {
     "respiratory_rate": 15,
@@ -35,16 +35,16 @@ LEAST_STEP: dict[str, float] = {
     "pulse": 40,
     "temperature": 1.5,
 }
-"""In the part's unit. Consciousness is judged by people, and has none."""
+"""The least step, in the part's unit. Consciousness is assessed by people and has no spikes."""
 
 
 def spikes(values: Sequence[float], times_us: Sequence[int], *, least_step: float) -> list[int]:
-    """Return the indexes of readings between others, of one sensor, that both sides agree to be a spike.
+    """Return the indexes of a sensor's readings that are far from both sides.
 
     Args:
         values: in order of time.
         times_us: when each was measured.
-        least_step: nearer to its neighbours nothing is one.
+        least_step: a reading nearer to its neighbours is never a spike.
     """
     found = []
     for i, value in enumerate(values):
@@ -58,7 +58,7 @@ def spikes(values: Sequence[float], times_us: Sequence[int], *, least_step: floa
 
 
 def is_alone(values: Sequence[float], times_us: Sequence[int], *, least_step: float) -> bool:
-    """Return whether the last reading leaves all before it far behind: a spike, or the beginning of something."""
+    """Return whether the last reading is far from those before it: a spike, or the start of a change."""
     if len(values) <= FEWEST:
         return False
     before = _near(values[-1 - NEIGHBOURS : -1], times_us[-1 - NEIGHBOURS : -1], times_us[-1])
@@ -66,7 +66,7 @@ def is_alone(values: Sequence[float], times_us: Sequence[int], *, least_step: fl
 
 
 def unconfirmed(known: History, score: News2) -> list[str]:
-    """Return the parts whose latest reading stands alone so far."""
+    """Return the parts whose latest reading is far from the earlier ones and not yet confirmed by another."""
     found = []
     for name, least_step in LEAST_STEP.items():
         reading = score.latest.get(name)
@@ -81,7 +81,7 @@ def unconfirmed(known: History, score: News2) -> list[str]:
 
 
 def spikes_of(part: str, rows: History) -> list[int]:
-    """Return the indexes of spikes among the rows of a part, each code's readings by themselves."""
+    """Return the indexes of spikes among the rows of a part; each code is judged by itself."""
     found: list[int] = []
     if part in LEAST_STEP:
         for code in MEASURED[part].codes:

@@ -1,4 +1,4 @@
-"""Model artefacts: native and of plain numbers, checked by digest, loaded without what trained them; no pickle."""
+"""Model artefacts: native formats and plain numbers, never pickle; checked by digest, loaded without training code."""
 
 from models.artefact.booster import BoosterEstimator
 from models.artefact.estimator import Estimator, sigmoid

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class BoosterEstimator:
-    """Gradient-boosted trees. One thread: for a single row more of them only wait for each other."""
+    """Gradient-boosted trees, with one thread: for a single row more threads only wait for each other."""
 
     kind: ClassVar[str] = "xgboost"
     file_name: ClassVar[str] = "booster.ubj"
@@ -26,10 +26,10 @@ class BoosterEstimator:
 
     @classmethod
     def load(cls, path: Path) -> BoosterEstimator:
-        """Return the model of a file, whose digest was checked: XGBoost's reader trusts what it is given.
+        """Return the model of a file. The caller has checked its digest, because XGBoost's reader trusts its input.
 
         Raises:
-            ModelError: it is not one, or XGBoost is not installed.
+            ModelError: the file is not a model, or XGBoost is not installed.
         """
         try:
             from xgboost import Booster
@@ -58,7 +58,7 @@ class BoosterEstimator:
         return DMatrix(matrix, nthread=1)
 
     def log_odds(self, matrix: Floats) -> Floats:
-        """Return the log-odds of each row; of single precision, as XGBoost adds up."""
+        """Return the log-odds of each row, in single precision as XGBoost computes them."""
         return np.asarray(self._booster.predict(self._data(matrix), output_margin=True), np.float64)
 
     def contributions(self, row: Floats) -> Floats:

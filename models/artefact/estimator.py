@@ -1,4 +1,4 @@
-"""What every kind of model can do: log-odds for a matrix of features, and what each feature adds for one row."""
+"""The interface of all kinds of models: log-odds for a matrix, and the contribution of each feature for one row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Estimator(Protocol):
-    """A fitted model, without its names and versions."""
+    """A fitted model, without its name and version."""
 
     kind: ClassVar[str]
     file_name: ClassVar[str]
@@ -22,7 +22,7 @@ class Estimator(Protocol):
         ...
 
     def contributions(self, row: Floats) -> Floats:
-        """Return what each feature adds to the log-odds of a row, against the average row."""
+        """Return what each feature adds to the log-odds of a row, compared with the average row."""
         ...
 
     def save(self, path: Path) -> None:
@@ -31,6 +31,6 @@ class Estimator(Protocol):
 
 
 def sigmoid(log_odds: Floats) -> Floats:
-    """Return probabilities; does not overflow."""
+    """Return the probabilities of log-odds, without overflow."""
     small = np.exp(-np.abs(log_odds))
     return np.where(log_odds >= 0, 1.0, small) / (1.0 + small)

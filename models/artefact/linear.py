@@ -1,4 +1,4 @@
-"""Logistic regression as plain numbers: take logarithms, fill, standardise, add up. Needs NumPy only."""
+"""Logistic regression as plain numbers: logarithm, fill, standardise, sum. Needs NumPy only."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from models.artefact.estimator import Floats
 from vitalake.errors import ModelError
 
 CLIP = 4.0
-"""Standard deviations beyond which a value counts no more: one absurd value must not decide."""
+"""Values are clipped at this many standard deviations, so that one absurd value cannot decide."""
 
 
 class LinearColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What becomes of one feature. All numbers are of many patients; none is a value of one.
+    """How one feature is transformed and weighted. All numbers are aggregates of many patients, never a value of one.
 
     Attributes:
-        logarithm: whether log(1 + x) is taken, for what is skewed to the right and never negative.
-        fill: what stands in for an unknown value: the median, after the logarithm.
-        mean, scale: by which it is standardised after that, then clipped to ± CLIP.
+        logarithm: whether log(1 + x) is taken, for features that are skewed to the right and never negative.
+        fill: replaces an unknown value: the median, after the logarithm.
+        mean, scale: standardise the value after that; it is then clipped to ± CLIP.
         weight: in log-odds per standard deviation.
-        absent_rate, absent_weight: share of rows without a value, and the weight of having none.
+        absent_rate, absent_weight: the share of rows without a value, and the weight of a missing value.
     """
 
     name: str
@@ -48,7 +48,7 @@ class LinearParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def standardise(
     matrix: Floats, *, logarithm: npt.NDArray[np.bool_], fill: Floats, mean: Floats, scale: Floats
 ) -> Floats:
-    """Return what the weights are multiplied with; fitting and scoring call this very function."""
+    """Return the standardised features, which the weights apply to; both fitting and scoring call this function."""
     logged = np.where(logarithm, np.log1p(np.maximum(matrix, 0.0)), matrix)
     filled = np.where(np.isnan(logged), fill, logged)
     return np.clip((filled - mean) / scale, -CLIP, CLIP)
@@ -68,7 +68,7 @@ class LinearEstimator:
         """Return the model of a file.
 
         Raises:
-            ModelError: it is not one, or a number in it is not finite.
+            ModelError: the file is not a model, or a number in it is not finite.
         """
         try:
             parameters = msgspec.json.decode(path.read_bytes(), type=LinearParameters)
@@ -79,7 +79,7 @@ class LinearEstimator:
         return cls(parameters)
 
     def save(self, path: Path) -> None:
-        """Write the numbers as JSON; floats are written so that they read back as the same."""
+        """Write the numbers as JSON; floats read back as exactly the same numbers."""
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self.parameters), indent=1))
 
     @cached_property
@@ -101,7 +101,7 @@ class LinearEstimator:
     def log_odds(self, matrix: Floats) -> Floats:
         """Return the log-odds of each row.
 
-        Rows are added up one by one: numpy adds along the last axis in the same order whatever the number of rows.
+        Each row is summed by itself: NumPy sums along the last axis in the same order, whatever the number of rows.
         """
         return np.asarray(np.ascontiguousarray(self.terms(matrix)).sum(axis=1) + self.parameters.intercept)
 

@@ -1,4 +1,4 @@
-"""A model as a folder: a manifest that says what it is, and one file of parameters; the digest covers both."""
+"""A model as a folder: a manifest that describes it, and one file of parameters; the digest covers both."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _LOADERS: dict[str, Any] = {LinearEstimator.kind: LinearEstimator, BoosterEstima
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a model is; holds no patient and no path.
+    """The description of a model; it contains no patient and no path.
 
     Attributes:
         task, task_version, task_digest: the declaration it was trained for.
         features: the columns, in order.
         policy_version: of the masking rules under which its data were published.
         age_cap: ages above count as this one, as those rules say.
-        source: the data it learned from, by name.
-        stays, patients, events: how many it learned from.
-        trained_us: when.
+        source: the name of the training data.
+        stays, patients, events: how many it was trained on.
+        trained_us: when it was trained.
         parameters_sha256: of the file of parameters.
     """
 
@@ -60,7 +60,7 @@ class Model:
 
     Attributes:
         name: as registered.
-        version: of the registry; empty outside one.
+        version: in the registry; empty for a model that was loaded outside of it.
         digest: of the manifest, and through it of the parameters.
     """
 
@@ -107,17 +107,17 @@ class Model:
         return self.estimator.contributions(row)
 
     def bias(self, row: Floats) -> float:
-        """Return the log-odds less all contributions: those of the average patient."""
+        """Return the log-odds of the average patient: those of the row less all contributions."""
         return self.log_odds(row) - float(self.contributions(row).sum())
 
 
 def save(folder: Path, estimator: Estimator, **fields: Any) -> Manifest:
-    """Write a model into a folder, which is made; return its manifest.
+    """Write a model into a new folder; return its manifest.
 
     Args:
         folder: must not exist yet.
-        estimator: what was fitted.
-        fields: of the Manifest, without kind and digest.
+        estimator: the fitted model.
+        fields: of the manifest, without kind and digest.
     """
     folder.mkdir(parents=True, mode=0o700)
     parameters = folder / estimator.file_name
@@ -128,12 +128,12 @@ def save(folder: Path, estimator: Estimator, **fields: Any) -> Manifest:
 
 
 def load(folder: Path, *, version: str = "", digest: str | None = None) -> Model:
-    """Return the model of a folder. Nothing of it is read before its digest is checked.
+    """Return the model of a folder. The parameters are loaded only after their digest is checked.
 
     Args:
         folder: as ``save`` wrote it.
         version: of the registry.
-        digest: what ``digest_of`` said when it was registered; None: only the parameters are checked.
+        digest: the value of ``digest_of`` at registration; None: only the parameters are checked.
 
     Raises:
         ModelError: a file is missing, changed, or of another format.
@@ -152,7 +152,7 @@ def load(folder: Path, *, version: str = "", digest: str | None = None) -> Model
         manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise ModelError(
-            "Model is of a format this version does not read", where=where, remedy="Train it again."
+            "Model has a format that this version cannot read", where=where, remedy="Train it again."
         ) from None
     loader = _LOADERS[manifest.kind]
     parameters = folder / loader.file_name
@@ -171,4 +171,4 @@ def _sha256(path: Path) -> str:
 
 
 def _changed(where: str) -> ModelError:
-    return ModelError("Model is not the one that was registered", where=where, remedy="Train it again; do not use it.")
+    return ModelError("Model has changed since it was registered", where=where, remedy="Do not use it: train it again.")

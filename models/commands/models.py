@@ -40,7 +40,7 @@ def approve(
     json: JsonOption = False,
 ) -> None:
     """Approve the served model with your account; clinicians see its score when two accounts have approved it."""
-    from models.approvals import NEEDED, approval, approving
+    from models.approvals import NEEDED, approval, standing_approvals
     from models.registry import champion
     from models.tasks import load_task
     from vitalake.errors import ModelError
@@ -69,7 +69,7 @@ def approve(
     )
     _refuse_naming(f"{reason} {report}", settings, keys, where="--reason, --report", wanted="models.approve")
     entries = _add(settings, keys, entry)
-    standing = approving(entries, task=task, digest=model.digest, unit=entry.unit)
+    standing = standing_approvals(entries, task=task, digest=model.digest, unit=entry.unit)
     rest = NEEDED - len(standing)
     Output(json).answer(
         {"model": model.label, "unit": entry.unit, "approvals": len(standing), "needed": NEEDED},

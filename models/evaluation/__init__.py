@@ -1,7 +1,7 @@
-"""Evaluation: figures with intervals by patient, the same for every candidate."""
+"""Evaluation: figures with bootstrap intervals over patients, the same for every candidate."""
 
-from models.evaluation.figures import FIGURES, Estimate, Figures, Judge, resample
+from models.evaluation.figures import FIGURES, Estimate, Evaluator, Figures, resample
 from models.evaluation.groups import Group, groups
 from models.evaluation.reliability import Bin, reliability
 
-__all__ = ["FIGURES", "Bin", "Estimate", "Figures", "Group", "Judge", "groups", "reliability", "resample"]
+__all__ = ["FIGURES", "Bin", "Estimate", "Evaluator", "Figures", "Group", "groups", "reliability", "resample"]

@@ -1,4 +1,4 @@
-"""A candidate's figures, each with its interval: resamples of patients, the same ones for every candidate."""
+"""A candidate's figures with bootstrap intervals, from the same resamples of patients for every candidate."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ FIGURES: dict[str, Callable[[Floats, Events, Floats], Floats]] = {
 RESAMPLES = 1_000
 LEVEL = 0.95
 _AT_ONCE = 100
-"""Resamples computed at once: 8,000 rows take 6 MB an array."""
+"""Resamples computed at once; with 8,000 rows an array takes 6 MB."""
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """A figure and its 95 % interval; None: cannot be told."""
+    """A figure and its 95 % interval; None: it cannot be computed."""
 
     value: float | None
     low: float | None
@@ -39,7 +39,7 @@ Figures = dict[str, Estimate]
 
 
 def resample(patients: Sequence[str], *, count: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Return how often each row is in each resample of the patients with replacement; the first is all rows."""
+    """Return how often each row is in each resample of patients (with replacement); the first has every row once."""
     _, inverse = np.unique(np.asarray(patients), return_inverse=True)
     number = int(inverse.max()) + 1 if len(inverse) else 0
     random = np.random.default_rng(seed)
@@ -47,25 +47,25 @@ def resample(patients: Sequence[str], *, count: int = RESAMPLES, seed: int = 0) 
     return np.vstack([np.ones(len(inverse)), drawn[:, inverse]])
 
 
-class Judge:
-    """Computes figures of probabilities for the same rows and resamples, whatever the candidate."""
+class Evaluator:
+    """Computes the figures of any candidate over the same rows and resamples."""
 
     def __init__(self, event: Events, weights: Floats, *, strata: Strata | None = None) -> None:
-        """Take what came, the resamples (see ``resample``) and, of cross-validation, the folds."""
+        """Take the events, the resamples (see ``resample``) and, for cross-validation, the folds as strata."""
         self.event, self.weights, self.strata = event, weights, strata
 
-    def where(self, chosen: npt.NDArray[np.bool_]) -> Judge:
-        """Return the judge of some rows; resamples in which none of them is drawn say nothing, and are left out."""
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Evaluator:
+        """Return the evaluator of some rows; resamples that contain none of them are left out."""
         weights = self.weights[:, chosen]
         strata = None if self.strata is None else self.strata[chosen]
-        return Judge(self.event[chosen], weights[weights.sum(axis=1) > 0], strata=strata)
+        return Evaluator(self.event[chosen], weights[weights.sum(axis=1) > 0], strata=strata)
 
     def figures(self, probability: Floats, *, names: Sequence[str] = tuple(FIGURES)) -> Figures:
-        """Return figures of a candidate with their intervals."""
+        """Return the figures of a candidate with their intervals."""
         return {name: estimate(self._values(name, probability)) for name in names}
 
     def difference(self, name: str, one: Floats, other: Floats) -> Estimate:
-        """Return by how much a candidate's figure is above another's."""
+        """Return the difference between two candidates' figures, with its interval."""
         return estimate(self._values(name, one) - self._values(name, other))
 
     def _values(self, name: str, probability: Floats) -> Floats:
@@ -76,7 +76,7 @@ class Judge:
 
 
 def estimate(resampled: Floats) -> Estimate:
-    """Return the figure (the first) with the interval in which the middle 95 % of the others lie."""
+    """Return the figure (the first resample) with the interval of the middle 95 % of the others."""
     drawn = resampled[1:][np.isfinite(resampled[1:])]
     if not np.isfinite(resampled[0]):
         return Estimate(None, None, None)

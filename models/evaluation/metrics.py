@@ -1,7 +1,6 @@
-"""Figures of probabilities against events, for many weightings of the rows at once: a bootstrap is a weighting.
+"""Figures of probabilities against events, for many weightings of the rows at once; a bootstrap resample is one.
 
-Every function takes ``weights`` [resample, row] and returns [resample]; NaN where a resample cannot tell (one class
-only).
+Every function takes ``weights`` [resample, row] and returns [resample]; NaN where a resample has only one class.
 """
 
 from __future__ import annotations
@@ -17,15 +16,16 @@ SMALLEST = 1e-6
 """Probabilities are kept this far from 0 and 1 where a logarithm is taken."""
 
 FEWEST_LEVELS = 10
-"""A candidate that tells fewer different probabilities, such as each fold's prevalence, has no slope."""
+"""A candidate with fewer different probabilities, such as the prevalence of each fold, has no slope."""
 
 _NEWTON_STEPS = 25
 _CONVERGED = 1e-8
 _STEEPEST = 10.0
+"""A steeper calibration slope means that Newton's method diverges."""
 
 
 def _curve(probability: Floats, event: Events, weights: Floats) -> tuple[Floats, Floats]:
-    """Return weights of events and of others at and above each distinct probability, from the highest down."""
+    """Return the weights of events and of non-events at or above each distinct probability, from the highest down."""
     order = np.argsort(-probability, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(probability[order])), len(order) - 1)
     sorted_weights = weights[:, order]
@@ -37,8 +37,8 @@ def _curve(probability: Floats, event: Events, weights: Floats) -> tuple[Floats,
 def auroc(probability: Floats, event: Events, weights: Floats, strata: Strata | None = None) -> Floats:
     """Return the area under the receiver operating characteristic; equal probabilities count half.
 
-    With strata only rows of one stratum are compared. Folds are such strata: a fold with few events has models that
-    have seen many, so that comparing across folds would call even a constant worse than chance.
+    With strata only rows of the same stratum are compared. Folds are such strata: the model of a fold with few events
+    was trained on many, so that across folds even a constant prediction would look worse than chance.
     """
     right, pairs = np.zeros(len(weights)), np.zeros(len(weights))
     for stratum in [None] if strata is None else np.unique(strata).tolist():
@@ -52,7 +52,7 @@ def auroc(probability: Floats, event: Events, weights: Floats, strata: Strata | 
 
 
 def auprc(probability: Floats, event: Events, weights: Floats) -> Floats:
-    """Return average precision: the area under precision and recall, without interpolation."""
+    """Return average precision: the area under the precision-recall curve, without interpolation."""
     events, others = _curve(probability, event, weights)
     steps = np.diff(events, axis=1, prepend=0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -61,7 +61,7 @@ def auprc(probability: Floats, event: Events, weights: Floats) -> Floats:
 
 
 def brier(probability: Floats, event: Events, weights: Floats) -> Floats:
-    """Return the mean squared difference between probability and what came."""
+    """Return the mean squared difference between probability and event."""
     return np.asarray(weights @ (probability - event) ** 2 / weights.sum(axis=1))
 
 
@@ -72,18 +72,18 @@ def log_loss(probability: Floats, event: Events, weights: Floats) -> Floats:
 
 
 def observed_to_expected(probability: Floats, event: Events, weights: Floats) -> Floats:
-    """Return events that came for each that was predicted."""
+    """Return the number of observed events for each predicted one."""
     return np.asarray((weights @ event.astype(np.float64)) / (weights @ probability))
 
 
 def calibration_intercept(probability: Floats, event: Events, weights: Floats) -> Floats:
-    """Return what would have to be added to the log-odds for as many events to be predicted as came; 0 is right."""
+    """Return what must be added to the log-odds so that as many events are predicted as came; 0 is ideal."""
     found, _ = _recalibrate(_logit(probability), event, weights, with_slope=False)
     return found
 
 
 def calibration_slope(probability: Floats, event: Events, weights: Floats) -> Floats:
-    """Return by what the log-odds would have to be multiplied; below 1: too bold, above: too timid."""
+    """Return the factor that the log-odds need; 1 is ideal, below: too extreme, above: too cautious."""
     log_odds = _logit(probability)
     if len(np.unique(probability)) < FEWEST_LEVELS:
         return np.full(len(weights), np.nan)
@@ -97,7 +97,7 @@ def _logit(probability: Floats) -> Floats:
 
 
 def _recalibrate(log_odds: Floats, event: Events, weights: Floats, *, with_slope: bool) -> tuple[Floats, Floats]:
-    """Return intercept and slope that make the log-odds most likely, by Newton's method; NaN where it runs away."""
+    """Return the most likely intercept and slope of the log-odds, by Newton's method; NaN where it diverges."""
     intercept, slope = np.zeros(len(weights)), np.ones(len(weights))
     for _ in range(_NEWTON_STEPS):
         linear = intercept[:, None] + slope[:, None] * log_odds

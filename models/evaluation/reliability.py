@@ -1,4 +1,4 @@
-"""Reliability: of those told a risk of about so much, how many had the event."""
+"""Reliability: among stays with a similar predicted risk, the share that had the event."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from models.evaluation.metrics import Events, Floats
 
 SMALLEST_GROUP = 11
-"""Fewer people than this are not shown as a group: CMS's rule for small cells."""
+"""Groups of fewer people are not shown: the rule of CMS for small cells."""
 
 
 class Bin(msgspec.Struct, frozen=True):
-    """Rows of similar probability: how many, the mean predicted, the share that had the event."""
+    """Rows of similar probability: their number, the mean probability, and the share that had the event."""
 
     rows: int
     predicted: float
@@ -20,9 +20,9 @@ class Bin(msgspec.Struct, frozen=True):
 
 
 def reliability(probability: Floats, event: Events, *, count: int = 10) -> tuple[list[Bin], float | None]:
-    """Return bins of equally many rows, and the expected calibration error: the mean gap, weighted by rows.
+    """Return bins of equal size, and the expected calibration error: the mean gap, weighted by rows.
 
-    There are fewer bins where they would hold fewer than SMALLEST_GROUP rows.
+    There are fewer bins if they would have fewer than SMALLEST_GROUP rows.
     """
     count = min(count, len(event) // SMALLEST_GROUP)
     if count == 0:

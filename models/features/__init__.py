@@ -1,4 +1,4 @@
-"""Features: declared as data, computed by one kernel for training and for serving alike."""
+"""Features: declared as data, computed by one kernel for both training and serving."""
 
 from models.features.declaration import Derived, FeatureSet, Item, Statistic, parse_features
 from models.features.kernel import features

@@ -1,4 +1,4 @@
-"""What a feature set is: the columns of a task's vector, declared in YAML, with names for people and units."""
+"""Feature sets: the columns of a task's vector, declared in YAML, with labels and units."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from vitalake.vocabulary import load_vocabulary
 StatisticName = Literal["last", "first", "min", "max", "mean", "sum", "slope", "count", "hours_since"]
 STATISTICS: tuple[StatisticName, ...] = get_args(StatisticName)
 PERSON = ("age", "sex_female", "hours_observed")
-"""Columns that every vector ends with, in front of the derived ones."""
+"""Columns that every vector has, after the items' columns and before the derived ones."""
 
 UNUSED = 255
-"""Index of codes that no item names; so a set has at most 255 items."""
+"""The index of codes that belong to no item; so a set has at most 255 items."""
 
 _STATISTIC = rf"({'|'.join(STATISTICS)})(?:_([1-9]\d{{0,3}})h)?"
 _WORDS: dict[StatisticName, str] = {
@@ -42,7 +42,7 @@ _WORDS: dict[StatisticName, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Statistic:
-    """What is computed of an item's values; ``hours`` is a shorter window than the task's, None: the task's."""
+    """What is computed from an item's values; ``hours`` is a window shorter than the task's; None: the task's."""
 
     name: StatisticName
     hours: int | None = None
@@ -50,7 +50,7 @@ class Statistic:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something measured: LOINC codes that mean the same in one unit, and the statistics wanted of it."""
+    """A measured item: LOINC codes with the same meaning and unit, and the statistics to compute."""
 
     name: str
     label: str
@@ -60,14 +60,14 @@ class Item:
 
     @property
     def every_code(self) -> tuple[str, ...]:
-        """Return its codes and those that count as one of them in the vocabulary."""
+        """Return its codes and those that the vocabulary counts as one of them."""
         vocabulary = load_vocabulary()
         return tuple(dict.fromkeys(near for code in self.codes for near in vocabulary.with_near_codes(code)))
 
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A column computed of two others: ``factor`` × first ÷ second."""
+    """A column computed from two others: ``factor`` × first ÷ second."""
 
     name: str
     label: str
@@ -81,9 +81,9 @@ class ItemForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         label: for people.
-        unit: UCUM; the one that the vocabulary publishes its codes in.
-        codes: LOINC codes that mean the same.
-        statistics: such as ``mean`` of the task's window, or ``mean_6h`` of a shorter one.
+        unit: UCUM; it must be the unit in which the vocabulary publishes the codes.
+        codes: LOINC codes with the same meaning.
+        statistics: such as ``mean`` over the task's window, or ``mean_6h`` over a shorter one.
     """
 
     label: str
@@ -93,7 +93,7 @@ class ItemForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DerivedForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a column of two others is declared: ``factor`` × the first of ``ratio`` ÷ the second."""
+    """How a derived column is declared: ``factor`` × the first column of ``ratio`` ÷ the second."""
 
     label: str
     unit: str
@@ -102,7 +102,7 @@ class DerivedForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FeaturesForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How features are declared: items by name, and columns of two others by name; see ItemForm and DerivedForm."""
+    """How features are declared: items and derived columns by name; see ItemForm and DerivedForm."""
 
     items: Annotated[dict[str, Any], Meta(min_length=1, max_length=UNUSED)]
     derived: dict[str, Any] = {}
@@ -110,7 +110,7 @@ class FeaturesForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The columns of a task's vector, in order: items' statistics, person, derived."""
+    """The columns of a task's vector, in order: statistics of items, PERSON, derived columns."""
 
     items: tuple[Item, ...]
     derived: tuple[Derived, ...] = ()
@@ -123,7 +123,7 @@ class FeatureSet:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """Return what the columns are called before people."""
+        """Return the columns' labels for people."""
         columns = [f"{item.label}, {_words(s)}" for item in self.items for s in item.statistics]
         return (*columns, "Age", "Female sex", "Hours observed", *(d.label for d in self.derived))
 
@@ -135,15 +135,16 @@ class FeatureSet:
 
     @cached_property
     def hours(self) -> tuple[int | None, ...]:
-        """Return the windows that statistics name, the task's own (None) first."""
+        """Return the windows of the statistics, the task's own (None) first."""
         named = {s.hours for item in self.items for s in item.statistics if s.hours is not None}
         return (None, *sorted(named))
 
     @cached_property
     def item_of_code(self) -> npt.NDArray[np.uint8]:
-        """Return an array that gives, by a code's number, the index of its item; its last entry is UNUSED.
+        """Return an array from a code's number to the index of its item; its last entry is UNUSED.
 
-        A table look-up takes a tenth of a binary search; LOINC numbers end near a million, so it is a megabyte.
+        A table look-up takes a tenth of the time of a binary search. LOINC numbers end near a million, so it needs
+        about a megabyte.
         """
         numbers = [(code_number(code), i) for i, item in enumerate(self.items) for code in item.every_code]
         table = np.full(max(number for number, _ in numbers) + 2, UNUSED, np.uint8)
@@ -153,7 +154,7 @@ class FeatureSet:
 
     @cached_property
     def least(self) -> npt.NDArray[np.float64]:
-        """Return by an item's index from where on a value is one, and below it an event: see Vocabulary.least."""
+        """Return by an item's index the smallest real value; a reading below it is an event, see Vocabulary.least."""
         vocabulary = load_vocabulary()
         found = np.full(UNUSED + 1, -np.inf)
         for i, item in enumerate(self.items):
@@ -165,7 +166,7 @@ class FeatureSet:
 
     @cached_property
     def sources(self) -> tuple[tuple[StatisticName, npt.NDArray[np.intp], npt.NDArray[np.intp]], ...]:
-        """Return for each statistic the cells (window × items + item) it takes, and the columns they go to."""
+        """Return for each statistic its cells (window × items + item), and the columns that they fill."""
         cells: dict[StatisticName, list[tuple[int, int]]] = {}
         column = 0
         for i, item in enumerate(self.items):
@@ -180,7 +181,7 @@ class FeatureSet:
 
     @cached_property
     def ratios(self) -> tuple[tuple[int, int, float], ...]:
-        """Return the columns of each derived one, and its factor."""
+        """Return the indexes of the two columns of each derived column, and its factor."""
         return tuple((self.names.index(d.ratio[0]), self.names.index(d.ratio[1]), d.factor) for d in self.derived)
 
 
@@ -188,13 +189,13 @@ def parse_features(document: Any, *, where: str, text: str = "", at: Sequence[st
     """Return the feature set that a YAML document declares.
 
     Args:
-        document: the part of the YAML that declares it.
+        document: the part of the YAML that declares the features.
         where: the file, for errors.
-        text: of the whole file; empty: the line is not known.
+        text: of the whole file; empty: errors name no line.
         at: keys on the way from the whole document to this part.
 
     Raises:
-        SettingsError: a field is missing, unknown or contradicts another; names file and line.
+        SettingsError: a field is missing or unknown, or contradicts another; the error names file and line.
     """
 
     def refuse(what: str, remedy: str, *inside: str | int) -> SettingsError:
@@ -208,38 +209,42 @@ def parse_features(document: Any, *, where: str, text: str = "", at: Sequence[st
     for kind, names in (("items", forms), ("derived", ratios)):
         for name in names:
             if not declarations.NAME.fullmatch(name):
-                raise refuse("Name is none", "Use small letters, digits and _.", kind, name)
+                raise refuse("Name is not valid", "Use lower-case letters, digits and _.", kind, name)
     for name, item in forms.items():
         for i, code in enumerate(item.codes):
             if code in seen:
-                raise refuse("Code stands twice among the items", "Leave it out once.", "items", name, "codes", i)
+                raise refuse("Code is listed twice among the items", "Remove it once.", "items", name, "codes", i)
             if code not in vocabulary.codes:
                 raise refuse(
                     "Code is not in the vocabulary",
-                    "Name a LOINC code of docs/reference/vocabulary.md.",
+                    "Use a LOINC code from docs/reference/vocabulary.md.",
                     *("items", name, "codes", i),
                 )
             unit = vocabulary.unit_of[vocabulary.codes[code]]
             if unit != item.unit:
-                raise refuse("Item has another unit than its codes", f"Declare {unit}.", "items", name, "unit")
+                raise refuse("Item has another unit than its codes", f"Use the unit {unit}.", "items", name, "unit")
             seen.add(code)
         if len(set(item.statistics)) < len(item.statistics):
-            raise refuse("Statistic stands twice", "Leave it out once.", "items", name, "statistics")
+            raise refuse("Statistic is listed twice", "Remove it once.", "items", name, "statistics")
     items = tuple(
         Item(name, item.label, item.unit, tuple(item.codes), tuple(map(_statistic, item.statistics)))
         for name, item in forms.items()
     )
     derived = tuple(Derived(name, d.label, d.unit, d.ratio, d.factor) for name, d in ratios.items())
-    found = FeatureSet(_with_cases(items), derived)
+    found = FeatureSet(_with_equivalent_codes(items), derived)
     columns = set(FeatureSet(items).names)
     for one in derived:
         if not columns.issuperset(one.ratio) or one.name in columns:
-            raise refuse("Ratio is not of two columns of items", "Name them as item.statistic.", "derived", one.name)
+            raise refuse(
+                "Ratio does not name two columns of items, or has the name of one",
+                "Name two columns as item.statistic, and give the ratio a name of its own.",
+                *("derived", one.name),
+            )
     return found
 
 
-def _with_cases(items: tuple[Item, ...]) -> tuple[Item, ...]:
-    """Return items with the codes that count as theirs, as an invasive pressure does as a pressure."""
+def _with_equivalent_codes(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    """Return items with the codes that count as theirs added, such as an invasive pressure to a pressure."""
     named = {code for item in items for code in item.codes}
     near = load_vocabulary().with_near_codes
     return tuple(
@@ -250,7 +255,7 @@ def _with_cases(items: tuple[Item, ...]) -> tuple[Item, ...]:
 
 def _statistic(text: str) -> Statistic:
     match = re.fullmatch(_STATISTIC, text)
-    assert match is not None  # the form has seen to it
+    assert match is not None  # ItemForm has checked the pattern
     return Statistic(cast(StatisticName, match[1]), int(match[2]) if match[2] else None)
 
 

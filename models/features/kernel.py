@@ -1,9 +1,9 @@
-"""The one feature kernel: a patient's values in, the vector as of a moment out; for training and serving alike.
+"""The feature kernel: computes the feature vector of a patient as of a moment, for both training and serving.
 
-Only what could be known at that moment enters (``available_us``), and only relative times. The vector does not depend
-on the order of the rows, nor on codes that the set does not name. Where nothing is known it holds NaN, never zero;
-a count of nothing is 0, because that is known. A rate of 0 is an event and no value: the mean of a probe that fell off
-says nothing of a patient.
+It uses only what was known at that moment (``available_us``), and only relative times. The vector does not depend on
+the order of the rows, nor on codes that the set does not name. Where nothing is known it has NaN, never zero; only a
+count of nothing is 0, because that is known. A rate of 0 is an event, not a value: the mean of a probe that fell off
+does not describe the patient.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Integers = npt.NDArray[np.int64]
 
 US_PER_HOUR = 3_600_000_000
 SHORTEST_SLOPE_US = US_PER_HOUR // 2
-"""Values that span less have no slope: two readings a minute apart would give any number."""
+"""Values over a shorter time have no slope: two readings a minute apart could give any slope."""
 
-_LANE = 44
-"""Bits for a relative time in a key of item and time: ± 100 days of microseconds."""
+_TIME_BITS = 44
+"""Bits for the relative time in a sort key of item and time: ± 100 days of microseconds."""
 
 
 def features(
@@ -34,13 +34,13 @@ def features(
     age_years: float | None,
     sex: str,
 ) -> Floats:
-    """Return the vector of a patient as of a moment, of ``len(feature_set.names)`` columns.
+    """Return the vector of a patient as of a moment, with ``len(feature_set.names)`` columns.
 
     Args:
         feature_set: the columns.
-        history: the patient's rows, in any order; sorted by time is fastest.
-        as_of_us: what became available, or is effective, later does not count.
-        window_hours: what was effective this long before, or earlier, does not count; at most 1,000.
+        history: the patient's rows in any order; order by time is fastest.
+        as_of_us: the moment; rows that are available or effective later do not count.
+        window_hours: rows that were effective this long before the moment, or earlier, do not count; at most 1,000.
         age_years: None is unknown.
         sex: female, male; anything else is unknown.
     """
@@ -64,7 +64,7 @@ def _select(
 ) -> tuple[npt.NDArray[np.uint8], Integers, Floats]:
     """Return item, time relative to the moment (µs, ≤ 0) and value of the rows that count, sorted by item and time.
 
-    Of values of one item and moment the one known last is last; of those known at the same time the greatest.
+    Values of one item and moment are in order of arrival; values that arrived together are in ascending order.
     """
     table = feature_set.item_of_code
     item = table[np.minimum(history.code, len(table) - 1)]
@@ -76,7 +76,7 @@ def _select(
     if (relative[1:] < relative[:-1]).any():
         order = np.lexsort((relative, item))[:used]
     else:
-        order = np.argsort(item, kind="stable")[:used]  # one byte a key: a radix sort
+        order = np.argsort(item, kind="stable")[:used]  # keys of one byte: NumPy uses a radix sort
     chosen, relative_us = item[order], relative[order]
     if ((chosen[1:] == chosen[:-1]) & (relative_us[1:] == relative_us[:-1])).any():
         order = order[np.lexsort((history.value[order], history.available_us[order], relative_us, chosen))]
@@ -86,25 +86,26 @@ def _select(
 def _cells(
     feature_set: FeatureSet, item: npt.NDArray[np.uint8], relative_us: Integers
 ) -> tuple[Integers, Integers, int]:
-    """Return where the rows of each cell (window × item) begin and end, and the number of rows of all."""
+    """Return where the rows of each cell (window × item) begin and end, and the number of all rows."""
     count = len(feature_set.items)
     edges = np.searchsorted(item, np.arange(count + 1, dtype=np.uint8))
     starts = [edges[:-1]]
     if len(feature_set.hours) > 1:
-        key = (item.astype(np.int64) << _LANE) + relative_us
-        base = np.arange(count, dtype=np.int64) << _LANE
+        key = (item.astype(np.int64) << _TIME_BITS) + relative_us
+        base = np.arange(count, dtype=np.int64) << _TIME_BITS
         starts += [np.searchsorted(key, base - h * US_PER_HOUR, side="right") for h in feature_set.hours[1:] if h]
     return np.concatenate(starts), np.tile(edges[1:], len(starts)), len(item)
 
 
 class _Cells:
-    """Statistics over stretches of sorted rows, for all stretches at once; NaN where a stretch is empty."""
+    """Statistics over ranges of sorted rows, for all ranges at once; NaN where a range is empty."""
 
     def __init__(self, starts: Integers, ends: Integers, relative_us: Integers, value: Floats) -> None:
         self._filled = np.flatnonzero(starts < ends)
         self._first, self._end = starts[self._filled], ends[self._filled]
         self._size, self._relative_us, self._value = len(starts), relative_us, value
-        # Stretches overlap, so each is a pair of positions; every second result is what lies between, and dropped.
+        # Ranges overlap, so reduceat gets a pair of positions for each; every second result lies between two ranges and
+        # is dropped.
         self._pairs = np.column_stack([self._first, self._end]).ravel()
 
     def _spread(self, found: Floats, *, otherwise: float = np.nan) -> Floats:
@@ -115,7 +116,9 @@ class _Cells:
     def _reduce(self, ufunc: np.ufunc, array: Floats) -> Floats:
         if not len(self._filled):
             return np.zeros(0)
-        return ufunc.reduceat(np.append(array, 0.0), self._pairs)[::2]  # the last pair may end at the end
+        return ufunc.reduceat(np.append(array, 0.0), self._pairs)[
+            ::2
+        ]  # reduceat needs an entry after the last position
 
     def last(self) -> Floats:
         return self._spread(self._value[self._end - 1])

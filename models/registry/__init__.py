@@ -1,4 +1,4 @@
-"""The registry: MLflow's, embedded. Who serves reads it without MLflow; who trains writes it through MLflow."""
+"""The model registry: MLflow's, embedded. Training writes it through MLflow; serving reads it without MLflow."""
 
 from models.registry.champion import CHAMPION, Champion, Discrimination, RegistryGone, champion, discrimination
 

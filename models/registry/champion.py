@@ -1,7 +1,7 @@
-"""The model in force: what the alias ``champion`` points to, read straight from MLflow's tables, without MLflow.
+"""The model in force: the version under the alias ``champion``, read directly from MLflow's tables, without MLflow.
 
-Importing MLflow takes two seconds and 200 MB; these few tables have been the same for years, and a test trains with
-MLflow and reads back here.
+Importing MLflow takes two seconds and 200 MB. These few tables have been the same for years, and a test trains with
+MLflow and reads the model back here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ DIGEST_TAG = "vitalake.digest"
 DATABASE = "mlflow.db"
 ARTIFACTS = "artifacts"
 SCHEME = "mlflow-artifacts:/"
-"""Artefacts are named relative to wherever the folder lies: a home can be moved, and no path of the machine is kept."""
+"""Artefacts are named relative to the folder of models, so that a home can be moved and no path of the machine is
+stored."""
 
 _BUSY_SECONDS = 5.0
 _QUERY = """
@@ -39,18 +40,18 @@ WHERE v.name = ? AND v.version = ? AND m.key IN ('auroc', 'auroc_low', 'auroc_hi
 
 
 class RegistryGone(ModelError):
-    """The registry cannot be read, which says nothing about the model that it named."""
+    """The registry cannot be read; the model that it named may still be good."""
 
 
 class _NoTables(RegistryGone):
-    """MLflow is just making them, or somebody has put an empty file in their place."""
+    """The registry has no tables: MLflow is just creating them, or the file was replaced by an empty one."""
 
 
 def champion(settings: Settings, task: Task) -> Model | None:
-    """Return the model in force for a task, its digest checked; None: none is registered.
+    """Return the model in force for a task, with its digest checked; None: no model is registered.
 
     Raises:
-        ModelError: what is registered is missing or changed, or was trained for another declaration of the task.
+        ModelError: the registered model is missing or changed, or was trained for another declaration of the task.
     """
     try:
         found = _registered(settings.path(settings.models), task.name)
@@ -60,7 +61,7 @@ def champion(settings: Settings, task: Task) -> Model | None:
 
 
 class Discrimination(NamedTuple):
-    """How well a model tells events from others, in cross-validation; with its interval, None where there is none."""
+    """A model's AUROC in cross-validation, with its interval; None: there is no interval."""
 
     auroc: float
     low: float | None
@@ -68,10 +69,10 @@ class Discrimination(NamedTuple):
 
 
 def discrimination(settings: Settings, model: Model) -> Discrimination | None:
-    """Return what training found of a registered model; None: the registry does not say, or is gone."""
+    """Return the AUROC that training stored for a registered model; None: it is not stored, or the registry is gone."""
     try:
         found = dict(_rows(settings.path(settings.models) / DATABASE, _FIGURES, (model.name, int(model.version or 0))))
-    except RegistryGone:  # the model was read before it went
+    except RegistryGone:  # it went after the model was read
         return None
     if "auroc" not in found:
         return None
@@ -79,10 +80,7 @@ def discrimination(settings: Settings, model: Model) -> Discrimination | None:
 
 
 class Champion:
-    """The model in force for a task, looked up again only when the registry has been written; for serving.
-
-    Not to be shared between threads.
-    """
+    """Follows the model in force for a task, and reads the registry again when it was written; used by one thread."""
 
     def __init__(self, settings: Settings, task: Task) -> None:
         self._folder, self._task = settings.path(settings.models), task
@@ -91,10 +89,10 @@ class Champion:
         self._model: Model | None = None
 
     def current(self) -> Model | None:
-        """Return the model in force; takes a microsecond or two while nothing has changed.
+        """Return the model in force; takes one or two microseconds while nothing has changed.
 
         Raises:
-            RegistryGone: the registry was there and is not, or cannot be read; ``last`` is what it named.
+            RegistryGone: the registry has disappeared or cannot be read; ``last`` is the model that it named.
             ModelError: see ``champion``.
         """
         stamp = _stamp(self._folder / DATABASE)
@@ -102,9 +100,9 @@ class Champion:
             return self._model
         if stamp is None and self._registered is not None:
             raise RegistryGone(
-                "Registry of models is gone",
+                "Model registry is gone",
                 where=f"settings.models: {DATABASE}",
-                remedy="Put it back from a back-up, or train a model: until then the last one stays in force.",
+                remedy="Restore it from a back-up, or train a model. Until then the last model stays in force.",
             )
         try:
             found = _registered(self._folder, self._task.name)
@@ -134,7 +132,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _registered(folder: Path, name: str) -> tuple[str, str, str] | None:
-    """Return version, source and digest of what the alias points to."""
+    """Return version, source and digest of the model under the alias."""
     row = next(iter(_rows(folder / DATABASE, _QUERY, (DIGEST_TAG, name, CHAMPION))), None)
     return None if row is None else (str(row[0]), str(row[1]), str(row[2] or ""))
 
@@ -146,8 +144,8 @@ def _rows(path: Path, query: str, parameters: tuple[object, ...]) -> list[Any]:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)) as connection:
             return connection.execute(query, parameters).fetchall()
     except sqlite3.OperationalError as error:
-        if "no such table" in str(error):  # MLflow is just making them
-            raise _NoTables("Registry has no tables yet", where=DATABASE, remedy="Train a model.") from None
+        if "no such table" in str(error):  # MLflow is just creating them
+            raise _NoTables("Model registry has no tables yet", where=DATABASE, remedy="Train a model.") from None
         raise _unreadable(error) from None
     except sqlite3.Error as error:
         raise _unreadable(error) from None
@@ -155,7 +153,7 @@ def _rows(path: Path, query: str, parameters: tuple[object, ...]) -> list[Any]:
 
 def _unreadable(error: Exception) -> RegistryGone:
     return RegistryGone(
-        f"Registry cannot be read ({type(error).__name__})",
+        f"Model registry cannot be read ({type(error).__name__})",
         where=DATABASE,
         remedy="Check the folder that settings.models names.",
     )
@@ -167,12 +165,14 @@ def _load(folder: Path, task: Task, version: str, source: str, digest: str) -> M
     inside = (folder / ARTIFACTS).resolve()
     path = (inside / relative).resolve()
     if not source.startswith(SCHEME) or not path.is_relative_to(inside) or not digest:
-        raise ModelError("Model was not registered by vitalake", where=where, remedy="Train one: vitalake train.")
+        raise ModelError(
+            "Model was not registered by vitalake", where=where, remedy=f"Train one: vitalake train {task.name}."
+        )
     model = load(path, version=version, digest=digest)
     if model.manifest.task_digest != task.digest or model.features != task.features.names:
         raise ModelError(
             "Model was trained for another declaration of its task",
             where=where,
-            remedy=f"Train it anew: vitalake train {task.name}.",
+            remedy=f"Train it again: vitalake train {task.name}.",
         )
     return model

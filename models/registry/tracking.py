@@ -1,4 +1,4 @@
-"""What is told to MLflow: parameters, figures and files of a training. No patient, no value of one, and no path."""
+"""Writes parameters, figures and files of a training to MLflow; never a patient, a patient's value or a path."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MODEL = "model"
-"""Folder of the model below a run's artefacts."""
+"""The model's folder among a run's artefacts."""
 
 _QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One candidate of a training, as MLflow keeps it.
+    """One candidate of a training, as MLflow stores it.
 
     Attributes:
         name: the candidate's.
-        parameters, figures, tags: as they are shown; figures are numbers.
-        files: name → text, kept beside the model.
-        model: folder of the artefact; None: a baseline.
+        parameters, figures, tags: as MLflow shows them; figures are numbers.
+        files: name → content, stored beside the model.
+        model: the folder of the artefact; None: a baseline.
     """
 
     name: str
@@ -44,10 +44,10 @@ class Run:
 
 
 class Tracking:
-    """MLflow on a SQLite file and a folder; opened by who trains only."""
+    """MLflow on a SQLite file and a folder; only training opens it."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the store, or make it.
+        """Open the store, or create it.
 
         Raises:
             ModelError: MLflow is not installed, or its store cannot be opened.
@@ -59,13 +59,13 @@ class Tracking:
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
         except ImportError:
             raise ModelError("MLflow is not installed", where="models", remedy="Install vitalake[models].") from None
-        for name in ("mlflow", "alembic"):  # importing MLflow has set them
+        for name in ("mlflow", "alembic"):  # importing MLflow has changed their levels
             logging.getLogger(name).setLevel(logging.WARNING)
         self._folder = folder
         address = f"sqlite:///{folder / DATABASE}"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # First, so that the experiment it makes by itself does not get a path of this machine as its place.
+            # Opened first with SCHEME, so that the default experiment is not created with a path of this machine.
             SqlAlchemyStore(address, SCHEME)  # type: ignore[no-untyped-call]
             self._client: MlflowClient = MlflowClient(tracking_uri=address, registry_uri=address)
         except (OSError, MlflowException) as error:
@@ -103,12 +103,12 @@ class Tracking:
         return run_id
 
     def register(self, name: str, run_id: str, *, experiment: str, description: str, champion: bool) -> str:
-        """Register a run's model under a name; return the version. Its files are in place before the alias moves.
+        """Register a run's model under a name; return the version. Its files are complete before the alias moves.
 
         Args:
             name: of the registered model.
-            run_id: whose model.
-            experiment: where the run is.
+            run_id: the run of the model.
+            experiment: of the run.
             description: for MLflow's pages.
             champion: whether the alias moves to it.
         """
@@ -133,7 +133,7 @@ class Tracking:
         return str(made.version)
 
     def champion_version(self, name: str) -> str | None:
-        """Return the version the alias points to."""
+        """Return the version under the alias; None: there is none."""
         from mlflow.exceptions import MlflowException
 
         try:

@@ -1,1 +1,1 @@
-"""Serving: the scoring endpoint and the ward board; one score record behind every number shown."""
+"""Serving: the scoring endpoint and the ward board; every number shown comes from the same score record."""

@@ -1,4 +1,4 @@
-"""Which addresses are this machine's own: only there may people sign in without a password, over plain HTTP."""
+"""Checks for addresses of this machine: only there people may sign in without a password, over plain HTTP."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ Resolved = tuple[socket.AddressFamily, Any]
 """Family and address as ``socket.bind`` takes it."""
 
 NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
-"""As a browser names them."""
+"""Loopback names as a browser writes them."""
 
 
 def resolve(host: str, port: int) -> Resolved:
-    """Return the one address that a host and port stand for; of several an IPv4 one.
+    """Return the address of a host and port; if there are several, an IPv4 one.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: the host has no address.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise SettingsError(
-            "Address is not known", where="serving.host", remedy="Name one of this machine, such as 127.0.0.1."
+            "Host has no address", where="serving.host", remedy="Use an address of this machine, such as 127.0.0.1."
         ) from None
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     return family, address
@@ -39,11 +39,11 @@ def is_loopback(address: str) -> bool:
 
 
 def require_loopback(host: str, port: int) -> Resolved:
-    """Return the address of a host if other machines cannot reach it.
+    """Return the address of a host that other machines cannot reach.
 
     Raises:
-        SettingsError: there is no such address.
-        PrivacyError: they can, and would sign in as anybody: the development issuer asks for no password.
+        SettingsError: the host has no address.
+        PrivacyError: they can reach it, and could sign in as any user: the development issuer needs no password.
     """
     family, address = resolve(host, port)
     if not is_loopback(address[0]):
@@ -56,17 +56,17 @@ def require_loopback(host: str, port: int) -> Resolved:
 
 
 def names_of(host: str) -> frozenset[str]:
-    """Return how a browser on this machine may name a server on a loopback address."""
+    """Return the host names under which a browser on this machine may address a loopback server."""
     return NAMES | {f"[{host}]".lower() if ":" in host else host.lower()}
 
 
 def needs_secure_cookie(scheme: str, host: str, address: str) -> bool:
-    """Return whether a session's cookie may travel over TLS only: always, but within this machine.
+    """Return whether a session's cookie must be sent over TLS only: always, except within this machine.
 
     Args:
         scheme: of the request's URL.
-        host: name in the request's URL.
-        address: name or address that the server was told to listen on.
+        host: the name in the request's URL.
+        address: the name or address that the server listens on.
     """
     return scheme == "https" or (f"[{host}]" if ":" in host else host) not in names_of(address) or not _is_own(address)
 

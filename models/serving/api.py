@@ -1,4 +1,4 @@
-"""The scoring endpoint: one patient's score record, as JSON or as FHIR."""
+"""The API: one patient's score record, as JSON or as FHIR."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ router = APIRouter()
 
 
 class ScoreRequest(BaseModel):
-    """Whom to score."""
+    """The patient to score."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -31,10 +31,10 @@ class ScoreRequest(BaseModel):
 
 @router.get("/healthz", include_in_schema=False)
 async def health(request: Request) -> Response:
-    """Say whether what is shown is what is known; nothing of any patient, for anybody may ask.
+    """Return the health of the ward; it needs no token and contains no patient data.
 
-    200 and ``ok``; 200 and ``degraded`` where something is missing beside the patients; 503 and ``failing`` where what
-    is shown may be old. Each trouble has a code and a sentence.
+    200 and ``ok``; 200 and ``degraded`` if the values shown are current but something else is missing; 503 and
+    ``failing`` if they may be old. Each trouble has a code and a sentence.
     """
     server: ServerState = request.app.state.server
     troubles = server.board_feed.troubles
@@ -48,15 +48,15 @@ async def health(request: Request) -> Response:
 
 @router.post("/v1/score", summary="Score a patient now")
 async def score(request: Request, asked: ScoreRequest) -> Response:
-    """Return the record of a patient, computed if new evidence has come since the last one."""
-    chart = await _chart(request, asked.patient, "score:write", "score.write", "score")
+    """Return the score record of a patient; it is computed again if new values have come since the last one."""
+    chart = await _required_chart(request, asked.patient, "score:write", "score.write", "score")
     return _json(risk_document(chart))
 
 
 @router.get("/v1/patients/{patient}/risk", summary="A patient's risk")
 async def risk(request: Request, patient: str) -> Response:
-    """Return the record of a patient; as FHIR RiskAssessment for who accepts ``application/fhir+json``."""
-    chart = await _chart(request, patient, "risk:read", "risk.read", "risk")
+    """Return the score record of a patient; as a FHIR RiskAssessment if ``application/fhir+json`` is accepted."""
+    chart = await _required_chart(request, patient, "risk:read", "risk.read", "risk")
     server: ServerState = request.app.state.server
     if MEDIA in request.headers.get("accept", ""):
         return _json(_resource(server, chart), MEDIA)
@@ -67,7 +67,7 @@ async def risk(request: Request, patient: str) -> Response:
 async def search(request: Request, patient: Annotated[str, Query(max_length=80)]) -> Response:
     """Return a Bundle with the patient's RiskAssessment, or an empty one."""
     server: ServerState = request.app.state.server
-    chart = await _look(request, patient.removeprefix("Patient/"), "risk:read", "risk.read", "fhir")
+    chart = await _recorded_chart(request, patient.removeprefix("Patient/"), "risk:read", "risk.read", "fhir")
     found = [] if chart is None else [_resource(server, chart)]
     return _json(search_set(found), MEDIA)
 
@@ -76,8 +76,10 @@ def _resource(server: ServerState, chart: Chart) -> dict[str, Any]:
     return risk_assessment(chart, server.ward.task)
 
 
-async def _look(request: Request, patient: str, permission: Permission, action: Action, endpoint: str) -> Chart | None:
-    """Return the chart of who may be looked at, once that is on record; both are made at the same time."""
+async def _recorded_chart(
+    request: Request, patient: str, permission: Permission, action: Action, endpoint: str
+) -> Chart | None:
+    """Return a patient's chart after the access is recorded; both are prepared at the same time."""
     server: ServerState = request.app.state.server
     principal = server.authoriser.principal(request)
     server.authoriser.count(principal)
@@ -86,7 +88,7 @@ async def _look(request: Request, patient: str, permission: Permission, action: 
     await server.authoriser.permit(principal, permission, patients=patients)
     recorded, chart = await asyncio.gather(
         server.authoriser.record(principal, action, patients=patients, endpoint=endpoint),
-        server.chart(patient) if known else _nobody(),
+        server.chart(patient) if known else _no_chart(),
         return_exceptions=True,
     )
     for failed in (recorded, chart):
@@ -95,12 +97,14 @@ async def _look(request: Request, patient: str, permission: Permission, action: 
     return chart if isinstance(chart, Chart) else None
 
 
-async def _nobody() -> None:
+async def _no_chart() -> None:
     return None
 
 
-async def _chart(request: Request, patient: str, permission: Permission, action: Action, endpoint: str) -> Chart:
-    chart = await _look(request, patient, permission, action, endpoint)
+async def _required_chart(
+    request: Request, patient: str, permission: Permission, action: Action, endpoint: str
+) -> Chart:
+    chart = await _recorded_chart(request, patient, permission, action, endpoint)
     if chart is None:
         raise not_found()
     return chart

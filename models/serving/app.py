@@ -1,4 +1,4 @@
-"""The application: everything that is served, behind one shield."""
+"""Builds the application: all routes behind the security middleware."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from vitalake.settings import Settings
 def make_app(
     settings: Settings, *, audit: BatchAuditSink | None = None, verifier: TokenVerifier | None = None
 ) -> FastAPI:
-    """Return the application of a home, its stores open; they are closed when it has ended.
+    """Return the application of a home with its stores open; they are closed when it ends.
 
     Args:
         settings: of the home.
         audit: where accesses are recorded; None: the home's audit.
-        verifier: who tells tokens' principals; None: the issuer that the settings name.
+        verifier: verifies tokens; None: the one for the issuer in the settings.
 
     Raises:
         PrivacyError: other machines could reach the address.
-        VitaLakeError: a store cannot be opened, or the rules do not hold.
+        VitaLakeError: a store cannot be opened, or the rules are not valid.
     """
     require_loopback(settings.serving.host, settings.serving.port)
     server = ServerState(settings, audit=audit, verifier=verifier)
@@ -44,15 +44,15 @@ def make_app(
         finally:
             await server.stop()
 
-    # No documentation pages: FastAPI's load scripts from elsewhere. The schema is served.
+    # No documentation pages, because FastAPI's load scripts from other servers. The schema itself is served.
     app = FastAPI(
         title="vitalake",
-        summary="Scores, just in time. The learnt score runs in shadow; not a medical device.",
+        summary="Scores of current patients. Learnt scores run in shadow until approved; not a medical device.",
         version="1",
         openapi_url="/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,  # such a redirect would repeat the address that was asked for
+        redirect_slashes=False,  # such a redirect would repeat the requested address, which may contain a value
         lifespan=life,
     )
     app.state.server, app.state.ledger = server, staff.LedgerReader(settings)

@@ -1,4 +1,4 @@
-"""Whether the audit holds, and who saw a patient: read beside everything else, however long the chains are."""
+"""Reads the audit for pages: whether it is intact, and who saw a patient; in threads of its own, since it is slow."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from vitalake.keys import KeyRing
 from vitalake.settings import Settings
 
 AGAIN_SECONDS = 60.0
-"""What was verified less than this ago is not verified again for a page …"""
+"""A report younger than this is not renewed for a page …"""
 
 SHARE = 20
-"""… nor within twenty times as long as it takes: a long audit takes no more than a twentieth of a processor."""
+"""… nor one younger than twenty times the verification's duration: a long audit then uses at most a twentieth of a
+processor."""
 
 FIRST_SECONDS = 5.0
-"""A page waits so long for the first report; then it says that there is none yet."""
+"""How long a page waits for the first report; after that it says that the audit is being checked."""
 
 MOST_WAITING = 8
-"""Who ask who saw a patient; each reads all chains."""
+"""Searches that may wait; each reads all chains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Checked:
 
     Attributes:
         report: of all chains.
-        at_us: when it was begun; what was recorded since is not in it.
+        at_us: when the verification started; later records are not in it.
     """
 
     report: Report
@@ -43,7 +44,7 @@ class Checked:
 
 
 class AuditReader:
-    """Reads the audit; of one event loop."""
+    """Reads the audit; used by one event loop."""
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
         """Prepare.
@@ -54,14 +55,14 @@ class AuditReader:
         """
         self._settings, self._keys = settings, keys
         self._folder, self._outside = settings.path(settings.audit), anchor_folder(settings)
-        self._vault: Vault | None = None  # of the thread that reads
+        self._vault: Vault | None = None  # used by the reading thread only
         self._verifying, self._reading = OneThread("verifying"), OneThread("auditing", most=MOST_WAITING)
         self._checked: Checked | None = None
         self._again = 0.0
         self._task: asyncio.Task[None] | None = None
 
     async def checked(self) -> Checked | None:
-        """Return the last report, and see that it is renewed; None: the first one is still being made.
+        """Return the last report, and start a new one if it is due; None: the first one is not finished.
 
         Raises:
             VitaLakeError: the audit cannot be read.
@@ -83,10 +84,10 @@ class AuditReader:
         self._again = time.monotonic() + max(AGAIN_SECONDS, SHARE * took)
 
     async def person(self, key: str, *, by_number: bool) -> Person | None:
-        """Return whose a record number or a pseudonym is or was; None: nobody's whom the vault knows.
+        """Return the patient who has or had a record number or pseudonym; None: the vault knows no such patient.
 
         Raises:
-            VitaLakeError: the vault does not open, or too many ask.
+            VitaLakeError: the vault cannot be opened, or too many searches are waiting.
         """
         return await self._reading.request(self._person, key, by_number)
 
@@ -100,15 +101,15 @@ class AuditReader:
         """Return who saw a patient, oldest first.
 
         Args:
-            pseudonyms: all that the patient has or had.
+            pseudonyms: all current and former ones of the patient.
 
         Raises:
-            ServiceUnavailable: too many ask.
+            ServiceUnavailable: too many searches are waiting.
         """
         return await self._reading.request(who_saw, self._folder, self._keys, *pseudonyms)
 
     def close(self) -> None:
-        """Wait for what is read."""
+        """Wait for running reads, and close the vault."""
         self._verifying.close()
         self._reading.close()
         if self._vault is not None:

@@ -1,4 +1,4 @@
-"""Who asks, whether they may, and the record of it, written before anything is answered."""
+"""Authenticates and authorises requests, and records each access before it is answered."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from vitalake.settings import ServingSettings
 COOKIE = "vitalake_session"
 MOST_SESSIONS = 10_000
 MOST_OF_A_USER = 1_000
-"""Five hundred boards may be one account's, and be signed in again."""
+"""Five hundred boards can share one account, and all can sign in a second time."""
 
 UNUSED_SECONDS = 60.0
-"""A browser shows its cookie at once."""
+"""A session whose cookie was not used for this long after sign-in may be removed: browsers send it at once."""
 
 SIGN_INS = (1.0, 60)
-"""A second and at once, of one user from one address: each is a record of the audit."""
+"""Sign-ins a second, and at once, of one user from one address; limited because each writes an audit record."""
 
 _PSEUDONYM = re.compile(r"v\d{1,6}\.[a-z2-7]{32}")
 
@@ -43,23 +43,23 @@ class _Session:
 
 
 def is_pseudonym(text: str) -> bool:
-    """Return whether a text has the form of a patient's pseudonym; nothing else is looked up or recorded."""
+    """Return whether a text has the form of a patient's pseudonym; other texts are neither looked up nor recorded."""
     return _PSEUDONYM.fullmatch(text) is not None
 
 
 class Sessions:
-    """Sign-ins of browsers: the cookie is a random number, the token stays here and ends with the sign-out.
+    """The sessions of browsers: the cookie is a random number; the token stays in the server until sign-out.
 
-    Nobody's session ends because others sign in. A user has at most so many: one more ends the one of theirs that was
-    never shown, or else not for the longest time, so that sessions in a user's name keep nobody out. Who signs in and
-    never shows the cookie again has none after a minute.
+    No session ends because other users sign in. A user has at most MOST_OF_A_USER sessions; one more ends the user's
+    session whose cookie was never used, or else the least recently used one, so that the limit locks no user out. A
+    session whose cookie is never used can be removed after UNUSED_SECONDS.
     """
 
     def __init__(self, *, minutes: int = 480, seconds: Callable[[], float] = time.monotonic) -> None:
         """Prepare.
 
         Args:
-            minutes: a session is forgotten so long after its sign-in, as its token has expired.
+            minutes: how long after its sign-in a session is kept; its token has expired by then.
             seconds: a clock that only runs forward.
         """
         self._minutes, self._seconds = minutes, seconds
@@ -70,7 +70,7 @@ class Sessions:
         """Return the cookie of a new session.
 
         Raises:
-            Problem: everybody together has as many as there may be.
+            Problem: there are MOST_SESSIONS sessions already.
         """
         if self._of[user] >= MOST_OF_A_USER or len(self._sessions) >= MOST_SESSIONS:
             self._tidy()
@@ -84,7 +84,7 @@ class Sessions:
         return session
 
     def token(self, session: str) -> str | None:
-        """Return the token of a session; None: it is over."""
+        """Return the token of a session; None: it has ended."""
         found = self._sessions.get(session)
         if found is None:
             return None
@@ -108,15 +108,15 @@ class Sessions:
 
 
 class Authoriser:
-    """Lets requests in."""
+    """Authenticates requests, checks permissions and records accesses."""
 
     def __init__(self, verifier: TokenVerifier, recorder: Recorder, serving: ServingSettings) -> None:
-        """Take what it needs.
+        """Prepare.
 
         Args:
-            verifier: tells who a token speaks of.
+            verifier: verifies tokens.
             recorder: records every access.
-            serving: how long sessions are, and how often somebody may ask.
+            serving: the length of sessions and the rate limits.
         """
         self._verifier, self._recorder = verifier, recorder
         self.sessions = Sessions(minutes=serving.session_minutes)
@@ -124,28 +124,28 @@ class Authoriser:
         self._requests = Rate(serving.requests_per_second, burst=2 * serving.requests_per_second)
 
     def principal(self, request: Request, *, pages: bool = False) -> Principal:
-        """Return who asks: by bearer token, on pages also by the session's cookie.
+        """Return the principal of a request: by bearer token, on pages also by the session's cookie.
 
-        Programs get no way in by cookie, so that no other site can make a browser use the API.
+        The API does not accept the cookie, so that no other site can make a browser use it.
 
         Raises:
-            InvalidToken: nobody we know.
+            InvalidToken: there is no valid token or session.
         """
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and token:
             return self._verifier.verify(token.strip())
-        held = self.sessions.token(request.cookies.get(COOKIE, "")) if pages else None
-        if held is None:
+        session_token = self.sessions.token(request.cookies.get(COOKIE, "")) if pages else None
+        if session_token is None:
             raise InvalidToken("Access token is missing", where="request", remedy="Sign in.")
-        return self._verifier.verify(held)
+        return self._verifier.verify(session_token)
 
     def count(self, principal: Principal) -> None:
-        """Count a request.
+        """Count a request against the user's rate limit.
 
         Raises:
-            Problem: there are too many of this user.
+            Problem: the user sends too many.
         """
-        self._requests.take(principal.subject, "This user asks more often than serving.requests_per_second allows.")
+        self._requests.take(principal.subject, "This user sends more requests than serving.requests_per_second allows.")
 
     async def allow(
         self,
@@ -156,20 +156,20 @@ class Authoriser:
         patients: tuple[str, ...] = (),
         **detail: str,
     ) -> None:
-        """Return when the principal may, and that they do is on record.
+        """Return if the principal has the permission, after the access is recorded.
 
         Raises:
-            MissingPermission: they may not; that is on record too.
-            VitaLakeError: it cannot be recorded.
+            MissingPermission: they do not have it; the refusal is recorded too.
+            VitaLakeError: the access cannot be recorded.
         """
         await self.permit(principal, permission, patients=patients)
         await self.record(principal, action, patients=patients, **detail)
 
     async def permit(self, principal: Principal, permission: Permission, *, patients: tuple[str, ...] = ()) -> None:
-        """Return when the principal may; only a refusal is recorded, for what is asked is of no patient.
+        """Return if the principal has the permission; only a refusal is recorded.
 
         Raises:
-            MissingPermission: they may not.
+            MissingPermission: they do not have it.
         """
         try:
             require(principal, permission)
@@ -180,26 +180,28 @@ class Authoriser:
     async def record(
         self, principal: Principal, action: Action, *, patients: tuple[str, ...] = (), **detail: str
     ) -> None:
-        """Return when an event is on record.
+        """Record an event durably.
 
         Raises:
-            VitaLakeError: it cannot be recorded; nothing may be answered then.
+            VitaLakeError: it cannot be recorded; then the request must not be answered.
         """
         event = AuditEvent(action, principal.subject, principal.role, patients, detail)
         await self._recorder.record(event)
 
 
 def refuse_other_sites(request: Request) -> None:
-    """Return if a form was sent from a page of ours.
+    """Return if a form was sent from a page of this server.
+
+    SameSite cookies already stop other sites from using a session. This check also stops other sites from signing a
+    browser in, and pages of other ports of this machine.
 
     Raises:
-        Problem: it comes from somewhere else. SameSite keeps the cookie away from other sites; this also keeps other
-            sites from signing somebody in, and other ports of this machine out.
+        Problem: the form comes from another site.
     """
     fetched = request.headers.get("sec-fetch-site")
     if fetched is not None:
-        # Browsers say it themselves to this machine and over TLS. Origin says nothing then: our own pages tell no
-        # referrer, and so it is null.
+        # Browsers send this header over TLS and to this machine. Origin is no help then: our pages have the policy
+        # no-referrer, so it is "null".
         same = fetched in ("same-origin", "none")
     else:
         origin = request.headers.get("origin")

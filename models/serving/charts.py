@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn here: no script, no style attribute, and a text that says the same."""
+"""Charts as SVG, without scripts or style attributes (the security policy forbids them), each with a text label."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from vitalake.clinical.records import History
 
 HOURS = 24
 MOST_POINTS = 360
-"""Of a line: one for each pixel. More are thinned out so that peaks stay."""
+"""Points of a line: about one per pixel. More are thinned so that peaks stay visible."""
 
 WIDTH, HEIGHT = 400, 108
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 10, 8, 18
 
 SPARK_WIDTH, SPARK_HEIGHT = 84, 26
 _SPARK_TOP = 14
-"""NEWS2 of the sparkline's upper edge: the same for all rows, so that they can be compared."""
+"""The NEWS2 total at the sparkline's upper edge, the same for all rows, so that they can be compared."""
 
 
 def sparkline(totals: Sequence[int | None], now: int | None) -> Markup:
-    """Return NEWS2 over the last twelve hours as a small line; the dashed line stands at 7."""
+    """Return NEWS2 over the last twelve hours as a small line; the dashed line marks 7."""
     series = [*totals, now]
     step = (SPARK_WIDTH - 6) / max(1, len(series) - 1)
     points = [(3 + i * step, _spark_y(total)) for i, total in enumerate(series) if total is not None]
@@ -48,7 +48,7 @@ def _spark_y(total: int) -> float:
 
 
 def trend(vital: Vital, rows: History, *, now_us: int, hours: int = HOURS) -> Markup:
-    """Return a vital sign of the last hours: a line with its points, the range without NEWS2 points shaded."""
+    """Return the chart of a vital sign: a line with its points; the range that scores 0 is shaded."""
     begin_us = now_us - hours * 3_600_000_000
     recent = rows.where(rows.effective_us > begin_us)
     low, high = vital.span
@@ -91,16 +91,16 @@ def trend(vital: Vital, rows: History, *, now_us: int, hours: int = HOURS) -> Ma
 def _open(vital: Vital, recent: History, hours: int) -> str:
     if len(recent):
         spread = [number(float(value), vital.decimals) for value in (recent.value.min(), recent.value.max())]
-        said = (
+        text = (
             f"between {spread[0]} and {spread[1]} {vital.unit}, last {number(float(recent.value[-1]), vital.decimals)}"
         )
         lone = len(spikes_of(vital.part, recent))
-        said += f", {lone} standing alone, perhaps an artefact" if lone else ""
+        text += f", {lone} isolated, possible artefact" if lone else ""
     else:
-        said = "no value"
+        text = "no value"
     return (
         f'<svg class="trend" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{vital.name}, last {hours} hours: {said}">'
+        f'aria-label="{vital.name}, last {hours} hours: {text}">'
     )
 
 
@@ -116,7 +116,7 @@ def _hours(hours: int) -> list[str]:
 
 
 def _thin(rows: History) -> tuple[npt.NDArray[np.int64], list[float]]:
-    """Return times and values, at most MOST_POINTS; of each stretch the lowest and the highest stay."""
+    """Return times and values, at most MOST_POINTS; of each section the lowest and the highest are kept."""
     if len(rows) <= MOST_POINTS:
         return rows.effective_us, rows.value.tolist()
     kept: list[int] = []

@@ -1,8 +1,8 @@
-"""Server-sent events, made once for however many boards; compressed once, too.
+"""Server-sent events, encoded and compressed once for all boards.
 
 A row is 3 kB of HTML: a hundred changed rows a second on five hundred boards are 130 MB/s, which the kernel copies
-while scores wait. Compressed they are a tenth. Each event is a run of deflate blocks that looks back at no other, so
-that the same bytes fit into every board's stream, whenever that began.
+while scores wait. Compression reduces that to a tenth. Each event is a run of deflate blocks that refers to no earlier
+bytes, so that the same bytes fit into every board's stream, whenever that stream began.
 """
 
 from __future__ import annotations
@@ -17,37 +17,38 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 HEADERS = {"x-accel-buffering": "no", "vary": "accept-encoding"}
-"""A proxy must pass events on at once."""
+"""Tells proxies not to buffer events."""
 
 _GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
-"""RFC 1952: deflate, no name, no time, of no system. The stream has no end, and so no checksum."""
+"""The header of RFC 1952: deflate, no file name, no time, unknown system. The stream never ends, so it has no
+checksum."""
 
 _LEVEL = 1
 """Half a millisecond for 75 kB; higher levels save little more."""
 
 
 class Event:
-    """What browsers are sent."""
+    """A server-sent event."""
 
-    def __init__(self, name: str, document: dict[str, Any], *, place: str = "") -> None:
-        """Make it.
+    def __init__(self, name: str, document: dict[str, Any], *, event_id: str = "") -> None:
+        """Encode the event.
 
         Args:
             name: of the event.
             document: its data.
-            place: where a board is that has had it; empty: where it was.
+            event_id: the board's position after this event; empty: the position does not change.
         """
-        number = b"id: %b\n" % place.encode() if place else b""
+        number = b"id: %b\n" % event_id.encode() if event_id else b""
         self.plain = number + b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(document))
 
     @cached_property
     def packed(self) -> bytes:
-        """Return it as a run of deflate blocks, for a stream in gzip."""
+        """Return the event as a run of deflate blocks, for a gzip stream."""
         return pack(self.plain)
 
 
 def pack(plain: bytes) -> bytes:
-    """Return deflate blocks that end on a byte, and need nothing before them."""
+    """Return deflate blocks that end on a byte boundary and depend on nothing before them."""
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
     return packer.compress(plain) + packer.flush(zlib.Z_FULL_FLUSH)
 
@@ -56,7 +57,7 @@ RETRY = b"retry: 1000\n\n"
 
 
 def stream(request: Request, events: AsyncIterator[Event]) -> StreamingResponse:
-    """Return the answer that sends events as they come; compressed, to who reads that."""
+    """Return the response that sends events as they come; compressed if the client accepts gzip."""
     if "gzip" not in request.headers.get("accept-encoding", ""):
         return StreamingResponse(_plain(events), headers=HEADERS, media_type="text/event-stream")
     headers = HEADERS | {"content-encoding": "gzip"}

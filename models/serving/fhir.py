@@ -1,4 +1,4 @@
-"""A score record as FHIR R4 RiskAssessment: the early warning score, and the learnt one where it may be shown."""
+"""A score record as a FHIR R4 RiskAssessment: NEWS2, and the learnt score where it may be shown."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from models.serving.formatting import (
     ago,
     ahead_text,
     behind_texts,
-    ended_texts,
+    disagreement_texts,
     event_text,
     refused_text,
     significant,
-    two_texts,
     unit,
+    unusable_texts,
 )
 from models.serving.risk import SHADOW, STALE_SECONDS, band_of, direction, is_stale, iso, old_parts
-from models.serving.rows import contradicted
+from models.serving.rows import contradictions
 from models.serving.shadow import Trial, worth
 from models.serving.ward import Chart
 from models.tasks import Task
@@ -41,18 +41,18 @@ _STATUS = {"shadow": "Shadow, not shown", "trial": "Trial on old data", "approve
 
 
 def risk_assessment(chart: Chart, task: Task) -> dict[str, Any]:
-    """Return the resource; preliminary, for the next value may change it.
+    """Return the RiskAssessment; its status is preliminary, because the next value may change it.
 
     Args:
-        chart: its record as who acts may see it.
-        task: what the model predicts; there is no prediction of it where the learnt score is not shown.
+        chart: of the patient; its record is already as clinicians may see it.
+        task: what the model predicts; the prediction is left out where the learnt score is not shown.
     """
     record, now_us, trial = chart.record, chart.now_us, chart.trial
     status = trial.status if trial else SHADOW
     stale = is_stale(record, now_us)
-    notes = [f"NEWS2 ranks. {_STATUS[status]}: the learnt score. Not a medical device."]
+    notes = [f"Patients are ranked by NEWS2. Learnt score: {_STATUS[status]}. Not a medical device."]
     if stale:
-        notes.insert(0, f"Stale: no vital sign for longer than {STALE_SECONDS // 3600} h.")
+        notes.insert(0, f"Stale: no vital sign for more than {STALE_SECONDS // 3600} h.")
     document: dict[str, Any] = {
         "resourceType": "RiskAssessment",
         "id": record.id,
@@ -89,35 +89,35 @@ def _news2(chart: Chart, *, stale: bool) -> dict[str, Any]:
     score = record.news2
     prediction: dict[str, Any] = {"outcome": {"text": "Acute deterioration (NEWS2)"}}
     found = _QUALITATIVE.get(band_of(chart))
-    if found is not None:  # of who is stale or partial nobody can say that the risk is low
+    if found is not None:  # a stale or partial score does not prove a low risk
         code, display = found
         prediction["qualitativeRisk"] = {"coding": [{"system": _RISK, "code": code, "display": display}]}
-    said = [
+    texts = [
         f"{event_text(event, score.beside.get(event.part))}, {ago((now_us - event.at_us) / 1e6)} ago"
         for event in score.events
     ]
-    told = contradicted(chart) + ([ahead_text(chart.ahead)] if chart.ahead else [])
-    told += behind_texts(chart.behind)
-    told += [refused_text(*chart.refused, now_us)] if chart.refused else []
+    findings = contradictions(chart) + ([ahead_text(chart.ahead)] if chart.ahead else [])
+    findings += behind_texts(chart.behind)
+    findings += [refused_text(*chart.refused, now_us)] if chart.refused else []
     if score.withheld:
-        said += told
-        return prediction | {"rationale": "; ".join([f"NEWS2: no score. {WITHHELD[score.withheld]}", *said])}
-    said.insert(0, "none of its parts is known" if score.total is None else f"total {score.total}")
+        texts += findings
+        return prediction | {"rationale": "; ".join([f"NEWS2: no score. {WITHHELD[score.withheld]}", *texts])}
+    texts.insert(0, "no recent value" if score.total is None else f"total {score.total}")
     if score.partial:
-        said.append(f"partial, at least this much, without: {', '.join(PART_NAMES[name] for name in score.missing)}")
-    said += [*two_texts(score), *ended_texts(score, now_us), *told]
+        texts.append(f"partial, may be higher, missing: {', '.join(PART_NAMES[name] for name in score.missing)}")
+    texts += [*disagreement_texts(score), *unusable_texts(score, now_us), *findings]
     if chart.last is not None:
-        said.append(f"it was {chart.last.total}, {ago((now_us - chart.last_us) / 1e6)} ago")
+        texts.append(f"was {chart.last.total}, {ago((now_us - chart.last_us) / 1e6)} ago")
     if score.total is not None and chart.age_years is None:
-        said.append(AGE_NOT_KNOWN)
+        texts.append(AGE_NOT_KNOWN)
     if stale:
-        said.append("stale")
+        texts.append("stale")
     elif old := old_parts(record, now_us):
-        said.append(f"measured long ago: {', '.join(PART_NAMES[part] for part in old)}")
+        texts.append(f"old: {', '.join(PART_NAMES[part] for part in old)}")
     if score.scale != 1:
-        said.append(f"oxygen saturation by scale {score.scale}")
-    said += [f"one {PART_NAMES[part]} far from all before" for part in record.unconfirmed]
-    return prediction | {"rationale": f"NEWS2: {'; '.join(said)}"}
+        texts.append(f"SpO₂ scale {score.scale}")
+    texts += [f"one {PART_NAMES[part]} value far from all earlier" for part in record.unconfirmed]
+    return prediction | {"rationale": f"NEWS2: {'; '.join(texts)}"}
 
 
 def _learnt(record: ScoreRecord, task: Task, trial: Trial, now_us: int) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _learnt(record: ScoreRecord, task: Task, trial: Trial, now_us: int) -> dict[
         return prediction | {"rationale": f"No learnt score ({record.abstained}): {because}"}
     reasons = "; ".join(_reason(reason, now_us) for reason in record.reasons if reason.value is not None)
     unknown = ", ".join(reason.label for reason in record.reasons if reason.value is None)
-    not_known = f" Not known, which is no sign of health: {unknown}." if unknown else ""
+    not_known = f" Not known, which does not mean normal: {unknown}." if unknown else ""
     # FHIR states a probability as a percentage (invariant ras-2: at most 100).
     return prediction | {
         "probabilityDecimal": round(100 * record.probability, 4),

@@ -1,4 +1,4 @@
-"""How numbers and codes are said to people: the same on every page."""
+"""Texts for people: how numbers, codes and findings are written, the same on every page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PART_NAMES = {
     "consciousness": "consciousness",
     "temperature": "temperature",
 }
-"""Parts of NEWS2."""
+"""The parameters of NEWS2, which the code calls parts."""
 
 SHORT_NAMES = {
     "respiratory_rate": "RR",
@@ -40,14 +40,14 @@ MEDIUM, HIGH = 5, 7
 
 
 def band(score: News2, *, stale: bool = False) -> Band:
-    """Return what the RCP's thresholds say of a score, and ``unsure`` where nobody can say that it is low.
+    """Return the band of a score by the RCP's thresholds; ``unsure`` for a low score that may be higher.
 
-    A single part of 3 counts as medium (urgent look), an event as high. A low total is low only when all parts are
-    known and recent: what is missing may be what is wrong.
+    A single part of 3 counts as medium (urgent response), an event as high. A low total is low only when all parts are
+    known and recent: the missing part may be the abnormal one.
 
     Args:
         score: of a patient.
-        stale: whether some part of it is not recent.
+        stale: whether some part of it is too old.
     """
     if score.events:
         return "high"
@@ -74,32 +74,32 @@ EVENT_CAUSES = {
     "oxygen_saturation": "no pulse detected, or probe off",
     "systolic_pressure": "no pressure detected, or line or cuff off",
 }
-"""Readings of no living body: what may be the matter, worst first."""
+"""What a reading that no living body shows can mean, the worst cause first."""
 
 BY = {code_number("76282-3"): " by ECG", code_number("8889-8"): " by pleth", code_number("8893-0"): " by hand"}
 """How a pulse was taken, where its code says so."""
 
 
 def event_text(event: Event, beside: Reading | None = None) -> str:
-    """Return what must be looked at.
+    """Return the alert of an event: the reading and what it can mean.
 
     Args:
-        event: what was read.
-        beside: what another sensor says of the same moment; None: nothing.
+        event: the reading.
+        beside: what another sensor reads at the same moment; None: no other reading.
     """
     what = f"{SHORT_NAMES[event.part]} {event.comparator}{number(event.value, 0)}"
-    late = f", which came {ago((event.came_us - event.at_us) / 1e6)} late" if event.came_us else ""
+    late = f", arrived {ago((event.came_us - event.at_us) / 1e6)} late" if event.came_us else ""
     if beside is None:
         return f"{what}{late}: {EVENT_CAUSES[event.part]}"
-    return f"{what}{BY.get(event.code, '')}{late}, but {_read(event.part, beside)}: patient or probe?"
+    return f"{what}{BY.get(event.code, '')}{late}, but {_with_method(event.part, beside)}: patient or probe?"
 
 
-def two_texts(score: News2) -> list[str]:
-    """Return of each part of which two readings of one moment are far apart both; those of events are said there."""
+def disagreement_texts(score: News2) -> list[str]:
+    """Return a text for each part with two very different readings of one moment, except events (``event_text``)."""
     events = {event.part for event in score.events}
     return [
-        f"{_scale(part, score.latest[part], SHORT_NAMES[part])}{_read(part, score.latest[part])} and "
-        f"{_scale(part, other)}{_read(part, other)} {_apart(score.latest[part], other)}"
+        f"{_scale(part, score.latest[part], SHORT_NAMES[part])}{_with_method(part, score.latest[part])} and "
+        f"{_scale(part, other)}{_with_method(part, other)} {_apart(score.latest[part], other)}"
         for part, other in score.beside.items()
         if part not in events
     ]
@@ -111,22 +111,22 @@ def _apart(one: Reading, other: Reading) -> str:
 
 
 def _scale(part: str, one: Reading, otherwise: str = "") -> str:
-    """Return what stands before a reading: a letter of ACVPU beside a number of the coma scale needs its name."""
+    """Return the name to put before a reading; a letter of ACVPU beside a coma score needs one to be understood."""
     if part == "consciousness":
         otherwise = "ACVPU" if one.code == code_number(ACVPU) else SHORT_NAMES[part]
     return f"{otherwise} " if otherwise else ""
 
 
-def _read(part: str, one: Reading) -> str:
-    """Return a reading, and how it was taken where its code says so."""
+def _with_method(part: str, one: Reading) -> str:
+    """Return a reading and, if its code names it, the method."""
     return f"{reading_text(part, one)}{BY.get(one.code, '')}"
 
 
 def reading_text(part: str, reading: Reading) -> str:
-    """Return a reading as it is shown; oxygen with its unit, for it is told in two, consciousness in words as one."""
+    """Return a reading as it is shown: oxygen with its unit (it has two), consciousness in words as a letter."""
     if reading.code == code_number(ACVPU):
-        return answer(reading.value)
-    if part == "consciousness" and reading.comparator == "<=":  # of its parts not all were measured
+        return acvpu_letter(reading.value)
+    if part == "consciousness" and reading.comparator == "<=":  # not all of eyes, motor and verbal were measured
         return f"at most {number(reading.value, 0)}"
     if part != OXYGEN:
         return f"{reading.comparator}{number(reading.value, MEASURED[part].decimals)}"
@@ -137,47 +137,46 @@ def reading_text(part: str, reading: Reading) -> str:
 
 ENDINGS: dict[Ending, str] = {
     "none": "no usable value",
-    "low": "below what is plausible",
-    "high": "above what is plausible",
+    "low": "implausibly low",
+    "high": "implausibly high",
 }
 
 
-def ended_word(kind: Ending) -> str:
-    """Return what is said in the place of a value that was ended."""
+def unusable_word(kind: Ending) -> str:
+    """Return the word that is shown in place of a value that a later, unusable one has ended."""
     return "not usable" if kind == "none" else "implausible"
 
 
-def ended_texts(score: News2, now_us: int) -> list[str]:
-    """Return which parts have no value because what came last cannot be used, and since when."""
-    told: dict[tuple[Ending, str], list[str]] = {}
+def unusable_texts(score: News2, now_us: int) -> list[str]:
+    """Return which parts have no value because the last one is unusable, and since when."""
+    parts_by_ending: dict[tuple[Ending, str], list[str]] = {}
     for part, end in score.ended.items():
-        told.setdefault((end.kind, clock_near(end.at_us, now_us)), []).append(SHORT_NAMES[part])
+        parts_by_ending.setdefault((end.kind, clock_near(end.at_us, now_us)), []).append(SHORT_NAMES[part])
     return [
         f"{', '.join(parts)} {ENDINGS[kind]} since {since}"
-        for (kind, since), parts in sorted(told.items(), key=lambda one: one[0][0] == "none")
+        for (kind, since), parts in sorted(parts_by_ending.items(), key=lambda one: one[0][0] == "none")
     ]
 
 
-AGE_NOT_KNOWN = "age not known: read as an adult's"
-
+AGE_NOT_KNOWN = "age unknown: scored as an adult"
 
 MOST_COUNTED = 99
-"""So many refused messages of a patient are counted on the board; of a feed of them the count says nothing more."""
+"""Refused messages of a patient are counted up to this number; above it the board says "many"."""
 
 
 def refused_text(count: int, last_us: int, now_us: int) -> str:
-    """Return that messages of a patient were refused."""
-    told = "1 message" if count == 1 else f"{count} messages" if count <= MOST_COUNTED else "many messages"
-    return f"{told} refused, last {clock_near(last_us, now_us)}"
+    """Return the text for refused messages of a patient."""
+    amount = "1 message" if count == 1 else f"{count} messages" if count <= MOST_COUNTED else "many messages"
+    return f"{amount} refused, last {clock_near(last_us, now_us)}"
 
 
 def ahead_text(seconds: float) -> str:
-    """Return that a sender's clock is ahead by so much."""
-    return f"the sender's clock is {ago(seconds)} ahead of ours: times are of when values came"
+    """Return the text for a sender's clock that is ahead."""
+    return f"the sender's clock is {ago(seconds)} ahead of ours: arrival times are shown"
 
 
 def behind_texts(behind: Mapping[str, float]) -> list[str]:
-    """Return of which parts the values come steadily late, and by how much; those that are as late together.
+    """Return texts for parts whose values arrive steadily late; parts with the same delay share one.
 
     Args:
         behind: seconds by part.
@@ -186,22 +185,22 @@ def behind_texts(behind: Mapping[str, float]) -> list[str]:
     for part, seconds in behind.items():
         parts.setdefault(ago(60 * round(seconds / 60)), []).append(SHORT_NAMES[part])
     return [
-        f"{', '.join(names)}: the sender's clock is {lag} behind ours, or values come late"
+        f"{', '.join(names)}: the sender's clock is {lag} behind ours, or values arrive late"
         for lag, names in parts.items()
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class Vital:
-    """A vital sign, as pages show it.
+    """A vital sign and how pages show it.
 
     Attributes:
         name, short, unit: for people.
-        general: its LOINC codes; those that count as one of them are its, too.
-        decimals: shown.
-        part: of NEWS2; empty: none.
-        normal: the range that scores no points, to be shaded in a chart.
-        span: the range a chart shows at least.
+        general: its LOINC codes; codes that the vocabulary counts as one of them belong to it too.
+        decimals: how many are shown.
+        part: the part of NEWS2; empty: it is not one.
+        normal: the range that scores no points; charts shade it.
+        span: the smallest range that a chart shows.
     """
 
     name: str
@@ -215,7 +214,7 @@ class Vital:
 
     @property
     def codes(self) -> tuple[int, ...]:
-        """Return its LOINC codes, as numbers, by the vocabulary of the home in use."""
+        """Return its LOINC codes as numbers, from the vocabulary of the home in use."""
         return tuple(map(code_number, alike(self.general)))
 
 
@@ -233,9 +232,11 @@ def _vital(
 
 
 def _part(part: str, name: str, short: str, unit: str, normal: tuple[float, float], span: tuple[float, float]) -> Vital:
-    """Return a part of NEWS2, with the codes and decimals it is scored by."""
+    """Return the vital sign of a NEWS2 part, with the codes and decimals that it is scored by."""
     measured = MEASURED[part]
-    codes = [code for code in measured.general if code != ACVPU]  # its places on a scale are no numbers to draw
+    codes = [
+        code for code in measured.general if code != ACVPU
+    ]  # its values are places on a scale, not numbers to draw
     return _vital(name, short, unit, " ".join(codes), part, normal, span, measured.decimals)
 
 
@@ -265,13 +266,13 @@ def rows_of(history: History, codes: tuple[int, ...]) -> History:
     return history.where(found)
 
 
-def answer(value: float) -> str:
-    """Return the letter of an answer's place on the scale of consciousness."""
+def acvpu_letter(value: float) -> str:
+    """Return the ACVPU letter of a place on the consciousness scale."""
     return "ACVPU"[int(value)] if 0 <= value < len("ACVPU") else "–"
 
 
 def number(value: float, decimals: int) -> str:
-    """Return a number with as many decimals, rounded as it is scored, with a true minus sign."""
+    """Return a number with this many decimals, rounded as for scoring, with a true minus sign."""
     return f"{charted(value, decimals):.{decimals}f}".replace("-", "−")
 
 
@@ -285,7 +286,7 @@ def significant(value: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """Return an age in words; ``board.js`` says it in the same words.
+    """Return an age in words; ``ago`` in ``ward.js`` must give the same words.
 
     >>> ago(42), ago(125), ago(11_400), ago(200_000)
     ('42 s', '2 min', '3 h 10 min', '2 d 7 h')
@@ -312,7 +313,7 @@ def brief(seconds: float) -> str:
 
 
 def short_pseudonym(patient: str) -> str:
-    """Return the beginning of a pseudonym, long enough to tell a ward's patients apart."""
+    """Return the first characters of a pseudonym, enough to distinguish the patients of a ward."""
     version, _, rest = patient.partition(".")
     return f"{version}.{rest[:8]}…"
 
@@ -321,7 +322,7 @@ UNITS = {"/min": "/min", "mm[Hg]": "mmHg", "Cel": "°C", "{score}": "", "[pH]": 
 
 
 def unit(ucum: str) -> str:
-    """Return a UCUM unit, or one of a change per hour, as people write it.
+    """Return a UCUM unit, also with ``/h`` for a change per hour, as people write it.
 
     >>> unit("10*3/uL"), unit("mm[Hg]/h"), unit("{score}/h"), unit("mL/h")
     ('10³/µL', 'mmHg/h', '/h', 'mL/h')

@@ -1,4 +1,4 @@
-"""What is wrong with a ward, in words for who stands before a board, and as codes for who looks after the server."""
+"""Troubles of a ward: a sentence for the people in front of a board, and a code for those who run the server."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from models.serving.zone import clock_second, clock_second_near, clock_time
 from vitalake.errors import ModelError, PrivacyError, ServiceUnavailable, VitaLakeError
 
 SILENT_SECONDS = 20.0
-"""A lane says that it lives every five seconds; it was missed three times then."""
+"""A lane reports every five seconds; after this long three reports are missing."""
 
 ENDED_SECONDS = 15.0
-"""A lane that reads its rules again ends and begins within a second or two."""
+"""A lane that reads its rules again ends and starts within a second or two; that is not reported."""
 
-ENDED_TOLD_HOURS = 54.0
-"""A lane that has ended by itself, and is not expected, is spoken of as long: the care store keeps none of its values
-after that."""
+ENDED_SHOWN_HOURS = 54.0
+"""For this long a lane that ended by itself, and is not expected, is reported. After that the online store has none of
+its values any more (``care.hours``, 54 by default)."""
 
-REFILL = "Fill it with what the lake has: vitalake lake rebuild care."
+REFILL = "Refill it from the lake: vitalake lake rebuild care."
 
 
 class CareStoreGone(ServiceUnavailable):
-    """The care store's file was deleted while it was open."""
+    """The online store's file was deleted while it was open. ``GET /healthz`` makes its code from this class name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something that is wrong.
+    """Something that is wrong with the ward's data or with the server.
 
     Attributes:
         code: for programs.
-        text: a sentence or two; of no patient.
-        failing: what is shown is not what is known, or may be old; otherwise something is missing beside it.
+        text: a sentence or two for people, without any patient's data.
+        failing: what is shown may be old; False: it is current, but something else is missing.
     """
 
     code: str
@@ -41,67 +41,71 @@ class Trouble:
     failing: bool = True
 
 
-def of_error(error: VitaLakeError | sqlite3.Error) -> Trouble:
-    """Return the trouble that an error of the watcher is; where and remedy are for the log."""
+def trouble_of(error: VitaLakeError | sqlite3.Error) -> Trouble:
+    """Return the trouble for an error of the board feed; the error's place and remedy go to the log only."""
     if isinstance(error, PrivacyError):
-        return Trouble("locked", f"{error.what}. Nothing of any patient is shown until that is put right.")
+        return Trouble("locked", f"{error.what}. No patient data are shown until this is fixed.")
     if isinstance(error, VitaLakeError):
         code = "".join(f"-{c.lower()}" if c.isupper() else c for c in type(error).__name__).strip("-")
-        return Trouble(code, f"{error.what}. What is shown is not updated.")
-    return Trouble("store-refuses", f"The care store cannot be read ({type(error).__name__}). What is shown is old.")
-
-
-def gone() -> CareStoreGone:
-    """Return the error of a care store whose file is not there any more."""
-    return CareStoreGone(
-        "The care store's file is gone", where="settings.care.path", remedy=f"A stream makes it anew. {REFILL}"
+        return Trouble(code, f"{error.what}. The values shown are not updated.")
+    return Trouble(
+        "store-refuses", f"The online store cannot be read ({type(error).__name__}). The values shown are old."
     )
 
 
-def replaced(at_us: int) -> Trouble:
-    """Return the trouble of a care store that is another one than before."""
+def store_gone() -> CareStoreGone:
+    """Return the error for an online store whose file was deleted."""
+    return CareStoreGone(
+        "The online store's file is gone",
+        where="settings.care.path",
+        remedy=f"Start a stream, which creates it again. {REFILL}",
+    )
+
+
+def store_replaced(at_us: int) -> Trouble:
+    """Return the trouble for an online store whose file was replaced by another one."""
     text = (
-        f"The care store was replaced at {clock_second(at_us)}. "
-        "Values from before, and what clinicians have decided, may be missing."
+        f"The online store was replaced at {clock_second(at_us)}. "
+        "Earlier values and clinicians' decisions may be missing."
     )
     return Trouble("care-store-replaced", text, failing=False)
 
 
-def filled(at_us: int) -> Trouble:
-    """Return the trouble of a care store that was filled again from the lake, which does not know all that it knew."""
+def store_refilled(at_us: int) -> Trouble:
+    """Return the trouble for an online store that was refilled from the lake, which does not hold everything."""
     text = (
-        f"The values were filled again from the lake at {clock_second(at_us)}. From before then are missing: beds that "
-        "FHIR told, deaths, discharges by admission messages, sex that only results told, and signs of a sensor that "
-        "it has no value. Where a row says that the age is not known the patient may be a child. What was decided in a "
-        "former stay may hold again, where a visit to a clinic goes on since then."
+        f"Values were refilled from the lake at {clock_second(at_us)}. Missing from before that time: beds from FHIR, "
+        "deaths, discharges from admission messages, sex known only from results, and sensors' reports of no value. "
+        "If a row says 'age unknown', the patient may be a child. A decision from an earlier stay may apply again "
+        "if a clinic visit has continued since then."
     )
     return Trouble("care-store-filled", text, failing=False)
 
 
-def undecided(at_us: int) -> Trouble:
-    """Return the trouble of a care store that was filled again where the audit could not tell what was decided."""
+def decisions_missing(at_us: int) -> Trouble:
+    """Return the trouble for a refilled online store whose decisions could not be restored from the audit."""
     text = (
         f"Decisions of clinicians (SpO₂ scale 2, pregnancy) from before {clock_second(at_us)} may be missing: "
-        "look at each patient, and decide again."
+        "check each patient, and record them again."
     )
     return Trouble("decisions-missing", text, failing=False)
 
 
-def of_model(error: ModelError) -> Trouble:
-    """Return the trouble of a model that is not there, or only from before."""
-    return Trouble("no-registry", f"{error.what}. NEWS2 does not depend on it.", failing=False)
+def model_trouble(error: ModelError) -> Trouble:
+    """Return the trouble for a model that is missing, or of which only an earlier one is left."""
+    return Trouble("no-registry", f"{error.what}. NEWS2 is not affected.", failing=False)
 
 
 def missing_troubles(expected: Collection[str], lanes: Mapping[str, object], *, made_us: int) -> list[Trouble]:
-    """Return what is wrong with streams of which the store has never heard: they may have died with the one before.
+    """Return the troubles of streams that have never reported to this store: they may have died with the one before.
 
     Args:
         expected: the jobs that bring the ward its rows.
-        lanes: by writer, those that have reported to this store.
-        made_us: when the store was made.
+        lanes: the lanes that have reported to this store, by writer.
+        made_us: when the store was created.
     """
     reported = {writer.rpartition("/")[0] for writer in lanes}
-    since = f"since the care store was made, {clock_time(made_us)}: new values may be missing."
+    since = f"since the online store was created, {clock_time(made_us)}: new values may be missing."
     if expected and not reported:
         return [Trouble("no-stream", f"No stream has reported {since}", failing=False)]
     return [
@@ -113,12 +117,12 @@ def missing_troubles(expected: Collection[str], lanes: Mapping[str, object], *, 
 def lane_troubles(
     lanes: Mapping[str, tuple[int, bool]], *, now_us: int, expected: Collection[str] = ()
 ) -> list[Trouble]:
-    """Return what is wrong with the streams that have written to the ward, a line for each job.
+    """Return the troubles of the streams that have written to the ward, one for each job.
 
     Args:
-        lanes: when each last said that it lives, and whether it ended by itself.
+        lanes: when each lane last reported, and whether it ended by itself, by writer.
         now_us: by the wall clock.
-        expected: the jobs that bring the ward its rows: that one has ended is said until it begins again.
+        expected: the jobs that bring the ward its rows; if one has ended, that is reported until it starts again.
     """
     jobs: dict[str, list[tuple[int, bool]]] = {}
     for writer, last in lanes.items():
@@ -131,13 +135,13 @@ def lane_troubles(
             at = clock_second_near(oldest_us, now_us)
             text = f"The stream '{job}' has not reported since {at}: new values may be missing."
             found.append(Trouble("stream-silent", text, failing=False))
-        elif all(over for _, over in shares) and _is_told(silent, is_expected=job in expected):
+        elif all(over for _, over in shares) and _is_end_shown(silent, is_expected=job in expected):
             at = clock_second_near(max(shares)[0], now_us)
-            text = f"The stream '{job}' ended at {at}: it brings no new values."
+            text = f"The stream '{job}' ended at {at}: no new values from it."
             found.append(Trouble("stream-ended", text, failing=False))
     return found
 
 
-def _is_told(ended_seconds: float, *, is_expected: bool) -> bool:
-    """Return whether it is said of a job that it ended so long ago."""
-    return ended_seconds > ENDED_SECONDS and (is_expected or ended_seconds < ENDED_TOLD_HOURS * 3600)
+def _is_end_shown(ended_seconds: float, *, is_expected: bool) -> bool:
+    """Return whether a job's end, so long ago, is still reported."""
+    return ended_seconds > ENDED_SECONDS and (is_expected or ended_seconds < ENDED_SHOWN_HOURS * 3600)

@@ -1,4 +1,4 @@
-"""What a score depends on besides the patient: the rules in force and the model in force, followed while serving."""
+"""The rules and the model in force, on which every score depends; both are followed while serving."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The masking rules, as far as a score depends on them.
+    """The masking rules, as far as scores depend on them.
 
     Attributes:
-        version: a model trained under another one abstains.
-        age: what they do to the age at admission; None: it is not published.
+        version: a model that was trained under another version abstains.
+        age: the mask of the age at admission; None: the age is not published.
     """
 
     version: str
     age: Mask | None
 
     def as_published(self, stay: Stay | None) -> Stay | None:
-        """Return the stay with the age the model knows: masked as in what it was trained on."""
+        """Return the stay with its age masked as in the training data."""
         if stay is None or stay.age_years is None:
             return stay
         return replace(stay, age_years=_masked(self.age, stay.age_years) if self.age else None)
@@ -52,26 +52,26 @@ def _masked(mask: Mask, age: float) -> float | None:
 
 
 class Inputs:
-    """Rules and model in force, looked up again when their files change; used by one thread."""
+    """Rules and model in force, read again when their files change; used by one thread."""
 
     def __init__(self, settings: Settings, keys: KeyRing, task: Task) -> None:
         """Read both.
 
         Raises:
-            RuleError: the rules do not hold.
+            RuleError: the rules are not valid.
         """
         self._folder, self._keys = settings.path(settings.governance), keys
         self._champion = Champion(settings, task)
         self._stamp: Stamp | None = None
-        self.refused: ModelError | None = None
-        """Why there is no model, or why it is only the last that was known."""
+        self.model_error: ModelError | None = None
+        """Why there is no model, or why an earlier one is still used."""
         self._rules = self.rules()
 
     def rules(self) -> Rules:
         """Return the rules in force.
 
         Raises:
-            RuleError: they do not hold any more: then nothing is scored.
+            RuleError: they are no longer valid; then nothing is scored.
         """
         stamp = _stamp(self._folder)
         if stamp != self._stamp:
@@ -85,14 +85,14 @@ class Inputs:
     def model(self) -> Model | None:
         """Return the model in force; None: there is none, or it is not the one that was registered.
 
-        Where the registry has gone the last model stays: that it cannot be read says nothing about the model.
+        If the registry cannot be read, the last model stays in force: that failure says nothing about the model.
         """
         try:
-            model, self.refused = self._champion.current(), None
-        except ModelError as error:  # NEWS2 does not need it: serve on, and say so once
-            if self.refused is None or error.what != self.refused.what:
+            model, self.model_error = self._champion.current(), None
+        except ModelError as error:  # NEWS2 does not need the model: continue, and log it once
+            if self.model_error is None or error.what != self.model_error.what:
                 log.error("no-model", extra={"what": error.what, "where": error.where, "remedy": error.remedy})
-            self.refused = error
+            self.model_error = error
             return self._champion.last if isinstance(error, RegistryGone) else None
         return model
 

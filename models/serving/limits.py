@@ -1,4 +1,4 @@
-"""How often one of many may ask, so that the others are answered too."""
+"""Rate limits, so that one user cannot keep the others waiting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from models.serving.problems import Problem
 
 MOST_KEYS = 10_000
-"""Remembered; the one that asked longest ago is forgotten first, and its allowance is full again by then."""
+"""How many keys are remembered. The least recently used one is forgotten first; its bucket is full again by then."""
 
 
 @dataclass(slots=True)
@@ -21,13 +21,13 @@ class _Bucket:
 
 
 class Rate:
-    """So many a second for each key, and a few at once."""
+    """A token bucket for each key: so many requests a second, with a burst."""
 
     def __init__(self, per_second: float, *, burst: int, seconds: Callable[[], float] = time.monotonic) -> None:
         """Prepare.
 
         Args:
-            per_second: how fast the allowance fills.
+            per_second: how fast a bucket fills.
             burst: how much it holds.
             seconds: a clock that only runs forward.
         """
@@ -35,14 +35,14 @@ class Rate:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def take(self, key: str, what: str) -> None:
-        """Take one of a key's allowance.
+        """Take one request from a key's bucket.
 
         Args:
-            key: whose.
-            what: a sentence of ours that says what there is too much of.
+            key: the user, or user and address.
+            what: the sentence of the problem, written by us.
 
         Raises:
-            Problem: nothing is left; it says when there is again.
+            Problem: the bucket is empty; the problem says when to try again.
         """
         now = self._seconds()
         bucket = self._buckets.pop(key, None) or _Bucket(float(self._burst), now)

@@ -33,20 +33,20 @@ from vitalake.errors import PrivacyError, ServiceUnavailable
 log = logging.getLogger(__name__)
 router = APIRouter(include_in_schema=False)
 
-OVER = Event("over", {})
-"""The session has ended."""
+SESSION_OVER = Event("over", {})
+"""Tells the browser that its session has ended."""
 
 
 class SignInFirst(Exception):
-    """A person without a session asked for a page."""
+    """A browser without a session asked for a page."""
 
 
-def who(request: Request) -> Principal:
-    """Return who asks for a page; who has no session is sent to the sign-in.
+def signed_in(request: Request) -> Principal:
+    """Return the principal who asks for a page.
 
     Raises:
-        SignInFirst: a person, in front of a browser.
-        InvalidToken: a program.
+        SignInFirst: a browser has no session; it is sent to the sign-in page.
+        InvalidToken: a program has no valid token.
     """
     server: ServerState = request.app.state.server
     try:
@@ -62,13 +62,13 @@ def who(request: Request) -> Principal:
 
 @router.get("/")
 async def first(request: Request) -> Response:
-    """Lead to the first page the role may see: the board, for who treats patients."""
-    return RedirectResponse(home_of(who(request)), 303)
+    """Redirect to the first page that the role may see: the board, for clinicians."""
+    return RedirectResponse(home_of(signed_in(request)), 303)
 
 
 @router.get("/sign-in")
 async def sign_in_page(request: Request) -> Response:
-    """Show the users of the development issuer who have pages."""
+    """Show the users of the development issuer whose role has a page."""
     server: ServerState = request.app.state.server
     users = {user: person for user, person in server.issuer.users.items() if home_of(person) != SIGN_IN}
     return render(request, "sign_in.html", {"users": users})
@@ -76,7 +76,7 @@ async def sign_in_page(request: Request) -> Response:
 
 @router.post("/sign-in")
 async def sign_in(request: Request) -> Response:
-    """Begin a session for one of them."""
+    """Start a session for one of these users."""
     refuse_other_sites(request)
     server: ServerState = request.app.state.server
     user = (await read_form(request)).get("user", "")
@@ -88,7 +88,7 @@ async def sign_in(request: Request) -> Response:
     except PrivacyError:
         token = ""
     if not token or home_of(server.issuer.users[user]) == SIGN_IN:  # type: ignore[index]
-        raise Problem(422, "Does not fit: user.", errors=[{"field": "user", "problem": "no such user"}])
+        raise Problem(422, "Missing or invalid: user.", errors=[{"field": "user", "problem": "no such user"}])
     principal = server.issuer.users[user]  # type: ignore[index]
     server.authoriser.sessions.end(request.cookies.get(COOKIE, ""))
     session = server.authoriser.sessions.begin(token, principal.subject)
@@ -118,23 +118,23 @@ async def sign_out(request: Request) -> Response:
 
 @router.get("/session", status_code=204)
 async def session(request: Request) -> Response:
-    """Say whether the browser is signed in: a board that is refused cannot see why."""
-    who(request)
+    """Answer 204 if the browser is signed in: a refused event stream does not tell a board the reason."""
+    signed_in(request)
     return Response(status_code=204)
 
 
 @router.get("/board")
 async def board(request: Request) -> Response:
-    """Show all patients, ranked."""
+    """Show all patients, ranked by NEWS2."""
     server: ServerState = request.app.state.server
-    principal = who(request)
-    at, rows = server.board_feed.place, await server.board_feed.rows() if principal.may("risk:read") else []
+    principal = signed_in(request)
+    position, rows = server.board_feed.position, await server.board_feed.rows() if principal.may("risk:read") else []
     patients = tuple(row.patient for row in rows)
     await server.authoriser.allow(principal, "risk:read", "board.read", patients=patients, stage="page")
     names = await server.names(principal, patients)
     now_us, speed, replay = await server.time()
     shown = [named(row.html, names.get(row.patient, "")) for row in rows]
-    context = {"rows": shown, "place": at, "now_us": now_us, "speed": speed, "replay": replay}
+    context = {"rows": shown, "position": position, "now_us": now_us, "speed": speed, "replay": replay}
     context["learnt"] = await server.shows_learnt()
     context["troubles"] = server.board_feed.troubles
     return render(request, "board.html", context)
@@ -142,9 +142,9 @@ async def board(request: Request) -> Response:
 
 @router.get("/board/events")
 async def board_events(request: Request, after: str = "") -> Response:
-    """Send every change of the board, until the browser leaves or the session ends."""
+    """Send every change of the board until the browser disconnects or the session ends."""
     server: ServerState = request.app.state.server
-    principal = who(request)
+    principal = signed_in(request)
     await server.authoriser.allow(principal, "risk:read", "board.read", stage="events")
     subscription = _subscribe(server, principal)
     events = _board_events(request, principal, request.headers.get("last-event-id") or after, subscription)
@@ -163,55 +163,57 @@ async def _board_events(
         await server.board_feed.rows()
         now_us, _, _ = await server.time()
         missed = server.board_feed.since(after, now_us)
-        # Whoever is on the ward now is on record at once, not each with their first change: a board that opens is one
-        # record, and one more for each patient who comes.
+        # All patients on the ward are recorded at once, not each with their first change: a board that opens writes one
+        # audit record, and one more for each patient who comes later.
         seen = server.board_feed.shown()
         await server.authoriser.record(principal, "board.read", patients=tuple(sorted(seen)), stage="events")
-        told: set[str] = set()
+        named_patients: set[str] = set()
         yield server.board_feed.beat()
-        if names := await _names(server, principal, missed, told):
+        if names := await _new_names(server, principal, missed, named_patients):
             yield names
         if missed.whole or not missed.beats:
             yield missed.event
         async for change in _following(request, subscription):
             if change.beats or change.number > missed.number:
                 await _record_new(server, principal, change, seen)
-                if names := await _names(server, principal, change, told):
+                if names := await _new_names(server, principal, change, named_patients):
                     yield names
                 yield change.event
     except InvalidToken:
-        yield OVER
+        yield SESSION_OVER
     finally:
         server.board_feed.leave(subscription)
 
 
 async def _following(request: Request, subscription: Subscription) -> AsyncIterator[Change]:
-    """Yield what a subscription brings, as long as the session holds.
+    """Yield the changes of a subscription while the session is valid.
 
     Raises:
-        InvalidToken: it does not any more.
+        InvalidToken: the session has ended.
     """
     server: ServerState = request.app.state.server
     checked = time.monotonic()
     async for change in server.board_feed.changes(subscription):
-        if time.monotonic() - checked >= BEAT_SECONDS - 0.5:  # with every beat
+        if time.monotonic() - checked >= BEAT_SECONDS - 0.5:  # with every heartbeat
             server.authoriser.principal(request, pages=True)
             checked = time.monotonic()
         yield change
 
 
 async def _record_new(server: ServerState, principal: Principal, change: Change, seen: set[str]) -> None:
-    """Put patients on record that this board has not shown yet, before it does."""
+    """Record the patients that this board has not shown yet, before it shows them."""
     if fresh := change.patients - seen:
         await server.authoriser.record(principal, "board.read", patients=tuple(sorted(fresh)), stage="events")
         seen |= fresh
 
 
-async def _names(server: ServerState, principal: Principal, change: Change, told: set[str]) -> Event | None:
-    """Return the names of patients whom this board has not been told, for who may see them; rows hold none."""
-    told.difference_update(change.gone)  # a board forgets them with the row
-    fresh = change.patients - told
-    told |= fresh
+async def _new_names(
+    server: ServerState, principal: Principal, change: Change, named_patients: set[str]
+) -> Event | None:
+    """Return the names that this board does not have yet, for users who may see them; rows contain no names."""
+    named_patients.difference_update(change.gone)  # a board drops the name with the row
+    fresh = change.patients - named_patients
+    named_patients |= fresh
     names = await server.names(principal, tuple(sorted(fresh)))
     return (
         Event("names", {"names": names, "ward_us": change.ward_us, "speed": server.board_feed.speed}) if names else None
@@ -220,15 +222,15 @@ async def _names(server: ServerState, principal: Principal, change: Change, told
 
 @router.get("/patients/{patient}")
 async def patient_page(request: Request, patient: str) -> Response:
-    """Show a patient: the score with its parts and reasons, trends, laboratory values; the name to who treats."""
+    """Show a patient: score, parts, reasons, trends and laboratory values; the name only to roles that may see it."""
     server: ServerState = request.app.state.server
-    principal = who(request)
+    principal = signed_in(request)
     try:
         chart = await _patient(server, principal, patient, "page")
-    except KeyRevoked as error:  # the page stays, and says so; what is identified goes
+    except KeyRevoked as error:  # the page says so and shows nothing identified
         now_us, speed, replay = await server.time()
-        shut = {"patient": patient, "why": error.what, "now_us": now_us, "speed": speed, "replay": replay}
-        return render(request, "patient_locked.html", shut | {"troubles": server.board_feed.troubles})
+        locked_context = {"patient": patient, "why": error.what, "now_us": now_us, "speed": speed, "replay": replay}
+        return render(request, "patient_locked.html", locked_context | {"troubles": server.board_feed.troubles})
     identity, locked = await _identity(server, principal, patient)
     now_us, speed, replay = await server.time()
     context = await server.drawing(patient_context, chart)
@@ -239,12 +241,12 @@ async def patient_page(request: Request, patient: str) -> Response:
 
 
 async def _identity(server: ServerState, principal: Principal, patient: str) -> tuple[Identity | None, str]:
-    """Return who a patient is, and why that cannot be told: the rest of the page does not need it."""
+    """Return a patient's identity, or the reason why it cannot be shown; the rest of the page does not need it."""
     if not principal.may("identity:read"):
         return None, ""
     try:
         return await server.identity(principal, patient), ""
-    except AuditBroken:  # nothing may be shown that cannot be recorded
+    except AuditBroken:  # what cannot be recorded must not be shown
         raise
     except (PrivacyError, ServiceUnavailable) as error:
         log.error("no-name", extra={"what": error.what, "where": error.where, "remedy": error.remedy})
@@ -253,10 +255,10 @@ async def _identity(server: ServerState, principal: Principal, patient: str) -> 
 
 @router.get("/patients/{patient}/events")
 async def patient_events(request: Request, patient: str) -> Response:
-    """Send the patient's page anew whenever something has changed."""
+    """Send the patient's page again whenever something has changed."""
     server: ServerState = request.app.state.server
-    principal = who(request)
-    with suppress(KeyRevoked):  # who waits for the key is told when it is back
+    principal = signed_in(request)
+    with suppress(KeyRevoked):  # a locked page stays open and is updated when the key is restored
         await _patient(server, principal, patient, "events")
     return stream(request, _patient_events(request, patient, _subscribe(server, principal)))
 
@@ -271,7 +273,7 @@ async def _patient_events(request: Request, patient: str, subscription: Subscrip
             elif patient in change.patients or patient in change.gone:
                 yield await _patient_event(server, patient)
     except InvalidToken:
-        yield OVER
+        yield SESSION_OVER
     finally:
         server.board_feed.leave(subscription)
 
@@ -292,15 +294,15 @@ async def _patient_event(server: ServerState, patient: str) -> Event:
 
 @router.post("/patients/{patient}/decisions")
 async def decide(request: Request, patient: str) -> Response:
-    """Record what a clinician decides of a patient: how oxygen saturation is read, or whether they are pregnant."""
+    """Record a clinician's decision for a patient: SpO₂ scale 2, or pregnancy."""
     refuse_other_sites(request)
     server: ServerState = request.app.state.server
-    principal = who(request)
+    principal = signed_in(request)
     form = await read_form(request)
     kind, reason = form.get("kind", ""), form.get("reason", "")
     if kind not in REASONS or reason not in REASONS[kind]:
         field = "reason" if kind in REASONS else "kind"
-        raise Problem(422, f"Does not fit: {field}.", errors=[{"field": field, "problem": "missing or unknown"}])
+        raise Problem(422, f"Missing or invalid: {field}.", errors=[{"field": field, "problem": "missing or unknown"}])
     known = is_pseudonym(patient)
     holds = reason not in ENDING_REASONS
     detail = {"kind": kind, "holds": "yes" if holds else "no", "reason": reason}

@@ -1,4 +1,4 @@
-"""What a patient's page shows."""
+"""The content of a patient's page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.serving.charts import HOURS, trend
 from models.serving.formatting import rows_of, significant
 from models.serving.rendering import fragment
 from models.serving.risk import age_seconds, band_of, is_stale, old_after_seconds
-from models.serving.rows import aged, latest_vitals, moved, percent, place_of, says_of_values
+from models.serving.rows import latest_vitals, moved, percent, place_of, reason_measured_us, value_notes
 from models.serving.shadow import worth
 from models.serving.ward import Chart
 from models.spikes import spikes_of
@@ -40,14 +40,14 @@ _CHARTS = (
 
 
 def patient_context(chart: Chart) -> dict[str, Any]:
-    """Return what the page of a patient shows."""
+    """Return the template context of a patient's page."""
     record = chart.record
     return {
         "chart": chart,
         "record": record,
         "name": words.short_pseudonym(chart.patient),
         "band": band_of(chart),
-        "says_of_values": says_of_values(chart),
+        "value_notes": value_notes(chart),
         "withheld": WITHHELD[record.news2.withheld] if record.news2.withheld else "",
         "trial": chart.trial,
         "worth": worth(chart.trial) if chart.trial else "",
@@ -76,15 +76,15 @@ def patient_now(chart: Chart) -> str:
 
 
 def _event(task: str) -> str:
-    """Return what a task predicts, as it stands within a sentence."""
+    """Return what a task predicts, for use inside a sentence."""
     title = load_task(task).title
     return title[:1].lower() + title[1:]
 
 
 def _bars(reasons: list[Reason]) -> list[dict[str, Any]]:
-    """Return the reasons that are known, with the lengths of their bars, in hundredths of half the width.
+    """Return the reasons with a known value and the lengths of their bars, in hundredths of half the width.
 
-    What is not known has no bar: one to the left would read as a good sign.
+    A reason without a value has no bar: a bar to the left would be read as a good sign.
     """
     reasons = [reason for reason in reasons if reason.value is not None]
     longest = max((abs(reason.contribution) for reason in reasons), default=1.0) or 1.0
@@ -93,7 +93,7 @@ def _bars(reasons: list[Reason]) -> list[dict[str, Any]]:
             "reason": reason,
             "length": max(1.0, 100 * abs(reason.contribution) / longest),
             "value": _value(reason),
-            "at_us": aged(reason),
+            "at_us": reason_measured_us(reason),
             "raises": reason.contribution > 0,
         }
         for reason in reasons
@@ -119,17 +119,17 @@ def _charts(chart: Chart) -> list[dict[str, Any]]:
         at_us: int | None = None
         if reading is not None and reading.code in vital.codes:
             last, at_us, sign = reading.value, reading.at_us, reading.comparator
-        elif len(rows):  # not a part of the score, or oxygen that is told the other way since
+        elif len(rows):  # not a part of the score, or oxygen that has been reported the other way since
             last, at_us = float(rows.value[-1]), int(rows.effective_us[-1])
-        end = chart.record.news2.ended.get(vital.part) if vital.part else _ended(chart.history, vital.codes)
+        end = chart.record.news2.ended.get(vital.part) if vital.part else _unusable_since(chart.history, vital.codes)
         found.append(
             {
                 "vital": vital,
-                "svg": trend(_read_as(vital, chart), rows, now_us=chart.now_us),
+                "svg": trend(_with_normal_range(vital, chart), rows, now_us=chart.now_us),
                 "last": None if last is None else f"{sign}{words.number(last, vital.decimals)}",
                 "at_us": at_us,
                 "old": at_us is not None and chart.now_us - at_us > old_after_seconds(vital.part) * 1e6,
-                "ended": words.ended_word(end.kind) if end is not None else "",
+                "ended": words.unusable_word(end.kind) if end is not None else "",
                 "ended_us": end.at_us if end is not None else None,
                 "spikes": len(spikes_of(vital.part, rows.where(rows.effective_us > chart.now_us - HOURS * HOUR_US))),
             }
@@ -137,8 +137,8 @@ def _charts(chart: Chart) -> list[dict[str, Any]]:
     return found
 
 
-def _ended(history: History, codes: tuple[int, ...]) -> Ended | None:
-    """Return what came after the last value of codes and cannot be used; None: nothing did, or there was no value."""
+def _unusable_since(history: History, codes: tuple[int, ...]) -> Ended | None:
+    """Return the unusable value that came after the last value of codes; None: none came, or there was no value."""
     mine = history.where(np.isin(history.code, codes))
     times = rows_of(history, codes).effective_us
     after = mine.where(~np.isfinite(mine.value) & (mine.effective_us > times.max(initial=np.iinfo(np.int64).min)))
@@ -147,8 +147,8 @@ def _ended(history: History, codes: tuple[int, ...]) -> Ended | None:
     return Ended(int(after.effective_us[0]), int(after.code[0]), ending(float(after.value[-1])))
 
 
-def _read_as(vital: words.Vital, chart: Chart) -> words.Vital:
-    """Return a vital sign with the range that scores nothing for this patient; none where no score is read."""
+def _with_normal_range(vital: words.Vital, chart: Chart) -> words.Vital:
+    """Return a vital sign with the range that scores 0 for this patient; without a range if the score is withheld."""
     score = chart.record.news2
     if score.withheld:
         return replace(vital, normal=None)
@@ -158,7 +158,7 @@ def _read_as(vital: words.Vital, chart: Chart) -> words.Vital:
 
 
 def _decision(chart: Chart, kind: DecisionKind) -> dict[str, Any]:
-    """Return what was decided, and what may be decided now."""
+    """Return a decision of this kind: its current state and the choices that are open now."""
     made = chart.decisions.get(kind)
     holds = made.holds if made else kind == "pregnancy" and chart.pregnant
     return {
@@ -172,13 +172,13 @@ def _decision(chart: Chart, kind: DecisionKind) -> dict[str, Any]:
 
 
 DECISION_NAMES: dict[DecisionKind, str] = {
-    "spo2-scale-2": "Oxygen saturation by scale 2",
+    "spo2-scale-2": "SpO₂ scale 2",
     "pregnancy": "Pregnant: no adult score",
 }
 
 
 def _labs(chart: Chart) -> list[dict[str, Any]]:
-    """Return the latest of every other value, with the one before, in the vocabulary's order."""
+    """Return the latest value of every code that is no vital sign, with the one before, in the vocabulary's order."""
     shown = {code for vital in words.VITALS for code in vital.codes}
     vocabulary = load_vocabulary()
     found = []
@@ -188,12 +188,12 @@ def _labs(chart: Chart) -> list[dict[str, Any]]:
             continue
         rows = rows_of(chart.history, (number,))
         if len(rows):
-            end = _ended(chart.history, (number,))
+            end = _unusable_since(chart.history, (number,))
             lab = _lab(rows, vocabulary.names[i], words.unit(vocabulary.unit_of[i]))
             if loinc == ACVPU:
-                before = None if lab["before"] is None else words.answer(float(lab["before"]))
-                lab |= {"value": words.answer(float(rows.value[-1])), "unit": "", "before": before}
-            found.append(lab | {"ended": words.ended_word(end.kind) if end else "", "ended_us": end and end.at_us})
+                before = None if lab["before"] is None else words.acvpu_letter(float(lab["before"]))
+                lab |= {"value": words.acvpu_letter(float(rows.value[-1])), "unit": "", "before": before}
+            found.append(lab | {"ended": words.unusable_word(end.kind) if end else "", "ended_us": end and end.at_us})
     return found
 
 

@@ -1,4 +1,4 @@
-"""The book of scores as a store of personal data."""
+"""The book of scores as a store of personal data, for erasure and checks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ScoresOfPatients:
     """See governance.erasure.stores.PersonalStore."""
 
     def forget(self, whom: Forgetting) -> int:
-        """Delete the records of patients; by their digests, for the book knows no pseudonyms in clear."""
+        """Delete the records of patients by digest, because the book stores no pseudonyms in clear; return how many."""
         path = whom.settings.path(FILE)
         if not path.exists():
             return 0
@@ -26,5 +26,5 @@ class ScoresOfPatients:
             return gone
 
     def look(self, settings: Settings) -> None:
-        """Return if its file is whole."""
+        """Return if the book's file is intact, else raise."""
         check_integrity(settings.path(FILE), "Book of scores", repair=REPAIR)

@@ -1,4 +1,4 @@
-"""Problems as RFC 9457 says: what is wrong and where, never what was sent."""
+"""Problem documents (RFC 9457): what is wrong and where, never the value that was sent."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ TITLES = {
     408: "Request timeout",
     413: "Request too large",
     421: "Wrong host",
-    422: "Request does not fit",
+    422: "Request does not fit",  # titles are part of the problem type, so they stay
     429: "Too many requests",
     500: "Internal error",
     503: "Service unavailable",
 }
 
 RETRY_SECONDS = 10
-"""After a service or a disk refused."""
+"""Clients should wait this long after a service or a disk has failed."""
 
 FIELDS = frozenset({"patient", "user", "by", "key", "body"})
-"""Names a problem may mention; whatever else a request calls a field is not repeated."""
+"""Field names that a problem may mention. Other names come from the sender and are not repeated."""
 
 
 class Problem(Exception):
-    """An answer that is none.
+    """A request that is answered with a problem document.
 
     Attributes:
-        status: of HTTP.
-        detail: a sentence of ours.
-        retry_after: seconds until it is worth trying again; 0: not said.
-        more: further members.
+        status: HTTP status.
+        detail: a sentence written by us, never a text of the sender.
+        retry_after: seconds to wait before trying again; 0: no advice.
+        more: further members of the document.
     """
 
     def __init__(self, status: int, detail: str, *, retry_after: int = 0, **more: Any) -> None:
@@ -57,7 +57,10 @@ class Problem(Exception):
 
 
 class BodyRefused(HTTPException):
-    """A body is too long, or does not come. FastAPI takes other exceptions while it reads one for a form of its own."""
+    """A body that is too long or does not arrive.
+
+    It is an HTTPException because FastAPI turns any other exception while it reads a body into an error of its own.
+    """
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.status, problem.detail)
@@ -65,17 +68,17 @@ class BodyRefused(HTTPException):
 
 
 def not_found() -> Problem:
-    """Return the answer to an id that leads nowhere, whatever its form."""
-    return Problem(404, "Nothing is here, or nothing is known of it.")
+    """Return the problem for an unknown address or patient, the same for all of them."""
+    return Problem(404, "Nothing was found under this address or pseudonym.")
 
 
 def problem_response(request: Request, problem: Problem) -> Response:
-    """Return a problem as a document, or as a page for who asked for a page."""
+    """Return a problem as a JSON document, or as a page if a browser asked."""
     title = TITLES.get(problem.status, "Problem")
     headers = {"www-authenticate": CHALLENGE} if problem.status == 401 else {}
     if problem.retry_after:
         headers["retry-after"] = str(problem.retry_after)
-    if problem.status == 408:  # what still comes of the request would be taken for another
+    if problem.status == 408:  # the rest of the request would be read as the next one
         headers["connection"] = "close"
     if is_page(request):
         return render(
@@ -87,7 +90,7 @@ def problem_response(request: Request, problem: Problem) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Let every failure become a problem."""
+    """Register handlers that turn every failure into a problem."""
 
     @app.exception_handler(Problem)
     async def _(request: Request, error: Problem) -> Response:
@@ -103,11 +106,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _(request: Request, error: RequestValidationError) -> Response:
-        found = [
+        errors = [
             {"field": _field(entry["loc"]), "problem": str(entry["type"]).replace("_", " ")} for entry in error.errors()
         ]
-        detail = f"Does not fit: {', '.join(sorted({entry['field'] for entry in found}))}."
-        return problem_response(request, Problem(422, detail, errors=found))
+        detail = f"Missing or invalid: {', '.join(sorted({entry['field'] for entry in errors}))}."
+        return problem_response(request, Problem(422, detail, errors=errors))
 
     @app.exception_handler(VitaLakeError)
     async def _(request: Request, error: VitaLakeError) -> Response:
@@ -115,16 +118,16 @@ def install(app: FastAPI) -> None:
 
 
 def to_problem(error: VitaLakeError) -> Problem:
-    """Return the problem that an error of ours is; what only operators need goes to the log."""
+    """Return the problem for an error of vitalake; the place and the remedy go to the log for operators."""
     if isinstance(error, MissingPermission):
         return Problem(403, f"{error.what}: {error.permission}. {error.remedy}", permission=error.permission)
     if isinstance(error, InvalidToken):
         return Problem(401, "The access token is missing or not accepted.")
     log.error("refused", extra={"what": error.what, "where": error.where, "remedy": error.remedy})
     wait = RETRY_SECONDS if error.transient else 0
-    return Problem(503, f"{error.what}. Nothing is shown until that is put right.", retry_after=wait)
+    return Problem(503, f"{error.what}. No patient data are shown until this is fixed.", retry_after=wait)
 
 
-def _field(place: tuple[int | str, ...]) -> str:
-    """Return the innermost name of ours; a name the sender chose is not one."""
-    return next((str(part) for part in reversed(place) if part in FIELDS), "body")
+def _field(location: tuple[int | str, ...]) -> str:
+    """Return the innermost field name that is one of FIELDS; a name that the sender chose is left out."""
+    return next((str(part) for part in reversed(location) if part in FIELDS), "body")

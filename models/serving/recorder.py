@@ -1,6 +1,7 @@
-"""Writes the audit for many requests at once: while the disk syncs, what comes meanwhile waits for the next sync.
+"""Writes audit records of many requests with one disk sync; records that come during a sync wait for the next one.
 
-A sync takes milliseconds. One a record, sixty boards that meet a new patient kept a score waiting for seconds.
+A sync takes milliseconds. With one sync for each record, sixty boards that showed a new patient delayed a score for
+seconds.
 """
 
 from __future__ import annotations
@@ -11,30 +12,30 @@ from governance.audit import AuditEvent, BatchAuditSink
 from models.serving.threads import OneThread
 
 MOST_EVENTS = 500
-"""Written at once; some ten milliseconds of a processor."""
+"""Events written with one sync; about ten milliseconds of processor time."""
 
 Waiting = tuple[AuditEvent, "asyncio.Future[None]"]
 
 
 class Recorder:
-    """Records events, each durably before its call returns; of one event loop."""
+    """Records events, each durably before its call returns; used by one event loop."""
 
     def __init__(self, sink: BatchAuditSink, thread: OneThread) -> None:
-        """Take where events go.
+        """Prepare.
 
         Args:
-            sink: writes them.
-            thread: in which it waits for the disk.
+            sink: writes the events.
+            thread: waits for the disk.
         """
         self._sink, self._thread = sink, thread
         self._waiting: list[Waiting] = []
         self._writing: asyncio.Task[None] | None = None
 
     async def record(self, event: AuditEvent) -> None:
-        """Return when the event is on record.
+        """Record an event, and return when it is durable.
 
         Raises:
-            VitaLakeError: it cannot be recorded; nothing may be answered then.
+            VitaLakeError: it cannot be recorded; then the request must not be answered.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((event, done))
@@ -57,7 +58,7 @@ class Recorder:
         except BaseException as error:
             failed = error
         for _, done in batch:
-            if done.cancelled():  # who asked has left; it is on record that they did
+            if done.cancelled():  # the client has left; its access is recorded nevertheless
                 continue
             if failed is None:
                 done.set_result(None)

@@ -1,4 +1,4 @@
-"""Pages from templates; everything is escaped, styles and scripts come from files of this server only."""
+"""Renders pages from templates. Everything is escaped; styles and scripts are files of this server only."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ NAVIGATION: tuple[tuple[str, str, Permission], ...] = (
     ("/ledger", "Ledger", "ledger:read"),
     ("/audit", "Audit", "audit:read"),
 )
-"""Pages, and the permission each needs: nobody is shown a way they may not go."""
+"""The pages and the permission that each needs; the navigation shows only pages that the user may open."""
 
 SIGN_IN = "/sign-in"
 
 LEAST_MOVE = 2
-"""NEWS2 points in an hour that are told as a move: one point goes to and fro."""
+"""The smallest change of NEWS2 in an hour that is shown: single points fluctuate."""
 
 
 def is_page(request: Request) -> bool:
-    """Return whether a person in front of a browser asked."""
+    """Return whether a browser asks for a page, rather than a program for data."""
     accepts = request.headers.get("accept", "")
     return "text/html" in accepts and not request.url.path.startswith(_PROGRAMS)
 
 
 def home_of(principal: Principal) -> str:
-    """Return the first page a role may see; that for signing in, if there is none for it."""
+    """Return the first page that a role may see; the sign-in page if it may see none."""
     return next((path for path, _, permission in NAVIGATION if principal.may(permission)), SIGN_IN)
 
 
 @cache
 def environment() -> Environment:
-    """Return the templates."""
+    """Return the template environment."""
     found = Environment(
         loader=PackageLoader("models.serving"),
         autoescape=True,
@@ -68,7 +68,7 @@ def environment() -> Environment:
 
 
 def fragment(template: str, context: Mapping[str, Any]) -> str:
-    """Return a part of a page as HTML."""
+    """Return a rendered template as HTML: a page, or a part of one."""
     return environment().get_template(template).render(context)
 
 
@@ -80,7 +80,7 @@ def render(
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return a page, with the navigation of who asked."""
+    """Return a page as a response, with the navigation of the signed-in user."""
     principal: Principal | None = getattr(request.state, "principal", None)
     links = [(path, name) for path, name, permission in NAVIGATION if principal and principal.may(permission)]
     shared: dict[str, Any] = {"principal": principal, "links": links, "here": request.url.path}
@@ -91,7 +91,7 @@ def render(
 
 @cache
 def build() -> str:
-    """Return what templates and scripts are served: a board that was loaded from others loads itself again."""
+    """Return a digest of templates and scripts; a board that was loaded from another build reloads itself."""
     digest = hashlib.sha256()
     for folder in ("static", "templates"):
         found = resources.files("models.serving") / folder
@@ -101,5 +101,5 @@ def build() -> str:
 
 
 def static_folder() -> str:
-    """Return where scripts and styles lie."""
+    """Return the folder of scripts and styles."""
     return str(resources.files("models.serving") / "static")

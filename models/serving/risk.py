@@ -1,4 +1,4 @@
-"""A score record as an answer: with its age, whether that is too old, and what it must not be taken for."""
+"""A score record as the API returns it: with its age, whether it is stale, and its band now."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 Direction = Literal["raises", "lowers", "not-known"]
 
 STALE_SECONDS = 7200
-"""Two hours: vital signs that are charted hourly were then missed twice. A monitor sends every minute."""
+"""Two hours: hourly charting has then missed two rounds. A monitor sends every minute."""
 
 OLD_SECONDS = {"temperature": 14_400, "consciousness": 14_400}
-"""When a reading is called old beside its value: as a patient is stale, but for what people take every four hours."""
+"""The age from which a reading is marked old, where it is not STALE_SECONDS: these are taken every four hours."""
 
 SHADOW = "shadow"
-"""The learnt score is not shown to who acts: nobody has approved it for the unit."""
+"""The learnt score is not shown to clinicians, because it is not approved for the unit."""
 
 
 def moment(us: int) -> datetime:
-    """Return microseconds since 1970 as a moment, in UTC."""
+    """Return microseconds since 1970 as a datetime in UTC."""
     return datetime.fromtimestamp(us / 1e6, tz=UTC)
 
 
 def iso(us: int | None) -> str | None:
-    """Return a moment as RFC 3339 text, in UTC; None: none."""
+    """Return microseconds since 1970 as RFC 3339 text in UTC; None for None."""
     return None if us is None else moment(us).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -42,13 +42,13 @@ def age_seconds(record: ScoreRecord, now_us: int) -> float | None:
 
 
 def is_stale(record: ScoreRecord, now_us: int) -> bool:
-    """Return whether the newest vital sign is too old to speak of now; a laboratory value refreshes nothing."""
+    """Return whether the newest vital sign is too old for the score to be current; laboratory values do not count."""
     age = age_seconds(record, now_us)
     return age is None or age > STALE_SECONDS
 
 
 def old_parts(record: ScoreRecord, now_us: int) -> list[str]:
-    """Return the parts that score by a reading that is called old."""
+    """Return the parts that are scored by a reading that is marked old."""
     score = record.news2
     return [
         part
@@ -58,10 +58,10 @@ def old_parts(record: ScoreRecord, now_us: int) -> list[str]:
 
 
 def band_of(chart: Chart) -> Band:
-    """Return what a score says now: one fresh part among old ones does not make it one of now.
+    """Return the band of a score now; a fresh part among old ones does not make the score a current one.
 
-    Nor is anybody low of whom a message was refused since, or a sensor's values come so late that they count for
-    nothing beside another's, or who is recorded as dead; whose score was lost by what cannot be used may be higher.
+    A patient is ``unsure`` instead of low after a refused message, if recorded as dead, or while late values of one
+    sensor are hidden by another's. A patient whose score was lost to an unusable value is ``unsure`` as well.
     """
     record, now_us = chart.record, chart.now_us
     found = band(record.news2, stale=is_stale(record, now_us) or bool(old_parts(record, now_us)))
@@ -69,19 +69,19 @@ def band_of(chart: Chart) -> Band:
     return "unsure" if lost or (found == "low" and (chart.refused or chart.died or chart.hidden)) else found
 
 
-def was_band(chart: Chart) -> Band:
-    """Return the band of the score that was lost shortly ago; none: there is none, or it was too long ago."""
+def recent_band(chart: Chart) -> Band:
+    """Return the band of a score that was lost recently; ``none``: no score was, or too long ago."""
     recent = chart.last is not None and chart.now_us - chart.last_us <= STALE_SECONDS * 1_000_000
     return band(chart.last) if chart.last is not None and recent else "none"
 
 
 def old_after_seconds(part: str) -> int:
-    """Return from which age on a part's reading is called old."""
+    """Return the age from which a part's reading is marked old."""
     return OLD_SECONDS.get(part, STALE_SECONDS)
 
 
 def risk_document(chart: Chart) -> dict[str, Any]:
-    """Return what the API answers: the record, field by field, and what the board says beside it now."""
+    """Return the JSON document of the API: the record's fields, and what the board shows beside them now."""
     record, now_us, trial = chart.record, chart.now_us, chart.trial
     stale = is_stale(record, now_us)
     return msgspec.to_builtins(record) | {
@@ -108,7 +108,7 @@ def risk_document(chart: Chart) -> dict[str, Any]:
 
 
 def reason_document(reason: Reason, now_us: int) -> dict[str, Any]:
-    """Return a reason with its direction and the age of what it rests on; a value that is not known lowers nothing."""
+    """Return a reason with its direction and the age of its measurement."""
     return msgspec.to_builtins(reason) | {
         "direction": direction(reason),
         "age_seconds": None if reason.at_us is None else max(0.0, (now_us - reason.at_us) / 1e6),
@@ -116,7 +116,7 @@ def reason_document(reason: Reason, now_us: int) -> dict[str, Any]:
 
 
 def direction(reason: Reason) -> Direction:
-    """Return where a reason points: what is not known may move the figure, and says nothing of the patient."""
+    """Return the direction of a reason; a missing value can move the probability but says nothing about the patient."""
     if reason.value is None:
         return "not-known"
     return "raises" if reason.contribution > 0 else "lowers"

@@ -16,13 +16,13 @@ from models.serving import formatting as words
 from models.serving.charts import sparkline
 from models.serving.formatting import Vital, number, rows_of
 from models.serving.rendering import fragment
-from models.serving.risk import age_seconds, band_of, is_stale, old_after_seconds, old_parts, was_band
+from models.serving.risk import age_seconds, band_of, is_stale, old_after_seconds, old_parts, recent_band
 from models.serving.ward import Chart
 from models.serving.zone import clock_near
 from vitalake.vocabulary import load_vocabulary
 
 BACK_MARKS = 2
-"""An hour: what the score is compared with to say that it moved."""
+"""One hour back: the mark with which the score is compared to show how far it moved."""
 
 TOP_REASONS = 2
 
@@ -36,15 +36,15 @@ _MOST_TOTAL = 20
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as it is shown.
+    """A rendered row.
 
     Attributes:
         patient: the pseudonym.
-        revision: the care store's.
-        newest_us: when the newest value was measured.
-        order: rows stand in the order of this text.
-        html: of the table row; the ages in it are those of when it was made, and pages count on from there.
-        key: what the row shows besides ages; while it is the same nothing has to be pushed.
+        revision: of the patient in the online store.
+        newest_us: when the newest vital sign was measured.
+        order: the sort key; rows are sorted by this text.
+        html: the table row, with ages as of its rendering; pages count them up from there.
+        key: everything the row shows except ages; while it stays equal, nothing has to be pushed.
     """
 
     patient: str
@@ -57,15 +57,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """The latest value of a vital sign: the very one that NEWS2 has scored.
+    """The latest value of a vital sign: exactly the one that NEWS2 has scored.
 
     Attributes:
-        text: the value; ``–``: none is recent enough to count.
+        text: the value; ``–``: no value is recent enough to count.
         at_us: when it was measured.
-        points: of NEWS2; None: it has none.
-        old: measured longer ago than vital signs may be.
-        expired: the value that is too old to count, for who asks; empty: none.
-        ended: why the last value is not shown: one came since that cannot be used; empty: none did.
+        points: its NEWS2 points; None: it has none.
+        old: it is so old that the page marks it.
+        expired: the last value, if it is too old to count; empty: there is none.
+        ended: why the last value is not shown, if a later one is unusable; empty: none is.
         flag: ``zero`` or ``unconfirmed``: it must not be read as an ordinary value.
     """
 
@@ -93,13 +93,13 @@ def make_row(chart: Chart) -> Row:
         "bed": chart.stay.bed if chart.stay else "",
         "name": words.short_pseudonym(chart.patient),
         "slot": NAME_SLOT,
-        "says": says(chart),
+        "notes": notes(chart),
         "unusable": bool(record.news2.ended or chart.refused),
-        "alerts": len(record.news2.events) + len(says_of_values(chart)),
+        "alerts": len(record.news2.events) + len(value_notes(chart)),
         "vitals": vitals,
         "moved": moved(record.news2, chart.trend),
         "spark": sparkline([score.total for score in chart.trend], record.news2.total),
-        "reasons": [(reason_text(reason), aged(reason)) for reason in raising(record.reasons)],
+        "reasons": [(reason_text(reason), reason_measured_us(reason)) for reason in raising_reasons(record.reasons)],
         "percent": percent(record.probability),
         "age": age_seconds(record, chart.now_us),
         "stale": stale,
@@ -113,29 +113,30 @@ def make_row(chart: Chart) -> Row:
 
 
 NAME_SLOT = '<span class="name"></span>'
-"""Where a row has room for the patient's name: rows are made once for all boards, and not all may see it. No text of a
-message can be this, for it would be escaped."""
+"""Where a row has room for the patient's name: rows are rendered once for all boards, and not every user may see it.
+No text from a message can equal this, because it would be escaped."""
 
 
 def named(html: str, name: str) -> str:
-    """Return a row with a name, for who may see it."""
+    """Return a row with the patient's name in its slot, for users who may see it."""
     return html.replace(NAME_SLOT, f'<span class="name">{escape(name)}</span>') if name else html
 
 
 def rank(chart: Chart) -> str:
-    """Return a text that sorts rows by who is to be looked at first.
+    """Return a sort key that puts the patients who need attention first.
 
-    Events; high; medium, or one part of 3, each with those who were so shortly before values came that cannot be used;
-    then, set apart, who is not known to be well: first of whom something came
-    that cannot be used, then stale, old, partial or without any value, by what was known last; then low. Within each
-    the higher total, then one part of 3, then who has lost a part; of these of whom less is known.
+    The groups: events; high; medium, or 3 in one part. A patient who was high or medium shortly before the score was
+    lost stays in that group. Then come the patients who are not known to be well: those with an unusable value or a
+    refused message, and after them those who are stale, old, partial or without any value. Last come the low ones.
+    Within a group the higher total (the current or the last known one) goes first, then 3 in one part, then a lost
+    part, then fewer known parts.
     """
     record = chart.record
     score, found = record.news2, band_of(chart)
     group = "0" if score.events else _GROUPS[found]
     if found in ("unsure", "none") and (score.ended or chart.refused):
         group = _UNUSABLE
-    before = was_band(chart)
+    before = recent_band(chart)
     if before in ("high", "medium"):
         group = min(group, _GROUPS[before])
     total = max((one.total for one in (score, chart.last) if one is not None and one.total is not None), default=-1)
@@ -148,45 +149,45 @@ _UNUSABLE = "3"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What is read beside the total.
+class Note:
+    """A remark beside the total.
 
     Attributes:
         text: for people.
-        at_us: of when it is; the page says how long ago that is, and counts on. None: the text says so itself.
+        at_us: the time it refers to; the page shows its age and counts it up. None: the text itself names the time.
     """
 
     text: str
     at_us: int | None = None
 
 
-def says(chart: Chart) -> list[Said]:
-    """Return what must be read beside the total, most urgent first."""
+def notes(chart: Chart) -> list[Note]:
+    """Return the remarks beside the total, the most urgent first."""
     score, last = chart.record.news2, chart.last
-    found = [Said(words.event_text(event, score.beside.get(event.part)), event.at_us) for event in score.events]
-    found += map(Said, says_of_values(chart))
-    was = [Said(f"was {last.total}", chart.last_us)] if last else []
+    found = [Note(words.event_text(event, score.beside.get(event.part)), event.at_us) for event in score.events]
+    found += map(Note, value_notes(chart))
+    was = [Note(f"was {last.total}", chart.last_us)] if last else []
     if score.withheld:
-        found.append(Said(WITHHELD[score.withheld]))
+        found.append(Note(WITHHELD[score.withheld]))
     elif score.total is None:
-        found += was or [Said("no value yet" if chart.record.newest_us is None else "no part known")]
+        found += was or [Note("no value yet" if chart.record.newest_us is None else "no recent value")]
     else:
-        found += [*([Said(partly(score))] if score.partial else []), *was]
+        found += [*([Note(partial_text(score))] if score.partial else []), *was]
     if score.total is not None and chart.age_years is None:
-        found.append(Said(words.AGE_NOT_KNOWN))
+        found.append(Note(words.AGE_NOT_KNOWN))
     old = [] if is_stale(chart.record, chart.now_us) else old_parts(chart.record, chart.now_us)
     if old:
-        found.append(Said(f"old: {', '.join(words.SHORT_NAMES[part] for part in old)}"))
-    found += [Said(f"one {words.SHORT_NAMES[part]} value far from all before") for part in chart.record.unconfirmed]
+        found.append(Note(f"old: {', '.join(words.SHORT_NAMES[part] for part in old)}"))
+    found += [Note(f"one {words.SHORT_NAMES[part]} value far from all earlier") for part in chart.record.unconfirmed]
     return found
 
 
-def says_of_values(chart: Chart) -> list[str]:
-    """Return what came and cannot be used, or contradicts itself."""
+def value_notes(chart: Chart) -> list[str]:
+    """Return remarks about values that are unusable, late, refused or contradictory."""
     score = chart.record.news2
-    ended = words.ended_texts(score, chart.now_us)
-    found = [*contradicted(chart), *words.two_texts(score)]
-    found += [*ended[:-1], *(f"{text}: look at the patient" for text in ended[-1:])]
+    ended = words.unusable_texts(score, chart.now_us)
+    found = [*contradictions(chart), *words.disagreement_texts(score)]
+    found += [*ended[:-1], *(f"{text}: check the patient" for text in ended[-1:])]
     if chart.ahead:
         found.append(words.ahead_text(chart.ahead))
     found += words.behind_texts(chart.behind)
@@ -195,32 +196,32 @@ def says_of_values(chart: Chart) -> list[str]:
     return found
 
 
-def contradicted(chart: Chart) -> list[str]:
-    """Return what is recorded of the patient and does not go with values of now."""
+def contradictions(chart: Chart) -> list[str]:
+    """Return remarks where the patient's record contradicts the current values."""
     found = []
     if chart.died:
         at_us = None if chart.died == "yes" else int(datetime.fromisoformat(chart.died).timestamp() * 1e6)
         found.append("recorded as dead" + (f" at {clock_near(at_us, chart.now_us)}" if at_us is not None else ""))
     if chart.measured_since and chart.stay is not None and chart.stay.discharged_us is not None:
-        found.append(f"discharged at {clock_near(chart.stay.discharged_us, chart.now_us)}, but measured since")
+        found.append(f"discharged at {clock_near(chart.stay.discharged_us, chart.now_us)}, but vital signs since")
     return found
 
 
-def raising(reasons: Sequence[Reason]) -> list[Reason]:
-    """Return the strongest reasons that raise a risk by what is known; a missing value is no finding."""
+def raising_reasons(reasons: Sequence[Reason]) -> list[Reason]:
+    """Return the strongest reasons with a known value that raise the risk; a missing value is not a finding."""
     return [reason for reason in reasons if reason.contribution > 0 and reason.value is not None][:TOP_REASONS]
 
 
 def reason_text(reason: Reason) -> str:
-    """Return a reason whose value is known: what it is, and how much."""
+    """Return the text of a reason whose value is known: label, value and unit."""
     assert reason.value is not None
     if reason.feature == "sex_female":
         return "Female sex" if reason.value else "Male sex"
     return f"{reason.label} {words.significant(reason.value)} {words.unit(reason.unit)}".strip()
 
 
-def aged(reason: Reason) -> int | None:
-    """Return when the value of a reason was measured; None: it is of several, such as the lowest of a day."""
+def reason_measured_us(reason: Reason) -> int | None:
+    """Return when the value of a reason was measured; None: it has several times, such as the lowest of a day."""
     return reason.at_us if reason.feature.endswith(".last") else None
 
 
@@ -230,20 +231,20 @@ def place_of(chart: Chart) -> str:
 
 
 def unit_of(chart: Chart) -> str:
-    """Return the unit as people say it; empty: not known.
+    """Return the unit's name as people say it; empty: not known.
 
-    Of ``Surgical Intensive Care Unit (SICU)`` that is ``SICU``, of ``medical_icu`` it is ``Medical ICU``.
+    ``Surgical Intensive Care Unit (SICU)`` becomes ``SICU``, and ``medical_icu`` becomes ``Medical ICU``.
     """
     name = chart.stay.unit if chart.stay else ""
     short = _SHORT.search(name)
     if short:
         return short[1]
-    said = " ".join(word.upper() if word in _ACRONYMS else word for word in name.replace("_", " ").split())
-    return said[:1].upper() + said[1:]
+    text = " ".join(word.upper() if word in _ACRONYMS else word for word in name.replace("_", " ").split())
+    return text[:1].upper() + text[1:]
 
 
-def partly(score: News2) -> str:
-    """Return what is missing of a score, in the fewest words that name it; empty: nothing is."""
+def partial_text(score: News2) -> str:
+    """Return which parts of a score are missing, or known if they are fewer; empty: none is missing."""
     missing = [words.SHORT_NAMES[name] for name in score.missing]
     known = [words.SHORT_NAMES[name] for name, points in score.parts.items() if points is not None]
     if not score.partial or not known:
@@ -252,14 +253,14 @@ def partly(score: News2) -> str:
 
 
 def percent(probability: float | None) -> str:
-    """Return a probability as people read it; empty: there is none."""
+    """Return a probability in per cent; empty: there is none."""
     if probability is None:
         return ""
     return "<1 %" if probability < 0.01 else f"{100 * probability:.0f} %"
 
 
 def moved(score: News2, trend: tuple[News2, ...]) -> int:
-    """Return by how much the parts that are known now and were an hour ago have risen."""
+    """Return by how many points the score rose within an hour, over the parts known at both times."""
     before = trend[-1 - BACK_MARKS] if len(trend) > BACK_MARKS else None
     if before is None:
         return 0
@@ -268,7 +269,7 @@ def moved(score: News2, trend: tuple[News2, ...]) -> int:
 
 
 def latest_vitals(chart: Chart) -> list[dict[str, Any]]:
-    """Return the cells of the vital signs, in the chart's order."""
+    """Return the cells of the vital signs, in the order of the NEWS2 chart."""
 
     def cell(vital: Vital, short: str = "") -> dict[str, Any]:
         return {"short": short or vital.short, "unit": vital.unit, "value": latest(chart, vital.part)}
@@ -287,12 +288,12 @@ def latest_vitals(chart: Chart) -> list[dict[str, Any]]:
 
 
 def latest(chart: Chart, part: str) -> Latest:
-    """Return the latest value of a part, as NEWS2 has read it."""
+    """Return the latest value of a part, as NEWS2 has scored it."""
     score = chart.record.news2
     reading = score.latest.get(part)
     if reading is None:
         end = score.ended.get(part)
-        return Latest("–") if end is None else Latest("–", ended=words.ended_word(end.kind))
+        return Latest("–") if end is None else Latest("–", ended=words.unusable_word(end.kind))
     text = words.reading_text(part, reading)
     hours = MEASURED[part].max_age_hours if part in MEASURED else MAX_AGE_HOURS
     if reading.at_us <= chart.record.as_of_us - int(hours * 3.6e9):
@@ -305,7 +306,10 @@ def latest(chart: Chart, part: str) -> Latest:
 
 
 def _with_diastolic(chart: Chart, upper: Latest) -> Latest:
-    """Return the pressure as a pair; of two measurements at one moment nobody can say what belongs together."""
+    """Return the pressure as systolic/diastolic, if exactly one of each was measured at that moment.
+
+    With several at one moment it is not known which belong together; then the systolic stands alone.
+    """
     if upper.at_us is None:
         return upper
     systolic, diastolic = (
@@ -314,6 +318,7 @@ def _with_diastolic(chart: Chart, upper: Latest) -> Latest:
     if len(systolic) != 1 or len(diastolic) != 1:
         return upper
     lower = float(diastolic.value[0])
-    # Below the lowest measurement the value is of a line or cuff that came off.
-    doubt = "?" if lower < load_vocabulary().lowest_measurement(DIASTOLIC_CODE) else ""
+    doubt = (
+        "?" if lower < load_vocabulary().lowest_measurement(DIASTOLIC_CODE) else ""
+    )  # line or cuff may have come off
     return replace(upper, text=f"{upper.text}/{number(lower, 0)}{doubt}")

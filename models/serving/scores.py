@@ -1,4 +1,4 @@
-"""The book of scores: every record that was ever shown, written once, sealed; whoever asks again gets the same."""
+"""The book of scores: every record that was shown, written once and sealed; the same input gives the same record."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from vitalake.sqlite import empty_log, refused
 
 FILE = "scores.db"
 REPAIR = (
-    "Stop the server, move the file away with its -wal and -shm, or restore a back-up; scores of today "
-    "are computed again, records of before are in the back-up only."
+    "Stop the server, then move the file away with its -wal and -shm, or restore a back-up. Current scores "
+    "are computed again; earlier records are in the back-up only."
 )
 
 KEEP_DAYS = 31
-"""What was shown longer ago is deleted. A hundred patients with a value a minute are 200 MB a day."""
+"""How long records are kept. A hundred patients with a value a minute are 200 MB a day."""
 
 BUSY_SECONDS = 30.0
 
@@ -41,9 +41,9 @@ CREATE TABLE IF NOT EXISTS forgotten (digest BLOB PRIMARY KEY) WITHOUT ROWID;
 
 
 def tidy(path: Path) -> int:
-    """Delete what was computed before the last KEEP_DAYS, and move the write-ahead log into the file; return how many.
+    """Delete records older than KEEP_DAYS, and checkpoint the write-ahead log; return how many were deleted.
 
-    To be called now and then from a thread that may wait for the disk; whoever writes meanwhile need not.
+    Call it now and then from a thread that may wait for the disk; writers need not wait meanwhile.
 
     Raises:
         ServiceUnavailable: the file cannot be written.
@@ -52,8 +52,8 @@ def tidy(path: Path) -> int:
     try:
         with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as db:
             deleted = db.execute("DELETE FROM score WHERE computed_us < ?", (horizon,)).rowcount
-            db.execute("PRAGMA wal_checkpoint(PASSIVE)")  # the bulk, while others write
-            db.execute("PRAGMA wal_checkpoint(RESTART)")  # what came meanwhile, so that the log begins anew
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)")  # most of it, while others write
+            db.execute("PRAGMA wal_checkpoint(RESTART)")  # the rest, so that the log starts from the beginning
             return deleted
     except sqlite3.Error as error:
         raise _refused(path, error) from None
@@ -68,7 +68,7 @@ def _refused(path: Path, error: Exception) -> VitaLakeError:
     )
 
 
-class _Whose(msgspec.Struct):
+class _PatientOf(msgspec.Struct):
     patient: str
 
 
@@ -76,7 +76,7 @@ class ScoreBook:
     """An open book; used by one thread at a time, by any number of processes."""
 
     def __init__(self, path: Path, sealer: Seals) -> None:
-        """Open the book, or make it, readable by its owner only.
+        """Open the book, or create it, readable by its owner only.
 
         Raises:
             ServiceUnavailable: the file cannot be opened.
@@ -86,61 +86,61 @@ class ScoreBook:
             path.touch(mode=0o600)
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
-            # A killed process loses nothing. After a power failure the last records may be gone: what is computed
-            # again from the same evidence has the same id.
+            # A killed process loses nothing. After a power failure the last records may be missing; computed again from
+            # the same evidence they have the same id.
             self._db.execute("PRAGMA synchronous=NORMAL")
-            # A checkpoint waits for the disk, and so would the score that brings it about: see ``tidy``.
+            # A checkpoint waits for the disk, and so would the score that triggers it. ``tidy`` does it instead.
             self._db.execute("PRAGMA wal_autocheckpoint=0")
             self._db.executescript(_TABLES)
         except (sqlite3.Error, OSError) as error:
             raise _refused(self._path, error) from None
 
     def close(self) -> None:
-        """Close the connection, and forget the keys."""
+        """Close the sealer and the connection."""
         self._sealer.close()
         self._db.close()
 
-    def find(self, place: str) -> ScoreRecord | None:
-        """Return the record of a place; None: it was not computed yet.
+    def find(self, key: str) -> ScoreRecord | None:
+        """Return the record of a key; None: it was not computed yet.
 
         Args:
-            place: a digest of patient, revision, moment, model and rules.
+            key: a digest of patient, revision, moment, model and rules (the column ``place``).
         """
-        return self._one("SELECT id, record FROM score WHERE place = ?", place)
+        return self._one("SELECT id, record FROM score WHERE place = ?", key)
 
-    def keep(self, place: str, record: ScoreRecord, features: Floats) -> ScoreRecord:
-        """Write a record unless it is there; return the one that is. Of who is forgotten none is written.
+    def keep(self, key: str, record: ScoreRecord, features: Floats) -> ScoreRecord:
+        """Write a record unless there is one of this key; return the stored one. Nothing is written of erased patients.
 
         Raises:
             ServiceUnavailable: it cannot be written; then it must not be shown.
         """
         sealed = self._seal(record.id, "record", msgspec.json.encode(record))
-        row = (record.id, place, record.computed_us, sealed, self._seal(record.id, "features", features.tobytes()))
+        row = (record.id, key, record.computed_us, sealed, self._seal(record.id, "features", features.tobytes()))
         insert = "INSERT OR IGNORE INTO score SELECT ?, ?, ?, ?, ? WHERE ? NOT IN (SELECT digest FROM forgotten)"
         try:
             if self._db.execute(insert, (*row, _digest(record.patient))).rowcount:
                 return record
         except sqlite3.Error as error:
             raise _refused(self._path, error) from None
-        kept = self.find(place) or self._one("SELECT id, record FROM score WHERE id = ?", record.id)
-        return kept or record  # what a board that has not heard of it yet still has in memory
+        stored = self.find(key) or self._one("SELECT id, record FROM score WHERE id = ?", record.id)
+        return stored or record  # an erased patient's: a board may show it until it hears of the erasure
 
     def forget(self, patients: Collection[str]) -> int:
-        """Delete every record of patients, overwritten on disk, and keep none of them any more; return how many.
+        """Delete all records of patients, overwrite them on disk, and accept none in future; return how many.
 
-        All records are opened to find them, some 50,000 a second: the book does not say whose they are.
+        All records are opened to find them, about 50,000 a second, because the book does not store pseudonyms.
 
         Args:
             patients: pseudonyms.
 
         Raises:
-            ServiceUnavailable: the book cannot be written, or somebody reads on and on in what was deleted.
+            ServiceUnavailable: the book cannot be written, or a long read prevents the log from being emptied.
         """
         return self.forget_digests([_digest(patient).hex() for patient in patients])
 
     @property
     def erasures(self) -> int:
-        """How many of the erasure log were carried out in this book; one that was put back has fewer."""
+        """How many entries of the erasure log this book has carried out; a restored back-up has fewer."""
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     @erasures.setter
@@ -148,31 +148,31 @@ class ScoreBook:
         self._db.execute(f"PRAGMA user_version = {count:d}")
 
     def forget_digests(self, digests: Iterable[str], *, known: Container[str] = ()) -> int:
-        """Do the same for whoever has one of these SHA-256 of a pseudonym.
+        """Do the same as ``forget`` for patients given by the SHA-256 of their pseudonyms.
 
         Args:
             digests: in hex.
-            known: further ones, which cannot be listed.
+            known: further digests, which can be tested but not listed.
         """
-        wanted, found, also = {bytes.fromhex(digest) for digest in digests}, [], set[tuple[bytes]]()
+        listed, scores, matched = {bytes.fromhex(digest) for digest in digests}, [], set[tuple[bytes]]()
         try:
             self._db.execute("PRAGMA secure_delete=ON")
-            self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", [(digest,) for digest in wanted])
+            self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", [(digest,) for digest in listed])
             for score, sealed in self._db.execute("SELECT id, record FROM score"):
-                whose = msgspec.json.decode(self._open(score, "record", sealed), type=_Whose).patient
-                digest = _digest(whose)
-                if digest in wanted or digest.hex() in known:
-                    found.append((score,))
-                    also.add((digest,))
-            self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", list(also))
-            self._db.executemany("DELETE FROM score WHERE id = ?", found)
+                patient = msgspec.json.decode(self._open(score, "record", sealed), type=_PatientOf).patient
+                digest = _digest(patient)
+                if digest in listed or digest.hex() in known:
+                    scores.append((score,))
+                    matched.add((digest,))
+            self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", list(matched))
+            self._db.executemany("DELETE FROM score WHERE id = ?", scores)
             empty_log(self._db)
         except sqlite3.Error as error:
             raise _refused(self._path, error) from None
-        return len(found)
+        return len(scores)
 
     def features(self, score: str) -> Floats | None:
-        """Return the features a score was computed from, so that it can be computed again."""
+        """Return the feature vector of a score, so that it can be computed again."""
         row = self._db.execute("SELECT features FROM score WHERE id = ?", (score,)).fetchone()
         return np.frombuffer(self._open(score, "features", row[0])) if row else None
 
@@ -188,15 +188,15 @@ class ScoreBook:
         return msgspec.json.decode(self._open(row[0], "record", row[1]), type=ScoreRecord) if row else None
 
     def _seal(self, score: str, part: str, plain: bytes) -> bytes:
-        return self._sealer.seal(zlib.compress(plain, 1), context=_place(score, part))
+        return self._sealer.seal(zlib.compress(plain, 1), context=_sealing_context(score, part))
 
     def _open(self, score: str, part: str, sealed: bytes) -> bytes:
-        return zlib.decompress(self._sealer.open(sealed, context=_place(score, part)))
+        return zlib.decompress(self._sealer.open(sealed, context=_sealing_context(score, part)))
 
 
 def _digest(patient: str) -> bytes:
     return hashlib.sha256(patient.encode()).digest()
 
 
-def _place(score: str, part: str) -> bytes:
+def _sealing_context(score: str, part: str) -> bytes:
     return f"score\n{score}\n{part}".encode()

@@ -1,4 +1,4 @@
-"""The outermost layer: headers on every answer, hosts and sizes that are let in, and failures that say nothing."""
+"""The outermost layer: security headers, allowed hosts and sizes, and errors that reveal nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEADERS = {
 }
 
 MOST_BYTES = 16_384
-"""Of a request's body: the longest is a token of forty characters and a field's name."""
+"""The limit of a request's body. The longest legitimate one is a pseudonym of about forty characters and its field."""
 
 
 class SecurityMiddleware:
@@ -40,14 +40,14 @@ class SecurityMiddleware:
         """Prepare.
 
         Args:
-            app: what is wrapped.
-            names: what this server may be called. A page of another site that has its name point here (DNS rebinding)
-                is sent away: signing in needs no password.
+            app: the application.
+            names: the host names of this server. Others are refused, because a page of another site could point its
+                name here (DNS rebinding), and signing in needs no password.
         """
         self._app, self._names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Check a request, pass it on, and add the headers to its response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -69,9 +69,9 @@ class SecurityMiddleware:
             return
         try:
             await self._app(scope, _Limited(receive), guarded)
-        except ClientDisconnect:  # nobody is there to be answered
+        except ClientDisconnect:  # the client has left
             return
-        except Exception as error:  # its text may hold a value: only the type is told
+        except Exception as error:  # its text may contain a value: only its type is logged
             log.error("bug", extra={"reason": type(error).__qualname__, "where": _frame(error)})
             if begun:
                 return
@@ -82,20 +82,20 @@ class SecurityMiddleware:
         host = headers.get("host", "").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if name not in self._names:
-            return Problem(421, "This server answers to its own address only.")
+            return Problem(421, "This server answers only under its own address.")
         length = headers.get("content-length", "0")
         return _too_large() if not length.isdecimal() or int(length) > MOST_BYTES else None
 
 
 _BUG = (
     b'{"type":"urn:vitalake:problem:internal-error","title":"Internal error","status":500,'
-    b'"detail":"Something went wrong here, and was noted."}'
+    b'"detail":"An internal error occurred and was logged."}'
 )
-"""Needs no template: one may be what went wrong."""
+"""It needs no template, because a template may be what failed."""
 
 
 class _Limited:
-    """A body that ends the request when it grows too long, as one sent in chunks may, or does not come."""
+    """Receives a body, and refuses it if it grows too long (as one sent in chunks can) or comes too slowly."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive, self._bytes, self._whole = receive, 0, False
@@ -103,7 +103,7 @@ class _Limited:
 
     async def __call__(self) -> Message:
         try:
-            # Behind the body there is only the word that the browser has left, which may take hours.
+            # After the body only the message that the browser has left can come, which may take hours.
             async with asyncio.timeout_at(None if self._whole else self._until):
                 message = await self._receive()
         except TimeoutError:
@@ -116,11 +116,11 @@ class _Limited:
 
 
 def _too_large() -> Problem:
-    return Problem(413, f"A request holds at most {MOST_BYTES} bytes.")
+    return Problem(413, f"A request's body may have at most {MOST_BYTES} bytes.")
 
 
 def _too_slow() -> Problem:
-    return Problem(408, f"A request's body has to come within {BODY_SECONDS:g} seconds.")
+    return Problem(408, f"A request's body must arrive within {BODY_SECONDS:g} seconds.")
 
 
 def _frame(error: BaseException) -> str:

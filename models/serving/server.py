@@ -1,4 +1,4 @@
-"""The process that serves: one address, no access log, streams that end when it does."""
+"""The server process: one address, no access log, event streams that end with it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from vitalake.errors import SettingsError
 from vitalake.settings import Settings
 
 GRACE_SECONDS = 3
-"""For answers that are under way when the process is asked to end."""
+"""Time for running responses when the process is asked to stop."""
 
 SWITCH_SECONDS = 0.0005
-"""How long a thread may keep the others waiting: at Python's 5 ms the event loop would stand behind every score."""
+"""The thread switch interval. At Python's default of 5 ms the event loop would wait behind every score."""
 
 
 class Server(uvicorn.Server):
-    """Tells when it listens, and lets open boards go before it waits for the rest."""
+    """A uvicorn server that reports its address, and ends event streams before it waits for other responses."""
 
     def __init__(self, app: FastAPI, *, on_ready: Callable[[str], None]) -> None:
         """Prepare.
 
         Args:
-            app: what is served.
-            on_ready: told the address once it answers.
+            app: the application.
+            on_ready: called with the address once the server answers.
         """
         self._application, self._on_ready = app, on_ready
         super().__init__(
@@ -51,8 +51,8 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """End well at SIGINT and SIGTERM; uvicorn would raise them again afterwards."""
-        if threading.current_thread() is not threading.main_thread():  # tests
+        """Stop cleanly at SIGINT and SIGTERM; uvicorn would raise them again afterwards."""
+        if threading.current_thread() is not threading.main_thread():  # in tests
             yield
             return
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -63,26 +63,27 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and tell where."""
+        """Start, and report the address."""
         await super().startup(sockets)
         if sockets and not self.should_exit:
             self._on_ready(address_of(sockets[0]))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End; open streams first."""
+        """Stop; event streams first."""
         self._application.state.server.board_feed.close()
         await super().shutdown(sockets)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound, for this machine only.
+    """Return a socket that is bound to an address of this machine only.
 
     Raises:
-        SettingsError: the address cannot be had.
+        SettingsError: the address cannot be bound.
         PrivacyError: other machines could reach it.
     """
     family, address = require_loopback(host, port)
-    # With the protocol's number: asyncio turns Nagle's delay off only where it sees that a socket is TCP (40 ms).
+    # The protocol number matters: asyncio disables Nagle's algorithm (a delay of 40 ms) only if it sees that a socket
+    # is TCP.
     found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -90,15 +91,15 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         found.close()
         raise SettingsError(
-            f"Address cannot be had ({error.strerror})",
+            f"Address cannot be used ({error.strerror})",
             where=f"serving.host, serving.port: {host}:{port}",
-            remedy="Free it, or name another one with --port; 0 takes a free one.",
+            remedy="Stop the process that uses it, or choose another port with --port; 0 takes a free one.",
         ) from None
     return found
 
 
 def address_of(listening: socket.socket) -> str:
-    """Return the address of a socket, as browsers take it."""
+    """Return the URL of a listening socket."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -107,7 +108,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Raises:
-        VitaLakeError: a store cannot be opened, or the address cannot be had.
+        VitaLakeError: a store cannot be opened, or the address cannot be bound.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     raise_descriptors()

@@ -1,4 +1,4 @@
-"""Whether a learnt score leaves the shadow: by two people's approval for the unit, or as a demonstration's trial."""
+"""Decides whether a learnt score is shown: if two people have approved it for the unit, or as a trial in a replay."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Status = Literal["approved", "trial"]
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """As what a learnt score is shown, and what it is worth.
+    """How a learnt score is shown, and how good the model is.
 
     Attributes:
-        status: approved for the unit; or a trial: old data are replayed, nobody is treated by what is shown.
-        auroc, low, high: in cross-validation, with its interval; None: not known.
-        stays, events: how many it learned from.
+        status: approved for the unit; or a trial: past data are replayed, and nobody is treated by them.
+        auroc, low, high: from cross-validation, with its interval; None: not known.
+        stays, events: how many the model was trained on.
         source: where they come from.
     """
 
@@ -41,7 +41,7 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 class Shadow:
-    """Decides it, and looks again when somebody has approved or withdrawn; used by one thread."""
+    """Decides whether learnt scores are shown, and reads the approvals again when they change; used by one thread."""
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
         """Open the approvals.
@@ -64,10 +64,10 @@ class Shadow:
         return self._approvals.revision()
 
     def shown(self, model: Model | None, unit: str, *, replay: Replay | None) -> Trial | None:
-        """Return as what a model's score is shown in a unit; None: it stays in the shadow.
+        """Return how a model's score is shown in a unit; None: it is not shown.
 
         Raises:
-            PrivacyError: an approval is not whole: then none counts.
+            PrivacyError: an approval was changed or cannot be decrypted; then no approval counts.
         """
         if model is None:
             return None
@@ -83,7 +83,7 @@ class Shadow:
         return any(is_approved(self._entries, task=model.task, digest=model.digest, unit=unit) for unit in units)
 
     def worth(self, model: Model) -> str:
-        """Return, in a sentence, what a model is worth and how much it rests on."""
+        """Return a sentence with a model's performance and the size of its training data."""
         return worth(self._of(model))
 
     def _current(self) -> list[Approval]:
@@ -117,16 +117,16 @@ def _trial(settings: Settings, model: Model) -> Trial:
 
 
 def worth(trial: Trial) -> str:
-    """Return, in a sentence, what a model is worth and how much it rests on."""
-    n = f"from {trial.stays} stays with {trial.events} events"
+    """Return a sentence with a model's performance and the size of its training data."""
+    data = f"trained on {trial.stays} stays with {trial.events} events"
     if trial.auroc is None:
-        return f"Learnt {n}; its worth is not known."
+        return f"Performance not known; {data}."
     interval = "no interval" if trial.low is None or trial.high is None else f"{trial.low:.2f} to {trial.high:.2f}"
-    return f"AUROC {trial.auroc:.2f} ({interval}) in cross-validation, {n}."
+    return f"AUROC {trial.auroc:.2f} ({interval}) in cross-validation, {data}."
 
 
 def without_learnt(record: ScoreRecord) -> ScoreRecord:
-    """Return a record as who acts may see it where the learnt score is not approved: NEWS2 alone."""
+    """Return a record without its learnt score, as clinicians see it where the score is not approved."""
     if record.abstained:
         return msgspec.structs.replace(record, probability=None, reasons=[])
     return msgspec.structs.replace(record, probability=None, reasons=[], abstained="not-approved")

@@ -1,4 +1,4 @@
-"""The pages of who keeps the lake and who keeps the rules: the ledger, and who saw a patient."""
+"""The pages of data engineers and privacy officers: the ledger, and who saw a patient."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from models.serving.authorisation import is_pseudonym, refuse_other_sites
 from models.serving.forms import read_form
-from models.serving.pages import who
+from models.serving.pages import signed_in
 from models.serving.problems import Problem
 from models.serving.rendering import render
 from models.serving.state import ServerState
@@ -27,38 +27,38 @@ COLUMNS = (
 )  # fmt: skip
 
 MOST_SHOWN = 500
-"""Accesses listed; the newest ones. 'vitalake audit who-saw' lists all."""
+"""How many accesses the page lists, the newest ones. 'vitalake audit who-saw' lists all."""
 
 ACTIONS = {
     "risk.read": "saw the risk",
-    "score.write": "had it scored",
+    "score.write": "computed the score",
     "identity.read": "saw the name",
     "board.read": "saw the ward board",
-    "decision.write": "decided how NEWS2 is read",
-    "sql.query": "asked by SQL",
-    "published.read": "read published rows by a program",
-    "audit.read": "asked who saw the patient",
+    "decision.write": "changed the NEWS2 settings",
+    "sql.query": "queried by SQL",
+    "published.read": "read published rows with a program",
+    "audit.read": "checked who saw the patient",
     "denied": "was refused",
     "train": "trained a model",
     "models.approve": "approved a model for a unit",
     "models.withdraw": "withdrew a model from a unit",
-    "identified.query": "asked for identified rows",
+    "identified.query": "queried identified rows",
     "dead-letters.replay": "replayed dead letters",
     "dead-letters.discard": "discarded dead letters",
-    "patient.erase": "had the patient forgotten",
-    "patient.hold": "put or ended a legal hold",
+    "patient.erase": "erased the patient",
+    "patient.hold": "set or ended a legal hold",
 }
 
 
 class LedgerReader:
-    """Keeps the ledger between two looks, so that each reads only what is new; used by one thread."""
+    """Caches the ledger between two requests, so that each reads only new entries; used by one thread."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._live: LiveLedger | None = None
 
     def read(self) -> dict[str, Any] | None:
-        """Return the ledger as data; None: there is no lake yet, and looking makes none.
+        """Return the ledger as data; None: there is no lake yet, and reading does not create one.
 
         Raises:
             LakeError: the lake cannot be read.
@@ -73,9 +73,9 @@ class LedgerReader:
 
 @router.get("/ledger")
 async def ledger(request: Request) -> Response:
-    """Show what became of every message and row, and whether it adds up."""
+    """Show the outcome counts of all messages and rows, and whether they balance."""
     server: ServerState = request.app.state.server
-    await server.authoriser.permit(who(request), "ledger:read")
+    await server.authoriser.permit(signed_in(request), "ledger:read")
     reader: LedgerReader = request.app.state.ledger
     summary = await server.slow.request(reader.read)
     return render(request, "ledger.html", {"summary": summary, "columns": COLUMNS})
@@ -83,23 +83,23 @@ async def ledger(request: Request) -> Response:
 
 @router.get("/audit")
 async def audit_form(request: Request) -> Response:
-    """Show the form, and whether the audit holds."""
+    """Show the search form, and whether the audit is intact."""
     server: ServerState = request.app.state.server
-    await server.authoriser.allow(who(request), "audit:read", "audit.read", stage="form")
+    await server.authoriser.allow(signed_in(request), "audit:read", "audit.read", stage="form")
     return await _audit_page(request, None)
 
 
 @router.post("/audit")
 async def audit(request: Request) -> Response:
-    """Show who saw a patient, given by record number or pseudonym; that this was asked is on record as well."""
+    """Show who saw a patient, found by record number or pseudonym; the search itself is recorded too."""
     refuse_other_sites(request)
     server: ServerState = request.app.state.server
-    principal = who(request)
+    principal = signed_in(request)
     form = await read_form(request)
     key, by = form.get("key", ""), form.get("by", "")
     if by not in ("mrn", "token") or not 0 < len(key) <= 64:
         field = "key" if by in ("mrn", "token") else "by"
-        raise Problem(422, f"Does not fit: {field}.", errors=[{"field": field, "problem": "missing or unknown"}])
+        raise Problem(422, f"Missing or invalid: {field}.", errors=[{"field": field, "problem": "missing or unknown"}])
     asked = await _asked(server, key, by) if principal.may("audit:read") else None
     patients = (asked.pseudonym,) if asked else ()
     await server.authoriser.allow(principal, "audit:read", "audit.read", patients=patients, stage="who-saw", by=by)
@@ -109,10 +109,10 @@ async def audit(request: Request) -> Response:
 
 
 async def _asked(server: ServerState, key: str, by: str) -> Person | None:
-    """Return who is asked about; of a pseudonym that cannot be followed, nothing but itself and no number.
+    """Return the patient that is searched for; a pseudonym that the vault cannot resolve is searched for by itself.
 
     Raises:
-        VitaLakeError: the vault does not open, and it was asked by the record number.
+        VitaLakeError: the vault cannot be opened, and the search is by record number.
     """
     if by == "mrn":
         return await server.auditing.person(key, by_number=True)

@@ -1,4 +1,4 @@
-"""What the server holds open: the ward, its watcher, the gate, and the threads they live in."""
+"""The state of the server: the ward, the board feed, authorisation, and the threads that they run in."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from vitalake.settings import Settings
 WRITER = "serving"
 
 MOST_SCORES_WAITING = 400
-"""Some two seconds' work; who comes then is told so at once."""
+"""About two seconds of work; further requests are refused at once."""
 
 MOST_WAITING = 8
-"""For the ledger: it takes seconds on a large home."""
+"""Requests that may wait for the ledger, which takes seconds on a large home."""
 
 NAME_SECONDS = 1.0
-"""How long boards share a name that was read: no longer than a revoked key may live."""
+"""How long boards share a name that was read: names must disappear about a second after the key is revoked."""
 
 TIDY_SECONDS = 20.0
-"""Between two visits to the book of scores, whose write-ahead log grows meanwhile."""
+"""How often the book of scores is tidied; its write-ahead log grows in between."""
 
 
 class ServerState:
@@ -45,22 +45,22 @@ class ServerState:
 
     Attributes:
         settings, keys: of the home.
-        ward: used in its thread only.
-        board_feed: tells the boards what changes.
-        authoriser: lets requests in.
+        ward: used in its own thread only.
+        board_feed: sends changes to the boards.
+        authoriser: authenticates and authorises requests, and records them.
         issuer: of development tokens.
-        drawing: where pages of patients are made, so that scores need not wait for them.
-        slow: where the ledger is read, which may take seconds.
+        drawing: the thread that renders patients' pages, so that scores do not wait for them.
+        slow: the thread that reads the ledger, which may take seconds.
         auditing: reads the audit.
     """
 
     def __init__(
         self, settings: Settings, *, audit: BatchAuditSink | None = None, verifier: TokenVerifier | None = None
     ) -> None:
-        """Open what is served from.
+        """Open all stores.
 
         Raises:
-            VitaLakeError: something cannot be opened.
+            VitaLakeError: a store cannot be opened.
         """
         use_zone(settings.serving.time_zone)
         self.settings, self.keys = settings, Home(settings).keys
@@ -83,21 +83,21 @@ class ServerState:
 
     @property
     def audit_folder(self) -> Path:
-        """Where the audit's chains lie."""
+        """The folder of the audit's chains."""
         return self.settings.path(self.settings.audit)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start to follow the ward and to tidy the book of scores."""
         self._tasks = [asyncio.create_task(run()) for run in (self.board_feed.run, self._tidy)]
 
     async def _tidy(self) -> None:
         while True:
             await asyncio.sleep(TIDY_SECONDS)
-            with suppress(ServiceUnavailable):  # next time
+            with suppress(ServiceUnavailable):  # it is tried again next time
                 await self._tidying(tidy, self.settings.path(FILE))
 
     async def stop(self) -> None:
-        """Stop watching, and close what was opened."""
+        """Stop these tasks, and close all stores."""
         self.board_feed.close()
         for task in self._tasks:
             task.cancel()
@@ -117,7 +117,7 @@ class ServerState:
         return self.ward.chart(patient)
 
     async def time(self) -> tuple[int, float, Replay | None]:
-        """Return the ward's time, how fast it runs, and the replay that is under way."""
+        """Return the ward's time, how fast it runs, and the running replay."""
         return await self._ward_thread(self._time)
 
     def _time(self) -> tuple[int, float, Replay | None]:
@@ -126,20 +126,20 @@ class ServerState:
         return now_us, speed, replay
 
     async def identity(self, principal: Principal, patient: str) -> Identity | None:
-        """Return who a patient is; on record before the vault is read.
+        """Return a patient's identity; the access is recorded before the vault is read.
 
         Raises:
-            VitaLakeError: the role does not allow it, or it cannot be recorded.
+            VitaLakeError: the role does not allow it, or the access cannot be recorded.
         """
         return await self._audit_thread(self._lookup.identity, principal, patient)
 
     async def names(self, principal: Principal, patients: tuple[str, ...]) -> dict[str, str]:
-        """Return the names that are known of patients, for a board; none, for who may not see them.
+        """Return the known names of patients, for a board; empty for a user who may not see them.
 
-        That they are read is on record before.
+        The access is recorded before the names are read.
 
         Raises:
-            VitaLakeError: it cannot be recorded.
+            VitaLakeError: the access cannot be recorded.
         """
         if not principal.may("identity:read") or not patients:
             return {}
@@ -155,19 +155,19 @@ class ServerState:
             for patient in patients:
                 if patient not in self._named:
                     self._named[patient] = self._lookup.name(patient)
-        except PrivacyError:  # the key is revoked: rows stand without names
+        except PrivacyError:  # the key is revoked: rows are shown without names
             self._named = {}
             return {}
         return {patient: self._named[patient] for patient in patients}
 
     async def shows_learnt(self) -> str:
-        """Return what the learnt score is worth, if it is shown to anybody; see Ward.shows_learnt."""
+        """Return a sentence on the model's performance, if its score is shown to anybody; see Ward.shows_learnt."""
         return await self._ward_thread(self.ward.shows_learnt)
 
     async def decide(self, patient: str, decision: Decision) -> None:
-        """Store what a clinician has decided; on record before.
+        """Store a clinician's decision; the caller has recorded it before.
 
         Raises:
-            ServiceUnavailable: the care store cannot be written.
+            ServiceUnavailable: the online store cannot be written.
         """
         await self._ward_thread(self.ward.decide, patient, decision)

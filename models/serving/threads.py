@@ -1,4 +1,4 @@
-"""One thread for each thing that must not be shared, so that the event loop never waits for a disk."""
+"""A thread of its own for each object that must not be shared, so that the event loop never waits for a disk."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ T = TypeVar("T")
 
 
 class OneThread:
-    """Runs calls one after the other, in the order in which they come."""
+    """Runs calls one after the other in one thread, in the order in which they arrive."""
 
     def __init__(self, name: str, *, most: int = 0) -> None:
         """Prepare.
 
         Args:
             name: of the thread.
-            most: calls that may wait for requests, see ``request``; 0: any number.
+            most: how many calls of ``request`` may wait or run; 0: no limit.
         """
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._name, self._most, self._waiting = name, most, 0
 
     async def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what a call returns."""
+        """Run a call in the thread and return its result."""
         future = self._pool.submit(function, *args, **kwargs)
         return await asyncio.wrap_future(future)
 
     async def request(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what a call for a request returns; one too many is turned away at once instead of after minutes.
+        """Run a call for a request and return its result; refuse it at once if too many are waiting.
 
         Raises:
-            ServiceUnavailable: so many wait that this one would wait too long.
+            ServiceUnavailable: too many calls are waiting.
         """
         if self._most and self._waiting >= self._most:
             raise ServiceUnavailable(
-                "Too many requests wait", where=f"serving, {self._name}", remedy="Ask less often, or later."
+                "Too many requests are waiting",
+                where=f"serving, {self._name}",
+                remedy="Send fewer requests, or try again later.",
             )
         self._waiting += 1
         try:
@@ -48,5 +50,5 @@ class OneThread:
             self._waiting -= 1
 
     def close(self) -> None:
-        """Wait for what runs; no more is taken."""
+        """Finish the calls that were taken, and take no more."""
         self._pool.shutdown()

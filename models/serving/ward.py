@@ -1,4 +1,4 @@
-"""The ward as it is now: each patient's chart from the care store, with the one score record that all screens show."""
+"""The ward now: each patient's chart from the online store, with the one score record that all screens show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from governance.erasure.forgotten import catch_up
 from governance.keyuse import open_vault
 from models.artefact import Model
-from models.lateness import Lag, behind
+from models.lateness import Lag, steady_lags
 from models.news2 import (
     MAX_AGE_HOURS,
     OXYGEN,
@@ -32,13 +32,13 @@ from models.scoring import ScoreRecord, score_with_features
 from models.serving.health import (
     REFILL,
     Trouble,
-    filled,
-    gone,
+    decisions_missing,
     lane_troubles,
     missing_troubles,
-    of_model,
-    replaced,
-    undecided,
+    model_trouble,
+    store_gone,
+    store_refilled,
+    store_replaced,
 )
 from models.serving.inputs import Inputs, Rules
 from models.serving.risk import STALE_SECONDS, old_after_seconds
@@ -58,16 +58,17 @@ from vitalake.settings import Settings
 log = logging.getLogger(__name__)
 
 SCORING = 8
-"""Counts up when the same evidence gives another record: those of before stay in the book, and are not given out."""
+"""Increase it when the same evidence gives another record. Older records stay in the book and are not used any more."""
 
 MARK_US = 1_800_000_000
-"""Half an hour: the marks at which the board's trend looks back."""
+"""Half an hour: the distance between two points of the board's trend."""
 
 MARKS = 24
-"""Twelve hours of them."""
+"""Points of the trend: twelve hours."""
 
 NEVER_US = np.iinfo(np.int64).max
 RECOUNT_SECONDS = 30.0
+"""How often all patients are listed again: changes alone do not show who is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +77,26 @@ class Chart:
 
     Attributes:
         patient: the pseudonym.
-        revision: the care store's; grows with each change of the patient.
+        revision: of the patient in the online store; grows with each change.
         now_us: the ward's time.
         record: the score.
-        history: what the score rests on; nothing ahead of the ward's time.
+        history: the values behind the score; none of them is ahead of the ward's time.
         stay: None: no stay is known.
         trend: NEWS2 at each mark of the last twelve hours, as it was known then, oldest first.
-        due_us: when the next value expires, or one that lies ahead (in a replay) becomes known; NEVER_US: none does.
+        due_us: when the chart changes next by the clock alone: a value expires, or in a replay a later one becomes
+            known; NEVER_US: never.
         decisions: what clinicians have decided for this stay, by kind.
-        trial: as what the learnt score is shown; None: it is not shown to who acts.
-        last: what NEWS2 was before parts of it expired or were ended, where that is more than is known now.
-        last_us: when the newest reading of that was measured.
-        refused: how many messages of the patient were refused in whose place nothing has come, and when the last one
-            was; None: none.
-        ahead: how many seconds the clock that told the newest vital signs is ahead; 0: it is not.
-        behind: of parts whose values come steadily late by how many seconds.
-        hidden: some of these count for nothing beside others of their part, which come in time.
-        age_years: completed years, with a stay those at admission; None: not known.
-        pregnant: a diagnosis of the stay says so, or of the patient.
-        measured_since: the stay has ended, and vital signs were measured since, or refused, that are not stale.
-        died: the patient is recorded as dead, see pipelines.online_store.facts.Person; empty: not.
+        trial: how the learnt score is shown; None: it is not shown to clinicians.
+        last: NEWS2 before parts of it expired or were ended, if that total is higher than the current one.
+        last_us: when the newest reading of that score was measured.
+        refused: the number of refused messages that no later value replaces, and the time of the last one; None: none.
+        ahead: by how many seconds the clock of the newest vital signs' sender is ahead; 0: it is not.
+        behind: by how many seconds the values of a part come steadily late, by part.
+        hidden: some of those late values are hidden by values of the same part that come in time.
+        age_years: completed years, at admission if there is a stay; None: not known.
+        pregnant: a diagnosis of the stay or of the patient says so.
+        measured_since: the stay has ended, and there are later vital signs, or refused ones, that are not stale.
+        died: when the patient died, as recorded, see pipelines.online_store.facts.Person; empty: not recorded.
     """
 
     patient: str
@@ -121,18 +122,18 @@ class Chart:
 
     @property
     def gone(self) -> bool:
-        """Return whether the patient is on no board: no stay is open, and nothing was measured since."""
+        """Return whether the patient leaves the board: the stay has ended, and no vital sign came after it."""
         return self.stay is not None and self.stay.discharged_us is not None and not self.measured_since
 
 
 @dataclass(slots=True)
-class _Held:
-    """What is remembered of a patient between two looks."""
+class _CachedPatient:
+    """What is cached of a patient between two looks at the store."""
 
     revision: int
     history: History
     due_us: int = NEVER_US
-    place: str = ""
+    book_key: str = ""
     record: ScoreRecord | None = None
     trend: dict[int, tuple[int, News2]] = field(default_factory=dict)
     situation: Situation | None = None
@@ -141,47 +142,47 @@ class _Held:
 
 
 class Ward:
-    """Charts of all patients; used by one thread."""
+    """The charts of all patients; used by one thread."""
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
-        """Open what charts are made from.
+        """Open the online store, the book of scores, the rules and the model.
 
         Raises:
-            VitaLakeError: care store or book cannot be opened, or the rules do not hold.
+            VitaLakeError: the online store or the book cannot be opened, or the rules are not valid.
         """
         self.task = _task(settings)
         self._inputs = Inputs(settings, keys, self.task)
         self._settings, self._keys = settings, keys
         self._shadow = Shadow(settings, keys)
-        self._vault = open_vault(settings, keys, purpose="scores")  # of this thread
+        self._vault = open_vault(settings, keys, purpose="scores")  # a vault's connection belongs to one thread
         self._care = open_online_store(settings, keys, vault=self._vault)
         self._store, self._replaced_us = self._care.name(), 0
         sealer = store_sealer(settings, keys, "scores", vault=self._vault, purpose="scores")
         self._book = ScoreBook(settings.path(FILE), sealer)
         catch_up(self._book, settings, keys)
-        self._held: dict[str, _Held] = {}
+        self._cached: dict[str, _CachedPatient] = {}
         self._revisions: dict[str, int] = {}
         self._version, self._newest, self._recounted = -1, -1, 0.0
         self._generation = ""
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close the stores and the vault."""
         self._care.close()
         self._book.close()
         self._shadow.close()
         self._vault.close()
 
-    def hold(self) -> None:
-        """Make sure that patients' values may be read and shown now.
+    def check_keys(self) -> None:
+        """Check that the keys still allow patients' values to be read and shown.
 
         Raises:
-            KeyRevoked: they may not; nothing of them stays here.
-            ServiceUnavailable: nobody can say.
+            KeyRevoked: they do not; all cached values are dropped.
+            ServiceUnavailable: the state of the keys cannot be read.
         """
         try:
             self._vault.hold_keys()
         except PrivacyError:
-            self._held, self._revisions = {}, {}
+            self._cached, self._revisions = {}, {}
             self._version, self._newest, self._recounted = -1, -1, 0.0
             raise
 
@@ -190,67 +191,67 @@ class Ward:
         return self._care.now_us()
 
     def replay(self) -> Replay | None:
-        """Return the replay that is under way; None: the ward's time is the wall clock's."""
+        """Return the running replay; None: the ward's time is the wall clock's."""
         return self._care.replay()
 
     def troubles(self) -> list[Trouble]:
-        """Return what is wrong beside the patients; to be asked once a second."""
+        """Return what is wrong with streams, stores and model; call it once a second."""
         lanes = self._care.lanes()
-        expected = self._expected() if self._care.replay() is None else set()  # of a replay there need be no streams
+        expected = self._expected() if self._care.replay() is None else set()  # a replay needs no streams
         found = lane_troubles(lanes, now_us=clock.now_us(), expected=expected)
         found += missing_troubles(expected, lanes, made_us=self._care.made_us())
         if self._replaced_us and not self._care.is_filled_since(self._replaced_us):
-            found.append(replaced(self._replaced_us))
+            found.append(store_replaced(self._replaced_us))
         elif lacking_us := self._care.incomplete_since_us():
-            found.append(replaced(lacking_us))
+            found.append(store_replaced(lacking_us))
         if clock.now_us() - (filled_us := self._care.filled_us()) < MAX_AGE_HOURS * 3_600e6:
-            found.append(filled(filled_us))
+            found.append(store_refilled(filled_us))
         if self._care.lacks_decisions():
-            found.append(undecided(filled_us))
-        if self._inputs.refused is not None:
-            found.append(of_model(self._inputs.refused))
+            found.append(decisions_missing(filled_us))
+        if self._inputs.model_error is not None:
+            found.append(model_trouble(self._inputs.model_error))
         return found
 
     def _expected(self) -> set[str]:
-        """Return the jobs that must report: those that are configured, else, after a loss, whichever there were."""
+        """Return the jobs that must report: the configured ones, or after a loss of the store any (``""``)."""
         if "jobs" in self._settings.model_fields_set:
             return {job for job, one in self._settings.jobs.items() if one.care and one.dataset in TAKEN}
         lost = max(self._care.filled_us(), self._care.incomplete_since_us())
         return {""} if not self._care.lanes() and clock.now_us() - lost < MAX_AGE_HOURS * 3_600e6 else set()
 
     def _look_at_file(self) -> set[str]:
-        """Open the store again if its file is another one; return who was known in the one of before.
+        """Open the store again if its file was replaced; return the patients who were known before that.
 
         Raises:
-            CareStoreGone: there is no file any more. One is not made here: whoever writes makes it.
+            CareStoreGone: the file was deleted. Only writers create it again, never the server.
         """
         if not self._care.moved():
             return set()
         if not self._settings.path(self._settings.care.path).exists():
-            raise gone()
+            raise store_gone()
         before = set(self._revisions)
         self._care.close()
         self._care = open_online_store(self._settings, self._keys, vault=self._vault)
         self._store, self._replaced_us = self._care.name(), clock.now_us()
-        self._held.clear()
+        self._cached.clear()
         self._revisions.clear()
         self._version, self._newest, self._recounted = -1, -1, 0.0
         log.error("care-store-replaced", extra={"where": "settings.care.path", "remedy": REFILL})
         return before
 
     def inputs(self) -> tuple[str, str, int]:
-        """Return what decides scores, or whether they are shown, besides patients; when it changes, all are anew."""
+        """Return the versions of rules, model and approvals; when one changes, all charts are made again."""
         model = self._inputs.model()
         return self._inputs.rules().version, model.digest if model else "", self._shadow.revision()
 
     def changed(self) -> set[str]:
-        """Return the patients that have changed since this was asked last; a few microseconds when none has.
+        """Return the patients who have changed since the last call; takes a few microseconds when none has.
 
         Raises:
-            KeyRevoked, ServiceUnavailable: see ``hold``.
-            CareStoreGone: its file was deleted.
+            KeyRevoked, ServiceUnavailable: see ``check_keys``.
+            CareStoreGone: the store's file was deleted.
         """
-        self.hold()
+        self.check_keys()
         before = self._look_at_file()
         if before:
             return before | self.changed()
@@ -258,12 +259,12 @@ class Ward:
         if version == self._version and time.monotonic() - self._recounted < RECOUNT_SECONDS:
             return set()
         generation = self._care.generation()
-        # Also finds who is gone, and who is there under another number now.
+        # The full list also shows who is gone, and who has another revision after a merge or a rewrite.
         if time.monotonic() - self._recounted >= RECOUNT_SECONDS or generation != self._generation:
             self._generation = generation
             found, self._recounted = self._care.patients(), time.monotonic()
             for gone in self._revisions.keys() - found.keys():
-                self._held.pop(gone, None)
+                self._cached.pop(gone, None)
             changed = {p for p in found.keys() | self._revisions.keys() if found.get(p) != self._revisions.get(p)}
             self._revisions = found
         else:
@@ -274,30 +275,30 @@ class Ward:
         return changed
 
     def patients(self) -> set[str]:
-        """Return all patients who are on the ward, or of whom there are values, also those that lie ahead."""
+        """Return all patients with a stay or values, including those that are ahead of the ward's time."""
         return set(self._revisions)
 
     def chart(self, patient: str) -> Chart | None:
-        """Return a patient's chart; None: nobody known, or stay and values lie ahead of the ward's time.
+        """Return a patient's chart; None: the patient is unknown, or stay and values are ahead of the ward's time.
 
-        The score is computed at first sight of new evidence and written to the book before it is returned.
+        A new score is written to the book before it is returned.
 
         Raises:
-            VitaLakeError: the store or the book refuses, or the rules do not hold.
+            VitaLakeError: the store or the book cannot be used, or the rules are not valid.
         """
-        self.hold()
+        self.check_keys()
         revision = self._revisions.get(patient, -1)
         if revision < 0:
             return None
-        held = self._held.get(patient)
-        if held is None or held.revision != revision:
-            before = held
-            held = _Held(revision, self._care.history(patient))
+        cached = self._cached.get(patient)
+        if cached is None or cached.revision != revision:
+            before = cached
+            cached = _CachedPatient(revision, self._care.history(patient))
             if before is not None:
-                held.trend, held.situation = before.trend, before.situation
-            self._held[patient] = held
+                cached.trend, cached.situation = before.trend, before.situation
+            self._cached[patient] = cached
         now_us = self._care.now_us()
-        moment = self._times(held, now_us)
+        moment = self._times(cached, now_us)
         stay = self._care.stay(patient, as_of_us=now_us)
         if moment is None:
             if stay is None:
@@ -307,20 +308,20 @@ class Ward:
         age = stay.age_years if stay else self._care.age(patient, as_of_us=now_us)
         pregnant = stay.pregnant if stay else self._care.pregnant(patient, as_of_us=now_us)
         situation = situation_of(decisions, age_years=age, pregnant=pregnant)
-        record = self._record(held, stay, patient, moment, situation)
-        known = held.history.known_at(moment)  # what is shown is what was scored
-        held.due_us = min([held.due_us, *_olds_us(record.news2, now_us)])
+        record = self._record(cached, stay, patient, moment, situation)
+        known = cached.history.known_at(moment)  # the chart shows exactly what was scored
+        cached.due_us = min([cached.due_us, *_becomes_old_us(record.news2, now_us)])
         if stay is not None and stay.moves_us is not None:
-            held.due_us = min(held.due_us, stay.moves_us)
-        last, last_us = _last(known, record, situation)
-        if last is not None and last_us + STALE_SECONDS * 1_000_000 >= now_us:  # until then it ranks as it did
-            held.due_us = min(held.due_us, last_us + STALE_SECONDS * 1_000_000 + 1)
-        refused = _refused(held.history.known_at(now_us), now_us)
-        held.due_us = min(held.due_us, refused[2] if refused else NEVER_US)
-        lags = behind(known, numbers_of_parts(), since_us=now_us - int(MAX_AGE_HOURS * 3_600e6))
-        since_us = _since_the_end(held.history.known_at(now_us), stay, record.news2, lags, now_us)
+            cached.due_us = min(cached.due_us, stay.moves_us)
+        last, last_us = _lost_score(known, record, situation)
+        if last is not None and last_us + STALE_SECONDS * 1_000_000 >= now_us:  # until then it keeps its rank
+            cached.due_us = min(cached.due_us, last_us + STALE_SECONDS * 1_000_000 + 1)
+        refused = _refused(cached.history.known_at(now_us), now_us)
+        cached.due_us = min(cached.due_us, refused[2] if refused else NEVER_US)
+        lags = steady_lags(known, numbers_of_parts(), since_us=now_us - int(MAX_AGE_HOURS * 3_600e6))
+        since_us = _measured_after_end_us(cached.history.known_at(now_us), stay, record.news2, lags, now_us)
         if since_us is not None:
-            held.due_us = min(held.due_us, since_us + STALE_SECONDS * 1_000_000 + 1)
+            cached.due_us = min(cached.due_us, since_us + STALE_SECONDS * 1_000_000 + 1)
         trial = self._shadow.shown(self._inputs.model(), stay.unit if stay else "", replay=self._care.replay())
         return Chart(
             patient=patient,
@@ -329,14 +330,14 @@ class Ward:
             record=record if trial else without_learnt(record),
             history=known,
             stay=stay,
-            trend=_trend(held, known, now_us, situation),
-            due_us=held.due_us,
+            trend=_trend(cached, known, now_us, situation),
+            due_us=cached.due_us,
             decisions=decisions,
             trial=trial,
             last=last,
             last_us=last_us,
             refused=refused[:2] if refused else None,
-            ahead=_ahead(held.history.known_at(now_us)),
+            ahead=_clock_ahead_seconds(cached.history.known_at(now_us)),
             behind={part: lag.us / 1e6 for part, lag in lags.items()},
             hidden=any(lag.hidden for lag in lags.values()),
             age_years=age,
@@ -345,28 +346,30 @@ class Ward:
             died=stay.died if stay else self._care.died(patient),
         )
 
-    def _times(self, held: _Held, now_us: int) -> int | None:
-        """Note when the chart changes next by the clock alone; return the moment its score is of, None: none is."""
-        ahead = np.maximum(held.history.available_us, held.history.effective_us)
+    def _times(self, cached: _CachedPatient, now_us: int) -> int | None:
+        """Set when the chart changes next by the clock alone; return the moment of its score, None without values."""
+        ahead = np.maximum(cached.history.available_us, cached.history.effective_us)
         ahead = ahead[ahead > now_us]
-        if held.changes is None or len(ahead) or held.ahead:  # what is known changes with the revision, or in a replay
-            held.changes, held.ahead = self.task.changes(held.history, by_us=now_us), bool(len(ahead))
+        if (
+            cached.changes is None or len(ahead) or cached.ahead
+        ):  # the known values change with the revision only, or in a replay
+            cached.changes, cached.ahead = self.task.changes(cached.history, by_us=now_us), bool(len(ahead))
         due = [int(ahead.min())] if len(ahead) else []
-        held.due_us = min([*due, *(us for us in held.changes if us > now_us)], default=NEVER_US)
-        return max((us for us in held.changes if us <= now_us), default=None)
+        cached.due_us = min([*due, *(us for us in cached.changes if us > now_us)], default=NEVER_US)
+        return max((us for us in cached.changes if us <= now_us), default=None)
 
     def decide(self, patient: str, decision: Decision) -> None:
-        """Store what a clinician has decided of a patient; the next chart is read by it.
+        """Store what a clinician has decided for a patient; the next chart uses it.
 
         Raises:
-            ServiceUnavailable: the care store cannot be written.
+            ServiceUnavailable: the online store cannot be written.
         """
         self._care.put_facts([(patient, decision.kind, decision.at_us, decision)])
 
     def shows_learnt(self) -> str:
-        """Return what the learnt score is worth, if it is shown to anybody; empty: it is not.
+        """Return a sentence on the model's performance if the learnt score is shown to anybody; empty: it is not.
 
-        It is shown as a trial on old data, or because it is approved for some unit.
+        It is shown as a trial in a replay, or because it is approved for some unit.
         """
         model = self._inputs.model()
         if model is None or (self._care.replay() is None and not self._shadow.anywhere(model)):
@@ -374,32 +377,34 @@ class Ward:
         return self._shadow.worth(model)
 
     def due_us(self, patient: str) -> int:
-        """Return when the next value of a patient becomes known that lies ahead; NEVER_US: there is none."""
-        held = self._held.get(patient)
-        return held.due_us if held else NEVER_US
+        """Return when a patient's chart changes next by the clock alone; NEVER_US: never."""
+        cached = self._cached.get(patient)
+        return cached.due_us if cached else NEVER_US
 
-    def _record(self, held: _Held, stay: Stay | None, patient: str, moment: int, situation: Situation) -> ScoreRecord:
+    def _record(
+        self, cached: _CachedPatient, stay: Stay | None, patient: str, moment: int, situation: Situation
+    ) -> ScoreRecord:
         rules, model = self._inputs.rules(), self._inputs.model()
-        place = self._place(patient, held.revision, moment, model, rules, situation)
-        if held.record is None or held.place != place:
-            found = self._book.find(place)
-            held.record = found or self._compute(held, stay, patient, moment, model, rules, place, situation)
-            held.place = place
-        return held.record
+        key = self._book_key(patient, cached.revision, moment, model, rules, situation)
+        if cached.record is None or cached.book_key != key:
+            found = self._book.find(key)
+            cached.record = found or self._compute(cached, stay, patient, moment, model, rules, key, situation)
+            cached.book_key = key
+        return cached.record
 
     def _compute(
         self,
-        held: _Held,
+        cached: _CachedPatient,
         stay: Stay | None,
         patient: str,
         moment: int,
         model: Model | None,
         rules: Rules,
-        place: str,
+        key: str,
         situation: Situation,
     ) -> ScoreRecord:
         record, vector = score_with_features(
-            held.history.known_at(moment),
+            cached.history.known_at(moment),
             rules.as_published(stay),
             patient=patient,
             as_of_us=moment,
@@ -408,14 +413,14 @@ class Ward:
             policy=rules.version,
             situation=situation,
         )
-        return self._book.keep(place, record, vector)
+        return self._book.keep(key, record, vector)
 
-    def _place(
+    def _book_key(
         self, patient: str, revision: int, moment: int, model: Model | None, rules: Rules, situation: Situation
     ) -> str:
         digest = model.digest if model else ""
         parts = [SCORING, patient, revision, moment, self.task.digest, digest, rules.version, situation]
-        if self._store:  # revisions begin anew in another store
+        if self._store:  # another store counts its revisions from the start
             parts.append(self._store)
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
@@ -424,20 +429,20 @@ def _task(settings: Settings) -> Task:
     """Return the task whose learnt score is served.
 
     Raises:
-        SettingsError: it is not declared, or looks back further than the care store does.
+        SettingsError: it is not declared, or looks back further than the online store keeps values.
     """
     task, hours = load_task(settings.serving.task), settings.care.hours
     if task.window_hours + task.as_of.fresh_hours > hours:
         raise SettingsError(
-            f"Task looks back further than the care store keeps values ({hours:g} h)",
+            f"Task looks back further than the online store keeps values ({hours:g} h)",
             where=f"care.hours, task {task.name}",
-            remedy=f"Keep {task.window_hours + task.as_of.fresh_hours:g} hours, or serve another task.",
+            remedy=f"Set care.hours to {task.window_hours + task.as_of.fresh_hours:g} or more, or serve another task.",
         )
     return task
 
 
-def _olds_us(score: News2, now_us: int) -> list[int]:
-    """Return when each of the shown readings begins to be called old: the row says so then, and stale."""
+def _becomes_old_us(score: News2, now_us: int) -> list[int]:
+    """Return the future times at which a shown reading becomes old, or the patient stale."""
     ends = [one.at_us + old_after_seconds(part) * 1_000_000 + 1 for part, one in score.latest.items()]
     newest = max((one.at_us for part, one in score.latest.items() if part != OXYGEN), default=None)
     ends += [] if newest is None else [newest + STALE_SECONDS * 1_000_000 + 1]
@@ -445,12 +450,12 @@ def _olds_us(score: News2, now_us: int) -> list[int]:
 
 
 def situation_of(decisions: Mapping[str, Decision], *, age_years: float | None, pregnant: bool) -> Situation:
-    """Return how NEWS2 is read: by the true age, and by what clinicians have decided for this stay.
+    """Return how NEWS2 is read: by the true age, and by clinicians' decisions for this stay.
 
     Args:
         decisions: by kind.
-        age_years: the patient's, which may be known without a stay.
-        pregnant: as diagnoses say; what a clinician has decided counts first.
+        age_years: the patient's; it can be known without a stay.
+        pregnant: as diagnoses say; a clinician's decision overrides it.
     """
     scale, pregnancy = decisions.get("spo2-scale-2"), decisions.get("pregnancy")
     return Situation(
@@ -460,10 +465,10 @@ def situation_of(decisions: Mapping[str, Decision], *, age_years: float | None, 
     )
 
 
-def _last(known: History, record: ScoreRecord, situation: Situation) -> tuple[News2 | None, int]:
-    """Return the score of before parts of it expired or were ended, and when it was, if it was more than is known now.
+def _lost_score(known: History, record: ScoreRecord, situation: Situation) -> tuple[News2 | None, int]:
+    """Return the score before parts of it expired or were ended, and its time, if its total was higher than now.
 
-    Of several such moments the highest. Each is read as what is known now says of it, also by what came late.
+    Of several such scores the highest is returned. Each is computed from all that is known now, late values included.
     """
     score = record.news2
     expired = [one.at_us for part, one in score.latest.items() if score.parts[part] is None]
@@ -481,46 +486,49 @@ def _last(known: History, record: ScoreRecord, situation: Situation) -> tuple[Ne
     return found
 
 
-def _ahead(known: History) -> float:
-    """Return how far a sender's clock was ahead, if it was since the newest vital sign of another time."""
-    told = known.where(known.code == CLOCK_AHEAD)
+def _clock_ahead_seconds(known: History) -> float:
+    """Return by how many seconds a sender's clock is ahead, if that mark is not older than the newest vital sign."""
+    marks = known.where(known.code == CLOCK_AHEAD)
     newest = vital_times(known).max(initial=-NEVER_US)
-    return float(told.value[-1]) if len(told) and told.effective_us[-1] >= newest else 0.0
+    return float(marks.value[-1]) if len(marks) and marks.effective_us[-1] >= newest else 0.0
 
 
-def _since_the_end(known: History, stay: Stay | None, score: News2, lags: Mapping[str, Lag], now_us: int) -> int | None:
-    """Return when the last vital sign was that was measured after the stay's end, unless it is stale; None: none was.
+def _measured_after_end_us(
+    known: History, stay: Stay | None, score: News2, lags: Mapping[str, Lag], now_us: int
+) -> int | None:
+    """Return the time of the last vital sign after the stay's end; None: there is none, or it is stale.
 
-    One that was refused is one, too, if its code is known; a message that names none is a laboratory's more often. Of
-    an event that came late, and of a clock that is behind, when they came counts: by its stamps nothing was since. A
-    discharge was recorded too early, or the next stay is not told yet.
+    Such a vital sign means that the discharge was recorded too early, or that the next stay is not reported yet. A
+    refused value counts as well if its code is known; a message without codes is more often a laboratory's. Late events
+    and values of a clock that is behind count by the time they came, because by their own times they would lie before
+    the end.
     """
     if stay is None or stay.discharged_us is None:
         return None
-    told = known.effective_us[is_vital(known) | (known.code == REFUSED)].max(initial=-NEVER_US)
+    measured_us = known.effective_us[is_vital(known) | (known.code == REFUSED)].max(initial=-NEVER_US)
     came = [event.came_us for event in score.events if event.came_us]
     came += [int(lag.came_us[-1]) for lag in lags.values() if lag.goes_on_after(stay.discharged_us)]
-    last = max(int(told), *came, -NEVER_US)
+    last = max(int(measured_us), *came, -NEVER_US)
     return last if last > max(stay.discharged_us, now_us - STALE_SECONDS * 1_000_000 - 1) else None
 
 
 def _refused(known: History, now_us: int) -> tuple[int, int, int] | None:
-    """Return how many refused messages stand, when the last one was, and when the first ceases to; None: none stands.
+    """Return the number of refused messages still shown, the time of the last, and when the first expires; None: none.
 
-    One that named its codes stands until each of their parts was measured again. Of one that did not nobody knows what
-    it was: it stands until all parts that are known were measured after it, or for as long as a vital sign is not
-    stale. What a feed without codes leaves in two days is looked at as a whole: all patients wait for one chart.
+    A message that named its codes is shown until each of their parts is measured again. A message without codes is
+    shown until all known parts are measured after it, or until a vital sign of its time would be stale. The whole array
+    is processed at once, because a feed without codes can leave marks for two days and all patients wait for one chart.
     """
     is_mark = (known.code == REFUSED) | (known.code == REFUSED_UNKNOWN_CODE)
     if not is_mark.any():
         return None
     last = last_of_parts(known)
     named = parts_in(known.code)
-    beside = np.unique(known.effective_us[named >= 0])
+    named_times = np.unique(known.effective_us[named >= 0])
     unmeasured = (named >= 0) & ~np.isfinite(known.value)
     unmeasured &= known.effective_us > np.array([*(last.get(part, -NEVER_US) for part in PARTS), NEVER_US])[named]
     times = known.effective_us[is_mark]
-    has_names = (known.code[is_mark] == REFUSED) & np.isin(times, beside)
+    has_names = (known.code[is_mark] == REFUSED) & np.isin(times, named_times)
     nameless = times[~has_names & (times > now_us - STALE_SECONDS * 1_000_000 - 1)]
     if last:
         nameless = nameless[nameless >= min(last.values())]
@@ -531,21 +539,21 @@ def _refused(known: History, now_us: int) -> tuple[int, int, int] | None:
     return len(standing), int(standing.max()), until
 
 
-def _trend(held: _Held, known: History, now_us: int, situation: Situation) -> tuple[News2, ...]:
-    """Return NEWS2 at the marks; computed again only where more is known of a mark than before (history came late).
+def _trend(cached: _CachedPatient, known: History, now_us: int, situation: Situation) -> tuple[News2, ...]:
+    """Return NEWS2 at the marks; a mark is computed again only if more values of it are known now (they came late).
 
-    All are read as the patient is read now, so that a change of scale is no change of the patient.
+    All marks use the patient's current situation, so that a change of scale does not look like a change of the patient.
     """
-    if held.situation != situation:
-        held.trend, held.situation = {}, situation
+    if cached.situation != situation:
+        cached.trend, cached.situation = {}, situation
     last = now_us // MARK_US * MARK_US
     marks = range(last - (MARKS - 1) * MARK_US, last + 1, MARK_US)
     counts = np.searchsorted(np.sort(np.maximum(known.available_us, known.effective_us)), list(marks), side="right")
     fresh: dict[int, tuple[int, News2]] = {}
     for mark, count in zip(marks, counts.tolist(), strict=True):
-        held_then = held.trend.get(mark)
-        if held_then is None or held_then[0] != count:
-            held_then = (count, news2(known.known_at(mark), as_of_us=mark, situation=situation))
-        fresh[mark] = held_then
-    held.trend = fresh
+        cached_then = cached.trend.get(mark)
+        if cached_then is None or cached_then[0] != count:
+            cached_then = (count, news2(known.known_at(mark), as_of_us=mark, situation=situation))
+        fresh[mark] = cached_then
+    cached.trend = fresh
     return tuple(score for _, score in fresh.values())

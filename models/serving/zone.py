@@ -1,4 +1,4 @@
-"""The ward's time of day: in its own time zone, which is said with every time, summer time and winter time apart."""
+"""Times in the ward's time zone, with the zone's short name, so that summer and winter time can be distinguished."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class _Ward:
 
 
 def use_zone(name: str) -> None:
-    """Let times be those of a zone.
+    """Set the zone of all times.
 
     Args:
-        name: as the IANA writes it, such as ``Europe/Berlin``; empty: the machine's.
+        name: the IANA name, such as ``Europe/Berlin``; empty: the machine's zone.
     """
     _Ward.zone = ZoneInfo(name or machine_zone())
 
@@ -33,25 +33,25 @@ def zone_name() -> str:
 
 
 def machine_zone() -> str:
-    """Return the name of the machine's zone; UTC where it says none."""
+    """Return the name of the machine's zone; UTC if it has none."""
     for name in (os.environ.get("TZ", "").removeprefix(":"), str(_LOCALTIME.resolve()).partition(_FOLDER)[2]):
         try:
             if name:
                 return ZoneInfo(name).key
-        except (ValueError, OSError):  # a rule such as CET-1CEST, or a file that is none
+        except (ValueError, OSError):  # a rule such as CET-1CEST, or a file that is not a zone
             continue
     return "UTC"
 
 
 def local(us: int) -> datetime:
-    """Return microseconds since 1970 as a moment in the ward's zone."""
+    """Return microseconds since 1970 as a datetime in the ward's zone."""
     return datetime.fromtimestamp(us / 1e6, tz=_Ward.zone)
 
 
 def clock_time(us: int) -> str:
-    """Return a moment as people read it: ``26 Oct 02:30 CEST``.
+    """Return a moment with its day: ``26 Oct 02:30 CEST``.
 
-    The zone's short name tells the two hours apart that have the same numbers when summer time ends.
+    The zone's short name distinguishes the two hours that have the same clock times when summer time ends.
     """
     return f"{local(us):%d %b %H:%M} {short_zone(us)}".lstrip("0")
 
@@ -62,7 +62,7 @@ def clock_minute(us: int) -> str:
 
 
 def clock_near(us: int, now_us: int) -> str:
-    """Return the time of day, with the day where that is half a day from now or more."""
+    """Return the time of day; with the day if it is half a day from now or more."""
     return clock_minute(us) if abs(now_us - us) < _HALF_A_DAY_US else clock_time(us)
 
 
@@ -72,7 +72,7 @@ def clock_second(us: int) -> str:
 
 
 def clock_second_near(us: int, now_us: int) -> str:
-    """Return the time of day to the second; the day and the minute where that is half a day from now or more."""
+    """Return the time of day to the second; day and minute instead if it is half a day from now or more."""
     return clock_second(us) if abs(now_us - us) < _HALF_A_DAY_US else clock_time(us)
 
 
@@ -80,7 +80,7 @@ def local_second(moment: datetime | str) -> str:
     """Return a moment with its date, to the second: ``2026-10-25 02:30:05 CEST``.
 
     Args:
-        moment: aware, or as RFC 3339 writes it.
+        moment: an aware datetime, or RFC 3339 text.
     """
     aware = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
     us = int(aware.timestamp() * 1e6)
@@ -88,6 +88,6 @@ def local_second(moment: datetime | str) -> str:
 
 
 def short_zone(us: int) -> str:
-    """Return the zone's short name at a moment; one without letters, such as ``-03``, as ``UTC-03``."""
+    """Return the zone's short name at a moment; a name without letters, such as ``-03``, becomes ``UTC-03``."""
     name = local(us).tzname() or "UTC"
     return name if name.isalpha() else f"UTC{name}"

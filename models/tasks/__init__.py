@@ -1,6 +1,6 @@
-"""Tasks: what is predicted, of whom, as of when, and from what.
+"""Tasks: what is predicted, for whom, at which moments, and from which values.
 
-Each is a folder with ``task.yaml``, of this package or of the home's ``tasks``; see docs/how-to/declare-a-task.md.
+Each task is a folder with ``task.yaml``, in this package or in the home's ``tasks``; see docs/how-to/declare-a-task.md.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from vitalake.errors import SettingsError
 from vitalake.settings import Settings
 
 FOLDER = Path(str(resources.files(__package__)))
-"""Of the tasks that ship with the project."""
+"""The folder of the tasks that ship with the project."""
 
 
 class Cohort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom the task speaks of: for anybody else there is no score.
+    """The patients that a task applies to; others get no score.
 
     Attributes:
-        min_age: completed years; an unknown age is outside.
-        min_hours: what the known values must span.
-        needs: items of which there must be a value in the window.
+        min_age: completed years; a patient of unknown age is excluded.
+        min_hours: the time that the known values must span.
+        needs: items that must have a value in the window.
     """
 
     min_age: Annotated[int, Meta(ge=0)]
@@ -47,7 +47,7 @@ class Cohort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AsOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The moments at which training looks at a stay, hours from the first value of what the cohort needs."""
+    """The moments at which training looks at a stay, in hours from the first value of an item that the cohort needs."""
 
     hours: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)]
     fresh_hours: Annotated[float, Meta(gt=0)]
@@ -58,16 +58,16 @@ class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a task is declared.
 
     Attributes:
-        name: the folder's.
-        version: counts up with every change, for people; a model is bound to the whole declaration.
+        name: the same as the folder's.
+        version: for people, increased with every change; a model is bound to the digest of the declaration.
         title: the event, for people.
-        cohort: whom it speaks of.
+        cohort: the patients that the task applies to.
         window_hours: how far back features look.
-        as_of: at which moments training looks at a stay.
-        label: how it is known afterwards whether the event came; its ``kind`` says which form it has.
-        horizon: until when the event may come, for people.
-        features: what is computed, see models.features.
-        replaces: it stands in the place of a task of this name that the project ships.
+        as_of: the moments at which training looks at a stay.
+        label: how training finds out whether the event came; its ``kind`` tells the form.
+        horizon: until when the event can come, for people.
+        features: the features, see models.features.
+        replaces: it replaces the task of this name that ships with the project.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Task:
     """A declared task.
 
     Attributes:
-        digest: of the declaration; a model is used with the very task it was trained for.
+        digest: of the declaration; a model is only used with the task that it was trained for.
     """
 
     name: str
@@ -102,13 +102,13 @@ class Task:
     digest: str
 
     def vector(self, history: History, stay: Stay | None, *, as_of_us: int, age_cap: int | None = None) -> Floats:
-        """Return a patient's features as of a moment: the same call in training and in serving.
+        """Return a patient's features as of a moment; training and serving use the same call.
 
         Args:
             history: the patient's values.
             stay: for age and sex.
             as_of_us: the moment.
-            age_cap: ages above count as this one, as they are published.
+            age_cap: higher ages are replaced by this one, as in published rows.
         """
         age = stay.age_years if stay else None
         return features(
@@ -132,14 +132,14 @@ class Task:
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:
-        """Return what features and label are made of: dataset → columns."""
+        """Return what features and label are read from: dataset → columns."""
         names = dict.fromkeys([*_FEATURES_READ, *self.label.reads])
         both = ((*_FEATURES_READ.get(name, ()), *self.label.reads.get(name, ())) for name in names)
         return dict(zip(names, (tuple(dict.fromkeys(columns)) for columns in both), strict=True))
 
     @cached_property
     def codes(self) -> frozenset[str]:
-        """The LOINC codes that a score reads, of this task and of NEWS2."""
+        """All LOINC codes that a score reads, those of NEWS2 included."""
         return frozenset(code for item in self.features.items for code in item.every_code) | frozenset(codes_read())
 
     @cached_property
@@ -147,13 +147,13 @@ class Task:
         return np.array(sorted(code_number(code) for code in self.codes), np.uint32)
 
     def read_of(self, history: History) -> History:
-        """Return the values that a score reads: it is the same whatever else is stored beside them."""
+        """Return the values that a score reads; other stored values do not affect it."""
         return history.where(np.isin(history.code, self._code_numbers))
 
     def changes(self, history: History, *, by_us: int) -> tuple[int, ...]:
-        """Return when a score changes, by what is known at a time: as the newest value became known, and as each ends.
+        """Return when a score changes, by what is known at a time: when the newest value became known, and at expiries.
 
-        Between two of these a score stays as it is, whoever asks and how often. Empty: nothing is known.
+        Between two of these times the score stays the same. Empty: nothing is known.
         """
         known = self.read_of(history.known_at(by_us))
         if not len(known):
@@ -164,11 +164,11 @@ class Task:
         return tuple(sorted({newest, *(us for us in ends if us > newest)}))
 
     def moment(self, history: History, *, by_us: int) -> int | None:
-        """Return the moment that a score of a time is of: the last of its changes. None: nothing is known."""
+        """Return the moment that a score at a time describes: its last change. None: nothing is known."""
         return max((us for us in self.changes(history, by_us=by_us) if us <= by_us), default=None)
 
     def next_end_us(self, history: History, *, by_us: int) -> int | None:
-        """Return when the next value expires of those that are known at a time; None: none will."""
+        """Return when the next of the values known at a time expires; None: none will."""
         return min((us for us in self.changes(history, by_us=by_us) if us > by_us), default=None)
 
     @property
@@ -176,17 +176,17 @@ class Task:
         return int(self.as_of.fresh_hours * 3_600_000_000)
 
     def newest_needed_us(self, known: History) -> int | None:
-        """Return when what the cohort needs was measured last; None: never."""
+        """Return when an item that the cohort needs was last measured; None: never."""
         times = known.effective_us[np.isin(known.code, self._needed_numbers) & np.isfinite(known.value)]
         return int(times.max()) if len(times) else None
 
     def is_fresh(self, known: History, *, as_of_us: int) -> bool:
-        """Return whether the learnt score may speak of a moment: the cohort's needs were measured shortly before."""
+        """Return whether the values are recent enough for a learnt score: a needed item was measured shortly before."""
         needed = self.newest_needed_us(known)
         return needed is not None and as_of_us < needed + self._fresh_us
 
     def newest_known(self, history: History, *, by_us: int) -> int | None:
-        """Return when the newest value that a score reads became known, by a time: what features are computed as of."""
+        """Return when the newest value that is known at a time became known; features are computed as of then."""
         known = self.read_of(history.known_at(by_us)).measured()
         return _latest_us(known) if len(known) else None
 
@@ -195,7 +195,7 @@ class Task:
         return np.array(sorted(self.needed_codes()), np.uint32)
 
     def needed_codes(self) -> frozenset[int]:
-        """Return the numbers of the codes that the cohort needs a value of."""
+        """Return the codes of the items that the cohort needs, as numbers."""
         return frozenset(
             code_number(code)
             for item in self.features.items
@@ -205,9 +205,10 @@ class Task:
 
 
 def _latest_us(known: History) -> int:
-    """Return when the newest value both was so and was known: of a device whose clock is fast the first comes last.
+    """Return the latest time at which a value was both effective and known.
 
-    As of a moment before it the value would be left out, until something else of its patient came.
+    If a device's clock is fast, a value is effective after it is known. As of an earlier moment that value would be
+    left out until another value of the patient came.
     """
     return int(np.maximum(known.available_us, known.effective_us).max())
 
@@ -217,7 +218,7 @@ _FEATURES_READ = {
     STAYS: ("admitted_at", "discharged_at", "age_at_admission"),
     "patient": ("sex",),
 }
-"""What features of any task are made of."""
+"""What the features of every task are read from."""
 
 
 def parse_task(text: str, *, where: str, name: str | None = None) -> Task:
@@ -226,37 +227,40 @@ def parse_task(text: str, *, where: str, name: str | None = None) -> Task:
     Args:
         text: of the file.
         where: the file, for errors.
-        name: that it must have: its folder's; None: any.
+        name: the name that it must have, its folder's; None: any name.
 
     Raises:
-        SettingsError: it does not have the form of a task, or contradicts itself; names file and line.
+        SettingsError: it is not a valid task; the error names file and line.
     """
     return _task(declarations.parse(text, where=where), text, where=where, name=name)[0]
 
 
 def _task(document: Any, text: str, *, where: str, name: str | None) -> tuple[Task, bool]:
-    """Return a document's task, and whether it stands in the place of another."""
+    """Return a document's task, and whether it replaces one that ships with the project."""
 
     def refuse(what: str, remedy: str, *at: str | int) -> SettingsError:
         return declarations.refused(what, where=where, text=text, at=at, remedy=remedy)
 
     parsed = declarations.convert(document, Declaration, where=where, text=text)
     if name not in (None, parsed.name):
-        raise refuse("Task has another name than its folder", "Give both the same.", "name")
+        raise refuse("Task has another name than its folder", "Give both the same name.", "name")
     kind = parsed.label.get("kind", "outcome")
     if kind not in FORMS:
-        raise refuse("Label is of no kind that there is", f"The kinds are: {', '.join(FORMS)}.", "label", "kind")
+        raise refuse("Label has an unknown kind", f"Use one of: {', '.join(FORMS)}.", "label", "kind")
     label = declarations.convert(parsed.label, FORMS[kind], where=where, text=text, at=("label",))
-    if doubt := label.doubt():
-        at, what, remedy = doubt
-        raise refuse(f"Label does not hold: {what}", remedy, "label", *at)
+    if problem := label.problem():
+        at, what, remedy = problem
+        raise refuse(f"Label is not valid: {what}", remedy, "label", *at)
     features = parse_features(parsed.features, where=where, text=text, at=("features",))
     if not {f"{item}.last" for item in parsed.cohort.needs}.issubset(features.names):
         raise refuse(
-            "Cohort needs what no feature has the latest value of", "Name items with 'last'.", "cohort", "needs"
+            "Cohort needs an item that has no feature 'last'",
+            "Add 'last' to the statistics of the item.",
+            "cohort",
+            "needs",
         )
     if parsed.as_of.primary not in parsed.as_of.hours:
-        raise refuse("The primary moment is none of the hours", "Name one of as_of.hours.", "as_of", "primary")
+        raise refuse("The primary moment is not one of as_of.hours", "Choose one of as_of.hours.", "as_of", "primary")
     content = {key: value for key, value in document.items() if key != "replaces"}
     digest = hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
     task = Task(
@@ -276,10 +280,10 @@ def _task(document: Any, text: str, *, where: str, name: str | None) -> tuple[Ta
 
 @per_home
 def declared_tasks() -> dict[str, Declared]:
-    """Return the tasks of the home in use and of the project, by name: where each is declared; the home's goes first.
+    """Return where each task of the project and of the home in use is declared, by name; the home's takes precedence.
 
     Raises:
-        SettingsError: a folder of the home is none of a task.
+        SettingsError: a folder in the home's ``tasks`` is not a task.
     """
     return declarations.shipped(FOLDER) | declarations.declared("tasks", declarations.in_use())
 
@@ -294,12 +298,12 @@ def load_task(name: str) -> Task:
     """Return a task of the home in use, or one that ships with the project.
 
     Raises:
-        SettingsError: none has this name, its declaration does not hold, or it has the name of one that ships with the
-            project and does not say that it replaces it.
+        SettingsError: there is no such task, its declaration is not valid, or it has the name of a task that ships with
+            the project without ``replaces: true``.
     """
     names = declared_tasks()
     if name not in names:
-        raise SettingsError("Unknown task", where=name, remedy=f"The tasks are: {', '.join(sorted(names))}.")
+        raise SettingsError("Unknown task", where=name, remedy=f"Use one of: {', '.join(sorted(names))}.")
     found = names[name]
     document, text = declarations.read(found)
     task, replaces = _task(document, text, where=found.where, name=name)
@@ -310,37 +314,39 @@ def load_task(name: str) -> Task:
             where=found.where,
             text=text,
             at=("name",),
-            remedy="Give it another name, or say 'replaces: true'.",
+            remedy="Give it another name, or add 'replaces: true'.",
         )
     if replaces and not (found.of_home and ships):
         raise declarations.refused(
-            "Task replaces none that ships with the project",
+            "Task replaces nothing: no task of this name ships with the project",
             where=found.where,
             text=text,
             at=("replaces",),
-            remedy="Leave out 'replaces'.",
+            remedy="Remove 'replaces'.",
         )
     return task
 
 
 def tell_declared(settings: Settings) -> str:
-    """Return which tasks there are, and where each is declared, for ``vitalake doctor``; all are read.
+    """Return the tasks and where each is declared, as a text for ``vitalake doctor``; every declaration is read.
 
     Raises:
-        SettingsError: one does not hold.
+        SettingsError: a declaration is not valid.
     """
     found = declared_tasks()
     for name in found:
         load_task(name)
-    told = {name: str(one.path.relative_to(settings.home)) if one.of_home else "shipped" for name, one in found.items()}
-    return ", ".join(f"{name} ({where})" for name, where in sorted(told.items()))
+    places = {
+        name: str(one.path.relative_to(settings.home)) if one.of_home else "shipped" for name, one in found.items()
+    }
+    return ", ".join(f"{name} ({where})" for name, where in sorted(places.items()))
 
 
 def task_schema() -> dict[str, Any]:
     """Return the JSON Schema of ``task.yaml``, for editors."""
     parts = [Declaration, *FORMS.values(), ItemForm, DerivedForm, FeaturesForm]
     (_, *labels, item, derived, features), forms = msgspec.json.schema_components(parts, ref_template="#/$defs/{name}")
-    forms["Outcome"]["required"].remove("kind")  # a label without one is an outcome
+    forms["Outcome"]["required"].remove("kind")  # a label without a kind is an outcome
     forms["Declaration"]["properties"]["label"] |= {"anyOf": labels}
     del forms["Declaration"]["properties"]["label"]["type"]
     forms["Declaration"]["properties"]["features"] = features

@@ -1,1 +1,1 @@
-"""Training: from published rows to a registered model, with the figures that say what it is worth."""
+"""Training: from published rows to a registered model, with the figures of its evaluation."""

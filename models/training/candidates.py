@@ -1,7 +1,7 @@
-"""The candidates: two models and three baselines, each fitted on some rows and asked for probabilities of others.
+"""The candidates: two models and three baselines, each fitted on some rows to give probabilities for others.
 
-The parameters are fixed, for large and small data alike. They were chosen by cross-validation on the training patients
-of CinC 2012 sets A and B, among a handful of settings; the held-out patients had no part in that.
+The parameters are the same for large and small data. They were chosen among a few settings by cross-validation on the
+training patients of CinC 2012 sets A and B; held-out patients were not used for that.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from models.artefact.linear import standardise
 from models.training.matrix import Matrix
 
 SKEWED = 1.5
-"""Skewness above which a feature that is never negative enters a linear model by its logarithm."""
+"""Above this skewness a feature that is never negative enters a linear model as its logarithm."""
 
 RARELY_ABSENT = 0.005
-"""Below this share being absent has no weight of its own."""
+"""If fewer rows than this share lack a value, a missing value has no weight of its own."""
 
 PENALTY_INVERSE = 0.03
-"""C of the logistic regression. The features being standardised, it is a prior: weights are within ± 0.17, mostly."""
+"""C of the logistic regression. For standardised features it is a prior: most weights lie within ± 0.17."""
 
 BOOSTER: dict[str, Any] = {
     "objective": "binary:logistic",
@@ -41,20 +41,20 @@ ROUNDS = 400
 """Twice as many at half the rate gained 0.001 of AUROC on CinC 2012, and took twice as long for every score."""
 
 EVENTS_PER_LEAF = 20
-"""A leaf may hold this many times fewer events than there are (as ``min_child_weight``), between 1 and 5."""
+"""``min_child_weight`` is the number of events divided by this, limited to between 1 and 5."""
 
 THREADS = 2
 ROWS_FOR_THREADS = 5_000
-"""With fewer rows threads wait for each other longer than they work, and for minutes where cores are busy."""
+"""With fewer rows threads wait for each other longer than they work, and for minutes on busy cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What gives probabilities for other rows.
+    """A fitted candidate, which gives probabilities for other rows.
 
     Attributes:
         predict: rows → probabilities.
-        estimator: what can be registered; None: a baseline.
+        estimator: the model that can be registered; None: a baseline.
     """
 
     predict: Callable[[Matrix], Floats]
@@ -67,13 +67,13 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Something that can be fitted.
+    """A model or baseline that can be fitted.
 
     Attributes:
-        name: as it stands in tables and in MLflow.
-        fit: rows → what gives probabilities for other rows.
-        registrable: whether it is a model; the others are baselines.
-        parameters: for the record.
+        name: as shown in tables and in MLflow.
+        fit: rows → the fitted candidate.
+        registrable: whether it is a model; False: a baseline.
+        parameters: recorded in MLflow and on the card.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Candidate:
 
 
 def candidates(names: tuple[str, ...]) -> list[Candidate]:
-    """Return the baselines and models, for these feature columns."""
+    """Return all baselines and models for these feature columns."""
     observed = names.index("hours_observed")
 
     def fitted(make: Callable[[Matrix, tuple[str, ...]], Estimator]) -> Callable[[Matrix], Fitted]:
@@ -111,7 +111,7 @@ def _fit_prevalence(rows: Matrix) -> Fitted:
 
 
 def _fit_single(column: Callable[[Matrix], Floats]) -> Callable[[Matrix], Fitted]:
-    """Return the fit of one column alone, by which a score becomes a probability; it keeps the score's order."""
+    """Return a fit of one column alone, which turns a score into a probability and keeps its order."""
 
     def fit(rows: Matrix) -> Fitted:
         estimator = _linear(column(rows)[:, None], rows, ("score",), penalty_inverse=1.0, logarithm=False)
@@ -121,7 +121,7 @@ def _fit_single(column: Callable[[Matrix], Floats]) -> Callable[[Matrix], Fitted
 
 
 def fit_linear(rows: Matrix, names: tuple[str, ...]) -> Estimator:
-    """Return a logistic regression, fitted by scikit-learn and taken out of it as numbers."""
+    """Return a logistic regression, fitted by scikit-learn and copied from it as numbers."""
     return _linear(rows.features, rows, names, penalty_inverse=PENALTY_INVERSE, logarithm=True)
 
 
@@ -175,7 +175,7 @@ def _skewed(features: Floats) -> npt.NDArray[np.bool_]:
 
 
 def fit_booster(rows: Matrix, names: tuple[str, ...]) -> Estimator:
-    """Return gradient-boosted trees."""
+    """Return fitted gradient-boosted trees."""
     import xgboost
 
     threads = THREADS if len(rows) >= ROWS_FOR_THREADS else 1

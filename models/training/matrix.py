@@ -1,4 +1,4 @@
-"""The matrix: one row for each stay and moment, computed by the kernel that serving uses."""
+"""The training matrix: one row for each stay and moment, computed by the same kernel as in serving."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from models.artefact.estimator import Floats
 from models.features.kernel import US_PER_HOUR
 from models.news2 import news2
 from models.tasks import Task
-from models.training.outcomes import Outcome, placed
+from models.training.outcomes import Outcome, with_measured_event
 from models.training.published import Published
 from vitalake.clinical.records import History
 
 BEFORE_ADMISSION_US = 2 * US_PER_HOUR
-"""Values this long before the stay begins belong to it: monitors are faster than admission clerks."""
+"""Values up to this long before the admission belong to the stay: monitors can start before it is recorded."""
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Rows of features with what they are to be judged by; sorted by patient, stay and moment.
+    """Rows of features with their events, sorted by patient, stay and moment.
 
     Attributes:
         features: [row, column].
-        event: whether the event comes after the moment, as the label counts it.
+        event: whether the event comes after the moment, by the label.
         patient, stay: pseudonyms of each row.
-        hours: the moment the row stands for, hours after the stay's first value.
-        as_of_us: the moment to which it was computed.
-        primary: whether the row is its stay's one for figures.
-        news2: the partial total; NaN where no part is known.
-        age, female: for subgroups; NaN where unknown.
+        hours: the declared moment of the row, in hours after the stay's first needed value.
+        as_of_us: the moment as of which it was computed.
+        primary: whether figures use this row of its stay.
+        news2: the (partial) total; NaN if no part is known.
+        age, female: for subgroups; NaN if unknown.
     """
 
     features: Floats
@@ -55,16 +55,16 @@ class Matrix:
 
     @property
     def weight(self) -> Floats:
-        """Return the weight of each row: every stay counts as one, however many moments it was looked at."""
+        """Return the weight of each row: every stay weighs 1 in total, whatever its number of rows."""
         _, inverse, counts = np.unique(self.stay, return_inverse=True, return_counts=True)
         return np.asarray(1.0 / counts[inverse])
 
 
 def build_matrix(task: Task, outcomes: Sequence[Outcome], published: Published, *, age_cap: int | None) -> Matrix:
-    """Return the rows of all stays that belong to the task's cohort, of moments of which the label is known.
+    """Return the rows of all stays in the task's cohort, at moments with a known outcome.
 
     Args:
-        task: says at which moments, and from what.
+        task: defines moments, features and cohort.
         outcomes: by patient and time.
         published: their values.
         age_cap: see Pinned.
@@ -73,7 +73,7 @@ def build_matrix(task: Task, outcomes: Sequence[Outcome], published: Published, 
     rows: list[tuple[Outcome, bool, int, int, bool, float, Floats]] = []
     for found in outcomes:
         history = published.history(found.patient)
-        outcome = placed(found, task.label, within(history, found))
+        outcome = with_measured_event(found, task.label, within(history, found))
         mine = []
         for hours, as_of_us in moments(task, history, outcome):
             event = outcome.after(as_of_us)
@@ -101,7 +101,7 @@ def build_matrix(task: Task, outcomes: Sequence[Outcome], published: Published, 
 
 
 def within(history: History, outcome: Outcome) -> History:
-    """Return the values of a stay that has ended."""
+    """Return the values that belong to a stay that has ended."""
     stay = outcome.stay
     assert stay.discharged_us is not None
     begun = history.effective_us >= stay.admitted_us - BEFORE_ADMISSION_US
@@ -109,10 +109,10 @@ def within(history: History, outcome: Outcome) -> History:
 
 
 def moments(task: Task, history: History, outcome: Outcome) -> list[tuple[int, int]]:
-    """Return the moments at which a stay is looked at: the declared hours, and the newest value known by then.
+    """Return the moments at which a stay is looked at: the declared hours, and the time of the newest value known then.
 
-    A moment counts only while the stay lasts, and while it is fresh: a patient who is no longer measured is not one
-    whom serving would score anew.
+    A moment counts only during the stay, and only while values are fresh: serving would not score a patient again who
+    is no longer measured.
     """
     stay, mine = outcome.stay, within(history, outcome)
     assert stay.discharged_us is not None
@@ -126,6 +126,6 @@ def moments(task: Task, history: History, outcome: Outcome) -> list[tuple[int, i
         as_of_us = task.newest_known(mine, by_us=landmark) if landmark < stay.discharged_us else None
         if as_of_us is None or landmark - as_of_us > task.as_of.fresh_hours * US_PER_HOUR:
             continue
-        if task.is_fresh(mine.known_at(as_of_us), as_of_us=as_of_us):  # a laboratory value does not make it so
+        if task.is_fresh(mine.known_at(as_of_us), as_of_us=as_of_us):  # a laboratory value alone does not make it fresh
             found.append((hours, as_of_us))
     return found

@@ -1,4 +1,4 @@
-"""What came of each stay, by the task's label: one function for each kind of label."""
+"""The outcome of each stay by the task's label; one function for each kind of label."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Row(NamedTuple):
 
     Attributes:
         patient: the pseudonym.
-        stay: whose ``discharged_us`` is None while it lasts.
-        source: of the history lane, or the topic.
-        said: the columns that the label reads.
+        stay: its ``discharged_us`` is None while it lasts.
+        source: the source of the history lane, or the topic.
+        columns: the values of the columns that the label reads, by name.
     """
 
     patient: str
     stay: Stay
     source: str
-    said: dict[str, Any]
+    columns: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,10 @@ class Outcome:
     """A stay that has ended, and whether the event came.
 
     Attributes:
-        event: it came; of one whose time is looked for in the stay's values: not yet looked for.
-        within_us: of the moment that is looked at: so soon must it come; None: whenever.
-        event_us: when it came, where that counts.
+        event: the event came; False also while its time has not been searched in the stay's values, see
+            ``with_measured_event``.
+        within_us: how soon after the moment the event must come; None: any time.
+        event_us: when the event came, for labels that depend on its time.
     """
 
     patient: str
@@ -50,7 +51,7 @@ class Outcome:
     event_us: int | None = None
 
     def after(self, as_of_us: int) -> bool | None:
-        """Return whether the event comes after a moment; None: it has come before, or nobody knows."""
+        """Return whether the event comes after a moment; None: it came before, or it is unknown."""
         if self.within_us is None:
             return self.event
         if self.event_us is not None and self.event_us <= as_of_us:
@@ -63,13 +64,12 @@ class Outcome:
 
 
 class Outcomes(NamedTuple):
-    """How stays turned out.
+    """The outcomes of stays.
 
     Attributes:
-        ended: by patient and time.
-        going_on: how many have not ended.
-        unknown: how many have ended and the label does not say whether the event came: counted, for they are neither
-            with nor without it.
+        ended: stays with a known outcome, by patient and time.
+        going_on: how many stays have not ended.
+        unknown: how many have ended without a known outcome; they are left out, and counted so that this is visible.
     """
 
     ended: list[Outcome]
@@ -77,13 +77,13 @@ class Outcomes(NamedTuple):
     unknown: int
 
 
-def judged(label: Label, rows: Sequence[Row], *, source: str | None = None) -> Outcomes:
-    """Return what came of the stays.
+def outcomes_of(label: Label, rows: Sequence[Row], *, source: str | None = None) -> Outcomes:
+    """Return the outcomes of stays.
 
     Args:
-        label: the task's.
-        rows: all published stays: what comes of one may be another.
-        source: only stays from this source are judged; None: all.
+        label: of the task.
+        rows: all published stays, because the outcome of one can be a later stay.
+        source: only stays from this source get an outcome; None: all.
     """
     mine = [row for row in rows if source in (None, row.source)]
     ended = [row for row in mine if row.stay.discharged_us is not None]
@@ -93,8 +93,8 @@ def judged(label: Label, rows: Sequence[Row], *, source: str | None = None) -> O
     return Outcomes(known, len(mine) - len(ended), len(ended) - len(known))
 
 
-def placed(outcome: Outcome, label: Label, during: History) -> Outcome:
-    """Return an outcome with the time of an event that stands in the stay's values, where the label is of one."""
+def with_measured_event(outcome: Outcome, label: Label, during: History) -> Outcome:
+    """Return an outcome with the time of the event found in the stay's values, if the label is of a measured event."""
     if not isinstance(label, TimeToEvent) or not isinstance(label.event, Measured):
         return outcome
     first_us = label.event.first_us(during)
@@ -103,7 +103,9 @@ def placed(outcome: Outcome, label: Label, during: History) -> Outcome:
 
 def _by_outcome(label: OutcomeLabel, ended: Sequence[Row], _rows: Sequence[Row]) -> list[Outcome | None]:
     return [
-        None if (said := row.said[label.column]) is None or said in label.unknown else _of(row, said in label.positive)
+        None
+        if (value := row.columns[label.column]) is None or value in label.unknown
+        else _outcome(row, value in label.positive)
         for row in ended
     ]
 
@@ -113,44 +115,44 @@ def _by_next_stay(label: NextStay, ended: Sequence[Row], rows: Sequence[Row]) ->
     followed_us: dict[str, int] = {}
     for row in sorted(rows, key=lambda row: (row.stay.admitted_us, row.stay.encounter)):
         stays[row.patient].append(row)
-        followed_us[row.source] = row.stay.admitted_us  # data hold admissions until the newest one
+        followed_us[row.source] = row.stay.admitted_us  # the data cover the time up to the newest admission
     return [_came_back(label, row, stays[row.patient], followed_us[row.source]) for row in ended]
 
 
 def _came_back(label: NextStay, row: Row, stays: Sequence[Row], followed_us: int) -> Outcome | None:
-    """Return the outcome of a stay by the patient's stays, in order of admission; None: it is not known."""
-    disposition, discharged_us = row.said["discharge_disposition"], row.stay.discharged_us
+    """Return the outcome of a stay from all stays of the patient, in order of admission; None: it is unknown."""
+    disposition, discharged_us = row.columns["discharge_disposition"], row.stay.discharged_us
     assert discharged_us is not None
     if disposition is None or disposition in {*label.died, *label.unknown}:
         return None
     after = bisect.bisect_right(stays, discharged_us, key=lambda other: other.stay.admitted_us)
     before = (other.stay for other in stays[:after] if other.stay.encounter != row.stay.encounter)
     if any(other.discharged_us is None or other.discharged_us > discharged_us for other in before):
-        return None  # the patient went on in another stay, or did so by the books
+        return None  # the patient went on in another stay, at least on record
     end = discharged_us + label.within_days * US_PER_DAY
     if after < len(stays) and stays[after].stay.admitted_us <= end:
-        how = stays[after].said["admission_type"]
-        return None if how is None else _of(row, how in label.admission_types)
-    return _of(row, False) if end <= followed_us else None
+        how = stays[after].columns["admission_type"]
+        return None if how is None else _outcome(row, how in label.admission_types)
+    return _outcome(row, False) if end <= followed_us else None
 
 
 def _by_time(label: TimeToEvent, ended: Sequence[Row], _rows: Sequence[Row]) -> list[Outcome | None]:
     within_us = int(label.within_hours * US_PER_HOUR)
     event = label.event
     if isinstance(event, Measured):
-        return [replace(_of(row, False), within_us=within_us) for row in ended]
+        return [replace(_outcome(row, False), within_us=within_us) for row in ended]
     return [_ended_by(event, row, within_us) for row in ended]
 
 
 def _ended_by(event: Ended, row: Row, within_us: int) -> Outcome | None:
-    said = row.said[event.column]
-    if said is None or said in event.unknown:
+    value = row.columns[event.column]
+    if value is None or value in event.unknown:
         return None
-    came = said in event.positive
-    return replace(_of(row, came), within_us=within_us, event_us=row.stay.discharged_us if came else None)
+    came = value in event.positive
+    return replace(_outcome(row, came), within_us=within_us, event_us=row.stay.discharged_us if came else None)
 
 
-def _of(row: Row, event: bool) -> Outcome:
+def _outcome(row: Row, event: bool) -> Outcome:
     return Outcome(row.patient, row.stay, event, row.source)
 
 
@@ -159,4 +161,4 @@ _KINDS: dict[type, Callable[[Any, Sequence[Row], Sequence[Row]], list[Outcome | 
     NextStay: _by_next_stay,
     TimeToEvent: _by_time,
 }
-"""Kind of label → what came of the stays that have ended; given all stays, too. None: it is not known."""
+"""Kind of label → the function that returns the outcomes of ended stays, given all stays. None: an unknown outcome."""

@@ -1,4 +1,4 @@
-"""What serving must repeat: the rules under which the data were published, and what they do to values."""
+"""What serving must repeat: the masking rules of the training data, and what they do to values."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vitalake.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """What a model was trained under.
+    """The masking rules that a model was trained under.
 
     Attributes:
-        policy_version: of the rules; serving under others abstains.
-        age_cap: ages above count as this one, as they are published; None: they are not capped.
+        policy_version: of the rules; under other rules serving abstains.
+        age_cap: higher ages are published as this one; None: ages are not capped.
     """
 
     policy_version: str
@@ -30,10 +30,10 @@ class Pinned:
 
 
 def pin(settings: Settings, task: Task) -> Pinned:
-    """Return what the rules in force do to what a task's features and label are made of.
+    """Return the rules in force, checked for the columns that a task's features and label are read from.
 
     Raises:
-        ModelError: they change a value in a way serving does not repeat, or rows were published under other rules.
+        ModelError: the rules change a value in a way that serving cannot repeat, or rows have other rules.
     """
     policy = load_policy(settings.path(settings.governance))
     keys = Home(settings).keys
@@ -47,16 +47,16 @@ def pin(settings: Settings, task: Task) -> Pinned:
                 age_cap = caps[str(plan.rule)]
                 continue
             raise ModelError(
-                "The rules change what features are made of, and serving could not repeat it",
+                "The rules change a column of the features, and serving cannot repeat that",
                 where=f"{name}.{plan.column.name}, rule {plan.rule or 'none'}",
-                remedy="Keep that column, or do not train from this lake.",
+                remedy="Change the rule to keep that column, or train from another lake.",
             )
     for version in sorted(_published_under(settings, task)):
         if version != policy.version:
             raise ModelError(
                 "Rows were published under other rules than those in force",
                 where=f"rules {version}, now {policy.version}",
-                remedy="Load them into a new home; what two sets of rules made does not fit together.",
+                remedy="Load the data into a new home: rows that were published under different rules cannot be mixed.",
             )
     return Pinned(policy.version, age_cap)
 

@@ -1,4 +1,4 @@
-"""The one place where training reads: current published rows, from the query service, as columns of numbers."""
+"""Reads the data of a training: current published rows, from the query service, as columns of numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from governance.access.principal import local_principal
 from governance.query.service import QueryService
 from models.tasks import Task
 from models.tasks.labels import STAYS
-from models.training.outcomes import Outcomes, Row, judged
+from models.training.outcomes import Outcomes, Row, outcomes_of
 from vitalake.clinical.records import History, Stay, code_number
 from vitalake.clinical.statuses import WITHOUT_RESULT
 from vitalake.errors import ModelError
@@ -38,7 +38,7 @@ _COLUMNS = ("code", "value", "effective_us", "available_us")
 
 
 class Published:
-    """Published values of many patients, sorted by patient and time; 32 bytes a value."""
+    """The published values of many patients, sorted by patient and time; 32 bytes a value."""
 
     def __init__(self, patients: Sequence[str], values: npt.NDArray[np.void]) -> None:
         self._patients = {patient: i for i, patient in enumerate(patients)}
@@ -50,25 +50,25 @@ class Published:
         return len(self._values)
 
     def history(self, patient: str) -> History:
-        """Return a patient's values; empty for one of whom nothing is published."""
+        """Return a patient's values; empty if none are published."""
         number = self._patients.get(patient)
         mine = self._values[0:0] if number is None else self._values[self._edges[number] : self._edges[number + 1]]
         return History(*(np.ascontiguousarray(mine[name]) for name in _COLUMNS))
 
 
 def read_outcomes(query_service: QueryService, task: Task, *, source: str | None = None) -> Outcomes:
-    """Return the stays that have ended, and how many cannot be learnt from.
+    """Return the outcomes of stays that have ended, and how many stays cannot be used.
 
     Args:
         query_service: of the home's lake.
-        task: says what the event is.
-        source: only stays from this source of the history lane; None: of all.
+        task: its label defines the event.
+        source: only stays from this source of the history lane; None: from all sources.
 
     Raises:
-        ModelError: none that can be learnt from is published.
+        ModelError: no usable stay is published.
     """
-    said = task.label.reads.get(STAYS, ())
-    columns = [*dict.fromkeys([*_STAY, *said])]
+    label_columns = task.label.reads.get(STAYS, ())
+    columns = [*dict.fromkeys([*_STAY, *label_columns])]
     sex_of = {
         row["patient_id"]: row["sex"]
         for batch in read(query_service, task, "patient", ["patient_id", "sex"])
@@ -87,15 +87,15 @@ def read_outcomes(query_service: QueryService, task: Task, *, source: str | None
                 bed="",
             ),
             str(row["source"] or "").partition(".")[0],
-            {name: row[name] for name in said},
+            {name: row[name] for name in label_columns},
         )
         for batch in read(query_service, task, STAYS, columns)
         for row in batch.to_pylist()
     ]
-    found = judged(task.label, rows, source=source)
+    found = outcomes_of(task.label, rows, source=source)
     if not found.ended:
         raise ModelError(
-            "No stay that has ended is published",
+            "No stay with a known outcome is published",
             where=f"{published_name(STAYS)}{f', source {source}' if source else ''}",
             remedy="Run 'vitalake history load mimic-demo' first.",
         )
@@ -105,7 +105,7 @@ def read_outcomes(query_service: QueryService, task: Task, *, source: str | None
 def read_values(
     query_service: QueryService, task: Task, patients: Sequence[str], *, purpose: str = "train"
 ) -> Published:
-    """Return the current values of a task's codes of some patients: of its features, of NEWS2 and of its label."""
+    """Return some patients' current values of a task's codes: those of its features, of NEWS2 and of its label."""
     codes = sorted(task.codes.union(task.label.codes))
     numbers = {patient: i for i, patient in enumerate(patients)}
     batches = read(query_service, task, "observation", _OBSERVATION, where={"code": codes}, purpose=purpose)
@@ -114,7 +114,7 @@ def read_values(
 
 
 def _numbers(batch: pa.RecordBatch, patients: dict[str, int]) -> npt.NDArray[np.void]:
-    """Return a batch's values, of the wanted patients only."""
+    """Return the values of a batch that belong to the given patients."""
     who = _looked_up(batch.column("patient_id"), lambda token: patients.get(token, -1), np.int32)
     result = ~_looked_up(batch.column("status"), lambda status: status in WITHOUT_RESULT, np.bool_)
     chosen = (who >= 0) & batch.column("value").is_valid().to_numpy(zero_copy_only=False) & result
@@ -129,7 +129,7 @@ def _numbers(batch: pa.RecordBatch, patients: dict[str, int]) -> npt.NDArray[np.
 
 
 def _looked_up(column: pa.Array, function: Any, kind: Any) -> npt.NDArray[Any]:
-    """Return a function's result for every entry of a column, called once for each text."""
+    """Return a function's result for every entry of a column; the function is called once for each distinct entry."""
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     results = np.array([function(text) for text in encoded.dictionary.to_pylist()] or [0], kind)
     indices = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
@@ -137,7 +137,7 @@ def _looked_up(column: pa.Array, function: Any, kind: Any) -> npt.NDArray[Any]:
 
 
 def microseconds(value: datetime | None) -> int | None:
-    """Return a moment as microseconds since 1970 UTC."""
+    """Return a datetime as microseconds since 1970 UTC; None for None."""
     return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
 
 
@@ -150,7 +150,7 @@ def read(
     where: Mapping[str, Sequence[str | int | float]] | None = None,
     purpose: str = "train",
 ) -> Iterator[pa.RecordBatch]:
-    """Yield columns of a dataset's current rows, through the query service: published ones, and on record."""
+    """Yield columns of a dataset's current published rows, through the query service, which audits the access."""
     principal = local_principal()
     yield from query_service.read(
         dataset, columns=columns, principal=principal, purpose=f"{purpose}-{task.name}", where=where

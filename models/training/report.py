@@ -1,4 +1,4 @@
-"""What a training found out: everything that is printed, tracked and written on the card."""
+"""The report of a training: everything that is printed, tracked and written on the model card."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from models.evaluation import Bin, Estimate, Figures, Group
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """How many there are.
+    """The size of a data set.
 
     Attributes:
-        rows: of the matrix, a stay looked at several times.
+        rows: of the matrix; a stay has a row for each moment.
         events: stays with the event.
     """
 
@@ -25,11 +25,11 @@ class Result(msgspec.Struct, frozen=True):
     """A candidate's figures.
 
     Attributes:
-        figures: in cross-validation, of each stay's primary moment.
-        calibration_error: expected calibration error over equally large groups.
-        at_hours: AUROC at each moment of a stay, in cross-validation.
-        held_out: figures of the model of all training patients, on patients never trained on.
-        against_news2: AUROC above partial NEWS2's, over the same resamples; None: it is NEWS2.
+        figures: from cross-validation, at each stay's primary moment.
+        calibration_error: expected calibration error over groups of equal size.
+        at_hours: AUROC at each moment of a stay, from cross-validation.
+        held_out: on patients never trained on, by the model of all training patients.
+        against_news2: difference in AUROC to partial NEWS2, over the same resamples; None: it is NEWS2.
     """
 
     name: str
@@ -42,20 +42,20 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A training.
+    """The report of one training.
 
     Attributes:
         sources: where the stays come from.
-        trained, held_out: who was learnt from, and who was kept away.
-        going_on: stays that have not ended, and so could not be learnt from.
-        unknown: stays that have ended, and of which the label does not say whether the event came.
+        trained, held_out: sizes of the training data and of the held-out data.
+        going_on: stays that have not ended, and so cannot be used for training.
+        unknown: stays that have ended, but whose label does not tell whether the event came.
         horizon, min_age: as the task declares them.
-        chosen: the candidate that was registered: of the two models the one with the lower log loss.
-        chosen_parameters: of it.
-        reliability: of the chosen one, in cross-validation.
-        groups: the same.
+        chosen: the registered candidate: the one of the two models with the lower log loss.
+        chosen_parameters: its parameters.
+        reliability: of the chosen candidate, from cross-validation.
+        groups: figures by sex and age, of the same.
         model, version, champion: as registered.
-        data_versions: of the published tables.
+        data_versions: versions of the published tables.
         seconds: how long each step took.
     """
 

@@ -1,4 +1,4 @@
-"""Trains a task: matrix, folds, candidates, figures, and the better model registered with its card."""
+"""Trains a task: builds the matrix, evaluates the candidates, and registers the better model with its card."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from governance.query.service import QueryService
 from models.artefact import Estimator, save
 from models.artefact.estimator import Floats
-from models.evaluation import Bin, Estimate, Group, Judge, groups, reliability, resample
+from models.evaluation import Bin, Estimate, Evaluator, Group, groups, reliability, resample
 from models.evaluation.figures import RESAMPLES
 from models.registry.tracking import Run, Tracking
 from models.tasks import Task, load_task
@@ -35,13 +35,13 @@ from vitalake.settings import Settings
 
 FOLDS = 5
 FEWEST_EVENTS = 3
-"""So that every fold is learnt without and something is left; with less not even that can be said."""
+"""The least number of stays with the event, and without it, so that folds can be trained and tested at all."""
 
 NEWS2 = "news2-partial"
 
 
 class _Watch:
-    """How long each step took, and somebody to tell."""
+    """Measures how long each step takes, and reports progress."""
 
     def __init__(self, tell: Callable[[str], None] | None) -> None:
         self.seconds: dict[str, float] = {}
@@ -62,18 +62,18 @@ def train(
     promote: bool = True,
     tell: Callable[[str], None] | None = None,
 ) -> Report:
-    """Train a task from published data, track it in MLflow and register the better model; return what was found.
+    """Train a task from published data, track it in MLflow and register the better model; return the report.
 
     Args:
         settings: of the home.
         task_name: a declared task.
-        source: stays from this source of the history lane only; None: all that are published.
+        source: only stays from this source of the history lane; None: all published stays.
         promote: whether the alias ``champion`` moves to the new model.
-        tell: told what was done, step by step.
+        tell: called with a text after each step.
 
     Raises:
         SettingsError: there is no such task.
-        ModelError: there is too little to learn from, or the rules change what features are made of.
+        ModelError: there are too few stays, or the rules change a column of the features.
     """
     watch, task = _Watch(tell), load_task(task_name)
     pinned = pin(settings, task)
@@ -84,35 +84,35 @@ def train(
     published = read_values(query_service, task, patients)
     watch.done("read", f"{len(published):,} values of {len(outcomes):,} stays read")
     matrix = build_matrix(task, outcomes, published, age_cap=pinned.age_cap)
-    away = np.array([held_out(patient) for patient in matrix.patient.tolist()], np.bool_)
-    kept, other = matrix.where(~away), matrix.where(away)
+    is_held_out = np.array([held_out(patient) for patient in matrix.patient.tolist()], np.bool_)
+    training_rows, held_out_rows = matrix.where(~is_held_out), matrix.where(is_held_out)
     del published, matrix
-    watch.done("features", f"{len(kept) + len(other):,} rows of {len(task.features.names)} features")
-    _check(kept, task)
-    judged = _judge(task, kept, other, watch)
+    watch.done("features", f"{len(training_rows) + len(held_out_rows):,} rows of {len(task.features.names)} features")
+    _check(training_rows, task)
+    evaluation = _evaluate(task, training_rows, held_out_rows, watch)
     sources = sorted({outcome.source for outcome in outcomes})
-    report = _report(settings, task, pinned, kept, other, judged, sources=sources, found=found)
-    return _register(settings, task, pinned, report, judged, promote=promote, watch=watch)
+    report = _report(settings, task, pinned, training_rows, held_out_rows, evaluation, sources=sources, found=found)
+    return _register(settings, task, pinned, report, evaluation, promote=promote, watch=watch)
 
 
-def _check(kept: Matrix, task: Task) -> None:
-    events = sample(kept).events
-    if min(events, sample(kept).stays - events) < FEWEST_EVENTS:
+def _check(training_rows: Matrix, task: Task) -> None:
+    events = sample(training_rows).events
+    if min(events, sample(training_rows).stays - events) < FEWEST_EVENTS:
         raise ModelError(
-            f"Too few stays to learn from ({FEWEST_EVENTS} with and without the event are needed)",
+            f"Too few stays for training ({FEWEST_EVENTS} with and {FEWEST_EVENTS} without the event are needed)",
             where=f"task {task.name}",
-            remedy="Load more history, with vital signs and ended stays.",
+            remedy="Load more history that has vital signs and ended stays.",
         )
 
 
 def sample(matrix: Matrix) -> Sample:
-    """Return how many patients, stays, events and rows a matrix holds."""
+    """Return the numbers of patients, stays, events and rows of a matrix."""
     stays, with_event = np.unique(matrix.stay), np.unique(matrix.stay[matrix.event])
     return Sample(len(np.unique(matrix.patient)), len(stays), len(with_event), len(matrix))
 
 
-class _Judged(msgspec.Struct):
-    """What the candidates came to."""
+class _Evaluation(msgspec.Struct):
+    """The evaluation of all candidates."""
 
     results: list[Result]
     chosen: Candidate
@@ -122,68 +122,70 @@ class _Judged(msgspec.Struct):
     groups: list[Group]
 
 
-def _judge(task: Task, kept: Matrix, other: Matrix, watch: _Watch) -> _Judged:
-    """Return every candidate's figures over the same folds and resamples, and the better model of all rows."""
+def _evaluate(task: Task, training_rows: Matrix, held_out_rows: Matrix, watch: _Watch) -> _Evaluation:
+    """Return every candidate's figures over the same folds and resamples, and the better model fitted to all rows."""
     contenders = candidates(task.features.names)
-    fold = folds(kept.patient.tolist(), kept.event, count=FOLDS)
-    unseen = {c.name: _cross_validate(c, kept, fold) for c in contenders}
+    fold = folds(training_rows.patient.tolist(), training_rows.event, count=FOLDS)
+    cross_validated = {c.name: _cross_validate(c, training_rows, fold) for c in contenders}
     watch.done("cross-validation", f"{len(contenders)} candidates, {FOLDS} folds by patient")
     estimators: dict[str, Estimator] = {}
-    elsewhere = {}
+    held_out_probability = {}
     for candidate in contenders:
-        fitted = candidate.fit(kept)
-        elsewhere[candidate.name] = fitted(other.where(other.primary))
+        fitted = candidate.fit(training_rows)
+        held_out_probability[candidate.name] = fitted(held_out_rows.where(held_out_rows.primary))
         if fitted.estimator is not None:
             estimators[candidate.name] = fitted.estimator
     watch.done("fit", "fitted to all training patients")
-    primary, away = kept.where(kept.primary), other.where(other.primary)
-    judge = Judge(primary.event, resample(primary.patient.tolist()), strata=fold[kept.primary])
-    away_judge = Judge(away.event, resample(away.patient.tolist()))
+    primary, held_out_primary = training_rows.where(training_rows.primary), held_out_rows.where(held_out_rows.primary)
+    evaluator = Evaluator(primary.event, resample(primary.patient.tolist()), strata=fold[training_rows.primary])
+    held_out_evaluator = Evaluator(held_out_primary.event, resample(held_out_primary.patient.tolist()))
     results = []
     for candidate in contenders:
-        probability = unseen[candidate.name][kept.primary]
-        against = unseen[NEWS2][kept.primary]
+        probability = cross_validated[candidate.name][training_rows.primary]
+        against = cross_validated[NEWS2][training_rows.primary]
         results.append(
             Result(
                 name=candidate.name,
                 registrable=candidate.registrable,
-                figures=judge.figures(probability),
+                figures=evaluator.figures(probability),
                 calibration_error=reliability(probability, primary.event)[1],
-                at_hours=_at_hours(unseen[candidate.name], kept, fold),
-                held_out=away_judge.figures(elsewhere[candidate.name]) if len(away) else {},
-                against_news2=None if candidate.name == NEWS2 else judge.difference("auroc", probability, against),
+                at_hours=_at_hours(cross_validated[candidate.name], training_rows, fold),
+                held_out=held_out_evaluator.figures(held_out_probability[candidate.name])
+                if len(held_out_primary)
+                else {},
+                against_news2=None if candidate.name == NEWS2 else evaluator.difference("auroc", probability, against),
             )
         )
     watch.done("figures", f"figures with intervals from {RESAMPLES:,} resamples of the patients")
     able = [(r.figures["log_loss"].value or np.inf, r.name) for r in results if r.registrable]
     chosen = next(c for c in contenders if c.name == min(able)[1])
-    probability = unseen[chosen.name][kept.primary]
-    return _Judged(
+    probability = cross_validated[chosen.name][training_rows.primary]
+    return _Evaluation(
         results=results,
         chosen=chosen,
         estimator=estimators[chosen.name],
         candidates=contenders,
         reliability=reliability(probability, primary.event)[0],
-        groups=groups(probability, judge, age=primary.age, female=primary.female),
+        groups=groups(probability, evaluator, age=primary.age, female=primary.female),
     )
 
 
 def _cross_validate(candidate: Candidate, rows: Matrix, fold: npt.NDArray[np.int64]) -> Floats:
-    """Return for each row the probability by a model that has seen nothing of its patient."""
+    """Return the probability of each row by a model that was not trained on its patient."""
     found = np.full(len(rows), np.nan)
     for number in range(FOLDS):
-        mine = fold == number
-        found[mine] = candidate.fit(rows.where(~mine))(rows.where(mine))
+        in_fold = fold == number
+        found[in_fold] = candidate.fit(rows.where(~in_fold))(rows.where(in_fold))
     return found
 
 
 def _at_hours(probability: Floats, rows: Matrix, fold: npt.NDArray[np.int64]) -> dict[str, Estimate]:
     found = {}
     for hours in np.unique(rows.hours).tolist():
-        mine = rows.hours == hours
-        weights = resample(rows.patient[mine].tolist(), count=RESAMPLES // 4)
-        judge = Judge(rows.event[mine], weights, strata=fold[mine])
-        found[str(hours)] = judge.figures(probability[mine], names=("auroc",))["auroc"]
+        at_moment = rows.hours == hours
+        weights = resample(rows.patient[at_moment].tolist(), count=RESAMPLES // 4)
+        evaluator = Evaluator(rows.event[at_moment], weights, strata=fold[at_moment])
+        found[str(hours)] = evaluator.figures(probability[at_moment], names=("auroc",))["auroc"]
     return found
 
 
@@ -191,9 +193,9 @@ def _report(
     settings: Settings,
     task: Task,
     pinned: Pinned,
-    kept: Matrix,
-    other: Matrix,
-    judged: _Judged,
+    training_rows: Matrix,
+    held_out_rows: Matrix,
+    evaluation: _Evaluation,
     *,
     sources: list[str],
     found: Outcomes,
@@ -208,24 +210,31 @@ def _report(
         primary_hours=task.as_of.primary,
         folds=FOLDS,
         resamples=RESAMPLES,
-        trained=sample(kept),
-        held_out=sample(other),
+        trained=sample(training_rows),
+        held_out=sample(held_out_rows),
         going_on=found.going_on,
         unknown=found.unknown,
         horizon=task.horizon,
         min_age=task.cohort.min_age,
-        results=judged.results,
-        chosen=judged.chosen.name,
-        chosen_parameters={name: str(value) for name, value in judged.chosen.parameters.items()},
-        reliability=judged.reliability,
-        groups=judged.groups,
+        results=evaluation.results,
+        chosen=evaluation.chosen.name,
+        chosen_parameters={name: str(value) for name, value in evaluation.chosen.parameters.items()},
+        reliability=evaluation.reliability,
+        groups=evaluation.groups,
         trained_at=clock.now().isoformat(timespec="seconds"),
         data_versions=data_versions(settings, task),
     )
 
 
 def _register(
-    settings: Settings, task: Task, pinned: Pinned, report: Report, judged: _Judged, *, promote: bool, watch: _Watch
+    settings: Settings,
+    task: Task,
+    pinned: Pinned,
+    report: Report,
+    evaluation: _Evaluation,
+    *,
+    promote: bool,
+    watch: _Watch,
 ) -> Report:
     tracking = Tracking(settings.path(settings.models))
     staged = Path(tempfile.mkdtemp(prefix="vitalake-train-"))
@@ -233,7 +242,7 @@ def _register(
     try:
         save(
             staged / "model",
-            judged.estimator,
+            evaluation.estimator,
             name=task.name,
             task=task.name,
             task_version=task.version,
@@ -247,11 +256,11 @@ def _register(
             events=report.trained.events,
             trained_us=clock.now_us(),
         )
-        for candidate in judged.candidates:
-            mine = candidate is judged.chosen
-            run = _run(report, candidate, training, model=staged / "model" if mine else None)
+        for candidate in evaluation.candidates:
+            is_chosen = candidate is evaluation.chosen
+            run = _run(report, candidate, training, model=staged / "model" if is_chosen else None)
             run_id = tracking.record(task.name, run)
-            if mine:
+            if is_chosen:
                 chosen_id = run_id
     finally:
         shutil.rmtree(staged)

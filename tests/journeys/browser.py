@@ -1,4 +1,4 @@
-"""A browser for the journeys: Chromium, driven by Playwright, that talks to this machine only."""
+"""A browser for the journeys: Chromium, driven by Playwright, which connects to this machine only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ expect.set_options(timeout=20_000)
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One browser for a module's tests; not for the session: while it is open no other test can run an event loop."""
+    """One browser for a module's tests, not for the session: while it is open no other test can run an event loop."""
     if not CHROMIUM.exists():
         missing_service("browser", f"{CHROMIUM} is not installed")
     with sync_playwright() as playwright:
@@ -36,13 +36,13 @@ def chromium() -> Iterator[Browser]:
 
 @dataclass
 class Visit:
-    """A person at a browser.
+    """A user's browser window.
 
     Attributes:
-        page: what they see.
-        address: the server's.
-        complaints: what the console said that is not well.
-        forgive: a server that goes away is part of the visit; browsers complain of it.
+        page: the page shown.
+        address: of the server.
+        complaints: errors of the console.
+        forgive: the test stops the server, so that failed connections are expected.
     """
 
     page: Page
@@ -52,7 +52,7 @@ class Visit:
     forgive: bool = False
 
     def hear(self, kind: str, text: str) -> None:
-        """Keep what is not well; that a page was refused, which a test may want, is no flaw of the page."""
+        """Keep console errors and warnings; a refused page can be what a test expects, and is not kept."""
         if self.forgive and ("Failed to load resource" in text or "net::ERR" in text):
             return
         if kind == "error" and "status of 403" not in text:
@@ -66,12 +66,12 @@ class Visit:
         expect(self.page.get_by_role("button", name="Sign out")).to_be_visible()
 
     def look_at_sign_in(self, folder: Path) -> None:
-        """Check the one page that is there before signing in."""
+        """Check the sign-in page, the only one before signing in."""
         self.page.goto("/sign-in")
         self.look(folder, "sign-in")
 
     def look(self, folder: Path, name: str) -> None:
-        """Take a picture, and check that everybody can read the page."""
+        """Take a screenshot, and check the accessibility of the page."""
         self.page.screenshot(path=folder / f"{name}.png")
         found = Axe().run(self.page)
         assert found.violations_count == 0, found.generate_report()
@@ -79,7 +79,7 @@ class Visit:
 
 @contextmanager
 def visiting(browser: Browser, address: str) -> Iterator[Visit]:
-    """Open a window of its own; at its end the console must have had nothing to complain about."""
+    """Open a window; when it closes, its console must have no errors or warnings."""
     context = browser.new_context(viewport=SIZE, base_url=address)
     visit = Visit(context.new_page(), context, address)
     visit.page.on("console", lambda said: visit.hear(said.type, said.text))
@@ -93,7 +93,7 @@ def visiting(browser: Browser, address: str) -> Iterator[Visit]:
 
 @contextmanager
 def browser_page(address: str, *, user: str) -> Iterator[Page]:
-    """Open a browser of its own, somebody signed in; for benchmarks and for looking."""
+    """Open a browser with a signed-in user, for benchmarks and for looking."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         try:

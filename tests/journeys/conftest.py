@@ -1,4 +1,4 @@
-"""The browser, for all journeys."""
+"""The browser fixture of all journeys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A privacy officer at a machine of several accounts, by the kernel's word and by nobody's claim."""
+"""A privacy officer on a machine with several accounts; the kernel, not a claim, tells who somebody is."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_who_is_named_by_a_configuration_of_others_sees_names_and_by_ones_own_do
 
 
 def _write(config: Path, data: Path) -> None:
-    """Write a configuration whose data lie elsewhere, as an administrator does."""
+    """Write a configuration whose data are in another folder, as an administrator does."""
     before = os.umask(0o022)
     places = {name: str(data / path) for name, path in (("keys", "keys.yaml"), ("vault", "vault.db"))}
     places |= {name: str(data / name) for name in ("audit", "governance")}

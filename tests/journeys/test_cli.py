@@ -1,4 +1,4 @@
-"""The command as people meet it: help, usage, wrong configuration, and nothing half-written."""
+"""The command line as people use it: help, usage, wrong configuration, and no half-written output."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _stream(home: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def ready(home: Path, embedded_broker: str, topic_name: str) -> LaneUnderTest:
-    """A home on a topic that exists."""
+    """A home whose topic exists."""
     lane = LaneUnderTest(home, embedded_broker, topic_name)
     lane.configure()
     lane.create_topic()

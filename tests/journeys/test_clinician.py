@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 
 
 def _bedside(lane: LaneUnderTest, source_id: str, values: Mapping[str, float]) -> None:
-    """Let a monitor send values that are true now."""
+    """Send values of a monitor with the current time."""
     vocabulary = load_vocabulary()
     now = clock.now().isoformat(timespec="milliseconds")
     lane.send(
@@ -98,7 +98,7 @@ def test_a_clinician_sees_a_patient_deteriorate_and_opens_the_reasons(
                 expect(page.get_by_role("img", name=re.compile("raises the risk by"))).not_to_have_count(0)
                 expect(page.locator("table.parts tr", has_text="Respiratory rate").locator(".points")).to_have_text("3")
                 expect(page.locator("svg.trend")).to_have_count(8)
-                summary = page.get_by_text("Reasons, against the average patient")
+                summary = page.get_by_text("Reasons, compared with the average patient")
                 summary.click()
                 expect(reasons.first).to_be_hidden()
                 summary.click()
@@ -134,8 +134,8 @@ def test_stale_data_say_so_in_words(home: Path, tmp_path: Path, chromium: Browse
         expect(cell.get_by_text("stale")).to_be_visible()
         visit.look(tmp_path, "stale")
         visit.page.get_by_role("link", name="Bed 1").click()
-        expect(visit.page.get_by_text("Stale: no vital sign for longer than 2 h")).to_be_visible()
-        expect(visit.page.get_by_text("No name is known of this patient")).to_have_count(0)
+        expect(visit.page.get_by_text("Stale: no vital sign for more than 2 h")).to_be_visible()
+        expect(visit.page.get_by_text("No name is recorded for this patient")).to_have_count(0)
 
 
 def test_a_replay_says_so_on_every_page(home: Path, tmp_path: Path, chromium: Browser) -> None:

@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it, ended by its duration: all that was sent is accounted for, and nobody is named."""
+"""The demo as a newcomer runs it, ended by its duration: every message is accounted for, and no name is stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipelines.simulator.warehouse_mimic import make_demo_warehouse
 from vitalake.lake.commits.spans import COUNT_NAMES
 
 WAREHOUSE = ".duckdb"
-"""Files that end so are the source's, not ours."""
+"""Files with these endings belong to the source."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_it_goes_the_whole_way(demo: tuple[Path, dict[str, Any], bytes]) -> None
 
 
 def test_nobody_is_named_in_anything_it_wrote_or_printed(demo: tuple[Path, dict[str, Any], bytes]) -> None:
-    """Lake, MLflow's store, audit, logs, scores, and the files of care store and vault, byte by byte."""
+    """Lake, MLflow's store, audit, logs, scores, and the files of online store and vault, byte by byte."""
     home, _, printed = demo
     with open_warehouse(f"duckdb:{make_demo_warehouse(home)}", home=home) as warehouse:
         sql = "SELECT name, mrn, address FROM patient"
@@ -71,6 +71,6 @@ def test_nobody_is_named_in_anything_it_wrote_or_printed(demo: tuple[Path, dict[
 
 
 def test_nobody_else_on_the_machine_can_read_a_file_of_it(demo: tuple[Path, dict[str, Any], bytes]) -> None:
-    """Started with a mask that lets everybody in, for every process and library of the way."""
+    """The demo starts with a umask that allows everybody, so that every process and library has to set permissions."""
     home, _, _ = demo
     assert not [path for path in (home, *home.rglob("*")) if path.lstat().st_mode & 0o077]

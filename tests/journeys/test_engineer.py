@@ -19,7 +19,7 @@ MESSAGES = 3_000
 
 @pytest.fixture
 def lane(home: Path, embedded_broker: str, topic_name: str) -> LaneUnderTest:
-    """A lane before which devices, half of them faulty, have sent."""
+    """A lane whose devices, half of them faulty, have sent messages already."""
     lane = LaneUnderTest(home, embedded_broker, topic_name)
     lane.configure(span_rows=200, poll_messages=100, span_seconds=0.2)
     devices = Simulation(source="synthetic", topic=topic_name, rate=0, faults=0.5, count=MESSAGES, partitions=2)

@@ -1,4 +1,4 @@
-"""Nothing is cut on a phone, a tablet, a desk, at 200 % zoom or on paper; by day and by night everybody can read it."""
+"""Nothing is cut off on phone, tablet, desktop, at 200 % zoom or on paper; everything is readable by day and night."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZES: dict[str, ViewportSize] = {
     "wall": {"width": 3840, "height": 2160},
 }
 PAPER: ViewportSize = {"width": 718, "height": 1046}
-"""A4 upright less margins of 10 mm, in CSS pixels."""
+"""A4 portrait without margins of 10 mm, in CSS pixels."""
 
 LONG_AGO = {"1742-6": 38.0, "3173-2": 88.2, "2951-2": 139.0, "1995-0": 5.04, "14979-9": 43.1, "2019-8": 37.0}
 """Laboratory values with long names, units and decimals, hours and minutes old."""
@@ -135,7 +135,7 @@ def test_paper_has_everything_and_is_white_also_at_night(
             _check(visit.page, f"{name}, print")
             ink = visit.page.evaluate("() => getComputedStyle(document.body).color")
             assert ink == "rgb(20, 33, 43)", "dark ink"
-            expect(visit.page.get_by_text("Printed as of ward time")).to_be_visible()
+            expect(visit.page.get_by_text("Printed at ward time")).to_be_visible()
             if name == "board":
                 expect(visit.page.locator("tr[data-patient]")).to_have_count(9)
             visit.page.emulate_media(media="screen", color_scheme="light")
@@ -166,7 +166,7 @@ def test_times_are_the_wards_and_say_summer_or_winter(ward: WardUnderTest, serve
 
 
 def test_on_a_wall_a_board_is_read_from_the_bed(served: Served, chromium: Browser) -> None:
-    """At 3840 pixels letters had 13 of them, and what is to be looked at stood in a column of 190."""
+    """At 3840 pixels letters were 13 pixels high, and the important texts stood in a column of 190."""
     with visiting(chromium, served.address) as visit:
         visit.sign_in("clinician")
         heights = {}

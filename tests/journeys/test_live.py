@@ -1,4 +1,4 @@
-"""A board that is not live says so by itself, loudly, and comes back by itself."""
+"""A board that is not live shows a clear alarm by itself, and reconnects by itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.services.waiting import until
 
 @contextmanager
 def _serving(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server in a process of its own, which can be stopped."""
+    """A server in its own process, which the test can stop."""
     command = [sys.executable, "-m", "vitalake", "serve", "--home", str(home), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
@@ -37,7 +37,7 @@ def _serving(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port that nobody has, to be taken twice."""
+    """A free port, to be used twice."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
@@ -51,7 +51,7 @@ def _not_live(visit: Visit) -> None:
 
 
 def test_a_stopped_and_a_restarted_server_are_told(home: Path, chromium: Browser, free_port: int) -> None:
-    """It stayed "Live" in green for ever."""
+    """The page stayed "Live" in green for ever."""
     ward = WardUnderTest(home)
     gone = ward.admit("p-0", bed="Bed 1")
     ward.measure(gone, STABLE)

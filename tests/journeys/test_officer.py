@@ -1,4 +1,4 @@
-"""A privacy officer finds who saw a patient, and that the record of it holds."""
+"""A privacy officer finds who saw a patient, and that the audit is intact."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_an_officer_finds_who_saw_that_patient(home: Path, tmp_path: Path, chrom
             visit.look_at_sign_in(tmp_path)
             visit.sign_in("officer")
             page.get_by_role("link", name="Audit").click()
-            expect(page.locator(".verdict")).to_contain_text("the audit's chains hold")
+            expect(page.locator(".verdict")).to_contain_text("the audit's chains are intact")
             page.get_by_label("Number or pseudonym").fill(MRN)
             page.get_by_role("button", name="Show accesses").click()
             seen = page.locator("table.seen tbody tr")
             expect(seen.filter(has_text="saw the name").filter(has_text="clinician")).to_have_count(2)  # board, page
             expect(seen.filter(has_text="saw the ward board").first).to_contain_text("clinician")
             expect(seen.filter(has_text="was refused")).to_contain_text("engineer")
-            expect(seen.filter(has_text="asked who saw the patient")).to_contain_text("officer")
+            expect(seen.filter(has_text="checked who saw the patient")).to_contain_text("officer")
             expect(page).to_have_url(f"{served.address}/audit")
             assert MRN not in page.content()
             assert NAME not in page.content()
@@ -48,7 +48,7 @@ def test_an_officer_finds_who_saw_that_patient(home: Path, tmp_path: Path, chrom
             # Nothing was measured of that patient, who is on the board all the same; nobody opened a page of theirs.
             expect(seen.filter(has_text="saw the ward board")).to_have_count(2)  # the page, and what came after
             expect(seen.filter(has_text="saw the name")).to_have_count(1)
-            expect(seen.filter(has_text="asked who saw the patient")).to_have_count(1)
+            expect(seen.filter(has_text="checked who saw the patient")).to_have_count(1)
             expect(seen).to_have_count(4)
             expect(page.get_by_role("link", name="Ward board")).to_have_count(0)
             page.get_by_role("link", name="Ledger").click()

@@ -11,7 +11,7 @@ from models.features.kernel import US_PER_HOUR, Floats
 from models.tasks import Task, load_task, parse_task
 from models.tasks.labels import TimeToEvent
 from models.training.matrix import build_matrix
-from models.training.outcomes import Row, judged
+from models.training.outcomes import Row, outcomes_of
 from models.training.published import _VALUES, Published
 from tests.documented import blocks
 from vitalake.clinical.records import Stay, code_number
@@ -39,7 +39,7 @@ def _rows(task: Task, values: list[tuple[str, float, int, int]], stays: list[Row
     for i, (code, value, hour, late) in enumerate(values):
         us = hour * US_PER_HOUR
         found[i] = (code_number(code), 0, value, us, us + late * US_PER_HOUR)
-    outcomes = [one for one in judged(task.label, stays).ended if one.stay.encounter == "s1"]
+    outcomes = [one for one in outcomes_of(task.label, stays).ended if one.stay.encounter == "s1"]
     matrix = build_matrix(task, outcomes, Published(["p"], found), age_cap=90)
     moments = zip(matrix.hours.tolist(), matrix.as_of_us.tolist(), matrix.features, strict=True)
     return {hours: (as_of_us, row) for hours, as_of_us, row in moments}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.lateness import behind
+from models.lateness import steady_lags
 from models.news2 import (
     ACVPU,
     ADULT,
@@ -26,7 +26,7 @@ from models.news2 import (
     expiries_us,
     news2,
 )
-from models.serving.formatting import event_text, number, reading_text, two_texts
+from models.serving.formatting import disagreement_texts, event_text, number, reading_text
 from models.tasks import load_task
 from pipelines.online_store.values import COMPARATORS, UNUSABLE
 from vitalake.clinical.records import History, code_number
@@ -362,7 +362,7 @@ def test_of_two_sensors_of_one_code_seconds_apart_the_later_does_not_hide_the_wo
         score = _score(("59408-5", first, 1 + 10 * _SECOND), ("59408-5", second, 1))
         assert (score.parts["oxygen_saturation"], score.latest["oxygen_saturation"].value) == (3, 84)
     score = _score(("59408-5", 84, 1 + 10 * _SECOND), ("59408-5", 97, 1))
-    assert two_texts(score) == ["SpO₂ 84 and 97 within 1 min"]
+    assert disagreement_texts(score) == ["SpO₂ 84 and 97 within 1 min"]
     assert _score(("59408-5", 84, 1 + 60 * _SECOND), ("59408-5", 97, 1)).parts["oxygen_saturation"] == 0, "it rose"
     both = _score(("8867-4", 150, 1 + 2 * _SECOND), ("8889-8", 70, 1))
     assert (both.parts["pulse"], both.latest["pulse"].value, both.beside["pulse"].value) == (3, 150, 70)
@@ -370,7 +370,7 @@ def test_of_two_sensors_of_one_code_seconds_apart_the_later_does_not_hide_the_wo
 
 def test_of_two_sensors_of_one_code_at_one_time_both_are_told() -> None:
     score = _score(("59408-5", 82, 1), ("59408-5", 97, 1))
-    assert (score.latest["oxygen_saturation"].value, two_texts(score)) == (82, ["SpO₂ 82 and 97 within 1 min"])
+    assert (score.latest["oxygen_saturation"].value, disagreement_texts(score)) == (82, ["SpO₂ 82 and 97 within 1 min"])
     event = _score(("8867-4", 0, 1), ("8867-4", 75, 1))
     assert (event.events[0].value, event.beside["pulse"].value) == (0, 75)
 
@@ -379,9 +379,9 @@ def test_of_two_sensors_of_one_code_at_one_time_both_are_told() -> None:
 def test_a_letter_beside_a_coma_score_is_no_coma_score(place: int, letter: str) -> None:
     """The board said "GCS 1 and 15 within 1 min" of who was confused: a coma score of 1 is not one."""
     score = _score(("9269-2", 15.0, 1), (ACVPU, float(place), 1 - 20 * _SECOND))
-    assert two_texts(score) == [f"ACVPU {letter} and GCS 15 within 1 min"]
+    assert disagreement_texts(score) == [f"ACVPU {letter} and GCS 15 within 1 min"]
     worse = _score(("9269-2", 9.0, 1), (ACVPU, 0.0, 1 - 20 * _SECOND))
-    assert two_texts(worse) == ["GCS 9 and ACVPU A within 1 min"]
+    assert disagreement_texts(worse) == ["GCS 9 and ACVPU A within 1 min"]
 
 
 @pytest.mark.parametrize(("unusable", "kind"), [(np.nan, "none"), (-np.inf, "low"), (np.inf, "high")])
@@ -594,12 +594,12 @@ def test_no_flow_does_not_end_a_fraction_that_still_counts(fraction: float, scal
     rows = [*others, ("2708-6", 97.0, 0.1), ("3150-6", fraction, at), ("3151-8", 0.0, 0.0)]
     score = _score(*rows, situation=Situation(scale_2=scale_2))
     assert score.total == total
-    assert two_texts(score) == [f"O₂ {fraction} % and 0 L 4 min later"]
+    assert disagreement_texts(score) == [f"O₂ {fraction} % and 0 L 4 min later"]
     assert _score(*rows, ("3150-6", 21.0, 0.01), situation=Situation(scale_2=scale_2)).total == 0
     old = [row if row[0] != "3150-6" else ("3150-6", fraction, 12.01) for row in rows]
     assert _score(*old, situation=Situation(scale_2=scale_2)).total == 0, "too old to count"
     flow = _score(*rows[:-1], ("3151-8", 2.0, 0.0), situation=Situation(scale_2=scale_2))
-    assert (flow.parts["supplemental_oxygen"], two_texts(flow)) == (2, [])
+    assert (flow.parts["supplemental_oxygen"], disagreement_texts(flow)) == (2, [])
 
 
 @pytest.mark.parametrize(
@@ -623,7 +623,7 @@ def test_a_fraction_that_a_flow_has_ended_does_not_come_back_with_a_flow_of_none
     rows = [*others, ("2708-6", 97.0, 0.1), *told, ("3151-8", 0.0, 0.0)]
     score = _score(*rows, situation=Situation(scale_2=scale_2))
     assert score.total == (0 if not given else 5 if scale_2 else 2)
-    assert bool(two_texts(score)) is given
+    assert bool(disagreement_texts(score)) is given
 
 
 @pytest.mark.parametrize(
@@ -696,7 +696,7 @@ def test_a_rate_of_0_by_a_clock_an_hour_behind_is_an_event_when_it_comes() -> No
     assert [(one.value, one.came_us) for one in alone.events] == [(0, AS_OF - int(0.1 * MINUTE))]
     assert (alone.parts["pulse"], alone.beside["pulse"].value) == (3, 75)
     text = event_text(alone.events[0], alone.beside["pulse"])
-    assert text == "HR 0, which came 1 h late, but 75 by pleth: patient or probe?"
+    assert text == "HR 0, arrived 1 h late, but 75 by pleth: patient or probe?"
     steadily = [("8867-4", 70.0, 60 + minute, minute) for minute in range(1, 30)]
     assert news2(_told(*_PLETH, *steadily, ("8867-4", 0, 60, 0)), as_of_us=AS_OF).events
     assert not news2(_told(*_PLETH, *steadily, ("8867-4", 70, 60, 0)), as_of_us=AS_OF).events
@@ -728,7 +728,7 @@ def test_a_steady_lag_is_told_and_no_other() -> None:
     codes = {"pulse": (code_number("8867-4"),), "temperature": (code_number("8310-5"),)}
 
     def lags(rows: Sequence[tuple[str, float, float, float]]) -> dict[str, float]:
-        found = behind(_told(*rows), codes, since_us=AS_OF - 12 * HOUR)
+        found = steady_lags(_told(*rows), codes, since_us=AS_OF - 12 * HOUR)
         return {part: lag.us / MINUTE for part, lag in found.items()}
 
     assert lags([("8867-4", 70, 60 + minute, minute) for minute in range(3)]) == {"pulse": 60}
@@ -748,7 +748,7 @@ def test_a_clock_that_was_behind_is_not_told_of_when_its_device_is_gone() -> Non
     codes = {"pulse": (code_number("8867-4"), code_number("8889-8"))}
 
     def told(*rows: tuple[str, float, float, float], since: float = 12 * 60) -> bool:
-        return bool(behind(_told(*rows), codes, since_us=AS_OF - int(since * MINUTE)))
+        return bool(steady_lags(_told(*rows), codes, since_us=AS_OF - int(since * MINUTE)))
 
     def gone(minutes: float) -> list[tuple[str, float, float, float]]:
         return [("8867-4", 70.0, 60 + minutes + minute, minutes + minute) for minute in range(9)]
@@ -764,5 +764,5 @@ def test_values_that_come_by_file_are_told_of_and_hidden_only_by_others_that_com
     codes = {"pulse": (code_number("8867-4"), code_number("8889-8"))}
     file = [("8867-4", 70.0, 60 * hour + 20, 60.0 * hour) for hour in range(6)]
     for rows, hidden in ((file, False), ([*file, ("8889-8", 72.0, 25, 25)], False), ([*file, *_PLETH], True)):
-        found = behind(_told(*rows), codes, since_us=AS_OF - 12 * HOUR)["pulse"]
+        found = steady_lags(_told(*rows), codes, since_us=AS_OF - 12 * HOUR)["pulse"]
         assert (found.us / MINUTE, found.hidden) == (20, hidden)

@@ -463,7 +463,7 @@ def test_every_access_is_on_record(ward: WardUnderTest, client: httpx.Client) ->
     assert [one.action for one in seen] == ["risk.read", "score.write", "risk.read", "identity.read"]
     answer = client.post("/audit", data={"by": "mrn", "key": "M-seen"}, headers=ward.bearer("officer") | HTML)
     assert "saw the name" in answer.text
-    assert "the audit's chains hold" in html.unescape(answer.text)
+    assert "the audit's chains are intact" in html.unescape(answer.text)
     assert "Seen, Ada" not in answer.text
     renamed = "v2." + "b" * 32
     with closing(open_vault(ward.settings, ward.keys)) as vault:
@@ -472,7 +472,7 @@ def test_every_access_is_on_record(ward: WardUnderTest, client: httpx.Client) ->
     for by, key in (("mrn", "M-seen"), ("token", patient), ("token", renamed)):
         again = client.post("/audit", data={"by": by, "key": key}, headers=ward.bearer("officer") | HTML)
         assert "saw the name" in again.text, "under a new pseudonym what was seen under the old one is found"
-        assert "Under all pseudonyms that the patient has and had" in again.text
+        assert "Under all current and former pseudonyms of the patient" in again.text
     for key in ("M-nobody", UNKNOWN):
         by = "mrn" if key.startswith("M") else "token"
         nobody = client.post("/audit", data={"by": by, "key": key}, headers=ward.bearer("officer") | HTML)
@@ -758,5 +758,5 @@ def test_an_address_that_is_taken_is_told(ward: WardUnderTest) -> None:
         process = _serve(ward.home, taken.getsockname()[1])
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 10
-    assert "Address cannot be had" in errors
+    assert "Address cannot be used" in errors
     assert "Traceback" not in errors

@@ -269,7 +269,7 @@ def test_the_ledger_does_not_wait_for_the_audit(
             texts = [page.result().text for page in pages]
         assert all("is being checked" in text for text in texts)
         let.set()
-        until(lambda: "chains hold" in own.get("/audit", headers=officer).text)
+        until(lambda: "chains are intact" in own.get("/audit", headers=officer).text)
         own.get("/audit", headers=officer)
         assert len(calls) == 1, "one check serves all who look"
 

@@ -205,7 +205,7 @@ def test_a_vanished_registry_is_told_and_the_last_model_stays(
         shutil.rmtree(models)
         models.with_name("away").rename(models)
         until(lambda: _health(served.address) == (200, "ok", []))
-    assert log.getvalue().count(b"Registry of models is gone") == 1
+    assert log.getvalue().count(b"Model registry is gone") == 1
 
 
 def test_a_watcher_that_stands_is_told(ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:

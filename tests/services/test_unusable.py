@@ -64,7 +64,7 @@ def test_a_refused_message_takes_the_last_normal_values_off_the_board(
         }
     rows = {i: page.partition(f'data-patient="{ward.token(f"p-{i}")}"')[2].partition("</tr>")[0] for i in range(1, 5)}
     assert answers[1]["news2"]["total"] is None, "nothing of before counts"
-    assert "above what is plausible since" in rows[1]
+    assert "implausibly high since" in rows[1]
     assert "1 message refused" in rows[1]
     assert answers[2]["news2"]["parts"]["pulse"] == 3
     assert "SpO₂ 0: no pulse detected, or probe off" in rows[2]

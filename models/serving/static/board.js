@@ -1,10 +1,10 @@
-// The board: puts changed rows where they belong, and says aloud when somebody gets worse.
+// The board: replaces changed rows, keeps their order, and tells screen readers when a patient becomes high.
 
 import { follow } from "./ward.js";
 
 const table = document.getElementById("board");
 const rows = document.getElementById("rows");
-const said = document.getElementById("said");
+const announcement = document.getElementById("said");
 
 function find(patient) {
   return rows.querySelector(`tr[data-patient="${CSS.escape(patient)}"]`);
@@ -12,11 +12,11 @@ function find(patient) {
 
 function make(html) {
   const template = document.createElement("template");
-  template.innerHTML = html.trim(); // made and escaped by the server's templates
+  template.innerHTML = html.trim(); // rendered and escaped by the server's templates
   return template.content.firstElementChild;
 }
 
-function place(row) {
+function moveIntoOrder(row) {
   for (const other of rows.children) {
     if (other !== row && other.dataset.order > row.dataset.order) {
       if (row.nextElementSibling !== other) rows.insertBefore(row, other);
@@ -26,9 +26,9 @@ function place(row) {
   if (rows.lastElementChild !== row) rows.append(row);
 }
 
-const names = new Map(); // of patients on this board; rows come without, for not everybody may see them
+const names = new Map(); // pseudonym → name. Rows are sent without names, because not every user may see them.
 
-function name(row) {
+function showName(row) {
   row.querySelector(".name").textContent = names.get(row.dataset.patient) ?? "";
 }
 
@@ -37,33 +37,33 @@ for (const row of rows.children) {
   if (known) names.set(row.dataset.patient, known);
 }
 
-function learn(event) {
+function takeNames(event) {
   for (const [patient, known] of Object.entries(event.names)) {
     names.set(patient, known);
     const row = find(patient);
-    if (row) name(row);
+    if (row) showName(row);
   }
 }
 
-function take(change) {
+function replaceRow(change) {
   const before = find(change.patient);
   const row = make(change.html);
-  name(row);
+  showName(row);
   const focused = before && before.contains(document.activeElement);
   if (before) before.replaceWith(row);
   else rows.append(row);
-  place(row);
+  moveIntoOrder(row);
   if (focused) row.querySelector("a").focus({ preventScroll: true });
   if (before && before.dataset.total !== row.dataset.total) {
     row.classList.add("flash");
     if (row.classList.contains("high") && !before.classList.contains("high")) {
-      said.textContent = `${row.querySelector("a").textContent.trim()}: NEWS2 now ${row.dataset.total}, high.`;
+      announcement.textContent = `${row.querySelector("a").textContent.trim()}: NEWS2 now ${row.dataset.total}, high.`;
     }
   }
 }
 
 function update(event) {
-  for (const change of event.rows) take(change);
+  for (const change of event.rows) replaceRow(change);
   if (event.whole) {
     const there = new Set(event.rows.map((row) => row.patient));
     for (const row of [...rows.children]) if (!there.has(row.dataset.patient)) row.remove();
@@ -78,4 +78,4 @@ function update(event) {
 }
 
 const first = table.dataset.after;
-follow((place) => `/board/events?after=${encodeURIComponent(place || first)}`, { rows: update, names: learn });
+follow((lastId) => `/board/events?after=${encodeURIComponent(lastId || first)}`, { rows: update, names: takeNames });

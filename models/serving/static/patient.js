@@ -1,16 +1,16 @@
-// A patient's page: shows the newest state as soon as it is there, and keeps what was opened open.
+// A patient's page: shows each new state at once, and keeps opened sections open.
 
 import { follow } from "./ward.js";
 
 const now = document.getElementById("now");
 
 function update(event) {
-  // Keys were taken away, or given back: the whole page is another one, its name too.
+  // Keys were revoked or restored: the whole page changes, including the name. Load it again.
   if (Boolean(event.locked) !== ("locked" in now.dataset)) return void location.reload();
   if (!event.html) return;
   const open = now.querySelector("details")?.open;
   const focused = now.querySelector("summary") === document.activeElement;
-  now.innerHTML = event.html; // made and escaped by the server's templates
+  now.innerHTML = event.html; // rendered and escaped by the server's templates
   const details = now.querySelector("details");
   if (details && open !== undefined) details.open = open;
   if (details && focused) details.querySelector("summary").focus({ preventScroll: true });

@@ -1,12 +1,13 @@
-// Light or dark before anything is drawn; a plain script, so that a dark ward is not lit up by a page that loads.
-// What nobody has chosen follows the machine, also when that changes.
+// Sets light or dark before anything is drawn. A plain script, not a module, because a module runs too late: a dark
+// room would be lit up while the page loads.
+// Without a choice the page follows the device's setting, also when that changes.
 
 const machine = matchMedia("(prefers-color-scheme: dark)");
 
-function dress() {
+function applyTheme() {
   const chosen = localStorage.getItem("vitalake-theme");
   document.documentElement.dataset.theme = ["dark", "light"].includes(chosen) ? chosen : machine.matches ? "dark" : "light";
 }
 
-dress();
-machine.addEventListener("change", dress);
+applyTheme();
+machine.addEventListener("change", applyTheme);

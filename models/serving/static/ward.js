@@ -1,4 +1,5 @@
-// The ward's time, and ages that count on with it. Shared by the board and a patient's page.
+// The ward's time, the ages that count up with it, and the connection to the server. Used by the board and a
+// patient's page.
 
 const body = document.body;
 let wardUs = Number(body.dataset.wardUs);
@@ -16,7 +17,7 @@ export function nowUs() {
   return wardUs + (performance.now() - since) * 1000 * speed;
 }
 
-// The same words as models/serving/formatting.py, ago().
+// Must give the same words as ago() in models/serving/formatting.py.
 export function ago(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   if (whole < 60) return `${whole} s`;
@@ -54,30 +55,30 @@ export function tick(root = document) {
   }
 }
 
-// -- the line to the server ---------------------------------------------------------------------------------------
+// -- the connection to the server ---------------------------------------------------------------------------------------
 
-// The server sends a beat every five seconds while it watches the ward. Silence means that it does not, or that the
-// line is dead, which no browser notices by itself.
+// The server sends a heartbeat every five seconds while it follows the ward. Three missing heartbeats mean that it does
+// not, or that the connection is dead, which a browser does not notice by itself.
 const SILENT_MS = 15_000;
 const MISSING = new Set(["stream-silent", "stream-ended", "care-store-replaced"]);
-const AGAIN_MS = [2_000, 5_000, 10_000];
+const RETRY_MS = [2_000, 5_000, 10_000];
 
 const line = document.getElementById("line");
 const alarm = document.getElementById("alarm");
 const title = document.title;
 
-// Both clocks: the one stands still in some browsers while a machine sleeps, the other may be set back.
-let heard = { wall: Date.now(), running: performance.now() };
+// Two clocks: performance.now() stands still in some browsers while the device sleeps, Date.now() can be set back.
+let lastHeard = { wall: Date.now(), running: performance.now() };
 let troubles = [];
 let why = "";
 let connected = false;
 
 function silence() {
-  return Math.max(Date.now() - heard.wall, performance.now() - heard.running);
+  return Math.max(Date.now() - lastHeard.wall, performance.now() - lastHeard.running);
 }
 
 function hear() {
-  heard = { wall: Date.now(), running: performance.now() };
+  lastHeard = { wall: Date.now(), running: performance.now() };
   connected = true;
   why = "";
 }
@@ -86,14 +87,14 @@ function show() {
   const lost = why !== "" || silence() > SILENT_MS;
   const failing = lost || troubles.some((trouble) => trouble.failing);
   const texts = troubles.map((trouble) => trouble.text);
-  if (failing) texts.unshift(`NOT UPDATED since ${second.format(new Date(heard.wall))}.${why ? ` ${why}` : ""}`);
+  if (failing) texts.unshift(`NOT UPDATED since ${second.format(new Date(lastHeard.wall))}.${why ? ` ${why}` : ""}`);
   const locked = document.querySelector("[data-locked]") !== null || troubles.some((trouble) => trouble.code === "locked");
   const missing = troubles.some((trouble) => MISSING.has(trouble.code));
   body.classList.toggle("not-live", failing);
   body.classList.toggle("locked", locked);
   line.classList.toggle("live", connected && !locked && texts.length === 0);
   line.classList.toggle("lost", failing || locked);
-  const state = missing ? "Values may be missing" : texts.length ? "Live, but see above" : connected ? "Live" : "Connecting …";
+  const state = missing ? "Values may be missing" : texts.length ? "Live: see the alert above" : connected ? "Live" : "Connecting …";
   setText(line, lost ? "Not live" : locked ? "Locked" : failing ? "Not live" : state);
   setText(alarm.querySelector("span"), texts.join(" "));
   alarm.hidden = texts.length === 0;
@@ -102,25 +103,25 @@ function show() {
   document.title = failing ? `⚠ Not updated · ${title}` : title;
 }
 
-// Calls with each event's data; comes back by itself when the server does, or when somebody has signed in.
+// Calls the handler of each event with its data. Reconnects when the server is back, or when somebody has signed in.
 export function follow(address, handlers) {
   let source = null;
-  let place = "";
+  let lastId = "";
   let tries = 0;
-  let again = 0;
+  let timer = 0;
 
   function open() {
     source?.close();
-    source = new EventSource(address(place));
+    source = new EventSource(address(lastId));
     listen("ward", (found) => {
-      if (found.build && found.build !== body.dataset.build) location.reload(); // rows of another version do not fit
+      if (found.build && found.build !== body.dataset.build) location.reload(); // rows of another version do not fit this page
       troubles = found.troubles;
     });
     listen("over", () => end("Your session has ended. Sign in again."));
     for (const [name, handle] of Object.entries(handlers)) listen(name, handle);
     source.onerror = () => {
       if (source.readyState === EventSource.CLOSED) refused();
-      else if (silence() > SILENT_MS / 3) why = "The connection is lost. Trying again …";
+      else if (silence() > SILENT_MS / 3) why = "Connection lost. Reconnecting …";
       show();
     };
   }
@@ -128,7 +129,7 @@ export function follow(address, handlers) {
   function listen(name, handle) {
     source.addEventListener(name, (event) => {
       const found = JSON.parse(event.data);
-      if (event.lastEventId) place = event.lastEventId;
+      if (event.lastEventId) lastId = event.lastEventId;
       if (name !== "over") {
         hear();
         tries = 0;
@@ -144,35 +145,35 @@ export function follow(address, handlers) {
     source.close();
     why = text;
     show();
-    plan();
+    reconnectLater();
   }
 
-  function plan() {
-    clearTimeout(again);
-    const pause = AGAIN_MS[Math.min(tries, AGAIN_MS.length - 1)];
+  function reconnectLater() {
+    clearTimeout(timer);
+    const pause = RETRY_MS[Math.min(tries, RETRY_MS.length - 1)];
     tries += 1;
-    again = setTimeout(look, pause * (0.75 + Math.random() / 2)); // not all boards of a house in the same moment
+    timer = setTimeout(checkSession, pause * (0.75 + Math.random() / 2)); // so that the boards of a hospital do not all reconnect at the same moment
   }
 
-  // An event stream that is refused does not say why.
-  async function look() {
+  // A refused event stream does not tell the reason; an ordinary request does.
+  async function checkSession() {
     try {
       const answer = await fetch("/session", { cache: "no-store", headers: { accept: "application/json" } });
-      if (answer.status === 401) return end("You are not signed in any more. Sign in again.");
-      if (!answer.ok) return end("The server refuses. Trying again …");
+      if (answer.status === 401) return end("You are no longer signed in. Sign in again.");
+      if (!answer.ok) return end("The server refused the request. Retrying …");
     } catch {
-      return end("The server does not answer. Trying again …");
+      return end("The server does not answer. Retrying …");
     }
     open();
   }
 
   function refused() {
-    why ||= "The server refuses. Trying again …";
-    look();
+    why ||= "The server refused the request. Retrying …";
+    checkSession();
   }
 
   function watchdog() {
-    if (silence() > SILENT_MS && source.readyState !== EventSource.CLOSED) end("Nothing comes any more. Trying again …");
+    if (silence() > SILENT_MS && source.readyState !== EventSource.CLOSED) end("No updates received. Reconnecting …");
     show();
   }
 

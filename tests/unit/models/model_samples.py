@@ -1,4 +1,4 @@
-"""Small models and patients for tests, made from seeded numbers; nobody real."""
+"""Small models and made-up patients for tests, from seeded random numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CENTRES = (85.0, 18.0, 97.0, 120.0, 65.0, 37.0, 13.0, 1.2, 2.0)
 
 
 def make_history(random: np.random.Generator, *, hours: int = 30, ill: float = 0.0) -> History:
-    """Return hourly values of a made-up patient; ``ill`` moves them away from what is normal."""
+    """Return hourly values of a made-up patient; ``ill`` moves them away from normal."""
     times = np.repeat(AS_OF - np.arange(hours, 0, -1) * HOUR, len(CODES))
     centre = np.tile(np.array(CENTRES), hours)
     value = centre * (1 + 0.08 * random.normal(size=len(centre)) + 0.05 * ill)
@@ -37,7 +37,7 @@ def make_history(random: np.random.Generator, *, hours: int = 30, ill: float = 0
 
 
 def make_stay(random: np.random.Generator, number: int) -> Stay:
-    """Return a made-up stay that lasts."""
+    """Return a made-up stay that has not ended."""
     return Stay(
         encounter=f"stay-{number}",
         admitted_us=AS_OF - 40 * HOUR,
@@ -112,7 +112,7 @@ def _empty_registry() -> Path:
 
 
 def tracking(folder: Path) -> Tracking:
-    """Open a registry; one that is not there is a copy of an empty one: MLflow takes two seconds to make its tables."""
+    """Open a registry; a missing one starts as a copy of an empty one: MLflow takes two seconds to create tables."""
     if not folder.exists():
         shutil.copytree(_empty_registry(), folder)
     return Tracking(folder)

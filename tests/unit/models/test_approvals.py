@@ -1,4 +1,4 @@
-"""A learnt score leaves the shadow by two accounts, for one model and one unit, on a validation that says enough."""
+"""A learnt score is shown after approval by two accounts, for one model and one unit, with a sufficient validation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from governance.audit import latest
-from models.approvals import FILE, Approvals, approval, approving, is_approved, withdrawal
+from models.approvals import FILE, Approvals, approval, is_approved, standing_approvals, withdrawal
 from tests.services.serving import WardUnderTest
 from vitalake.cli.app import main
 from vitalake.errors import PrivacyError, SettingsError
@@ -56,7 +56,7 @@ def test_a_withdrawal_ends_all_and_one_account_cannot_undo_it() -> None:
     assert not _holds([*entries, _approve()])
     assert _holds([*entries, _approve(), _approve(account=2)])
     other = withdrawal(task="mortality", unit="ward", account=3, by="local:c", reason="drift")
-    assert len(approving([_approve(), other], task="mortality", digest="d1", unit="icu")) == 1
+    assert len(standing_approvals([_approve(), other], task="mortality", digest="d1", unit="icu")) == 1
 
 
 @pytest.mark.parametrize(

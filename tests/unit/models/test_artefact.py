@@ -1,4 +1,4 @@
-"""Artefacts: what is loaded is what was saved, holds no code, and a changed byte is noticed."""
+"""Artefacts: a loaded model equals the saved one, contains no code, and a changed byte is detected."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_changed_byte_is_noticed(tmp_path: Path, kind: str, which: str) -> Non
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="not the one that was registered"):
+    with pytest.raises(ModelError, match="has changed since it was registered"):
         load(folder, digest=digest)
 
 

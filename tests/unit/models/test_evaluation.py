@@ -1,4 +1,4 @@
-"""Figures against scikit-learn's, and intervals that hold what they say."""
+"""Figures compared with scikit-learn's, and intervals that cover what they promise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.evaluation import Judge, groups, reliability, resample
+from models.evaluation import Evaluator, groups, reliability, resample
 from models.evaluation import metrics as m
 from models.evaluation.figures import estimate
 
@@ -15,7 +15,7 @@ _PAIRS = st.lists(st.tuples(st.sampled_from([0.01, 0.2, 0.2001, 0.5, 0.9]), st.b
 
 
 def _sample(count: int = 800, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities that are right, and events drawn by them."""
+    """Return calibrated probabilities, and events drawn from them."""
     random = np.random.default_rng(seed)
     probability = 1 / (1 + np.exp(-random.normal(-1.5, 1.2, count)))
     return probability, random.random(count) < probability
@@ -70,7 +70,7 @@ def test_right_probabilities_are_calibrated_and_bold_ones_are_not() -> None:
 
 def test_a_constant_has_no_slope_and_no_discrimination() -> None:
     event = np.array([True, False] * 20)
-    found = Judge(event, resample([str(i) for i in range(40)], count=50)).figures(np.full(40, 0.5))
+    found = Evaluator(event, resample([str(i) for i in range(40)], count=50)).figures(np.full(40, 0.5))
     assert found["auroc"].value == 0.5
     assert found["calibration_slope"].value is None
 
@@ -97,7 +97,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         random = np.random.default_rng(seed)
         event = np.arange(150) < 75
         score = random.normal(event.astype(float), 1)
-        judge = Judge(event, resample([str(i) for i in range(150)], count=200, seed=seed))
+        judge = Evaluator(event, resample([str(i) for i in range(150)], count=200, seed=seed))
         found = judge.figures(score, names=("auroc",))["auroc"]
         assert found.low is not None and found.high is not None
         hits += found.low <= truth <= found.high
@@ -111,7 +111,7 @@ def test_a_figure_that_most_resamples_cannot_tell_has_no_interval() -> None:
 
 def test_a_difference_is_over_the_same_resamples() -> None:
     probability, event = _sample()
-    judge = Judge(event, resample([str(i) for i in range(len(event))], count=200))
+    judge = Evaluator(event, resample([str(i) for i in range(len(event))], count=200))
     same = judge.difference("auroc", probability, probability)
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
@@ -130,7 +130,7 @@ def test_small_groups_are_not_shown() -> None:
     probability, event = _sample(400)
     female = np.where(np.arange(400) < 8, 1.0, 0.0)
     age = np.where(np.arange(400) < 30, 30.0, 70.0)
-    judge = Judge(event, resample([str(i) for i in range(400)], count=100))
+    judge = Evaluator(event, resample([str(i) for i in range(400)], count=100))
     found = {group.name: group for group in groups(probability, judge, age=age, female=female)}
     assert found["women"].rows is None
     assert found["men"].auroc is not None

@@ -1,4 +1,4 @@
-"""Declared tasks and their features: codes of the vocabulary in its units, and declarations that do not hold."""
+"""Declared tasks and their features: codes and units of the vocabulary, and declarations that are not valid."""
 
 from __future__ import annotations
 

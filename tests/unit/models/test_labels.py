@@ -1,4 +1,4 @@
-"""Labels: what came of each stay, by hand-made stays, and at which moments it is not known."""
+"""Labels: the outcomes of hand-made stays, and the moments at which they are unknown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.tasks.labels import Ended, Label, Measured, NextStay, TimeToEvent
-from models.training.outcomes import US_PER_DAY, Outcome, Row, judged, placed
+from models.training.outcomes import US_PER_DAY, Outcome, Row, outcomes_of, with_measured_event
 from vitalake.clinical.records import History, Stay, code_number
 
 HOUR = US_PER_DAY // 24
@@ -23,12 +23,12 @@ def row(
 
 
 LATER = row(99, 400, 401, who="somebody else")
-"""So that the data go on for a year."""
+"""A late admission, so that the data cover a year."""
 
 
 def events(label: Label, *rows: Row) -> dict[str, bool]:
-    """Return whether the event came, of each stay of which it is known."""
-    return {o.stay.encounter: o.event for o in judged(label, rows).ended if o.patient == "p"}
+    """Return whether the event came, for each stay with a known outcome."""
+    return {o.stay.encounter: o.event for o in outcomes_of(label, rows).ended if o.patient == "p"}
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_a_stay_is_judged_by_the_first_one_that_begins_after_its_discharge(
 
 
 def test_what_is_not_known_is_counted_and_so_is_who_is_still_there() -> None:
-    found = judged(BACK, [row(1, 0, 5, to="Expired"), row(2, 0, None, who="q"), LATER])
+    found = outcomes_of(BACK, [row(1, 0, 5, to="Expired"), row(2, 0, None, who="q"), LATER])
     assert (found.ended, found.going_on, found.unknown) == ([], 1, 2)
 
 
 def test_a_stay_of_another_source_is_not_judged_but_may_be_the_return() -> None:
     back = row(2, 20, 25)._replace(source="other")
-    found = judged(BACK, [row(1, 0, 5), back, LATER], source="w")
+    found = outcomes_of(BACK, [row(1, 0, 5), back, LATER], source="w")
     assert [(o.stay.encounter, o.event) for o in found.ended] == [("s1", True)]
 
 
@@ -76,8 +76,8 @@ def _measured(*values: tuple[float, float], code: str = "8480-6") -> History:
 
 def test_an_event_is_the_first_value_beyond_the_limit_and_moments_after_it_are_left_out() -> None:
     label = TimeToEvent(within_hours=12, event=Measured(code="8480-6", unit="mm[Hg]", below=90))
-    (found,) = judged(label, [row(1, 0, 2)]).ended
-    placed_at = placed(found, label, _measured((1, 120), (20, 89), (21, np.nan), (30, 60)))
+    (found,) = outcomes_of(label, [row(1, 0, 2)]).ended
+    placed_at = with_measured_event(found, label, _measured((1, 120), (20, 89), (21, np.nan), (30, 60)))
     assert placed_at.event_us == 20 * HOUR
     after = {hour: placed_at.after(hour * HOUR) for hour in (2, 7, 8, 19, 20, 25)}
     assert after == {2: False, 7: False, 8: True, 19: True, 20: None, 25: None}
@@ -91,17 +91,17 @@ def test_a_value_that_is_the_limit_is_not_beyond_it_and_another_code_does_not_co
 
 def test_where_the_stay_ends_before_the_hours_are_over_nobody_knows() -> None:
     label = TimeToEvent(within_hours=12, event=Measured(code="8480-6", unit="mm[Hg]", below=90))
-    (found,) = judged(label, [row(1, 0, 1)]).ended
-    without = placed(found, label, _measured((1, 120)))
+    (found,) = outcomes_of(label, [row(1, 0, 1)]).ended
+    without = with_measured_event(found, label, _measured((1, 120)))
     assert [without.after(hour * HOUR) for hour in (6, 12, 13)] == [False, False, None]
 
 
 def test_a_stay_that_ends_with_the_event_has_it_at_its_end() -> None:
     label = TimeToEvent(within_hours=24, event=Ended("discharge_disposition", ["Expired"], ["Missing"]))
     rows = [row(1, 0, 3, to="Expired"), row(2, 0, 3, who="q"), row(3, 0, 3, to="Missing", who="r")]
-    found = judged(label, rows)
+    found = outcomes_of(label, rows)
     assert found.unknown == 1
-    died, lived = (placed(outcome, label, _measured((1, 120))) for outcome in found.ended)
+    died, lived = (with_measured_event(outcome, label, _measured((1, 120))) for outcome in found.ended)
     assert [died.after(hour * HOUR) for hour in (12, 48, 71, 72)] == [False, True, True, None]
     assert [lived.after(hour * HOUR) for hour in (12, 48, 49)] == [False, False, None]
 

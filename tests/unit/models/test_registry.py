@@ -1,4 +1,4 @@
-"""The registry: written through MLflow, read without it; no path, no patient, no pickle in it."""
+"""The registry: written through MLflow, read without it; it contains no path, no patient and no pickle."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_what_was_changed_is_refused_and_stays_refused(settings: Settings, tmp_p
     parameters.write_bytes(parameters.read_bytes() + b" ")
     watch = Champion(settings, TASK)
     for _ in range(2):
-        with pytest.raises(ModelError, match="not the one that was registered"):
+        with pytest.raises(ModelError, match="has changed since it was registered"):
             watch.current()
 
 

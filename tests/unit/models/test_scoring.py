@@ -1,4 +1,4 @@
-"""Scores: the training matrix's number, its reasons, and why there is none."""
+"""Scores: the same number as from the training matrix, its reasons, and why a model abstains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readings that stand alone: marked when both sides agree, never lost, and no change taken for one."""
+"""Isolated readings: marked if both sides agree, never removed, and a real change is not taken for one."""
 
 from __future__ import annotations
 

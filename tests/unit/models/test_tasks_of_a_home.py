@@ -1,4 +1,4 @@
-"""A home declares tasks beside those that ship, in folders; a declaration that does not hold is named with its line."""
+"""A home declares its own tasks in folders; the error for an invalid declaration names the line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_one_of_the_same_name_that_does_not_say_so_is_refused(home: Path) -> Non
 
 def test_one_that_replaces_nothing_is_refused(home: Path) -> None:
     declare(home, "readmission", READMISSION.replace("version: 1", "version: 1\nreplaces: true"))
-    with pytest.raises(SettingsError, match=r"replaces none.*task\.yaml:3 \(replaces\)"):
+    with pytest.raises(SettingsError, match=r"replaces nothing.*task\.yaml:3 \(replaces\)"):
         load_task("readmission")
 
 
@@ -70,18 +70,22 @@ def test_one_that_replaces_nothing_is_refused(home: Path) -> None:
     ("old", "new", "said"),
     [
         ("name: readmission", "name: return", r"another name than its folder.*:1 \(name\)"),
-        ("kind: next_stay", "kind: secret", r"of no kind.*outcome, next_stay, time_to_event.*"),
+        ("kind: next_stay", "kind: secret", r"unknown kind.*outcome, next_stay, time_to_event.*"),
         ("within_days: 30", "within_days: 0", r"task\.yaml:15 \(label\.within_days\)"),
         ("within_days: 30", "within: 30", r"unknown field `within`.*task\.yaml:13 \(label\)"),
-        ("[ed, direct]", "[secret]", r"admission_type can never be that.*task\.yaml:16 \(label\.admission_types\)"),
-        ("died: [Expired]", "died: [secret]", r"can never be that.*task\.yaml:17 \(label\.died\)"),
+        (
+            "[ed, direct]",
+            "[secret]",
+            r"admission_type cannot have this value.*task\.yaml:16 \(label\.admission_types\)",
+        ),
+        ("died: [Expired]", "died: [secret]", r"cannot have this value.*task\.yaml:17 \(label\.died\)"),
         ("min_age: 18", "min_age: -1", r"task\.yaml:5 \(cohort\.min_age\)"),
         ("needs: [heart_rate]", "needs: [pulse]", r"Cohort needs.*task\.yaml:7 \(cohort\.needs\)"),
         ("primary: 48", "primary: 47", r"primary moment.*task\.yaml:12 \(as_of\.primary\)"),
         ('unit: "/min"', "unit: bpm", r"another unit.*task\.yaml:24 \(features\.items\.heart_rate\.unit\)"),
         ("max_12h", "max_12d", r"task\.yaml:26 \(features\.items\.heart_rate\.statistics\.2\)"),
         ('["3094-0"]', '["secret"]', r"not in the vocabulary.*task\.yaml:30 \(.*urea_nitrogen\.codes\.0\)"),
-        ('["3094-0"]', '["8867-4"]', r"unit.*task\.yaml:29|stands twice.*task\.yaml:30"),
+        ('["3094-0"]', '["8867-4"]', r"unit.*task\.yaml:29|listed twice.*task\.yaml:30"),
         ("horizon: 30", "title: 30", r"names a key twice.*task\.yaml:19"),
     ],
 )  # fmt: skip
@@ -111,7 +115,7 @@ def test_the_labels_of_the_page_hold(home: Path) -> None:
     ("old", "new", "said"),
     [
         ("8480-6", "secret", "not in the vocabulary"),
-        ("mm[Hg]", "kPa", "in another unit"),
+        ("mm[Hg]", "kPa", "has another unit"),
         ("below: 90", "below: 90, above: 200", "one limit"),
         (", below: 90", "", "one limit"),
         ("dataset: observation", "dataset: secret", "not one of those allowed"),
@@ -154,5 +158,7 @@ def test_a_task_of_the_home_is_served_where_the_store_keeps_what_it_looks_back_a
     (home / "vitalake.yaml").write_text("serving: {task: readmission}\n")
     assert _task(declare(home, "readmission", READMISSION)).name == "readmission"
     (home / "vitalake.yaml").write_text("serving: {task: readmission}\ncare: {hours: 53}\n")
-    with pytest.raises(SettingsError, match=r"looks back further.*care\.hours, task readmission\. Keep 54 hours"):
+    with pytest.raises(
+        SettingsError, match=r"looks back further.*care\.hours, task readmission\. Set care\.hours to 54 or more"
+    ):
         _task(load_settings(home))

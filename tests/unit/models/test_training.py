@@ -1,4 +1,4 @@
-"""Training on the MIMIC-IV demo, loaded by the history lane: once for all tests here."""
+"""Training on the MIMIC-IV demo, loaded by the history lane once for all tests of this file."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_stays_of_which_nobody_knows_how_they_ended_are_neither_deaths_nor_survi
     missing = {s["encounter_id"] for s in stays if s["discharged_at"] and s["discharge_disposition"] == "Missing"}
     assert len(missing) == trained.report.unknown > 10
     assert missing.isdisjoint(outcome.stay.encounter for outcome in trained.outcomes)
-    assert f"Of {len(missing)} stays that have ended" in write_card(trained.report)
+    assert f"{len(missing)} stays have ended with an unknown outcome" in write_card(trained.report)
 
 
 def test_small_cells_are_not_on_the_card_or_in_mlflow(trained: Trained) -> None:
@@ -238,7 +238,7 @@ def test_training_again_gives_the_same_figures(trained: Trained) -> None:
 
 
 def test_a_source_that_is_not_there_says_so(trained: Trained) -> None:
-    with pytest.raises(ModelError, match="No stay that has ended is published"):
+    with pytest.raises(ModelError, match="No stay with a known outcome is published"):
         train(trained.settings, "mortality", source="nowhere")
 
 
@@ -252,7 +252,7 @@ def test_rules_that_change_values_stop_training(trained: Trained, tmp_path: Path
         rounded.replace("- {in: 36.6, out: 36.6}", "- {in: 36.6, out: 37.0}")
     )
     changed = trained.settings.model_copy(update={"governance": tmp_path / "rounded"})
-    with pytest.raises(ModelError, match="serving could not repeat it"):
+    with pytest.raises(ModelError, match="serving cannot repeat that"):
         train(changed, "mortality")
 
 

@@ -1,4 +1,4 @@
-"""Where a server may listen: nobody signs in without a password from elsewhere, whatever an address is called."""
+"""The addresses that a server may listen on: no other machine can sign in without a password, by any name."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_address_of_this_machine_is_served(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["", "a" * 300])
 def test_a_host_that_is_none_is_told_so(host: str) -> None:
-    with pytest.raises(SettingsError, match="Address is not known"):
+    with pytest.raises(SettingsError, match="Host has no address"):
         require_loopback(host, 0)
 
 

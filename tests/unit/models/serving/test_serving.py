@@ -1,4 +1,4 @@
-"""Parts of the served pages, without a server: words, charts, the book of scores, and what a board has missed."""
+"""Parts of serving without a server: texts, charts, the book of scores, and what a board has missed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,16 @@ from models.serving.fhir import risk_assessment
 from models.serving.patient import patient_now
 from models.serving.recorder import Recorder
 from models.serving.risk import STALE_SECONDS, band_of, risk_document
-from models.serving.rows import Row, aged, latest_vitals, make_row, moved, partly, percent, reason_text
+from models.serving.rows import (
+    Row,
+    latest_vitals,
+    make_row,
+    moved,
+    partial_text,
+    percent,
+    reason_measured_us,
+    reason_text,
+)
 from models.serving.scores import KEEP_DAYS, ScoreBook, tidy
 from models.serving.threads import OneThread
 from models.serving.ward import NEVER_US, Chart, Ward
@@ -84,7 +93,7 @@ def test_doctests() -> None:
 
 
 def test_the_script_says_ages_in_the_same_words(tmp_path: Path) -> None:
-    """Run the script's function where there is an engine to run it."""
+    """Run the script's function if a JavaScript engine is installed."""
     script = (STATIC / "ward.js").read_text()
     function = script[script.index("export function ago") : script.index("const clock")].replace("export ", "")
     ages = [0, 59, 60, 3_599, 3_600, 3_660, 7_200, 86_399, 86_400, 90_000, 200_000]
@@ -119,11 +128,11 @@ def test_bands_follow_the_thresholds_and_a_single_part_of_three() -> None:
 
 
 def test_a_partial_score_names_its_parts_in_the_fewest_words() -> None:
-    assert partly(_news2(**dict.fromkeys(PARTS, 0))) == ""
-    assert partly(_news2()) == ""
-    assert partly(_news2(pulse=1)) == "partial: only HR"
+    assert partial_text(_news2(**dict.fromkeys(PARTS, 0))) == ""
+    assert partial_text(_news2()) == ""
+    assert partial_text(_news2(pulse=1)) == "partial: only HR"
     known = dict.fromkeys(PARTS, 0) | {"consciousness": None}
-    assert partly(_news2(**known)) == "partial: no GCS"
+    assert partial_text(_news2(**known)) == "partial: no GCS"
 
 
 def test_a_move_counts_only_parts_that_were_known_then_and_now() -> None:
@@ -137,7 +146,7 @@ def test_small_probabilities_are_not_rounded_to_nothing() -> None:
 
 
 def test_of_two_values_of_one_moment_the_one_that_scores_is_shown() -> None:
-    """A cuff and an arterial line: NEWS2 counts the worse, and the board must not show the other beside its points."""
+    """With a cuff and an arterial line NEWS2 scores the worse; the board must not show the other beside its points."""
     code = words.SYSTOLIC.codes[0]
     for values in ([88.0, 141.0], [141.0, 88.0]):
         assert _pressure([code, code], values) == "88"
@@ -147,7 +156,7 @@ def test_of_two_values_of_one_moment_the_one_that_scores_is_shown() -> None:
 
 
 def _chart(history: History, **changes: Any) -> Chart:
-    """Return the chart of a patient of whom a history is known, looked at now."""
+    """Return the current chart of a patient with a history."""
     now, task = clock.now_us(), load_task("mortality")
     fields: dict[str, Any] = {
         "patient": "v1.p", "revision": 1, "now_us": now, "history": history, "stay": None, "trend": (),
@@ -304,7 +313,7 @@ def test_history_that_comes_late_changes_the_trend(ward: WardUnderTest) -> None:
 
 
 def test_a_new_value_scores_no_mark_of_the_trend_again(ward: WardUnderTest) -> None:
-    """All 24 marks of half an hour were scored with every value: nine times as much as the score itself."""
+    """All 24 half-hour marks were scored again with every value, nine times as much work as the score itself."""
     patient = ward.admit("p-1")
     ward.measure(patient, STABLE, at_us=clock.now_us() - 3 * HOUR)
     seen = Ward(ward.settings, ward.keys)
@@ -334,10 +343,10 @@ def test_a_board_gets_what_it_missed_and_everything_after_a_restart(ward: WardUn
         rows: list[Row] = []
         gone: list[str] = []
         watch._take(patient, _row(patient), NEVER_US, rows, gone)
-        asyncio.run(watch._tell(tuple(rows), tuple(gone), number))
-    place = watch.place
+        asyncio.run(watch._send_change(tuple(rows), tuple(gone), number))
+    place = watch.position
     watch._take("v1.a", None, NEVER_US, [], gone := [])
-    asyncio.run(watch._tell((), tuple(gone), 9))
+    asyncio.run(watch._send_change((), tuple(gone), 9))
     missed = watch.since(place, 10)
     assert (missed.rows, missed.gone, missed.ward_us, missed.whole) == ((), ("v1.a",), 10, False)
     assert [row.patient for row in watch.since(f"{watch.epoch}-1", 0).rows] == ["v1.b", "v1.c"]
@@ -362,7 +371,7 @@ def test_a_slow_board_is_let_go(ward: WardUnderTest) -> None:
         watch = _watch(ward)
         slow = watch.subscribe()
         for number in range(QUEUE_EVENTS + 1):
-            await watch._tell((), ("v1.a",), number)
+            await watch._send_change((), ("v1.a",), number)
         assert slow.dropped
         return [change async for change in watch.changes(slow)]
 
@@ -388,7 +397,7 @@ def test_changes_reach_all_boards_and_a_busy_patient_is_calmed(ward: WardUnderTe
         change = await anext(watch.changes(boards[0]))
         assert change.rows[0].newest_us == newest
         event = change.event.plain.decode()
-        assert event.startswith(f"id: {watch.place}\nevent: rows\ndata: {{")
+        assert event.startswith(f"id: {watch.position}\nevent: rows\ndata: {{")
         document = msgspec.json.decode(event.split("data: ")[1])
         assert document["rows"][0].keys() == {"patient", "revision", "newest_us", "ward_us", "order", "html"}
         watch.close()
@@ -398,7 +407,9 @@ def test_changes_reach_all_boards_and_a_busy_patient_is_calmed(ward: WardUnderTe
 
 
 def test_events_packed_one_by_one_are_one_stream_wherever_a_board_came_in() -> None:
-    events = [Event("rows", {"number": number, "text": "x" * 100 * number}, place=f"e-{number}") for number in range(4)]
+    events = [
+        Event("rows", {"number": number, "text": "x" * 100 * number}, event_id=f"e-{number}") for number in range(4)
+    ]
     for first in range(4):
         unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
         read = [unpacker.decompress(_GZIP_HEAD + pack(RETRY))]
@@ -407,7 +418,7 @@ def test_events_packed_one_by_one_are_one_stream_wherever_a_board_came_in() -> N
 
 
 class _SlowDisk:
-    """A recorder whose disk syncs when it is let."""
+    """An audit sink whose disk syncs only when the test allows it."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -459,7 +470,7 @@ def test_records_that_come_while_the_disk_syncs_share_the_next_sync() -> None:
 
 
 def test_a_refused_message_and_an_unusable_value_are_read_on_the_row(ward: WardUnderTest) -> None:
-    """The last normal values must not stay on the board as if nothing had come."""
+    """The last normal values must not stay on the board after unusable ones."""
     patient, now = ward.admit("unusable"), clock.now_us()
     ward.measure(patient, STABLE, at_us=now - 10 * MINUTE)
     ward.measure(patient, {"8867-4": np.inf, "9279-1": np.nan}, at_us=now - 5 * MINUTE)
@@ -475,8 +486,8 @@ def test_a_refused_message_and_an_unusable_value_are_read_on_the_row(ward: WardU
     assert row.order.startswith("3"), "before all others of whom nobody can say that they are well"
     since = clock_minute(now - 5 * MINUTE)
     for text in (
-        f"HR above what is plausible since {since}",
-        f"RR no usable value since {since}: look at the patient",
+        f"HR implausibly high since {since}",
+        f"RR no usable value since {since}: check the patient",
         f"2 messages refused, last {clock_minute(now - 3 * MINUTE)}",
         "may be higher",
         "implausible",
@@ -488,7 +499,7 @@ def test_a_refused_message_and_an_unusable_value_are_read_on_the_row(ward: WardU
 def test_a_refused_message_of_a_code_that_is_not_known_stands_until_all_parts_are_measured_again(
     ward: WardUnderTest,
 ) -> None:
-    """Any newer vital sign wiped the mark, of whatever the message was."""
+    """Any newer vital sign removed the mark of a refused message, whatever its codes were."""
     patient, now = ward.admit("nameless"), clock.now_us()
     ward.measure(patient, STABLE, at_us=now - 10 * MINUTE)
     mark = np.zeros(1, ROW)
@@ -521,7 +532,7 @@ def test_a_refused_message_of_a_code_that_is_not_known_stands_until_all_parts_ar
 def test_a_feed_of_refused_messages_is_looked_at_as_a_whole(
     ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """A feed without codes held the whole board for half a minute a chart: each of its marks was looked at alone."""
+    """A feed without codes blocked the board for half a minute per chart, because each mark was processed alone."""
     patient, now, count = ward.admit("feed"), clock.now_us(), 2000
     ward.measure(patient, STABLE, at_us=now - 50 * HOUR)
     rows = np.zeros(count, ROW)
@@ -545,7 +556,7 @@ def test_a_feed_of_refused_messages_is_looked_at_as_a_whole(
 
 @pytest.mark.parametrize("by_feed", [False, True])
 def test_who_is_measured_after_the_discharge_is_back_until_that_is_old(ward: WardUnderTest, by_feed: bool) -> None:
-    """A discharge recorded too early, or a readmission whose record is late, hid an arrest."""
+    """A discharge recorded too early, or a readmission recorded late, hid an arrest."""
     patient, now = ward.token("p-1"), clock.now_us()
     facts: dict[str, Fact] = {"stay": Admission(now - 9 * HOUR, now - HOUR, 67)}
     if by_feed:
@@ -566,7 +577,7 @@ def test_who_is_measured_after_the_discharge_is_back_until_that_is_old(ward: War
         assert chart is not None
         assert not chart.gone
         row = make_row(chart)
-        assert f"discharged at {clock_minute(now - HOUR)}, but measured since" in row.html
+        assert f"discharged at {clock_minute(now - HOUR)}, but vital signs since" in row.html
         assert "HR 0" in row.html
         assert chart.due_us <= now - MINUTE + STALE_SECONDS * 1_000_000 + 1
         then = now - MINUTE + STALE_SECONDS * 1_000_000 + 1
@@ -590,7 +601,7 @@ def test_who_is_recorded_as_dead_is_not_low(ward: WardUnderTest) -> None:
 
 
 def test_one_fresh_part_among_old_ones_is_not_low_and_what_was_is_not_lost(ward: WardUnderTest) -> None:
-    """A pulse that came alone must not turn a score of nine, half a day ago, into a reassuring one."""
+    """A single new pulse must not turn a score of nine, half a day ago, into a reassuring one."""
     now = clock.now_us()
     old = ward.admit("old")
     ward.measure(old, STABLE, at_us=now - 11 * HOUR)
@@ -613,7 +624,7 @@ def test_one_fresh_part_among_old_ones_is_not_low_and_what_was_is_not_lost(ward:
 
 
 def _refuse(ward: WardUnderTest, patient: str, codes: Sequence[str], *, at_us: int) -> None:
-    """Write what a refused message leaves: of each code that one came, and that the message was refused."""
+    """Write the marks of a refused message: one for each code, and one for the message."""
     rows = np.zeros(len(codes) + 1, ROW)
     rows["code"][1:] = [code_number(code) for code in codes]
     rows["value"], rows["effective_us"], rows["available_us"] = np.nan, at_us, at_us
@@ -622,7 +633,7 @@ def _refuse(ward: WardUnderTest, patient: str, codes: Sequence[str], *, at_us: i
 
 
 def test_one_refused_message_does_not_make_the_sickest_disappear_nor_anybody_low(ward: WardUnderTest) -> None:
-    """A score of 19 became "-", without a word of it, below every medium row; a stable patient stayed "low"."""
+    """A score of 19 became "-" without any remark, below every medium row; a stable patient stayed "low"."""
     now = clock.now_us()
     names = ("ill", "medium", "undecoded", "low")
     ill, medium, undecoded, low = (ward.admit(name) for name in names)
@@ -650,7 +661,7 @@ def test_one_refused_message_does_not_make_the_sickest_disappear_nor_anybody_low
     assert documents["undecoded"]["refused"]["count"] == 1
     predictions = {name: risk_assessment(chart, task)["prediction"][0] for name, chart in seen.items()}
     assert ["qualitativeRisk" in predictions[name] for name in names] == [False, True, False, True]
-    assert f"it was {last.total}, 3 min ago" in predictions["ill"]["rationale"]
+    assert f"; was {last.total}, 3 min ago" in predictions["ill"]["rationale"]
     assert "1 message refused" in predictions["undecoded"]["rationale"]
 
 
@@ -664,7 +675,7 @@ def test_api_and_fhir_say_what_the_board_says_of_age_and_clock(ward: WardUnderTe
 
 
 def test_times_of_another_day_have_a_date() -> None:
-    """A value that could not be used since 01:41 of yesterday was read as one of this night."""
+    """A value that was unusable since 01:41 yesterday was read as one of this night."""
     now = clock.now_us()
     assert zone.clock_near(now - 11 * HOUR, now) == clock_minute(now - 11 * HOUR)
     assert zone.clock_near(now - 30 * HOUR, now) == zone.clock_time(now - 30 * HOUR)
@@ -680,12 +691,12 @@ def test_reasons_name_a_sex_and_have_an_age_only_where_one_value_has() -> None:
     man, woman = (Reason("sex_female", "Female sex", sex, "", 0.1) for sex in (0.0, 1.0))
     assert [reason_text(one) for one in (man, woman)] == ["Male sex", "Female sex"]
     lowest = Reason("temperature.min", "Temperature, lowest", 38.0, "Cel", 0.1, 5)
-    assert (reason_text(lowest), aged(lowest)) == ("Temperature, lowest 38 °C", None)
-    assert aged(Reason("temperature.last", "Temperature", 38.0, "Cel", 0.1, 5)) == 5
+    assert (reason_text(lowest), reason_measured_us(lowest)) == ("Temperature, lowest 38 °C", None)
+    assert reason_measured_us(Reason("temperature.last", "Temperature", 38.0, "Cel", 0.1, 5)) == 5
 
 
 def test_a_clock_that_is_behind_is_told_and_makes_nobody_low(ward: WardUnderTest) -> None:
-    """Beside a pulse of now the rate of a clock an hour behind counted for nothing, and nothing said so."""
+    """Values of a sender whose clock is an hour behind were hidden by a current pulse, without any remark."""
     patient, now = ward.admit("behind"), clock.now_us()
     ward.measure(patient, STABLE, at_us=now - MINUTE)
     for minute in range(5):
@@ -693,7 +704,7 @@ def test_a_clock_that_is_behind_is_told_and_makes_nobody_low(ward: WardUnderTest
     with ward_of(ward) as charts:
         chart = charts.chart(patient)
     assert chart is not None and chart.behind == {"pulse": 3600.0}
-    text = "HR: the sender's clock is 1 h behind ours, or values come late"
+    text = "HR: the sender's clock is 1 h behind ours, or values arrive late"
     row = make_row(chart).html
     assert text in row.replace("&#39;", "'") and "may be higher" in row
     prediction = risk_assessment(chart, load_task("mortality"))["prediction"][0]
@@ -708,7 +719,7 @@ def test_a_clock_that_is_behind_is_told_and_makes_nobody_low(ward: WardUnderTest
 def test_who_is_measured_after_the_discharge_by_a_clock_that_is_behind_is_back(
     ward: WardUnderTest, minutes: tuple[int, ...], rate: float, came_back: bool
 ) -> None:
-    """By the clock that was an hour behind the arrest was before the discharge: the patient was on no board."""
+    """By a clock an hour behind the arrest was before the discharge, so the patient was on no board."""
     patient, now = ward.token("p-1"), clock.now_us()
     ward.store.put_facts([(patient, "stay", 1, Admission(now - 9 * HOUR, now - 5 * MINUTE, 67))])
     ward.measure(patient, STABLE, at_us=now - 2 * HOUR)
@@ -720,7 +731,7 @@ def test_who_is_measured_after_the_discharge_by_a_clock_that_is_behind_is_back(
 
 
 def test_a_refused_message_without_a_code_brings_nobody_back(ward: WardUnderTest) -> None:
-    """A laboratory result that was refused brought who had left back for two hours."""
+    """A refused laboratory result brought a discharged patient back for two hours."""
     patient, now = ward.token("p-1"), clock.now_us()
     ward.store.put_facts([(patient, "stay", 1, Admission(now - 9 * HOUR, now - HOUR, 67))])
     ward.measure(patient, STABLE, at_us=now - 2 * HOUR)
@@ -738,14 +749,14 @@ def test_a_refused_message_without_a_code_brings_nobody_back(ward: WardUnderTest
 
 
 def test_a_row_without_its_mark_is_another_row() -> None:
-    """A mark that had expired, and a clock that was set, stayed on the row until something else changed."""
+    """An expired mark, and the remark on a clock that was set since, stayed on the row until something else changed."""
     chart = _chart(_history(words.PULSE.codes[0], [72.0]))
     for change in ({"refused": (1, chart.now_us)}, {"behind": {"pulse": 3600.0}}, {"hidden": True}):
         assert make_row(replace(chart, **change)).key != make_row(chart).key
 
 
 def test_what_was_is_told_also_where_it_came_late(ward: WardUnderTest) -> None:
-    """Values of 13 hours ago that came just now had expired when they were known, and were never told."""
+    """Values from 13 hours ago that arrived just now had already expired, and were never shown."""
     patient, now = ward.admit("late"), clock.now_us()
     ward.measure(patient, ILL, at_us=now - 13 * HOUR, known_us=now - 2 * MINUTE)
     ward.measure(patient, {"8310-5": 37}, at_us=now - MINUTE)
@@ -770,7 +781,7 @@ def test_a_lost_score_ranks_as_it_did_until_it_is_old(ward: WardUnderTest) -> No
 
 
 def test_the_page_marks_a_value_after_which_another_came_that_cannot_be_used(ward: WardUnderTest) -> None:
-    """ "97 %, 13 min" stood below "implausible", and a potassium beside a refused one."""
+    """ "97 %, 13 min" stood below "implausible", and an old potassium beside a refused one."""
     patient, now = ward.admit("marked"), clock.now_us()
     ward.measure(patient, STABLE | {"2823-3": 4.1}, at_us=now - 13 * MINUTE)
     with ward_of(ward) as charts:

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pytest
 
 from governance.belonging import open_vault
-from models.lateness import behind
+from models.lateness import steady_lags
 from models.news2 import News2, news2
-from models.serving.rows import says
+from models.serving.rows import notes
 from models.serving.ward import Chart, Ward, situation_of
 from pipelines.core.poll import DecodedPoll, Outcome, Poll
 from pipelines.erasure.request import Eraser
@@ -882,7 +882,7 @@ def test_a_clock_that_is_behind_is_seen_also_where_its_system_says_when_it_sent(
     score = news2(history, as_of_us=clock.now_us())
     assert [(event.value, event.came_us > event.at_us + 59 * 60_000_000) for event in score.events] == [(0, True)]
     codes = {"pulse": (code_number("8867-4"), code_number("8889-8"))}
-    lag = behind(history, codes, since_us=clock.now_us() - 12 * 3_600_000_000)["pulse"]
+    lag = steady_lags(history, codes, since_us=clock.now_us() - 12 * 3_600_000_000)["pulse"]
     assert (round(lag.us / 60_000_000), lag.hidden) == (60, True)
     lake = outcome.rows["available_at"].cast(pa.int64()).to_numpy()
     assert lake.min() < clock.now_us() - 63 * 60_000_000 or name == "hl7-v2", "the lake says what the sender does"
@@ -1136,7 +1136,7 @@ def test_a_child_without_a_stay_is_known_as_one(home: Path) -> None:
     assert situation_of({}, age_years=age, pregnant=False).withheld == "child"
     chart = _charted(home, token)
     assert (chart.record.news2.withheld, chart.age_years) == ("child", 8)
-    assert not [said for said in says(chart) if "age not known" in said.text]
+    assert not [note for note in notes(chart) if "age unknown" in note.text]
 
 
 @pytest.mark.parametrize("first", ["condition", "encounter"])
