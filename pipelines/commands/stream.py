@@ -134,7 +134,7 @@ def run_stream(
     from pipelines.live.upkeep import Upkeep
     from pipelines.reconcile.sidecar import Sidecar
     from vitalake import logs
-    from vitalake.notifications import Notifier, Seen, sender
+    from vitalake.notifications import LaneObserved, Seen, notified_events
 
     options = stream_options(start, accept_loss=accept_loss, until_idle_seconds=until_idle_seconds)
     log_file = None
@@ -154,7 +154,7 @@ def run_stream(
     where = settings.observability
     observability = Observability(supervisor.view, job=job, host=where.host, port=where.port)
     try:
-        watch = Notifier(settings, job, sender(settings.notify, home=settings.home))
+        events = notified_events(settings, job)
         preflight(settings, job)
         logs.configure(stream=log_file)
         if stop.is_set():
@@ -163,7 +163,7 @@ def run_stream(
 
         def tick(running: Supervisor) -> None:
             view, now = running.view(), time.monotonic()
-            watch.observe(Seen(view.state == "paused", view.reasons, view.tally, now))
+            events.publish(LaneObserved(job, Seen(view.state == "paused", view.reasons, view.tally, now)))
             upkeep.tick(now)
             attributor.tick(now)
             if on_tick:

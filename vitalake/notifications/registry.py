@@ -12,7 +12,8 @@ from typing import Any
 
 from vitalake import declarations, plugins
 from vitalake.notifications.base import Rule, RuleKind, Seen
-from vitalake.notifications.sending import Send
+from vitalake.notifications.events import EventBus, LaneObserved
+from vitalake.notifications.sending import Send, sender
 from vitalake.settings import CONFIG_NAME, Settings
 
 GROUP = "vitalake.notifications"
@@ -42,7 +43,7 @@ class Notifier:
         """
         kinds, text = rule_kinds(), _text(settings)
         ours: dict[str, dict[str, Any]] = {"pause": {}, "share": settings.alerts.model_dump()}
-        self._send = send
+        self._job, self._send = job, send
         self._rules: dict[str, Rule] = {}
         for name in [*ours, *(name for name in settings.notify_when if name not in ours)]:
             if name not in kinds:
@@ -62,6 +63,14 @@ class Notifier:
         """Return the names of the rules."""
         return list(self._rules)
 
+    def subscribe_to(self, events: EventBus) -> None:
+        """Observe the lane from now on, whenever somebody publishes how it is."""
+        events.subscribe(LaneObserved, self._take)
+
+    def _take(self, event: LaneObserved) -> None:
+        if event.job == self._job:
+            self.observe(event.state)
+
     def observe(self, seen: Seen) -> None:
         """Show the lane to every rule, and send what each has to say; one that fails is not asked again."""
         for name, rule in list(self._rules.items()):
@@ -73,6 +82,17 @@ class Notifier:
                 continue
             if found is not None:
                 self._send(found.title, found.text)
+
+
+def notified_events(settings: Settings, job: str) -> EventBus:
+    """Return an event bus on which a lane's notification rules are subscribed, and send to the configured addresses.
+
+    Raises:
+        SettingsError: a rule, an option or an address is not valid, or a plug-in cannot be loaded.
+    """
+    events = EventBus()
+    Notifier(settings, job, sender(settings.notify, home=settings.home)).subscribe_to(events)
+    return events
 
 
 def _loaded(entry: EntryPoint) -> RuleKind:
