@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pyarrow as pa
 
 from governance.belonging import admit
 from pipelines.core.poll import DecodedPoll, Outcome, Poll
-from pipelines.core.writer import SpanWriter
+from pipelines.core.takeover import ONE_SHARD
 from pipelines.formats.base import WAREHOUSE
 from pipelines.history.change_detection import (
     CHANGED,
@@ -33,6 +32,7 @@ from pipelines.history.job import Job, load_job
 from pipelines.history.rows import RowTexts, decoded_rows, record_rows, typed
 from pipelines.history.spool import Spool
 from pipelines.history.warehouse import Warehouse, open_warehouse
+from pipelines.intake.fenced import FencedSteps
 from pipelines.intake.steps import Steps
 from pipelines.simulator.warehouse_cinc import make_cinc_warehouse
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
@@ -49,7 +49,6 @@ from vitalake.settings import Settings, StreamSettings
 
 _log = logging.getLogger(__name__)
 
-SHARD = "0of1"
 BATCH_ROWS = 20_000
 SPAN_ROWS = 100_000
 
@@ -139,12 +138,17 @@ def _load(
         gate.judge(lake.dataset, (table for table, _, _ in _chosen(spool, wanted, lake.dataset, now_us)))
     lake.open_all()
     stream = StreamSettings(max_future_seconds=0, unset_clock_days=())
-    fence = lake.spans.fence(dataset)  # before rules and keys are read
-    steps = Steps(
-        settings, stream, lake.dataset, not_to_care=job.not_to_care, care_admits=care_admits, purpose="history"
-    )
+    steps = FencedSteps(settings, stream, lake, not_to_care=job.not_to_care, care_admits=care_admits, purpose="history")
     steps.ingested_us = now_us
-    writer, positions = _begin(lake, steps, part, job=job.name, stream=stream, fence=fence)
+    writer = steps.take_over(
+        job=job.name,
+        parts=[part, changes_of(part)],
+        decoder=f"{WAREHOUSE}/1",
+        span_seconds=stream.span_seconds * 60,
+        span_rows=SPAN_ROWS,
+        late_seconds=stream.late_seconds,
+    )
+    positions = Positions(writer.positions[part], writer.positions[changes_of(part)])
     wanted = _plan(known, found, form, positions)  # as it is now that nobody else can load
     if wanted.missing:
         _log.info("messages have gone from the source", extra={"source": str(part), "messages": wanted.missing})
@@ -163,7 +167,7 @@ def _load(
     finally:
         writer.close()
         steps.close()
-    mix(lake.published, f"{job.name}.{SHARD}.e")
+    mix(lake.published, f"{job.name}.{ONE_SHARD}.e")
     return count
 
 
@@ -180,7 +184,7 @@ def _poll(
     next_of[0] += int((~changed).sum())
     next_of[1] += int(changed.sum())
     return Poll(
-        shard=f"{job.name}/{SHARD}",
+        shard=f"{job.name}/{ONE_SHARD}",
         format=WAREHOUSE,
         values=texts,  # type: ignore[arg-type]
         parts=tuple(parts),
@@ -266,10 +270,6 @@ def _known_positions(lake: Lake, part: PartId) -> Positions:
     """Return where the lake goes on with a source; looking makes no tables."""
     if not lake.storage.holds_table("spans"):
         return Positions(0, 0)
-    return _positions(lake, part)
-
-
-def _positions(lake: Lake, part: PartId) -> Positions:
     found = lake.spans.positions(lake.dataset.name, [part, changes_of(part)])
     return Positions(found[part] or 0, found[changes_of(part)] or 0)
 
@@ -278,37 +278,3 @@ def _outcome(poll: Poll, table: pa.Table, starts: npt.NDArray[np.int64], steps: 
     """Return identified rows that hold: observations as the live lane judges them, others by their key."""
     decoded = decoded_rows(table, starts) if dataset.measures else record_rows(table, dataset)
     return steps.conform(DecodedPoll(poll, decoded))
-
-
-def _begin(
-    lake: Lake, steps: Steps, part: PartId, *, job: str, stream: StreamSettings, fence: int
-) -> tuple[SpanWriter, Positions]:
-    """Take the source over, add what was decided and not added, and return a writer where the lake goes on."""
-    spans, dataset = lake.spans, lake.dataset.name
-    spans.claim(job=job, dataset=dataset, topic_ids=[part.topic_id])
-    epoch = spans.begin_epoch(job=job, shard=SHARD)
-    parts = [part, changes_of(part)]
-    lake.roll_forward(parts, since_us=clock.now_us())
-    for each, position in spans.positions(dataset, parts).items():
-        if position is None:
-            spans.begin_at(dataset, {each: 0})
-    positions = _positions(lake, part)
-    writer = SpanWriter(
-        lake,
-        job=job,
-        shard=SHARD,
-        epoch=epoch,
-        fence=fence,
-        rules=steps.plan.version,
-        decoder=f"{WAREHOUSE}/1",
-        dead_letters=steps.dead_letters,
-        span_seconds=stream.span_seconds * 60,
-        span_rows=SPAN_ROWS,
-        late_seconds=stream.late_seconds,
-        positions=dict(zip(parts, (positions.new, positions.changed), strict=True)),
-        watermarks={},
-        stop=threading.Event(),
-        on_committed=lambda _: None,
-        on_paused=lambda _: None,
-    )
-    return writer, positions

@@ -19,7 +19,7 @@ from pipelines.core.poll import DecodedPoll, Outcome, Poll
 from pipelines.core.writer import SpanWriter
 from pipelines.formats.registry import make_decoder
 from pipelines.formats.shared.result import Decoder
-from pipelines.intake.steps import Steps
+from pipelines.intake.fenced import FencedSteps
 from pipelines.live.positions import resolve_positions
 from pipelines.live.status import Status
 from vitalake import clock
@@ -74,10 +74,8 @@ class Lane:
         self._came: float | None = None  # when something came last: counted over bundles, which may be shorter
 
     def _know(self) -> None:
-        """Read rules, keys, vocabulary and profiles; the fence first, so that nothing is older than it says."""
-        spans = self.lake.spans if self.lake.storage.holds_table("spans") else None
-        self.fence = spans.fence(self.lake.dataset.name) if spans else 0
-        self.steps = Steps(self.settings, self.stream, self.lake.dataset)
+        """Read the fence, rules, keys, vocabulary and profiles."""
+        self.steps = FencedSteps(self.settings, self.stream, self.lake)
         self.decoders: dict[str, Decoder] = {
             name: make_decoder(name, dataset=self.stream.dataset, stream=self.stream, settings=self.settings)
             for name in sorted(set(self.stream.topics.values()))
@@ -110,7 +108,7 @@ class Lane:
         epoch = spans.begin_epoch(job=self.job, shard=str(self.shard))
         introduce(self.settings, self.steps.keys, self.steps.vault)
         since = clock.now_us() - int(self.stream.lookback_seconds * 1e6)
-        if spans.fence(self.lake.dataset.name) != self.fence:
+        if self.steps.outdated:
             self.steps.close()
             self._know()
         recent = self.lake.roll_forward(parts, since_us=since)
@@ -124,15 +122,11 @@ class Lane:
             self.steps.feed.look_whether_lacking(self.name, known)
             if self.steps.attributor is not None:
                 self.steps.feed.rewind(positions)
-        self.writer = SpanWriter(
-            self.lake,
+        self.writer = self.steps.open_writer(
             job=self.job,
             shard=str(self.shard),
             epoch=epoch,
-            fence=self.fence,
-            rules=self.steps.plan.version,
             decoder=",".join(f"{d.name}/{d.version}" for d in self.decoders.values()),
-            dead_letters=self.steps.dead_letters,
             span_seconds=self.stream.span_seconds,
             span_rows=self.stream.span_rows,
             late_seconds=self.stream.late_seconds,

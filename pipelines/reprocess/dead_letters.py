@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -21,12 +21,14 @@ from pipelines.core.open_letters import (
     open_letters,
     resolved,
 )
+from pipelines.core.takeover import ONE_SHARD
+from pipelines.intake.fenced import FencedSteps
 from pipelines.intake.online_feed import OnlineFeed
 from pipelines.intake.steps import Steps
 from pipelines.reprocess.online_feed import ReprocessFeed
 from pipelines.reprocess.origins import Lineage, lineages
 from pipelines.reprocess.redecoding import Attempt, Redecoder
-from pipelines.reprocess.writing import SHARD, Kind, ReprocessWriter, counts_of
+from pipelines.reprocess.writing import Kind, ReprocessWriter, counts_of
 from vitalake.errors import SettingsError
 from vitalake.failpoints import failpoint
 from vitalake.home import Home
@@ -189,19 +191,23 @@ class _Job:
 
     def _dry(self) -> None:
         lake = self._lake()
-        with self._redecoder(lake, None) as redecoder:
+        with closing(Steps(self.settings, self.lineage.stream, lake.dataset, purpose="replay")) as steps:
+            redecoder = self._redecoder(steps)
             for letters in self._batches(lake):
                 attempts = list(redecoder.attempts(letters, table=self.table, mask=False))
                 for attempt in attempts:
-                    redecoder.steps.recognise(attempt.outcome)
+                    steps.recognise(attempt.outcome)
                 self._count(letters, attempts, redecoder)
 
     def _decided(self) -> None:
         lake = self._lake()
         lake.open_all()
-        fence = lake.spans.fence(lake.dataset.name)  # before rules and keys are read
-        writer = ReprocessWriter(lake, kind=self.kind, fence=fence)
-        with self._redecoder(lake, writer) as redecoder:
+        with closing(FencedSteps(self.settings, self.lineage.stream, lake, purpose="replay")) as steps:
+            writer = ReprocessWriter(lake, kind=self.kind, steps=steps)
+            if steps.feed is not None:
+                self.care = ReprocessFeed(steps.feed, writer)
+                steps.feed = cast("OnlineFeed", self.care)
+            redecoder = self._redecoder(steps)
             for letters in self._batches(lake):
                 attempts = list(redecoder.attempts(letters, table=self.table))
                 failpoint("masked")
@@ -248,13 +254,5 @@ class _Job:
                 return
             yield letters.slice(0, left)
 
-    @contextmanager
-    def _redecoder(self, lake: Lake, writer: ReprocessWriter | None) -> Iterator[Redecoder]:
-        steps = Steps(self.settings, self.lineage.stream, lake.dataset, purpose="replay")
-        if steps.feed is not None and writer is not None:
-            self.care = ReprocessFeed(steps.feed, writer)
-            steps.feed = cast("OnlineFeed", self.care)
-        try:
-            yield Redecoder(self.settings, self.lineage, steps, job=f"{self.kind}/{SHARD}")
-        finally:
-            steps.close()
+    def _redecoder(self, steps: Steps) -> Redecoder:
+        return Redecoder(self.settings, self.lineage, steps, job=f"{self.kind}/{ONE_SHARD}")

@@ -121,7 +121,7 @@ def _decided(settings: Settings, dataset: str, choice: Choice, *, words: str, ac
     """Give up file after file; yield how many messages of each were open."""
     lake = Home(settings).lake(dataset)
     lake.open_all()
-    writer = ReprocessWriter(lake, kind="replay", fence=lake.spans.fence(dataset))
+    writer = ReprocessWriter(lake, kind="replay", steps=None)
     lake.quarantine.refresh()
     done = resolved(lake, DEAD_LETTER)
     for places in open_places(lake, DEAD_LETTER, choice, done=done):

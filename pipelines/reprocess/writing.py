@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from pipelines.core.open_letters import RESOLUTION
 from pipelines.core.poll import Outcome
+from pipelines.core.takeover import ONE_SHARD, take_over
+from pipelines.intake.fenced import FencedSteps, fence_of
 from vitalake import clock
 from vitalake.causes import unavailable
 from vitalake.errors import LakeError
@@ -20,7 +22,6 @@ from vitalake.failpoints import failpoint
 from vitalake.lake.commits.lake import Lake, published_name
 from vitalake.lake.commits.spans import Counts, Part, PartId, Span, SpanConflict, Superseded
 
-SHARD = "0of1"
 Kind = Literal["replay", "attribution"]
 
 _TOPIC: dict[Kind, str] = {"replay": "dead-letters", "attribution": "held"}
@@ -38,25 +39,25 @@ def part_of(kind: Kind, dataset: str) -> PartId:
 class ReprocessWriter:
     """Writes spans of one kind and dataset. Of two of a kind only the younger can decide; the older one is told."""
 
-    def __init__(self, lake: Lake, *, kind: Kind, fence: int) -> None:
+    def __init__(self, lake: Lake, *, kind: Kind, steps: FencedSteps | None) -> None:
         """Take the work over: add what somebody before has decided and not added, and find where it goes on.
 
         Args:
             lake: of the dataset; not used by anything else meanwhile.
             kind: of the spans; also the name of their job.
-            fence: the dataset's, read before keys, rules and associations were.
+            steps: make what is decided, or were read before whatever makes it: their fence counts. None: nothing is
+                made, and the fence of this moment counts.
 
         Raises:
             ServiceUnavailable: the lake cannot be reached.
         """
-        self._lake, self._fence, self.kind = lake, fence, kind
+        self._lake, self.kind = lake, kind
         self.part = part_of(kind, lake.dataset.name)
+        self._fence = fence_of(lake) if steps is None else steps.fence
         lake.open_all()
         lake.table(RESOLUTION)
         spans, dataset = lake.spans, lake.dataset.name
-        spans.claim(job=kind, dataset=dataset, topic_ids=[self.part.topic_id])
-        self.epoch = spans.begin_epoch(job=kind, shard=SHARD)
-        lake.roll_forward([self.part], since_us=clock.now_us())
+        self.epoch = take_over(lake, job=kind, parts=[self.part])
         if spans.positions(dataset, [self.part])[self.part] is None:
             with suppress(SpanConflict):  # another one has, which will hear that we are the younger
                 spans.begin_at(dataset, {self.part: 0})
@@ -65,7 +66,7 @@ class ReprocessWriter:
     @property
     def job(self) -> str:
         """Return the job and shard under which the work is done."""
-        return f"{self.kind}/{SHARD}"
+        return f"{self.kind}/{ONE_SHARD}"
 
     def decide(
         self,
@@ -126,11 +127,11 @@ class ReprocessWriter:
                 part.count_local({name: len(rows) for name, rows in outcome.mapped.items()}, {})
         known = [outcome.associations for outcome in outcomes if outcome.associations]
         return Span(
-            span_id=f"{self.kind}.{SHARD}.e{self.epoch}.{uuid.uuid4().hex}",
+            span_id=f"{self.kind}.{ONE_SHARD}.e{self.epoch}.{uuid.uuid4().hex}",
             kind=self.kind,
             job=self.kind,
             dataset=self._lake.dataset.name,
-            shard=SHARD,
+            shard=ONE_SHARD,
             epoch=self.epoch,
             decided_us=0,
             rules=rules,
