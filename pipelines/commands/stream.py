@@ -36,12 +36,17 @@ def stream(
     config: Annotated[Path | None, typer.Argument(help="Configuration file; default: the home's.")] = None,
     home: HomeOption = None,
     job: Annotated[str, typer.Option(help="Which of the configuration's jobs.")] = "vitals",
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes; one shard each.")] = 1,
-    until_idle: Annotated[str | None, typer.Option(help="End when nothing has come for so long: 5s.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes, one per shard.")] = 1,
+    until_idle: Annotated[str | None, typer.Option(help="End when nothing has arrived for this long: 5s.")] = None,
     start: Annotated[
-        str, typer.Option("--from", help="Where no position is known: earliest, latest, or a time with its zone.")
+        str,
+        typer.Option(
+            "--from", help="Where to begin in partitions never read: earliest, latest, or a time with its zone."
+        ),
     ] = "earliest",
-    accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Record a gap in the log and go on.")] = False,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Record messages that Kafka has deleted as lost, and continue.")
+    ] = False,
     runner: Annotated[str, typer.Option(help="embedded or flink.")] = "embedded",
     view: Annotated[bool | None, typer.Option("--view/--no-view", help="Live view; default: on a terminal.")] = None,
     json: JsonOption = False,
@@ -52,7 +57,7 @@ def stream(
     idle = parse_seconds(until_idle) if until_idle else None
     begin = parse_start(start)
     if runner not in ("embedded", "flink"):
-        message = "embedded or flink"
+        message = "The runner is 'embedded' or 'flink'."
         raise typer.BadParameter(message, param_hint="--runner")
     path = (config or resolve_home(home)).absolute()
     settings = load_settings(path)
@@ -83,9 +88,9 @@ def stream(
 
 
 def stop_on_signals(stop: threading.Event) -> None:
-    """Take Ctrl-C and SIGTERM as the wish to stop in order; the second one ends what does not stop.
+    """Stop in an orderly way on the first Ctrl-C or SIGTERM; the second one ends the process at once.
 
-    Called before the imports, which take a second: an exception there ends in a traceback of somebody's module.
+    Called before the imports, which take a second: a KeyboardInterrupt there would end in a traceback of some module.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -121,10 +126,21 @@ def run_stream(
 ) -> int:
     """Run the lane's workers until they end or ``stop`` is set; return the exit code.
 
-    ``on_tick`` is called a few times a second; ``note`` gives the view a line of its own.
+    Args:
+        settings: of the home.
+        config_file: where the workers read the same settings.
+        job: the lane's name.
+        workers: how many processes; one per shard.
+        until_idle_seconds: end when nothing has arrived for so long; None: never.
+        start: where partitions begin that were never read; as parse_start gives it.
+        accept_loss: record messages that Kafka has deleted as lost, and continue.
+        view: whether to show the live view on standard error; logs go to a file then.
+        stop: ends the lane when it is set; default: only signals do.
+        on_tick: called a few times a second.
+        note: a line of its own for the view.
 
     Raises:
-        VitaLakeError: the configuration, a service or the lake does not allow a start.
+        VitaLakeError: the lane cannot start: its configuration, a service or the lake is not in order.
     """
     stop = stop or threading.Event()
     stop_on_signals(stop)

@@ -1,4 +1,4 @@
-"""Takes a job over from whoever ran it before."""
+"""Takes over a job from the process that ran it before."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ONE_SHARD = "0of1"
 
 
 def take_over(lake: Lake, *, job: str, parts: Sequence[PartId]) -> int:
-    """Take a job of one shard over, add what was decided and not added yet, and return the new epoch.
+    """Take over a job of one shard: add the spans that were decided and not added yet, and return the new epoch.
 
-    Whoever ran the job before can decide nothing from now on.
+    From now on the process that ran the job before can decide nothing.
 
     Raises:
         InputError: another job reads one of the partitions into the dataset already.

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.core.errors import BrokerUnreachable, TopicMissing, UpstreamLoss
-from pipelines.core.kafka import Shard, ShardConsumer, refuse_silent
+from pipelines.core.kafka import Shard, ShardConsumer, check_broker_listens
 from pipelines.core.lookback import LookBack
 from pipelines.core.poll import DecodedPoll, Poll
 from pipelines.formats.registry import make_decoder
@@ -64,7 +64,7 @@ def reread(settings: Settings, lake: Lake, wanted: Sequence[Span]) -> Reread:
             done.lost |= {span.span_id: f"no job {job} reads these messages any more" for span in mine}
             continue
         try:
-            refuse_silent(settings.kafka.bootstrap_servers)
+            check_broker_listens(settings.kafka.bootstrap_servers)
             for batch in _of_job(settings, lake, job, [span for span in spans if span.job == job], mine, done.lost):
                 parts.append(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
         except (BrokerUnreachable, TopicMissing, UpstreamLoss) as error:

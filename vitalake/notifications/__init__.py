@@ -1,4 +1,7 @@
-"""Telling people who are not looking: never more than the lane's state in words. Each rule is a module."""
+"""Notifications to people who do not watch a lane: they contain its state in words and counts, and no values.
+
+Each rule is a module of its own.
+"""
 
 from vitalake.notifications.base import Notification, Rule, RuleKind, Seen, Tally
 from vitalake.notifications.events import EventBus, LaneObserved
